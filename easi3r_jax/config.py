@@ -1,0 +1,200 @@
+"""Frozen configurations with named presets. Defaults are the released program's."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+from easi3r_jax.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class DUSt3RConfig:
+    """Architecture of a DUSt3R / MonST3R network (arXiv 2312.14132, sec. 3; arXiv 2410.03825).
+
+    Attributes:
+      image_size: (height, width) the network was trained at; other multiples of `patch_size` work too.
+      patch_size: side of a patch in pixels.
+      enc_dim, enc_depth, enc_heads: ViT encoder.
+      dec_dim, dec_depth, dec_heads: each of the two decoder branches.
+      mlp_ratio: hidden width of the MLPs over their input width.
+      head: "linear" (pixel shuffle) or "dpt" (dense prediction transformer; needs patch size 16).
+      rope_base: base of the rotary embedding's frequencies.
+      confidence_range: bounds of the confidence, as in the checkpoints' `conf_mode` ("exp", low, high).
+    """
+
+    image_size: tuple[int, int] = (512, 512)
+    patch_size: int = 16
+    enc_dim: int = 1024
+    enc_depth: int = 24
+    enc_heads: int = 16
+    dec_dim: int = 768
+    dec_depth: int = 12
+    dec_heads: int = 12
+    mlp_ratio: float = 4.0
+    head: Literal["linear", "dpt"] = "dpt"
+    rope_base: float = 100.0
+    confidence_range: tuple[float, float] = (1.0, math.inf)
+
+    def __post_init__(self):
+        sizes = (self.patch_size, self.enc_dim, self.enc_depth, self.enc_heads, self.dec_dim, self.dec_depth,
+                 self.dec_heads, *self.image_size)
+        if min(sizes) < 1 or self.mlp_ratio <= 0:
+            raise ConfigError(f"Every size of a DUSt3R configuration must be positive, got {self}.")
+        for name, dim, heads in (("encoder", self.enc_dim, self.enc_heads), ("decoder", self.dec_dim, self.dec_heads)):
+            if dim % heads or (dim // heads) % 4:
+                raise ConfigError(
+                    f"The {name} width {dim} must divide into {heads} heads of a multiple of 4 channels "
+                    "(2-D rotary embedding)."
+                )
+        if self.head not in ("linear", "dpt"):
+            raise ConfigError(f"Unknown head {self.head!r}: 'linear' or 'dpt'.")
+        if self.head == "dpt" and self.patch_size != 16:
+            raise ConfigError(f"The DPT head upsamples 16 times: patch size 16 needed, got {self.patch_size}.")
+        if self.head == "dpt" and self.dec_depth < 4:
+            raise ConfigError(f"The DPT head reads four depths: decoder depth >= 4 needed, got {self.dec_depth}.")
+
+    @property
+    def dpt_hooks(self) -> tuple[int, int, int, int]:
+        """Depths the DPT head reads: 0 is the encoder's output, l the output of decoder block l (1-based)."""
+        depth = self.dec_depth
+        return (0, depth // 2, depth * 3 // 4, depth)
+
+    @property
+    def num_maps(self) -> int:
+        """Channels of the attention statistics: decoder layers x heads."""
+        return self.dec_depth * self.dec_heads
+
+    @classmethod
+    def vit_large_512_dpt(cls) -> DUSt3RConfig:
+        """`DUSt3R_ViTLarge_BaseDecoder_512_dpt`; also MonST3R's."""
+        return cls()
+
+    @classmethod
+    def vit_large_512_linear(cls) -> DUSt3RConfig:
+        """`DUSt3R_ViTLarge_BaseDecoder_512_linear`."""
+        return cls(head="linear")
+
+    @classmethod
+    def vit_large_224_linear(cls) -> DUSt3RConfig:
+        """`DUSt3R_ViTLarge_BaseDecoder_224_linear`."""
+        return cls(image_size=(224, 224), head="linear")
+
+    @classmethod
+    def embedded(cls) -> DUSt3RConfig:
+        """The small network that ships with the package (2.2 M parameters)."""
+        return cls(image_size=(64, 96), patch_size=8, enc_dim=128, enc_depth=4, enc_heads=4, dec_dim=128, dec_depth=4,
+                   dec_heads=4, mlp_ratio=2.0, head="linear")
+
+    @classmethod
+    def tiny_dpt(cls) -> DUSt3RConfig:
+        """For tests: every part of the real network, narrow."""
+        return cls(image_size=(96, 128), enc_dim=64, enc_depth=3, enc_heads=4, dec_dim=96)
+
+    @classmethod
+    def tiny_linear(cls) -> DUSt3RConfig:
+        """For tests: `tiny_dpt` with the linear head."""
+        return dataclasses.replace(cls.tiny_dpt(), image_size=(64, 96), head="linear")
+
+
+PRESETS = {
+    "512-dpt": DUSt3RConfig.vit_large_512_dpt,
+    "512-linear": DUSt3RConfig.vit_large_512_linear,
+    "224-linear": DUSt3RConfig.vit_large_224_linear,
+    "embedded": DUSt3RConfig.embedded,
+    "tiny-dpt": DUSt3RConfig.tiny_dpt,
+    "tiny-linear": DUSt3RConfig.tiny_linear,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameConfig:
+    """How a clip is read and brought to the network's size.
+
+    Attributes:
+      size: long side in pixels (short side when 224, as the 224 checkpoints were trained).
+      patch_size: sides become multiples of it.
+      crop: centre crop to those multiples; False resizes to them.
+      square_ok: keep a square image square; otherwise it becomes 4:3.
+      every: take every n-th frame of the source.
+      fps: take about this many frames per second of a video (0: all); excludes `every` > 1.
+      first: stop after so many frames (0: all).
+    """
+
+    size: int = 512
+    patch_size: int = 16
+    crop: bool = True
+    square_ok: bool = False
+    every: int = 1
+    fps: float = 0.0
+    first: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class MotionConfig:
+    """Motion from attention (Easi3R, sec. 3.2).
+
+    Attributes:
+      num_clusters: k-means clusters of the encoder features.
+      restarts: k-means++ initialisations, the lowest inertia wins.
+      kmeans_iterations: most Lloyd iterations of each.
+      otsu_classes: class counts that multi-Otsu tries.
+    """
+
+    num_clusters: int = 64
+    restarts: int = 4
+    kmeans_iterations: int = 300
+    otsu_classes: tuple[int, ...] = (2, 3, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignConfig:
+    """Global alignment (DUSt3R sec. 3.4, MonST3R sec. 3.3).
+
+    Attributes:
+      iterations: Adam steps.
+      learning_rate, learning_rate_min: ends of the schedule.
+      schedule: "linear" or "cosine".
+      shared_focal: one focal length for the clip.
+      smoothing_weight: weight of the temporal smoothness of relative poses.
+      translation_weight: weight of translation within that term.
+      min_confidence: points below it take no part in initialisation by PnP.
+      pnp_iterations: RANSAC iterations of PnP.
+      clean_tolerance: relative depth tolerance of the confidence clean-up.
+    """
+
+    iterations: int = 300
+    learning_rate: float = 0.01
+    learning_rate_min: float = 0.001
+    schedule: Literal["linear", "cosine"] = "linear"
+    shared_focal: bool = True
+    smoothing_weight: float = 0.0
+    translation_weight: float = 1.0
+    min_confidence: float = 3.0
+    pnp_iterations: int = 10
+    clean_tolerance: float = 0.001
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineConfig:
+    """A whole reconstruction, after the frames are read.
+
+    Attributes:
+      graph: pair graph, e.g. "swinstride-5-noncyclic" or "complete".
+      motion: "attention" finds what moves (Easi3R); "none" is plain DUSt3R: no masks, one decoder pass.
+      reattention: mask what moves inside the attention of a second decoder pass (Easi3R, sec. 3.3).
+      pair_batch: directed pairs decoded at a time (0: chosen by the number of tokens).
+      frame_batch: frames encoded at a time (0: chosen by the number of tokens).
+      seed: of k-means and RANSAC.
+      segmentation, alignment: options of those stages.
+    """
+
+    graph: str = "swinstride-5-noncyclic"
+    motion: Literal["attention", "none"] = "attention"
+    reattention: bool = True
+    pair_batch: int = 0
+    frame_batch: int = 0
+    seed: int = 0
+    segmentation: MotionConfig = MotionConfig()
+    alignment: AlignConfig = AlignConfig()

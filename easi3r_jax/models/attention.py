@@ -1,0 +1,135 @@
+"""Self- and cross-attention that return statistics of their maps beside the output.
+
+Shapes: queries, keys and values are (B, N, A, D); pre-softmax maps ("logits") are (B, A, N_query, N_key).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from easi3r_jax.models.layers import Linear
+from easi3r_jax.models.rope import apply_rope
+
+Array = jax.Array
+
+
+def dot_product_attention(queries: Array, keys: Array, values: Array) -> Array:
+    """softmax(q k^T / sqrt(D)) v without keeping the N x N map where the backend has a fused kernel."""
+    head_dim = queries.shape[-1]
+    half = queries.dtype in (jnp.bfloat16, jnp.float16)
+    # cuDNN's fused kernel takes half precision only; elsewhere XLA's own lowering is the one there is.
+    fused = jax.default_backend() == "gpu" and half and head_dim % 8 == 0 and head_dim <= 128
+    with jax.numpy_dtype_promotion("standard"):  # JAX's function mixes half and single precision inside
+        return jax.nn.dot_product_attention(
+            queries, keys, values, scale=head_dim**-0.5, implementation="cudnn" if fused else "xla"
+        )
+
+
+def attention_logits(queries: Array, keys: Array) -> Array:
+    """The full pre-softmax maps, (B, A, N_query, N_key) float32. Quadratic: for research and tests only."""
+    queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
+    return jnp.einsum("bqad,bkad->baqk", queries, keys) * queries.shape[-1] ** -0.5
+
+
+def mean_logits(queries: Array, keys: Array) -> Array:
+    """Mean over the queries of the pre-softmax maps, by key: (B, A, N_key) float32.
+
+    mean_q(q . k) = mean_q(q) . k, so this is exact and linear in the number of tokens (Easi3R, eq. 3).
+    """
+    mean_query = jnp.mean(queries.astype(jnp.float32), axis=1)
+    return jnp.einsum("bad,bkad->bak", mean_query, keys.astype(jnp.float32)) * queries.shape[-1] ** -0.5
+
+
+def masked_attention(
+    queries: Array, keys: Array, values: Array, dynamic_query: Array, dynamic_key: Array
+) -> Array:
+    """Attention in which static queries do not see dynamic keys (Easi3R, eq. 9).
+
+    The weights from static queries to dynamic keys are zeroed *after* the softmax and the rows are not renormalised.
+    That is plain attention over values that are zero at the dynamic keys, so a fused kernel still serves; an additive
+    -inf mask would renormalise and is wrong.
+
+    Args:
+      queries, keys, values: (B, N, A, D).
+      dynamic_query: (B, N_query) bool.
+      dynamic_key: (B, N_key) bool.
+    """
+    static_values = jnp.where(dynamic_key[:, :, None, None], jnp.zeros_like(values), values)
+    seen_by_static = dot_product_attention(queries, keys, static_values)
+    seen_by_dynamic = dot_product_attention(queries, keys, values)
+    return jnp.where(dynamic_query[:, :, None, None], seen_by_dynamic, seen_by_static)
+
+
+def _split_heads(x: Array, num_heads: int) -> Array:
+    return x.reshape(*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention with rotary position embedding."""
+
+    def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
+        self.qkv = Linear(dim, 3 * dim, rngs=rngs)
+        self.proj = Linear(dim, dim, rngs=rngs)
+        self.num_heads = num_heads
+
+    def __call__(self, x: Array, rope: tuple[Array, Array], *, intermediates: bool = False):
+        """Returns the output (B, N, C) and, when asked, a dict of queries, keys and pre-softmax maps (else empty)."""
+        queries, keys, values = (_split_heads(p, self.num_heads) for p in jnp.split(self.qkv(x), 3, axis=-1))
+        rotated_queries, rotated_keys = apply_rope(queries, rope), apply_rope(keys, rope)
+        out = dot_product_attention(rotated_queries, rotated_keys, values)
+        record = {}
+        if intermediates:
+            record = {
+                "queries": queries,
+                "keys": keys,
+                "rotated_queries": rotated_queries,
+                "rotated_keys": rotated_keys,
+                "logits": attention_logits(rotated_queries, rotated_keys),
+            }
+        return self.proj(out.reshape(x.shape)), record
+
+
+class CrossAttention(nnx.Module):
+    """Multi-head attention to another view's tokens, with rotary position embedding on both sides."""
+
+    def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
+        self.q = Linear(dim, dim, rngs=rngs)
+        self.k = Linear(dim, dim, rngs=rngs)
+        self.v = Linear(dim, dim, rngs=rngs)
+        self.proj = Linear(dim, dim, rngs=rngs)
+        self.num_heads = num_heads
+
+    def __call__(
+        self,
+        x: Array,
+        memory: Array,
+        rope: tuple[Array, Array],
+        dynamic: tuple[Array, Array] | None = None,
+        *,
+        intermediates: bool = False,
+    ):
+        """Attends from `x` to `memory`, both (B, N, C).
+
+        Args:
+          x, memory: tokens of this view and of the other one.
+          rope: table of `rope_table`.
+          dynamic: (query, key) token masks, (B, N) bool each, for masked re-attention; None for plain attention.
+          intermediates: also return rotated queries and keys and the full pre-softmax maps.
+
+        Returns:
+          output (B, N, C); statistics (B, A, N_key) float32, before softmax and masking; dict of intermediates.
+        """
+        queries = apply_rope(_split_heads(self.q(x), self.num_heads), rope)
+        keys = apply_rope(_split_heads(self.k(memory), self.num_heads), rope)
+        values = _split_heads(self.v(memory), self.num_heads)
+        if dynamic is None:
+            out = dot_product_attention(queries, keys, values)
+        else:
+            out = masked_attention(queries, keys, values, *dynamic)
+        record = {}
+        if intermediates:
+            logits = attention_logits(queries, keys)
+            record = {"rotated_queries": queries, "rotated_keys": keys, "logits": logits}
+        return self.proj(out.reshape(x.shape)), mean_logits(queries, keys), record

@@ -1,0 +1,103 @@
+"""DUSt3R (arXiv 2312.14132): two views in, two point maps in the first view's camera out.
+
+`encode` and `decode` are separate, so that a frame is encoded once in its life however many pairs it is in, and
+`predict` runs the heads only where point maps are wanted:
+
+    features = model.encode(rgb)                                        # (T, N, C)
+    decoded = model.decode(features[i], features[j], grid)              # statistics and tokens of E pairs
+    points_i, confidence_i, points_j, confidence_j = model.predict(features[i], features[j], decoded, grid)
+
+Modules are pytrees: `jax.jit(lambda model, rgb: model.encode(rgb))(model, rgb)`.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from easi3r_jax.config import DUSt3RConfig
+from easi3r_jax.models.decoder import Decoded, Decoder
+from easi3r_jax.models.encoder import Encoder
+from easi3r_jax.models.heads import make_head, points_and_confidence
+
+Array = jax.Array
+
+
+def normalize_rgb(rgb: Array) -> Array:
+    """uint8 RGB to the network's range [-1, 1]: (rgb / 255 - 0.5) / 0.5, float32."""
+    return (rgb.astype(jnp.float32) / np.float32(255.0) - np.float32(0.5)) / np.float32(0.5)
+
+
+class DUSt3R(nnx.Module):
+    """The whole network.
+
+    Attributes:
+      config: the architecture.
+      dtype: compute dtype of encoder and decoder layers. The residual stream, norms, statistics and heads are float32
+        whatever it is. bfloat16 is the accelerators' default, float32 the CPU's.
+    """
+
+    def __init__(self, config: DUSt3RConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype | type = jnp.float32):
+        self.config = config
+        self.dtype = jnp.dtype(dtype)
+        self.encoder = Encoder(config, rngs=rngs)
+        self.decoder = Decoder(config, rngs=rngs)
+        self.head1 = make_head(config, rngs=rngs)
+        self.head2 = make_head(config, rngs=rngs)
+
+    def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """(h, w) tokens of images of (H, W) pixels; both must be multiples of the patch size."""
+        p = self.config.patch_size
+        if image_size[0] % p or image_size[1] % p:
+            raise ValueError(f"Images of {image_size[1]}x{image_size[0]} do not divide into {p}x{p} patches.")
+        return image_size[0] // p, image_size[1] // p
+
+    def encode(self, rgb: Array) -> Array:
+        """Encodes frames (T, H, W, 3) uint8 to features (T, N, C) float32."""
+        self.grid(rgb.shape[1:3])
+        return self.encoder(normalize_rgb(rgb), self.dtype)[0]
+
+    def decode(
+        self,
+        features_i: Array,
+        features_j: Array,
+        grid: tuple[int, int],
+        dynamic: tuple[Array, Array] | None = None,
+        *,
+        intermediates: bool = False,
+    ) -> Decoded:
+        """Decodes E directed pairs of encoded frames; see `Decoder`.
+
+        Args:
+          features_i, features_j: (E, N, C).
+          grid: (h, w) tokens.
+          dynamic: (of i, of j) dynamic-token masks, (E, N) bool, for masked re-attention.
+          intermediates: also return every layer's output and full pre-softmax maps.
+        """
+        return self.decoder(features_i, features_j, grid, self.dtype, dynamic, intermediates=intermediates)
+
+    def predict(
+        self, features_i: Array, features_j: Array, decoded: Decoded, grid: tuple[int, int]
+    ) -> tuple[Array, Array, Array, Array]:
+        """Runs both heads.
+
+        Returns:
+          points_i (E, H, W, 3), confidence_i (E, H, W), points_j, confidence_j: float32, points of both views in
+          camera i's frame.
+        """
+        raw_i, _ = self.head1(features_i, decoded.tokens_i, grid)
+        raw_j, _ = self.head2(features_j, decoded.tokens_j, grid)
+        bounds = self.config.confidence_range
+        return (*points_and_confidence(raw_i, bounds), *points_and_confidence(raw_j, bounds))
+
+
+def abstract_model(config: DUSt3RConfig) -> DUSt3R:
+    """The model with shapes in place of arrays: no memory is taken."""
+    return nnx.eval_shape(lambda: DUSt3R(config, rngs=nnx.Rngs(0)))
+
+
+def random_model(config: DUSt3RConfig, *, seed: int = 0, dtype: jnp.dtype | type = jnp.float32) -> DUSt3R:
+    """The model with freshly initialised weights."""
+    return DUSt3R(config, rngs=nnx.Rngs(seed), dtype=dtype)

@@ -1,0 +1,111 @@
+"""Prediction heads: tokens to a point map and its confidence. Always float32."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from easi3r_jax.config import DUSt3RConfig
+from easi3r_jax.models.layers import Conv, Linear, TransposedConv, upsample_twice
+
+Array = jax.Array
+
+
+def points_and_confidence(raw: Array, confidence_range: tuple[float, float]) -> tuple[Array, Array]:
+    """Turns the head's four channels into geometry (DUSt3R, sec. 3.1 and its released `exp` modes).
+
+    points = direction * expm1(norm) of the first three; confidence = low + exp(fourth), at most high.
+
+    Args:
+      raw: (..., 4) float32.
+      confidence_range: (low, high).
+
+    Returns:
+      points (..., 3) and confidence (...).
+    """
+    xyz = raw[..., :3]
+    norm = jnp.sqrt(jnp.maximum(jnp.sum(jnp.square(xyz), axis=-1, keepdims=True), 1e-16))
+    low, high = confidence_range
+    return xyz * (jnp.expm1(norm) / norm), low + jnp.minimum(jnp.exp(raw[..., 3]), high - low)
+
+
+class LinearHead(nnx.Module):
+    """One projection per token, then a pixel shuffle."""
+
+    def __init__(self, config: DUSt3RConfig, *, rngs: nnx.Rngs):
+        self.proj = Linear(config.dec_dim, 4 * config.patch_size**2, rngs=rngs)
+        self.patch_size = config.patch_size
+
+    def __call__(self, features: Array, tokens: Array, grid: tuple[int, int], *, intermediates: bool = False):
+        """Maps tokens (1, B, N, C) to raw channels (B, H, W, 4); `features` is unused (the DPT head's signature)."""
+        del features, intermediates
+        (h, w), p = grid, self.patch_size
+        blocks = self.proj(tokens[-1]).reshape(-1, h, w, 4, p, p)  # channel-major inside a token
+        return blocks.transpose(0, 1, 4, 2, 5, 3).reshape(-1, h * p, w * p, 4), {}
+
+
+class ResidualConv(nnx.Module):
+    """x + conv(relu(conv(relu(x))))."""
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        self.conv1 = Conv(dim, dim, 3, rngs=rngs)
+        self.conv2 = Conv(dim, dim, 3, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return x + self.conv2(jax.nn.relu(self.conv1(jax.nn.relu(x))))
+
+
+class Fusion(nnx.Module):
+    """Adds a finer level to the coarser ones' path, refines, doubles the resolution."""
+
+    def __init__(self, dim: int, *, coarsest: bool, rngs: nnx.Rngs):
+        self.residual1 = None if coarsest else ResidualConv(dim, rngs=rngs)
+        self.residual2 = ResidualConv(dim, rngs=rngs)
+        self.out_conv = Linear(dim, dim, rngs=rngs)
+
+    def __call__(self, level: Array, path: Array | None) -> Array:
+        if self.residual1 is not None:
+            level = path + self.residual1(level)
+        # A 1x1 convolution and a bilinear resize commute; before the resize it costs a quarter.
+        return upsample_twice(self.out_conv(self.residual2(level)))
+
+
+class DPTHead(nnx.Module):
+    """Dense prediction transformer (arXiv 2103.13413) on the encoder's output and three decoder depths."""
+
+    FEATURES = 256
+    LEVELS = (96, 192, 384, 768)
+
+    def __init__(self, config: DUSt3RConfig, *, rngs: nnx.Rngs):
+        dims = (config.enc_dim, config.dec_dim, config.dec_dim, config.dec_dim)
+        self.project = nnx.List([Linear(d, level, rngs=rngs) for d, level in zip(dims, self.LEVELS, strict=True)])
+        self.enlarge4 = TransposedConv(self.LEVELS[0], self.LEVELS[0], 4, rngs=rngs)
+        self.enlarge2 = TransposedConv(self.LEVELS[1], self.LEVELS[1], 2, rngs=rngs)
+        self.shrink = Conv(self.LEVELS[3], self.LEVELS[3], 3, stride=2, rngs=rngs)
+        self.level_convs = nnx.List([Conv(level, self.FEATURES, 3, bias=False, rngs=rngs) for level in self.LEVELS])
+        self.fusions = nnx.List([Fusion(self.FEATURES, coarsest=n == 3, rngs=rngs) for n in range(4)])
+        self.conv1 = Conv(self.FEATURES, self.FEATURES // 2, 3, rngs=rngs)
+        self.conv2 = Conv(self.FEATURES // 2, self.FEATURES // 2, 3, rngs=rngs)
+        self.out = Linear(self.FEATURES // 2, 4, rngs=rngs)
+
+    def __call__(self, features: Array, tokens: Array, grid: tuple[int, int], *, intermediates: bool = False):
+        """Maps encoder tokens (B, N, C_enc) and decoder tokens (3, B, N, C_dec) to raw channels (B, H, W, 4)."""
+        maps = [t.reshape(-1, *grid, t.shape[-1]) for t in (features, *tokens)]
+        levels = [project(m) for project, m in zip(self.project, maps, strict=True)]
+        levels = [self.enlarge4(levels[0]), self.enlarge2(levels[1]), levels[2], self.shrink(levels[3])]
+        levels = [conv(level) for conv, level in zip(self.level_convs, levels, strict=True)]
+
+        path, paths = None, {}
+        for n in (3, 2, 1, 0):
+            path = self.fusions[n](levels[n], path)
+            paths[f"fusion{n}"] = path
+            if n == 3:  # an odd grid rounds up when it is halved
+                path = path[:, : grid[0], : grid[1]]
+        x = self.conv2(upsample_twice(self.conv1(path)))
+        return self.out(jax.nn.relu(x)), paths if intermediates else {}
+
+
+def make_head(config: DUSt3RConfig, *, rngs: nnx.Rngs) -> LinearHead | DPTHead:
+    """The head that the configuration names."""
+    return DPTHead(config, rngs=rngs) if config.head == "dpt" else LinearHead(config, rngs=rngs)

@@ -1,0 +1,41 @@
+"""Rotary position embedding in two dimensions (RoPE2D of CroCo v2, arXiv 2211.10408, with base 100)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+
+
+def rope_table(grid: tuple[int, int], head_dim: int, base: float) -> tuple[Array, Array]:
+    """Cosines and sines of every token's rotation angles.
+
+    The first half of a head's channels turns with the row, the second half with the column. Inside a half of D
+    channels, channel c pairs with c + D/2 and turns by position * base**(-2c/D).
+
+    Args:
+      grid: (h, w) tokens; token n is at row n // w, column n % w.
+      head_dim: channels per head, a multiple of 4.
+      base: base of the frequencies.
+
+    Returns:
+      cos, sin: (h*w, 2, head_dim/4) float32; the middle axis is (row, column).
+    """
+    half = head_dim // 2
+    rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    positions = np.stack([rows, columns], axis=1)[:, :, None]
+    frequencies = base ** (-np.arange(0, half, 2) / half)
+    angles = (positions * frequencies).astype(np.float32)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def apply_rope(x: Array, table: tuple[Array, Array]) -> Array:
+    """Rotates queries or keys, (..., N, A, D), by the angles of `rope_table`; keeps the dtype, computes in float32."""
+    cos, sin = (t[:, None] for t in table)  # (N, 1, 2, D/4): the same for every head
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, 2, x.shape[-1] // 4)  # (row|col, first|second of a pair)
+    first, second = pairs[..., 0, :], pairs[..., 1, :]
+    cos, sin = (jnp.broadcast_to(t, first.shape) for t in (cos, sin))
+    rotated = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-2)
+    return rotated.reshape(x.shape).astype(x.dtype)

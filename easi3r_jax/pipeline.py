@@ -1,0 +1,257 @@
+"""The stages in order: the table of contents of the library.
+
+    frames ──encode──▶ features ──pass 1──▶ attention statistics ──▶ motion maps ──▶ masks
+                          │                                                            │
+                          └──────────────── pass 2 (masked re-attention) ◀─────────────┘
+                                                  │
+                              point maps + statistics ──▶ final masks, global alignment ──▶ Scene4D
+
+Every frame is encoded once. The first pass runs no prediction head; statistics are accumulated as they come, so
+memory does not grow with the number of pairs. Batches are padded to one shape: each pass compiles once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax import align, motion
+from easi3r_jax.config import PipelineConfig
+from easi3r_jax.errors import ConfigError, InputError
+from easi3r_jax.models import DUSt3R
+from easi3r_jax.pairs import make_edges
+from easi3r_jax.types import Array, Frames, MotionMaps, MotionMasks, PairPredictions, Scene4D, pytree_dataclass
+
+#: Called with (stage, done, total, note) at the start (done = 0), during and at the end (done = total) of a stage.
+Observer = Callable[[str, int, int, str], None]
+
+
+def _silent(stage: str, done: int, total: int, note: str) -> None:
+    del stage, done, total, note
+
+
+@pytree_dataclass
+class Reconstruction:
+    """All that a reconstruction yields.
+
+    Attributes:
+      scene: cameras, geometry and masks over time.
+      motion: score maps of the last pass, None without motion.
+      masks: masks and threshold of the last pass, None without motion.
+      losses: (iterations,) float32 loss of every alignment step; empty for one or two frames (closed form).
+    """
+
+    scene: Scene4D
+    motion: MotionMaps | None
+    masks: MotionMasks | None
+    losses: Array
+
+
+def reconstruct(
+    model: DUSt3R,
+    frames: Frames,
+    config: PipelineConfig = PipelineConfig(),
+    *,
+    features: Array | None = None,
+    observer: Observer = _silent,
+) -> Reconstruction:
+    """Reconstructs a clip: the whole method.
+
+    Args:
+      model: a DUSt3R or MonST3R network.
+      frames: the clip, at a size that divides into the network's patches.
+      config: options of every stage.
+      features: `encode(model, frames)` where it is known already; spares the encoder.
+      observer: told of progress.
+
+    Raises:
+      ConfigError: options that do not fit the clip, e.g. a pair graph that leaves frames unconnected.
+      InputError: weights or frames that give no finite prediction.
+    """
+    num_frames, height, width = frames.rgb.shape[:3]
+    grid = model.grid((height, width))
+    edges = clip_edges(num_frames, config.graph)
+    key = jax.random.key(config.seed)
+    if features is None:
+        features = encode(model, frames, batch=config.frame_batch, observer=observer)
+
+    motion_maps, masks, dynamic = None, None, None
+    if config.motion == "attention" and config.reattention:
+        temporal = attention_pass(model, features, edges, grid, batch=config.pair_batch, observer=observer)
+        motion_maps, masks = segment(temporal, features, grid, (height, width), config, key)
+        dynamic = motion.token_masks(masks.masks, model.config.patch_size)
+
+    predictions, temporal = prediction_pass(
+        model, features, edges, grid, dynamic=dynamic, batch=config.pair_batch, observer=observer
+    )
+    if config.motion == "attention":
+        motion_maps, masks = segment(temporal, features, grid, (height, width), config, key)
+
+    def report(done: int, total: int, loss: float) -> None:
+        observer("align", done, total, f"loss {loss:.4f}" if done else "")
+
+    aligned = align.align(predictions, num_frames, config.alignment, seed=config.seed, progress=report)
+    nothing_moves = jnp.zeros((num_frames, height, width), bool)
+    scene = Scene4D(
+        world_from_cam=aligned.world_from_cam,
+        intrinsics=aligned.intrinsics,
+        depth=aligned.depth,
+        confidence=align.clean_confidence(aligned, config.alignment),
+        dynamic_mask=nothing_moves if masks is None else masks.masks,
+        dynamic_score=nothing_moves.astype(jnp.float32) if masks is None else masks.score,
+        rgb=jnp.asarray(frames.rgb),
+    )
+    return Reconstruction(scene=scene, motion=motion_maps, masks=masks, losses=aligned.losses)
+
+
+def clip_edges(num_frames: int, graph: str) -> np.ndarray:
+    """Directed pairs of a clip, (E, 2) int32. One frame is paired with itself."""
+    if num_frames < 1:
+        raise InputError("The clip has no frames.")
+    return np.zeros((1, 2), np.int32) if num_frames == 1 else make_edges(num_frames, graph)
+
+
+def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, observer: Observer = _silent) -> Array:
+    """Encodes every frame once: (T, N, C) float32."""
+    num_frames, height, width = frames.rgb.shape[:3]
+    batch = batch or _batch_size(model.grid((height, width)), num_frames)
+    parts = []
+    for start in range(0, num_frames, batch):
+        observer("encode", start, num_frames, "")
+        rgb = _padded(np.asarray(frames.rgb[start : start + batch]), batch)
+        parts.append(_encode_batch(model, rgb).block_until_ready())
+    features = jnp.concatenate(parts)[:num_frames]
+    observer("encode", num_frames, num_frames, "")
+    return features
+
+
+def attention_pass(
+    model: DUSt3R,
+    features: Array,
+    edges: np.ndarray,
+    grid: tuple[int, int],
+    *,
+    batch: int = 0,
+    observer: Observer = _silent,
+) -> motion.TemporalState:
+    """First pass: statistics of every pair's cross-attention, aggregated over the pairs of each frame. No heads."""
+    state = _empty_temporal(model, len(features), grid)
+    for part, valid in _batches(edges, batch or _batch_size(grid, len(edges)), "attention", observer):
+        state = jax.block_until_ready(_attention_batch(model, features, part, valid, state, grid))
+    observer("attention", len(edges), len(edges), "")
+    return state
+
+
+def prediction_pass(
+    model: DUSt3R,
+    features: Array,
+    edges: np.ndarray,
+    grid: tuple[int, int],
+    *,
+    dynamic: Array | None = None,
+    batch: int = 0,
+    observer: Observer = _silent,
+) -> tuple[PairPredictions, motion.TemporalState]:
+    """Point maps of every pair, and the statistics of this pass.
+
+    Args:
+      model, features, edges, grid: as in `attention_pass`.
+      dynamic: (T, N) bool token masks for masked re-attention; None for plain attention.
+      batch: pairs at a time.
+      observer: told of progress.
+    """
+    batch = batch or _batch_size(grid, len(edges))
+    state = _empty_temporal(model, len(features), grid)
+    size = (grid[0] * model.config.patch_size, grid[1] * model.config.patch_size)
+    room = -(-len(edges) // batch) * batch
+    store = tuple(jnp.zeros((room, *size, *channels), jnp.float32) for channels in ((3,), (), (3,), ()))
+    for n, (part, valid) in enumerate(_batches(edges, batch, "predict", observer)):
+        store, state = jax.block_until_ready(
+            _prediction_batch(model, features, part, valid, dynamic, store, state, n * batch, grid)
+        )
+    points_i, confidence_i, points_j, confidence_j = (x[: len(edges)] for x in store)
+    if not (jnp.isfinite(points_i).all() & jnp.isfinite(points_j).all()):
+        raise InputError("The network predicts infinite or undefined points: wrong weights, or frames of noise.")
+    observer("predict", len(edges), len(edges), "")
+    predictions = PairPredictions(jnp.asarray(edges), points_i, points_j, confidence_i, confidence_j)
+    return predictions, state
+
+
+@partial(jax.jit, static_argnames=("grid", "image_size", "config"))
+def segment(
+    temporal: motion.TemporalState,
+    features: Array,
+    grid: tuple[int, int],
+    image_size: tuple[int, int],
+    config: PipelineConfig,
+    key: Array,
+) -> tuple[MotionMaps, MotionMasks]:
+    """Statistics to scores to masks: aggregate, score, cluster, threshold (Easi3R, sec. 3.2)."""
+    maps = motion.motion_maps(temporal, features, grid, config.segmentation, key)
+    return maps, motion.motion_masks(maps, image_size, config.segmentation)
+
+
+def check_config(config: PipelineConfig) -> None:
+    """Refuses options that contradict each other."""
+    if config.motion not in ("attention", "none"):
+        raise ConfigError(f"Unknown motion source {config.motion!r}: 'attention' or 'none'.")
+    if min(config.pair_batch, config.frame_batch) < 0:
+        raise ConfigError("Batch sizes are positive, or 0 to have them chosen.")
+    for field in dataclasses.fields(config.alignment):
+        if field.name.startswith(("iterations", "learning_rate")) and getattr(config.alignment, field.name) <= 0:
+            raise ConfigError(f"The alignment's {field.name} must be positive.")
+
+
+# --- compiled batches -----------------------------------------------------------------------------------------------
+
+
+@jax.jit
+def _encode_batch(model: DUSt3R, rgb: Array) -> Array:
+    return model.encode(rgb)
+
+
+@partial(jax.jit, static_argnames=("grid",), donate_argnames=("state",))
+def _attention_batch(model, features, edges, valid, state, grid):
+    decoded = model.decode(features[edges[:, 0]], features[edges[:, 1]], grid)
+    return motion.update_temporal(state, decoded.stats, edges, valid, grid)
+
+
+@partial(jax.jit, static_argnames=("grid",), donate_argnames=("store", "state"))
+def _prediction_batch(model, features, edges, valid, dynamic, store, state, start, grid):
+    features_i, features_j = features[edges[:, 0]], features[edges[:, 1]]
+    pair_dynamic = None if dynamic is None else (dynamic[edges[:, 0]], dynamic[edges[:, 1]])
+    decoded = model.decode(features_i, features_j, grid, pair_dynamic)
+    state = motion.update_temporal(state, decoded.stats, edges, valid, grid)
+    predicted = model.predict(features_i, features_j, decoded, grid)
+    # Written in place: the store is donated, so the clip's predictions exist once.
+    store = tuple(jax.lax.dynamic_update_slice_in_dim(s, p, start, 0) for s, p in zip(store, predicted, strict=True))
+    return store, state
+
+
+def _empty_temporal(model: DUSt3R, num_frames: int, grid: tuple[int, int]) -> motion.TemporalState:
+    return motion.init_temporal(num_frames, model.config.dec_depth, model.config.dec_heads, grid[0] * grid[1])
+
+
+def _batch_size(grid: tuple[int, int], most: int) -> int:
+    """Pairs or frames at a time: as many tokens as keep the device busy, within modest memory."""
+    tokens = 2048 if jax.default_backend() == "cpu" else 16384
+    largest = max(1, tokens // (grid[0] * grid[1]))
+    rounds = -(-most // largest)
+    return -(-most // rounds)  # rounds of equal size: the last one is not mostly padding
+
+
+def _padded(x: np.ndarray, length: int) -> np.ndarray:
+    """Repeats the last entry up to `length`, so that every batch has one shape."""
+    return np.concatenate([x, np.repeat(x[-1:], length - len(x), axis=0)])
+
+
+def _batches(edges: np.ndarray, batch: int, stage: str, observer: Observer):
+    for start in range(0, len(edges), batch):
+        observer(stage, start, len(edges), "")
+        part = edges[start : start + batch]
+        yield _padded(part, batch), np.arange(batch) < len(part)

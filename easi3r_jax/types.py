@@ -1,0 +1,150 @@
+"""The pytrees handed from stage to stage.
+
+One alphabet of axes everywhere:
+
+    T  frames            E  directed pairs (edges)   L  decoder layers   A  heads
+    N  tokens (= h * w)  h w  token grid             H W  pixels         C  channels
+
+Frames of reference stand in the names: `world_from_cam` maps camera coordinates to world coordinates. Cameras have
+OpenCV axes (x right, y down, z forward). Pixel coordinates are *integers at pixel centres*: the grid is 0..W-1 by
+0..H-1 and DUSt3R's principal point is (W/2, H/2). See docs/conventions.md.
+
+Every class is a frozen dataclass registered as a pytree, so `jax.jit`, `jax.vmap` and `jax.tree.map` take it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+Array = jax.Array
+
+
+def pytree_dataclass(cls: type) -> type:
+    """Makes `cls` a frozen dataclass whose fields are all pytree children."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+@pytree_dataclass
+class Frames:
+    """A clip, resized and cropped for the network.
+
+    Attributes:
+      rgb: (T, H, W, 3) uint8; H and W are multiples of the patch size. The network sees (rgb / 255 - 0.5) / 0.5.
+      source_index: (T,) int32, the number of each frame in the source (before taking every n-th).
+      time: (T,) float64 seconds since the first frame of the source.
+      frame_from_source: (3, 3) float64, maps homogeneous pixel coordinates of the *original* image (x, y, 1) to
+        those of `rgb`: a scaling followed by a crop. Known intrinsics go through it, exports go back.
+      source_size: (2,) int32, (height, width) of the original images after EXIF orientation.
+    """
+
+    rgb: Array
+    source_index: Array
+    time: Array
+    frame_from_source: Array
+    source_size: Array
+
+
+@pytree_dataclass
+class PairPredictions:
+    """What the network says of E directed pairs (i, j): two point maps, both in camera i's frame.
+
+    Attributes:
+      edges: (E, 2) int32, (i, j) frame numbers.
+      points_i: (E, H, W, 3) float, frame i's pixels as points in camera i, arbitrary scale per pair.
+      points_j: (E, H, W, 3) float, frame j's pixels as points in camera *i*, same scale as `points_i`.
+      confidence_i: (E, H, W) float, > 1.
+      confidence_j: (E, H, W) float, > 1.
+    """
+
+    edges: Array
+    points_i: Array
+    points_j: Array
+    confidence_i: Array
+    confidence_j: Array
+
+
+@pytree_dataclass
+class AttentionStats:
+    """Mean over all query tokens of the pre-softmax cross-attention logits, by key token (Easi3R, eq. 3-4).
+
+    For a directed pair (i, j), branch 1 asks from i about j, branch 2 from j about i.
+
+    Attributes:
+      src: (..., L, A, N) float32, branch 1: indexed by the tokens of frame j, which acts as *source* view.
+      ref: (..., L, A, N) float32, branch 2: indexed by the tokens of frame i, which acts as *reference* view.
+    """
+
+    src: Array
+    ref: Array
+
+
+@pytree_dataclass
+class TemporalMaps:
+    """Temporal mean and deviation of the attention statistics of every frame, fused over layers and heads.
+
+    Attributes:
+      mean_src, std_src: (T, h, w) float32 in [0, 1], over the pairs where the frame is j.
+      mean_ref, std_ref: (T, h, w) float32 in [0, 1], over the pairs where the frame is i.
+    """
+
+    mean_src: Array
+    std_src: Array
+    mean_ref: Array
+    std_ref: Array
+
+
+@pytree_dataclass
+class MotionMaps:
+    """What moves, as a score per token.
+
+    Attributes:
+      temporal: the four maps the score is made of.
+      raw_score: (T, h, w) float32 in [0, 1] per frame: (1 - mean_src) * std_src * mean_ref * (1 - std_ref).
+      labels: (T, h, w) int32, k-means cluster of each token's encoder feature (joint over the clip).
+      score: (T, h, w) float32 in [0, 1] per frame: `raw_score` averaged over each cluster.
+    """
+
+    temporal: TemporalMaps
+    raw_score: Array
+    labels: Array
+    score: Array
+
+
+@pytree_dataclass
+class MotionMasks:
+    """What moves, as masks.
+
+    Attributes:
+      score: (T, H, W) float32, the token score brought to pixels bilinearly.
+      threshold: () float32, one for the whole clip (multi-Otsu).
+      masks: (T, H, W) bool, score > threshold: True where the frame moves.
+    """
+
+    score: Array
+    threshold: Array
+    masks: Array
+
+
+@pytree_dataclass
+class Scene4D:
+    """The reconstruction: cameras and geometry over time, one world frame.
+
+    Attributes:
+      world_from_cam: (T, 4, 4) float32, rigid camera-to-world transforms, OpenCV axes, arbitrary global scale.
+      intrinsics: (T, 3, 3) float32, in pixels of the network's frames.
+      depth: (T, H, W) float32, z in the camera, in world units.
+      confidence: (T, H, W) float32, after clean-up (0 where a point floats in front of others).
+      dynamic_mask: (T, H, W) bool, True where the frame moves.
+      dynamic_score: (T, H, W) float32.
+      rgb: (T, H, W, 3) uint8.
+    """
+
+    world_from_cam: Array
+    intrinsics: Array
+    depth: Array
+    confidence: Array
+    dynamic_mask: Array
+    dynamic_score: Array
+    rgb: Array

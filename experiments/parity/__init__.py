@@ -1,0 +1,1 @@
+"""Stage-by-stage comparison with reference arrays; see `experiments.parity.__main__`."""

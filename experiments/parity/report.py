@@ -1,0 +1,64 @@
+"""Rows of the parity table."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+NETWORK = 1e-5  # relative to the array's largest magnitude, float32, highest matmul precision
+AGGREGATED = 1e-4
+MASK_PIXELS = 5e-4  # share of pixels
+ROUNDING = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+      stage: e.g. "model_tiny_dpt/dpt_96x128".
+      name: the golden array, or what of it is compared.
+      max_abs: largest absolute error, in the array's units.
+      error: what the tolerance bounds; by default `max_abs` over the array's largest magnitude.
+      tolerance: of `error`.
+    """
+
+    stage: str
+    name: str
+    max_abs: float
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.error <= self.tolerance)  # False for NaN
+
+
+def compare(stage: str, name: str, ours: object, golden: object, tolerance: float) -> Row:
+    """Largest error relative to the golden array's largest magnitude; shapes must agree."""
+    ours, golden = np.asarray(ours, np.float64), np.asarray(golden, np.float64)
+    if ours.shape != golden.shape:
+        return Row(stage, f"{name}: shape {ours.shape}, golden {golden.shape}", np.inf, np.inf, tolerance)
+    largest = np.abs(golden).max() if golden.size else 0.0
+    max_abs = float(np.abs(ours - golden).max()) if golden.size else 0.0
+    return Row(stage, name, max_abs, max_abs / largest if largest > 0 else max_abs, tolerance)
+
+
+def equal(stage: str, name: str, ours: object, golden: object) -> Row:
+    """Share of entries that differ; none may."""
+    return differing(stage, name, ours, golden, 0.0)
+
+
+def differing(stage: str, name: str, ours: object, golden: object, tolerance: float) -> Row:
+    """Share of entries that differ."""
+    ours, golden = np.asarray(ours), np.asarray(golden)
+    if ours.shape != golden.shape:
+        return Row(stage, f"{name}: shape {ours.shape}, golden {golden.shape}", np.inf, np.inf, tolerance)
+    share = float((ours != golden).mean()) if golden.size else 0.0
+    return Row(stage, name, float(share > 0), share, tolerance)
+
+
+def at_most(stage: str, name: str, value: float, bound: float) -> Row:
+    """A figure of ours that must not exceed a bound."""
+    return Row(stage, name, float(value), float(value), bound)

@@ -1,0 +1,87 @@
+"""Progress bars with time left, and what each stage took."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+import jax
+from tqdm import tqdm
+
+TITLES = {
+    "download": "downloading",
+    "convert": "converting the checkpoint",
+    "read": "reading frames",
+    "encode": "encoding frames",
+    "attention": "pairs, first pass",
+    "predict": "pairs, point maps",
+    "align": "global alignment",
+    "write": "writing",
+}
+
+
+class Stages:
+    """An observer (see `easi3r_jax.pipeline`) that draws a bar for every stage and keeps its time.
+
+    Attributes:
+      seconds: stage -> wall-clock seconds, in the order the stages began; repeated stages add up.
+      units: stage -> how many frames, pairs or iterations.
+    """
+
+    def __init__(self, *, quiet: bool = False):
+        self.seconds: dict[str, float] = {}
+        self.units: dict[str, int] = {}
+        self._quiet = quiet
+        self._bar: tqdm | None = None
+        self._began = 0.0
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
+        if stage != self._stage:
+            self.close()
+            self._stage, self._began = stage, time.perf_counter()
+            self._bar = tqdm(
+                total=total,
+                desc=f"{TITLES.get(stage, stage):>26}",
+                file=sys.stderr,
+                disable=True if self._quiet else None,  # None: no bar where stderr is not a terminal
+                bar_format="{desc} {bar:30} {n_fmt}/{total_fmt} {postfix}[{elapsed}<{remaining}]" if total else None,
+                leave=True,
+            )
+        if self._bar is not None:
+            self._bar.n = done
+            if note:
+                self._bar.set_postfix_str(note + " ", refresh=False)
+            self._bar.refresh() if done in (0, total) else self._bar.update(0)
+        self.units[stage] = max(done, self.units.get(stage, 0))
+        if total is not None and done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the current stage."""
+        if self._stage:
+            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + time.perf_counter() - self._began
+        if self._bar is not None:
+            self._bar.close()
+        self._stage, self._bar = "", None
+
+
+def peak_memory_bytes() -> dict[str, int]:
+    """Peak memory so far: of this process, and of the first accelerator where there is one."""
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)}
+    stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    if stats and "peak_bytes_in_use" in stats:
+        peak["device"] = int(stats["peak_bytes_in_use"])
+    return peak
+
+
+def table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> str:
+    """Plain-text table; the first column flush left, the others flush right."""
+    widths = [max(len(r[c]) for r in [header, *rows]) for c in range(len(header))]
+
+    def line(row: tuple[str, ...]) -> str:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        return "  " + "  ".join(cells).rstrip()
+
+    return "\n".join([line(header), "  " + "-" * (sum(widths) + 2 * (len(widths) - 1)), *map(line, rows)])

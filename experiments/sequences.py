@@ -1,0 +1,114 @@
+"""Where a sequence and its ground truth are.
+
+A *clip folder* is what the project writes and ships: `frames/` with one image per frame and `ground_truth.npz` with
+any of `depth` (T, H, W) z, `masks` (T, H, W) bool, `world_from_cam` (T, 4, 4) and `intrinsics` (T, 3, 3), in pixels
+of the original images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import zipfile
+
+import numpy as np
+
+import easi3r_jax
+
+from easi3r_jax.errors import InputError
+from easi3r_jax.metrics import GroundTruth
+from easi3r_jax.types import Frames
+
+CLIPS = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "clips"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+    """A clip to reconstruct.
+
+    Attributes:
+      name: of the default output folder.
+      frames: what `load_frames` reads.
+      ground_truth: an npz file, or None.
+      twin: the same clip with the motion switched off, or None: what a motion figure must be held against.
+    """
+
+    name: str
+    frames: pathlib.Path
+    ground_truth: pathlib.Path | None = None
+    twin: Sequence | None = None
+
+
+def find_sequence(seq: str, ground_truth: str | None = None) -> Sequence:
+    """Resolves `--seq`: "demo", a clip folder, a folder of images, or a video file.
+
+    Args:
+      seq: as typed.
+      ground_truth: as typed: an npz file that replaces the clip folder's own.
+
+    Raises:
+      InputError: a ground-truth file that is not there. (Missing frames are `load_frames`' error.)
+    """
+    if seq == "demo":
+        sequence = _clip_folder("demo", CLIPS / "demo", twin=_clip_folder("demo_still", CLIPS / "demo_still"))
+    else:
+        path = pathlib.Path(seq).expanduser()
+        name = (path.stem if path.is_file() else path.resolve().name) or "sequence"
+        sequence = _clip_folder(name, path) if (path / "frames").is_dir() else Sequence(name, path)
+    if ground_truth:
+        file = pathlib.Path(ground_truth).expanduser()
+        if not file.is_file():
+            raise InputError(f"No ground truth at {file}: --ground_truth takes an .npz file.")
+        sequence = dataclasses.replace(sequence, ground_truth=file)
+    return sequence
+
+
+def _clip_folder(name: str, path: pathlib.Path, twin: Sequence | None = None) -> Sequence:
+    truth = path / "ground_truth.npz"
+    return Sequence(name, path / "frames", truth if truth.is_file() else None, twin)
+
+
+def load_ground_truth(path: pathlib.Path, frames: Frames) -> GroundTruth:
+    """Reads ground truth and brings it to the frames: their choice, their scaling, their crop.
+
+    Depth and masks are sampled at the nearest original pixel, intrinsics are mapped by `frame_from_source`.
+
+    Raises:
+      InputError: an unreadable file, wrong shapes, or fewer entries than the clip has frames.
+    """
+    known = ("depth", "masks", "world_from_cam", "intrinsics")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {k: file[k] for k in known if k in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(f"Cannot read the ground truth {path}: {error}.") from error
+    if not arrays:
+        raise InputError(f"{path} holds none of {', '.join(known)}.")
+
+    index = np.asarray(frames.source_index)
+    for name, array in arrays.items():
+        tail = {"world_from_cam": (4, 4), "intrinsics": (3, 3)}.get(name, tuple(int(s) for s in frames.source_size))
+        if array.shape[1:] != tail or len(array) <= index.max():
+            raise InputError(
+                f"{path}: {name} has shape {array.shape}; the clip needs at least {index.max() + 1} entries of {tail}."
+            )
+        arrays[name] = array[index]
+
+    frame_from_source = np.asarray(frames.frame_from_source)
+    height, width = frames.rgb.shape[1:3]
+    source_from_frame = np.linalg.inv(frame_from_source)
+    x = np.arange(width) * source_from_frame[0, 0] + source_from_frame[0, 2]
+    y = np.arange(height) * source_from_frame[1, 1] + source_from_frame[1, 2]
+    for name in ("depth", "masks"):
+        if name in arrays:
+            rows = np.clip(np.rint(y), 0, arrays[name].shape[1] - 1).astype(int)
+            columns = np.clip(np.rint(x), 0, arrays[name].shape[2] - 1).astype(int)
+            arrays[name] = arrays[name][:, rows][:, :, columns]
+    if "intrinsics" in arrays:
+        arrays["intrinsics"] = frame_from_source @ arrays["intrinsics"]
+    return GroundTruth(
+        depth=arrays["depth"].astype(np.float32) if "depth" in arrays else None,
+        masks=arrays["masks"].astype(bool) if "masks" in arrays else None,
+        world_from_cam=arrays.get("world_from_cam"),
+        intrinsics=arrays.get("intrinsics"),
+    )
