@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax import align, motion
-from easi3r_jax.config import PipelineConfig
+from easi3r_jax.config import MotionConfig, PipelineConfig
 from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.pairs import make_edges
@@ -76,21 +76,22 @@ def reconstruct(
     num_frames, height, width = frames.rgb.shape[:3]
     grid = model.grid((height, width))
     edges = clip_edges(num_frames, config.graph)
-    key = jax.random.key(config.seed)
     if features is None:
         features = encode(model, frames, batch=config.frame_batch, observer=observer)
 
-    motion_maps, masks, dynamic = None, None, None
+    labels, motion_maps, masks, dynamic = None, None, None, None
+    if config.motion == "attention":  # features, and so their clusters, are the same in both passes
+        labels = _cluster(features, grid, config.segmentation, jax.random.key(config.seed))
     if config.motion == "attention" and config.reattention:
         temporal = attention_pass(model, features, edges, grid, batch=config.pair_batch, observer=observer)
-        motion_maps, masks = segment(temporal, features, grid, (height, width), config, key)
+        motion_maps, masks = segment(temporal, features, labels, (height, width), config.segmentation)
         dynamic = motion.token_masks(masks.masks, model.config.patch_size)
 
     predictions, temporal = prediction_pass(
         model, features, edges, grid, dynamic=dynamic, batch=config.pair_batch, observer=observer
     )
     if config.motion == "attention":
-        motion_maps, masks = segment(temporal, features, grid, (height, width), config, key)
+        motion_maps, masks = segment(temporal, features, labels, (height, width), config.segmentation)
 
     def report(done: int, total: int, loss: float) -> None:
         observer("align", done, total, f"loss {loss:.4f}" if done else "")
@@ -182,18 +183,22 @@ def prediction_pass(
     return predictions, state
 
 
-@partial(jax.jit, static_argnames=("grid", "image_size", "config"))
+@partial(jax.jit, static_argnames=("image_size", "config"))
 def segment(
-    temporal: motion.TemporalState,
-    features: Array,
-    grid: tuple[int, int],
-    image_size: tuple[int, int],
-    config: PipelineConfig,
-    key: Array,
+    temporal: motion.TemporalState, features: Array, labels: Array, image_size: tuple[int, int], config: MotionConfig
 ) -> tuple[MotionMaps, MotionMasks]:
-    """Statistics to scores to masks: aggregate, score, cluster, threshold (Easi3R, sec. 3.2)."""
-    maps = motion.motion_maps(temporal, features, grid, config.segmentation, key)
-    return maps, motion.motion_masks(maps, image_size, config.segmentation)
+    """Statistics to scores to masks: aggregate, score, average over clusters, threshold (Easi3R, sec. 3.2).
+
+    Args:
+      temporal: statistics of all pairs.
+      features: (T, N, C) encoder features.
+      labels: (T, h, w) int32, clusters of the features.
+      image_size: (H, W) of the masks.
+      config: options.
+    """
+    # The clusters are given, so no random key is needed.
+    maps = motion.motion_maps(temporal, features, labels.shape[1:], config, jax.random.key(0), labels=labels)
+    return maps, motion.motion_masks(maps, image_size, config)
 
 
 def check_config(config: PipelineConfig) -> None:
@@ -208,6 +213,9 @@ def check_config(config: PipelineConfig) -> None:
 
 
 # --- compiled batches -----------------------------------------------------------------------------------------------
+
+
+_cluster = jax.jit(motion.cluster_labels, static_argnames=("grid", "config"))
 
 
 @jax.jit

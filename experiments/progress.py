@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 
-import jax
 from tqdm import tqdm
 
 TITLES = {
@@ -65,15 +63,6 @@ class Stages:
         if self._bar is not None:
             self._bar.close()
         self._stage, self._bar = "", None
-
-
-def peak_memory_bytes() -> dict[str, int]:
-    """Peak memory so far: of this process, and of the first accelerator where there is one."""
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)}
-    stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
-    if stats and "peak_bytes_in_use" in stats:
-        peak["device"] = int(stats["peak_bytes_in_use"])
-    return peak
 
 
 def table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> str:

@@ -1,0 +1,38 @@
+"""`--checkpoint`: anything that names weights becomes a model."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import convert
+import easi3r_jax
+from easi3r_jax.checkpoint import load_checkpoint
+from easi3r_jax.models import DUSt3R
+
+EMBEDDED = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "model"
+
+
+def load_model(checkpoint: str, dtype: str = "auto", observer=None) -> tuple[DUSt3R, dict[str, Any]]:
+    """Loads a model from a converted checkpoint, or converts a source on first use.
+
+    Args:
+      checkpoint: "embedded", a converted folder, a `.pth` file, a safetensors folder, or a hub name.
+      dtype: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPUs.
+      observer: told of download and conversion.
+
+    Returns:
+      The model and the checkpoint's metadata (source, SHA-256, licence).
+
+    Raises:
+      CheckpointError: a source that is missing, damaged, unsafe or of another architecture.
+    """
+    path = convert.resolve(str(EMBEDDED) if checkpoint == "embedded" else checkpoint, progress=observer)
+    _, model, metadata = load_checkpoint(path)
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    model.dtype = jnp.dtype(dtype)
+    return model, metadata

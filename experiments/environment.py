@@ -1,0 +1,37 @@
+"""What a program ran on: versions, device, peak memory."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+
+import jax
+import numpy as np
+
+import easi3r_jax
+
+
+def device() -> str:
+    """e.g. "1 x cpu", "8 x NVIDIA H100"."""
+    return f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the numbers."""
+    return {
+        "easi3r_jax": easi3r_jax.__version__,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "device": device(),
+    }
+
+
+def peak_memory_bytes() -> dict[str, int]:
+    """Peak memory so far: of this process, and of the first accelerator where there is one."""
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)}
+    stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    if stats and "peak_bytes_in_use" in stats:
+        peak["device"] = int(stats["peak_bytes_in_use"])
+    return peak

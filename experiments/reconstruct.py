@@ -1,0 +1,216 @@
+"""Reconstructs a video in 4D: camera path, intrinsics, depth, confidence, masks of what moves, point clouds.
+
+    python -m experiments.reconstruct --seq=demo                      # bundled clip and network, about a minute
+    python -m experiments.reconstruct --seq=my_video.mp4              # your video, the small bundled network
+    python -m experiments.reconstruct --seq=my_video.mp4 --fps=8 \\
+        --checkpoint=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt
+    python -m experiments.reconstruct --seq=frames/ --checkpoint=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth
+
+Defaults are the released program's. The result is a folder: scene.npz, trajectory.txt (TUM), intrinsics.txt, depth/,
+masks/, scene.glb, scene.ply, summary.png, config.json and, with ground truth, metrics.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+
+import jax
+import numpy as np
+
+from easi3r_jax import config as options
+from easi3r_jax import export, metrics, pipeline
+from easi3r_jax.errors import ConfigError
+from easi3r_jax.models import DUSt3R
+from easi3r_jax.types import Frames
+from easi3r_jax.video import load_frames
+from experiments import cli
+from experiments.checkpoints import load_model
+from experiments.environment import device, peak_memory_bytes, versions
+from experiments.progress import Stages, table
+from experiments.sequences import Sequence, find_sequence, load_ground_truth
+
+FLAGS = cli.Flags(__doc__)
+
+_INPUT = FLAGS.group("Input")
+SEQ = _INPUT.string("seq", "demo", "A video file, a folder of images, a clip folder (frames/ + ground_truth.npz), or demo.")
+CHECKPOINT = _INPUT.string(
+    "checkpoint", "embedded",
+    "Weights: a converted folder, a .pth file, a folder with model.safetensors, a hub name (naver/..., Junyi42/...), "
+    "or embedded, the small network that ships with the package.",
+)  # fmt: skip
+GROUND_TRUTH = _INPUT.string("ground_truth", "", "An .npz with depth, masks, world_from_cam, intrinsics; prints metrics.")
+EVERY = _INPUT.integer("every", 1, "Take every n-th frame.", at_least=1)
+FPS = _INPUT.number("fps", 0.0, "Take about so many frames per second of a video (0: all).", at_least=0.0)
+FIRST = _INPUT.integer("first", 0, "Stop after so many frames (0: all).", at_least=0)
+SIZE = _INPUT.integer("size", 0, "Long side in pixels (0: what the checkpoint was trained at).", at_least=0)
+CROP = _INPUT.boolean("crop", True, "Crop to multiples of the patch size; --nocrop resizes to them.")
+SQUARE_OK = _INPUT.boolean("square_ok", False, "Keep square images square instead of cropping them to 4:3.")
+
+_PAIRS = FLAGS.group("Pairs")
+GRAPH = _PAIRS.string(
+    "graph", "swinstride-5-noncyclic",
+    "Which frames are paired: complete, swin-K, swinstride-K, swin2stride-K, swinskip_start-K, logwin-K, oneref-I; "
+    "windows are cyclic unless -noncyclic is appended.",
+)  # fmt: skip
+PAIR_BATCH = _PAIRS.integer("pair_batch", 0, "Pairs decoded at a time (0: chosen).", at_least=0)
+FRAME_BATCH = _PAIRS.integer("frame_batch", 0, "Frames encoded at a time (0: chosen).", at_least=0)
+
+_MOTION = FLAGS.group("Motion")
+MOTION = _MOTION.choice(
+    "motion", "attention", ["attention", "none"],
+    "Where motion is read from: the network's attention (Easi3R), or nowhere (plain DUSt3R / MonST3R).",
+)  # fmt: skip
+REATTENTION = _MOTION.boolean("reattention", True, "Mask what moves inside the attention of a second pass.")
+CLUSTERS = _MOTION.integer("clusters", 64, "k-means clusters that smooth the motion score.", at_least=1)
+
+_ALIGN = FLAGS.group("Alignment")
+ITERATIONS = _ALIGN.integer("iterations", 300, "Optimisation steps.", at_least=1)
+LEARNING_RATE = _ALIGN.number("learning_rate", 0.01, "Of the first step.")
+LEARNING_RATE_MIN = _ALIGN.number("learning_rate_min", 0.001, "Of the last step.")
+SCHEDULE = _ALIGN.choice("schedule", "linear", ["linear", "cosine"], "Of the learning rate.")
+SHARED_FOCAL = _ALIGN.boolean("shared_focal", True, "One focal length for the clip.")
+SMOOTHING = _ALIGN.number("smoothing_weight", 0.0, "Weight of the camera path's temporal smoothness.", at_least=0.0)
+TRANSLATION = _ALIGN.number("translation_weight", 1.0, "Weight of translation within the smoothness.", at_least=0.0)
+MIN_CONFIDENCE = _ALIGN.number("min_confidence", 3.0, "Points below it take no part in finding the first poses.")
+
+_OUTPUT = FLAGS.group("Output")
+OUTPUT = _OUTPUT.string("output", "", "Folder of the result (default: results/<sequence name>). An older one is replaced.")
+FOREGROUND = _OUTPUT.string("foreground", "all", "What moves, in scene.glb and scene.ply: all, none, or a frame number.")
+COMPARE = _OUTPUT.boolean(
+    "compare_plain", True, "With ground truth: also reconstruct without masks and re-attention, and print both."
+)
+
+_COMPUTE = FLAGS.group("Computation")
+DTYPE = _COMPUTE.choice(
+    "dtype", "auto", ["auto", "float32", "bfloat16"],
+    "Of the network's layers; auto is bfloat16 on GPUs and TPUs. Heads and statistics are float32 always; "
+    "float32 also asks for exact matrix products.",
+)  # fmt: skip
+SEED = _COMPUTE.integer("seed", 0, "Of k-means and RANSAC.", at_least=0)
+
+
+def main() -> None:
+    began = time.perf_counter()
+    config = pipeline_config()
+    pipeline.check_config(config)
+    sequence = find_sequence(SEQ.value, GROUND_TRUTH.value)
+    output = pathlib.Path(OUTPUT.value or pathlib.Path("results") / sequence.name)
+    export.ensure_writable(output)
+    if DTYPE.value == "float32":
+        jax.config.update("jax_default_matmul_precision", "highest")
+
+    stages = Stages()
+    model, checkpoint = load_model(CHECKPOINT.value, DTYPE.value, stages)
+    frames = load_frames(sequence.frames, frame_config(model), progress=lambda d, n: stages("read", d, n))
+    stages.close()
+    print(describe(sequence, frames, model))
+
+    features = pipeline.encode(model, frames, batch=config.frame_batch, observer=stages)
+    result = pipeline.reconstruct(model, frames, config, features=features, observer=stages)
+    stages.close()
+    figures = measure(sequence, model, frames, config, features, result)
+
+    stages("write", 0, 1, "")
+    record = {
+        "options": FLAGS.values(),
+        "pipeline": dataclasses.asdict(config),
+        "checkpoint": checkpoint,
+        "network": dataclasses.asdict(model.config),
+        "dtype": str(model.dtype),
+        "versions": versions(),
+    }
+    export.write_result(
+        output, result.scene, result.motion, config=record, metrics=figures, time=np.asarray(frames.time),
+        foreground=FOREGROUND.value,
+    )  # fmt: skip
+    stages("write", 1, 1, "")
+    print(closing_table(stages, time.perf_counter() - began, output))
+
+
+def pipeline_config() -> options.PipelineConfig:
+    """The options of every stage, from the flags."""
+    if FOREGROUND.value not in ("all", "none") and not FOREGROUND.value.isdecimal():
+        raise ConfigError(f"--foreground={FOREGROUND.value}: 'all', 'none' or a frame number.")
+    if LEARNING_RATE_MIN.value > LEARNING_RATE.value:
+        raise ConfigError("--learning_rate_min is above --learning_rate.")
+    return options.PipelineConfig(
+        graph=GRAPH.value,
+        motion=MOTION.value,
+        reattention=REATTENTION.value,
+        pair_batch=PAIR_BATCH.value,
+        frame_batch=FRAME_BATCH.value,
+        seed=SEED.value,
+        segmentation=options.MotionConfig(num_clusters=CLUSTERS.value),
+        alignment=options.AlignConfig(
+            iterations=ITERATIONS.value,
+            learning_rate=LEARNING_RATE.value,
+            learning_rate_min=LEARNING_RATE_MIN.value,
+            schedule=SCHEDULE.value,
+            shared_focal=SHARED_FOCAL.value,
+            smoothing_weight=SMOOTHING.value,
+            translation_weight=TRANSLATION.value,
+            min_confidence=MIN_CONFIDENCE.value,
+        ),
+    )
+
+
+def frame_config(model: DUSt3R) -> options.FrameConfig:
+    """How frames are read: at the network's own size unless told otherwise."""
+    return options.FrameConfig(
+        size=SIZE.value or max(model.config.image_size),
+        patch_size=model.config.patch_size,
+        crop=CROP.value,
+        square_ok=SQUARE_OK.value,
+        every=EVERY.value,
+        fps=FPS.value,
+        first=FIRST.value,
+    )
+
+
+def measure(sequence: Sequence, model, frames: Frames, config, features, result) -> dict | None:
+    """Metrics against ground truth, printed beside those of plain DUSt3R and, for the demo, of the motionless twin."""
+    if sequence.ground_truth is None:
+        return None
+    truth = load_ground_truth(sequence.ground_truth, frames)
+    columns = {"full method": metrics.evaluate_scene(result.scene, truth)}
+    if COMPARE.value and config.motion != "none":
+        plain = dataclasses.replace(config, motion="none")
+        scene = pipeline.reconstruct(model, frames, plain, features=features).scene
+        columns = {"plain DUSt3R": metrics.evaluate_scene(scene, truth)} | columns
+        if sequence.twin is not None:
+            still = load_frames(sequence.twin.frames, frame_config(model))
+            truth = load_ground_truth(sequence.twin.ground_truth, still)
+            scene = pipeline.reconstruct(model, still, config).scene
+            columns["full, motionless twin"] = metrics.evaluate_scene(scene, truth)
+    names = list(dict.fromkeys(k for figures in columns.values() for k in figures))
+    rows = [(n, *(_figure(figures.get(n)) for figures in columns.values())) for n in names]
+    print(table(rows, ("against ground truth", *columns)))
+    return columns
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
+    """One line on what is about to happen."""
+    count, height, width = frames.rgb.shape[:3]
+    weights = "the small embedded network" if CHECKPOINT.value == "embedded" else CHECKPOINT.value
+    note = ""
+    if CHECKPOINT.value == "embedded" and SEQ.value != "demo":
+        note = "\n  The embedded network is a small one for trials; --checkpoint takes real weights (see README)."
+    return f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.dtype}, {device()}{note}"
+
+
+def closing_table(stages: Stages, seconds: float, output: pathlib.Path) -> str:
+    """Time per stage, peak memory, where the files are."""
+    rows = [(stage, str(stages.units[stage]), f"{t:.1f}") for stage, t in stages.seconds.items()]
+    rows.append(("in all, with start-up", "", f"{seconds:.1f}"))
+    memory = ", ".join(f"{where} {size / 1e9:.2f} GB" for where, size in peak_memory_bytes().items())
+    return f"{table(rows, ('stage', 'items', 'seconds'))}\n  peak memory: {memory}\n  result: {output.resolve()}"
+
+
+if __name__ == "__main__":
+    FLAGS.run(main)
