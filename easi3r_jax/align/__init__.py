@@ -1,0 +1,116 @@
+"""Global alignment of pairwise point maps, without optical flow (DUSt3R sec. 3.4, MonST3R sec. 3.3).
+
+    predictions ──initial_state──▶ AlignState ──optimise──▶ AlignState ──▶ cameras and depth ──clean_confidence──▶
+
+`align` is the stage; its parts are public for those who change the method.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.align import state as state_of
+from easi3r_jax.align.clean import clean_confidence
+from easi3r_jax.align.graph import SpanningTree, check_edges, spanning_tree
+from easi3r_jax.align.initialise import edge_scores, frame_confidence, initial_state
+from easi3r_jax.align.optimise import Progress, adam_steps, init_moments, iterate, learning_rates, optimise
+from easi3r_jax.align.pair import one_frame, two_frames
+from easi3r_jax.align.residuals import loss_terms, pair_loss, pair_terms, temporal_loss, total_loss
+from easi3r_jax.align.state import AlignProblem, AlignResult, AlignState, make_problem, make_state
+from easi3r_jax.config import AlignConfig
+from easi3r_jax.errors import InputError
+from easi3r_jax.types import PairPredictions
+
+__all__ = [
+    "AlignProblem",
+    "AlignResult",
+    "AlignState",
+    "Progress",
+    "SpanningTree",
+    "adam_steps",
+    "align",
+    "clean_confidence",
+    "edge_scores",
+    "frame_confidence",
+    "init_moments",
+    "initial_state",
+    "iterate",
+    "learning_rates",
+    "loss_terms",
+    "make_problem",
+    "make_state",
+    "one_frame",
+    "optimise",
+    "pair_loss",
+    "pair_terms",
+    "result_of",
+    "spanning_tree",
+    "temporal_loss",
+    "total_loss",
+    "two_frames",
+]
+
+
+def align(
+    predictions: PairPredictions,
+    num_frames: int,
+    config: AlignConfig,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> AlignResult:
+    """Cameras and depth of a clip from its pairs.
+
+    Three and more frames are optimised from the spanning-tree start; two are solved in closed form from their better
+    direction; one is its own world. The result is finite whatever the predictions are, as long as they are.
+
+    Args:
+      predictions: point maps of pairs that connect all frames; for one frame, the pair (0, 0).
+      num_frames: T.
+      config: options.
+      seed: of RANSAC.
+      progress: called at the start, after every few iterations and at the end with (done, total, loss); the loss is
+        NaN where there is none (before the first step, closed forms).
+
+    Raises:
+      ConfigError: a pair graph that leaves frames unconnected; an unknown schedule.
+      InputError: pairs of frames that do not exist; predictions that are not finite, or so large that their squares
+        are not.
+    """
+    check_edges(np.asarray(predictions.edges), num_frames)
+    if not bool(_all_finite(predictions)):
+        raise InputError("The pairs' points or confidences are infinite or undefined: wrong weights, or frames of noise.")
+    if num_frames <= 2:
+        nothing = float("nan")
+        if progress:
+            progress(0, 1, nothing)
+        result = one_frame(predictions) if num_frames == 1 else two_frames(predictions, config, seed=seed)
+        if progress:
+            progress(1, 1, nothing)
+    else:
+        start = initial_state(predictions, num_frames, config, seed=seed)
+        problem = make_problem(predictions, num_frames, config)
+        state, losses = optimise(start, problem, config, progress=progress)
+        result = result_of(state, problem, frame_confidence(predictions, num_frames), losses)
+    if not bool(_all_finite(result)):
+        raise InputError("The alignment overflows: the network predicts points too far away. Wrong weights?")
+    return result
+
+
+@jax.jit
+def result_of(state: AlignState, problem: AlignProblem, confidence: jax.Array, losses: jax.Array) -> AlignResult:
+    """Cameras and depth of a state."""
+    return AlignResult(
+        world_from_cam=state_of.world_from_cam(state),
+        intrinsics=state_of.intrinsics(state, problem),
+        depth=state_of.depth(state),
+        confidence=confidence.astype(jnp.float32),
+        losses=losses,
+    )
+
+
+@jax.jit
+def _all_finite(tree) -> jax.Array:
+    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]).all()

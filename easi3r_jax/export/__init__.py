@@ -1,0 +1,136 @@
+"""What a reconstruction leaves behind: one folder, written whole or not at all. See docs/conventions.md."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from easi3r_jax.errors import ConfigError
+from easi3r_jax.export import atomic
+from easi3r_jax.export.glb import gltf_from_world, write_glb
+from easi3r_jax.export.images import write_depth, write_masks
+from easi3r_jax.export.jsonfile import to_json, write_json
+from easi3r_jax.export.npz import load_scene, write_scene
+from easi3r_jax.export.ply import write_ply
+from easi3r_jax.export.pointcloud import MIN_CONFIDENCE, Points, SceneCloud, point_cloud
+from easi3r_jax.export.summary import summary_figure, write_summary
+from easi3r_jax.export.trajectory import read_tum, write_intrinsics, write_tum
+from easi3r_jax.types import MotionMaps, Scene4D
+
+__all__ = [
+    "MIN_CONFIDENCE",
+    "Points",
+    "SceneCloud",
+    "ensure_writable",
+    "gltf_from_world",
+    "load_scene",
+    "point_cloud",
+    "read_tum",
+    "summary_figure",
+    "to_json",
+    "write_depth",
+    "write_glb",
+    "write_intrinsics",
+    "write_json",
+    "write_masks",
+    "write_ply",
+    "write_result",
+    "write_scene",
+    "write_summary",
+    "write_tum",
+]
+
+# Every result holds it: a folder without it is somebody else's and is never replaced.
+_MARKER = "scene.npz"
+
+
+def ensure_writable(folder: str | os.PathLike) -> None:
+    """Fails now, before hours of work, where `write_result` would fail at the end.
+
+    Raises:
+      OutputError: no permission, a read-only or full disk, a file in the way, or a folder that holds something other
+        than an earlier result.
+    """
+    atomic.ensure_writable(folder, marker=_MARKER)
+
+
+def write_result(
+    folder: str | os.PathLike,
+    scene: Scene4D,
+    *,
+    time: np.ndarray,
+    config: Mapping[str, Any],
+    motion: MotionMaps | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    foreground: str | int = "all",
+    min_confidence: float = MIN_CONFIDENCE,
+    max_points: int = 2_000_000,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> pathlib.Path:
+    """Writes a result folder: everything, or nothing where anything fails; an earlier result is replaced as a whole.
+
+    Args:
+      folder: missing parents are created.
+      scene: the reconstruction.
+      time: (T,) seconds.
+      config: every option, version, hash and seed that made it: `config.json`.
+      motion: for the rows of `summary.png` that show what moves and why.
+      metrics: `metrics.json` where there is ground truth.
+      name: heads `summary.png`; the folder's name by default.
+      foreground: of the point clouds: "all" frames, "none", or the number of one frame.
+      min_confidence: of the points in the clouds.
+      max_points: in each cloud.
+      progress: called with files done, files in all, and the name of the next one.
+
+    Returns:
+      the absolute path of the folder.
+
+    Raises:
+      ConfigError: a `foreground` that is not a frame of the clip.
+      OutputError: the folder cannot be written.
+    """
+    scene = Scene4D(**{field: np.asarray(value) for field, value in vars(scene).items()})  # from the device, once
+    time = np.asarray(time, np.float64)
+    _check_foreground(foreground, len(scene.depth))
+    target = pathlib.Path(folder).expanduser().resolve()
+    report = progress or _silent
+
+    def write_clouds(path: pathlib.Path) -> None:  # scene.glb and scene.ply
+        cloud = point_cloud(scene, foreground=foreground, min_confidence=min_confidence, max_points=max_points)
+        write_glb(path.with_suffix(".glb"), cloud, scene, time)
+        write_ply(path.with_suffix(".ply"), cloud, scene)
+
+    with atomic.atomic_folder(target, marker=_MARKER) as new:
+        steps: dict[str, Callable[[pathlib.Path], None]] = {
+            "trajectory.txt": lambda path: write_tum(path, time, scene.world_from_cam),
+            "intrinsics.txt": lambda path: write_intrinsics(path, scene.intrinsics),
+            "config.json": lambda path: write_json(path, config),
+            "depth": lambda path: write_depth(path, scene.depth),
+            "masks": lambda path: write_masks(path, scene.dynamic_mask),
+            "scene.glb": write_clouds,
+            "summary.png": lambda path: write_summary(path, scene, motion, title=name or target.name, time=time),
+            "scene.npz": lambda path: write_scene(path, scene),
+        }
+        if metrics is not None:
+            steps["metrics.json"] = lambda path: write_json(path, metrics)
+        for done, (file, write) in enumerate(steps.items()):
+            report(done, len(steps), file)
+            write(new / file)
+    report(len(steps), len(steps), "")
+    return target
+
+
+def _silent(done: int, total: int, note: str) -> None:
+    del done, total, note
+
+
+def _check_foreground(foreground: str | int, num_frames: int) -> None:
+    if foreground in ("all", "none"):
+        return
+    if not str(foreground).isdigit() or int(foreground) >= num_frames:
+        raise ConfigError(f"Foreground {foreground!r}: 'all', 'none', or a frame number from 0 to {num_frames - 1}.")

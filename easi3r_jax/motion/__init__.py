@@ -1,0 +1,93 @@
+"""What moves, from attention statistics: aggregate → score → cluster → threshold → masks (Easi3R, sec. 3.2)."""
+
+from __future__ import annotations
+
+from easi3r_jax.config import MotionConfig
+from easi3r_jax.motion.aggregate import (
+    Moments,
+    RawMoments,
+    TemporalState,
+    fuse_temporal,
+    init_temporal,
+    raw_moments,
+    update_temporal,
+)
+from easi3r_jax.motion.cluster import Clusters, cluster_score, kmeans
+from easi3r_jax.motion.masks import token_masks, upsample
+from easi3r_jax.motion.score import dynamic_score
+from easi3r_jax.motion.threshold import Otsu, multi_otsu
+from easi3r_jax.types import Array, MotionMaps, MotionMasks, TemporalMaps
+
+__all__ = [
+    "Clusters",
+    "Moments",
+    "Otsu",
+    "RawMoments",
+    "TemporalState",
+    "cluster_labels",
+    "cluster_score",
+    "dynamic_score",
+    "fuse_temporal",
+    "init_temporal",
+    "kmeans",
+    "motion_maps",
+    "motion_masks",
+    "multi_otsu",
+    "raw_moments",
+    "token_masks",
+    "update_temporal",
+    "upsample",
+]
+
+
+def motion_maps(
+    temporal: TemporalState | TemporalMaps,
+    features: Array,
+    grid: tuple[int, int],
+    config: MotionConfig,
+    key: Array,
+    *,
+    labels: Array | None = None,
+) -> MotionMaps:
+    """Scores every token of a clip. Pure; `grid` and `config` are static under `jit`.
+
+    Args:
+      temporal: statistics of all pairs, or the maps fused from them.
+      features: (T, N, C) float encoder features.
+      grid: (h, w) tokens, N = h * w.
+      config: number of clusters and restarts.
+      key: random key of k-means.
+      labels: (T, h, w) int clusters found before: features do not change between passes, so k-means need run once.
+    """
+    maps = fuse_temporal(temporal, grid) if isinstance(temporal, TemporalState) else temporal
+    if labels is None:
+        labels = cluster_labels(features, grid, config, key)
+    raw_score = dynamic_score(maps)
+    score = cluster_score(raw_score, labels, config.num_clusters)
+    return MotionMaps(temporal=maps, raw_score=raw_score, labels=labels, score=score)
+
+
+def cluster_labels(features: Array, grid: tuple[int, int], config: MotionConfig, key: Array) -> Array:
+    """k-means clusters of all tokens of a clip, (T, N, C) to (T, h, w) int32, joint over frames."""
+    num_frames, _, channels = features.shape
+    points = features.reshape(-1, channels)
+    clusters = kmeans(
+        points, config.num_clusters, key, restarts=config.restarts, max_iterations=config.kmeans_iterations
+    )
+    return clusters.labels.reshape(num_frames, *grid)
+
+
+def motion_masks(maps: MotionMaps, image_size: tuple[int, int], config: MotionConfig) -> MotionMasks:
+    """Brings the scores to pixels and thresholds them. Pure; `image_size` and `config` are static under `jit`.
+
+    Args:
+      maps: scores per token.
+      image_size: (H, W) pixels.
+      config: class counts of multi-Otsu.
+
+    Returns:
+      Masks of what moves; all False where the scores are constant.
+    """
+    score = upsample(maps.score, image_size)
+    threshold = multi_otsu(score, config.otsu_classes).threshold
+    return MotionMasks(score=score, threshold=threshold, masks=score > threshold)

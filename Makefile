@@ -1,0 +1,91 @@
+# Needs python3 (3.11 to 3.13) and make, nothing else. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+# Processes that run the tests (pytest-xdist); empty: this one.
+WORKERS ?=
+
+# An environment or module path of the caller's must not leak into ours.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+
+# Stamps are named by content, not by time: a fresh checkout, a switched branch or a copied tree re-use the environment
+# exactly as long as the lock file and the package's metadata are the same. They are written last, so a set-up that
+# failed or was interrupted is begun again.
+MARK := $(VENV)/.made-by-make
+LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < requirements.lock))
+INSTALLED := $(VENV)/.installed-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < pyproject.toml))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env demo test test-slow lint format parity bench lock clean distclean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+env: $(INSTALLED) ## Create .venv from requirements.lock (once; CPU only)
+
+$(LOCKED): | check-python
+	@if [ -e $(VENV) ] && [ ! -e $(MARK) ]; then \
+	  echo "error: $(VENV) was not made by this Makefile, so it is left alone. Move it away or delete it." >&2; \
+	  exit 1; fi
+	@echo "Creating $(VENV) from requirements.lock ..."
+	@rm -rf $(VENV) && mkdir $(VENV) && touch $(MARK)
+	@$(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r requirements.lock
+	@touch $@
+
+$(INSTALLED): $(LOCKED)
+	@$(RUN) -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+.PHONY: check-python
+check-python:
+	@command -v $(PYTHON) > /dev/null 2>&1 || { \
+	  echo "error: $(PYTHON) not found. Install Python 3.11, 3.12 or 3.13, or name it: make PYTHON=python3.12 ..." >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "error: $$($(PYTHON) --version 2>&1) does not fit: Python 3.11, 3.12 or 3.13 is needed." \
+	       "Name one: make PYTHON=python3.12 ..." >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { \
+	  echo "error: $(PYTHON) lacks the venv module (on Debian and Ubuntu: apt-get install python3-venv)." >&2; \
+	  exit 1; }
+
+demo: env ## Reconstruct the bundled clip and print metrics
+	$(RUN) -m experiments.reconstruct --seq=demo
+
+test: env ## Run the tests
+	$(RUN) -m pytest -q $(if $(WORKERS),-n $(WORKERS))
+
+test-slow: env ## Run the heavy checks
+	$(RUN) -m pytest -q -m slow
+
+lint: env ## Check rules, format and types
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(RUN) -m pyright
+
+format: env ## Apply rules and format
+	$(RUN) -m ruff check --fix
+	$(RUN) -m ruff format
+
+parity: env ## Compare every stage with the reference numbers
+	$(RUN) -m experiments.parity --golden=tests/golden
+
+bench: env ## Measure every stage
+	$(RUN) -m experiments.benchmark
+
+# Without UPGRADE, versions that still fit are kept.
+lock: env ## Make requirements.lock from pyproject.toml (UPGRADE=1: newest versions)
+	$(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes \
+	  $(if $(UPGRADE),--upgrade) --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+
+clean: ## Remove caches and build folders
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## Remove .venv too
+	rm -rf $(VENV)

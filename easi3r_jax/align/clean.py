@@ -1,0 +1,56 @@
+"""Confidence clean-up: points that float in front of what other frames see lose their confidence."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.align.state import AlignResult
+from easi3r_jax.config import AlignConfig
+from easi3r_jax.geometry import camera, se3
+from easi3r_jax.types import Array
+
+# Cameras that a frame's points are projected into at a time.
+_CAMERAS_AT_ONCE = 8
+
+
+def clean_confidence(result: AlignResult, config: AlignConfig) -> Array:
+    """(T, H, W) confidence, 0 where a point stands in front of a more confident depth of another frame.
+
+    A point of frame a is bad if in some other camera b it falls on a pixel (rounded) whose depth it undercuts by more
+    than the relative `config.clean_tolerance`, and is less confident than that pixel. Frames are cleaned in order, and
+    a confidence already lowered counts as lowered for the frames after: as in DUSt3R's released program.
+    """
+    return _clean(
+        result.world_from_cam, result.intrinsics, result.depth, result.confidence, jnp.float32(config.clean_tolerance)
+    )
+
+
+@jax.jit
+def _clean(poses: Array, intrinsics: Array, depth: Array, confidence: Array, tolerance: Array) -> Array:
+    num_frames = len(depth)
+    cams_from_world = se3.inverse(poses)
+    points = se3.transform_points(poses, camera.unproject(depth, intrinsics))
+
+    def clean_frame(confidence: Array, frame: Array) -> tuple[Array, None]:
+        own = confidence[frame]
+
+        def floats_in(other: Array) -> Array:
+            in_camera = se3.transform_points(cams_from_world[other], points[frame])
+            seen, pixel = _visible_pixel(in_camera, intrinsics[other])
+            in_front = in_camera[..., 2] < (1 - tolerance) * depth[other][pixel]
+            return seen & in_front & (own < confidence[other][pixel]) & (other != frame)
+
+        bad = jax.lax.map(floats_in, jnp.arange(num_frames), batch_size=_CAMERAS_AT_ONCE)
+        return confidence.at[frame].set(jnp.where(jnp.any(bad, axis=0), 0, own)), None
+
+    return jax.lax.scan(clean_frame, confidence, jnp.arange(num_frames))[0]
+
+
+def _visible_pixel(in_camera: Array, cam_intrinsics: Array) -> tuple[Array, tuple[Array, Array]]:
+    """(H, W) bool, whether a point falls into the image, and its nearest pixel (row, column) there."""
+    height, width = in_camera.shape[:2]
+    pixels, z = camera.project(in_camera, cam_intrinsics)
+    column, row = jnp.round(pixels[..., 0]), jnp.round(pixels[..., 1])
+    seen = (z > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    return seen, (jnp.where(seen, row, 0).astype(jnp.int32), jnp.where(seen, column, 0).astype(jnp.int32))

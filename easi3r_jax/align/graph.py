@@ -1,0 +1,85 @@
+"""The spanning tree that a clip is put together along (host code)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import sparse
+
+from easi3r_jax.errors import ConfigError, InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanningTree:
+    """Maximum spanning tree, in the order in which its edges join the world.
+
+    Attributes:
+      edges: (T - 1,) numbers of the directed pairs. The first one's camera i is the world.
+      joins_i: (T - 1,) bool: True where frame i is known before and frame j joins, False the other way round
+        (meaningless for the first edge).
+      focal_edges: (T,) number of the pair each frame's focal length is measured in, always as its frame i; -1 where
+        no pair has it so.
+    """
+
+    edges: np.ndarray
+    joins_i: np.ndarray
+    focal_edges: np.ndarray
+
+
+def check_edges(edges: np.ndarray, num_frames: int) -> None:
+    """Refuses pairs of frames that do not exist, and graphs that fall apart.
+
+    Raises:
+      InputError: frame numbers out of range.
+      ConfigError: frames that no chain of pairs connects.
+    """
+    if len(edges) == 0 or edges.min() < 0 or edges.max() >= num_frames:
+        raise InputError(f"The pairs must be of frames 0..{num_frames - 1}, got {len(edges)} pairs with others.")
+    adjacency = sparse.coo_array((np.ones(len(edges)), edges.T), shape=(num_frames, num_frames))
+    parts, label = sparse.csgraph.connected_components(adjacency, directed=False)
+    if parts > 1:
+        lost = np.flatnonzero(label != label[0])
+        raise ConfigError(
+            f"The pair graph is disconnected: {parts} parts, frame {lost[0]} is not connected to frame 0. "
+            "Choose a graph that joins all frames (e.g. 'complete' or 'swinstride-5-noncyclic')."
+        )
+
+
+def spanning_tree(edges: np.ndarray, scores: np.ndarray, num_frames: int, *, stale_focal: bool = False) -> SpanningTree:
+    """Builds the tree by falling score (DUSt3R's released initialisation).
+
+    Edges are taken from the best to the worst; one with no known end waits behind the worst. A frame's focal length is
+    measured in its first tree edge as frame i, else in its best pair as frame i.
+
+    Args:
+      edges: (E, 2) connected pairs.
+      scores: (E,) positive.
+      num_frames: T >= 2.
+      stale_focal: a fault of the released program, for comparison with it: the focal length of a tree edge's frame i
+        is measured in the tree edge *before* (another frame's point map).
+    """
+    number = {(int(i), int(j)): e for e, (i, j) in enumerate(edges) if i != j}
+    cost = sparse.dok_array((num_frames, num_frames))
+    for pair, e in number.items():
+        cost[pair] = -float(scores[e])
+    tree = sparse.csgraph.minimum_spanning_tree(cost.tocsr()).tocoo()
+    waiting = sorted(zip(-tree.data, tree.row.tolist(), tree.col.tolist(), strict=True))
+
+    order, joins_i, known = [], [], set()
+    focal_edges = np.full(num_frames, -1)
+    while waiting:
+        score, i, j = waiting.pop()
+        if focal_edges[i] < 0:
+            focal_edges[i] = order[-1] if stale_focal and order else number[i, j]
+        if known and not {i, j} & known:
+            waiting.insert(0, (score, i, j))
+            continue
+        order.append(number[i, j])
+        joins_i.append(i in known)
+        known |= {i, j}
+
+    for e in np.argsort(-scores, kind="stable"):
+        if focal_edges[edges[e, 0]] < 0:
+            focal_edges[edges[e, 0]] = e
+    return SpanningTree(np.asarray(order), np.asarray(joins_i), focal_edges)

@@ -1,0 +1,136 @@
+"""The optimiser: Adam over the whole state, as one compiled loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from easi3r_jax.align.residuals import total_loss
+from easi3r_jax.align.state import AlignProblem, AlignState
+from easi3r_jax.config import AlignConfig
+from easi3r_jax.errors import ConfigError
+from easi3r_jax.types import Array
+
+#: Called with (steps done, steps in all, loss before the last of them).
+Progress = Callable[[int, int, float], None]
+#: What is minimised. It is a static argument of the compiled loop: pass one function object, not a new lambda a call.
+Loss = Callable[[AlignState, AlignProblem], Array]
+
+#: Steps per call of the compiled loop: about 15 reports for the usual 300 iterations.
+CHUNK = 20
+
+_ADAM = optax.scale_by_adam(b1=0.9, b2=0.9)
+
+
+def learning_rates(config: AlignConfig) -> np.ndarray:
+    """(iterations,) float64: from `learning_rate` at t = 0 towards `learning_rate_min` at t = 1, t = step / iterations.
+
+    The end itself is never reached: the last step has t = 1 - 1 / iterations.
+    """
+    if config.iterations < 1:
+        raise ConfigError(f"Alignment needs at least one iteration, got {config.iterations}.")
+    t = np.arange(config.iterations) / config.iterations
+    if config.schedule == "linear":
+        return config.learning_rate + (config.learning_rate_min - config.learning_rate) * t
+    if config.schedule == "cosine":
+        span = config.learning_rate - config.learning_rate_min
+        return config.learning_rate_min + span * (1 + np.cos(np.pi * t)) / 2
+    raise ConfigError(f"Unknown alignment schedule {config.schedule!r}: 'linear' or 'cosine'.")
+
+
+def adam_steps(
+    state: AlignState, moments: optax.OptState, problem: AlignProblem, rates: Array, active: Array, loss: Loss
+) -> tuple[AlignState, optax.OptState, Array]:
+    """Pure: as many steps as there are (S,) `rates`; those not `active` change nothing. Returns (S,) losses before.
+
+    Differentiable (reverse mode) and vmappable; start `moments` from `init_moments(state)`.
+    """
+
+    def step(carry, inputs):
+        rate, is_active = inputs
+
+        def take(carry):
+            state, moments = carry
+            value, gradient = jax.value_and_grad(loss)(state, problem)
+            with jax.numpy_dtype_promotion("standard"):  # optax mixes its integer step count with floats
+                update, moments = _ADAM.update(gradient, moments)
+            return (jax.tree.map(lambda x, u: x - rate.astype(x.dtype) * u, state, update), moments), value
+
+        def skip(carry):
+            return carry, jnp.zeros((), problem.smoothing_weight.dtype)
+
+        return jax.lax.cond(is_active, take, skip, carry)
+
+    (state, moments), losses = jax.lax.scan(step, (state, moments), (rates, active))
+    return state, moments, losses
+
+
+def init_moments(state: AlignState) -> optax.OptState:
+    """Adam's memory before the first step."""
+    return _ADAM.init(state)
+
+
+_compiled_steps = partial(jax.jit, static_argnames=("loss",))(adam_steps)
+
+
+def iterate(
+    state: AlignState,
+    problem: AlignProblem,
+    config: AlignConfig,
+    stops: Sequence[int],
+    *,
+    loss: Loss = total_loss,
+) -> Iterator[tuple[int, AlignState, np.ndarray]]:
+    """Runs the schedule and yields (steps done, state, losses of the steps since the last stop) at every stop.
+
+    Every call of the compiled loop has the same shapes whatever the stops and the number of iterations are: it
+    compiles once for a problem's shapes.
+
+    Args:
+      state, problem: where to start and what to fit.
+      config: number of iterations and schedule.
+      stops: increasing step counts, the last at most `config.iterations`.
+      loss: the objective.
+    """
+    rates = learning_rates(config).astype(np.float32)
+    moments, done = init_moments(state), 0
+    for stop in stops:
+        losses = []
+        while done < stop:
+            count = min(CHUNK, stop - done)
+            active = np.arange(CHUNK) < count
+            padded = np.zeros(CHUNK, np.float32)
+            padded[:count] = rates[done : done + count]
+            state, moments, values = _compiled_steps(state, moments, problem, padded, active, loss=loss)
+            losses.append(np.asarray(values)[:count])
+            done += count
+        yield done, state, np.concatenate(losses) if losses else np.zeros(0, np.float32)
+
+
+def optimise(
+    state: AlignState,
+    problem: AlignProblem,
+    config: AlignConfig,
+    *,
+    loss: Loss = total_loss,
+    progress: Progress | None = None,
+) -> tuple[AlignState, Array]:
+    """Minimises `loss` by `config.iterations` steps of Adam (betas 0.9, 0.9).
+
+    Returns:
+      The last state, and the (iterations,) losses before each step.
+    """
+    total = config.iterations
+    losses = []
+    if progress:
+        progress(0, total, float("nan"))
+    for done, state, values in iterate(state, problem, config, [*range(CHUNK, total, CHUNK), total], loss=loss):
+        losses.append(values)
+        if progress:
+            progress(done, total, float(values[-1]))
+    return state, jnp.asarray(np.concatenate(losses))

@@ -1,0 +1,83 @@
+"""One or two frames: nothing to optimise, the answer is read off the predictions."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.align.initialise import confident_pixels, edge_scores, frame_confidence, positive_depth
+from easi3r_jax.align.state import AlignResult
+from easi3r_jax.config import AlignConfig
+from easi3r_jax.geometry import camera, se3
+from easi3r_jax.geometry.focal import weiszfeld_focal
+from easi3r_jax.geometry.pnp import solve_pnp
+from easi3r_jax.types import Array, PairPredictions
+
+_PNP_ITERATIONS = 100
+
+
+def one_frame(predictions: PairPredictions) -> AlignResult:
+    """A frame predicted against itself, edge (0, 0): the camera is the world, depth is z of its own point map."""
+    points = predictions.points_i[0].astype(jnp.float32)
+    focal = weiszfeld_focal(points, camera.centre(*points.shape[:2]))
+    return _result(predictions, np.eye(4)[None], focal[None], points[None, ..., 2])
+
+
+def two_frames(predictions: PairPredictions, config: AlignConfig, *, seed: int = 0) -> AlignResult:
+    """Two frames in closed form (what DUSt3R's released program shows for a pair).
+
+    The more confident of the two directions decides (of equals, (1, 0)): its frame i is the world and has depth z of
+    its point map; the other frame's camera is found by RANSAC-PnP (100 iterations) from its pixels and its points in
+    the world, which also give its depth. Focal lengths come from each frame's own point map as frame i; with
+    `config.shared_focal` both frames get their mean. Where one direction is missing, the other one's serves.
+    Without a pose by PnP, both cameras are the same.
+
+    Scale is that of the pair's prediction.
+    """
+    edges, scores = np.asarray(predictions.edges), np.asarray(edge_scores(predictions))
+    best = {frame: _best(edges, scores, frame) for frame in (0, 1)}
+    forward = best[1] is None or (best[0] is not None and scores[best[0]] > scores[best[1]])
+    reference, other = (0, 1) if forward else (1, 0)
+    pair = best[reference]
+    assert pair is not None, "check_edges lets no pair of unconnected frames through"
+
+    height, width = predictions.points_i.shape[1:3]
+    principal_point = camera.centre(height, width)
+    own_maps = [pair if best[frame] is None else best[frame] for frame in (0, 1)]
+    focals = jnp.stack([weiszfeld_focal(predictions.points_i[e].astype(jnp.float32), principal_point) for e in own_maps])
+    if config.shared_focal:
+        focals = jnp.full_like(focals, jnp.mean(focals))
+
+    points = predictions.points_j[pair].astype(jnp.float32)
+    mask = confident_pixels(np.asarray(frame_confidence(predictions, 2)[other]), config.min_confidence)
+    pose = solve_pnp(
+        np.asarray(points)[mask],
+        np.asarray(camera.pixel_grid(height, width))[mask],
+        np.asarray(camera.intrinsics(focals[other], principal_point)),
+        iterations=_PNP_ITERATIONS,
+        seed=seed,
+    )
+    poses = np.tile(np.eye(4), (2, 1, 1))
+    if pose is not None:
+        poses[other] = pose
+    in_camera = se3.transform_points(se3.inverse(jnp.asarray(poses[other], jnp.float32)), points)
+    depths = {reference: predictions.points_i[pair, ..., 2].astype(jnp.float32), other: in_camera[..., 2]}
+    return _result(predictions, poses, focals, jnp.stack([depths[0], depths[1]]))
+
+
+def _best(edges: np.ndarray, scores: np.ndarray, frame: int) -> int | None:
+    """The most confident pair of which `frame` is frame i and the other one frame j."""
+    candidates = np.flatnonzero((edges[:, 0] == frame) & (edges[:, 1] == 1 - frame))
+    return int(candidates[np.argmax(scores[candidates])]) if len(candidates) else None
+
+
+def _result(predictions: PairPredictions, poses: np.ndarray, focals: Array, depth: Array) -> AlignResult:
+    num_frames, height, width = depth.shape
+    principal_point = jnp.tile(camera.centre(height, width)[None], (num_frames, 1))
+    return AlignResult(
+        world_from_cam=jnp.asarray(poses, jnp.float32),
+        intrinsics=camera.intrinsics(focals, principal_point),
+        depth=positive_depth(depth),
+        confidence=frame_confidence(predictions, num_frames).astype(jnp.float32),
+        losses=jnp.zeros(0, jnp.float32),
+    )

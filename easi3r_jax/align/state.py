@@ -1,0 +1,171 @@
+"""What alignment optimises (`AlignState`), what it is fitted to (`AlignProblem`), and what comes out (`AlignResult`)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.config import AlignConfig
+from easi3r_jax.geometry import camera, se3
+from easi3r_jax.types import Array, PairPredictions, pytree_dataclass
+
+#: Geometric mean of the pairs' scales: the gauge of the world's scale.
+MEAN_PAIR_SCALE = 0.5
+#: Parameter units per natural-log unit of focal length: Adam's steps in it are that much smaller.
+FOCAL_PARAM_SCALE = 20.0
+
+
+@pytree_dataclass
+class AlignState:
+    """Unknowns of the alignment, in the parametrisation that Adam walks in.
+
+    Attributes:
+      pair_poses: (E, 8), world from the pair's camera i: quaternion x y z w (any length), translation as
+        sign(t) log(1 + |t|), log of the scale. Translation *and* rotation are multiplied by the scale, after the
+        scales' geometric mean is brought to 0.5: see `pair_transforms`.
+      frame_poses: (T, 7), rigid world from camera: quaternion x y z w, translation as above.
+      log_depth: (T, H, W), log of z.
+      log_focal: (T,) or, shared by all frames, (1,): 20 log(focal in pixels).
+    """
+
+    pair_poses: Array
+    frame_poses: Array
+    log_depth: Array
+    log_focal: Array
+
+
+@pytree_dataclass
+class AlignProblem:
+    """Observations and weights of the objective, laid out for streaming: G blocks of B edges, P = H W pixels.
+
+    Edges that fill the last block have weight 0.
+
+    Attributes:
+      edges: (G, B, 2) int32.
+      points_i, points_j: (G, B, 3, P) float, both in camera i. Coordinates stand before pixels: the innermost axis is
+        the one that vector units run along.
+      weights_i, weights_j: (G, B, P) float, log confidence.
+      principal_point: (T, 2) pixels, not optimised.
+      smoothing_weight, translation_weight: () float, see `residuals.temporal_loss`.
+    """
+
+    edges: Array
+    points_i: Array
+    points_j: Array
+    weights_i: Array
+    weights_j: Array
+    principal_point: Array
+    smoothing_weight: Array
+    translation_weight: Array
+
+
+@pytree_dataclass
+class AlignResult:
+    """Cameras and depth of a clip, in one world frame.
+
+    Attributes:
+      world_from_cam: (T, 4, 4) float32 rigid.
+      intrinsics: (T, 3, 3) float32 pixels.
+      depth: (T, H, W) float32 z in the camera, world units, positive.
+      confidence: (T, H, W) float32, the largest of every pixel over its pairs; not cleaned (see `clean_confidence`).
+      losses: (iterations,) float32, before each step; empty for one or two frames (closed form).
+    """
+
+    world_from_cam: Array
+    intrinsics: Array
+    depth: Array
+    confidence: Array
+    losses: Array
+
+
+def make_state(pair_poses: Array, frame_poses: Array, depth: Array, focals: Array, *, shared_focal: bool) -> AlignState:
+    """State from (E, 8) and (T, 7) parameters, (T, H, W) positive depth and (T,) focals in pixels.
+
+    A shared focal is the arithmetic mean.
+    """
+    focals = jnp.mean(focals, keepdims=True) if shared_focal else focals
+    return AlignState(pair_poses, frame_poses, jnp.log(depth), FOCAL_PARAM_SCALE * jnp.log(focals))
+
+
+def make_problem(
+    predictions: PairPredictions, num_frames: int, config: AlignConfig, *, block: int | None = None
+) -> AlignProblem:
+    """Lays the predictions out for the optimiser.
+
+    Args:
+      predictions: point maps of every pair.
+      num_frames: T.
+      config: gives the weights of the temporal term.
+      block: edges worked on at a time; None chooses for the backend.
+    """
+    num_edges, height, width = predictions.points_i.shape[:3]
+    pixels = height * width
+    if block is None:
+        # A CPU is fastest when one edge's intermediates stay in cache, an accelerator when about 2 M pixels fill it.
+        block = 1 if jax.default_backend() == "cpu" else max(1, (1 << 21) // pixels)
+    block = min(block, num_edges)
+    groups = -(-num_edges // block)
+
+    def blocked(x: Array) -> Array:
+        padding = [(0, groups * block - num_edges)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, padding).reshape(groups, block, *x.shape[1:])
+
+    def channels_first(points: Array) -> Array:
+        return blocked(jnp.moveaxis(points.reshape(num_edges, pixels, 3), -1, 1))
+
+    def log_confidence(confidence: Array) -> Array:
+        return blocked(jnp.log(jnp.maximum(confidence, 1)).reshape(num_edges, pixels))
+
+    dtype = predictions.confidence_i.dtype
+    return AlignProblem(
+        edges=blocked(jnp.asarray(predictions.edges, jnp.int32)),
+        points_i=channels_first(predictions.points_i),
+        points_j=channels_first(predictions.points_j),
+        weights_i=log_confidence(predictions.confidence_i),
+        weights_j=log_confidence(predictions.confidence_j),
+        principal_point=jnp.tile(camera.centre(height, width, dtype)[None], (num_frames, 1)),
+        smoothing_weight=jnp.asarray(config.smoothing_weight, dtype),
+        translation_weight=jnp.asarray(config.translation_weight, dtype),
+    )
+
+
+def world_from_cam(state: AlignState) -> Array:
+    """(T, 4, 4) rigid camera poses."""
+    return _rigid(state.frame_poses)
+
+
+def pair_scales(state: AlignState) -> Array:
+    """(E,) scales with geometric mean 0.5."""
+    log_scale = state.pair_poses[:, 7]
+    return MEAN_PAIR_SCALE * jnp.exp(log_scale - jnp.mean(log_scale))
+
+
+def pair_transforms(state: AlignState) -> Array:
+    """(E, 4, 4) similarities, world from the pair's points: the rigid motion, all of it times the scale."""
+    rigid = _rigid(state.pair_poses)
+    scale = pair_scales(state)[:, None]
+    return se3.from_parts(scale[..., None] * rigid[:, :3, :3], scale * rigid[:, :3, 3])
+
+
+def focals(state: AlignState) -> Array:
+    """(T,) focal lengths in pixels."""
+    return jnp.broadcast_to(jnp.exp(state.log_focal / FOCAL_PARAM_SCALE), (len(state.frame_poses),))
+
+
+def intrinsics(state: AlignState, problem: AlignProblem) -> Array:
+    """(T, 3, 3) in pixels."""
+    return camera.intrinsics(focals(state), problem.principal_point)
+
+
+def depth(state: AlignState) -> Array:
+    """(T, H, W) z in the camera."""
+    return jnp.exp(state.log_depth)
+
+
+def world_points(state: AlignState, problem: AlignProblem) -> Array:
+    """(T, H, W, 3): every pixel of every frame, unprojected to the world."""
+    return se3.transform_points(world_from_cam(state), camera.unproject(depth(state), intrinsics(state, problem)))
+
+
+def _rigid(params: Array) -> Array:
+    return se3.from_parts(se3.matrix_from_quaternion(params[:, :4]), se3.signed_expm1(params[:, 4:7]))

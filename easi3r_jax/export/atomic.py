@@ -1,0 +1,115 @@
+"""Folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+from easi3r_jax.errors import OutputError
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full: free some space or choose another --output",
+    errno.EDQUOT: "your disk quota is used up: free some space or choose another --output",
+    errno.EACCES: "no permission to write there: choose another --output",
+    errno.EPERM: "no permission to write there: choose another --output",
+    errno.EROFS: "the file system is read-only: choose another --output",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another --output",
+    errno.ENAMETOOLONG: "the name is too long: choose another --output",
+    errno.EBUSY: "the folder is a mount point or in use: choose a folder inside it",
+}
+
+
+def output_error(path: str | os.PathLike, error: OSError) -> OutputError:
+    """The one-line complaint for a failed write under `path`."""
+    reason = _REASONS.get(error.errno or 0, str(error.strerror or error))
+    return OutputError(f"Cannot write {os.fspath(path)}: {reason}.")
+
+
+def ensure_writable(path: str | os.PathLike, *, marker: str) -> None:
+    """Fails now, before hours of work, where `atomic_folder` would fail at the end. Leaves nothing behind.
+
+    Args:
+      path: the folder to be written; it and its parents may be missing.
+      marker: file whose presence shows that an existing folder is an older result, free to be replaced.
+
+    Raises:
+      OutputError: no permission, a read-only or full disk, a file in the way, a folder with something else in it.
+    """
+    target = pathlib.Path(path).expanduser()
+    try:
+        target = target.resolve()
+        _check_replaceable(target, marker)
+        ancestor = target.parent
+        while not ancestor.exists():
+            ancestor = ancestor.parent
+        # Permission bits do not tell the whole story (root, access lists, read-only mounts): try it.
+        with tempfile.TemporaryDirectory(prefix=".writable-", dir=ancestor) as folder:
+            (pathlib.Path(folder) / "probe").write_bytes(b"x" * 4096)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike, *, marker: str) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder beside `path`, which replaces `path` when the block ends well.
+
+    On any failure, Ctrl-C included, the temporary folder is removed and an older result stays as it was. The older
+    one is moved aside, never deleted, until the new one is in place; the moment between the two renames is the only
+    one in which `path` is missing (killed right there, the older result stands beside it as `.NAME.old-PID`).
+
+    Args:
+      path: the folder to write; missing parents are created.
+      marker: see `ensure_writable`; the block must write this file.
+
+    Raises:
+      OutputError: for any `OSError` inside the block or while replacing.
+    """
+    try:
+        target = pathlib.Path(path).expanduser().resolve()
+        _check_replaceable(target, marker)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        building = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+        shutil.rmtree(building, ignore_errors=True)  # of a killed process that had our number
+        try:
+            building.mkdir()
+            yield building
+            _replace(target, building)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _replace(target: pathlib.Path, building: pathlib.Path) -> None:
+    if not target.exists():
+        building.rename(target)
+        return
+    older = target.with_name(f".{target.name}.old-{os.getpid()}")
+    shutil.rmtree(older, ignore_errors=True)
+    try:
+        target.rename(older)
+        building.rename(target)
+    except BaseException:
+        if older.exists() and not target.exists():
+            older.rename(target)
+        raise
+    shutil.rmtree(older, ignore_errors=True)
+
+
+def _check_replaceable(target: pathlib.Path, marker: str) -> None:
+    """A mistyped --output must never cost somebody a folder of their own."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise OutputError(f"Cannot write {target}: it is a file. Choose another --output.")
+    if os.path.ismount(target):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    if any(target.iterdir()) and not (target / marker).is_file():
+        raise OutputError(
+            f"{target} is not empty and not an earlier result (no {marker} in it): choose another --output."
+        )

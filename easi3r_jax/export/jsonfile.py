@@ -1,0 +1,57 @@
+"""Strict JSON from the values that configurations and figures are made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes `to_json(value)`, indented, as UTF-8."""
+    text = json.dumps(to_json(value), indent=2, allow_nan=False, ensure_ascii=False)
+    pathlib.Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def to_json(value: Any) -> Any:
+    """Brings a value to what JSON has: `null`, booleans, numbers, strings, lists, objects.
+
+    NaN becomes null; infinities, which JSON has no number for, become "Infinity" and "-Infinity". Dataclasses become
+    objects, arrays and other sequences lists, paths strings.
+
+    Raises:
+      TypeError: for anything else.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): to_json(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(entry) for entry in value]
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return _number(float(value))
+    if hasattr(value, "__array__"):  # arrays and scalars of numpy and JAX, whatever their type
+        plain = np.asarray(value)
+        if plain.dtype.kind not in "biufOUS":  # bfloat16 and its kin
+            plain = plain.astype(np.float32)
+        return to_json(plain.tolist())
+    raise TypeError(f"{type(value).__name__} has no place in JSON.")
+
+
+def _number(x: float) -> float | str | None:
+    if math.isnan(x):
+        return None
+    if math.isinf(x):
+        return "Infinity" if x > 0 else "-Infinity"
+    return x

@@ -1,0 +1,68 @@
+"""`scene.ply`: all points in one vertex list."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+
+from easi3r_jax.export.colors import time_colors
+from easi3r_jax.export.pointcloud import SceneCloud, camera_lines, camera_size, iterate_groups
+from easi3r_jax.types import Scene4D
+
+#: Values of the vertex property `kind`.
+BACKGROUND, FOREGROUND, CAMERA = 0, 1, 2
+
+_VERTEX = np.dtype(
+    [("xyz", "<f4", 3), ("rgb", "u1", 3), ("kind", "u1"), ("frame", "<i4")]  # packed: no padding
+)
+_HEADER = """ply
+format binary_little_endian 1.0
+comment easi3r_jax: world coordinates, OpenCV axes (x right, y down, z forward)
+comment kind: 0 background, 1 foreground, 2 camera; frame: -1 for the background
+element vertex {count}
+property float x
+property float y
+property float z
+property uchar red
+property uchar green
+property uchar blue
+property uchar kind
+property int frame
+end_header
+"""
+
+# A camera's edges are drawn as dots, since few programs show a PLY's edges.
+_DOTS_PER_EDGE = 24
+
+
+def write_ply(path: str | os.PathLike, cloud: SceneCloud, scene: Scene4D) -> None:
+    """Writes background, foreground and cameras as a binary PLY of coloured points.
+
+    Two extra properties, which programs that do not know them skip, tell the points apart: `kind` and `frame`.
+
+    Args:
+      path: the file.
+      cloud: points of `scene`.
+      scene: for the cameras.
+    """
+    groups = [
+        _vertices(points.xyz, points.rgb, BACKGROUND if frame < 0 else FOREGROUND, frame)
+        for frame, points in iterate_groups(cloud)
+    ]
+    along = np.linspace(0, 1, _DOTS_PER_EDGE, dtype=np.float32)[:, None]
+    colors = time_colors(len(scene.depth))
+    for t, lines in enumerate(camera_lines(scene, camera_size(scene))):
+        dots = (lines[:, None, 0] * (1 - along) + lines[:, None, 1] * along).reshape(-1, 3)
+        groups.append(_vertices(dots, colors[t], CAMERA, t))
+    with pathlib.Path(path).open("wb") as file:
+        file.write(_HEADER.format(count=sum(map(len, groups))).encode("ascii"))
+        for group in groups:
+            file.write(group.tobytes())
+
+
+def _vertices(xyz: np.ndarray, rgb: np.ndarray, kind: int, frame: int) -> np.ndarray:
+    vertices = np.empty(len(xyz), _VERTEX)
+    vertices["xyz"], vertices["rgb"], vertices["kind"], vertices["frame"] = xyz, rgb, kind, frame
+    return vertices

@@ -1,0 +1,61 @@
+"""Pinhole cameras.
+
+The convention of the whole project, written down here once:
+
+- Camera axes are OpenCV's: x right, y down, z forward. `depth` is z, not the length of the ray.
+- Pixel coordinates (u, v) are integers *at pixel centres*: the top left pixel's centre is (0, 0), the grid runs over
+  0..W-1 by 0..H-1. DUSt3R puts the principal point at (W / 2, H / 2) of this grid.
+- Intrinsics are [[f, 0, cx], [0, f, cy], [0, 0, 1]] in pixels; pixels are square, there is no distortion.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def pixel_grid(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Array:
+    """(H, W, 2) pixel coordinates (u, v)."""
+    u, v = jnp.meshgrid(jnp.arange(width, dtype=dtype), jnp.arange(height, dtype=dtype))
+    return jnp.stack([u, v], axis=-1)
+
+
+def centre(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Array:
+    """(2,) DUSt3R's principal point, (W / 2, H / 2)."""
+    return jnp.asarray([width / 2, height / 2], dtype)
+
+
+def default_focal(height: int, width: int) -> float:
+    """Focal length in pixels of a 60 degree field of view along the longer side: where nothing better is known."""
+    return max(height, width) * 3**0.5 / 2
+
+
+def intrinsics(focal: Array, principal_point: Array) -> Array:
+    """(...) focal lengths and (..., 2) principal points, in pixels -> (..., 3, 3)."""
+    zero, one = jnp.zeros_like(focal), jnp.ones_like(focal)
+    rows = ((focal, zero, principal_point[..., 0]), (zero, focal, principal_point[..., 1]), (zero, zero, one))
+    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def unproject(depth: Array, cam_intrinsics: Array) -> Array:
+    """(..., H, W) depth and (..., 3, 3) intrinsics -> (..., H, W, 3) points in the camera."""
+    offset = cam_intrinsics[..., None, None, :2, 2]
+    focal = jnp.diagonal(cam_intrinsics, axis1=-2, axis2=-1)[..., None, None, :2]
+    height, width = depth.shape[-2:]
+    grid = pixel_grid(height, width, depth.dtype).reshape(*(1,) * (depth.ndim - 2), height, width, 2)
+    rays = (grid - offset) / focal
+    return jnp.concatenate([rays * depth[..., None], depth[..., None]], axis=-1)
+
+
+def project(points: Array, cam_intrinsics: Array) -> tuple[Array, Array]:
+    """(B..., P..., 3) points in the camera and (B..., 3, 3) intrinsics -> pixels (B..., P..., 2) and depth (B..., P...).
+
+    Pixels are only meaningful where depth > 0; elsewhere they are finite but arbitrary.
+    """
+    depth = points[..., 2]
+    spread = (*cam_intrinsics.shape[:-2], *(1,) * (points.ndim - cam_intrinsics.ndim + 1), 2)
+    focal = jnp.diagonal(cam_intrinsics, axis1=-2, axis2=-1)[..., :2].reshape(spread)
+    offset = cam_intrinsics[..., :2, 2].reshape(spread)
+    return points[..., :2] / jnp.where(depth > 0, depth, 1)[..., None] * focal + offset, depth

@@ -1,0 +1,54 @@
+"""Camera pose from points in the world and their pixels (host code: OpenCV)."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+# SQPNP needs three points; fewer than this leave RANSAC nothing to vote with.
+_FEWEST_POINTS = 6
+
+
+def solve_pnp(
+    points: np.ndarray,
+    pixels: np.ndarray,
+    intrinsics: np.ndarray,
+    *,
+    iterations: int,
+    max_error: float = 5.0,
+    seed: int = 0,
+) -> np.ndarray | None:
+    """World-from-camera pose by RANSAC over SQPNP (Terzakis & Lourakis, ECCV 2020), refitted to the inliers.
+
+    Args:
+      points: (P, 3) float, in the world.
+      pixels: (P, 2) float, integer-grid pixel coordinates (see `camera`).
+      intrinsics: (3, 3).
+      iterations: RANSAC draws.
+      max_error: reprojection error in pixels up to which a point is an inlier.
+      seed: of OpenCV's generator.
+
+    Returns:
+      (4, 4) float64 rigid `world_from_cam`, or None where no pose is found (too few points, all of them one, ...).
+    """
+    if len(points) < _FEWEST_POINTS:
+        return None
+    cv2.setRNGSeed(seed)
+    try:
+        found, rotation_vector, translation, _ = cv2.solvePnPRansac(
+            np.ascontiguousarray(points, np.float32),
+            np.ascontiguousarray(pixels, np.float32),
+            np.asarray(intrinsics, np.float32),
+            None,
+            iterationsCount=iterations,
+            reprojectionError=max_error,
+            flags=cv2.SOLVEPNP_SQPNP,
+        )
+    except cv2.error:  # degenerate points make some OpenCV versions raise instead of reporting failure
+        return None
+    if not found or not (np.isfinite(rotation_vector).all() and np.isfinite(translation).all()):
+        return None
+    world_from_cam = np.eye(4)
+    world_from_cam[:3, :3] = cv2.Rodrigues(rotation_vector)[0].T
+    world_from_cam[:3, 3] = -world_from_cam[:3, :3] @ translation[:, 0]
+    return world_from_cam

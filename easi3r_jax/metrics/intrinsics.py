@@ -1,0 +1,16 @@
+"""Errors of estimated intrinsics."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def focal_relative_error(intrinsics: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over frames and both axes of |f - f_true| / f_true.
+
+    Args:
+      intrinsics, truth: (T, 3, 3), both in pixels of the same image size.
+    """
+    focal = np.asarray(intrinsics, np.float64)[:, (0, 1), (0, 1)]
+    true_focal = np.asarray(truth, np.float64)[:, (0, 1), (0, 1)]
+    return float(np.mean(np.abs(focal - true_focal) / true_focal))

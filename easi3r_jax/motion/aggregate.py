@@ -1,0 +1,184 @@
+"""Temporal aggregation: attention statistics of many pairs to four maps per frame (Easi3R, arXiv 2503.24391, sec. 3.2).
+
+A frame is seen by several pairs. Over those where it is j it gathers *source* statistics, over those where it is i
+*reference* statistics; their mean and standard deviation over the pairs tell how consistently the network attends to
+each of its tokens.
+
+The moments are kept as running count, mean and sum of squared deviations, merged a batch at a time (Chan, Golub &
+LeVeque 1979). Sums of squares would need less code, but logits have means that are large against their deviation over
+pairs, and in float32 `E[x²] - E[x]²` then loses every digit. Memory is O(T), whatever the number of pairs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.motion.normalise import min_max
+from easi3r_jax.types import Array, AttentionStats, TemporalMaps, pytree_dataclass
+
+
+@pytree_dataclass
+class Moments:
+    """Running moments over the observations of each frame.
+
+    Attributes:
+      count: (T,) int32 observations so far.
+      mean: (T, L, A, N) float32, 0 without observations.
+      squares: (T, L, A, N) float32, sum of squared deviations from `mean`.
+    """
+
+    count: Array
+    mean: Array
+    squares: Array
+
+
+@pytree_dataclass
+class TemporalState:
+    """Attention statistics of all pairs seen so far.
+
+    Attributes:
+      src: moments over the pairs where the frame is j (branch 1's keys).
+      ref: moments over the pairs where the frame is i (branch 2's keys).
+    """
+
+    src: Moments
+    ref: Moments
+
+
+class RawMoments(NamedTuple):
+    """Mean and deviation before any normalisation; channel = layer * heads + head.
+
+    Attributes:
+      mean_src, std_src, mean_ref, std_ref: (T, h, w, L * A) float32.
+      count_src, count_ref: (T,) int32 observations.
+    """
+
+    mean_src: Array
+    std_src: Array
+    mean_ref: Array
+    std_ref: Array
+    count_src: Array
+    count_ref: Array
+
+
+def init_temporal(num_frames: int, num_layers: int, num_heads: int, num_tokens: int) -> TemporalState:
+    """The state before any pair."""
+
+    def empty() -> Moments:
+        # Separate buffers for each field: callers donate the state, and a buffer can be donated only once.
+        shape = (num_frames, num_layers, num_heads, num_tokens)
+        return Moments(jnp.zeros(num_frames, jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
+
+    return TemporalState(src=empty(), ref=empty())
+
+
+def update_temporal(
+    state: TemporalState, stats: AttentionStats, edges: Array, valid: Array, grid: tuple[int, int]
+) -> TemporalState:
+    """Adds a batch of pairs. Work and memory traffic are O(E), not O(T), when the state is donated.
+
+    Args:
+      state: over T frames.
+      stats: (E, L, A, N) statistics of the batch's pairs.
+      edges: (E, 2) int, frames (i, j) of each pair; a frame may occur many times.
+      valid: (E,) bool, False for the padding of a last batch, which is ignored whatever it contains.
+      grid: (h, w) tokens, N = h * w.
+    """
+    return TemporalState(
+        src=_merge(state.src, _replace_first_token(stats.src, grid), edges[:, 1], valid),
+        ref=_merge(state.ref, _replace_first_token(stats.ref, grid), edges[:, 0], valid),
+    )
+
+
+def raw_moments(state: TemporalState, grid: tuple[int, int]) -> RawMoments:
+    """Mean and unbiased standard deviation over pairs.
+
+    The deviation of a single observation is 0 (the reference divides by zero), as are mean and deviation of none.
+    """
+    (mean_src, std_src), (mean_ref, std_ref) = _mean_std(state.src, grid), _mean_std(state.ref, grid)
+    return RawMoments(mean_src, std_src, mean_ref, std_ref, state.src.count, state.ref.count)
+
+
+def fuse_temporal(state: TemporalState, grid: tuple[int, int]) -> TemporalMaps:
+    """Fuses the moments over layers and heads: min-max over everything, mean over channels, min-max again.
+
+    A frame without observations (deviation: with fewer than two) tells nothing: it takes no part in the extremes and
+    its map is 0. Its dynamic score is then 0 through `std_src` or `mean_ref`: no evidence of motion.
+    """
+    raw = raw_moments(state, grid)
+    return TemporalMaps(
+        mean_src=_fuse(raw.mean_src, raw.count_src >= 1),
+        std_src=_fuse(raw.std_src, raw.count_src >= 2),
+        mean_ref=_fuse(raw.mean_ref, raw.count_ref >= 1),
+        std_ref=_fuse(raw.std_ref, raw.count_ref >= 2),
+    )
+
+
+def _replace_first_token(x: Array, grid: tuple[int, int]) -> Array:
+    """Replaces token (0, 0), an attention sink, by the mean of its right and lower neighbours.
+
+    Done on each pair's map: the deviation of a mean is not the mean of deviations. A grid of one row or one column
+    has one neighbour, a single token none: it stays.
+    """
+    height, width = grid
+    neighbours = ([1] if width > 1 else []) + ([width] if height > 1 else [])
+    if not neighbours:
+        return x
+    return x.at[..., 0].set(sum(x[..., n] for n in neighbours) / len(neighbours))
+
+
+def _merge(moments: Moments, x: Array, frame: Array, valid: Array) -> Moments:
+    """Merges observations `x` (E, L, A, N) of frames `frame` (E,) into the moments.
+
+    Pairs of the batch that observe the same frame are first reduced among themselves; then the first of them writes
+    the frame's entry. Only the entries of observed frames are read and written.
+    """
+    num_frames = moments.count.shape[0]
+    x = jnp.where(valid[:, None, None, None], x.astype(jnp.float32), 0.0)
+    same = (frame[:, None] == frame[None, :]) & valid[:, None] & valid[None, :]
+    first = valid & ~jnp.any(jnp.tril(same, -1), axis=1)
+
+    def over_same_frame(y: Array) -> Array:
+        return jnp.einsum("ef,flan->elan", same.astype(jnp.float32), y, precision=jax.lax.Precision.HIGHEST)
+
+    def column(n: Array) -> Array:
+        return n.astype(jnp.float32)[:, None, None, None]
+
+    batch_count = jnp.sum(same, axis=1, dtype=jnp.int32)
+    batch_mean = over_same_frame(x) / jnp.maximum(column(batch_count), 1.0)
+    batch_squares = over_same_frame(jnp.square(jnp.where(valid[:, None, None, None], x - batch_mean, 0.0)))
+
+    old_count = moments.count[frame]
+    count = old_count + batch_count
+    share = column(batch_count) / jnp.maximum(column(count), 1.0)
+    difference = batch_mean - moments.mean[frame]
+    mean = moments.mean[frame] + difference * share
+    squares = moments.squares[frame] + batch_squares + jnp.square(difference) * column(old_count) * share
+
+    target = jnp.where(first, frame, num_frames)  # out of range: dropped
+    return Moments(
+        count=moments.count.at[target].set(count, mode="drop"),
+        mean=moments.mean.at[target].set(mean, mode="drop"),
+        squares=moments.squares.at[target].set(squares, mode="drop"),
+    )
+
+
+def _mean_std(moments: Moments, grid: tuple[int, int]) -> tuple[Array, Array]:
+    """Mean and unbiased deviation, (T, h, w, L * A) each."""
+    freedom = jnp.maximum(moments.count - 1, 1).astype(jnp.float32)[:, None, None, None]
+    std = jnp.sqrt(moments.squares / freedom)  # a single observation has no squares: 0
+
+    def as_grid(x: Array) -> Array:
+        num_frames, num_layers, num_heads, _ = x.shape
+        return jnp.moveaxis(x.reshape(num_frames, num_layers * num_heads, *grid), 1, -1)
+
+    return as_grid(moments.mean), as_grid(std)
+
+
+def _fuse(x: Array, observed: Array) -> Array:
+    """(T, h, w, channels) to (T, h, w) in [0, 1)."""
+    channels = min_max(x, where=observed[:, None, None, None])
+    return min_max(jnp.mean(channels, axis=-1), where=observed[:, None, None])

@@ -1,0 +1,161 @@
+"""k-means of encoder features: tokens that belong together move together (Easi3R, sec. 3.2).
+
+Greedy k-means++ (Arthur & Vassilvitskii 2007: of a few candidates the one that lowers the inertia most) and
+Lloyd's iterations, restarted from several seeds. Distances are matrix products, |x|² - 2 x·c + |c|², of features
+whose mean is taken away, which keeps float32 accurate; nothing larger than points × clusters is ever stored, and
+restarts run one after another. Sums over a cluster are products with its indicator, not scattered additions: these
+are unordered on a GPU, and the same seed must give the same labels.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.errors import ConfigError
+from easi3r_jax.motion.normalise import min_max
+from easi3r_jax.types import Array
+
+#: Lloyd stops when the centroids' total squared shift falls below this share of the mean variance of a feature.
+TOLERANCE = 1e-4
+
+
+class Clusters(NamedTuple):
+    """A clustering of n points; k is the smaller of the wanted number and n.
+
+    Attributes:
+      labels: (n,) int32 index of the nearest centroid.
+      centroids: (k, C) float32. Identical points can leave some without a point.
+      inertia: () float32, sum of squared distances to the nearest centroid.
+    """
+
+    labels: Array
+    centroids: Array
+    inertia: Array
+
+
+def kmeans(
+    points: Array, num_clusters: int, key: Array, *, restarts: int = 1, max_iterations: int = 300
+) -> Clusters:
+    """Clusters points; of all restarts the one with the lowest inertia. Same key, same machine: same result.
+
+    Args:
+      points: (n, C) float, finite; n at least 1.
+      num_clusters: wanted number of clusters; n where there are fewer points.
+      key: random key.
+      restarts: independent initialisations.
+      max_iterations: most Lloyd iterations of each.
+
+    Raises:
+      ConfigError: a number that is not positive.
+    """
+    if min(num_clusters, restarts, max_iterations) < 1:
+        raise ConfigError("k-means needs at least one cluster, one restart and one iteration.")
+    num_clusters = min(num_clusters, len(points))
+    points = points.astype(jnp.float32)
+    mean = jnp.mean(points, axis=0)
+    points = points - mean[None]
+
+    def restart(key: Array) -> Clusters:
+        return lloyd(points, init_plus_plus(points, num_clusters, key), max_iterations)
+
+    runs = jax.lax.map(restart, jax.random.split(key, restarts))
+    best = jax.tree.map(lambda x: x[jnp.argmin(runs.inertia)], runs)
+    return best._replace(centroids=best.centroids + mean[None])
+
+
+def init_plus_plus(points: Array, num_clusters: int, key: Array) -> Array:
+    """Greedy k-means++: (k, C) centroids, each drawn in proportion to the squared distance to those before it.
+
+    Each is the best of 2 + log k candidates, the number Arthur's own code and scikit-learn try. The points should
+    have mean zero.
+    """
+    num_points = len(points)
+    candidates = 2 + int(math.log(num_clusters))
+    norms = _squared_norms(points)
+    first_key, key = jax.random.split(key)
+    first = points[jax.random.randint(first_key, (), 0, num_points)]
+    centroids = jnp.zeros((num_clusters, points.shape[1]), jnp.float32).at[0].set(first)
+    nearest = squared_distances(points, first[None], norms)[:, 0]
+
+    def add(n: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        centroids, nearest = carry
+        cumulative = jnp.cumsum(nearest)
+        draws = jax.random.uniform(jax.random.fold_in(key, n), (candidates,)) * cumulative[-1]
+        # Ties to the right: a point at distance 0 is never drawn while there are others.
+        drawn = jnp.minimum(jnp.searchsorted(cumulative, draws, side="right"), num_points - 1)
+        distances = jnp.minimum(squared_distances(points, points[drawn], norms), nearest[:, None])
+        best = jnp.argmin(jnp.sum(distances, axis=0))
+        return centroids.at[n].set(points[drawn[best]]), distances[:, best]
+
+    return jax.lax.fori_loop(1, num_clusters, add, (centroids, nearest))[0]
+
+
+def lloyd(points: Array, centroids: Array, max_iterations: int = 300) -> Clusters:
+    """Alternates nearest centroids and cluster means until they rest. The points should have mean zero."""
+    norms = _squared_norms(points)
+    tolerance = TOLERANCE * jnp.mean(jnp.var(points, axis=0))
+
+    def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        iteration, centroids, _ = carry
+        new = _update(points, centroids, squared_distances(points, centroids, norms))
+        return iteration + 1, new, jnp.sum(jnp.square(new - centroids))
+
+    def moving(carry: tuple[Array, Array, Array]) -> Array:
+        iteration, _, shift = carry
+        return (iteration < max_iterations) & (shift > tolerance)
+
+    start = (jnp.zeros((), jnp.int32), centroids, jnp.array(jnp.inf, jnp.float32))
+    _, centroids, _ = jax.lax.while_loop(moving, step, start)
+    labels = jnp.argmin(squared_distances(points, centroids, norms), axis=1).astype(jnp.int32)
+    # From differences, not from the expanded square: exact for tight clusters far from the mean.
+    inertia = jnp.sum(jnp.square(points - centroids[labels]))
+    return Clusters(labels, centroids, inertia)
+
+
+def squared_distances(points: Array, centroids: Array, norms: Array) -> Array:
+    """(n, k) squared distances; `norms` are the points' squared norms."""
+    products = jnp.matmul(points, centroids.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.maximum(norms[:, None] - 2.0 * products + _squared_norms(centroids)[None], 0.0)
+
+
+def cluster_score(score: Array, labels: Array, num_clusters: int) -> Array:
+    """Gives every token the mean score of its cluster, then min-max per frame.
+
+    Args:
+      score: (T, h, w) float32.
+      labels: (T, h, w) int in [0, num_clusters), joint over frames.
+      num_clusters: of the labels.
+
+    Returns:
+      (T, h, w) float32 in [0, 1).
+    """
+    indicator = jax.nn.one_hot(labels.ravel(), num_clusters, dtype=jnp.float32)
+    total = jnp.matmul(score.ravel(), indicator, precision=jax.lax.Precision.HIGHEST)
+    mean = total / jnp.maximum(jnp.sum(indicator, axis=0), 1.0)
+    return min_max(mean[labels], axis=(-2, -1))
+
+
+def _squared_norms(x: Array) -> Array:
+    return jnp.sum(jnp.square(x), axis=1)
+
+
+def _update(points: Array, centroids: Array, distances: Array) -> Array:
+    """Means of the nearest points. A cluster without any restarts at one of the points farthest from their centroids."""
+    num_clusters = len(centroids)
+    labels = jnp.argmin(distances, axis=1)
+    indicator = jax.nn.one_hot(labels, num_clusters, dtype=jnp.float32)
+    sizes = jnp.sum(indicator, axis=0)
+    sums = jnp.matmul(indicator.T, points, precision=jax.lax.Precision.HIGHEST)
+    means = jnp.where(sizes[:, None] > 0, sums / jnp.maximum(sizes, 1.0)[:, None], centroids)
+
+    def refill(means: Array) -> Array:
+        gaps, far = jax.lax.top_k(jnp.min(distances, axis=1), num_clusters)
+        rank = jnp.maximum(jnp.cumsum((sizes == 0).astype(jnp.int32)) - 1, 0)
+        useful = (sizes == 0) & (gaps[rank] > 0)
+        return jnp.where(useful[:, None], points[far[rank]], means)
+
+    return jax.lax.cond(jnp.any(sizes == 0), refill, lambda means: means, means)

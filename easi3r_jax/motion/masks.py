@@ -1,0 +1,46 @@
+"""Score maps to pixels, pixels to masks, masks back to tokens."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.errors import InputError
+from easi3r_jax.types import Array
+
+
+def upsample(x: Array, size: tuple[int, int]) -> Array:
+    """Bilinear resampling with half-pixel centres, clamped at the border: (T, h, w) to (T, H, W).
+
+    The output pixel y looks at (y + 1/2) · h / H - 1/2. As two small matrix products: gathers are slow on accelerators.
+    """
+    rows, columns = _interpolation(x.shape[-2], size[0]), _interpolation(x.shape[-1], size[1])
+    x = jnp.einsum("thw,Ww->thW", x, columns, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum("Hh,thW->tHW", rows, x, precision=jax.lax.Precision.HIGHEST)
+
+
+def token_masks(masks: Array, patch_size: int) -> Array:
+    """Max-pools pixel masks (T, H, W) to tokens, (T, N) bool: a token moves where any of its pixels does.
+
+    Raises:
+      InputError: H or W is no multiple of the patch size.
+    """
+    num_frames, height, width = masks.shape
+    if height % patch_size or width % patch_size:
+        raise InputError(
+            f"Masks of {height}x{width} do not divide into patches of {patch_size}: crop or resize them first."
+        )
+    patches = masks.reshape(num_frames, height // patch_size, patch_size, width // patch_size, patch_size)
+    return jnp.any(patches, axis=(2, 4)).reshape(num_frames, -1)
+
+
+def _interpolation(old: int, new: int) -> Array:
+    """(new, old) float32 matrix of bilinear weights, two in a row (one where clamped)."""
+    position = np.maximum((np.arange(new) + 0.5) * old / new - 0.5, 0.0)
+    low = position.astype(int)
+    high = np.minimum(low + 1, old - 1)
+    weights = np.zeros((new, old))
+    np.add.at(weights, (np.arange(new), low), 1.0 - (position - low))
+    np.add.at(weights, (np.arange(new), high), position - low)
+    return jnp.asarray(weights, jnp.float32)

@@ -1,0 +1,31 @@
+"""Min-max normalisation, the one that every step of the motion stage shares."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from easi3r_jax.types import Array
+
+#: Added to the range, as the released program does: a constant map becomes all zeros, never NaN.
+EPSILON = 1e-6
+
+
+def min_max(x: Array, axis: int | tuple[int, ...] | None = None, where: Array | None = None) -> Array:
+    """(x - min) / (max - min + 1e-6) over `axis` (all axes by default).
+
+    Args:
+      x: (...) float32.
+      axis: axes that share one minimum and maximum.
+      where: bool, as many axes as `x`: only these entries count towards the extremes, the others become 0.
+
+    Returns:
+      As `x`, in [0, 1). All 0 where nothing counts.
+    """
+    if where is None:
+        low, high = jnp.min(x, axis, keepdims=True), jnp.max(x, axis, keepdims=True)
+        return (x - low) / (high - low + EPSILON)
+    low = jnp.min(x, axis, keepdims=True, where=where, initial=jnp.inf)
+    high = jnp.max(x, axis, keepdims=True, where=where, initial=-jnp.inf)
+    some = high >= low
+    low, high = jnp.where(some, low, 0.0), jnp.where(some, high, 0.0)
+    return jnp.where(where, (x - low) / (high - low + EPSILON), 0.0)

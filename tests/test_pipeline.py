@@ -1,0 +1,186 @@
+"""The whole pipeline on small random networks: invariances, bounds on work, degenerate clips."""
+
+import dataclasses
+from unittest import mock
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from easi3r_jax import pipeline
+from easi3r_jax.config import AlignConfig, DUSt3RConfig, MotionConfig, PipelineConfig
+from easi3r_jax.errors import ConfigError, InputError
+from easi3r_jax.models import random_model
+from easi3r_jax.models.encoder import Encoder
+from easi3r_jax.types import Frames
+
+NETWORK = DUSt3RConfig(image_size=(32, 48), patch_size=8, enc_dim=16, enc_depth=2, enc_heads=2, dec_dim=16, dec_depth=2,
+                       dec_heads=2, mlp_ratio=2.0, head="linear")  # fmt: skip
+OPTIONS = PipelineConfig(segmentation=MotionConfig(num_clusters=8, restarts=1), alignment=AlignConfig(iterations=20))
+
+
+def clip(count, height=32, width=48, seed=0):
+    """A random texture that pans."""
+    texture = np.random.default_rng(seed).integers(0, 256, (height, width + 4 * count, 3), np.uint8)
+    rgb = np.stack([texture[:, 4 * t : 4 * t + width] for t in range(count)])
+    return Frames(rgb=jnp.asarray(rgb), source_index=np.arange(count), time=np.arange(count) / 24.0,
+                  frame_from_source=np.eye(3), source_size=np.array([height, width]))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(NETWORK, seed=3)
+
+
+@pytest.fixture(scope="module")
+def result(model):
+    return pipeline.reconstruct(model, clip(5), OPTIONS)
+
+
+def assert_finite(tree):
+    chex.assert_tree_all_finite(tree)
+
+
+def test_shapes_and_ranges(result):
+    scene = result.scene
+    chex.assert_shape(scene.world_from_cam, (5, 4, 4))
+    chex.assert_shape(scene.intrinsics, (5, 3, 3))
+    chex.assert_shape([scene.depth, scene.confidence, scene.dynamic_mask, scene.dynamic_score], (5, 32, 48))
+    assert_finite(scene)
+    assert scene.dynamic_mask.dtype == bool
+    assert (scene.depth > 0).all()
+    rotation = scene.world_from_cam[:, :3, :3]
+    np.testing.assert_allclose(rotation @ rotation.swapaxes(1, 2), np.broadcast_to(np.eye(3), (5, 3, 3)), atol=1e-5)
+    assert result.losses.shape == (20,)
+    assert result.losses[-1] < result.losses[0]
+    np.testing.assert_array_equal(scene.dynamic_mask, scene.dynamic_score > result.masks.threshold)
+
+
+def test_same_seed_same_result(model, result):
+    again = pipeline.reconstruct(model, clip(5), OPTIONS)
+    chex.assert_trees_all_equal(result, again)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7])
+def test_batches_do_not_change_statistics_and_points(model, batch):
+    """Neither how pairs are batched nor the padding of the last batch shows in the result."""
+    frames = clip(4)
+    grid = model.grid(frames.rgb.shape[1:3])
+    edges = pipeline.clip_edges(4, "complete")
+    features = pipeline.encode(model, frames)
+    np.testing.assert_allclose(pipeline.encode(model, frames, batch=batch), features, atol=1e-5)
+    dynamic = jnp.asarray(np.random.default_rng(0).random((4, 24)) < 0.3)
+    expected = pipeline.prediction_pass(model, features, edges, grid, dynamic=dynamic, batch=len(edges))
+    ours = pipeline.prediction_pass(model, features, edges, grid, dynamic=dynamic, batch=batch)
+    chex.assert_trees_all_close(ours, expected, atol=2e-5)
+    first = pipeline.attention_pass(model, features, edges, grid, batch=batch)
+    unmasked = pipeline.prediction_pass(model, features, edges, grid, batch=len(edges))[1]
+    chex.assert_trees_all_close(first, unmasked, atol=2e-5)
+
+
+def test_every_frame_is_encoded_once(model):
+    seen = []
+    original = Encoder.__call__
+
+    def counting(self, images, dtype, **options):
+        jax.debug.callback(lambda n: seen.append(int(n)), images.shape[0])
+        return original(self, images, dtype, **options)
+
+    with mock.patch.object(Encoder, "__call__", counting):
+        jax.clear_caches()
+        pipeline.reconstruct(model, clip(6), dataclasses.replace(OPTIONS, frame_batch=2))
+        jax.effects_barrier()
+    jax.clear_caches()
+    assert seen == [2, 2, 2]
+
+
+def test_nothing_is_compiled_between_pair_batches(model):
+    compiled, counts = [], {}
+
+    def listen(event, duration, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(duration)
+
+    def observe(stage, done, total, note):
+        if stage in ("attention", "predict") and done:
+            counts.setdefault(stage, []).append(len(compiled))
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        pipeline.reconstruct(model, clip(5), dataclasses.replace(OPTIONS, pair_batch=4), observer=observe)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert len(compiled) > 3  # the listener does hear
+    for stage, heard in counts.items():
+        assert len(heard) >= 3, stage
+        assert heard[-2] == heard[0], stage  # after the first batch, before the last one's clean-up
+
+
+def test_predictions_are_masked_by_the_first_pass(model):
+    """Re-attention changes the point maps exactly where there are masks."""
+    frames = clip(4)
+    plain = pipeline.reconstruct(model, frames, dataclasses.replace(OPTIONS, reattention=False))
+    full = pipeline.reconstruct(model, frames, OPTIONS)
+    assert plain.masks.masks.any()  # a random network marks something
+    assert np.abs(plain.losses[0] - full.losses[0]) > 0
+
+
+def test_without_motion_nothing_is_masked(model):
+    result = pipeline.reconstruct(model, clip(4), dataclasses.replace(OPTIONS, motion="none"))
+    assert result.motion is None and result.masks is None
+    assert not result.scene.dynamic_mask.any()
+    assert_finite(result.scene)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_short_clips_are_defined(model, count):
+    result = pipeline.reconstruct(model, clip(count), OPTIONS)
+    assert_finite(result.scene)
+    assert len(result.scene.depth) == count
+    if count <= 2:  # one observation per frame and role: no deviation, so no evidence of motion
+        assert not result.scene.dynamic_mask.any()
+        assert result.losses.shape == (0,)
+
+
+def test_identical_frames_are_defined(model):
+    frames = clip(4)
+    still = dataclasses.replace(frames, rgb=jnp.stack([frames.rgb[0]] * 4))
+    assert_finite(pipeline.reconstruct(model, still, OPTIONS).scene)
+
+
+def test_portrait_frames(model):
+    result = pipeline.reconstruct(model, clip(3, height=48, width=32), OPTIONS)
+    assert result.scene.depth.shape == (3, 48, 32)
+    assert_finite(result.scene)
+
+
+def test_a_broken_network_is_an_error_not_a_scene():
+    broken = random_model(NETWORK)
+    broken.head1.proj.bias[...] = jnp.full_like(broken.head1.proj.bias[...], jnp.nan)
+    with pytest.raises(InputError, match="infinite or undefined"):
+        pipeline.reconstruct(broken, clip(3), OPTIONS)
+
+
+def test_impossible_options_are_refused():
+    with pytest.raises(ConfigError, match="motion source"):
+        pipeline.check_config(dataclasses.replace(OPTIONS, motion="flow"))
+    with pytest.raises(ConfigError, match="Batch sizes"):
+        pipeline.check_config(dataclasses.replace(OPTIONS, pair_batch=-1))
+    with pytest.raises(ConfigError, match="iterations must be positive"):
+        pipeline.check_config(dataclasses.replace(OPTIONS, alignment=AlignConfig(iterations=0)))
+    with pytest.raises(InputError, match="no frames"):
+        pipeline.clip_edges(0, "complete")
+
+
+def test_the_observer_hears_every_stage(model):
+    heard = []
+    pipeline.reconstruct(model, clip(4), OPTIONS, observer=lambda stage, done, total, note: heard.append((stage, done, total)))
+    stages = list(dict.fromkeys(stage for stage, _, _ in heard))
+    assert stages == ["encode", "attention", "predict", "align"]
+    for stage in stages:
+        mine = [(done, total) for s, done, total in heard if s == stage]
+        assert mine[0][0] == 0 and mine[-1][0] == mine[-1][1]
+        assert [d for d, _ in mine] == sorted(d for d, _ in mine)

@@ -1,0 +1,181 @@
+"""Facts about the project itself: bounds and lock file, what the wheel holds, what the documents promise."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+PYTHONS = ("3.11", "3.12", "3.13")
+#: What git ignores, and git's own.
+NOT_OURS = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", "results", "checkpoints", "build", "dist"}
+
+
+def locked(python: str) -> dict[str, Version]:
+    """What the lock file installs on Linux with this Python: version by canonical name."""
+    environment = {
+        **default_environment(),
+        "python_version": python,
+        "python_full_version": f"{python}.5",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": "x86_64",
+    }
+    versions = {}
+    for line in re.findall(r"^[A-Za-z].*?(?= \\$)", LOCK, flags=re.MULTILINE):
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            (pin,) = requirement.specifier
+            assert pin.operator == "=="
+            assert canonicalize_name(requirement.name) not in versions, f"{requirement.name} is locked twice"
+            versions[canonicalize_name(requirement.name)] = Version(pin.version)
+    return versions
+
+
+def text_files() -> Iterator[pathlib.Path]:
+    """Our text files; binary ones (golden arrays, weights, pictures) do not decode and are left out."""
+    for folder, subfolders, names in os.walk(ROOT):
+        subfolders[:] = [name for name in subfolders if name not in NOT_OURS and not name.endswith(".egg-info")]
+        for name in names:
+            path = pathlib.Path(folder, name)
+            try:
+                path.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                continue
+            yield path
+
+
+def documents() -> list[pathlib.Path]:
+    return [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
+
+
+@pytest.mark.parametrize("requirement", [*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra)])
+def test_every_requirement_has_a_lower_and_an_upper_bound(requirement: str):
+    operators = sorted(s.operator for s in Requirement(requirement).specifier)
+    assert operators == ["<", ">="]
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_lock_file_holds_every_requirement_within_its_bounds(python: str):
+    versions = locked(python)
+    for line in [*PROJECT["dependencies"], *EXTRAS["dev"]]:
+        requirement = Requirement(line)
+        assert versions[canonicalize_name(requirement.name)] in requirement.specifier, (python, line)
+
+
+def test_the_lock_file_covers_both_generations_of_jax():
+    assert {str(locked(python)["jax"]).rsplit(".", 1)[0] for python in PYTHONS} == {"0.10", "0.11"}
+
+
+def test_the_lock_file_is_for_a_cpu():
+    assert not [name for name in locked("3.12") if "cuda" in name or name.startswith(("nvidia", "libtpu"))]
+
+
+def test_every_locked_file_has_a_hash_and_no_address():
+    entries = re.split(r"^(?=[A-Za-z])", LOCK, flags=re.MULTILINE)[1:]
+    assert len(entries) > len(PROJECT["dependencies"])
+    assert not [entry for entry in entries if "--hash=sha256:" not in entry]
+    assert not re.search(r"://|^\s*--?(?!hash)[a-z]", LOCK, flags=re.MULTILINE)  # addresses, options of the index
+
+
+def test_the_pythons_we_promise_are_those_that_are_tested():
+    lowest, highest = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", PROJECT["requires-python"]).groups()
+    promised = [f"3.{minor}" for minor in range(int(lowest), int(highest))]
+    assert promised == list(PYTHONS)
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    assert sorted(set(re.findall(r'python: "([\d.]+)", jax', workflow))) == promised
+    assert [c.rsplit(" ", 1)[1] for c in PROJECT["classifiers"] if ":: 3." in c] == promised
+
+
+def test_the_continuous_integration_lints_and_tests():
+    script = ROOT / ".ci/run"
+    assert os.access(script, os.X_OK)
+    assert {"make lint", "make test"} <= set(script.read_text(encoding="utf-8").splitlines())
+
+
+def test_no_file_names_a_path_of_the_machine_it_was_written_on():
+    # Spelled in two parts, or this file would find itself.
+    folders = "|".join(["wo" + "rk", "ro" + "ot", "ho" + "me", "tm" + "p/bash"])
+    needle = re.compile(rf"(?<![\w.~/-])/(?:{folders})\b|\.\./sha" + "red")
+    assert needle.search("see /ro" + "ot/x")
+    found = [str(p.relative_to(ROOT)) for p in text_files() if needle.search(p.read_text(encoding="utf-8"))]
+    assert not found
+
+
+def test_the_golden_arrays_stay_small():
+    assert sum(p.stat().st_size for p in (ROOT / "tests/golden").rglob("*") if p.is_file()) <= 12e6
+
+
+def test_the_documents_name_commands_that_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    unknown = []
+    for path in documents():
+        text = path.read_text(encoding="utf-8")
+        for target in re.findall(r"(?:^ +|`|\$ )make ([a-z-]+)", text, flags=re.MULTILINE):
+            if target not in targets:
+                unknown.append(f"{path.name}: make {target}")
+        for module in re.findall(r"python -m ((?:experiments|convert)[\w.]*)", text):
+            source = ROOT.joinpath(*module.rstrip(".").split("."))
+            if not source.with_suffix(".py").exists() and not (source / "__main__.py").exists():
+                unknown.append(f"{path.name}: python -m {module}")
+    assert not unknown
+
+
+def test_the_documents_link_to_files_that_exist():
+    broken = []
+    for path in documents():
+        for link in re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8")):
+            if "://" not in link and not link.startswith("mailto:") and not (path.parent / link).exists():
+                broken.append(f"{path.name}: {link}")
+    assert not broken
+
+
+def test_the_wheel_holds_the_packages_the_demo_and_the_licence(tmp_path: pathlib.Path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("easi3r_jax", "convert", "experiments"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "LICENSE", "NOTICE", "README.md"):
+        shutil.copy(ROOT / name, source)
+    # Nothing is fetched: the build backend is that of the environment.
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+    ]
+    subprocess.run(
+        [*command, "--no-index", "--no-build-isolation", "--wheel-dir", tmp_path, source],
+        check=True,
+        capture_output=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PIP_")},
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+    for package in ("easi3r_jax", "convert", "experiments"):
+        files = [p for p in (source / package).rglob("*") if p.is_file()]
+        assert {str(p.relative_to(source)) for p in files} <= held
+    assert "easi3r_jax/assets/model/model.safetensors" in held
+    assert not [name for name in held if name.startswith(("tests", "docs"))]
+    assert {name.rsplit("/", 1)[1] for name in held if "/licenses/" in name} == {"LICENSE", "NOTICE"}
