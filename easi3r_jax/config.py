@@ -38,8 +38,16 @@ class DUSt3RConfig:
     confidence_range: tuple[float, float] = (1.0, math.inf)
 
     def __post_init__(self):
-        sizes = (self.patch_size, self.enc_dim, self.enc_depth, self.enc_heads, self.dec_dim, self.dec_depth,
-                 self.dec_heads, *self.image_size)
+        sizes = (
+            self.patch_size,
+            self.enc_dim,
+            self.enc_depth,
+            self.enc_heads,
+            self.dec_dim,
+            self.dec_depth,
+            self.dec_heads,
+            *self.image_size,
+        )
         if min(sizes) < 1 or self.mlp_ratio <= 0:
             raise ConfigError(f"Every size of a DUSt3R configuration must be positive, got {self}.")
         for name, dim, heads in (("encoder", self.enc_dim, self.enc_heads), ("decoder", self.dec_dim, self.dec_heads)):
@@ -84,8 +92,18 @@ class DUSt3RConfig:
     @classmethod
     def embedded(cls) -> DUSt3RConfig:
         """The small network that ships with the package (2.2 M parameters)."""
-        return cls(image_size=(64, 96), patch_size=8, enc_dim=128, enc_depth=4, enc_heads=4, dec_dim=128, dec_depth=4,
-                   dec_heads=4, mlp_ratio=2.0, head="linear")
+        return cls(
+            image_size=(64, 96),
+            patch_size=8,
+            enc_dim=128,
+            enc_depth=4,
+            enc_heads=4,
+            dec_dim=128,
+            dec_depth=4,
+            dec_heads=4,
+            mlp_ratio=2.0,
+            head="linear",
+        )
 
     @classmethod
     def tiny_dpt(cls) -> DUSt3RConfig:

@@ -15,13 +15,21 @@ Every class is a frozen dataclass registered as a pytree, so `jax.jit`, `jax.vma
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, dataclass_transform
 
 import jax
 
-Array = jax.Array
+if TYPE_CHECKING:
+    # Stages take host arrays as well as device arrays, and type checkers know no union that has the methods of both.
+    Array: TypeAlias = Any
+else:
+    Array = jax.Array
+
+_T = TypeVar("_T")
 
 
-def pytree_dataclass(cls: type) -> type:
+@dataclass_transform(frozen_default=True)
+def pytree_dataclass(cls: type[_T]) -> type[_T]:
     """Makes `cls` a frozen dataclass whose fields are all pytree children."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 

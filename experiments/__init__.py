@@ -1,0 +1,1 @@
+"""Programs: each is run as `python -m experiments.NAME`."""

@@ -12,11 +12,10 @@ how often anything is compiled after the first batch.
 from __future__ import annotations
 
 import contextlib
-import json
-import pathlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 from unittest import mock
 
 import jax
@@ -26,6 +25,7 @@ import numpy as np
 from easi3r_jax import align, pipeline
 from easi3r_jax.config import PRESETS, AlignConfig, DUSt3RConfig, PipelineConfig
 from easi3r_jax.errors import ConfigError
+from easi3r_jax.export import write_json
 from easi3r_jax.models import attention, random_model
 from easi3r_jax.models.encoder import Encoder
 from easi3r_jax.types import Frames
@@ -76,17 +76,19 @@ def main() -> None:
     }
     print(report(figures))
     if JSON.value:
-        path = pathlib.Path(JSON.value)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(figures, indent=1))
-        temporary.replace(path)
+        write_json(JSON.value, figures)
 
 
 def noise_frames(count: int, height: int, width: int) -> Frames:
     """A clip of random pixels."""
     rgb = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)
-    return Frames(rgb=jnp.asarray(rgb), source_index=np.arange(count), time=np.arange(count) / 24.0,
-                  frame_from_source=np.eye(3), source_size=np.array([height, width]))  # fmt: skip
+    return Frames(
+        rgb=jnp.asarray(rgb),
+        source_index=np.arange(count),
+        time=np.arange(count) / 24.0,
+        frame_from_source=np.eye(3),
+        source_size=np.array([height, width]),
+    )
 
 
 class Compilations:
@@ -96,10 +98,10 @@ class Compilations:
         self.count, self.seconds = 0, 0.0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, seconds: float, **_) -> None:
+    def _listen(self, event: str, duration_secs: float, **_) -> None:
         if event.endswith("backend_compile_duration"):
             self.count += 1
-            self.seconds += seconds
+            self.seconds += duration_secs
 
 
 def median_seconds(run: Callable[[], object], repeats: int) -> float:
@@ -132,26 +134,41 @@ def measure_stages(model, frames: Frames, compilations: Compilations) -> dict[st
 
     results: dict[str, dict] = {}
 
-    def stage(name: str, items: int, counted: float | None, run: Callable[[], object]) -> object:
+    def stage(name: str, items: int, counted: float | None, run: Callable[[], Any]) -> Any:
         before, began = compilations.seconds, time.perf_counter()
         out = jax.block_until_ready(run())
         first = time.perf_counter() - began
         seconds = median_seconds(run, REPEATS.value)
-        results[name] = {"items": items, "compile_seconds": compilations.seconds - before,
-                         "first_seconds": first, "seconds": seconds, "flops": counted}  # fmt: skip
+        results[name] = {
+            "items": items,
+            "compile_seconds": compilations.seconds - before,
+            "first_seconds": first,
+            "seconds": seconds,
+            "flops": counted,
+        }
         return out
 
     per_pair = flops.decoder_flops(config, grid) + flops.statistics_flops(config, grid)
     with_heads = per_pair + flops.heads_flops(config, grid)
-    features = stage("encode", num_frames, num_frames * flops.encoder_flops(config, grid),
-                     lambda: pipeline.encode(model, frames))  # fmt: skip
-    temporal = stage("first pass", len(edges), len(edges) * per_pair,
-                     lambda: pipeline.attention_pass(model, features, edges, grid))  # fmt: skip
-    _, masks = stage("segmentation", num_frames, None,
-                     lambda: pipeline.segment(temporal, features, grid, (height, width), options, key))  # fmt: skip
+    features = stage(
+        "encode", num_frames, num_frames * flops.encoder_flops(config, grid), lambda: pipeline.encode(model, frames)
+    )
+    temporal = stage(
+        "first pass", len(edges), len(edges) * per_pair, lambda: pipeline.attention_pass(model, features, edges, grid)
+    )
+    _, masks = stage(
+        "segmentation",
+        num_frames,
+        None,
+        lambda: pipeline.segment(temporal, features, grid, (height, width), options, key),
+    )
     dynamic = pipeline.motion.token_masks(masks.masks, config.patch_size)
-    predictions, _ = stage("second pass", len(edges), len(edges) * with_heads,
-                           lambda: pipeline.prediction_pass(model, features, edges, grid, dynamic=dynamic))  # fmt: skip
+    predictions, _ = stage(
+        "second pass",
+        len(edges),
+        len(edges) * with_heads,
+        lambda: pipeline.prediction_pass(model, features, edges, grid, dynamic=dynamic),
+    )
     stage("alignment", ITERATIONS.value, None, lambda: align.align(predictions, num_frames, options.alignment))
     return results
 
@@ -226,25 +243,32 @@ def report(figures: dict) -> str:
     rows = []
     for name, f in figures["stages"].items():
         rate = f["flops"] / f["seconds"] if f["flops"] else None
-        rows.append((
-            name, str(f["items"]), f"{f['compile_seconds']:.2f}", f"{f['seconds']:.3f}",
-            f"{1000 * f['seconds'] / f['items']:.2f}",
-            f"{f['flops'] / 1e9:.1f}" if rate else "-",
-            f"{rate / 1e9:.1f}" if rate else "-",
-            f"{100 * rate / figures['matmul_flops_per_s']:.0f} %" if rate else "-",
-        ))  # fmt: skip
+        rows.append(
+            (
+                name,
+                str(f["items"]),
+                f"{f['compile_seconds']:.2f}",
+                f"{f['seconds']:.3f}",
+                f"{1000 * f['seconds'] / f['items']:.2f}",
+                f"{f['flops'] / 1e9:.1f}" if rate else "-",
+                f"{rate / 1e9:.1f}" if rate else "-",
+                f"{100 * rate / figures['matmul_flops_per_s']:.0f} %" if rate else "-",
+            )
+        )
     header = ("stage", "items", "compile s", "median s", "ms/item", "GFLOP", "GFLOP/s", "of matmul")
     cost, whole = figures["statistics_cost"], figures["reconstruction"]
     memory = ", ".join(f"{where} {size / 1e9:.2f} GB" for where, size in figures["peak_memory_bytes"].items())
-    return "\n".join([
-        table(rows, header),
-        f"  large matrix product: {figures['matmul_flops_per_s'] / 1e9:.1f} GFLOP/s",
-        f"  decoder with statistics / without: {cost['median_time_ratio']:.4f} (counted operations: "
-        f"+{100 * cost['counted_flops_share']:.3f} %)",
-        f"  encodings per frame in a whole reconstruction: {whole['encodings_per_frame']:g}",
-        f"  compilations between pair batches: {whole['compilations_between_pair_batches']}",
-        f"  peak memory: {memory}",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            table(rows, header),
+            f"  large matrix product: {figures['matmul_flops_per_s'] / 1e9:.1f} GFLOP/s",
+            f"  decoder with statistics / without: {cost['median_time_ratio']:.4f} (counted operations: "
+            f"+{100 * cost['counted_flops_share']:.3f} %)",
+            f"  encodings per frame in a whole reconstruction: {whole['encodings_per_frame']:g}",
+            f"  compilations between pair batches: {whole['compilations_between_pair_batches']}",
+            f"  peak memory: {memory}",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ class Flags:
       doc: the module's docstring; heads the help.
     """
 
-    def __init__(self, doc: str):
-        self._doc = doc.strip()
+    def __init__(self, doc: str | None):
+        self._doc = (doc or "").strip()
         self._groups: list[Group] = []
 
     def group(self, title: str) -> Group:

@@ -34,13 +34,18 @@ from experiments.sequences import Sequence, find_sequence, load_ground_truth
 FLAGS = cli.Flags(__doc__)
 
 _INPUT = FLAGS.group("Input")
-SEQ = _INPUT.string("seq", "demo", "A video file, a folder of images, a clip folder (frames/ + ground_truth.npz), or demo.")
+SEQ = _INPUT.string(
+    "seq", "demo", "A video file, a folder of images, a clip folder (frames/ + ground_truth.npz), or demo."
+)
 CHECKPOINT = _INPUT.string(
-    "checkpoint", "embedded",
+    "checkpoint",
+    "embedded",
     "Weights: a converted folder, a .pth file, a folder with model.safetensors, a hub name (naver/..., Junyi42/...), "
     "or embedded, the small network that ships with the package.",
-)  # fmt: skip
-GROUND_TRUTH = _INPUT.string("ground_truth", "", "An .npz with depth, masks, world_from_cam, intrinsics; prints metrics.")
+)
+GROUND_TRUTH = _INPUT.string(
+    "ground_truth", "", "An .npz with depth, masks, world_from_cam, intrinsics; prints metrics."
+)
 EVERY = _INPUT.integer("every", 1, "Take every n-th frame.", at_least=1)
 FPS = _INPUT.number("fps", 0.0, "Take about so many frames per second of a video (0: all).", at_least=0.0)
 FIRST = _INPUT.integer("first", 0, "Stop after so many frames (0: all).", at_least=0)
@@ -50,18 +55,21 @@ SQUARE_OK = _INPUT.boolean("square_ok", False, "Keep square images square instea
 
 _PAIRS = FLAGS.group("Pairs")
 GRAPH = _PAIRS.string(
-    "graph", "swinstride-5-noncyclic",
+    "graph",
+    "swinstride-5-noncyclic",
     "Which frames are paired: complete, swin-K, swinstride-K, swin2stride-K, swinskip_start-K, logwin-K, oneref-I; "
     "windows are cyclic unless -noncyclic is appended.",
-)  # fmt: skip
+)
 PAIR_BATCH = _PAIRS.integer("pair_batch", 0, "Pairs decoded at a time (0: chosen).", at_least=0)
 FRAME_BATCH = _PAIRS.integer("frame_batch", 0, "Frames encoded at a time (0: chosen).", at_least=0)
 
 _MOTION = FLAGS.group("Motion")
 MOTION = _MOTION.choice(
-    "motion", "attention", ["attention", "none"],
+    "motion",
+    "attention",
+    ["attention", "none"],
     "Where motion is read from: the network's attention (Easi3R), or nowhere (plain DUSt3R / MonST3R).",
-)  # fmt: skip
+)
 REATTENTION = _MOTION.boolean("reattention", True, "Mask what moves inside the attention of a second pass.")
 CLUSTERS = _MOTION.integer("clusters", 64, "k-means clusters that smooth the motion score.", at_least=1)
 
@@ -76,19 +84,39 @@ TRANSLATION = _ALIGN.number("translation_weight", 1.0, "Weight of translation wi
 MIN_CONFIDENCE = _ALIGN.number("min_confidence", 3.0, "Points below it take no part in finding the first poses.")
 
 _OUTPUT = FLAGS.group("Output")
-OUTPUT = _OUTPUT.string("output", "", "Folder of the result (default: results/<sequence name>). An older one is replaced.")
-FOREGROUND = _OUTPUT.string("foreground", "all", "What moves, in scene.glb and scene.ply: all, none, or a frame number.")
+OUTPUT = _OUTPUT.string(
+    "output", "", "Folder of the result (default: results/<sequence name>). An older one is replaced."
+)
+FOREGROUND = _OUTPUT.string(
+    "foreground", "all", "What moves, in scene.glb and scene.ply: all, none, or a frame number."
+)
 COMPARE = _OUTPUT.boolean(
     "compare_plain", True, "With ground truth: also reconstruct without masks and re-attention, and print both."
 )
 
 _COMPUTE = FLAGS.group("Computation")
 DTYPE = _COMPUTE.choice(
-    "dtype", "auto", ["auto", "float32", "bfloat16"],
+    "dtype",
+    "auto",
+    ["auto", "float32", "bfloat16"],
     "Of the network's layers; auto is bfloat16 on GPUs and TPUs. Heads and statistics are float32 always; "
     "float32 also asks for exact matrix products.",
-)  # fmt: skip
+)
 SEED = _COMPUTE.integer("seed", 0, "Of k-means and RANSAC.", at_least=0)
+
+
+#: Metrics worth a line on the screen; metrics.json has them all.
+PRINTED = {
+    "ate": "camera path, ATE (units of the truth)",
+    "rpe_translation": "camera path, RPE translation",
+    "rpe_rotation_deg": "camera path, RPE rotation (degrees)",
+    "focal_relative_error": "focal length, relative error",
+    "abs_rel": "depth, AbsRel",
+    "delta_1_25": "depth, share within 1.25",
+    "score_auc": "motion score, ROC-AUC (0.5: chance)",
+    "mask_iou": "motion mask, IoU",
+    "mask_share": "share of pixels marked as moving",
+}
 
 
 def main() -> None:
@@ -112,7 +140,6 @@ def main() -> None:
     stages.close()
     figures = measure(sequence, model, frames, config, features, result)
 
-    stages("write", 0, 1, "")
     record = {
         "options": FLAGS.values(),
         "pipeline": dataclasses.asdict(config),
@@ -122,10 +149,16 @@ def main() -> None:
         "versions": versions(),
     }
     export.write_result(
-        output, result.scene, result.motion, config=record, metrics=figures, time=np.asarray(frames.time),
+        output,
+        result.scene,
+        result.motion,
+        config=record,
+        metrics=figures,
+        time=np.asarray(frames.time),
+        name=sequence.name,
         foreground=FOREGROUND.value,
-    )  # fmt: skip
-    stages("write", 1, 1, "")
+        progress=lambda d, n, file: stages("write", d, n, file),
+    )
     print(closing_table(stages, time.perf_counter() - began, output))
 
 
@@ -179,13 +212,15 @@ def measure(sequence: Sequence, model, frames: Frames, config, features, result)
         plain = dataclasses.replace(config, motion="none")
         scene = pipeline.reconstruct(model, frames, plain, features=features).scene
         columns = {"plain DUSt3R": metrics.evaluate_scene(scene, truth)} | columns
-        if sequence.twin is not None:
+        if sequence.twin is not None and sequence.twin.ground_truth is not None:
             still = load_frames(sequence.twin.frames, frame_config(model))
             truth = load_ground_truth(sequence.twin.ground_truth, still)
             scene = pipeline.reconstruct(model, still, config).scene
             columns["full, motionless twin"] = metrics.evaluate_scene(scene, truth)
-    names = list(dict.fromkeys(k for figures in columns.values() for k in figures))
-    rows = [(n, *(_figure(figures.get(n)) for figures in columns.values())) for n in names]
+    known = {name for figures in columns.values() for name in figures}
+    rows = [
+        (text, *(_figure(f.get(name)) for f in columns.values())) for name, text in PRINTED.items() if name in known
+    ]
     print(table(rows, ("against ground truth", *columns)))
     return columns
 

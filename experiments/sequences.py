@@ -14,7 +14,6 @@ import zipfile
 import numpy as np
 
 import easi3r_jax
-
 from easi3r_jax.errors import InputError
 from easi3r_jax.metrics import GroundTruth
 from easi3r_jax.types import Frames
@@ -78,7 +77,7 @@ def load_ground_truth(path: pathlib.Path, frames: Frames) -> GroundTruth:
     """
     known = ("depth", "masks", "world_from_cam", "intrinsics")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {k: file[k] for k in known if k in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"Cannot read the ground truth {path}: {error}.") from error

@@ -16,8 +16,18 @@ from easi3r_jax.models import random_model
 from easi3r_jax.models.encoder import Encoder
 from easi3r_jax.types import Frames
 
-NETWORK = DUSt3RConfig(image_size=(32, 48), patch_size=8, enc_dim=16, enc_depth=2, enc_heads=2, dec_dim=16, dec_depth=2,
-                       dec_heads=2, mlp_ratio=2.0, head="linear")  # fmt: skip
+NETWORK = DUSt3RConfig(
+    image_size=(32, 48),
+    patch_size=8,
+    enc_dim=16,
+    enc_depth=2,
+    enc_heads=2,
+    dec_dim=16,
+    dec_depth=2,
+    dec_heads=2,
+    mlp_ratio=2.0,
+    head="linear",
+)
 OPTIONS = PipelineConfig(segmentation=MotionConfig(num_clusters=8, restarts=1), alignment=AlignConfig(iterations=20))
 
 
@@ -25,8 +35,13 @@ def clip(count, height=32, width=48, seed=0):
     """A random texture that pans."""
     texture = np.random.default_rng(seed).integers(0, 256, (height, width + 4 * count, 3), np.uint8)
     rgb = np.stack([texture[:, 4 * t : 4 * t + width] for t in range(count)])
-    return Frames(rgb=jnp.asarray(rgb), source_index=np.arange(count), time=np.arange(count) / 24.0,
-                  frame_from_source=np.eye(3), source_size=np.array([height, width]))  # fmt: skip
+    return Frames(
+        rgb=jnp.asarray(rgb),
+        source_index=np.arange(count),
+        time=np.arange(count) / 24.0,
+        frame_from_source=np.eye(3),
+        source_size=np.array([height, width]),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +145,8 @@ def test_predictions_are_masked_by_the_first_pass(model):
 
 def test_without_motion_nothing_is_masked(model):
     result = pipeline.reconstruct(model, clip(4), dataclasses.replace(OPTIONS, motion="none"))
-    assert result.motion is None and result.masks is None
+    assert result.motion is None
+    assert result.masks is None
     assert not result.scene.dynamic_mask.any()
     assert_finite(result.scene)
 
@@ -177,10 +193,13 @@ def test_impossible_options_are_refused():
 
 def test_the_observer_hears_every_stage(model):
     heard = []
-    pipeline.reconstruct(model, clip(4), OPTIONS, observer=lambda stage, done, total, note: heard.append((stage, done, total)))
+    pipeline.reconstruct(
+        model, clip(4), OPTIONS, observer=lambda stage, done, total, note: heard.append((stage, done, total))
+    )
     stages = list(dict.fromkeys(stage for stage, _, _ in heard))
     assert stages == ["encode", "attention", "predict", "align"]
     for stage in stages:
         mine = [(done, total) for s, done, total in heard if s == stage]
-        assert mine[0][0] == 0 and mine[-1][0] == mine[-1][1]
+        assert mine[0][0] == 0
+        assert mine[-1][0] == mine[-1][1]
         assert [d for d, _ in mine] == sorted(d for d, _ in mine)

@@ -103,29 +103,32 @@ def _weighted_distance(transforms: Array, frames: Array, problem: AlignProblem) 
 
 
 def _value_and_gradients(transforms: Array, frames: Array, problem: AlignProblem) -> tuple[Array, Array, Array]:
-    def block(carry, inputs):
-        value, frames_grad = carry
-        transforms, edges, *sides = inputs
-        transforms_grad = jnp.zeros_like(transforms)
-        for index, points, weights in ((edges[:, 0], *sides[:2]), (edges[:, 1], *sides[2:])):
-            points = points.astype(frames.dtype)
-            part, pull = jax.vmap(_distance_and_pull)(transforms, frames[index], points, weights)
-            frames_grad = frames_grad.at[index].add(-pull)
-            turn_grad = jnp.einsum("bap,bcp->bac", pull, points, precision=_HIGHEST)
-            transforms_grad += jnp.concatenate([turn_grad, jnp.sum(pull, axis=-1, keepdims=True)], axis=-1)
-            value += jnp.sum(part)
-        return (value, frames_grad), transforms_grad
-
-    start = (jnp.zeros((), frames.dtype), jnp.zeros_like(frames))
     observations = (problem.points_i, problem.weights_i, problem.points_j, problem.weights_j)
     inputs = (transforms, problem.edges, *observations)
+    side = jax.vmap(_distance_and_gradients)
+    if problem.edges.shape[1] == 1:  # blocks of one edge lose their axis: batched products are slow on a CPU
+        inputs, side = jax.tree.map(lambda x: x[:, 0], inputs), _distance_and_gradients
+
+    def block(carry, inputs):
+        value, frames_grad = carry
+        transform, edges, points_i, weights_i, points_j, weights_j = inputs
+        value_i, pull_i, grad_i = side(transform, frames[edges[..., 0]], points_i, weights_i)
+        value_j, pull_j, grad_j = side(transform, frames[edges[..., 1]], points_j, weights_j)
+        frames_grad = frames_grad.at[edges[..., 0]].add(-pull_i).at[edges[..., 1]].add(-pull_j)
+        return (value + jnp.sum(value_i + value_j), frames_grad), grad_i + grad_j
+
+    start = (jnp.zeros((), frames.dtype), jnp.zeros_like(frames))
     (value, frames_grad), transforms_grad = jax.lax.scan(block, start, inputs, unroll=min(4, len(problem.edges)))
-    return value, transforms_grad, frames_grad
+    return value, transforms_grad.reshape(transforms.shape), frames_grad
 
 
-def _distance_and_pull(transform: Array, frame: Array, points: Array, weights: Array) -> tuple[Array, Array]:
-    """() weighted sum of distances and (3, P) its gradient by the transformed points; 0 where a distance is 0."""
-    # Written out by coordinates: a (3, 3) x (3, P) product is a slow library call on a CPU, and rounds on a TPU.
+def _distance_and_gradients(
+    transform: Array, frame: Array, points: Array, weights: Array
+) -> tuple[Array, Array, Array]:
+    """Of one side of one pair: () weighted sum of distances, its gradients by the transformed points, (3, P), and by
+    the transform, (3, 4). Gradients are 0 where a distance is 0."""
+    points = points.astype(frame.dtype)
+    # Written out by coordinates: a (3, 3) x (3, P) product is a slow library call on a CPU.
     residual = [
         transform[a, 0] * points[0] + transform[a, 1] * points[1] + transform[a, 2] * points[2] + transform[a, 3]
         - frame[a]
@@ -134,8 +137,11 @@ def _distance_and_pull(transform: Array, frame: Array, points: Array, weights: A
     squared = residual[0] * residual[0] + residual[1] * residual[1] + residual[2] * residual[2]
     positive = squared > 0
     inverse = jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, squared, 1)), 0)
-    pull = weights * inverse
-    return jnp.sum(weights * (squared * inverse)), jnp.stack([pull * r for r in residual])
+    scaled = weights * inverse
+    pull = jnp.stack([scaled * r for r in residual])
+    linear_grad = jnp.matmul(pull, points.T, precision=_HIGHEST)
+    transform_grad = jnp.concatenate([linear_grad, jnp.sum(pull, axis=1, keepdims=True)], axis=1)
+    return jnp.sum(weights * (squared * inverse)), pull, transform_grad
 
 
 def _forward(transforms: Array, frames: Array, problem: AlignProblem):

@@ -61,10 +61,10 @@ def ensure_writable(folder: str | os.PathLike) -> None:
 def write_result(
     folder: str | os.PathLike,
     scene: Scene4D,
+    motion: MotionMaps | None = None,
     *,
     time: np.ndarray,
     config: Mapping[str, Any],
-    motion: MotionMaps | None = None,
     metrics: Mapping[str, Any] | None = None,
     name: str | None = None,
     foreground: str | int = "all",
@@ -77,13 +77,13 @@ def write_result(
     Args:
       folder: missing parents are created.
       scene: the reconstruction.
+      motion: for the rows of `summary.png` that show what moves and why; None leaves them out.
       time: (T,) seconds.
       config: every option, version, hash and seed that made it: `config.json`.
-      motion: for the rows of `summary.png` that show what moves and why.
       metrics: `metrics.json` where there is ground truth.
       name: heads `summary.png`; the folder's name by default.
       foreground: of the point clouds: "all" frames, "none", or the number of one frame.
-      min_confidence: of the points in the clouds.
+      min_confidence: of the static points in the clouds.
       max_points: in each cloud.
       progress: called with files done, files in all, and the name of the next one.
 

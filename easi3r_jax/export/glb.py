@@ -1,8 +1,9 @@
 """`scene.glb`: background, foreground per frame, cameras and their path as one binary glTF 2.0 file.
 
-Inside the file all geometry stands in world coordinates, under one root node `scene` whose matrix turns it into glTF's
-axes (y up, z backward) with the first camera at the origin: what a viewer shows first is what the first frame saw, and
-whoever wants world coordinates leaves the root matrix out.
+Inside the file all geometry stands in world coordinates, under one node `scene` whose matrix turns it into glTF's axes
+(y up, z backward) with the first camera at the origin: what a viewer shows first is what the first frame saw, and
+whoever wants world coordinates leaves that matrix out. The glTF cameras stand beside that node, with complete matrices,
+since some readers overlook the parents of a camera.
 
 Written here and not with a mesh library, since those have no animations: the file's animation shows the foreground
 frame by frame. Programs that do not play it show the foreground of all frames at once.
@@ -38,7 +39,7 @@ def gltf_from_world(scene: Scene4D) -> np.ndarray:
 def write_glb(path: str | os.PathLike, cloud: SceneCloud, scene: Scene4D, time: np.ndarray) -> None:
     """Writes the scene.
 
-    Nodes under `scene`: `background`; `foreground_NNNNN` per frame; `frusta` and `path`, coloured by time;
+    Nodes under `scene`: `background`; `foreground_NNNNN` per frame; `frusta` and `path`, coloured by time. Beside it:
     `camera_NNNNN`, glTF cameras to look through.
 
     Args:
@@ -60,22 +61,27 @@ def write_glb(path: str | os.PathLike, cloud: SceneCloud, scene: Scene4D, time: 
     children += foreground.values()
     if len(cloud.foreground) > 1 and foreground:
         _animate(file, foreground, np.asarray(time, np.float64))
-    children += _cameras(file, scene)
+    size = camera_size(scene)
+    children += _camera_lines(file, scene, size)
+    file.json["scenes"][0]["nodes"] = [root, *_cameras(file, scene, size)]
     pathlib.Path(path).write_bytes(file.tobytes())
 
 
-def _cameras(file: _Glb, scene: Scene4D) -> list[int]:
-    size = camera_size(scene)
+def _camera_lines(file: _Glb, scene: Scene4D, size: float) -> list[int]:
     colors = time_colors(len(scene.depth))
     lines = camera_lines(scene, size)
     nodes = [file.mesh("frusta", _LINES, lines.reshape(-1, 3), np.repeat(colors, lines[0].size // 3, axis=0))]
     if len(colors) > 1:
         steps = np.stack([np.arange(len(colors) - 1), np.arange(1, len(colors))], axis=1).reshape(-1)
         nodes.append(file.mesh("path", _LINES, np.asarray(scene.world_from_cam)[steps, :3, 3], colors[steps]))
+    return nodes
+
+
+def _cameras(file: _Glb, scene: Scene4D, size: float) -> list[int]:
     height, width = scene.depth.shape[1:]
-    for t, (intrinsics, world_from_cam) in enumerate(
-        zip(np.asarray(scene.intrinsics), np.asarray(scene.world_from_cam), strict=True)
-    ):
+    gltf_from_cam = gltf_from_world(scene) @ np.asarray(scene.world_from_cam, np.float64) @ _GLTF_FROM_CV
+    nodes = []
+    for t, (intrinsics, matrix) in enumerate(zip(np.asarray(scene.intrinsics), gltf_from_cam, strict=True)):
         perspective = {
             "aspectRatio": width * float(intrinsics[1, 1]) / (height * float(intrinsics[0, 0])),
             "yfov": 2 * math.atan(height / (2 * float(intrinsics[1, 1]))),
@@ -83,8 +89,7 @@ def _cameras(file: _Glb, scene: Scene4D) -> list[int]:
         }
         name = f"camera_{t:05d}"
         camera = file.add("cameras", {"name": name, "type": "perspective", "perspective": perspective})
-        matrix = _column_major(np.asarray(world_from_cam, np.float64) @ _GLTF_FROM_CV)
-        nodes.append(file.add("nodes", {"name": name, "camera": camera, "matrix": matrix}))
+        nodes.append(file.add("nodes", {"name": name, "camera": camera, "matrix": _column_major(matrix)}))
     return nodes
 
 
@@ -126,7 +131,7 @@ class _Glb:
             "asset": {"version": "2.0", "generator": "easi3r_jax"},
             "extensionsUsed": ["KHR_materials_unlit"],
             "scene": 0,
-            "scenes": [{"nodes": [0]}],
+            "scenes": [{}],
             "materials": [{"name": "unlit", "extensions": {"KHR_materials_unlit": {}}}],
         }
         self._parts: list[bytes] = []

@@ -68,8 +68,9 @@ def load_scene(path: str | os.PathLike) -> Scene4D:
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:
+    with path.open("rb") as file:  # opened here: given a path, numpy leaves a damaged file open
         if file.read(2) != b"PK":
             raise ValueError("not an npz archive")
-    with np.load(path, allow_pickle=False) as archive:
-        return {key: archive[key] for key in _LAYOUT if key in archive.files}
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            return {key: archive[key] for key in _LAYOUT if key in archive.files}

@@ -9,7 +9,7 @@ import numpy as np
 
 from easi3r_jax.types import Scene4D
 
-#: Points below it are left out: the network's confidence starts at 1, and the clean-up sets floating points to 0.
+#: Static points below it are left out: the network's confidence starts at 1, the clean-up sets floating points to 0.
 MIN_CONFIDENCE = 1.1
 
 # Neighbouring pixels whose depths differ by more than this share belong to two surfaces; the network puts the pixels
@@ -67,7 +67,9 @@ def point_cloud(
     Args:
       scene: host arrays.
       foreground: "all" frames, "none", or the number of one frame.
-      min_confidence: pixels below it are left out, and so are those between two surfaces.
+      min_confidence: static pixels below it are left out. What moves is kept whatever its confidence: the clean-up
+        compares frames as if nothing moved, and zeroes it wherever another frame sees past it. Pixels in the air
+        between two surfaces are left out of both.
       max_points: bound on all points together; beyond it a seeded random choice is kept, the same share everywhere.
       voxel: side of the background's voxels in widths of a pixel at the point's own depth, rounded down to a power of
         two in world units: fine where the camera was near. One point is kept for each, the mean of what falls into it.
@@ -108,8 +110,8 @@ def unproject(depth: np.ndarray, intrinsics: np.ndarray, world_from_cam: np.ndar
 
 def _usable(scene: Scene4D, t: int, min_confidence: float) -> np.ndarray:
     depth = np.asarray(scene.depth[t])
-    known = np.isfinite(depth) & (depth > 0) & (np.asarray(scene.confidence[t]) >= min_confidence)
-    return known & ~_between_surfaces(depth)
+    trusted = (np.asarray(scene.confidence[t]) >= min_confidence) | np.asarray(scene.dynamic_mask[t])
+    return trusted & np.isfinite(depth) & (depth > 0) & ~_between_surfaces(depth)
 
 
 def _between_surfaces(depth: np.ndarray) -> np.ndarray:

@@ -42,9 +42,7 @@ def mean_logits(queries: Array, keys: Array) -> Array:
     return jnp.einsum("bad,bkad->bak", mean_query, keys.astype(jnp.float32)) * queries.shape[-1] ** -0.5
 
 
-def masked_attention(
-    queries: Array, keys: Array, values: Array, dynamic_query: Array, dynamic_key: Array
-) -> Array:
+def masked_attention(queries: Array, keys: Array, values: Array, dynamic_query: Array, dynamic_key: Array) -> Array:
     """Attention in which static queries do not see dynamic keys (Easi3R, eq. 9).
 
     The weights from static queries to dynamic keys are zeroed *after* the softmax and the rows are not renormalised.

@@ -23,6 +23,7 @@ from easi3r_jax.models.encoder import Encoder
 from easi3r_jax.models.heads import make_head, points_and_confidence
 
 Array = jax.Array
+DType = str | type | jnp.dtype
 
 
 def normalize_rgb(rgb: Array) -> Array:
@@ -39,7 +40,7 @@ class DUSt3R(nnx.Module):
         whatever it is. bfloat16 is the accelerators' default, float32 the CPU's.
     """
 
-    def __init__(self, config: DUSt3RConfig, *, rngs: nnx.Rngs, dtype: jnp.dtype | type = jnp.float32):
+    def __init__(self, config: DUSt3RConfig, *, rngs: nnx.Rngs, dtype: DType = jnp.float32):
         self.config = config
         self.dtype = jnp.dtype(dtype)
         self.encoder = Encoder(config, rngs=rngs)
@@ -56,7 +57,7 @@ class DUSt3R(nnx.Module):
 
     def encode(self, rgb: Array) -> Array:
         """Encodes frames (T, H, W, 3) uint8 to features (T, N, C) float32."""
-        self.grid(rgb.shape[1:3])
+        self.grid((rgb.shape[1], rgb.shape[2]))
         return self.encoder(normalize_rgb(rgb), self.dtype)[0]
 
     def decode(
@@ -98,6 +99,6 @@ def abstract_model(config: DUSt3RConfig) -> DUSt3R:
     return nnx.eval_shape(lambda: DUSt3R(config, rngs=nnx.Rngs(0)))
 
 
-def random_model(config: DUSt3RConfig, *, seed: int = 0, dtype: jnp.dtype | type = jnp.float32) -> DUSt3R:
+def random_model(config: DUSt3RConfig, *, seed: int = 0, dtype: DType = jnp.float32) -> DUSt3R:
     """The model with freshly initialised weights."""
     return DUSt3R(config, rngs=nnx.Rngs(seed), dtype=dtype)

@@ -65,7 +65,7 @@ class Fusion(nnx.Module):
         self.out_conv = Linear(dim, dim, rngs=rngs)
 
     def __call__(self, level: Array, path: Array | None) -> Array:
-        if self.residual1 is not None:
+        if self.residual1 is not None and path is not None:
             level = path + self.residual1(level)
         # A 1x1 convolution and a bilinear resize commute; before the resize it costs a quarter.
         return upsample_twice(self.out_conv(self.residual2(level)))

@@ -1,10 +1,10 @@
 """One threshold for a clip's score maps: multi-level Otsu with the number of classes chosen (Easi3R, sec. 3.2).
 
 Otsu's classes maximise the variance between class means, Σ Sₖ² / Pₖ over classes k, where Pₖ counts the values of a
-class and Sₖ sums them (Liao, Chen & Chung 2001). On a histogram of B bins the score of every interval of bins is one
-B×B table, and the best partition follows by dynamic programming in O(classes² · B³) at most (B² for three classes),
-where trying all thresholds is O(B^(classes - 1)). Of equally good partitions (thresholds that move through empty bins) the first is taken, as
-an exhaustive search in ascending order would.
+class and Sₖ sums them (Liao, Chen & Chung 2001). On a histogram of B = 256 bins the score of every interval of bins is
+one B×B table; all partitions are then compared at once, B³ sums for four classes. Of equally good ones (thresholds
+that move through empty bins) the first is taken. Dynamic programming would need B² sums for any number of classes, but
+adds in another order, and then thresholds differ from the released program's where partitions are nearly as good.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ def multi_otsu(x: Array, class_counts: tuple[int, ...] = (2, 3, 4)) -> Otsu:
 
     Args:
       x: float array of any shape, finite.
-      class_counts: numbers of classes to try, each 2 or more; the first wins ties.
+      class_counts: numbers of classes to try, each 2, 3 or 4; the first wins ties.
 
     Raises:
-      ConfigError: no class count, or one below 2.
+      ConfigError: no class count, or one that is not 2, 3 or 4.
     """
-    if not class_counts or min(class_counts) < 2:
-        raise ConfigError(f"Otsu class counts are 2 or more, not {class_counts}: e.g. (2, 3, 4).")
+    if not class_counts or not set(class_counts) <= {2, 3, 4}:
+        raise ConfigError(f"Otsu class counts are some of 2, 3 and 4, not {class_counts}.")
     x = x.astype(jnp.float32)
     low, high = jnp.min(x), jnp.max(x)
     counts = histogram(x, low, high)
-    centres = low + (jnp.arange(NUM_BINS) + 0.5).astype(jnp.float32) * ((high - low) / NUM_BINS)
+    centres = low + (np.arange(NUM_BINS) + 0.5).astype(np.float32) * ((high - low) / NUM_BINS)
     filled = jnp.sum(counts > 0)
 
     intervals = _interval_scores(counts)
@@ -106,28 +106,23 @@ def _interval_scores(counts: Array) -> Array:
 
 
 def _best_partition(intervals: Array, counts: Array, num_classes: int) -> Array:
-    """Last bin of every class but the highest, (num_classes - 1,) int32, maximising the sum of interval scores.
-
-    Chooses one threshold after another, each the first that a best partition can have. `reach[c, t]` is the best
-    score of all classes up to one that ends at bin t, where the threshold to choose is c.
-    """
+    """Last bin of every class but the highest, (num_classes - 1,) int32, maximising the sum of interval scores."""
     following = jnp.concatenate([intervals[1:], jnp.full((1, NUM_BINS), -jnp.inf)])  # [s, t]: bins s+1..t
-    ends = []
-    so_far = intervals[0]
-    for remaining in reversed(range(num_classes - 1)):
-        if remaining:
-            reach = so_far[:, None] + following
-            for _ in range(remaining - 1):
-                reach = jnp.max(reach[:, :, None] + following[None], axis=1)
-            total = jnp.max(reach + following[None, :, -1], axis=1)
-        else:
-            total = so_far + following[:, -1]
-        end = jnp.argmax(total)
-        ends.append(end)
-        so_far = so_far[end] + following[end]
+
+    def along(scores: Array, axis: int) -> Array:
+        """Scores on the axes of the thresholds that bound the class, the first being `axis`."""
+        shape = [1] * (num_classes - 1)
+        shape[axis : axis + scores.ndim] = scores.shape
+        return scores.reshape(shape)
+
+    # First and last class, then those between, as scikit-image adds them: see above.
+    total = along(intervals[0], 0) + along(following[:, -1], num_classes - 2)
+    for axis in range(num_classes - 2):
+        total = total + along(following, axis)
+    ends = jnp.stack(jnp.unravel_index(jnp.argmax(total), total.shape)).astype(jnp.int32)
     # As many filled bins as classes: one each.
     (filled,) = jnp.nonzero(counts > 0, size=num_classes, fill_value=0)
-    return jnp.where(jnp.sum(counts > 0) == num_classes, filled[:-1], jnp.stack(ends))
+    return jnp.where(jnp.sum(counts > 0) == num_classes, filled[:-1].astype(jnp.int32), ends)
 
 
 def _spread(x: Array, thresholds: Array) -> Array:

@@ -50,18 +50,25 @@ def load_predictions(folder: pathlib.Path) -> tuple[PairPredictions, int]:
     """The folder's network-like predictions and the number of frames."""
     with np.load(folder / "predictions.npz") as p, np.load(folder / "scene.npz") as s:
         predictions = PairPredictions(
-            edges=jnp.asarray(s["edges"]), points_i=jnp.asarray(p["pts3d_1"]), points_j=jnp.asarray(p["pts3d_2"]),
-            confidence_i=jnp.asarray(p["conf_1"]), confidence_j=jnp.asarray(p["conf_2"]),
-        )  # fmt: skip
+            edges=jnp.asarray(s["edges"]),
+            points_i=jnp.asarray(p["pts3d_1"]),
+            points_j=jnp.asarray(p["pts3d_2"]),
+            confidence_i=jnp.asarray(p["conf_1"]),
+            confidence_j=jnp.asarray(p["conf_2"]),
+        )
         return predictions, len(s["frames_u8"])
 
 
 def case_config(options: dict) -> AlignConfig:
     """Options of a golden case; those it does not name are the golden format's."""
     return AlignConfig(
-        iterations=options.get("niter", 300), schedule=options.get("schedule", "linear"),
-        shared_focal=options.get("shared", True), smoothing_weight=0.01, translation_weight=1.0, min_confidence=2.5,
-    )  # fmt: skip
+        iterations=options.get("niter", 300),
+        schedule=options.get("schedule", "linear"),
+        shared_focal=options.get("shared", True),
+        smoothing_weight=0.01,
+        translation_weight=1.0,
+        min_confidence=2.5,
+    )
 
 
 def golden_start(golden: dict[str, np.ndarray], predictions: PairPredictions) -> align.AlignState:
@@ -106,8 +113,12 @@ def _check_path(stage, golden, predictions, problem, config: AlignConfig) -> Ite
     for k, name in enumerate(("total", "pair_i", "pair_j", "temporal")):
         yield compare(stage, f"loss term {name}", terms[name], golden["iter0_loss_terms"][k], _CLOSED_FORM)
     gradient = jax.jit(jax.grad(align.total_loss))(start, problem)
-    for name, ours in (("im_poses", gradient.frame_poses), ("pw_poses", gradient.pair_poses),
-                       ("log_focal", gradient.log_focal), ("logdepth_f0", gradient.log_depth[0])):  # fmt: skip
+    for name, ours in (
+        ("im_poses", gradient.frame_poses),
+        ("pw_poses", gradient.pair_poses),
+        ("log_focal", gradient.log_focal),
+        ("logdepth_f0", gradient.log_depth[0]),
+    ):
         if f"iter0_grad_{name}" in golden:
             array = golden[f"iter0_grad_{name}"]
             row = compare(stage, f"iter0_grad_{name}", ours.reshape(array.shape), array, _GRADIENT)
@@ -134,9 +145,12 @@ def _check_path(stage, golden, predictions, problem, config: AlignConfig) -> Ite
         before = align.frame_confidence(predictions, len(golden["final_depth"]))
         yield compare(stage, "im_conf_before_clean", before, golden["im_conf_before_clean"], ROUNDING)
         done = align.AlignResult(
-            world_from_cam=jnp.asarray(golden["final_im_poses"]), intrinsics=jnp.asarray(golden["final_intrinsics"]),
-            depth=jnp.asarray(golden["final_depth"]), confidence=before, losses=jnp.asarray(losses),
-        )  # fmt: skip
+            world_from_cam=jnp.asarray(golden["final_im_poses"]),
+            intrinsics=jnp.asarray(golden["final_intrinsics"]),
+            depth=jnp.asarray(golden["final_depth"]),
+            confidence=before,
+            losses=jnp.asarray(losses),
+        )
         after = np.asarray(clean_confidence(done, config))
         # A projection that rounds to the next pixel may flip a decision.
         differ = float((np.abs(after - golden["im_conf_after_clean"]) > ROUNDING * after.max()).mean())
@@ -156,8 +170,10 @@ def _check_primitives(folder: pathlib.Path) -> Iterator[Row]:
         golden = dict(file)
     stage = f"{folder.name}/primitives"
     if "focal_weiszfeld" in golden:
-        focals = [weiszfeld_focal(jnp.asarray(points), jnp.asarray(centre))
-                  for points, centre in zip(golden["focal_pts3d"], golden["focal_pp"], strict=True)]  # fmt: skip
+        focals = [
+            weiszfeld_focal(jnp.asarray(points), jnp.asarray(centre))
+            for points, centre in zip(golden["focal_pts3d"], golden["focal_pp"], strict=True)
+        ]
         yield compare(stage, "focal_weiszfeld", np.array(focals), golden["focal_weiszfeld"], _CLOSED_FORM)
     if "rigid_s" in golden:
         source, target, weights = (
@@ -181,10 +197,12 @@ def _check_two_frames(stage: str, path: pathlib.Path) -> Iterator[Row]:
     with np.load(path) as file:
         golden = dict(file)
     predictions = PairPredictions(
-        edges=jnp.array([[0, 1], [1, 0]]), points_i=jnp.asarray(golden["pts3d_1"]),
-        points_j=jnp.asarray(golden["pts3d_2"]), confidence_i=jnp.asarray(golden["conf_1"]),
+        edges=jnp.array([[0, 1], [1, 0]]),
+        points_i=jnp.asarray(golden["pts3d_1"]),
+        points_j=jnp.asarray(golden["pts3d_2"]),
+        confidence_i=jnp.asarray(golden["conf_1"]),
         confidence_j=jnp.asarray(golden["conf_2"]),
-    )  # fmt: skip
+    )
     yield compare(stage, "conf_product", align.edge_scores(predictions), golden["conf_product"], ROUNDING)
     config = dataclasses.replace(AlignConfig(), shared_focal=False, min_confidence=2.5)
     result = align.align(predictions, 2, config)

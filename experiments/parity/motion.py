@@ -39,8 +39,13 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
         rgb = file["frames_u8"]
     config = golden_config(settings.get("model", {}), settings.get("head", "dpt"), rgb.shape[1:3])
     model = golden_model(config, settings["weight_seed"], settings["gains"])
-    clip = Frames(rgb=jnp.asarray(rgb), source_index=np.arange(len(rgb)), time=np.arange(len(rgb)) / 24,
-                  frame_from_source=np.eye(3), source_size=np.array(rgb.shape[1:3]))  # fmt: skip
+    clip = Frames(
+        rgb=jnp.asarray(rgb),
+        source_index=np.arange(len(rgb)),
+        time=np.arange(len(rgb)) / 24,
+        frame_from_source=np.eye(3),
+        source_size=np.array(rgb.shape[1:3]),
+    )
     features = pipeline.encode(model, clip)
 
     if (folder / "pair_attention_pass1.npz").is_file():
@@ -62,7 +67,9 @@ def _check_pairs(folder, model: DUSt3R, features: jax.Array, size: tuple[int, in
     edges = golden["pairs"]
     stats = jax.jit(lambda m, a, b: m.decode(a, b, grid).stats)(model, features[edges[:, 0]], features[edges[:, 1]])
     stage = f"{folder.name}/pair_attention"
-    yield compare(stage, "match_feature", features.reshape(golden["match_feature"].shape), golden["match_feature"], NETWORK)
+    yield compare(
+        stage, "match_feature", features.reshape(golden["match_feature"].shape), golden["match_feature"], NETWORK
+    )
     for name, array in (("attn_b1", stats.src), ("attn_b2", stats.ref)):
         ours = np.moveaxis(np.asarray(array).reshape(len(edges), -1, *grid), 1, -1)
         yield compare(stage, name, ours, golden[name], NETWORK)
@@ -85,7 +92,9 @@ def _check_graph(folder, stem, model, features, edges, size, segmentation) -> It
     if (folder / f"{stem}_pass2_pairs.npz").is_file():
         with np.load(folder / f"{stem}_pass2_pairs.npz") as file:
             golden = dict(file)
-        yield from _check_second_pairs(f"{folder.name}/{stem} pass 2", model, features, dynamic, edges, golden, predictions)
+        yield from _check_second_pairs(
+            f"{folder.name}/{stem} pass 2", model, features, dynamic, edges, golden, predictions
+        )
 
 
 def _check_pass(stage, temporal, features, golden, grid, config: MotionConfig) -> Iterator[Row]:
@@ -109,8 +118,13 @@ def _check_pass(stage, temporal, features, golden, grid, config: MotionConfig) -
 
 def _check_masks(stage, maps: TemporalMaps, features, golden, grid, config: MotionConfig) -> Iterator[Row]:
     points = np.asarray(features, np.float64).reshape(-1, features.shape[-1])
-    clusters = motion.kmeans(jnp.asarray(points, jnp.float32), config.num_clusters, jax.random.key(0),
-                             restarts=config.restarts, max_iterations=config.kmeans_iterations)  # fmt: skip
+    clusters = motion.kmeans(
+        jnp.asarray(points, jnp.float32),
+        config.num_clusters,
+        jax.random.key(0),
+        restarts=config.restarts,
+        max_iterations=config.kmeans_iterations,
+    )
     ratio = _inertia(points, np.asarray(clusters.labels)) / _inertia(points, golden["cluster_labels"].ravel())
     yield at_most(stage, "k-means inertia / golden's", ratio, 1.02)
 
@@ -128,7 +142,9 @@ def _check_masks(stage, maps: TemporalMaps, features, golden, grid, config: Moti
     yield compare(stage, "threshold", otsu.threshold, golden["threshold_f64"], ROUNDING)
     yield compare(stage, "otsu_scores", otsu.scores, golden["otsu_scores_f64"], 10 * ROUNDING)
     for count, values in zip(config.otsu_classes, otsu.thresholds, strict=True):
-        yield compare(stage, f"otsu_thresholds_{count}classes", values, golden[f"otsu_thresholds_{count}classes_f64"], ROUNDING)
+        yield compare(
+            stage, f"otsu_thresholds_{count}classes", values, golden[f"otsu_thresholds_{count}classes_f64"], ROUNDING
+        )
     yield differing(stage, "masks", masks.masks, golden["masks"], MASK_PIXELS)
 
 
@@ -146,8 +162,12 @@ def _check_second_pairs(stage, model, features, dynamic, edges, golden, predicti
     for k, edge in zip(golden["pair_index"], golden["pairs"], strict=True):
         prefix = f"pair{k}_"
         step = int(golden[f"{prefix}stride"])
-        for name, array in (("pts3d_1", predictions.points_i), ("conf_1", predictions.confidence_i),
-                            ("pts3d_2", predictions.points_j), ("conf_2", predictions.confidence_j)):  # fmt: skip
+        for name, array in (
+            ("pts3d_1", predictions.points_i),
+            ("conf_1", predictions.confidence_i),
+            ("pts3d_2", predictions.points_j),
+            ("conf_2", predictions.confidence_j),
+        ):
             yield compare(stage, prefix + name, array[k, ::step, ::step], golden[prefix + name], NETWORK)
         i, j = edge
         stats = model.decode(features[i][None], features[j][None], grid, (dynamic[i][None], dynamic[j][None])).stats
@@ -166,4 +186,6 @@ def _check_otsu(folder: pathlib.Path) -> Iterator[Row]:
         yield compare(stage, f"{name} threshold", otsu.threshold, golden[f"{name}_threshold_f64"], ROUNDING)
         yield compare(stage, f"{name} scores", otsu.scores, golden[f"{name}_scores_2_3_4_f64"], 10 * ROUNDING)
         for count, values in zip((2, 3, 4), otsu.thresholds, strict=True):
-            yield compare(stage, f"{name} thresholds {count}", values, golden[f"{name}_thresholds_{count}_f64"], ROUNDING)
+            yield compare(
+                stage, f"{name} thresholds {count}", values, golden[f"{name}_thresholds_{count}_f64"], ROUNDING
+            )

@@ -33,7 +33,7 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
 
 def _check_file(stage: str, model: DUSt3R, golden: dict[str, np.ndarray]) -> Iterator[Row]:
     rgb = jnp.asarray(golden["frames_u8"])
-    grid = model.grid(rgb.shape[1:3])
+    grid = model.grid((rgb.shape[1], rgb.shape[2]))
     ours = dict(_encoder_arrays(model, rgb, grid))
     masks = None
     if "atten_mask_full" in golden:
@@ -43,7 +43,7 @@ def _check_file(stage: str, model: DUSt3R, golden: dict[str, np.ndarray]) -> Ite
     for mode in ("plain", "masked"):
         for order, (i, j) in {"ab": (0, 1), "ba": (1, 0)}.items():
             if any(k.startswith(f"{mode}_{order}_") for k in golden):
-                dynamic = None if mode == "plain" else (masks[i][None], masks[j][None])
+                dynamic = None if mode == "plain" or masks is None else (masks[i][None], masks[j][None])
                 ours |= _pair_arrays(model, features[i][None], features[j][None], grid, dynamic, f"{mode}_{order}_")
 
     for name, array in golden.items():
@@ -66,8 +66,12 @@ def _encoder_arrays(model: DUSt3R, rgb: jax.Array, grid: tuple[int, int]) -> Ite
     yield "patch_pos", np.stack([np.indices(grid).reshape(2, -1).T] * len(rgb))
     for layer, tokens in enumerate(out["blocks"]):
         yield f"enc_block{layer}", tokens
-    for short, record in {"q_pre_rope": "queries", "k_pre_rope": "keys", "q_rope": "rotated_queries",
-                          "k_rope": "rotated_keys"}.items():  # fmt: skip
+    for short, record in {
+        "q_pre_rope": "queries",
+        "k_pre_rope": "keys",
+        "q_rope": "rotated_queries",
+        "k_rope": "rotated_keys",
+    }.items():
         yield f"enc0_{short}", np.swapaxes(out["attention"][record][0], 1, 2)
 
 
@@ -102,7 +106,7 @@ def _pair_arrays(model, features_i, features_j, grid, dynamic, prefix: str) -> d
 
 
 def _raw_layout(raw: np.ndarray, config) -> np.ndarray:
-    """Head channels (H, W, 4) as the goldens store them: (4, H, W) for DPT, (N, 4 p p) before the shuffle for linear."""
+    """Head channels (H, W, 4) as the goldens store them: (4, H, W) for DPT, (N, 4 p p) for linear."""
     if config.head == "dpt":
         return raw.transpose(2, 0, 1)
     height, width, _ = raw.shape

@@ -7,9 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from easi3r_jax.config import DUSt3RConfig
-from easi3r_jax.models import DUSt3R
-
 
 def golden_tensor(seed: int, name: str, shape: tuple[int, ...], gains: Mapping[str, float]) -> np.ndarray:
     """The tensor of a state-dict entry, as the golden format documents it; `name` is the canonical one of aliases."""

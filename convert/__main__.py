@@ -1,0 +1,113 @@
+"""Converts DUSt3R and MonST3R weights to a checkpoint of easi3r_jax.
+
+No PyTorch is needed, and nothing in a checkpoint is ever executed. Released weights are under CC BY-NC-SA 4.0:
+attribution, non-commercial use, share alike.
+
+  python -m convert --source=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth --output=checkpoints/dust3r
+  python -m convert --source=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt --output=checkpoints/monst3r
+  python -m experiments.reconstruct --seq=video.mp4 --checkpoint=checkpoints/monst3r
+
+--source=SOURCE   a .pth file (either format of torch.save); a folder of model.safetensors and config.json; or a name
+                  on the Hugging Face hub, downloaded with its client and kept in its cache (HF_HOME says where)
+--output=FOLDER   folder to write; an older checkpoint there is replaced when the new one is complete
+--debug           show the traceback of an error
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+from absl import flags
+from tqdm import tqdm
+
+from easi3r_jax.errors import UserError
+
+_SOURCE = flags.DEFINE_string("source", None, "What to convert.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+_TITLES = {"download": "downloading", "hash": "checksum", "convert": "converting"}
+_PATIENCE = 2.0  # seconds without a bar
+
+
+class _Bars:
+    """Draws a bar with time left for each stage; `close` ends the last one."""
+
+    def __init__(self):
+        self._stage, self._bar = "", None
+
+    def __call__(self, stage: str, done: int, total: int, note: str) -> None:
+        del note
+        if stage == "download":  # the hub's client draws its own
+            return
+        if stage != self._stage:
+            self.close()
+            layout = "{desc} {bar:30} {n_fmt}/{total_fmt} MB [{elapsed}<{remaining}]"
+            self._stage = stage
+            self._bar = tqdm(
+                total=total, desc=f"{_TITLES[stage]:>11}", bar_format=layout, delay=_PATIENCE, disable=None, file=sys.stderr
+            )
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._stage, self._bar = "", None
+
+
+def main() -> None:
+    from convert.conversion import convert  # after the flags: the help and a wrong flag need no JAX
+
+    start, bars = time.monotonic(), _Bars()
+    try:
+        summary = convert(_SOURCE.value, _OUTPUT.value, bars)
+    finally:
+        bars.close()
+    for notice in summary.notices:
+        print(f"note: {notice}")
+    config = summary.config
+    height, width = config.image_size
+    print(
+        f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, {config.head} head, trained at {width}x{height}, "
+        f"written in {time.monotonic() - start:.1f} s\n"
+        f"source SHA-256: {summary.source_sha256}\n"
+        f"licence: {summary.licence}\n"
+        f"use: python -m experiments.reconstruct --seq=VIDEO --checkpoint={summary.path}"
+    )
+
+
+def run(main: Callable[[], None], arguments: list[str]) -> int:
+    """Parses the flags, calls `main`, returns the exit code: 0, 1 for an error, 2 for wrong flags, 130 for Ctrl-C."""
+    if any(argument in ("--help", "-h", "-help", "--helpfull", "--helpshort") for argument in arguments[1:]):
+        print((__doc__ or "").strip())
+        return 0
+    try:
+        rest = flags.FLAGS(arguments)[1:]
+        if rest:
+            raise flags.Error(f"Unexpected argument {rest[0]!r}: options are written --name=value")
+        for flag in (_SOURCE, _OUTPUT):
+            if not flag.value:
+                raise flags.Error(f"--{flag.name} is needed")
+    except flags.Error as error:
+        print(f"error: {str(error).splitlines()[0]} (see python -m convert --help)", file=sys.stderr)
+        return 2
+    try:
+        main()
+        return 0
+    except KeyboardInterrupt:
+        message, code = "Interrupted. Nothing half-written was left behind.", 130
+    except UserError as error:
+        message, code = " ".join(str(error).split()), 1
+    except MemoryError:
+        message, code = "Out of memory: the largest part of the network (about half of it) must fit.", 1
+    if _DEBUG.value:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, sys.argv))

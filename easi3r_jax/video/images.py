@@ -1,0 +1,90 @@
+"""Folders and lists of images."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import re
+import warnings
+from collections.abc import Generator, Sequence
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from easi3r_jax.errors import InputError
+from easi3r_jax.video.clip import ASSUMED_RATE, Clip, ClipFrame
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+
+
+def open_images(paths: Sequence[pathlib.Path], name: str) -> Clip:
+    """A clip of images in the order given."""
+    if not paths:
+        raise InputError("The list of images is empty: give at least one.")
+    for path in paths:  # before an hour's work, not after it
+        if not path.is_file():
+            raise InputError(f"No image at {path}: correct the list.")
+
+    def frames() -> Generator[ClipFrame, None, None]:
+        for index, path in enumerate(paths):
+            yield ClipFrame(index, index / ASSUMED_RATE, str(path), functools.partial(read_image, path))
+
+    return Clip(name, frames(), len(paths), ASSUMED_RATE)
+
+
+def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The images of a folder in the order of their names; hidden files, subfolders and other files are passed over.
+
+    Names that differ only in a number at their end (1.png, 2.png, 10.png or frame_1.png, ...) go by that number, padded
+    with zeros or not; any other names go by plain comparison, as in the published programs.
+
+    Raises:
+      InputError: a folder that cannot be read or has no image.
+    """
+    try:
+        entries = [p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file()]
+    except OSError as error:
+        raise InputError(f"Cannot read the folder {folder}: {error.strerror}.") from error
+    paths = [p for p in entries if p.suffix.lower() in SUFFIXES]
+    if not paths:
+        found = f"its {len(entries)} files have other suffixes" if entries else "it has no files"
+        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
+        raise InputError(f"No images in {folder}: {found}. Give a folder of {kinds}, or a video file.")
+    paths.sort(key=lambda p: p.name)
+    numbered = [match for p in paths if (match := re.fullmatch(r"(.*?)(\d+)", p.stem, re.ASCII | re.DOTALL))]
+    if len(numbered) == len(paths) and len({match[1] for match in numbered}) == 1:
+        numbers = {p: int(match[2]) for p, match in zip(paths, numbered, strict=True)}
+        paths.sort(key=numbers.__getitem__)
+    return paths
+
+
+def read_image(path: pathlib.Path) -> Image.Image:
+    """Reads an image as upright 8-bit RGB: EXIF orientation applied, alpha dropped, gray replicated.
+
+    Raises:
+      InputError: a file that cannot be read or decoded, is too large, or has no 8- or 16-bit channels.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")  # large or oddly tagged images, which are read all the same
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image), path)
+    except (InputError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"The image {path} is too large to be read safely: make it smaller. ({error})") from error
+    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"Cannot read the image {path}: {reason}. Replace it or remove it.") from error
+
+
+def _to_rgb(image: Image.Image, path: pathlib.Path) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255: all white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise InputError(
+            f"The image {path} has {image.mode}-mode pixels of unknown range: save it with 8 bits a channel."
+        )
+    elif image.mode == "P":  # by way of its alpha, which is then dropped like any other
+        image = image.convert("RGBA")
+    return image.convert("RGB")

@@ -1,0 +1,41 @@
+"""A small scene with known geometry: a wall and a floor seen by three cameras, and a square that moves."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from easi3r_jax.types import MotionMaps, Scene4D, TemporalMaps
+
+T, H, W = 3, 24, 32
+
+
+@pytest.fixture
+def scene():
+    rng = np.random.default_rng(0)
+    world_from_cam = np.tile(np.eye(4, dtype=np.float32), (T, 1, 1))
+    world_from_cam[:, :3, :3] = Rotation.from_rotvec([[0, 0.1 * t + 0.3, 0.2] for t in range(T)]).as_matrix()
+    world_from_cam[:, :3, 3] = [[0.1 * t, 0.2, -0.05 * t] for t in range(T)]
+    mask = np.zeros((T, H, W), bool)
+    for t in range(T):
+        mask[t, 8:14, 4 + 5 * t : 10 + 5 * t] = True
+    depth = np.where(mask, 2.0, 4.0) + np.linspace(0, 0.5, W)
+    return Scene4D(
+        world_from_cam=world_from_cam,
+        intrinsics=np.tile(np.array([[40, 0, W / 2], [0, 42, H / 2], [0, 0, 1]], np.float32), (T, 1, 1)),
+        depth=depth.astype(np.float32),
+        confidence=np.full((T, H, W), 3.0, np.float32),
+        dynamic_mask=mask,
+        dynamic_score=mask.astype(np.float32),
+        rgb=rng.integers(0, 256, (T, H, W, 3), np.uint8),
+    )
+
+
+@pytest.fixture
+def motion():
+    maps = np.random.default_rng(1).random((4, T, 3, 4)).astype(np.float32)
+    return MotionMaps(TemporalMaps(*maps), maps[0], np.zeros((T, 3, 4), np.int32), maps[1])
+
+
+@pytest.fixture
+def time():
+    return np.array([0.0, 0.5, 1.0])
