@@ -40,8 +40,8 @@ def main() -> None:
     if not checks:
         raise InputError(f"No golden folder at {root}: see docs/parity.md for what one looks like.")
     rows: list[Row] = []
-    for folder, check in checks:
-        for row in check(folder):
+    for source in (conversion.check_test_vectors(), *(check(folder) for folder, check in checks)):
+        for row in source:
             rows.append(row)
             if ALL.value or not row.passed:
                 print(

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
-from easi3r_jax.pairs import make_edges
 
 from easi3r_jax.config import FrameConfig
+from easi3r_jax.pairs import make_edges
 from easi3r_jax.video import load_frames
 from experiments.parity.report import Row, at_most, equal
 

@@ -25,7 +25,7 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
     settings = json.loads((folder / "config.json").read_text())
     for name, entry in settings["files"].items():
         if (folder / name).is_file():
-            config = golden_config(settings["model"], entry["head"], (entry["H"], entry["W"]))
+            config = golden_config(folder, entry["head"], (entry["H"], entry["W"]))
             model = golden_model(config, entry["weight_seed"], entry["gains"])
             with np.load(folder / name) as file:
                 yield from _check_file(f"{folder.name}/{name.removesuffix('.npz')}", model, dict(file))

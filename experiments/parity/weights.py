@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import json
+import pathlib
+import tempfile
 import zlib
 from collections.abc import Mapping
 
 import numpy as np
+
+from convert import conversion, table
+from convert.model_string import parse_model_string
+from convert.tensors import LazyTensor, Source
+from easi3r_jax.checkpoint import load_checkpoint, parameter_shapes
+from easi3r_jax.config import DUSt3RConfig
+from easi3r_jax.models import DUSt3R
 
 
 def golden_tensor(seed: int, name: str, shape: tuple[int, ...], gains: Mapping[str, float]) -> np.ndarray:
@@ -26,3 +38,64 @@ def golden_tensor(seed: int, name: str, shape: tuple[int, ...], gains: Mapping[s
         if name.endswith(suffix):
             tensor = tensor * np.float32(gain)
     return tensor
+
+
+def golden_config(folder: pathlib.Path, head: str, image_size: tuple[int, int]) -> DUSt3RConfig:
+    """The architecture that a golden folder's `config.json` describes under `model`.
+
+    A folder that describes none was made with the network of the folders beside it.
+    """
+    arguments: dict[str, str] = {}
+    for path in [folder / "config.json", *sorted(folder.parent.glob("*/config.json"))]:
+        settings = json.loads(path.read_text()) if path.is_file() else {}
+        if settings.get("model"):
+            arguments = dict(settings["model"])
+            break
+    arguments |= {"head_type": head, "img_size": str(tuple(image_size))}
+    return parse_model_string(
+        f"AsymmetricCroCo3DStereo({', '.join(f'{k}={_source(v)}' for k, v in arguments.items())})"
+    )
+
+
+def _source(value: str) -> str:
+    """A value as Python source: the format writes strings without quotes."""
+    try:
+        ast.literal_eval(str(value).replace("inf", "1e999"))
+    except (ValueError, SyntaxError):
+        return repr(value)
+    return str(value)
+
+
+def golden_model(config: DUSt3RConfig, seed: int, gains: Mapping[str, float]) -> DUSt3R:
+    """The network with golden weights. They take the way of a real checkpoint: converted, written, read."""
+    return _golden_model(config, seed, tuple(gains.items()))
+
+
+@functools.lru_cache(maxsize=2)
+def _golden_model(config: DUSt3RConfig, seed: int, gains: tuple[tuple[str, float], ...]) -> DUSt3R:
+    source = golden_source(config, seed, dict(gains))
+    recipes, dropped, notices = table.match(source)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "golden"
+        conversion.write(source, recipes, dropped, notices, "", path, conversion.silent)
+        return load_checkpoint(path)[1]
+
+
+def golden_source(config: DUSt3RConfig, seed: int, gains: Mapping[str, float]) -> Source:
+    """Golden weights under their state-dict names, as an opened checkpoint whose tensors are made when asked for."""
+
+    def lazy(name: str, shape: tuple[int, ...]) -> LazyTensor:
+        return LazyTensor(shape, "float32", lambda: golden_tensor(seed, name, shape, gains), identity=name)
+
+    shapes = parameter_shapes(config)
+    tensors = {name: lazy(name, shape) for name, shape in table.unused(config).items()}
+    for rule in table.rules(config):
+        shape = shapes[rule.target]
+        stacked = "{}" in rule.source
+        their_shape = rule.transform.their_shape(shape[1:] if stacked else shape)
+        for n in range(shape[0] if stacked else 1):
+            name = rule.source.format(n)
+            tensors[name] = lazy(name, their_shape)
+            if rule.alias is not None:
+                tensors[rule.alias] = tensors[name]
+    return Source("golden weights", (), config, tensors, ())
