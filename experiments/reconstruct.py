@@ -211,7 +211,8 @@ def measure(sequence: Sequence, model, frames: Frames, config, features, result)
     if COMPARE.value and config.motion != "none":
         plain = dataclasses.replace(config, motion="none")
         scene = pipeline.reconstruct(model, frames, plain, features=features).scene
-        columns = {"plain DUSt3R": metrics.evaluate_scene(scene, truth)} | columns
+        geometry_only = dataclasses.replace(truth, masks=None)  # plain DUSt3R says nothing about motion
+        columns = {"plain DUSt3R": metrics.evaluate_scene(scene, geometry_only)} | columns
         if sequence.twin is not None and sequence.twin.ground_truth is not None:
             still = load_frames(sequence.twin.frames, frame_config(model))
             truth = load_ground_truth(sequence.twin.ground_truth, still)
