@@ -47,7 +47,12 @@ class _Bars:
             layout = "{desc} {bar:30} {n_fmt}/{total_fmt} MB [{elapsed}<{remaining}]"
             self._stage = stage
             self._bar = tqdm(
-                total=total, desc=f"{_TITLES[stage]:>11}", bar_format=layout, delay=_PATIENCE, disable=None, file=sys.stderr
+                total=total,
+                desc=f"{_TITLES[stage]:>11}",
+                bar_format=layout,
+                delay=_PATIENCE,
+                disable=None,
+                file=sys.stderr,
             )
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
@@ -58,12 +63,12 @@ class _Bars:
         self._stage, self._bar = "", None
 
 
-def main() -> None:
+def main(source: str, output: str) -> None:
     from convert.conversion import convert  # after the flags: the help and a wrong flag need no JAX
 
     start, bars = time.monotonic(), _Bars()
     try:
-        summary = convert(_SOURCE.value, _OUTPUT.value, bars)
+        summary = convert(source, output, bars)
     finally:
         bars.close()
     for notice in summary.notices:
@@ -71,15 +76,15 @@ def main() -> None:
     config = summary.config
     height, width = config.image_size
     print(
-        f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, {config.head} head, trained at {width}x{height}, "
-        f"written in {time.monotonic() - start:.1f} s\n"
+        f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, {config.head} head, "
+        f"trained at {width}x{height}, written in {time.monotonic() - start:.1f} s\n"
         f"source SHA-256: {summary.source_sha256}\n"
         f"licence: {summary.licence}\n"
         f"use: python -m experiments.reconstruct --seq=VIDEO --checkpoint={summary.path}"
     )
 
 
-def run(main: Callable[[], None], arguments: list[str]) -> int:
+def run(main: Callable[[str, str], None], arguments: list[str]) -> int:
     """Parses the flags, calls `main`, returns the exit code: 0, 1 for an error, 2 for wrong flags, 130 for Ctrl-C."""
     if any(argument in ("--help", "-h", "-help", "--helpfull", "--helpshort") for argument in arguments[1:]):
         print((__doc__ or "").strip())
@@ -88,14 +93,14 @@ def run(main: Callable[[], None], arguments: list[str]) -> int:
         rest = flags.FLAGS(arguments)[1:]
         if rest:
             raise flags.Error(f"Unexpected argument {rest[0]!r}: options are written --name=value")
-        for flag in (_SOURCE, _OUTPUT):
-            if not flag.value:
-                raise flags.Error(f"--{flag.name} is needed")
+        source, output = _SOURCE.value, _OUTPUT.value
+        if not source or not output:
+            raise flags.Error("--source and --output are both needed")
     except flags.Error as error:
         print(f"error: {str(error).splitlines()[0]} (see python -m convert --help)", file=sys.stderr)
         return 2
     try:
-        main()
+        main(source, output)
         return 0
     except KeyboardInterrupt:
         message, code = "Interrupted. Nothing half-written was left behind.", 130

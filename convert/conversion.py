@@ -48,7 +48,9 @@ class Summary:
     notices: tuple[str, ...]
 
 
-def convert(source: str | os.PathLike[str], output: str | os.PathLike[str], progress: Progress | None = None) -> Summary:
+def convert(
+    source: str | os.PathLike[str], output: str | os.PathLike[str], progress: Progress | None = None
+) -> Summary:
     """Converts a source to a checkpoint of ours.
 
     Args:

@@ -64,7 +64,9 @@ def _download(name: str, progress: Callable[[str, int, int, str], None]) -> path
     except LocalEntryNotFoundError as error:
         _by_hand(name, error)
     except EntryNotFoundError as error:
-        raise CheckpointError(f"The hub's model {name} has no {CONFIG} and {WEIGHTS}: no DUSt3R in that form.") from error
+        raise CheckpointError(
+            f"The hub's model {name} has no {CONFIG} and {WEIGHTS}: no DUSt3R in that form."
+        ) from error
     except Exception as error:  # errors of whichever HTTP library the hub's client uses
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise OutputError(f"Cannot store the download of {name}: {error.strerror} (HF_HOME says where).") from error

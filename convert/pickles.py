@@ -1,8 +1,8 @@
 """A pickle reader that cannot run anything.
 
 Python's own `pickle.Unpickler` imports and calls whatever a file asks for, and even when `find_class` is restricted a
-few bytes can make it take any amount of memory (the index of a memo entry is an allocation). This is a small machine for the
-instructions that `torch.save` writes. It builds dictionaries, lists, tuples, sets, strings, numbers,
+few bytes can make it take any amount of memory (the index of a memo entry is an allocation). This is a small machine
+for the instructions that `torch.save` writes. It builds dictionaries, lists, tuples, sets, strings, numbers,
 `argparse.Namespace` contents and descriptions of tensors; it has no way to import or to call anything else.
 """
 
@@ -125,7 +125,7 @@ class _Machine:
         elif name in ("BINGET", "LONG_BINGET"):
             self._stack.append(self._memo[argument])
         elif name not in ("PROTO", "FRAME"):
-            handler = getattr(self, f"_op_{name}", None)
+            handler = getattr(self, f"_op_{name.lower()}", None)
             if handler is None:
                 raise CheckpointError(f"its pickle uses the instruction {name}, which no checkpoint needs")
             handler(argument)
@@ -148,65 +148,65 @@ class _Machine:
         del self._stack[-size:]
         self._stack.append(items)
 
-    def _op_MARK(self, _: None) -> None:
+    def _op_mark(self, _: None) -> None:
         self._marks.append(len(self._stack))
 
-    def _op_MEMOIZE(self, _: None) -> None:
+    def _op_memoize(self, _: None) -> None:
         self._memo[len(self._memo)] = self._stack[-1]
 
-    def _op_POP(self, _: None) -> None:
+    def _op_pop(self, _: None) -> None:
         self._pop()
 
-    def _op_TUPLE(self, _: None) -> None:
+    def _op_tuple(self, _: None) -> None:
         self._stack.append(tuple(self._pop_to_mark()))
 
-    def _op_APPEND(self, _: None) -> None:
+    def _op_append(self, _: None) -> None:
         item = self._pop()
         _expect(self._stack[-1], list).append(item)
 
-    def _op_APPENDS(self, _: None) -> None:
+    def _op_appends(self, _: None) -> None:
         items = self._pop_to_mark()
         _expect(self._stack[-1], list).extend(items)
 
-    def _op_ADDITEMS(self, _: None) -> None:
+    def _op_additems(self, _: None) -> None:
         items = self._pop_to_mark()
         _expect(self._stack[-1], set).update(_hashable(items))
 
-    def _op_SETITEM(self, _: None) -> None:
+    def _op_setitem(self, _: None) -> None:
         value, key = self._pop(), self._pop()
         _expect(self._stack[-1], Dict)[key] = value
 
-    def _op_SETITEMS(self, _: None) -> None:
+    def _op_setitems(self, _: None) -> None:
         items = self._pop_to_mark()
         target = _expect(self._stack[-1], Dict)
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[key] = value
 
-    def _op_GLOBAL(self, argument: str) -> None:
+    def _op_global(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
         self._stack.append(_find_class(module, name))
 
-    def _op_STACK_GLOBAL(self, _: None) -> None:
+    def _op_stack_global(self, _: None) -> None:
         name, module = self._pop(), self._pop()
         self._stack.append(_find_class(_expect(module, str), _expect(name, str)))
 
-    def _op_REDUCE(self, _: None) -> None:
+    def _op_reduce(self, _: None) -> None:
         arguments, function = self._pop(), self._pop()
         make = _expect(function, _Class).make
         if make is None:
             raise CheckpointError(f"the pickle calls {function.name}")
         self._stack.append(make(*_expect(arguments, tuple)))
 
-    _op_NEWOBJ = _op_REDUCE
+    _op_newobj = _op_reduce
 
-    def _op_BUILD(self, _: None) -> None:
+    def _op_build(self, _: None) -> None:
         state, target = self._pop(), self._stack[-1]
         if isinstance(target, Namespace):
             target.update(_expect(state, Dict))
         elif not isinstance(target, Dict):  # an OrderedDict's attributes (versions of modules) are of no use
             raise CheckpointError("the pickle gives attributes to something that has none")
 
-    def _op_BINPERSID(self, _: None) -> None:
+    def _op_binpersid(self, _: None) -> None:
         tag, kind, key, _, numel, *view = _expect(self._pop(), tuple)
         kind = _expect(kind, _Class)
         if tag != "storage" or kind.dtype is None or not _is_size(numel) or any(v is not None for v in view):
@@ -215,8 +215,11 @@ class _Machine:
 
 
 _LITERALS = frozenset(
-    ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BININT", "BININT1")
-    + ("BININT2", "LONG1", "LONG4", "BINFLOAT")
+    (
+        *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+        *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+    )
 )
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,

@@ -185,7 +185,9 @@ def match(source: Source) -> tuple[dict[str, Recipe], dict[str, LazyTensor], lis
     tensors, notices = dict(source.tensors), []
     if not any(name.startswith("dec_blocks2.") for name in tensors):
         # As the released loader does with checkpoints of the pretraining, whose decoder has one branch.
-        copies = {n.replace("dec_blocks.", "dec_blocks2.", 1): t for n, t in tensors.items() if n.startswith("dec_blocks.")}
+        copies = {
+            n.replace("dec_blocks.", "dec_blocks2.", 1): t for n, t in tensors.items() if n.startswith("dec_blocks.")
+        }
         if copies:
             notices.append("There is no second decoder (dec_blocks2): it becomes a copy of the first, as released.")
         tensors |= copies
@@ -222,7 +224,9 @@ def match(source: Source) -> tuple[dict[str, Recipe], dict[str, LazyTensor], lis
         found = tuple((name, tensor) for name, tensor in taken if tensor is not None)
         recipes[rule.target] = Recipe(found, rule.transform, stacked, shape)
     assert not shapes, f"parameters without a rule: {sorted(shapes)}"
-    dropped = {name: tensor for name, shape in unused(source.config).items() if (tensor := take(name, shape)) is not None}
+    dropped = {
+        name: tensor for name, shape in unused(source.config).items() if (tensor := take(name, shape)) is not None
+    }
     problems["unknown"] += sorted(left)
 
     if any(problems.values()):
@@ -237,7 +241,7 @@ def _equal(first: LazyTensor, second: LazyTensor) -> bool:
 
 
 def _report(problems: Mapping[str, list[str]], most: int = 40) -> str:
-    """All problems in one line; a checkpoint of quite another network would fill pages, so long lists end in a count."""
+    """All problems in one line. A checkpoint of another network would fill pages: long lists end in a count."""
     parts = []
     for kind, names in problems.items():
         if names:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable, Hashable
+from typing import Literal
 
 import numpy as np
 
@@ -25,6 +26,7 @@ ITEM_SIZES = {
     "uint8": 1,
     "bool": 1,
 }
+ByteOrder = Literal["little", "big"]
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -70,14 +72,14 @@ class Source:
     licence: str | None = None
 
 
-def read_array(path: pathlib.Path, offset: int, count: int, dtype: str, byteorder: str = "little") -> np.ndarray:
+def read_array(path: pathlib.Path, offset: int, count: int, dtype: str, byteorder: ByteOrder = "little") -> np.ndarray:
     """Reads `count` elements that start at byte `offset`. The caller has checked that the file is long enough."""
-    raw_dtype = np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder(byteorder[0])
+    raw_dtype = np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder(byteorder)
     array = np.empty(count, raw_dtype)
     try:
         with path.open("rb", buffering=0) as file:
             file.seek(offset)
-            view, got = memoryview(array).cast("B") if count else memoryview(b""), 0
+            view, got = memoryview(array.data).cast("B") if count else memoryview(b""), 0
             while got < len(view):
                 step = file.readinto(view[got:])
                 if not step:

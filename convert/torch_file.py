@@ -20,7 +20,7 @@ import numpy as np
 
 from convert import pickles
 from convert.model_string import parse_model_string
-from convert.tensors import ITEM_SIZES, LazyTensor, Source, as_float32, read_array
+from convert.tensors import ITEM_SIZES, ByteOrder, LazyTensor, Source, as_float32, read_array
 from easi3r_jax.errors import CheckpointError
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -42,7 +42,7 @@ class TorchFile:
     path: pathlib.Path
     root: Any
     data: dict[str, _Data]
-    byteorder: str
+    byteorder: ByteOrder
 
     def lazy(self, spec: pickles.TensorSpec) -> LazyTensor:
         """A handle on one of the object's tensors."""
@@ -55,7 +55,11 @@ class TorchFile:
         start = data.offset + spec.offset * ITEM_SIZES[dtype]
         flat = read_array(self.path, start, spec.extent, dtype, self.byteorder)
         # A checksum is of the whole storage; nearly every tensor is one.
-        if data.crc is not None and spec.extent == spec.storage.numel and zlib.crc32(flat.view(np.uint8)) != data.crc:
+        if (
+            data.crc is not None
+            and spec.extent == spec.storage.numel
+            and zlib.crc32(flat.view(np.uint8).data) != data.crc
+        ):
             _refuse(self.path, "its checksum shows that it is damaged: download or copy it again")
         flat = as_float32(flat, dtype)
         steps = tuple(step * flat.itemsize for step in spec.stride)
@@ -80,9 +84,11 @@ def open_torch_file(path: pathlib.Path) -> TorchFile:
                 return _open_legacy(path, file, size)
     except OSError as error:
         raise CheckpointError(f"Cannot read {path}: {error.strerror or error}.") from error
-    if size == 0:
-        _refuse(path, "it is empty (an interrupted download?)")
-    _refuse(path, "it is no PyTorch checkpoint (neither a zip nor a pickle)")
+    raise CheckpointError(
+        f"Cannot use {path}: it is empty (an interrupted download?)."
+        if size == 0
+        else f"Cannot use {path}: it is no PyTorch checkpoint (neither a zip nor a pickle)."
+    )
 
 
 def open_pth(path: pathlib.Path) -> Source:
@@ -205,8 +211,10 @@ def _open_legacy(path: pathlib.Path, file: io.BufferedReader, size: int) -> Torc
         _refuse(path, "it is of an unknown version of torch.save")
     root = _load(path, head, find_storage)
     keys = _load(path, head, no_storage)
-    if not isinstance(keys, list) or {k for k in keys if isinstance(k, str)} != set(storages) or len(keys) != len(
-        storages
+    if (
+        not isinstance(keys, list)
+        or {k for k in keys if isinstance(k, str)} != set(storages)
+        or len(keys) != len(storages)
     ):
         _refuse(path, "it is damaged (its list of data does not fit its tensors)")
 

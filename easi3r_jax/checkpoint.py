@@ -150,7 +150,9 @@ def load_checkpoint(
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     leaves: dict[str, jax.Array] = {}
     for part in _parts(shapes):
-        wanted = {n: jax.ShapeDtypeStruct(s, np.float32, sharding=sharding) for n, s in shapes.items() if _part(n) == part}
+        wanted = {
+            n: jax.ShapeDtypeStruct(s, np.float32, sharding=sharding) for n, s in shapes.items() if _part(n) == part
+        }
         leaves |= _restore(path, part, wanted)
     nnx.replace_by_pure_dict(state, _unflatten(state, leaves))
     return config, nnx.merge(graphdef, state), metadata
@@ -162,7 +164,9 @@ def _restore(path: pathlib.Path, part: str, wanted: dict[str, jax.ShapeDtypeStru
     try:
         with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             stored = checkpointer.metadata(folder).item_metadata.tree
-            found = {name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in _flat_dict(stored, part).items()}
+            found = {
+                name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in _flat_dict(stored, part).items()
+            }
             needed = {name: (leaf.shape, "float32") for name, leaf in wanted.items()}
             if found != needed:
                 different = sorted(n for n in found.keys() | needed.keys() if found.get(n) != needed.get(n))
@@ -177,7 +181,7 @@ def _restore(path: pathlib.Path, part: str, wanted: dict[str, jax.ShapeDtypeStru
             raise  # the device is full: the weights may well be whole
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"The checkpoint at {path} is damaged or incomplete ({part}: {reason}). Delete it and convert its source again."
+            f"The checkpoint at {path} is damaged or incomplete ({part}: {reason}). Delete it and convert again."
         ) from error
 
 
@@ -257,7 +261,9 @@ def _replacing(path: pathlib.Path, need: int) -> Iterator[pathlib.Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < need:
-            raise OutputError(f"Cannot write {path}: {need / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free on that disk.")
+            raise OutputError(
+                f"Cannot write {path}: {need / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free on that disk."
+            )
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         (partial / "weights").mkdir()

@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from easi3r_jax.checkpoint import load_checkpoint
 
 import convert
 import easi3r_jax
+from easi3r_jax.checkpoint import load_checkpoint
 from easi3r_jax.models import DUSt3R
 
 EMBEDDED = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "model"

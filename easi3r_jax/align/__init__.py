@@ -81,7 +81,9 @@ def align(
     """
     check_edges(np.asarray(predictions.edges), num_frames)
     if not bool(_all_finite(predictions)):
-        raise InputError("The pairs' points or confidences are infinite or undefined: wrong weights, or frames of noise.")
+        raise InputError(
+            "The pairs' points or confidences are infinite or undefined: wrong weights, or frames of noise."
+        )
     if num_frames <= 2:
         nothing = float("nan")
         if progress:

@@ -164,10 +164,8 @@ def _point_map(predictions: PairPredictions, edge: Array, side: Array) -> tuple[
 
 
 @jax.jit
-def _register(
-    predictions: PairPredictions, edges: Array, sides: Array, targets: Array
-) -> tuple[Array, Array, Array]:
-    """Similarities (K,), (K, 3, 3), (K, 3) of K point maps to the (K, 2) target point maps. One at a time: little memory."""
+def _register(predictions: PairPredictions, edges: Array, sides: Array, targets: Array) -> tuple[Array, Array, Array]:
+    """Similarities (K,), (K, 3, 3), (K, 3) of K point maps to the (K, 2) targets. One at a time: little memory."""
 
     def one(inputs):
         edge, side, target = inputs

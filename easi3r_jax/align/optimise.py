@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +73,7 @@ def adam_steps(
 
 def init_moments(state: AlignState) -> optax.OptState:
     """Adam's memory before the first step."""
-    return _ADAM.init(state)
+    return _ADAM.init(cast(optax.Params, state))
 
 
 _compiled_steps = partial(jax.jit, static_argnames=("loss",))(adam_steps)
@@ -129,7 +130,8 @@ def optimise(
     losses = []
     if progress:
         progress(0, total, float("nan"))
-    for done, state, values in iterate(state, problem, config, [*range(CHUNK, total, CHUNK), total], loss=loss):
+    for done, latest, values in iterate(state, problem, config, [*range(CHUNK, total, CHUNK), total], loss=loss):
+        state = latest
         losses.append(values)
         if progress:
             progress(done, total, float(values[-1]))

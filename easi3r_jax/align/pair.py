@@ -44,7 +44,9 @@ def two_frames(predictions: PairPredictions, config: AlignConfig, *, seed: int =
     height, width = predictions.points_i.shape[1:3]
     principal_point = camera.centre(height, width)
     own_maps = [pair if best[frame] is None else best[frame] for frame in (0, 1)]
-    focals = jnp.stack([weiszfeld_focal(predictions.points_i[e].astype(jnp.float32), principal_point) for e in own_maps])
+    focals = jnp.stack(
+        [weiszfeld_focal(predictions.points_i[e].astype(jnp.float32), principal_point) for e in own_maps]
+    )
     if config.shared_focal:
         focals = jnp.full_like(focals, jnp.mean(focals))
 

@@ -46,8 +46,10 @@ def relative_pose_residual(poses: Array, translation_weight: Array | float) -> A
 
 
 def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
-    """DUSt3R's eq. 5 for the i and the j sides: log-confidence-weighted distances between each pair's points and the
-    frames' points, summed over edges and pixels, divided by the number of pixels of all edges.
+    """DUSt3R's eq. 5 for the i and the j sides.
+
+    Log-confidence-weighted distances between each pair's points and the frames' points, summed over edges and pixels,
+    divided by the number of pixels of all edges.
 
     Straightforward and differentiable in every mode; holds all residuals at once. `pair_loss` is their sum.
     """
@@ -98,7 +100,7 @@ def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Ar
 
 @jax.custom_vjp
 def _weighted_distance(transforms: Array, frames: Array, problem: AlignProblem) -> Array:
-    """sum over sides, edges, pixels of weight * |transform @ point - frame point|, () float."""
+    """Sum over sides, edges, pixels of weight * |transform @ point - frame point|, () float."""
     return _value_and_gradients(transforms, frames, problem)[0]
 
 
@@ -125,8 +127,11 @@ def _value_and_gradients(transforms: Array, frames: Array, problem: AlignProblem
 def _distance_and_gradients(
     transform: Array, frame: Array, points: Array, weights: Array
 ) -> tuple[Array, Array, Array]:
-    """Of one side of one pair: () weighted sum of distances, its gradients by the transformed points, (3, P), and by
-    the transform, (3, 4). Gradients are 0 where a distance is 0."""
+    """The weighted sum of distances of one side of one pair, with its gradients.
+
+    Returns:
+      () sum, (3, P) gradient by the transformed points and (3, 4) by the transform; 0 where a distance is 0.
+    """
     points = points.astype(frame.dtype)
     # Written out by coordinates: a (3, 3) x (3, P) product is a slow library call on a CPU.
     residual = [

@@ -1,4 +1,4 @@
-"""What alignment optimises (`AlignState`), what it is fitted to (`AlignProblem`), and what comes out (`AlignResult`)."""
+"""What alignment optimises (`AlignState`), what it is fitted to (`AlignProblem`), what comes out."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def unproject(depth: Array, cam_intrinsics: Array) -> Array:
 
 
 def project(points: Array, cam_intrinsics: Array) -> tuple[Array, Array]:
-    """(B..., P..., 3) points in the camera and (B..., 3, 3) intrinsics -> pixels (B..., P..., 2) and depth (B..., P...).
+    """Points in the camera (B..., P..., 3), intrinsics (B..., 3, 3) -> pixels (B..., P..., 2), depth (B..., P...).
 
     Pixels are only meaningful where depth > 0; elsewhere they are finite but arbitrary.
     """

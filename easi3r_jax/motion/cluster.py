@@ -37,9 +37,7 @@ class Clusters(NamedTuple):
     inertia: Array
 
 
-def kmeans(
-    points: Array, num_clusters: int, key: Array, *, restarts: int = 1, max_iterations: int = 300
-) -> Clusters:
+def kmeans(points: Array, num_clusters: int, key: Array, *, restarts: int = 1, max_iterations: int = 300) -> Clusters:
     """Clusters points; of all restarts the one with the lowest inertia. Same key, same machine: same result.
 
     Args:
@@ -144,7 +142,7 @@ def _squared_norms(x: Array) -> Array:
 
 
 def _update(points: Array, centroids: Array, distances: Array) -> Array:
-    """Means of the nearest points. A cluster without any restarts at one of the points farthest from their centroids."""
+    """Means of the nearest points. A cluster without any restarts at a point that is farthest from its centroid."""
     num_clusters = len(centroids)
     labels = jnp.argmin(distances, axis=1)
     indicator = jax.nn.one_hot(labels, num_clusters, dtype=jnp.float32)

@@ -9,6 +9,7 @@ adds in another order, and then thresholds differ from the released program's wh
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -130,7 +131,7 @@ def _spread(x: Array, thresholds: Array) -> Array:
     num_classes = len(thresholds) + 1
     bounds = [jnp.array(-jnp.inf, jnp.float32), *thresholds, jnp.array(jnp.inf, jnp.float32)]
     means = []
-    for lower, upper in zip(bounds[:-1], bounds[1:], strict=True):
+    for lower, upper in itertools.pairwise(bounds):
         inside = (x > lower) & (x <= upper)
         means.append(jnp.sum(jnp.where(inside, x, 0.0)) / jnp.sum(inside, dtype=jnp.int32).astype(jnp.float32))
     return jnp.var(jnp.stack(means)) / np.float32(np.sqrt(num_classes))

@@ -98,7 +98,7 @@ def test_large_means_keep_small_deviations():
 
 
 def test_branches_and_channels_go_where_they_belong():
-    """Pair (2, 0): branch 1 describes frame 0 as source, branch 2 frame 2 as reference; channel = layer * heads + head."""
+    """Pair (2, 0): branch 1 describes frame 0 as source, 2 frame 2 as reference; channel = layer * heads + head."""
     shape = (1, LAYERS, HEADS, 12)
     channel = jnp.arange(LAYERS * HEADS, dtype=jnp.float32).reshape(1, LAYERS, HEADS, 1)
     stats = AttentionStats(src=jnp.broadcast_to(channel, shape), ref=jnp.broadcast_to(-channel, shape))

@@ -107,7 +107,7 @@ def segment(state, features, key, grid=(3, 4), config=CONFIG):
 
 
 def test_a_moving_region_is_masked():
-    """The method's premise, planted: a region little and unsteadily attended as source, much and steadily as reference."""
+    """The method's premise, planted: a region attended little, unsteadily as source, much, steadily as reference."""
     rng = np.random.default_rng(0)
     num_frames, grid = 6, (6, 8)
     edges = np.array([(i, j) for i in range(num_frames) for j in range(num_frames) if i != j], np.int32)

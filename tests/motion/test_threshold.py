@@ -85,7 +85,7 @@ def test_tiny_maps_are_defined(x):
     assert not jnp.any(jnp.isnan(found.scores))
 
 
-@pytest.mark.parametrize("scale,shift", [(4.0, 0.0), (0.5, 8.0)])
+@pytest.mark.parametrize(("scale", "shift"), [(4.0, 0.0), (0.5, 8.0)])
 def test_affine_maps_move_the_threshold_along(scale, shift):
     x = np.round(np.random.default_rng(0).beta(0.5, 2, 5000) * 1024).astype(np.float32) / 1024
     a, b = otsu(jnp.asarray(x)), otsu(jnp.asarray(scale * x + shift))
