@@ -29,7 +29,8 @@ def check_checkpoints(folder: pathlib.Path) -> Iterator[Row]:
     index = json.loads((folder / "index.json").read_text())
     config = parse_model_string(index["model_string"])
     golden = golden_model(config, index["weight_seed"], index["gains"])
-    for name, facts in index["files"].items():
+    listed = {name: facts for name, facts in index["files"].items() if (folder / name).is_file()}
+    for name, facts in listed.items():
         refuse = name.startswith(("bad", "evil", "extra")) or not facts.get("loads_upstream", False)
         if refuse:
             yield at_most(folder.name, f"{name} is refused", float(_load(folder / name) is not None), 0)
