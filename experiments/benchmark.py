@@ -12,6 +12,7 @@ how often anything is compiled after the first batch.
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax import align, pipeline
+from easi3r_jax import align, motion, pipeline
 from easi3r_jax.config import PRESETS, AlignConfig, DUSt3RConfig, PipelineConfig
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.export import write_json
@@ -156,13 +157,15 @@ def measure_stages(model, frames: Frames, compilations: Compilations) -> dict[st
     temporal = stage(
         "first pass", len(edges), len(edges) * per_pair, lambda: pipeline.attention_pass(model, features, edges, grid)
     )
+    cluster = jax.jit(motion.cluster_labels, static_argnames=("grid", "config"))
+    labels = stage("k-means", num_frames, None, lambda: cluster(features, grid, options.segmentation, key))
     _, masks = stage(
-        "segmentation",
+        "masks",
         num_frames,
         None,
-        lambda: pipeline.segment(temporal, features, grid, (height, width), options, key),
+        lambda: pipeline.segment(temporal, features, labels, (height, width), options.segmentation),
     )
-    dynamic = pipeline.motion.token_masks(masks.masks, config.patch_size)
+    dynamic = motion.token_masks(masks.masks, config.patch_size)
     predictions, _ = stage(
         "second pass",
         len(edges),
@@ -226,14 +229,18 @@ def whole_reconstruction(model, frames: Frames, compilations: Compilations) -> d
             at_first.setdefault(stage, compilations.count)
             after_first[stage] = compilations.count - at_first[stage]
 
-    options = PipelineConfig(graph=GRAPH.value, alignment=AlignConfig(iterations=ITERATIONS.value))
+    num_frames = len(frames.rgb)
+    # Batches that divide the clip: padding rows would be counted too.
+    batch = math.gcd(num_frames, 4)
+    alignment = AlignConfig(iterations=ITERATIONS.value)
+    options = PipelineConfig(graph=GRAPH.value, frame_batch=batch, alignment=alignment)
     with counted_encodings() as seen:
         began = time.perf_counter()
         jax.block_until_ready(pipeline.reconstruct(model, frames, options, observer=observe))
         seconds = time.perf_counter() - began
     return {
         "seconds_with_compilation": seconds,
-        "encodings_per_frame": sum(seen) / len(frames.rgb),
+        "encodings_per_frame": sum(seen) / num_frames,
         "compilations_between_pair_batches": sum(after_first.values()),
     }
 

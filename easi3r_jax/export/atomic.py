@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -81,6 +81,29 @@ def atomic_folder(path: str | os.PathLike, *, marker: str) -> Iterator[pathlib.P
             _replace(target, building)
         finally:
             shutil.rmtree(building, ignore_errors=True)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path`; what is written there replaces `path` when the block ends well.
+
+    Args:
+      path: the file to write; missing parents are created.
+
+    Raises:
+      OutputError: for any `OSError` inside the block or while replacing.
+    """
+    try:
+        target = pathlib.Path(path).expanduser().resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        building = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+        try:
+            yield building
+            building.replace(target)
+        finally:
+            building.unlink(missing_ok=True)
     except OSError as error:
         raise output_error(path, error) from error
 

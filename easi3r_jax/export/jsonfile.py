@@ -6,16 +6,22 @@ import dataclasses
 import json
 import math
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
 
+from easi3r_jax.export.atomic import atomic_file
+
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `to_json(value)`, indented, as UTF-8."""
+    """Writes `to_json(value)`, indented, as UTF-8: the whole file or, where that fails, nothing.
+
+    Raises:
+      OutputError: the file cannot be written.
+    """
     text = json.dumps(to_json(value), indent=2, allow_nan=False, ensure_ascii=False)
-    pathlib.Path(path).write_text(text + "\n", encoding="utf-8")
+    with atomic_file(path) as new:
+        new.write_text(text + "\n", encoding="utf-8")
 
 
 def to_json(value: Any) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 
 from easi3r_jax.config import DUSt3RConfig
+from easi3r_jax.errors import InputError
 from easi3r_jax.models.decoder import Decoded, Decoder
 from easi3r_jax.models.encoder import Encoder
 from easi3r_jax.models.heads import make_head, points_and_confidence
@@ -52,7 +53,7 @@ class DUSt3R(nnx.Module):
         """(h, w) tokens of images of (H, W) pixels; both must be multiples of the patch size."""
         p = self.config.patch_size
         if image_size[0] % p or image_size[1] % p:
-            raise ValueError(f"Images of {image_size[1]}x{image_size[0]} do not divide into {p}x{p} patches.")
+            raise InputError(f"Images of {image_size[1]}x{image_size[0]} do not divide into {p}x{p} patches.")
         return image_size[0] // p, image_size[1] // p
 
     def encode(self, rgb: Array) -> Array:

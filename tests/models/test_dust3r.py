@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from easi3r_jax.config import PRESETS, DUSt3RConfig
-from easi3r_jax.errors import ConfigError
+from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.models import abstract_model, normalize_rgb, random_model
 from easi3r_jax.models.heads import points_and_confidence
 from easi3r_jax.models.layers import TransposedConv, upsample_twice
@@ -67,7 +67,7 @@ def test_any_multiple_of_the_patch_size_works(head, size):
 
 
 def test_other_sizes_are_refused():
-    with pytest.raises(ValueError, match="do not divide into 16x16"):
+    with pytest.raises(InputError, match="do not divide into 16x16"):
         random_model(SMALL["linear"]).encode(frames(1, 30, 48))
 
 
