@@ -124,6 +124,7 @@ def _replace_first_token(x: Array, grid: tuple[int, int]) -> Array:
     has one neighbour, a single token none: it stays.
     """
     height, width = grid
+    x = x.astype(jnp.float32)
     neighbours = ([1] if width > 1 else []) + ([width] if height > 1 else [])
     if not neighbours:
         return x
@@ -131,13 +132,13 @@ def _replace_first_token(x: Array, grid: tuple[int, int]) -> Array:
 
 
 def _merge(moments: Moments, x: Array, frame: Array, valid: Array) -> Moments:
-    """Merges observations `x` (E, L, A, N) of frames `frame` (E,) into the moments.
+    """Merges observations `x` (E, L, A, N) float32 of frames `frame` (E,) into the moments.
 
     Pairs of the batch that observe the same frame are first reduced among themselves; then the first of them writes
     the frame's entry. Only the entries of observed frames are read and written.
     """
     num_frames = moments.count.shape[0]
-    x = jnp.where(valid[:, None, None, None], x.astype(jnp.float32), 0.0)
+    x = jnp.where(valid[:, None, None, None], x, 0.0)
     same = (frame[:, None] == frame[None, :]) & valid[:, None] & valid[None, :]
     first = valid & ~jnp.any(jnp.tril(same, -1), axis=1)
 

@@ -73,6 +73,7 @@ def init_plus_plus(points: Array, num_clusters: int, key: Array) -> Array:
     """
     num_points = len(points)
     candidates = 2 + int(math.log(num_clusters))
+    points = jnp.asarray(points)
     norms = _squared_norms(points)
     first_key, key = jax.random.split(key)
     first = points[jax.random.randint(first_key, (), 0, num_points)]
@@ -94,6 +95,7 @@ def init_plus_plus(points: Array, num_clusters: int, key: Array) -> Array:
 
 def lloyd(points: Array, centroids: Array, max_iterations: int = 300) -> Clusters:
     """Alternates nearest centroids and cluster means until they rest. The points should have mean zero."""
+    points, centroids = jnp.asarray(points), jnp.asarray(centroids)
     norms = _squared_norms(points)
     tolerance = TOLERANCE * jnp.mean(jnp.var(points, axis=0))
 

@@ -38,7 +38,7 @@ def test_reference_thresholds(golden, name):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("num_classes", [2, 3, 4, 5])
+@pytest.mark.parametrize("num_classes", [2, 3, 4])
 def test_no_partition_is_better(seed, num_classes):
     """Twelve filled bins of 256, so that all partitions can be tried."""
     rng = np.random.default_rng(seed)
@@ -105,11 +105,11 @@ def test_histogram_equals_numpy(seed):
 
 def test_any_class_counts_and_the_first_wins_ties():
     x = jnp.asarray(np.random.default_rng(1).random(3000), jnp.float32)
-    many = otsu(x, (5, 2))
-    assert many.thresholds[0].shape == (4,) and many.thresholds[1].shape == (1,)
+    many = otsu(x, (4, 2))
+    assert many.thresholds[0].shape == (3,) and many.thresholds[1].shape == (1,)
     best = many.thresholds[int(jnp.argmax(many.scores))]
     assert many.threshold == best[-1]
-    for wrong in ((), (1, 2)):
+    for wrong in ((), (1, 2), (5,)):
         with pytest.raises(ConfigError, match="class counts"):
             multi_otsu(x, wrong)
 
