@@ -13,15 +13,15 @@ import pathlib
 import tempfile
 
 from convert import table
-from convert.conversion import Progress, hash_file, silent, write
+from convert.conversion import Progress, hash_file, silent, stamp, write
 from convert.sources import open_source
 from easi3r_jax.checkpoint import is_checkpoint, load_metadata
-from easi3r_jax.errors import CheckpointError, OutputError, UserError
+from easi3r_jax.errors import OutputError, UserError
 
 
 def cache_folder() -> pathlib.Path:
     """Where converted sources are kept."""
-    return pathlib.Path(os.environ.get("EASI3R_JAX_CACHE") or "~/.cache/easi3r_jax").expanduser().absolute()
+    return pathlib.Path(os.path.expanduser(os.environ.get("EASI3R_JAX_CACHE") or "~/.cache/easi3r_jax")).absolute()
 
 
 def resolve(source: str | os.PathLike[str], progress: Progress | None = None) -> pathlib.Path:
@@ -38,11 +38,12 @@ def resolve(source: str | os.PathLike[str], progress: Progress | None = None) ->
       CheckpointError: the source is missing, damaged, unsafe or incomplete.
       OutputError: the cache cannot be written.
     """
-    path = pathlib.Path(source).expanduser()
+    path = pathlib.Path(os.path.expanduser(source))
     if is_checkpoint(path):
         return path
     progress = progress or silent
     opened = open_source(source, progress)
+    stamps = [stamp(file) for file in opened.files]
     digests = [_digest(file.absolute(), progress) for file in opened.files]
     name = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     kept = cache_folder() / name
@@ -50,7 +51,7 @@ def resolve(source: str | os.PathLike[str], progress: Progress | None = None) ->
         return kept
     recipes, dropped, notices = table.match(opened)
     try:
-        write(opened, recipes, dropped, notices, digests[0], kept, progress)
+        write(opened, stamps, recipes, dropped, notices, digests[0], kept, progress)
     except OutputError as error:
         if _usable(kept):  # another process was faster
             return kept
@@ -68,16 +69,12 @@ def _usable(path: pathlib.Path) -> bool:
 
 def _digest(path: pathlib.Path, progress: Progress) -> str:
     """SHA-256 of a file; remembered as long as its size and time of change stay."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
-    stamp = [status.st_size, status.st_mtime_ns]
+    before = [*stamp(path)]
     known = _read_index().get(str(path))
-    if isinstance(known, list) and len(known) == 3 and known[:2] == stamp and isinstance(known[2], str):
+    if isinstance(known, list) and len(known) == 3 and known[:2] == before and isinstance(known[2], str):
         return known[2]
     digest = hash_file(path, progress)
-    _remember(str(path), [*stamp, digest])
+    _remember(str(path), [*before, digest])
     return digest
 
 

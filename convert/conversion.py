@@ -64,13 +64,15 @@ def convert(
     """
     progress = progress or silent
     opened = open_source(source, progress)
+    stamps = [stamp(file) for file in opened.files]
     recipes, dropped, notices = table.match(opened)  # before the long work
     sha256 = hash_file(opened.files[0], progress)
-    return write(opened, recipes, dropped, notices, sha256, output, progress)
+    return write(opened, stamps, recipes, dropped, notices, sha256, output, progress)
 
 
 def write(
     source: Source,
+    stamps: list[tuple[int, int]],
     recipes: dict[str, table.Recipe],
     dropped: dict[str, LazyTensor],
     notices: list[str],
@@ -78,8 +80,10 @@ def write(
     output: str | os.PathLike[str],
     progress: Progress,
 ) -> Summary:
-    """Reads every tensor of a matched source and writes the checkpoint."""
-    before = [_stamp(file) for file in source.files]
+    """Reads every tensor of a matched source and writes the checkpoint.
+
+    `stamps` are those of the source's files before the checksum was taken: what is written must be what it is of.
+    """
     sizes = [tensor.nbytes for recipe in recipes.values() for _, tensor in recipe.tensors]
     total, done = _megabytes(sum(sizes)), 0
     infinite: list[str] = []
@@ -107,7 +111,7 @@ def write(
         if infinite:
             shown = ", ".join(infinite[:40]) + (f", and {len(infinite) - 40} more" if len(infinite) > 40 else "")
             raise CheckpointError(f"Cannot use {source.name}: NaN or infinite numbers in {shown}.")
-        if before != [_stamp(file) for file in source.files]:
+        if stamps != [stamp(file) for file in source.files]:
             raise CheckpointError(f"{source.name} changed while it was read: try again when it is complete.")
 
     licence = source.licence or LICENCE_UNKNOWN
@@ -138,6 +142,10 @@ def _megabytes(count: int) -> int:
     return -(-count // 1_000_000)
 
 
-def _stamp(path: pathlib.Path) -> tuple[int, int]:
-    status = path.stat()
+def stamp(path: pathlib.Path) -> tuple[int, int]:
+    """Size and time of change: equal as long as nobody writes to the file."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
     return status.st_size, status.st_mtime_ns

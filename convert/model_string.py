@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +52,8 @@ def parse_model_string(text: str) -> DUSt3RConfig:
     call = None
     if len(text) <= _MAX_LENGTH:
         try:
-            call = ast.parse(text.strip(), mode="eval").body
+            with warnings.catch_warnings(action="ignore"):  # of odd escapes in its strings
+                call = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             call = None
     if (
@@ -68,9 +70,9 @@ def parse_model_string(text: str) -> DUSt3RConfig:
     for keyword in call.keywords:
         try:
             arguments[keyword.arg] = _literal(keyword.value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise CheckpointError(
-                f"in its model string, the value of {keyword.arg!r} is not a plain literal; it was not run"
+                f"in its model string, the value of {str(keyword.arg)[:40]!r} is not a plain literal; it was not run"
             ) from None
     return parse_arguments(arguments)
 
@@ -85,7 +87,7 @@ def parse_arguments(arguments: Mapping[str, Any]) -> DUSt3RConfig:
     for key, values in _ONLY.items():
         if (value := left.pop(key, values[0])) not in values:
             allowed = " or ".join(repr(v) for v in values)
-            raise CheckpointError(f"its network has {key}={value!r}; only {allowed} is supported")
+            raise CheckpointError(f"its network has {key}={str(value)[:40]!r}; only {allowed} is supported")
     missing = [key for key in (*_NEEDED, "img_size", "head_type", "pos_embed") if key not in left]
     if missing:
         raise CheckpointError(f"its description of the network lacks {', '.join(missing)}")
@@ -97,7 +99,7 @@ def parse_arguments(arguments: Mapping[str, Any]) -> DUSt3RConfig:
     fields["patch_size"] = _size(left.pop("patch_size", 16), "patch_size")
     fields["mlp_ratio"] = _number(left.pop("mlp_ratio", 4.0), "mlp_ratio")
     if left:
-        raise CheckpointError(f"its network has unknown options: {', '.join(sorted(map(str, left)))[:200]}")
+        raise CheckpointError(f"its network has unknown options: {', '.join(sorted(map(ascii, left)))[:200]}")
     if not isinstance(fields["head"], str):
         raise CheckpointError("its head_type is not a name")
     try:
@@ -120,8 +122,12 @@ def _literal(node: ast.expr) -> Any:
     raise ValueError("not a literal")
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(item) for item in value) if isinstance(value, (list, tuple)) else value
+def _as_tuple(value: Any, depth: int = 0) -> Any:
+    if not isinstance(value, (list, tuple)):
+        return value
+    if depth > 3:
+        raise CheckpointError("its description of the network has lists inside lists inside lists")
+    return tuple(_as_tuple(item, depth + 1) for item in value)
 
 
 def _number(value: Any, name: str) -> float:

@@ -12,14 +12,15 @@ import dataclasses
 import math
 import pickletools
 import struct
+import warnings
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from convert.tensors import ITEM_SIZES
 from easi3r_jax.errors import CheckpointError
 
-#: A full-size training checkpoint has 100 000 instructions in 400 kB.
-MAX_INSTRUCTIONS = 2_000_000
+#: A full-size training checkpoint has 100 000 instructions in 400 kB. Those that copy something count for each item.
+MAX_INSTRUCTIONS = 500_000
 MAX_PICKLE_BYTES = 16 << 20
 
 
@@ -56,13 +57,15 @@ class Namespace(dict):
 class Dict(dict):
     """A pickled dictionary that remembers which keys were given twice."""
 
+    __slots__ = ("duplicates",)  # as small as can be: a file may ask for many
+
     def __init__(self):
         super().__init__()
         self.duplicates: list[Any] = []
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        if not isinstance(key, (str, bytes, int, float, type(None))):
-            raise CheckpointError(f"the pickle uses a {type(key).__name__} as a dictionary key")
+        if not _is_key(key):
+            raise CheckpointError(f"the pickle uses an unusual {type(key).__name__} as a dictionary key")
         if key in self:
             self.duplicates.append(key)
         super().__setitem__(key, value)
@@ -88,7 +91,8 @@ def load(file: BinaryIO, find_storage: Callable[[str, str, int], Storage]) -> An
       CheckpointError: damaged, or it asks for something that weights do not need. The message has no file name.
     """
     try:
-        return _Machine(find_storage).run(file)
+        with warnings.catch_warnings(action="ignore"):  # `pickletools` warns of odd escapes in names
+            return _Machine(find_storage).run(file)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, struct.error, RecursionError) as error:
         raise CheckpointError(f"the pickle is damaged ({error})") from error
 
@@ -101,17 +105,23 @@ class _Machine:
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
+        self._left = MAX_INSTRUCTIONS
 
     def run(self, file: BinaryIO) -> Any:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-            if count > MAX_INSTRUCTIONS:
-                raise CheckpointError("the pickle has more instructions than any checkpoint needs")
+        for opcode, argument, _ in pickletools.genops(file):
+            self._spend(1)
             if opcode.name == "STOP":
                 if len(self._stack) != 1:
                     raise CheckpointError("the pickle is damaged (it leaves several values)")
                 return self._stack.pop()
             self._step(opcode.name, argument)
         raise CheckpointError("the pickle has no end")
+
+    def _spend(self, cost: int) -> None:
+        # Without this, an instruction of a few bytes could copy a large container again and again.
+        self._left -= cost
+        if self._left < 0:
+            raise CheckpointError("the pickle has more instructions than any checkpoint needs")
 
     def _step(self, name: str, argument: Any) -> None:
         if name in _LITERALS:
@@ -195,14 +205,17 @@ class _Machine:
         make = _expect(function, _Class).make
         if make is None:
             raise CheckpointError(f"the pickle calls {function.name}")
-        self._stack.append(make(*_expect(arguments, tuple)))
+        arguments = _expect(arguments, tuple)
+        self._spend(len(arguments) + sum(len(a) for a in arguments if isinstance(a, (list, tuple))))
+        self._stack.append(make(*arguments))
 
     _op_newobj = _op_reduce
 
     def _op_build(self, _: None) -> None:
         state, target = self._pop(), self._stack[-1]
         if isinstance(target, Namespace):
-            target.update(_expect(state, Dict))
+            self._spend(len(_expect(state, Dict)))
+            target.update(state)
         elif not isinstance(target, Dict):  # an OrderedDict's attributes (versions of modules) are of no use
             raise CheckpointError("the pickle gives attributes to something that has none")
 
@@ -303,9 +316,14 @@ def _expect(value: Any, kind: Any) -> Any:
 
 
 def _hashable(items: Any) -> Any:
-    if not all(isinstance(item, (str, bytes, int, float, type(None))) for item in items):
-        raise TypeError("a set of containers")
+    if not all(map(_is_key, items)):
+        raise TypeError("a set of unusual things")
     return items
+
+
+def _is_key(value: Any) -> bool:
+    """Whether it may be in a set or a dictionary. Large integers can be made to have the same hash."""
+    return isinstance(value, (str, bytes, float, type(None))) or (isinstance(value, int) and abs(value) < 2**60)
 
 
 def _is_size(value: Any) -> bool:

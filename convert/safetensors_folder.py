@@ -80,7 +80,8 @@ def _tensor(path: pathlib.Path, name: str, entry: Any, start: int, room: int) ->
     shape, span, code = entry.get("shape"), entry.get("data_offsets"), entry.get("dtype")
     dtype = _DTYPES.get(code) if isinstance(code, str) else None
     if dtype is None:
-        _refuse(path, f"the type of {label!r} is {str(code)[:40]!r}, which no DUSt3R has")
+        told = repr(code[:40]) if isinstance(code, str) else "not given"
+        _refuse(path, f"the type of {label!r} is {told}, which no DUSt3R has")
     if not _sizes(shape) or len(shape) > 8 or not _sizes(span) or len(span) != 2:
         _refuse(path, f"it is damaged: the header's entry of {label!r} makes no sense")
     count = math.prod(shape)

@@ -17,14 +17,19 @@ def open_source(source: str | os.PathLike[str], progress: Callable[[str, int, in
     Raises:
       CheckpointError: it is missing, damaged, unsafe, or cannot be downloaded.
     """
-    path = pathlib.Path(source).expanduser()
-    if path.is_dir():
-        if (path / safetensors_folder.WEIGHTS).exists():
+    path = pathlib.Path(os.path.expanduser(source))
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+        has_weights = (path / safetensors_folder.WEIGHTS).exists()
+    except OSError as error:  # no permission to look, a name that is too long
+        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
+    if is_folder:
+        if has_weights:
             return safetensors_folder.open_folder(path)
         files = sorted(path.glob("*.pth"))
         hint = f" Did you mean {files[0]}?" if files else ""
         raise CheckpointError(f"{path} holds no {safetensors_folder.WEIGHTS}.{hint}")
-    if path.exists():
+    if exists:
         if path.name == safetensors_folder.WEIGHTS:
             return safetensors_folder.open_folder(path.parent)
         if path.suffix == ".safetensors":

@@ -247,5 +247,10 @@ def _report(problems: Mapping[str, list[str]], most: int = 40) -> str:
         if names:
             more = f", and {len(names) - most} more" if len(names) > most else ""
             count = "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
-            parts.append(f"{count} {kind}: {', '.join(n[:200] for n in names[:most])}{more}")
+            parts.append(f"{count} {kind}: {', '.join(map(_printable, names[:most]))}{more}")
     return "; ".join(parts)
+
+
+def _printable(name: str) -> str:
+    """Names come from the file and go to a terminal: no line breaks, no control sequences."""
+    return name[:200] if name.isprintable() else ascii(name[:200])

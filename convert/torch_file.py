@@ -104,15 +104,19 @@ def open_pth(path: pathlib.Path) -> Source:
     string = arguments.get("model") if isinstance(arguments, dict) else None
     if not isinstance(string, str):
         _refuse(path, "it does not say which network it is for ('args.model' is missing)")
-    others = [key for key, value in root["model"].items() if not isinstance(value, pickles.TensorSpec)]
+    others = [
+        key
+        for key, value in root["model"].items()
+        if not (isinstance(key, str) and isinstance(value, pickles.TensorSpec))
+    ]
     if others:
-        _refuse(path, f"in its 'model', {str(others[0])[:80]!r} is no tensor")
+        _refuse(path, f"in its 'model', {str(others[0])[:80]!r} is no named tensor")
     try:
         config = parse_model_string(string)
     except CheckpointError as error:
         _refuse(path, str(error), error)
-    tensors = {str(key): file.lazy(value) for key, value in root["model"].items()}
-    duplicates = tuple(str(key) for key in getattr(root["model"], "duplicates", ()))
+    tensors = {key: file.lazy(value) for key, value in root["model"].items()}
+    duplicates = tuple(getattr(root["model"], "duplicates", ()))
     return Source(str(path), (path,), config, tensors, duplicates)
 
 

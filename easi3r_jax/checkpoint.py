@@ -69,7 +69,7 @@ def save_checkpoint(
       OutputError: the folder cannot be written.
       CheckpointError: a parameter of the wrong shape or type.
     """
-    path = pathlib.Path(path).absolute()
+    path = pathlib.Path(os.path.realpath(path))  # a link keeps pointing where it does
     read = _reader(weights) if isinstance(weights, DUSt3R) else weights
     header = {
         "format": FORMAT,
@@ -240,8 +240,11 @@ def _config_to_json(config: DUSt3RConfig) -> dict[str, Any]:
 def _config_from_json(path: pathlib.Path, fields: Any) -> DUSt3RConfig:
     try:
         fields = dict(fields)
-        fields["image_size"] = tuple(int(side) for side in fields["image_size"])
+        fields["image_size"] = tuple(fields["image_size"])
         fields["confidence_range"] = tuple(float(bound) for bound in fields["confidence_range"])
+        sizes = [value for name, value in fields.items() if isinstance(getattr(DUSt3RConfig, name, None), int)]
+        if any(type(size) is not int or size > 65536 for size in (*sizes, *fields["image_size"])):
+            raise ValueError("a size is no number, or beyond any network's")
         return DUSt3RConfig(**fields)
     except (TypeError, ValueError, KeyError, ConfigError) as error:
         raise CheckpointError(f"The checkpoint at {path} is damaged: its architecture makes no sense.") from error
@@ -253,11 +256,11 @@ def _config_from_json(path: pathlib.Path, fields: Any) -> DUSt3RConfig:
 @contextlib.contextmanager
 def _replacing(path: pathlib.Path, need: int) -> Iterator[pathlib.Path]:
     """A temporary folder that takes `path`'s place when the block ends well, and disappears when it does not."""
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    older = path.with_name(f".{path.name}.older-{os.getpid()}")
-    if path.exists() and not is_checkpoint(path) and not (path.is_dir() and not any(path.iterdir())):
-        raise OutputError(f"{path} exists and is no checkpoint: it is left alone. Choose another name.")
+    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
+    older = path.parent / f".{path.name}.older-{os.getpid()}"
     try:
+        if path.exists() and not is_checkpoint(path) and not (path.is_dir() and not any(path.iterdir())):
+            raise OutputError(f"{path} exists and is no checkpoint: it is left alone. Choose another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < need:
@@ -268,12 +271,12 @@ def _replacing(path: pathlib.Path, need: int) -> Iterator[pathlib.Path]:
         partial.mkdir()
         (partial / "weights").mkdir()
         yield partial
-        if path.exists():
-            path.rename(older)
         try:
+            if path.exists():
+                path.rename(older)
             partial.rename(path)
         except BaseException:
-            if older.exists():
+            if older.exists() and not path.exists():
                 older.rename(path)
             raise
     except OSError as error:
