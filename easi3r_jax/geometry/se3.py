@@ -10,6 +10,8 @@ GPU's default (bfloat16, TF32) loses four digits, which a pose cannot spare.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -99,6 +101,6 @@ def inverse(b_from_a: Array) -> Array:
 def transform_points(b_from_a: Array, points: Array) -> Array:
     """Maps (B..., P..., 3) points in frame a to frame b by (B..., 4, 4): one matrix for each leading batch index."""
     batch = b_from_a.shape[:-2]
-    flat = points.reshape(*batch, -1, 3)
+    flat = points.reshape(*batch, math.prod(points.shape[len(batch) : -1]), 3)  # not -1: a batch may be empty
     moved = jnp.einsum("...ij,...pj->...pi", b_from_a[..., :3, :3], flat, precision=_HIGHEST)
     return (moved + b_from_a[..., None, :3, 3]).reshape(points.shape)
