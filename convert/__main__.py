@@ -15,6 +15,7 @@ attribution, non-commercial use, share alike.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -115,4 +116,8 @@ def run(main: Callable[[str, str], None], arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, sys.argv))
+    exit_code = run(main, sys.argv)
+    if exit_code == 130:  # writers may still be at work, and Python's own shutdown then often crashes
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)

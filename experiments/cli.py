@@ -13,14 +13,19 @@ Exit codes: 0 done, 1 an error the user can mend (one line on stderr), 2 wrong f
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import flags
 
 from easi3r_jax.errors import UserError
+
+
+INTERRUPTED = 130
 
 
 class Group:
@@ -81,11 +86,10 @@ class Flags:
     @staticmethod
     def _describe(holder: flags.FlagHolder) -> list[str]:
         flag = flags.FLAGS[holder.name]
-        value = {"bool": "", "enum": "=" + "|".join(getattr(flag.parser, "enum_values", []) or [])}.get(
-            flag.flag_type(), "=VALUE"
-        )
-        head = f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}{value}"
-        text = flag.help.strip()
+        choices = getattr(flag.parser, "enum_values", None)
+        value = "|".join(choices) if choices else "VALUE"
+        head = f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}={value}"
+        text = flag.help.strip().removeprefix(f"<{value}>: ")  # absl's own way of listing the choices
         if not flag.boolean and flag.default not in (None, ""):
             text += f" [{flag.default}]"
         elif flag.boolean:
@@ -107,7 +111,16 @@ class Flags:
             sys.exit(_complain(f"{str(error).splitlines()[0]} (--help lists the flags)", 2))
         if rest:
             sys.exit(_complain(f"Unexpected argument {rest[0]!r}: options are written --name=value (see --help).", 2))
-        sys.exit(guarded(main, debug=bool(debug.value)))
+        leave(guarded(main, debug=bool(debug.value)))
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process. After Ctrl-C at once: XLA may still compute, and Python's own shutdown then often crashes."""
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def guarded(main: Callable[[], None], *, debug: bool = False) -> int:
@@ -116,7 +129,7 @@ def guarded(main: Callable[[], None], *, debug: bool = False) -> int:
         main()
         return 0
     except KeyboardInterrupt:
-        return _complain("Interrupted. Nothing half-written was left behind.", 130)
+        return _complain("Interrupted. Nothing half-written was left behind.", INTERRUPTED)
     except UserError as error:
         return _complain(str(error), 1, debug=debug)
     except MemoryError:

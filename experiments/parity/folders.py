@@ -1,0 +1,59 @@
+"""What a golden folder holds, and what checks it."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+
+from easi3r_jax.errors import InputError
+from experiments.parity import alignment, conversion, inputs, motion, network
+from experiments.parity.report import Row
+
+Check = Callable[[pathlib.Path], Iterator[Row]]
+
+
+def find_checks(root: pathlib.Path) -> list[tuple[pathlib.Path, Check]]:
+    """Every golden folder at or directly below `root`, with what checks it.
+
+    Raises:
+      InputError: a folder's description is not readable.
+    """
+    found = []
+    for folder in [root, *sorted(p for p in root.glob("*") if p.is_dir())]:
+        check = _check_for(folder)
+        if check is not None:
+            found.append((folder, check))
+    return found
+
+
+def _check_for(folder: pathlib.Path) -> Check | None:
+    has = {
+        name: (folder / name).is_file()
+        for name in ("config.json", "index.json", "pairs.json", "predictions.npz", "input_frames.npz")
+    }
+    settings = _read(folder / "config.json") if has["config.json"] else {}
+    index = _read(folder / "index.json") if has["index.json"] else {}
+    if has["predictions.npz"] and "cases" in settings:
+        return alignment.check_folder
+    if has["input_frames.npz"] and "graphs" in settings:
+        return motion.check_folder
+    if "files" in settings and "model" in settings:
+        return network.check_folder
+    if "model_string" in index:
+        return conversion.check_checkpoints
+    if index and (folder / "inputs").is_dir():
+        return inputs.check_frames
+    if has["pairs.json"]:
+        return inputs.check_pairs
+    if any(conversion.is_manifest(p) for p in folder.glob("*.json")):
+        return conversion.check_manifests
+    return None
+
+
+def _read(path: pathlib.Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not readable JSON: {error}.") from error
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,160 @@
+"""`python -m experiments.reconstruct`, from the command line to the files."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import trimesh
+
+from easi3r_jax import export
+
+SHORT = ("--first=4", "--graph=complete", "--iterations=20")
+FILES = {
+    *("scene.npz", "trajectory.txt", "intrinsics.txt", "depth", "masks", "scene.glb", "scene.ply"),
+    *("summary.png", "config.json", "metrics.json"),
+}
+
+
+@pytest.fixture(scope="module")
+def demo(command, tmp_path_factory):
+    """The bundled clip's first frames, reconstructed: the command's output and the result's folder."""
+    folder = tmp_path_factory.mktemp("demo") / "result"
+    done = command("reconstruct", "--seq=demo", *SHORT, f"--output={folder}")
+    assert done.returncode == 0, done.stderr
+    return done, folder
+
+
+def test_the_result_folder_holds_everything(demo):
+    done, folder = demo
+    assert {p.name for p in folder.iterdir()} == FILES
+    assert [p.name for p in folder.parent.iterdir()] == ["result"]
+    assert done.stderr == ""
+    assert str(folder) in done.stdout
+
+
+def test_the_scene_is_whole_and_plausible(demo):
+    scene = export.load_scene(demo[1] / "scene.npz")
+    assert scene.depth.shape == scene.confidence.shape == scene.dynamic_mask.shape == (4, 64, 96)
+    assert scene.world_from_cam.shape == (4, 4, 4)
+    assert scene.intrinsics.shape == (4, 3, 3)
+    for value in vars(scene).values():
+        assert np.isfinite(value).all()
+    assert (scene.depth > 0).all()
+    rotations = scene.world_from_cam[:, :3, :3]
+    np.testing.assert_allclose(rotations @ rotations.swapaxes(1, 2), np.broadcast_to(np.eye(3), (4, 3, 3)), atol=1e-5)
+    # One focal length for the clip, by default.
+    assert np.unique(scene.intrinsics[:, 0, 0]).size == 1
+
+
+def test_the_files_agree_with_the_scene(demo):
+    folder = demo[1]
+    scene = export.load_scene(folder / "scene.npz")
+    _, world_from_cam = export.read_tum(folder / "trajectory.txt")
+    np.testing.assert_allclose(world_from_cam, scene.world_from_cam, atol=1e-5)
+    assert len(list((folder / "masks").glob("*.png"))) == 4
+    mask = cv2.imread(str(sorted((folder / "masks").glob("*.png"))[2]), cv2.IMREAD_GRAYSCALE)
+    np.testing.assert_array_equal(mask > 0, scene.dynamic_mask[2])
+    assert trimesh.load(folder / "scene.glb").geometry
+    assert cv2.imread(str(folder / "summary.png")).shape[2] == 3
+
+
+def test_metrics_of_plain_dust3r_stand_beside_those_of_the_method(demo):
+    done, folder = demo
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == {"plain DUSt3R", "full method", "full, motionless twin"}
+    for figures in metrics.values():
+        assert figures["ate"] > 0
+        assert 0 < figures["abs_rel"] < 1
+    assert "mask_iou" not in metrics["plain DUSt3R"]
+    for name in ("ate", "abs_rel"):
+        assert f"{metrics['full method'][name]:.4f}" in done.stdout
+        assert f"{metrics['plain DUSt3R'][name]:.4f}" in done.stdout
+
+
+def test_the_record_suffices_to_repeat_the_run(demo):
+    record = json.loads((demo[1] / "config.json").read_text())
+    assert record["options"]["first"] == 4
+    assert record["options"]["seed"] == record["pipeline"]["seed"] == 0
+    assert record["pipeline"]["graph"] == "complete"
+    assert record["pipeline"]["alignment"]["iterations"] == 20
+    assert re.fullmatch(r"[0-9a-f]{64}", record["checkpoint"]["source_sha256"])
+    assert {"jax", "easi3r_jax", "python", "device"} <= set(record["versions"])
+
+
+def test_the_closing_table_tells_times_memory_and_place(demo):
+    for line in ("encode", "attention", "predict", "align", "write", "peak memory"):
+        assert line in demo[0].stdout
+
+
+def test_same_seed_same_result_and_an_older_result_is_replaced(command, demo):
+    folder = demo[1]
+    before = np.load(folder / "scene.npz")
+    (folder / "scene.ply").write_text("older")
+    done = command("reconstruct", "--seq=demo", *SHORT, f"--output={folder}", "--nocompare_plain")
+    assert done.returncode == 0, done.stderr
+    after = np.load(folder / "scene.npz")
+    for name in before.files:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    assert (folder / "scene.ply").read_bytes().startswith(b"ply")
+    assert set(json.loads((folder / "metrics.json").read_text())) == {"full method"}
+
+
+def test_help_teaches_every_flag(command):
+    done = command("reconstruct", "--help")
+    assert done.returncode == 0
+    for title in ("Input:", "Pairs:", "Motion:", "Alignment:", "Output:", "Computation:"):
+        assert title in done.stdout
+    for flag in ("--seq", "--checkpoint", "--output", "--[no]shared_focal", "--schedule=linear|cosine", "--clusters"):
+        assert flag in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--sequence=demo",), "sequence"),
+        (("demo",), "'demo'"),
+        (("--every=0",), "every"),
+        (("--schedule=step",), "linear|cosine"),
+        (("--first=many",), "first"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else x[0],
+)
+def test_wrong_flags_fail_at_once(command, arguments, says):
+    done = command("reconstruct", *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert says in done.stderr
+
+
+def test_ctrl_c_leaves_the_older_result_alone(environment, tmp_path):
+    """Interrupted while frames are encoded and paired; the folder's older result is untouched, nothing else is left."""
+    output = tmp_path / "result"
+    output.mkdir()
+    (output / "scene.npz").write_bytes(b"older")
+    root = pathlib.Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.reconstruct", "--seq=demo", f"--output={output}"],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "16 frames" in process.stdout.readline()
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert errors.splitlines() == ["error: Interrupted. Nothing half-written was left behind."]
+    assert (output / "scene.npz").read_bytes() == b"older"
+    assert os.listdir(tmp_path) == ["result"]
+    assert os.listdir(output) == ["scene.npz"]
