@@ -61,13 +61,6 @@ class Tensor:
     numel: int | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Raw:
-    """Instructions to be written as they are."""
-
-    code: bytes
-
-
 def namespace(**fields: Any) -> Call:
     """An `argparse.Namespace`."""
     return Call(Global("argparse", "Namespace"), state=fields)
@@ -146,8 +139,6 @@ def _emit(value: Any, out: list[bytes]) -> None:
             out.append(pickle.BUILD)
     elif isinstance(value, Tensor):
         _emit_tensor(value, out)
-    elif isinstance(value, Raw):
-        out.append(value.code)
     else:
         raise TypeError(f"cannot pickle a {type(value).__name__}")
 
