@@ -62,6 +62,7 @@ def parse_model_string(text: str) -> DUSt3RConfig:
         or call.func.id != _CLASS
         or call.args
         or any(keyword.arg is None for keyword in call.keywords)
+        or len({keyword.arg for keyword in call.keywords}) < len(call.keywords)
     ):
         raise CheckpointError(
             f"its model string ({text[:16]!r}…) is not of the form {_CLASS}(name=value, …); it was not run"
