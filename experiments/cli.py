@@ -24,7 +24,6 @@ from absl import flags
 
 from easi3r_jax.errors import UserError
 
-
 INTERRUPTED = 130
 
 

@@ -134,11 +134,15 @@ def main() -> None:
     frames = load_frames(sequence.frames, frame_config(model), progress=lambda d, n: stages("read", d, n))
     stages.close()
     print(describe(sequence, frames, model))
+    # What cannot work fails now, not after the work.
+    pipeline.clip_edges(len(frames.rgb), config.graph)
+    export.check_foreground(FOREGROUND.value, len(frames.rgb))
+    truth = None if sequence.ground_truth is None else load_ground_truth(sequence.ground_truth, frames)
 
     features = pipeline.encode(model, frames, batch=config.frame_batch, observer=stages)
     result = pipeline.reconstruct(model, frames, config, features=features, observer=stages)
     stages.close()
-    figures = measure(sequence, model, frames, config, features, result)
+    figures = None if truth is None else measure(truth, sequence.twin, model, frames, config, features, result)
 
     record = {
         "options": FLAGS.values(),
@@ -164,8 +168,6 @@ def main() -> None:
 
 def pipeline_config() -> options.PipelineConfig:
     """The options of every stage, from the flags."""
-    if FOREGROUND.value not in ("all", "none") and not FOREGROUND.value.isdecimal():
-        raise ConfigError(f"--foreground={FOREGROUND.value}: 'all', 'none' or a frame number.")
     if LEARNING_RATE_MIN.value > LEARNING_RATE.value:
         raise ConfigError("--learning_rate_min is above --learning_rate.")
     return options.PipelineConfig(
@@ -202,22 +204,22 @@ def frame_config(model: DUSt3R) -> options.FrameConfig:
     )
 
 
-def measure(sequence: Sequence, model, frames: Frames, config, features, result) -> dict | None:
+def measure(
+    truth: metrics.GroundTruth, twin: Sequence | None, model: DUSt3R, frames: Frames, config, features, result
+) -> dict[str, dict[str, float | None]]:
     """Metrics against ground truth, printed beside those of plain DUSt3R and, for the demo, of the motionless twin."""
-    if sequence.ground_truth is None:
-        return None
-    truth = load_ground_truth(sequence.ground_truth, frames)
     columns = {"full method": metrics.evaluate_scene(result.scene, truth)}
     if COMPARE.value and config.motion != "none":
         plain = dataclasses.replace(config, motion="none")
         scene = pipeline.reconstruct(model, frames, plain, features=features).scene
         geometry_only = dataclasses.replace(truth, masks=None)  # plain DUSt3R says nothing about motion
         columns = {"plain DUSt3R": metrics.evaluate_scene(scene, geometry_only)} | columns
-        if sequence.twin is not None and sequence.twin.ground_truth is not None:
-            still = load_frames(sequence.twin.frames, frame_config(model))
-            truth = load_ground_truth(sequence.twin.ground_truth, still)
+        if twin is not None and twin.ground_truth is not None:
+            still = load_frames(twin.frames, frame_config(model))
             scene = pipeline.reconstruct(model, still, config).scene
-            columns["full, motionless twin"] = metrics.evaluate_scene(scene, truth)
+            columns["full, motionless twin"] = metrics.evaluate_scene(
+                scene, load_ground_truth(twin.ground_truth, still)
+            )
     known = {name for figures in columns.values() for name in figures}
     rows = [
         (text, *(_figure(f.get(name)) for f in columns.values())) for name, text in PRINTED.items() if name in known

@@ -25,6 +25,7 @@ __all__ = [
     "MIN_CONFIDENCE",
     "Points",
     "SceneCloud",
+    "check_foreground",
     "ensure_writable",
     "gltf_from_world",
     "load_scene",
@@ -96,7 +97,7 @@ def write_result(
     """
     scene = Scene4D(**{field: np.asarray(value) for field, value in vars(scene).items()})  # from the device, once
     time = np.asarray(time, np.float64)
-    _check_foreground(foreground, len(scene.depth))
+    check_foreground(foreground, len(scene.depth))
     target = pathlib.Path(folder).expanduser().resolve()
     report = progress or _silent
 
@@ -129,7 +130,12 @@ def _silent(done: int, total: int, note: str) -> None:
     del done, total, note
 
 
-def _check_foreground(foreground: str | int, num_frames: int) -> None:
+def check_foreground(foreground: str | int, num_frames: int) -> None:
+    """Refuses a `foreground` that `write_result` would refuse.
+
+    Raises:
+      ConfigError: it is neither "all" nor "none" nor the number of a frame.
+    """
     if foreground in ("all", "none"):
         return
     if not str(foreground).isdigit() or int(foreground) >= num_frames:

@@ -20,6 +20,7 @@ _REASONS = {
     errno.EROFS: "the file system is read-only: choose another --output",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another --output",
     errno.ENAMETOOLONG: "the name is too long: choose another --output",
+    errno.ENOENT: "nothing can be created there: choose another --output",
     errno.EBUSY: "the folder is a mount point or in use: choose a folder inside it",
 }
 

@@ -36,17 +36,15 @@ def main() -> None:
     checks = find_checks(root)
     if not checks:
         raise InputError(f"No golden folder at {root}: see docs/parity.md for what one looks like.")
-    rows: list[Row] = list(check_test_vectors())
+    rows = []
+    for row in check_test_vectors():
+        show(row)
+        rows.append(row)
     for folder, check in checks:
         before = len(rows)
         for row in check(folder):
+            show(row)
             rows.append(row)
-            if ALL.value or not row.passed:
-                print(
-                    f"{'ok  ' if row.passed else 'FAIL'} {row.stage:<40} {row.name:<48} "
-                    f"abs {row.max_abs:9.2e}  error {row.error:9.2e}  tolerance {row.tolerance:.0e}",
-                    flush=True,
-                )
         if len(rows) == before:
             raise InputError(f"{folder} is a golden folder, but the arrays that it lists are not there.")
     if JSON.value:
@@ -56,6 +54,16 @@ def main() -> None:
     failed = sum(not r.passed for r in rows)
     if failed:
         raise UserError(f"{failed} of {len(rows)} comparisons exceed their tolerance.")
+
+
+def show(row: Row) -> None:
+    """Prints a comparison as soon as it is made."""
+    if ALL.value or not row.passed:
+        print(
+            f"{'ok  ' if row.passed else 'FAIL'} {row.stage:<40} {row.name:<48} "
+            f"abs {row.max_abs:9.2e}  error {row.error:9.2e}  tolerance {row.tolerance:.0e}",
+            flush=True,
+        )
 
 
 def summary(rows: list[Row]) -> str:

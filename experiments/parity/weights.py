@@ -77,7 +77,7 @@ def _golden_model(config: DUSt3RConfig, seed: int, gains: tuple[tuple[str, float
     recipes, dropped, notices = table.match(source)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "golden"
-        conversion.write(source, recipes, dropped, notices, "", path, conversion.silent)
+        conversion.write(source, [], recipes, dropped, notices, "", path, conversion.silent)
         return load_checkpoint(path)[1]
 
 

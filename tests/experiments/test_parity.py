@@ -1,0 +1,113 @@
+"""Every stage against the published method's numbers, and the program that compares them."""
+
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from easi3r_jax.models import normalize_rgb
+from experiments.checkpoints import load_model
+from experiments.parity.folders import find_checks
+from experiments.parity.report import compare
+
+KINDS = (
+    *("aggregation", "alignment", "checkpoints", "manifests"),
+    *("model_tiny_dpt", "model_tiny_linear", "pairs", "preprocess"),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_comparison_holds(golden, kind):
+    ((folder, check),) = find_checks(golden / kind)
+    rows = list(check(folder))
+    assert len(rows) >= 4
+    assert not [row for row in rows if not row.passed]
+
+
+def test_all_golden_folders_are_recognised(golden):
+    """`metrics` and `embedded` are for tests of their own."""
+    assert {folder.name for folder, _ in find_checks(golden)} == set(KINDS)
+
+
+def test_the_embedded_network_gives_the_reference_networks_output(golden, cache, monkeypatch):
+    """On weights that were trained: random ones keep every activation small."""
+    monkeypatch.setenv("EASI3R_JAX_CACHE", str(cache))
+    model, _ = load_model("embedded", "float32")
+    expected = np.load(golden / "embedded" / "expected.npz")
+    images = jnp.asarray(expected["images"])  # (pairs, 2, H, W, 3) in [0, 1], not of whole 255ths
+    grid = model.grid(images.shape[2:4])
+    features = [model.encoder(2 * images[:, view] - 1, model.dtype)[0] for view in (0, 1)]
+    found = model.predict(*features, model.decode(*features, grid), grid)
+    for name, ours in zip(("pts3d_1", "conf_1", "pts3d_2", "conf_2"), found, strict=True):
+        np.testing.assert_allclose(ours, expected[name], atol=1e-5 * np.abs(expected[name]).max(), err_msg=name)
+
+
+def test_frames_reach_the_network_in_its_range():
+    rgb = jnp.asarray([[0, 51, 255]], jnp.uint8)
+    np.testing.assert_allclose(normalize_rgb(rgb), [[-1, -0.6, 1]], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("ours", "passes"),
+    [([1.0, 2.0], True), ([1.0, 2.0 + 3e-5], False), ([1.0, np.nan], False), ([1.0, 2.0, 3.0], False)],
+)
+def test_a_row_passes_only_within_its_tolerance(ours, passes):
+    assert compare("stage", "array", np.array(ours), np.array([1.0, 2.0]), 1e-5).passed is passes
+
+
+@pytest.fixture
+def tiny(golden, tmp_path):
+    """A golden folder of its own: the linear network's."""
+    folder = tmp_path / "golden" / "model_tiny_linear"
+    shutil.copytree(golden / "model_tiny_linear", folder)
+    return folder
+
+
+def test_the_program_prints_a_table_and_writes_json(command, tiny, tmp_path):
+    done = command("parity", f"--golden={tiny.parent}", f"--json={tmp_path / 'rows.json'}")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert all(row["passed"] for row in rows)
+    assert {"stage", "name", "max_abs", "error", "tolerance"} <= set(rows[0])
+    assert done.stdout.count("\nok  ") + done.stdout.startswith("ok  ") == len(rows)
+
+
+def test_a_number_that_is_off_fails_the_program(command, tiny):
+    path = tiny / "linear_64x96.npz"
+    arrays = dict(np.load(path))
+    name = next(n for n in sorted(arrays) if n.endswith("pts3d_1") or "conf" in n)
+    arrays[name] = arrays[name].copy()
+    arrays[name].flat[7] += 1e-4 * np.abs(arrays[name]).max()
+    np.savez(path, **arrays)
+    done = command("parity", f"--golden={tiny}", "--noall")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
+    assert name in line
+    assert "1 of" in done.stderr
+
+
+def test_an_unknown_array_fails_the_program(command, tiny):
+    path = tiny / "linear_64x96.npz"
+    np.savez(path, surprise=np.ones(3, np.float32), **np.load(path))
+    done = command("parity", f"--golden={tiny}", "--noall")
+    assert done.returncode == 1
+    assert "surprise: unknown array" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "No golden folder"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
+        (lambda folder: (folder / "linear_64x96.npz").unlink(), "not there"),
+    ],
+    ids=["no description", "damaged description", "no arrays"],
+)
+def test_a_folder_without_numbers_is_no_success(command, tiny, spoil, says):
+    spoil(tiny)
+    done = command("parity", f"--golden={tiny}")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert says in done.stderr
