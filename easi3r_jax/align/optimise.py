@@ -25,7 +25,9 @@ Loss = Callable[[AlignState, AlignProblem], Array]
 #: Steps per call of the compiled loop: about 15 reports for the usual 300 iterations.
 CHUNK = 20
 
-_ADAM = optax.scale_by_adam(b1=0.9, b2=0.9)
+# eps_root is far below Adam's eps of 1e-8, squared: no step feels it. It keeps the square root differentiable where a
+# gradient is exactly 0 (the root frame's translation), for those who differentiate through the loop.
+_ADAM = optax.scale_by_adam(b1=0.9, b2=0.9, eps_root=1e-30)
 
 
 def learning_rates(config: AlignConfig) -> np.ndarray:
