@@ -26,7 +26,7 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
     for name, entry in settings["files"].items():
         if (folder / name).is_file():
             config = golden_config(folder, entry["head"], (entry["H"], entry["W"]))
-            model = golden_model(config, entry["weight_seed"], entry["gains"])
+            model = golden_model(config, entry["weight_seed"], entry.get("gains", {}))
             with np.load(folder / name) as file:
                 yield from _check_file(f"{folder.name}/{name.removesuffix('.npz')}", model, dict(file))
 
