@@ -5,6 +5,7 @@
     clip      what a source yields: frames that are decoded only when they are taken
     images    folders and lists of images (Pillow)
     decode    video files (PyAV): strict, a cut or damaged file is an error that names the frame
+    completeness, structure    what a video file declares and how it holds together, against what was read
     resize    the network's resize and crop, and the transform that known intrinsics, masks or depth follow
 
 Frames are resized as they are decoded: the clip at its full size is never held in memory.

@@ -10,10 +10,14 @@ from typing import Any
 import av
 
 from easi3r_jax.errors import InputError
+from easi3r_jax.video import structure
 
 
 class Completeness:
-    """Watches the packets of a video go by and says at the end whether some are missing.
+    """Watches the packets of a video go by and says whether some are missing.
+
+    Attributes:
+      latest_decoding: when the last picture's packet was to be decoded, in the stream's time base; None if unknown.
 
     Args:
       path, container, stream: the open file and its pictures.
@@ -25,7 +29,9 @@ class Completeness:
         self._container = container
         self._stream = stream
         self._interval = 1 / rate
+        self._fault = structure.first_fault(path, container.format.name)
         self._packets = 0
+        self.latest_decoding: int | None = None
         self._spans: dict[int, tuple[Fraction, Fraction]] = {}  # stream -> (earliest time, end of the latest packet)
 
     def add(self, packet: Any) -> None:
@@ -35,10 +41,19 @@ class Completeness:
             return
         is_picture = packet.stream.index == self._stream.index
         self._packets += is_picture
+        self.latest_decoding = packet.dts if is_picture else self.latest_decoding
         start = time * packet.time_base
         length = packet.duration * packet.time_base if packet.duration else self._interval * is_picture
         earliest, latest = self._spans.get(packet.stream.index, (start, start))
         self._spans[packet.stream.index] = (min(earliest, start), max(latest, start + length))
+
+    def breaks_before(self, packet: Any) -> bool:
+        """Whether the file's structure is broken before this packet: the demuxer looked for it beyond the damage."""
+        return self._fault is not None and packet.pos is not None and packet.pos >= self._fault
+
+    def is_whole(self) -> bool:
+        """Whether all came that the file declares; to be asked after the last packet."""
+        return self._fault is None and self._index_fits() and self._count_fits() and self._length_fits()
 
     def check(self, decoded: int) -> None:
         """Raises InputError where the end of the file is missing.
@@ -46,7 +61,7 @@ class Completeness:
         Args:
           decoded: number of frames that came.
         """
-        if not (self._index_fits() and self._count_fits() and self._length_fits() and self._trailer_fits()):
+        if not self.is_whole():
             declared = f" of {self._stream.frames}" if self._stream.frames > decoded else ""
             after = f"after frame {decoded - 1}{declared} (counted from 0)" if decoded else "before its first frame"
             rest = f", or read only the {decoded} frames that are there (first)" if decoded else ""
@@ -78,19 +93,9 @@ class Completeness:
             declared = Fraction(self._container.duration, av.time_base)
         else:
             return True
-        # Matroska declares where the clip ends, counted from 0, and to the millisecond. Others declare the length, and
-        # some writers are a frame off: there the index or the count is the sharper test.
-        begin = Fraction(0) if is_matroska else min((s[0] for s in spans), default=Fraction(0))
-        slack = self._interval * (Fraction(3, 4) if is_matroska else Fraction(3, 2))
+        # Matroska and Flash declare where the clip ends, counted from 0, and to the millisecond. Others declare the
+        # length, and some writers are a frame off: there the index or the count is the sharper test.
+        from_zero = is_matroska or self._container.format.name == "flv"
+        begin = Fraction(0) if from_zero else min((s[0] for s in spans), default=Fraction(0))
+        slack = self._interval * (Fraction(3, 4) if from_zero else Fraction(3, 2))
         return max((s[1] for s in spans), default=begin) - begin >= declared - slack
-
-    def _trailer_fits(self) -> bool:
-        """Two formats declare no length: a GIF ends with a semicolon, a transport stream is made of whole packets."""
-        size = self._path.stat().st_size
-        if self._container.format.name == "mpegts":
-            return any(size % packet == 0 for packet in (188, 192, 204))  # plain, Blu-ray, with error correction
-        if self._container.format.name != "gif":
-            return True
-        with self._path.open("rb") as file:
-            file.seek(max(0, size - 1024))
-            return file.read().rstrip(b"\0\r\n").endswith(b";")

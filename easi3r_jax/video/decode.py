@@ -2,13 +2,15 @@
 
 FFmpeg's decoders hide damage by default (they patch broken pictures up from others) and its demuxers take a cut for the
 end. Here decoders are told to refuse, and at the end of the file what came is compared with what the file declares.
-Some damage stays unseen: bytes that still decode to pictures (most formats have no checksums), pictures lost amid a
-stream (its rate may vary), and a cut between two packets of a format that declares no length (MPEG-TS, raw streams).
+Some damage stays unseen: bytes that still decode to pictures (most formats have no checksums), an index that is wrong
+and still makes sense, and a cut between two packets, or fragments, of a file that declares no length (MPEG-TS, live
+recordings, raw streams).
 """
 
 from __future__ import annotations
 
 import functools
+import heapq
 import pathlib
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -77,13 +79,15 @@ class _DamageError(Exception):
 def _frames(path: pathlib.Path, container: Any, stream: Any, rate: Fraction) -> Generator[ClipFrame, None, None]:
     with container:
         completeness = Completeness(path, container, stream, rate)
-        index, origin = 0, None
+        index, origin, rotation, matrix = 0, None, None, None
         try:
             for picture in _pictures(container, stream, completeness):
                 time = index / rate if picture.pts is None else picture.pts * stream.time_base
                 origin = time if origin is None else origin
+                if rotation != picture.rotation:
+                    rotation, matrix = picture.rotation, _display_matrix(picture)
                 label = f"Frame {index} of {path}"
-                yield ClipFrame(index, time - origin, label, functools.partial(_upright, picture))
+                yield ClipFrame(index, time - origin, label, functools.partial(_upright, picture, matrix))
                 index += 1
         except _DamageError as error:
             rest = f", or read only the {index} frames before it (first)" if index else ""
@@ -95,16 +99,25 @@ def _frames(path: pathlib.Path, container: Any, stream: Any, rate: Fraction) -> 
 
 def _pictures(container: Any, stream: Any, completeness: Completeness) -> Iterator[av.VideoFrame]:
     """Decodes up to the first damage, and gives every picture shown before it."""
+    gaps = _Gaps(container, stream)
     try:
         for packet in _packets(container, stream, completeness):
             try:
                 pictures = packet.decode()
             except FFmpegError as error:
                 raise _DamageError(packet.pts) from error
+            gaps.given(packet)
+            # Of a cut file only those that nothing lost comes before: packets go by decoding time, which the times of
+            # all later pictures exceed.
+            limit = None if packet.size or completeness.is_whole() else completeness.latest_decoding
             for picture in pictures:
+                if limit is not None and picture.pts is not None and picture.pts > limit:
+                    return
                 if picture.is_corrupt:
                     raise _DamageError(picture.pts)
+                gaps.shown(picture)
                 yield picture
+        gaps.end()
     except _DamageError as damage:
         # Packets come in decoding order, some pictures ahead of what is shown: those that wait in the decoder are good.
         for picture in _drained(stream):
@@ -112,6 +125,44 @@ def _pictures(container: Any, stream: Any, completeness: Completeness) -> Iterat
                 break
             yield picture
         raise
+
+
+#: Where one packet is one picture, by format and codec. Elsewhere some packets are fields, hidden or "as before".
+_GAPLESS_FORMATS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv"})
+_GAPLESS_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "ffv1", "mjpeg", "prores"})
+
+
+class _Gaps:
+    """Notices pictures that a decoder drops without an error, because of damage it takes for something unknown."""
+
+    def __init__(self, container: Any, stream: Any):
+        known = stream.codec_context.codec.canonical_name in _GAPLESS_CODECS
+        self._active = known and container.format.name in _GAPLESS_FORMATS
+        self._context = stream.codec_context
+        self._started = False
+        self._waiting: list[int] = []  # a heap of the times at which pictures must still be shown
+
+    def given(self, packet: Any) -> None:
+        # Reordered, but shown when decoded: some programs write the one time for the other, and order tells nothing.
+        self._active &= not (self._context.has_b_frames and packet.is_keyframe and packet.pts == packet.dts)
+        if self._active and packet.size and packet.pts is not None and not packet.is_discard:
+            heapq.heappush(self._waiting, packet.pts)
+
+    def shown(self, picture: av.VideoFrame) -> None:
+        """Raises _DamageError where one before it was not shown. The first ones may, they need what was before them."""
+        self._active &= picture.pts is not None and not picture.interlaced_frame
+        if not self._active:
+            self._waiting.clear()
+        while self._waiting and self._waiting[0] <= (picture.pts or 0):
+            time = heapq.heappop(self._waiting)
+            if self._started and time < (picture.pts or 0):
+                raise _DamageError(time)
+        self._started = True
+
+    def end(self) -> None:
+        """Raises _DamageError where the last pictures were not shown."""
+        if self._waiting:
+            raise _DamageError(self._waiting[0])
 
 
 def _drained(stream: Any) -> list[av.VideoFrame]:
@@ -123,7 +174,7 @@ def _drained(stream: Any) -> list[av.VideoFrame]:
 
 def _packets(container: Any, stream: Any, completeness: Completeness) -> Iterator[Any]:
     """Packets of the pictures, from the first that decodes by itself, and the empty one that flushes the decoder."""
-    first_time, started, latest = None, False, None
+    first_time, started = None, False
     demuxed = container.demux()  # all streams: sound tells a cut from a soundtrack that outlasts the pictures
     while True:
         try:
@@ -131,7 +182,9 @@ def _packets(container: Any, stream: Any, completeness: Completeness) -> Iterato
         except StopIteration:
             return
         except FFmpegError as error:
-            raise _DamageError(None if latest is None else latest + 1) from error
+            raise _DamageError(_after(completeness.latest_decoding)) from error
+        if completeness.breaks_before(packet):
+            raise _DamageError(_after(completeness.latest_decoding))
         completeness.add(packet)
         if packet.stream.index != stream.index:
             continue
@@ -148,18 +201,29 @@ def _packets(container: Any, stream: Any, completeness: Completeness) -> Iterato
         if packet.is_corrupt:
             raise _DamageError(packet.pts)
         if packet.size:
-            latest = packet.pts if latest is None else max(latest, packet.pts or latest)
             yield packet
 
 
-def _upright(picture: av.VideoFrame) -> Image.Image:
+def _after(time: int | None) -> int | None:
+    return None if time is None else time + 1
+
+
+def _display_matrix(picture: av.VideoFrame) -> list[int] | None:
+    """(a, b, _, c, d): a pixel (x, y) of the picture is shown at (a x + c y, b x + d y). None: as it is.
+
+    To be asked once for each orientation, not for each picture: in PyAV a picture whose side data was looked at lives
+    until the garbage collector comes by, and hundreds of 4K pictures are gigabytes.
+    """
+    side_data: Any = picture.side_data.get("DISPLAYMATRIX")
+    return None if side_data is None else np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
+
+
+def _upright(picture: av.VideoFrame, matrix: list[int] | None) -> Image.Image:
     """The picture as RGB, turned and mirrored as its display matrix says (phones film portrait that way)."""
     rgb = picture.to_ndarray(format="rgb24")
-    side_data: Any = picture.side_data.get("DISPLAYMATRIX")
-    if side_data is not None:
-        # Row vectors: (x', y') = (a x + c y, b x + d y), so quarter turns have a = d = 0.
-        a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
-        if abs(b) > abs(a):
+    if matrix is not None:
+        a, b, _, c, d = matrix
+        if abs(b) > abs(a):  # a quarter turn: a = d = 0
             rgb, a, d = rgb.swapaxes(0, 1), c, b
         rgb = rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
     return Image.fromarray(np.ascontiguousarray(rgb))

@@ -62,11 +62,13 @@ def read_image(path: pathlib.Path) -> Image.Image:
     """Reads an image as upright 8-bit RGB: EXIF orientation applied, alpha dropped, gray replicated.
 
     Raises:
-      InputError: a file that cannot be read or decoded, is too large, or has no 8- or 16-bit channels.
+      InputError: a file that cannot be read or decoded, is too large or animated, or has no 8- or 16-bit channels.
     """
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")  # large or oddly tagged images, which are read all the same
+            if image.format in ("WEBP", "PNG", "GIF") and getattr(image, "is_animated", False):
+                raise InputError(f"The image {path} is an animation: convert it to .mp4 or to a folder of images.")
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image), path)
     except (InputError, MemoryError):
