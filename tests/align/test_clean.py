@@ -59,7 +59,7 @@ def test_the_tolerance_is_relative(nearer, survives, config):
 
 
 def test_a_confidence_already_lowered_no_longer_speaks_against_later_frames(config):
-    """Two frames from one place and one from further on, on the axis: the last one sees the point at 3, not that at 2."""
+    """On the axis, two frames from one place and one from further on: the last sees the point at 3, not that at 2."""
     row, column = H // 2, W // 2
     ahead = np.eye(4)
     ahead[2, 3] = 2.5
