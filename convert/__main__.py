@@ -24,6 +24,7 @@ from collections.abc import Callable
 from absl import flags
 from tqdm import tqdm
 
+from convert.conversion import convert
 from easi3r_jax.errors import UserError
 
 _SOURCE = flags.DEFINE_string("source", None, "What to convert.")
@@ -65,8 +66,6 @@ class _Bars:
 
 
 def main(source: str, output: str) -> None:
-    from convert.conversion import convert  # after the flags: the help and a wrong flag need no JAX
-
     start, bars = time.monotonic(), _Bars()
     try:
         summary = convert(source, output, bars)
@@ -103,14 +102,14 @@ def run(main: Callable[[str, str], None], arguments: list[str]) -> int:
     try:
         main(source, output)
         return 0
-    except KeyboardInterrupt:
-        message, code = "Interrupted. Nothing half-written was left behind.", 130
-    except UserError as error:
+    except (KeyboardInterrupt, UserError, MemoryError) as error:
+        if _DEBUG.value:
+            traceback.print_exc()
         message, code = " ".join(str(error).split()), 1
-    except MemoryError:
-        message, code = "Out of memory: the largest part of the network (about half of it) must fit.", 1
-    if _DEBUG.value:
-        traceback.print_exc()
+        if isinstance(error, KeyboardInterrupt):
+            message, code = "Interrupted. Nothing half-written was left behind.", 130
+        elif isinstance(error, MemoryError):
+            message = "Out of memory: the largest part of the network (about half of it) must fit."
     print(f"error: {message}", file=sys.stderr)
     return code
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 
 from convert import table
@@ -44,12 +45,14 @@ def resolve(source: str | os.PathLike[str], progress: Progress | None = None) ->
     progress = progress or silent
     opened = open_source(source, progress)
     stamps = [stamp(file) for file in opened.files]
-    digests = [_digest(file.absolute(), progress) for file in opened.files]
+    digests = [_digest(pathlib.Path(os.path.realpath(file)), progress) for file in opened.files]
     name = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     kept = cache_folder() / name
     if _usable(kept):
         return kept
     recipes, dropped, notices = table.match(opened)
+    if not is_checkpoint(kept):  # the remains of one: nobody else's is in the way under such a name
+        shutil.rmtree(kept, ignore_errors=True)
     try:
         write(opened, stamps, recipes, dropped, notices, digests[0], kept, progress)
     except OutputError as error:
