@@ -1,9 +1,9 @@
 """Our checkpoints on disk. The only module that knows Orbax.
 
-A checkpoint is a folder of `config.json` (architecture, format version, where the weights come from and their licence)
-and `weights/`, one Orbax checkpoint for each top-level part of the network (encoder, decoder, head1, head2): they are
-written one after another, so that no more than one part is in memory. It is written under a temporary name beside its
-place and renamed when it is complete.
+A checkpoint is a folder of `config.json` (architecture, format version, where the weights come from and their licence,
+checksums) and `weights/`, one Orbax checkpoint for each top-level part of the network (encoder, decoder, head1, head2):
+they are written one after another, so that no more than one part is in memory. It is written under a temporary name
+beside its place and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import math
 import os
 import pathlib
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 import absl.logging
@@ -92,6 +94,7 @@ def save_checkpoint(
             with _orbax(path) as checkpointer:
                 checkpointer.save(partial / "weights" / part, args=ocp.args.PyTreeSave(_nested(tree, part)))
             del tree
+        header["files"] = _checksums(partial / "weights")
         (partial / "config.json").write_text(json.dumps(header, indent=1) + "\n")
         finish()
 
@@ -100,7 +103,7 @@ def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     """Whether the folder says that it is one of our checkpoints, of any version."""
     try:
         header = json.loads((pathlib.Path(path) / "config.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(header, dict) and header.get("format") == FORMAT
 
@@ -111,13 +114,20 @@ def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig, dict[str,
     Raises:
       CheckpointError: not a checkpoint of ours, or of another format version.
     """
-    path = pathlib.Path(path)
+    header = _read_header(pathlib.Path(path))
+    config = _config_from_json(pathlib.Path(path), header.pop("architecture", None))
+    del header["files"]
+    return config, header
+
+
+def _read_header(path: pathlib.Path) -> dict[str, Any]:
     try:
         header = json.loads((path / "config.json").read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no checkpoint at {path} (no config.json).") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"The checkpoint at {path} is damaged: config.json cannot be read ({error}).") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"The checkpoint at {path} is damaged: config.json cannot be read ({reason}).") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of easi3r_jax; make one: python -m convert --source={path}.")
     if header.get("format_version") != FORMAT_VERSION:
@@ -125,7 +135,9 @@ def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig, dict[str,
             f"The checkpoint at {path} has format version {header.get('format_version')!r}; this program reads "
             f"{FORMAT_VERSION}. Convert its source again."
         )
-    return _config_from_json(path, header.pop("architecture", None)), header
+    if not isinstance(header.get("files"), dict):
+        raise CheckpointError(f"The checkpoint at {path} is damaged: config.json lacks checksums. Convert it again.")
+    return header
 
 
 def load_checkpoint(
@@ -145,6 +157,7 @@ def load_checkpoint(
     """
     path = pathlib.Path(path).absolute()
     config, metadata = load_metadata(path)
+    _check_files(path)
     graphdef, state = nnx.split(abstract_model(config))
     shapes = {name: leaf.shape for name, leaf in _flat(state).items()}
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -183,6 +196,38 @@ def _restore(path: pathlib.Path, part: str, wanted: dict[str, jax.ShapeDtypeStru
         raise CheckpointError(
             f"The checkpoint at {path} is damaged or incomplete ({part}: {reason}). Delete it and convert again."
         ) from error
+
+
+# --- integrity ------------------------------------------------------------------------------------------------------
+
+
+def _checksums(folder: pathlib.Path) -> dict[str, list[int]]:
+    """Size and CRC-32 of every file below a folder. Without them, Orbax would load flipped bits as weights."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    with futures.ThreadPoolExecutor() as pool:  # zlib lets go of the interpreter
+        return dict(zip(names, pool.map(lambda name: _checksum(folder / name), names), strict=True))
+
+
+def _checksum(path: pathlib.Path) -> list[int]:
+    size, crc = 0, 0
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(4 << 20):
+            size, crc = size + len(block), zlib.crc32(block, crc)
+    return [size, crc]
+
+
+def _check_files(path: pathlib.Path) -> None:
+    expected = _read_header(path)["files"]
+    try:
+        found = _checksums(path / "weights")
+    except OSError as error:
+        raise CheckpointError(f"Cannot read the checkpoint at {path}: {error.strerror or error}.") from error
+    if wrong := sorted(name for name, checksum in expected.items() if found.get(name) != checksum):
+        state = "has changed" if wrong[0] in found else "is missing"
+        raise CheckpointError(
+            f"The checkpoint at {path} is damaged or incomplete (weights/{wrong[0]} {state}"
+            f"{f', and {len(wrong) - 1} more' if wrong[1:] else ''}). Delete it and convert again."
+        )
 
 
 # --- parameters and their names -------------------------------------------------------------------------------------
@@ -245,7 +290,10 @@ def _config_from_json(path: pathlib.Path, fields: Any) -> DUSt3RConfig:
         sizes = [value for name, value in fields.items() if isinstance(getattr(DUSt3RConfig, name, None), int)]
         if any(type(size) is not int or size > 65536 for size in (*sizes, *fields["image_size"])):
             raise ValueError("a size is no number, or beyond any network's")
-        return DUSt3RConfig(**fields)
+        (height, width), (low, high) = fields["image_size"], fields["confidence_range"]
+        if not (-math.inf < low < high and 0 < fields["mlp_ratio"] < 65536 and 1 < fields["rope_base"] < math.inf):
+            raise ValueError("a number outside its range")
+        return DUSt3RConfig(**{**fields, "image_size": (height, width)})
     except (TypeError, ValueError, KeyError, ConfigError) as error:
         raise CheckpointError(f"The checkpoint at {path} is damaged: its architecture makes no sense.") from error
 
