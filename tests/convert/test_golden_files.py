@@ -133,9 +133,7 @@ def test_bad_and_evil_files_are_refused(files, tmp_path, name):
     assert before == (set(pathlib.Path().iterdir()), set(files.parent.iterdir()))
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [("bad_truncated", "cut off"), ("bad_header_len", f"header would be {2**60} bytes")]
-)
+@pytest.mark.parametrize(("name", "words"), [("bad_truncated", "cut off"), ("bad_header_len", "header too large")])
 def test_bad_safetensors_are_refused(files, tmp_path, name, words):
     (tmp_path / "hub").mkdir()
     shutil.copy(files / "hf_tiny" / "config.json", tmp_path / "hub")
