@@ -21,9 +21,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run as a script, it sees its own folder only
 
-import torch_writer
+from tests import torch_writer
 
 MANIFESTS = pathlib.Path(__file__).parent / "golden" / "manifests"
 PRESETS = {
