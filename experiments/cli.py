@@ -30,32 +30,36 @@ INTERRUPTED = 130
 class Group:
     """A titled group of flags."""
 
-    def __init__(self, title: str):
+    def __init__(self, title: str, flag_values: flags.FlagValues):
         self.title = title
         self.holders: list[flags.FlagHolder] = []
+        self._flag_values = flag_values
 
     def _keep(self, holder: flags.FlagHolder) -> flags.FlagHolder:
         self.holders.append(holder)
         return holder
 
     def string(self, name: str, default: str | None, text: str) -> flags.FlagHolder:
-        return self._keep(flags.DEFINE_string(name, default, text))
+        return self._keep(flags.DEFINE_string(name, default, text, self._flag_values))
 
     def integer(self, name: str, default: int, text: str, *, at_least: int | None = None) -> flags.FlagHolder:
-        return self._keep(flags.DEFINE_integer(name, default, text, lower_bound=at_least))
+        return self._keep(flags.DEFINE_integer(name, default, text, at_least, flag_values=self._flag_values))
 
     def number(self, name: str, default: float, text: str, *, at_least: float | None = None) -> flags.FlagHolder:
-        return self._keep(flags.DEFINE_float(name, default, text, lower_bound=at_least))
+        return self._keep(flags.DEFINE_float(name, default, text, at_least, flag_values=self._flag_values))
 
     def boolean(self, name: str, default: bool, text: str) -> flags.FlagHolder:
-        return self._keep(flags.DEFINE_bool(name, default, text))
+        return self._keep(flags.DEFINE_bool(name, default, text, self._flag_values))
 
     def choice(self, name: str, default: str, choices: Sequence[str], text: str) -> flags.FlagHolder:
-        return self._keep(flags.DEFINE_enum(name, default, list(choices), text))
+        return self._keep(flags.DEFINE_enum(name, default, list(choices), text, self._flag_values))
 
 
 class Flags:
     """The flags of a program, in groups, and the program's outermost frame.
+
+    They are the program's own, not absl's global ones: importing a program disturbs no other, and whatever is not
+    listed in its help is unknown.
 
     Args:
       doc: the module's docstring; heads the help.
@@ -63,10 +67,13 @@ class Flags:
 
     def __init__(self, doc: str | None):
         self._doc = (doc or "").strip()
+        self._flag_values = flags.FlagValues()
         self._groups: list[Group] = []
+        self._general = Group("General", self._flag_values)
+        self._debug = self._general.boolean("debug", False, "Show the traceback of an error.")
 
     def group(self, title: str) -> Group:
-        group = Group(title)
+        group = Group(title, self._flag_values)
         self._groups.append(group)
         return group
 
@@ -76,15 +83,14 @@ class Flags:
 
     def help(self) -> str:
         lines = [self._doc]
-        for group in self._groups:
+        for group in (*self._groups, self._general):
             lines += ["", f"{group.title}:"]
             for holder in group.holders:
                 lines += self._describe(holder)
         return "\n".join(lines)
 
-    @staticmethod
-    def _describe(holder: flags.FlagHolder) -> list[str]:
-        flag = flags.FLAGS[holder.name]
+    def _describe(self, holder: flags.FlagHolder) -> list[str]:
+        flag = self._flag_values[holder.name]
         choices = getattr(flag.parser, "enum_values", None)
         value = "|".join(choices) if choices else "VALUE"
         head = f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}={value}"
@@ -96,21 +102,23 @@ class Flags:
         body = textwrap.wrap(text, 84, initial_indent=" " * 8, subsequent_indent=" " * 8)
         return [head, *body]
 
-    def run(self, main: Callable[[], None], argv: Sequence[str] | None = None) -> None:
-        """Parses the command line, calls `main`, turns its errors into one line and an exit code."""
-        general = self.group("General")
-        debug = general.boolean("debug", False, "Show the traceback of an error.")
-        arguments = list(sys.argv if argv is None else argv)
-        if any(a in ("--help", "-h", "-help", "--helpshort", "--helpfull") for a in arguments[1:]):
+    def run(self, main: Callable[[], None]) -> NoReturn:
+        """Executes this process's command line and ends the process."""
+        leave(self.execute(main, sys.argv))
+
+    def execute(self, main: Callable[[], None], argv: Sequence[str]) -> int:
+        """Parses a command line and calls `main`; errors become one line and an exit code, which is returned."""
+        if any(a in ("--help", "-h", "-help", "--helpshort", "--helpfull") for a in argv[1:]):
             print(self.help())
-            sys.exit(0)
+            return 0
+        self._flag_values.unparse_flags()
         try:
-            rest = flags.FLAGS(arguments)[1:]
+            rest = self._flag_values(list(argv))[1:]
         except flags.Error as error:
-            sys.exit(_complain(f"{str(error).splitlines()[0]} (--help lists the flags)", 2))
+            return _complain(f"{str(error).splitlines()[0]} (--help lists the flags)", 2)
         if rest:
-            sys.exit(_complain(f"Unexpected argument {rest[0]!r}: options are written --name=value (see --help).", 2))
-        leave(guarded(main, debug=bool(debug.value)))
+            return _complain(f"Unexpected argument {rest[0]!r}: options are written --name=value (see --help).", 2)
+        return guarded(main, debug=bool(self._debug.value))
 
 
 def leave(code: int) -> NoReturn:

@@ -8,12 +8,10 @@ import cv2
 import jax
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from safetensors.numpy import load_file, save_file
 
 from easi3r_jax import export
-from experiments import cli, reconstruct
+from experiments import reconstruct
 from experiments.checkpoints import EMBEDDED
 from experiments.sequences import CLIPS
 
@@ -31,9 +29,8 @@ def run(tmp_path, capsys):
     """Runs the program with flags; gives its exit code and what it wrote to stderr."""
 
     def run(**values):
-        flags.FLAGS.mark_as_parsed()
-        with flagsaver.flagsaver(**{**QUICK, "output": str(tmp_path / "out" / "result"), **values}):
-            code = cli.guarded(reconstruct.main)
+        values = {**QUICK, "output": str(tmp_path / "out" / "result"), **values}
+        code = reconstruct.FLAGS.execute(reconstruct.main, ["", *(f"--{k}={v}" for k, v in values.items())])
         return code, capsys.readouterr().err
 
     return run
