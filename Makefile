@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
-# Processes that run the tests (pytest-xdist); empty: this one.
-WORKERS ?=
+# Processes that run the tests. A file's tests stay together: they share what is slow to make.
+WORKERS ?= 2
 
 # An environment or module path of the caller's must not leak into ours.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
@@ -58,7 +58,7 @@ demo: env ## Reconstruct the bundled clip and print metrics
 	$(RUN) -m experiments.reconstruct --seq=demo
 
 test: env ## Run the tests
-	$(RUN) -m pytest -q $(if $(WORKERS),-n $(WORKERS))
+	$(RUN) -m pytest -q -n $(WORKERS) --dist loadfile
 
 test-slow: env ## Run the heavy checks
 	$(RUN) -m pytest -q -m slow

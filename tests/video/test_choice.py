@@ -3,7 +3,6 @@
 import dataclasses
 import gc
 import itertools
-import tracemalloc
 from fractions import Fraction
 
 import av
@@ -201,17 +200,13 @@ def test_only_the_frames_taken_are_converted_and_none_is_kept(tmp_path, write, c
 
     gc.collect()
     gc.disable()  # what waits for it is kept
-    tracemalloc.start()
     try:
         frames = load_frames(path, dataclasses.replace(config, every=50), progress)
-        peak = tracemalloc.get_traced_memory()[1]
     finally:
-        tracemalloc.stop()
         gc.enable()
     assert numbers(frames.rgb) == [50 * k % 256 for k in range(10)]
     assert next(count) == 10
     assert max(alive) <= 3
-    assert peak < 500 * frames.rgb[0].nbytes / 4
 
 
 def test_reading_stops_at_the_last_frame_taken(tmp_path, clips, config, numbers):
