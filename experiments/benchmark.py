@@ -176,7 +176,7 @@ def measure_stages(model, frames: Frames, compilations: Compilations) -> dict[st
     return results
 
 
-def statistics_cost(model, frames: Frames) -> dict[str, float]:
+def statistics_cost(model, frames: Frames) -> dict[str, Any]:
     """Median time of the decoder with its statistics over that of one that computes none, taken in turn."""
     grid = model.grid(frames.rgb.shape[1:3])
     features = pipeline.encode(model, frames)
@@ -194,11 +194,13 @@ def statistics_cost(model, frames: Frames) -> dict[str, float]:
     with mock.patch.object(attention, "mean_logits", nothing):
         without = jax.jit(lambda *a: decode(*a)).lower(*arguments).compile()
     ratios = []
-    for _ in range(max(9, 3 * REPEATS.value)):
+    began = time.perf_counter()
+    while len(ratios) < 9 or (len(ratios) < 201 and time.perf_counter() - began < 20):
         pair = [median_seconds(lambda f=f: f(*arguments), 1) for f in (with_statistics, without)]
         ratios.append(pair[0] / pair[1])
+    low, median, high = statistics.quantiles(ratios, n=4)
     counted = flops.statistics_flops(model.config, grid) / flops.decoder_flops(model.config, grid)
-    return {"median_time_ratio": statistics.median(ratios), "counted_flops_share": counted, "batch": batch}
+    return {"time_ratio_quartiles": (low, median, high), "runs": len(ratios), "counted_flops_share": counted}
 
 
 @contextlib.contextmanager
@@ -224,8 +226,8 @@ def whole_reconstruction(model, frames: Frames, compilations: Compilations) -> d
     at_first: dict[str, int] = {}
 
     def observe(stage: str, done: int, total: int, note: str) -> None:
-        del total, note
-        if stage in ("attention", "predict") and done:
+        del note
+        if stage in ("attention", "predict") and 0 < done < total:  # before every batch but the first
             at_first.setdefault(stage, compilations.count)
             after_first[stage] = compilations.count - at_first[stage]
 
@@ -264,13 +266,14 @@ def report(figures: dict) -> str:
         )
     header = ("stage", "items", "compile s", "median s", "ms/item", "GFLOP", "GFLOP/s", "of matmul")
     cost, whole = figures["statistics_cost"], figures["reconstruction"]
+    low, median, high = cost["time_ratio_quartiles"]
     memory = ", ".join(f"{where} {size / 1e9:.2f} GB" for where, size in figures["peak_memory_bytes"].items())
     return "\n".join(
         [
             table(rows, header),
             f"  large matrix product: {figures['matmul_flops_per_s'] / 1e9:.1f} GFLOP/s",
-            f"  decoder with statistics / without: {cost['median_time_ratio']:.4f} (counted operations: "
-            f"+{100 * cost['counted_flops_share']:.3f} %)",
+            f"  decoder with statistics / without: median {median:.3f}, quartiles {low:.3f} to {high:.3f} of "
+            f"{cost['runs']} pairs of runs (counted operations: +{100 * cost['counted_flops_share']:.3f} %)",
             f"  encodings per frame in a whole reconstruction: {whole['encodings_per_frame']:g}",
             f"  compilations between pair batches: {whole['compilations_between_pair_batches']}",
             f"  peak memory: {memory}",
