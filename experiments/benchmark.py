@@ -172,7 +172,8 @@ def measure_stages(model, frames: Frames, compilations: Compilations) -> dict[st
         len(edges) * with_heads,
         lambda: pipeline.prediction_pass(model, features, edges, grid, dynamic=dynamic),
     )
-    stage("alignment", ITERATIONS.value, None, lambda: align.align(predictions, num_frames, options.alignment))
+    aligning = flops.alignment_flops(len(edges), height * width, ITERATIONS.value)
+    stage("alignment", ITERATIONS.value, aligning, lambda: align.align(predictions, num_frames, options.alignment))
     return results
 
 
@@ -195,7 +196,7 @@ def statistics_cost(model, frames: Frames) -> dict[str, Any]:
         without = jax.jit(lambda *a: decode(*a)).lower(*arguments).compile()
     ratios = []
     began = time.perf_counter()
-    while len(ratios) < 9 or (len(ratios) < 201 and time.perf_counter() - began < 20):
+    while len(ratios) < 9 or (len(ratios) < 201 and time.perf_counter() - began < 7 * REPEATS.value):
         pair = [median_seconds(lambda f=f: f(*arguments), 1) for f in (with_statistics, without)]
         ratios.append(pair[0] / pair[1])
     low, median, high = statistics.quantiles(ratios, n=4)

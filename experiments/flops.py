@@ -1,4 +1,4 @@
-"""Floating-point operations of the network, counted from its shapes (a multiply-add is two)."""
+"""Floating-point operations of network and alignment, counted from shapes (a multiply-add is two)."""
 
 from __future__ import annotations
 
@@ -39,3 +39,13 @@ def heads_flops(config: DUSt3RConfig, grid: tuple[int, int]) -> float:
         residuals = 1 if level == levels[3] else 2
         total += 2 * size * (9 * level * f + residuals * 2 * 9 * f * f + f * f)
     return 2 * (total + 2 * 64 * n * 9 * f * (f // 2) + 2 * 256 * n * (9 * (f // 2) ** 2 + (f // 2) * 4))
+
+
+def alignment_flops(num_edges: int, num_pixels: int, iterations: int) -> float:
+    """The objective and its gradient at every pixel of both sides of every pair; all else is small beside it.
+
+    Per observation: residual 21, squared distance 5, inverse root and weight 2, value 3, pull on the points 3 + 3,
+    gradient by the pair's transform 18 + 3. They move about 40 bytes (point, weight, the frame's point, its gradient),
+    so memory bounds the rate, not arithmetic.
+    """
+    return 58.0 * 2 * num_edges * num_pixels * iterations

@@ -87,7 +87,8 @@ class DPTHead(nnx.Module):
         self.fusions = nnx.List([Fusion(self.FEATURES, coarsest=n == 3, rngs=rngs) for n in range(4)])
         self.conv1 = Conv(self.FEATURES, self.FEATURES // 2, 3, rngs=rngs)
         self.conv2 = Conv(self.FEATURES // 2, self.FEATURES // 2, 3, rngs=rngs)
-        self.out = Linear(self.FEATURES // 2, 4, rngs=rngs)
+        # Points are exponential in these channels, which would start with a deviation of about 30.
+        self.out = Linear(self.FEATURES // 2, 4, gain=0.02, rngs=rngs)
 
     def __call__(self, features: Array, tokens: Array, grid: tuple[int, int], *, intermediates: bool = False):
         """Maps encoder tokens (B, N, C_enc) and decoder tokens (3, B, N, C_dec) to raw channels (B, H, W, 4)."""

@@ -12,9 +12,9 @@ Array = jax.Array
 class Linear(nnx.Module):
     """y = x @ kernel + bias, with kernel (in, out)."""
 
-    def __init__(self, in_dim: int, out_dim: int, *, rngs: nnx.Rngs):
+    def __init__(self, in_dim: int, out_dim: int, *, gain: float = 1.0, rngs: nnx.Rngs):
         init = nnx.initializers.xavier_uniform()
-        self.kernel = nnx.Param(init(rngs.params(), (in_dim, out_dim), jnp.float32))
+        self.kernel = nnx.Param(gain * init(rngs.params(), (in_dim, out_dim), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((out_dim,), jnp.float32))
 
     def __call__(self, x: Array) -> Array:
