@@ -72,6 +72,9 @@ MOTION = _MOTION.choice(
 )
 REATTENTION = _MOTION.boolean("reattention", True, "Mask what moves inside the attention of a second pass.")
 CLUSTERS = _MOTION.integer("clusters", 64, "k-means clusters that smooth the motion score.", at_least=1)
+RESTARTS = _MOTION.integer("kmeans_restarts", 4, "Starts of k-means; the best one counts.", at_least=1)
+KMEANS_ITERATIONS = _MOTION.integer("kmeans_iterations", 300, "Most iterations of each start.", at_least=1)
+OTSU = _MOTION.string("otsu_classes", "2,3,4", "Class counts that multi-Otsu tries for the mask's threshold.")
 
 _ALIGN = FLAGS.group("Alignment")
 ITERATIONS = _ALIGN.integer("iterations", 300, "Optimisation steps.", at_least=1)
@@ -82,6 +85,13 @@ SHARED_FOCAL = _ALIGN.boolean("shared_focal", True, "One focal length for the cl
 SMOOTHING = _ALIGN.number("smoothing_weight", 0.0, "Weight of the camera path's temporal smoothness.", at_least=0.0)
 TRANSLATION = _ALIGN.number("translation_weight", 1.0, "Weight of translation within the smoothness.", at_least=0.0)
 MIN_CONFIDENCE = _ALIGN.number("min_confidence", 3.0, "Points below it take no part in finding the first poses.")
+PNP_ITERATIONS = _ALIGN.integer("pnp_iterations", 10, "RANSAC iterations of a frame's first pose.", at_least=1)
+CLEAN_TOLERANCE = _ALIGN.number(
+    "clean_tolerance",
+    0.001,
+    "Share of the depth by which a point must float before what others see to lose its confidence.",
+    at_least=0.0,
+)
 
 _OUTPUT = FLAGS.group("Output")
 OUTPUT = _OUTPUT.string(
@@ -90,6 +100,10 @@ OUTPUT = _OUTPUT.string(
 FOREGROUND = _OUTPUT.string(
     "foreground", "all", "What moves, in scene.glb and scene.ply: all, none, or a frame number."
 )
+CLOUD_CONFIDENCE = _OUTPUT.number(
+    "cloud_confidence", export.MIN_CONFIDENCE, "Least confidence of the static points in scene.glb and scene.ply."
+)
+CLOUD_POINTS = _OUTPUT.integer("cloud_points", 2_000_000, "Most points in either.", at_least=1)
 COMPARE = _OUTPUT.boolean(
     "compare_plain", True, "With ground truth: also reconstruct without masks and re-attention, and print both."
 )
@@ -161,6 +175,8 @@ def main() -> None:
         time=np.asarray(frames.time),
         name=sequence.name,
         foreground=FOREGROUND.value,
+        min_confidence=CLOUD_CONFIDENCE.value,
+        max_points=CLOUD_POINTS.value,
         progress=lambda d, n, file: stages("write", d, n, file),
     )
     print(closing_table(stages, time.perf_counter() - began, output))
@@ -177,7 +193,12 @@ def pipeline_config() -> options.PipelineConfig:
         pair_batch=PAIR_BATCH.value,
         frame_batch=FRAME_BATCH.value,
         seed=SEED.value,
-        segmentation=options.MotionConfig(num_clusters=CLUSTERS.value),
+        segmentation=options.MotionConfig(
+            num_clusters=CLUSTERS.value,
+            restarts=RESTARTS.value,
+            kmeans_iterations=KMEANS_ITERATIONS.value,
+            otsu_classes=otsu_classes(),
+        ),
         alignment=options.AlignConfig(
             iterations=ITERATIONS.value,
             learning_rate=LEARNING_RATE.value,
@@ -187,8 +208,18 @@ def pipeline_config() -> options.PipelineConfig:
             smoothing_weight=SMOOTHING.value,
             translation_weight=TRANSLATION.value,
             min_confidence=MIN_CONFIDENCE.value,
+            pnp_iterations=PNP_ITERATIONS.value,
+            clean_tolerance=CLEAN_TOLERANCE.value,
         ),
     )
+
+
+def otsu_classes() -> tuple[int, ...]:
+    """`--otsu_classes` as numbers."""
+    words = OTSU.value.split(",")
+    if not set(words) <= {"2", "3", "4"}:
+        raise ConfigError(f"--otsu_classes={OTSU.value}: some of 2, 3 and 4, with commas between.")
+    return tuple(int(word) for word in words)
 
 
 def frame_config(model: DUSt3R) -> options.FrameConfig:

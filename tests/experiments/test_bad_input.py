@@ -165,6 +165,8 @@ def test_ground_truth_that_is_none(complaint, images, tmp_path):
     [
         ({"graph": "web-3"}, "web-3"),
         ({"graph": "oneref-7"}, "oneref-7"),
+        ({"otsu_classes": "2,7"}, "otsu_classes"),
+        ({"every": 2, "fps": 5.0}, "not both"),
         ({"foreground": "3"}, "'3'"),
         ({"foreground": "some"}, "'some'"),
         ({"learning_rate": 0.001, "learning_rate_min": 0.01}, "learning_rate_min"),
