@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from easi3r_jax.errors import ConfigError
+
+
+def _check_at_least(config: Any, bound: int, *names: str) -> None:
+    """Refuses values below the bound, and NaN."""
+    for name in names:
+        if not getattr(config, name) >= bound:
+            raise ConfigError(f"{name} must be at least {bound}, got {getattr(config, name)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +75,6 @@ class DUSt3RConfig:
         """Depths the DPT head reads: 0 is the encoder's output, l the output of decoder block l (1-based)."""
         depth = self.dec_depth
         return (0, depth // 2, depth * 3 // 4, depth)
-
-    @property
-    def num_maps(self) -> int:
-        """Channels of the attention statistics: decoder layers x heads."""
-        return self.dec_depth * self.dec_heads
 
     @classmethod
     def vit_large_512_dpt(cls) -> DUSt3RConfig:
@@ -165,6 +167,11 @@ class MotionConfig:
     kmeans_iterations: int = 300
     otsu_classes: tuple[int, ...] = (2, 3, 4)
 
+    def __post_init__(self):
+        _check_at_least(self, 1, "num_clusters", "restarts", "kmeans_iterations")
+        if not self.otsu_classes or not set(self.otsu_classes) <= {2, 3, 4}:
+            raise ConfigError(f"otsu_classes must be some of 2, 3 and 4, got {self.otsu_classes}.")
+
 
 @dataclasses.dataclass(frozen=True)
 class AlignConfig:
@@ -193,6 +200,17 @@ class AlignConfig:
     pnp_iterations: int = 10
     clean_tolerance: float = 0.001
 
+    def __post_init__(self):
+        _check_at_least(self, 1, "iterations", "pnp_iterations")
+        _check_at_least(self, 0, "smoothing_weight", "translation_weight", "clean_tolerance")
+        if self.schedule not in ("linear", "cosine"):
+            raise ConfigError(f"Unknown alignment schedule {self.schedule!r}: 'linear' or 'cosine'.")
+        if not 0 < self.learning_rate_min <= self.learning_rate:
+            raise ConfigError(
+                f"The learning rate must fall to a positive one: got learning_rate {self.learning_rate}, "
+                f"learning_rate_min {self.learning_rate_min}."
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
@@ -216,3 +234,8 @@ class PipelineConfig:
     seed: int = 0
     segmentation: MotionConfig = MotionConfig()
     alignment: AlignConfig = AlignConfig()
+
+    def __post_init__(self):
+        _check_at_least(self, 0, "pair_batch", "frame_batch")
+        if self.motion not in ("attention", "none"):
+            raise ConfigError(f"Unknown motion source {self.motion!r}: 'attention' or 'none'.")

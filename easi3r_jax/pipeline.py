@@ -12,7 +12,6 @@ memory does not grow with the number of pairs. Batches are padded to one shape: 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -22,7 +21,7 @@ import numpy as np
 
 from easi3r_jax import align, motion
 from easi3r_jax.config import MotionConfig, PipelineConfig
-from easi3r_jax.errors import ConfigError, InputError
+from easi3r_jax.errors import InputError
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.pairs import make_edges
 from easi3r_jax.types import Array, Frames, MotionMaps, MotionMasks, PairPredictions, Scene4D, pytree_dataclass
@@ -84,14 +83,14 @@ def reconstruct(
         labels = _cluster(features, grid, config.segmentation, jax.random.key(config.seed))
     if config.motion == "attention" and config.reattention:
         temporal = attention_pass(model, features, edges, grid, batch=config.pair_batch, observer=observer)
-        motion_maps, masks = segment(temporal, features, labels, (height, width), config.segmentation)
+        motion_maps, masks = segment(temporal, labels, (height, width), config.segmentation)
         dynamic = motion.token_masks(masks.masks, model.config.patch_size)
 
     predictions, temporal = prediction_pass(
         model, features, edges, grid, dynamic=dynamic, batch=config.pair_batch, observer=observer
     )
     if config.motion == "attention":
-        motion_maps, masks = segment(temporal, features, labels, (height, width), config.segmentation)
+        motion_maps, masks = segment(temporal, labels, (height, width), config.segmentation)
 
     def report(done: int, total: int, loss: float) -> None:
         observer("align", done, total, f"loss {loss:.4f}" if done else "")
@@ -111,10 +110,19 @@ def reconstruct(
 
 
 def clip_edges(num_frames: int, graph: str) -> np.ndarray:
-    """Directed pairs of a clip, (E, 2) int32. One frame is paired with itself."""
+    """Directed pairs of a clip, (E, 2) int32, that connect all frames. One frame is paired with itself.
+
+    Raises:
+      ConfigError: an unknown graph, or one that leaves frames unconnected.
+      InputError: no frames.
+    """
     if num_frames < 1:
         raise InputError("The clip has no frames.")
-    return np.zeros((1, 2), np.int32) if num_frames == 1 else make_edges(num_frames, graph)
+    if num_frames == 1:
+        return np.zeros((1, 2), np.int32)
+    edges = make_edges(num_frames, graph)
+    align.check_edges(edges, num_frames)
+    return edges
 
 
 def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, observer: Observer = _silent) -> Array:
@@ -176,8 +184,6 @@ def prediction_pass(
             _prediction_batch(model, features, part, valid, dynamic, store, state, n * batch, grid)
         )
     points_i, confidence_i, points_j, confidence_j = (x[: len(edges)] for x in store)
-    if not (jnp.isfinite(points_i).all() & jnp.isfinite(points_j).all()):
-        raise InputError("The network predicts infinite or undefined points: wrong weights, or frames of noise.")
     observer("predict", len(edges), len(edges), "")
     predictions = PairPredictions(jnp.asarray(edges), points_i, points_j, confidence_i, confidence_j)
     return predictions, state
@@ -185,31 +191,18 @@ def prediction_pass(
 
 @partial(jax.jit, static_argnames=("image_size", "config"))
 def segment(
-    temporal: motion.TemporalState, features: Array, labels: Array, image_size: tuple[int, int], config: MotionConfig
+    temporal: motion.TemporalState, labels: Array, image_size: tuple[int, int], config: MotionConfig
 ) -> tuple[MotionMaps, MotionMasks]:
     """Statistics to scores to masks: aggregate, score, average over clusters, threshold (Easi3R, sec. 3.2).
 
     Args:
       temporal: statistics of all pairs.
-      features: (T, N, C) encoder features.
       labels: (T, h, w) int32, clusters of the features.
       image_size: (H, W) of the masks.
       config: options.
     """
-    # The clusters are given, so no random key is needed.
-    maps = motion.motion_maps(temporal, features, labels.shape[1:], config, jax.random.key(0), labels=labels)
+    maps = motion.motion_maps(temporal, labels, config)
     return maps, motion.motion_masks(maps, image_size, config)
-
-
-def check_config(config: PipelineConfig) -> None:
-    """Refuses options that contradict each other."""
-    if config.motion not in ("attention", "none"):
-        raise ConfigError(f"Unknown motion source {config.motion!r}: 'attention' or 'none'.")
-    if min(config.pair_batch, config.frame_batch) < 0:
-        raise ConfigError("Batch sizes are positive, or 0 to have them chosen.")
-    for field in dataclasses.fields(config.alignment):
-        if field.name.startswith(("iterations", "learning_rate")) and getattr(config.alignment, field.name) <= 0:
-            raise ConfigError(f"The alignment's {field.name} must be positive.")
 
 
 # --- compiled batches -----------------------------------------------------------------------------------------------

@@ -163,7 +163,7 @@ def measure_stages(model, frames: Frames, compilations: Compilations) -> dict[st
         "masks",
         num_frames,
         None,
-        lambda: pipeline.segment(temporal, features, labels, (height, width), options.segmentation),
+        lambda: pipeline.segment(temporal, labels, (height, width), options.segmentation),
     )
     dynamic = motion.token_masks(masks.masks, config.patch_size)
     predictions, _ = stage(

@@ -112,26 +112,29 @@ def test_every_frame_is_encoded_once(model):
 
 
 def test_nothing_is_compiled_between_pair_batches(model):
-    compiled, counts = [], {}
+    """Twelve pairs in batches of five: the last one is padded, and is no new shape either."""
+    compiled, heard = [], {}
 
     def listen(event, duration, **_):
         if event.endswith("backend_compile_duration"):
             compiled.append(duration)
 
     def observe(stage, done, total, note):
-        if stage in ("attention", "predict") and done:
-            counts.setdefault(stage, []).append(len(compiled))
+        if stage in ("attention", "predict") and 0 < done < total:
+            heard.setdefault(stage, []).append(len(compiled))
 
     jax.clear_caches()
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        pipeline.reconstruct(model, clip(5), dataclasses.replace(OPTIONS, pair_batch=4), observer=observe)
+        pipeline.reconstruct(model, clip(5), dataclasses.replace(OPTIONS, pair_batch=5), observer=observe)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert len(compiled) > 3  # the listener does hear
-    for stage, heard in counts.items():
-        assert len(heard) >= 3, stage
-        assert heard[-2] == heard[0], stage  # after the first batch, before the last one's clean-up
+    for stage in ("attention", "predict"):
+        second, third = heard[stage]
+        assert second == third, stage
+    assert pipeline._attention_batch._cache_size() == 1
+    assert pipeline._prediction_batch._cache_size() == 1
 
 
 def test_predictions_are_masked_by_the_first_pass(model):
@@ -141,6 +144,23 @@ def test_predictions_are_masked_by_the_first_pass(model):
     full = pipeline.reconstruct(model, frames, OPTIONS)
     assert plain.masks.masks.any()  # a random network marks something
     assert np.abs(plain.losses[0] - full.losses[0]) > 0
+
+
+def test_a_mask_changes_the_pairs_of_its_frame_and_no_others(model):
+    frames = clip(4)
+    grid = model.grid(frames.rgb.shape[1:3])
+    edges = pipeline.clip_edges(4, "complete")
+    features = pipeline.encode(model, frames)
+    nothing = jnp.zeros((4, grid[0] * grid[1]), bool)
+
+    def points(dynamic):
+        return pipeline.prediction_pass(model, features, edges, grid, dynamic=dynamic)[0].points_i
+
+    plain = points(None)
+    np.testing.assert_allclose(points(nothing), plain, atol=1e-6 * np.abs(plain).max())
+    changed = np.abs(points(nothing.at[2, :3].set(True)) - plain).max((1, 2, 3)) > 1e-6 * np.abs(plain).max()
+    # Static queries of the other frame lose frame 2's keys; frame 2's own static queries see all of a static frame.
+    np.testing.assert_array_equal(changed, edges[:, 1] == 2)
 
 
 def test_without_motion_nothing_is_masked(model):
@@ -164,7 +184,9 @@ def test_short_clips_are_defined(model, count):
 def test_identical_frames_are_defined(model):
     frames = clip(4)
     still = dataclasses.replace(frames, rgb=jnp.stack([frames.rgb[0]] * 4))
-    assert_finite(pipeline.reconstruct(model, still, OPTIONS).scene)
+    scene = pipeline.reconstruct(model, still, OPTIONS).scene
+    assert_finite(scene)
+    assert not scene.dynamic_mask.any()
 
 
 def test_portrait_frames(model):
@@ -180,13 +202,27 @@ def test_a_broken_network_is_an_error_not_a_scene():
         pipeline.reconstruct(broken, clip(3), OPTIONS)
 
 
-def test_impossible_options_are_refused():
-    with pytest.raises(ConfigError, match="motion source"):
-        pipeline.check_config(dataclasses.replace(OPTIONS, motion="flow"))
-    with pytest.raises(ConfigError, match="Batch sizes"):
-        pipeline.check_config(dataclasses.replace(OPTIONS, pair_batch=-1))
-    with pytest.raises(ConfigError, match="iterations must be positive"):
-        pipeline.check_config(dataclasses.replace(OPTIONS, alignment=AlignConfig(iterations=0)))
+@pytest.mark.parametrize(
+    ("kind", "options", "says"),
+    [
+        (PipelineConfig, {"motion": "flow"}, "motion source"),
+        (PipelineConfig, {"pair_batch": -1}, "pair_batch"),
+        (AlignConfig, {"iterations": 0}, "iterations"),
+        (AlignConfig, {"schedule": "step"}, "schedule"),
+        (AlignConfig, {"learning_rate": 0.001, "learning_rate_min": 0.01}, "learning_rate_min"),
+        (AlignConfig, {"smoothing_weight": float("nan")}, "smoothing_weight"),
+        (MotionConfig, {"num_clusters": 0}, "num_clusters"),
+        (MotionConfig, {"otsu_classes": (2, 5)}, "otsu_classes"),
+    ],
+)
+def test_impossible_options_are_refused(kind, options, says):
+    with pytest.raises(ConfigError, match=says):
+        kind(**options)
+
+
+def test_graphs_that_leave_frames_alone_are_refused():
+    with pytest.raises(ConfigError, match="not connected to frame 0"):
+        pipeline.clip_edges(6, "swinskip_start-1-noncyclic")
     with pytest.raises(InputError, match="no frames"):
         pipeline.clip_edges(0, "complete")
 

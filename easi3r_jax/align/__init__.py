@@ -31,6 +31,7 @@ __all__ = [
     "SpanningTree",
     "adam_steps",
     "align",
+    "check_edges",
     "clean_confidence",
     "edge_scores",
     "frame_confidence",

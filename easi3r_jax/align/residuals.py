@@ -10,7 +10,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.align.state import AlignProblem, AlignState, pair_transforms, world_from_cam, world_points
+from easi3r_jax.align.state import (
+    AlignProblem,
+    AlignState,
+    pair_transforms,
+    unroll_of,
+    world_from_cam,
+    world_points,
+)
 from easi3r_jax.geometry import se3
 from easi3r_jax.types import Array
 
@@ -120,7 +127,7 @@ def _value_and_gradients(transforms: Array, frames: Array, problem: AlignProblem
         return (value + jnp.sum(value_i + value_j), frames_grad), grad_i + grad_j
 
     start = (jnp.zeros((), frames.dtype), jnp.zeros_like(frames))
-    (value, frames_grad), transforms_grad = jax.lax.scan(block, start, inputs, unroll=min(4, len(problem.edges)))
+    (value, frames_grad), transforms_grad = jax.lax.scan(block, start, inputs, unroll=unroll_of(len(problem.edges)))
     return value, transforms_grad.reshape(transforms.shape), frames_grad
 
 

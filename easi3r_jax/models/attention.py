@@ -5,6 +5,9 @@ Shapes: queries, keys and values are (B, N, A, D); pre-softmax maps ("logits") a
 
 from __future__ import annotations
 
+import functools
+import re
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -20,17 +23,26 @@ def dot_product_attention(queries: Array, keys: Array, values: Array) -> Array:
     head_dim = queries.shape[-1]
     half = queries.dtype in (jnp.bfloat16, jnp.float16)
     # cuDNN's fused kernel takes half precision only; elsewhere XLA's own lowering is the one there is.
-    fused = jax.default_backend() == "gpu" and half and head_dim % 8 == 0 and head_dim <= 128
+    fused = half and head_dim % 8 == 0 and head_dim <= 128 and _has_fused_kernel()
     with jax.numpy_dtype_promotion("standard"):  # JAX's function mixes half and single precision inside
         return jax.nn.dot_product_attention(
             queries, keys, values, scale=head_dim**-0.5, implementation="cudnn" if fused else "xla"
         )
 
 
+@functools.cache
+def _has_fused_kernel() -> bool:
+    """Whether this process computes on NVIDIA GPUs of compute capability 8.0 (Ampere) or later."""
+    capability = str(getattr(jax.devices()[0], "compute_capability", ""))  # "9.0"; ROCm's are names
+    is_nvidia = jax.default_backend() == "gpu" and re.fullmatch(r"\d+\.\d+", capability) is not None
+    return is_nvidia and float(capability) >= 8.0
+
+
 def attention_logits(queries: Array, keys: Array) -> Array:
     """The full pre-softmax maps, (B, A, N_query, N_key) float32. Quadratic: for research and tests only."""
     queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
-    return jnp.einsum("bqad,bkad->baqk", queries, keys) * queries.shape[-1] ** -0.5
+    products = jnp.einsum("bqad,bkad->baqk", queries, keys, precision=jax.lax.Precision.HIGHEST)
+    return products * queries.shape[-1] ** -0.5
 
 
 def mean_logits(queries: Array, keys: Array) -> Array:
@@ -39,7 +51,8 @@ def mean_logits(queries: Array, keys: Array) -> Array:
     mean_q(q . k) = mean_q(q) . k, so this is exact and linear in the number of tokens (Easi3R, eq. 3).
     """
     mean_query = jnp.mean(queries.astype(jnp.float32), axis=1)
-    return jnp.einsum("bad,bkad->bak", mean_query, keys.astype(jnp.float32)) * queries.shape[-1] ** -0.5
+    products = jnp.einsum("bad,bkad->bak", mean_query, keys.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+    return products * queries.shape[-1] ** -0.5
 
 
 def masked_attention(queries: Array, keys: Array, values: Array, dynamic_query: Array, dynamic_key: Array) -> Array:

@@ -12,6 +12,8 @@ Modules are pytrees: `jax.jit(lambda model, rgb: model.encode(rgb))(model, rgb)`
 
 from __future__ import annotations
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,11 @@ DType = str | type | jnp.dtype
 def normalize_rgb(rgb: Array) -> Array:
     """uint8 RGB to the network's range [-1, 1]: (rgb / 255 - 0.5) / 0.5, float32."""
     return (rgb.astype(jnp.float32) / np.float32(255.0) - np.float32(0.5)) / np.float32(0.5)
+
+
+def exact_products(dtype: DType) -> contextlib.AbstractContextManager:
+    """Within it, products of float32 keep float32's digits: a GPU or TPU would round their factors to 10 or 8 bits."""
+    return jax.default_matmul_precision("highest") if dtype == jnp.float32 else contextlib.nullcontext()
 
 
 class DUSt3R(nnx.Module):
@@ -59,7 +66,8 @@ class DUSt3R(nnx.Module):
     def encode(self, rgb: Array) -> Array:
         """Encodes frames (T, H, W, 3) uint8 to features (T, N, C) float32."""
         self.grid((rgb.shape[1], rgb.shape[2]))
-        return self.encoder(normalize_rgb(rgb), self.dtype)[0]
+        with exact_products(self.dtype):
+            return self.encoder(normalize_rgb(rgb), self.dtype)[0]
 
     def decode(
         self,
@@ -78,7 +86,8 @@ class DUSt3R(nnx.Module):
           dynamic: (of i, of j) dynamic-token masks, (E, N) bool, for masked re-attention.
           intermediates: also return every layer's output and full pre-softmax maps.
         """
-        return self.decoder(features_i, features_j, grid, self.dtype, dynamic, intermediates=intermediates)
+        with exact_products(self.dtype):
+            return self.decoder(features_i, features_j, grid, self.dtype, dynamic, intermediates=intermediates)
 
     def predict(
         self, features_i: Array, features_j: Array, decoded: Decoded, grid: tuple[int, int]
@@ -89,8 +98,9 @@ class DUSt3R(nnx.Module):
           points_i (E, H, W, 3), confidence_i (E, H, W), points_j, confidence_j: float32, points of both views in
           camera i's frame.
         """
-        raw_i, _ = self.head1(features_i, decoded.tokens_i, grid)
-        raw_j, _ = self.head2(features_j, decoded.tokens_j, grid)
+        with exact_products(jnp.float32):
+            raw_i, _ = self.head1(features_i, decoded.tokens_i, grid)
+            raw_j, _ = self.head2(features_j, decoded.tokens_j, grid)
         bounds = self.config.confidence_range
         return (*points_and_confidence(raw_i, bounds), *points_and_confidence(raw_j, bounds))
 

@@ -40,35 +40,25 @@ __all__ = [
 ]
 
 
-def motion_maps(
-    temporal: TemporalState | TemporalMaps,
-    features: Array,
-    grid: tuple[int, int],
-    config: MotionConfig,
-    key: Array,
-    *,
-    labels: Array | None = None,
-) -> MotionMaps:
-    """Scores every token of a clip. Pure; `grid` and `config` are static under `jit`.
+def motion_maps(temporal: TemporalState | TemporalMaps, labels: Array, config: MotionConfig) -> MotionMaps:
+    """Scores every token of a clip. Pure; `config` is static under `jit`.
 
     Args:
       temporal: statistics of all pairs, or the maps fused from them.
-      features: (T, N, C) float encoder features.
-      grid: (h, w) tokens, N = h * w.
-      config: number of clusters and restarts.
-      key: random key of k-means.
-      labels: (T, h, w) int clusters found before: features do not change between passes, so k-means need run once.
+      labels: (T, h, w) int from `cluster_labels`. Features do not change between passes: k-means runs once.
+      config: number of clusters.
     """
-    maps = fuse_temporal(temporal, grid) if isinstance(temporal, TemporalState) else temporal
-    if labels is None:
-        labels = cluster_labels(features, grid, config, key)
+    maps = fuse_temporal(temporal, labels.shape[1:]) if isinstance(temporal, TemporalState) else temporal
     raw_score = dynamic_score(maps)
     score = cluster_score(raw_score, labels, config.num_clusters)
     return MotionMaps(temporal=maps, raw_score=raw_score, labels=labels, score=score)
 
 
 def cluster_labels(features: Array, grid: tuple[int, int], config: MotionConfig, key: Array) -> Array:
-    """k-means clusters of all tokens of a clip, (T, N, C) to (T, h, w) int32, joint over frames."""
+    """k-means clusters of all tokens of a clip, (T, N, C) to (T, h, w) int32, joint over frames.
+
+    Pure; `grid` and `config` are static under `jit`.
+    """
     num_frames, _, channels = features.shape
     points = features.reshape(-1, channels)
     clusters = kmeans(

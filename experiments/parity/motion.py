@@ -130,7 +130,7 @@ def _check_masks(stage, maps: TemporalMaps, features, golden, grid, config: Moti
 
     # k-means depends on its random numbers: from here on with the golden labels.
     labels = jnp.asarray(golden["cluster_labels"])
-    scored = motion.motion_maps(maps, features, grid, config, jax.random.key(0), labels=labels)
+    scored = motion.motion_maps(maps, labels, config)
     yield compare(stage, "refined_dynamic_map", scored.score, golden["refined_dynamic_map"], AGGREGATED)
     masks = motion.motion_masks(scored, golden["masks"].shape[1:], config)
     few = len(golden["upsampled_first2"])

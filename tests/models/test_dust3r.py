@@ -209,3 +209,23 @@ def test_presets_have_the_released_number_of_parameters(preset, parameters):
 def test_impossible_configurations_are_refused(options):
     with pytest.raises(ConfigError):
         DUSt3RConfig(**options)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("head", ["linear", "dpt"])
+def test_float32_products_are_exact_where_an_accelerators_default_is_not(head, dtype):
+    """float32 layers, and heads and statistics whatever the layers compute in, ask for all digits themselves."""
+    model = random_model(SMALL[head], dtype=dtype)
+    rgb = frames(2, 48, 48)
+    with jax.default_matmul_precision("bfloat16"):
+        features = model.encode(rgb)
+
+        def whole(model, rgb, features):
+            decoded = model.decode(features[:1], features[1:], (3, 3))
+            return model.encode(rgb), decoded.stats, model.predict(features[:1], features[1:], decoded, (3, 3))
+
+        program = jax.jit(whole).lower(model, rgb, features).as_text()
+    lines = [line for line in program.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
+    of_float32 = [line for line in lines if "bf16" not in line]
+    assert len(of_float32) >= (20 if dtype == jnp.float32 else 4)
+    assert all("HIGHEST, HIGHEST" in line or "HIGHEST>, #stablehlo<precision HIGHEST" in line for line in of_float32)

@@ -75,9 +75,7 @@ def test_golden_scores_thresholds_and_masks(golden, run):
     """From the golden fused maps and labels: score, refined score, pixels, thresholds, masks."""
     g = np.load(golden / "aggregation" / f"{run}.npz")
     labels = jnp.asarray(g["cluster_labels"])
-    maps = motion.motion_maps(
-        golden_maps(g), jnp.zeros((6, 48, 4)), (6, 8), MotionConfig(), jax.random.key(0), labels=labels
-    )
+    maps = motion.motion_maps(golden_maps(g), labels, MotionConfig())
     assert relative_error(maps.raw_score, g["dynamic_map"]) <= 1e-5
     assert relative_error(maps.score, g["refined_dynamic_map"]) <= 1e-5
     masks = motion.motion_masks(maps, IMAGE_SIZE, MotionConfig())
@@ -102,7 +100,7 @@ def random_clip(seed, num_frames=5, grid=(3, 4), offset=0.0):
 
 
 def segment(state, features, key, grid=(3, 4), config=CONFIG):
-    maps = motion.motion_maps(state, features, grid, config, key)
+    maps = motion.motion_maps(state, motion.cluster_labels(features, grid, config, key), config)
     return maps, motion.motion_masks(maps, (grid[0] * 4, grid[1] * 4), config)
 
 
@@ -162,22 +160,14 @@ def test_constant_attention_has_no_motion():
     assert not jnp.any(masks.masks)
 
 
-def test_labels_found_before_are_used():
-    state, features = random_clip(1)
-    key = jax.random.key(3)
-    labels = motion.cluster_labels(features, (3, 4), CONFIG, key)
-    again = motion.motion_maps(state, features, (3, 4), CONFIG, key, labels=labels)
-    chex.assert_trees_all_equal(again, motion.motion_maps(state, features, (3, 4), CONFIG, key))
-
-
 def test_frames_in_another_order():
     """Nothing but the clusters' random start depends on the order of frames."""
     state, features = random_clip(2)
     order = np.random.default_rng(0).permutation(5)
     labels = motion.cluster_labels(features, (3, 4), CONFIG, jax.random.key(0))
-    a = motion.motion_maps(state, features, (3, 4), CONFIG, jax.random.key(0), labels=labels)
+    a = motion.motion_maps(state, labels, CONFIG)
     shuffled = jax.tree.map(lambda x: x[order], state)
-    b = motion.motion_maps(shuffled, features[order], (3, 4), CONFIG, jax.random.key(0), labels=labels[order])
+    b = motion.motion_maps(shuffled, labels[order], CONFIG)
     chex.assert_trees_all_close(jax.tree.map(lambda x: x[order], a), b, atol=1e-6)
 
 
