@@ -18,7 +18,7 @@ from easi3r_jax.export import write_json
 from experiments import cli
 from experiments.environment import versions
 from experiments.parity.conversion import check_test_vectors
-from experiments.parity.folders import find_checks
+from experiments.parity.folders import find_checks, missing_files
 from experiments.parity.report import Row
 from experiments.progress import table
 
@@ -51,6 +51,9 @@ def main() -> None:
         record = {"versions": versions(), "rows": [{**vars(r), "passed": r.passed} for r in rows]}
         write_json(JSON.value, record)
     print(summary(rows))
+    missing = [name for folder, _ in checks for name in missing_files(folder)]
+    if missing:
+        print(f"  listed, but not there, and so not compared: {', '.join(missing)}")
     failed = sum(not r.passed for r in rows)
     if failed:
         raise UserError(f"{failed} of {len(rows)} comparisons exceed their tolerance.")

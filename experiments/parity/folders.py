@@ -27,6 +27,16 @@ def find_checks(root: pathlib.Path) -> list[tuple[pathlib.Path, Check]]:
     return found
 
 
+def missing_files(folder: pathlib.Path) -> list[str]:
+    """Files that the folder's description lists and that are not there: a part of a golden folder is one too."""
+    settings = _read(folder / "config.json") if (folder / "config.json").is_file() else {}
+    index = _read(folder / "index.json") if (folder / "index.json").is_file() else {}
+    names = [*settings.get("files", ()), *(f"{case}.npz" for case in settings.get("cases", ()))]
+    names += [f"{graph.replace('-', '_')}_pass1.npz" for graph in settings.get("graphs", ())]
+    names += list(index.get("files", ()))
+    return [f"{folder.name}/{name}" for name in names if not (folder / name).exists()]
+
+
 def _check_for(folder: pathlib.Path) -> Check | None:
     has = {
         name: (folder / name).is_file()

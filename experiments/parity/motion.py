@@ -20,6 +20,7 @@ from experiments.parity.report import (
     MASK_PIXELS,
     NETWORK,
     ROUNDING,
+    Golden,
     Row,
     at_most,
     compare,
@@ -61,8 +62,7 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
 
 
 def _check_pairs(folder, model: DUSt3R, features: jax.Array, size: tuple[int, int]) -> Iterator[Row]:
-    with np.load(folder / "pair_attention_pass1.npz") as file:
-        golden = dict(file)
+    golden = Golden(folder / "pair_attention_pass1.npz")
     grid = model.grid(size)
     edges = golden["pairs"]
     stats = jax.jit(lambda m, a, b: m.decode(a, b, grid).stats)(model, features[edges[:, 0]], features[edges[:, 1]])
@@ -73,12 +73,12 @@ def _check_pairs(folder, model: DUSt3R, features: jax.Array, size: tuple[int, in
     for name, array in (("attn_b1", stats.src), ("attn_b2", stats.ref)):
         ours = np.moveaxis(np.asarray(array).reshape(len(edges), -1, *grid), 1, -1)
         yield compare(stage, name, ours, golden[name], NETWORK)
+    yield from golden.unread(stage, "")
 
 
 def _check_graph(folder, stem, model, features, edges, size, segmentation) -> Iterator[Row]:
     grid = model.grid(size)
-    with np.load(folder / f"{stem}_pass1.npz") as file:
-        first = dict(file)
+    first = Golden(folder / f"{stem}_pass1.npz")
     temporal = pipeline.attention_pass(model, features, edges, grid)
     yield from _check_pass(f"{folder.name}/{stem} pass 1", temporal, features, first, grid, segmentation)
     if not (folder / f"{stem}_pass2.npz").is_file():
@@ -87,11 +87,10 @@ def _check_graph(folder, stem, model, features, edges, size, segmentation) -> It
     # The second pass starts from the golden masks, so that a pixel on the threshold is counted once, above.
     dynamic = motion.token_masks(jnp.asarray(first["masks"]), model.config.patch_size)
     predictions, temporal = pipeline.prediction_pass(model, features, edges, grid, dynamic=dynamic)
-    with np.load(folder / f"{stem}_pass2.npz") as file:
-        yield from _check_pass(f"{folder.name}/{stem} pass 2", temporal, features, dict(file), grid, segmentation)
+    second = Golden(folder / f"{stem}_pass2.npz")
+    yield from _check_pass(f"{folder.name}/{stem} pass 2", temporal, features, second, grid, segmentation)
     if (folder / f"{stem}_pass2_pairs.npz").is_file():
-        with np.load(folder / f"{stem}_pass2_pairs.npz") as file:
-            golden = dict(file)
+        golden = Golden(folder / f"{stem}_pass2_pairs.npz")
         yield from _check_second_pairs(
             f"{folder.name}/{stem} pass 2", model, features, dynamic, edges, golden, predictions
         )
@@ -113,10 +112,11 @@ def _check_pass(stage, temporal, features, golden, grid, config: MotionConfig) -
             yield compare(stage, f"norm_{golden_name}", normalised, golden[f"norm_{golden_name}"], AGGREGATED)
         yield compare(stage, f"fused_{golden_name}", getattr(maps, ours), golden[f"fused_{golden_name}"], AGGREGATED)
     yield compare(stage, "dynamic_map", motion.dynamic_score(maps), golden["dynamic_map"], AGGREGATED)
-    yield from _check_masks(stage, maps, features, golden, grid, config)
+    yield from _check_masks(stage, maps, features, golden, config)
+    yield from golden.unread(stage, "min_abs_margin_f64")
 
 
-def _check_masks(stage, maps: TemporalMaps, features, golden, grid, config: MotionConfig) -> Iterator[Row]:
+def _check_masks(stage, maps: TemporalMaps, features, golden, config: MotionConfig) -> Iterator[Row]:
     points = np.asarray(features, np.float64).reshape(-1, features.shape[-1])
     clusters = motion.kmeans(
         jnp.asarray(points, jnp.float32),
@@ -181,13 +181,13 @@ def _check_second_pairs(stage, model, features, dynamic, edges, golden, predicti
             if prefix + name in golden:
                 ours = np.asarray(array[0]).reshape(-1, *grid).transpose(1, 2, 0)
                 yield compare(stage, prefix + name, ours, golden[prefix + name], NETWORK)
+    yield from golden.unread(stage, "")
 
 
 def _check_otsu(folder: pathlib.Path) -> Iterator[Row]:
-    with np.load(folder / "otsu_synthetic.npz") as file:
-        golden = dict(file)
+    golden = Golden(folder / "otsu_synthetic.npz")
     stage = f"{folder.name}/otsu_synthetic"
-    for name in [k for k in golden if golden[k].ndim == 2]:
+    for name in [k for k, array in golden.items() if array.ndim == 2]:
         otsu = motion.multi_otsu(jnp.asarray(golden[name]))
         yield compare(stage, f"{name} threshold", otsu.threshold, golden[f"{name}_threshold_f64"], ROUNDING)
         yield compare(stage, f"{name} scores", otsu.scores, golden[f"{name}_scores_2_3_4_f64"], 10 * ROUNDING)
@@ -195,3 +195,4 @@ def _check_otsu(folder: pathlib.Path) -> Iterator[Row]:
             yield compare(
                 stage, f"{name} thresholds {count}", values, golden[f"{name}_thresholds_{count}_f64"], ROUNDING
             )
+    yield from golden.unread(stage, "")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
+import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,6 +13,29 @@ NETWORK = 1e-5  # relative to the array's largest magnitude, float32, highest ma
 AGGREGATED = 1e-4
 MASK_PIXELS = 5e-4  # share of pixels
 ROUNDING = 1e-6
+
+
+class Golden(dict):
+    """A file's arrays by name; remembers which were asked for.
+
+    Attributes:
+      used: their names.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        with np.load(path) as file:
+            super().__init__(file)
+        self.used: set[str] = set()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        self.used.add(name)
+        return super().__getitem__(name)
+
+    def unread(self, stage: str, known: str) -> Iterator[Row]:
+        """A failed row for every array that no comparison read, other than those whose name matches `known`."""
+        for name in sorted(set(self) - self.used):
+            if not re.fullmatch(known, name):
+                yield Row(stage, f"{name}: unknown array", np.inf, np.inf, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)

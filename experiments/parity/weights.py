@@ -17,6 +17,7 @@ from convert.model_string import parse_model_string
 from convert.tensors import LazyTensor, Source
 from easi3r_jax.checkpoint import load_checkpoint, parameter_shapes
 from easi3r_jax.config import DUSt3RConfig
+from easi3r_jax.errors import InputError
 from easi3r_jax.models import DUSt3R
 
 
@@ -44,17 +45,32 @@ def golden_config(folder: pathlib.Path, head: str, image_size: tuple[int, int]) 
     """The architecture that a golden folder's `config.json` describes under `model`.
 
     A folder that describes none was made with the network of the folders beside it.
+
+    Raises:
+      InputError: no description, or different ones beside a folder that has none.
     """
-    arguments: dict[str, str] = {}
-    for path in [folder / "config.json", *sorted(folder.parent.glob("*/config.json"))]:
-        settings = json.loads(path.read_text()) if path.is_file() else {}
-        if settings.get("model"):
-            arguments = dict(settings["model"])
-            break
+    own = [folder / "config.json"]
+    models = _descriptions(own) or _descriptions(sorted(folder.parent.glob("*/config.json")))
+    if len(models) != 1:
+        raise InputError(
+            f"{folder / 'config.json'} describes no network under 'model', and the folders beside it "
+            f"{'describe different ones' if models else 'neither'}."
+        )
+    arguments = models[0]
     arguments |= {"head_type": head, "img_size": str(tuple(image_size))}
     return parse_model_string(
         f"AsymmetricCroCo3DStereo({', '.join(f'{k}={_source(v)}' for k, v in arguments.items())})"
     )
+
+
+def _descriptions(paths: list[pathlib.Path]) -> list[dict[str, str]]:
+    """The different networks that the files describe."""
+    found: list[dict[str, str]] = []
+    for path in paths:
+        model = json.loads(path.read_text()).get("model")
+        if model and model not in found:
+            found.append(dict(model))
+    return found
 
 
 def _source(value: str) -> str:

@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from easi3r_jax.errors import InputError
 from easi3r_jax.models import normalize_rgb
 from experiments.checkpoints import load_model
 from experiments.parity.folders import find_checks
-from experiments.parity.report import compare
+from experiments.parity.report import Golden, compare
+from experiments.parity.weights import golden_config
 
 KINDS = (
     *("aggregation", "alignment", "checkpoints", "manifests"),
@@ -111,3 +113,24 @@ def test_a_folder_without_numbers_is_no_success(command, tiny, spoil, says):
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert says in done.stderr
+
+
+def test_arrays_that_nothing_read_are_told(tmp_path):
+    np.savez(tmp_path / "x.npz", read=np.ones(2), state_3=np.ones(2), surprise=np.ones(2))
+    golden = Golden(tmp_path / "x.npz")
+    assert compare("stage", "read", np.ones(2), golden["read"], 0.0).passed
+    (row,) = golden.unread("stage", r"state_\d")
+    assert row.name == "surprise: unknown array"
+    assert not row.passed
+
+
+def test_a_network_must_be_described_once(golden, tmp_path):
+    shutil.copytree(golden / "pairs", tmp_path / "alone")
+    (tmp_path / "alone" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="neither"):
+        golden_config(tmp_path / "alone", "linear", (64, 96))
+    for name, depth in (("a", "2"), ("b", "3")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model": {"enc_depth": depth}}))
+    with pytest.raises(InputError, match="different"):
+        golden_config(tmp_path / "alone", "linear", (64, 96))
