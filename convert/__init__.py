@@ -7,6 +7,13 @@ needed; `model_string` reads the architecture; `table` says which tensor becomes
 the result; `cache` keeps results for programs that are given a source directly.
 """
 
+import sys
+
+from easi3r_jax import interrupt
+
+if sys.argv[:1] == ["-m"]:  # Python is looking for the program to run: before its imports, which take seconds
+    interrupt.install()
+
 from convert.cache import resolve
 from convert.conversion import convert
 from convert.sources import open_source

@@ -28,6 +28,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 import easi3r_jax
+from easi3r_jax import interrupt
 from easi3r_jax.config import DUSt3RConfig
 from easi3r_jax.errors import CheckpointError, ConfigError, OutputError
 from easi3r_jax.models import DUSt3R, abstract_model
@@ -71,7 +72,7 @@ def save_checkpoint(
       OutputError: the folder cannot be written.
       CheckpointError: a parameter of the wrong shape or type.
     """
-    path = pathlib.Path(os.path.realpath(path))  # a link keeps pointing where it does
+    path = pathlib.Path(os.path.realpath(os.path.expanduser(path)))  # a link keeps pointing where it does
     read = _reader(weights) if isinstance(weights, DUSt3R) else weights
     header = {
         "format": FORMAT,
@@ -316,22 +317,29 @@ def _replacing(path: pathlib.Path, need: int) -> Iterator[pathlib.Path]:
                 f"Cannot write {path}: {need / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free on that disk."
             )
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        (partial / "weights").mkdir()
-        yield partial
-        try:
-            if path.exists():
-                path.rename(older)
-            partial.rename(path)
-        except BaseException:
-            if older.exists() and not path.exists():
-                older.rename(path)
-            raise
+        with interrupt.removed_on_exit(partial):
+            partial.mkdir()
+            (partial / "weights").mkdir()
+            yield partial
+            with interrupt.uninterrupted():
+                _swap(path, partial, older)
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(older, ignore_errors=True)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _swap(path: pathlib.Path, partial: pathlib.Path, older: pathlib.Path) -> None:
+    try:
+        if path.exists():
+            path.rename(older)
+        partial.rename(path)
+    except BaseException:
+        if older.exists() and not path.exists():
+            older.rename(path)
+        raise
+    shutil.rmtree(older, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ Exit codes: 0 done, 1 an error the user can mend (one line on stderr), 2 wrong f
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sys
 import textwrap
@@ -42,11 +43,14 @@ class Group:
     def string(self, name: str, default: str | None, text: str) -> flags.FlagHolder:
         return self._keep(flags.DEFINE_string(name, default, text, self._flag_values))
 
-    def integer(self, name: str, default: int, text: str, *, at_least: int | None = None) -> flags.FlagHolder:
-        return self._keep(flags.DEFINE_integer(name, default, text, at_least, flag_values=self._flag_values))
+    def integer(self, name: str, default: int, text: str, *, at_least: int = 0) -> flags.FlagHolder:
+        holder = flags.DEFINE_integer(name, default, text, at_least, 2**31 - 1, flag_values=self._flag_values)
+        return self._keep(holder)
 
     def number(self, name: str, default: float, text: str, *, at_least: float | None = None) -> flags.FlagHolder:
-        return self._keep(flags.DEFINE_float(name, default, text, at_least, flag_values=self._flag_values))
+        holder = flags.DEFINE_float(name, default, text, at_least, flag_values=self._flag_values)
+        flags.register_validator(name, math.isfinite, "it must be finite", flag_values=self._flag_values)
+        return self._keep(holder)
 
     def boolean(self, name: str, default: bool, text: str) -> flags.FlagHolder:
         return self._keep(flags.DEFINE_bool(name, default, text, self._flag_values))
@@ -141,11 +145,14 @@ def guarded(main: Callable[[], None], *, debug: bool = False) -> int:
         return _complain(str(error), 1, debug=debug)
     except MemoryError:
         return _complain(_OUT_OF_MEMORY, 1, debug=debug)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
         where = f" ({error.filename})" if error.filename else ""
-        return _complain(f"Cannot write{where}: {error.strerror}.", 1, debug=debug)
+        return _complain(f"Cannot read or write{where}: {error.strerror}.", 1, debug=debug)
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

@@ -8,7 +8,7 @@ import time
 from tqdm import tqdm
 
 TITLES = {
-    "download": "downloading",
+    "hash": "reading the checkpoint",
     "convert": "converting the checkpoint",
     "read": "reading frames",
     "encode": "encoding frames",
@@ -31,11 +31,14 @@ class Stages:
         self.seconds: dict[str, float] = {}
         self.units: dict[str, int] = {}
         self._quiet = quiet
+        self._done: set[str] = set()
         self._bar: tqdm | None = None
         self._began = 0.0
         self._stage = ""
 
     def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
+        if stage == "download" or (stage in self._done and done):  # the hub's client draws its own; a late report
+            return
         if stage != self._stage:
             self.close()
             self._stage, self._began = stage, time.perf_counter()
@@ -44,17 +47,18 @@ class Stages:
                 desc=f"{TITLES.get(stage, stage):>26}",
                 file=sys.stderr,
                 disable=True if self._quiet else None,  # None: no bar where stderr is not a terminal
-                bar_format="{desc} {bar:30} {n_fmt}/{total_fmt} {postfix}[{elapsed}<{remaining}]" if total else None,
+                bar_format="{desc} {bar:16} {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]" if total else None,
                 leave=True,
             )
         if self._bar is not None:
             self._bar.n = done
             if note:
-                self._bar.set_postfix_str(note + " ", refresh=False)
+                self._bar.set_postfix_str(note, refresh=False)
             self._bar.refresh() if done in (0, total) else self._bar.update(0)
         self.units[stage] = max(done, self.units.get(stage, 0))
         if total is not None and done >= total:
             self.close()
+            self._done.add(stage)
 
     def close(self) -> None:
         """Ends the current stage."""

@@ -18,11 +18,12 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("easi3r_jax", "convert", "experiments")
 
-FOUNDATION = {"types", "config", "errors", "geometry"}
+FOUNDATION = {"types", "config", "errors", "geometry", "interrupt"}
 #: What each part of the library may import of the others. A new part must be entered here.
 MAY_IMPORT = {
     "__init__": set(),
     "errors": set(),
+    "interrupt": set(),
     "types": set(),
     "config": {"errors"},
     "geometry": {"errors"},
@@ -39,7 +40,7 @@ MAY_IMPORT = {
     "checkpoint": FOUNDATION | {"models"},
     "pipeline": FOUNDATION | {"models", "motion", "align", "pairs", "sharding"},
 }
-TOUCH_FILES = {"video", "checkpoint", "export", "viewer"}
+TOUCH_FILES = {"video", "checkpoint", "export", "viewer", "interrupt"}
 FILE_CALLS = {
     *("open", "memmap", "fromfile", "tofile", "load", "save", "savez", "savez_compressed", "loadtxt", "savetxt"),
     *("genfromtxt", "imread", "imwrite", "imsave", "savefig", "VideoCapture", "VideoWriter", "FileStorage"),

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+from easi3r_jax import interrupt
 from easi3r_jax.errors import OutputError
 
 _REASONS = {
@@ -77,9 +78,11 @@ def atomic_folder(path: str | os.PathLike, *, marker: str) -> Iterator[pathlib.P
         building = target.with_name(f".{target.name}.tmp-{os.getpid()}")
         shutil.rmtree(building, ignore_errors=True)  # of a killed process that had our number
         try:
-            building.mkdir()
-            yield building
-            _replace(target, building)
+            with interrupt.removed_on_exit(building):
+                building.mkdir()
+                yield building
+                with interrupt.uninterrupted():
+                    _replace(target, building)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
@@ -101,8 +104,9 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         building = target.with_name(f".{target.name}.tmp-{os.getpid()}")
         try:
-            yield building
-            building.replace(target)
+            with interrupt.removed_on_exit(building):
+                yield building
+                building.replace(target)
         finally:
             building.unlink(missing_ok=True)
     except OSError as error:

@@ -135,26 +135,68 @@ def test_wrong_flags_fail_at_once(command, arguments, says):
     assert says in done.stderr
 
 
-def test_ctrl_c_leaves_the_older_result_alone(environment, tmp_path):
-    """Interrupted while frames are encoded and paired; the folder's older result is untouched, nothing else is left."""
-    output = tmp_path / "result"
-    output.mkdir()
-    (output / "scene.npz").write_bytes(b"older")
-    root = pathlib.Path(__file__).parents[2]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.reconstruct", "--seq=demo", f"--output={output}"],
-        cwd=root,
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def start(environment, *command):
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert "16 frames" in process.stdout.readline()
-    time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
+
+
+def assert_interrupted(process, number=signal.SIGINT):
+    process.send_signal(number)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130
     assert errors.splitlines() == ["error: Interrupted. Nothing half-written was left behind."]
+    assert process.returncode == 128 + number
+
+
+@pytest.fixture
+def older(tmp_path):
+    """A folder that holds an older result and nothing else."""
+    output = tmp_path / "result"
+    output.mkdir()
+    (output / "scene.npz").write_bytes(b"older")
+    yield output
     assert (output / "scene.npz").read_bytes() == b"older"
     assert os.listdir(tmp_path) == ["result"]
     assert os.listdir(output) == ["scene.npz"]
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.9, 1.5])
+def test_ctrl_c_while_python_still_imports(environment, older, seconds):
+    process = start(environment, "experiments.reconstruct", f"--output={older}")
+    time.sleep(seconds)
+    assert_interrupted(process)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "kill"])
+def test_ctrl_c_and_kill_while_it_computes(environment, older, number):
+    process = start(environment, "experiments.reconstruct", f"--output={older}")
+    assert "16 frames" in process.stdout.readline()
+    time.sleep(1.0)
+    assert_interrupted(process, number)
+
+
+@pytest.mark.parametrize("milliseconds", [0, 100, 250])
+def test_ctrl_c_while_it_writes(environment, older, milliseconds):
+    process = start(environment, "experiments.reconstruct", *SHORT, "--nocompare_plain", f"--output={older}")
+    while not list(older.parent.glob(".result.tmp-*")):
+        assert process.poll() is None
+        time.sleep(0.002)
+    time.sleep(milliseconds / 1000)
+    assert_interrupted(process)
+
+
+def test_ctrl_c_while_a_checkpoint_is_written(environment, tmp_path):
+    process = start(environment, "convert", "--source=easi3r_jax/assets/model", f"--output={tmp_path / 'network'}")
+    while not list(tmp_path.glob(".network.partial-*")):
+        assert process.poll() is None
+        time.sleep(0.002)
+    assert_interrupted(process)
+    assert os.listdir(tmp_path) == []
