@@ -39,7 +39,9 @@ def open_source(source: str | os.PathLike[str], progress: Callable[[str, int, in
                 "beside it, and name the folder."
             )
         return torch_file.open_pth(path)
-    if hub.is_name(str(source)):
+    # What looks like a path is not asked for on the hub: a mistyped one should not leave the machine.
+    is_local = path.suffix in (".pth", ".safetensors") or path.parent.is_dir()
+    if hub.is_name(str(source)) and not is_local:
         return hub.open_name(str(source), progress)
     raise CheckpointError(
         f"There is no checkpoint at {source}: give a .pth file, a folder of {safetensors_folder.WEIGHTS} and "

@@ -150,6 +150,14 @@ class FrameConfig:
     fps: float = 0.0
     first: int = 0
 
+    def __post_init__(self):
+        _check_at_least(self, 1, "every")
+        _check_at_least(self, 0, "first", "fps")
+        if math.isinf(self.fps):
+            raise ConfigError("Frames per second must be a number, or 0 for all frames.")
+        if self.fps > 0 and self.every > 1:
+            raise ConfigError("Take every n-th frame or so many frames per second, not both.")
+
 
 @dataclasses.dataclass(frozen=True)
 class MotionConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import tempfile
 from typing import Any
 
 import jax
@@ -30,8 +31,13 @@ def load_model(checkpoint: str, dtype: str = "auto", observer=None) -> tuple[DUS
     Raises:
       CheckpointError: a source that is missing, damaged, unsafe or of another architecture.
     """
-    path = convert.resolve(str(EMBEDDED) if checkpoint == "embedded" else checkpoint, progress=observer)
-    _, model, metadata = load_checkpoint(path)
+    if checkpoint == "embedded":  # small: converted each time, so that it needs no cache
+        with tempfile.TemporaryDirectory() as folder:
+            path = convert.convert(EMBEDDED, pathlib.Path(folder) / "embedded").path
+            _, model, metadata = load_checkpoint(path)
+        metadata |= {"source_name": "embedded", "licence": "Apache-2.0"}
+    else:
+        _, model, metadata = load_checkpoint(convert.resolve(checkpoint, progress=observer))
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     model.dtype = jnp.dtype(dtype)

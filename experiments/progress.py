@@ -15,6 +15,7 @@ TITLES = {
     "attention": "pairs, first pass",
     "predict": "pairs, point maps",
     "align": "global alignment",
+    "compare": "measuring, comparing",
     "write": "writing",
 }
 

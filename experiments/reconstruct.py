@@ -22,6 +22,7 @@ from easi3r_jax import config as options
 from easi3r_jax import export, metrics, pipeline
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.models import DUSt3R
+from easi3r_jax.pairs import make_edges
 from easi3r_jax.types import Frames
 from easi3r_jax.video import load_frames
 from experiments import cli
@@ -134,6 +135,7 @@ PRINTED = {
 def main() -> None:
     began = time.perf_counter()
     config = pipeline_config()
+    check_options()
     sequence = find_sequence(SEQ.value, GROUND_TRUTH.value)
     output = pathlib.Path(OUTPUT.value or pathlib.Path("results") / sequence.name)
     export.ensure_writable(output)
@@ -151,7 +153,7 @@ def main() -> None:
     features = pipeline.encode(model, frames, batch=config.frame_batch, observer=stages)
     result = pipeline.reconstruct(model, frames, config, features=features, observer=stages)
     stages.close()
-    figures = None if truth is None else measure(truth, sequence.twin, model, frames, config, features, result)
+    figures = None if truth is None else measure(truth, sequence.twin, model, frames, config, features, result, stages)
 
     record = {
         "options": FLAGS.values(),
@@ -161,7 +163,7 @@ def main() -> None:
         "dtype": str(model.dtype),
         "versions": versions(),
     }
-    export.write_result(
+    written = export.write_result(
         output,
         result.scene,
         result.motion,
@@ -174,7 +176,15 @@ def main() -> None:
         max_points=CLOUD_POINTS.value,
         progress=lambda d, n, file: stages("write", d, n, file),
     )
-    print(closing_table(stages, time.perf_counter() - began, output))
+    print(closing_table(stages, time.perf_counter() - began, written))
+
+
+def check_options() -> None:
+    """Refuses what no clip and no network could make right, before either is read."""
+    options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
+    export.check_foreground(FOREGROUND.value, 2**31)
+    if not GRAPH.value.startswith("oneref"):  # its reference may be any frame
+        make_edges(2, GRAPH.value)
 
 
 def pipeline_config() -> options.PipelineConfig:
@@ -229,10 +239,19 @@ def frame_config(model: DUSt3R) -> options.FrameConfig:
 
 
 def measure(
-    truth: metrics.GroundTruth, twin: Sequence | None, model: DUSt3R, frames: Frames, config, features, result
+    truth: metrics.GroundTruth,
+    twin: Sequence | None,
+    model: DUSt3R,
+    frames: Frames,
+    config,
+    features,
+    result,
+    stages: Stages,
 ) -> dict[str, dict[str, float | None]]:
     """Metrics against ground truth, printed beside those of plain DUSt3R and, for the demo, of the motionless twin."""
+    stages("compare", 0, 3)
     columns = {"full method": metrics.evaluate_scene(result.scene, truth)}
+    stages("compare", 1, 3)
     if COMPARE.value and config.motion != "none":
         plain = dataclasses.replace(config, motion="none")
         scene = pipeline.reconstruct(model, frames, plain, features=features).scene
@@ -241,9 +260,11 @@ def measure(
         if twin is not None and twin.ground_truth is not None:
             still = load_frames(twin.frames, frame_config(model))
             scene = pipeline.reconstruct(model, still, config).scene
+            stages("compare", 2, 3)
             columns["full, motionless twin"] = metrics.evaluate_scene(
                 scene, load_ground_truth(twin.ground_truth, still)
             )
+    stages("compare", 3, 3)
     known = {name for figures in columns.values() for name in figures}
     rows = [
         (text, *(_figure(f.get(name)) for f in columns.values())) for name, text in PRINTED.items() if name in known
@@ -269,9 +290,9 @@ def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
 def closing_table(stages: Stages, seconds: float, output: pathlib.Path) -> str:
     """Time per stage, peak memory, where the files are."""
     rows = [(stage, str(stages.units[stage]), f"{t:.1f}") for stage, t in stages.seconds.items()]
-    rows.append(("in all, with start-up", "", f"{seconds:.1f}"))
+    rows.append(("in all, compilation included", "", f"{seconds:.1f}"))
     memory = ", ".join(f"{where} {size / 1e9:.2f} GB" for where, size in peak_memory_bytes().items())
-    return f"{table(rows, ('stage', 'items', 'seconds'))}\n  peak memory: {memory}\n  result: {output.resolve()}"
+    return f"{table(rows, ('stage', 'items', 'seconds'))}\n  peak memory: {memory}\n  result: {output}"
 
 
 if __name__ == "__main__":

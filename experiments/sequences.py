@@ -46,12 +46,14 @@ def find_sequence(seq: str, ground_truth: str | None = None) -> Sequence:
       ground_truth: as typed: an npz file that replaces the clip folder's own.
 
     Raises:
-      InputError: a ground-truth file that is not there. (Missing frames are `load_frames`' error.)
+      InputError: a clip or a ground-truth file that is not there.
     """
     if seq == "demo":
         sequence = _clip_folder("demo", CLIPS / "demo", twin=_clip_folder("demo_still", CLIPS / "demo_still"))
     else:
         path = pathlib.Path(seq).expanduser()
+        if not seq or not path.exists():
+            raise InputError(f"There is no video, image or folder at {seq!r} (seen from {pathlib.Path.cwd()}).")
         name = (path.stem if path.is_file() else path.resolve().name) or "sequence"
         sequence = _clip_folder(name, path) if (path / "frames").is_dir() else Sequence(name, path)
     if ground_truth:
@@ -77,8 +79,12 @@ def load_ground_truth(path: pathlib.Path, frames: Frames) -> GroundTruth:
     """
     known = ("depth", "masks", "world_from_cam", "intrinsics")
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {k: file[k] for k in known if k in file.files}
+        with path.open("rb") as opened:
+            if opened.read(2) != b"PK":
+                raise ValueError("it is no .npz file")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as file:
+                arrays = {k: file[k] for k in known if k in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"Cannot read the ground truth {path}: {error}.") from error
     if not arrays:

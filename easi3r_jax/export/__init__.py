@@ -138,5 +138,6 @@ def check_foreground(foreground: str | int, num_frames: int) -> None:
     """
     if foreground in ("all", "none"):
         return
-    if not str(foreground).isdigit() or int(foreground) >= num_frames:
+    word = str(foreground)
+    if not (word.isascii() and word.isdecimal()) or int(word) >= num_frames:
         raise ConfigError(f"Foreground {foreground!r}: 'all', 'none', or a frame number from 0 to {num_frames - 1}.")

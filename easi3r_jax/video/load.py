@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 
 from easi3r_jax.config import FrameConfig
-from easi3r_jax.errors import ConfigError, InputError
+from easi3r_jax.errors import InputError
 from easi3r_jax.types import Frames
 from easi3r_jax.video.clip import Clip, ClipFrame
 from easi3r_jax.video.decode import open_video
@@ -44,7 +44,6 @@ def load_frames(
         images of different sizes, images too small.
       ConfigError: options out of their range.
     """
-    _check(config)
     clip = _open(source)
     total = _expected(clip, config)
     rgb, index, time = [], [], []
@@ -69,17 +68,6 @@ def load_frames(
         frame_from_source=geometry.frame_from_source,
         source_size=np.array(geometry.source[::-1], np.int32),
     )
-
-
-def _check(config: FrameConfig) -> None:
-    if config.every < 1 or config.first < 0:
-        raise ConfigError(
-            f"Take every n-th frame with n >= 1 (got {config.every}), the first n >= 0 (got {config.first})."
-        )
-    if not (math.isfinite(config.fps) and config.fps >= 0):
-        raise ConfigError(f"Frames per second must be positive, or 0 for all frames: got {config.fps}.")
-    if config.fps > 0 and config.every > 1:
-        raise ConfigError("Take every n-th frame or so many frames per second, not both.")
 
 
 def _open(source: Source) -> Clip:

@@ -10,6 +10,7 @@ float32 with exact matrix products.
 from __future__ import annotations
 
 import pathlib
+import zipfile
 
 import jax
 
@@ -42,9 +43,14 @@ def main() -> None:
         rows.append(row)
     for folder, check in checks:
         before = len(rows)
-        for row in check(folder):
-            show(row)
-            rows.append(row)
+        try:
+            for row in check(folder):
+                show(row)
+                rows.append(row)
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{folder} is damaged or not of the documented format: {error} (--debug shows where)."
+            ) from error
         if len(rows) == before:
             raise InputError(f"{folder} is a golden folder, but the arrays that it lists are not there.")
     if JSON.value:
