@@ -89,7 +89,8 @@ def save_checkpoint(
         },
     }
     shapes = parameter_shapes(config)
-    with _replacing(path, need=4 * sum(map(math.prod, shapes.values()))) as partial:
+    need = 4 * sum(map(math.prod, shapes.values())) + (4 << 20)  # and Orbax's own records
+    with _replacing(path, need=need) as partial:
         for part in _parts(shapes):
             tree = {name: _checked(name, read(name), shape) for name, shape in shapes.items() if _part(name) == part}
             with _orbax(path) as checkpointer:
@@ -314,7 +315,7 @@ def _replacing(path: pathlib.Path, need: int) -> Iterator[pathlib.Path]:
         free = shutil.disk_usage(path.parent).free
         if free < need:
             raise OutputError(
-                f"Cannot write {path}: {need / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free on that disk."
+                f"Cannot write {path}: {need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free on that disk."
             )
         shutil.rmtree(partial, ignore_errors=True)
         with interrupt.removed_on_exit(partial):
@@ -368,9 +369,9 @@ def _orbax(path: pathlib.Path) -> Iterator[ocp.Checkpointer]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax logs warnings about matters that are as they should be here."""
+    """Orbax warns of matters that are as they should be here, and logs pages about errors that we tell in a line."""
     before = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    absl.logging.set_verbosity(absl.logging.FATAL)
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ memory does not grow with the number of pairs. Batches are padded to one shape: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -93,7 +94,7 @@ def reconstruct(
         motion_maps, masks = segment(temporal, labels, (height, width), config.segmentation)
 
     def report(done: int, total: int, loss: float) -> None:
-        observer("align", done, total, f"loss {loss:.4f}" if done else "")
+        observer("align", done, total, f"loss {loss:.4f}" if math.isfinite(loss) else "")
 
     aligned = align.align(predictions, num_frames, config.alignment, seed=config.seed, progress=report)
     nothing_moves = jnp.zeros((num_frames, height, width), bool)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import convert
 import easi3r_jax
 from easi3r_jax.checkpoint import load_checkpoint
+from easi3r_jax.errors import CheckpointError
 from easi3r_jax.models import DUSt3R
 
 EMBEDDED = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "model"
@@ -31,6 +32,8 @@ def load_model(checkpoint: str, dtype: str = "auto", observer=None) -> tuple[DUS
     Raises:
       CheckpointError: a source that is missing, damaged, unsafe or of another architecture.
     """
+    if not checkpoint:
+        raise CheckpointError("--checkpoint is empty: name weights, or leave it away for the small embedded network.")
     if checkpoint == "embedded":  # small: converted each time, so that it needs no cache
         with tempfile.TemporaryDirectory() as folder:
             path = convert.convert(EMBEDDED, pathlib.Path(folder) / "embedded").path

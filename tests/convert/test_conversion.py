@@ -118,7 +118,7 @@ def test_interrupt_while_replacing_puts_the_older_one_back(files, older, monkeyp
 def test_disk_too_small_is_told_before_anything_is_written(files, older, monkeypatch):
     path, before = older
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
-    with pytest.raises(OutputError, match="GB free on that disk"):
+    with pytest.raises(OutputError, match="MB free on that disk"):
         convert(files / "tiny_official.pth", path)
     assert content(path.parent) == before
 
