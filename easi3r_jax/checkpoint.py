@@ -322,25 +322,12 @@ def _replacing(path: pathlib.Path, need: int) -> Iterator[pathlib.Path]:
             partial.mkdir()
             (partial / "weights").mkdir()
             yield partial
-            with interrupt.uninterrupted():
-                _swap(path, partial, older)
+            interrupt.replace_folder(path, partial, older)
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(older, ignore_errors=True)
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _swap(path: pathlib.Path, partial: pathlib.Path, older: pathlib.Path) -> None:
-    try:
-        if path.exists():
-            path.rename(older)
-        partial.rename(path)
-    except BaseException:
-        if older.exists() and not path.exists():
-            older.rename(path)
-        raise
-    shutil.rmtree(older, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -53,6 +53,24 @@ def uninterrupted() -> Iterator[None]:
             _end(_waiting[0], None)
 
 
+def replace_folder(target: pathlib.Path, new: pathlib.Path, older: pathlib.Path) -> None:
+    """Moves `new` to `target`; what is there stands at `older` until then, and comes back where that fails.
+
+    No signal comes between. Remains of a killed process at `older` are removed.
+    """
+    with uninterrupted():
+        shutil.rmtree(older, ignore_errors=True)
+        try:
+            if target.exists():
+                target.rename(older)
+            new.rename(target)
+        except BaseException:
+            if older.exists() and not target.exists():
+                older.rename(target)
+            raise
+        shutil.rmtree(older, ignore_errors=True)
+
+
 def _end(number: int, frame: FrameType | None) -> None:
     del frame
     if _holds:

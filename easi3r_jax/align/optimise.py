@@ -14,7 +14,6 @@ import optax
 from easi3r_jax.align.residuals import total_loss
 from easi3r_jax.align.state import AlignProblem, AlignState
 from easi3r_jax.config import AlignConfig
-from easi3r_jax.errors import ConfigError
 from easi3r_jax.types import Array
 
 #: Called with (steps done, steps in all, loss before the last of them).
@@ -35,15 +34,11 @@ def learning_rates(config: AlignConfig) -> np.ndarray:
 
     The end itself is never reached: the last step has t = 1 - 1 / iterations.
     """
-    if config.iterations < 1:
-        raise ConfigError(f"Alignment needs at least one iteration, got {config.iterations}.")
     t = np.arange(config.iterations) / config.iterations
     if config.schedule == "linear":
         return config.learning_rate + (config.learning_rate_min - config.learning_rate) * t
-    if config.schedule == "cosine":
-        span = config.learning_rate - config.learning_rate_min
-        return config.learning_rate_min + span * (1 + np.cos(np.pi * t)) / 2
-    raise ConfigError(f"Unknown alignment schedule {config.schedule!r}: 'linear' or 'cosine'.")
+    span = config.learning_rate - config.learning_rate_min
+    return config.learning_rate_min + span * (1 + np.cos(np.pi * t)) / 2
 
 
 def adam_steps(

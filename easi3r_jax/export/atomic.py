@@ -81,8 +81,8 @@ def atomic_folder(path: str | os.PathLike, *, marker: str) -> Iterator[pathlib.P
             with interrupt.removed_on_exit(building):
                 building.mkdir()
                 yield building
-                with interrupt.uninterrupted():
-                    _replace(target, building)
+                older = target.with_name(f".{target.name}.old-{os.getpid()}")
+                interrupt.replace_folder(target, building, older)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
@@ -111,22 +111,6 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             building.unlink(missing_ok=True)
     except OSError as error:
         raise output_error(path, error) from error
-
-
-def _replace(target: pathlib.Path, building: pathlib.Path) -> None:
-    if not target.exists():
-        building.rename(target)
-        return
-    older = target.with_name(f".{target.name}.old-{os.getpid()}")
-    shutil.rmtree(older, ignore_errors=True)
-    try:
-        target.rename(older)
-        building.rename(target)
-    except BaseException:
-        if older.exists() and not target.exists():
-            older.rename(target)
-        raise
-    shutil.rmtree(older, ignore_errors=True)
 
 
 def _check_replaceable(target: pathlib.Path, marker: str) -> None:
