@@ -116,13 +116,12 @@ def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig, dict[str,
     Raises:
       CheckpointError: not a checkpoint of ours, or of another format version.
     """
-    header = _read_header(pathlib.Path(path))
-    config = _config_from_json(pathlib.Path(path), header.pop("architecture", None))
-    del header["files"]
-    return config, header
+    config, _, metadata = _read_header(pathlib.Path(path))
+    return config, metadata
 
 
-def _read_header(path: pathlib.Path) -> dict[str, Any]:
+def _read_header(path: pathlib.Path) -> tuple[DUSt3RConfig, dict[str, list[int]], dict[str, Any]]:
+    """Architecture, checksums of the weight files, and the rest."""
     try:
         header = json.loads((path / "config.json").read_bytes())
     except FileNotFoundError as error:
@@ -139,7 +138,8 @@ def _read_header(path: pathlib.Path) -> dict[str, Any]:
         )
     if not isinstance(header.get("files"), dict):
         raise CheckpointError(f"The checkpoint at {path} is damaged: config.json lacks checksums. Convert it again.")
-    return header
+    config = _config_from_json(path, header.pop("architecture", None))
+    return config, header.pop("files"), header
 
 
 def load_checkpoint(
@@ -158,8 +158,8 @@ def load_checkpoint(
       CheckpointError: missing, damaged, or another version.
     """
     path = pathlib.Path(path).absolute()
-    config, metadata = load_metadata(path)
-    _check_files(path)
+    config, checksums, metadata = _read_header(path)
+    _check_files(path, checksums)
     graphdef, state = nnx.split(abstract_model(config))
     shapes = {name: leaf.shape for name, leaf in _flat(state).items()}
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -218,8 +218,7 @@ def _checksum(path: pathlib.Path) -> list[int]:
     return [size, crc]
 
 
-def _check_files(path: pathlib.Path) -> None:
-    expected = _read_header(path)["files"]
+def _check_files(path: pathlib.Path, expected: dict[str, list[int]]) -> None:
     try:
         found = _checksums(path / "weights")
     except OSError as error:
@@ -326,7 +325,6 @@ def _replacing(path: pathlib.Path, need: int) -> Iterator[pathlib.Path]:
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
-        shutil.rmtree(older, ignore_errors=True)
         shutil.rmtree(partial, ignore_errors=True)
 
 
