@@ -159,9 +159,13 @@ class FrameConfig:
             raise ConfigError("Take every n-th frame or so many frames per second, not both.")
 
 
+#: What `PipelineConfig.motion` may be; `motion.register_cue` adds to it.
+MOTION_SOURCES = ["attention", "rigid", "match", "none"]
+
+
 @dataclasses.dataclass(frozen=True)
 class MotionConfig:
-    """Motion from attention (Easi3R, sec. 3.2).
+    """From scores to masks of what moves (Easi3R, sec. 3.2).
 
     Attributes:
       num_clusters: k-means clusters of the encoder features.
@@ -226,7 +230,8 @@ class PipelineConfig:
 
     Attributes:
       graph: pair graph, e.g. "swinstride-5-noncyclic" or "complete".
-      motion: "attention" finds what moves (Easi3R); "none" is plain DUSt3R: no masks, one decoder pass.
+      motion: what finds what moves: "attention" (Easi3R), a cue of `easi3r_jax.motion` ("rigid": residual of a
+        registration, "match": of matching and PnP, or your own); "none" is plain DUSt3R: no masks, one decoder pass.
       reattention: mask what moves inside the attention of a second decoder pass (Easi3R, sec. 3.3).
       pair_batch: directed pairs decoded at a time (0: chosen by the number of tokens).
       frame_batch: frames encoded at a time (0: chosen by the number of tokens).
@@ -235,7 +240,7 @@ class PipelineConfig:
     """
 
     graph: str = "swinstride-5-noncyclic"
-    motion: Literal["attention", "none"] = "attention"
+    motion: str = "attention"
     reattention: bool = True
     pair_batch: int = 0
     frame_batch: int = 0
@@ -245,5 +250,104 @@ class PipelineConfig:
 
     def __post_init__(self):
         _check_at_least(self, 0, "pair_batch", "frame_batch")
-        if self.motion not in ("attention", "none"):
-            raise ConfigError(f"Unknown motion source {self.motion!r}: 'attention' or 'none'.")
+        if self.motion not in MOTION_SOURCES:
+            raise ConfigError(f"Unknown motion source {self.motion!r}: one of {', '.join(MOTION_SOURCES)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What training minimises. The defaults are DUSt3R's (sec. 3.2); the other terms are not in the paper.
+
+    Attributes:
+      alpha: weight of the logarithm of the confidence.
+      scale_weight: of the squared logarithm of the predicted scale, which the objective leaves free to drift.
+      matching_weight: of InfoNCE between encoder tokens that show the same place.
+      attention_weight: of the cross-entropy of half the cross-attention heads of a decoder layer against the matches.
+      attention_layer: the layer, counted from 0.
+    """
+
+    alpha: float = 0.2
+    scale_weight: float = 0.0
+    matching_weight: float = 0.0
+    attention_weight: float = 0.0
+    attention_layer: int = 1
+
+    def __post_init__(self):
+        _check_at_least(self, 0, "alpha", "scale_weight", "matching_weight", "attention_weight", "attention_layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+      steps: optimiser steps of the whole run; the schedule ends there.
+      batch_size: pairs a step; each is trained in both directions.
+      optimiser: "adamw", or "muon" on the matrices of the transformer's blocks and AdamW elsewhere.
+      learning_rate, learning_rate_min: highest and last one.
+      warmup_samples: pairs over which it rises.
+      weight_decay: of matrices.
+      beta1, beta2: of Adam.
+      clip_norm: gradients longer than this are shortened to it.
+      average_decay: of the moving average of the parameters.
+      freeze_encoder: train decoder and heads only (MonST3R, sec. 3.2).
+      objective: what is minimised.
+    """
+
+    steps: int = 1000
+    batch_size: int = 8
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 1e-4
+    learning_rate_min: float = 1e-6
+    warmup_samples: int = 1000
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip_norm: float = 1.0
+    average_decay: float = 0.999
+    freeze_encoder: bool = False
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+    def __post_init__(self):
+        _check_at_least(self, 1, "steps", "batch_size")
+        _check_at_least(self, 0, "warmup_samples", "weight_decay", "learning_rate_min")
+        if self.optimiser not in ("adamw", "muon"):
+            raise ConfigError(f"Unknown optimiser {self.optimiser!r}: 'adamw' or 'muon'.")
+        if not self.learning_rate_min <= self.learning_rate:
+            raise ConfigError("The last learning rate must not be above the highest one.")
+
+    @classmethod
+    def dust3r(cls) -> TrainConfig:
+        """DUSt3R's own objective and optimiser (sec. 4, supplementary): nothing that the paper does not have."""
+        return cls(learning_rate=1e-4, learning_rate_min=1e-6, weight_decay=0.05)
+
+    @classmethod
+    def embedded(cls) -> TrainConfig:
+        """The network that ships with the package.
+
+        Beyond the paper: Muon, and three terms without which so small a network learns to match only after far longer.
+        """
+        return cls(
+            steps=8_000,
+            batch_size=8,
+            optimiser="muon",
+            learning_rate=3e-3,
+            learning_rate_min=3e-5,
+            warmup_samples=800,
+            weight_decay=0.01,
+            average_decay=0.998,
+            objective=ObjectiveConfig(alpha=0.4, scale_weight=0.01, matching_weight=0.1, attention_weight=0.1),
+        )
+
+    @classmethod
+    def monst3r(cls) -> TrainConfig:
+        """MonST3R's fine-tuning (arXiv 2410.03825, sec. 4): 50 epochs of 20,000 pairs, 3 of them warm-up."""
+        return cls(
+            steps=50 * 20_000 // 8,
+            batch_size=8,
+            learning_rate=5e-5,
+            learning_rate_min=1e-6,
+            warmup_samples=3 * 20_000,
+            weight_decay=0.05,
+            freeze_encoder=True,
+        )

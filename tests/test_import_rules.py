@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "viewer": FOUNDATION,
     "sharding": FOUNDATION,
     "checkpoint": FOUNDATION | {"models"},
+    "training": FOUNDATION | {"models", "synthetic"},
     "pipeline": FOUNDATION | {"models", "motion", "align", "pairs", "sharding"},
 }
 TOUCH_FILES = {"video", "checkpoint", "export", "viewer", "interrupt"}

@@ -105,9 +105,9 @@ class DUSt3R(nnx.Module):
         return (*points_and_confidence(raw_i, bounds), *points_and_confidence(raw_j, bounds))
 
 
-def abstract_model(config: DUSt3RConfig) -> DUSt3R:
+def abstract_model(config: DUSt3RConfig, *, dtype: DType = jnp.float32) -> DUSt3R:
     """The model with shapes in place of arrays: no memory is taken."""
-    return nnx.eval_shape(lambda: DUSt3R(config, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: DUSt3R(config, rngs=nnx.Rngs(0), dtype=dtype))
 
 
 def random_model(config: DUSt3RConfig, *, seed: int = 0, dtype: DType = jnp.float32) -> DUSt3R:

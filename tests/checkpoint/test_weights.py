@@ -12,7 +12,6 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
-from easi3r_jax import checkpoint
 from easi3r_jax.checkpoint import (
     FORMAT_VERSION,
     is_checkpoint,
@@ -21,6 +20,7 @@ from easi3r_jax.checkpoint import (
     parameter_shapes,
     save_checkpoint,
 )
+from easi3r_jax.checkpoint import folder as checkpoint_folder
 from easi3r_jax.config import PRESETS, DUSt3RConfig
 from easi3r_jax.errors import CheckpointError, OutputError
 from easi3r_jax.models import abstract_model, random_model
@@ -213,7 +213,7 @@ def test_parameters_of_another_architecture(copy, changes):
     header = json.loads((copy / "config.json").read_text())
     header["architecture"] |= changes
     (copy / "config.json").write_text(json.dumps(header))
-    with pytest.raises(CheckpointError, match=r"do not fit its architecture.*convert again"):
+    with pytest.raises(CheckpointError, match=r"do not fit its configuration.*convert again"):
         load_checkpoint(copy)
 
 
@@ -234,9 +234,9 @@ def test_parts_whose_parameters_are_others(copy, change):
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(copy / "weights" / "head1", args=ocp.args.PyTreeSave({"proj": tree}))
     header = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**header, "files": checkpoint._checksums(copy / "weights")}))
+    (copy / "config.json").write_text(json.dumps({**header, "files": checkpoint_folder.checksums(copy / "weights")}))
     word = "scale" if change == "extra" else "bias"
-    with pytest.raises(CheckpointError, match=rf"do not fit its architecture: head1\.proj\.{word}"):
+    with pytest.raises(CheckpointError, match=rf"do not fit its configuration: head1\.proj\.{word}"):
         load_checkpoint(copy)
 
 

@@ -1,0 +1,29 @@
+"""Checkpoints on disk: networks (`weights`) and training runs (`state`). The only package that knows Orbax."""
+
+from easi3r_jax.checkpoint.state import latest_state, load_state, save_state
+from easi3r_jax.checkpoint.weights import (
+    FORMAT_VERSION,
+    LICENCE_RELEASED,
+    LICENCE_UNKNOWN,
+    ReadParameter,
+    is_checkpoint,
+    load_checkpoint,
+    load_metadata,
+    parameter_shapes,
+    save_checkpoint,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "LICENCE_RELEASED",
+    "LICENCE_UNKNOWN",
+    "ReadParameter",
+    "is_checkpoint",
+    "latest_state",
+    "load_checkpoint",
+    "load_metadata",
+    "load_state",
+    "parameter_shapes",
+    "save_checkpoint",
+    "save_state",
+]

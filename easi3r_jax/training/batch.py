@@ -1,0 +1,59 @@
+"""What training sees of the world: pairs of views with depth and cameras."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.geometry import camera, se3
+from easi3r_jax.types import pytree_dataclass
+
+Array = jax.Array
+
+
+@pytree_dataclass
+class ViewPairs:
+    """B pairs of two views.
+
+    Attributes:
+      rgb: (B, 2, H, W, 3) uint8.
+      depth: (B, 2, H, W) float32 z in the view's own camera; 0 where it is unknown.
+      intrinsics: (B, 2, 3, 3) float32, pixels.
+      world_from_cam: (B, 2, 4, 4) float32. What moves is where it was at each view's own time.
+    """
+
+    rgb: Array
+    depth: Array
+    intrinsics: Array
+    world_from_cam: Array
+
+
+@pytree_dataclass
+class Targets:
+    """What the network is to say of E directed pairs (i, j).
+
+    Attributes:
+      points_i, points_j: (E, H, W, 3) float32, pixels of either view as points in camera *i*.
+      valid_i, valid_j: (E, H, W) bool, where they are known.
+    """
+
+    points_i: Array
+    points_j: Array
+    valid_i: Array
+    valid_j: Array
+
+
+def both_ways(first: Array, second: Array) -> tuple[Array, Array]:
+    """Of B values of either view, those of i and of j of the 2 B directed pairs (1, 2) and then (2, 1)."""
+    return jnp.concatenate([first, second]), jnp.concatenate([second, first])
+
+
+def targets_of(pairs: ViewPairs) -> Targets:
+    """The point maps of both directions of every pair, 2 B of them (see `both_ways`)."""
+    valid = pairs.depth > 0
+    points = camera.unproject(pairs.depth, pairs.intrinsics)
+    pose_i, pose_j = both_ways(pairs.world_from_cam[:, 0], pairs.world_from_cam[:, 1])
+    points_i, points_j = both_ways(points[:, 0], points[:, 1])
+    valid_i, valid_j = both_ways(valid[:, 0], valid[:, 1])
+    points_j = se3.transform_points(se3.compose(se3.inverse(pose_i), pose_j), points_j)
+    return Targets(points_i=points_i, points_j=points_j, valid_i=valid_i, valid_j=valid_j)

@@ -1,0 +1,213 @@
+"""What training minimises (DUSt3R, sec. 3.2), and optional terms that DUSt3R does not have.
+
+Letters: E directed pairs (i, j), H W pixels, N tokens. All of it is float32.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.config import ObjectiveConfig
+from easi3r_jax.geometry import camera, se3
+from easi3r_jax.models import Decoded, DUSt3R
+from easi3r_jax.training.batch import Targets, ViewPairs, both_ways, targets_of
+from easi3r_jax.types import pytree_dataclass
+
+Array = jax.Array
+
+#: A scene nearer than this has no scale.
+_SMALLEST_SCALE = 1e-8
+_TEMPERATURE = 0.1
+#: Relative difference of depths up to which a projected point counts as the pixel's own.
+_SAME_DEPTH = 0.03
+
+
+@pytree_dataclass
+class Predicted:
+    """The network's answer to E directed pairs.
+
+    Attributes:
+      points_i, points_j: (E, H, W, 3) float32 in camera i, any scale.
+      confidence_i, confidence_j: (E, H, W) float32, above 1.
+    """
+
+    points_i: Array
+    points_j: Array
+    confidence_i: Array
+    confidence_j: Array
+
+
+def distance(a: Array, b: Array) -> Array:
+    """(...) Euclidean distance of (..., 3) points, with a gradient of 0 where they coincide."""
+    return se3.safe_norm(a - b)
+
+
+def masked_mean(values: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+    """Mean of the values where the mask holds; 0 where it holds nowhere."""
+    count = jnp.maximum(jnp.sum(mask.astype(values.dtype), axis=axis), 1)
+    return jnp.sum(jnp.where(mask, values, 0), axis=axis) / count
+
+
+def mean_distance(points_i: Array, points_j: Array, valid_i: Array, valid_j: Array) -> Array:
+    """(E,) mean distance from camera i of the valid points of both views (`avg_dis`, DUSt3R eq. 2's z)."""
+    lengths = jnp.concatenate([se3.safe_norm(points_i), se3.safe_norm(points_j)], axis=1)
+    mean = masked_mean(lengths, jnp.concatenate([valid_i, valid_j], axis=1), axis=(1, 2))
+    return jnp.maximum(mean, _SMALLEST_SCALE)
+
+
+def point_errors(predicted: Predicted, targets: Targets) -> tuple[Array, Array, Array]:
+    """Distances of normalised points (E, H, W), of either view, and the predicted scale (E,).
+
+    Both point maps are divided by their mean distance: the scale of a pair is arbitrary.
+    """
+    scale = mean_distance(predicted.points_i, predicted.points_j, targets.valid_i, targets.valid_j)
+    true = mean_distance(targets.points_i, targets.points_j, targets.valid_i, targets.valid_j)
+    s, t = scale[:, None, None, None], true[:, None, None, None]
+    return (
+        distance(predicted.points_i / s, targets.points_i / t),
+        distance(predicted.points_j / s, targets.points_j / t),
+        scale,
+    )
+
+
+def scale_shift_invariant_errors(predicted: Predicted, targets: Targets) -> tuple[Array, Array]:
+    """(E, H, W) distances of either view after the scene's depth shift and scale are taken out, for validation.
+
+    As DUSt3R's test criterion: the median z of all valid points becomes 0, then the mean distance from there 1; in
+    units of the true one.
+    """
+
+    def shifted(i: Array, j: Array) -> tuple[Array, Array]:
+        z = jnp.concatenate([i[..., 2].reshape(len(i), -1), j[..., 2].reshape(len(j), -1)], axis=1)
+        known = jnp.concatenate([targets.valid_i.reshape(z.shape[0], -1), targets.valid_j.reshape(z.shape[0], -1)], 1)
+        median = jnp.nan_to_num(jnp.nanmedian(jnp.where(known, z, jnp.nan), axis=1))
+        shift = median[:, None, None, None] * jnp.asarray([0, 0, 1], i.dtype).reshape(1, 1, 1, 3)
+        return i - shift, j - shift
+
+    own, true = shifted(predicted.points_i, predicted.points_j), shifted(targets.points_i, targets.points_j)
+    scale = mean_distance(*own, targets.valid_i, targets.valid_j)[:, None, None, None]
+    unit = mean_distance(*true, targets.valid_i, targets.valid_j)[:, None, None, None]
+    return distance(own[0] / scale, true[0] / unit), distance(own[1] / scale, true[1] / unit)
+
+
+def regression(predicted: Predicted, targets: Targets, alpha: float) -> tuple[Array, dict[str, Array]]:
+    """Confidence-weighted regression (DUSt3R, eq. 3-4): means of C * error - alpha * log C, view i's plus view j's."""
+    error_i, error_j, scale = point_errors(predicted, targets)
+    loss = jnp.zeros(())
+    for error, confidence, valid in (
+        (error_i, predicted.confidence_i, targets.valid_i),
+        (error_j, predicted.confidence_j, targets.valid_j),
+    ):
+        loss = loss + masked_mean(confidence * error - alpha * jnp.log(confidence), valid)
+    terms = {
+        "error_1": masked_mean(error_i, targets.valid_i),
+        "error_2": masked_mean(error_j, targets.valid_j),
+        "confidence": masked_mean(predicted.confidence_j, targets.valid_j),
+        "scale": jnp.exp(jnp.mean(jnp.log(scale))),
+    }
+    return loss, terms
+
+
+# --- optional terms, which need no labels beyond depth and cameras, and hold for static scenes only -----------------
+
+
+def matches(pairs: ViewPairs, patch_size: int) -> tuple[Array, Array]:
+    """Where the tokens of view i lie among the tokens of view j.
+
+    A token stands for its patch's middle pixel. It has a match where that pixel's point is inside view j and not hidden
+    there (its depth is within 3 % of what view j shows at that place).
+
+    Returns:
+      weights: (E, N, N) float32, bilinear weights of the four tokens of j around the match of a token of i; rows sum
+        to 1 where there is a match.
+      known: (E, N) bool.
+    """
+    batch, _, height, width = pairs.depth.shape
+    middle = slice(patch_size // 2, None, patch_size)
+    depth_i, depth_j = both_ways(pairs.depth[:, 0], pairs.depth[:, 1])
+    pose_i, pose_j = both_ways(pairs.world_from_cam[:, 0], pairs.world_from_cam[:, 1])
+    intrinsics_i, intrinsics_j = both_ways(pairs.intrinsics[:, 0], pairs.intrinsics[:, 1])
+    points = camera.unproject(depth_i, intrinsics_i)[:, middle, middle].reshape(2 * batch, -1, 3)
+    moved = se3.transform_points(se3.compose(se3.inverse(pose_j), pose_i), points)
+    pixels, z = camera.project(moved, intrinsics_j)
+    nearest = jnp.round(pixels).astype(jnp.int32)
+    column, row = (jnp.clip(nearest[..., k], 0, side - 1) for k, side in ((0, width), (1, height)))
+    seen = jnp.take_along_axis(depth_j.reshape(2 * batch, -1), row * width + column, axis=1)
+    inside = (nearest[..., 0] == column) & (nearest[..., 1] == row)
+    known = inside & (z > 0) & (points[..., 2] > 0) & (jnp.abs(z - seen) < _SAME_DEPTH * z)
+
+    def hat(position: Array, count: int) -> Array:
+        token = (position - patch_size // 2) / patch_size
+        token = jnp.clip(token, 0, count - 1)[..., None]
+        return jnp.maximum(1 - jnp.abs(token - jnp.arange(count, dtype=token.dtype).reshape(1, 1, count)), 0)
+
+    rows, columns = hat(pixels[..., 1], height // patch_size), hat(pixels[..., 0], width // patch_size)
+    weights = (rows[..., :, None] * columns[..., None, :]).reshape(*rows.shape[:2], -1)
+    return weights, known
+
+
+def cross_entropy(logits: Array, weights: Array, known: Array) -> Array:
+    """() mean over the known rows of -sum_k weights_k log softmax(logits)_k; logits and weights (..., N, N)."""
+    return masked_mean(-jnp.sum(weights * jax.nn.log_softmax(logits), axis=-1), known)
+
+
+def matching(features_i: Array, features_j: Array, weights: Array, known: Array) -> Array:
+    """() InfoNCE (arXiv 1807.03748) of the encoder's tokens (E, N, C): a token's match against all of view j's."""
+    i, j = (f / jnp.maximum(se3.safe_norm(f)[..., None], 1e-6) for f in (features_i, features_j))
+    logits = jnp.einsum("enc,emc->enm", i, j) / _TEMPERATURE
+    return cross_entropy(logits, weights, known)
+
+
+def attention_supervision(decoded: Decoded, layer: int, weights: Array, known: Array) -> Array:
+    """() cross-entropy of the cross-attention of a layer's first half of heads, in branch 1, against the matches.
+
+    Branch 2 is supervised by the reverse pairs, which are in the batch too.
+    """
+    total = jnp.zeros(())
+    order = jnp.roll(jnp.arange(len(known)), len(known) // 2)  # the reverse of every pair
+    for branch, w, k in (("branch1", weights, known), ("branch2", weights[order], known[order])):
+        logits = decoded.intermediates[branch]["cross"]["logits"][layer]
+        heads = logits.shape[1] // 2
+        spread = (w.shape[0], heads, *w.shape[1:])
+        w, k = jnp.broadcast_to(w[:, None], spread), jnp.broadcast_to(k[:, None], spread[:3])
+        total = total + 0.5 * cross_entropy(logits[:, :heads], w, k)
+    return total
+
+
+def predict(
+    model: DUSt3R, rgb: Array, *, intermediates: bool = False
+) -> tuple[Predicted, tuple[Array, Array], Decoded]:
+    """Both directions of B pairs of images (B, 2, H, W, 3) uint8; every image is encoded once.
+
+    Returns:
+      The point maps of 2 B directed pairs (see `both_ways`), the encoder's tokens of i and j, and what was decoded.
+    """
+    grid = model.grid((rgb.shape[2], rgb.shape[3]))
+    features = model.encode(rgb.reshape(-1, *rgb.shape[2:])).reshape(*rgb.shape[:2], grid[0] * grid[1], -1)
+    features_i, features_j = both_ways(features[:, 0], features[:, 1])
+    decoded = model.decode(features_i, features_j, grid, intermediates=intermediates)
+    points_i, confidence_i, points_j, confidence_j = model.predict(features_i, features_j, decoded, grid)
+    return Predicted(points_i, points_j, confidence_i, confidence_j), (features_i, features_j), decoded
+
+
+def objective(model: DUSt3R, pairs: ViewPairs, config: ObjectiveConfig) -> tuple[Array, dict[str, Array]]:
+    """The loss () of a batch, and its terms by name."""
+    auxiliary = config.matching_weight > 0 or config.attention_weight > 0
+    predicted, features, decoded = predict(model, pairs.rgb, intermediates=config.attention_weight > 0)
+    targets = targets_of(pairs)
+    loss, terms = regression(predicted, targets, config.alpha)
+    terms["regression"] = loss
+    if config.scale_weight > 0:
+        scale = mean_distance(predicted.points_i, predicted.points_j, targets.valid_i, targets.valid_j)
+        terms["scale_anchor"] = jnp.mean(jnp.square(jnp.log(scale)))
+        loss = loss + config.scale_weight * terms["scale_anchor"]
+    if auxiliary:
+        weights, known = matches(pairs, model.config.patch_size)
+        if config.matching_weight > 0:
+            terms["matching"] = matching(*features, weights, known)
+            loss = loss + config.matching_weight * terms["matching"]
+        if config.attention_weight > 0:
+            terms["attention"] = attention_supervision(decoded, config.attention_layer, weights, known)
+            loss = loss + config.attention_weight * terms["attention"]
+    return loss, {"loss": loss, **terms}

@@ -1,0 +1,134 @@
+"""How good a network is on held-out pairs: points, depth, relative pose, focal length."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.geometry import camera, se3
+from easi3r_jax.geometry.focal import weiszfeld_focal
+from easi3r_jax.geometry.pnp import solve_pnp
+from easi3r_jax.geometry.procrustes import register_similarity
+from easi3r_jax.models import DUSt3R
+from easi3r_jax.training.batch import ViewPairs, targets_of
+from easi3r_jax.training.objective import (
+    masked_mean,
+    mean_distance,
+    point_errors,
+    predict,
+    scale_shift_invariant_errors,
+)
+
+Array = jax.Array
+
+_PNP_ITERATIONS = 100
+
+
+def evaluate(model: DUSt3R, pairs: ViewPairs, *, copied: bool = False, batch_size: int = 16) -> dict[str, float]:
+    """Means over the directed pairs of B pairs; each pair counts in both directions.
+
+    Args:
+      model: the network.
+      pairs: B pairs with depth known at least in part.
+      copied: show the network view 1 twice: a baseline, what it knows without a second view.
+      batch_size: pairs at a time.
+
+    Returns:
+      error_1, error_2: distance of normalised points, of view 1 and of view 2 in view 1's camera.
+      invariant_1, invariant_2: the same after a depth shift and a scale (DUSt3R's validation).
+      abs_rel, delta_1_25: of view 1's depth after scaling by the median of ratios.
+      rotation_deg, rotation_procrustes_deg: error of view 2's pose, by PnP on its points, and by registering its own
+        points (of the reverse pair) to them.
+      translation: length of the PnP pose's error over the pair's mean distance, after scaling likewise.
+      focal: relative error of the focal length.
+    """
+    run = jax.jit(lambda model, chunk: _answers(model, chunk, copied=copied))
+    bounds = [(start, start + batch_size) for start in range(0, len(pairs.rgb), batch_size)]
+    answers = [run(model, jax.tree.map(lambda a, b=b: a[slice(*b)], pairs)) for b in bounds]
+    return _figures({name: np.concatenate([np.asarray(a[name]) for a in answers]) for name in answers[0]})
+
+
+def _answers(model: DUSt3R, pairs: ViewPairs, *, copied: bool) -> dict[str, Array]:
+    """Per directed pair, what needs no host code; and what PnP needs."""
+    targets = targets_of(pairs)
+    if copied:
+        first, second = (predict(model, jnp.stack([pairs.rgb[:, k], pairs.rgb[:, k]], axis=1))[0] for k in (0, 1))
+        half = len(pairs.rgb)
+        predicted = jax.tree.map(lambda a, b: jnp.concatenate([a[:half], b[:half]]), first, second)
+    else:
+        predicted = predict(model, pairs.rgb)[0]
+    error_i, error_j, _ = point_errors(predicted, targets)
+    invariant_i, invariant_j = scale_shift_invariant_errors(predicted, targets)
+    over = (1, 2)
+    height, width = pairs.depth.shape[2:]
+    centre = camera.centre(height, width)
+    reverse = jnp.roll(jnp.arange(len(error_i)), len(pairs.rgb))
+    own_j = predicted.points_i[reverse]
+    weights = jnp.where(targets.valid_j, predicted.confidence_j, 0)
+    flat = (len(error_i), -1)
+    _, rotation, _ = jax.vmap(register_similarity)(
+        own_j.reshape(*flat, 3), predicted.points_j.reshape(*flat, 3), weights.reshape(flat)
+    )
+    cam_i_from_cam_j = se3.compose(
+        se3.inverse(pairs.world_from_cam.swapaxes(0, 1).reshape(-1, 4, 4)),
+        pairs.world_from_cam[:, ::-1].swapaxes(0, 1).reshape(-1, 4, 4),
+    )
+    depth, true = predicted.points_i[..., 2], targets.points_i[..., 2]
+    ratio = jnp.nanmedian(jnp.where(targets.valid_i, true / jnp.maximum(depth, 1e-6), jnp.nan).reshape(flat), axis=1)[
+        :, None, None
+    ]
+    scaled = depth * ratio
+    relative = jnp.abs(scaled - true) / jnp.where(targets.valid_i, true, 1)
+    close = jnp.maximum(scaled / jnp.where(targets.valid_i, true, 1), true / jnp.maximum(scaled, 1e-6)) < 1.25
+    return {
+        "error_1": masked_mean(error_i, targets.valid_i, over),
+        "error_2": masked_mean(error_j, targets.valid_j, over),
+        "invariant_1": masked_mean(invariant_i, targets.valid_i, over),
+        "invariant_2": masked_mean(invariant_j, targets.valid_j, over),
+        "abs_rel": masked_mean(relative, targets.valid_i, over),
+        "delta_1_25": masked_mean(close.astype(jnp.float32), targets.valid_i, over),
+        "procrustes": rotation,
+        "cam_i_from_cam_j": cam_i_from_cam_j,
+        "focal": jax.vmap(lambda p: weiszfeld_focal(p, centre))(predicted.points_i),
+        "focal_j": jax.vmap(lambda p: weiszfeld_focal(p, centre))(own_j),
+        "true_focal": pairs.intrinsics[..., 0, 0].swapaxes(0, 1).reshape(-1),
+        "points_j": predicted.points_j,
+        "confidence_j": predicted.confidence_j,
+        "scale": mean_distance(predicted.points_i, predicted.points_j, targets.valid_i, targets.valid_j),
+        "true_scale": mean_distance(targets.points_i, targets.points_j, targets.valid_i, targets.valid_j),
+    }
+
+
+def _figures(answers: dict[str, np.ndarray]) -> dict[str, float]:
+    plain = ("error_1", "error_2", "invariant_1", "invariant_2", "abs_rel", "delta_1_25")
+    figures = {name: float(answers[name].mean()) for name in plain}
+    height, width = answers["points_j"].shape[1:3]
+    pixels = np.asarray(camera.pixel_grid(height, width)).reshape(-1, 2)
+    rotations, translations = [], []
+    for e, points in enumerate(answers["points_j"]):
+        f = float(answers["focal_j"][e])
+        confident = answers["confidence_j"][e] >= np.median(answers["confidence_j"][e])
+        intrinsics = np.array([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1]])
+        chosen = confident.reshape(-1)
+        pose = solve_pnp(points.reshape(-1, 3)[chosen], pixels[chosen], intrinsics, iterations=_PNP_ITERATIONS)
+        pose = np.eye(4) if pose is None else pose
+        true = answers["cam_i_from_cam_j"][e]
+        rotations.append(_angle_deg(pose[:3, :3], true[:3, :3]))
+        moved = pose[:3, 3] / answers["scale"][e] - true[:3, 3] / answers["true_scale"][e]
+        translations.append(float(np.linalg.norm(moved)))
+    procrustes = [
+        _angle_deg(a, b[:3, :3]) for a, b in zip(answers["procrustes"], answers["cam_i_from_cam_j"], strict=True)
+    ]
+    focal = np.abs(answers["focal"] - answers["true_focal"]) / answers["true_focal"]
+    return figures | {
+        "rotation_deg": float(np.mean(rotations)),
+        "rotation_procrustes_deg": float(np.mean(procrustes)),
+        "translation": float(np.mean(translations)),
+        "focal": float(focal.mean()),
+    }
+
+
+def _angle_deg(a: np.ndarray, b: np.ndarray) -> float:
+    cosine = (np.trace(a.T @ b) - 1) / 2
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))

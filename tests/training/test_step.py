@@ -1,0 +1,225 @@
+"""Steps: what they change, what they leave, that they go down, and that a stopped run goes on exactly."""
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from easi3r_jax import sharding
+from easi3r_jax.checkpoint import latest_state, load_state, save_state
+from easi3r_jax.config import ObjectiveConfig, TrainConfig
+from easi3r_jax.errors import ConfigError
+from easi3r_jax.models import parameters_of, random_model
+from easi3r_jax.training.optimiser import learning_rate, make_optimiser
+from easi3r_jax.training.step import averaged_model, init_state, make_step, pair_numbers
+from tests.walls import wall
+
+EXTRA = ObjectiveConfig(alpha=0.4, scale_weight=0.01, matching_weight=0.1, attention_weight=0.1)
+
+
+def draw(numbers):
+    """Pairs that differ by their number: a wall painted at random, seen from somewhere else."""
+    pairs = wall((0.2, 0.0, 0.1), batch=len(numbers))
+    shape = pairs.rgb.shape[1:]
+    rgb = jax.vmap(lambda n: jax.random.randint(jax.random.fold_in(jax.random.key(0), n), shape, 0, 256))(numbers)
+    return dataclasses.replace(pairs, rgb=rgb.astype(jnp.uint8))
+
+
+@pytest.fixture(params=["adamw", "muon"])
+def run(request, config):
+    training = TrainConfig(
+        steps=40, batch_size=2, optimiser=request.param, learning_rate=3e-3, warmup_samples=4, objective=EXTRA
+    )
+    return config, training, make_step(config, training, sharding.data_mesh(), draw=draw)
+
+
+def begin(config, training):
+    state = init_state(parameters_of(random_model(config)), training)
+    return jax.device_put(state, sharding.replicated(sharding.data_mesh()))
+
+
+def test_a_stopped_run_goes_on_exactly(run, tmp_path):
+    config, training, step = run
+    through, losses = begin(config, training), []
+    for _ in range(5):
+        through, terms = step(through)
+        losses.append(float(terms["loss"]))
+
+    first, again = begin(config, training), []
+    for _ in range(2):
+        first, terms = step(first)
+        again.append(float(terms["loss"]))
+    save_state(tmp_path / "states", 2, first, {})
+    found = latest_state(tmp_path / "states")
+    assert found is not None
+    second, number = load_state(found, begin(config, training), {})
+    assert number == 2 and int(second.step) == 2
+    for _ in range(3):
+        second, terms = step(second)
+        again.append(float(terms["loss"]))
+
+    assert again == losses and len(set(losses)) == 5
+    for a, b in zip(jax.tree.leaves(through), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_loss_falls_on_pairs_seen_again(config):
+    training = TrainConfig(steps=60, batch_size=2, learning_rate=3e-3, warmup_samples=4, objective=EXTRA)
+    pairs = draw(jnp.arange(2, dtype=jnp.int32))
+    step = make_step(config, training, sharding.data_mesh())
+    state, losses = begin(config, training), []
+    for _ in range(60):
+        state, terms = step(state, pairs)
+        losses.append(float(terms["regression"]))
+    assert losses[-1] < 0.5 * losses[0]
+    assert np.isfinite(losses).all()
+
+
+def test_a_frozen_encoder_stays_and_the_rest_moves(config):
+    training = TrainConfig(steps=10, batch_size=2, learning_rate=1e-3, warmup_samples=2, freeze_encoder=True)
+    before = parameters_of(random_model(config))
+    step = make_step(config, training, sharding.data_mesh(), draw=draw)
+    state = begin(config, training)
+    for _ in range(3):
+        state, _ = step(state)
+    after = parameters_of(averaged_model(state, config))
+    assert before.keys() == after.keys()
+    changed = {name: not np.array_equal(before[name], after[name]) for name in before}
+    assert not any(value for name, value in changed.items() if name.startswith("encoder."))
+    assert all(value for name, value in changed.items() if name.endswith(".kernel") and not name.startswith("encoder."))
+
+
+def test_the_average_follows_the_parameters(config):
+    training = TrainConfig(steps=10, batch_size=2, learning_rate=1e-2, warmup_samples=2, average_decay=0.5)
+    step = make_step(config, training, sharding.data_mesh(), draw=draw)
+    state = begin(config, training)
+    name = "decoder.embed.kernel"
+    average = np.asarray(state.average[name])
+    for n in range(3):
+        state, _ = step(state)
+        decay = min(0.5, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * np.asarray(state.trained[name])
+        np.testing.assert_allclose(state.average[name], average, rtol=1e-5, atol=1e-7)
+
+
+def test_no_pair_is_drawn_twice():
+    numbers = np.concatenate([pair_numbers(jnp.int32(n), 8) for n in range(5)])
+    np.testing.assert_array_equal(numbers, np.arange(40))
+
+
+TWO_DEVICES = """
+import dataclasses, jax, jax.numpy as jnp, sys
+from easi3r_jax import sharding
+from easi3r_jax.config import DUSt3RConfig, TrainConfig
+from easi3r_jax.models import parameters_of, random_model
+from easi3r_jax.training.step import init_state, make_step
+from tests.training.test_step import draw
+config = DUSt3RConfig(image_size=(16, 24), patch_size=8, enc_dim=16, enc_depth=1, enc_heads=2, dec_dim=16, dec_depth=2,
+                      dec_heads=2, mlp_ratio=2.0, head="linear")
+training = TrainConfig(steps=10, batch_size=4, learning_rate=1e-3, warmup_samples=4)
+mesh = sharding.data_mesh()
+assert mesh.size == int(sys.argv[1])
+step = make_step(config, training, mesh, draw=draw)
+state = jax.device_put(init_state(parameters_of(random_model(config)), training), sharding.replicated(mesh))
+for _ in range(3):
+    state, terms = step(state)
+    print(float(terms["loss"]), float(terms["gradient_norm"]))
+"""
+
+
+def test_two_devices_train_as_one():
+    """The batch is the same, the mean of the devices' gradients its gradient; only rounding differs."""
+    printed = []
+    for devices in (1, 2):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        done = subprocess.run(
+            [sys.executable, "-c", TWO_DEVICES, str(devices)],
+            env=os.environ | {"XLA_FLAGS": flags},
+            cwd=pathlib.Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        printed.append(np.array([line.split() for line in done.stdout.splitlines()], float))
+    assert printed[0].shape == (3, 2)
+    np.testing.assert_allclose(printed[0], printed[1], rtol=1e-4)
+
+
+# --- the optimiser --------------------------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_rises_over_samples_and_falls_to_its_least():
+    schedule = learning_rate(
+        TrainConfig(steps=100, batch_size=4, learning_rate=1e-2, learning_rate_min=1e-4, warmup_samples=40)
+    )
+    np.testing.assert_allclose([schedule(n) for n in (0, 5, 10, 100)], [0, 5e-3, 1e-2, 1e-4], rtol=1e-5, atol=1e-9)
+    values = [float(schedule(n)) for n in range(10, 101)]
+    assert values == sorted(values, reverse=True)
+    np.testing.assert_allclose(schedule(55), (1e-2 + 1e-4) / 2, rtol=1e-4)  # half a cosine
+
+
+def moves(training: TrainConfig, parameters, gradients, count: int = 1):
+    """What the optimiser adds in its last step but one, when the learning rate is the highest."""
+    rule = make_optimiser(training)
+    state = rule.init(parameters)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for _ in range(count):
+            update, state = rule.update(gradients, state, parameters)
+    return update
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_only_matrices_are_decayed(name):
+    training = TrainConfig(
+        steps=100, batch_size=1, optimiser=name, learning_rate=0.1, warmup_samples=1, weight_decay=0.5
+    )
+    parameters = {
+        "decoder.branch1.mlp.fc1.kernel": jnp.ones((2, 4, 4)),
+        "head1.proj.kernel": jnp.ones((4, 4)),
+        "decoder.norm.scale": jnp.ones(4),
+        "head1.proj.bias": jnp.ones(4),
+    }
+    still = moves(training, parameters, jax.tree.map(jnp.zeros_like, parameters), count=2)
+    for key, value in still.items():
+        decayed = key.endswith("kernel") and (name == "adamw" or ".branch1." in key)
+        expected = -0.1 * 0.5 if decayed else 0.0
+        np.testing.assert_allclose(value, np.full(value.shape, expected), rtol=1e-3, atol=1e-6, err_msg=key)
+
+
+def test_muon_takes_the_blocks_matrices_with_equal_singular_values():
+    training = TrainConfig(
+        steps=100, batch_size=1, optimiser="muon", learning_rate=0.1, warmup_samples=1, weight_decay=0.0, clip_norm=1e9
+    )
+    key = jax.random.key(0)
+    parameters = {"encoder.blocks.mlp.fc1.kernel": jnp.zeros((3, 8, 6)), "head1.proj.kernel": jnp.zeros((8, 6))}
+    gradients = {name: jax.random.normal(key, value.shape) for name, value in parameters.items()}
+    update = moves(training, parameters, gradients, count=2)
+    for matrix in np.asarray(update["encoder.blocks.mlp.fc1.kernel"]):
+        values = np.linalg.svd(matrix, compute_uv=False)
+        assert values.max() / values.min() < 2  # Newton-Schulz brings them to within 0.7 to 1.2 of each other
+    adam = np.asarray(update["head1.proj.kernel"] / (-0.1 * jnp.sign(gradients["head1.proj.kernel"])))
+    assert (0.8 < adam).all() and (adam < 1.3).all()  # every entry moves by about the learning rate
+    assert 0.5 < np.sqrt(np.mean(np.square(update["encoder.blocks.mlp.fc1.kernel"]))) / (0.2 * 0.1) < 2
+
+
+def test_long_gradients_are_shortened(config):
+    training = TrainConfig(steps=10, learning_rate=1.0, clip_norm=0.5)
+    parameters = {"head1.proj.bias": jnp.zeros(4)}
+    clipped = optax.clip_by_global_norm(training.clip_norm)
+    update, _ = clipped.update({"head1.proj.bias": jnp.full(4, 100.0)}, clipped.init(parameters))
+    np.testing.assert_allclose(np.linalg.norm(update["head1.proj.bias"]), 0.5, rtol=1e-6)
+
+
+def test_options_that_make_no_sense_are_refused():
+    for changes in ({"steps": 0}, {"optimiser": "sgd"}, {"learning_rate": 1e-9}, {"batch_size": 0}):
+        with pytest.raises(ConfigError):
+            dataclasses.replace(TrainConfig(), **changes)
