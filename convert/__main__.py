@@ -1,4 +1,4 @@
-"""Converts DUSt3R and MonST3R weights to a checkpoint of easi3r_jax.
+"""Converts DUSt3R and MonST3R weights to a checkpoint of easi3r_jax, or one of ours back to the released layout.
 
 No PyTorch is needed, and nothing in a checkpoint is ever executed. Released weights are under CC BY-NC-SA 4.0:
 attribution, non-commercial use, share alike.
@@ -6,10 +6,14 @@ attribution, non-commercial use, share alike.
   python -m convert --source=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth --output=checkpoints/dust3r
   python -m convert --source=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt --output=checkpoints/monst3r
   python -m experiments.reconstruct --seq=video.mp4 --checkpoint=checkpoints/monst3r
+  python -m convert --source=runs/embedded/model --output=release --to=official --half
 
 --source=SOURCE   a .pth file (either format of torch.save); a folder of model.safetensors and config.json; or a name
                   on the Hugging Face hub, downloaded with its client and kept in its cache (HF_HOME says where)
 --output=FOLDER   folder to write; an older checkpoint there is replaced when the new one is complete
+--to=LAYOUT       jax (the default): a checkpoint of ours; official: from a checkpoint of ours, a folder of
+                  model.safetensors and config.json with the released networks' names and shapes
+--half            with --to=official: store half precision
 --debug           show the traceback of an error
 """
 
@@ -25,10 +29,13 @@ from absl import flags
 from tqdm import tqdm
 
 from convert.conversion import convert
+from convert.release import release
 from easi3r_jax.errors import UserError
 
 _SOURCE = flags.DEFINE_string("source", None, "What to convert.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write.")
+_TO = flags.DEFINE_enum("to", "jax", ["jax", "official"], "Layout to write.")
+_HALF = flags.DEFINE_bool("half", False, "Store half precision.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 _TITLES = {"download": "downloading", "hash": "checksum", "convert": "converting"}
 _PATIENCE = 2.0  # seconds without a bar
@@ -66,6 +73,11 @@ class _Bars:
 
 
 def main(source: str, output: str) -> None:
+    if _TO.value == "official":
+        folder = release(source, output, half=_HALF.value)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        print(f"{folder}: {size / 1e6:.1f} MB in the released layout\nlicence: that of {source}")
+        return
     start, bars = time.monotonic(), _Bars()
     try:
         summary = convert(source, output, bars)
@@ -96,6 +108,8 @@ def run(main: Callable[[str, str], None], arguments: list[str]) -> int:
         source, output = _SOURCE.value, _OUTPUT.value
         if not source or not output:
             raise flags.Error("--source and --output are both needed")
+        if _HALF.value and _TO.value != "official":
+            raise flags.Error("--half goes with --to=official")
     except flags.Error as error:
         print(f"error: {str(error).splitlines()[0]} (see python -m convert --help)", file=sys.stderr)
         return 2

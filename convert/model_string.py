@@ -33,7 +33,8 @@ _ONLY = {
     "freeze": ("none", "mask", "encoder"),  # what training left unchanged
     "norm_im2_in_dec": (True,),
 }
-_NEEDED = {
+#: Sizes: their argument, our field.
+WIDTHS = {
     "enc_embed_dim": "enc_dim",
     "enc_depth": "enc_depth",
     "enc_num_heads": "enc_heads",
@@ -89,10 +90,10 @@ def parse_arguments(arguments: Mapping[str, Any]) -> DUSt3RConfig:
         if (value := left.pop(key, values[0])) not in values:
             allowed = " or ".join(repr(v) for v in values)
             raise CheckpointError(f"its network has {key}={str(value)[:40]!r}; only {allowed} is supported")
-    missing = [key for key in (*_NEEDED, "img_size", "head_type", "pos_embed") if key not in left]
+    missing = [key for key in (*WIDTHS, "img_size", "head_type", "pos_embed") if key not in left]
     if missing:
         raise CheckpointError(f"its description of the network lacks {', '.join(missing)}")
-    fields: dict[str, Any] = {ours: _size(left.pop(theirs), theirs) for theirs, ours in _NEEDED.items()}
+    fields: dict[str, Any] = {ours: _size(left.pop(theirs), theirs) for theirs, ours in WIDTHS.items()}
     fields["image_size"] = _image_size(left.pop("img_size"))
     fields["head"] = left.pop("head_type")
     fields["rope_base"] = _rope_base(left.pop("pos_embed"))

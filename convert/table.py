@@ -1,4 +1,4 @@
-"""Which tensor of a DUSt3R checkpoint becomes which parameter of ours, and how. The table, and its check.
+"""Which tensor of a DUSt3R checkpoint becomes which parameter of ours, and how. The table, its check and its inverse.
 
 Left: names of the released networks' state dict; right: paths of `DUSt3R` (see `easi3r_jax.models`). "{}" stands for
 a block's number on the left; on the right, the blocks of a stack are stacked along a leading axis.
@@ -26,10 +26,12 @@ class Transform:
 
     Attributes:
       apply: their array to ours (a view where possible).
+      undo: ours to theirs.
       their_shape: our shape to theirs.
     """
 
     apply: Callable[[np.ndarray], np.ndarray]
+    undo: Callable[[np.ndarray], np.ndarray]
     their_shape: Callable[[Shape], Shape]
 
 
@@ -38,12 +40,26 @@ def _their_patch_shape(shape: Shape) -> Shape:
     return (shape[1], 3, side, side)
 
 
-SAME = Transform(lambda x: x, lambda s: s)
-LINEAR = Transform(lambda x: x.T, lambda s: (s[1], s[0]))  # (out, in) → (in, out)
-CONV = Transform(lambda x: x.transpose(2, 3, 1, 0), lambda s: (s[3], s[2], s[0], s[1]))  # OIHW → HWIO
-POINTWISE = Transform(lambda x: x[:, :, 0, 0].T, lambda s: (s[1], s[0], 1, 1))  # a 1x1 convolution is a linear layer
-TRANSPOSED = Transform(lambda x: x.transpose(0, 2, 3, 1), lambda s: (s[0], s[3], s[1], s[2]))  # IOHW → IHWO
-PATCH = Transform(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]), _their_patch_shape)  # → (y x channel, out)
+def _their_patch(x: np.ndarray) -> np.ndarray:
+    out, channels, *sides = _their_patch_shape(x.shape)
+    return x.reshape(*sides, channels, out).transpose(3, 2, 0, 1)
+
+
+SAME = Transform(lambda x: x, lambda x: x, lambda s: s)
+# (out, in) → (in, out)
+LINEAR = Transform(lambda x: x.T, lambda x: x.T, lambda s: (s[1], s[0]))
+# OIHW → HWIO
+CONV = Transform(
+    lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1), lambda s: (s[3], s[2], s[0], s[1])
+)
+# A 1x1 convolution is a linear layer.
+POINTWISE = Transform(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None], lambda s: (s[1], s[0], 1, 1))
+# IOHW → IHWO
+TRANSPOSED = Transform(
+    lambda x: x.transpose(0, 2, 3, 1), lambda x: x.transpose(0, 3, 1, 2), lambda s: (s[0], s[3], s[1], s[2])
+)
+# OIHW → (y x channel, out)
+PATCH = Transform(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]), _their_patch, _their_patch_shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +170,22 @@ def unused(config: DUSt3RConfig) -> dict[str, Shape]:
                 name = f"downstream_head{n}.dpt.scratch.refinenet4.resConfUnit1.conv{conv}"
                 shapes |= {f"{name}.weight": (256, 256, 3, 3), f"{name}.bias": (256,)}
     return shapes
+
+
+def official_tensors(config: DUSt3RConfig, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Our parameters under the released networks' names and in their layout; the inverse of `match` and its recipes.
+
+    What every released checkpoint holds and no prediction needs is filled with zeros.
+    """
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in unused(config).items()}
+    for rule in rules(config):
+        value = np.asarray(parameters[rule.target])
+        blocks = {rule.source.format(n): block for n, block in enumerate(value)} if "{}" in rule.source else None
+        for name, block in (blocks or {rule.source: value}).items():
+            tensors[name] = np.ascontiguousarray(rule.transform.undo(block))
+            if rule.alias is not None:
+                tensors[rule.alias] = tensors[name]
+    return tensors
 
 
 @dataclasses.dataclass(frozen=True)
