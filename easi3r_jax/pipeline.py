@@ -6,8 +6,9 @@
                                                   │
                               point maps + statistics ──▶ final masks, global alignment ──▶ Scene4D
 
-Every frame is encoded once. The first pass runs no prediction head; statistics are accumulated as they come, so
-memory does not grow with the number of pairs. Batches are padded to one shape: each pass compiles once.
+Every frame is encoded once. The first pass runs no prediction head (unless motion is read from point maps: see
+`motion.cues`); statistics are accumulated as they come, so their memory does not grow with the number of pairs. Batches
+are padded to one shape: each pass compiles once.
 """
 
 from __future__ import annotations
@@ -25,7 +26,16 @@ from easi3r_jax.config import MotionConfig, PipelineConfig
 from easi3r_jax.errors import InputError
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.pairs import make_edges
-from easi3r_jax.types import Array, Frames, MotionMaps, MotionMasks, PairPredictions, Scene4D, pytree_dataclass
+from easi3r_jax.types import (
+    Array,
+    Frames,
+    MotionMaps,
+    MotionMasks,
+    MotionResidual,
+    PairPredictions,
+    Scene4D,
+    pytree_dataclass,
+)
 
 #: Called with (stage, done, total, note) at the start (done = 0), during and at the end (done = total) of a stage.
 Observer = Callable[[str, int, int, str], None]
@@ -80,18 +90,35 @@ def reconstruct(
         features = encode(model, frames, batch=config.frame_batch, observer=observer)
 
     labels, motion_maps, masks, dynamic = None, None, None, None
-    if config.motion == "attention":  # features, and so their clusters, are the same in both passes
+    cue = motion.find_cue(config.motion)
+    if config.motion != "none":  # features, and so their clusters, are the same in both passes
         labels = _cluster(features, grid, config.segmentation, jax.random.key(config.seed))
-    if config.motion == "attention" and config.reattention:
-        temporal = attention_pass(model, features, edges, grid, batch=config.pair_batch, observer=observer)
-        motion_maps, masks = segment(temporal, labels, (height, width), config.segmentation)
+
+    def segmented(predictions: PairPredictions | None, temporal: motion.TemporalState):
+        residual = None
+        if cue is not None:
+            observer("motion", 0, 1, "")
+            residual = jax.block_until_ready(cue(predictions, features, grid, seed=config.seed))
+            observer("motion", 1, 1, "")
+        return segment(temporal, labels, (height, width), config.segmentation, residual)
+
+    if config.motion != "none" and config.reattention:
+        predictions = None
+        if cue is None:
+            temporal = attention_pass(model, features, edges, grid, batch=config.pair_batch, observer=observer)
+        else:
+            predictions, temporal = prediction_pass(
+                model, features, edges, grid, batch=config.pair_batch, observer=observer, stage="attention"
+            )
+        motion_maps, masks = segmented(predictions, temporal)
         dynamic = motion.token_masks(masks.masks, model.config.patch_size)
+        del predictions  # point maps of all pairs are large: there is one set of them at a time
 
     predictions, temporal = prediction_pass(
         model, features, edges, grid, dynamic=dynamic, batch=config.pair_batch, observer=observer
     )
-    if config.motion == "attention":
-        motion_maps, masks = segment(temporal, labels, (height, width), config.segmentation)
+    if config.motion != "none":
+        motion_maps, masks = segmented(predictions, temporal)
 
     def report(done: int, total: int, loss: float) -> None:
         observer("align", done, total, f"loss {loss:.4f}" if math.isfinite(loss) else "")
@@ -166,6 +193,7 @@ def prediction_pass(
     dynamic: Array | None = None,
     batch: int = 0,
     observer: Observer = _silent,
+    stage: str = "predict",
 ) -> tuple[PairPredictions, motion.TemporalState]:
     """Point maps of every pair, and the statistics of this pass.
 
@@ -174,25 +202,30 @@ def prediction_pass(
       dynamic: (T, N) bool token masks for masked re-attention; None for plain attention.
       batch: pairs at a time.
       observer: told of progress.
+      stage: what the observer hears this pass called.
     """
     batch = batch or _batch_size(grid, len(edges))
     state = _empty_temporal(model, len(features), grid)
     size = (grid[0] * model.config.patch_size, grid[1] * model.config.patch_size)
     room = -(-len(edges) // batch) * batch
     store = tuple(jnp.zeros((room, *size, *channels), jnp.float32) for channels in ((3,), (), (3,), ()))
-    for n, (part, valid) in enumerate(_batches(edges, batch, "predict", observer)):
+    for n, (part, valid) in enumerate(_batches(edges, batch, stage, observer)):
         store, state = jax.block_until_ready(
             _prediction_batch(model, features, part, valid, dynamic, store, state, n * batch, grid)
         )
     points_i, confidence_i, points_j, confidence_j = (x[: len(edges)] for x in store)
-    observer("predict", len(edges), len(edges), "")
+    observer(stage, len(edges), len(edges), "")
     predictions = PairPredictions(jnp.asarray(edges), points_i, points_j, confidence_i, confidence_j)
     return predictions, state
 
 
 @partial(jax.jit, static_argnames=("image_size", "config"))
 def segment(
-    temporal: motion.TemporalState, labels: Array, image_size: tuple[int, int], config: MotionConfig
+    temporal: motion.TemporalState,
+    labels: Array,
+    image_size: tuple[int, int],
+    config: MotionConfig,
+    residual: MotionResidual | None = None,
 ) -> tuple[MotionMaps, MotionMasks]:
     """Statistics to scores to masks: aggregate, score, average over clusters, threshold (Easi3R, sec. 3.2).
 
@@ -201,8 +234,9 @@ def segment(
       labels: (T, h, w) int32, clusters of the features.
       image_size: (H, W) of the masks.
       config: options.
+      residual: what another cue says; takes the place of the attention's score.
     """
-    maps = motion.motion_maps(temporal, labels, config)
+    maps = motion.motion_maps(temporal, labels, config, residual)
     return maps, motion.motion_masks(maps, image_size, config)
 
 

@@ -104,12 +104,26 @@ class TemporalMaps:
 
 
 @pytree_dataclass
+class MotionResidual:
+    """How badly every token fits a motionless scene: what a motion cue beside the attention's says.
+
+    Attributes:
+      value: (T, h, w) float32 >= 0 and finite, mean over the frame's partners; the unit is the cue's own.
+      observed: (T, h, w) bool: some partner tells of the token. Where none does, `value` is 0 and does not count.
+    """
+
+    value: Array
+    observed: Array
+
+
+@pytree_dataclass
 class MotionMaps:
     """What moves, as a score per token.
 
     Attributes:
-      temporal: the four maps the score is made of.
-      raw_score: (T, h, w) float32 in [0, 1] per frame: (1 - mean_src) * std_src * mean_ref * (1 - std_ref).
+      temporal: the four maps of the attention, the score's factors where it is read from attention.
+      raw_score: (T, h, w) float32 in [0, 1] per frame: (1 - mean_src) * std_src * mean_ref * (1 - std_ref), or the
+        residual of another cue, min-max per frame.
       labels: (T, h, w) int32, k-means cluster of each token's encoder feature (joint over the clip).
       score: (T, h, w) float32 in [0, 1] per frame: `raw_score` averaged over each cluster.
     """

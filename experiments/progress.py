@@ -14,6 +14,7 @@ TITLES = {
     "encode": "encoding frames",
     "attention": "pairs, first pass",
     "predict": "pairs, point maps",
+    "motion": "motion cue",
     "align": "global alignment",
     "compare": "measuring, comparing",
     "write": "writing",
@@ -38,7 +39,9 @@ class Stages:
         self._stage = ""
 
     def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
-        if stage == "download" or (stage in self._done and done):  # the hub's client draws its own; a late report
+        if done == 0:
+            self._done.discard(stage)  # it begins again
+        if stage == "download" or stage in self._done:  # the hub's client draws its own; a late report
             return
         if stage != self._stage:
             self.close()

@@ -67,8 +67,9 @@ _MOTION = FLAGS.group("Motion")
 MOTION = _MOTION.choice(
     "motion",
     "attention",
-    ["attention", "none"],
-    "Where motion is read from: the network's attention (Easi3R), or nowhere (plain DUSt3R / MonST3R).",
+    options.MOTION_SOURCES,
+    "Where motion is read from: the network's attention (Easi3R), point maps that no rigid motion brings together "
+    "(rigid), matches that no camera explains (match), or nowhere (none: plain DUSt3R / MonST3R).",
 )
 REATTENTION = _MOTION.boolean("reattention", True, "Mask what moves inside the attention of a second pass.")
 CLUSTERS = _MOTION.integer("clusters", 64, "k-means clusters that smooth the motion score.", at_least=1)

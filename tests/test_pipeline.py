@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax import pipeline
+from easi3r_jax import config, motion, pipeline
 from easi3r_jax.config import AlignConfig, DUSt3RConfig, MotionConfig, PipelineConfig
 from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.models import random_model
 from easi3r_jax.models.encoder import Encoder
-from easi3r_jax.types import Frames
+from easi3r_jax.types import Frames, MotionResidual
 
 NETWORK = DUSt3RConfig(
     image_size=(32, 48),
@@ -171,13 +171,57 @@ def test_without_motion_nothing_is_masked(model):
     assert_finite(result.scene)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_short_clips_are_defined(model, count):
-    result = pipeline.reconstruct(model, clip(count), OPTIONS)
+@pytest.mark.parametrize(("cue", "reattention"), [("rigid", True), ("match", True), ("match", False)])
+def test_other_cues_take_the_place_of_attention(model, cue, reattention):
+    options = dataclasses.replace(OPTIONS, motion=cue, reattention=reattention)
+    result = pipeline.reconstruct(model, clip(4), options)
+    assert_finite(result.scene)
+    assert_finite(result.motion)
+    assert result.masks.masks.any()  # a random network's points fit no motionless scene
+    np.testing.assert_array_equal(result.scene.dynamic_mask, result.scene.dynamic_score > result.masks.threshold)
+    score = np.asarray(result.motion.score)
+    assert (score.min((1, 2)) == 0).all() and (score.max((1, 2)) > 0.99).all()
+
+
+def test_a_cue_of_ones_own_masks_both_passes(model):
+    """It is asked once a pass, of that pass's points, and what it marks is masked in the second one."""
+    seen = []
+    planted = np.zeros((4, 4, 6), np.float32)
+    planted[:, 1, 2:4] = 1
+
+    def cue(predictions, features, grid, *, seed):
+        assert features.shape == (4, 24, 16) and grid == (4, 6) and seed == 7
+        seen.append(np.asarray(predictions.points_i))
+        return MotionResidual(jnp.asarray(planted), jnp.ones(planted.shape, bool))
+
+    heard = []
+    segmentation = MotionConfig(num_clusters=96, restarts=1)
+    try:
+        motion.register_cue("planted", cue)
+        options = dataclasses.replace(OPTIONS, motion="planted", segmentation=segmentation, seed=7)
+        result = pipeline.reconstruct(model, clip(4), options, observer=lambda stage, *_: heard.append(stage))
+    finally:
+        motion.cues._CUES.pop("planted", None)
+        config.MOTION_SOURCES.remove("planted")
+    assert list(dict.fromkeys(heard)) == ["encode", "attention", "motion", "predict", "align"]
+    assert len(seen) == 2
+    assert np.abs(seen[1] - seen[0]).max() > 0
+    marked = motion.token_masks(result.masks.masks, NETWORK.patch_size).reshape(planted.shape)
+    assert np.asarray(marked)[planted > 0].all()
+    assert not np.asarray(marked)[:, 3].any()
+
+
+@pytest.mark.parametrize(
+    ("count", "cue"), [(1, "attention"), (1, "rigid"), (1, "match"), (2, "attention"), (2, "match"), (3, "attention")]
+)
+def test_short_clips_are_defined(model, count, cue):
+    result = pipeline.reconstruct(model, clip(count), dataclasses.replace(OPTIONS, motion=cue))
     assert_finite(result.scene)
     assert len(result.scene.depth) == count
-    if count <= 2:  # one observation per frame and role: no deviation, so no evidence of motion
+    if count == 1 or (count == 2 and cue == "attention"):
+        # No partner; or one observation per frame and role: no deviation, so no evidence of motion.
         assert not result.scene.dynamic_mask.any()
+    if count <= 2:
         assert result.losses.shape == (0,)
 
 

@@ -1,4 +1,7 @@
-"""What moves, from attention statistics: aggregate → score → cluster → threshold → masks (Easi3R, sec. 3.2)."""
+"""What moves, from attention statistics: aggregate → score → cluster → threshold → masks (Easi3R, sec. 3.2).
+
+Other cues (`cues`) take the place of the first two steps.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,18 @@ from easi3r_jax.motion.aggregate import (
     update_temporal,
 )
 from easi3r_jax.motion.cluster import Clusters, cluster_score, kmeans
+from easi3r_jax.motion.cues import Cue, find_cue, register_cue
 from easi3r_jax.motion.masks import token_masks, upsample
+from easi3r_jax.motion.match import match_residual
+from easi3r_jax.motion.normalise import min_max
+from easi3r_jax.motion.rigid import rigid_residual
 from easi3r_jax.motion.score import dynamic_score
 from easi3r_jax.motion.threshold import Otsu, multi_otsu
-from easi3r_jax.types import Array, MotionMaps, MotionMasks, TemporalMaps
+from easi3r_jax.types import Array, MotionMaps, MotionMasks, MotionResidual, TemporalMaps
 
 __all__ = [
     "Clusters",
+    "Cue",
     "Moments",
     "Otsu",
     "RawMoments",
@@ -27,30 +35,43 @@ __all__ = [
     "cluster_labels",
     "cluster_score",
     "dynamic_score",
+    "find_cue",
     "fuse_temporal",
     "init_temporal",
     "kmeans",
+    "match_residual",
     "motion_maps",
     "motion_masks",
     "multi_otsu",
     "raw_moments",
+    "register_cue",
+    "rigid_residual",
     "token_masks",
     "update_temporal",
     "upsample",
 ]
 
 
-def motion_maps(temporal: TemporalState | TemporalMaps, labels: Array, config: MotionConfig) -> MotionMaps:
+def motion_maps(
+    temporal: TemporalState | TemporalMaps,
+    labels: Array,
+    config: MotionConfig,
+    residual: MotionResidual | None = None,
+) -> MotionMaps:
     """Scores every token of a clip. Pure; `config` is static under `jit`.
 
     Args:
       temporal: statistics of all pairs, or the maps fused from them.
       labels: (T, h, w) int from `cluster_labels`. Features do not change between passes: k-means runs once.
       config: number of clusters.
+      residual: of another cue: it, min-max per frame, takes the place of the attention's score.
     """
     maps = fuse_temporal(temporal, labels.shape[1:]) if isinstance(temporal, TemporalState) else temporal
-    raw_score = dynamic_score(maps)
-    score = cluster_score(raw_score, labels, config.num_clusters)
+    if residual is None:
+        raw_score, observed = dynamic_score(maps), None
+    else:
+        raw_score, observed = min_max(residual.value, axis=(-2, -1), where=residual.observed), residual.observed
+    score = cluster_score(raw_score, labels, config.num_clusters, observed)
     return MotionMaps(temporal=maps, raw_score=raw_score, labels=labels, score=score)
 
 

@@ -122,18 +122,21 @@ def squared_distances(points: Array, centroids: Array, norms: Array) -> Array:
     return jnp.maximum(norms[:, None] - 2.0 * products + _squared_norms(centroids)[None], 0.0)
 
 
-def cluster_score(score: Array, labels: Array, num_clusters: int) -> Array:
+def cluster_score(score: Array, labels: Array, num_clusters: int, observed: Array | None = None) -> Array:
     """Gives every token the mean score of its cluster, then min-max per frame.
 
     Args:
       score: (T, h, w) float32.
       labels: (T, h, w) int in [0, num_clusters), joint over frames.
       num_clusters: of the labels.
+      observed: (T, h, w) bool, tokens that count in the mean; None: all. A cluster of which none counts scores 0.
 
     Returns:
       (T, h, w) float32 in [0, 1).
     """
     indicator = jax.nn.one_hot(labels.ravel(), num_clusters, dtype=jnp.float32)
+    if observed is not None:
+        indicator = jnp.where(observed.ravel()[:, None], indicator, 0.0)
     total = jnp.matmul(score.ravel(), indicator, precision=jax.lax.Precision.HIGHEST)
     mean = total / jnp.maximum(jnp.sum(indicator, axis=0), 1.0)
     return min_max(mean[labels], axis=(-2, -1))

@@ -1,0 +1,146 @@
+"""Motion from matching: tokens are matched between two frames, one camera is fitted, what disagrees moves.
+
+Matching is array code, on batches of pairs; RANSAC runs on the host, pair by pair.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.geometry import camera
+from easi3r_jax.geometry.focal import weiszfeld_focal
+from easi3r_jax.geometry.pnp import solve_pnp
+from easi3r_jax.motion.partners import mean_over_partners
+from easi3r_jax.types import Array, MotionResidual, PairPredictions
+
+# Of the softmax over cosine similarities, and how far from its start a match may come back, in tokens.
+_TEMPERATURE, _NEAR = 0.05, 1
+# Pairs matched at a time: a batch's similarities are held, (batch, N, N).
+_BATCH = 8
+_RANSAC_ITERATIONS = 100
+# Inliers of RANSAC, in patches.
+_MAX_ERROR = 0.5
+
+
+def match_residual(
+    predictions: PairPredictions, features: Array, grid: tuple[int, int], *, seed: int = 0
+) -> MotionResidual:
+    """How far from its match a token lands in the partner's camera. Host code between two device calls.
+
+    For frame i and partner j: the tokens of i are matched to those of j (`match_tokens`). RANSAC-PnP finds camera j
+    from the points of i in camera i (pair (i, j), means over patches) and the matched pixels of j, with inliers within
+    half a patch. All matched points are projected into it: the residual is the distance from the matched pixel over
+    the focal length, about the angle in radians, at most 1. A token's is the mean over the partners for which it has a
+    match and PnP finds a camera.
+
+    Args:
+      predictions: of E pairs; one of a frame with itself tells nothing.
+      features: (T, N, C), the encoder's.
+      grid: (h, w) tokens.
+      seed: of RANSAC.
+
+    Returns:
+      Residuals in units of the focal length.
+    """
+    edges = np.asarray(predictions.edges)
+    height, width = predictions.points_i.shape[1:3]
+    patch = height // grid[0]
+    positions, matched = match_tokens(jnp.asarray(features), jnp.asarray(edges), grid)
+    points, focals = _points_and_focals(predictions.points_i, grid)
+    points, matched = np.asarray(points, np.float64), np.array(matched)
+    pixels = np.asarray(positions, np.float64) * patch + (patch - 1) / 2  # the middle of a patch, on the integer grid
+    focals = frame_focals(np.asarray(focals, np.float64), edges, len(features))
+    centre = np.asarray(camera.centre(height, width), np.float64)
+
+    residual = np.ones(matched.shape)
+    matched &= (edges[:, 0] != edges[:, 1])[:, None] & np.isfinite(points).all(-1)
+    for e, (_, j) in enumerate(edges):
+        chosen = matched[e]
+        focal = focals[j]
+        matrix = np.array([[focal, 0, centre[0]], [0, focal, centre[1]], [0, 0, 1]])
+        pose = solve_pnp(
+            points[e, chosen],
+            pixels[e, chosen],
+            matrix,
+            iterations=_RANSAC_ITERATIONS,
+            max_error=_MAX_ERROR * patch,
+            seed=seed,
+        )
+        if pose is None:
+            matched[e] = False
+            continue
+        in_camera = (points[e, chosen] - pose[:3, 3]) @ pose[:3, :3]
+        ahead = in_camera[:, 2] > 0  # a point behind the camera fits no match
+        rays = in_camera[:, :2] / np.where(ahead, in_camera[:, 2], 1)[:, None]
+        distance = np.linalg.norm(rays - (pixels[e, chosen] - centre) / focal, axis=-1)
+        residual[e, chosen] = np.where(ahead, np.minimum(distance, 1), 1)
+    shape = (len(edges), *grid)
+    return _mean_over_partners(
+        jnp.asarray(residual.reshape(shape), jnp.float32),
+        jnp.asarray(matched.reshape(shape)),
+        jnp.asarray(edges),
+        len(features),
+    )
+
+
+@partial(jax.jit, static_argnames=("grid",))
+def match_tokens(features: Array, edges: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
+    """Matches the tokens of frame i to those of frame j, for every pair.
+
+    Features are compared by cosine after the clip's mean is taken away (a part common to all tokens says nothing). The
+    best token of j is refined by a softmax over it and its eight neighbours. A match holds where the best token's own
+    best token in i is the start, or next to it.
+
+    Args:
+      features: (T, N, C).
+      edges: (E, 2) int.
+      grid: (h, w).
+
+    Returns:
+      (E, N, 2) float32 positions (x, y) in tokens of frame j, (0, 0) the middle of the first one; (E, N) bool, which
+      of them hold.
+    """
+    features = features.astype(jnp.float32)
+    features = features - jnp.mean(features, axis=(0, 1), keepdims=True)
+    norms = jnp.sqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True))
+    features = features / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)
+    height, width = grid
+    places = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).reshape(-1, 2).astype(np.int32)
+    steps = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1]), axis=-1).reshape(-1, 2).astype(np.int32)
+
+    def of_pair(edge: Array) -> tuple[Array, Array]:
+        similarity = jnp.matmul(features[edge[0]], features[edge[1]].T, precision=jax.lax.Precision.HIGHEST)
+        best, back = jnp.argmax(similarity, axis=1), jnp.argmax(similarity, axis=0)
+        around = jnp.asarray(places)[best][:, None] + steps[None]  # (N, 9, 2)
+        inside = jnp.all((around >= 0) & (around < np.array([width, height], np.int32)[None, None]), axis=-1)
+        index = jnp.where(inside, around[..., 1] * width + around[..., 0], 0)
+        values = jnp.where(inside, jnp.take_along_axis(similarity, index, axis=1), -jnp.inf)
+        weights = jax.nn.softmax(values / _TEMPERATURE, axis=-1)
+        position = jnp.sum(weights[..., None] * around.astype(jnp.float32), axis=1)
+        away = jnp.max(jnp.abs(jnp.asarray(places)[back[best]] - places), axis=-1)
+        return position, away <= _NEAR
+
+    return jax.lax.map(of_pair, edges, batch_size=_BATCH)
+
+
+def frame_focals(focals: np.ndarray, edges: np.ndarray, num_frames: int) -> np.ndarray:
+    """(T,) focal length of each frame: the median over the pairs in which it is i; of all pairs where it never is."""
+    chosen = edges[:, 0][None] == np.arange(num_frames)[:, None]
+    return np.array([np.median(focals[pairs] if pairs.any() else focals) for pairs in chosen])
+
+
+@partial(jax.jit, static_argnames=("grid",))
+def _points_and_focals(points_i: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
+    """(E, N, 3) means of the points over patches, and (E,) focal lengths in pixels."""
+    num_edges, height, width, _ = points_i.shape
+    patches = points_i.reshape(num_edges, grid[0], height // grid[0], grid[1], width // grid[1], 3)
+    principal_point = camera.centre(height, width)
+    focals = jax.lax.map(lambda x: weiszfeld_focal(x.astype(jnp.float32), principal_point), points_i, batch_size=_BATCH)
+    return jnp.mean(patches, axis=(2, 4)).reshape(num_edges, -1, 3), focals
+
+
+_mean_over_partners = jax.jit(mean_over_partners, static_argnames=("num_frames",))

@@ -1,0 +1,45 @@
+"""What pairs say of a frame, gathered over its partners."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.types import Array, MotionResidual
+
+
+def reverse_edges(edges: Array, num_frames: int) -> tuple[Array, Array]:
+    """Where the reverse (j, i) of every pair (i, j) stands among the pairs.
+
+    Args:
+      edges: (E, 2) int, each directed pair at most once.
+      num_frames: T.
+
+    Returns:
+      (E,) int32 index, and (E,) bool whether there is one: False for a missing reverse and for a frame paired with
+      itself, which has no partner. The index is arbitrary there.
+    """
+    number, wanted = edges[:, 0] * num_frames + edges[:, 1], edges[:, 1] * num_frames + edges[:, 0]
+    order = jnp.argsort(number)
+    index = order[jnp.minimum(jnp.searchsorted(number[order], wanted), len(edges) - 1)]
+    return index.astype(jnp.int32), (number[index] == wanted) & (edges[:, 0] != edges[:, 1])
+
+
+def mean_over_partners(residual: Array, observed: Array, edges: Array, num_frames: int) -> MotionResidual:
+    """Residuals of the pairs' first frames, (E, h, w), to those of the clip's frames.
+
+    Args:
+      residual: (E, h, w) float32 >= 0, of the tokens of frame i; whatever it is where not observed.
+      observed: (E, h, w) bool, which of them count.
+      edges: (E, 2) int.
+      num_frames: T.
+    """
+    # A product, not a scattered sum: that is unordered on a GPU.
+    of_frame = jax.nn.one_hot(edges[:, 0], num_frames, dtype=jnp.float32)
+    values = jnp.where(observed, residual, 0.0)
+
+    def gathered(x: Array) -> Array:
+        return jnp.einsum("et,ehw->thw", of_frame, x, precision=jax.lax.Precision.HIGHEST)
+
+    count = gathered(observed.astype(jnp.float32))
+    return MotionResidual(value=gathered(values) / jnp.maximum(count, 1.0), observed=count > 0)

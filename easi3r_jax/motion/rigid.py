@@ -1,0 +1,105 @@
+"""Motion from rigid registration: a frame's point map as itself and a partner see it, brought to coincide.
+
+The network sees a frame's pixels twice: as points in the frame's own camera (pair (i, j)) and as points in the
+partner's camera (pair (j, i)). What stands still differs between the two by one similarity: the camera motion and the
+pairs' scales. What moves does not follow it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.geometry.procrustes import register_similarity
+from easi3r_jax.motion.partners import mean_over_partners, reverse_edges
+from easi3r_jax.types import Array, MotionResidual, PairPredictions
+
+# Pairs registered at a time.
+_BATCH = 16
+_ITERATIONS = 10
+# Errors beyond so many times the median one lose their weight; the second number keeps exact maps from dividing by 0.
+_WIDTH, _SMALLEST_WIDTH = 1.5, 1e-4
+# Nearer points weigh as if they were there; in root mean square distances.
+_NEAREST = 0.1
+
+
+@partial(jax.jit, static_argnames=("grid",))
+def rigid_residual(
+    predictions: PairPredictions, features: Array, grid: tuple[int, int], *, seed: int = 0
+) -> MotionResidual:
+    """How far a partner's view of a frame is from the frame's own, after registration.
+
+    For frame i and partner j: x are the points of i in camera i by pair (i, j), y the same pixels' points in camera j
+    by pair (j, i), c the geometric mean of the two confidences. The similarity (s, R, t) minimises
+
+        sum_p c_p ρ(|s R y_p + t - x_p| / |x_p|),    ρ(e) = e² / (1 + (e / σ)²),   σ = 1.5 median(e)
+
+    (Geman & McClure's function, by ten reweighted registrations of the means of x and y over patches; a similarity
+    maps means to means). A token's residual is the mean of |s R y + t - x| / |x|, at most 1, over its pixels, and then
+    over partners. Neither the scale of a pair nor that of the world changes it.
+
+    A network that was taught what moves (MonST3R) has no reason to leave a residual: it may see the object move along.
+
+    Args:
+      predictions: of E pairs; a pair whose reverse is missing, or of a frame with itself, tells nothing.
+      features: (T, N, C), only counted.
+      grid: (h, w) tokens.
+      seed: nothing here is random.
+
+    Returns:
+      Residuals relative to the distance of a point.
+    """
+    del seed
+    edges = jnp.asarray(predictions.edges)
+    reverse, known = reverse_edges(edges, len(features))
+
+    def of_pair(pair: tuple[Array, Array]) -> Array:
+        edge, back = pair
+        points = predictions.points_i[edge].astype(jnp.float32)
+        seen = predictions.points_j[back].astype(jnp.float32)
+        weights = jnp.sqrt(predictions.confidence_i[edge] * predictions.confidence_j[back]).astype(jnp.float32)
+        scale, rotation, translation = _register_robustly(
+            _pool(seen, grid).reshape(-1, 3),
+            _pool(points, grid).reshape(-1, 3),
+            _pool(weights[..., None], grid).reshape(-1),
+        )
+        moved = scale * jnp.matmul(seen, rotation.T, precision=jax.lax.Precision.HIGHEST) + translation[None, None]
+        return _pool(_relative_distance(moved, points)[..., None], grid)[..., 0]
+
+    residual = jax.lax.map(of_pair, (jnp.arange(len(edges)), reverse), batch_size=_BATCH)
+    observed = known[:, None, None] & jnp.isfinite(residual)
+    return mean_over_partners(residual, observed, edges, len(features))
+
+
+def _register_robustly(source: Array, target: Array, confidence: Array) -> tuple[Array, Array, Array]:
+    """The similarity of `rigid_residual`, from (P, 3) points and (P,) weights."""
+    # Errors are relative to the distance, so squares are weighted by its inverse square; a stray point close to the
+    # camera must not get all the weight.
+    squares = jnp.sum(jnp.square(target), axis=-1)
+    squares = jnp.maximum(squares, _NEAREST**2 * jnp.mean(squares))
+    base = jnp.where(squares > 0, confidence / jnp.where(squares > 0, squares, 1.0), 0.0)
+
+    def reweighted(_, weights: Array) -> Array:
+        scale, rotation, translation = register_similarity(source, target, weights)
+        moved = scale * jnp.matmul(source, rotation.T, precision=jax.lax.Precision.HIGHEST) + translation[None]
+        error = _relative_distance(moved, target)
+        width = _WIDTH * jnp.median(error) + _SMALLEST_WIDTH
+        return base / jnp.square(1.0 + jnp.square(error / width))
+
+    return register_similarity(source, target, jax.lax.fori_loop(0, _ITERATIONS, reweighted, base))
+
+
+def _relative_distance(found: Array, points: Array) -> Array:
+    """|found - points| / |points| of (..., 3) points, at most 1."""
+    distance = jnp.sqrt(jnp.sum(jnp.square(found - points), axis=-1))
+    reach = jnp.sqrt(jnp.sum(jnp.square(points), axis=-1))
+    return jnp.where(distance < reach, distance / jnp.where(reach > 0, reach, 1.0), jnp.sign(distance))
+
+
+def _pool(x: Array, grid: tuple[int, int]) -> Array:
+    """(H, W, C) pixels to the (h, w, C) means over patches."""
+    height, width = grid
+    patches = x.reshape(height, x.shape[0] // height, width, x.shape[1] // width, x.shape[2])
+    return jnp.mean(patches, axis=(1, 3))

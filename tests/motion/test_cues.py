@@ -1,0 +1,289 @@
+"""The cues that read motion from point maps: planted motion is found, and nothing else."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from easi3r_jax import config, motion
+from easi3r_jax.config import MotionConfig, PipelineConfig
+from easi3r_jax.errors import ConfigError
+from easi3r_jax.geometry import camera, se3
+from easi3r_jax.motion import cues
+from easi3r_jax.motion.match import frame_focals, match_tokens
+from easi3r_jax.motion.normalise import min_max
+from easi3r_jax.motion.partners import reverse_edges
+from easi3r_jax.types import MotionResidual, PairPredictions
+
+GRID, PATCH = (8, 12), 4
+SIZE = (GRID[0] * PATCH, GRID[1] * PATCH)
+FOCAL = 40.0
+CUES = pytest.mark.parametrize("cue", [motion.rigid_residual, motion.match_residual], ids=["rigid", "match"])
+
+
+def complete(num_frames):
+    return np.array([(i, j) for i in range(num_frames) for j in range(num_frames) if i != j], np.int32)
+
+
+def pixels_of(tokens):
+    return np.kron(tokens, np.ones((PATCH, PATCH), tokens.dtype))
+
+
+# --- rigid ----------------------------------------------------------------------------------------------------------
+
+
+def seen_by_partners(moves, *, num_frames=3, distance=0.4, seed=0):
+    """Random depth maps of frames and their partners' views, in which the `moves` (h, w) tokens are displaced.
+
+    Every pair has a scale of its own. A displacement is `distance` times as long as the point is far.
+    """
+    rng = np.random.default_rng(seed)
+    edges = complete(num_frames)
+    depth = rng.uniform(1, 3, (num_frames, *SIZE))
+    matrix = camera.intrinsics(jnp.float32(FOCAL), camera.centre(*SIZE))
+    points = np.asarray(camera.unproject(jnp.asarray(depth, jnp.float32), jnp.tile(matrix[None], (num_frames, 1, 1))))
+    direction = rng.standard_normal(3)
+    direction *= distance / np.linalg.norm(direction)
+    moved = points + np.where(pixels_of(moves)[..., None], direction, 0) * np.linalg.norm(points, axis=-1)[..., None]
+    rotations = np.asarray(se3.matrix_from_quaternion(jnp.asarray(rng.standard_normal((len(edges), 4)), jnp.float32)))
+    shifts = rng.standard_normal((len(edges), 3))
+    scales = rng.uniform(0.5, 2, len(edges))
+
+    def in_partner(e):  # frame j's pixels, in camera i
+        return scales[e] * (moved[edges[e, 1]] @ rotations[e].T + shifts[e])
+
+    confidence = 1 + rng.uniform(0, 5, (2, len(edges), *SIZE))
+    return PairPredictions(
+        edges=jnp.asarray(edges),
+        points_i=jnp.asarray(scales[:, None, None, None] * points[edges[:, 0]], jnp.float32),
+        points_j=jnp.asarray(np.stack([in_partner(e) for e in range(len(edges))]), jnp.float32),
+        confidence_i=jnp.asarray(confidence[0], jnp.float32),
+        confidence_j=jnp.asarray(confidence[1], jnp.float32),
+    )
+
+
+def features_like(num_frames):
+    return jnp.asarray(np.random.default_rng(0).standard_normal((num_frames, GRID[0] * GRID[1], 32)), jnp.float32)
+
+
+def block():
+    tokens = np.zeros(GRID, bool)
+    tokens[2:6, 3:7] = True
+    return tokens
+
+
+def test_rigid_residual_is_the_displacement_where_there_is_one():
+    moves = block()
+    found = motion.rigid_residual(seen_by_partners(moves), features_like(3), GRID)
+    assert found.observed.all()
+    np.testing.assert_allclose(found.value, np.where(moves, 0.4, 0)[None].repeat(3, 0), atol=2e-3)
+    maps = min_max(found.value, axis=(-2, -1), where=found.observed)
+    np.testing.assert_array_equal(maps > 0.5, moves[None].repeat(3, 0))
+
+
+def test_rigid_residual_of_a_motionless_scene_is_rounding_noise():
+    found = motion.rigid_residual(seen_by_partners(np.zeros(GRID, bool)), features_like(3), GRID)
+    assert found.value.max() < 1e-5
+
+
+def test_rigid_residual_does_not_see_the_scales_of_pairs():
+    predictions = seen_by_partners(block())
+    factor = jnp.asarray(np.random.default_rng(1).uniform(0.01, 100, (6, 1, 1, 1)), jnp.float32)
+    scaled = dataclasses.replace(
+        predictions, points_i=factor * predictions.points_i, points_j=factor * predictions.points_j
+    )
+    expected, found = (motion.rigid_residual(p, features_like(3), GRID) for p in (predictions, scaled))
+    chex.assert_trees_all_close(found, expected, atol=1e-5)
+
+
+def test_rigid_residual_does_not_see_the_order_of_pairs():
+    predictions = seen_by_partners(block())
+    order = np.random.default_rng(2).permutation(6)
+    shuffled = jax.tree.map(lambda x: x[order], predictions)
+    expected, found = (motion.rigid_residual(p, features_like(3), GRID) for p in (predictions, shuffled))
+    chex.assert_trees_all_close(found, expected, atol=1e-5)
+
+
+def test_a_pair_whose_reverse_is_missing_says_nothing():
+    predictions = seen_by_partners(block(), num_frames=3)
+    kept = np.array([tuple(e) not in ((0, 2), (2, 0), (2, 1)) for e in np.asarray(predictions.edges)])
+    found = motion.rigid_residual(jax.tree.map(lambda x: x[kept], predictions), features_like(3), GRID)
+    np.testing.assert_array_equal(found.observed.all((1, 2)), [True, True, False])  # (0, 1), (1, 0), (1, 2)
+    assert found.value[0, 3, 4] > 0.3
+    np.testing.assert_array_equal(found.value[2], np.zeros(GRID))
+
+
+def test_reverses_are_found():
+    edges = np.array([[0, 1], [3, 2], [1, 0], [2, 2], [2, 3], [1, 3]])
+    index, known = jax.jit(reverse_edges, static_argnums=1)(edges, 4)
+    np.testing.assert_array_equal(known, [True, True, True, False, True, False])
+    np.testing.assert_array_equal(index[known], [2, 4, 0, 1])
+
+
+# --- match ----------------------------------------------------------------------------------------------------------
+
+
+def camera_that_slides(*, object_moves, num_frames=3, seed=0):
+    """A camera that moves sideways past two layers: far tokens shift by one a frame, near ones by two.
+
+    A near block also sinks by one token a frame if `object_moves`. Tokens are recognised by features of their own.
+
+    Returns:
+      predictions, features, the block's tokens (T, h, w), tokens (T, h, w) that all other frames show, too.
+    """
+    rng = np.random.default_rng(seed)
+    h, w = GRID
+    canvas_width = w + 4 * num_frames
+    near = rng.random((h, canvas_width)) < 0.3
+    descriptors = rng.standard_normal((3, h, canvas_width, 64))
+    owner = np.full((num_frames, h, w), -1)
+    feature, depth, is_object = (
+        np.zeros((num_frames, h, w, 64)),
+        np.zeros((num_frames, h, w)),
+        np.zeros(owner.shape, bool),
+    )
+    for t in range(num_frames):
+        number = 0
+        for layer, shift, z in ((0, 1, 4.0), (1, 2, 2.0), (2, 2, 2.0)):
+            for y in range(h):
+                for x in range(canvas_width):
+                    number += 1
+                    in_block = layer == 2 and 1 <= y < 3 and 8 <= x < 11
+                    if (layer == 1 and not near[y, x]) or (layer == 2 and not in_block):
+                        continue
+                    row, column = y + (t if layer == 2 and object_moves else 0), x - shift * t
+                    if 0 <= column < w and row < h:
+                        owner[t, row, column], depth[t, row, column] = number, z
+                        feature[t, row, column] = descriptors[layer, y, x]
+                        is_object[t, row, column] = layer == 2
+    shared = np.stack([np.all([np.isin(owner[t], other) for other in owner], axis=0) for t in range(num_frames)])
+    edges = complete(num_frames)
+    matrix = camera.intrinsics(jnp.float32(FOCAL), camera.centre(*SIZE))
+    pixel_depth = np.stack([pixels_of(d) for d in depth]).astype(np.float32)
+    points = camera.unproject(jnp.asarray(pixel_depth), jnp.tile(matrix[None], (num_frames, 1, 1)))[edges[:, 0]]
+    ones = jnp.ones((len(edges), *SIZE))
+    predictions = PairPredictions(jnp.asarray(edges), points, points, ones, ones)  # points_j does not matter
+    return predictions, jnp.asarray(feature.reshape(num_frames, h * w, 64), jnp.float32), is_object, shared
+
+
+def test_match_residual_is_the_motion_across_the_epipolar_line():
+    """The camera's own motion leaves nothing; a block that sinks by a token a frame is off by just that."""
+    predictions, features, is_object, shared = camera_that_slides(object_moves=True)
+    found = motion.match_residual(predictions, features, GRID)
+    static = np.asarray(found.observed) & ~is_object & shared
+    assert static.mean() > 0.4
+    assert np.asarray(found.value)[static].max() < 1e-2 * PATCH / FOCAL
+    assert found.observed[is_object & shared].all()
+    # Frame 1 is one token from both partners, frames 0 and 2 one from one and two from the other.
+    for t, tokens in ((0, 1.5), (1, 1.0), (2, 1.5)):
+        moved = np.asarray(found.value)[t][is_object[t] & shared[t]]
+        np.testing.assert_allclose(moved, tokens * PATCH / FOCAL, rtol=0.02)
+
+
+def test_match_residual_of_a_motionless_scene_is_small():
+    predictions, features, _, shared = camera_that_slides(object_moves=False)
+    found = motion.match_residual(predictions, features, GRID)
+    assert np.asarray(found.value)[np.asarray(found.observed) & shared].max() < 1e-2 * PATCH / FOCAL
+
+
+def test_match_residual_does_not_see_the_scales_of_pairs():
+    predictions, features, _, _ = camera_that_slides(object_moves=True)
+    factor = 2.0 ** jnp.asarray([[[[-3.0]]], [[[1.0]]], [[[0.0]]], [[[5.0]]], [[[2.0]]], [[[-1.0]]]])
+    scaled = dataclasses.replace(predictions, points_i=factor * predictions.points_i)
+    expected, found = (motion.match_residual(p, features, GRID) for p in (predictions, scaled))
+    chex.assert_trees_all_close(found, expected, atol=1e-4)
+
+
+def test_tokens_find_themselves_and_strangers_find_none():
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((2, *GRID, 64)).astype(np.float32)
+    features[1, :, 2:] = features[0, :, :-2]  # everything moves right by two tokens
+    position, held = match_tokens(jnp.asarray(features.reshape(2, -1, 64)), jnp.array([[0, 1]]), GRID)
+    position, held = np.asarray(position).reshape(*GRID, 2), np.asarray(held).reshape(GRID)
+    assert held[:, :-2].all()
+    assert held[:, -2:].mean() < 0.3  # their places lie outside frame 1; some stray back by chance
+    x, y = np.meshgrid(np.arange(GRID[1]), np.arange(GRID[0]))
+    np.testing.assert_allclose(position[:, :-2], np.stack([x + 2, y], -1)[:, :-2], atol=1e-2)
+
+
+def test_focal_lengths_are_medians_over_pairs():
+    edges = np.array([[0, 1], [0, 2], [0, 3], [1, 0]])
+    found = frame_focals(np.array([1.0, 5.0, 2.0, 10.0]), edges, 3)
+    np.testing.assert_array_equal(found, [2.0, 10.0, 3.5])  # frame 2 is nowhere the first one
+
+
+# --- both -----------------------------------------------------------------------------------------------------------
+
+
+@CUES
+@pytest.mark.parametrize("case", ["one frame", "one point", "all zero", "behind", "undefined", "same features"])
+def test_degenerate_input_is_defined(cue, case):
+    if case == "one frame":
+        ones = jnp.ones((1, *SIZE))
+        points = jnp.asarray(np.random.default_rng(0).standard_normal((1, *SIZE, 3)), jnp.float32)
+        predictions = PairPredictions(jnp.zeros((1, 2), jnp.int32), points, points, ones, ones)
+        features = features_like(1)
+    else:
+        predictions, features = seen_by_partners(block()), features_like(3)
+        changes = {
+            "one point": jnp.ones_like,
+            "all zero": jnp.zeros_like,
+            "behind": jnp.negative,
+            "undefined": lambda x: x.at[0, 0, 0].set(jnp.nan),
+        }
+        change = changes.get(case, lambda x: x)
+        predictions = dataclasses.replace(
+            predictions, points_i=change(predictions.points_i), points_j=change(predictions.points_j)
+        )
+        if case == "same features":
+            features = jnp.ones_like(features)
+    found = cue(predictions, features, GRID, seed=0)
+    assert found.value.shape == found.observed.shape == (len(features), *GRID)
+    chex.assert_tree_all_finite(found)
+    assert (found.value >= 0).all() and (found.value <= 1).all()
+    if case in ("one frame", "one point", "all zero"):  # nothing can be told, or everything coincides
+        assert not found.value.any()
+
+
+def test_unobserved_tokens_take_their_clusters_score():
+    """They count neither in the extremes of the frame nor in the mean of their cluster."""
+    rng = np.random.default_rng(0)
+    value, observed = rng.random((2, 4, 6)).astype(np.float32), rng.random((2, 4, 6)) < 0.6
+    labels = rng.integers(0, 3, (2, 4, 6)).astype(np.int32)
+    temporal = motion.fuse_temporal(motion.init_temporal(2, 1, 1, 24), (4, 6))
+
+    def maps(elsewhere):
+        residual = MotionResidual(jnp.asarray(np.where(observed, value, elsewhere)), jnp.asarray(observed))
+        return motion.motion_maps(temporal, jnp.asarray(labels), MotionConfig(num_clusters=3), residual)
+
+    first, second = maps(np.float32(0)), maps(np.float32(1e3))
+    chex.assert_trees_all_equal(first, second)
+    raw, score = np.asarray(first.raw_score), np.asarray(first.score)
+    for t in range(2):
+        assert raw[t][observed[t]].min() == 0 and raw[t][observed[t]].max() > 0.99
+    means = [raw[observed & (labels == k)].mean() for k in range(3)]
+    np.testing.assert_array_equal(labels[score == 0] == np.argmin(means), True)
+    np.testing.assert_array_equal(labels[score > 0.99] == np.argmax(means), True)
+
+
+def test_a_cue_of_ones_own_has_a_name_of_its_own():
+    def zero(predictions, features, grid, *, seed):
+        raise AssertionError("not called here")
+
+    with pytest.raises(ConfigError, match="zero"):
+        PipelineConfig(motion="zero")
+    try:
+        motion.register_cue("zero", zero)
+        assert motion.find_cue(PipelineConfig(motion="zero").motion) is zero
+        with pytest.raises(ConfigError, match="already"):
+            motion.register_cue("zero", zero)
+    finally:
+        cues._CUES.pop("zero", None)
+        config.MOTION_SOURCES.remove("zero")
+    for name in ("attention", "none", "rigid"):
+        with pytest.raises(ConfigError, match="already"):
+            motion.register_cue(name, zero)
+    assert motion.find_cue("attention") is None
