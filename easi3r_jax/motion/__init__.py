@@ -20,6 +20,7 @@ from easi3r_jax.motion.cues import Cue, find_cue, register_cue
 from easi3r_jax.motion.masks import token_masks, upsample
 from easi3r_jax.motion.match import match_residual
 from easi3r_jax.motion.normalise import min_max
+from easi3r_jax.motion.partners import mean_over_partners
 from easi3r_jax.motion.rigid import rigid_residual
 from easi3r_jax.motion.score import dynamic_score
 from easi3r_jax.motion.threshold import Otsu, multi_otsu
@@ -40,6 +41,8 @@ __all__ = [
     "init_temporal",
     "kmeans",
     "match_residual",
+    "mean_over_partners",
+    "min_max",
     "motion_maps",
     "motion_masks",
     "multi_otsu",
