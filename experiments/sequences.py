@@ -78,17 +78,34 @@ def load_ground_truth(path: pathlib.Path, frames: Frames) -> GroundTruth:
       InputError: an unreadable file, wrong shapes, or fewer entries than the clip has frames.
     """
     known = ("depth", "masks", "world_from_cam", "intrinsics")
+    arrays = load_arrays(path, frames, known)
+    if not arrays:
+        raise InputError(f"{path} holds none of {', '.join(known)}.")
+    if "intrinsics" in arrays:
+        arrays["intrinsics"] = np.asarray(frames.frame_from_source) @ arrays["intrinsics"]
+    return GroundTruth(
+        depth=arrays["depth"].astype(np.float32) if "depth" in arrays else None,
+        masks=arrays["masks"].astype(bool) if "masks" in arrays else None,
+        world_from_cam=arrays.get("world_from_cam"),
+        intrinsics=arrays.get("intrinsics"),
+    )
+
+
+def load_arrays(path: pathlib.Path, frames: Frames, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Those of the named arrays that an npz file has, one entry per frame, images at the frames' pixels.
+
+    Raises:
+      InputError: as `load_ground_truth`.
+    """
     try:
         with path.open("rb") as opened:
             if opened.read(2) != b"PK":
                 raise ValueError("it is no .npz file")
             opened.seek(0)
             with np.load(opened, allow_pickle=False) as file:
-                arrays = {k: file[k] for k in known if k in file.files}
+                arrays = {k: file[k] for k in names if k in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"Cannot read the ground truth {path}: {error}.") from error
-    if not arrays:
-        raise InputError(f"{path} holds none of {', '.join(known)}.")
 
     index = np.asarray(frames.source_index)
     for name, array in arrays.items():
@@ -99,21 +116,12 @@ def load_ground_truth(path: pathlib.Path, frames: Frames) -> GroundTruth:
             )
         arrays[name] = array[index]
 
-    frame_from_source = np.asarray(frames.frame_from_source)
     height, width = frames.rgb.shape[1:3]
-    source_from_frame = np.linalg.inv(frame_from_source)
+    source_from_frame = np.linalg.inv(np.asarray(frames.frame_from_source))
     x = np.arange(width) * source_from_frame[0, 0] + source_from_frame[0, 2]
     y = np.arange(height) * source_from_frame[1, 1] + source_from_frame[1, 2]
-    for name in ("depth", "masks"):
-        if name in arrays:
-            rows = np.clip(np.rint(y), 0, arrays[name].shape[1] - 1).astype(int)
-            columns = np.clip(np.rint(x), 0, arrays[name].shape[2] - 1).astype(int)
-            arrays[name] = arrays[name][:, rows][:, :, columns]
-    if "intrinsics" in arrays:
-        arrays["intrinsics"] = frame_from_source @ arrays["intrinsics"]
-    return GroundTruth(
-        depth=arrays["depth"].astype(np.float32) if "depth" in arrays else None,
-        masks=arrays["masks"].astype(bool) if "masks" in arrays else None,
-        world_from_cam=arrays.get("world_from_cam"),
-        intrinsics=arrays.get("intrinsics"),
-    )
+    for name in set(arrays) - {"world_from_cam", "intrinsics"}:
+        rows = np.clip(np.rint(y), 0, arrays[name].shape[1] - 1).astype(int)
+        columns = np.clip(np.rint(x), 0, arrays[name].shape[2] - 1).astype(int)
+        arrays[name] = arrays[name][:, rows][:, :, columns]
+    return arrays
