@@ -1,0 +1,99 @@
+"""Where a scene is seen from."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.geometry import camera, se3
+from easi3r_jax.synthetic.cast import distance
+from easi3r_jax.synthetic.scenes import Scene
+
+Array = jax.Array
+
+#: Cameras stay so far from every wall.
+WALL_MARGIN = 0.35
+#: Focal lengths over the image's longer side: fields of view from 67 to 44 degrees.
+FOCAL_RANGE = (0.75, 1.25)
+
+
+def random_intrinsics(key: Array, size: tuple[int, int]) -> Array:
+    """(3, 3) of a camera of (H, W) pixels whose focal length is drawn evenly in its logarithm."""
+    low, high = (np.log(f * max(size)) for f in FOCAL_RANGE)
+    focal = jnp.exp(jax.random.uniform(key, (), minval=low, maxval=high))
+    return camera.intrinsics(focal, camera.centre(*size))
+
+
+def look_at(position: Array, target: Array, roll: Array) -> Array:
+    """(4, 4) `world_from_cam` at `position` (3,) facing `target` (3,), turned by `roll` () radians about its axis.
+
+    Without roll the camera's x axis is level. The two points must not be above one another.
+    """
+    forward = target - position
+    forward = forward / jnp.sqrt(jnp.sum(forward * forward))
+    right = jnp.cross(jnp.asarray([0, 1, 0], forward.dtype), forward)
+    right = right / jnp.sqrt(jnp.sum(right * right))
+    down = jnp.cross(forward, right)
+    c, s = jnp.cos(roll), jnp.sin(roll)
+    rotation = jnp.stack([c * right + s * down, c * down - s * right, forward], axis=1)
+    return se3.from_parts(rotation, position)
+
+
+def on_sphere(target: Array, azimuth: Array, elevation: Array, radius: Array) -> Array:
+    """(3,) the point at `radius` from `target` in the direction given by two angles; positive elevation is above."""
+    level = jnp.cos(elevation)
+    direction = jnp.stack([level * jnp.sin(azimuth), -jnp.sin(elevation), level * jnp.cos(azimuth)])
+    return target + radius * direction
+
+
+def inside(scene_half_size: Array, position: Array, margin: float = WALL_MARGIN) -> Array:
+    """`position` (3,) moved to the nearest point that is `margin` from every wall."""
+    room = scene_half_size - margin
+    return jnp.clip(position, -room, room)
+
+
+def rays(world_from_cam: Array, cam_intrinsics: Array, pixels: Array) -> tuple[Array, Array]:
+    """Origin (3,) and directions (..., 3) in the world of the rays through `pixels` (..., 2); z = 1 in the camera."""
+    focal = jnp.diagonal(cam_intrinsics)[:2]
+    shape = (1,) * (pixels.ndim - 1)
+    offset = (pixels - cam_intrinsics[:2, 2].reshape(*shape, 2)) / focal.reshape(*shape, 2)
+    axes = [world_from_cam[:3, k].reshape(*shape, 3) for k in range(3)]
+    return world_from_cam[:3, 3], offset[..., :1] * axes[0] + offset[..., 1:] * axes[1] + axes[2]
+
+
+def in_image(pixels: Array, depth: Array, size: tuple[int, int], border: float = 0.0) -> Array:
+    """(P,) bool: which points are in front of a camera and in its image.
+
+    Args:
+      pixels: (P, 2) projections.
+      depth: (P,) z in the camera.
+      size: (H, W).
+      border: how far beyond the outermost pixels' centres the image reaches, in pixels: 0.5 is its outer edge.
+    """
+    limit = jnp.asarray([[size[1] - 1 + border, size[0] - 1 + border]], pixels.dtype)
+    return (depth > 0) & jnp.all((pixels >= -border) & (pixels <= limit), axis=1)
+
+
+def overlap(
+    scene: Scene, size: tuple[int, int], intrinsics: tuple[Array, Array], world_from_cam: tuple[Array, Array]
+) -> Array:
+    """() share of the first view's pixels that the second one sees too: in its image, and not hidden.
+
+    Measured on a grid of about 100 rays.
+
+    Args:
+      scene: the scene.
+      size: (H, W) of either image.
+      intrinsics: (3, 3) of either camera.
+      world_from_cam: (4, 4) of either camera.
+    """
+    step = max(size) // 12
+    grid = camera.pixel_grid(*size)[step // 2 :: step, step // 2 :: step].reshape(-1, 2)
+    origin, directions = rays(world_from_cam[0], intrinsics[0], grid)
+    depth, _ = jax.vmap(lambda d: distance(scene, origin, d))(directions)
+    points = origin[None] + depth[:, None] * directions
+    pixels, z = camera.project(se3.transform_points(se3.inverse(world_from_cam[1]), points), intrinsics[1])
+    start = world_from_cam[1][:3, 3]
+    reached, _ = jax.vmap(lambda p: distance(scene, start, p - start))(points)
+    return jnp.mean((in_image(pixels, z, size) & (reached > 1 - 1e-3)).astype(jnp.float32))

@@ -1,0 +1,161 @@
+"""Training pairs: a static scene seen twice, with a chosen overlap."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.errors import ConfigError
+from easi3r_jax.synthetic import cameras
+from easi3r_jax.synthetic.render import Sensor, View, random_sensor, render
+from easi3r_jax.synthetic.scenes import Scene, clear_of, random_scene
+from easi3r_jax.types import pytree_dataclass
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSampling:
+    """How pairs are drawn.
+
+    Attributes:
+      size: (H, W) of the images.
+      num_objects: in a scene.
+      overlap: range from which the wanted share of common pixels is drawn.
+      arc_deg: the second camera lies on an arc of up to so many degrees around what the first one looks at.
+      candidates: second cameras of which the one closest to the wanted overlap is taken.
+
+    Raises:
+      ConfigError: a value outside its range.
+    """
+
+    size: tuple[int, int] = (64, 96)
+    num_objects: int = 10
+    overlap: tuple[float, float] = (0.4, 0.9)
+    arc_deg: float = 20.0
+    candidates: int = 6
+
+    def __post_init__(self):
+        check_size(self.size)
+        if self.num_objects < 1 or self.candidates < 1:
+            raise ConfigError(f"num_objects={self.num_objects}, candidates={self.candidates}: at least one of each.")
+        if not 0 <= self.overlap[0] <= self.overlap[1] <= 1:
+            raise ConfigError(f"overlap={self.overlap[0]:g}..{self.overlap[1]:g}: from 0 to 1, the lower end first.")
+        if not 0 <= self.arc_deg <= 90:
+            raise ConfigError(f"arc_deg={self.arc_deg:g}: from 0 to 90.")
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Refuses images too small to measure overlap or show anything.
+
+    Raises:
+      ConfigError: fewer than 16 pixels in either direction.
+    """
+    if min(size) < 16:
+        raise ConfigError(f"Images with size={size[0]}x{size[1]}: 16 pixels or more in each direction.")
+
+
+@pytree_dataclass
+class Viewpoint:
+    """A camera that looks at something: `target` (3,), angles () in radians and distance ()."""
+
+    target: Array
+    azimuth: Array
+    elevation: Array
+    radius: Array
+    roll: Array
+
+
+def random_viewpoint(key: Array, room_half_size: Array) -> Viewpoint:
+    """A camera that looks at the middle of the room from anywhere around it."""
+    keys = jax.random.split(key, 5)
+    spread = jnp.asarray([0.25, 0.3, 0.25]) * room_half_size
+    reach = jnp.minimum(room_half_size[0], room_half_size[2])
+    return Viewpoint(
+        target=jax.random.uniform(keys[0], (3,), minval=-1, maxval=1) * spread,
+        azimuth=jax.random.uniform(keys[1], (), maxval=2 * np.pi),
+        elevation=jax.random.uniform(keys[2], (), minval=-0.1, maxval=0.4),
+        radius=jax.random.uniform(keys[3], (), minval=0.7, maxval=1.05) * reach,
+        roll=0.08 * jax.random.normal(keys[4], ()),
+    )
+
+
+def camera_at(view: Viewpoint, room_half_size: Array) -> Array:
+    """(4, 4) `world_from_cam` of a viewpoint, kept inside the room."""
+    position = cameras.on_sphere(view.target, view.azimuth, view.elevation, view.radius)
+    return cameras.look_at(cameras.inside(room_half_size, position), view.target, view.roll)
+
+
+def moved(key: Array, view: Viewpoint, arc: float | np.floating | Array) -> Viewpoint:
+    """The viewpoint after a motion of the camera of up to about `arc` radians around its target."""
+    keys = jax.random.split(key, 4)
+    turn = arc * jax.random.uniform(keys[0], (2,), minval=-1, maxval=1)
+    return Viewpoint(
+        target=view.target + 0.55 * arc * view.radius * jax.random.normal(keys[1], (3,)),
+        azimuth=view.azimuth + turn[0],
+        elevation=view.elevation + 0.4 * turn[1],
+        radius=view.radius * jnp.exp(0.4 * arc * jax.random.normal(keys[2], ())),
+        roll=view.roll + 0.15 * arc * jax.random.normal(keys[3], ()),
+    )
+
+
+@pytree_dataclass
+class Arrangement:
+    """A pair before it is rendered.
+
+    Attributes:
+      scene: what is seen.
+      world_from_cam: (2, 4, 4).
+      intrinsics: (3, 3), of both cameras.
+      sensors: with a leading axis of 2.
+      noise_key: of the images' noise.
+    """
+
+    scene: Scene
+    world_from_cam: Array
+    intrinsics: Array
+    sensors: Sensor
+    noise_key: Array
+
+
+def arrange_pair(key: Array, sampling: PairSampling) -> Arrangement:
+    """The scene and the two cameras of a pair; see `sample_pair`."""
+    scene_key, view_key, focal_key, overlap_key, move_key, sensor_key, noise_key = jax.random.split(key, 7)
+    scene = random_scene(scene_key, sampling.num_objects)
+    room = scene.room_half_size
+    first = random_viewpoint(view_key, room)
+    intrinsics = cameras.random_intrinsics(focal_key, sampling.size)
+    start = camera_at(first, room)
+    arc = np.float32(np.radians(sampling.arc_deg))
+    others = jax.vmap(lambda k: camera_at(moved(k, first, arc), room))(jax.random.split(move_key, sampling.candidates))
+    scene = clear_of(scene, jnp.concatenate([start[None, :3, 3], others[:, :3, 3]]), clearance=0.9)
+
+    wanted = jax.random.uniform(overlap_key, (), minval=sampling.overlap[0], maxval=sampling.overlap[1])
+    common = jax.vmap(lambda c: cameras.overlap(scene, sampling.size, (intrinsics, intrinsics), (start, c)))(others)
+    chosen = others[jnp.argmin(jnp.abs(common - wanted))]
+    return Arrangement(
+        scene=scene,
+        world_from_cam=jnp.stack([start, chosen]),
+        intrinsics=intrinsics,
+        sensors=jax.vmap(random_sensor)(jax.random.split(sensor_key)),
+        noise_key=noise_key,
+    )
+
+
+def sample_pair(key: Array, sampling: PairSampling) -> View:
+    """Two views of a new random static scene.
+
+    Args:
+      key: everything follows from it.
+      sampling: how.
+
+    Returns:
+      A `View` whose leaves have a leading axis of 2.
+    """
+    pair = arrange_pair(key, sampling)
+    return jax.vmap(lambda k, pose, sensor: render(k, pair.scene, pose, pair.intrinsics, sampling.size, sensor))(
+        jax.random.split(pair.noise_key), pair.world_from_cam, pair.sensors
+    )

@@ -1,0 +1,124 @@
+"""Solid textures: hashed value noise in an object's own frame.
+
+A texture is a function of the point in the object's frame, so it moves with the object and looks the same from
+everywhere; its lattice is hashed, so it does not repeat. Octaves whose cells are smaller than a pixel fade out.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.types import pytree_dataclass
+
+Array = jax.Array
+
+OCTAVES = 4
+_LACUNARITY = 2.17  # not 2: cells of two octaves would share their edges
+
+
+@pytree_dataclass
+class Texture:
+    """Parameters of solid noise; a leading axis makes it one texture a surface.
+
+    Attributes:
+      seed: (...) uint32 of the hash.
+      lattice: (..., 3, 3) rotation of the cells against the object, so that edges do not run along its faces.
+      frequency: (...) cells of the coarsest octave per world unit.
+      persistence: (...) amplitude of an octave relative to the one before.
+      sharpness: (...) 1 interpolates linearly between cell centres; larger values give cells with hard edges.
+      base: (..., 3) mean colour in [0, 1].
+      contrast: (..., 3) amplitude by channel.
+      chroma: (...) in [0, 1]: 0 varies the channels together, 1 independently.
+    """
+
+    seed: Array
+    lattice: Array
+    frequency: Array
+    persistence: Array
+    sharpness: Array
+    base: Array
+    contrast: Array
+    chroma: Array
+
+
+def random_textures(key: Array, count: int) -> Texture:
+    """`count` textures of all kinds: coarse and fine, smooth and tiled, grey and colourful."""
+    keys = jax.random.split(key, 8)
+
+    def uniform(k: Array, low: float, high: float, shape: tuple[int, ...] = ()) -> Array:
+        return jax.random.uniform(k, (count, *shape), minval=low, maxval=high)
+
+    return Texture(
+        seed=jax.random.bits(keys[0], (count,), jnp.uint32),
+        lattice=jax.vmap(random_rotation)(jax.random.split(keys[1], count)),
+        frequency=jnp.exp(uniform(keys[2], np.log(0.7), np.log(3.0))),
+        persistence=uniform(keys[3], 0.5, 0.95),
+        sharpness=jnp.exp(uniform(keys[4], 0.0, np.log(8.0))),
+        base=uniform(keys[5], 0.15, 0.75, (3,)),
+        contrast=uniform(keys[6], 0.25, 0.9, (3,)),
+        chroma=uniform(keys[7], 0.0, 1.0),
+    )
+
+
+def random_rotation(key: Array) -> Array:
+    """(3, 3) uniformly random rotation (Shoemake 1992: a normal quaternion of unit length)."""
+    q = jax.random.normal(key, (4,))
+    x, y, z, w = q / jnp.sqrt(jnp.sum(q * q))
+    return jnp.stack(
+        [
+            jnp.stack([1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)]),
+            jnp.stack([2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)]),
+            jnp.stack([2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]),
+        ]
+    )
+
+
+def _hash(x: Array, y: Array, z: Array, seed: Array) -> Array:
+    """uint32 hash of a lattice point: large primes, then MurmurHash3's finaliser."""
+    h = seed ^ (x.astype(jnp.uint32) * np.uint32(0x8DA6B343))
+    h = h ^ (y.astype(jnp.uint32) * np.uint32(0xD8163841))
+    h = h ^ (z.astype(jnp.uint32) * np.uint32(0xCB1AB31F))
+    h = (h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    h = (h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return h ^ (h >> np.uint32(16))
+
+
+def _noise(seed: Array, sharpness: Array, point: Array) -> Array:
+    """(3,) value noise in [-1, 1] at a point (3,) of the lattice, trilinear between hashed corners."""
+    cell = jnp.floor(point)
+    inside = point - cell
+    weight = jnp.clip((inside - 0.5) * sharpness + 0.5, 0, 1)
+    corner = cell.astype(jnp.int32)
+    total = jnp.zeros(3, point.dtype)
+    for dx, dy, dz in itertools.product((0, 1), repeat=3):
+        h = _hash(corner[0] + dx, corner[1] + dy, corner[2] + dz, seed)
+        channels = (h >> jnp.asarray([0, 10, 20], jnp.uint32)) & np.uint32(1023)
+        wx, wy, wz = (w if d else 1 - w for d, w in zip((dx, dy, dz), weight, strict=True))
+        total = total + (wx * wy * wz) * channels.astype(point.dtype)
+    return total * (2 / 1023) - 1
+
+
+def colour(texture: Texture, point: Array, footprint: Array) -> Array:
+    """Colour (3,) in [0, 1] of one texture at `point` (3,), in the object's frame.
+
+    Args:
+      texture: without leading axes.
+      point: (3,) world units.
+      footprint: () width of a pixel on the surface, world units.
+    """
+    turned = texture.lattice[:, 0] * point[0] + texture.lattice[:, 1] * point[1] + texture.lattice[:, 2] * point[2]
+    total = jnp.zeros(3, point.dtype)
+    for octave in range(OCTAVES):
+        frequency = texture.frequency * _LACUNARITY**octave
+        visible = jnp.clip(2 - 2.5 * footprint * frequency, 0, 1)  # gone where a cell is below 1.25 pixels
+        noise = _noise(
+            texture.seed + np.uint32(octave * 0x9E3779B9 & 0xFFFFFFFF), texture.sharpness, turned * frequency
+        )
+        total = total + visible * texture.persistence**octave * noise
+    grey = jnp.broadcast_to(jnp.mean(total), (3,))
+    mixed = grey + texture.chroma * (total - grey)
+    return jnp.clip(texture.base + 0.5 * texture.contrast * mixed, 0.02, 1)
