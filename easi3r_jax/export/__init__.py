@@ -1,4 +1,7 @@
-"""What a reconstruction leaves behind: one folder, written whole or not at all. See docs/conventions.md."""
+"""What a reconstruction leaves behind: one folder, written whole or not at all; and clip folders with ground truth.
+
+See docs/conventions.md.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.export import atomic
+from easi3r_jax.export.clip import ensure_clip_writable, write_clip
 from easi3r_jax.export.glb import gltf_from_world, write_glb
 from easi3r_jax.export.images import write_depth, write_masks
 from easi3r_jax.export.jsonfile import to_json, write_json
@@ -26,6 +30,7 @@ __all__ = [
     "Points",
     "SceneCloud",
     "check_foreground",
+    "ensure_clip_writable",
     "ensure_writable",
     "gltf_from_world",
     "load_scene",
@@ -33,6 +38,7 @@ __all__ = [
     "read_tum",
     "summary_figure",
     "to_json",
+    "write_clip",
     "write_depth",
     "write_glb",
     "write_intrinsics",
