@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.synthetic.cast import cast, distance
+from easi3r_jax.synthetic.cast import _slabs, cast, distance
 from easi3r_jax.synthetic.scenes import BALL, BOX, CYLINDER, PANEL, random_scene
 from tests.rooms import DIAGONAL, ROOM, at, room_with, turned
 
@@ -76,6 +76,17 @@ def test_components_next_to_zero_of_either_sign(kind, tiny):
             hit, straight = cast_one(scene, origin, components), cast_one(scene, origin, (0, 0, 1))
             assert hit.instance == straight.instance
             np.testing.assert_allclose(hit.depth, straight.depth, rtol=1e-4)
+
+
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+@pytest.mark.parametrize("lean", [1e-30, 1e-9, 3e-7, 1e-3])
+def test_a_slab_that_a_ray_barely_leaves_lies_behind_it_and_one_that_it_barely_nears_before_it(side, lean):
+    """Whole rooms hide a lost sign, for a million units away there is always a wall before; so ask the slabs."""
+    origin = jnp.asarray([2 * side, 0, 0], jnp.float32)
+    for direction, ahead in ((side * lean, False), (-side * lean, True)):
+        entry, leave = _slabs(origin, jnp.asarray([direction, 0, 1], jnp.float32))
+        assert entry[0] < leave[0]
+        assert (entry[0] > 0) == (leave[0] > 0) == ahead
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
