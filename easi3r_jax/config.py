@@ -108,6 +108,22 @@ class DUSt3RConfig:
         )
 
     @classmethod
+    def thumbnail(cls) -> DUSt3RConfig:
+        """The smallest network that has every part of the embedded one: for trying out programs, not for results."""
+        return cls(
+            image_size=(32, 48),
+            patch_size=8,
+            enc_dim=32,
+            enc_depth=2,
+            enc_heads=2,
+            dec_dim=32,
+            dec_depth=2,
+            dec_heads=2,
+            mlp_ratio=2.0,
+            head="linear",
+        )
+
+    @classmethod
     def tiny_dpt(cls) -> DUSt3RConfig:
         """For tests: every part of the real network, narrow."""
         return cls(image_size=(96, 128), enc_dim=64, enc_depth=3, enc_heads=4, dec_dim=96)

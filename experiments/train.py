@@ -1,9 +1,11 @@
 """Trains a network, or goes on training one, on pairs of views.
 
-    python -m experiments.train --preset=embedded --output=runs/embedded     # the network that ships with the package
-    python -m experiments.train --preset=embedded --output=runs/embedded --resume      # go on where it stopped
-    python -m experiments.train --preset=dust3r --steps=2000 --output=runs/try         # the paper's objective alone
-    python -m experiments.train --finetune=monst3r --checkpoint=embedded --data=clips/ --output=runs/tuned
+    python -m experiments.train --preset=embedded                    # the network that ships with the package
+    python -m experiments.train --preset=embedded --resume           # go on where it stopped, exactly
+    python -m experiments.train --preset=dust3r --steps=2000         # the paper's objective and optimiser alone
+    python -m experiments.train --finetune=monst3r --checkpoint=embedded         # on rendered scenes that move
+    python -m experiments.train --finetune=monst3r --checkpoint=naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt \\
+        --data=pointodyssey:/data/po,tartanair:/data/tartanair,spring:/data/spring,waymo:/data/waymo
 
 Pairs are rendered on the device that trains, unless --data names folders. The run's folder has log.csv, TensorBoard
 logs (tensorboard --logdir=RUN), previews of held-out pairs, states to resume from, and model/, a checkpoint that every
@@ -13,141 +15,248 @@ program takes as --checkpoint. A run that is stopped and resumed gives the same 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import pathlib
-import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax import config as options
 from easi3r_jax import sharding
 from easi3r_jax.checkpoint import latest_state, load_state, save_checkpoint, save_state
-from easi3r_jax.errors import CheckpointError, ConfigError, OutputError
+from easi3r_jax.config import DUSt3RConfig, TrainConfig
+from easi3r_jax.errors import CheckpointError, ConfigError, OutputError, UserError
+from easi3r_jax.export.atomic import atomic_file, ensure_writable
 from easi3r_jax.models import parameters_of, random_model
-from easi3r_jax.synthetic import PairSampling
-from easi3r_jax.training.rendered import held_out_pairs, rendered_pairs
-from easi3r_jax.training.step import averaged_model, init_state, make_step
+from easi3r_jax.training.batch import ViewPairs
+from easi3r_jax.training.step import TrainState, averaged_model, init_state, make_step
 from easi3r_jax.training.validation import evaluate
 from experiments import cli
 from experiments.checkpoints import load_model
 from experiments.environment import versions
 from experiments.progress import table
+from experiments.training_data import Source, open_source
 from experiments.training_log import TrainingLog, preview
 
 FLAGS = cli.Flags(__doc__)
 
 PRESETS = {
-    "embedded": (options.DUSt3RConfig.embedded, options.TrainConfig.embedded),
-    "dust3r": (options.DUSt3RConfig.embedded, options.TrainConfig.dust3r),
-    "tiny": (options.DUSt3RConfig.tiny_linear, options.TrainConfig),
+    "embedded": (DUSt3RConfig.embedded, TrainConfig.embedded),
+    "dust3r": (DUSt3RConfig.embedded, TrainConfig.dust3r),
+    "tiny": (DUSt3RConfig.thumbnail, TrainConfig.embedded),
 }
 
 _RUN = FLAGS.group("Run")
 PRESET = _RUN.choice(
-    "preset", "embedded", sorted(PRESETS), "Network, optimiser and objective; flags below change them."
+    "preset",
+    "embedded",
+    sorted(PRESETS),
+    "Network, optimiser and objective; the flags below change them. embedded: the network that ships; dust3r: the same "
+    "network by the paper's objective and optimiser alone; tiny: a network for trying out this program.",
 )
-OUTPUT = _RUN.string("output", "", "Folder of the run (default: runs/<preset>).")
-RESUME = _RUN.boolean("resume", False, "Go on from the newest state in the run's folder.")
+FINETUNE = _RUN.choice(
+    "finetune",
+    "none",
+    ["none", "monst3r"],
+    "monst3r: as MonST3R was made of DUSt3R: encoder frozen, learning rate 5e-5, scenes that move. Needs --checkpoint.",
+)
+CHECKPOINT = _RUN.string("checkpoint", "", "Weights to start from, as reconstruct takes them (default: random ones).")
+OUTPUT = _RUN.string("output", "", "Folder of the run (default: runs/<preset or finetune>).")
+RESUME = _RUN.boolean("resume", False, "Go on from the newest state in the run's folder, with the same options.")
 STEPS = _RUN.integer("steps", 0, "Steps of the whole run; the learning rate has fallen at the last (0: the preset's).")
+STOP_AFTER = _RUN.integer("stop_after", 0, "Save and stop after so many steps, to be resumed another day (0: never).")
 SEED = _RUN.integer("seed", 0, "Of the first weights and of the data.")
-CHECKPOINT = _RUN.string("checkpoint", "", "Weights to start from (default: random ones of the preset's network).")
-BATCH_SIZE = _RUN.integer("batch_size", 0, "Pairs a step, each trained both ways (0: the preset's).")
+
+_DATA = FLAGS.group("Data")
+DATA = _DATA.string(
+    "data",
+    "",
+    "Folders to train on: NAME:FOLDER or NAME:FOLDER:WEIGHT, separated by commas; NAME is pairs (clip folders, see "
+    "docs/datasets.md), pointodyssey, tartanair, spring or waymo. Empty: rendered scenes.",
+)
+BATCH_SIZE = _DATA.integer("batch_size", 0, "Pairs a step, each trained both ways (0: the preset's).")
+
+_OBJECTIVE = FLAGS.group("Objective (negative: the preset's; the last three are not in the paper, 0 switches them off)")
+ALPHA = _OBJECTIVE.number("alpha", -1.0, "Weight of the logarithm of the confidence; the papers have 0.2.")
+SCALE = _OBJECTIVE.number("scale_weight", -1.0, "Of keeping the predicted scale near 1.")
+MATCHING = _OBJECTIVE.number("matching_weight", -1.0, "Of matching encoder tokens (InfoNCE). For scenes at rest.")
+ATTENTION = _OBJECTIVE.number("attention_weight", -1.0, "Of supervising cross-attention. For scenes at rest.")
 
 _OPTIMISER = FLAGS.group("Optimiser")
+OPTIMISER = _OPTIMISER.choice("optimiser", "preset", ["preset", "adamw", "muon"], "Rule of the steps.")
 LEARNING_RATE = _OPTIMISER.number("learning_rate", 0.0, "Highest learning rate (0: the preset's).", at_least=0.0)
+DTYPE = _OPTIMISER.choice(
+    "dtype",
+    "auto",
+    ["auto", "float32", "bfloat16"],
+    "Of the network's layers; auto is bfloat16 on GPUs and TPUs. Parameters, loss and averages are float32 always.",
+)
 
 _REPORT = FLAGS.group("Reports")
-LOG_EVERY = _REPORT.integer("log_every", 20, "Steps between lines of log.csv: means over them.", at_least=1)
+LOG_EVERY = _REPORT.integer("log_every", 20, "Steps between lines of log.csv, which are means over them.", at_least=1)
 CHECK_EVERY = _REPORT.integer("check_every", 1000, "Steps between validations, previews and saved states.", at_least=1)
 HELD_OUT = _REPORT.integer("held_out", 32, "Held-out pairs of a validation while training.", at_least=1)
 FINAL = _REPORT.integer("held_out_final", 256, "Held-out pairs of the last validation.", at_least=1)
 
 
 def main() -> None:
-    model_config, config = chosen()
-    output = pathlib.Path(OUTPUT.value or pathlib.Path("runs") / PRESET.value).expanduser()
+    name = FINETUNE.value if FINETUNE.value != "none" else PRESET.value
+    output = pathlib.Path(OUTPUT.value or pathlib.Path("runs") / name).expanduser()
+    begun = check_output(output)
+    config = training_options()
     mesh = sharding.data_mesh()
     if config.batch_size % mesh.size:
-        raise ConfigError(f"--batch_size {config.batch_size} does not divide among {mesh.size} devices.")
-    sampling = PairSampling(size=model_config.image_size)
-    first = None
+        raise ConfigError(f"--batch_size={config.batch_size} does not divide among {mesh.size} devices.")
     if CHECKPOINT.value:
         first, _ = load_model(CHECKPOINT.value, "float32")
-        model_config = first.config
-        sampling = PairSampling(size=model_config.image_size)
-    recorded = {
-        "model": dataclasses.asdict(model_config) | {"confidence_range": None},
-        "train": dataclasses.asdict(config),
-        "data": dataclasses.asdict(sampling),
+    else:
+        first = random_model(PRESETS[PRESET.value][0](), seed=SEED.value)
+    model_config = first.config
+    source = open_source(DATA.value, model_config.image_size, seed=SEED.value, moving=FINETUNE.value == "monst3r")
+    recorded = describe(model_config, config, source)
+
+    state = jax.device_put(init_state(parameters_of(first), config), sharding.replicated(mesh))
+    del first
+    if begun is not None:
+        state, _ = load_state(begun, state, recorded)
+    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}.get(DTYPE.value) or (
+        jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    )
+    step = make_step(model_config, config, mesh, draw=source.draw, dtype=dtype)
+    held_out = source.held_out(max(HELD_OUT.value, FINAL.value))
+
+    output.mkdir(parents=True, exist_ok=True)
+    with atomic_file(output / "config.json") as file:
+        file.write_text(json.dumps(recorded | {"versions": versions()}, indent=1) + "\n")
+    last = min(config.steps, int(state.step) + STOP_AFTER.value) if STOP_AFTER.value else config.steps
+    state = train(state, step, source, config, model_config, held_out, output, last, recorded)
+    if int(state.step) < config.steps:
+        print(f"Stopped at step {int(state.step)} of {config.steps}. Add --resume to go on.")
+    else:
+        finish(output, averaged_model(state, model_config), config, held_out)
+
+
+def train(
+    state: TrainState,
+    step: Any,
+    source: Source,
+    config: TrainConfig,
+    model_config: DUSt3RConfig,
+    held_out: ViewPairs,
+    output: pathlib.Path,
+    last: int,
+    recorded: dict[str, Any],
+) -> TrainState:
+    """Takes the steps up to `last`, with reports and saved states on the way."""
+    done = int(state.step)
+    log = TrainingLog(output, first_step=done, total=config.steps, samples_per_step=config.batch_size)
+    some = jax.tree.map(lambda a: a[: HELD_OUT.value], held_out)
+    pending: list[dict[str, jax.Array]] = []
+    with source.batches(done, config.batch_size) as batches:
+        while done < last:
+            state, terms = step(state) if batches is None else step(state, next(batches))
+            done += 1
+            pending.append(terms)
+            check = done % CHECK_EVERY.value == 0 or done == last
+            if done % LOG_EVERY.value == 0 or check:  # a check ends a line, so that resumed runs have the same lines
+                means = {name: float(np.mean([float(t[name]) for t in pending])) for name in pending[0]}
+                pending = []
+                if not np.isfinite(means["loss"]):
+                    raise UserError(
+                        f"The loss is not finite at step {done}: choose a lower --learning_rate. The states in "
+                        f"{output / 'states'} are from before."
+                    )
+                log.write(done, means)
+            if check:
+                save_state(output / "states", done, state, recorded)
+                model = averaged_model(state, model_config)
+                log.validated(done, evaluate(model, some))
+                preview(output / "preview" / f"{done:08d}.png", model, some)
+    log.close()
+    return state
+
+
+def finish(output: pathlib.Path, model: Any, config: TrainConfig, held_out: ViewPairs) -> None:
+    """Writes the model and what it measures on the held-out pairs."""
+    origin = f"experiments.train --preset={PRESET.value} --finetune={FINETUNE.value}, {config.steps} steps"
+    save_checkpoint(output / "model", model.config, model, source_name=origin, licence=licence())
+    figures, copied = evaluate(model, held_out), evaluate(model, held_out, copied=True)
+    with atomic_file(output / "metrics.json") as file:
+        file.write_text(json.dumps({"model": figures, "view_1_twice": copied}, indent=1) + "\n")
+    rows = [(name, f"{value:.4f}", f"{copied[name]:.4f}") for name, value in figures.items()]
+    print(table(rows, (f"{len(held_out.rgb)} held-out pairs", "model", "view 1 shown twice")))
+    print(f"use: python -m experiments.reconstruct --checkpoint={output / 'model'} --seq=VIDEO")
+
+
+def licence() -> str:
+    """Weights made of released ones keep the released ones' licence."""
+    if CHECKPOINT.value in ("", "embedded"):
+        return "Apache-2.0" if not DATA.value else "The terms of the training data apply."
+    return "The terms of the weights it was made of apply, and those of the training data."
+
+
+def check_output(output: pathlib.Path) -> pathlib.Path | None:
+    """The state to resume from, or None for a new run.
+
+    Raises:
+      CheckpointError: nothing to resume.
+      OutputError: a run that would be overwritten, or no place to write.
+    """
+    begun = latest_state(output / "states")
+    if RESUME.value and begun is None:
+        raise CheckpointError(f"There is no training state in {output / 'states'}: leave --resume away to begin.")
+    if not RESUME.value and begun is not None:
+        raise OutputError(f"{output} holds a run: add --resume to go on with it, or choose another --output.")
+    if begun is None:
+        ensure_writable(output, marker="config.json")
+    return begun
+
+
+def training_options() -> TrainConfig:
+    """The preset, or MonST3R's fine-tuning, with the flags' changes."""
+    if FINETUNE.value == "monst3r":
+        if not CHECKPOINT.value:
+            raise ConfigError("--finetune=monst3r needs --checkpoint: the weights to start from.")
+        config = TrainConfig.monst3r()
+    else:
+        config = PRESETS[PRESET.value][1]()
+    objective = {
+        field: value
+        for field, value in (
+            ("alpha", ALPHA.value),
+            ("scale_weight", SCALE.value),
+            ("matching_weight", MATCHING.value),
+            ("attention_weight", ATTENTION.value),
+        )
+        if value >= 0
+    }
+    changes: dict[str, Any] = {"objective": dataclasses.replace(config.objective, **objective)}
+    changes |= {"steps": STEPS.value} if STEPS.value else {}
+    changes |= {"batch_size": BATCH_SIZE.value} if BATCH_SIZE.value else {}
+    changes |= {"optimiser": OPTIMISER.value} if OPTIMISER.value != "preset" else {}
+    if LEARNING_RATE.value:
+        changes |= {
+            "learning_rate": LEARNING_RATE.value,
+            "learning_rate_min": min(config.learning_rate_min, LEARNING_RATE.value),
+        }
+    return dataclasses.replace(config, **changes)
+
+
+def describe(model_config: DUSt3RConfig, config: TrainConfig, source: Source) -> dict[str, Any]:
+    """What decides a run's numbers: kept with its states, and compared when it is resumed."""
+    network = dataclasses.asdict(model_config)
+    network["confidence_range"] = [str(bound) for bound in model_config.confidence_range]  # JSON has no infinity
+    training = dataclasses.asdict(config)
+    objective = training.pop("objective")
+    return {
+        **{f"network.{name}": value for name, value in network.items()},
+        **training,
+        **{f"objective.{name}": value for name, value in objective.items()},
+        "data": source.description,
         "seed": SEED.value,
         "checkpoint": CHECKPOINT.value,
     }
-    first = first or random_model(model_config, seed=SEED.value)
-    state = jax.device_put(init_state(parameters_of(first), config), sharding.replicated(mesh))
-    begun = latest_state(output / "states")
-    if RESUME.value:
-        if begun is None:
-            raise CheckpointError(f"There is no training state below {output}: leave --resume away to begin.")
-        state, _ = load_state(begun, state, recorded)
-    elif begun is not None:
-        raise OutputError(f"{output} holds a run: add --resume to go on, or choose another --output.")
-    dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    draw = functools.partial(rendered_pairs, SEED.value, sampling)
-    step = make_step(model_config, config, mesh, draw=draw, dtype=dtype)
-    held_out = held_out_pairs(max(HELD_OUT.value, FINAL.value), sampling)
-    some = jax.tree.map(lambda a: a[: HELD_OUT.value], held_out)
-
-    done = int(state.step)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "config.json").write_text(json.dumps(recorded | {"versions": versions()}, indent=1) + "\n")
-    log = TrainingLog(output, first_step=done, total=config.steps, samples_per_step=config.batch_size)
-    pending: list[dict[str, jax.Array]] = []
-    while done < config.steps:
-        state, terms = step(state)
-        done += 1
-        pending.append(terms)
-        if done % LOG_EVERY.value == 0 or done == config.steps:
-            means = {name: float(np.mean([float(t[name]) for t in pending])) for name in pending[0]}
-            pending = []
-            if not np.isfinite(means["loss"]):
-                raise ConfigError(f"The loss is not finite at step {done}: lower --learning_rate and resume.")
-            log.write(done, means)
-        if done % CHECK_EVERY.value == 0 or done == config.steps:
-            save_state(output / "states", done, state, recorded)
-            model = averaged_model(state, model_config)
-            log.validated(done, evaluate(model, some))
-            preview(output / "preview" / f"{done:08d}.png", model, some)
-    log.close()
-    finish(output, state, model_config, config, held_out)
-
-
-def finish(output, state, model_config, config, held_out) -> None:
-    """Writes the model and what it measures on the held-out pairs."""
-    model = averaged_model(state, model_config)
-    save_checkpoint(output / "model", model_config, model, source_name=f"experiments.train, {int(state.step)} steps")
-    began = time.perf_counter()
-    figures, copied = evaluate(model, held_out), evaluate(model, held_out, copied=True)
-    (output / "metrics.json").write_text(json.dumps({"model": figures, "view 1 twice": copied}, indent=1) + "\n")
-    rows = [(name, f"{value:.4f}", f"{copied[name]:.4f}") for name, value in figures.items()]
-    print(table(rows, ("held-out pairs", "model", "view 1 shown twice")))
-    print(f"Measured on {len(held_out.rgb)} pairs in {time.perf_counter() - began:.0f} s. Model: {output / 'model'}")
-
-
-def chosen() -> tuple[options.DUSt3RConfig, options.TrainConfig]:
-    """The preset with the flags' changes."""
-    make_model, make_training = PRESETS[PRESET.value]
-    config = make_training()
-    changes: dict[str, object] = {}
-    if STEPS.value:
-        changes["steps"] = STEPS.value
-    if BATCH_SIZE.value:
-        changes["batch_size"] = BATCH_SIZE.value
-    if LEARNING_RATE.value:
-        changes["learning_rate"] = LEARNING_RATE.value
-    return make_model(), dataclasses.replace(config, **changes)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.training.batch import ViewPairs, targets_of
-from easi3r_jax.training.objective import predict
+from easi3r_jax.training.objective import Predicted, predict
 
 
 class TrainingLog:
@@ -82,10 +82,15 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
     os.replace(partial, path)
 
 
+@jax.jit
+def _predict(model: DUSt3R, rgb: jax.Array) -> Predicted:
+    return predict(model, rgb)[0]
+
+
 def preview(path: pathlib.Path, model: DUSt3R, pairs: ViewPairs, count: int = 6) -> None:
     """Draws pairs: both images, true and predicted depth of view 1, confidence, error of both views."""
     pairs = jax.tree.map(lambda a: a[:count], pairs)
-    predicted = jax.jit(lambda m, rgb: predict(m, rgb)[0])(model, pairs.rgb)
+    predicted = _predict(model, pairs.rgb)
     targets = targets_of(pairs)
     depth, true = (np.asarray(p.points_i[:count, ..., 2]) for p in (predicted, targets))
     depth = depth * np.median(true / np.maximum(depth, 1e-6), axis=(1, 2), keepdims=True)

@@ -94,7 +94,7 @@ def load_state(path: pathlib.Path, like: _T, options: Mapping[str, Any]) -> tupl
         raise CheckpointError(f"The training state at {path} has format version {version!r}, not {FORMAT_VERSION}.")
     options = json.loads(json.dumps(options))  # as they look after a round trip: no tuples
     if changed := sorted(k for k in stored.keys() | options.keys() if stored.get(k) != options.get(k)):
-        told = ", ".join(f"{k} was {stored.get(k)!r}, is {options.get(k)!r}" for k in changed[:4])
+        told = "; ".join(f"{k} was {stored.get(k)!r}, is {options.get(k)!r}" for k in changed[:4])
         raise CheckpointError(
             f"The run at {path.parent.parent} was begun with other options ({told}). "
             "Resume with the same ones, or choose another --output."

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from easi3r_jax.geometry import camera, se3
-from easi3r_jax.types import pytree_dataclass
-
-Array = jax.Array
+from easi3r_jax.types import Array, pytree_dataclass
 
 
 @pytree_dataclass

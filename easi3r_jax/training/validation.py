@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,12 +45,18 @@ def evaluate(model: DUSt3R, pairs: ViewPairs, *, copied: bool = False, batch_siz
       translation: length of the PnP pose's error over the pair's mean distance, after scaling likewise.
       focal: relative error of the focal length.
     """
-    run = jax.jit(lambda model, chunk: _answers(model, chunk, copied=copied))
-    bounds = [(start, start + batch_size) for start in range(0, len(pairs.rgb), batch_size)]
-    answers = [run(model, jax.tree.map(lambda a, b=b: a[slice(*b)], pairs)) for b in bounds]
-    return _figures({name: np.concatenate([np.asarray(a[name]) for a in answers]) for name in answers[0]})
+    count = len(pairs.rgb)
+    # Batches of one size: the last one is filled up with pairs that are dropped again.
+    batches = np.arange(-(-count // batch_size) * batch_size).reshape(-1, batch_size) % count
+    answers = [_answers(model, jax.tree.map(lambda a, n=numbers: a[n], pairs), copied=copied) for numbers in batches]
+    merged = {
+        name: np.concatenate([np.asarray(a[name]).reshape(2, batch_size, *a[name].shape[1:]) for a in answers], axis=1)
+        for name in answers[0]
+    }
+    return _figures({name: value[:, :count].reshape(2 * count, *value.shape[2:]) for name, value in merged.items()})
 
 
+@functools.partial(jax.jit, static_argnames="copied")
 def _answers(model: DUSt3R, pairs: ViewPairs, *, copied: bool) -> dict[str, Array]:
     """Per directed pair, what needs no host code; and what PnP needs."""
     targets = targets_of(pairs)

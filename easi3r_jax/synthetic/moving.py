@@ -1,0 +1,56 @@
+"""Training pairs of scenes that move: two frames of a clip, a stride apart."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.synthetic.clips import ClipConfig, plan_clip
+from easi3r_jax.synthetic.render import View, render
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class MovingSampling:
+    """How pairs of frames are drawn from clips.
+
+    Attributes:
+      clip: the clips.
+      max_stride: largest distance in time of the two frames; a stride's probability grows linearly with it (MonST3R,
+        arXiv 2410.03825, sec. 4).
+    """
+
+    clip: ClipConfig = ClipConfig()
+    max_stride: int = 9
+
+
+def sample_moving_pair(key: Array, sampling: MovingSampling) -> View:
+    """Two frames of a new random clip, in random order.
+
+    Args:
+      key: everything follows from it.
+      sampling: how; static under `jit`.
+
+    Returns:
+      A `View` whose leaves have a leading axis of 2.
+    """
+    plan_key, stride_key, start_key, order_key, noise_key = jax.random.split(key, 5)
+    plan = plan_clip(plan_key, sampling.clip)
+    num_frames = sampling.clip.num_frames
+    strides = jnp.arange(1, min(sampling.max_stride, num_frames - 1) + 1)
+    stride = jax.random.choice(stride_key, strides, p=strides / jnp.sum(strides))
+    start = jax.random.randint(start_key, (), 0, num_frames - stride)
+    frames = jnp.stack([start, start + stride])
+    frames = jnp.where(jax.random.bernoulli(order_key), frames, frames[::-1])
+    objects, poses, intrinsics, sensor = jax.tree.map(
+        lambda a: a[frames], (plan.world_from_object, plan.world_from_cam, plan.intrinsics, plan.sensor)
+    )
+
+    def view(noise_key, world_from_object, world_from_cam, cam_intrinsics, one_sensor) -> View:
+        scene = dataclasses.replace(plan.scene, world_from_object=world_from_object)
+        return render(noise_key, scene, world_from_cam, cam_intrinsics, sampling.clip.size, one_sensor)
+
+    return jax.vmap(view)(jax.random.split(noise_key), objects, poses, intrinsics, sensor)

@@ -1,0 +1,111 @@
+"""`--data`: where training pairs come from."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from easi3r_jax.datasets import MONST3R_SHARES, READERS, Mixture, SamplingConfig, open_dataset, prefetched
+from easi3r_jax.errors import ConfigError
+from easi3r_jax.synthetic import ClipConfig, MovingSampling, PairSampling
+from easi3r_jax.training.batch import ViewPairs
+from easi3r_jax.training.rendered import HELD_OUT, draw_moving, draw_static, held_out_pairs
+from easi3r_jax.training.step import Draw
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A source of training pairs.
+
+    Attributes:
+      description: what decides the pairs, JSON values.
+      draw: renders pairs on the device that trains; None where pairs are read.
+      held_out: gives so many pairs that no step trains on.
+      batches: (step, batch size) -> a context with an iterator over the batches from that step on, or with None where
+        pairs are rendered.
+    """
+
+    description: dict[str, Any]
+    draw: Draw | None
+    held_out: Callable[[int], ViewPairs]
+    batches: Callable[[int, int], AbstractContextManager[Iterator[ViewPairs] | None]]
+
+
+def open_source(data: str, image_size: tuple[int, int], *, seed: int, moving: bool) -> Source:
+    """Opens what `--data` names.
+
+    Args:
+      data: as typed; empty for rendered scenes.
+      image_size: (H, W) of the network.
+      seed: of the pairs.
+      moving: whether rendered scenes move.
+
+    Raises:
+      ConfigError: a seed that is reserved, or names and weights that make no sense.
+      InputError: folders that are not there, or not what they are said to be.
+    """
+    if seed >= HELD_OUT:
+        raise ConfigError(f"--seed must be below {HELD_OUT}, which is the held-out pairs' own.")
+    return _read(data, image_size, seed) if data else _rendered(image_size, seed, moving=moving)
+
+
+def _rendered(image_size: tuple[int, int], seed: int, *, moving: bool) -> Source:
+    if moving:
+        sampling = MovingSampling(clip=ClipConfig(size=image_size))
+        draw = functools.partial(draw_moving, sampling)
+    else:
+        sampling = PairSampling(size=image_size)
+        draw = functools.partial(draw_static, sampling)
+    return Source(
+        description={"moving" if moving else "static": dataclasses.asdict(sampling)},
+        draw=functools.partial(draw, seed),
+        held_out=functools.partial(held_out_pairs, draw),
+        batches=lambda step, batch_size: contextlib.nullcontext(None),
+    )
+
+
+def _read(data: str, image_size: tuple[int, int], seed: int) -> Source:
+    height, width = image_size
+    # A network of 512 pixels is trained at several shapes; the small ones at their own.
+    sampling = SamplingConfig() if max(image_size) == 512 else SamplingConfig(sizes=((width, height),))
+    parts = [_part(part) for part in data.split(",")]
+    mixture = Mixture([(open_dataset(name, folder), weight) for name, folder, weight in parts], sampling)
+
+    def read(count: int, own_seed: int, step: int) -> ViewPairs:
+        return ViewPairs(*mixture.batch(own_seed, step, count))
+
+    @contextlib.contextmanager
+    def batches(step: int, batch_size: int) -> Iterator[Iterator[ViewPairs]]:
+        with prefetched(lambda n: read(batch_size, seed, n), step) as opened:
+            yield iter(opened)
+
+    return Source(
+        description={"read": [list(part) for part in parts], "sampling": dataclasses.asdict(sampling)},
+        draw=None,
+        # Other pairs, but of the same sequences: what says how a run goes, not how the network generalises.
+        held_out=lambda count: read(count, HELD_OUT, 0),
+        batches=batches,
+    )
+
+
+def _part(text: str) -> tuple[str, str, float]:
+    """NAME:FOLDER or NAME:FOLDER:WEIGHT."""
+    name, colon, rest = text.strip().partition(":")
+    if name not in READERS or not colon or not rest:
+        raise ConfigError(f"--data: {text!r} is not NAME:FOLDER with one of the names {', '.join(sorted(READERS))}.")
+    folder, colon, weight = rest.rpartition(":")
+    if not colon:
+        return name, rest, MONST3R_SHARES.get(name, 1.0)
+    try:
+        value = float(weight)
+    except ValueError:
+        return name, rest, MONST3R_SHARES.get(name, 1.0)  # a folder with a colon in its name
+    if not (np.isfinite(value) and value > 0):
+        raise ConfigError(f"--data: the weight of {text!r} must be a positive number.")
+    return name, folder, value

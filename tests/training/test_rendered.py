@@ -1,0 +1,68 @@
+"""Rendered training pairs: endless, repeatable, never those that are held out."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.geometry import camera, se3
+from easi3r_jax.synthetic import ClipConfig, MovingSampling, PairSampling
+from easi3r_jax.training.batch import targets_of
+from easi3r_jax.training.rendered import HELD_OUT, draw_moving, draw_static, held_out_pairs
+
+STATIC = jax.jit(functools.partial(draw_static, PairSampling(size=(16, 24), num_objects=2, candidates=2)))
+MOVING = jax.jit(
+    functools.partial(
+        draw_moving, MovingSampling(ClipConfig(size=(16, 24), num_frames=5, num_objects=4, num_moving=2), max_stride=3)
+    )
+)
+EIGHT = jnp.arange(8, dtype=jnp.int32)  # all tests draw as many at a time: one compilation
+
+
+def test_a_pair_follows_from_seed_and_number_alone():
+    first, again = STATIC(0, EIGHT), STATIC(0, EIGHT + 1)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a[1:], b[:-1])
+    assert len({rgb.tobytes() for rgb in np.asarray(first.rgb)}) == 8
+    assert not np.array_equal(first.rgb, STATIC(1, EIGHT).rgb)
+
+
+def test_held_out_pairs_are_a_sequence_of_their_own():
+    held_out = held_out_pairs(STATIC, 10)
+    assert held_out.rgb.shape == (10, 2, 16, 24, 3)
+    np.testing.assert_array_equal(held_out.rgb[:3], held_out_pairs(STATIC, 3).rgb)
+    np.testing.assert_array_equal(held_out.rgb[:8], STATIC(HELD_OUT, EIGHT).rgb)
+
+
+def consistent(pairs) -> np.ndarray:
+    """(E,) share of view i's pixels whose point, seen from j, has the depth that view j shows there."""
+    targets = targets_of(pairs)
+    size = pairs.depth.shape[2:]
+    pose_j = jnp.concatenate([pairs.world_from_cam[:, 1], pairs.world_from_cam[:, 0]])
+    pose_i = jnp.concatenate([pairs.world_from_cam[:, 0], pairs.world_from_cam[:, 1]])
+    intrinsics = jnp.concatenate([pairs.intrinsics[:, 1], pairs.intrinsics[:, 0]])
+    depth_j = jnp.concatenate([pairs.depth[:, 1], pairs.depth[:, 0]])
+    moved = se3.transform_points(se3.compose(se3.inverse(pose_j), pose_i), targets.points_i)
+    pixels, z = (np.asarray(a) for a in camera.project(moved, intrinsics))
+    nearest = np.rint(pixels).astype(int)
+    shares = []
+    for e in range(len(z)):
+        x, y = nearest[e, ..., 0], nearest[e, ..., 1]
+        inside = (x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0]) & (z[e] > 0)
+        same = np.abs(np.asarray(depth_j[e])[y[inside], x[inside]] / z[e][inside] - 1) < 0.1
+        shares.append(same.mean() if inside.any() else 0.0)
+    return np.array(shares)
+
+
+def test_resting_scenes_agree_between_the_views():
+    assert np.median(consistent(STATIC(0, EIGHT))) > 0.8
+
+
+def test_moving_pairs_are_two_moments_of_a_scene_that_moves():
+    pairs = MOVING(0, EIGHT)
+    assert pairs.rgb.dtype == jnp.uint8 and pairs.rgb.shape == (8, 2, 16, 24, 3)
+    assert (np.asarray(pairs.depth) > 0).all()
+    assert np.median(consistent(pairs)) > 0.6  # most of a scene rests
+    apart = np.linalg.norm(pairs.world_from_cam[:, 0, :3, 3] - pairs.world_from_cam[:, 1, :3, 3], axis=-1)
+    assert (apart > 0).all() and np.unique(apart.round(5)).size == 8
