@@ -85,6 +85,10 @@ class Flags:
         """Every flag's value, by name."""
         return {h.name: h.value for g in self._groups for h in g.holders}
 
+    def changed(self) -> list[str]:
+        """The flags that differ from their defaults, as one would type them."""
+        return [f"--{h.name}={h.value}" for g in self._groups for h in g.holders if h.value != h.default]
+
     def help(self) -> str:
         lines = [self._doc]
         for group in (*self._groups, self._general):

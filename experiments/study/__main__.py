@@ -167,9 +167,8 @@ def system_name(network: str, motion: str) -> str:
 
 def document(tables: list[report.Table], counts: tuple[int, int]) -> str:
     """report.md."""
-    command = " ".join(
-        ["python -m experiments.study", *(f"--{name}={value}" for name, value in FLAGS.values().items() if value != "")]
-    )
+    flags = [flag for flag in FLAGS.changed() if not flag.startswith("--output=")]
+    command = " ".join(["python -m experiments.study", *flags])
     head = [
         f"    {command}",
         "",

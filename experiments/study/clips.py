@@ -52,8 +52,8 @@ def rendered(seed: int, split: int, count: int, config: ClipConfig) -> Iterator[
     """`count` new clips. Another split of the same seed has other clips."""
     for n in range(count):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), split), n)
-        parts = (_render(key, jnp.asarray(moving), config) for moving in (True, False))
-        moving, still = (_from_render(*jax.tree.map(np.asarray, part), config) for part in parts)
+        parts = (jax.tree.map(np.asarray, _render(key, jnp.asarray(moving), config)) for moving in (True, False))
+        moving, still = (_from_render(clip, movers, config) for clip, movers in parts)
         yield Twins(f"seed {seed}.{split}.{n}", moving, still)
 
 

@@ -171,6 +171,8 @@ def test_the_study_writes_what_it_prints(study):
     done, folder = study
     assert sorted(p.name for p in folder.iterdir()) == ["report.md", "results.json"]
     written = (folder / "report.md").read_text()
+    assert "python -m experiments.study --checkpoint=" in written
+    assert "--num=1 --dev_num=1 --num_frames=3" in written and "--output" not in written
     results = json.loads((folder / "results.json").read_text())
     assert set(results["clips"]["development"]).isdisjoint(results["clips"]["test"])
     figures = results["test"]["formula, all layers, clustered"]
