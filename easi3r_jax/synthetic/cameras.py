@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from easi3r_jax.geometry import camera, se3
 from easi3r_jax.synthetic.cast import distance
+from easi3r_jax.synthetic.draws import log_between
 from easi3r_jax.synthetic.scenes import Scene
 
 Array = jax.Array
@@ -20,8 +20,7 @@ FOCAL_RANGE = (0.75, 1.25)
 
 def random_intrinsics(key: Array, size: tuple[int, int]) -> Array:
     """(3, 3) of a camera of (H, W) pixels whose focal length is drawn evenly in its logarithm."""
-    low, high = (np.log(f * max(size)) for f in FOCAL_RANGE)
-    focal = jnp.exp(jax.random.uniform(key, (), minval=low, maxval=high))
+    focal = max(size) * log_between(*FOCAL_RANGE, jax.random.uniform(key))
     return camera.intrinsics(focal, camera.centre(*size))
 
 

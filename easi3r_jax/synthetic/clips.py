@@ -16,6 +16,7 @@ import numpy as np
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.geometry import camera, se3
 from easi3r_jax.synthetic import cameras
+from easi3r_jax.synthetic.draws import between, normal, one_of, uniforms
 from easi3r_jax.synthetic.flow import exact_flow
 from easi3r_jax.synthetic.pairs import PairSampling, arrange_pair, check_size, random_viewpoint
 from easi3r_jax.synthetic.render import Sensor, View, random_sensor, render
@@ -223,30 +224,30 @@ def _camera_path(key: Array, room_half_size: Array, config: ClipConfig) -> Array
 
     Seen from the target, the first and the last camera are exactly the drawn angle apart.
     """
-    view_key, arc_key, tilt_key, side_key, zoom_key, drift_key, roll_key = jax.random.split(key, 7)
+    view_key, own_key = jax.random.split(key)
+    u = uniforms(own_key, arc=(), tilt=(), side=(), zoom=(), drift=(3,), roll=())
     view = random_viewpoint(view_key, room_half_size)
     low, high = np.radians(np.asarray(config.arc_deg, np.float32))
-    arc = jax.random.uniform(arc_key, (), minval=low, maxval=high)
-    tilt = jax.random.uniform(tilt_key, (), minval=-0.35, maxval=0.35)
+    arc, tilt = between(low, high, u["arc"]), between(-0.35, 0.35, u["tilt"])
     step = jnp.arange(config.num_frames, dtype=jnp.float32) / (config.num_frames - 1) - 0.5  # -1/2 .. 1/2
 
     outwards = cameras.on_sphere(jnp.zeros(3), view.azimuth, view.elevation, jnp.ones(()))
     sideways = jnp.stack([jnp.cos(view.azimuth), jnp.zeros(()), -jnp.sin(view.azimuth)])
-    sideways = jax.random.rademacher(side_key, (), jnp.float32) * sideways
+    sideways = jnp.where(u["side"] < 0.5, -sideways, sideways)
     along = jnp.cos(tilt) * sideways + jnp.sin(tilt) * jnp.cross(outwards, sideways)
     angle = (arc * step)[:, None]
     direction = jnp.cos(angle) * outwards[None] + jnp.sin(angle) * along[None]
 
     # Not stopped at the walls, which would cut the arc short: the whole of it is made smaller until it fits.
-    zoom = jnp.exp(jax.random.uniform(zoom_key, (), minval=-0.2, maxval=0.2) * step)
+    zoom = jnp.exp(between(-0.2, 0.2, u["zoom"]) * step)
     limit = (room_half_size - cameras.WALL_MARGIN)[None]
     reach = (limit - jnp.sign(direction) * view.target[None]) / jnp.maximum(jnp.abs(direction), 1e-3)
     radius = jnp.minimum(view.radius, jnp.min(jnp.min(reach, axis=1) / zoom))
     position = view.target[None] + (radius * zoom)[:, None] * direction
 
-    drift = 0.02 * radius * jax.random.uniform(drift_key, (3,), minval=-1, maxval=1)
+    drift = 0.02 * radius * between(-1.0, 1.0, u["drift"])
     target = view.target[None] + step[:, None] * drift[None]
-    roll = view.roll + 0.05 * step * jax.random.normal(roll_key, ())
+    roll = view.roll + 0.05 * step * normal(u["roll"])
     return jax.vmap(cameras.look_at)(position, target, roll)
 
 
@@ -260,7 +261,8 @@ def _object_paths(key: Array, scene: Scene, world_from_cam: Array, intrinsics: A
       config: speeds.
     """
     num_objects = len(scene.kind)
-    heading_key, away_key, speed_key, axis_key, spin_key = jax.random.split(key, 5)
+    one = (num_objects, 1)
+    u = uniforms(key, heading=one, away=one, speed=one, axis=(num_objects, 3), spin=(num_objects,))
     stands = jnp.asarray(standing(num_objects))[:, None]
     upright = jnp.asarray([[0, 1, 0]], jnp.float32)
     centre = scene.world_from_object[:, :3, 3]
@@ -270,19 +272,19 @@ def _object_paths(key: Array, scene: Scene, world_from_cam: Array, intrinsics: A
     level = _unit(sight * (1 - upright))
     sight = jnp.where(stands, level, sight / distance)  # what stands slides over the floor
     side = jnp.cross(jnp.broadcast_to(upright, sight.shape), level)
-    heading = jax.random.uniform(heading_key, (num_objects, 1), maxval=2 * np.pi)
+    heading = between(0.0, 2 * np.pi, u["heading"])
     heading = jnp.where(stands, jnp.where(heading < np.pi, 0.0, np.float32(np.pi)), heading)
     across = jnp.cos(heading) * side + jnp.sin(heading) * jnp.cross(sight, side)
     across = jnp.where(stands, across * (1 - upright), across)
-    away = jax.random.uniform(away_key, (num_objects, 1), minval=-0.5, maxval=0.5)
+    away = between(-0.5, 0.5, u["away"])
     low, high = config.speed
-    speed = jax.random.uniform(speed_key, (num_objects, 1), minval=low, maxval=high) * max(config.size)
+    speed = between(low, high, u["speed"]) * max(config.size)
     velocity = speed * distance / intrinsics[0, 0] * (across + away * sight)
 
-    axis = _unit(jax.random.normal(axis_key, (num_objects, 3)))
+    axis = _unit(normal(u["axis"]))
     axis = jnp.where(stands, jnp.sign(axis[:, :1]) * upright, axis)
     low, high = np.radians(np.asarray(config.spin_deg, np.float32))
-    spin = jax.random.uniform(spin_key, (num_objects,), minval=low, maxval=high)
+    spin = between(low, high, u["spin"])
 
     time = jnp.arange(config.num_frames, dtype=jnp.float32) - config.num_frames // 2
     box = PLACED_WITHIN * scene.room_half_size
@@ -320,8 +322,8 @@ def _some(key: Array, in_view: Array, count: int) -> Array:
     from a random start. So something moves in view as good as always, and nothing else follows from being in view.
     """
     num_objects = len(in_view)
-    order_key, start_key = jax.random.split(key)
-    lot = jax.random.uniform(order_key, (num_objects,)) - in_view.astype(jnp.float32)
+    u = uniforms(key, lot=(num_objects,), start=())
+    lot = u["lot"] - in_view.astype(jnp.float32)
     rank = jnp.argsort(jnp.argsort(lot))
-    taken = rank * count + jax.random.randint(start_key, (), 0, num_objects)
+    taken = rank * count + one_of(num_objects, u["start"])
     return (taken + count) // num_objects > taken // num_objects

@@ -6,8 +6,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from easi3r_jax.synthetic.clips import ClipConfig, plan_clip
+from easi3r_jax.synthetic.draws import uniforms
 from easi3r_jax.synthetic.render import View, render
 
 Array = jax.Array
@@ -37,14 +39,16 @@ def sample_moving_pair(key: Array, sampling: MovingSampling) -> View:
     Returns:
       A `View` whose leaves have a leading axis of 2.
     """
-    plan_key, stride_key, start_key, order_key, noise_key = jax.random.split(key, 5)
+    plan_key, frames_key, noise_key = jax.random.split(key, 3)
+    u = uniforms(frames_key, stride=(), start=(), order=())
     plan = plan_clip(plan_key, sampling.clip)
     num_frames = sampling.clip.num_frames
-    strides = jnp.arange(1, min(sampling.max_stride, num_frames - 1) + 1)
-    stride = jax.random.choice(stride_key, strides, p=strides / jnp.sum(strides))
-    start = jax.random.randint(start_key, (), 0, num_frames - stride)
+    strides = np.arange(1, min(sampling.max_stride, num_frames - 1) + 1)
+    most = np.cumsum(strides / strides.sum())[:-1]
+    stride = 1 + jnp.sum(u["stride"] >= jnp.asarray(most, jnp.float32))
+    start = jnp.minimum(u["start"] * (num_frames - stride), num_frames - stride - 1).astype(jnp.int32)
     frames = jnp.stack([start, start + stride])
-    frames = jnp.where(jax.random.bernoulli(order_key), frames, frames[::-1])
+    frames = jnp.where(u["order"] < 0.5, frames, frames[::-1])
     objects, poses, intrinsics, sensor = jax.tree.map(
         lambda a: a[frames], (plan.world_from_object, plan.world_from_cam, plan.intrinsics, plan.sensor)
     )

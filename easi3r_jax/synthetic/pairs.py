@@ -10,6 +10,7 @@ import numpy as np
 
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.synthetic import cameras
+from easi3r_jax.synthetic.draws import between, normal, uniforms
 from easi3r_jax.synthetic.render import Sensor, View, random_sensor, render
 from easi3r_jax.synthetic.scenes import Scene, clear_of, random_scene
 from easi3r_jax.types import pytree_dataclass
@@ -71,15 +72,15 @@ class Viewpoint:
 
 def random_viewpoint(key: Array, room_half_size: Array) -> Viewpoint:
     """A camera that looks at the middle of the room from anywhere around it."""
-    keys = jax.random.split(key, 5)
+    u = uniforms(key, target=(3,), azimuth=(), elevation=(), radius=(), roll=())
     spread = jnp.asarray([0.25, 0.3, 0.25]) * room_half_size
     reach = jnp.minimum(room_half_size[0], room_half_size[2])
     return Viewpoint(
-        target=jax.random.uniform(keys[0], (3,), minval=-1, maxval=1) * spread,
-        azimuth=jax.random.uniform(keys[1], (), maxval=2 * np.pi),
-        elevation=jax.random.uniform(keys[2], (), minval=-0.1, maxval=0.4),
-        radius=jax.random.uniform(keys[3], (), minval=0.7, maxval=1.05) * reach,
-        roll=0.08 * jax.random.normal(keys[4], ()),
+        target=between(-1.0, 1.0, u["target"]) * spread,
+        azimuth=between(0.0, 2 * np.pi, u["azimuth"]),
+        elevation=between(-0.1, 0.4, u["elevation"]),
+        radius=between(0.7, 1.05, u["radius"]) * reach,
+        roll=0.08 * normal(u["roll"]),
     )
 
 
@@ -91,14 +92,14 @@ def camera_at(view: Viewpoint, room_half_size: Array) -> Array:
 
 def moved(key: Array, view: Viewpoint, arc: float | np.floating | Array) -> Viewpoint:
     """The viewpoint after a motion of the camera of up to about `arc` radians around its target."""
-    keys = jax.random.split(key, 4)
-    turn = arc * jax.random.uniform(keys[0], (2,), minval=-1, maxval=1)
+    u = uniforms(key, turn=(2,), target=(3,), radius=(), roll=())
+    turn = arc * between(-1.0, 1.0, u["turn"])
     return Viewpoint(
-        target=view.target + 0.55 * arc * view.radius * jax.random.normal(keys[1], (3,)),
+        target=view.target + 0.55 * arc * view.radius * normal(u["target"]),
         azimuth=view.azimuth + turn[0],
         elevation=view.elevation + 0.4 * turn[1],
-        radius=view.radius * jnp.exp(0.4 * arc * jax.random.normal(keys[2], ())),
-        roll=view.roll + 0.15 * arc * jax.random.normal(keys[3], ()),
+        radius=view.radius * jnp.exp(0.4 * arc * normal(u["radius"])),
+        roll=view.roll + 0.15 * arc * normal(u["roll"]),
     )
 
 
@@ -133,7 +134,7 @@ def arrange_pair(key: Array, sampling: PairSampling) -> Arrangement:
     others = jax.vmap(lambda k: camera_at(moved(k, first, arc), room))(jax.random.split(move_key, sampling.candidates))
     scene = clear_of(scene, jnp.concatenate([start[None, :3, 3], others[:, :3, 3]]), clearance=0.9)
 
-    wanted = jax.random.uniform(overlap_key, (), minval=sampling.overlap[0], maxval=sampling.overlap[1])
+    wanted = between(*sampling.overlap, jax.random.uniform(overlap_key))
     common = jax.vmap(lambda c: cameras.overlap(scene, sampling.size, (intrinsics, intrinsics), (start, c)))(others)
     chosen = others[jnp.argmin(jnp.abs(common - wanted))]
     return Arrangement(

@@ -9,6 +9,7 @@ from easi3r_jax.geometry import camera
 from easi3r_jax.synthetic import texture
 from easi3r_jax.synthetic.cameras import rays
 from easi3r_jax.synthetic.cast import cast
+from easi3r_jax.synthetic.draws import between, normal, uniforms
 from easi3r_jax.synthetic.scenes import Scene
 from easi3r_jax.types import pytree_dataclass
 
@@ -49,9 +50,9 @@ class Sensor:
 
 def random_sensor(key: Array) -> Sensor:
     """Exposure within about a quarter stop, white balance within 5 %, noise up to 2 %."""
-    exposure, balance, noise = jax.random.split(key, 3)
-    log_gain = 0.15 * jax.random.normal(exposure, (1,)) + 0.04 * jax.random.normal(balance, (3,)).reshape(3)
-    return Sensor(gain=jnp.exp(log_gain), noise=jax.random.uniform(noise, (), maxval=0.02))
+    u = uniforms(key, exposure=(1,), balance=(3,), noise=())
+    log_gain = 0.15 * normal(u["exposure"]) + 0.04 * normal(u["balance"])
+    return Sensor(gain=jnp.exp(log_gain), noise=between(0.0, 0.02, u["noise"]))
 
 
 def render(

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.geometry import se3
-from easi3r_jax.synthetic.texture import Texture, random_rotation, random_textures
+from easi3r_jax.synthetic.draws import between, log_between, one_of, rotations, uniforms
+from easi3r_jax.synthetic.texture import Texture, random_textures
 from easi3r_jax.types import pytree_dataclass
 
 Array = jax.Array
@@ -48,32 +49,39 @@ def random_scene(key: Array, num_objects: int = 10) -> Scene:
 
     Sizes, kinds, places and textures are independent of each other.
     """
-    keys = jax.random.split(key, 9)
-    room = jax.random.uniform(keys[0], (3,), minval=jnp.array([2.5, 1.5, 2.5]), maxval=jnp.array([4.5, 2.5, 4.5]))
-    kind = jax.random.randint(keys[1], (num_objects,), 0, 4)
-    size = jnp.exp(jax.random.uniform(keys[2], (num_objects, 1), minval=np.log(0.2), maxval=np.log(0.7)))
-    shape = jnp.exp(jax.random.uniform(keys[3], (num_objects, 3), minval=-0.4, maxval=0.4))
-    half_size = size * shape
+    K = num_objects
+    own_key, texture_key = jax.random.split(key)
+    u = uniforms(
+        own_key,
+        room=(3,),
+        kind=(K,),
+        size=(K, 1),
+        shape=(K, 3),
+        turn=(K,),
+        tumble=(K, 4),
+        place=(K, 3),
+        lamp=(3,),
+        light=(),
+    )
+    room = between(jnp.array([2.5, 1.5, 2.5]), jnp.array([4.5, 2.5, 4.5]), u["room"])
+    half_size = log_between(0.2, 0.7, u["size"]) * jnp.exp(between(-0.4, 0.4, u["shape"]))
 
-    stands = jnp.asarray(standing(num_objects))
-    turn = jax.random.uniform(keys[4], (num_objects,), maxval=2 * np.pi)
-    upright = jax.vmap(about_vertical)(turn)
-    tumbled = jax.vmap(random_rotation)(jax.random.split(keys[5], num_objects))
-    rotation = jnp.where(stands[:, None, None], upright, tumbled)
+    stands = jnp.asarray(standing(K))
+    upright = jax.vmap(about_vertical)(between(0.0, 2 * np.pi, u["turn"]))
+    rotation = jnp.where(stands[:, None, None], upright, rotations(u["tumble"]))
 
-    place = jax.random.uniform(keys[6], (num_objects, 3), minval=-PLACED_WITHIN, maxval=PLACED_WITHIN) * room[None]
+    place = between(-PLACED_WITHIN, PLACED_WITHIN, u["place"]) * room[None]
     on_floor = room[1] - half_size[:, 1]
     place = place.at[:, 1].set(jnp.where(stands, on_floor, place[:, 1]))
-    lamp = jax.random.uniform(keys[7], (3,), minval=jnp.array([-0.7, -0.9, -0.7]), maxval=jnp.array([0.7, -0.5, 0.7]))
-    texture_key, ambient_key = jax.random.split(keys[8])
+    lamp = between(jnp.array([-0.7, -0.9, -0.7]), jnp.array([0.7, -0.5, 0.7]), u["lamp"])
     return Scene(
-        kind=kind.astype(jnp.int32),
+        kind=one_of(4, u["kind"]),
         half_size=half_size,
         world_from_object=se3.from_parts(rotation, place),
         room_half_size=room,
-        texture=random_textures(texture_key, num_objects + WALLS),
+        texture=random_textures(texture_key, K + WALLS),
         light=lamp * room,
-        ambient=jax.random.uniform(ambient_key, (), minval=0.35, maxval=0.75),
+        ambient=between(0.35, 0.75, u["light"]),
     )
 
 

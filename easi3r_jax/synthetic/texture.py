@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.synthetic.draws import between, log_between, one_of, rotations, uniforms
 from easi3r_jax.types import pytree_dataclass
 
 Array = jax.Array
@@ -47,33 +48,19 @@ class Texture:
 
 def random_textures(key: Array, count: int) -> Texture:
     """`count` textures of all kinds: coarse and fine, smooth and tiled, grey and colourful."""
-    keys = jax.random.split(key, 8)
-
-    def uniform(k: Array, low: float, high: float, shape: tuple[int, ...] = ()) -> Array:
-        return jax.random.uniform(k, (count, *shape), minval=low, maxval=high)
-
-    return Texture(
-        seed=jax.random.bits(keys[0], (count,), jnp.uint32),
-        lattice=jax.vmap(random_rotation)(jax.random.split(keys[1], count)),
-        frequency=jnp.exp(uniform(keys[2], np.log(0.7), np.log(3.0))),
-        persistence=uniform(keys[3], 0.5, 0.95),
-        sharpness=jnp.exp(uniform(keys[4], 0.0, np.log(8.0))),
-        base=uniform(keys[5], 0.15, 0.75, (3,)),
-        contrast=uniform(keys[6], 0.25, 0.9, (3,)),
-        chroma=uniform(keys[7], 0.0, 1.0),
+    n, three = (count,), (count, 3)
+    u = uniforms(
+        key, seed=n, lattice=(count, 4), frequency=n, persistence=n, sharpness=n, base=three, contrast=three, chroma=n
     )
-
-
-def random_rotation(key: Array) -> Array:
-    """(3, 3) uniformly random rotation (Shoemake 1992: a normal quaternion of unit length)."""
-    q = jax.random.normal(key, (4,))
-    x, y, z, w = q / jnp.sqrt(jnp.sum(q * q))
-    return jnp.stack(
-        [
-            jnp.stack([1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)]),
-            jnp.stack([2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)]),
-            jnp.stack([2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]),
-        ]
+    return Texture(
+        seed=one_of(2**24, u["seed"]).astype(jnp.uint32),
+        lattice=rotations(u["lattice"]),
+        frequency=log_between(0.7, 3.0, u["frequency"]),
+        persistence=between(0.5, 0.95, u["persistence"]),
+        sharpness=log_between(1.0, 8.0, u["sharpness"]),
+        base=between(0.15, 0.75, u["base"]),
+        contrast=between(0.25, 0.9, u["contrast"]),
+        chroma=u["chroma"],
     )
 
 

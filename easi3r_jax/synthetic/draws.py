@@ -1,0 +1,51 @@
+"""Random numbers, many kinds in one call.
+
+Every call of `jax.random` adds about 50 ms of compilation; a scene needs some sixty kinds of numbers. So a function
+asks once for all that it needs and gives each its range.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.geometry import se3
+from easi3r_jax.types import Array
+
+
+def uniforms(key: Array, **shapes: tuple[int, ...]) -> dict[str, Array]:
+    """Independent numbers, uniform in [0, 1), by name: `uniforms(key, angle=(), place=(5, 3))`."""
+    counts = [math.prod(shape) for shape in shapes.values()]
+    values = jax.random.uniform(key, (sum(counts),))
+    ends = [sum(counts[: n + 1]) for n in range(len(counts))]
+    return {
+        name: values[end - count : end].reshape(shape)
+        for (name, shape), count, end in zip(shapes.items(), counts, ends, strict=True)
+    }
+
+
+def between(low: float | Array, high: float | Array, uniform: Array) -> Array:
+    """Numbers uniform between `low` and `high`, of which arrays have the numbers' rank."""
+    return low + (high - low) * uniform
+
+
+def log_between(low: float, high: float, uniform: Array) -> Array:
+    """Numbers whose logarithm is uniform between those of `low` and `high`."""
+    return jnp.exp(between(math.log(low), math.log(high), uniform))
+
+
+def one_of(count: int, uniform: Array) -> Array:
+    """int32 numbers 0 to count - 1, each as likely."""
+    return jnp.minimum(uniform * count, count - 1).astype(jnp.int32)
+
+
+def normal(uniform: Array) -> Array:
+    """Numbers of the normal distribution (mean 0, deviation 1)."""
+    return jnp.sqrt(2.0) * jax.lax.erf_inv(jnp.maximum(2 * uniform - 1, -1 + 2.0**-24))
+
+
+def rotations(uniform: Array) -> Array:
+    """(..., 3, 3) uniformly random rotations from (..., 4) numbers (Shoemake 1992: a normal quaternion)."""
+    return se3.matrix_from_quaternion(normal(uniform))
