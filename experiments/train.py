@@ -28,7 +28,7 @@ from easi3r_jax.checkpoint import latest_state, load_state, save_checkpoint, sav
 from easi3r_jax.config import DUSt3RConfig, TrainConfig
 from easi3r_jax.errors import CheckpointError, ConfigError, OutputError, UserError
 from easi3r_jax.export.atomic import atomic_file, ensure_writable
-from easi3r_jax.models import parameters_of, random_model
+from easi3r_jax.models import DUSt3R, parameters_of, random_model
 from easi3r_jax.training.batch import ViewPairs
 from easi3r_jax.training.step import TrainState, averaged_model, init_state, make_step
 from easi3r_jax.training.validation import evaluate
@@ -65,7 +65,7 @@ CHECKPOINT = _RUN.string("checkpoint", "", "Weights to start from, as reconstruc
 OUTPUT = _RUN.string("output", "", "Folder of the run (default: runs/<preset or finetune>).")
 RESUME = _RUN.boolean("resume", False, "Go on from the newest state in the run's folder, with the same options.")
 STEPS = _RUN.integer("steps", 0, "Steps of the whole run; the learning rate has fallen at the last (0: the preset's).")
-STOP_AFTER = _RUN.integer("stop_after", 0, "Save and stop after so many steps, to be resumed another day (0: never).")
+STOP_AFTER = _RUN.integer("stop_after", 0, "Stop after so many steps, to be resumed another day (0: never).")
 SEED = _RUN.integer("seed", 0, "Of the first weights and of the data.")
 
 _DATA = FLAGS.group("Data")
@@ -131,10 +131,9 @@ def main() -> None:
         file.write_text(json.dumps(recorded | {"versions": versions()}, indent=1) + "\n")
     last = min(config.steps, int(state.step) + STOP_AFTER.value) if STOP_AFTER.value else config.steps
     state = train(state, step, source, config, model_config, held_out, output, last, recorded)
+    finish(output, averaged_model(state, model_config), int(state.step), held_out)
     if int(state.step) < config.steps:
         print(f"Stopped at step {int(state.step)} of {config.steps}. Add --resume to go on.")
-    else:
-        finish(output, averaged_model(state, model_config), config, held_out)
 
 
 def train(
@@ -177,9 +176,9 @@ def train(
     return state
 
 
-def finish(output: pathlib.Path, model: Any, config: TrainConfig, held_out: ViewPairs) -> None:
+def finish(output: pathlib.Path, model: DUSt3R, done: int, held_out: ViewPairs) -> None:
     """Writes the model and what it measures on the held-out pairs."""
-    origin = f"experiments.train --preset={PRESET.value} --finetune={FINETUNE.value}, {config.steps} steps"
+    origin = f"experiments.train --preset={PRESET.value} --finetune={FINETUNE.value}, {done} steps"
     save_checkpoint(output / "model", model.config, model, source_name=origin, licence=licence())
     figures, copied = evaluate(model, held_out), evaluate(model, held_out, copied=True)
     with atomic_file(output / "metrics.json") as file:

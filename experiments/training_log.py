@@ -89,6 +89,7 @@ def _predict(model: DUSt3R, rgb: jax.Array) -> Predicted:
 
 def preview(path: pathlib.Path, model: DUSt3R, pairs: ViewPairs, count: int = 6) -> None:
     """Draws pairs: both images, true and predicted depth of view 1, confidence, error of both views."""
+    count = min(count, len(pairs.rgb))
     pairs = jax.tree.map(lambda a: a[:count], pairs)
     predicted = _predict(model, pairs.rgb)
     targets = targets_of(pairs)
