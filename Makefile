@@ -19,7 +19,7 @@ INSTALLED := $(VENV)/.installed-$(firstword $(shell cksum < requirements.lock))-
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-slow lint format parity bench lock clean distclean
+.PHONY: help env demo test test-slow lint format parity bench embedded lock clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -77,6 +77,12 @@ parity: env ## Compare every stage with the reference numbers
 
 bench: env ## Measure every stage
 	$(RUN) -m experiments.benchmark
+
+# Stopped at any time, it goes on where it stopped; the weights are replaced when it is done.
+embedded: env ## Train the small network that ships with the package (hours; call again to go on)
+	$(RUN) -m experiments.train --preset=embedded --output=runs/embedded \
+	  $(if $(wildcard runs/embedded/states/step_*),--resume)
+	$(RUN) -m convert --source=runs/embedded/model --output=easi3r_jax/assets/model --to=official --half
 
 # Without UPGRADE, versions that still fit are kept.
 lock: env ## Make requirements.lock from pyproject.toml (UPGRADE=1: newest versions)

@@ -43,7 +43,7 @@ def release(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], 
     tensors = official_tensors(config, parameters)
     if half:
         largest = max(float(np.abs(t).max()) for t in tensors.values())
-        if not largest < np.finfo(np.float16).max:
+        if not largest < float(np.finfo(np.float16).max):
             raise CheckpointError(f"{checkpoint} has weights up to {largest:.3g}: too large for half precision.")
         tensors = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
     notes = {"source": str(metadata.get("source_name", "")), "licence": str(metadata.get("licence", ""))}

@@ -1,17 +1,27 @@
-"""Devices as one mesh.
-
-On a CPU, `XLA_FLAGS=--xla_force_host_platform_device_count=2` makes two devices of one. Two that compute with one
-thread each (`--xla_cpu_multi_thread_eigen=false`) train a small network faster than one with two threads, whose
-operations are too small to share.
-"""
+"""Devices as one mesh."""
 
 from __future__ import annotations
+
+import os
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 #: The mesh's only axis: examples (training pairs, directed pairs, edges) are divided along it.
 DATA = "data"
+
+
+def split_cpu(batch_size: int) -> None:
+    """Makes a device of each processor core this process may use, as far as their number divides the batch.
+
+    A small network trains faster on two devices of one thread each than on one of two threads: its operations are too
+    small to share. To be called before anything is computed; accelerators are not concerned, nor is anything done where
+    XLA_FLAGS says how many devices a CPU is.
+    """
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if batch_size % n == 0))
 
 
 def data_mesh() -> Mesh:
@@ -22,8 +32,3 @@ def data_mesh() -> Mesh:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
-
-
-def divided(mesh: Mesh) -> NamedSharding:
-    """The first axis is divided among the devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA))

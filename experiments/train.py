@@ -105,6 +105,7 @@ def main() -> None:
     output = pathlib.Path(OUTPUT.value or pathlib.Path("runs") / name).expanduser()
     begun = check_output(output)
     config = training_options()
+    sharding.split_cpu(config.batch_size)
     mesh = sharding.data_mesh()
     if config.batch_size % mesh.size:
         raise ConfigError(f"--batch_size={config.batch_size} does not divide among {mesh.size} devices.")

@@ -67,7 +67,8 @@ def read_arrays(
             needed = {name: (leaf.shape, str(np.dtype(leaf.dtype))) for name, leaf in wanted.items()}
             if found != needed:
                 different = sorted(n for n in found.keys() | needed.keys() if found.get(n) != needed.get(n))
-                raise CheckpointError(f"its arrays do not fit its configuration: {', '.join(different[:5])}")
+                names = ", ".join(f"{folder.name}.{name}" for name in different[:5])
+                raise CheckpointError(f"its arrays do not fit its configuration: {names}")
             arguments = ocp.checkpoint_utils.construct_restore_args(tree)
             restored = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(item=tree, restore_args=arguments))
             return {name: jax.block_until_ready(leaf) for name, leaf in _flat(restored).items()}
@@ -77,9 +78,7 @@ def read_arrays(
         if "RESOURCE_EXHAUSTED" in str(error) and not isinstance(error, CheckpointError):
             raise  # the device is full: the arrays may well be whole
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"The checkpoint at {path} is damaged or incomplete ({folder.name}: {reason}). {remedy}"
-        ) from error
+        raise CheckpointError(f"The checkpoint at {path} is damaged or incomplete ({reason}). {remedy}") from error
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

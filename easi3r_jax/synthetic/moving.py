@@ -45,8 +45,9 @@ def sample_moving_pair(key: Array, sampling: MovingSampling) -> View:
     num_frames = sampling.clip.num_frames
     strides = np.arange(1, min(sampling.max_stride, num_frames - 1) + 1)
     most = np.cumsum(strides / strides.sum())[:-1]
-    stride = 1 + jnp.sum(u["stride"] >= jnp.asarray(most, jnp.float32))
-    start = jnp.minimum(u["start"] * (num_frames - stride), num_frames - stride - 1).astype(jnp.int32)
+    stride = 1 + jnp.sum((u["stride"] >= jnp.asarray(most, jnp.float32)).astype(jnp.int32))
+    starts = num_frames - stride
+    start = jnp.minimum((u["start"] * starts.astype(jnp.float32)).astype(jnp.int32), starts - 1)
     frames = jnp.stack([start, start + stride])
     frames = jnp.where(u["order"] < 0.5, frames, frames[::-1])
     objects, poses, intrinsics, sensor = jax.tree.map(

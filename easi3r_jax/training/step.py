@@ -115,4 +115,6 @@ def make_step(
         average = {name: decay * value + (1 - decay) * trained[name] for name, value in state.average.items()}
         return TrainState(state.step + 1, state.frozen, trained, average, optimiser_state), terms
 
-    return jax.jit(step, donate_argnums=0)
+    # Devices that are cores of one CPU compute beside each other: none of them is to use the others' threads.
+    cores = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(step, donate_argnums=0, compiler_options={"xla_cpu_multi_thread_eigen": False} if cores else None)

@@ -13,8 +13,7 @@ import pytest
 
 from convert import cache, convert, resolve
 from convert.conversion import hash_file
-from easi3r_jax import checkpoint
-from easi3r_jax.checkpoint import FORMAT_VERSION, load_checkpoint, load_metadata
+from easi3r_jax.checkpoint import FORMAT_VERSION, folder, load_checkpoint, load_metadata
 from easi3r_jax.errors import CheckpointError, OutputError
 
 
@@ -257,8 +256,8 @@ class TestCache:
         usable, answers = cache._usable, iter([False, True])
         monkeypatch.setattr(cache, "_usable", lambda path: next(answers) and usable(path))
 
-        def full(path, need):
+        def full(path, need, is_ours):
             raise OutputError("full")
 
-        monkeypatch.setattr(checkpoint, "_replacing", full)
+        monkeypatch.setattr(folder, "replacing", full)
         assert self.resolve(source)[0] == first

