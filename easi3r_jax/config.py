@@ -331,6 +331,11 @@ class TrainConfig:
             raise ConfigError(f"Unknown optimiser {self.optimiser!r}: 'adamw' or 'muon'.")
         if not self.learning_rate_min <= self.learning_rate:
             raise ConfigError("The last learning rate must not be above the highest one.")
+        if not self.warmup_samples < self.steps * self.batch_size:
+            raise ConfigError(
+                f"The learning rate would rise over {self.warmup_samples} pairs, but the whole run has "
+                f"{self.steps * self.batch_size}: more steps, or a shorter warm-up."
+            )
 
     @classmethod
     def dust3r(cls) -> TrainConfig:

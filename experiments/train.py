@@ -110,29 +110,33 @@ def main() -> None:
     if config.batch_size % mesh.size:
         raise ConfigError(f"--batch_size={config.batch_size} does not divide among {mesh.size} devices.")
     if CHECKPOINT.value:
-        first, _ = load_model(CHECKPOINT.value, "float32")
+        first, metadata = load_model(CHECKPOINT.value, "float32")
+        licence = f"That of the weights it was made of: {metadata['licence']}"
     else:
         first = random_model(PRESETS[PRESET.value][0](), seed=SEED.value)
+        licence = "Apache-2.0"
+    if DATA.value:
+        licence += " And the terms of the training data."
     model_config = first.config
     source = open_source(DATA.value, model_config.image_size, seed=SEED.value, moving=FINETUNE.value == "monst3r")
-    recorded = describe(model_config, config, source)
+    dtype = DTYPE.value
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    recorded = describe(model_config, config, source) | {"dtype": dtype, "devices": mesh.size}
 
     state = jax.device_put(init_state(parameters_of(first), config), sharding.replicated(mesh))
     del first
     if begun is not None:
         state, _ = load_state(begun, state, recorded)
-    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}.get(DTYPE.value) or (
-        jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    )
-    step = make_step(model_config, config, mesh, draw=source.draw, dtype=dtype)
+    step = make_step(model_config, config, mesh, draw=source.draw, dtype=jnp.dtype(dtype))
     held_out = source.held_out(max(HELD_OUT.value, FINAL.value))
 
     output.mkdir(parents=True, exist_ok=True)
-    with atomic_file(output / "config.json") as file:
+    with atomic_file(output / "run.json") as file:
         file.write_text(json.dumps(recorded | {"versions": versions()}, indent=1) + "\n")
     last = min(config.steps, int(state.step) + STOP_AFTER.value) if STOP_AFTER.value else config.steps
     state = train(state, step, source, config, model_config, held_out, output, last, recorded)
-    finish(output, averaged_model(state, model_config), int(state.step), held_out)
+    finish(output, averaged_model(state, model_config), int(state.step), licence, held_out)
     if int(state.step) < config.steps:
         print(f"Stopped at step {int(state.step)} of {config.steps}. Add --resume to go on.")
 
@@ -159,41 +163,35 @@ def train(
             done += 1
             pending.append(terms)
             check = done % CHECK_EVERY.value == 0 or done == last
-            if done % LOG_EVERY.value == 0 or check:  # a check ends a line, so that resumed runs have the same lines
-                means = {name: float(np.mean([float(t[name]) for t in pending])) for name in pending[0]}
+            if done % LOG_EVERY.value == 0 or check:  # a check ends a line: a run resumed from it has the same ones
+                terms_of = jax.device_get(pending)
+                means = {name: float(np.mean([t[name] for t in terms_of])) for name in pending[0]}
                 pending = []
-                if not np.isfinite(means["loss"]):
+                if wrong := sorted(name for name, value in means.items() if not np.isfinite(value)):
                     raise UserError(
-                        f"The loss is not finite at step {done}: choose a lower --learning_rate. The states in "
-                        f"{output / 'states'} are from before."
+                        f"Not finite at step {done}: {', '.join(wrong)}. Begin again at another --output with a lower "
+                        f"--learning_rate. The states in {output / 'states'} are from before."
                     )
                 log.write(done, means)
             if check:
-                save_state(output / "states", done, state, recorded)
                 model = averaged_model(state, model_config)
                 log.validated(done, evaluate(model, some))
                 preview(output / "preview" / f"{done:08d}.png", model, some)
+                save_state(output / "states", done, state, recorded)  # last: what came before is never missing
     log.close()
     return state
 
 
-def finish(output: pathlib.Path, model: DUSt3R, done: int, held_out: ViewPairs) -> None:
+def finish(output: pathlib.Path, model: DUSt3R, done: int, licence: str, held_out: ViewPairs) -> None:
     """Writes the model and what it measures on the held-out pairs."""
-    origin = f"experiments.train --preset={PRESET.value} --finetune={FINETUNE.value}, {done} steps"
-    save_checkpoint(output / "model", model.config, model, source_name=origin, licence=licence())
+    origin = f"experiments.train, {done} steps from {CHECKPOINT.value or 'random weights'}"
+    save_checkpoint(output / "model", model.config, model, source_name=origin, licence=licence)
     figures, copied = evaluate(model, held_out), evaluate(model, held_out, copied=True)
     with atomic_file(output / "metrics.json") as file:
         file.write_text(json.dumps({"model": figures, "view_1_twice": copied}, indent=1) + "\n")
     rows = [(name, f"{value:.4f}", f"{copied[name]:.4f}") for name, value in figures.items()]
     print(table(rows, (f"{len(held_out.rgb)} held-out pairs", "model", "view 1 shown twice")))
     print(f"use: python -m experiments.reconstruct --checkpoint={output / 'model'} --seq=VIDEO")
-
-
-def licence() -> str:
-    """Weights made of released ones keep the released ones' licence."""
-    if CHECKPOINT.value in ("", "embedded"):
-        return "Apache-2.0" if not DATA.value else "The terms of the training data apply."
-    return "The terms of the weights it was made of apply, and those of the training data."
 
 
 def check_output(output: pathlib.Path) -> pathlib.Path | None:
@@ -209,7 +207,7 @@ def check_output(output: pathlib.Path) -> pathlib.Path | None:
     if not RESUME.value and begun is not None:
         raise OutputError(f"{output} holds a run: add --resume to go on with it, or choose another --output.")
     if begun is None:
-        ensure_writable(output, marker="config.json")
+        ensure_writable(output, marker="run.json")
     return begun
 
 
@@ -232,8 +230,12 @@ def training_options() -> TrainConfig:
         if value >= 0
     }
     changes: dict[str, Any] = {"objective": dataclasses.replace(config.objective, **objective)}
-    changes |= {"steps": STEPS.value} if STEPS.value else {}
-    changes |= {"batch_size": BATCH_SIZE.value} if BATCH_SIZE.value else {}
+    samples = config.steps * config.batch_size
+    batch_size = BATCH_SIZE.value or config.batch_size
+    steps = STEPS.value or max(samples // batch_size, 1)
+    # A shorter or longer run is the same schedule, shorter or longer.
+    warmup = config.warmup_samples * steps * batch_size // samples
+    changes |= {"batch_size": batch_size, "steps": steps, "warmup_samples": warmup}
     changes |= {"optimiser": OPTIMISER.value} if OPTIMISER.value != "preset" else {}
     if LEARNING_RATE.value:
         changes |= {

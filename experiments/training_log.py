@@ -93,17 +93,21 @@ def preview(path: pathlib.Path, model: DUSt3R, pairs: ViewPairs, count: int = 6)
     pairs = jax.tree.map(lambda a: a[:count], pairs)
     predicted = _predict(model, pairs.rgb)
     targets = targets_of(pairs)
-    depth, true = (np.asarray(p.points_i[:count, ..., 2]) for p in (predicted, targets))
-    depth = depth * np.median(true / np.maximum(depth, 1e-6), axis=(1, 2), keepdims=True)
+    depth, true = (np.array(p.points_i[:count, ..., 2]) for p in (predicted, targets))
+    known = np.asarray(targets.valid_i[:count])
     rows = []
     for n in range(count):
-        span = (true[n].min(), true[n].max())
+        if not known[n].any():
+            known[n, 0, 0] = true[n, 0, 0] = 1  # nothing to scale by: a picture all the same
+        depth[n] *= np.median(true[n][known[n]] / np.maximum(depth[n][known[n]], 1e-6))
+        span = (true[n][known[n]].min(), true[n][known[n]].max())
+        error = np.abs(depth[n] / np.where(known[n], true[n], 1) - 1)
         cells = [
             np.asarray(pairs.rgb[n, 0]),
             np.asarray(pairs.rgb[n, 1]),
-            _coloured(true[n], *span),
+            np.where(known[n][..., None], _coloured(true[n], *span), np.uint8(128)),
             _coloured(depth[n], *span),
-            _coloured(np.abs(depth[n] / true[n] - 1), 0, 0.5, "magma"),
+            np.where(known[n][..., None], _coloured(error, 0, 0.5, "magma"), np.uint8(128)),
             _coloured(np.log(np.asarray(predicted.confidence_i[n])), 0, 3, "viridis"),
         ]
         rows.append(np.concatenate(cells, axis=1))

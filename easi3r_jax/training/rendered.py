@@ -14,6 +14,8 @@ Array = jax.Array
 
 #: Seed of the held-out pairs; those of training runs are below it.
 HELD_OUT = 2**31 - 1
+#: Folded into a seed: the trainer's scenes are not those of `experiments.synthesize`, which may serve as test data.
+_TRAINING = 0x7261696E
 #: Held-out pairs rendered at a time.
 _TOGETHER = 8
 
@@ -42,6 +44,7 @@ def held_out_pairs(draw: Callable[[int, Array], ViewPairs], count: int) -> ViewP
 
 
 def _draw(sample: Callable[[Array], View], seed: int, numbers: Array) -> ViewPairs:
-    keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(seed), n))(numbers)
+    key = jax.random.fold_in(jax.random.key(seed), _TRAINING)
+    keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
     views = jax.vmap(sample)(keys)
     return ViewPairs(rgb=views.rgb, depth=views.depth, intrinsics=views.intrinsics, world_from_cam=views.world_from_cam)

@@ -56,8 +56,9 @@ def init_state(parameters: Parameters, config: TrainConfig) -> TrainState:
 
 
 def averaged_model(state: TrainState, model_config: DUSt3RConfig, *, dtype: Any = jnp.float32) -> DUSt3R:
-    """The network with the averaged parameters."""
-    return model_from(model_config, state.frozen | state.average, dtype=dtype)
+    """The network with the averaged parameters, on one device: on all, each would compute all that is asked."""
+    parameters = jax.device_put(state.frozen | state.average, jax.local_devices()[0])
+    return model_from(model_config, parameters, dtype=dtype)
 
 
 def pair_numbers(step: Array, batch_size: int) -> Array:

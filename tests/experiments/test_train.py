@@ -52,12 +52,12 @@ def test_the_run_leaves_what_its_help_says(runs):
     run = folder / "through"
     names = {path.name for path in run.iterdir()}
     assert names == {
-        *("config.json", "log.csv", "validation.csv", "tensorboard", "preview", "states", "model", "metrics.json"),
+        *("run.json", "log.csv", "validation.csv", "tensorboard", "preview", "states", "model", "metrics.json"),
     }
     with Image.open(run / "preview" / "00000004.png") as picture:
         assert picture.size == (2 * 6 * 48, 2 * 2 * 32)  # six pictures of each of two pairs, twice as large
     assert any((run / "tensorboard").iterdir())
-    config = json.loads((run / "config.json").read_text())
+    config = json.loads((run / "run.json").read_text())
     assert config["seed"] == 0 and config["steps"] == 4 and config["objective.matching_weight"] == 0.1
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["model"].keys() == metrics["view_1_twice"].keys()
@@ -111,6 +111,32 @@ def test_changed_options_are_named_on_resume(runs, command):
 def test_mistakes_are_told_in_a_line(command, tmp_path, arguments, text):
     refused(command("train", "--preset=tiny", f"--output={tmp_path / 'run'}", *arguments), text)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoints_folder_is_left_alone(runs, command):
+    folder, _ = runs
+    model = folder / "through" / "model"
+    before = (model / "config.json").read_text()
+    refused(command("train", "--preset=tiny", f"--output={model}"), "not empty")
+    assert (model / "config.json").read_text() == before
+
+
+def test_fine_tuning_on_clip_folders(runs, command, tmp_path):
+    """A small run of each kind on read data; the encoder stays as it was."""
+    folder, _ = runs
+    done = command("synthesize", "--num=1", "--frames=4", "--size=32x48", "--notwins", f"--output={tmp_path / 'clips'}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    arguments = (f"--data=pairs:{tmp_path / 'clips'}", f"--checkpoint={folder / 'through' / 'model'}")
+    small = ("--batch_size=2", "--steps=4", "--held_out=2", "--held_out_final=2", "--check_every=2", "--log_every=1")
+    done = command("train", "--finetune=monst3r", *arguments, *small, f"--output={tmp_path / 'tuned'}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    before, after = (
+        parameters_of(load_checkpoint(path)[1]) for path in (folder / "through" / "model", tmp_path / "tuned" / "model")
+    )
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert moved and not any(name.startswith("encoder.") for name in moved)
+    with (tmp_path / "tuned" / "log.csv").open(newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
 
 
 def test_somebody_elses_folder_is_left_alone(command, tmp_path):

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.geometry import camera, se3
-from easi3r_jax.synthetic import ClipConfig, MovingSampling, PairSampling
+from easi3r_jax.synthetic import ClipConfig, MovingSampling, PairSampling, sample_pair
 from easi3r_jax.training.batch import targets_of
 from easi3r_jax.training.rendered import HELD_OUT, draw_moving, draw_static, held_out_pairs
 
-STATIC = jax.jit(functools.partial(draw_static, PairSampling(size=(16, 24), num_objects=2, candidates=2)))
+SAMPLING = PairSampling(size=(16, 24), num_objects=2, candidates=2)
+STATIC = jax.jit(functools.partial(draw_static, SAMPLING))
 MOVING = jax.jit(
     functools.partial(
         draw_moving, MovingSampling(ClipConfig(size=(16, 24), num_frames=5, num_objects=4, num_moving=2), max_stride=3)
@@ -26,6 +27,14 @@ def test_a_pair_follows_from_seed_and_number_alone():
         np.testing.assert_array_equal(a[1:], b[:-1])
     assert len({rgb.tobytes() for rgb in np.asarray(first.rgb)}) == 8
     assert not np.array_equal(first.rgb, STATIC(1, EIGHT).rgb)
+
+
+def test_the_trainer_does_not_see_what_synthesize_writes_for_the_same_seed():
+    keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(0), n))(EIGHT)  # as experiments.synthesize draws them
+    written = jax.jit(jax.vmap(lambda key: sample_pair(key, SAMPLING)))(keys)
+    assert not {rgb.tobytes() for rgb in np.asarray(written.rgb)} & {
+        p.tobytes() for p in np.asarray(STATIC(0, EIGHT).rgb)
+    }
 
 
 def test_held_out_pairs_are_a_sequence_of_their_own():
