@@ -211,7 +211,7 @@ def test_muon_takes_the_blocks_matrices_with_equal_singular_values():
 
 
 def test_long_gradients_are_shortened():
-    """Adam forgets a gradient's length but not its growth: after a gradient a hundred times longer it moves differently."""
+    """Adam forgets a gradient's length but not its growth: one that is a hundred times longer would be remembered."""
 
     def last_move(lengths):
         rule = make_optimiser(TrainConfig(steps=100, batch_size=1, warmup_samples=1, clip_norm=1.0, weight_decay=0.0))
