@@ -109,19 +109,9 @@ class DUSt3RConfig:
 
     @classmethod
     def thumbnail(cls) -> DUSt3RConfig:
-        """The smallest network that has every part of the embedded one: for trying out programs, not for results."""
-        return cls(
-            image_size=(32, 48),
-            patch_size=8,
-            enc_dim=32,
-            enc_depth=2,
-            enc_heads=2,
-            dec_dim=32,
-            dec_depth=2,
-            dec_heads=2,
-            mlp_ratio=2.0,
-            head="linear",
-        )
+        """The embedded network in its smallest form: for trying out programs, not for results."""
+        sizes = {"enc_dim": 32, "enc_depth": 2, "enc_heads": 2, "dec_dim": 32, "dec_depth": 2, "dec_heads": 2}
+        return dataclasses.replace(cls.embedded(), image_size=(32, 48), **sizes)
 
     @classmethod
     def tiny_dpt(cls) -> DUSt3RConfig:
@@ -349,12 +339,12 @@ class TrainConfig:
         Beyond the paper: Muon, and three terms without which so small a network learns to match only after far longer.
         """
         return cls(
-            steps=8_000,
-            batch_size=8,
+            steps=6_000,
+            batch_size=16,
             optimiser="muon",
             learning_rate=3e-3,
             learning_rate_min=3e-5,
-            warmup_samples=800,
+            warmup_samples=1600,
             weight_decay=0.01,
             average_decay=0.998,
             objective=ObjectiveConfig(alpha=0.4, scale_weight=0.01, matching_weight=0.1, attention_weight=0.1),

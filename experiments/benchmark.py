@@ -31,7 +31,7 @@ from easi3r_jax.models import attention, random_model
 from easi3r_jax.models.encoder import Encoder
 from easi3r_jax.types import Frames
 from experiments import cli, flops
-from experiments.environment import device, peak_memory_bytes, versions
+from experiments.environment import device, layer_dtype, peak_memory_bytes, versions
 from experiments.progress import table
 
 FLAGS = cli.Flags(__doc__)
@@ -50,9 +50,7 @@ JSON = _HOW.string("json", "", "Also write the figures here.")
 
 def main() -> None:
     config = PRESETS[PRESET.value]()
-    dtype = DTYPE.value
-    if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    dtype = layer_dtype(DTYPE.value)
     size = (HEIGHT.value or config.image_size[0], WIDTH.value or config.image_size[1])
     if size[0] % config.patch_size or size[1] % config.patch_size:
         raise ConfigError(f"{size[1]}x{size[0]} does not divide into patches of {config.patch_size}.")

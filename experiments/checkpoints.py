@@ -6,7 +6,6 @@ import pathlib
 import tempfile
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 import convert
@@ -14,6 +13,7 @@ import easi3r_jax
 from easi3r_jax.checkpoint import load_checkpoint
 from easi3r_jax.errors import CheckpointError
 from easi3r_jax.models import DUSt3R
+from experiments.environment import layer_dtype
 
 EMBEDDED = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "model"
 
@@ -41,7 +41,5 @@ def load_model(checkpoint: str, dtype: str = "auto", observer=None) -> tuple[DUS
         metadata |= {"source_name": "embedded", "licence": "Apache-2.0"}
     else:
         _, model, metadata = load_checkpoint(convert.resolve(checkpoint, progress=observer))
-    if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    model.dtype = jnp.dtype(dtype)
+    model.dtype = jnp.dtype(layer_dtype(dtype))
     return model, metadata

@@ -28,6 +28,13 @@ def versions() -> dict[str, str]:
     }
 
 
+def layer_dtype(name: str) -> str:
+    """What `--dtype` stands for: "auto" is bfloat16 on accelerators and float32 on CPUs."""
+    if name != "auto":
+        return name
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
 def peak_memory_bytes() -> dict[str, int]:
     """Peak memory so far: of this process, and of the first accelerator where there is one."""
     peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)}

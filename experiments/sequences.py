@@ -18,6 +18,8 @@ from easi3r_jax.errors import InputError
 from easi3r_jax.metrics import GroundTruth
 from easi3r_jax.types import Frames
 
+#: The motionless twin of clip folder NAME is the folder NAME_still beside it.
+STILL = "_still"
 CLIPS = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "clips"
 
 

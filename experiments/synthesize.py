@@ -30,6 +30,7 @@ from easi3r_jax.types import Array
 from experiments import cli
 from experiments.environment import device, versions
 from experiments.progress import Stages
+from experiments.sequences import STILL
 
 FLAGS = cli.Flags(__doc__)
 
@@ -55,8 +56,6 @@ OUTPUT = _OUTPUT.string(
     "output", "clips", "Folder of the clips' folders. Earlier clips of the same seed and number are replaced."
 )
 
-#: The twin of clip NAME is NAME_still.
-STILL = "_still"
 _LARGEST = 4096
 
 

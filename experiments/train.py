@@ -34,7 +34,7 @@ from easi3r_jax.training.step import TrainState, averaged_model, init_state, mak
 from easi3r_jax.training.validation import evaluate
 from experiments import cli
 from experiments.checkpoints import load_model
-from experiments.environment import versions
+from experiments.environment import layer_dtype, versions
 from experiments.progress import table
 from experiments.training_data import Source, open_source
 from experiments.training_log import TrainingLog, preview
@@ -119,9 +119,7 @@ def main() -> None:
         licence += " And the terms of the training data."
     model_config = first.config
     source = open_source(DATA.value, model_config.image_size, seed=SEED.value, moving=FINETUNE.value == "monst3r")
-    dtype = DTYPE.value
-    if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    dtype = layer_dtype(DTYPE.value)
     recorded = describe(model_config, config, source) | {"dtype": dtype, "devices": mesh.size}
 
     state = jax.device_put(init_state(parameters_of(first), config), sharding.replicated(mesh))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import pathlib
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from easi3r_jax.export.atomic import atomic_file
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.training.batch import ViewPairs, targets_of
 from easi3r_jax.training.objective import Predicted, predict
@@ -76,10 +76,8 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
     with path.open(newline="") as file:
         header, *rows = list(csv.reader(file)) or [[]]
     kept = [row for row in rows if row and row[0].isdigit() and int(row[0]) <= step]
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", newline="") as file:
+    with atomic_file(path) as partial, partial.open("w", newline="") as file:
         csv.writer(file).writerows([header, *kept])
-    os.replace(partial, path)
 
 
 @jax.jit
@@ -112,12 +110,9 @@ def preview(path: pathlib.Path, model: DUSt3R, pairs: ViewPairs, count: int = 6)
         ]
         rows.append(np.concatenate(cells, axis=1))
     picture = np.concatenate(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    Image.fromarray(picture).resize((picture.shape[1] * 2, picture.shape[0] * 2), Image.Resampling.NEAREST).save(
-        partial, format="png"
-    )
-    os.replace(partial, path)
+    larger = Image.fromarray(picture).resize((picture.shape[1] * 2, picture.shape[0] * 2), Image.Resampling.NEAREST)
+    with atomic_file(path) as partial:
+        larger.save(partial, format="png")
 
 
 def _coloured(values: np.ndarray, low: float, high: float, name: str = "turbo") -> np.ndarray:

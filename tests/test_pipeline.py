@@ -10,24 +10,14 @@ import numpy as np
 import pytest
 
 from easi3r_jax import config, motion, pipeline
-from easi3r_jax.config import AlignConfig, DUSt3RConfig, MotionConfig, PipelineConfig
+from easi3r_jax.config import AlignConfig, MotionConfig, PipelineConfig
 from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.models import random_model
 from easi3r_jax.models.encoder import Encoder
 from easi3r_jax.types import Frames, MotionResidual
+from tests.networks import small_network
 
-NETWORK = DUSt3RConfig(
-    image_size=(32, 48),
-    patch_size=8,
-    enc_dim=16,
-    enc_depth=2,
-    enc_heads=2,
-    dec_dim=16,
-    dec_depth=2,
-    dec_heads=2,
-    mlp_ratio=2.0,
-    head="linear",
-)
+NETWORK = small_network(enc_depth=2)
 OPTIONS = PipelineConfig(segmentation=MotionConfig(num_clusters=8, restarts=1), alignment=AlignConfig(iterations=20))
 
 

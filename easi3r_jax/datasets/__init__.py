@@ -20,16 +20,12 @@ from easi3r_jax.datasets.mixture import Mixture, Pair, PairBatch
 from easi3r_jax.datasets.prefetch import Prefetcher, prefetched
 from easi3r_jax.datasets.registry import READERS, open_dataset
 from easi3r_jax.datasets.sampling import (
-    MONST3R_EPOCHS,
-    MONST3R_PAIRS_PER_EPOCH,
     MONST3R_SHARES,
     SamplingConfig,
 )
 from easi3r_jax.datasets.sequence import Dataset, Sequence, View
 
 __all__ = [
-    "MONST3R_EPOCHS",
-    "MONST3R_PAIRS_PER_EPOCH",
     "MONST3R_SHARES",
     "READERS",
     "Dataset",

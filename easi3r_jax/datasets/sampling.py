@@ -13,10 +13,8 @@ import numpy as np
 from easi3r_jax.datasets.sequence import Sequence
 from easi3r_jax.errors import ConfigError
 
-#: Share of the pairs that come from each data set, and length of the training (MonST3R, sec. 4).
+#: Share of the pairs that come from each data set (MonST3R, sec. 4).
 MONST3R_SHARES = {"pointodyssey": 0.5, "tartanair": 0.25, "spring": 0.05, "waymo": 0.2}
-MONST3R_PAIRS_PER_EPOCH = 20_000
-MONST3R_EPOCHS = 50
 
 # A point of one view is seen in the other where the depths agree so far, as a share: surfaces, not measurements.
 _SAME_DEPTH = 0.1

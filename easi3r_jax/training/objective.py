@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from easi3r_jax.config import ObjectiveConfig
 from easi3r_jax.geometry import camera, se3
 from easi3r_jax.models import Decoded, DUSt3R
+from easi3r_jax.models.attention import attention_logits
 from easi3r_jax.training.batch import Targets, ViewPairs, both_ways, targets_of
 from easi3r_jax.types import pytree_dataclass
 
@@ -160,18 +161,20 @@ def matching(features_i: Array, features_j: Array, weights: Array, known: Array)
 
 
 def attention_supervision(decoded: Decoded, layer: int, weights: Array, known: Array) -> Array:
-    """() cross-entropy of the cross-attention of a layer's first half of heads, in branch 1, against the matches.
+    """() cross-entropy of the cross-attention of a layer's first half of heads, in both branches, against the matches.
 
-    Branch 2 is supervised by the reverse pairs, which are in the batch too.
+    Branch 2 attends from view j to view i: its matches are those of the reverse pair, which is in the batch too.
     """
     total = jnp.zeros(())
     order = jnp.roll(jnp.arange(len(known)), len(known) // 2)  # the reverse of every pair
     for branch, w, k in (("branch1", weights, known), ("branch2", weights[order], known[order])):
-        logits = decoded.intermediates[branch]["cross"]["logits"][layer]
-        heads = logits.shape[1] // 2
+        # The maps of this layer and these heads alone; the record has those of all.
+        record = decoded.intermediates[branch]["cross"]
+        heads = record["rotated_queries"].shape[3] // 2
+        queries, keys = (record[name][layer, :, :, :heads] for name in ("rotated_queries", "rotated_keys"))
         spread = (w.shape[0], heads, *w.shape[1:])
         w, k = jnp.broadcast_to(w[:, None], spread), jnp.broadcast_to(k[:, None], spread[:3])
-        total = total + 0.5 * cross_entropy(logits[:, :heads], w, k)
+        total = total + 0.5 * cross_entropy(attention_logits(queries, keys), w, k)
     return total
 
 

@@ -13,7 +13,7 @@ from easi3r_jax.geometry.focal import weiszfeld_focal
 from easi3r_jax.geometry.pnp import solve_pnp
 from easi3r_jax.geometry.procrustes import register_similarity
 from easi3r_jax.models import DUSt3R
-from easi3r_jax.training.batch import ViewPairs, targets_of
+from easi3r_jax.training.batch import ViewPairs, both_ways, targets_of
 from easi3r_jax.training.objective import (
     masked_mean,
     mean_distance,
@@ -78,10 +78,9 @@ def _answers(model: DUSt3R, pairs: ViewPairs, *, copied: bool) -> dict[str, Arra
     _, rotation, _ = jax.vmap(register_similarity)(
         own_j.reshape(*flat, 3), predicted.points_j.reshape(*flat, 3), weights.reshape(flat)
     )
-    cam_i_from_cam_j = se3.compose(
-        se3.inverse(pairs.world_from_cam.swapaxes(0, 1).reshape(-1, 4, 4)),
-        pairs.world_from_cam[:, ::-1].swapaxes(0, 1).reshape(-1, 4, 4),
-    )
+    pose_i, pose_j = both_ways(pairs.world_from_cam[:, 0], pairs.world_from_cam[:, 1])
+    cam_i_from_cam_j = se3.compose(se3.inverse(pose_i), pose_j)
+    true_focal, _ = both_ways(pairs.intrinsics[:, 0, 0, 0], pairs.intrinsics[:, 1, 0, 0])
     depth, true = predicted.points_i[..., 2], targets.points_i[..., 2]
     ratio = jnp.nanmedian(jnp.where(targets.valid_i, true / jnp.maximum(depth, 1e-6), jnp.nan).reshape(flat), axis=1)[
         :, None, None
@@ -100,7 +99,7 @@ def _answers(model: DUSt3R, pairs: ViewPairs, *, copied: bool) -> dict[str, Arra
         "cam_i_from_cam_j": cam_i_from_cam_j,
         "focal": jax.vmap(lambda p: weiszfeld_focal(p, centre))(predicted.points_i),
         "focal_j": jax.vmap(lambda p: weiszfeld_focal(p, centre))(own_j),
-        "true_focal": pairs.intrinsics[..., 0, 0].swapaxes(0, 1).reshape(-1),
+        "true_focal": true_focal,
         "points_j": predicted.points_j,
         "confidence_j": predicted.confidence_j,
         "scale": mean_distance(predicted.points_i, predicted.points_j, targets.valid_i, targets.valid_j),

@@ -17,10 +17,7 @@ from easi3r_jax.metrics import GroundTruth
 from easi3r_jax.synthetic.clips import Clip, ClipConfig, plan_clip, render_clip
 from easi3r_jax.types import Array, Frames
 from easi3r_jax.video import load_frames
-from experiments.sequences import Sequence, find_sequence, load_arrays, load_ground_truth
-
-#: The twin of clip NAME is the folder NAME_still beside it.
-STILL = "_still"
+from experiments.sequences import STILL, Sequence, find_sequence, load_arrays, load_ground_truth
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

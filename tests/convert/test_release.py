@@ -1,6 +1,5 @@
 """The way back to the released layout: what goes out comes in again."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -12,28 +11,16 @@ from convert.conversion import convert
 from convert.model_string import parse_arguments
 from convert.release import official_arguments, release
 from easi3r_jax.checkpoint import load_checkpoint, save_checkpoint
-from easi3r_jax.config import PRESETS, DUSt3RConfig
+from easi3r_jax.config import PRESETS
 from easi3r_jax.errors import CheckpointError, OutputError
 from easi3r_jax.models import model_from, parameters_of, random_model
-
-SMALL = DUSt3RConfig(
-    image_size=(32, 48),
-    patch_size=16,
-    enc_dim=16,
-    enc_depth=2,
-    enc_heads=2,
-    dec_dim=24,
-    dec_depth=4,
-    dec_heads=2,
-    mlp_ratio=2.0,
-    head="dpt",
-)
+from tests.networks import small_released
 
 
 @pytest.fixture(scope="module", params=["dpt", "linear"])
 def checkpoint(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint") / request.param
-    config = dataclasses.replace(SMALL, head=request.param)
+    config = small_released(request.param)
     model = random_model(config, seed=3)
     save_checkpoint(folder, config, model, source_name="a test", licence="Apache-2.0")
     return folder, parameters_of(model)
@@ -85,7 +72,7 @@ def test_arguments_describe_the_same_network(name):
 
 
 def test_weights_beyond_half_precision_are_refused(tmp_path):
-    config = dataclasses.replace(SMALL, head="linear")
+    config = small_released("linear")
     parameters = parameters_of(random_model(config))
     parameters["encoder.norm.scale"] = parameters["encoder.norm.scale"] * 1e6
     save_checkpoint(tmp_path / "large", config, model_from(config, parameters), source_name="a test")

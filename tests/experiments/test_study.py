@@ -12,7 +12,6 @@ import pytest
 
 from easi3r_jax import motion
 from easi3r_jax.checkpoint import save_checkpoint
-from easi3r_jax.config import DUSt3RConfig
 from easi3r_jax.errors import InputError
 from easi3r_jax.models import random_model
 from easi3r_jax.synthetic.clips import ClipConfig
@@ -20,20 +19,11 @@ from easi3r_jax.types import AttentionStats
 from experiments.study import clips, report, scores
 from experiments.study.report import Mean, choose, mean, over_clips
 from experiments.study.scores import ALL_LAYERS, FORMULA, MAPS, Score
+from tests.networks import small_network
 
 GRID = (3, 4)
 SMALL = ClipConfig(size=(32, 48), num_frames=3)
-NETWORK = DUSt3RConfig(
-    image_size=(32, 48),
-    patch_size=8,
-    enc_dim=16,
-    enc_depth=1,
-    enc_heads=2,
-    dec_dim=16,
-    dec_depth=2,
-    dec_heads=2,
-    head="linear",
-)
+NETWORK = small_network(mlp_ratio=4.0)
 
 
 def temporal_state(stats):

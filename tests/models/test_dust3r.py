@@ -11,33 +11,9 @@ from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.models import abstract_model, normalize_rgb, random_model
 from easi3r_jax.models.heads import points_and_confidence
 from easi3r_jax.models.layers import TransposedConv, upsample_twice
+from tests.networks import small_released
 
-SMALL = {
-    "linear": DUSt3RConfig(
-        image_size=(32, 48),
-        patch_size=16,
-        enc_dim=16,
-        enc_depth=2,
-        enc_heads=2,
-        dec_dim=24,
-        dec_depth=4,
-        dec_heads=2,
-        mlp_ratio=2.0,
-        head="linear",
-    ),
-    "dpt": DUSt3RConfig(
-        image_size=(32, 48),
-        patch_size=16,
-        enc_dim=16,
-        enc_depth=2,
-        enc_heads=2,
-        dec_dim=24,
-        dec_depth=4,
-        dec_heads=2,
-        mlp_ratio=2.0,
-        head="dpt",
-    ),
-}
+SMALL = {head: small_released(head) for head in ("linear", "dpt")}
 
 
 def frames(count, height, width, seed=0):

@@ -143,15 +143,24 @@ def test_cross_entropy_of_indifference_is_the_logarithm_of_the_choices():
     assert objective.matching(tokens, jnp.roll(tokens, 1, axis=1), weights, known) > 5
 
 
+def attend(record, logits, layers, heads):
+    """Sets rotated queries and keys (L, E, N, A, D) so that the maps of some layers and heads are `logits` (E, N, N)."""
+    queries, keys = record["rotated_queries"], record["rotated_keys"]
+    tokens, width = queries.shape[2], queries.shape[-1]
+    wanted = jnp.pad(logits * width**0.5, ((0, 0), (0, 0), (0, width - tokens)))
+    record["rotated_queries"] = queries.at[layers, :, :, heads].set(wanted[:, :, None])
+    record["rotated_keys"] = keys.at[layers, :, :, heads].set(jnp.eye(tokens, width)[:, None])
+
+
 def test_attention_is_supervised_in_the_heads_and_layer_that_are_named(config):
     pairs = wall((0.0, 0.0, 0.0))
     _, _, decoded = objective.predict(random_model(config), pairs.rgb, intermediates=True)
     weights, known = objective.matches(pairs, PATCH)
     before = objective.attention_supervision(decoded, 1, weights, known)
     for branch in ("branch1", "branch2"):
-        logits = decoded.intermediates[branch]["cross"]["logits"]
-        assert logits.shape == (2, 2, 2, 6, 6)  # layers, pairs, heads
-        decoded.intermediates[branch]["cross"]["logits"] = logits.at[1, :, :1].set(50 * weights[:, None])
+        record = decoded.intermediates[branch]["cross"]
+        assert record["rotated_queries"].shape == (2, 2, 6, 2, 8)  # layers, pairs, tokens, heads, channels
+        attend(record, 50 * weights, 1, slice(0, 1))
     assert before > 1 and objective.attention_supervision(decoded, 1, weights, known) < 1e-5
     np.testing.assert_allclose(  # the other layer is as it was
         objective.attention_supervision(decoded, 0, weights, known), np.log(6), atol=0.5
@@ -164,7 +173,7 @@ def test_second_branch_is_compared_with_the_reverse_pairs(config):
     _, _, decoded = objective.predict(random_model(config), pairs.rgb, intermediates=True)
     reverse = weights[::-1]
     for branch, w in (("branch1", weights), ("branch2", reverse)):
-        decoded.intermediates[branch]["cross"]["logits"] = jnp.broadcast_to(50 * w[None, :, None], (2, 2, 2, 6, 6))
+        attend(decoded.intermediates[branch]["cross"], 50 * w, slice(None), slice(None))
     assert objective.attention_supervision(decoded, 0, weights, known) < 1e-5
 
 

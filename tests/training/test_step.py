@@ -116,12 +116,12 @@ def test_no_pair_is_drawn_twice():
 TWO_DEVICES = """
 import dataclasses, jax, jax.numpy as jnp, sys
 from easi3r_jax import sharding
-from easi3r_jax.config import DUSt3RConfig, TrainConfig
+from easi3r_jax.config import TrainConfig
 from easi3r_jax.models import parameters_of, random_model
 from easi3r_jax.training.step import init_state, make_step
+from tests.networks import small_network
 from tests.training.test_step import draw
-config = DUSt3RConfig(image_size=(16, 24), patch_size=8, enc_dim=16, enc_depth=1, enc_heads=2, dec_dim=16, dec_depth=2,
-                      dec_heads=2, mlp_ratio=2.0, head="linear")
+config = small_network(image_size=(16, 24))
 training = TrainConfig(steps=10, batch_size=4, learning_rate=1e-3, warmup_samples=4)
 mesh = sharding.data_mesh()
 assert mesh.size == int(sys.argv[1])
