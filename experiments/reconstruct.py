@@ -106,7 +106,10 @@ CLOUD_CONFIDENCE = _OUTPUT.number(
 )
 CLOUD_POINTS = _OUTPUT.integer("cloud_points", 2_000_000, "Most points in either.", at_least=1)
 COMPARE = _OUTPUT.boolean(
-    "compare_plain", True, "With ground truth: also reconstruct without masks and re-attention, and print both."
+    "compare_plain",
+    True,
+    "With ground truth: also reconstruct without masks and re-attention, and the motionless twin of a rendered clip "
+    "(the folder NAME_still beside NAME); print all.",
 )
 
 _COMPUTE = FLAGS.group("Computation")
@@ -249,7 +252,7 @@ def measure(
     result,
     stages: Stages,
 ) -> dict[str, dict[str, float | None]]:
-    """Metrics against ground truth, printed beside those of plain DUSt3R and, for the demo, of the motionless twin."""
+    """Metrics against ground truth, printed beside those of plain DUSt3R and of the clip's motionless twin."""
     stages("compare", 0, 3)
     columns = {"full method": metrics.evaluate_scene(result.scene, truth)}
     stages("compare", 1, 3)

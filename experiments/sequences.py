@@ -31,7 +31,7 @@ class Sequence:
       name: of the default output folder.
       frames: what `load_frames` reads.
       ground_truth: an npz file, or None.
-      twin: the same clip with the motion switched off, or None: what a motion figure must be held against.
+      twin: the same clip with the motion switched off (`STILL`), or None: what a motion figure must be held against.
     """
 
     name: str
@@ -51,7 +51,7 @@ def find_sequence(seq: str, ground_truth: str | None = None) -> Sequence:
       InputError: a clip or a ground-truth file that is not there.
     """
     if seq == "demo":
-        sequence = _clip_folder("demo", CLIPS / "demo", twin=_clip_folder("demo_still", CLIPS / "demo_still"))
+        sequence = _clip_folder("demo", CLIPS / "demo")
     else:
         path = pathlib.Path(seq).expanduser()
         if not seq or not path.exists():
@@ -66,8 +66,10 @@ def find_sequence(seq: str, ground_truth: str | None = None) -> Sequence:
     return sequence
 
 
-def _clip_folder(name: str, path: pathlib.Path, twin: Sequence | None = None) -> Sequence:
+def _clip_folder(name: str, path: pathlib.Path) -> Sequence:
     truth = path / "ground_truth.npz"
+    beside = path.resolve().with_name(path.resolve().name + STILL)
+    twin = _clip_folder(name + STILL, beside) if (beside / "frames").is_dir() else None
     return Sequence(name, path / "frames", truth if truth.is_file() else None, twin)
 
 

@@ -52,6 +52,7 @@ MOTION = _CONTENT.boolean("motion", True, "Render clips in which objects move; -
 TWINS = _CONTENT.boolean("twins", True, "Render each clip's twin beside it.")
 
 _OUTPUT = FLAGS.group("Output")
+FLOW = _OUTPUT.boolean("flow", True, "Write optical flow and where it is visible: two thirds of a clip's size.")
 OUTPUT = _OUTPUT.string(
     "output", "clips", "Folder of the clips' folders. Earlier clips of the same seed and number are replaced."
 )
@@ -154,12 +155,16 @@ def _render_pair(key: Array, sampling: PairSampling) -> Clip:
 
 def ground_truth(clip: Clip) -> dict[str, Any]:
     """The arrays of `ground_truth.npz`."""
-    return {
+    arrays = {
         "depth": clip.views.depth,
         "masks": clip.moving,
         "world_from_cam": clip.views.world_from_cam,
         "intrinsics": clip.views.intrinsics,
         "instance": clip.views.instance,
+    }
+    if not FLOW.value:
+        return arrays
+    return arrays | {
         "flow_forward": clip.flow_forward,
         "flow_backward": clip.flow_backward,
         "visible_forward": clip.visible_forward,

@@ -95,6 +95,8 @@ def test_files_hold_what_they_say(clips):
 
 def test_reconstruct_study_and_train_read_them(clips):
     sequence = find_sequence(str(clips / "clip_7_00000"))
+    assert sequence.twin == find_sequence(str(clips / "clip_7_00000_still"))  # which has none itself
+    assert sequence.twin.twin is None
     frames = load_frames(sequence.frames, FrameConfig(size=32, patch_size=8))
     truth = load_ground_truth(sequence.ground_truth, frames)
     assert truth.depth.shape == truth.masks.shape == frames.rgb.shape[:3]
@@ -114,6 +116,13 @@ def test_without_motion_only_the_twin_is_written(clips, tmp_path):
     assert execute(*SMALL, "--num=1", "--nomotion", "--notwins", f"--output={tmp_path}") == 0
     assert os.listdir(tmp_path) == ["clip_7_00000_still"]
     np.testing.assert_array_equal(pixels_of(tmp_path / "clip_7_00000_still"), pixels_of(clips / "clip_7_00000_still"))
+
+
+def test_flow_can_be_left_away(clips, tmp_path):
+    assert execute(*SMALL, "--num=1", "--notwins", "--noflow", f"--output={tmp_path}") == 0
+    whole = arrays_of(clips / "clip_7_00000")
+    rest = {name: array for name, array in whole.items() if not name.startswith(("flow", "visible"))}
+    np.testing.assert_equal(arrays_of(tmp_path / "clip_7_00000"), rest)
 
 
 def test_an_earlier_clip_is_replaced_and_nothing_else(clips, tmp_path):

@@ -144,7 +144,7 @@ def test_cross_entropy_of_indifference_is_the_logarithm_of_the_choices():
 
 
 def attend(record, logits, layers, heads):
-    """Sets rotated queries and keys (L, E, N, A, D) so that the maps of some layers and heads are `logits` (E, N, N)."""
+    """Sets rotated queries and keys (L, E, N, A, D): the maps of some layers and heads become `logits` (E, N, N)."""
     queries, keys = record["rotated_queries"], record["rotated_keys"]
     tokens, width = queries.shape[2], queries.shape[-1]
     wanted = jnp.pad(logits * width**0.5, ((0, 0), (0, 0), (0, width - tokens)))
