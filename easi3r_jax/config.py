@@ -108,6 +108,12 @@ class DUSt3RConfig:
         )
 
     @classmethod
+    def embedded_wide(cls) -> DUSt3RConfig:
+        """A larger one of the same kind, to be trained on an accelerator (7.0 M parameters)."""
+        sizes = {"enc_dim": 192, "enc_depth": 5, "enc_heads": 6, "dec_dim": 192, "dec_depth": 6, "dec_heads": 6}
+        return dataclasses.replace(cls.embedded(), image_size=(96, 128), **sizes)
+
+    @classmethod
     def thumbnail(cls) -> DUSt3RConfig:
         """The embedded network in its smallest form: for trying out programs, not for results."""
         sizes = {"enc_dim": 32, "enc_depth": 2, "enc_heads": 2, "dec_dim": 32, "dec_depth": 2, "dec_heads": 2}
@@ -129,6 +135,7 @@ PRESETS = {
     "512-linear": DUSt3RConfig.vit_large_512_linear,
     "224-linear": DUSt3RConfig.vit_large_224_linear,
     "embedded": DUSt3RConfig.embedded,
+    "embedded-wide": DUSt3RConfig.embedded_wide,
     "tiny-dpt": DUSt3RConfig.tiny_dpt,
     "tiny-linear": DUSt3RConfig.tiny_linear,
 }
@@ -349,6 +356,11 @@ class TrainConfig:
             average_decay=0.998,
             objective=ObjectiveConfig(alpha=0.4, scale_weight=0.01, matching_weight=0.1, attention_weight=0.1),
         )
+
+    @classmethod
+    def embedded_wide(cls) -> TrainConfig:
+        """As `embedded`, for as long as an accelerator makes affordable."""
+        return dataclasses.replace(cls.embedded(), steps=30_000, batch_size=64, learning_rate=2e-3)
 
     @classmethod
     def monst3r(cls) -> TrainConfig:

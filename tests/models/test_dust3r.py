@@ -179,6 +179,11 @@ def test_presets_have_the_released_number_of_parameters(preset, parameters):
     assert ours + unused == parameters
 
 
+@pytest.mark.parametrize("preset", ["embedded", "embedded-wide"])
+def test_networks_to_ship_take_at_most_15_megabytes_in_half_precision(preset):
+    assert 2 * sum(x.size for x in jax.tree.leaves(abstract_model(PRESETS[preset]()))) < 15e6
+
+
 @pytest.mark.parametrize(
     "options", [{"enc_heads": 7}, {"patch_size": 8}, {"dec_depth": 2}, {"enc_dim": 0}, {"head": "mlp"}]
 )
