@@ -1,6 +1,6 @@
 """Checkpoints on disk: networks (`weights`) and training runs (`state`). The only package that knows Orbax."""
 
-from easi3r_jax.checkpoint.state import latest_state, load_state, save_state
+from easi3r_jax.checkpoint.state import latest_state, load_newest, load_state, save_state, state_options
 from easi3r_jax.checkpoint.weights import (
     FORMAT_VERSION,
     LICENCE_RELEASED,
@@ -22,8 +22,10 @@ __all__ = [
     "latest_state",
     "load_checkpoint",
     "load_metadata",
+    "load_newest",
     "load_state",
     "parameter_shapes",
     "save_checkpoint",
     "save_state",
+    "state_options",
 ]

@@ -6,6 +6,7 @@ Only this package knows Orbax.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -120,7 +121,10 @@ def check_files(path: pathlib.Path, expected: dict[str, list[int]], remedy: str)
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path, need: int, is_ours: Callable[[pathlib.Path], bool]) -> Iterator[pathlib.Path]:
-    """A temporary folder that takes `path`'s place when the block ends well, and disappears when it does not."""
+    """A temporary folder that takes `path`'s place when the block ends well, and disappears when it does not.
+
+    All of it is on the disk before it is renamed: after a power cut, what has its name is whole.
+    """
     partial = path.parent / f".{path.name}.partial-{os.getpid()}"
     older = path.parent / f".{path.name}.older-{os.getpid()}"
     try:
@@ -137,11 +141,28 @@ def replacing(path: pathlib.Path, need: int, is_ours: Callable[[pathlib.Path], b
             partial.mkdir()
             (partial / "weights").mkdir()
             yield partial
+            for entry in (*partial.rglob("*"), partial):
+                _flush(entry)
             interrupt.replace_folder(path, partial, older)
+            _flush(path.parent)
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not (
+            path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)
+        ):  # some network disks cannot, of folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from easi3r_jax.checkpoint import folder as folders
-from easi3r_jax.checkpoint import latest_state, load_state, save_state
+from easi3r_jax.checkpoint import latest_state, load_newest, load_state, save_state, state_options
 from easi3r_jax.config import TrainConfig
-from easi3r_jax.errors import CheckpointError, OutputError
+from easi3r_jax.errors import CheckpointError, ConfigError, OutputError
 from easi3r_jax.training.step import init_state
 
 OPTIONS = {"steps": 10, "size": [64, 96], "seed": 0}
@@ -77,7 +77,7 @@ def test_too_little_room_is_seen_before_anything_is_written(state, tmp_path, mon
 
 def test_changed_options_are_named(state, tmp_path):
     path = save_state(tmp_path / "states", 1, state, OPTIONS)
-    with pytest.raises(CheckpointError, match=r"other options \(seed was 0, is 1; steps was 10, is 20\)") as caught:
+    with pytest.raises(ConfigError, match=r"other options \(seed was 0, is 1; steps was 10, is 20\)") as caught:
         load_state(path, state, {**OPTIONS, "steps": 20, "seed": 1})
     assert "Resume with the same ones" in str(caught.value)
 
@@ -92,6 +92,14 @@ def test_a_state_of_another_network_is_refused(state, tmp_path):
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "json", "version"])
 def test_damage_is_noticed(state, tmp_path, damage):
     path = save_state(tmp_path, 1, state, OPTIONS)
+    damaged(path, damage)
+    with pytest.raises(CheckpointError, match=r"damaged|version"):
+        load_state(path, state, OPTIONS)
+    with pytest.raises(CheckpointError, match=r"damaged|version"):
+        load_newest(tmp_path, state, OPTIONS)
+
+
+def damaged(path, damage):
     largest = max((p for p in (path / "weights").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     if damage == "flip":
         data = bytearray(largest.read_bytes())
@@ -106,5 +114,62 @@ def test_damage_is_noticed(state, tmp_path, damage):
     else:
         header = json.loads((path / "config.json").read_text())
         (path / "config.json").write_text(json.dumps({**header, "format_version": 99}))
-    with pytest.raises(CheckpointError, match=r"damaged|version"):
-        load_state(path, state, OPTIONS)
+
+
+@pytest.mark.parametrize("damage", ["flip", "delete", "json", "empty"])
+def test_the_state_before_a_damaged_one_is_loaded(state, tmp_path, damage):
+    save_state(tmp_path, 4, state, OPTIONS)
+    newest = save_state(tmp_path, 8, jax.tree.map(jnp.zeros_like, state), OPTIONS)
+    if damage == "empty":  # what a power cut may leave of files that were not flushed
+        for path in newest.rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"")
+    else:
+        damaged(newest, damage)
+    loaded, step, passed_over = load_newest(tmp_path, jax.tree.map(jnp.zeros_like, state), OPTIONS)
+    assert step == 4
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(passed_over) == 1 and "step_00000008 is damaged" in passed_over[0] and "\n" not in passed_over[0]
+
+
+def test_a_run_that_passed_over_a_damaged_state_replaces_it(state, tmp_path):
+    for step in (4, 8):
+        path = save_state(tmp_path, step, state, OPTIONS)
+    (path / "config.json").write_bytes(b"")
+    save_state(tmp_path, 6, state, OPTIONS)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000004", "step_00000006"]
+    (tmp_path / "step_00000008" / "weights").mkdir(parents=True)
+    save_state(tmp_path, 8, state, OPTIONS)
+    _, step, passed_over = load_newest(tmp_path, state, OPTIONS)
+    assert step == 8 and not passed_over
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000006", "step_00000008"]
+
+
+def test_other_options_are_no_damage(state, tmp_path):
+    for step in (4, 8):
+        save_state(tmp_path, step, state, OPTIONS)
+    with pytest.raises(ConfigError, match="seed was 0, is 1"):
+        load_newest(tmp_path, state, {**OPTIONS, "seed": 1})
+
+
+def test_the_options_can_be_read_alone(state, tmp_path):
+    path = save_state(tmp_path, 1, state, {**OPTIONS, "size": (64, 96)})
+    assert state_options(path) == OPTIONS
+    (path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="damaged"):
+        state_options(path)
+
+
+def test_all_is_on_the_disk_before_it_has_its_name(state, tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(folders, "_flush", flushed.append)
+    replace = folders.interrupt.replace_folder
+
+    def renamed(target, new, older):
+        assert set(flushed) == {new, *new.rglob("*")}
+        replace(target, new, older)
+
+    monkeypatch.setattr(folders.interrupt, "replace_folder", renamed)
+    path = save_state(tmp_path / "states", 1, state, OPTIONS)
+    assert flushed[-1] == path.parent
