@@ -30,15 +30,15 @@ def test_every_comparison_holds(golden, kind):
 
 
 def test_all_golden_folders_are_recognised(golden):
-    """`metrics` and `embedded` are for tests of their own."""
+    """`metrics` and `trained` are for tests of their own."""
     assert {folder.name for folder, _ in find_checks(golden)} == set(KINDS)
 
 
-def test_the_embedded_network_gives_the_reference_networks_output(golden, cache, monkeypatch):
-    """On weights that were trained: random ones keep every activation small."""
+def test_a_trained_network_gives_the_reference_networks_output(golden, cache, monkeypatch):
+    """Random weights, as of all other comparisons, keep every activation small."""
     monkeypatch.setenv("EASI3R_JAX_CACHE", str(cache))
-    model, _ = load_model("embedded", "float32")
-    expected = np.load(golden / "embedded" / "expected.npz")
+    model, _ = load_model(str(golden / "trained"), "float32")
+    expected = np.load(golden / "trained" / "expected.npz")
     images = jnp.asarray(expected["images"])  # (pairs, 2, H, W, 3) in [0, 1], not of whole 255ths
     grid = model.grid(images.shape[2:4])
     features = [model.encoder(2 * images[:, view] - 1, model.dtype)[0] for view in (0, 1)]
