@@ -10,6 +10,7 @@
     files, exr  arrays, tables and depth maps on disk, none of them trusted
     crop        around the principal point, at the network's size
     sampling    which frames make a pair, and whether it is of any use
+    split       which scenes are held out
     mixture     batches, each a pure function of seed and step
     prefetch    batches in the background
 
@@ -24,8 +25,10 @@ from easi3r_jax.datasets.sampling import (
     SamplingConfig,
 )
 from easi3r_jax.datasets.sequence import Dataset, Sequence, View
+from easi3r_jax.datasets.split import FEWEST_SCENES, hold_out
 
 __all__ = [
+    "FEWEST_SCENES",
     "MONST3R_SHARES",
     "READERS",
     "Dataset",
@@ -36,6 +39,7 @@ __all__ = [
     "SamplingConfig",
     "Sequence",
     "View",
+    "hold_out",
     "open_dataset",
     "prefetched",
 ]

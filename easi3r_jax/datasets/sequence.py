@@ -45,6 +45,8 @@ class Sequence:
         unknown.
       read_camera: frame -> (3, 3) intrinsics and (4, 4) world_from_cam, see `View`.
       pairs: (P, 2) int frame numbers that belong together, or None: frames that are close in time do.
+      together: names what several sequences show at once, as the cameras of one car do: they are held out together.
+        Empty: the sequence stands alone.
     """
 
     name: str
@@ -53,10 +55,16 @@ class Sequence:
     read_depth: Callable[[int, tuple[int, int]], np.ndarray]
     read_camera: Callable[[int], tuple[np.ndarray, np.ndarray]]
     pairs: np.ndarray | None = None
+    together: str = ""
 
     def __post_init__(self):
         if self.num_frames < 2:
             raise InputError(f"{self.name} has {self.num_frames} frames: a pair needs two. Remove it.")
+
+    @property
+    def scene(self) -> str:
+        """Sequences of one scene are either all trained on or all held out."""
+        return self.together or self.name
 
     @property
     def num_pairs(self) -> int:

@@ -57,4 +57,5 @@ def _camera(folder: pathlib.Path, camera: str, stems: tuple[str, ...]) -> Sequen
         image_path=lambda frame: folder / f"{stems[frame]}.jpg",
         read_depth=lambda frame, shape: read_exr(folder / f"{stems[frame]}.exr", shape),
         read_camera=cameras,
+        together=str(folder),
     )
