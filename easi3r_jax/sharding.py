@@ -11,6 +11,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 DATA = "data"
 
 
+def num_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def split_cpu(batch_size: int) -> None:
     """Makes a device of each processor core this process may use, as far as their number divides the batch.
 
@@ -20,8 +25,7 @@ def split_cpu(batch_size: int) -> None:
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if batch_size % n == 0))
+    jax.config.update("jax_num_cpu_devices", max(n for n in range(1, num_cores() + 1) if batch_size % n == 0))
 
 
 def data_mesh() -> Mesh:

@@ -27,6 +27,17 @@ from easi3r_jax.errors import UserError
 
 INTERRUPTED = 130
 
+#: Flags that decide how much memory a program takes, and what to do with them where it does not suffice.
+_SMALLER = {
+    "first": "fewer frames (--every, --first)",
+    "frames": "fewer --frames",
+    "num_frames": "fewer --num_frames",
+    "size": "a smaller --size",
+    "height": "a smaller --height and --width",
+    "pair_batch": "a smaller --pair_batch",
+    "batch_size": "a smaller --batch_size",
+}
+
 
 class Group:
     """A titled group of flags."""
@@ -126,7 +137,12 @@ class Flags:
             return _complain(f"{str(error).splitlines()[0]} (--help lists the flags)", 2)
         if rest:
             return _complain(f"Unexpected argument {rest[0]!r}: options are written --name=value (see --help).", 2)
-        return guarded(main, debug=bool(self._debug.value))
+        return guarded(main, debug=bool(self._debug.value), out_of_memory=self._out_of_memory())
+
+    def _out_of_memory(self) -> str:
+        """What to do where memory does not suffice: of the flags that there are."""
+        advice = [text for name, text in _SMALLER.items() if name in self.values()]
+        return f"use {' or '.join(advice)}" if advice else "this needs a machine or a device that has more"
 
 
 def leave(code: int) -> NoReturn:
@@ -138,8 +154,14 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def guarded(main: Callable[[], None], *, debug: bool = False) -> int:
-    """Calls `main` and returns the exit code; errors that a user can mend become one line on stderr."""
+def guarded(main: Callable[[], None], *, debug: bool, out_of_memory: str) -> int:
+    """Calls `main` and returns the exit code; errors that a user can mend become one line on stderr.
+
+    Args:
+      main: the program.
+      debug: show the traceback too.
+      out_of_memory: what to do where memory does not suffice.
+    """
     try:
         main()
         return 0
@@ -148,7 +170,7 @@ def guarded(main: Callable[[], None], *, debug: bool = False) -> int:
     except UserError as error:
         return _complain(str(error), 1, debug=debug)
     except MemoryError:
-        return _complain(_OUT_OF_MEMORY, 1, debug=debug)
+        return _complain(f"Out of memory: {out_of_memory}.", 1, debug=debug)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -160,10 +182,7 @@ def guarded(main: Callable[[], None], *, debug: bool = False) -> int:
     except Exception as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return _complain(_OUT_OF_MEMORY, 1, debug=debug)
-
-
-_OUT_OF_MEMORY = "Out of memory: use fewer frames (--every, --first), a smaller --size or a smaller --pair_batch."
+        return _complain(f"Out of memory: {out_of_memory}.", 1, debug=debug)
 
 
 def _complain(message: str, code: int, *, debug: bool = False) -> int:

@@ -17,18 +17,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import sys
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from easi3r_jax import sharding
-from easi3r_jax.checkpoint import latest_state, load_state, save_checkpoint, save_state
+from easi3r_jax.checkpoint import LICENCE_UNKNOWN, load_newest, save_checkpoint, save_state, state_options
 from easi3r_jax.config import DUSt3RConfig, TrainConfig
-from easi3r_jax.errors import CheckpointError, ConfigError, OutputError, UserError
-from easi3r_jax.export.atomic import atomic_file, ensure_writable
-from easi3r_jax.models import DUSt3R, parameters_of, random_model
+from easi3r_jax.errors import CheckpointError, ConfigError, UserError
+from easi3r_jax.export.atomic import atomic_file
+from easi3r_jax.models import DUSt3R, abstract_model, parameters_of, random_model
 from easi3r_jax.training.batch import ViewPairs
 from easi3r_jax.training.step import TrainState, averaged_model, init_state, make_step
 from easi3r_jax.training.validation import evaluate
@@ -36,6 +38,7 @@ from experiments import cli
 from experiments.checkpoints import load_model
 from experiments.environment import layer_dtype, versions
 from experiments.progress import table
+from experiments.run_folder import held
 from experiments.training_data import Source, open_source
 from experiments.training_log import TrainingLog, preview
 
@@ -53,17 +56,21 @@ PRESET = _RUN.choice(
     "embedded",
     sorted(PRESETS),
     "Network, optimiser and objective; the flags below change them. embedded: the network that ships; dust3r: the same "
-    "network by the paper's objective and optimiser alone; tiny: a network for trying out this program.",
+    "network by the paper's objective and optimiser alone; tiny: a network for trying out this program. With "
+    "--checkpoint, the network is that of the weights.",
 )
 FINETUNE = _RUN.choice(
     "finetune",
     "none",
     ["none", "monst3r"],
-    "monst3r: as MonST3R was made of DUSt3R: encoder frozen, learning rate 5e-5, scenes that move. Needs --checkpoint.",
+    "monst3r: as MonST3R was made of DUSt3R: encoder frozen, learning rate 5e-5, scenes that move. Takes the place of "
+    "--preset and needs --checkpoint.",
 )
 CHECKPOINT = _RUN.string("checkpoint", "", "Weights to start from, as reconstruct takes them (default: random ones).")
 OUTPUT = _RUN.string("output", "", "Folder of the run (default: runs/<preset or finetune>).")
-RESUME = _RUN.boolean("resume", False, "Go on from the newest state in the run's folder, with the same options.")
+RESUME = _RUN.boolean(
+    "resume", False, "Go on from the newest state in the run's folder that can be read, with the same options."
+)
 STEPS = _RUN.integer("steps", 0, "Steps of the whole run; the learning rate has fallen at the last (0: the preset's).")
 STOP_AFTER = _RUN.integer("stop_after", 0, "Stop after so many steps, to be resumed another day (0: never).")
 SEED = _RUN.integer("seed", 0, "Of the first weights and of the data.")
@@ -73,7 +80,9 @@ DATA = _DATA.string(
     "data",
     "",
     "Folders to train on: NAME:FOLDER or NAME:FOLDER:WEIGHT, separated by commas; NAME is pairs (clip folders, see "
-    "docs/datasets.md), pointodyssey, tartanair, spring or waymo. Empty: rendered scenes.",
+    "docs/datasets.md), pointodyssey, tartanair, spring or waymo. Weights count relative to each other; by default "
+    "they are MonST3R's shares (0.5, 0.25, 0.05, 0.2), and 1 for pairs. Of a set of 5 or more scenes, one in ten is "
+    "held out. Empty: rendered scenes.",
 )
 BATCH_SIZE = _DATA.integer("batch_size", 0, "Pairs a step, each trained both ways (0: the preset's).")
 
@@ -103,40 +112,76 @@ FINAL = _REPORT.integer("held_out_final", 256, "Held-out pairs of the last valid
 def main() -> None:
     name = FINETUNE.value if FINETUNE.value != "none" else PRESET.value
     output = pathlib.Path(OUTPUT.value or pathlib.Path("runs") / name).expanduser()
-    begun = check_output(output)
     config = training_options()
+    with held(output, resume=RESUME.value) as begun:
+        run(output, begun, config)
+
+
+def run(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConfig) -> None:
+    """Trains in a folder that is held, from the state `begun` on if there is one."""
     sharding.split_cpu(config.batch_size)
     mesh = sharding.data_mesh()
     if config.batch_size % mesh.size:
         raise ConfigError(f"--batch_size={config.batch_size} does not divide among {mesh.size} devices.")
-    if CHECKPOINT.value:
-        first, metadata = load_model(CHECKPOINT.value, "float32")
-        licence = f"That of the weights it was made of: {metadata['licence']}"
-    else:
-        first = random_model(PRESETS[PRESET.value][0](), seed=SEED.value)
-        licence = "Apache-2.0"
-    if DATA.value:
-        licence += " And the terms of the training data."
-    model_config = first.config
+    model_config, first, licence = starting_point(begun)
     source = open_source(DATA.value, model_config.image_size, seed=SEED.value, moving=FINETUNE.value == "monst3r")
+    check_terms(config, model_config, source)
     dtype = layer_dtype(DTYPE.value)
     recorded = describe(model_config, config, source) | {"dtype": dtype, "devices": mesh.size}
+    if CHECKPOINT.value:
+        recorded["licence"] = licence
 
-    state = jax.device_put(init_state(parameters_of(first), config), sharding.replicated(mesh))
-    del first
-    if begun is not None:
-        state, _ = load_state(begun, state, recorded)
+    parameters = parameters_of(first or abstract_model(model_config))
+    if begun is None:
+        state = jax.device_put(init_state(parameters, config), sharding.replicated(mesh))
+    else:
+        state = resumed(output, parameters, config, mesh, recorded)
+    del first, parameters
     step = make_step(model_config, config, mesh, draw=source.draw, dtype=jnp.dtype(dtype))
     held_out = source.held_out(max(HELD_OUT.value, FINAL.value))
 
-    output.mkdir(parents=True, exist_ok=True)
+    for note in source.notes:
+        print(note)
     with atomic_file(output / "run.json") as file:
         file.write_text(json.dumps(recorded | {"versions": versions()}, indent=1) + "\n")
     last = min(config.steps, int(state.step) + STOP_AFTER.value) if STOP_AFTER.value else config.steps
     state = train(state, step, source, config, model_config, held_out, output, last, recorded)
+    if DATA.value:
+        licence += " And the terms of the training data."
     finish(output, averaged_model(state, model_config), int(state.step), licence, held_out)
+    if redrawn := source.redrawn():
+        print("pairs drawn again: " + ", ".join(f"{count} ({reason})" for reason, count in sorted(redrawn.items())))
     if int(state.step) < config.steps:
         print(f"Stopped at step {int(state.step)} of {config.steps}. Add --resume to go on.")
+
+
+def starting_point(begun: pathlib.Path | None) -> tuple[DUSt3RConfig, DUSt3R | None, str]:
+    """The architecture, the first weights and their licence.
+
+    A run that goes on needs no first weights, its state has all: they are None, and those that --checkpoint names may
+    be gone by then.
+    """
+    if not CHECKPOINT.value:
+        model_config = PRESETS[PRESET.value][0]()
+        return model_config, random_model(model_config, seed=SEED.value) if begun is None else None, "Apache-2.0"
+    if begun is not None:
+        options = state_options(begun)
+        return described_network(options, begun), None, options.get("licence", LICENCE_UNKNOWN)
+    first, metadata = load_model(CHECKPOINT.value, "float32")
+    return first.config, first, f"That of the weights it was made of: {metadata['licence']}"
+
+
+def resumed(
+    output: pathlib.Path, parameters: dict[str, Any], config: TrainConfig, mesh: Mesh, recorded: dict[str, Any]
+) -> TrainState:
+    """The newest state that can be read; `parameters` are shapes."""
+    shapes = jax.eval_shape(lambda p: init_state(p, config), parameters)
+    everywhere = sharding.replicated(mesh)
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), shapes)
+    state, step, passed_over = load_newest(output / "states", like, recorded)
+    for reason in passed_over:
+        print(f"warning: {reason} The run goes on from step {step}.", file=sys.stderr)
+    return state
 
 
 def train(
@@ -192,26 +237,13 @@ def finish(output: pathlib.Path, model: DUSt3R, done: int, licence: str, held_ou
     print(f"use: python -m experiments.reconstruct --checkpoint={output / 'model'} --seq=VIDEO")
 
 
-def check_output(output: pathlib.Path) -> pathlib.Path | None:
-    """The state to resume from, or None for a new run.
-
-    Raises:
-      CheckpointError: nothing to resume.
-      OutputError: a run that would be overwritten, or no place to write.
-    """
-    begun = latest_state(output / "states")
-    if RESUME.value and begun is None:
-        raise CheckpointError(f"There is no training state in {output / 'states'}: leave --resume away to begin.")
-    if not RESUME.value and begun is not None:
-        raise OutputError(f"{output} holds a run: add --resume to go on with it, or choose another --output.")
-    if begun is None:
-        ensure_writable(output, marker="run.json")
-    return begun
-
-
 def training_options() -> TrainConfig:
     """The preset, or MonST3R's fine-tuning, with the flags' changes."""
     if FINETUNE.value == "monst3r":
+        if PRESET.present:
+            raise ConfigError(
+                "--finetune=monst3r is a preset of its own, and --checkpoint has the network: drop --preset."
+            )
         if not CHECKPOINT.value:
             raise ConfigError("--finetune=monst3r needs --checkpoint: the weights to start from.")
         config = TrainConfig.monst3r()
@@ -243,6 +275,29 @@ def training_options() -> TrainConfig:
     return dataclasses.replace(config, **changes)
 
 
+def check_terms(config: TrainConfig, model_config: DUSt3RConfig, source: Source) -> None:
+    """Refuses the terms that the papers do not have where they would teach something wrong, or nothing."""
+    chosen = {"matching_weight": MATCHING.value, "attention_weight": ATTENTION.value}
+    used = [name for name in chosen if getattr(config.objective, name) > 0]
+    off = " ".join(f"--{name}=0" for name in used)
+    if used and source.at_rest is False:
+        raise ConfigError(
+            f"{' and '.join(used)} above 0 hold for scenes at rest, and scenes of this data move: add {off}."
+        )
+    if source.at_rest is None and (unsaid := [name for name in used if chosen[name] < 0]):
+        weights = " ".join(f"--{name}={getattr(config.objective, name)}" for name in unsaid)
+        raise ConfigError(
+            f"{' and '.join(unsaid)} hold for scenes at rest, and scenes of this data may move: add {off}, or "
+            f"{weights} if you know that none does."
+        )
+    layer = config.objective.attention_layer
+    if config.objective.attention_weight > 0 and (layer >= model_config.dec_depth or model_config.dec_heads < 2):
+        raise ConfigError(
+            f"attention_weight supervises half the heads of decoder layer {layer}, counted from 0; this network has "
+            f"{model_config.dec_depth} layers of {model_config.dec_heads} heads: add --attention_weight=0."
+        )
+
+
 def describe(model_config: DUSt3RConfig, config: TrainConfig, source: Source) -> dict[str, Any]:
     """What decides a run's numbers: kept with its states, and compared when it is resumed."""
     network = dataclasses.asdict(model_config)
@@ -257,6 +312,17 @@ def describe(model_config: DUSt3RConfig, config: TrainConfig, source: Source) ->
         "seed": SEED.value,
         "checkpoint": CHECKPOINT.value,
     }
+
+
+def described_network(options: dict[str, Any], state: pathlib.Path) -> DUSt3RConfig:
+    """The architecture that `describe` wrote into a state."""
+    fields = {name.removeprefix("network."): value for name, value in options.items() if name.startswith("network.")}
+    try:
+        fields["image_size"] = tuple(fields["image_size"])
+        fields["confidence_range"] = tuple(map(float, fields["confidence_range"]))
+        return DUSt3RConfig(**fields)
+    except (TypeError, ValueError, KeyError, ConfigError) as error:
+        raise CheckpointError(f"The training state at {state} is damaged (its network). Delete it.") from error
 
 
 if __name__ == "__main__":

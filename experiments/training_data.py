@@ -11,12 +11,27 @@ from typing import Any
 
 import numpy as np
 
-from easi3r_jax.datasets import MONST3R_SHARES, READERS, Mixture, SamplingConfig, open_dataset, prefetched
+from easi3r_jax import sharding
+from easi3r_jax.datasets import (
+    FEWEST_SCENES,
+    MONST3R_SHARES,
+    READERS,
+    Mixture,
+    SamplingConfig,
+    hold_out,
+    open_dataset,
+    prefetched,
+)
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.synthetic import ClipConfig, MovingSampling, PairSampling
 from easi3r_jax.training.batch import ViewPairs
 from easi3r_jax.training.rendered import HELD_OUT, draw_moving, draw_static, held_out_pairs
 from easi3r_jax.training.step import Draw
+
+#: More would wait for the disk, and hold batches in memory.
+_MOST_THREADS = 8
+#: Whether the scenes of a layout are at rest. Of clip folders nobody knows.
+_AT_REST = {"tartanair": True, "pointodyssey": False, "spring": False, "waymo": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +42,9 @@ class Source:
       description: what decides the pairs, JSON values.
       draw: renders pairs on the device that trains; None where pairs are read.
       held_out: gives so many pairs that no step trains on.
+      at_rest: whether nothing moves in any scene; None where that is not known.
+      notes: what the user should know of the data, lines.
+      redrawn: how many pairs had another drawn in their place so far, by reason.
       batches: (step, batch size) -> a context with an iterator over the batches from that step on, or with None where
         pairs are rendered.
     """
@@ -34,6 +52,9 @@ class Source:
     description: dict[str, Any]
     draw: Draw | None
     held_out: Callable[[int], ViewPairs]
+    at_rest: bool | None
+    notes: tuple[str, ...]
+    redrawn: Callable[[], dict[str, int]]
     batches: Callable[[int, int], AbstractContextManager[Iterator[ViewPairs] | None]]
 
 
@@ -66,6 +87,9 @@ def _rendered(image_size: tuple[int, int], seed: int, *, moving: bool) -> Source
         description={"moving" if moving else "static": dataclasses.asdict(sampling)},
         draw=functools.partial(draw, seed),
         held_out=functools.partial(held_out_pairs, draw),
+        at_rest=not moving,
+        notes=(),
+        redrawn=dict,
         batches=lambda step, batch_size: contextlib.nullcontext(None),
     )
 
@@ -75,21 +99,41 @@ def _read(data: str, image_size: tuple[int, int], seed: int) -> Source:
     # A network of 512 pixels is trained at several shapes; the small ones at their own.
     sampling = SamplingConfig() if max(image_size) == 512 else SamplingConfig(sizes=((width, height),))
     parts = [_part(part) for part in data.split(",")]
-    mixture = Mixture([(open_dataset(name, folder), weight) for name, folder, weight in parts], sampling)
-
-    def read(count: int, own_seed: int, step: int) -> ViewPairs:
-        return ViewPairs(*mixture.batch(own_seed, step, count))
+    trained, validated, counts, notes = [], [], [], []
+    for name, folder, weight in parts:
+        dataset = open_dataset(name, folder)
+        rest, apart = hold_out(dataset)
+        trained.append((rest, weight))
+        validated.append((apart or dataset, weight))
+        counts.append(len(apart.sequences) if apart else 0)
+        if apart is None:
+            notes.append(
+                f"{name}:{folder} has fewer than {FEWEST_SCENES} scenes: none is held out. Its held-out pairs are "
+                "other pairs of the scenes that are trained on, and say little of new ones."
+            )
+    mixture, others = Mixture(trained, sampling), Mixture(validated, sampling)
+    threads = min(max(sharding.num_cores() // 2, 2), _MOST_THREADS)
 
     @contextlib.contextmanager
     def batches(step: int, batch_size: int) -> Iterator[Iterator[ViewPairs]]:
-        with prefetched(lambda n: read(batch_size, seed, n), step) as opened:
+        def read(n: int) -> ViewPairs:
+            return ViewPairs(*mixture.batch(seed, n, batch_size))
+
+        with prefetched(read, step, threads=threads, ahead=2 * threads) as opened:
             yield iter(opened)
 
+    known = [_AT_REST.get(name) for name, *_ in parts]
     return Source(
-        description={"read": [list(part) for part in parts], "sampling": dataclasses.asdict(sampling)},
+        description={
+            "read": [list(part) for part in parts],
+            "held_out_sequences": counts,
+            "sampling": dataclasses.asdict(sampling),
+        },
         draw=None,
-        # Other pairs, but of the same sequences: what says how a run goes, not how the network generalises.
-        held_out=lambda count: read(count, HELD_OUT, 0),
+        held_out=lambda count: ViewPairs(*others.batch(HELD_OUT, 0, count)),
+        at_rest=False if False in known else None if None in known else True,
+        notes=tuple(notes),
+        redrawn=lambda: mixture.redrawn,
         batches=batches,
     )
 

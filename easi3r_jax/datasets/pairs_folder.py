@@ -22,6 +22,9 @@ from easi3r_jax.datasets.sequence import Sequence
 from easi3r_jax.errors import InputError
 from easi3r_jax.video.images import list_images
 
+#: Ends the name of a clip's motionless twin (`experiments.synthesize`): the same scene.
+_STILL = "_still"
+
 
 def sequences(root: pathlib.Path) -> list[Sequence]:
     """All scenes in a folder, or the one that it is; see `READERS`."""
@@ -47,6 +50,7 @@ def _sequence(folder: pathlib.Path) -> Sequence:
         image_path=images.__getitem__,
         read_depth=lambda frame, shape: files.read_npz_frame(truth, "depth", frame, (num_frames, *shape)),
         read_camera=lambda frame: (intrinsics[frame], world_from_cam[frame]),
+        together=str(folder).removesuffix(_STILL),
         pairs=_pairs(folder / "pairs.txt", num_frames) if (folder / "pairs.txt").exists() else None,
     )
 

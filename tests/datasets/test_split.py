@@ -1,10 +1,11 @@
 """What is held out: whole scenes, the same ones wherever a data set lies."""
 
 import pathlib
+import shutil
 
 import pytest
 
-from easi3r_jax.datasets import FEWEST_SCENES, Dataset, Sequence, hold_out
+from easi3r_jax.datasets import FEWEST_SCENES, Dataset, Sequence, hold_out, open_dataset
 
 
 def fail(*_):
@@ -43,6 +44,18 @@ def test_the_choice_follows_from_the_names_below_the_root():
     assert names(here) == names(elsewhere) == names(backwards)[::-1]
     others = hold_out(dataset([f"room{n}" for n in range(40)]))[1]
     assert others and [n[5:] for n in names(here)] != [n[4:] for n in names(others)]
+
+
+def test_a_clip_and_its_motionless_twin_are_one_scene(write):
+    truth = write("pairs")
+    for number in range(FEWEST_SCENES):
+        for twin in ("", "_still"):
+            shutil.copytree(truth.folder, truth.folder.parent / f"clip{number}{twin}")
+    shutil.rmtree(truth.folder)
+    trained, held_out = hold_out(open_dataset("pairs", truth.root))
+    assert held_out is not None
+    clip, still = sorted(names(held_out))
+    assert still == f"{clip}_still" and len(trained.sequences) == 2 * FEWEST_SCENES - 2
 
 
 def test_cameras_of_one_car_are_held_out_together():

@@ -2,13 +2,24 @@
 
 import csv
 import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from easi3r_jax.checkpoint import load_checkpoint
+from easi3r_jax.checkpoint import latest_state, load_checkpoint
+from easi3r_jax.config import DUSt3RConfig, ObjectiveConfig, TrainConfig
 from easi3r_jax.models import parameters_of
+from experiments import train
+from experiments.training_data import Source
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 SMALL = ("--preset=tiny", "--batch_size=2", "--held_out=2", "--held_out_final=3", "--check_every=2", "--log_every=1")
 
@@ -52,7 +63,8 @@ def test_the_run_leaves_what_its_help_says(runs):
     run = folder / "through"
     names = {path.name for path in run.iterdir()}
     assert names == {
-        *("run.json", "log.csv", "validation.csv", "tensorboard", "preview", "states", "model", "metrics.json"),
+        *("run.json", "run.lock", "log.csv", "validation.csv", "tensorboard", "preview", "states"),
+        *("model", "metrics.json"),
     }
     with Image.open(run / "preview" / "00000004.png") as picture:
         assert picture.size == (2 * 6 * 48, 2 * 2 * 32)  # six pictures of each of two pairs, twice as large
@@ -101,7 +113,7 @@ def test_changed_options_are_named_on_resume(runs, command):
     ("arguments", "text"),
     [
         (("--resume",), "no training state"),
-        (("--finetune=monst3r",), "needs --checkpoint"),
+        (("--finetune=monst3r", "--checkpoint=embedded"), "drop --preset"),
         (("--checkpoint=nowhere.pth",), "nowhere.pth"),
         (("--seed=2147483647",), "--seed must be below"),
         (("--data=shapes:/tmp",), "shapes"),
@@ -137,6 +149,133 @@ def test_fine_tuning_on_clip_folders(runs, command, tmp_path):
     assert moved and not any(name.startswith("encoder.") for name in moved)
     with (tmp_path / "tuned" / "log.csv").open(newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
+
+
+# --- stopped by Ctrl-C ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def interrupted(runs, command, environment, tmp_path_factory):
+    """A run in bfloat16 from given weights: another program tries its folder, Ctrl-C comes, it is resumed.
+
+    Meanwhile its newest state is damaged, its first weights are deleted, and something half-written lies about.
+    """
+    folder, _ = runs
+    work = tmp_path_factory.mktemp("interrupted")
+    shutil.copytree(folder / "through" / "model", work / "weights")
+    output = work / "run"
+    small = (*SMALL, "--check_every=1", "--steps=500", "--dtype=bfloat16")
+    arguments = (*small, f"--checkpoint={work / 'weights'}", f"--output={output}")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 300
+    while len(list((output / "states").glob("step_*"))) < 2:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    second = command("train", *arguments)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    newest = latest_state(output / "states")
+    assert newest is not None
+    (newest / "config.json").write_bytes(b"")
+    shutil.rmtree(work / "weights")
+    (output / "states" / ".step_00000400.partial-1").mkdir()
+    (output / ".metrics.json.tmp-1").write_text("{")
+    resumed = command("train", *arguments, "--resume", "--stop_after=2")
+    return output, second, (process.returncode, errors), int(newest.name.removeprefix("step_")), resumed
+
+
+def test_a_folder_in_use_is_left_to_who_uses_it(interrupted):
+    _, second, _, _, _ = interrupted
+    refused(second, "is in use: another program trains there")
+
+
+def test_ctrl_c_is_told_in_a_line(interrupted):
+    _, _, (code, errors), _, _ = interrupted
+    assert code == 130
+    assert errors.splitlines() == ["error: Interrupted. Nothing half-written was left behind."]
+
+
+def test_a_run_goes_on_from_the_state_before_a_damaged_one(interrupted):
+    output, _, _, newest, resumed = interrupted
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    warnings = [line for line in resumed.stderr.splitlines() if line.startswith("warning:")]
+    assert len(warnings) == 1
+    assert f"step_{newest:08d} is damaged (config.json). The run goes on from step {newest - 1}." in warnings[0]
+    assert f"Stopped at step {newest + 1} of 500" in resumed.stdout
+    states = sorted(path.name for path in (output / "states").iterdir())
+    assert states == [f"step_{newest:08d}", f"step_{newest + 1:08d}"]  # and nothing half-written
+    assert not (output / ".metrics.json.tmp-1").exists()
+
+
+def test_bfloat16_trains(interrupted):
+    output, _, _, newest, _ = interrupted
+    with (output / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(1, newest + 2))
+    assert np.isfinite([[float(value) for value in row.values()] for row in rows]).all()
+    assert json.loads((output / "run.json").read_text())["dtype"] == "bfloat16"
+    for name, value in parameters_of(load_checkpoint(output / "model")[1]).items():
+        assert value.dtype == np.float32 and np.isfinite(value).all(), name
+
+
+# --- options that make no sense together ----------------------------------------------------------------------------
+
+
+def complaint(capsys, main, *arguments):
+    assert train.FLAGS.execute(main, ["train", *arguments]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_fine_tuning_needs_weights(capsys, tmp_path):
+    assert "needs --checkpoint" in complaint(capsys, train.main, "--finetune=monst3r", f"--output={tmp_path / 'run'}")
+
+
+def test_too_little_memory_names_a_flag_that_there_is(capsys):
+    def main():
+        raise MemoryError
+
+    assert complaint(capsys, main) == "error: Out of memory: use a smaller --batch_size."
+
+
+def check(objective, network, at_rest):
+    source = Source({}, None, lambda count: None, at_rest, (), dict, lambda step, size: None)  # pyright: ignore
+    return lambda: train.check_terms(TrainConfig(objective=objective), network, source)
+
+
+BOTH = ObjectiveConfig(matching_weight=0.1, attention_weight=0.2)
+
+
+@pytest.mark.parametrize("objective", [BOTH, ObjectiveConfig(matching_weight=1), ObjectiveConfig(attention_weight=1)])
+def test_terms_for_scenes_at_rest_are_refused_where_scenes_move(capsys, objective):
+    line = complaint(capsys, check(objective, DUSt3RConfig.embedded(), at_rest=False))
+    assert "scenes of this data move" in line
+    for name in ("matching_weight", "attention_weight"):
+        assert (f"--{name}=0" in line) == (getattr(objective, name) > 0)
+    assert train.FLAGS.execute(check(objective, DUSt3RConfig.embedded(), at_rest=True), ["train"]) == 0
+    assert train.FLAGS.execute(check(ObjectiveConfig(), DUSt3RConfig.embedded(), at_rest=False), ["train"]) == 0
+
+
+def test_terms_for_scenes_at_rest_must_be_asked_for_where_scenes_may_move(capsys):
+    unknown = check(BOTH, DUSt3RConfig.embedded(), at_rest=None)
+    line = complaint(capsys, unknown)
+    assert "--matching_weight=0 --attention_weight=0, or --matching_weight=0.1 --attention_weight=0.2 if" in line
+    assert "attention_weight=0.2" in complaint(capsys, unknown, "--matching_weight=0.1")
+    assert train.FLAGS.execute(unknown, ["train", "--matching_weight=0.1", "--attention_weight=0.2"]) == 0
+
+
+@pytest.mark.parametrize("sizes", [{"dec_depth": 1}, {"dec_heads": 1}])
+def test_attention_that_the_network_lacks_is_not_supervised(capsys, sizes):
+    network = DUSt3RConfig(**{"head": "linear", "dec_depth": 2, "dec_heads": 2, **sizes})
+    assert "add --attention_weight=0" in complaint(capsys, check(BOTH, network, at_rest=True))
+    assert train.FLAGS.execute(check(ObjectiveConfig(matching_weight=0.1), network, at_rest=True), ["train"]) == 0
 
 
 def test_somebody_elses_folder_is_left_alone(command, tmp_path):

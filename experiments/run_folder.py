@@ -1,0 +1,90 @@
+"""A training run's folder: held by one program at a time, and free of what killed ones left half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+
+from easi3r_jax.checkpoint import latest_state
+from easi3r_jax.errors import CheckpointError, OutputError
+from easi3r_jax.export.atomic import ensure_writable, output_error
+
+#: The file that is locked. It stays: deleting it would let two programs lock two files of one name.
+LOCK = "run.lock"
+
+# `checkpoint.folder` and `export.atomic` build beside the target, and move the older one aside, under such names.
+_LEFTOVER = re.compile(r"\..+\.(partial|older|tmp|old)-\d+")
+
+
+@contextlib.contextmanager
+def held(output: pathlib.Path, *, resume: bool) -> Iterator[pathlib.Path | None]:
+    """Holds a run's folder until the block ends, or the process does, however it ends.
+
+    A folder in which nothing was written is removed again.
+
+    Args:
+      output: the folder; it and its parents may be missing.
+      resume: whether a run is to be there.
+
+    Yields:
+      The newest state of the run that is there, or None for a new one.
+
+    Raises:
+      CheckpointError: nothing to resume.
+      OutputError: another program holds it, a run that would be overwritten, or no place to write.
+    """
+    there = latest_state(output / "states") is not None
+    if resume and not there:
+        raise CheckpointError(f"There is no training state in {output / 'states'}: leave --resume away to begin.")
+    if not there:
+        ensure_writable(output, marker=LOCK)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(output / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise output_error(output, error) from error
+    try:
+        alone = _lock(descriptor, output)
+        begun = latest_state(output / "states")
+        if begun is not None and not resume:
+            raise OutputError(f"{output} holds a run: add --resume to go on with it, or choose another --output.")
+        try:
+            if alone:
+                sweep(output)
+            yield begun
+        finally:
+            if alone and os.listdir(output) == [LOCK]:
+                (output / LOCK).unlink()
+                output.rmdir()
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, output: pathlib.Path) -> bool:
+    """Locks the file; False where the disk has no locks, as some network disks: training goes on without."""
+    in_use = OutputError(f"{output} is in use: another program trains there. Wait for it, or choose another --output.")
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise in_use from error
+    except OSError:
+        return False
+    if not os.fstat(descriptor).st_nlink:  # its holder removed it between our opening and locking
+        raise in_use
+    return True
+
+
+def sweep(output: pathlib.Path) -> None:
+    """Removes what programs killed by force left half-written in a run's folder. To be called by its holder."""
+    for folder in (output, output / "states", output / "preview"):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if _LEFTOVER.fullmatch(path.name):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
