@@ -46,6 +46,7 @@ FLAGS = cli.Flags(__doc__)
 
 PRESETS = {
     "embedded": (DUSt3RConfig.embedded, TrainConfig.embedded),
+    "embedded-wide": (DUSt3RConfig.embedded_wide, TrainConfig.embedded_wide),
     "dust3r": (DUSt3RConfig.embedded, TrainConfig.dust3r),
     "tiny": (DUSt3RConfig.thumbnail, TrainConfig.embedded),
 }
@@ -55,8 +56,9 @@ PRESET = _RUN.choice(
     "preset",
     "embedded",
     sorted(PRESETS),
-    "Network, optimiser and objective; the flags below change them. embedded: the network that ships; dust3r: the same "
-    "network by the paper's objective and optimiser alone; tiny: a network for trying out this program. With "
+    "Network, optimiser and objective; the flags below change them. embedded: the network that ships; embedded-wide: "
+    "a larger one, for an accelerator; dust3r: the embedded network by the paper's objective and optimiser alone; "
+    "tiny: a network for trying out this program. With "
     "--checkpoint, the network is that of the weights.",
 )
 FINETUNE = _RUN.choice(
