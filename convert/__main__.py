@@ -1,4 +1,4 @@
-"""Converts DUSt3R and MonST3R weights to a checkpoint of easi3r_jax, or one of ours back to the released layout.
+"""Converts weights of DUSt3R and MonST3R, or of the flow networks RAFT and SEA-RAFT, to a checkpoint of easi3r_jax, or one of ours back to the released layout.
 
 No PyTorch is needed, and nothing in a checkpoint is ever executed. Released weights are under CC BY-NC-SA 4.0:
 attribution, non-commercial use, share alike.
@@ -7,6 +7,7 @@ attribution, non-commercial use, share alike.
   python -m convert --source=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt --output=checkpoints/monst3r
   python -m experiments.reconstruct --seq=video.mp4 --checkpoint=checkpoints/monst3r
   python -m convert --source=runs/embedded/model --output=release --to=official --half
+  python -m convert --source=raft-things.pth --output=checkpoints/raft       # RAFT and SEA-RAFT, optical flow
 
 --source=SOURCE   a .pth file (either format of torch.save); a folder of model.safetensors and config.json; or a name
                   on the Hugging Face hub, downloaded with its client and kept in its cache (HF_HOME says where)
@@ -30,6 +31,7 @@ from tqdm import tqdm
 
 from convert.conversion import convert
 from convert.release import release
+from easi3r_jax.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.errors import UserError
 
 _SOURCE = flags.DEFINE_string("source", None, "What to convert.")
@@ -85,15 +87,22 @@ def main(source: str, output: str) -> None:
         bars.close()
     for notice in summary.notices:
         print(f"note: {notice}")
-    config = summary.config
-    height, width = config.image_size
     print(
-        f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, {config.head} head, "
-        f"trained at {width}x{height}, written in {time.monotonic() - start:.1f} s\n"
+        f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, {described(summary.config)}, "
+        f"written in {time.monotonic() - start:.1f} s\n"
         f"source SHA-256: {summary.source_sha256}\n"
-        f"licence: {summary.licence}\n"
-        f"use: python -m experiments.reconstruct --seq=VIDEO --checkpoint={summary.path}"
+        f"licence: {summary.licence}"
     )
+    if isinstance(summary.config, DUSt3RConfig):
+        print(f"use: python -m experiments.reconstruct --seq=VIDEO --checkpoint={summary.path}")
+
+
+def described(config: DUSt3RConfig | FlowConfig) -> str:
+    """The network in words."""
+    if isinstance(config, FlowConfig):
+        return f"optical flow by {config.network}"
+    height, width = config.image_size
+    return f"{config.head} head, trained at {width}x{height}"
 
 
 def run(main: Callable[[str, str], None], arguments: list[str]) -> int:

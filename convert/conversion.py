@@ -14,7 +14,7 @@ from convert import table
 from convert.sources import open_source
 from convert.tensors import LazyTensor, Source
 from easi3r_jax.checkpoint import LICENCE_UNKNOWN, save_checkpoint
-from easi3r_jax.config import DUSt3RConfig
+from easi3r_jax.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.errors import CheckpointError
 
 #: Called with (stage, done, total, note); the unit is a megabyte.
@@ -41,7 +41,7 @@ class Summary:
     """
 
     path: pathlib.Path
-    config: DUSt3RConfig
+    config: DUSt3RConfig | FlowConfig
     parameters: int
     source_sha256: str
     licence: str

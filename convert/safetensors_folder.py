@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from convert import flow_table
 from convert.model_string import parse_arguments
 from convert.tensors import LazyTensor, Source
 from easi3r_jax.errors import CheckpointError
@@ -41,6 +42,8 @@ def open_folder(folder: pathlib.Path, *, name: str = "", licence: str | None = N
     """
     weights, config = folder / WEIGHTS, folder / CONFIG
     tensors, duplicates = read_header(weights)
+    if (flow := flow_table.network_of(tensors)) is not None:  # its config.json, where there is one, is of its training
+        return Source(name or str(folder), (weights,), flow, tensors, duplicates, licence or flow_table.LICENCE)
     arguments = _read_config(config)
     try:
         return Source(name or str(folder), (weights, config), parse_arguments(arguments), tensors, duplicates, licence)

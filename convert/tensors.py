@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from easi3r_jax.config import DUSt3RConfig
+from easi3r_jax.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.errors import CheckpointError
 
 #: Bytes of an element, by the names that PyTorch and we give the types.
@@ -66,7 +66,7 @@ class Source:
 
     name: str
     files: tuple[pathlib.Path, ...]
-    config: DUSt3RConfig
+    config: DUSt3RConfig | FlowConfig
     tensors: dict[str, LazyTensor]
     duplicates: tuple[str, ...]
     licence: str | None = None

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from convert import pickles
+from convert import flow_table, pickles
 from convert.model_string import parse_model_string
 from convert.tensors import ITEM_SIZES, ByteOrder, LazyTensor, Source, as_float32, read_array
 from easi3r_jax.errors import CheckpointError
@@ -92,12 +92,15 @@ def open_torch_file(path: pathlib.Path) -> TorchFile:
 
 
 def open_pth(path: pathlib.Path) -> Source:
-    """Opens an official training checkpoint: {"args": Namespace(model=...), "model": state dict, ...}.
+    """Opens an official checkpoint: {"args": Namespace(model=...), "model": state dict, ...}, or a flow network's.
 
-    Optimiser state and whatever else stands beside them is neither read nor needed.
+    Optimiser state and whatever else stands beside them is neither read nor needed. A flow network's file is its
+    state dict alone, whose names may begin with "module.".
     """
     file = open_torch_file(path)
     root = file.root
+    if isinstance(root, dict) and (flow := _flow_network(path, file, root)) is not None:
+        return flow
     if not isinstance(root, dict) or not isinstance(root.get("model"), dict):
         _refuse(path, "it holds no 'model' with the weights of a network")
     arguments = root.get("args")
@@ -118,6 +121,21 @@ def open_pth(path: pathlib.Path) -> Source:
     tensors = {key: file.lazy(value) for key, value in root["model"].items()}
     duplicates = tuple(getattr(root["model"], "duplicates", ()))
     return Source(str(path), (path,), config, tensors, duplicates)
+
+
+def _flow_network(path: pathlib.Path, file: TorchFile, root: dict[Any, Any]) -> Source | None:
+    """The file of a flow network, or None where it is none."""
+    tensors: dict[str, LazyTensor] = {}
+    twice: list[str] = list(getattr(root, "duplicates", ()))
+    for key, value in root.items():
+        if not (isinstance(key, str) and isinstance(value, pickles.TensorSpec)):
+            return None
+        name = key.removeprefix("module.")
+        if name in tensors:
+            twice.append(name)
+        tensors[name] = file.lazy(value)
+    config = flow_table.network_of(tensors)
+    return None if config is None else Source(str(path), (path,), config, tensors, tuple(twice), flow_table.LICENCE)
 
 
 def _refuse(path: pathlib.Path, reason: str, cause: Exception | None = None) -> NoReturn:

@@ -130,6 +130,21 @@ class DUSt3RConfig:
         return dataclasses.replace(cls.tiny_dpt(), image_size=(64, 96), head="linear")
 
 
+@dataclasses.dataclass(frozen=True)
+class FlowConfig:
+    """A network that estimates optical flow.
+
+    Attributes:
+      network: "sea-raft" (SEA-RAFT "M", arXiv 2405.14793), "raft" or "raft-small" (arXiv 2003.12039).
+    """
+
+    network: Literal["sea-raft", "raft", "raft-small"] = "sea-raft"
+
+    def __post_init__(self):
+        if self.network not in ("sea-raft", "raft", "raft-small"):
+            raise ConfigError(f"Unknown flow network {self.network!r}: 'sea-raft', 'raft' or 'raft-small'.")
+
+
 PRESETS = {
     "512-dpt": DUSt3RConfig.vit_large_512_dpt,
     "512-linear": DUSt3RConfig.vit_large_512_linear,

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "video": FOUNDATION,
     "datasets": FOUNDATION | {"video"},
     "pairs": FOUNDATION,
+    "flow": FOUNDATION | {"models"},
     "export": FOUNDATION,
     "viewer": FOUNDATION,
     "sharding": FOUNDATION,

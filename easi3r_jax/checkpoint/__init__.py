@@ -8,8 +8,8 @@ from easi3r_jax.checkpoint.weights import (
     ReadParameter,
     is_checkpoint,
     load_checkpoint,
+    load_flow_network,
     load_metadata,
-    parameter_shapes,
     save_checkpoint,
 )
 
@@ -21,10 +21,10 @@ __all__ = [
     "is_checkpoint",
     "latest_state",
     "load_checkpoint",
+    "load_flow_network",
     "load_metadata",
     "load_newest",
     "load_state",
-    "parameter_shapes",
     "save_checkpoint",
     "save_state",
     "state_options",

@@ -20,9 +20,9 @@ import jax
 import numpy as np
 
 from easi3r_jax.checkpoint import folder as folders
-from easi3r_jax.config import DUSt3RConfig
+from easi3r_jax.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.errors import CheckpointError, ConfigError
-from easi3r_jax.models import DUSt3R, abstract_model, model_from, parameters_of
+from easi3r_jax.models import RAFT, SEARAFT, DUSt3R, FlowNetwork, model_from, parameter_shapes, parameters_of
 
 FORMAT = "easi3r_jax checkpoint"
 FORMAT_VERSION = 1
@@ -34,15 +34,10 @@ LICENCE_UNKNOWN = "The terms of the source apply; released DUSt3R and MonST3R we
 ReadParameter = Callable[[str], np.ndarray]
 
 
-def parameter_shapes(config: DUSt3RConfig) -> dict[str, tuple[int, ...]]:
-    """Path and shape of every parameter of the network ("encoder.norm.scale": (1024,)). No memory is taken."""
-    return {path: leaf.shape for path, leaf in parameters_of(abstract_model(config)).items()}
-
-
 def save_checkpoint(
     path: str | os.PathLike[str],
-    config: DUSt3RConfig,
-    weights: DUSt3R | ReadParameter,
+    config: DUSt3RConfig | FlowConfig,
+    weights: DUSt3R | FlowNetwork | ReadParameter,
     *,
     source_name: str,
     source_sha256: str = "",
@@ -65,7 +60,7 @@ def save_checkpoint(
       CheckpointError: a parameter of the wrong shape or type.
     """
     path = pathlib.Path(os.path.realpath(os.path.expanduser(path)))  # a link keeps pointing where it does
-    read = _reader(weights) if isinstance(weights, DUSt3R) else weights
+    read = _reader(weights) if isinstance(weights, (DUSt3R, RAFT, SEARAFT)) else weights
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -92,7 +87,7 @@ def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     return folders.has_format(path, FORMAT)
 
 
-def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig, dict[str, Any]]:
+def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig | FlowConfig, dict[str, Any]]:
     """Architecture, and source_name, source_sha256, licence, versions of a checkpoint; reads no weights.
 
     Raises:
@@ -102,7 +97,7 @@ def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig, dict[str,
     return config, metadata
 
 
-def _read_header(path: pathlib.Path) -> tuple[DUSt3RConfig, dict[str, list[int]], dict[str, Any]]:
+def _read_header(path: pathlib.Path) -> tuple[DUSt3RConfig | FlowConfig, dict[str, list[int]], dict[str, Any]]:
     """Architecture, checksums of the weight files, and the rest."""
     try:
         header = json.loads((path / "config.json").read_bytes())
@@ -127,7 +122,7 @@ def _read_header(path: pathlib.Path) -> tuple[DUSt3RConfig, dict[str, list[int]]
 def load_checkpoint(
     path: str | os.PathLike[str], *, sharding: jax.sharding.Sharding | None = None
 ) -> tuple[DUSt3RConfig, DUSt3R, dict[str, Any]]:
-    """Loads a checkpoint. Every parameter must be there, of the right shape and type, and nothing else.
+    """Loads a checkpoint of DUSt3R. Every parameter must be there, of the right shape and type, and nothing else.
 
     Args:
       path: a folder that `save_checkpoint` wrote.
@@ -137,10 +132,36 @@ def load_checkpoint(
       The architecture, the network in float32, and the metadata (see `load_metadata`).
 
     Raises:
-      CheckpointError: missing, damaged, or another version.
+      CheckpointError: missing, damaged, of another version, or of a flow network.
     """
     path = pathlib.Path(path).absolute()
     config, expected, metadata = _read_header(path)
+    if isinstance(config, FlowConfig):
+        raise CheckpointError(f"The checkpoint at {path} is of {config.network}, which estimates optical flow.")
+    return config, model_from(config, _read_weights(path, config, expected, sharding)), metadata
+
+
+def load_flow_network(
+    path: str | os.PathLike[str], *, sharding: jax.sharding.Sharding | None = None
+) -> tuple[FlowConfig, FlowNetwork, dict[str, Any]]:
+    """As `load_checkpoint`, of a network that estimates optical flow.
+
+    Raises:
+      CheckpointError: missing, damaged, of another version, or of another network.
+    """
+    path = pathlib.Path(path).absolute()
+    config, expected, metadata = _read_header(path)
+    if not isinstance(config, FlowConfig):
+        raise CheckpointError(f"The checkpoint at {path} is of DUSt3R, which estimates no optical flow.")
+    return config, model_from(config, _read_weights(path, config, expected, sharding)), metadata
+
+
+def _read_weights(
+    path: pathlib.Path,
+    config: DUSt3RConfig | FlowConfig,
+    expected: dict[str, list[int]],
+    sharding: jax.sharding.Sharding | None,
+) -> dict[str, jax.Array]:
     folders.check_files(path, expected, _REMEDY)
     shapes = parameter_shapes(config)
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -151,7 +172,7 @@ def load_checkpoint(
         }
         leaves = folders.read_arrays(path, path / "weights" / part, _without(wanted, part), _REMEDY)
         parameters |= {f"{part}.{name}": leaf for name, leaf in leaves.items()}
-    return config, model_from(config, parameters), metadata
+    return parameters
 
 
 # --- parameters and their names -------------------------------------------------------------------------------------
@@ -170,7 +191,7 @@ def _without(flat: dict[str, Any], part: str) -> dict[str, Any]:
     return {name.removeprefix(part + "."): value for name, value in flat.items()}
 
 
-def _reader(model: DUSt3R) -> ReadParameter:
+def _reader(model: DUSt3R | FlowNetwork) -> ReadParameter:
     leaves = parameters_of(model)
     return lambda name: np.asarray(leaves[name])
 
@@ -181,7 +202,7 @@ def _checked(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
     return value
 
 
-def _config_to_json(config: DUSt3RConfig) -> dict[str, Any]:
+def _config_to_json(config: DUSt3RConfig | FlowConfig) -> dict[str, Any]:
     """Standard JSON has no infinity: it becomes the string "inf"."""
 
     def plain(value: Any) -> Any:
@@ -192,9 +213,11 @@ def _config_to_json(config: DUSt3RConfig) -> dict[str, Any]:
     return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
-def _config_from_json(path: pathlib.Path, fields: Any) -> DUSt3RConfig:
+def _config_from_json(path: pathlib.Path, fields: Any) -> DUSt3RConfig | FlowConfig:
     try:
         fields = dict(fields)
+        if "network" in fields:
+            return FlowConfig(**fields)
         fields["image_size"] = tuple(fields["image_size"])
         fields["confidence_range"] = tuple(float(bound) for bound in fields["confidence_range"])
         sizes = [value for name, value in fields.items() if isinstance(getattr(DUSt3RConfig, name, None), int)]

@@ -2,6 +2,21 @@
 
 from easi3r_jax.models.decoder import Decoded
 from easi3r_jax.models.dust3r import DUSt3R, abstract_model, normalize_rgb, random_model
-from easi3r_jax.models.parameters import model_from, parameters_of
+from easi3r_jax.models.parameters import FlowNetwork, flow_network, model_from, parameter_shapes, parameters_of
+from easi3r_jax.models.raft import RAFT
+from easi3r_jax.models.sea_raft import SEARAFT
 
-__all__ = ["DUSt3R", "Decoded", "abstract_model", "model_from", "normalize_rgb", "parameters_of", "random_model"]
+__all__ = [
+    "RAFT",
+    "SEARAFT",
+    "DUSt3R",
+    "Decoded",
+    "FlowNetwork",
+    "abstract_model",
+    "flow_network",
+    "model_from",
+    "normalize_rgb",
+    "parameter_shapes",
+    "parameters_of",
+    "random_model",
+]

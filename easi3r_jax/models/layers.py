@@ -50,19 +50,35 @@ class MLP(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """Two-dimensional convolution, channels last, kernel (size, size, in, out), padding size // 2."""
+    """Two-dimensional convolution, channels last, kernel (*size, in / groups, out), padding size // 2."""
 
-    def __init__(self, in_dim: int, out_dim: int, size: int, *, stride: int = 1, bias: bool = True, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        size: int | tuple[int, int],
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        sides = (size, size) if isinstance(size, int) else size
         init = nnx.initializers.he_normal()
-        self.kernel = nnx.Param(init(rngs.params(), (size, size, in_dim, out_dim), jnp.float32))
+        self.kernel = nnx.Param(init(rngs.params(), (*sides, in_dim // groups, out_dim), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((out_dim,), jnp.float32)) if bias else None
         self.stride = stride
+        self.groups = groups
 
     def __call__(self, x: Array) -> Array:
         kernel = self.kernel[...].astype(x.dtype)
-        pad = kernel.shape[0] // 2
         y = jax.lax.conv_general_dilated(
-            x, kernel, (self.stride, self.stride), [(pad, pad), (pad, pad)], dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x,
+            kernel,
+            (self.stride, self.stride),
+            [(side // 2, side // 2) for side in kernel.shape[:2]],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
         )
         if self.bias is None:
             return y

@@ -3,33 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.config import DUSt3RConfig
+from easi3r_jax.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.models.dust3r import DType, DUSt3R, abstract_model
+from easi3r_jax.models.raft import RAFT
+from easi3r_jax.models.sea_raft import SEARAFT
 
 Array = jax.Array
+FlowNetwork = RAFT | SEARAFT
 
 
-def parameters_of(model: DUSt3R) -> dict[str, Any]:
+def flow_network(config: FlowConfig, *, seed: int = 0) -> FlowNetwork:
+    """The network that a configuration names, with freshly initialised weights."""
+    return (SEARAFT if config.network == "sea-raft" else RAFT)(config, rngs=nnx.Rngs(seed))
+
+
+def parameters_of(model: DUSt3R | FlowNetwork) -> dict[str, Any]:
     """Path and value (or, of an abstract model, shape) of every parameter."""
     flat = flax.traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model)))
     return {".".join(map(str, path)): leaf for path, leaf in flat.items()}
 
 
-def model_from(config: DUSt3RConfig, parameters: Mapping[str, Array], *, dtype: DType = jnp.float32) -> DUSt3R:
+@overload
+def model_from(config: DUSt3RConfig, parameters: Mapping[str, Any], *, dtype: DType = ...) -> DUSt3R: ...
+@overload
+def model_from(config: FlowConfig, parameters: Mapping[str, Any]) -> FlowNetwork: ...
+def model_from(
+    config: DUSt3RConfig | FlowConfig, parameters: Mapping[str, Any], *, dtype: DType = jnp.float32
+) -> DUSt3R | FlowNetwork:
     """The network that has these parameters; the inverse of `parameters_of`. `jax.jit` and `jax.grad` go through it.
 
     Raises:
       KeyError: a parameter is missing.
     """
-    graphdef, state = nnx.split(abstract_model(config, dtype=dtype))
+    graphdef, state = nnx.split(_abstract(config, dtype))
     paths = flax.traverse_util.flatten_dict(nnx.to_pure_dict(state))
     tree = flax.traverse_util.unflatten_dict({path: parameters[".".join(map(str, path))] for path in paths})
     nnx.replace_by_pure_dict(state, tree)
     return nnx.merge(graphdef, state)
+
+
+def parameter_shapes(config: DUSt3RConfig | FlowConfig) -> dict[str, tuple[int, ...]]:
+    """Path and shape of every parameter of the network ("encoder.norm.scale": (1024,)). No memory is taken."""
+    return {path: leaf.shape for path, leaf in parameters_of(_abstract(config)).items()}
+
+
+def _abstract(config: DUSt3RConfig | FlowConfig, dtype: DType = jnp.float32) -> Any:
+    if isinstance(config, FlowConfig):
+        return nnx.eval_shape(lambda: flow_network(config))
+    return abstract_model(config, dtype=dtype)

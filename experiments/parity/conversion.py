@@ -14,10 +14,11 @@ import numpy as np
 from flax import nnx
 
 import convert
-from convert import table
+from convert import flow_table, table
 from convert.model_string import parse_model_string
 from convert.tensors import LazyTensor, Source
 from easi3r_jax.checkpoint import load_checkpoint
+from easi3r_jax.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.errors import CheckpointError
 from easi3r_jax.models import DUSt3R
 from experiments.parity.report import NETWORK, Row, at_most, compare
@@ -82,14 +83,16 @@ def _check_forward(folder: pathlib.Path, model: DUSt3R) -> Iterator[Row]:
 
 
 def is_manifest(path: pathlib.Path) -> bool:
-    """Whether the file lists the state dict of a DUSt3R network (flow networks have their own stage)."""
+    """Whether the file lists the state dict of a network of ours."""
     record = json.loads(path.read_text())
-    return isinstance(record, dict) and "entries" in record and _model_string(record) is not None
+    return isinstance(record, dict) and "entries" in record and _network(record) is not None
 
 
-def _model_string(record: dict[str, Any]) -> str | None:
+def _network(record: dict[str, Any]) -> DUSt3RConfig | FlowConfig | None:
     text = record.get("args_model_string") or record.get("load_time_string")
-    return text if text and "AsymmetricCroCo3DStereo" in text else None
+    if text and "AsymmetricCroCo3DStereo" in text:
+        return parse_model_string(text)
+    return flow_table.network_of(record["entries"])
 
 
 def check_manifests(folder: pathlib.Path) -> Iterator[Row]:
@@ -98,15 +101,19 @@ def check_manifests(folder: pathlib.Path) -> Iterator[Row]:
         if not is_manifest(path):
             continue
         record = json.loads(path.read_text())
+        config = _network(record)
+        assert config is not None
         aliases = record.get("aliases", {})
         tensors = {
             name: LazyTensor(tuple(shape), dtype, _no_numbers, identity=aliases.get(name, name))
             for name, (shape, dtype) in record["entries"].items()
         }
-        source = Source(path.name, (), parse_model_string(_model_string(record) or ""), tensors, ())
+        source = Source(path.name, (), config, tensors, ())
         try:
             recipes, dropped, _ = table.match(source)
-            unplaced = len(tensors) - len(aliases) - len(dropped) - sum(len(r.tensors) for r in recipes.values())
+            counters = sum(name.endswith(table.COUNTER) for name in set(tensors) - set(aliases))
+            placed = len(dropped) + sum(len(r.tensors) for r in recipes.values()) + counters
+            unplaced = len(tensors) - len(aliases) - placed
         except CheckpointError:
             unplaced = len(tensors)
         yield at_most(folder.name, f"{path.stem}: tensors without a place", unplaced, 0)

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 from easi3r_jax.errors import InputError
-from experiments.parity import alignment, conversion, inputs, motion, network
+from experiments.parity import alignment, conversion, flow, inputs, motion, network
 from experiments.parity.report import Row
 
 Check = Callable[[pathlib.Path], Iterator[Row]]
@@ -50,6 +50,8 @@ def _check_for(folder: pathlib.Path) -> Check | None:
         return motion.check_folder
     if "files" in settings and "model" in settings:
         return network.check_folder
+    if settings and all(isinstance(entry, dict) and "clip_seed" in entry for entry in settings.values()):
+        return flow.check_folder
     if "model_string" in index:
         return conversion.check_checkpoints
     if index and (folder / "inputs").is_dir():

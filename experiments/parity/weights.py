@@ -15,10 +15,10 @@ import numpy as np
 from convert import conversion, table
 from convert.model_string import parse_model_string
 from convert.tensors import LazyTensor, Source
-from easi3r_jax.checkpoint import load_checkpoint, parameter_shapes
-from easi3r_jax.config import DUSt3RConfig
+from easi3r_jax.checkpoint import load_checkpoint, load_flow_network
+from easi3r_jax.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.errors import InputError
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.models import DUSt3R, FlowNetwork, parameter_shapes
 
 
 def golden_tensor(seed: int, name: str, shape: tuple[int, ...], gains: Mapping[str, float]) -> np.ndarray:
@@ -89,15 +89,25 @@ def golden_model(config: DUSt3RConfig, seed: int, gains: Mapping[str, float]) ->
 
 @functools.lru_cache(maxsize=2)
 def _golden_model(config: DUSt3RConfig, seed: int, gains: tuple[tuple[str, float], ...]) -> DUSt3R:
-    source = golden_source(config, seed, dict(gains))
-    recipes, dropped, notices = table.match(source)
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "golden"
-        conversion.write(source, [], recipes, dropped, notices, "", path, conversion.silent)
-        return load_checkpoint(path)[1]
+        return load_checkpoint(_written(folder, config, seed, dict(gains)))[1]
 
 
-def golden_source(config: DUSt3RConfig, seed: int, gains: Mapping[str, float]) -> Source:
+def golden_flow_network(config: FlowConfig, seed: int, gains: Mapping[str, float]) -> FlowNetwork:
+    """As `golden_model`, of a network that estimates optical flow."""
+    with tempfile.TemporaryDirectory() as folder:
+        return load_flow_network(_written(folder, config, seed, gains))[1]
+
+
+def _written(folder: str, config: DUSt3RConfig | FlowConfig, seed: int, gains: Mapping[str, float]) -> pathlib.Path:
+    source = golden_source(config, seed, gains)
+    recipes, dropped, notices = table.match(source)
+    path = pathlib.Path(folder) / "golden"
+    conversion.write(source, [], recipes, dropped, notices, "", path, conversion.silent)
+    return path
+
+
+def golden_source(config: DUSt3RConfig | FlowConfig, seed: int, gains: Mapping[str, float]) -> Source:
     """Golden weights under their state-dict names, as an opened checkpoint whose tensors are made when asked for."""
 
     def lazy(name: str, shape: tuple[int, ...]) -> LazyTensor:

@@ -17,13 +17,12 @@ from easi3r_jax.checkpoint import (
     is_checkpoint,
     load_checkpoint,
     load_metadata,
-    parameter_shapes,
     save_checkpoint,
 )
 from easi3r_jax.checkpoint import folder as checkpoint_folder
 from easi3r_jax.config import PRESETS, DUSt3RConfig
 from easi3r_jax.errors import CheckpointError, OutputError
-from easi3r_jax.models import abstract_model, random_model
+from easi3r_jax.models import abstract_model, parameter_shapes, random_model
 
 SIZES = {"enc_dim": 16, "enc_depth": 2, "enc_heads": 2, "dec_dim": 24, "dec_depth": 4, "dec_heads": 2}
 CONFIGS = {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from convert import table
-from easi3r_jax.checkpoint import parameter_shapes
+from easi3r_jax.models import parameter_shapes
 from tests import torch_writer
 
 

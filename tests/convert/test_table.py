@@ -11,9 +11,10 @@ from convert import convert, open_source, table
 from convert.conversion import silent
 from convert.model_string import parse_model_string
 from convert.tensors import LazyTensor, Source
-from easi3r_jax.checkpoint import load_checkpoint, parameter_shapes
+from easi3r_jax.checkpoint import load_checkpoint
 from easi3r_jax.config import DUSt3RConfig
 from easi3r_jax.errors import CheckpointError
+from easi3r_jax.models import parameter_shapes
 from tests import torch_writer
 
 RELEASED = (

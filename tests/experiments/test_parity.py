@@ -16,7 +16,7 @@ from experiments.parity.report import Golden, compare
 from experiments.parity.weights import golden_config, golden_model
 
 KINDS = (
-    *("aggregation", "alignment", "checkpoints", "manifests"),
+    *("aggregation", "alignment", "checkpoints", "flow", "manifests"),
     *("model_tiny_dpt", "model_tiny_linear", "pairs", "preprocess"),
 )
 

@@ -1,0 +1,158 @@
+"""What RAFT and SEA-RAFT are made of. Shapes: (B, h, w, C); flows (B, h, w, 2) are (x, y) in pixels of their grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from easi3r_jax.models.layers import Conv
+
+Array = jax.Array
+NormKind = Literal["batch", "instance", "none"]
+
+#: Both networks estimate flow on a grid of 1/8 of the image's.
+STRIDE = 8
+#: Refinements where nothing else is said, as the released programs have it.
+ITERATIONS = 20
+_EPSILON = 1e-5
+
+
+class Norm(nnx.Module):
+    """Normalisation of a released network at inference: `batch` by stored statistics, `instance` by the image's own."""
+
+    def __init__(self, dim: int, kind: NormKind):
+        self.kind = kind
+        if kind == "batch":
+            self.scale, self.variance = (nnx.Param(jnp.ones((dim,), jnp.float32)) for _ in range(2))
+            self.bias, self.mean = (nnx.Param(jnp.zeros((dim,), jnp.float32)) for _ in range(2))
+
+    def __call__(self, x: Array) -> Array:
+        if self.kind == "batch":
+            factor = self.scale[...] * jax.lax.rsqrt(self.variance[...] + _EPSILON)
+            offset = self.bias[...] - self.mean[...] * factor
+            return x * jnp.broadcast_to(factor, x.shape) + jnp.broadcast_to(offset, x.shape)
+        if self.kind == "instance":
+            centred = x - jnp.mean(x, axis=(1, 2), keepdims=True)
+            return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=(1, 2), keepdims=True) + _EPSILON)
+        return x
+
+
+class ResidualBlock(nnx.Module):
+    """Two 3 x 3 convolutions beside the identity, or beside a 1 x 1 convolution where size or width change."""
+
+    def __init__(self, in_dim: int, dim: int, stride: int, kind: NormKind, *, rngs: nnx.Rngs):
+        self.conv1, self.norm1 = Conv(in_dim, dim, 3, stride=stride, rngs=rngs), Norm(dim, kind)
+        self.conv2, self.norm2 = Conv(dim, dim, 3, rngs=rngs), Norm(dim, kind)
+        changed = stride != 1 or in_dim != dim
+        self.shortcut = Conv(in_dim, dim, 1, stride=stride, rngs=rngs) if changed else None
+        self.shortcut_norm = Norm(dim, kind) if changed else None
+
+    def __call__(self, x: Array) -> Array:
+        y = jax.nn.relu(self.norm1(self.conv1(x)))
+        y = jax.nn.relu(self.norm2(self.conv2(y)))
+        if self.shortcut is not None and self.shortcut_norm is not None:
+            x = self.shortcut_norm(self.shortcut(x))
+        return jax.nn.relu(x + y)
+
+
+class BottleneckBlock(nnx.Module):
+    """As `ResidualBlock`, a 3 x 3 convolution of a quarter of the width between two of 1 x 1."""
+
+    def __init__(self, in_dim: int, dim: int, stride: int, kind: NormKind, *, rngs: nnx.Rngs):
+        self.conv1, self.norm1 = Conv(in_dim, dim // 4, 1, rngs=rngs), Norm(dim // 4, kind)
+        self.conv2, self.norm2 = Conv(dim // 4, dim // 4, 3, stride=stride, rngs=rngs), Norm(dim // 4, kind)
+        self.conv3, self.norm3 = Conv(dim // 4, dim, 1, rngs=rngs), Norm(dim, kind)
+        changed = stride != 1
+        self.shortcut = Conv(in_dim, dim, 1, stride=stride, rngs=rngs) if changed else None
+        self.shortcut_norm = Norm(dim, kind) if changed else None
+
+    def __call__(self, x: Array) -> Array:
+        y = jax.nn.relu(self.norm1(self.conv1(x)))
+        y = jax.nn.relu(self.norm2(self.conv2(y)))
+        y = jax.nn.relu(self.norm3(self.conv3(y)))
+        if self.shortcut is not None and self.shortcut_norm is not None:
+            x = self.shortcut_norm(self.shortcut(x))
+        return jax.nn.relu(x + y)
+
+
+class MotionEncoder(nnx.Module):
+    """Correlations and flow to features, whose last two channels are the flow itself.
+
+    Args:
+      correlation_dims: widths of the convolutions of the correlations: 1 x 1, then 3 x 3.
+      flow_dims: of those of the flow: 7 x 7, 3 x 3.
+      dim: of the result.
+    """
+
+    def __init__(
+        self,
+        correlations: int,
+        correlation_dims: Sequence[int],
+        flow_dims: tuple[int, int],
+        dim: int,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        widths = (correlations, *correlation_dims)
+        self.correlation = nnx.List(
+            [Conv(a, b, 3 if n else 1, rngs=rngs) for n, (a, b) in enumerate(itertools.pairwise(widths))]
+        )
+        self.flow1 = Conv(2, flow_dims[0], 7, rngs=rngs)
+        self.flow2 = Conv(flow_dims[0], flow_dims[1], 3, rngs=rngs)
+        self.out = Conv(correlation_dims[-1] + flow_dims[1], dim - 2, 3, rngs=rngs)
+
+    def __call__(self, flow: Array, correlation: Array) -> Array:
+        for conv in self.correlation:
+            correlation = jax.nn.relu(conv(correlation))
+        moved = jax.nn.relu(self.flow2(jax.nn.relu(self.flow1(flow))))
+        out = jax.nn.relu(self.out(jnp.concatenate([correlation, moved], axis=-1)))
+        return jnp.concatenate([out, flow], axis=-1)
+
+
+class TwoConvs(nnx.Module):
+    """Convolution, ReLU, convolution: 3 x 3, then `size` x `size`."""
+
+    def __init__(self, in_dim: int, dim: int, out_dim: int, size: int, *, rngs: nnx.Rngs):
+        self.conv1 = Conv(in_dim, dim, 3, rngs=rngs)
+        self.conv2 = Conv(dim, out_dim, size, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.conv2(jax.nn.relu(self.conv1(x)))
+
+
+def pixel_coordinates(batch: int, h: int, w: int) -> Array:
+    """(B, h, w, 2) float32, (x, y) of every pixel."""
+    y, x = jnp.meshgrid(jnp.arange(h, dtype=jnp.float32), jnp.arange(w, dtype=jnp.float32), indexing="ij")
+    return jnp.broadcast_to(jnp.stack([x, y], axis=-1)[None], (batch, h, w, 2))
+
+
+def convex_upsample(flow: Array, weights: Array) -> Array:
+    """Flow of the coarse grid in full resolution and in its pixels: (B, 8 h, 8 w, 2) (RAFT, sec. 3.3).
+
+    Each fine pixel is a convex combination of the 3 x 3 coarse ones around it, 0 outside the image.
+
+    Args:
+      flow: (B, h, w, 2).
+      weights: (B, h, w, 9 * 8 * 8), before the softmax over the nine.
+    """
+    batch, h, w, channels = flow.shape
+    weights = jax.nn.softmax(weights.reshape(batch, h, w, 9, STRIDE, STRIDE), axis=3)
+    padded = jnp.pad(STRIDE * flow, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    around = jnp.stack([padded[:, y : y + h, x : x + w] for y in range(3) for x in range(3)], axis=3)
+    fine = jnp.einsum("bhwkyx,bhwkc->bhywxc", weights, around)
+    return fine.reshape(batch, STRIDE * h, STRIDE * w, channels)
+
+
+def bilinear_upsample(flow: Array) -> Array:
+    """As `convex_upsample` without weights: bilinear, corner pixels aligned with corner pixels."""
+    for axis in (1, 2):
+        side = flow.shape[axis]
+        place = jnp.arange(STRIDE * side, dtype=jnp.float32) * ((side - 1) / (STRIDE * side - 1))
+        weights = jnp.maximum(1 - jnp.abs(place[:, None] - jnp.arange(side, dtype=jnp.float32)[None]), 0)
+        flow = jnp.moveaxis(jnp.tensordot(weights, flow, axes=(1, axis)), 0, axis)
+    return STRIDE * flow

@@ -1,0 +1,127 @@
+"""RAFT (arXiv 2003.12039), basic and small: optical flow by recurrent refinement."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from easi3r_jax.config import FlowConfig
+from easi3r_jax.models.correlation import LEVELS, make_lookup
+from easi3r_jax.models.dust3r import exact_products, normalize_rgb
+from easi3r_jax.models.flow_layers import (
+    ITERATIONS,
+    BottleneckBlock,
+    MotionEncoder,
+    Norm,
+    NormKind,
+    ResidualBlock,
+    TwoConvs,
+    bilinear_upsample,
+    convex_upsample,
+    pixel_coordinates,
+)
+from easi3r_jax.models.layers import Conv
+
+Array = jax.Array
+
+
+class Encoder(nnx.Module):
+    """Images (B, H, W, 3) to features (B, H/8, W/8, C)."""
+
+    def __init__(self, dims: tuple[int, ...], out_dim: int, kind: NormKind, *, small: bool, rngs: nnx.Rngs):
+        block = BottleneckBlock if small else ResidualBlock
+        self.conv1, self.norm1 = Conv(3, dims[0], 7, stride=2, rngs=rngs), Norm(dims[0], kind)
+        self.blocks = nnx.List([])
+        width = dims[0]
+        for n, dim in enumerate(dims):
+            self.blocks.append(block(width, dim, 2 if n else 1, kind, rngs=rngs))
+            self.blocks.append(block(dim, dim, 1, kind, rngs=rngs))
+            width = dim
+        self.conv2 = Conv(width, out_dim, 1, rngs=rngs)
+
+    def __call__(self, images: Array) -> Array:
+        x = jax.nn.relu(self.norm1(self.conv1(images)))
+        for block in self.blocks:
+            x = block(x)
+        return self.conv2(x)
+
+
+class GRU(nnx.Module):
+    """Convolutional gated recurrent unit."""
+
+    def __init__(self, hidden: int, inputs: int, size: int | tuple[int, int], *, rngs: nnx.Rngs):
+        self.update = Conv(hidden + inputs, hidden, size, rngs=rngs)
+        self.reset = Conv(hidden + inputs, hidden, size, rngs=rngs)
+        self.candidate = Conv(hidden + inputs, hidden, size, rngs=rngs)
+
+    def __call__(self, hidden: Array, inputs: Array) -> Array:
+        both = jnp.concatenate([hidden, inputs], axis=-1)
+        update, reset = jax.nn.sigmoid(self.update(both)), jax.nn.sigmoid(self.reset(both))
+        candidate = jnp.tanh(self.candidate(jnp.concatenate([reset * hidden, inputs], axis=-1)))
+        return (1 - update) * hidden + update * candidate
+
+
+class RAFT(nnx.Module):
+    """Optical flow from image i to image j.
+
+    Attributes:
+      config: which of the two networks.
+      radius: of the window in which correlations are looked up.
+      hidden: width of the recurrent state.
+    """
+
+    def __init__(self, config: FlowConfig, *, rngs: nnx.Rngs):
+        small = config.network == "raft-small"
+        self.config = config
+        self.radius, self.hidden = (3, 96) if small else (4, 128)
+        context = 64 if small else 128
+        dims = (32, 64, 96) if small else (64, 96, 128)
+        self.features = Encoder(dims, 128 if small else 256, "instance", small=small, rngs=rngs)
+        self.context = Encoder(dims, self.hidden + context, "none" if small else "batch", small=small, rngs=rngs)
+        correlations = LEVELS * (2 * self.radius + 1) ** 2
+        motion = 82 if small else 128
+        self.motion = MotionEncoder(
+            correlations, (96,) if small else (256, 192), (64, 32) if small else (128, 64), motion, rngs=rngs
+        )
+        sizes = (3,) if small else ((1, 5), (5, 1))
+        self.grus = nnx.List([GRU(self.hidden, context + motion, size, rngs=rngs) for size in sizes])
+        self.flow = TwoConvs(self.hidden, 128 if small else 256, 2, 3, rngs=rngs)
+        self.upsampling = None if small else TwoConvs(self.hidden, 256, 9 * 64, 1, rngs=rngs)
+
+    def __call__(self, rgb_i: Array, rgb_j: Array, iterations: int = ITERATIONS) -> tuple[Array, dict[str, Array]]:
+        """Estimates flow.
+
+        Args:
+          rgb_i, rgb_j: (B, H, W, 3), 0 to 255, sides multiples of 8.
+          iterations: of the refinement.
+
+        Returns:
+          flow (B, H, W, 2) float32, (x, y) pixels from i to j; out: dict of `features_i`, `features_j`, `context`
+          (before it is divided) and `coarse`, the flow after every iteration on the grid of 1/8 (I, B, h, w, 2).
+        """
+        with exact_products(jnp.float32):
+            image_i, image_j = normalize_rgb(rgb_i), normalize_rgb(rgb_j)
+            features_i, features_j = self.features(image_i), self.features(image_j)
+            context = self.context(image_i)
+            hidden, inputs = jnp.tanh(context[..., : self.hidden]), jax.nn.relu(context[..., self.hidden :])
+            lookup = make_lookup(features_i, features_j, self.radius)
+            start = pixel_coordinates(*hidden.shape[:3])
+
+            def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
+                hidden, flow = carry
+                flow = jax.lax.stop_gradient(flow)  # as in training (sec. 3.3); inference does not notice
+                motion = self.motion(flow, lookup(start + flow))
+                for gru in self.grus:
+                    hidden = gru(hidden, jnp.concatenate([inputs, motion], axis=-1))
+                flow = flow + self.flow(hidden)
+                return (hidden, flow), flow
+
+            first = (hidden, jnp.zeros((*hidden.shape[:3], 2), jnp.float32))
+            (hidden, flow), coarse = jax.lax.scan(step, first, None, length=iterations)
+            fine = (
+                bilinear_upsample(flow)
+                if self.upsampling is None
+                else convex_upsample(flow, 0.25 * self.upsampling(hidden))
+            )
+        return fine, {"features_i": features_i, "features_j": features_j, "context": context, "coarse": coarse}

@@ -1,0 +1,130 @@
+"""SEA-RAFT "M" (arXiv 2405.14793): RAFT with a first guess from the context network and a simpler recurrent unit."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from easi3r_jax.config import FlowConfig
+from easi3r_jax.models.correlation import LEVELS, make_lookup
+from easi3r_jax.models.dust3r import exact_products, normalize_rgb
+from easi3r_jax.models.flow_layers import (
+    ITERATIONS,
+    MotionEncoder,
+    Norm,
+    ResidualBlock,
+    TwoConvs,
+    convex_upsample,
+    pixel_coordinates,
+)
+from easi3r_jax.models.layers import Conv, LayerNorm, Linear
+
+Array = jax.Array
+
+_DIM = 128
+_RADIUS = 4
+_STAGES = ((64, 1, 3), (128, 2, 4), (256, 2, 6))  # width, stride, blocks: a ResNet-34 up to its third stage
+
+
+class Encoder(nnx.Module):
+    """Images (B, H, W, C) to features (B, H/8, W/8, 256)."""
+
+    def __init__(self, channels: int, *, rngs: nnx.Rngs):
+        width = _STAGES[0][0]
+        self.conv1, self.norm1 = Conv(channels, width, 7, stride=2, rngs=rngs), Norm(width, "batch")
+        self.blocks = nnx.List([])
+        for dim, stride, count in _STAGES:
+            for n in range(count):
+                self.blocks.append(ResidualBlock(width, dim, 1 if n else stride, "batch", rngs=rngs))
+                width = dim
+        self.final_conv = Conv(width, 2 * _DIM, 1, rngs=rngs)
+
+    def __call__(self, images: Array) -> Array:
+        x = jax.nn.relu(self.norm1(self.conv1(images)))
+        for block in self.blocks:
+            x = block(x)
+        return self.final_conv(x)
+
+
+class ConvNextBlock(nnx.Module):
+    """Depthwise 7 x 7 convolution, LayerNorm, MLP with layer scale, residual; then a projection (arXiv 2201.03545)."""
+
+    def __init__(self, in_dim: int, out_dim: int, *, rngs: nnx.Rngs):
+        self.depthwise = Conv(in_dim, in_dim, 7, groups=in_dim, rngs=rngs)
+        self.norm = LayerNorm(in_dim, rngs=rngs)
+        self.fc1 = Linear(in_dim, 4 * out_dim, rngs=rngs)
+        self.fc2 = Linear(4 * out_dim, in_dim, rngs=rngs)
+        self.gamma = nnx.Param(jnp.full((in_dim,), 1e-6, jnp.float32))
+        self.out = Conv(in_dim, out_dim, 1, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        y = self.norm(self.depthwise(x), jnp.float32)
+        y = self.fc2(jax.nn.gelu(self.fc1(y), approximate=False))
+        return self.out(x + jnp.broadcast_to(self.gamma[...], y.shape) * y)
+
+
+class SEARAFT(nnx.Module):
+    """Optical flow from image i to image j.
+
+    Attributes:
+      config: which network this is.
+      radius: of the window in which correlations are looked up.
+    """
+
+    def __init__(self, config: FlowConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.radius = _RADIUS
+        self.features = Encoder(3, rngs=rngs)
+        self.context = Encoder(6, rngs=rngs)
+        self.split = Conv(2 * _DIM, 2 * _DIM, 3, rngs=rngs)
+        self.motion = MotionEncoder(LEVELS * (2 * _RADIUS + 1) ** 2, (256, 192), (128, 64), _DIM, rngs=rngs)
+        self.refine = nnx.List([ConvNextBlock(3 * _DIM, _DIM, rngs=rngs) for _ in range(2)])
+        self.flow = TwoConvs(_DIM, 2 * _DIM, 6, 3, rngs=rngs)
+        self.upsampling = TwoConvs(_DIM, 2 * _DIM, 9 * 64, 1, rngs=rngs)
+
+    def __call__(self, rgb_i: Array, rgb_j: Array, iterations: int = ITERATIONS) -> tuple[Array, dict[str, Array]]:
+        """Estimates flow.
+
+        Args:
+          rgb_i, rgb_j: (B, H, W, 3), 0 to 255, sides multiples of 8.
+          iterations: of the refinement; 0 for the first guess.
+
+        Returns:
+          flow (B, H, W, 2) float32, (x, y) pixels from i to j; out: dict of `features_i`, `features_j`, `context`,
+          `split` (what the context network's output is divided from), `hidden` (I, B, h, w, 128), `coarse`, the first
+          guess and the flow after every iteration on the grid of 1/8 (1 + I, B, h, w, 2), and `uncertainty`, the last
+          four channels of the flow head (B, h, w, 4): of its mixture of two Laplacians.
+        """
+        with exact_products(jnp.float32):
+            image_i, image_j = normalize_rgb(rgb_i), normalize_rgb(rgb_j)
+            context = self.context(jnp.concatenate([image_i, image_j], axis=-1))
+            split = self.split(context)
+            hidden, inputs = split[..., :_DIM], split[..., _DIM:]
+            features_i, features_j = self.features(image_i), self.features(image_j)
+            lookup = make_lookup(features_i, features_j, self.radius)
+            start = pixel_coordinates(*hidden.shape[:3])
+
+            def step(carry: tuple[Array, Array, Array], _: None):
+                hidden, flow, _uncertainty = carry
+                flow = jax.lax.stop_gradient(flow)
+                motion = self.motion(flow, lookup(start + flow))
+                for block in self.refine:
+                    hidden = block(jnp.concatenate([hidden, inputs, motion], axis=-1))
+                update = self.flow(hidden)
+                flow = flow + update[..., :2]
+                return (hidden, flow, update[..., 2:]), (hidden, flow)
+
+            guess = self.flow(hidden)
+            first = (hidden, guess[..., :2], guess[..., 2:])
+            (hidden, flow, uncertainty), (hiddens, flows) = jax.lax.scan(step, first, None, length=iterations)
+            fine = convex_upsample(flow, 0.25 * self.upsampling(hidden))
+        return fine, {
+            "features_i": features_i,
+            "features_j": features_j,
+            "context": context,
+            "split": split,
+            "hidden": hiddens,
+            "coarse": jnp.concatenate([guess[None, ..., :2], flows]),
+            "uncertainty": uncertainty,
+        }
