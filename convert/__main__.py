@@ -1,13 +1,14 @@
-"""Converts weights of DUSt3R and MonST3R, or of the flow networks RAFT and SEA-RAFT, to a checkpoint of easi3r_jax, or one of ours back to the released layout.
+"""Converts weights to a checkpoint of easi3r_jax, or one of ours back to the released layout.
 
-No PyTorch is needed, and nothing in a checkpoint is ever executed. Released weights are under CC BY-NC-SA 4.0:
-attribution, non-commercial use, share alike.
+Of DUSt3R and MonST3R, and of RAFT and SEA-RAFT, which estimate optical flow. No PyTorch is needed, and nothing in a
+checkpoint is ever executed. Released weights of DUSt3R and MonST3R are under CC BY-NC-SA 4.0: attribution,
+non-commercial use, share alike.
 
   python -m convert --source=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth --output=checkpoints/dust3r
   python -m convert --source=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt --output=checkpoints/monst3r
   python -m experiments.reconstruct --seq=video.mp4 --checkpoint=checkpoints/monst3r
   python -m convert --source=runs/embedded/model --output=release --to=official --half
-  python -m convert --source=raft-things.pth --output=checkpoints/raft       # RAFT and SEA-RAFT, optical flow
+  python -m convert --source=raft-things.pth --output=checkpoints/raft
 
 --source=SOURCE   a .pth file (either format of torch.save); a folder of model.safetensors and config.json; or a name
                   on the Hugging Face hub, downloaded with its client and kept in its cache (HF_HOME says where)

@@ -1,8 +1,8 @@
 """Where a sequence and its ground truth are.
 
 A *clip folder* is what the project writes and ships: `frames/` with one image per frame and `ground_truth.npz` with
-any of `depth` (T, H, W) z, `masks` (T, H, W) bool, `world_from_cam` (T, 4, 4) and `intrinsics` (T, 3, 3), in pixels
-of the original images.
+any of `depth` (T, H, W) z, `masks` (T, H, W) bool, `world_from_cam` (T, 4, 4) and `intrinsics` (T, 3, 3), or (3, 3)
+for all frames, in pixels of the original images.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import zipfile
 import numpy as np
 
 import easi3r_jax
+from easi3r_jax.datasets import STILL
 from easi3r_jax.errors import InputError
 from easi3r_jax.metrics import GroundTruth
 from easi3r_jax.types import Frames
 
-#: The motionless twin of clip folder NAME is the folder NAME_still beside it.
-STILL = "_still"
 CLIPS = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "clips"
 
 
@@ -112,6 +111,8 @@ def load_arrays(path: pathlib.Path, frames: Frames, names: tuple[str, ...]) -> d
         raise InputError(f"Cannot read the ground truth {path}: {error}.") from error
 
     index = np.asarray(frames.source_index)
+    if "intrinsics" in arrays and arrays["intrinsics"].ndim == 2:  # one camera for all frames
+        arrays["intrinsics"] = np.broadcast_to(arrays["intrinsics"], (index.max() + 1, *arrays["intrinsics"].shape))
     for name, array in arrays.items():
         tail = {"world_from_cam": (4, 4), "intrinsics": (3, 3)}.get(name, tuple(int(s) for s in frames.source_size))
         if array.shape[1:] != tail or len(array) <= index.max():

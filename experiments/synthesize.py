@@ -24,13 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax import export
+from easi3r_jax.datasets import STILL
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.synthetic import Clip, ClipConfig, PairSampling, pair_as_clip, sample_clip
 from easi3r_jax.types import Array
 from experiments import cli
 from experiments.environment import device, versions
 from experiments.progress import Stages
-from experiments.sequences import STILL
 
 FLAGS = cli.Flags(__doc__)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 import sys
 from typing import Any
@@ -36,11 +37,11 @@ from easi3r_jax.training.step import TrainState, averaged_model, init_state, mak
 from easi3r_jax.training.validation import evaluate
 from experiments import cli
 from experiments.checkpoints import load_model
-from experiments.environment import layer_dtype, versions
-from experiments.progress import table
+from experiments.environment import device, layer_dtype, versions
 from experiments.run_folder import held
 from experiments.training_data import Source, open_source
 from experiments.training_log import TrainingLog, preview
+from experiments.validate import measure, shown
 
 FLAGS = cli.Flags(__doc__)
 
@@ -75,7 +76,7 @@ RESUME = _RUN.boolean(
 )
 STEPS = _RUN.integer("steps", 0, "Steps of the whole run; the learning rate has fallen at the last (0: the preset's).")
 STOP_AFTER = _RUN.integer("stop_after", 0, "Stop after so many steps, to be resumed another day (0: never).")
-SEED = _RUN.integer("seed", 0, "Of the first weights and of the data.")
+SEED = _RUN.integer("seed", 0, "Decides the first weights and the data.")
 
 _DATA = FLAGS.group("Data")
 DATA = _DATA.string(
@@ -89,19 +90,24 @@ DATA = _DATA.string(
 BATCH_SIZE = _DATA.integer("batch_size", 0, "Pairs a step, each trained both ways (0: the preset's).")
 
 _OBJECTIVE = FLAGS.group("Objective (negative: the preset's; the last three are not in the paper, 0 switches them off)")
-ALPHA = _OBJECTIVE.number("alpha", -1.0, "Weight of the logarithm of the confidence; the papers have 0.2.")
-SCALE = _OBJECTIVE.number("scale_weight", -1.0, "Of keeping the predicted scale near 1.")
-MATCHING = _OBJECTIVE.number("matching_weight", -1.0, "Of matching encoder tokens (InfoNCE). For scenes at rest.")
-ATTENTION = _OBJECTIVE.number("attention_weight", -1.0, "Of supervising cross-attention. For scenes at rest.")
+ALPHA = _OBJECTIVE.number("alpha", -1.0, "Weight of the confidence's logarithm; 0.2 in the papers, 0.4 in embedded.")
+SCALE = _OBJECTIVE.number("scale_weight", -1.0, "Weight of keeping the predicted scale near 1.")
+MATCHING = _OBJECTIVE.number(
+    "matching_weight", -1.0, "Weight of matching encoder tokens (InfoNCE); for scenes at rest."
+)
+ATTENTION = _OBJECTIVE.number("attention_weight", -1.0, "Weight of supervising cross-attention; for scenes at rest.")
 
 _OPTIMISER = FLAGS.group("Optimiser")
-OPTIMISER = _OPTIMISER.choice("optimiser", "preset", ["preset", "adamw", "muon"], "Rule of the steps.")
+OPTIMISER = _OPTIMISER.choice(
+    "optimiser", "preset", ["preset", "adamw", "muon"], "AdamW, or Muon for the blocks' matrices."
+)
 LEARNING_RATE = _OPTIMISER.number("learning_rate", 0.0, "Highest learning rate (0: the preset's).", at_least=0.0)
 DTYPE = _OPTIMISER.choice(
     "dtype",
     "auto",
     ["auto", "float32", "bfloat16"],
-    "Of the network's layers; auto is bfloat16 on GPUs and TPUs. Parameters, loss and averages are float32 always.",
+    "Number type of the network's layers; auto is bfloat16 on GPUs and TPUs. Parameters, loss and averages are "
+    "float32 always.",
 )
 
 _REPORT = FLAGS.group("Reports")
@@ -116,41 +122,71 @@ def main() -> None:
     output = pathlib.Path(OUTPUT.value or pathlib.Path("runs") / name).expanduser()
     config = training_options()
     with held(output, resume=RESUME.value) as begun:
-        run(output, begun, config)
+        train_in(output, begun, config)
 
 
-def run(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConfig) -> None:
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same from the first step to the last.
+
+    Attributes:
+      output: its folder.
+      config: how the network is trained.
+      network: its architecture.
+      source: of the pairs.
+      held_out: pairs that no step trains on.
+      recorded: what decides the numbers, JSON values; see `describe`.
+    """
+
+    output: pathlib.Path
+    config: TrainConfig
+    network: DUSt3RConfig
+    source: Source
+    held_out: ViewPairs
+    recorded: dict[str, Any]
+
+
+def train_in(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConfig) -> None:
     """Trains in a folder that is held, from the state `begun` on if there is one."""
-    sharding.split_cpu(config.batch_size)
+    # The shares of a batch are averaged device by device: a run goes on with as many as it began with.
+    sharding.split_cpu(config.batch_size, None if begun is None else state_options(begun).get("devices"))
     mesh = sharding.data_mesh()
     if config.batch_size % mesh.size:
         raise ConfigError(f"--batch_size={config.batch_size} does not divide among {mesh.size} devices.")
-    model_config, first, licence = starting_point(begun)
-    source = open_source(DATA.value, model_config.image_size, seed=SEED.value, moving=FINETUNE.value == "monst3r")
-    check_terms(config, model_config, source)
+    network, first, licence = starting_point(begun)
+    source = open_source(DATA.value, network.image_size, seed=SEED.value, moving=FINETUNE.value == "monst3r")
+    check_terms(config, network, source)
     dtype = layer_dtype(DTYPE.value)
-    recorded = describe(model_config, config, source) | {"dtype": dtype, "devices": mesh.size}
+    recorded = describe(network, config, source) | {"dtype": dtype, "devices": mesh.size}
     if CHECKPOINT.value:
         recorded["licence"] = licence
 
-    parameters = parameters_of(first or abstract_model(model_config))
+    parameters = parameters_of(first or abstract_model(network))
+    count = sum(math.prod(value.shape) for value in parameters.values())
+    height, width = network.image_size
+    print(
+        f"  {count / 1e6:.1f} M parameters, {width}x{height} pixels, {config.steps} steps of {config.batch_size} pairs "
+        f"({DATA.value or 'rendered'}), {dtype}, {device()}\n  folder of the run: {output}",
+        flush=True,
+    )
+    for note in source.notes:
+        print(f"  note: {note}", flush=True)
     if begun is None:
         state = jax.device_put(init_state(parameters, config), sharding.replicated(mesh))
     else:
         state = resumed(output, parameters, config, mesh, recorded)
     del first, parameters
-    step = make_step(model_config, config, mesh, draw=source.draw, dtype=jnp.dtype(dtype))
+    step = make_step(network, config, mesh, draw=source.draw, dtype=jnp.dtype(dtype))
     held_out = source.held_out(max(HELD_OUT.value, FINAL.value))
+    run = Run(output, config, network, source, held_out, recorded)
 
-    for note in source.notes:
-        print(note)
     with atomic_file(output / "run.json") as file:
-        file.write_text(json.dumps(recorded | {"versions": versions()}, indent=1) + "\n")
+        file.write_text(json.dumps(recorded | {"options": FLAGS.values(), "versions": versions()}, indent=1) + "\n")
     last = min(config.steps, int(state.step) + STOP_AFTER.value) if STOP_AFTER.value else config.steps
-    state = train(state, step, source, config, model_config, held_out, output, last, recorded)
+    state = train(run, state, step, last)
     if DATA.value:
         licence += " And the terms of the training data."
-    finish(output, averaged_model(state, model_config), int(state.step), licence, held_out)
+    finish(run, averaged_model(state, network), int(state.step), licence)
     if redrawn := source.redrawn():
         print("pairs drawn again: " + ", ".join(f"{count} ({reason})" for reason, count in sorted(redrawn.items())))
     if int(state.step) < config.steps:
@@ -186,57 +222,53 @@ def resumed(
     return state
 
 
-def train(
-    state: TrainState,
-    step: Any,
-    source: Source,
-    config: TrainConfig,
-    model_config: DUSt3RConfig,
-    held_out: ViewPairs,
-    output: pathlib.Path,
-    last: int,
-    recorded: dict[str, Any],
-) -> TrainState:
+def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
     """Takes the steps up to `last`, with reports and saved states on the way."""
     done = int(state.step)
-    log = TrainingLog(output, first_step=done, total=config.steps, samples_per_step=config.batch_size)
-    some = jax.tree.map(lambda a: a[: HELD_OUT.value], held_out)
+    log = TrainingLog(run.output, first_step=done, total=run.config.steps, samples_per_step=run.config.batch_size)
+    some = jax.tree.map(lambda a: a[: HELD_OUT.value], run.held_out)
     pending: list[dict[str, jax.Array]] = []
-    with source.batches(done, config.batch_size) as batches:
+    with run.source.batches(done, run.config.batch_size) as batches:
         while done < last:
             state, terms = step(state) if batches is None else step(state, next(batches))
             done += 1
             pending.append(terms)
             check = done % CHECK_EVERY.value == 0 or done == last
-            if done % LOG_EVERY.value == 0 or check:  # a check ends a line: a run resumed from it has the same ones
+            # A check ends a line: a run resumed from a regular one has the same lines.
+            if done % LOG_EVERY.value == 0 or check:
                 terms_of = jax.device_get(pending)
                 means = {name: float(np.mean([t[name] for t in terms_of])) for name in pending[0]}
                 pending = []
                 if wrong := sorted(name for name, value in means.items() if not np.isfinite(value)):
                     raise UserError(
-                        f"Not finite at step {done}: {', '.join(wrong)}. Begin again at another --output with a lower "
-                        f"--learning_rate. The states in {output / 'states'} are from before."
+                        f"Not finite at step {done}: {', '.join(wrong)}. To go on from the last saved state with a "
+                        f"lower --learning_rate, add --resume --stop_after=1, which writes {run.output / 'model'}, "
+                        "and give that as --checkpoint of a new run."
                     )
                 log.write(done, means)
             if check:
-                model = averaged_model(state, model_config)
-                log.validated(done, evaluate(model, some))
-                preview(output / "preview" / f"{done:08d}.png", model, some)
-                save_state(output / "states", done, state, recorded)  # last: what came before is never missing
+                save_state(run.output / "states", done, state, run.recorded)
+                model = averaged_model(state, run.network)
+                log.validated(done, evaluate(model, some, batch_size=_at_a_time(run.config)))
+                preview(run.output / "preview" / f"{done:08d}.png", model, some)
     log.close()
     return state
 
 
-def finish(output: pathlib.Path, model: DUSt3R, done: int, licence: str, held_out: ViewPairs) -> None:
+def finish(run: Run, model: DUSt3R, done: int, licence: str) -> None:
     """Writes the model and what it measures on the held-out pairs."""
     origin = f"experiments.train, {done} steps from {CHECKPOINT.value or 'random weights'}"
-    save_checkpoint(output / "model", model.config, model, source_name=origin, licence=licence)
-    figures, copied = evaluate(model, held_out), evaluate(model, held_out, copied=True)
-    with atomic_file(output / "metrics.json") as file:
-        file.write_text(json.dumps({"model": figures, "view_1_twice": copied}, indent=1) + "\n")
-    rows = [(name, f"{value:.4f}", f"{copied[name]:.4f}") for name, value in figures.items()]
-    print(table(rows, (f"{len(held_out.rgb)} held-out pairs", "model", "view 1 shown twice")))
-    print(f"use: python -m experiments.reconstruct --checkpoint={output / 'model'} --seq=VIDEO")
+    save_checkpoint(run.output / "model", model.config, model, source_name=origin, licence=licence)
+    figures = measure(model, run.held_out, _at_a_time(run.config))
+    with atomic_file(run.output / "metrics.json") as file:
+        file.write_text(json.dumps(figures, indent=1) + "\n")
+    print(shown(figures, len(run.held_out.rgb)))
+    print(f"use: python -m experiments.reconstruct --checkpoint={run.output / 'model'} --seq=VIDEO")
+
+
+def _at_a_time(config: TrainConfig) -> int:
+    """Pairs of a validation at a time: never more than a step has, since no more may fit."""
+    return min(config.batch_size, 16)
 
 
 def training_options() -> TrainConfig:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -16,6 +18,7 @@ from easi3r_jax.datasets import (
     FEWEST_SCENES,
     MONST3R_SHARES,
     READERS,
+    Dataset,
     Mixture,
     SamplingConfig,
     hold_out,
@@ -73,10 +76,11 @@ def open_source(data: str, image_size: tuple[int, int], *, seed: int, moving: bo
     """
     if seed >= HELD_OUT:
         raise ConfigError(f"--seed must be below {HELD_OUT}, which is the held-out pairs' own.")
-    return _read(data, image_size, seed) if data else _rendered(image_size, seed, moving=moving)
+    return _read(data, image_size, seed) if data else rendered(image_size, seed, moving=moving)
 
 
-def _rendered(image_size: tuple[int, int], seed: int, *, moving: bool) -> Source:
+def rendered(image_size: tuple[int, int], seed: int, *, moving: bool) -> Source:
+    """Pairs of procedural scenes, rendered where they are trained on."""
     if moving:
         sampling = MovingSampling(clip=ClipConfig(size=image_size))
         draw = functools.partial(draw_moving, sampling)
@@ -99,13 +103,13 @@ def _read(data: str, image_size: tuple[int, int], seed: int) -> Source:
     # A network of 512 pixels is trained at several shapes; the small ones at their own.
     sampling = SamplingConfig() if max(image_size) == 512 else SamplingConfig(sizes=((width, height),))
     parts = [_part(part) for part in data.split(",")]
-    trained, validated, counts, notes = [], [], [], []
+    read, trained, validated, notes = [], [], [], []
     for name, folder, weight in parts:
         dataset = open_dataset(name, folder)
         rest, apart = hold_out(dataset)
         trained.append((rest, weight))
         validated.append((apart or dataset, weight))
-        counts.append(len(apart.sequences) if apart else 0)
+        read.append([name, _fingerprint(dataset), len(apart.sequences) if apart else 0, weight])
         if apart is None:
             notes.append(
                 f"{name}:{folder} has fewer than {FEWEST_SCENES} scenes: none is held out. Its held-out pairs are "
@@ -116,19 +120,15 @@ def _read(data: str, image_size: tuple[int, int], seed: int) -> Source:
 
     @contextlib.contextmanager
     def batches(step: int, batch_size: int) -> Iterator[Iterator[ViewPairs]]:
-        def read(n: int) -> ViewPairs:
+        def batch(n: int) -> ViewPairs:
             return ViewPairs(*mixture.batch(seed, n, batch_size))
 
-        with prefetched(read, step, threads=threads, ahead=2 * threads) as opened:
+        with prefetched(batch, step, threads=threads, ahead=2 * threads) as opened:
             yield iter(opened)
 
     known = [_AT_REST.get(name) for name, *_ in parts]
     return Source(
-        description={
-            "read": [list(part) for part in parts],
-            "held_out_sequences": counts,
-            "sampling": dataclasses.asdict(sampling),
-        },
+        description={"read": read, "sampling": dataclasses.asdict(sampling)},
         draw=None,
         held_out=lambda count: ViewPairs(*others.batch(HELD_OUT, 0, count)),
         at_rest=False if False in known else None if None in known else True,
@@ -153,3 +153,9 @@ def _part(text: str) -> tuple[str, str, float]:
     if not (np.isfinite(value) and value > 0):
         raise ConfigError(f"--data: the weight of {text!r} must be a positive number.")
     return name, folder, value
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    """Tells two data sets apart by their sequences' names and lengths, wherever they lie."""
+    names = sorted(f"{os.path.relpath(s.name, dataset.root)} {s.num_frames}" for s in dataset.sequences)
+    return hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from easi3r_jax.export.atomic import atomic_file
 from easi3r_jax.models import DUSt3R
-from easi3r_jax.training.batch import ViewPairs, targets_of
-from easi3r_jax.training.objective import Predicted, predict
+from easi3r_jax.training.batch import Targets, ViewPairs, targets_of
+from easi3r_jax.training.objective import Predicted, point_errors, predict
 
 
 class TrainingLog:
@@ -30,7 +30,7 @@ class TrainingLog:
         self._output, self._samples = output, samples_per_step
         for name in ("log.csv", "validation.csv"):
             _drop_after(output / name, first_step)
-        self._board = SummaryWriter(str(output / "tensorboard"), purge_step=first_step or None)
+        self._board = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
         self._bar = tqdm(
             total=total,
             initial=first_step,
@@ -81,33 +81,38 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
 
 
 @jax.jit
-def _predict(model: DUSt3R, rgb: jax.Array) -> Predicted:
-    return predict(model, rgb)[0]
+def _answers(model: DUSt3R, pairs: ViewPairs) -> tuple[Predicted, Targets, jax.Array, jax.Array]:
+    predicted, targets = predict(model, pairs.rgb)[0], targets_of(pairs)
+    return predicted, targets, *point_errors(predicted, targets)[:2]
 
 
 def preview(path: pathlib.Path, model: DUSt3R, pairs: ViewPairs, count: int = 6) -> None:
-    """Draws pairs: both images, true and predicted depth of view 1, confidence, error of both views."""
+    """Draws pairs: both images; true and predicted depth and confidence of view 1; point errors of both views.
+
+    Errors are distances of normalised points, in view 1's camera: black 0, white half of the scene's mean distance.
+    Grey: depth that is not known.
+    """
     count = min(count, len(pairs.rgb))
     pairs = jax.tree.map(lambda a: a[:count], pairs)
-    predicted = _predict(model, pairs.rgb)
-    targets = targets_of(pairs)
+    predicted, targets, *errors = _answers(model, pairs)
     depth, true = (np.array(p.points_i[:count, ..., 2]) for p in (predicted, targets))
-    known = np.asarray(targets.valid_i[:count])
+    known = np.stack([np.asarray(valid[:count]) for valid in (targets.valid_i, targets.valid_j)])
     rows = []
     for n in range(count):
-        if not known[n].any():
-            known[n, 0, 0] = true[n, 0, 0] = 1  # nothing to scale by: a picture all the same
-        depth[n] *= np.median(true[n][known[n]] / np.maximum(depth[n][known[n]], 1e-6))
-        span = (true[n][known[n]].min(), true[n][known[n]].max())
-        error = np.abs(depth[n] / np.where(known[n], true[n], 1) - 1)
+        here = known[0, n]
+        if not here.any():
+            here[0, 0] = true[n, 0, 0] = 1  # nothing to scale by: a picture all the same
+        depth[n] *= np.median(true[n][here] / np.maximum(depth[n][here], 1e-6))
+        span = (true[n][here].min(), true[n][here].max())
         cells = [
             np.asarray(pairs.rgb[n, 0]),
             np.asarray(pairs.rgb[n, 1]),
-            np.where(known[n][..., None], _coloured(true[n], *span), np.uint8(128)),
+            np.where(here[..., None], _coloured(true[n], *span), np.uint8(128)),
             _coloured(depth[n], *span),
-            np.where(known[n][..., None], _coloured(error, 0, 0.5, "magma"), np.uint8(128)),
             _coloured(np.log(np.asarray(predicted.confidence_i[n])), 0, 3, "viridis"),
         ]
+        for of_view, error in zip(known[:, n], errors, strict=True):
+            cells.append(np.where(of_view[..., None], _coloured(np.asarray(error[n]), 0, 0.5, "gray"), np.uint8(128)))
         rows.append(np.concatenate(cells, axis=1))
     picture = np.concatenate(rows)
     larger = Image.fromarray(picture).resize((picture.shape[1] * 2, picture.shape[0] * 2), Image.Resampling.NEAREST)

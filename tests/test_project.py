@@ -24,7 +24,18 @@ EXTRAS = PROJECT["optional-dependencies"]
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 PYTHONS = ("3.11", "3.12", "3.13")
 #: What git ignores, and git's own.
-NOT_OURS = {".git", ".venv", "__pycache__", ".pytest_cache", ".ruff_cache", "results", "checkpoints", "build", "dist"}
+NOT_OURS = {
+    ".git",
+    ".venv",
+    "__pycache__",
+    ".pytest_cache",
+    ".ruff_cache",
+    "results",
+    "checkpoints",
+    "runs",
+    "build",
+    "dist",
+}
 
 
 def locked(python: str) -> dict[str, Version]:

@@ -18,6 +18,7 @@ Layouts and sources: docs/datasets.md. All arrays are NumPy's; nothing here need
 """
 
 from easi3r_jax.datasets.mixture import Mixture, Pair, PairBatch
+from easi3r_jax.datasets.pairs_folder import STILL
 from easi3r_jax.datasets.prefetch import Prefetcher, prefetched
 from easi3r_jax.datasets.registry import READERS, open_dataset
 from easi3r_jax.datasets.sampling import (
@@ -31,6 +32,7 @@ __all__ = [
     "FEWEST_SCENES",
     "MONST3R_SHARES",
     "READERS",
+    "STILL",
     "Dataset",
     "Mixture",
     "Pair",

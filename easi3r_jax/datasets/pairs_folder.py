@@ -22,8 +22,8 @@ from easi3r_jax.datasets.sequence import Sequence
 from easi3r_jax.errors import InputError
 from easi3r_jax.video.images import list_images
 
-#: Ends the name of a clip's motionless twin (`experiments.synthesize`): the same scene.
-_STILL = "_still"
+#: The motionless twin of clip folder NAME (`experiments.synthesize`), the same scene, is the folder NAME_still.
+STILL = "_still"
 
 
 def sequences(root: pathlib.Path) -> list[Sequence]:
@@ -50,7 +50,7 @@ def _sequence(folder: pathlib.Path) -> Sequence:
         image_path=images.__getitem__,
         read_depth=lambda frame, shape: files.read_npz_frame(truth, "depth", frame, (num_frames, *shape)),
         read_camera=lambda frame: (intrinsics[frame], world_from_cam[frame]),
-        together=str(folder).removesuffix(_STILL),
+        together=str(folder).removesuffix(STILL),
         pairs=_pairs(folder / "pairs.txt", num_frames) if (folder / "pairs.txt").exists() else None,
     )
 

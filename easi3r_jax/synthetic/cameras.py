@@ -88,7 +88,8 @@ def overlap(
       world_from_cam: (4, 4) of either camera.
     """
     step = max(size) // 12
-    grid = camera.pixel_grid(*size)[step // 2 :: step, step // 2 :: step].reshape(-1, 2)
+    first = [min(step // 2, side // 2) for side in size]
+    grid = camera.pixel_grid(*size)[first[0] :: step, first[1] :: step].reshape(-1, 2)
     origin, directions = rays(world_from_cam[0], intrinsics[0], grid)
     depth, _ = jax.vmap(lambda d: distance(scene, origin, d))(directions)
     points = origin[None] + depth[:, None] * directions

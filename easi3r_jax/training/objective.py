@@ -156,7 +156,7 @@ def cross_entropy(logits: Array, weights: Array, known: Array) -> Array:
 def matching(features_i: Array, features_j: Array, weights: Array, known: Array) -> Array:
     """() InfoNCE (arXiv 1807.03748) of the encoder's tokens (E, N, C): a token's match against all of view j's."""
     i, j = (f / jnp.maximum(se3.safe_norm(f)[..., None], 1e-6) for f in (features_i, features_j))
-    logits = jnp.einsum("enc,emc->enm", i, j) / _TEMPERATURE
+    logits = jnp.einsum("enc,emc->enm", i, j, precision=jax.lax.Precision.HIGHEST) / _TEMPERATURE
     return cross_entropy(logits, weights, known)
 
 

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.config import DUSt3RConfig, FrameConfig
+from easi3r_jax.datasets import STILL
 from easi3r_jax.errors import InputError
 from easi3r_jax.metrics import GroundTruth
 from easi3r_jax.synthetic.clips import Clip, ClipConfig, plan_clip, render_clip
 from easi3r_jax.types import Array, Frames
 from easi3r_jax.video import load_frames
-from experiments.sequences import STILL, Sequence, find_sequence, load_arrays, load_ground_truth
+from experiments.sequences import Sequence, find_sequence, load_arrays, load_ground_truth
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

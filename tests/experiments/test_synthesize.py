@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -116,6 +117,22 @@ def test_without_motion_only_the_twin_is_written(clips, tmp_path):
     assert execute(*SMALL, "--num=1", "--nomotion", "--notwins", f"--output={tmp_path}") == 0
     assert os.listdir(tmp_path) == ["clip_7_00000_still"]
     np.testing.assert_array_equal(pixels_of(tmp_path / "clip_7_00000_still"), pixels_of(clips / "clip_7_00000_still"))
+
+
+def test_one_camera_may_stand_for_all_frames(clips, tmp_path):
+    """As docs/datasets.md allows; whoever trains on such a folder can also reconstruct it."""
+    shutil.copytree(clips / "clip_7_00000", tmp_path / "clip")
+    arrays = arrays_of(tmp_path / "clip")
+    whole = load_ground_truth(*truth_and_frames(tmp_path / "clip"))
+    np.savez(tmp_path / "clip" / "ground_truth.npz", **{**arrays, "intrinsics": arrays["intrinsics"][0]})
+    one = load_ground_truth(*truth_and_frames(tmp_path / "clip"))
+    np.testing.assert_array_equal(one.intrinsics, whole.intrinsics)  # a rendered clip's camera keeps its lens
+    assert len(open_dataset("pairs", tmp_path).sequences) == 1
+
+
+def truth_and_frames(folder: pathlib.Path):
+    sequence = find_sequence(str(folder))
+    return sequence.ground_truth, load_frames(sequence.frames, FrameConfig(size=32, patch_size=8))
 
 
 def test_flow_can_be_left_away(clips, tmp_path):

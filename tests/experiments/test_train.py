@@ -1,22 +1,30 @@
 """The training program, run as its users run it."""
 
 import csv
+import functools
 import json
 import pathlib
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from tensorboardX.proto import event_pb2
 
 from easi3r_jax.checkpoint import latest_state, load_checkpoint
 from easi3r_jax.config import DUSt3RConfig, ObjectiveConfig, TrainConfig
 from easi3r_jax.models import parameters_of
-from experiments import train
+from easi3r_jax.synthetic import PairSampling
+from easi3r_jax.training.batch import targets_of
+from easi3r_jax.training.objective import Predicted
+from easi3r_jax.training.rendered import draw_static, held_out_pairs
+from experiments import train, training_log
 from experiments.training_data import Source
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -67,14 +75,55 @@ def test_the_run_leaves_what_its_help_says(runs):
         *("model", "metrics.json"),
     }
     with Image.open(run / "preview" / "00000004.png") as picture:
-        assert picture.size == (2 * 6 * 48, 2 * 2 * 32)  # six pictures of each of two pairs, twice as large
-    assert any((run / "tensorboard").iterdir())
+        assert picture.size == (2 * 7 * 48, 2 * 2 * 32)  # seven pictures of each of two pairs, twice as large
     config = json.loads((run / "run.json").read_text())
     assert config["seed"] == 0 and config["steps"] == 4 and config["objective.matching_weight"] == 0.1
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["model"].keys() == metrics["view_1_twice"].keys()
     for name in metrics["model"]:
         assert name in through.stdout
+
+
+def events(run: pathlib.Path) -> list[event_pb2.Event]:
+    """What a run wrote for TensorBoard, file after file: records of a length, a checksum, the event, a checksum."""
+    found = []
+    for path in sorted((run / "tensorboard").iterdir()):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack_from("<Q", data, at)
+            found.append(event_pb2.Event.FromString(data[at + 12 : at + 12 + length]))
+            at += 16 + length
+    return found
+
+
+def test_the_curves_of_a_resumed_run_have_every_step_once(runs):
+    """TensorBoard hides what is at or after the step that a resumed run begins with."""
+    curve: dict[int, float] = {}
+    for event in events(runs[0] / "stopped"):
+        if event.HasField("session_log"):
+            curve = {step: value for step, value in curve.items() if step < event.step}
+        for value in event.summary.value:
+            if value.tag == "held_out/error_2":
+                assert event.step not in curve
+                curve[event.step] = value.simple_value
+    assert sorted(curve) == [2, 4]
+
+
+def test_the_preview_of_a_perfect_prediction_has_no_error(tmp_path, monkeypatch):
+    pairs = held_out_pairs(functools.partial(draw_static, PairSampling(size=(32, 48))), 2)
+    truth = targets_of(pairs)
+    ones = jnp.ones(truth.valid_i.shape)
+    for off in (0.0, 1.0):
+        perfect = Predicted(truth.points_i, truth.points_j + off, ones, ones)
+        monkeypatch.setattr(training_log, "predict", lambda model, rgb, answer=perfect: (answer, None, None))
+        training_log._answers.clear_cache()
+        training_log.preview(tmp_path / "a.png", None, pairs)
+        with Image.open(tmp_path / "a.png") as picture:
+            cells = np.split(np.asarray(picture), 7, axis=1)
+        np.testing.assert_array_equal(cells[2], cells[3])
+        # Both views' errors are of one scale: points of view 2 that are off move it, and so those of view 1.
+        assert (cells[6].mean() > 20) == (off > 0) and (cells[6].max() < 10) == (off == 0)
+        assert (cells[5].max() < 10) == (off == 0)
 
 
 def test_a_trained_model_reconstructs(runs, command, tmp_path):

@@ -1,5 +1,7 @@
 """`--data`: what is held out, what moves, what had to be drawn again."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -38,7 +40,8 @@ def test_no_scene_is_both_trained_on_and_held_out(scenes):
     """Reading a damaged scene is an error: neither side touches the other's."""
     root = scenes(FEWEST_SCENES)
     source = open_source(f"pairs:{root}", SIZE, seed=0, moving=False)
-    assert source.notes == () and source.description["held_out_sequences"] == [1]
+    ((_, _, apart_count, _),) = source.description["read"]
+    assert source.notes == () and apart_count == 1
     _, apart = hold_out(open_dataset("pairs", root))
     assert apart is not None
     (held_out,) = (root / s.name for s in apart.sequences)
@@ -55,6 +58,34 @@ def test_no_scene_is_both_trained_on_and_held_out(scenes):
     assert source.held_out(6).rgb.shape == (6, 2, *SIZE, 3)
     with pytest.raises(InputError, match="scene"), source.batches(0, 4) as batches:
         next(batches)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_resumed_run_sees_the_pairs_that_an_unbroken_one_would_see(scenes):
+    source = open_source(f"pairs:{scenes(FEWEST_SCENES)}", SIZE, seed=0, moving=False)
+
+    def drawn(step, count):
+        with source.batches(step, 4) as batches:
+            assert batches is not None
+            return [next(batches) for _ in range(count)]
+
+    unbroken, resumed = drawn(0, 5), drawn(2, 3)
+    for theirs, ours in zip(unbroken[2:], resumed, strict=True):
+        np.testing.assert_array_equal(theirs.rgb, ours.rgb)
+    assert any((unbroken[0].rgb != other.rgb).any() for other in unbroken[1:])
+
+
+def test_data_are_told_apart_by_what_they_hold_not_by_where_they_are(scenes, tmp_path_factory):
+    """A run may be resumed after its data moved, and not after they changed."""
+    root = scenes(FEWEST_SCENES)
+    moved = tmp_path_factory.mktemp("moved") / "data"
+    shutil.copytree(root, moved)
+
+    def description(folder):
+        return open_source(f"pairs:{folder}", SIZE, seed=0, moving=False).description
+
+    assert description(root) == description(moved)
+    shutil.copytree(moved / "scene0", moved / "scene9")
+    assert description(root) != description(moved)
 
 
 def test_too_few_scenes_to_hold_any_out_are_told_of(scenes):
@@ -87,8 +118,7 @@ def test_what_is_known_of_motion(scenes):
 
 def test_weights_are_positive(scenes):
     root = scenes(1)
-    assert open_source(f"pairs:{root}:2.5", SIZE, seed=0, moving=False).description["read"] == [
-        ["pairs", str(root), 2.5]
-    ]
+    ((name, *_, weight),) = open_source(f"pairs:{root}:2.5", SIZE, seed=0, moving=False).description["read"]
+    assert (name, weight) == ("pairs", 2.5)
     with pytest.raises(ConfigError, match="must be a positive number"):
         open_source(f"pairs:{root}:-1", SIZE, seed=0, moving=False)

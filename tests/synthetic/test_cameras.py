@@ -106,6 +106,12 @@ def test_overlap_falls_as_the_camera_moves_aside(shared):
     assert shared(looking(1), at(3, 0, 0)) < shared(looking(1), at(1.5, 0, 0))
 
 
+def test_overlap_of_images_much_longer_than_high():
+    """Even one row of rays measures it; none would leave every pose as good as the next."""
+    both, pose = (intrinsics((16, 400), 200.0),) * 2, jnp.asarray(looking(1))
+    assert overlap(room_with([BALL], [[0.01] * 3], [at(3, 2, -4)]), (16, 400), both, (pose, pose)) == 1
+
+
 def test_what_is_hidden_is_not_shared(shared):
     """A camera further back sees all that the first one sees, unless a panel stands between the two."""
     scene = room_with([PANEL], [[3.5, 2.5, 0.1]], [at(0, 0, -1)])

@@ -227,12 +227,12 @@ def test_long_gradients_are_shortened():
 
 
 def test_options_that_make_no_sense_are_refused():
-    for changes in (
-        {"steps": 0},
-        {"optimiser": "sgd"},
-        {"learning_rate": 1e-9},
-        {"batch_size": 0},
-        {"warmup_samples": 8000},
+    for changes, says in (
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"optimiser": "sgd"}, "'sgd'"),
+        ({"learning_rate": 1e-9}, "last learning rate"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"warmup_samples": 8000}, "rise over 8000 pairs"),
     ):
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError, match=says):
             dataclasses.replace(TrainConfig(), **changes)
