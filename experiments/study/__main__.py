@@ -13,6 +13,7 @@ results.json with every figure of every clip, and report.md with the tables.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from easi3r_jax.export.atomic import atomic_folder, ensure_writable
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.pairs import make_edges
 from easi3r_jax.synthetic.clips import ClipConfig
+from easi3r_jax.types import Array
 from experiments import cli
 from experiments.checkpoints import load_model
 from experiments.environment import versions
@@ -83,28 +85,31 @@ def main() -> None:
     development, test, counts = find_clips(model)
     print(f"  {counts[0]} development and {counts[1]} test clips, each with its twin")
 
-    total = sum(counts)
+    total = sum(counts) + 2 * counts[1] * len(networks) * len(sources)
     judged: list[dict] = []
-    names = []
-    for twins in (*development, *test):
-        stages("scores", len(judged), total, twins.name)
-        judged.append(scores.judged(model, twins, config))
-        names.append(twins.name)
-    stages("scores", total, total)
-
     per_clip: list[dict] = []
-    steps = counts[1] * len(networks) * len(sources) * 2
-    if sources:
-        for twins in find_clips(model)[1]:
-            per_clip.append({})
-            for network, (weights, _) in networks.items():
-                for options in sources:
-                    for kind, clip in (("", twins.moving), (", still", twins.still)):
-                        done = sum(map(len, per_clip))
-                        stages("reconstructions", done, steps, twins.name)
-                        name = f"{system_name(network, options.motion)}{kind}"
-                        per_clip[-1][name] = measured(weights, clip, options)
-        stages("reconstructions", steps, steps)
+    names = []
+    done = 0
+    for number, twins in enumerate(itertools.chain(development, test)):
+        stages("clips", done, total, twins.name)
+        kinds = {"": twins.moving, ", still": twins.still}
+        features = [pipeline.encode(model, clip.frames) for clip in kinds.values()]
+        judged.append(scores.judged(model, twins, (features[0], features[1]), config))
+        names.append(twins.name)
+        done += 1
+        if number < counts[0] or not sources:
+            continue
+        per_clip.append({})
+        for network, (weights, _) in networks.items():
+            if weights is not model:
+                features = [pipeline.encode(weights, clip.frames) for clip in kinds.values()]
+            for options in sources:
+                for (kind, clip), encoded in zip(kinds.items(), features, strict=True):
+                    stages("clips", done, total, twins.name)
+                    name = f"{system_name(network, options.motion)}{kind}"
+                    per_clip[-1][name] = measured(weights, clip, encoded, options)
+                    done += 1
+    stages("clips", total, total)
 
     developed, tested = (report.over_clips(part) for part in (judged[: counts[0]], judged[counts[0] :]))
     systems = report.over_clips(per_clip)
@@ -148,9 +153,9 @@ def find_clips(model: DUSt3R) -> tuple[Iterator[Twins], Iterator[Twins], tuple[i
     return development, test, (len(parts[0]), len(parts[1]))
 
 
-def measured(model: DUSt3R, clip: StudyClip, config: PipelineConfig) -> dict[str, float | None]:
+def measured(model: DUSt3R, clip: StudyClip, features: Array, config: PipelineConfig) -> dict[str, float | None]:
     """Figures of a whole reconstruction. A twin's `score_auc` is that of the objects that would move."""
-    scene = pipeline.reconstruct(model, clip.frames, config).scene
+    scene = pipeline.reconstruct(model, clip.frames, config, features=features).scene
     if config.motion == "none":  # says nothing about motion
         return metrics.evaluate_scene(scene, dataclasses.replace(clip.truth, masks=None))
     figures = metrics.evaluate_scene(scene, clip.truth)

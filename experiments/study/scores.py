@@ -7,6 +7,7 @@ over clusters or not, bilinear upsampling, one multi-Otsu threshold per clip.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax import motion, pipeline
-from easi3r_jax.config import PipelineConfig
+from easi3r_jax.config import MotionConfig, PipelineConfig
 from easi3r_jax.metrics import pooled_iou, roc_auc
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.types import Array, MotionResidual
@@ -63,35 +64,44 @@ def attention_maps(temporal: motion.TemporalState, grid: tuple[int, int]) -> Arr
     return jnp.stack([of_layers(slice(None)), *(of_layers(slice(n, n + 1)) for n in range(num_layers))])
 
 
-def scored(model: DUSt3R, clip: StudyClip, config: PipelineConfig) -> Iterator[tuple[Score, np.ndarray, np.ndarray]]:
-    """Every score of a clip as pixels: (T, H, W) float32, and the mask it gives."""
-    frames = clip.frames
-    size = frames.rgb.shape[1:3]
+def scored(
+    model: DUSt3R, clip: StudyClip, features: Array, config: PipelineConfig
+) -> Iterator[tuple[Score, np.ndarray, np.ndarray]]:
+    """Every score of a clip as pixels: (T, H, W) float32, and the mask it gives. `features` are `pipeline.encode`'s."""
+    size = clip.frames.rgb.shape[1:3]
     grid = model.grid(size)
-    edges = pipeline.clip_edges(len(frames.rgb), config.graph)
-    features = pipeline.encode(model, frames, batch=config.frame_batch)
+    edges = pipeline.clip_edges(len(clip.frames.rgb), config.graph)
     predictions, temporal = pipeline.prediction_pass(model, features, edges, grid, batch=config.pair_batch)
     labels = _cluster(features, grid, config.segmentation, jax.random.key(config.seed))
 
-    def pixels(residual: MotionResidual) -> Iterator[tuple[bool, np.ndarray, np.ndarray]]:
-        for clustered in (False, True):
-            masks = _masks(residual, temporal, labels, clustered, size, config.segmentation)
-            yield clustered, np.asarray(masks.score), np.asarray(masks.masks)
+    def pixels(values: Array, observed: Array) -> tuple[np.ndarray, np.ndarray]:
+        return jax.device_get(_masks(values, observed, temporal, labels, size, config.segmentation))
 
-    observed = jnp.ones(labels.shape, bool)
-    for source, maps in zip(layer_names(model.config.dec_depth), attention_maps(temporal, grid), strict=True):
-        for name, values in zip(MAPS, maps, strict=True):
-            for clustered, score, mask in pixels(MotionResidual(values, observed)):
-                yield Score(source, name, clustered), score, mask
+    maps = attention_maps(temporal, grid)
+    found, masks = pixels(maps.reshape(-1, *maps.shape[2:]), jnp.ones(labels.shape, bool))
+    names = itertools.product(layer_names(model.config.dec_depth), MAPS)
+    for number, (source, name) in enumerate(names):
+        for clustered in (False, True):
+            yield Score(source, name, clustered), found[int(clustered), number], masks[int(clustered), number]
     for cue in CUES:
         function = motion.find_cue(cue)
         assert function is not None
-        for clustered, score, mask in pixels(function(predictions, features, grid, seed=config.seed)):
-            yield Score(cue, "", clustered), score, mask
+        residual = function(predictions, features, grid, seed=config.seed)
+        found, masks = pixels(residual.value[None], residual.observed)
+        for clustered in (False, True):
+            yield Score(cue, "", clustered), found[int(clustered), 0], masks[int(clustered), 0]
 
 
-def judged(model: DUSt3R, twins: Twins, config: PipelineConfig) -> dict[Score, dict[str, float | None]]:
+def judged(
+    model: DUSt3R, twins: Twins, features: tuple[Array, Array], config: PipelineConfig
+) -> dict[Score, dict[str, float | None]]:
     """What each score is worth on a clip and on its twin.
+
+    Args:
+      model: the network.
+      twins: the clip and its twin.
+      features: `pipeline.encode` of the two.
+      config: graph, clusters, seed.
 
     Returns:
       for each score `auc` (of pixels) and `iou` against what moves; `still_auc` against what would move in the twin,
@@ -100,9 +110,9 @@ def judged(model: DUSt3R, twins: Twins, config: PipelineConfig) -> dict[Score, d
     masks = twins.moving.truth.masks
     assert masks is not None
     figures: dict[Score, dict[str, float | None]] = {}
-    for name, score, mask in scored(model, twins.moving, config):
+    for name, score, mask in scored(model, twins.moving, features[0], config):
         figures[name] = {"auc": roc_auc(score, masks), "iou": pooled_iou(mask, masks), "share": float(mask.mean())}
-    for name, score, mask in scored(model, twins.still, config):
+    for name, score, mask in scored(model, twins.still, features[1], config):
         figure, movers = figures[name], twins.still.movers
         figure["still_share"] = float(mask.mean())
         figure["still_auc"] = None if movers is None else roc_auc(score, movers)
@@ -114,8 +124,21 @@ def judged(model: DUSt3R, twins: Twins, config: PipelineConfig) -> dict[Score, d
 _cluster = jax.jit(motion.cluster_labels, static_argnames=("grid", "config"))
 
 
-@partial(jax.jit, static_argnames=("clustered", "size", "config"))
-def _masks(residual, temporal, labels, clustered, size, config):
-    maps = motion.motion_maps(temporal, labels, config, residual)
-    chosen = maps if clustered else dataclasses.replace(maps, score=maps.raw_score)
-    return motion.motion_masks(chosen, size, config)
+@partial(jax.jit, static_argnames=("size", "config"))
+def _masks(
+    values: Array,
+    observed: Array,
+    temporal: motion.TemporalState,
+    labels: Array,
+    size: tuple[int, int],
+    config: MotionConfig,
+) -> tuple[Array, Array]:
+    """Scores and masks (2, M, T, H, W) of M maps (M, T, h, w): without and with clusters."""
+
+    def of_one(value: Array) -> tuple[Array, Array]:
+        maps = motion.motion_maps(temporal, labels, config, MotionResidual(value, observed))
+        both = [motion.motion_masks(m, size, config) for m in (dataclasses.replace(maps, score=maps.raw_score), maps)]
+        return jnp.stack([m.score for m in both]), jnp.stack([m.masks for m in both])
+
+    found, masks = jax.lax.map(of_one, values)  # one after another: a threshold's histograms need room
+    return jnp.swapaxes(found, 0, 1), jnp.swapaxes(masks, 0, 1)
