@@ -351,7 +351,7 @@ class TrainConfig:
 
     @classmethod
     def dust3r(cls) -> TrainConfig:
-        """DUSt3R's own objective and optimiser (sec. 4, supplementary): nothing that the paper does not have."""
+        """DUSt3R's own objective and optimiser (sec. 4, supplementary); clipping and the moving average are ours."""
         return cls(learning_rate=1e-4, learning_rate_min=1e-6, weight_decay=0.05)
 
     @classmethod

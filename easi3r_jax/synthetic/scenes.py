@@ -86,7 +86,10 @@ def random_scene(key: Array, num_objects: int = 10) -> Scene:
 
 
 def standing(num_objects: int) -> np.ndarray:
-    """(K,) bool: which objects of a random scene stand on its floor; the others hang."""
+    """(K,) bool: which objects of a random scene are placed on its floor; the others hang.
+
+    One that is then shrunk, to keep clear of the cameras, keeps its centre and no longer touches the floor.
+    """
     return np.arange(num_objects) % 2 == 0
 
 
