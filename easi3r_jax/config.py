@@ -224,6 +224,10 @@ class AlignConfig:
       shared_focal: one focal length for the clip.
       smoothing_weight: weight of the temporal smoothness of relative poses.
       translation_weight: weight of translation within that term.
+      flow_weight: of the optical flow, where it is given.
+      flow_start: share of the iterations before it counts: cameras and depth must be about right first.
+      flow_outlier: pixels whose loss is not below it do not count.
+      flow_limit: in an iteration in which the flow's loss is above it, it does not count at all.
       min_confidence: points below it take no part in initialisation by PnP.
       pnp_iterations: RANSAC iterations of PnP.
       clean_tolerance: relative depth tolerance of the confidence clean-up.
@@ -236,6 +240,10 @@ class AlignConfig:
     shared_focal: bool = True
     smoothing_weight: float = 0.0
     translation_weight: float = 1.0
+    flow_weight: float = 0.01
+    flow_start: float = 0.1
+    flow_outlier: float = 50.0
+    flow_limit: float = 25.0
     min_confidence: float = 3.0
     pnp_iterations: int = 10
     clean_tolerance: float = 0.001
@@ -243,6 +251,7 @@ class AlignConfig:
     def __post_init__(self):
         _check_at_least(self, 1, "iterations", "pnp_iterations")
         _check_at_least(self, 0, "smoothing_weight", "translation_weight", "clean_tolerance")
+        _check_at_least(self, 0, "flow_weight", "flow_start", "flow_outlier", "flow_limit")
         if self.schedule not in ("linear", "cosine"):
             raise ConfigError(f"Unknown alignment schedule {self.schedule!r}: 'linear' or 'cosine'.")
         if not 0 < self.learning_rate_min <= self.learning_rate:

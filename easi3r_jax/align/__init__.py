@@ -1,4 +1,4 @@
-"""Global alignment of pairwise point maps, without optical flow (DUSt3R sec. 3.4, MonST3R sec. 3.3).
+"""Global alignment of pairwise point maps, with optical flow or without (DUSt3R sec. 3.4, MonST3R sec. 3.3).
 
     predictions ──initial_state──▶ AlignState ──optimise──▶ AlignState ──▶ cameras and depth ──clean_confidence──▶
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.clean import clean_confidence
+from easi3r_jax.align.flow import ego_flow, flow_loss, robust_sum
 from easi3r_jax.align.graph import SpanningTree, check_edges, spanning_tree
 from easi3r_jax.align.initialise import edge_scores, frame_confidence, initial_state
 from easi3r_jax.align.optimise import Progress, adam_steps, init_moments, iterate, learning_rates, optimise
@@ -34,6 +35,8 @@ __all__ = [
     "check_edges",
     "clean_confidence",
     "edge_scores",
+    "ego_flow",
+    "flow_loss",
     "frame_confidence",
     "init_moments",
     "initial_state",
@@ -47,6 +50,7 @@ __all__ = [
     "pair_loss",
     "pair_terms",
     "result_of",
+    "robust_sum",
     "spanning_tree",
     "temporal_loss",
     "total_loss",
@@ -59,6 +63,8 @@ def align(
     num_frames: int,
     config: AlignConfig,
     *,
+    flow: jax.Array | None = None,
+    dynamic: jax.Array | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> AlignResult:
@@ -71,6 +77,8 @@ def align(
       predictions: point maps of pairs that connect all frames; for one frame, the pair (0, 0).
       num_frames: T.
       config: options.
+      flow: (E, H, W, 2) optical flow of every pair from i to j in pixels, which come in both directions; None: without.
+      dynamic: (T, H, W) bool, what moves by itself: flow does not count there.
       seed: of RANSAC.
       progress: called at the start, after every few iterations and at the end with (done, total, loss); the loss is
         NaN where there is none (before the first step, closed forms).
@@ -94,7 +102,7 @@ def align(
             progress(1, 1, nothing)
     else:
         start = initial_state(predictions, num_frames, config, seed=seed)
-        problem = make_problem(predictions, num_frames, config)
+        problem = make_problem(predictions, num_frames, config, flow=flow, dynamic=dynamic)
         state, losses = optimise(start, problem, config, progress=progress)
         result = result_of(state, problem, frame_confidence(predictions, num_frames), losses)
     if not bool(_all_finite(result)):

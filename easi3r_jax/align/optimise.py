@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import cast
@@ -42,19 +43,30 @@ def learning_rates(config: AlignConfig) -> np.ndarray:
 
 
 def adam_steps(
-    state: AlignState, moments: optax.OptState, problem: AlignProblem, rates: Array, active: Array, loss: Loss
+    state: AlignState,
+    moments: optax.OptState,
+    problem: AlignProblem,
+    rates: Array,
+    active: Array,
+    loss: Loss,
+    with_flow: Array | None = None,
 ) -> tuple[AlignState, optax.OptState, Array]:
     """Pure: as many steps as there are (S,) `rates`; those not `active` change nothing. Returns (S,) losses before.
 
-    Differentiable (reverse mode) and vmappable; start `moments` from `init_moments(state)`.
+    The problem's flow, if it has one, counts in the steps that are in `with_flow`; None: in all. Differentiable
+    (reverse mode) and vmappable; start `moments` from `init_moments(state)`.
     """
 
     def step(carry, inputs):
-        rate, is_active = inputs
+        rate, is_active, flow_counts = inputs
 
         def take(carry):
             state, moments = carry
-            value, gradient = jax.value_and_grad(loss)(state, problem)
+            now = problem
+            if problem.flow is not None:
+                weight = jnp.where(flow_counts, problem.flow.weight, 0)
+                now = dataclasses.replace(problem, flow=dataclasses.replace(problem.flow, weight=weight))
+            value, gradient = jax.value_and_grad(loss)(state, now)
             with jax.numpy_dtype_promotion("standard"):  # optax mixes its integer step count with floats
                 update, moments = _ADAM.update(gradient, moments)
             return (jax.tree.map(lambda x, u: x - rate.astype(x.dtype) * u, state, update), moments), value
@@ -64,7 +76,8 @@ def adam_steps(
 
         return jax.lax.cond(is_active, take, skip, carry)
 
-    (state, moments), losses = jax.lax.scan(step, (state, moments), (rates, active))
+    with_flow = jnp.ones(active.shape, bool) if with_flow is None else with_flow
+    (state, moments), losses = jax.lax.scan(step, (state, moments), (rates, active, with_flow))
     return state, moments, losses
 
 
@@ -104,7 +117,10 @@ def iterate(
             active = np.arange(CHUNK) < count
             padded = np.zeros(CHUNK, np.float32)
             padded[:count] = rates[done : done + count]
-            state, moments, values = _compiled_steps(state, moments, problem, padded, active, loss=loss)
+            with_flow = np.arange(done, done + CHUNK) >= config.flow_start * config.iterations
+            state, moments, values = _compiled_steps(
+                state, moments, problem, padded, active, loss=loss, with_flow=with_flow
+            )
             losses.append(np.asarray(values)[:count])
             done += count
         yield done, state, np.concatenate(losses) if losses else np.zeros(0, np.float32)

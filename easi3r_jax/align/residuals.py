@@ -1,6 +1,7 @@
 """Terms of the alignment's objective: pure functions of (state, problem), to be added to.
 
     total = pair term of the i sides + pair term of the j sides + smoothing_weight * temporal term
+            + weight of the flow * flow term
 
 Own terms go to `optimise(..., loss=lambda state, problem: total_loss(state, problem) + mine(state))`.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.align.flow import flow_loss
 from easi3r_jax.align.state import (
     AlignProblem,
     AlignState,
@@ -26,15 +28,23 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 def total_loss(state: AlignState, problem: AlignProblem) -> Array:
     """The objective, () float. Differentiable in reverse mode."""
-    return pair_loss(state, problem) + problem.smoothing_weight * temporal_loss(state, problem.translation_weight)
+    temporal = problem.smoothing_weight * temporal_loss(state, problem.translation_weight)
+    return pair_loss(state, problem) + temporal + _weighted_flow(state, problem)
 
 
 def loss_terms(state: AlignState, problem: AlignProblem) -> dict[str, Array]:
-    """The objective and its parts: "total", "pair_i", "pair_j", "temporal" (the last one without its weight)."""
+    """The objective and its parts: "total", "pair_i", "pair_j", "temporal" and "flow" (these two without weights)."""
     pair_i, pair_j = pair_terms(state, problem)
     temporal = temporal_loss(state, problem.translation_weight)
-    total = pair_i + pair_j + problem.smoothing_weight * temporal
-    return {"total": total, "pair_i": pair_i, "pair_j": pair_j, "temporal": temporal}
+    total = pair_i + pair_j + problem.smoothing_weight * temporal + _weighted_flow(state, problem)
+    flow = jnp.zeros_like(total) if problem.flow is None else flow_loss(state, problem)
+    return {"total": total, "pair_i": pair_i, "pair_j": pair_j, "temporal": temporal, "flow": flow}
+
+
+def _weighted_flow(state: AlignState, problem: AlignProblem) -> Array:
+    if problem.flow is None:
+        return jnp.zeros((), state.log_depth.dtype)
+    return problem.flow.weight * flow_loss(state, problem)
 
 
 def temporal_loss(state: AlignState, translation_weight: Array) -> Array:

@@ -35,6 +35,24 @@ class AlignState:
 
 
 @pytree_dataclass
+class FlowTargets:
+    """Optical flow that camera motion and depth must explain where nothing moves by itself.
+
+    Attributes:
+      flow: (G, B, 2, P) float, from i to j, pixels (x, y).
+      static: (T, P) bool, what does not move by itself.
+      weight: () float, 0 where the flow does not count yet.
+      outlier, limit: () float, see `AlignConfig`.
+    """
+
+    flow: Array
+    static: Array
+    weight: Array
+    outlier: Array
+    limit: Array
+
+
+@pytree_dataclass
 class AlignProblem:
     """Observations and weights of the objective, laid out for streaming: G blocks of B edges, P = H W pixels.
 
@@ -47,6 +65,7 @@ class AlignProblem:
       weights_i, weights_j: (G, B, P) float, log confidence.
       principal_point: (T, 2) pixels, not optimised.
       smoothing_weight, translation_weight: () float, see `residuals.temporal_loss`.
+      flow: optical flow of the pairs, or None.
     """
 
     edges: Array
@@ -57,6 +76,7 @@ class AlignProblem:
     principal_point: Array
     smoothing_weight: Array
     translation_weight: Array
+    flow: FlowTargets | None = None
 
 
 @pytree_dataclass
@@ -88,14 +108,22 @@ def make_state(pair_poses: Array, frame_poses: Array, depth: Array, focals: Arra
 
 
 def make_problem(
-    predictions: PairPredictions, num_frames: int, config: AlignConfig, *, block: int | None = None
+    predictions: PairPredictions,
+    num_frames: int,
+    config: AlignConfig,
+    *,
+    flow: Array | None = None,
+    dynamic: Array | None = None,
+    block: int | None = None,
 ) -> AlignProblem:
     """Lays the predictions out for the optimiser.
 
     Args:
       predictions: point maps of every pair.
       num_frames: T.
-      config: gives the weights of the temporal term.
+      config: gives the weights of the temporal term and of the flow's.
+      flow: (E, H, W, 2) optical flow of every pair from i to j in pixels; None leaves its term away.
+      dynamic: (T, H, W) bool, what moves: flow does not count there.
       block: edges worked on at a time; None chooses for the backend.
     """
     num_edges, height, width = predictions.points_i.shape[:3]
@@ -117,6 +145,16 @@ def make_problem(
         return blocked(jnp.log(jnp.maximum(confidence, 1)).reshape(num_edges, pixels))
 
     dtype = predictions.confidence_i.dtype
+    targets = None
+    if flow is not None:
+        moving = jnp.zeros((num_frames, pixels), bool) if dynamic is None else dynamic.reshape(num_frames, pixels)
+        targets = FlowTargets(
+            flow=blocked(jnp.moveaxis(flow.reshape(num_edges, pixels, 2), -1, 1)).astype(dtype),
+            static=~moving,
+            weight=jnp.asarray(config.flow_weight, dtype),
+            outlier=jnp.asarray(config.flow_outlier, dtype),
+            limit=jnp.asarray(config.flow_limit, dtype),
+        )
     return AlignProblem(
         edges=blocked(jnp.asarray(predictions.edges, jnp.int32)),
         points_i=channels_first(predictions.points_i),
@@ -126,6 +164,7 @@ def make_problem(
         principal_point=jnp.tile(camera.centre(height, width, dtype)[None], (num_frames, 1)),
         smoothing_weight=jnp.asarray(config.smoothing_weight, dtype),
         translation_weight=jnp.asarray(config.translation_weight, dtype),
+        flow=targets,
     )
 
 
