@@ -45,9 +45,9 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
     for case, options in settings["cases"].items():
         if (folder / f"{case}.npz").is_file():
             golden = Golden(folder / f"{case}.npz")
-            observed = load_flow(folder) if options.get("flow_w") else {}
+            flow, dynamic = load_flow(folder) if options.get("flow_w") else (None, None)
             config = case_config(options)
-            problem = align.make_problem(predictions, num_frames, config, **observed)
+            problem = align.make_problem(predictions, num_frames, config, flow=flow, dynamic=dynamic)
             yield from _check_case(f"{folder.name}/{case}", golden, predictions, num_frames, problem, config)
     if (folder / "primitives.npz").is_file():
         yield from _check_primitives(folder)
@@ -68,13 +68,10 @@ def load_predictions(folder: pathlib.Path) -> tuple[PairPredictions, int]:
         return predictions, len(s["frames_u8"])
 
 
-def load_flow(folder: pathlib.Path) -> dict[str, jax.Array]:
-    """The folder's flow of every pair, and what moves: arguments of `align.make_problem`."""
+def load_flow(folder: pathlib.Path) -> tuple[jax.Array, jax.Array]:
+    """The folder's flow of every pair (E, H, W, 2), and what moves (T, H, W)."""
     with np.load(folder / "flow.npz") as flow, np.load(folder / "scene.npz") as scene:
-        return {
-            "flow": jnp.moveaxis(jnp.asarray(flow["flow_ij"]), 1, -1),
-            "dynamic": jnp.asarray(scene["masks"]),
-        }
+        return jnp.moveaxis(jnp.asarray(flow["flow_ij"]), 1, -1), jnp.asarray(scene["masks"])
 
 
 def case_config(options: dict) -> AlignConfig:
