@@ -1,8 +1,8 @@
 """Converts weights to a checkpoint of easi3r_jax, or one of ours back to the released layout.
 
-Of DUSt3R and MonST3R, and of RAFT and SEA-RAFT, which estimate optical flow. No PyTorch is needed, and nothing in a
-checkpoint is ever executed. Released weights of DUSt3R and MonST3R are under CC BY-NC-SA 4.0: attribution,
-non-commercial use, share alike.
+Of DUSt3R and MonST3R, and of RAFT and SEA-RAFT, which estimate optical flow. No PyTorch is needed, and
+nothing in a checkpoint is ever executed. Released weights of DUSt3R and MonST3R are under CC BY-NC-SA 4.0:
+attribution, non-commercial use, share alike.
 
   python -m convert --source=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth --output=checkpoints/dust3r
   python -m convert --source=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt --output=checkpoints/monst3r

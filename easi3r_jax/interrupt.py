@@ -78,11 +78,15 @@ def _end(number: int, frame: FrameType | None) -> None:
         return
     for other in _SIGNALS:
         signal.signal(other, signal.SIG_IGN)
+    terminal = 2
+    with contextlib.suppress(OSError):  # what threads say whose files go is nothing for the user
+        terminal = os.dup(2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     left = [path for path in sorted(_partial) if not _remove(path)]
     message = f"Delete {left[0]}, which is half-written." if left else "Nothing half-written was left behind."
-    start = "\n" if os.isatty(2) else ""  # below a progress bar
+    start = "\n" if os.isatty(terminal) else ""  # below a progress bar
     with contextlib.suppress(OSError):  # the terminal may be gone
-        os.write(2, f"{start}error: Interrupted. {message}\n".encode())
+        os.write(terminal, f"{start}error: Interrupted. {message}\n".encode())
     os._exit(128 + number)
 
 
