@@ -49,6 +49,7 @@ def release(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], 
     notes = {"source": str(metadata.get("source_name", "")), "licence": str(metadata.get("licence", ""))}
     with atomic_folder(output, marker=WEIGHTS) as folder:
         safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata=notes)
+        (folder / WEIGHTS).chmod(0o644)  # the library makes it readable for its owner alone
         (folder / CONFIG).write_text(json.dumps(official_arguments(config), indent=1) + "\n")
     return pathlib.Path(output)
 
