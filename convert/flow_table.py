@@ -23,8 +23,8 @@ def _batch_norm(source: str, target: str, alias: str | None = None) -> list[Rule
 
 
 def _encoder(source: str, target: str, stages: tuple[int, ...], convs: int, norms: str | None, out: str) -> list[Rule]:
-    """An encoder of residual blocks; `norms` is the name of its normalisations where they have parameters."""
-    rules = [*_conv(f"{source}.conv1", f"{target}.conv1"), *_conv(f"{source}.{out}", f"{target}.{out}")]
+    """An encoder of residual blocks; `norms` names its normalisations where they have parameters, `out` its end."""
+    rules = [*_conv(f"{source}.conv1", f"{target}.conv1"), *_conv(f"{source}.{out}", f"{target}.out")]
     if norms is not None:
         rules += _batch_norm(f"{source}.{norms}1", f"{target}.norm1")
     number = 0
@@ -32,8 +32,8 @@ def _encoder(source: str, target: str, stages: tuple[int, ...], convs: int, norm
         for n in range(count):
             block, ours = f"{source}.layer{stage + 1}.{n}", f"{target}.blocks.{number}"
             for k in range(1, convs + 1):
-                rules += _conv(f"{block}.conv{k}", f"{ours}.conv{k}")
-                rules += _batch_norm(f"{block}.{norms}{k}", f"{ours}.norm{k}") if norms is not None else []
+                rules += _conv(f"{block}.conv{k}", f"{ours}.convs.{k - 1}")
+                rules += _batch_norm(f"{block}.{norms}{k}", f"{ours}.norms.{k - 1}") if norms is not None else []
             if stage and not n:
                 rules += _conv(f"{block}.downsample.0", f"{ours}.shortcut")
                 if norms is not None:

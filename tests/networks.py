@@ -5,18 +5,7 @@ from typing import Any
 
 from easi3r_jax.config import DUSt3RConfig
 
-_SMALL = DUSt3RConfig(
-    image_size=(32, 48),
-    patch_size=8,
-    enc_dim=16,
-    enc_depth=1,
-    enc_heads=2,
-    dec_dim=16,
-    dec_depth=2,
-    dec_heads=2,
-    mlp_ratio=2.0,
-    head="linear",
-)
+_SMALL = dataclasses.replace(DUSt3RConfig.thumbnail(), enc_dim=16, enc_depth=1, dec_dim=16)
 
 
 def small_network(**changes: Any) -> DUSt3RConfig:

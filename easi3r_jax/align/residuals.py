@@ -28,23 +28,22 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 def total_loss(state: AlignState, problem: AlignProblem) -> Array:
     """The objective, () float. Differentiable in reverse mode."""
-    temporal = problem.smoothing_weight * temporal_loss(state, problem.translation_weight)
-    return pair_loss(state, problem) + temporal + _weighted_flow(state, problem)
+    total = pair_loss(state, problem) + problem.smoothing_weight * temporal_loss(state, problem.translation_weight)
+    if problem.flow is not None:
+        total = total + problem.flow.weight * flow_loss(state, problem)
+    return total
 
 
 def loss_terms(state: AlignState, problem: AlignProblem) -> dict[str, Array]:
     """The objective and its parts: "total", "pair_i", "pair_j", "temporal" and "flow" (these two without weights)."""
     pair_i, pair_j = pair_terms(state, problem)
     temporal = temporal_loss(state, problem.translation_weight)
-    total = pair_i + pair_j + problem.smoothing_weight * temporal + _weighted_flow(state, problem)
-    flow = jnp.zeros_like(total) if problem.flow is None else flow_loss(state, problem)
+    total = pair_i + pair_j + problem.smoothing_weight * temporal
+    flow = jnp.zeros_like(total)
+    if problem.flow is not None:
+        flow = flow_loss(state, problem)
+        total = total + problem.flow.weight * flow
     return {"total": total, "pair_i": pair_i, "pair_j": pair_j, "temporal": temporal, "flow": flow}
-
-
-def _weighted_flow(state: AlignState, problem: AlignProblem) -> Array:
-    if problem.flow is None:
-        return jnp.zeros((), state.log_depth.dtype)
-    return problem.flow.weight * flow_loss(state, problem)
 
 
 def temporal_loss(state: AlignState, translation_weight: Array) -> Array:

@@ -157,9 +157,8 @@ def _flush(path: pathlib.Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if not (
-            path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)
-        ):  # some network disks cannot, of folders
+        # Some network disks cannot, of folders.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
         os.close(descriptor)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.models.layers import Conv
+from easi3r_jax.models.layers import Conv, upsample
 
 Array = jax.Array
 NormKind = Literal["batch", "instance", "none"]
@@ -43,41 +43,62 @@ class Norm(nnx.Module):
 
 
 class ResidualBlock(nnx.Module):
-    """Two 3 x 3 convolutions beside the identity, or beside a 1 x 1 convolution where size or width change."""
+    """Convolutions beside the identity, or beside a 1 x 1 convolution where the size changes.
 
-    def __init__(self, in_dim: int, dim: int, stride: int, kind: NormKind, *, rngs: nnx.Rngs):
-        self.conv1, self.norm1 = Conv(in_dim, dim, 3, stride=stride, rngs=rngs), Norm(dim, kind)
-        self.conv2, self.norm2 = Conv(dim, dim, 3, rngs=rngs), Norm(dim, kind)
-        changed = stride != 1 or in_dim != dim
-        self.shortcut = Conv(in_dim, dim, 1, stride=stride, rngs=rngs) if changed else None
-        self.shortcut_norm = Norm(dim, kind) if changed else None
+    Two of 3 x 3, or with `bottleneck` one of 3 x 3 and a quarter of the width between two of 1 x 1.
+    """
+
+    def __init__(self, in_dim: int, dim: int, stride: int, kind: NormKind, *, bottleneck: bool, rngs: nnx.Rngs):
+        if bottleneck:
+            layers = ((in_dim, dim // 4, 1, 1), (dim // 4, dim // 4, 3, stride), (dim // 4, dim, 1, 1))
+        else:
+            layers = ((in_dim, dim, 3, stride), (dim, dim, 3, 1))
+        self.convs = nnx.List([Conv(a, b, size, stride=step, rngs=rngs) for a, b, size, step in layers])
+        self.norms = nnx.List([Norm(b, kind) for _, b, _, _ in layers])
+        self.shortcut = Conv(in_dim, dim, 1, stride=stride, rngs=rngs) if stride != 1 else None
+        self.shortcut_norm = Norm(dim, kind) if stride != 1 else None
 
     def __call__(self, x: Array) -> Array:
-        y = jax.nn.relu(self.norm1(self.conv1(x)))
-        y = jax.nn.relu(self.norm2(self.conv2(y)))
+        y = x
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            y = jax.nn.relu(norm(conv(y)))
         if self.shortcut is not None and self.shortcut_norm is not None:
             x = self.shortcut_norm(self.shortcut(x))
         return jax.nn.relu(x + y)
 
 
-class BottleneckBlock(nnx.Module):
-    """As `ResidualBlock`, a 3 x 3 convolution of a quarter of the width between two of 1 x 1."""
+class FlowEncoder(nnx.Module):
+    """Images (B, H, W, C) to features (B, H/8, W/8, out_dim).
 
-    def __init__(self, in_dim: int, dim: int, stride: int, kind: NormKind, *, rngs: nnx.Rngs):
-        self.conv1, self.norm1 = Conv(in_dim, dim // 4, 1, rngs=rngs), Norm(dim // 4, kind)
-        self.conv2, self.norm2 = Conv(dim // 4, dim // 4, 3, stride=stride, rngs=rngs), Norm(dim // 4, kind)
-        self.conv3, self.norm3 = Conv(dim // 4, dim, 1, rngs=rngs), Norm(dim, kind)
-        changed = stride != 1
-        self.shortcut = Conv(in_dim, dim, 1, stride=stride, rngs=rngs) if changed else None
-        self.shortcut_norm = Norm(dim, kind) if changed else None
+    Args:
+      stages: width and number of blocks of each; all but the first halve the size.
+    """
 
-    def __call__(self, x: Array) -> Array:
-        y = jax.nn.relu(self.norm1(self.conv1(x)))
-        y = jax.nn.relu(self.norm2(self.conv2(y)))
-        y = jax.nn.relu(self.norm3(self.conv3(y)))
-        if self.shortcut is not None and self.shortcut_norm is not None:
-            x = self.shortcut_norm(self.shortcut(x))
-        return jax.nn.relu(x + y)
+    def __init__(
+        self,
+        channels: int,
+        stages: Sequence[tuple[int, int]],
+        out_dim: int,
+        kind: NormKind,
+        *,
+        bottleneck: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        width = stages[0][0]
+        self.conv1, self.norm1 = Conv(channels, width, 7, stride=2, rngs=rngs), Norm(width, kind)
+        self.blocks = nnx.List([])
+        for stage, (dim, count) in enumerate(stages):
+            for n in range(count):
+                stride = 2 if stage and not n else 1
+                self.blocks.append(ResidualBlock(width, dim, stride, kind, bottleneck=bottleneck, rngs=rngs))
+                width = dim
+        self.out = Conv(width, out_dim, 1, rngs=rngs)
+
+    def __call__(self, images: Array) -> Array:
+        x = jax.nn.relu(self.norm1(self.conv1(images)))
+        for block in self.blocks:
+            x = block(x)
+        return self.out(x)
 
 
 class MotionEncoder(nnx.Module):
@@ -125,12 +146,6 @@ class TwoConvs(nnx.Module):
         return self.conv2(jax.nn.relu(self.conv1(x)))
 
 
-def pixel_coordinates(batch: int, h: int, w: int) -> Array:
-    """(B, h, w, 2) float32, (x, y) of every pixel."""
-    y, x = jnp.meshgrid(jnp.arange(h, dtype=jnp.float32), jnp.arange(w, dtype=jnp.float32), indexing="ij")
-    return jnp.broadcast_to(jnp.stack([x, y], axis=-1)[None], (batch, h, w, 2))
-
-
 def convex_upsample(flow: Array, weights: Array) -> Array:
     """Flow of the coarse grid in full resolution and in its pixels: (B, 8 h, 8 w, 2) (RAFT, sec. 3.3).
 
@@ -150,9 +165,4 @@ def convex_upsample(flow: Array, weights: Array) -> Array:
 
 def bilinear_upsample(flow: Array) -> Array:
     """As `convex_upsample` without weights: bilinear, corner pixels aligned with corner pixels."""
-    for axis in (1, 2):
-        side = flow.shape[axis]
-        place = jnp.arange(STRIDE * side, dtype=jnp.float32) * ((side - 1) / (STRIDE * side - 1))
-        weights = jnp.maximum(1 - jnp.abs(place[:, None] - jnp.arange(side, dtype=jnp.float32)[None]), 0)
-        flow = jnp.moveaxis(jnp.tensordot(weights, flow, axes=(1, axis)), 0, axis)
-    return STRIDE * flow
+    return STRIDE * upsample(flow, STRIDE)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from easi3r_jax.config import DUSt3RConfig
-from easi3r_jax.models.layers import Conv, Linear, TransposedConv, upsample_twice
+from easi3r_jax.models.layers import Conv, Linear, TransposedConv, upsample
 
 Array = jax.Array
 
@@ -68,7 +68,7 @@ class Fusion(nnx.Module):
         if self.residual1 is not None and path is not None:
             level = path + self.residual1(level)
         # A 1x1 convolution and a bilinear resize commute; before the resize it costs a quarter.
-        return upsample_twice(self.out_conv(self.residual2(level)))
+        return upsample(self.out_conv(self.residual2(level)), 2)
 
 
 class DPTHead(nnx.Module):
@@ -103,7 +103,7 @@ class DPTHead(nnx.Module):
             paths[f"fusion{n}"] = path
             if n == 3:  # an odd grid rounds up when it is halved
                 path = path[:, : grid[0], : grid[1]]
-        x = self.conv2(upsample_twice(self.conv1(path)))
+        x = self.conv2(upsample(self.conv1(path), 2))
         return self.out(jax.nn.relu(x)), paths if intermediates else {}
 
 

@@ -105,11 +105,11 @@ class TransposedConv(nnx.Module):
         return y + jnp.broadcast_to(self.bias[...].astype(y.dtype), y.shape)
 
 
-def upsample_twice(x: Array) -> Array:
-    """Doubles height and width, (B, H, W, C) -> (B, 2H, 2W, C): bilinear, corner pixels aligned with corner pixels."""
+def upsample(x: Array, factor: int) -> Array:
+    """Enlarges (B, H, W, C) to (B, factor H, factor W, C): bilinear, corner pixels aligned with corner pixels."""
     for axis in (1, 2):
         size = x.shape[axis]
-        position = jnp.arange(2 * size, dtype=jnp.float32) * ((size - 1) / max(2 * size - 1, 1))
+        position = jnp.arange(factor * size, dtype=jnp.float32) * ((size - 1) / max(factor * size - 1, 1))
         low = jnp.clip(position.astype(jnp.int32), 0, size - 1)
         high = jnp.minimum(low + 1, size - 1)
         weight = (position - low.astype(jnp.float32)).reshape([-1 if a == axis else 1 for a in range(4)])

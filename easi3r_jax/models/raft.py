@@ -7,44 +7,20 @@ import jax.numpy as jnp
 from flax import nnx
 
 from easi3r_jax.config import FlowConfig
+from easi3r_jax.geometry import camera
 from easi3r_jax.models.correlation import LEVELS, make_lookup
 from easi3r_jax.models.dust3r import exact_products, normalize_rgb
 from easi3r_jax.models.flow_layers import (
     ITERATIONS,
-    BottleneckBlock,
+    FlowEncoder,
     MotionEncoder,
-    Norm,
-    NormKind,
-    ResidualBlock,
     TwoConvs,
     bilinear_upsample,
     convex_upsample,
-    pixel_coordinates,
 )
 from easi3r_jax.models.layers import Conv
 
 Array = jax.Array
-
-
-class Encoder(nnx.Module):
-    """Images (B, H, W, 3) to features (B, H/8, W/8, C)."""
-
-    def __init__(self, dims: tuple[int, ...], out_dim: int, kind: NormKind, *, small: bool, rngs: nnx.Rngs):
-        block = BottleneckBlock if small else ResidualBlock
-        self.conv1, self.norm1 = Conv(3, dims[0], 7, stride=2, rngs=rngs), Norm(dims[0], kind)
-        self.blocks = nnx.List([])
-        width = dims[0]
-        for n, dim in enumerate(dims):
-            self.blocks.append(block(width, dim, 2 if n else 1, kind, rngs=rngs))
-            self.blocks.append(block(dim, dim, 1, kind, rngs=rngs))
-            width = dim
-        self.conv2 = Conv(width, out_dim, 1, rngs=rngs)
-
-    def __call__(self, images: Array) -> Array:
-        x = jax.nn.relu(self.norm1(self.conv1(images)))
-        for block in self.blocks:
-            x = block(x)
-        return self.conv2(x)
 
 
 class GRU(nnx.Module):
@@ -76,9 +52,10 @@ class RAFT(nnx.Module):
         self.config = config
         self.radius, self.hidden = (3, 96) if small else (4, 128)
         context = 64 if small else 128
-        dims = (32, 64, 96) if small else (64, 96, 128)
-        self.features = Encoder(dims, 128 if small else 256, "instance", small=small, rngs=rngs)
-        self.context = Encoder(dims, self.hidden + context, "none" if small else "batch", small=small, rngs=rngs)
+        stages = tuple((dim, 2) for dim in ((32, 64, 96) if small else (64, 96, 128)))
+        kind = "none" if small else "batch"
+        self.features = FlowEncoder(3, stages, 128 if small else 256, "instance", bottleneck=small, rngs=rngs)
+        self.context = FlowEncoder(3, stages, self.hidden + context, kind, bottleneck=small, rngs=rngs)
         correlations = LEVELS * (2 * self.radius + 1) ** 2
         motion = 82 if small else 128
         self.motion = MotionEncoder(
@@ -106,7 +83,8 @@ class RAFT(nnx.Module):
             context = self.context(image_i)
             hidden, inputs = jnp.tanh(context[..., : self.hidden]), jax.nn.relu(context[..., self.hidden :])
             lookup = make_lookup(features_i, features_j, self.radius)
-            start = pixel_coordinates(*hidden.shape[:3])
+            height, width = hidden.shape[1:3]
+            start = camera.pixel_grid(height, width)[None]
 
             def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
                 hidden, flow = carry

@@ -7,16 +7,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from easi3r_jax.config import FlowConfig
+from easi3r_jax.geometry import camera
 from easi3r_jax.models.correlation import LEVELS, make_lookup
 from easi3r_jax.models.dust3r import exact_products, normalize_rgb
 from easi3r_jax.models.flow_layers import (
     ITERATIONS,
+    FlowEncoder,
     MotionEncoder,
-    Norm,
-    ResidualBlock,
     TwoConvs,
     convex_upsample,
-    pixel_coordinates,
 )
 from easi3r_jax.models.layers import Conv, LayerNorm, Linear
 
@@ -24,27 +23,7 @@ Array = jax.Array
 
 _DIM = 128
 _RADIUS = 4
-_STAGES = ((64, 1, 3), (128, 2, 4), (256, 2, 6))  # width, stride, blocks: a ResNet-34 up to its third stage
-
-
-class Encoder(nnx.Module):
-    """Images (B, H, W, C) to features (B, H/8, W/8, 256)."""
-
-    def __init__(self, channels: int, *, rngs: nnx.Rngs):
-        width = _STAGES[0][0]
-        self.conv1, self.norm1 = Conv(channels, width, 7, stride=2, rngs=rngs), Norm(width, "batch")
-        self.blocks = nnx.List([])
-        for dim, stride, count in _STAGES:
-            for n in range(count):
-                self.blocks.append(ResidualBlock(width, dim, 1 if n else stride, "batch", rngs=rngs))
-                width = dim
-        self.final_conv = Conv(width, 2 * _DIM, 1, rngs=rngs)
-
-    def __call__(self, images: Array) -> Array:
-        x = jax.nn.relu(self.norm1(self.conv1(images)))
-        for block in self.blocks:
-            x = block(x)
-        return self.final_conv(x)
+_STAGES = ((64, 3), (128, 4), (256, 6))  # width and blocks: a ResNet-34 up to its third stage
 
 
 class ConvNextBlock(nnx.Module):
@@ -75,8 +54,8 @@ class SEARAFT(nnx.Module):
     def __init__(self, config: FlowConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.radius = _RADIUS
-        self.features = Encoder(3, rngs=rngs)
-        self.context = Encoder(6, rngs=rngs)
+        self.features = FlowEncoder(3, _STAGES, 2 * _DIM, "batch", rngs=rngs)
+        self.context = FlowEncoder(6, _STAGES, 2 * _DIM, "batch", rngs=rngs)
         self.split = Conv(2 * _DIM, 2 * _DIM, 3, rngs=rngs)
         self.motion = MotionEncoder(LEVELS * (2 * _RADIUS + 1) ** 2, (256, 192), (128, 64), _DIM, rngs=rngs)
         self.refine = nnx.List([ConvNextBlock(3 * _DIM, _DIM, rngs=rngs) for _ in range(2)])
@@ -103,7 +82,8 @@ class SEARAFT(nnx.Module):
             hidden, inputs = split[..., :_DIM], split[..., _DIM:]
             features_i, features_j = self.features(image_i), self.features(image_j)
             lookup = make_lookup(features_i, features_j, self.radius)
-            start = pixel_coordinates(*hidden.shape[:3])
+            height, width = hidden.shape[1:3]
+            start = camera.pixel_grid(height, width)[None]
 
             def step(carry: tuple[Array, Array, Array], _: None):
                 hidden, flow, _uncertainty = carry

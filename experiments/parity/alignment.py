@@ -125,17 +125,12 @@ def _check_start(stage, golden, predictions, num_frames) -> Iterator[Row]:
 
 def _check_path(stage, golden, predictions, num_frames, problem, config: AlignConfig) -> Iterator[Row]:
     start = golden_start(golden, predictions)
-    observed, problem = problem, without_flow(problem)  # it does not count yet
+    observed, problem = problem, dataclasses.replace(problem, flow=None)  # it does not count yet
     terms = jax.jit(align.loss_terms)(start, problem)
     for k, name in enumerate(("total", "pair_i", "pair_j", "temporal")):
         yield compare(stage, f"loss term {name}", terms[name], golden["iter0_loss_terms"][k], _CLOSED_FORM)
     gradient = jax.jit(jax.grad(align.total_loss))(start, problem)
-    for name, ours in (
-        ("im_poses", gradient.frame_poses),
-        ("pw_poses", gradient.pair_poses),
-        ("log_focal", gradient.log_focal),
-        ("logdepth_f0", gradient.log_depth[0]),
-    ):
+    for name, ours in _by_golden_name(gradient).items():
         if f"iter0_grad_{name}" in golden:
             array = golden[f"iter0_grad_{name}"]
             ours = ours.reshape(array.shape)
@@ -181,9 +176,14 @@ def _check_path(stage, golden, predictions, num_frames, problem, config: AlignCo
         yield at_most(stage, "im_conf_after_clean, share of pixels", differ, 1e-3)
 
 
-def without_flow(problem: align.AlignProblem) -> align.AlignProblem:
-    """The problem, its flow left away."""
-    return dataclasses.replace(problem, flow=None)
+def _by_golden_name(gradient: align.AlignState) -> dict[str, jax.Array]:
+    """The parts of a gradient that golden files hold, by their names there."""
+    return {
+        "im_poses": gradient.frame_poses,
+        "pw_poses": gradient.pair_poses,
+        "log_focal": gradient.log_focal,
+        "logdepth_f0": gradient.log_depth[0],
+    }
 
 
 def _check_flow_start(stage, golden, start, problem, config: AlignConfig) -> Iterator[Row]:
@@ -205,12 +205,7 @@ def _check_flow_start(stage, golden, start, problem, config: AlignConfig) -> Ite
         error = abs(float(terms[name]) / expected - 1)
         yield at_most(stage, f"iter{first} loss term {name}, relative", error, _FIRST_LOSSES)
     gradient = jax.jit(jax.grad(align.total_loss))(state, problem)
-    for name, ours in (
-        ("im_poses", gradient.frame_poses),
-        ("pw_poses", gradient.pair_poses),
-        ("log_focal", gradient.log_focal),
-        ("logdepth_f0", gradient.log_depth[0]),
-    ):
+    for name, ours in _by_golden_name(gradient).items():
         if f"iter{first}_grad_{name}" in golden:
             array = golden[f"iter{first}_grad_{name}"]
             # Those of focal and depth feel the rounding of 30 steps in the depth, which Adam amplifies.

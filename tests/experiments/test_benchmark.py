@@ -1,6 +1,5 @@
 """Counted operations against XLA's own count, and the benchmark program's promises."""
 
-import dataclasses
 import json
 
 import jax
@@ -10,25 +9,15 @@ import pytest
 from easi3r_jax.config import DUSt3RConfig
 from easi3r_jax.models import random_model
 from experiments import flops
+from tests.networks import small_network
 
 GRID = (6, 8)
 
 
 def config(**changes) -> DUSt3RConfig:
     """One layer each: XLA counts the body of a loop once, however often it runs."""
-    small = DUSt3RConfig(
-        image_size=(96, 128),
-        patch_size=16,
-        enc_dim=128,
-        enc_depth=1,
-        enc_heads=4,
-        dec_dim=96,
-        dec_depth=1,
-        dec_heads=4,
-        mlp_ratio=2.0,
-        head="linear",
-    )
-    return dataclasses.replace(small, **changes)
+    sizes = {"enc_dim": 128, "enc_heads": 4, "dec_dim": 96, "dec_depth": 1, "dec_heads": 4}
+    return small_network(**{"image_size": (96, 128), "patch_size": 16, **sizes, **changes})
 
 
 def xla_flops(function, *arguments) -> float:

@@ -10,7 +10,7 @@ from easi3r_jax.config import PRESETS, DUSt3RConfig
 from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.models import abstract_model, normalize_rgb, random_model
 from easi3r_jax.models.heads import points_and_confidence
-from easi3r_jax.models.layers import TransposedConv, upsample_twice
+from easi3r_jax.models.layers import TransposedConv, upsample
 from tests.networks import small_released
 
 SMALL = {head: small_released(head) for head in ("linear", "dpt")}
@@ -156,10 +156,10 @@ def test_transposed_convolution_scatters_blocks():
 
 def test_upsampling_aligns_corners_and_is_exact_on_ramps():
     ramp = np.arange(5.0)[:, None] * 2 + np.arange(4.0)[None] * 3
-    up = np.asarray(upsample_twice(jnp.asarray(ramp, jnp.float32)[None, :, :, None]))[0, :, :, 0]
+    up = np.asarray(upsample(jnp.asarray(ramp, jnp.float32)[None, :, :, None], 2))[0, :, :, 0]
     expected = np.linspace(0, 4, 10)[:, None] * 2 + np.linspace(0, 3, 8)[None] * 3
     np.testing.assert_allclose(up, expected, atol=1e-5)
-    assert upsample_twice(jnp.ones((1, 1, 1, 2))).shape == (1, 2, 2, 2)
+    assert upsample(jnp.ones((1, 1, 1, 2)), 2).shape == (1, 2, 2, 2)
 
 
 def test_normalisation_range():

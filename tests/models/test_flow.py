@@ -9,9 +9,10 @@ from scipy.ndimage import map_coordinates
 from easi3r_jax.config import FlowConfig
 from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.flow import pad_images
+from easi3r_jax.geometry import camera
 from easi3r_jax.models import flow_network
 from easi3r_jax.models.correlation import LEVELS, halve, make_lookup, window
-from easi3r_jax.models.flow_layers import bilinear_upsample, convex_upsample, pixel_coordinates
+from easi3r_jax.models.flow_layers import bilinear_upsample, convex_upsample
 
 
 def draw(seed, *shape):
@@ -42,7 +43,7 @@ def test_far_outside_there_is_nothing():
 @pytest.mark.parametrize("rows", [1, 3, 36])
 def test_looking_up_some_rows_at_a_time_gives_the_same(rows):
     features_i, features_j = draw(0, 2, 9, 12, 6), draw(1, 2, 9, 12, 6)
-    coords = pixel_coordinates(2, 9, 12) + 3 * draw(2, 2, 9, 12, 2)
+    coords = camera.pixel_grid(9, 12)[None] + 3 * draw(2, 2, 9, 12, 2)
     cells = sum((9 >> n) * (12 >> n) for n in range(LEVELS))
     whole = make_lookup(features_i, features_j, 2)(coords)
     assert whole.shape == (2, 9, 12, LEVELS * 25)
@@ -115,4 +116,4 @@ def test_images_without_a_coarsest_level_are_refused(network):
 
 def test_an_unknown_network_is_refused():
     with pytest.raises(ConfigError, match="'flownet'"):
-        FlowConfig("flownet")  # type: ignore[arg-type]
+        FlowConfig("flownet")  # pyright: ignore[reportArgumentType]: the wrong name is the point
