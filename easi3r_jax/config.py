@@ -228,6 +228,9 @@ class AlignConfig:
       flow_start: share of the iterations before it counts: cameras and depth must be about right first.
       flow_outlier: pixels whose loss is not below it do not count.
       flow_limit: in an iteration in which the flow's loss is above it, it does not count at all.
+      depth_weight: of staying close to the depth at the start, but for a factor per frame.
+      free_principal_point: the principal point is found, too; otherwise it is the image's centre.
+      camera_weight: of known cameras, where they are given; infinite: they stay as they are.
       min_confidence: points below it take no part in initialisation by PnP.
       pnp_iterations: RANSAC iterations of PnP.
       clean_tolerance: relative depth tolerance of the confidence clean-up.
@@ -244,6 +247,9 @@ class AlignConfig:
     flow_start: float = 0.1
     flow_outlier: float = 50.0
     flow_limit: float = 25.0
+    depth_weight: float = 0.0
+    free_principal_point: bool = False
+    camera_weight: float = math.inf
     min_confidence: float = 3.0
     pnp_iterations: int = 10
     clean_tolerance: float = 0.001
@@ -252,6 +258,7 @@ class AlignConfig:
         _check_at_least(self, 1, "iterations", "pnp_iterations")
         _check_at_least(self, 0, "smoothing_weight", "translation_weight", "clean_tolerance")
         _check_at_least(self, 0, "flow_weight", "flow_start", "flow_outlier", "flow_limit")
+        _check_at_least(self, 0, "depth_weight", "camera_weight")
         if self.schedule not in ("linear", "cosine"):
             raise ConfigError(f"Unknown alignment schedule {self.schedule!r}: 'linear' or 'cosine'.")
         if not 0 < self.learning_rate_min <= self.learning_rate:

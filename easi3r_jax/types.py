@@ -55,6 +55,25 @@ class Frames:
 
 
 @pytree_dataclass
+class KnownCameras:
+    """What is known of a clip's cameras beforehand: all of it, or some of it for some frames.
+
+    Attributes:
+      focal: (T,) float64, pixels of the network's frames; 1 where unknown.
+      principal_point: (T, 2) float64, (x, y) in those pixels; 0 where unknown.
+      intrinsics_known: (T,) bool.
+      world_from_cam: (T, 4, 4) float64, rigid, in a world of any origin and scale; the identity where unknown.
+      poses_known: (T,) bool.
+    """
+
+    focal: Array
+    principal_point: Array
+    intrinsics_known: Array
+    world_from_cam: Array
+    poses_known: Array
+
+
+@pytree_dataclass
 class PairPredictions:
     """What the network says of E directed pairs (i, j): two point maps, both in camera i's frame.
 

@@ -16,24 +16,46 @@ from easi3r_jax.align.clean import clean_confidence
 from easi3r_jax.align.flow import ego_flow, flow_loss, robust_sum
 from easi3r_jax.align.graph import SpanningTree, check_edges, spanning_tree
 from easi3r_jax.align.initialise import edge_scores, frame_confidence, initial_state
+from easi3r_jax.align.known import check_known, in_known_world, with_known_cameras
 from easi3r_jax.align.optimise import Progress, adam_steps, init_moments, iterate, learning_rates, optimise
 from easi3r_jax.align.pair import one_frame, two_frames
-from easi3r_jax.align.residuals import loss_terms, pair_loss, pair_terms, temporal_loss, total_loss
-from easi3r_jax.align.state import AlignProblem, AlignResult, AlignState, make_problem, make_state
+from easi3r_jax.align.residuals import (
+    camera_loss,
+    depth_loss,
+    loss_terms,
+    pair_loss,
+    pair_terms,
+    temporal_loss,
+    total_loss,
+)
+from easi3r_jax.align.state import (
+    AlignProblem,
+    AlignResult,
+    AlignState,
+    CameraPrior,
+    DepthPrior,
+    make_problem,
+    make_state,
+    with_depth_prior,
+)
 from easi3r_jax.config import AlignConfig
 from easi3r_jax.errors import InputError
-from easi3r_jax.types import PairPredictions
+from easi3r_jax.types import KnownCameras, PairPredictions
 
 __all__ = [
     "AlignProblem",
     "AlignResult",
     "AlignState",
+    "CameraPrior",
+    "DepthPrior",
     "Progress",
     "SpanningTree",
     "adam_steps",
     "align",
+    "camera_loss",
     "check_edges",
     "clean_confidence",
+    "depth_loss",
     "edge_scores",
     "ego_flow",
     "flow_loss",
@@ -55,6 +77,8 @@ __all__ = [
     "temporal_loss",
     "total_loss",
     "two_frames",
+    "with_depth_prior",
+    "with_known_cameras",
 ]
 
 
@@ -65,6 +89,7 @@ def align(
     *,
     flow: jax.Array | None = None,
     dynamic: jax.Array | None = None,
+    known: KnownCameras | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> AlignResult:
@@ -78,13 +103,17 @@ def align(
       num_frames: T.
       config: options.
       flow: (E, H, W, 2) optical flow of every pair from i to j in pixels, which come in both directions; None: without.
-      dynamic: (T, H, W) bool, what moves by itself: flow does not count there.
+      dynamic: (T, H, W) bool, what moves by itself: flow does not count there, and depth stays closer to its start's
+        where `config.depth_weight` keeps it.
+      known: cameras known beforehand. They stay fixed or attract (`config.camera_weight`); with known poses the result
+        is in their world and unit.
       seed: of RANSAC.
       progress: called at the start, after every few iterations and at the end with (done, total, loss); the loss is
         NaN where there is none (before the first step, closed forms).
 
     Raises:
-      ConfigError: a pair graph that leaves frames unconnected; an unknown schedule.
+      ConfigError: a pair graph that leaves frames unconnected; an unknown schedule; known focal lengths that differ
+        where all frames are to share one.
       InputError: pairs of frames that do not exist; predictions that are not finite, or so large that their squares
         are not.
     """
@@ -93,18 +122,25 @@ def align(
         raise InputError(
             "The pairs' points or confidences are infinite or undefined: wrong weights, or frames of noise."
         )
+    if known is not None:
+        check_known(known, num_frames)
     if num_frames <= 2:
         nothing = float("nan")
         if progress:
             progress(0, 1, nothing)
-        result = one_frame(predictions) if num_frames == 1 else two_frames(predictions, config, seed=seed)
+        if num_frames == 1:
+            result = one_frame(predictions, known=known)
+        else:
+            result = two_frames(predictions, config, known=known, seed=seed)
         if progress:
             progress(1, 1, nothing)
     else:
-        start = initial_state(predictions, num_frames, config, seed=seed)
+        start = initial_state(predictions, num_frames, config, known=known, seed=seed)
         problem = make_problem(predictions, num_frames, config, flow=flow, dynamic=dynamic)
+        problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic)
         state, losses = optimise(start, problem, config, progress=progress)
         result = result_of(state, problem, frame_confidence(predictions, num_frames), losses)
+    result = in_known_world(result, known, config)
     if not bool(_all_finite(result)):
         raise InputError("The alignment overflows: the network predicts points too far away. Wrong weights?")
     return result

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.align.graph import SpanningTree, spanning_tree
+from easi3r_jax.align.known import known_focals, principal_points, scale_is_known, with_known_poses
 from easi3r_jax.align.state import MEAN_PAIR_SCALE, AlignState, make_state
 from easi3r_jax.config import AlignConfig
 from easi3r_jax.geometry import camera, se3
 from easi3r_jax.geometry.focal import weiszfeld_focal
 from easi3r_jax.geometry.pnp import solve_pnp
 from easi3r_jax.geometry.procrustes import register_similarity
-from easi3r_jax.types import Array, PairPredictions
+from easi3r_jax.types import Array, KnownCameras, PairPredictions
 
 _FRAME_I, _FRAME_J = 0, 1
 # Bounds of a pair's scale, for point maps that are all but one point.
@@ -29,7 +30,14 @@ _SCALE_RANGE = (1e-6, 1e6)
 _FEW, _BEST = 0.01, 0.25
 
 
-def initial_state(predictions: PairPredictions, num_frames: int, config: AlignConfig, *, seed: int = 0) -> AlignState:
+def initial_state(
+    predictions: PairPredictions,
+    num_frames: int,
+    config: AlignConfig,
+    *,
+    known: KnownCameras | None = None,
+    seed: int = 0,
+) -> AlignState:
     """Start of the alignment (DUSt3R's released initialisation; sec. 3.4 says only that there is one).
 
     1. Maximum spanning tree over mean(conf_i) * mean(conf_j). Walking it, a pair joins the world by weighted
@@ -37,16 +45,19 @@ def initial_state(predictions: PairPredictions, num_frames: int, config: AlignCo
     2. A focal length per frame (Weiszfeld).
     3. Camera poses: from that registration for the i side of a tree edge, else by RANSAC-PnP on the confident points.
     4. All pairs are registered to the frames' world points; the world is scaled so that the geometric mean of the
-       pairs' scales is 0.5; depth is z of the world points in the camera.
+       pairs' scales is 0.5.
+    5. Known poses take the place of those found, brought to where these are; depth is z of the world points in the
+       camera.
 
     Args:
       predictions: pairs that connect all frames.
       num_frames: T >= 2.
-      config: `shared_focal`, `min_confidence`, `pnp_iterations`.
+      config: `shared_focal`, `free_principal_point`, `min_confidence`, `pnp_iterations`.
+      known: cameras known beforehand.
       seed: of RANSAC.
     """
     tree = spanning_tree(np.asarray(predictions.edges), np.asarray(edge_scores(predictions)), num_frames)
-    return _state_along(tree, predictions, num_frames, config, seed)
+    return _state_along(tree, predictions, num_frames, config, known, seed)
 
 
 @jax.jit
@@ -78,11 +89,16 @@ def positive_depth(depth: Array) -> Array:
 
 
 def _state_along(
-    tree: SpanningTree, predictions: PairPredictions, num_frames: int, config: AlignConfig, seed: int
+    tree: SpanningTree,
+    predictions: PairPredictions,
+    num_frames: int,
+    config: AlignConfig,
+    known: KnownCameras | None,
+    seed: int,
 ) -> AlignState:
     edges = np.asarray(predictions.edges)
     home = _homes(tree, edges, num_frames)
-    focals = _frame_focals(tree, predictions)
+    focals, shared_focal = known_focals(_frame_focals(tree, predictions), known, config)
 
     # Registrations: first of the tree edges' known sides, then of all pairs' i sides, to the frames' home point maps.
     side = np.concatenate([np.where(tree.joins_i, _FRAME_I, _FRAME_J), np.full(len(edges), _FRAME_I)])
@@ -105,12 +121,12 @@ def _state_along(
         tree_poses.setdefault(int(edges[e, 0]), _without_scale(world_from_edge[int(e)]))
     pair_poses = {int(edges[e, 0]): _without_scale(world_from_pair[e]) for e in range(len(edges))}
     confidence = np.asarray(frame_confidence(predictions, num_frames))
-    principal_point = np.asarray(camera.centre(*points.shape[1:3]))
+    centres = principal_points(np.asarray(camera.centre(*points.shape[1:3])), num_frames, known)
     poses = np.empty((num_frames, 4, 4))
     for t in range(num_frames):
         pose = tree_poses.get(t)
         if pose is None:
-            pose = _pnp_pose(points[t], confidence[t], focals[t], principal_point, config, seed)
+            pose = _pnp_pose(points[t], confidence[t], focals[t], centres[t], config, seed)
         if pose is None:  # no confident pose from pixels: that of a pair it is the i side of, else the world's camera
             pose = pair_poses.get(t, np.eye(4))
         poses[t] = pose
@@ -118,8 +134,11 @@ def _state_along(
     log_scales = np.log(_scales(world_from_pair))
     factor = MEAN_PAIR_SCALE / np.exp(log_scales.mean())
     poses[:, :3, 3] *= factor
+    poses = with_known_poses(poses, known)
     pair_rigid = _without_scale(world_from_pair)
     pair_rigid[:, :3, 3] /= np.exp(log_scales)[:, None]  # the scale multiplies the translation, too
+    if scale_is_known(known):  # see `pair_scales`
+        log_scales = log_scales - log_scales.mean()
     pair_params = np.concatenate([_rigid_params(pair_rigid), log_scales[:, None]], axis=1)
     depth = _depth(points, np.asarray(poses, np.float32), np.float32(factor))
     as_float32 = partial(np.asarray, dtype=np.float32)
@@ -128,7 +147,8 @@ def _state_along(
         jnp.asarray(as_float32(_rigid_params(poses))),
         depth,
         jnp.asarray(as_float32(focals)),
-        shared_focal=config.shared_focal,
+        shared_focal=shared_focal,
+        free_principal_point=config.free_principal_point,
     )
 
 

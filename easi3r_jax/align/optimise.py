@@ -69,6 +69,8 @@ def adam_steps(
             value, gradient = jax.value_and_grad(loss)(state, now)
             with jax.numpy_dtype_promotion("standard"):  # optax mixes its integer step count with floats
                 update, moments = _ADAM.update(gradient, moments)
+            if problem.free is not None:
+                update = jax.tree.map(lambda u, f: u * f, update, problem.free)
             return (jax.tree.map(lambda x, u: x - rate.astype(x.dtype) * u, state, update), moments), value
 
         def skip(carry):

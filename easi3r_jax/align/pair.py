@@ -6,24 +6,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.align.initialise import confident_pixels, edge_scores, frame_confidence, positive_depth
+from easi3r_jax.align.known import known_focals, principal_points, with_known_poses
 from easi3r_jax.align.state import AlignResult
 from easi3r_jax.config import AlignConfig
 from easi3r_jax.geometry import camera, se3
 from easi3r_jax.geometry.focal import weiszfeld_focal
 from easi3r_jax.geometry.pnp import solve_pnp
-from easi3r_jax.types import Array, PairPredictions
+from easi3r_jax.types import Array, KnownCameras, PairPredictions
 
 _PNP_ITERATIONS = 100
 
 
-def one_frame(predictions: PairPredictions) -> AlignResult:
+def one_frame(predictions: PairPredictions, *, known: KnownCameras | None = None) -> AlignResult:
     """A frame predicted against itself, edge (0, 0): the camera is the world, depth is z of its own point map."""
     points = predictions.points_i[0].astype(jnp.float32)
-    focal = weiszfeld_focal(points, camera.centre(*points.shape[:2]))
-    return _result(predictions, np.eye(4)[None], focal[None], points[None, ..., 2])
+    centre = camera.centre(*points.shape[:2])
+    estimate = np.asarray(weiszfeld_focal(points, centre))[None]
+    focal = estimate if known is None else np.where(known.intrinsics_known, known.focal, estimate)
+    intrinsics = camera.intrinsics(
+        jnp.asarray(focal, jnp.float32), jnp.asarray(principal_points(np.asarray(centre), 1, known), jnp.float32)
+    )
+    return _result(predictions, np.eye(4)[None], intrinsics, points[None, ..., 2])
 
 
-def two_frames(predictions: PairPredictions, config: AlignConfig, *, seed: int = 0) -> AlignResult:
+def two_frames(
+    predictions: PairPredictions, config: AlignConfig, *, known: KnownCameras | None = None, seed: int = 0
+) -> AlignResult:
     """Two frames in closed form (what DUSt3R's released program shows for a pair).
 
     The more confident of the two directions decides (of equals, (1, 0)): its frame i is the world and has depth z of
@@ -32,7 +40,7 @@ def two_frames(predictions: PairPredictions, config: AlignConfig, *, seed: int =
     `config.shared_focal` both frames get their mean. Where one direction is missing, the other one's serves.
     Without a pose by PnP, both cameras are the same.
 
-    Scale is that of the pair's prediction.
+    Scale is that of the pair's prediction. Known intrinsics are taken as they are.
     """
     edges, scores = np.asarray(predictions.edges), np.asarray(edge_scores(predictions))
     best = {frame: _best(edges, scores, frame) for frame in (0, 1)}
@@ -42,29 +50,34 @@ def two_frames(predictions: PairPredictions, config: AlignConfig, *, seed: int =
     assert pair is not None, "check_edges lets no pair of unconnected frames through"
 
     height, width = predictions.points_i.shape[1:3]
-    principal_point = camera.centre(height, width)
+    centre = camera.centre(height, width)
     own_maps = [pair if best[frame] is None else best[frame] for frame in (0, 1)]
-    focals = jnp.stack(
-        [weiszfeld_focal(predictions.points_i[e].astype(jnp.float32), principal_point) for e in own_maps]
+    estimates = [weiszfeld_focal(predictions.points_i[e].astype(jnp.float32), centre) for e in own_maps]
+    focals, shared = known_focals(np.asarray(jnp.stack(estimates)), known, config)
+    if shared:
+        focals = np.full_like(focals, focals.mean())
+    intrinsics = camera.intrinsics(
+        jnp.asarray(focals, jnp.float32), jnp.asarray(principal_points(np.asarray(centre), 2, known), jnp.float32)
     )
-    if config.shared_focal:
-        focals = jnp.full_like(focals, jnp.mean(focals))
 
     points = predictions.points_j[pair].astype(jnp.float32)
     mask = confident_pixels(np.asarray(frame_confidence(predictions, 2)[other]), config.min_confidence)
     pose = solve_pnp(
         np.asarray(points)[mask],
         np.asarray(camera.pixel_grid(height, width))[mask],
-        np.asarray(camera.intrinsics(focals[other], principal_point)),
+        np.asarray(intrinsics[other]),
         iterations=_PNP_ITERATIONS,
         seed=seed,
     )
     poses = np.tile(np.eye(4), (2, 1, 1))
     if pose is not None:
         poses[other] = pose
-    in_camera = se3.transform_points(se3.inverse(jnp.asarray(poses[other], jnp.float32)), points)
+    poses = with_known_poses(poses, known)
+    # From camera to camera: known poses may have moved both.
+    other_from_reference = np.asarray(np.linalg.inv(poses[other]) @ poses[reference], np.float32)
+    in_camera = se3.transform_points(jnp.asarray(other_from_reference), points)
     depths = {reference: predictions.points_i[pair, ..., 2].astype(jnp.float32), other: in_camera[..., 2]}
-    return _result(predictions, poses, focals, jnp.stack([depths[0], depths[1]]))
+    return _result(predictions, poses, intrinsics, jnp.stack([depths[0], depths[1]]))
 
 
 def _best(edges: np.ndarray, scores: np.ndarray, frame: int) -> int | None:
@@ -73,12 +86,11 @@ def _best(edges: np.ndarray, scores: np.ndarray, frame: int) -> int | None:
     return int(candidates[np.argmax(scores[candidates])]) if len(candidates) else None
 
 
-def _result(predictions: PairPredictions, poses: np.ndarray, focals: Array, depth: Array) -> AlignResult:
-    num_frames, height, width = depth.shape
-    principal_point = jnp.tile(camera.centre(height, width)[None], (num_frames, 1))
+def _result(predictions: PairPredictions, poses: np.ndarray, intrinsics: Array, depth: Array) -> AlignResult:
+    num_frames = len(depth)
     return AlignResult(
         world_from_cam=jnp.asarray(poses, jnp.float32),
-        intrinsics=camera.intrinsics(focals, principal_point),
+        intrinsics=intrinsics,
         depth=positive_depth(depth),
         confidence=frame_confidence(predictions, num_frames).astype(jnp.float32),
         losses=jnp.zeros(0, jnp.float32),

@@ -1,7 +1,8 @@
 """Terms of the alignment's objective: pure functions of (state, problem), to be added to.
 
     total = pair term of the i sides + pair term of the j sides + smoothing_weight * temporal term
-            + weight of the flow * flow term
+            + weight of the flow * flow term + weight of the depth prior * depth term
+            + weight of the camera prior * camera term
 
 Own terms go to `optimise(..., loss=lambda state, problem: total_loss(state, problem) + mine(state))`.
 """
@@ -13,9 +14,13 @@ import jax.numpy as jnp
 
 from easi3r_jax.align.flow import flow_loss
 from easi3r_jax.align.state import (
+    FOCAL_PARAM_SCALE,
     AlignProblem,
     AlignState,
+    CameraPrior,
+    DepthPrior,
     pair_transforms,
+    unit_length,
     unroll_of,
     world_from_cam,
     world_points,
@@ -28,22 +33,30 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 def total_loss(state: AlignState, problem: AlignProblem) -> Array:
     """The objective, () float. Differentiable in reverse mode."""
-    total = pair_loss(state, problem) + problem.smoothing_weight * temporal_loss(state, problem.translation_weight)
-    if problem.flow is not None:
-        total = total + problem.flow.weight * flow_loss(state, problem)
-    return total
+    return pair_loss(state, problem) + sum(weight * value for value, weight in _other_terms(state, problem).values())
 
 
 def loss_terms(state: AlignState, problem: AlignProblem) -> dict[str, Array]:
-    """The objective and its parts: "total", "pair_i", "pair_j", "temporal" and "flow" (these two without weights)."""
+    """The objective, "total", and its parts without weights.
+
+    These are "pair_i", "pair_j", "temporal" and, where they are in use, "flow", "depth" and "camera".
+    """
     pair_i, pair_j = pair_terms(state, problem)
-    temporal = temporal_loss(state, problem.translation_weight)
-    total = pair_i + pair_j + problem.smoothing_weight * temporal
-    flow = jnp.zeros_like(total)
+    others = _other_terms(state, problem)
+    total = pair_i + pair_j + sum(weight * value for value, weight in others.values())
+    return {"total": total, "pair_i": pair_i, "pair_j": pair_j} | {name: value for name, (value, _) in others.items()}
+
+
+def _other_terms(state: AlignState, problem: AlignProblem) -> dict[str, tuple[Array, Array]]:
+    """Value and weight of the terms beside those of the pairs."""
+    terms = {"temporal": (temporal_loss(state, problem.translation_weight), problem.smoothing_weight)}
     if problem.flow is not None:
-        flow = flow_loss(state, problem)
-        total = total + problem.flow.weight * flow
-    return {"total": total, "pair_i": pair_i, "pair_j": pair_j, "temporal": temporal, "flow": flow}
+        terms["flow"] = flow_loss(state, problem), problem.flow.weight
+    if problem.depth_prior is not None:
+        terms["depth"] = depth_loss(state.log_depth, problem.depth_prior), problem.depth_prior.weight
+    if problem.camera_prior is not None:
+        terms["camera"] = camera_loss(state, problem, problem.camera_prior), problem.camera_prior.weight
+    return terms
 
 
 def temporal_loss(state: AlignState, translation_weight: Array) -> Array:
@@ -61,11 +74,34 @@ def relative_pose_residual(poses: Array, translation_weight: Array | float) -> A
     return se3.safe_norm(turn) + translation_weight * se3.safe_norm(relative[:, :3, 3])
 
 
+def depth_loss(log_depth: Array, prior: DepthPrior) -> Array:
+    """Variance of the change of every frame's log depth, pixels weighted, mean over frames, () float.
+
+    A factor per frame costs nothing: of the change, its plain mean is taken off.
+    """
+    change = log_depth - prior.log_depth
+    centred = change - jnp.mean(change, axis=(1, 2), keepdims=True)
+    return jnp.mean(prior.pixel_weight * centred * centred)
+
+
+def camera_loss(state: AlignState, problem: AlignProblem, prior: CameraPrior) -> Array:
+    """Distance from known cameras, () float.
+
+    Sums over frames of |R - R_known|_F, of the distance of the camera's centre (in units of `unit_length`) and of the
+    difference of the logarithms of focal lengths.
+    """
+    difference = world_from_cam(state)[:, :3] - prior.world_from_cam[:, :3]
+    turn = se3.safe_norm(difference[:, :, :3].reshape(-1, 9))
+    moved = se3.safe_norm(difference[:, :, 3]) / unit_length(state, problem.scale_known)
+    zoom = jnp.abs(state.log_focal - prior.log_focal) / FOCAL_PARAM_SCALE
+    return jnp.sum(prior.poses_known * (turn + moved)) + jnp.sum(prior.focals_known * zoom)
+
+
 def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
     """DUSt3R's eq. 5 for the i and the j sides.
 
-    Log-confidence-weighted distances between each pair's points and the frames' points, summed over edges and pixels,
-    divided by the number of pixels of all edges.
+    Log-confidence-weighted distances between each pair's points and the frames' points, in units of `unit_length`,
+    summed over edges and pixels, divided by the number of pixels of all edges.
 
     Straightforward and differentiable in every mode; holds all residuals at once. `pair_loss` is their sum.
     """
@@ -77,7 +113,7 @@ def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
         points = points.reshape(-1, *points.shape[2:]).astype(frames.dtype)
         moved = jnp.einsum("eab,ebp->eap", transforms[:, :, :3], points, precision=_HIGHEST) + transforms[:, :, 3:]
         distance = se3.safe_norm(jnp.moveaxis(moved - frames[index], 1, -1))
-        return jnp.sum(weights.reshape(distance.shape) * distance) / _num_pixels(state)
+        return jnp.sum(weights.reshape(distance.shape) * distance) / _divisor(state, problem)
 
     pair_i = side(edges[:, 0], problem.points_i, problem.weights_i)
     pair_j = side(edges[:, 1], problem.points_j, problem.weights_j)
@@ -87,16 +123,16 @@ def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
 def pair_loss(state: AlignState, problem: AlignProblem) -> Array:
     """Sum of the two `pair_terms`, by a streaming kernel with its own gradient: reverse mode only."""
     transforms, frames = _transforms_and_frames(state, problem)
-    return _weighted_distance(transforms, frames, problem) / _num_pixels(state)
+    return _weighted_distance(transforms, frames, problem) / _divisor(state, problem)
 
 
-def _num_pixels(state: AlignState) -> int:
-    return len(state.pair_poses) * state.log_depth[0].size
+def _divisor(state: AlignState, problem: AlignProblem) -> Array:
+    return unit_length(state, problem.scale_known) * (len(state.pair_poses) * state.log_depth[0].size)
 
 
 def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
     """(G, B, 3, 4) pair transforms, padded like the problem, and (T, 3, P) points of the frames in the world."""
-    transforms = pair_transforms(state)[:, :3]
+    transforms = pair_transforms(state, problem.scale_known)[:, :3]
     groups, block = problem.edges.shape[:2]
     transforms = jnp.pad(transforms, [(0, groups * block - len(transforms)), (0, 0), (0, 0)])
     points = world_points(state, problem)

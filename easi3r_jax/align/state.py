@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -13,6 +15,8 @@ from easi3r_jax.types import Array, PairPredictions, pytree_dataclass
 MEAN_PAIR_SCALE = 0.5
 #: Parameter units per natural-log unit of focal length: Adam's steps in it are that much smaller.
 FOCAL_PARAM_SCALE = 20.0
+#: Pixels per parameter unit of the principal point: Adam's steps in it are that much larger.
+PRINCIPAL_POINT_SCALE = 10.0
 
 
 @pytree_dataclass
@@ -21,17 +25,20 @@ class AlignState:
 
     Attributes:
       pair_poses: (E, 8), world from the pair's camera i: quaternion x y z w (any length), translation as
-        sign(t) log(1 + |t|), log of the scale. Translation *and* rotation are multiplied by the scale, after the
-        scales' geometric mean is brought to 0.5: see `pair_transforms`.
+        sign(t) log(1 + |t|), log of the scale over 0.5. Translation *and* rotation are multiplied by the scale, after
+        the scales' geometric mean is brought to 0.5, unless known poses give the world its scale: see
+        `pair_transforms`.
       frame_poses: (T, 7), rigid world from camera: quaternion x y z w, translation as above.
       log_depth: (T, H, W), log of z.
       log_focal: (T,) or, shared by all frames, (1,): 20 log(focal in pixels).
+      principal_offset: (T, 2), tenths of the principal point's distance from the problem's in pixels; None: it is that.
     """
 
     pair_poses: Array
     frame_poses: Array
     log_depth: Array
     log_focal: Array
+    principal_offset: Array | None = None
 
 
 @pytree_dataclass
@@ -53,6 +60,40 @@ class FlowTargets:
 
 
 @pytree_dataclass
+class DepthPrior:
+    """Depth that the result should not leave, but for a factor per frame.
+
+    Attributes:
+      log_depth: (T, H, W) float.
+      pixel_weight: (T, H, W) float.
+      weight: () float.
+    """
+
+    log_depth: Array
+    pixel_weight: Array
+    weight: Array
+
+
+@pytree_dataclass
+class CameraPrior:
+    """Cameras that the result should be close to.
+
+    Attributes:
+      world_from_cam: (T, 4, 4) float, in the world of the alignment.
+      poses_known: (T,) float, 0 or 1.
+      log_focal: (T,) float, as in `AlignState`.
+      focals_known: (T,) float, 0 or 1.
+      weight: () float.
+    """
+
+    world_from_cam: Array
+    poses_known: Array
+    log_focal: Array
+    focals_known: Array
+    weight: Array
+
+
+@pytree_dataclass
 class AlignProblem:
     """Observations and weights of the objective, laid out for streaming: G blocks of B edges, P = H W pixels.
 
@@ -63,9 +104,13 @@ class AlignProblem:
       points_i, points_j: (G, B, 3, P) float, both in camera i. Coordinates stand before pixels: the innermost axis is
         the one that vector units run along.
       weights_i, weights_j: (G, B, P) float, log confidence.
-      principal_point: (T, 2) pixels, not optimised.
+      principal_point: (T, 2) pixels, what `AlignState.principal_offset` counts from.
+      scale_known: () bool, known poses give the world its scale: the pairs' scales are not normalised, and distances
+        are measured in units of their mean.
       smoothing_weight, translation_weight: () float, see `residuals.temporal_loss`.
       flow: optical flow of the pairs, or None.
+      depth_prior, camera_prior: or None.
+      free: factors 0 or 1 of the optimiser's steps, broadcast to the state's shapes: 0 stays as it is. None: all free.
     """
 
     edges: Array
@@ -76,7 +121,11 @@ class AlignProblem:
     principal_point: Array
     smoothing_weight: Array
     translation_weight: Array
+    scale_known: Array
     flow: FlowTargets | None = None
+    depth_prior: DepthPrior | None = None
+    camera_prior: CameraPrior | None = None
+    free: AlignState | None = None
 
 
 @pytree_dataclass
@@ -98,13 +147,22 @@ class AlignResult:
     losses: Array
 
 
-def make_state(pair_poses: Array, frame_poses: Array, depth: Array, focals: Array, *, shared_focal: bool) -> AlignState:
+def make_state(
+    pair_poses: Array,
+    frame_poses: Array,
+    depth: Array,
+    focals: Array,
+    *,
+    shared_focal: bool,
+    free_principal_point: bool = False,
+) -> AlignState:
     """State from (E, 8) and (T, 7) parameters, (T, H, W) positive depth and (T,) focals in pixels.
 
     A shared focal is the arithmetic mean.
     """
     focals = jnp.mean(focals, keepdims=True) if shared_focal else focals
-    return AlignState(pair_poses, frame_poses, jnp.log(depth), FOCAL_PARAM_SCALE * jnp.log(focals))
+    offset = jnp.zeros((len(frame_poses), 2), depth.dtype) if free_principal_point else None
+    return AlignState(pair_poses, frame_poses, jnp.log(depth), FOCAL_PARAM_SCALE * jnp.log(focals), offset)
 
 
 def make_problem(
@@ -164,8 +222,26 @@ def make_problem(
         principal_point=jnp.tile(camera.centre(height, width, dtype)[None], (num_frames, 1)),
         smoothing_weight=jnp.asarray(config.smoothing_weight, dtype),
         translation_weight=jnp.asarray(config.translation_weight, dtype),
+        scale_known=jnp.zeros((), bool),
         flow=targets,
     )
+
+
+def with_depth_prior(
+    problem: AlignProblem, start: AlignState, config: AlignConfig, dynamic: Array | None = None
+) -> AlignProblem:
+    """Lets depth stay close to the start's where `config.depth_weight` says so; twice as much where it moves.
+
+    Twice, as the released programs have it: what moves is seen once, and no other frame corrects it.
+    """
+    if not config.depth_weight:
+        return problem
+    dtype = start.log_depth.dtype
+    pixel_weight = jnp.ones_like(start.log_depth)
+    if dynamic is not None:
+        pixel_weight = pixel_weight + jnp.asarray(dynamic, dtype)
+    prior = DepthPrior(start.log_depth, pixel_weight, jnp.asarray(config.depth_weight, dtype))
+    return dataclasses.replace(problem, depth_prior=prior)
 
 
 def unroll_of(groups: int) -> int:
@@ -183,16 +259,24 @@ def world_from_cam(state: AlignState) -> Array:
     return _rigid(state.frame_poses)
 
 
-def pair_scales(state: AlignState) -> Array:
-    """(E,) scales with geometric mean 0.5."""
+def pair_scales(state: AlignState, scale_known: Array | bool = False) -> Array:
+    """(E,) scales; their geometric mean is 0.5 unless known poses give the world its scale."""
     log_scale = state.pair_poses[:, 7]
-    return MEAN_PAIR_SCALE * jnp.exp(log_scale - jnp.mean(log_scale))
+    return MEAN_PAIR_SCALE * jnp.exp(log_scale - jnp.where(scale_known, 0, jnp.mean(log_scale)))
 
 
-def pair_transforms(state: AlignState) -> Array:
+def unit_length(state: AlignState, scale_known: Array | bool) -> Array:
+    """() float, what lengths are measured in: 1, or, where known poses fix the world's scale, the pairs' mean over 0.5.
+
+    Without it, a world too small would be a good fit: all distances would be small.
+    """
+    return jnp.where(scale_known, jnp.exp(jnp.mean(state.pair_poses[:, 7])), 1)
+
+
+def pair_transforms(state: AlignState, scale_known: Array | bool = False) -> Array:
     """(E, 4, 4) similarities, world from the pair's points: the rigid motion, all of it times the scale."""
     rigid = _rigid(state.pair_poses)
-    scale = pair_scales(state)[:, None]
+    scale = pair_scales(state, scale_known)[:, None]
     return se3.from_parts(scale[..., None] * rigid[:, :3, :3], scale * rigid[:, :3, 3])
 
 
@@ -203,7 +287,10 @@ def focals(state: AlignState) -> Array:
 
 def intrinsics(state: AlignState, problem: AlignProblem) -> Array:
     """(T, 3, 3) in pixels."""
-    return camera.intrinsics(focals(state), problem.principal_point)
+    centre = problem.principal_point
+    if state.principal_offset is not None:
+        centre = centre + PRINCIPAL_POINT_SCALE * state.principal_offset
+    return camera.intrinsics(focals(state), centre)
 
 
 def depth(state: AlignState) -> Array:

@@ -1,0 +1,157 @@
+"""Cameras that are known beforehand: their place in the alignment's world, and the world's place in theirs.
+
+The alignment works in a world of its own, whose scale the pairs give: known poses may lie anywhere and be of any unit.
+They are brought there for the start, and the result is brought back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.align import state as state_of
+from easi3r_jax.align.state import FOCAL_PARAM_SCALE, AlignProblem, AlignResult, AlignState, CameraPrior
+from easi3r_jax.config import AlignConfig
+from easi3r_jax.errors import ConfigError, InputError
+from easi3r_jax.types import KnownCameras
+
+# Known focal lengths that differ less are one.
+_SAME_FOCAL = 0.01
+
+
+def check_known(known: KnownCameras, num_frames: int) -> None:
+    """Refuses known cameras of another clip.
+
+    Raises:
+      InputError: another number of frames than the clip's.
+    """
+    if len(known.intrinsics_known) != num_frames or len(known.poses_known) != num_frames:
+        raise InputError(f"Cameras are known for {len(known.poses_known)} frames, but the clip has {num_frames}.")
+
+
+def known_focals(focals: np.ndarray, known: KnownCameras | None, config: AlignConfig) -> tuple[np.ndarray, bool]:
+    """Puts known focal lengths among estimated ones, (T,) each; and whether all frames share one.
+
+    Where all are known, each frame keeps its own. Where some are and all share one, it is the known one.
+
+    Raises:
+      ConfigError: frames are to share a focal length, but the known ones differ.
+    """
+    if known is None or not np.any(known.intrinsics_known):
+        return focals, config.shared_focal
+    given = np.asarray(known.focal)[np.asarray(known.intrinsics_known)]
+    if np.all(known.intrinsics_known):
+        return given, False
+    if not config.shared_focal:
+        return np.where(known.intrinsics_known, known.focal, focals), False
+    if given.max() > (1 + _SAME_FOCAL) * given.min():
+        raise ConfigError(
+            f"The known focal lengths differ ({given.min():.1f} to {given.max():.1f} pixels) and some frames' are not "
+            "known: all frames cannot share one. Give each frame its own (--noshared_focal)."
+        )
+    return np.full(len(focals), given.mean()), True
+
+
+def principal_points(centre: np.ndarray, num_frames: int, known: KnownCameras | None) -> np.ndarray:
+    """(T, 2): the known ones, and the image's centre elsewhere."""
+    centres = np.tile(np.asarray(centre)[None], (num_frames, 1))
+    return centres if known is None else np.where(known.intrinsics_known[:, None], known.principal_point, centres)
+
+
+def world_from_known(world_from_cam: np.ndarray, known: KnownCameras) -> np.ndarray:
+    """The similarity (4, 4) that brings the known poses closest to estimated ones, (T, 4, 4).
+
+    Its rotation is the mean of the rotations between the two; its scale the ratio of the centres' spreads, 1 where they
+    have none; its translation joins their means.
+    """
+    chosen = np.asarray(known.poses_known)
+    ours = np.asarray(world_from_cam, np.float64)[chosen]
+    theirs = np.asarray(known.world_from_cam, np.float64)[chosen]
+    u, _, vt = np.linalg.svd(np.einsum("tab,tcb->ac", ours[:, :3, :3], theirs[:, :3, :3]))
+    rotation = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
+    spread = [np.sqrt(np.mean(np.sum((p[:, :3, 3] - p[:, :3, 3].mean(0)) ** 2, axis=1))) for p in (ours, theirs)]
+    scale = spread[0] / spread[1] if min(spread) > _least_spread(theirs) else 1.0
+    out = np.eye(4)
+    out[:3, :3] = scale * rotation
+    out[:3, 3] = ours[:, :3, 3].mean(0) - out[:3, :3] @ theirs[:, :3, 3].mean(0)
+    return out
+
+
+def scale_is_known(known: KnownCameras | None) -> bool:
+    """Whether known poses give the world its scale: two of them lie apart."""
+    if known is None or np.sum(known.poses_known) < 2:
+        return False
+    centres = np.asarray(known.world_from_cam)[np.asarray(known.poses_known)][:, :3, 3]
+    return bool(np.ptp(centres, axis=0).max() > _least_spread(np.asarray(known.world_from_cam)))
+
+
+def with_known_poses(world_from_cam: np.ndarray, known: KnownCameras | None) -> np.ndarray:
+    """Estimated poses (T, 4, 4), the known ones of them replaced: brought to where the estimated ones are."""
+    if known is None or not np.any(known.poses_known):
+        return world_from_cam
+    moved = _transformed(np.asarray(known.world_from_cam, np.float64), world_from_known(world_from_cam, known))
+    return np.where(np.asarray(known.poses_known)[:, None, None], moved, world_from_cam)
+
+
+def with_known_cameras(
+    problem: AlignProblem, start: AlignState, known: KnownCameras | None, config: AlignConfig
+) -> AlignProblem:
+    """Lets the problem hold known cameras where the start has them, or pull towards them."""
+    if known is None:
+        return problem
+    dtype = problem.principal_point.dtype
+    poses_known, focals_known = (jnp.asarray(x, dtype) for x in (known.poses_known, known.intrinsics_known))
+    centres = principal_points(np.asarray(problem.principal_point[0]), len(problem.principal_point), known)
+    problem = dataclasses.replace(
+        problem, principal_point=jnp.asarray(centres, dtype), scale_known=jnp.asarray(scale_is_known(known))
+    )
+    one = jnp.ones((), dtype)
+    free_focals = 1 - (focals_known if len(start.log_focal) > 1 else jnp.max(focals_known, keepdims=True))
+    free = AlignState(
+        pair_poses=one,
+        frame_poses=1 - poses_known[:, None],
+        log_depth=one,
+        log_focal=free_focals,
+        principal_offset=None if start.principal_offset is None else 1 - focals_known[:, None],
+    )
+    if math.isinf(config.camera_weight):
+        return dataclasses.replace(problem, free=free)
+    # The principal point is no matter of the prior: where it is known it stays.
+    prior = CameraPrior(
+        world_from_cam=state_of.world_from_cam(start),
+        poses_known=poses_known,
+        log_focal=FOCAL_PARAM_SCALE * jnp.log(state_of.focals(start)),
+        focals_known=focals_known,
+        weight=jnp.asarray(config.camera_weight, dtype),
+    )
+    free = dataclasses.replace(free, frame_poses=one, log_focal=one)
+    return dataclasses.replace(problem, camera_prior=prior, free=free)
+
+
+def in_known_world(result: AlignResult, known: KnownCameras | None, config: AlignConfig) -> AlignResult:
+    """The result in the world of the known poses, and in its unit. Known poses that stay fixed come out as given."""
+    if known is None or not np.any(known.poses_known):
+        return result
+    known_from_world = np.linalg.inv(world_from_known(np.asarray(result.world_from_cam), known))
+    poses = _transformed(np.asarray(result.world_from_cam, np.float64), known_from_world)
+    if math.isinf(config.camera_weight):
+        poses = np.where(np.asarray(known.poses_known)[:, None, None], known.world_from_cam, poses)
+    scale = np.cbrt(np.linalg.det(known_from_world[:3, :3]))
+    return dataclasses.replace(
+        result, world_from_cam=jnp.asarray(poses, jnp.float32), depth=result.depth * jnp.float32(scale)
+    )
+
+
+def _transformed(poses: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+    """Rigid poses (T, 4, 4) in another world: the similarity moves them and scales their translations only."""
+    out = similarity @ poses
+    out[:, :3, :3] /= np.cbrt(np.linalg.det(similarity[:3, :3]))
+    return out
+
+
+def _least_spread(poses: np.ndarray) -> float:
+    """Centres closer together than this are one: rounding of where they lie."""
+    return 1e-9 * float(np.abs(poses[..., :3, 3]).max())
