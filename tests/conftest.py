@@ -1,15 +1,33 @@
-"""Settings every test runs under: exact float32 matrix products, strict ranks and dtypes, warnings as errors."""
+"""Settings every test runs under: exact float32 matrix products, strict ranks and dtypes, warnings as errors.
 
+What is compiled in a run of the tests is compiled once: processes (workers, programs that tests start) share a cache
+that lasts as long as the run.
+"""
+
+import os
 import pathlib
+import shutil
+import tempfile
 
-import jax
-import pytest
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+_OWN_CACHE = None
+if _CACHE not in os.environ:  # before JAX is imported, which reads it
+    _OWN_CACHE = os.environ[_CACHE] = tempfile.mkdtemp(prefix="easi3r_jax_tests_")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_unconfigure() -> None:
+    if _OWN_CACHE is not None:  # only in the process that made it: workers are given it
+        shutil.rmtree(_OWN_CACHE, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
