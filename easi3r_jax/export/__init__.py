@@ -15,6 +15,7 @@ import numpy as np
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.export import atomic
 from easi3r_jax.export.clip import ensure_clip_writable, write_clip
+from easi3r_jax.export.flow import flow_image, write_flow
 from easi3r_jax.export.glb import gltf_from_world, write_glb
 from easi3r_jax.export.images import write_depth, write_masks
 from easi3r_jax.export.jsonfile import to_json, write_json
@@ -32,6 +33,7 @@ __all__ = [
     "check_foreground",
     "ensure_clip_writable",
     "ensure_writable",
+    "flow_image",
     "gltf_from_world",
     "load_scene",
     "point_cloud",
@@ -40,6 +42,7 @@ __all__ = [
     "to_json",
     "write_clip",
     "write_depth",
+    "write_flow",
     "write_glb",
     "write_intrinsics",
     "write_json",

@@ -1,0 +1,1 @@
+"""What a user knows beforehand, in pixels of the original images, brought to the frames."""
