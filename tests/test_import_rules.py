@@ -34,9 +34,9 @@ MAY_IMPORT = {
     "synthetic": FOUNDATION,
     "video": FOUNDATION,
     "datasets": FOUNDATION | {"video"},
+    "priors": FOUNDATION | {"video"},
     "pairs": FOUNDATION,
     "flow": FOUNDATION | {"models"},
-    "priors": FOUNDATION | {"video"},
     "export": FOUNDATION,
     "viewer": FOUNDATION,
     "sharding": FOUNDATION,
@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "training": FOUNDATION | {"models", "synthetic"},
     "pipeline": FOUNDATION | {"models", "motion", "align", "pairs", "sharding"},
 }
-TOUCH_FILES = {"video", "datasets", "priors", "checkpoint", "export", "viewer", "interrupt"}
+TOUCH_FILES = {"video", "priors", "datasets", "checkpoint", "export", "viewer", "interrupt"}
 FILE_CALLS = {
     *("open", "memmap", "fromfile", "tofile", "load", "save", "savez", "savez_compressed", "loadtxt", "savetxt"),
     *("genfromtxt", "imread", "imwrite", "imsave", "savefig", "VideoCapture", "VideoWriter", "FileStorage"),

@@ -1,1 +1,1 @@
-"""What a user knows beforehand, in pixels of the original images, brought to the frames."""
+"""What a user knows of a clip beforehand, in the original image's pixels, brought to the frames."""

@@ -6,13 +6,17 @@ import functools
 import pathlib
 import re
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from easi3r_jax.errors import InputError
 from easi3r_jax.video.clip import ASSUMED_RATE, Clip, ClipFrame
+
+_T = TypeVar("_T")
+_Path = TypeVar("_Path", bound=pathlib.PurePath)
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
@@ -33,10 +37,7 @@ def open_images(paths: Sequence[pathlib.Path], name: str) -> Clip:
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The images of a folder in the order of their names; hidden files, subfolders and other files are passed over.
-
-    Names that differ only in a number at their end (1.png, 2.png, 10.png or frame_1.png, ...) go by that number, padded
-    with zeros or not; any other names go by plain comparison, as in the published programs.
+    """The images of a folder, `in_order`; hidden files, subfolders and other files are passed over.
 
     Raises:
       InputError: a folder that cannot be read or has no image.
@@ -50,12 +51,21 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
         found = f"its {len(entries)} files have other suffixes" if entries else "it has no files"
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
         raise InputError(f"No images in {folder}: {found}. Give a folder of {kinds}, or a video file.")
-    paths.sort(key=lambda p: p.name)
-    numbered = [match for p in paths if (match := re.fullmatch(r"(.*?)(\d+)", p.stem, re.ASCII | re.DOTALL))]
-    if len(numbered) == len(paths) and len({match[1] for match in numbered}) == 1:
-        numbers = {p: int(match[2]) for p, match in zip(paths, numbered, strict=True)}
-        paths.sort(key=numbers.__getitem__)
-    return paths
+    return in_order(paths)
+
+
+def in_order(paths: Iterable[_Path]) -> list[_Path]:
+    """Sorts files by their names.
+
+    Names that differ only in a number at their end (1.png, 2.png, 10.png or frame_1.png, ...) go by that number, padded
+    with zeros or not; any other names go by plain comparison, as in the published programs.
+    """
+    ordered = sorted(paths, key=lambda p: p.name)
+    numbered = [match for p in ordered if (match := re.fullmatch(r"(.*?)(\d+)", p.stem, re.ASCII | re.DOTALL))]
+    if len(numbered) == len(ordered) and len({match[1] for match in numbered}) == 1:
+        numbers = {p: int(match[2]) for p, match in zip(ordered, numbered, strict=True)}
+        ordered.sort(key=numbers.__getitem__)
+    return ordered
 
 
 def read_image(path: pathlib.Path) -> Image.Image:
@@ -64,13 +74,22 @@ def read_image(path: pathlib.Path) -> Image.Image:
     Raises:
       InputError: a file that cannot be read or decoded, is too large or animated, or has no 8- or 16-bit channels.
     """
+    return decode_image(path, functools.partial(to_rgb, path=path))
+
+
+def decode_image(path: pathlib.Path, convert: Callable[[Image.Image], _T]) -> _T:
+    """What `convert` makes of an image: upright, in the mode that the file has.
+
+    Raises:
+      InputError: a file that cannot be read, decoded or converted, or is too large or animated.
+    """
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")  # large or oddly tagged images, which are read all the same
             if image.format in ("WEBP", "PNG", "GIF") and getattr(image, "is_animated", False):
                 raise InputError(f"The image {path} is an animation: convert it to .mp4 or to a folder of images.")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image), path)
+            return convert(ImageOps.exif_transpose(image))
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -80,7 +99,12 @@ def read_image(path: pathlib.Path) -> Image.Image:
         raise InputError(f"Cannot read the image {path}: {reason}. Replace it or remove it.") from error
 
 
-def _to_rgb(image: Image.Image, path: pathlib.Path) -> Image.Image:
+def to_rgb(image: Image.Image, path: pathlib.Path) -> Image.Image:
+    """8-bit RGB of an image of any mode.
+
+    Raises:
+      InputError: pixels of unknown range; `path` names them.
+    """
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255: all white
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
