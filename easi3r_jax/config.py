@@ -187,6 +187,8 @@ class FrameConfig:
             raise ConfigError("Take every n-th frame or so many frames per second, not both.")
 
 
+#: What `PipelineConfig.masks` may name.
+MASK_SOURCES = ("motion", "flow", "given")
 #: What `PipelineConfig.motion` may be; `motion.register_cue` adds to it.
 MOTION_SOURCES = ["attention", "rigid", "match", "none"]
 
@@ -277,6 +279,12 @@ class PipelineConfig:
       motion: what finds what moves: "attention" (Easi3R), a cue of `easi3r_jax.motion` ("rigid": residual of a
         registration, "match": of matching and PnP, or your own); "none" is plain DUSt3R: no masks, one decoder pass.
       reattention: mask what moves inside the attention of a second decoder pass (Easi3R, sec. 3.3).
+      masks: what the result's masks are the union of: "motion" (what finds what moves), "flow" (optical flow that the
+        camera's motion does not explain; MonST3R, sec. 3.3), "given" (the caller's own, which are masked in the
+        attention, too). Flow does not count in the alignment where they are.
+      mask_dilation: pixels by which the union is grown.
+      flow_threshold: of the residual of the flow, 0 to 1 (see `align.flow_residual`).
+      static_tolerance: pixels by which flow may differ from the cameras' where the scene is static.
       pair_batch: directed pairs decoded at a time (0: chosen by the number of tokens).
       frame_batch: frames encoded at a time (0: chosen by the number of tokens).
       seed: of k-means and RANSAC.
@@ -286,6 +294,10 @@ class PipelineConfig:
     graph: str = "swinstride-5-noncyclic"
     motion: str = "attention"
     reattention: bool = True
+    masks: tuple[str, ...] = ("motion",)
+    mask_dilation: int = 0
+    flow_threshold: float = 0.35
+    static_tolerance: float = 3.0
     pair_batch: int = 0
     frame_batch: int = 0
     seed: int = 0
@@ -293,7 +305,9 @@ class PipelineConfig:
     alignment: AlignConfig = AlignConfig()
 
     def __post_init__(self):
-        _check_at_least(self, 0, "pair_batch", "frame_batch")
+        _check_at_least(self, 0, "pair_batch", "frame_batch", "mask_dilation", "flow_threshold", "static_tolerance")
+        if not set(self.masks) <= set(MASK_SOURCES):
+            raise ConfigError(f"Masks come from some of {', '.join(MASK_SOURCES)}, got {self.masks}.")
         if self.motion not in MOTION_SOURCES:
             raise ConfigError(f"Unknown motion source {self.motion!r}: one of {', '.join(MOTION_SOURCES)}.")
 

@@ -13,6 +13,7 @@ are padded to one shape: each pass compiles once.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -23,12 +24,13 @@ import numpy as np
 
 from easi3r_jax import align, motion
 from easi3r_jax.config import MotionConfig, PipelineConfig
-from easi3r_jax.errors import InputError
+from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.pairs import make_edges
 from easi3r_jax.types import (
     Array,
     Frames,
+    Given,
     MotionMaps,
     MotionMasks,
     MotionResidual,
@@ -52,7 +54,7 @@ class Reconstruction:
     Attributes:
       scene: cameras, geometry and masks over time.
       motion: score maps of the last pass, None without motion.
-      masks: masks and threshold of the last pass, None without motion.
+      masks: masks and threshold of the last pass as the motion's cue gives them, None without motion.
       losses: (iterations,) float32 loss of every alignment step; empty for one or two frames (closed form).
     """
 
@@ -68,6 +70,7 @@ def reconstruct(
     config: PipelineConfig = PipelineConfig(),
     *,
     features: Array | None = None,
+    given: Given | None = None,
     observer: Observer = _silent,
 ) -> Reconstruction:
     """Reconstructs a clip: the whole method.
@@ -77,19 +80,25 @@ def reconstruct(
       frames: the clip, at a size that divides into the network's patches.
       config: options of every stage.
       features: `encode(model, frames)` where it is known already; spares the encoder.
+      given: what is known beside the frames: optical flow, masks, cameras.
       observer: told of progress.
 
     Raises:
-      ConfigError: options that do not fit the clip, e.g. a pair graph that leaves frames unconnected.
+      ConfigError: options that do not fit the clip, e.g. a pair graph that leaves frames unconnected, or masks from
+        flow where none is given.
       InputError: weights or frames that give no finite prediction.
     """
     num_frames, height, width = frames.rgb.shape[:3]
     grid = model.grid((height, width))
     edges = clip_edges(num_frames, config.graph)
+    given = given or Given()
+    _check_given(given, config, len(edges), (num_frames, height, width))
+    own_masks = given.masks if "given" in config.masks else None
     if features is None:
         features = encode(model, frames, batch=config.frame_batch, observer=observer)
 
-    labels, motion_maps, masks, dynamic = None, None, None, None
+    labels, motion_maps, masks = None, None, None
+    masked = own_masks if config.reattention else None
     cue = motion.find_cue(config.motion)
     if config.motion != "none":  # features, and so their clusters, are the same in both passes
         labels = _cluster(features, grid, config.segmentation, jax.random.key(config.seed))
@@ -111,30 +120,57 @@ def reconstruct(
                 model, features, edges, grid, batch=config.pair_batch, observer=observer, stage="attention"
             )
         motion_maps, masks = segmented(predictions, temporal)
-        dynamic = motion.token_masks(masks.masks, model.config.patch_size)
+        masked = masks.masks if masked is None else masks.masks | masked
         del predictions  # point maps of all pairs are large: there is one set of them at a time
 
+    dynamic = None if masked is None else motion.token_masks(masked, model.config.patch_size)
     predictions, temporal = prediction_pass(
         model, features, edges, grid, dynamic=dynamic, batch=config.pair_batch, observer=observer
     )
     if config.motion != "none":
         motion_maps, masks = segmented(predictions, temporal)
 
+    moving = final_masks(predictions, num_frames, config, masks, given, observer=observer)
+
     def report(done: int, total: int, loss: float) -> None:
         observer("align", done, total, f"loss {loss:.4f}" if math.isfinite(loss) else "")
 
-    aligned = align.align(predictions, num_frames, config.alignment, seed=config.seed, progress=report)
-    nothing_moves = jnp.zeros((num_frames, height, width), bool)
+    aligned = align.align(
+        predictions,
+        num_frames,
+        config.alignment,
+        flow=given.flow,
+        flow_known=given.flow_known,
+        dynamic=moving,
+        known=given.cameras,
+        seed=config.seed,
+        progress=report,
+    )
+    static = ~moving
+    if given.flow is not None:
+        static &= align.static_regions(aligned, given.flow, edges, config.static_tolerance, given.flow_known)
     scene = Scene4D(
         world_from_cam=aligned.world_from_cam,
         intrinsics=aligned.intrinsics,
         depth=aligned.depth,
         confidence=align.clean_confidence(aligned, config.alignment),
-        dynamic_mask=nothing_moves if masks is None else masks.masks,
-        dynamic_score=nothing_moves.astype(jnp.float32) if masks is None else masks.score,
+        dynamic_mask=moving,
+        dynamic_score=jnp.zeros(moving.shape, jnp.float32) if masks is None else masks.score,
+        static_mask=static,
         rgb=jnp.asarray(frames.rgb),
     )
     return Reconstruction(scene=scene, motion=motion_maps, masks=masks, losses=aligned.losses)
+
+
+def _check_given(given: Given, config: PipelineConfig, num_edges: int, size: tuple[int, int, int]) -> None:
+    """Refuses masks from nowhere, and what is of another clip."""
+    for source, value in (("flow", given.flow), ("given", given.masks)):
+        if source in config.masks and value is None:
+            raise ConfigError(f"Masks are to come from {source!r}, but it is not among what is given.")
+    if given.flow is not None and given.flow.shape != (num_edges, *size[1:], 2):
+        raise InputError(f"Flow of shape {given.flow.shape} does not fit {num_edges} pairs of {size[2]}x{size[1]}.")
+    if given.masks is not None and given.masks.shape != size:
+        raise InputError(f"Masks of shape {given.masks.shape} do not fit a clip of shape {size}.")
 
 
 def clip_edges(num_frames: int, graph: str) -> np.ndarray:
@@ -238,6 +274,44 @@ def segment(
     """
     maps = motion.motion_maps(temporal, labels, config, residual)
     return maps, motion.motion_masks(maps, image_size, config)
+
+
+def final_masks(
+    predictions: PairPredictions,
+    num_frames: int,
+    config: PipelineConfig,
+    masks: MotionMasks | None,
+    given: Given,
+    *,
+    observer: Observer = _silent,
+) -> Array:
+    """What counts as moving in the alignment and the result: the union of what `config.masks` names, (T, H, W) bool.
+
+    Args:
+      predictions: of all pairs.
+      num_frames: T.
+      config: `masks`, `mask_dilation`, `flow_threshold`.
+      masks: of the motion's cue; None without.
+      given: flow and masks.
+      observer: told of progress.
+    """
+    parts = [jnp.zeros((num_frames, *predictions.confidence_i.shape[1:]), bool)]
+    if "given" in config.masks and given.masks is not None:
+        parts.append(given.masks)
+    if "motion" in config.masks and masks is not None:
+        parts.append(masks.masks)
+    if "flow" in config.masks and num_frames > 1:
+        residual = align.flow_residual(
+            predictions,
+            given.flow,
+            num_frames,
+            config.alignment,
+            flow_known=given.flow_known,
+            seed=config.seed,
+            progress=lambda done, total, _: observer("flow masks", done, total, ""),
+        )
+        parts.append(residual > config.flow_threshold)
+    return motion.dilate(functools.reduce(jnp.logical_or, parts), config.mask_dilation)
 
 
 # --- compiled batches -----------------------------------------------------------------------------------------------

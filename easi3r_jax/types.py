@@ -74,6 +74,24 @@ class KnownCameras:
 
 
 @pytree_dataclass
+class Given:
+    """What is known of a clip beside its frames; None where nothing is.
+
+    Attributes:
+      flow: (E, H, W, 2) float32 optical flow of every directed pair from i to j, pixels (x, y), in the order of the
+        clip's edges.
+      flow_known: (E, H, W) bool; None: all of the flow.
+      masks: (T, H, W) bool, what moves.
+      cameras: intrinsics and poses.
+    """
+
+    flow: Array | None = None
+    flow_known: Array | None = None
+    masks: Array | None = None
+    cameras: KnownCameras | None = None
+
+
+@pytree_dataclass
 class PairPredictions:
     """What the network says of E directed pairs (i, j): two point maps, both in camera i's frame.
 
@@ -179,6 +197,8 @@ class Scene4D:
       confidence: (T, H, W) float32, after clean-up (0 where a point floats in front of others).
       dynamic_mask: (T, H, W) bool, True where the frame moves.
       dynamic_score: (T, H, W) float32.
+      static_mask: (T, H, W) bool, True where nothing says that the frame moves: it is not masked, and the optical flow,
+        where it is known, is that of the cameras.
       rgb: (T, H, W, 3) uint8.
     """
 
@@ -188,4 +208,5 @@ class Scene4D:
     confidence: Array
     dynamic_mask: Array
     dynamic_score: Array
+    static_mask: Array
     rgb: Array

@@ -3,7 +3,8 @@
     python -m experiments.reconstruct --seq=demo                      # bundled clip and network, about a minute
     python -m experiments.reconstruct --seq=my_video.mp4              # your video, the small bundled network
     python -m experiments.reconstruct --seq=my_video.mp4 --fps=8 \\
-        --checkpoint=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt
+        --checkpoint=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt \\
+        --flow_checkpoint=Tartan-C-T-TSKH-spring540x960-M.pth
     python -m experiments.reconstruct --seq=frames/ --checkpoint=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth
 
 Defaults are the released program's. The result is a folder: scene.npz, trajectory.txt (TUM), intrinsics.txt, depth/,
@@ -13,6 +14,7 @@ masks/, scene.glb, scene.ply, summary.png, config.json and, with ground truth, m
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 import time
 
@@ -23,11 +25,12 @@ from easi3r_jax import export, metrics, pipeline
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.pairs import make_edges
-from easi3r_jax.types import Frames
+from easi3r_jax.types import Frames, Given
 from easi3r_jax.video import load_frames
 from experiments import cli
 from experiments.checkpoints import load_model
 from experiments.environment import device, peak_memory_bytes, versions
+from experiments.given import GivenFlags
 from experiments.progress import Stages, table
 from experiments.sequences import Sequence, find_sequence, load_ground_truth
 
@@ -77,6 +80,8 @@ RESTARTS = _MOTION.integer("kmeans_restarts", 4, "Starts of k-means; the best on
 KMEANS_ITERATIONS = _MOTION.integer("kmeans_iterations", 300, "Most iterations of each start.", at_least=1)
 OTSU = _MOTION.string("otsu_classes", "2,3,4", "Class counts that multi-Otsu tries for the mask's threshold.")
 
+GIVEN = GivenFlags(FLAGS)
+
 _ALIGN = FLAGS.group("Alignment")
 ITERATIONS = _ALIGN.integer("iterations", 300, "Optimisation steps.", at_least=1)
 LEARNING_RATE = _ALIGN.number("learning_rate", 0.01, "Of the first step.")
@@ -85,6 +90,10 @@ SCHEDULE = _ALIGN.choice("schedule", "linear", ["linear", "cosine"], "Of the lea
 SHARED_FOCAL = _ALIGN.boolean("shared_focal", True, "One focal length for the clip.")
 SMOOTHING = _ALIGN.number("smoothing_weight", 0.0, "Weight of the camera path's temporal smoothness.", at_least=0.0)
 TRANSLATION = _ALIGN.number("translation_weight", 1.0, "Weight of translation within the smoothness.", at_least=0.0)
+FLOW_WEIGHT = _ALIGN.number("flow_weight", 0.01, "Weight of the optical flow.", at_least=0.0)
+FLOW_START = _ALIGN.number("flow_start", 0.1, "Share of the steps before the flow counts.", at_least=0.0)
+DEPTH_WEIGHT = _ALIGN.number("depth_weight", 0.0, "Weight of staying close to the depth at the start.", at_least=0.0)
+PRINCIPAL_POINT = _ALIGN.boolean("free_principal_point", False, "Find each frame's principal point, too.")
 MIN_CONFIDENCE = _ALIGN.number("min_confidence", 3.0, "Points below it take no part in finding the first poses.")
 PNP_ITERATIONS = _ALIGN.integer("pnp_iterations", 10, "RANSAC iterations of a frame's first pose.", at_least=1)
 CLEAN_TOLERANCE = _ALIGN.number(
@@ -145,19 +154,26 @@ def main() -> None:
     export.ensure_writable(output)
 
     stages = Stages()
+    flow_source = GIVEN.flow_source()
     model, checkpoint = load_model(CHECKPOINT.value, DTYPE.value, stages)
     frames = load_frames(sequence.frames, frame_config(model), progress=lambda d, n: stages("read", d, n))
     stages.close()
     print(describe(sequence, frames, model))
     # What cannot work fails now, not after the work.
-    pipeline.clip_edges(len(frames.rgb), config.graph)
+    edges = pipeline.clip_edges(len(frames.rgb), config.graph)
     export.check_foreground(FOREGROUND.value, len(frames.rgb))
     truth = None if sequence.ground_truth is None else load_ground_truth(sequence.ground_truth, frames)
 
+    given = GIVEN.load(
+        frames, edges, flow_source, source=sequence.frames, stopped_early=FIRST.value > 0, observer=stages
+    )
+    del flow_source  # its memory
     features = pipeline.encode(model, frames, batch=config.frame_batch, observer=stages)
-    result = pipeline.reconstruct(model, frames, config, features=features, observer=stages)
+    result = pipeline.reconstruct(model, frames, config, features=features, given=given, observer=stages)
     stages.close()
-    figures = None if truth is None else measure(truth, sequence.twin, model, frames, config, features, result, stages)
+    # Flow and masks of the clip say nothing of its twin.
+    twin = sequence.twin if given.flow is None and given.masks is None else None
+    figures = None if truth is None else measure(truth, twin, model, frames, config, features, given, result, stages)
 
     record = {
         "options": FLAGS.values(),
@@ -172,6 +188,7 @@ def main() -> None:
         result.scene,
         result.motion,
         config=record,
+        flow=(given.flow, edges) if given.flow is not None and GIVEN.save_flow.value else None,
         metrics=figures,
         time=np.asarray(frames.time),
         name=sequence.name,
@@ -197,6 +214,8 @@ def pipeline_config() -> options.PipelineConfig:
         graph=GRAPH.value,
         motion=MOTION.value,
         reattention=REATTENTION.value,
+        masks=GIVEN.mask_sources()[0],
+        mask_dilation=GIVEN.dilation.value,
         pair_batch=PAIR_BATCH.value,
         frame_batch=FRAME_BATCH.value,
         seed=SEED.value,
@@ -214,6 +233,11 @@ def pipeline_config() -> options.PipelineConfig:
             shared_focal=SHARED_FOCAL.value,
             smoothing_weight=SMOOTHING.value,
             translation_weight=TRANSLATION.value,
+            flow_weight=FLOW_WEIGHT.value,
+            flow_start=FLOW_START.value,
+            depth_weight=DEPTH_WEIGHT.value,
+            free_principal_point=PRINCIPAL_POINT.value,
+            camera_weight=GIVEN.camera_weight.value or math.inf,
             min_confidence=MIN_CONFIDENCE.value,
             pnp_iterations=PNP_ITERATIONS.value,
             clean_tolerance=CLEAN_TOLERANCE.value,
@@ -249,6 +273,7 @@ def measure(
     frames: Frames,
     config,
     features,
+    given: Given,
     result,
     stages: Stages,
 ) -> dict[str, dict[str, float | None]]:
@@ -257,13 +282,13 @@ def measure(
     columns = {"full method": metrics.evaluate_scene(result.scene, truth)}
     stages("compare", 1, 3)
     if COMPARE.value and config.motion != "none":
-        plain = dataclasses.replace(config, motion="none")
+        plain = dataclasses.replace(config, motion="none", masks=())
         scene = pipeline.reconstruct(model, frames, plain, features=features).scene
         geometry_only = dataclasses.replace(truth, masks=None)  # plain DUSt3R says nothing about motion
         columns = {"plain DUSt3R": metrics.evaluate_scene(scene, geometry_only)} | columns
         if twin is not None and twin.ground_truth is not None:
             still = load_frames(twin.frames, frame_config(model))
-            scene = pipeline.reconstruct(model, still, config).scene
+            scene = pipeline.reconstruct(model, still, config, given=given).scene
             stages("compare", 2, 3)
             columns["full, motionless twin"] = metrics.evaluate_scene(
                 scene, load_ground_truth(twin.ground_truth, still)

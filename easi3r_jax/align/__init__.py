@@ -14,6 +14,7 @@ import numpy as np
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.clean import clean_confidence
 from easi3r_jax.align.flow import ego_flow, flow_loss, robust_sum
+from easi3r_jax.align.flow_masks import flow_residual, static_regions
 from easi3r_jax.align.graph import SpanningTree, check_edges, spanning_tree
 from easi3r_jax.align.initialise import edge_scores, frame_confidence, initial_state
 from easi3r_jax.align.known import check_known, in_known_world, with_known_cameras
@@ -59,6 +60,7 @@ __all__ = [
     "edge_scores",
     "ego_flow",
     "flow_loss",
+    "flow_residual",
     "frame_confidence",
     "init_moments",
     "initial_state",
@@ -74,6 +76,7 @@ __all__ = [
     "result_of",
     "robust_sum",
     "spanning_tree",
+    "static_regions",
     "temporal_loss",
     "total_loss",
     "two_frames",
@@ -88,6 +91,7 @@ def align(
     config: AlignConfig,
     *,
     flow: jax.Array | None = None,
+    flow_known: jax.Array | None = None,
     dynamic: jax.Array | None = None,
     known: KnownCameras | None = None,
     seed: int = 0,
@@ -103,6 +107,7 @@ def align(
       num_frames: T.
       config: options.
       flow: (E, H, W, 2) optical flow of every pair from i to j in pixels, which come in both directions; None: without.
+      flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
       dynamic: (T, H, W) bool, what moves by itself: flow does not count there, and depth stays closer to its start's
         where `config.depth_weight` keeps it.
       known: cameras known beforehand. They stay fixed or attract (`config.camera_weight`); with known poses the result
@@ -136,7 +141,7 @@ def align(
             progress(1, 1, nothing)
     else:
         start = initial_state(predictions, num_frames, config, known=known, seed=seed)
-        problem = make_problem(predictions, num_frames, config, flow=flow, dynamic=dynamic)
+        problem = make_problem(predictions, num_frames, config, flow=flow, flow_known=flow_known, dynamic=dynamic)
         problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic)
         state, losses = optimise(start, problem, config, progress=progress)
         result = result_of(state, problem, frame_confidence(predictions, num_frames), losses)

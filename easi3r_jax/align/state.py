@@ -17,6 +17,8 @@ MEAN_PAIR_SCALE = 0.5
 FOCAL_PARAM_SCALE = 20.0
 #: Pixels per parameter unit of the principal point: Adam's steps in it are that much larger.
 PRINCIPAL_POINT_SCALE = 10.0
+# Pixels. Farther from any ego flow than `AlignConfig.flow_outlier`: it never counts. Its square is still finite.
+_UNKNOWN_FLOW = 1e9
 
 
 @pytree_dataclass
@@ -171,6 +173,7 @@ def make_problem(
     config: AlignConfig,
     *,
     flow: Array | None = None,
+    flow_known: Array | None = None,
     dynamic: Array | None = None,
     block: int | None = None,
 ) -> AlignProblem:
@@ -181,6 +184,7 @@ def make_problem(
       num_frames: T.
       config: gives the weights of the temporal term and of the flow's.
       flow: (E, H, W, 2) optical flow of every pair from i to j in pixels; None leaves its term away.
+      flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
       dynamic: (T, H, W) bool, what moves: flow does not count there.
       block: edges worked on at a time; None chooses for the backend.
     """
@@ -205,6 +209,8 @@ def make_problem(
     dtype = predictions.confidence_i.dtype
     targets = None
     if flow is not None:
+        if flow_known is not None:
+            flow = jnp.where(flow_known[..., None], flow, _UNKNOWN_FLOW)
         moving = jnp.zeros((num_frames, pixels), bool) if dynamic is None else dynamic.reshape(num_frames, pixels)
         targets = FlowTargets(
             flow=blocked(jnp.moveaxis(flow.reshape(num_edges, pixels, 2), -1, 1)).astype(dtype),

@@ -76,6 +76,7 @@ def write_result(
     time: np.ndarray,
     config: Mapping[str, Any],
     metrics: Mapping[str, Any] | None = None,
+    flow: tuple[np.ndarray, np.ndarray] | None = None,
     name: str | None = None,
     foreground: str | int = "all",
     min_confidence: float = MIN_CONFIDENCE,
@@ -91,6 +92,7 @@ def write_result(
       time: (T,) seconds.
       config: every option, version, hash and seed that made it: `config.json`.
       metrics: `metrics.json` where there is ground truth.
+      flow: (E, H, W, 2) of the pairs (E, 2), to be kept in the folder `flow`.
       name: heads `summary.png`; the folder's name by default.
       foreground: of the point clouds: "all" frames, "none", or the number of one frame.
       min_confidence: of the static points in the clouds.
@@ -128,6 +130,8 @@ def write_result(
         }
         if metrics is not None:
             steps["metrics.json"] = lambda path: write_json(path, metrics)
+        if flow is not None:
+            steps["flow"] = lambda path: write_flow(path, np.asarray(flow[0]), flow[1]) and None
         for done, (file, write) in enumerate(steps.items()):
             report(done, len(steps), file)
             write(new / file)

@@ -21,6 +21,7 @@ _LAYOUT = {
     "confidence": ("confidence", np.float32, ("T", "H", "W")),
     "dynamic_mask": ("dynamic_mask", np.bool_, ("T", "H", "W")),
     "dynamic_score": ("dynamic_score", np.float32, ("T", "H", "W")),
+    "static_mask": ("static_mask", np.bool_, ("T", "H", "W")),
     "images": ("rgb", np.uint8, ("T", "H", "W", 3)),
 }
 

@@ -89,7 +89,7 @@ def point_cloud(
     for t in range(num_frames):
         usable = _usable(scene, t, min_confidence)
         mask = np.asarray(scene.dynamic_mask[t])
-        chosen = usable & ~mask
+        chosen = usable & np.asarray(scene.static_mask[t])
         if share < 1.0:
             chosen &= rng.random(chosen.shape, np.float32) < share
         static.append(_frame_points(scene, t, chosen))

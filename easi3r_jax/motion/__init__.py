@@ -17,7 +17,7 @@ from easi3r_jax.motion.aggregate import (
 )
 from easi3r_jax.motion.cluster import Clusters, cluster_score, kmeans
 from easi3r_jax.motion.cues import Cue, find_cue, register_cue
-from easi3r_jax.motion.masks import token_masks, upsample
+from easi3r_jax.motion.masks import dilate, token_masks, upsample
 from easi3r_jax.motion.match import match_residual
 from easi3r_jax.motion.normalise import min_max
 from easi3r_jax.motion.partners import mean_over_partners
@@ -35,6 +35,7 @@ __all__ = [
     "TemporalState",
     "cluster_labels",
     "cluster_score",
+    "dilate",
     "dynamic_score",
     "find_cue",
     "fuse_temporal",

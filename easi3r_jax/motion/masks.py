@@ -35,6 +35,12 @@ def token_masks(masks: Array, patch_size: int) -> Array:
     return jnp.any(patches, axis=(2, 4)).reshape(num_frames, -1)
 
 
+def dilate(masks: Array, pixels: int) -> Array:
+    """Masks (T, H, W) bool, grown by squares of 2 `pixels` + 1 a side."""
+    side = 2 * pixels + 1
+    return jax.lax.reduce_window(masks, False, jax.lax.bitwise_or, (1, side, side), (1, 1, 1), "SAME")
+
+
 def _interpolation(old: int, new: int) -> Array:
     """(new, old) float32 matrix of bilinear weights, two in a row (one where clamped)."""
     position = np.maximum((np.arange(new) + 0.5) * old / new - 0.5, 0.0)

@@ -15,7 +15,8 @@ from easi3r_jax import align
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.clean import clean_confidence
 from easi3r_jax.align.residuals import relative_pose_residual
-from easi3r_jax.config import AlignConfig
+from easi3r_jax.config import AlignConfig, PipelineConfig
+from easi3r_jax.flow import consistent_flow
 from easi3r_jax.geometry import se3
 from easi3r_jax.geometry.focal import weiszfeld_focal
 from easi3r_jax.geometry.procrustes import register_similarity
@@ -30,6 +31,7 @@ _ROTATION_DEGREES = 0.2
 _FOCAL = 2e-4
 _OWN_START = 1.02
 _CLOSED_FORM = 1e-5
+_FLOW_RESIDUAL = 1e-3  # RANSAC draws its own samples
 #: Of the documented format: states on the way, other forms of what is compared, and, where a case lacks the initial
 #: depth, all that starts from it.
 _NOT_COMPARED = (
@@ -51,6 +53,8 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
             yield from _check_case(f"{folder.name}/{case}", golden, predictions, num_frames, problem, config)
     if (folder / "primitives.npz").is_file():
         yield from _check_primitives(folder)
+    if (folder / "motion_masks_from_pairs.npz").is_file():
+        yield from _check_flow_masks(folder, predictions, num_frames)
     for path in sorted(folder.glob("pairviewer_*.npz")):
         yield from _check_two_frames(f"{folder.name}/{path.stem}", path)
 
@@ -278,10 +282,30 @@ def _check_primitives(folder: pathlib.Path) -> Iterator[Row]:
         for name, outlier in (("smooth_l1_value", 50.0), ("smooth_l1_value_thre3", 3.0)):
             total, count = align.robust_sum(error, static, outlier)
             yield compare(stage, name, total / count, golden[name], _CLOSED_FORM)
-    # Depth regularisation and the check of flow forward and backward are no part of these stages; nor is smooth L1
-    # without outliers, whose denominator is another; the median focal is no default.
-    known = r"(depth_reg|rel_pose_loss)_.*|ego_tgt_coord|occ_(flow21|valid.*)|smooth_l1_value_nothre|focal_median"
-    yield from golden.unread(stage, known)
+    if "occ_valid12" in golden:
+        there, back = (jnp.moveaxis(jnp.asarray(golden[f"occ_flow{k}"]), 0, -1)[None] for k in ("12", "21"))
+        yield equal(stage, "occ_valid12", np.asarray(consistent_flow(there, back))[0], golden["occ_valid12"])
+        yield equal(stage, "occ_valid21", np.asarray(consistent_flow(back, there))[0], golden["occ_valid21"])
+    if "depth_reg_value" in golden:
+        predicted, initial = (jnp.log(jnp.asarray(golden[f"depth_reg_{k}"])) for k in ("pred", "init"))
+        with np.load(folder / "scene.npz") as scene:
+            moving = jnp.asarray(scene["masks"][: len(predicted)], jnp.float32)
+        for name, weight in (("depth_reg_value", 1 + moving), ("depth_reg_value_nomask", jnp.ones_like(moving))):
+            ours = align.depth_loss(predicted, align.DepthPrior(initial, weight, jnp.ones(())))
+            yield compare(stage, name, ours, golden[name], _CLOSED_FORM)
+    # Smooth L1 without outliers has another denominator; the median focal is no default.
+    yield from golden.unread(stage, r"rel_pose_loss_.*|ego_tgt_coord|smooth_l1_value_nothre|focal_median")
+
+
+def _check_flow_masks(folder: pathlib.Path, predictions: PairPredictions, num_frames: int) -> Iterator[Row]:
+    """MonST3R's masks: flow that the cameras of each pair do not explain."""
+    golden, stage = Golden(folder / "motion_masks_from_pairs.npz"), f"{folder.name}/motion_masks_from_pairs"
+    config = dataclasses.replace(AlignConfig(), min_confidence=2.5)
+    residual = align.flow_residual(predictions, load_flow(folder)[0], num_frames, config)
+    yield at_most(stage, "mean_error", float(jnp.abs(residual - golden["mean_error"]).max()), _FLOW_RESIDUAL)
+    differ = float((np.asarray(residual > PipelineConfig().flow_threshold) != golden["masks"]).mean())
+    yield at_most(stage, "masks, share that differs", differ, 1e-3)
+    yield from golden.unread(stage, r"[RTK]_[ij]|.*_pair0")
 
 
 def _check_two_frames(stage: str, path: pathlib.Path) -> Iterator[Row]:

@@ -26,6 +26,7 @@ def scene():
         confidence=np.full((T, H, W), 3.0, np.float32),
         dynamic_mask=mask,
         dynamic_score=mask.astype(np.float32),
+        static_mask=~mask,
         rgb=rng.integers(0, 256, (T, H, W, 3), np.uint8),
     )
 

@@ -30,6 +30,7 @@ def scene():
         confidence=jnp.full((T, H, W), 3.0),
         dynamic_mask=jnp.asarray(mask),
         dynamic_score=jnp.asarray(mask, jnp.float32),
+        static_mask=jnp.asarray(~mask),
         rgb=jnp.zeros((T, H, W, 3), jnp.uint8),
     )
 

@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from easi3r_jax.config import FrameConfig
 from easi3r_jax.errors import InputError
 from easi3r_jax.export import write_intrinsics, write_tum
-from easi3r_jax.priors.cameras import KnownCameras, load_cameras, load_intrinsics, load_poses, single_focal
+from easi3r_jax.priors.cameras import load_cameras, load_intrinsics, load_poses, single_focal
 from easi3r_jax.priors.files import MAX_BYTES
 
 K = np.array([[80.0, 0, 47], [0, 81, 33], [0, 0, 1]])
@@ -512,8 +512,9 @@ def test_wrong_archives(tmp_path, clip):
 def test_cameras_of_a_clip(tmp_path, clip):
     frames, poses = clip(4), path_of_cameras(1)
     nothing = load_cameras(frames)
-    assert isinstance(nothing, KnownCameras) and not (nothing.intrinsics_known | nothing.poses_known).any()
-    np.testing.assert_array_equal(nothing.intrinsics, np.tile(np.eye(3), (4, 1, 1)))
+    assert not (nothing.intrinsics_known | nothing.poses_known).any()
+    np.testing.assert_array_equal(nothing.focal, np.ones(4))
+    np.testing.assert_array_equal(nothing.principal_point, np.zeros((4, 2)))
     np.testing.assert_array_equal(nothing.world_from_cam, np.tile(np.eye(4), (4, 1, 1)))
     known = load_cameras(frames, save(tmp_path / "k.txt", rows([K])), save(tmp_path / "p.txt", tum([2], poses)))
     assert known.intrinsics_known.all() and known.poses_known.tolist() == [False, False, True, False]

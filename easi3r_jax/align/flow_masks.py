@@ -1,0 +1,130 @@
+"""What optical flow says of motion: where the cameras do not explain it, and where they do (MonST3R, sec. 3.3).
+
+Before the alignment, each pair's own cameras are held against its flow; after it, the clip's cameras.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.align.flow import ego_flow
+from easi3r_jax.align.optimise import Progress
+from easi3r_jax.align.pair import two_frames
+from easi3r_jax.align.state import AlignResult
+from easi3r_jax.config import AlignConfig
+from easi3r_jax.geometry import se3
+from easi3r_jax.types import Array, PairPredictions
+
+# Pairs between two reports.
+_REPORT = 10
+# A pair's own edges.
+_BOTH_WAYS = np.array([[0, 1], [1, 0]], np.int32)
+
+
+def flow_residual(
+    predictions: PairPredictions,
+    flow: Array,
+    num_frames: int,
+    config: AlignConfig,
+    *,
+    flow_known: Array | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Array:
+    """How far the flow is from what the camera's motion gives, (T, H, W) float32 in [0, 1].
+
+    Each two frames are reconstructed in closed form (`two_frames`, each with its own focal length). The length of the
+    difference between flow and ego flow is brought to 0..1 over the image, for each direction of each pair; a frame has
+    the mean over its pairs. Pairs that come in one direction only say nothing; neither do a frame's pixels without
+    known flow.
+
+    Args:
+      predictions: pairs in both directions.
+      flow: (E, H, W, 2) pixels, from i to j.
+      num_frames: T.
+      config: of PnP.
+      flow_known: (E, H, W) bool; None: all of it.
+      seed: of RANSAC.
+      progress: called with (pairs done, pairs, NaN).
+    """
+    edges = np.asarray(predictions.edges)
+    number = {(int(i), int(j)): e for e, (i, j) in enumerate(edges)}
+    pairs = [(e, number[j, i]) for (i, j), e in number.items() if i < j and (j, i) in number]
+    size = flow.shape[1:3]
+    total, count = jnp.zeros((num_frames, *size), jnp.float32), jnp.zeros((num_frames, *size), jnp.float32)
+    if flow_known is None:
+        flow_known = jnp.ones((1, *size), bool)
+    config = dataclasses.replace(config, shared_focal=False)
+    for done, pair in enumerate(pairs):  # PnP is host code: one pair after another
+        if progress and not done % _REPORT:
+            progress(done, len(pairs), float("nan"))
+        there = np.asarray(pair)
+        both = jax.tree.map(lambda x, there=there: x[there], predictions)
+        result = two_frames(dataclasses.replace(both, edges=_BOTH_WAYS), config, seed=seed)
+        known = flow_known[there if len(flow_known) > 1 else np.zeros(2, int)]
+        total, count = _add_pair(total, count, result, flow[there], known, edges[there, 0])
+    if progress:
+        progress(len(pairs), len(pairs), float("nan"))
+    return total / jnp.maximum(count, 1)
+
+
+def static_regions(
+    result: AlignResult, flow: Array, edges: Array, tolerance: float, flow_known: Array | None = None
+) -> Array:
+    """Where the flow is that of the cameras, (T, H, W) bool: in half of a frame's pairs at least.
+
+    A pair agrees at a pixel if the sum of the differences in x and y between flow and ego flow is below the tolerance
+    (MonST3R, eq. 3). Pairs whose flow is not known there do not vote; without votes, a pixel counts as static.
+
+    Args:
+      result: of the alignment.
+      flow: (E, H, W, 2) pixels.
+      edges: (E, 2).
+      tolerance: pixels.
+      flow_known: (E, H, W) bool; None: all of it.
+    """
+    edges = jnp.asarray(edges, jnp.int32)
+    if flow_known is None:
+        flow_known = jnp.ones(flow.shape[:3], bool)
+    return _votes(result, flow, edges, jnp.float32(tolerance), flow_known)
+
+
+@jax.jit
+def _add_pair(total, count, result: AlignResult, flow: Array, known: Array, frames: Array) -> tuple[Array, Array]:
+    """Adds the errors of both directions of one pair to the sums of its frames."""
+    error = _distance(result, flow, jnp.asarray(_BOTH_WAYS), order=2)
+    low = jnp.min(error, axis=(1, 2), keepdims=True, where=known, initial=jnp.inf)
+    high = jnp.max(error, axis=(1, 2), keepdims=True, where=known, initial=-jnp.inf)
+    spread = high - low
+    share = jnp.where(known & (spread > 0), (error - low) / jnp.where(spread > 0, spread, 1), 0)
+    return total.at[frames].add(share), count.at[frames].add(known.astype(count.dtype))
+
+
+@jax.jit
+def _votes(result: AlignResult, flow: Array, edges: Array, tolerance: Array, known: Array) -> Array:
+    shape = result.depth.shape
+
+    def vote(carry: tuple[Array, Array], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+        agree, asked = carry
+        edge, one_flow, one_known = inputs
+        close = _distance(result, one_flow[None], edge[None], order=1)[0] < tolerance
+        agree = agree.at[edge[0]].add((close & one_known).astype(jnp.int32))
+        return (agree, asked.at[edge[0]].add(one_known.astype(jnp.int32))), None
+
+    nobody = jnp.zeros(shape, jnp.int32)
+    (agree, asked), _ = jax.lax.scan(vote, (nobody, nobody), (edges, flow, known))
+    return 2 * agree >= asked
+
+
+def _distance(result: AlignResult, flow: Array, edges: Array, order: int) -> Array:
+    """(B, H, W): norm of the given order of flow less ego flow."""
+    i, j = edges[:, 0], edges[:, 1]
+    poses, matrices = result.world_from_cam, result.intrinsics
+    j_from_i = se3.compose(se3.inverse(poses[j]), poses[i])
+    expected = ego_flow(j_from_i, result.depth[i], matrices[i], matrices[j])
+    difference = jnp.moveaxis(expected, 1, -1).reshape(flow.shape) - flow
+    return jnp.sum(jnp.abs(difference), axis=-1) if order == 1 else jnp.sqrt(jnp.sum(difference**2, axis=-1))

@@ -1,0 +1,146 @@
+"""What a user gives beside the video: flags that name optical flow, masks and cameras become a `Given`."""
+
+from __future__ import annotations
+
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+import convert
+from easi3r_jax.checkpoint import load_flow_network
+from easi3r_jax.config import MASK_SOURCES
+from easi3r_jax.errors import ConfigError, InputError
+from easi3r_jax.flow import estimate_flow
+from easi3r_jax.models import FlowNetwork
+from easi3r_jax.priors.cameras import load_cameras
+from easi3r_jax.priors.flow import load_flow
+from easi3r_jax.priors.masks import load_masks
+from easi3r_jax.types import Frames, Given
+from easi3r_jax.video.images import list_images
+from experiments import cli
+
+NETWORKS = ("sea-raft", "raft", "raft-small")
+
+
+class GivenFlags:
+    """The flags, to be made a group of a program's."""
+
+    def __init__(self, flags: cli.Flags):
+        group = flags.group("Known beforehand")
+        self.masks = group.string(
+            "masks",
+            "motion",
+            "What counts as moving in the alignment and the result, joined by +: motion (what --motion finds), flow "
+            "(optical flow that the camera does not explain), a folder of PNGs of your own, or none.",
+        )
+        self.dilation = group.integer("mask_dilation", 0, "Pixels by which the masks are grown.", at_least=0)
+        self.intrinsics = group.string(
+            "intrinsics",
+            "",
+            "Text file with fx fy cx cy or a 3x3 matrix (of all frames, or a line each), or a transforms.json; pixels "
+            "of the original video.",
+        )
+        self.poses = group.string(
+            "poses",
+            "",
+            "Camera poses of all frames or some: a TUM trajectory, a transforms.json, or an .npz with world_from_cam. "
+            "The result is in their world and unit.",
+        )
+        self.camera_weight = group.number(
+            "camera_weight", 0.0, "Known cameras attract with this weight; 0: they stay as they are.", at_least=0.0
+        )
+        group = flags.group("Optical flow")
+        self.flow = group.string(
+            "flow",
+            "sea-raft",
+            "The network of --flow_checkpoint (sea-raft, raft, raft-small), none, or a folder of IIIII_JJJJJ.flo files "
+            "that --save_flow wrote or of your own.",
+        )
+        self.flow_checkpoint = group.string(
+            "flow_checkpoint",
+            "",
+            "Weights of the flow network: a .pth file, a safetensors folder, or a converted one.",
+        )
+        self.save_flow = group.boolean("save_flow", False, "Keep the flow in the result's folder flow/.")
+
+    def mask_sources(self) -> tuple[tuple[str, ...], pathlib.Path | None]:
+        """What `--masks` names: sources for `PipelineConfig.masks`, and the folder of given ones.
+
+        Raises:
+          ConfigError: more than one folder, or an empty name.
+        """
+        value = self.masks.value
+        words = [value] if pathlib.Path(value).expanduser().is_dir() else value.split("+")
+        folders = [word for word in words if word not in (*MASK_SOURCES, "none")]
+        if len(folders) > 1 or "" in words or "given" in words or ("none" in words and len(words) > 1):
+            raise ConfigError(f"--masks={value}: none, or some of motion, flow and one folder with + between.")
+        sources = tuple(word for word in words if word in ("motion", "flow")) + ("given",) * len(folders)
+        return sources, pathlib.Path(folders[0]).expanduser() if folders else None
+
+    def flow_source(self) -> FlowNetwork | pathlib.Path | None:
+        """The network, or the folder, that flow comes from; None: there is none. Said in a line where it was asked for.
+
+        Raises:
+          ConfigError: weights without a network, or of another.
+          CheckpointError: weights that cannot be read.
+          InputError: neither a network's name nor a folder.
+        """
+        name, checkpoint = self.flow.value, self.flow_checkpoint.value
+        if name in NETWORKS:
+            if not checkpoint:
+                if "flow" in self.mask_sources()[0]:
+                    raise ConfigError("--masks=flow needs optical flow: --flow_checkpoint=WEIGHTS or --flow=FOLDER.")
+                print("  No weights for optical flow (--flow_checkpoint): the alignment goes without it.")
+                return None
+            config, network, _ = load_flow_network(convert.resolve(checkpoint))
+            if config.network != name:
+                raise ConfigError(f"--flow={name}, but {checkpoint} is of {config.network}: --flow={config.network}.")
+            return network
+        if checkpoint:
+            raise ConfigError(f"--flow_checkpoint goes with --flow={', '.join(NETWORKS)}, not with --flow={name}.")
+        if name == "none":
+            return None
+        folder = pathlib.Path(name).expanduser()
+        if not folder.is_dir():
+            raise InputError(f"--flow={name}: neither {', '.join(NETWORKS)}, none, nor a folder.")
+        return folder
+
+    def load(
+        self,
+        frames: Frames,
+        edges: np.ndarray,
+        flow_source: FlowNetwork | pathlib.Path | None,
+        *,
+        source: pathlib.Path,
+        stopped_early: bool,
+        observer,
+    ) -> Given:
+        """Reads what the flags name, and estimates flow where a network is to.
+
+        Args:
+          frames: the clip.
+          edges: (E, 2) its pairs.
+          flow_source: see there.
+          source: where the frames are from.
+          stopped_early: the source has more frames than were looked at.
+          observer: told of progress.
+
+        Raises:
+          InputError: files that do not fit the clip.
+        """
+        names = tuple(path.name for path in list_images(source)) if source.is_dir() else ()
+        folder = self.mask_sources()[1]
+        masks = None if folder is None else jnp.asarray(load_masks(folder, frames, stopped_early, names))
+        cameras = None
+        if self.intrinsics.value or self.poses.value:
+            cameras = load_cameras(
+                frames, self.intrinsics.value or None, self.poses.value or None, stopped_early, names
+            )
+        flow, flow_known = None, None
+        if len(frames.rgb) > 1 and flow_source is not None:
+            if isinstance(flow_source, pathlib.Path):
+                flow, flow_known = (jnp.asarray(x) for x in load_flow(flow_source, frames, edges))
+            else:
+                flow = estimate_flow(flow_source, frames.rgb, edges, observer=observer)
+        return Given(flow=flow, flow_known=flow_known, masks=masks, cameras=cameras)

@@ -1,0 +1,157 @@
+"""Optical flow, masks and cameras from the command line: they reach the result, and what is wrong is told in a line."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from easi3r_jax import export, pipeline
+from easi3r_jax.config import FlowConfig
+from easi3r_jax.models import flow_network
+from experiments import given, reconstruct
+from experiments.sequences import CLIPS
+
+QUICK = {"first": 3, "graph": "complete", "iterations": 5, "compare_plain": False}
+EDGES = pipeline.clip_edges(3, "complete")
+H, W = 64, 96
+
+
+@pytest.fixture
+def run(tmp_path, capsys, cache, monkeypatch):
+    monkeypatch.setenv("EASI3R_JAX_CACHE", str(cache))
+
+    def run(**values):
+        values = {**QUICK, "output": str(tmp_path / "out"), **values}
+        code = reconstruct.FLAGS.execute(reconstruct.main, ["", *(f"--{k}={v}" for k, v in values.items())])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def complaint(run, tmp_path):
+    def complaint(**values):
+        code, _, errors = run(**values)
+        assert code == 1, errors
+        assert len(errors.splitlines()) == 1 and errors.startswith("error: "), errors
+        assert not (tmp_path / "out").exists()
+        return errors
+
+    return complaint
+
+
+@pytest.fixture(scope="module")
+def truth():
+    with np.load(CLIPS / "demo" / "ground_truth.npz") as file:
+        return {name: file[name] for name in ("world_from_cam", "intrinsics", "masks")}
+
+
+@pytest.fixture
+def inputs(tmp_path, truth):
+    """Files of a user's own: flow of nothing but one corner, a mask in the other, exact cameras of 2 of 3 frames."""
+    flow = np.zeros((len(EDGES), H, W, 2), np.float32)
+    flow[:, :8, :8] = 30.0
+    export.write_flow(tmp_path / "flow", flow, EDGES)
+    (tmp_path / "masks").mkdir()
+    count = len(list((CLIPS / "demo" / "frames").iterdir()))
+    for t in range(count):
+        mask = np.zeros((H, W), np.uint8)
+        mask[-6:, -6:] = 255
+        cv2.imwrite(str(tmp_path / "masks" / f"{t:05d}.png"), mask)
+    poses = truth["world_from_cam"].astype(float).copy()
+    poses[1] = np.nan
+    np.savez(tmp_path / "poses.npz", world_from_cam=poses)
+    matrix = truth["intrinsics"][0]
+    (tmp_path / "k.txt").write_text(f"{matrix[0, 0]} {matrix[1, 1]} {matrix[0, 2]} {matrix[1, 2]}\n")
+    return tmp_path
+
+
+def test_everything_given_reaches_the_result(run, inputs, truth):
+    code, out, errors = run(
+        masks=f"motion+flow+{inputs / 'masks'}",
+        mask_dilation=1,
+        flow=inputs / "flow",
+        poses=inputs / "poses.npz",
+        intrinsics=inputs / "k.txt",
+        save_flow=True,
+    )
+    assert code == 0 and not errors, errors
+    scene = export.load_scene(inputs / "out")
+    assert scene.dynamic_mask[:, -7:, -7:].all()  # grown by a pixel
+    assert scene.dynamic_mask[:, :8, :8].mean() > 0.9  # no camera explains that flow
+    np.testing.assert_array_equal(scene.static_mask & scene.dynamic_mask, False)
+    np.testing.assert_allclose(scene.world_from_cam[[0, 2]], truth["world_from_cam"][[0, 2]], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scene.intrinsics, truth["intrinsics"][:3], rtol=1e-5)
+    kept = sorted(path.name for path in (inputs / "out" / "flow").iterdir())
+    assert kept == sorted([*(f"{i:05d}_{j:05d}.flo" for i, j in EDGES), "pairs.txt"])
+    config = json.loads((inputs / "out" / "config.json").read_text())
+    assert config["pipeline"]["masks"] == ["motion", "flow", "given"]
+    assert "flow" not in out.split("compilation")[1]
+
+
+def test_without_weights_the_program_says_so_in_one_line(run):
+    code, out, errors = run()
+    assert code == 0 and not errors
+    assert sum("optical flow" in line for line in out.splitlines()) == 1
+    assert "optical flow" not in run(flow="none")[1]
+
+
+def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
+    """The program gives the network's flow to the alignment; the network itself is tested elsewhere."""
+    network = flow_network(FlowConfig("raft-small"), seed=0)
+    seen = {}
+
+    def estimate(net, rgb, edges, *, observer):
+        seen.update(net=net, shape=rgb.shape)
+        observer("flow", len(edges), len(edges), "")
+        return np.zeros((len(edges), *rgb.shape[1:3], 2), np.float32)
+
+    monkeypatch.setattr(given, "estimate_flow", estimate)
+    monkeypatch.setattr(given, "load_flow_network", lambda path: (network.config, network, {}))
+    monkeypatch.setattr(given.convert, "resolve", lambda path: path)
+    code, _, errors = run(flow="raft-small", flow_checkpoint="some.pth")
+    assert code == 0 and not errors, errors
+    assert seen == {"net": network, "shape": (3, H, W, 3)}
+    code, _, errors = run(flow="sea-raft", flow_checkpoint="some.pth")
+    assert code == 1 and "is of raft-small: --flow=raft-small" in errors
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"masks": "flow"}, "needs optical flow"),
+        ({"masks": "motion+"}, "--masks=motion+: none, or some of"),
+        ({"masks": "none+motion"}, "none, or some of"),
+        ({"masks": "a+b"}, "one folder"),
+        ({"masks": "nowhere"}, "nowhere"),
+        ({"flow": "nowhere"}, "neither sea-raft"),
+        ({"flow": "none", "flow_checkpoint": "x.pth"}, "--flow_checkpoint goes with"),
+        ({"flow_checkpoint": "nowhere.pth"}, "nowhere.pth"),
+        ({"intrinsics": "nowhere.txt"}, "nowhere.txt"),
+        ({"poses": "nowhere.txt"}, "nowhere.txt"),
+    ],
+)
+def test_what_is_wrong_is_told_in_a_line(complaint, flags, words):
+    assert words in complaint(**flags)
+
+
+def test_inputs_of_another_clip_are_refused(complaint, inputs):
+    for path in sorted((inputs / "masks").iterdir())[2:]:
+        path.unlink()
+    assert "masks" in complaint(masks=inputs / "masks")
+    (inputs / "flow" / "00000_00002.flo").unlink()
+    assert "00000_00002.flo" in complaint(flow=inputs / "flow")
+    (inputs / "p.txt").write_text("0 0 0 0 1 0 0 1\n1 0 0 0 0 0 0 5\n2 0 0 0 0 0 0 1\n")
+    assert "p.txt" in complaint(poses=inputs / "p.txt")
+
+
+def test_everything_masked_still_aligns(run, inputs):
+    for path in (inputs / "masks").iterdir():
+        cv2.imwrite(str(path), np.full((H, W), 255, np.uint8))
+    code, _, errors = run(masks=inputs / "masks", flow=inputs / "flow")
+    assert code == 0, errors
+    scene = export.load_scene(inputs / "out")
+    assert scene.dynamic_mask.all() and not scene.static_mask.any()
+    assert all(np.isfinite(value).all() for value in vars(scene).values())
