@@ -77,6 +77,7 @@ def write_result(
     config: Mapping[str, Any],
     metrics: Mapping[str, Any] | None = None,
     flow: tuple[np.ndarray, np.ndarray] | None = None,
+    keep_flow: bool = False,
     name: str | None = None,
     foreground: str | int = "all",
     min_confidence: float = MIN_CONFIDENCE,
@@ -92,7 +93,8 @@ def write_result(
       time: (T,) seconds.
       config: every option, version, hash and seed that made it: `config.json`.
       metrics: `metrics.json` where there is ground truth.
-      flow: (E, H, W, 2) of the pairs (E, 2), to be kept in the folder `flow`.
+      flow: (E, H, W, 2) optical flow of the pairs (E, 2): a row of `summary.png`.
+      keep_flow: keep it in the folder `flow`, too.
       name: heads `summary.png`; the folder's name by default.
       foreground: of the point clouds: "all" frames, "none", or the number of one frame.
       min_confidence: of the static points in the clouds.
@@ -125,12 +127,14 @@ def write_result(
             "depth": lambda path: write_depth(path, scene.depth),
             "masks": lambda path: write_masks(path, scene.dynamic_mask),
             "scene.glb": write_clouds,
-            "summary.png": lambda path: write_summary(path, scene, motion, title=name or target.name, time=time),
+            "summary.png": lambda path: write_summary(
+                path, scene, motion, title=name or target.name, time=time, flow=flow
+            ),
             "scene.npz": lambda path: write_scene(path, scene),
         }
         if metrics is not None:
             steps["metrics.json"] = lambda path: write_json(path, metrics)
-        if flow is not None:
+        if flow is not None and keep_flow:
             steps["flow"] = lambda path: write_flow(path, np.asarray(flow[0]), flow[1]) and None
         for done, (file, write) in enumerate(steps.items()):
             report(done, len(steps), file)

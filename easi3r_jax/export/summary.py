@@ -9,23 +9,32 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 
+from easi3r_jax.export.flow import flow_image
 from easi3r_jax.types import MotionMaps, Scene4D
 
 _MOST_COLUMNS = 8
 
 
-def summary_figure(scene: Scene4D, motion: MotionMaps | None, *, title: str, time: np.ndarray) -> Figure:
-    """Frames spread over the clip as columns; as rows RGB, depth, confidence, the attention maps, score and mask.
+def summary_figure(
+    scene: Scene4D,
+    motion: MotionMaps | None,
+    *,
+    title: str,
+    time: np.ndarray,
+    flow: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Figure:
+    """Frames spread over the clip as columns; as rows RGB, depth, confidence, flow, attention maps, score and mask.
 
     Args:
       scene: host arrays.
       motion: None leaves out the rows of attention maps, score and mask.
       title: heads the picture.
       time: (T,) seconds, heads the columns.
+      flow: (E, H, W, 2) optical flow of the pairs (E, 2). A frame's is shown to the nearest frame it is paired with.
     """
     num_frames, height, width = scene.depth.shape
     frames = np.unique(np.linspace(0, num_frames - 1, min(num_frames, _MOST_COLUMNS)).round().astype(int))
-    rows = _rows(scene, motion, frames)
+    rows = _rows(scene, motion, frames, flow)
 
     cell_width = 2.1 * min(1.0, (width / height) ** 0.5)
     cell_height = cell_width * height / width
@@ -57,13 +66,21 @@ def summary_figure(scene: Scene4D, motion: MotionMaps | None, *, title: str, tim
 
 
 def write_summary(
-    path: str | os.PathLike, scene: Scene4D, motion: MotionMaps | None, *, title: str, time: np.ndarray
+    path: str | os.PathLike,
+    scene: Scene4D,
+    motion: MotionMaps | None,
+    *,
+    title: str,
+    time: np.ndarray,
+    flow: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """Writes `summary_figure` as a PNG."""
-    FigureCanvasAgg(summary_figure(scene, motion, title=title, time=time)).print_png(os.fspath(path))
+    FigureCanvasAgg(summary_figure(scene, motion, title=title, time=time, flow=flow)).print_png(os.fspath(path))
 
 
-def _rows(scene: Scene4D, motion: MotionMaps | None, frames: np.ndarray) -> list[tuple[str, np.ndarray, dict]]:
+def _rows(
+    scene: Scene4D, motion: MotionMaps | None, frames: np.ndarray, flow: tuple[np.ndarray, np.ndarray] | None
+) -> list[tuple[str, np.ndarray, dict]]:
     """Label, (frames, …) images and `imshow` arguments of every row."""
     rgb, depth, confidence = (np.asarray(x)[frames] for x in (scene.rgb, scene.depth, scene.confidence))
     depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.nan)
@@ -72,6 +89,8 @@ def _rows(scene: Scene4D, motion: MotionMaps | None, frames: np.ndarray) -> list
         ("depth\n(world units)", depth, {"cmap": "magma_r", **_limits(depth)}),
         ("confidence", confidence, {"cmap": "viridis", **_limits(confidence)}),
     ]
+    if flow is not None:
+        rows.append(("optical flow\n(colour: direction)", flow_image(_flow_onwards(*flow, frames)), {}))
     if motion is not None:
         maps = motion.temporal
         unit = {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0}
@@ -84,6 +103,13 @@ def _rows(scene: Scene4D, motion: MotionMaps | None, frames: np.ndarray) -> list
             ("dynamic mask", _overlay(rgb, np.asarray(scene.dynamic_mask)[frames]), {}),
         ]
     return rows
+
+
+def _flow_onwards(flow: np.ndarray, edges: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """(frames, H, W, 2) flow of each frame to the nearest one it is paired with, a later one if there are two."""
+    edges = np.asarray(edges)
+    distance = np.abs(2 * (edges[:, 1] - edges[:, 0]) - 0.5)
+    return np.stack([np.asarray(flow[np.where(edges[:, 0] == t, distance, np.inf).argmin()]) for t in frames])
 
 
 def _label_ends(bar: Colorbar, low: float, high: float) -> None:

@@ -86,6 +86,18 @@ def test_summary_without_motion_has_three_rows(scene, time):
     assert len(pictures(summary_figure(scene, None, title="clip", time=time))) == 3 * len(time)
 
 
+def test_the_summary_shows_flow_to_the_next_frame(scene, time):
+    count, height, width = scene.depth.shape
+    edges = np.array([(i, j) for i in range(count) for j in range(count) if i != j])
+    flow = np.zeros((len(edges), height, width, 2), np.float32)
+    onwards = np.isin(edges @ [10, 1], [1, 12, 21])  # from 0 to 1, from 1 to 2, and from the last frame back
+    flow[onwards] = [5.0, 0.0]
+    shown = pictures(summary_figure(scene, None, title="clip", time=time, flow=(flow, edges)))
+    assert len(shown) == 4 * count
+    for picture in shown[3 * count :]:
+        np.testing.assert_array_equal(picture.get_array(), np.broadcast_to([255, 0, 0], (height, width, 3)))
+
+
 def test_summary_of_maps_without_contrast_or_depth(scene, motion, time, tmp_path):
     flat = dataclasses.replace(scene, depth=np.full_like(scene.depth, np.nan), confidence=np.zeros_like(scene.depth))
     write_summary(tmp_path / "summary.png", flat, motion, title="clip", time=time)
