@@ -13,6 +13,7 @@ are padded to one shape: each pass compiles once.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from easi3r_jax.types import (
     Array,
     Frames,
     Given,
+    KnownCameras,
     MotionMaps,
     MotionMasks,
     MotionResidual,
@@ -160,6 +162,75 @@ def reconstruct(
         rgb=jnp.asarray(frames.rgb),
     )
     return Reconstruction(scene=scene, motion=motion_maps, masks=masks, losses=aligned.losses)
+
+
+def reconstruct_windows(
+    model: DUSt3R,
+    frames: Frames,
+    config: PipelineConfig = PipelineConfig(),
+    *,
+    window: int,
+    overlap: int,
+    given: Callable[[int, int], Given] | None = None,
+    cameras: KnownCameras | None = None,
+    load: Callable[[int], Scene4D | None] = lambda number: None,
+    save: Callable[[int, Scene4D], None] = lambda number, scene: None,
+    observer: Observer = _silent,
+) -> Scene4D:
+    """Reconstructs a long clip window by window, in memory that a window needs, and joins the windows.
+
+    Windows share one focal length if `config.alignment.shared_focal` says so: that of the first.
+
+    Args:
+      model, frames, config: as in `reconstruct`.
+      window: frames in a window.
+      overlap: frames that a window shares with the one before, at least.
+      given: from (first frame, last frame + 1) to flow and masks of the window.
+      cameras: known cameras of the whole clip; the result is in their world.
+      load, save: a window's scene by its number, to go on where an earlier call stopped.
+      observer: told of progress.
+
+    Returns:
+      the scene of all frames, host arrays.
+
+    Raises:
+      ConfigError: windows that do not overlap; see `align.window_ranges`.
+      InputError: as `reconstruct`.
+    """
+    ranges = align.window_ranges(len(frames.rgb), window, overlap)
+    scenes: list[Scene4D] = []
+    for number, (first, last) in enumerate(ranges):
+        scene = load(number)
+        if scene is None:
+            known = _cameras_between(cameras, first, last)
+            if scenes and config.alignment.shared_focal:
+                known = align.with_focal(known, last - first, float(scenes[0].intrinsics[0, 0, 0]))
+            part = Given() if given is None else given(first, last)
+            result = reconstruct(
+                model,
+                dataclasses.replace(
+                    frames,
+                    rgb=frames.rgb[first:last],
+                    source_index=frames.source_index[first:last],
+                    time=frames.time[first:last],
+                ),
+                config,
+                given=dataclasses.replace(part, cameras=known),
+                observer=lambda stage, done, total, note, k=number: observer(
+                    stage, done, total, f"window {k + 1} of {len(ranges)} {note}".rstrip()
+                ),
+            )
+            scene = jax.tree.map(np.asarray, result.scene)
+            save(number, scene)
+        scenes.append(scene)
+    observer("join", 0, 1, "")
+    joined = align.join_windows(scenes, ranges, cameras=cameras, seed=config.seed)
+    observer("join", 1, 1, "")
+    return joined
+
+
+def _cameras_between(cameras: KnownCameras | None, first: int, last: int) -> KnownCameras | None:
+    return None if cameras is None else jax.tree.map(lambda x: x[first:last], cameras)
 
 
 def _check_given(given: Given, config: PipelineConfig, num_edges: int, size: tuple[int, int, int]) -> None:

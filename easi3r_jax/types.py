@@ -60,7 +60,7 @@ class KnownCameras:
 
     Attributes:
       focal: (T,) float64, pixels of the network's frames; 1 where unknown.
-      principal_point: (T, 2) float64, (x, y) in those pixels; 0 where unknown.
+      principal_point: (T, 2) float64, (x, y) in those pixels; 0 where unknown: the image's centre.
       intrinsics_known: (T,) bool.
       world_from_cam: (T, 4, 4) float64, rigid, in a world of any origin and scale; the identity where unknown.
       poses_known: (T,) bool.

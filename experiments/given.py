@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import jax.numpy as jnp
@@ -106,25 +107,13 @@ class GivenFlags:
             raise InputError(f"--flow={name}: neither {', '.join(NETWORKS)}, none, nor a folder.")
         return folder
 
-    def load(
-        self,
-        frames: Frames,
-        edges: np.ndarray,
-        flow_source: FlowNetwork | pathlib.Path | None,
-        *,
-        source: pathlib.Path,
-        stopped_early: bool,
-        observer,
-    ) -> Given:
-        """Reads what the flags name, and estimates flow where a network is to.
+    def load(self, frames: Frames, source: pathlib.Path, *, stopped_early: bool) -> Given:
+        """Reads the masks and cameras that the flags name.
 
         Args:
           frames: the clip.
-          edges: (E, 2) its pairs.
-          flow_source: see there.
           source: where the frames are from.
           stopped_early: the source has more frames than were looked at.
-          observer: told of progress.
 
         Raises:
           InputError: files that do not fit the clip.
@@ -137,10 +126,20 @@ class GivenFlags:
             cameras = load_cameras(
                 frames, self.intrinsics.value or None, self.poses.value or None, stopped_early, names
             )
-        flow, flow_known = None, None
-        if len(frames.rgb) > 1 and flow_source is not None:
-            if isinstance(flow_source, pathlib.Path):
-                flow, flow_known = (jnp.asarray(x) for x in load_flow(flow_source, frames, edges))
-            else:
-                flow = estimate_flow(flow_source, frames.rgb, edges, observer=observer)
-        return Given(flow=flow, flow_known=flow_known, masks=masks, cameras=cameras)
+        return Given(masks=masks, cameras=cameras)
+
+
+def with_flow(
+    given: Given, source: FlowNetwork | pathlib.Path | None, frames: Frames, edges: np.ndarray, observer
+) -> Given:
+    """Adds the flow of pairs (E, 2) of the clip's frames: estimated by a network, or read from a folder.
+
+    Raises:
+      InputError: files that do not fit the clip; a network that gives no finite flow.
+    """
+    if source is None or len(frames.rgb) == 1:
+        return given
+    if isinstance(source, pathlib.Path):
+        flow, known = (jnp.asarray(x) for x in load_flow(source, frames, edges))
+        return dataclasses.replace(given, flow=flow, flow_known=known)
+    return dataclasses.replace(given, flow=estimate_flow(source, frames.rgb, edges, observer=observer))

@@ -15,7 +15,11 @@ TITLES = {
     "attention": "pairs, first pass",
     "predict": "pairs, point maps",
     "motion": "motion cue",
+    "flow": "optical flow",
+    "flow masks": "flow against cameras",
     "align": "global alignment",
+    "join": "joining windows",
+    "track": "frames as they come",
     "compare": "measuring, comparing",
     "write": "writing",
 }

@@ -18,10 +18,11 @@ import math
 import pathlib
 import time
 
+import jax
 import numpy as np
 
+from easi3r_jax import align, export, feedforward, metrics, pipeline
 from easi3r_jax import config as options
-from easi3r_jax import export, metrics, pipeline
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.pairs import make_edges
@@ -30,9 +31,10 @@ from easi3r_jax.video import load_frames
 from experiments import cli
 from experiments.checkpoints import load_model
 from experiments.environment import device, peak_memory_bytes, versions
-from experiments.given import GivenFlags
+from experiments.given import GivenFlags, with_flow
 from experiments.progress import Stages, table
 from experiments.sequences import Sequence, find_sequence, load_ground_truth
+from experiments.window_store import WindowStore
 
 FLAGS = cli.Flags(__doc__)
 
@@ -55,6 +57,19 @@ FIRST = _INPUT.integer("first", 0, "Stop after so many frames (0: all).", at_lea
 SIZE = _INPUT.integer("size", 0, "Long side in pixels (0: what the checkpoint was trained at).", at_least=0)
 CROP = _INPUT.boolean("crop", True, "Crop to multiples of the patch size; --nocrop resizes to them.")
 SQUARE_OK = _INPUT.boolean("square_ok", False, "Keep square images square instead of cropping them to 4:3.")
+
+_MODE = FLAGS.group("Mode")
+MODE = _MODE.choice(
+    "mode",
+    "align",
+    ["align", "feedforward"],
+    "Align all pairs of the clip (or of each window) by optimisation, or place each frame as it comes in, in closed "
+    "form: faster, without masks, and errors add up along the clip.",
+)
+WINDOW = _MODE.integer(
+    "window", 0, "Reconstruct a long clip in windows of so many frames, in a window's memory (0: all at once)."
+)
+OVERLAP = _MODE.integer("overlap", 8, "Frames that a window shares with the one before.")
 
 _PAIRS = FLAGS.group("Pairs")
 GRAPH = _PAIRS.string(
@@ -154,7 +169,7 @@ def main() -> None:
     export.ensure_writable(output)
 
     stages = Stages()
-    flow_source = GIVEN.flow_source()
+    flow_source = GIVEN.flow_source() if MODE.value == "align" else None
     model, checkpoint = load_model(CHECKPOINT.value, DTYPE.value, stages)
     frames = load_frames(sequence.frames, frame_config(model), progress=lambda d, n: stages("read", d, n))
     stages.close()
@@ -164,16 +179,23 @@ def main() -> None:
     export.check_foreground(FOREGROUND.value, len(frames.rgb))
     truth = None if sequence.ground_truth is None else load_ground_truth(sequence.ground_truth, frames)
 
-    given = GIVEN.load(
-        frames, edges, flow_source, source=sequence.frames, stopped_early=FIRST.value > 0, observer=stages
-    )
-    del flow_source  # its memory
-    features = pipeline.encode(model, frames, batch=config.frame_batch, observer=stages)
-    result = pipeline.reconstruct(model, frames, config, features=features, given=given, observer=stages)
+    given = GIVEN.load(frames, sequence.frames, stopped_early=FIRST.value > 0)
+    if MODE.value == "feedforward":
+        result, figures = feedforward_result(model, frames, stages), {}
+    elif 0 < WINDOW.value < len(frames.rgb):
+        result, figures = windows_result(model, frames, config, given, flow_source, output, checkpoint, stages), {}
+    else:
+        given = with_flow(given, flow_source, frames, edges, stages)
+        flow_source = None  # its memory
+        features = pipeline.encode(model, frames, batch=config.frame_batch, observer=stages)
+        result = pipeline.reconstruct(model, frames, config, features=features, given=given, observer=stages)
+        stages.close()
+        figures = {}
+        if truth is not None and COMPARE.value and config.motion != "none":
+            figures = compared(truth, sequence.twin, model, frames, config, features, given, stages)
     stages.close()
-    # Flow and masks of the clip say nothing of its twin.
-    twin = sequence.twin if given.flow is None and given.masks is None else None
-    figures = None if truth is None else measure(truth, twin, model, frames, config, features, given, result, stages)
+    if truth is not None:
+        figures = shown({"full method": metrics.evaluate_scene(result.scene, truth)} | figures)
 
     record = {
         "options": FLAGS.values(),
@@ -190,7 +212,7 @@ def main() -> None:
         config=record,
         flow=None if given.flow is None else (given.flow, edges),
         keep_flow=GIVEN.save_flow.value,
-        metrics=figures,
+        metrics=figures or None,
         time=np.asarray(frames.time),
         name=sequence.name,
         foreground=FOREGROUND.value,
@@ -203,6 +225,14 @@ def main() -> None:
 
 def check_options() -> None:
     """Refuses what no clip and no network could make right, before either is read."""
+    if WINDOW.value:
+        align.window_ranges(0, WINDOW.value, OVERLAP.value)
+    if MODE.value == "feedforward":
+        unused = [name for name in ("flow_checkpoint", "intrinsics", "poses") if FLAGS.values()[name]]
+        unused += [f"masks={GIVEN.masks.value}"] if GIVEN.masks.present and GIVEN.masks.value != "none" else []
+        unused += ["window"] if WINDOW.value else []
+        if unused:
+            raise ConfigError(f"--mode=feedforward has no use for --{', --'.join(unused)}: leave it out.")
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
     export.check_foreground(FOREGROUND.value, 2**31)
     if not GRAPH.value.startswith("oneref"):  # its reference may be any frame
@@ -267,34 +297,89 @@ def frame_config(model: DUSt3R) -> options.FrameConfig:
     )
 
 
-def measure(
+Figures = dict[str, dict[str, float | None]]
+
+
+def windows_result(
+    model: DUSt3R,
+    frames: Frames,
+    config: options.PipelineConfig,
+    given: Given,
+    flow_source,
+    output: pathlib.Path,
+    checkpoint: dict,
+    stages: Stages,
+) -> pipeline.Reconstruction:
+    """A long clip, window by window; windows that an earlier call has done are not done again."""
+    store = WindowStore(output, {**FLAGS.values(), "output": "", "weights": checkpoint}, frames)
+
+    def of_window(first: int, last: int) -> Given:
+        edges = first + pipeline.clip_edges(last - first, config.graph)
+        part = dataclasses.replace(given, masks=None if given.masks is None else given.masks[first:last])
+        return with_flow(part, flow_source, frames, edges, stages)
+
+    print(f"  Windows that are done are kept in {store.folder}: after an interruption, the same command goes on.")
+    scene = pipeline.reconstruct_windows(
+        model,
+        frames,
+        config,
+        window=WINDOW.value,
+        overlap=OVERLAP.value,
+        given=of_window,
+        cameras=given.cameras,
+        load=store.load,
+        save=store.save,
+        observer=stages,
+    )
+    store.clear()
+    return pipeline.Reconstruction(scene=scene, motion=None, masks=None, losses=np.zeros(0, np.float32))
+
+
+def feedforward_result(model: DUSt3R, frames: Frames, stages: Stages) -> pipeline.Reconstruction:
+    """Every frame as it comes in, without optimisation."""
+    tracked, total = [], len(frames.rgb)
+    stages("track", 0, total)
+    began = time.perf_counter()
+    for frame in feedforward.track(model, frames.rgb, shared_focal=SHARED_FOCAL.value):
+        tracked.append(jax.block_until_ready(frame))
+        if len(tracked) == 2:  # both steps are compiled
+            began = time.perf_counter()
+        stages("track", len(tracked), total)
+    if total > 2:
+        print(f"  {(total - 2) / (time.perf_counter() - began):.1f} frames a second after compilation")
+    scene = feedforward.scene_of(tracked, frames)
+    return pipeline.Reconstruction(scene=scene, motion=None, masks=None, losses=np.zeros(0, np.float32))
+
+
+def compared(
     truth: metrics.GroundTruth,
     twin: Sequence | None,
     model: DUSt3R,
     frames: Frames,
-    config,
+    config: options.PipelineConfig,
     features,
     given: Given,
-    result,
     stages: Stages,
-) -> dict[str, dict[str, float | None]]:
-    """Metrics against ground truth, printed beside those of plain DUSt3R and of the clip's motionless twin."""
-    stages("compare", 0, 3)
-    columns = {"full method": metrics.evaluate_scene(result.scene, truth)}
-    stages("compare", 1, 3)
-    if COMPARE.value and config.motion != "none":
-        plain = dataclasses.replace(config, motion="none", masks=())
-        scene = pipeline.reconstruct(model, frames, plain, features=features).scene
-        geometry_only = dataclasses.replace(truth, masks=None)  # plain DUSt3R says nothing about motion
-        columns = {"plain DUSt3R": metrics.evaluate_scene(scene, geometry_only)} | columns
-        if twin is not None and twin.ground_truth is not None:
-            still = load_frames(twin.frames, frame_config(model))
-            scene = pipeline.reconstruct(model, still, config, given=given).scene
-            stages("compare", 2, 3)
-            columns["full, motionless twin"] = metrics.evaluate_scene(
-                scene, load_ground_truth(twin.ground_truth, still)
-            )
-    stages("compare", 3, 3)
+) -> Figures:
+    """Metrics of plain DUSt3R, and of the method on the clip's motionless twin."""
+    stages("compare", 0, 2)
+    plain = dataclasses.replace(config, motion="none", masks=())
+    scene = pipeline.reconstruct(model, frames, plain, features=features).scene
+    geometry_only = dataclasses.replace(truth, masks=None)  # plain DUSt3R says nothing about motion
+    figures = {"plain DUSt3R": metrics.evaluate_scene(scene, geometry_only)}
+    stages("compare", 1, 2)
+    # Flow and masks of the clip say nothing of its twin.
+    if twin is not None and twin.ground_truth is not None and given.flow is None and given.masks is None:
+        still = load_frames(twin.frames, frame_config(model))
+        scene = pipeline.reconstruct(model, still, config, given=given).scene
+        figures["full, motionless twin"] = metrics.evaluate_scene(scene, load_ground_truth(twin.ground_truth, still))
+    stages("compare", 2, 2)
+    return figures
+
+
+def shown(columns: Figures) -> Figures:
+    """Prints the figures side by side, plain DUSt3R first, and returns them in that order."""
+    columns = {name: columns[name] for name in sorted(columns, key=lambda name: name != "plain DUSt3R")}
     known = {name for figures in columns.values() for name in figures}
     rows = [
         (text, *(_figure(f.get(name)) for f in columns.values())) for name, text in PRINTED.items() if name in known

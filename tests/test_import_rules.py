@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "priors": FOUNDATION | {"video"},
     "pairs": FOUNDATION,
     "flow": FOUNDATION | {"models"},
+    "feedforward": FOUNDATION | {"models"},
     "export": FOUNDATION,
     "viewer": FOUNDATION,
     "sharding": FOUNDATION,

@@ -17,7 +17,7 @@ from easi3r_jax.align.flow import ego_flow, flow_loss, robust_sum
 from easi3r_jax.align.flow_masks import flow_residual, static_regions
 from easi3r_jax.align.graph import SpanningTree, check_edges, spanning_tree
 from easi3r_jax.align.initialise import edge_scores, frame_confidence, initial_state
-from easi3r_jax.align.known import check_known, in_known_world, with_known_cameras
+from easi3r_jax.align.known import check_known, in_known_world, with_focal, with_known_cameras
 from easi3r_jax.align.optimise import Progress, adam_steps, init_moments, iterate, learning_rates, optimise
 from easi3r_jax.align.pair import one_frame, two_frames
 from easi3r_jax.align.residuals import (
@@ -39,6 +39,7 @@ from easi3r_jax.align.state import (
     make_state,
     with_depth_prior,
 )
+from easi3r_jax.align.windows import join_windows, window_ranges
 from easi3r_jax.config import AlignConfig
 from easi3r_jax.errors import InputError
 from easi3r_jax.types import KnownCameras, PairPredictions
@@ -65,6 +66,7 @@ __all__ = [
     "init_moments",
     "initial_state",
     "iterate",
+    "join_windows",
     "learning_rates",
     "loss_terms",
     "make_problem",
@@ -80,7 +82,9 @@ __all__ = [
     "temporal_loss",
     "total_loss",
     "two_frames",
+    "window_ranges",
     "with_depth_prior",
+    "with_focal",
     "with_known_cameras",
 ]
 

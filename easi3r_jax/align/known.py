@@ -55,10 +55,33 @@ def known_focals(focals: np.ndarray, known: KnownCameras | None, config: AlignCo
     return np.full(len(focals), given.mean()), True
 
 
+def with_focal(known: KnownCameras | None, num_frames: int, focal: float) -> KnownCameras:
+    """Known cameras where frames without known intrinsics have this focal length, and the image's centre.
+
+    Those centres are marked by 0: `principal_points` puts the image's there.
+    """
+    if known is None:
+        known = KnownCameras(
+            focal=np.ones(num_frames),
+            principal_point=np.zeros((num_frames, 2)),
+            intrinsics_known=np.zeros(num_frames, bool),
+            world_from_cam=np.tile(np.eye(4), (num_frames, 1, 1)),
+            poses_known=np.zeros(num_frames, bool),
+        )
+    return dataclasses.replace(
+        known,
+        focal=np.where(known.intrinsics_known, known.focal, focal),
+        intrinsics_known=np.ones(num_frames, bool),
+    )
+
+
 def principal_points(centre: np.ndarray, num_frames: int, known: KnownCameras | None) -> np.ndarray:
     """(T, 2): the known ones, and the image's centre elsewhere."""
     centres = np.tile(np.asarray(centre)[None], (num_frames, 1))
-    return centres if known is None else np.where(known.intrinsics_known[:, None], known.principal_point, centres)
+    if known is None:
+        return centres
+    given = np.asarray(known.intrinsics_known)[:, None] & (np.asarray(known.principal_point) > 0)
+    return np.where(given, known.principal_point, centres)
 
 
 def world_from_known(world_from_cam: np.ndarray, known: KnownCameras) -> np.ndarray:

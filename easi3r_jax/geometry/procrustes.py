@@ -5,9 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.geometry import se3
+
 Array = jax.Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+# Of `robust_similarity`: its width as a share of the mean distance, and at least as one of the target's extent.
+_WIDTH, _SMALL = 0.3, 1e-3
 
 
 def register_similarity(source: Array, target: Array, weights: Array) -> tuple[Array, Array, Array]:
@@ -45,3 +49,42 @@ def register_similarity(source: Array, target: Array, weights: Array) -> tuple[A
     rotation = jnp.where(meaningful, rotation, jnp.eye(3, dtype=rotation.dtype))
     translation = mean_target - scale * jnp.matmul(rotation, mean_source, precision=_HIGHEST)
     return scale, rotation, translation
+
+
+def robust_similarity(source: Array, target: Array, weights: Array, rounds: int = 30) -> Array:
+    """A similarity that most points agree on: those far off, such as what moves, hardly pull.
+
+    Registration again and again, each point's weight times (c / d)^2 where its distance d is above c, a share of the
+    mean distance: as the fit gets better, c gets smaller.
+
+    Args:
+      source, target: (P, 3) points.
+      weights: (P,) >= 0.
+      rounds: of reweighting.
+
+    Returns:
+      (4, 4) target_from_source.
+    """
+
+    def again(matrix: Array, _: None) -> tuple[Array, None]:
+        moved = se3.transform_points(matrix, source)
+        return _registered(source, target, robust_weights(moved, target, weights)), None
+
+    return jax.lax.scan(again, _registered(source, target, weights), None, length=rounds)[0]
+
+
+def robust_weights(points: Array, target: Array, weights: Array) -> Array:
+    """(P,) weights of points that should be at `target`, lessened where they are not: see `robust_similarity`."""
+    total = jnp.sum(weights)
+    share = weights / jnp.where(total > 0, total, 1)
+    middle = jnp.matmul(share, target, precision=_HIGHEST)
+    least = _SMALL * jnp.sum(share * se3.safe_norm(target - middle[None]))
+    distance = se3.safe_norm(points - target)
+    width = jnp.maximum(_WIDTH * jnp.sum(share * distance), least)
+    near = width / jnp.maximum(jnp.maximum(distance, width), 1e-30)
+    return share * near * near
+
+
+def _registered(source: Array, target: Array, weights: Array) -> Array:
+    scale, rotation, translation = register_similarity(source, target, weights)
+    return se3.from_parts(scale * rotation, translation)

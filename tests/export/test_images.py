@@ -95,7 +95,7 @@ def test_the_summary_shows_flow_to_the_next_frame(scene, time):
     shown = pictures(summary_figure(scene, None, title="clip", time=time, flow=(flow, edges)))
     assert len(shown) == 4 * count
     for picture in shown[3 * count :]:
-        np.testing.assert_array_equal(picture.get_array(), np.broadcast_to([255, 0, 0], (height, width, 3)))
+        np.testing.assert_array_equal(picture.images[0].get_array(), np.broadcast_to([255, 0, 0], (height, width, 3)))
 
 
 def test_summary_of_maps_without_contrast_or_depth(scene, motion, time, tmp_path):

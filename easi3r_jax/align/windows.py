@@ -1,0 +1,243 @@
+"""Long clips: windows of frames, reconstructed one by one, become one scene.
+
+    scenes of the windows ──similarities of neighbours──▶ chain ──refine──▶ one world ──blend──▶ Scene4D
+
+Each window has a world and a scale of its own. What two windows share, points and cameras of the frames in both, tells
+how their worlds lie. Memory of the join: the scenes themselves, and a bounded number of points for each two windows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy.spatial.transform import Rotation
+
+from easi3r_jax.align.known import world_from_known
+from easi3r_jax.errors import ConfigError
+from easi3r_jax.geometry import se3
+from easi3r_jax.geometry.procrustes import robust_similarity, robust_weights
+from easi3r_jax.types import Array, KnownCameras, Scene4D
+
+# Points that two windows are held together by, and the share of their weight that the cameras have.
+_POINTS, _CAMERAS = 8192, 512
+_CAMERA_SHARE = 0.25
+_STEPS, _RATE = 200, 1e-3
+
+
+def window_ranges(num_frames: int, window: int, overlap: int) -> list[tuple[int, int]]:
+    """First frame and the one after the last of every window; the last one reaches back to have full length.
+
+    Raises:
+      ConfigError: windows of fewer than three frames, or that do not overlap by at least one and at most all but one.
+    """
+    if window < 3:
+        raise ConfigError(f"Windows have at least 3 frames, got {window}.")
+    if not 1 <= overlap < window:
+        raise ConfigError(
+            f"Windows of {window} frames overlap by 1 to {window - 1} frames, got {overlap}: a shorter overlap or "
+            "longer windows."
+        )
+    if num_frames <= window:
+        return [(0, num_frames)]
+    starts = [*range(0, num_frames - window, window - overlap), num_frames - window]
+    return [(start, start + window) for start in starts]
+
+
+def join_windows(
+    scenes: Sequence[Scene4D],
+    ranges: Sequence[tuple[int, int]],
+    *,
+    cameras: KnownCameras | None = None,
+    seed: int = 0,
+) -> Scene4D:
+    """One scene from those of windows.
+
+    1. Of each two windows that share frames, the similarity between their worlds that most points of static, confident
+       pixels, and cameras, agree on.
+    2. From the first window on, each goes where the one before says.
+    3. All windows but the first are moved and scaled together until the distances of all overlaps are least.
+    4. In an overlap, poses, focal lengths and depth go evenly from the one window's to the other's; masks, scores and
+       confidence change hands in the middle.
+
+    Args:
+      scenes: host arrays, in order.
+      ranges: of `window_ranges`.
+      cameras: of the whole clip, where poses are known.
+      seed: of the choice of points.
+
+    Returns:
+      the scene of all frames, host arrays, in the world of the first window or of the known poses.
+    """
+    joined = scenes[0] if len(scenes) == 1 else _joined(scenes, ranges, seed)
+    if cameras is None or not np.any(cameras.poses_known):
+        return joined
+    return _moved(joined, np.linalg.inv(world_from_known(np.asarray(joined.world_from_cam), cameras)))
+
+
+def _joined(scenes: Sequence[Scene4D], ranges: Sequence[tuple[int, int]], seed: int) -> Scene4D:
+    count = len(scenes)
+    numbers = np.array([(a, b) for a in range(count) for b in range(a + 1, count) if ranges[b][0] < ranges[a][1]])
+    shared = [
+        _shared_points(scenes[a], scenes[b], ranges[a], ranges[b], np.random.default_rng([seed, a, b]))
+        for a, b in numbers.tolist()
+    ]
+    points_a, points_b, weights = (jnp.asarray(np.stack(x), jnp.float32) for x in zip(*shared, strict=True))
+    world_from_window = [np.eye(4)]
+    for b in range(1, count):
+        pair = int(np.flatnonzero((numbers[:, 0] == b - 1) & (numbers[:, 1] == b))[0])
+        a_from_b = np.asarray(_robust(points_b[pair], points_a[pair], weights[pair]), np.float64)
+        world_from_window.append(world_from_window[-1] @ a_from_b)
+    chain = np.stack(world_from_window)
+    start = jnp.asarray(chain, jnp.float32)
+    there_a, there_b = (
+        jax.vmap(se3.transform_points)(start[numbers[:, k]], points) for k, points in enumerate((points_a, points_b))
+    )
+    trusted = jax.vmap(robust_weights)(there_a, there_b, weights)
+    refined = _refine(chain, numbers, points_a, points_b, trusted)
+    return _blended([_moved(scene, world) for scene, world in zip(scenes, refined, strict=True)], ranges)
+
+
+def _shared_points(
+    a: Scene4D, b: Scene4D, range_a: tuple[int, int], range_b: tuple[int, int], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """World points of the same pixels in two windows, and their weights: (P, 3), (P, 3), (P,)."""
+    first, last = range_b[0], range_a[1]
+    in_a, in_b = slice(first - range_a[0], last - range_a[0]), slice(0, last - first)
+    static = np.asarray(a.static_mask[in_a]) & np.asarray(b.static_mask[in_b])
+    confidence = np.minimum(a.confidence[in_a], b.confidence[in_b])
+    weight = np.where(static, np.log(np.maximum(confidence, 1)), 0)
+    if not weight.any():  # everything moves or is unsure: all pixels are as good
+        weight = np.ones_like(weight)
+    flat = weight.ravel().astype(np.float64)
+    chosen = rng.choice(flat.size, _POINTS, p=flat / flat.sum())
+    frame, row, column = np.unravel_index(chosen, weight.shape)
+    points, cameras, reach = [], [], np.median(np.asarray(a.depth[in_a], np.float64), axis=(1, 2))
+    # The same length in both windows: most pixels say how their scales differ.
+    ratio = np.median(np.asarray(b.depth[in_b], np.float64) / a.depth[in_a])
+    for scene, part in ((a, in_a), (b, in_b)):
+        depth = np.asarray(scene.depth[part], np.float64)
+        poses = np.asarray(scene.world_from_cam[part], np.float64)
+        matrices = np.asarray(scene.intrinsics[part], np.float64)
+        z = depth[frame, row, column]
+        x = (column - matrices[frame, 0, 2]) / matrices[frame, 0, 0] * z
+        y = (row - matrices[frame, 1, 2]) / matrices[frame, 1, 1] * z
+        local = np.stack([x, y, z], axis=-1)
+        points.append(np.einsum("pab,pb->pa", poses[frame, :3, :3], local) + poses[frame, :3, 3])
+        # A camera as four points: its centre, and one at the middle of its depths along each axis.
+        ends = (reach if scene is a else ratio * reach)[:, None, None] * np.eye(3)
+        axes = np.einsum("tab,tcb->tca", poses[:, :3, :3], ends) + poses[:, None, :3, 3]
+        cameras.append(np.concatenate([poses[:, None, :3, 3], axes], axis=1).reshape(-1, 3))
+    weights = np.repeat([(1 - _CAMERA_SHARE) / _POINTS, _CAMERA_SHARE / _CAMERAS], [_POINTS, _CAMERAS])
+    # As many for every overlap, however long it is.
+    spread = np.arange(_CAMERAS) * len(cameras[0]) // _CAMERAS
+    in_worlds = [np.concatenate([p, c[spread]]) for p, c in zip(points, cameras, strict=True)]
+    return in_worlds[0], in_worlds[1], weights
+
+
+_robust = jax.jit(robust_similarity)
+
+
+def _refine(start: np.ndarray, numbers: np.ndarray, points_a: Array, points_b: Array, weights: Array) -> np.ndarray:
+    """(K, 4, 4) similarities after a joint descent from `start` over all overlaps; the first one stays."""
+    scales = np.cbrt(np.linalg.det(start[:, :3, :3]))
+    rotations = start[:, :3, :3] / scales[:, None, None]
+    # Corrections about each window's middle: turning a window does not throw its far points about.
+    middle = np.stack([np.zeros(3) for _ in start])
+    for (a, b), p, q in zip(numbers, np.asarray(points_a), np.asarray(points_b), strict=True):
+        middle[a], middle[b] = p.mean(0), q.mean(0)
+    base = jnp.asarray(np.concatenate([rotations * scales[:, None, None], start[:, :3, 3:]], axis=2), jnp.float32)
+    found = _descend(base, jnp.asarray(middle, jnp.float32), jnp.asarray(numbers), points_a, points_b, weights)
+    out = np.tile(np.eye(4), (len(start), 1, 1))
+    out[:, :3] = np.asarray(found, np.float64)
+    return out
+
+
+@jax.jit
+def _descend(base: Array, middle: Array, numbers: Array, points_a: Array, points_b: Array, weights: Array) -> Array:
+    """(K, 3, 4) best transforms: `base`, each followed by a small similarity about where its window is."""
+    count = len(base)
+    centre = jnp.einsum("kab,kb->ka", base[:, :, :3], middle) + base[:, :, 3]
+    size = jnp.mean(se3.safe_norm(points_b - jnp.mean(points_b, axis=1, keepdims=True))) * jnp.mean(
+        jnp.cbrt(jnp.linalg.det(base[:, :, :3]))
+    )
+
+    def transforms(params: Array) -> Array:
+        """Parameters (K, 8): quaternion less the identity, translation in sizes, logarithm of the scale."""
+        params = params * (jnp.arange(count) > 0).astype(params.dtype)[:, None]
+        unit = jnp.asarray([[0, 0, 0, 1]], params.dtype)
+        turn = jnp.exp(params[:, 7])[:, None, None] * se3.matrix_from_quaternion(unit + params[:, :4])
+        linear = jnp.einsum("kab,kbc->kac", turn, base[:, :, :3])
+        moved = jnp.einsum("kab,kb->ka", turn, base[:, :, 3] - centre) + centre + size * params[:, 4:7]
+        return jnp.concatenate([linear, moved[..., None]], axis=2)
+
+    def loss(params: Array) -> Array:
+        each = transforms(params)
+        ends = [
+            jnp.einsum("eab,epb->epa", each[n][:, :, :3], points) + each[n][:, None, :, 3]
+            for n, points in ((numbers[:, 0], points_a), (numbers[:, 1], points_b))
+        ]
+        # In units of the windows' own scale: a smaller world must not be a better one.
+        unit = size * jnp.exp(jnp.mean(params[:, 7]))
+        return jnp.sum(weights * se3.safe_norm(ends[0] - ends[1])) / unit
+
+    optimiser = optax.adam(optax.cosine_decay_schedule(_RATE, _STEPS))
+
+    def step(carry, _: None):
+        params, state, best, least = carry
+        value, gradient = jax.value_and_grad(loss)(params)
+        best, least = jnp.where(value < least, params, best), jnp.minimum(value, least)
+        with jax.numpy_dtype_promotion("standard"):
+            update, state = optimiser.update(gradient, state)
+        return (params + update, state, best, least), None
+
+    zero = jnp.zeros((count, 8), base.dtype)
+    start = (zero, optimiser.init(zero), zero, jnp.asarray(jnp.inf, base.dtype))
+    return transforms(jax.lax.scan(step, start, None, length=_STEPS)[0][2])
+
+
+def _moved(scene: Scene4D, world_from_window: np.ndarray) -> Scene4D:
+    """The scene in another world: the similarity moves its cameras, its scale multiplies depth."""
+    scale = np.cbrt(np.linalg.det(world_from_window[:3, :3]))
+    poses = world_from_window @ np.asarray(scene.world_from_cam, np.float64)
+    poses[:, :3, :3] /= scale
+    return dataclasses.replace(
+        scene, world_from_cam=poses.astype(np.float32), depth=(np.asarray(scene.depth) * scale).astype(np.float32)
+    )
+
+
+def _blended(scenes: Sequence[Scene4D], ranges: Sequence[tuple[int, int]]) -> Scene4D:
+    """Joins scenes of one world: `join_windows`, step 4."""
+    whole = {name: [np.asarray(x) for x in value] for name, value in vars(scenes[0]).items()}
+    for scene, (first, last) in zip(scenes[1:], ranges[1:], strict=True):
+        have = len(whole["depth"])
+        overlap = have - first
+        for t in range(first, have):
+            share = (t - first + 1) / (overlap + 1)
+            old = {name: values[t] for name, values in whole.items()}
+            new = {name: np.asarray(value[t - first]) for name, value in vars(scene).items()}
+            for name, value in _between(old, new, share).items():
+                whole[name][t] = value
+        for name, value in vars(scene).items():
+            whole[name] += [np.asarray(x) for x in value[overlap : last - first]]
+    dtypes = {"world_from_cam": np.float32, "intrinsics": np.float32}
+    return Scene4D(
+        **{name: np.stack(values).astype(dtypes.get(name, values[0].dtype)) for name, values in whole.items()}
+    )
+
+
+def _between(old: dict[str, np.ndarray], new: dict[str, np.ndarray], share: float) -> dict[str, np.ndarray]:
+    """A frame's arrays, a share of the way from one window's to the other's."""
+    out = dict(new if share > 0.5 else old)
+    turn = Rotation.from_matrix(old["world_from_cam"][:3, :3].T @ new["world_from_cam"][:3, :3]).as_rotvec()
+    pose = np.eye(4)
+    pose[:3, :3] = old["world_from_cam"][:3, :3] @ Rotation.from_rotvec(share * turn).as_matrix()
+    pose[:3, 3] = (1 - share) * old["world_from_cam"][:3, 3] + share * new["world_from_cam"][:3, 3]
+    out["world_from_cam"] = pose
+    out["intrinsics"] = (1 - share) * old["intrinsics"] + share * new["intrinsics"]
+    out["depth"] = np.exp((1 - share) * np.log(old["depth"]) + share * np.log(new["depth"])).astype(np.float32)
+    return out

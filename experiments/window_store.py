@@ -1,0 +1,61 @@
+"""Scenes of a long clip's windows, kept beside the output until all are there: what is done is not done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+
+from easi3r_jax.errors import InputError
+from easi3r_jax.export import load_scene, to_json, write_json, write_scene
+from easi3r_jax.types import Frames, Scene4D
+
+
+class WindowStore:
+    """A folder `.NAME.windows` beside the output.
+
+    Args:
+      output: folder of the result.
+      options: everything that the scenes depend on beside the frames. A folder made with others is emptied.
+      frames: the clip.
+    """
+
+    def __init__(self, output: pathlib.Path, options: dict[str, Any], frames: Frames):
+        output = output.expanduser().absolute()
+        self.folder = output.with_name(f".{output.name}.windows")
+        digest = hashlib.sha256(np.ascontiguousarray(frames.rgb).tobytes()).hexdigest()
+        key = json.loads(json.dumps(to_json({"frames": digest, **options})))
+        path = self.folder / "key.json"
+        try:
+            same = json.loads(path.read_text()) == key
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            write_json(path, key)
+
+    def load(self, number: int) -> Scene4D | None:
+        """A window's scene, if it is there and whole."""
+        try:
+            return load_scene(self._path(number))
+        except InputError:
+            return None
+
+    def save(self, number: int, scene: Scene4D) -> None:
+        """Keeps a window's scene: whole, or not at all."""
+        partial = self._path(number).with_suffix(".partial.npz")
+        write_scene(partial, scene)
+        os.replace(partial, self._path(number))
+
+    def clear(self) -> None:
+        """Removes the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, number: int) -> pathlib.Path:
+        return self.folder / f"window_{number:04d}.npz"
