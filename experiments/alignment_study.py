@@ -1,0 +1,224 @@
+"""What optical flow, masks and known cameras are worth to the alignment, on rendered clips with ground truth.
+
+    python -m experiments.alignment_study                    # the table of docs/alignment.md
+    python -m experiments.alignment_study --num=4 --noise=0.02
+
+No network takes part but for the masks of its attention: point maps are the exact geometry of a rendered clip, off by
+noise that is smooth over the image, and flow is the exact one, off by noise. So a row shows what the alignment makes of
+what it is given, and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax import align, export, metrics, motion, pipeline
+from easi3r_jax.config import AlignConfig, PipelineConfig
+from easi3r_jax.geometry import camera, se3
+from easi3r_jax.models import DUSt3R
+from easi3r_jax.synthetic.clips import ClipConfig, ClipPlan, plan_clip, render_clip
+from easi3r_jax.synthetic.flow import exact_flow
+from easi3r_jax.types import Array, Frames, KnownCameras, PairPredictions, Scene4D
+from experiments import cli
+from experiments.checkpoints import load_model
+from experiments.environment import versions
+from experiments.progress import Stages, table
+from experiments.study.report import mean
+
+FLAGS = cli.Flags(__doc__)
+
+_CLIPS = FLAGS.group("Clips")
+NUM = _CLIPS.integer("num", 8, "Clips.", at_least=1)
+NUM_FRAMES = _CLIPS.integer("num_frames", 12, "Frames of a clip.", at_least=3)
+SEED = _CLIPS.integer("seed", 0, "Of the clips and the noise.")
+NOISE = _CLIPS.number("noise", 0.05, "Of the point maps, as a share of each point's distance.", at_least=0.0)
+FLOW_NOISE = _CLIPS.number("flow_noise", 0.3, "Of the flow, in pixels.", at_least=0.0)
+
+_METHOD = FLAGS.group("Method")
+GRAPH = _METHOD.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
+ITERATIONS = _METHOD.integer("iterations", 300, "Alignment steps.", at_least=1)
+CHECKPOINT = _METHOD.string("checkpoint", "embedded", "The network whose attention gives the masks.")
+
+_OUTPUT = FLAGS.group("Output")
+JSON = _OUTPUT.string("json", "", "Also write the figures here.")
+
+#: Figure -> its heading.
+FIGURES = {
+    "ate": "ATE",
+    "rpe_translation": "RPE, translation",
+    "rpe_rotation_deg": "RPE, degrees",
+    "abs_rel": "AbsRel",
+    "focal_relative_error": "focal",
+}
+#: Row -> what is given, of "flow", "intrinsics" and "poses"; the masks, of "none", "attention" and "truth".
+ROWS = {
+    "points only": ((), "none"),
+    **{f"flow, masks: {masks}": (("flow",), masks) for masks in ("none", "attention", "truth")},
+    "known intrinsics": (("intrinsics",), "none"),
+    **{
+        f"known intrinsics, flow, masks: {masks}": (("intrinsics", "flow"), masks)
+        for masks in ("none", "attention", "truth")
+    },
+    "known poses": (("poses",), "none"),
+    **{f"known poses, flow, masks: {masks}": (("poses", "flow"), masks) for masks in ("none", "attention", "truth")},
+    "known intrinsics and poses": (("intrinsics", "poses"), "none"),
+}
+
+
+def main() -> None:
+    model, _ = load_model(CHECKPOINT.value)
+    config = PipelineConfig(graph=GRAPH.value, seed=SEED.value, alignment=AlignConfig(iterations=ITERATIONS.value))
+    edges = pipeline.clip_edges(NUM_FRAMES.value, GRAPH.value)
+    clip_config = ClipConfig(size=model.config.image_size, num_frames=NUM_FRAMES.value)
+    stages = Stages()
+    per_clip: list[dict[str, dict[str, float | None]]] = []
+    total = NUM.value * len(ROWS)
+    for number in range(NUM.value):
+        stages("clips", number * len(ROWS), total)
+        per_clip.append({})
+        given = observed(jax.random.fold_in(jax.random.key(SEED.value), number), clip_config, edges)
+        masks = masks_of(model, given, config)
+        for name, (kinds, mask) in ROWS.items():
+            scene = aligned(given, kinds, masks[mask], config)
+            per_clip[-1][name] = metrics.evaluate_scene(scene, dataclasses.replace(given.truth, masks=None))
+            stages("clips", number * len(ROWS) + len(per_clip[-1]), total)
+    rows = {name: {figure: mean(clip[name].get(figure) for clip in per_clip) for figure in FIGURES} for name in ROWS}
+    print(table([(name, *map(str, figures.values())) for name, figures in rows.items()], ("", *FIGURES.values())))
+    if JSON.value:
+        record = {name: {figure: value._asdict() for figure, value in row.items()} for name, row in rows.items()}
+        record |= {"options": FLAGS.values(), "versions": versions(), "per_clip": per_clip}
+        export.write_json(JSON.value, record)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Observed:
+    """A clip as the alignment sees it.
+
+    Attributes:
+      frames: the images.
+      predictions: noisy point maps of every pair.
+      flow: (E, H, W, 2) noisy.
+      truth: of the clip.
+    """
+
+    frames: Frames
+    predictions: PairPredictions
+    flow: Array
+    truth: metrics.GroundTruth
+
+
+def observed(key: Array, config: ClipConfig, edges: np.ndarray) -> Observed:
+    """Renders a clip and makes of it what a network and a flow network might say."""
+    plan_key, render_key, noise_key = jax.random.split(key, 3)
+    plan, clip = _rendered(plan_key, render_key, config)
+    predictions, flow = _predicted(noise_key, plan, clip.views, jnp.asarray(edges), NOISE.value, FLOW_NOISE.value)
+    count = config.num_frames
+    frames = Frames(
+        rgb=clip.views.rgb,
+        source_index=np.arange(count, dtype=np.int32),
+        time=np.arange(count) / 24.0,
+        frame_from_source=np.eye(3),
+        source_size=np.array(config.size, np.int32),
+    )
+    truth = metrics.GroundTruth(
+        depth=np.asarray(clip.views.depth),
+        masks=np.asarray(clip.moving),
+        world_from_cam=np.asarray(clip.views.world_from_cam),
+        intrinsics=np.asarray(clip.views.intrinsics),
+    )
+    return Observed(frames, predictions, flow, truth)
+
+
+@partial(jax.jit, static_argnames="config")
+def _rendered(plan_key: Array, render_key: Array, config: ClipConfig):
+    plan = plan_clip(plan_key, config)
+    return plan, render_clip(render_key, plan, config.size)
+
+
+@jax.jit
+def _predicted(key: Array, plan: ClipPlan, views, edges: Array, noise: Array, flow_noise: Array):
+    """Point maps and flow of every pair, with noise.
+
+    A point is off along its ray by a share of its distance that is the same for a pair's neighbours in the image: half
+    of the noise's variance is smooth (a grid of 4 x 6), half is each pixel's own. Every pair has a scale of its own.
+    """
+    height, width = views.depth.shape[1:]
+    cam_from_world = se3.inverse(views.world_from_cam)
+
+    def one(carry, inputs):
+        edge, key = inputs
+        i, j = edge[0], edge[1]
+        at_i, at_j = (jax.tree.map(lambda x, t=t: x[t], views) for t in (i, j))
+        scenes = [dataclasses.replace(plan.scene, world_from_object=plan.world_from_object[t]) for t in (i, j)]
+        flow, _ = exact_flow(at_i, scenes[0], at_j, scenes[1])
+        own_i, own_j = (camera.unproject(view.depth, view.intrinsics) for view in (at_i, at_j))
+        in_i = se3.transform_points(se3.compose(cam_from_world[i], views.world_from_cam[j]), own_j)
+        keys = jax.random.split(key, 4)
+        scale = jnp.exp(jax.random.uniform(keys[0], minval=-0.3, maxval=0.3))
+        points, confidence = [], []
+        for own, k in ((own_i, keys[1]), (in_i, keys[2])):
+            coarse, fine = jax.random.split(k)
+            smooth = jax.image.resize(jax.random.normal(coarse, (4, 6)), (height, width), "cubic")
+            off = noise * jnp.sqrt(0.5) * (smooth + jax.random.normal(fine, (height, width)))
+            points.append(scale * own * jnp.exp(off)[..., None])
+            confidence.append(1 + 4 * jnp.exp(-0.5 * (off / jnp.maximum(noise, 1e-6)) ** 2))
+        flow = flow + flow_noise * jax.random.normal(keys[3], flow.shape)
+        return carry, (*points, *confidence, flow)
+
+    keys = jax.random.split(key, len(edges))
+    _, (points_i, points_j, confidence_i, confidence_j, flow) = jax.lax.scan(one, 0, (edges, keys))
+    return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j), flow
+
+
+def masks_of(model: DUSt3R, given: Observed, config: PipelineConfig) -> dict[str, Array]:
+    """What moves, as nobody, the network's attention and the renderer say, (T, H, W) each."""
+    size = given.frames.rgb.shape[1:3]
+    features = pipeline.encode(model, given.frames)
+    edges, grid = np.asarray(given.predictions.edges), model.grid(size)
+    temporal = pipeline.attention_pass(model, features, edges, grid)
+    labels = motion.cluster_labels(features, grid, config.segmentation, jax.random.key(config.seed))
+    truth = jnp.asarray(given.truth.masks)
+    _, masks = pipeline.segment(temporal, labels, size, config.segmentation)
+    return {"none": jnp.zeros_like(truth), "attention": masks.masks, "truth": truth}
+
+
+def aligned(given: Observed, kinds: tuple[str, ...], masks: Array, config: PipelineConfig) -> Scene4D:
+    """The scene that the alignment makes of the point maps, and of what else is given."""
+    count = len(given.frames.rgb)
+    matrices, poses = (np.asarray(x, np.float64) for x in (given.truth.intrinsics, given.truth.world_from_cam))
+    everything, nothing = np.ones(count, bool), np.zeros(count, bool)
+    known = KnownCameras(
+        focal=matrices[:, 0, 0],
+        principal_point=matrices[:, :2, 2],
+        intrinsics_known=everything if "intrinsics" in kinds else nothing,
+        world_from_cam=poses,
+        poses_known=everything if "poses" in kinds else nothing,
+    )
+    result = align.align(
+        given.predictions,
+        count,
+        config.alignment,
+        flow=given.flow if "flow" in kinds else None,
+        dynamic=masks,
+        known=known,
+        seed=config.seed,
+    )
+    return Scene4D(
+        world_from_cam=result.world_from_cam,
+        intrinsics=result.intrinsics,
+        depth=result.depth,
+        confidence=result.confidence,
+        dynamic_mask=masks,
+        dynamic_score=masks.astype(jnp.float32),
+        static_mask=~masks,
+        rgb=given.frames.rgb,
+    )
+
+
+if __name__ == "__main__":
+    FLAGS.run(main)
