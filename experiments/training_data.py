@@ -79,13 +79,13 @@ def open_source(data: str, image_size: tuple[int, int], *, seed: int, moving: bo
     return _read(data, image_size, seed) if data else rendered(image_size, seed, moving=moving)
 
 
-def rendered(image_size: tuple[int, int], seed: int, *, moving: bool) -> Source:
-    """Pairs of procedural scenes, rendered where they are trained on."""
+def rendered(image_size: tuple[int, int], seed: int, *, moving: bool, arc_deg: float = PairSampling.arc_deg) -> Source:
+    """Pairs of procedural scenes, rendered where they are trained on; of scenes at rest within `arc_deg`."""
     if moving:
         sampling = MovingSampling(clip=ClipConfig(size=image_size))
         draw = functools.partial(draw_moving, sampling)
     else:
-        sampling = PairSampling(size=image_size)
+        sampling = PairSampling(size=image_size, arc_deg=arc_deg)
         draw = functools.partial(draw_static, sampling)
     return Source(
         description={"moving" if moving else "static": dataclasses.asdict(sampling)},

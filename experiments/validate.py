@@ -10,8 +10,10 @@ twice: what it knows without a second one. `experiments.train` ends with the sam
 
 from __future__ import annotations
 
+from easi3r_jax.errors import ConfigError
 from easi3r_jax.export import write_json
 from easi3r_jax.models import DUSt3R
+from easi3r_jax.synthetic import PairSampling
 from easi3r_jax.training.batch import ViewPairs
 from easi3r_jax.training.validation import evaluate
 from experiments import cli
@@ -27,13 +29,21 @@ CHECKPOINT = _WHAT.string("checkpoint", "embedded", "Weights, as experiments.rec
 DTYPE = _WHAT.choice("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the network's layers.")
 NUM = _WHAT.integer("num", 256, "Pairs; each counts in both directions.", at_least=1)
 MOVING = _WHAT.boolean("moving", False, "Pairs of scenes that move, instead of scenes at rest.")
+ARC_DEG = _WHAT.number(
+    "arc_deg",
+    PairSampling.arc_deg,
+    "Scenes at rest: the second camera is up to so many degrees away around what the first one looks at.",
+    at_least=0.0,
+)
 BATCH_SIZE = _WHAT.integer("batch_size", 16, "Pairs at a time.", at_least=1)
 JSON = _WHAT.string("json", "", "Also write the figures here.")
 
 
 def main() -> None:
+    if MOVING.value and ARC_DEG.present:
+        raise ConfigError("--arc_deg is of scenes at rest; leave it or --moving away.")
     model, metadata = load_model(CHECKPOINT.value, DTYPE.value)
-    pairs = rendered(model.config.image_size, seed=0, moving=MOVING.value).held_out(NUM.value)
+    pairs = rendered(model.config.image_size, seed=0, moving=MOVING.value, arc_deg=ARC_DEG.value).held_out(NUM.value)
     figures = measure(model, pairs, BATCH_SIZE.value)
     print(shown(figures, len(pairs.rgb)))
     if JSON.value:

@@ -43,6 +43,7 @@ def evaluate(model: DUSt3R, pairs: ViewPairs, *, copied: bool = False, batch_siz
       rotation_deg, rotation_procrustes_deg: error of view 2's pose, by PnP on its points, and by registering its own
         points (of the reverse pair) to them.
       translation: length of the PnP pose's error over the pair's mean distance, after scaling likewise.
+      rotation_still_deg, translation_still: the same errors of saying that the camera has not moved: how far it has.
       focal: relative error of the focal length.
     """
     count = len(pairs.rgb)
@@ -113,6 +114,7 @@ def _figures(answers: dict[str, np.ndarray]) -> dict[str, float]:
     height, width = answers["points_j"].shape[1:3]
     pixels = np.asarray(camera.pixel_grid(height, width)).reshape(-1, 2)
     rotations, translations = [], []
+    still = answers["cam_i_from_cam_j"]
     for e, points in enumerate(answers["points_j"]):
         f = float(answers["focal_j"][e])
         confident = answers["confidence_j"][e] >= np.median(answers["confidence_j"][e])
@@ -132,6 +134,8 @@ def _figures(answers: dict[str, np.ndarray]) -> dict[str, float]:
         "rotation_deg": float(np.mean(rotations)),
         "rotation_procrustes_deg": float(np.mean(procrustes)),
         "translation": float(np.mean(translations)),
+        "rotation_still_deg": float(np.mean([_angle_deg(np.eye(3), pose[:3, :3]) for pose in still])),
+        "translation_still": float(np.mean(np.linalg.norm(still[:, :3, 3], axis=1) / answers["true_scale"])),
         "focal": float(focal.mean()),
     }
 

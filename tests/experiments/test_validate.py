@@ -25,3 +25,12 @@ def test_the_network_that_ships_does_what_its_card_says(figures):
 def test_it_needs_the_second_view(figures):
     assert figures["model"]["error_2"] < 0.7 * figures["view_1_twice"]["error_2"]
     assert figures["model"]["rotation_deg"] < 0.6 * figures["view_1_twice"]["rotation_deg"]
+    # And it knows more of the camera than that it hardly moves.
+    for name, still in (("rotation_deg", "rotation_still_deg"), ("translation", "translation_still")):
+        assert figures["model"][name] < 0.6 * figures["model"][still]
+        assert figures["model"][still] == figures["view_1_twice"][still]
+
+
+def test_an_arc_belongs_to_scenes_at_rest(capsys):
+    assert validate.FLAGS.execute(validate.main, ["", "--moving", "--arc_deg=10"]) == 1
+    assert "--arc_deg" in capsys.readouterr().err
