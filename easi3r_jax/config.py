@@ -285,6 +285,8 @@ class PipelineConfig:
       mask_dilation: pixels by which the union is grown.
       flow_threshold: of the residual of the flow, 0 to 1 (see `align.flow_residual`).
       static_tolerance: pixels by which flow may differ from the cameras' where the scene is static.
+      point_dtype: how the point maps of all pairs are kept: "float32", or in half the memory "float16" (11 bits) or
+        "bfloat16" (8 bits).
       pair_batch: directed pairs decoded at a time (0: chosen by the number of tokens).
       frame_batch: frames encoded at a time (0: chosen by the number of tokens).
       seed: of k-means and RANSAC.
@@ -298,6 +300,7 @@ class PipelineConfig:
     mask_dilation: int = 0
     flow_threshold: float = 0.35
     static_tolerance: float = 3.0
+    point_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     pair_batch: int = 0
     frame_batch: int = 0
     seed: int = 0
@@ -306,6 +309,8 @@ class PipelineConfig:
 
     def __post_init__(self):
         _check_at_least(self, 0, "pair_batch", "frame_batch", "mask_dilation", "flow_threshold", "static_tolerance")
+        if self.point_dtype not in ("float32", "float16", "bfloat16"):
+            raise ConfigError(f"Unknown type of point maps {self.point_dtype!r}: float32, float16 or bfloat16.")
         if not set(self.masks) <= set(MASK_SOURCES):
             raise ConfigError(f"Masks come from some of {', '.join(MASK_SOURCES)}, got {self.masks}.")
         if self.motion not in MOTION_SOURCES:

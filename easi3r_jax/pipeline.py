@@ -119,7 +119,14 @@ def reconstruct(
             temporal = attention_pass(model, features, edges, grid, batch=config.pair_batch, observer=observer)
         else:
             predictions, temporal = prediction_pass(
-                model, features, edges, grid, batch=config.pair_batch, observer=observer, stage="attention"
+                model,
+                features,
+                edges,
+                grid,
+                dtype=config.point_dtype,
+                batch=config.pair_batch,
+                observer=observer,
+                stage="attention",
             )
         motion_maps, masks = segmented(predictions, temporal)
         masked = masks.masks if masked is None else masks.masks | masked
@@ -127,7 +134,14 @@ def reconstruct(
 
     dynamic = None if masked is None else motion.token_masks(masked, model.config.patch_size)
     predictions, temporal = prediction_pass(
-        model, features, edges, grid, dynamic=dynamic, batch=config.pair_batch, observer=observer
+        model,
+        features,
+        edges,
+        grid,
+        dynamic=dynamic,
+        dtype=config.point_dtype,
+        batch=config.pair_batch,
+        observer=observer,
     )
     if config.motion != "none":
         motion_maps, masks = segmented(predictions, temporal)
@@ -137,8 +151,10 @@ def reconstruct(
     def report(done: int, total: int, loss: float) -> None:
         observer("align", done, total, f"loss {loss:.4f}" if math.isfinite(loss) else "")
 
+    kept = [predictions]
+    del predictions  # the alignment's own reference is the last one: it lets go of them
     aligned = align.align(
-        predictions,
+        kept.pop(),
         num_frames,
         config.alignment,
         flow=given.flow,
@@ -298,6 +314,7 @@ def prediction_pass(
     grid: tuple[int, int],
     *,
     dynamic: Array | None = None,
+    dtype: str = "float32",
     batch: int = 0,
     observer: Observer = _silent,
     stage: str = "predict",
@@ -307,6 +324,7 @@ def prediction_pass(
     Args:
       model, features, edges, grid: as in `attention_pass`.
       dynamic: (T, N) bool token masks for masked re-attention; None for plain attention.
+      dtype: of the point maps.
       batch: pairs at a time.
       observer: told of progress.
       stage: what the observer hears this pass called.
@@ -315,7 +333,7 @@ def prediction_pass(
     state = _empty_temporal(model, len(features), grid)
     size = (grid[0] * model.config.patch_size, grid[1] * model.config.patch_size)
     room = -(-len(edges) // batch) * batch
-    store = tuple(jnp.zeros((room, *size, *channels), jnp.float32) for channels in ((3,), (), (3,), ()))
+    store = tuple(jnp.zeros((room, *size, *channels), dtype) for channels in ((3,), (), (3,), ()))
     for n, (part, valid) in enumerate(_batches(edges, batch, stage, observer)):
         store, state = jax.block_until_ready(
             _prediction_batch(model, features, part, valid, dynamic, store, state, n * batch, grid)
@@ -410,8 +428,19 @@ def _prediction_batch(model, features, edges, valid, dynamic, store, state, star
     state = motion.update_temporal(state, decoded.stats, edges, valid, grid)
     predicted = model.predict(features_i, features_j, decoded, grid)
     # Written in place: the store is donated, so the clip's predictions exist once.
-    store = tuple(jax.lax.dynamic_update_slice_in_dim(s, p, start, 0) for s, p in zip(store, predicted, strict=True))
+    store = tuple(
+        jax.lax.dynamic_update_slice_in_dim(s, _within(p, s.dtype), start, 0)
+        for s, p in zip(store, predicted, strict=True)
+    )
     return store, state
+
+
+def _within(x: Array, dtype: jnp.dtype) -> Array:
+    """The values in a shorter type, none of them infinite for being large."""
+    if dtype == x.dtype:
+        return x
+    largest = float(jnp.finfo(dtype).max)
+    return jnp.where(jnp.isfinite(x), jnp.clip(x, -largest, largest), x).astype(dtype)
 
 
 def _empty_temporal(model: DUSt3R, num_frames: int, grid: tuple[int, int]) -> motion.TemporalState:

@@ -78,6 +78,12 @@ GRAPH = _PAIRS.string(
     "Which frames are paired: complete, swin-K, swinstride-K, swin2stride-K, swinskip_start-K, logwin-K, oneref-I; "
     "windows are cyclic unless -noncyclic is appended.",
 )
+POINT_DTYPE = _PAIRS.choice(
+    "point_dtype",
+    "float32",
+    ["float32", "float16", "bfloat16"],
+    "How the point maps of all pairs are kept; the shorter ones take half the memory.",
+)
 PAIR_BATCH = _PAIRS.integer("pair_batch", 0, "Pairs decoded at a time (0: chosen).", at_least=0)
 FRAME_BATCH = _PAIRS.integer("frame_batch", 0, "Frames encoded at a time (0: chosen).", at_least=0)
 
@@ -247,6 +253,7 @@ def pipeline_config() -> options.PipelineConfig:
         reattention=REATTENTION.value,
         masks=GIVEN.mask_sources()[0],
         mask_dilation=GIVEN.dilation.value,
+        point_dtype=POINT_DTYPE.value,
         pair_batch=PAIR_BATCH.value,
         frame_batch=FRAME_BATCH.value,
         seed=SEED.value,

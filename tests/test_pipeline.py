@@ -14,7 +14,7 @@ from easi3r_jax.config import AlignConfig, MotionConfig, PipelineConfig
 from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.models import random_model
 from easi3r_jax.models.encoder import Encoder
-from easi3r_jax.types import Frames, MotionResidual
+from easi3r_jax.types import Frames, Given, KnownCameras, MotionResidual
 from tests.networks import small_network
 
 NETWORK = small_network(enc_depth=2)
@@ -273,3 +273,124 @@ def test_the_observer_hears_every_stage(model):
         assert mine[0][0] == 0
         assert mine[-1][0] == mine[-1][1]
         assert [d for d, _ in mine] == sorted(d for d, _ in mine)
+
+
+def known_cameras(count, **changes):
+    known = KnownCameras(
+        focal=np.ones(count),
+        principal_point=np.zeros((count, 2)),
+        intrinsics_known=np.zeros(count, bool),
+        world_from_cam=np.tile(np.eye(4), (count, 1, 1)),
+        poses_known=np.zeros(count, bool),
+    )
+    return dataclasses.replace(known, **changes)
+
+
+@pytest.mark.parametrize(("dtype", "step"), [("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_point_maps_are_kept_in_half_the_memory(model, dtype, step):
+    frames, edges = clip(3), pipeline.clip_edges(3, "complete")
+    grid, features = model.grid(frames.rgb.shape[1:3]), pipeline.encode(model, frames)
+    exact, _ = pipeline.prediction_pass(model, features, edges, grid)
+    short, _ = pipeline.prediction_pass(model, features, edges, grid, dtype=dtype)
+    for name in ("points_i", "points_j", "confidence_i", "confidence_j"):
+        rounded, value = (np.asarray(getattr(x, name)) for x in (short, exact))
+        assert rounded.dtype == dtype
+        np.testing.assert_allclose(rounded.astype(np.float32), value, rtol=step, atol=1e-6)
+    scene = pipeline.reconstruct(model, frames, dataclasses.replace(OPTIONS, point_dtype=dtype)).scene
+    assert_finite(scene)
+    assert scene.depth.dtype == np.float32
+
+
+def test_values_beyond_a_short_type_are_its_largest():
+    with np.errstate(over="ignore"):
+        short = pipeline._within(jnp.asarray([1e9, -1e9, 1.0, jnp.nan, jnp.inf]), jnp.dtype("float16"))
+    np.testing.assert_array_equal(short, np.array([65504, -65504, 1, np.nan, np.inf], np.float16))
+
+
+def test_given_masks_count_in_the_attention_and_in_the_result(model):
+    """Without a cue for motion one pass is enough; the points are those of masked attention."""
+    frames, masks = clip(4), np.zeros((4, 32, 48), bool)
+    masks[1, :16, :16] = True
+    plain = dataclasses.replace(OPTIONS, motion="none", masks=())
+    own = dataclasses.replace(plain, masks=("given",), mask_dilation=2)
+    scenes = {
+        name: pipeline.reconstruct(model, frames, options, given=Given(masks=jnp.asarray(masks))).scene
+        for name, options in {
+            "plain": plain,
+            "masked": own,
+            "not in the attention": dataclasses.replace(own, reattention=False),
+        }.items()
+    }
+    np.testing.assert_array_equal(scenes["plain"].dynamic_mask, False)
+    assert scenes["masked"].dynamic_mask[1, :18, :18].all() and scenes["masked"].dynamic_mask.sum() == 18 * 18
+    np.testing.assert_array_equal(scenes["masked"].static_mask, ~scenes["masked"].dynamic_mask)
+    np.testing.assert_array_equal(scenes["not in the attention"].depth, scenes["plain"].depth)
+    assert np.any(scenes["masked"].depth != scenes["plain"].depth)
+
+
+def test_masks_of_several_sources_are_joined(model, result):
+    masks = np.zeros((5, 32, 48), bool)
+    masks[:, -3:, -3:] = True
+    flow = jnp.zeros((len(pipeline.clip_edges(5, OPTIONS.graph)), 32, 48, 2))
+    config_of = {
+        name: dataclasses.replace(OPTIONS, masks=tuple(name.split("+")), reattention=False)
+        for name in ("motion", "flow", "motion+flow+given")
+    }
+    moving = {
+        name: np.asarray(
+            pipeline.reconstruct(
+                model, clip(5), options, given=Given(flow=flow, masks=jnp.asarray(masks))
+            ).scene.dynamic_mask
+        )
+        for name, options in config_of.items()
+    }
+    assert moving["flow"].any() and np.any(moving["flow"] != moving["motion"])
+    np.testing.assert_array_equal(moving["motion+flow+given"], moving["motion"] | moving["flow"] | masks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "error", "words"),
+    [
+        ({"masks": ("flow",)}, Given(), ConfigError, "'flow'"),
+        ({"masks": ("given",)}, Given(), ConfigError, "'given'"),
+        ({}, Given(flow=jnp.zeros((3, 32, 48, 2))), InputError, "does not fit 20 pairs"),
+        ({"masks": ("given",)}, Given(masks=jnp.zeros((4, 32, 48), bool)), InputError, "do not fit"),
+        ({}, Given(cameras=known_cameras(4)), InputError, "known for 4 frames, but the clip has 5"),
+    ],
+)
+def test_what_does_not_fit_the_clip_is_refused(model, changes, given, error, words):
+    options = dataclasses.replace(OPTIONS, graph="complete", **changes)
+    with pytest.raises(error, match=words):
+        pipeline.reconstruct(model, clip(5), options, given=given)
+
+
+def test_unknown_mask_sources_are_refused():
+    with pytest.raises(ConfigError, match="motion, flow, given"):
+        PipelineConfig(masks=("sam",))
+    with pytest.raises(ConfigError, match="float16"):
+        PipelineConfig(point_dtype="int8")  # pyright: ignore[reportArgumentType]: the wrong name is the point
+
+
+def test_windows_see_their_frames_and_keep_the_first_focal_length(model):
+    """Two windows of a still clip; what is known of its cameras reaches the window that it is of."""
+    frames = clip(7)
+    poses_known = np.arange(7) == 6
+    cameras = known_cameras(7, poses_known=poses_known)
+    seen, kept = [], {}
+    scene = pipeline.reconstruct_windows(
+        model,
+        frames,
+        OPTIONS,
+        window=5,
+        overlap=3,
+        given=lambda first, last: seen.append((first, last)) or Given(),
+        cameras=cameras,
+        save=lambda number, part: kept.update({number: part}),
+    )
+    assert seen == [(0, 5), (2, 7)]
+    assert scene.depth.shape == (7, 32, 48)
+    np.testing.assert_array_equal(scene.rgb, frames.rgb)
+    np.testing.assert_allclose(scene.intrinsics[:, 0, 0], kept[0].intrinsics[0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(kept[1].world_from_cam[4], np.eye(4), atol=1e-6)
+    np.testing.assert_allclose(scene.world_from_cam[6], np.eye(4), atol=1e-4)
+    assert_finite(scene)

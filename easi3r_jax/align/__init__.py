@@ -146,9 +146,12 @@ def align(
     else:
         start = initial_state(predictions, num_frames, config, known=known, seed=seed)
         problem = make_problem(predictions, num_frames, config, flow=flow, flow_known=flow_known, dynamic=dynamic)
+        confidence = frame_confidence(predictions, num_frames)
+        # The problem holds the observations in a layout of its own: the other one may go, if the caller lets it.
+        del predictions
         problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic)
         state, losses = optimise(start, problem, config, progress=progress)
-        result = result_of(state, problem, frame_confidence(predictions, num_frames), losses)
+        result = result_of(state, problem, confidence, losses)
     result = in_known_world(result, known, config)
     if not bool(_all_finite(result)):
         raise InputError("The alignment overflows: the network predicts points too far away. Wrong weights?")

@@ -63,7 +63,9 @@ def initial_state(
 @jax.jit
 def edge_scores(predictions: PairPredictions) -> Array:
     """(E,) mean confidence of frame i times that of frame j."""
-    return jnp.mean(predictions.confidence_i, axis=(1, 2)) * jnp.mean(predictions.confidence_j, axis=(1, 2))
+    return jnp.mean(_wide(predictions.confidence_i), axis=(1, 2)) * jnp.mean(
+        _wide(predictions.confidence_j), axis=(1, 2)
+    )
 
 
 @partial(jax.jit, static_argnames=("num_frames",))
@@ -71,7 +73,12 @@ def frame_confidence(predictions: PairPredictions, num_frames: int) -> Array:
     """(T, H, W): every pixel's largest confidence over the pairs its frame is in; 0 for a frame in none."""
     out = jnp.zeros((num_frames, *predictions.confidence_i.shape[1:]), predictions.confidence_i.dtype)
     out = out.at[predictions.edges[:, 0]].max(predictions.confidence_i)
-    return out.at[predictions.edges[:, 1]].max(predictions.confidence_j)
+    return _wide(out.at[predictions.edges[:, 1]].max(predictions.confidence_j))
+
+
+def _wide(x: Array) -> Array:
+    """In float32 at least: predictions may be kept in half."""
+    return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
 def confident_pixels(confidence: np.ndarray, min_confidence: float) -> np.ndarray:

@@ -113,7 +113,7 @@ def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
         points = points.reshape(-1, *points.shape[2:]).astype(frames.dtype)
         moved = jnp.einsum("eab,ebp->eap", transforms[:, :, :3], points, precision=_HIGHEST) + transforms[:, :, 3:]
         distance = se3.safe_norm(jnp.moveaxis(moved - frames[index], 1, -1))
-        return jnp.sum(weights.reshape(distance.shape) * distance) / _divisor(state, problem)
+        return jnp.sum(weights.reshape(distance.shape).astype(distance.dtype) * distance) / _divisor(state, problem)
 
     pair_i = side(edges[:, 0], problem.points_i, problem.weights_i)
     pair_j = side(edges[:, 1], problem.points_j, problem.weights_j)
@@ -184,7 +184,7 @@ def _distance_and_gradients(
     Returns:
       () sum, (3, P) gradient by the transformed points and (3, 4) by the transform; 0 where a distance is 0.
     """
-    points = points.astype(frame.dtype)
+    points, weights = points.astype(frame.dtype), weights.astype(frame.dtype)
     # Written out by coordinates: a (3, 3) x (3, P) product is a slow library call on a CPU.
     residual = [
         transform[a, 0] * points[0] + transform[a, 1] * points[1] + transform[a, 2] * points[2] + transform[a, 3]

@@ -103,9 +103,9 @@ class AlignProblem:
 
     Attributes:
       edges: (G, B, 2) int32.
-      points_i, points_j: (G, B, 3, P) float, both in camera i. Coordinates stand before pixels: the innermost axis is
-        the one that vector units run along.
-      weights_i, weights_j: (G, B, P) float, log confidence.
+      points_i, points_j: (G, B, 3, P) float of any length, both in camera i. Coordinates stand before pixels: the
+        innermost axis is the one that vector units run along.
+      weights_i, weights_j: (G, B, P) float of the same length, log confidence.
       principal_point: (T, 2) pixels, what `AlignState.principal_offset` counts from.
       scale_known: () bool, known poses give the world its scale: the pairs' scales are not normalised, and distances
         are measured in units of their mean.
@@ -204,9 +204,11 @@ def make_problem(
         return blocked(jnp.moveaxis(points.reshape(num_edges, pixels, 3), -1, 1))
 
     def log_confidence(confidence: Array) -> Array:
-        return blocked(jnp.log(jnp.maximum(confidence, 1)).reshape(num_edges, pixels))
+        log = jnp.log(jnp.maximum(confidence, 1).astype(dtype)).astype(confidence.dtype)
+        return blocked(log.reshape(num_edges, pixels))
 
     dtype = predictions.confidence_i.dtype
+    dtype = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)  # what is computed with
     targets = None
     if flow is not None:
         if flow_known is not None:

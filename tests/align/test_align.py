@@ -146,3 +146,18 @@ def test_progress_ends_where_it_said_it_would(num_frames, clip, quick):
     total = told[0][1]
     assert [done for done, _, _ in (told[0], told[-1])] == [0, total]
     assert total == (60 if num_frames > 2 else 1)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 3e-3), ("bfloat16", 2e-2)])
+def test_observations_may_be_half_as_long(dtype, tolerance, clip, quick):
+    exact = align.align(clip.predictions, 4, quick)
+    short = dataclasses.replace(
+        clip.predictions,
+        **{k: v.astype(dtype) for k, v in vars(clip.predictions).items() if k != "edges"},
+    )
+    result = align.align(short, 4, quick)
+    assert_usable(result)
+    np.testing.assert_allclose(np.median(result.depth / exact.depth), 1, atol=tolerance)
+    np.testing.assert_allclose(result.world_from_cam, exact.world_from_cam, atol=3 * tolerance)
+    problem = align.make_problem(short, 4, quick)
+    assert problem.points_i.dtype == problem.weights_i.dtype == dtype
