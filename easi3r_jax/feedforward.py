@@ -1,6 +1,6 @@
 """Frames as they stream in: geometry of each from two pairs, in closed form, without optimisation.
 
-    frame t ──encode──▶ pairs (t, reference), (reference, t), (previous, t)
+    frame t ──encode──▶ pairs of t with the reference and with the frame before, in both directions
         own point map ──Weiszfeld──▶ focal length
         anchor's points of the pair ──registered to where the anchor lies──▶ frame t's points in the world
         own point map ──registered to them──▶ pose and scale ──▶ depth
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.errors import InputError
 from easi3r_jax.geometry import camera, se3
 from easi3r_jax.geometry.focal import weiszfeld_focal
 from easi3r_jax.geometry.procrustes import robust_similarity
@@ -66,6 +67,9 @@ def track(model: DUSt3R, frames: Iterable[np.ndarray], *, shared_focal: bool = T
       model: the network.
       frames: (H, W, 3) uint8 each, of one size.
       shared_focal: the focal length is the mean of those of the frames so far.
+
+    Raises:
+      InputError: weights or frames that give no finite prediction.
     """
     reference = previous = None
     focals = []
@@ -78,6 +82,8 @@ def track(model: DUSt3R, frames: Iterable[np.ndarray], *, shared_focal: bool = T
             if bool(lost):
                 reference = previous
             previous = anchor
+        if not bool(_all_finite(frame)):
+            raise InputError(f"Frame {len(focals)} gets no finite camera or depth: wrong weights, or frames of noise.")
         focals.append(float(frame.focal))
         focal = np.float32(np.mean(focals)) if shared_focal else np.float32(focals[-1])
         yield TrackedFrame(frame.world_from_cam, jnp.asarray(focal), frame.depth, frame.confidence)
@@ -118,31 +124,27 @@ def _next(model: DUSt3R, rgb: Array, reference: Anchor, previous: Anchor) -> tup
     both = jnp.concatenate([features, features])
     points_i, confidence_i, points_j, confidence_j = _pairs(
         model,
-        jnp.concatenate([features, anchors.features]),
-        jnp.concatenate([reference.features[None], both]),
+        jnp.concatenate([both, anchors.features]),
+        jnp.concatenate([anchors.features, both]),
         rgb.shape[:2],
     )
-    own, own_confidence = points_i[0], confidence_i[0]
-
-    def placed(k: int) -> Array:
-        """The frame's points in the world by anchor k (of a pair whose camera i is the anchor's)."""
-        weights = jnp.log(confidence_i[1 + k]) * jnp.log(jnp.maximum(anchors.confidence[k], 1))
-        similarity = robust_similarity(
-            points_i[1 + k].reshape(-1, 3), anchors.points[k].reshape(-1, 3), weights.reshape(-1)
-        )
-        return se3.transform_points(similarity, points_j[1 + k])
-
-    trust = jnp.mean(confidence_i[1:] - 1, axis=(1, 2)) * jnp.mean(confidence_j[1:] - 1, axis=(1, 2))
-    better = trust[0] >= trust[1]
-    there = jnp.where(better, placed(0), placed(1))
-    seen = jnp.where(better, confidence_j[1], confidence_j[2])
+    # Of pairs whose camera i is an anchor's.
+    trust = jnp.mean(confidence_i[2:] - 1, axis=(1, 2)) * jnp.mean(confidence_j[2:] - 1, axis=(1, 2))
+    k = jnp.where(trust[0] >= trust[1], 0, 1)
+    anchor = jax.tree.map(lambda x: x[k], anchors)
+    weights = jnp.log(confidence_i[2 + k]) * jnp.log(jnp.maximum(anchor.confidence, 1))
+    world_from_pair = robust_similarity(
+        points_i[2 + k].reshape(-1, 3), anchor.points.reshape(-1, 3), weights.reshape(-1)
+    )
+    there, seen = se3.transform_points(world_from_pair, points_j[2 + k]), confidence_j[2 + k]
+    own, own_confidence = points_i[k], confidence_i[k]
     weights = jnp.log(seen) * jnp.log(own_confidence)
     world_from_own = robust_similarity(own.reshape(-1, 3), there.reshape(-1, 3), weights.reshape(-1))
     scale = jnp.cbrt(jnp.linalg.det(world_from_own[:3, :3]))
     pose = se3.from_parts(world_from_own[:3, :3] / scale, world_from_own[:3, 3])
     frame = TrackedFrame(pose, _focal(own), _positive(scale * own[..., 2]), own_confidence)
-    anchor = Anchor(features[0], se3.transform_points(world_from_own, own), own_confidence)
-    return frame, anchor, trust[0] < _LOST * trust[1]
+    placed = Anchor(features[0], se3.transform_points(world_from_own, own), own_confidence)
+    return frame, placed, trust[0] < _LOST * trust[1]
 
 
 def _pairs(model: DUSt3R, features_i: Array, features_j: Array, size: tuple[int, int]) -> tuple[Array, ...]:
@@ -151,6 +153,11 @@ def _pairs(model: DUSt3R, features_i: Array, features_j: Array, size: tuple[int,
     decoded = model.decode(features_i, features_j, grid)
     points_i, confidence_i, points_j, confidence_j = model.predict(features_i, features_j, decoded, grid)
     return points_i, confidence_i, points_j, confidence_j
+
+
+@jax.jit
+def _all_finite(frame: TrackedFrame) -> Array:
+    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(frame)]).all()
 
 
 def _focal(points: Array) -> Array:

@@ -6,9 +6,9 @@
                                                   │
                               point maps + statistics ──▶ final masks, global alignment ──▶ Scene4D
 
-Every frame is encoded once. The first pass runs no prediction head (unless motion is read from point maps: see
-`motion.cues`); statistics are accumulated as they come, so their memory does not grow with the number of pairs. Batches
-are padded to one shape: each pass compiles once.
+Every frame is encoded once (a long clip's, once in each window). The first pass runs no prediction head (unless motion
+is read from point maps: see `motion.cues`); statistics are accumulated as they come, so their memory does not grow with
+the number of pairs. Batches are padded to one shape: each pass compiles once.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ from easi3r_jax.types import (
     pytree_dataclass,
 )
 
+# Share of the unmasked pixels whose flow the cameras must explain for it to say what is static.
+_LEAST_STATIC = 0.05
 #: Called with (stage, done, total, note) at the start (done = 0), during and at the end (done = total) of a stage.
 Observer = Callable[[str, int, int, str], None]
 
@@ -166,7 +168,9 @@ def reconstruct(
     )
     static = ~moving
     if given.flow is not None:
-        static &= align.static_regions(aligned, given.flow, edges, config.static_tolerance, given.flow_known)
+        agrees = static & align.static_regions(aligned, given.flow, edges, config.static_tolerance, given.flow_known)
+        # Where flow and cameras agree nowhere, one of them is wrong, and nothing follows about what moves.
+        static = jnp.where(jnp.sum(agrees) < _LEAST_STATIC * jnp.sum(static), static, agrees)
     scene = Scene4D(
         world_from_cam=aligned.world_from_cam,
         intrinsics=aligned.intrinsics,
@@ -195,7 +199,8 @@ def reconstruct_windows(
 ) -> Scene4D:
     """Reconstructs a long clip window by window, in memory that a window needs, and joins the windows.
 
-    Windows share one focal length if `config.alignment.shared_focal` says so: that of the first.
+    Windows share one focal length if `config.alignment.shared_focal` says so: the known one, or that of the first.
+    Frames in two windows are encoded in both.
 
     Args:
       model, frames, config: as in `reconstruct`.
@@ -214,13 +219,13 @@ def reconstruct_windows(
       InputError: as `reconstruct`.
     """
     ranges = align.window_ranges(len(frames.rgb), window, overlap)
+    shared = config.alignment.shared_focal and not (cameras is not None and np.all(cameras.intrinsics_known))
+    focal = align.clip_focal(cameras) if shared and cameras is not None else None
     scenes: list[Scene4D] = []
     for number, (first, last) in enumerate(ranges):
         scene = load(number)
         if scene is None:
-            known = _cameras_between(cameras, first, last)
-            if scenes and config.alignment.shared_focal:
-                known = align.with_focal(known, last - first, float(scenes[0].intrinsics[0, 0, 0]))
+            known = _cameras_between(cameras, first, last, focal)
             part = Given() if given is None else given(first, last)
             result = reconstruct(
                 model,
@@ -239,14 +244,29 @@ def reconstruct_windows(
             scene = jax.tree.map(np.asarray, result.scene)
             save(number, scene)
         scenes.append(scene)
+        if shared and focal is None:
+            focal = float(scene.intrinsics[0, 0, 0])
     observer("join", 0, 1, "")
-    joined = align.join_windows(scenes, ranges, cameras=cameras, seed=config.seed)
+    fixed = math.isinf(config.alignment.camera_weight)
+    joined = align.join_windows(scenes, ranges, cameras=cameras, fixed=fixed, seed=config.seed)
     observer("join", 1, 1, "")
     return joined
 
 
-def _cameras_between(cameras: KnownCameras | None, first: int, last: int) -> KnownCameras | None:
-    return None if cameras is None else jax.tree.map(lambda x: x[first:last], cameras)
+def _cameras_between(cameras: KnownCameras | None, first: int, last: int, focal: float | None) -> KnownCameras | None:
+    """What is known of a window's cameras, and the focal length of all windows where it is."""
+    if cameras is None and focal is None:
+        return None
+    part = align.nothing_known(last - first)
+    if cameras is not None:
+        part = KnownCameras(
+            focal=cameras.focal[first:last],
+            principal_point=cameras.principal_point[first:last],
+            intrinsics_known=cameras.intrinsics_known[first:last],
+            world_from_cam=cameras.world_from_cam[first:last],
+            poses_known=cameras.poses_known[first:last],
+        )
+    return part if focal is None else dataclasses.replace(part, shared_focal=np.float64(focal))
 
 
 def _check_given(given: Given, config: PipelineConfig, num_edges: int, size: tuple[int, int, int]) -> None:

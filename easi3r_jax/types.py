@@ -60,10 +60,12 @@ class KnownCameras:
 
     Attributes:
       focal: (T,) float64, pixels of the network's frames; 1 where unknown.
-      principal_point: (T, 2) float64, (x, y) in those pixels; 0 where unknown: the image's centre.
+      principal_point: (T, 2) float64, (x, y) in those pixels; 0 where unknown.
       intrinsics_known: (T,) bool.
       world_from_cam: (T, 4, 4) float64, rigid, in a world of any origin and scale; the identity where unknown.
       poses_known: (T,) bool.
+      shared_focal: () float64 pixels, of all frames whose intrinsics are not known; None: it is to be found.
+      scale_known: () bool, whether the poses give the world its scale; None: they do if two of them lie apart.
     """
 
     focal: Array
@@ -71,6 +73,8 @@ class KnownCameras:
     intrinsics_known: Array
     world_from_cam: Array
     poses_known: Array
+    shared_focal: Array | None = None
+    scale_known: Array | None = None
 
 
 @pytree_dataclass

@@ -1,11 +1,11 @@
 """What optical flow, masks and known cameras are worth to the alignment, on rendered clips with ground truth.
 
-    python -m experiments.alignment_study                    # the table of docs/alignment.md
+    python -m experiments.alignment_study                    # 8 clips of 12 frames
     python -m experiments.alignment_study --num=4 --noise=0.02
 
 No network takes part but for the masks of its attention: point maps are the exact geometry of a rendered clip, off by
-noise that is smooth over the image, and flow is the exact one, off by noise. So a row shows what the alignment makes of
-what it is given, and nothing else.
+noise, half of it smooth over the image; flow is the exact one, off by noise. Confidence falls with a point's true error,
+which a network only guesses. So a row shows what the alignment makes of what it is given, and nothing else.
 """
 
 from __future__ import annotations

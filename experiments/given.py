@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -79,8 +81,10 @@ class GivenFlags:
         sources = tuple(word for word in words if word in ("motion", "flow")) + ("given",) * len(folders)
         return sources, pathlib.Path(folders[0]).expanduser() if folders else None
 
-    def flow_source(self) -> FlowNetwork | pathlib.Path | None:
-        """The network, or the folder, that flow comes from; None: there is none. Said in a line where it was asked for.
+    def flow_source(self) -> tuple[FlowNetwork | pathlib.Path | None, dict[str, Any]]:
+        """The network, or the folder, that flow comes from, and what is known of it; None: there is none.
+
+        That there are no weights for a network is said in a line.
 
         Raises:
           ConfigError: weights without a network, or of another.
@@ -90,22 +94,30 @@ class GivenFlags:
         name, checkpoint = self.flow.value, self.flow_checkpoint.value
         if name in NETWORKS:
             if not checkpoint:
-                if "flow" in self.mask_sources()[0]:
-                    raise ConfigError("--masks=flow needs optical flow: --flow_checkpoint=WEIGHTS or --flow=FOLDER.")
+                self._without_flow()
                 print("  No weights for optical flow (--flow_checkpoint): the alignment goes without it.")
-                return None
-            config, network, _ = load_flow_network(convert.resolve(checkpoint))
+                return None, {}
+            config, network, metadata = load_flow_network(convert.resolve(checkpoint))
             if config.network != name:
                 raise ConfigError(f"--flow={name}, but {checkpoint} is of {config.network}: --flow={config.network}.")
-            return network
+            return network, metadata
         if checkpoint:
             raise ConfigError(f"--flow_checkpoint goes with --flow={', '.join(NETWORKS)}, not with --flow={name}.")
         if name == "none":
-            return None
+            self._without_flow()
+            return None, {}
         folder = pathlib.Path(name).expanduser()
         if not folder.is_dir():
             raise InputError(f"--flow={name}: neither {', '.join(NETWORKS)}, none, nor a folder.")
-        return folder
+        files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+        return folder, {"folder": os.fspath(folder.absolute()), "files": files}
+
+    def _without_flow(self) -> None:
+        """Refuses what needs flow."""
+        if "flow" in self.mask_sources()[0]:
+            raise ConfigError("--masks=flow needs optical flow: --flow_checkpoint=WEIGHTS or --flow=FOLDER.")
+        if self.save_flow.value:
+            raise ConfigError("--save_flow needs optical flow: --flow_checkpoint=WEIGHTS or --flow=FOLDER.")
 
     def load(self, frames: Frames, source: pathlib.Path, *, stopped_early: bool) -> Given:
         """Reads the masks and cameras that the flags name.

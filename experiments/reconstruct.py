@@ -26,6 +26,7 @@ from easi3r_jax import config as options
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.pairs import make_edges
+from easi3r_jax.priors.flow import check_flow
 from easi3r_jax.types import Frames, Given
 from easi3r_jax.video import load_frames
 from experiments import cli
@@ -175,33 +176,46 @@ def main() -> None:
     export.ensure_writable(output)
 
     stages = Stages()
-    flow_source = GIVEN.flow_source() if MODE.value == "align" else None
+    flow_source, flow_weights = GIVEN.flow_source() if MODE.value == "align" else (None, {})
     model, checkpoint = load_model(CHECKPOINT.value, DTYPE.value, stages)
     frames = load_frames(sequence.frames, frame_config(model), progress=lambda d, n: stages("read", d, n))
     stages.close()
     print(describe(sequence, frames, model))
     # What cannot work fails now, not after the work.
-    edges = pipeline.clip_edges(len(frames.rgb), config.graph)
+    windows = 0 < WINDOW.value < len(frames.rgb)
+    edges = pipeline.clip_edges(WINDOW.value if windows else len(frames.rgb), config.graph)
     export.check_foreground(FOREGROUND.value, len(frames.rgb))
     truth = None if sequence.ground_truth is None else load_ground_truth(sequence.ground_truth, frames)
 
     given = GIVEN.load(frames, sequence.frames, stopped_early=FIRST.value > 0)
+    if given.cameras is not None and SHARED_FOCAL.value and not np.all(given.cameras.intrinsics_known):
+        align.clip_focal(given.cameras)
+    figures, store = {}, None
     if MODE.value == "feedforward":
-        result, figures = feedforward_result(model, frames, stages), {}
-    elif 0 < WINDOW.value < len(frames.rgb):
-        result, figures = windows_result(model, frames, config, given, flow_source, output, checkpoint, stages), {}
+        result = feedforward_result(model, frames, config, stages)
+        truth = None if truth is None else dataclasses.replace(truth, masks=None)  # it says nothing about motion
+    elif windows:
+        made_by = {
+            "pipeline": config,
+            "window": (WINDOW.value, OVERLAP.value),
+            "weights": (checkpoint, flow_weights),
+            "dtype": str(model.dtype),
+            "versions": versions(),
+        }
+        store = WindowStore(output, made_by, (frames.rgb, given))
+        result = windows_result(model, frames, config, given, flow_source, store, stages)
     else:
         given = with_flow(given, flow_source, frames, edges, stages)
         flow_source = None  # its memory
         features = pipeline.encode(model, frames, batch=config.frame_batch, observer=stages)
         result = pipeline.reconstruct(model, frames, config, features=features, given=given, observer=stages)
         stages.close()
-        figures = {}
         if truth is not None and COMPARE.value and config.motion != "none":
             figures = compared(truth, sequence.twin, model, frames, config, features, given, stages)
     stages.close()
     if truth is not None:
-        figures = shown({"full method": metrics.evaluate_scene(result.scene, truth)} | figures)
+        name = "frame by frame" if MODE.value == "feedforward" else "full method"
+        figures = shown({name: metrics.evaluate_scene(result.scene, truth)} | figures)
 
     record = {
         "options": FLAGS.values(),
@@ -216,7 +230,7 @@ def main() -> None:
         result.scene,
         result.motion,
         config=record,
-        flow=None if given.flow is None else (given.flow, edges),
+        flow=None if given.flow is None else (given.flow, edges, given.flow_known),
         keep_flow=GIVEN.save_flow.value,
         metrics=figures or None,
         time=np.asarray(frames.time),
@@ -226,6 +240,8 @@ def main() -> None:
         max_points=CLOUD_POINTS.value,
         progress=lambda d, n, file: stages("write", d, n, file),
     )
+    if store is not None:
+        store.clear()
     print(closing_table(stages, time.perf_counter() - began, written))
 
 
@@ -233,12 +249,17 @@ def check_options() -> None:
     """Refuses what no clip and no network could make right, before either is read."""
     if WINDOW.value:
         align.window_ranges(0, WINDOW.value, OVERLAP.value)
+        if GIVEN.save_flow.value:
+            raise ConfigError("--save_flow keeps the flow of a clip that is done at once: leave it or --window out.")
+    elif OVERLAP.present:
+        raise ConfigError("--overlap is of windows: add --window=FRAMES.")
     if MODE.value == "feedforward":
-        unused = [name for name in ("flow_checkpoint", "intrinsics", "poses") if FLAGS.values()[name]]
-        unused += [f"masks={GIVEN.masks.value}"] if GIVEN.masks.present and GIVEN.masks.value != "none" else []
-        unused += ["window"] if WINDOW.value else []
+        kept = {holder.name for group in (_INPUT, _OUTPUT, _COMPUTE) for holder in group.holders}
+        kept |= {"mode", "shared_focal", "frame_batch", "clean_tolerance"}
+        unused = [flag for flag in FLAGS.changed() if flag[2:].split("=")[0] not in kept]
+        unused = [flag for flag in unused if flag not in ("--flow=none", "--masks=none", "--motion=none")]
         if unused:
-            raise ConfigError(f"--mode=feedforward has no use for --{', --'.join(unused)}: leave it out.")
+            raise ConfigError(f"--mode=feedforward has no use for {', '.join(unused)}: leave it out.")
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
     export.check_foreground(FOREGROUND.value, 2**31)
     if not GRAPH.value.startswith("oneref"):  # its reference may be any frame
@@ -313,18 +334,20 @@ def windows_result(
     config: options.PipelineConfig,
     given: Given,
     flow_source,
-    output: pathlib.Path,
-    checkpoint: dict,
+    store: WindowStore,
     stages: Stages,
 ) -> pipeline.Reconstruction:
     """A long clip, window by window; windows that an earlier call has done are not done again."""
-    store = WindowStore(output, {**FLAGS.values(), "output": "", "weights": checkpoint}, frames)
 
     def of_window(first: int, last: int) -> Given:
         edges = first + pipeline.clip_edges(last - first, config.graph)
         part = dataclasses.replace(given, masks=None if given.masks is None else given.masks[first:last])
         return with_flow(part, flow_source, frames, edges, stages)
 
+    if isinstance(flow_source, pathlib.Path):
+        ranges = align.window_ranges(len(frames.rgb), WINDOW.value, OVERLAP.value)
+        within = pipeline.clip_edges(WINDOW.value, config.graph)
+        check_flow(flow_source, np.concatenate([first + within for first, _ in ranges]))
     print(f"  Windows that are done are kept in {store.folder}: after an interruption, the same command goes on.")
     scene = pipeline.reconstruct_windows(
         model,
@@ -338,11 +361,12 @@ def windows_result(
         save=store.save,
         observer=stages,
     )
-    store.clear()
     return pipeline.Reconstruction(scene=scene, motion=None, masks=None, losses=np.zeros(0, np.float32))
 
 
-def feedforward_result(model: DUSt3R, frames: Frames, stages: Stages) -> pipeline.Reconstruction:
+def feedforward_result(
+    model: DUSt3R, frames: Frames, config: options.PipelineConfig, stages: Stages
+) -> pipeline.Reconstruction:
     """Every frame as it comes in, without optimisation."""
     tracked, total = [], len(frames.rgb)
     stages("track", 0, total)
@@ -355,6 +379,14 @@ def feedforward_result(model: DUSt3R, frames: Frames, stages: Stages) -> pipelin
     if total > 2:
         print(f"  {(total - 2) / (time.perf_counter() - began):.1f} frames a second after compilation")
     scene = feedforward.scene_of(tracked, frames)
+    cameras = align.AlignResult(
+        world_from_cam=scene.world_from_cam,
+        intrinsics=scene.intrinsics,
+        depth=scene.depth,
+        confidence=scene.confidence,
+        losses=jax.numpy.zeros(0),
+    )
+    scene = dataclasses.replace(scene, confidence=align.clean_confidence(cameras, config.alignment))
     return pipeline.Reconstruction(scene=scene, motion=None, masks=None, losses=np.zeros(0, np.float32))
 
 

@@ -9,11 +9,12 @@ import pathlib
 import shutil
 from typing import Any
 
+import jax
 import numpy as np
 
 from easi3r_jax.errors import InputError
 from easi3r_jax.export import load_scene, to_json, write_json, write_scene
-from easi3r_jax.types import Frames, Scene4D
+from easi3r_jax.types import Scene4D
 
 
 class WindowStore:
@@ -21,15 +22,18 @@ class WindowStore:
 
     Args:
       output: folder of the result.
-      options: everything that the scenes depend on beside the frames. A folder made with others is emptied.
-      frames: the clip.
+      options: everything that the scenes depend on beside arrays. A folder made with others is emptied.
+      arrays: the clip and what is given with it: the same is asked of them.
     """
 
-    def __init__(self, output: pathlib.Path, options: dict[str, Any], frames: Frames):
+    def __init__(self, output: pathlib.Path, options: dict[str, Any], arrays: Any):
         output = output.expanduser().absolute()
         self.folder = output.with_name(f".{output.name}.windows")
-        digest = hashlib.sha256(np.ascontiguousarray(frames.rgb).tobytes()).hexdigest()
-        key = json.loads(json.dumps(to_json({"frames": digest, **options})))
+        digest = hashlib.sha256()
+        for array in jax.tree.leaves(arrays):
+            digest.update(f"{np.shape(array)} {np.asarray(array).dtype}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        key = json.loads(json.dumps(to_json({"arrays": digest.hexdigest(), **options})))
         path = self.folder / "key.json"
         try:
             same = json.loads(path.read_text()) == key

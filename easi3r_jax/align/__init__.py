@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,14 @@ from easi3r_jax.align.flow import ego_flow, flow_loss, robust_sum
 from easi3r_jax.align.flow_masks import flow_residual, static_regions
 from easi3r_jax.align.graph import SpanningTree, check_edges, spanning_tree
 from easi3r_jax.align.initialise import edge_scores, frame_confidence, initial_state
-from easi3r_jax.align.known import check_known, in_known_world, with_focal, with_known_cameras
+from easi3r_jax.align.known import (
+    check_known,
+    clip_focal,
+    in_known_world,
+    nothing_known,
+    settle_scale,
+    with_known_cameras,
+)
 from easi3r_jax.align.optimise import Progress, adam_steps, init_moments, iterate, learning_rates, optimise
 from easi3r_jax.align.pair import one_frame, two_frames
 from easi3r_jax.align.residuals import (
@@ -56,7 +65,9 @@ __all__ = [
     "align",
     "camera_loss",
     "check_edges",
+    "check_known",
     "clean_confidence",
+    "clip_focal",
     "depth_loss",
     "edge_scores",
     "ego_flow",
@@ -71,6 +82,7 @@ __all__ = [
     "loss_terms",
     "make_problem",
     "make_state",
+    "nothing_known",
     "one_frame",
     "optimise",
     "pair_loss",
@@ -84,7 +96,6 @@ __all__ = [
     "two_frames",
     "window_ranges",
     "with_depth_prior",
-    "with_focal",
     "with_known_cameras",
 ]
 
@@ -144,6 +155,10 @@ def align(
         if progress:
             progress(1, 1, nothing)
     else:
+        if known is not None and np.any(known.poses_known):
+            unaware = dataclasses.replace(known, poses_known=np.zeros(num_frames, bool))
+            found = initial_state(predictions, num_frames, config, known=unaware, seed=seed)
+            known = settle_scale(known, np.asarray(state_of.world_from_cam(found)), np.asarray(state_of.depth(found)))
         start = initial_state(predictions, num_frames, config, known=known, seed=seed)
         problem = make_problem(predictions, num_frames, config, flow=flow, flow_known=flow_known, dynamic=dynamic)
         confidence = frame_confidence(predictions, num_frames)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.align import state as state_of
-from easi3r_jax.align.state import AlignProblem, AlignState
+from easi3r_jax.align.state import UNKNOWN_FLOW, AlignProblem, AlignState
 from easi3r_jax.geometry import camera, se3
 from easi3r_jax.types import Array
 
@@ -74,7 +74,8 @@ def flow_loss(state: AlignState, problem: AlignProblem) -> Array:
             edges, flow, real = inputs
             i, j = edges[:, 0], edges[:, 1]
             expected = ego_flow(se3.compose(inverse_poses[j], poses[i]), depth[i], intrinsics[i], intrinsics[j])
-            more, number = robust_sum(expected - flow, targets.static[i] & real[:, None], targets.outlier)
+            counts = targets.static[i] & real[:, None] & (jnp.abs(flow[:, 0]) < UNKNOWN_FLOW)
+            more, number = robust_sum(expected - flow, counts, targets.outlier)
             return (total + more, kept + number), None
 
         groups, size = problem.edges.shape[:2]

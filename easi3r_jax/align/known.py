@@ -20,6 +20,10 @@ from easi3r_jax.types import KnownCameras
 
 # Known focal lengths that differ less are one.
 _SAME_FOCAL = 0.01
+# Of centres, as a share of their coordinates: what float64 leaves of those that are the same.
+_ROUNDING = 1e-9
+# Least correlation of a known path with the one found without it, and its least spread as a share of the depth.
+_LEAST_CORRELATION, _SHORTEST_PATH = 0.5, 1e-3
 
 
 def check_known(known: KnownCameras, num_frames: int) -> None:
@@ -40,63 +44,62 @@ def known_focals(focals: np.ndarray, known: KnownCameras | None, config: AlignCo
     Raises:
       ConfigError: frames are to share a focal length, but the known ones differ.
     """
-    if known is None or not np.any(known.intrinsics_known):
+    if known is None:
         return focals, config.shared_focal
-    given = np.asarray(known.focal)[np.asarray(known.intrinsics_known)]
-    if np.all(known.intrinsics_known):
-        return given, False
+    which = np.asarray(known.intrinsics_known)
+    if which.all():
+        return np.asarray(known.focal), False
     if not config.shared_focal:
-        return np.where(known.intrinsics_known, known.focal, focals), False
+        return np.where(which, known.focal, focals), False
+    focal = clip_focal(known)
+    return (focals if focal is None else np.full(len(focals), focal)), True
+
+
+def clip_focal(known: KnownCameras) -> float | None:
+    """The focal length that all frames share, where it is known.
+
+    Raises:
+      ConfigError: the known ones differ.
+    """
+    given = np.asarray(known.focal)[np.asarray(known.intrinsics_known)]
+    if not len(given):
+        return None if known.shared_focal is None else float(known.shared_focal)
     if given.max() > (1 + _SAME_FOCAL) * given.min():
         raise ConfigError(
             f"The known focal lengths differ ({given.min():.1f} to {given.max():.1f} pixels) and some frames' are not "
             "known: all frames cannot share one. Give each frame its own (--noshared_focal)."
         )
-    return np.full(len(focals), given.mean()), True
+    return float(given.mean())
 
 
-def with_focal(known: KnownCameras | None, num_frames: int, focal: float) -> KnownCameras:
-    """Known cameras where frames without known intrinsics have this focal length, and the image's centre.
-
-    Those centres are marked by 0: `principal_points` puts the image's there.
-    """
-    if known is None:
-        known = KnownCameras(
-            focal=np.ones(num_frames),
-            principal_point=np.zeros((num_frames, 2)),
-            intrinsics_known=np.zeros(num_frames, bool),
-            world_from_cam=np.tile(np.eye(4), (num_frames, 1, 1)),
-            poses_known=np.zeros(num_frames, bool),
-        )
-    return dataclasses.replace(
-        known,
-        focal=np.where(known.intrinsics_known, known.focal, focal),
-        intrinsics_known=np.ones(num_frames, bool),
+def nothing_known(num_frames: int) -> KnownCameras:
+    """Cameras of which nothing is known."""
+    return KnownCameras(
+        focal=np.ones(num_frames),
+        principal_point=np.zeros((num_frames, 2)),
+        intrinsics_known=np.zeros(num_frames, bool),
+        world_from_cam=np.tile(np.eye(4), (num_frames, 1, 1)),
+        poses_known=np.zeros(num_frames, bool),
     )
 
 
 def principal_points(centre: np.ndarray, num_frames: int, known: KnownCameras | None) -> np.ndarray:
     """(T, 2): the known ones, and the image's centre elsewhere."""
     centres = np.tile(np.asarray(centre)[None], (num_frames, 1))
-    if known is None:
-        return centres
-    given = np.asarray(known.intrinsics_known)[:, None] & (np.asarray(known.principal_point) > 0)
-    return np.where(given, known.principal_point, centres)
+    return centres if known is None else np.where(known.intrinsics_known[:, None], known.principal_point, centres)
 
 
 def world_from_known(world_from_cam: np.ndarray, known: KnownCameras) -> np.ndarray:
     """The similarity (4, 4) that brings the known poses closest to estimated ones, (T, 4, 4).
 
-    Its rotation is the mean of the rotations between the two; its scale the ratio of the centres' spreads, 1 where they
-    have none; its translation joins their means.
+    Its rotation is the mean of the rotations between the two; its scale the ratio of the centres' spreads where the
+    known poses give the scale, else 1; its translation joins their means.
     """
-    chosen = np.asarray(known.poses_known)
-    ours = np.asarray(world_from_cam, np.float64)[chosen]
-    theirs = np.asarray(known.world_from_cam, np.float64)[chosen]
+    ours, theirs = _known_poses(world_from_cam, known), _known_poses(known.world_from_cam, known)
     u, _, vt = np.linalg.svd(np.einsum("tab,tcb->ac", ours[:, :3, :3], theirs[:, :3, :3]))
     rotation = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
-    spread = [np.sqrt(np.mean(np.sum((p[:, :3, 3] - p[:, :3, 3].mean(0)) ** 2, axis=1))) for p in (ours, theirs)]
-    scale = spread[0] / spread[1] if min(spread) > _least_spread(theirs) else 1.0
+    spreads = [float(np.linalg.norm(_centred(poses))) for poses in (ours, theirs)]
+    scale = spreads[0] / spreads[1] if scale_is_known(known) and min(spreads) > 0 else 1.0
     out = np.eye(4)
     out[:3, :3] = scale * rotation
     out[:3, 3] = ours[:, :3, 3].mean(0) - out[:3, :3] @ theirs[:, :3, 3].mean(0)
@@ -104,11 +107,44 @@ def world_from_known(world_from_cam: np.ndarray, known: KnownCameras) -> np.ndar
 
 
 def scale_is_known(known: KnownCameras | None) -> bool:
-    """Whether known poses give the world its scale: two of them lie apart."""
+    """Whether known poses give the world its scale."""
     if known is None or np.sum(known.poses_known) < 2:
         return False
-    centres = np.asarray(known.world_from_cam)[np.asarray(known.poses_known)][:, :3, 3]
-    return bool(np.ptp(centres, axis=0).max() > _least_spread(np.asarray(known.world_from_cam)))
+    if known.scale_known is not None:
+        return bool(known.scale_known)
+    poses = _known_poses(known.world_from_cam, known)
+    return bool(np.abs(_centred(poses)).max() > _ROUNDING * np.abs(poses[:, :3, 3]).max())
+
+
+def settle_scale(known: KnownCameras | None, world_from_cam: np.ndarray, depth: np.ndarray) -> KnownCameras | None:
+    """Decides whether known poses give the world its scale, by poses that were found without them.
+
+    They do where the two paths are alike and longer than a thousandth of the depth: a camera that only turns has
+    centres apart by rounding or by what its mount gives way, and no scale follows from that.
+
+    Args:
+      known: the cameras.
+      world_from_cam: (T, 4, 4) found without the known poses.
+      depth: (T, H, W) found with them.
+    """
+    if known is None or not scale_is_known(known):
+        return known
+    alike = dataclasses.replace(known, scale_known=np.array(True))
+    ours, theirs = _known_poses(world_from_cam, known), _known_poses(known.world_from_cam, known)
+    a, b = _centred(ours), _centred(theirs) @ world_from_known(world_from_cam, alike)[:3, :3].T
+    reach = _SHORTEST_PATH * float(np.median(depth))
+    follows = np.sum(a * b) > _LEAST_CORRELATION * np.linalg.norm(a) * np.linalg.norm(b)
+    known_scale = bool(follows and np.sqrt(np.mean(np.sum(a * a, axis=1))) > reach)
+    return dataclasses.replace(known, scale_known=np.array(known_scale))
+
+
+def _known_poses(world_from_cam: np.ndarray, known: KnownCameras) -> np.ndarray:
+    return np.asarray(world_from_cam, np.float64)[np.asarray(known.poses_known)]
+
+
+def _centred(poses: np.ndarray) -> np.ndarray:
+    """(K, 3) camera centres about their mean."""
+    return poses[:, :3, 3] - poses[:, :3, 3].mean(0)
 
 
 def with_known_poses(world_from_cam: np.ndarray, known: KnownCameras | None) -> np.ndarray:
@@ -132,7 +168,9 @@ def with_known_cameras(
         problem, principal_point=jnp.asarray(centres, dtype), scale_known=jnp.asarray(scale_is_known(known))
     )
     one = jnp.ones((), dtype)
-    free_focals = 1 - (focals_known if len(start.log_focal) > 1 else jnp.max(focals_known, keepdims=True))
+    shared_known = jnp.asarray(known.shared_focal is not None, dtype)
+    shared = jnp.maximum(jnp.max(focals_known), shared_known)[None]
+    free_focals = 1 - (focals_known if len(start.log_focal) > 1 else shared)
     free = AlignState(
         pair_poses=one,
         frame_poses=1 - poses_known[:, None],
@@ -150,7 +188,7 @@ def with_known_cameras(
         focals_known=focals_known,
         weight=jnp.asarray(config.camera_weight, dtype),
     )
-    free = dataclasses.replace(free, frame_poses=one, log_focal=one)
+    free = dataclasses.replace(free, frame_poses=one, log_focal=1 - shared_known)
     return dataclasses.replace(problem, camera_prior=prior, free=free)
 
 
@@ -173,8 +211,3 @@ def _transformed(poses: np.ndarray, similarity: np.ndarray) -> np.ndarray:
     out = similarity @ poses
     out[:, :3, :3] /= np.cbrt(np.linalg.det(similarity[:3, :3]))
     return out
-
-
-def _least_spread(poses: np.ndarray) -> float:
-    """Centres closer together than this are one: rounding of where they lie."""
-    return 1e-9 * float(np.abs(poses[..., :3, 3]).max())

@@ -17,8 +17,8 @@ MEAN_PAIR_SCALE = 0.5
 FOCAL_PARAM_SCALE = 20.0
 #: Pixels per parameter unit of the principal point: Adam's steps in it are that much larger.
 PRINCIPAL_POINT_SCALE = 10.0
-# Pixels. Farther from any ego flow than `AlignConfig.flow_outlier`: it never counts. Its square is still finite.
-_UNKNOWN_FLOW = 1e9
+#: Pixels: flow of this size is not known, and does not count. Its square is still finite.
+UNKNOWN_FLOW = 1e9
 
 
 @pytree_dataclass
@@ -48,7 +48,7 @@ class FlowTargets:
     """Optical flow that camera motion and depth must explain where nothing moves by itself.
 
     Attributes:
-      flow: (G, B, 2, P) float, from i to j, pixels (x, y).
+      flow: (G, B, 2, P) float, from i to j, pixels (x, y); `UNKNOWN_FLOW` where it is not known.
       static: (T, P) bool, what does not move by itself.
       weight: () float, 0 where the flow does not count yet.
       outlier, limit: () float, see `AlignConfig`.
@@ -212,7 +212,7 @@ def make_problem(
     targets = None
     if flow is not None:
         if flow_known is not None:
-            flow = jnp.where(flow_known[..., None], flow, _UNKNOWN_FLOW)
+            flow = jnp.where(flow_known[..., None], flow, UNKNOWN_FLOW)
         moving = jnp.zeros((num_frames, pixels), bool) if dynamic is None else dynamic.reshape(num_frames, pixels)
         targets = FlowTargets(
             flow=blocked(jnp.moveaxis(flow.reshape(num_edges, pixels, 2), -1, 1)).astype(dtype),

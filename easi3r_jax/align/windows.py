@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from scipy.spatial.transform import Rotation
 
-from easi3r_jax.align.known import world_from_known
+from easi3r_jax.align.known import settle_scale, world_from_known
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.geometry import se3
 from easi3r_jax.geometry.procrustes import robust_similarity, robust_weights
@@ -26,6 +26,7 @@ from easi3r_jax.types import Array, KnownCameras, Scene4D
 # Points that two windows are held together by, and the share of their weight that the cameras have.
 _POINTS, _CAMERAS = 8192, 512
 _CAMERA_SHARE = 0.25
+_HIGHEST = jax.lax.Precision.HIGHEST
 _STEPS, _RATE = 200, 1e-3
 
 
@@ -53,6 +54,7 @@ def join_windows(
     ranges: Sequence[tuple[int, int]],
     *,
     cameras: KnownCameras | None = None,
+    fixed: bool = True,
     seed: int = 0,
 ) -> Scene4D:
     """One scene from those of windows.
@@ -68,6 +70,7 @@ def join_windows(
       scenes: host arrays, in order.
       ranges: of `window_ranges`.
       cameras: of the whole clip, where poses are known.
+      fixed: known poses come out as they are given.
       seed: of the choice of points.
 
     Returns:
@@ -76,7 +79,12 @@ def join_windows(
     joined = scenes[0] if len(scenes) == 1 else _joined(scenes, ranges, seed)
     if cameras is None or not np.any(cameras.poses_known):
         return joined
-    return _moved(joined, np.linalg.inv(world_from_known(np.asarray(joined.world_from_cam), cameras)))
+    cameras = settle_scale(cameras, joined.world_from_cam, joined.depth) or cameras
+    joined = _moved(joined, np.linalg.inv(world_from_known(joined.world_from_cam, cameras)))
+    if not fixed:
+        return joined
+    poses = np.where(np.asarray(cameras.poses_known)[:, None, None], cameras.world_from_cam, joined.world_from_cam)
+    return dataclasses.replace(joined, world_from_cam=poses.astype(np.float32))
 
 
 def _joined(scenes: Sequence[Scene4D], ranges: Sequence[tuple[int, int]], seed: int) -> Scene4D:
@@ -146,8 +154,9 @@ def _refine(start: np.ndarray, numbers: np.ndarray, points_a: Array, points_b: A
     """(K, 4, 4) similarities after a joint descent from `start` over all overlaps; the first one stays."""
     scales = np.cbrt(np.linalg.det(start[:, :3, :3]))
     rotations = start[:, :3, :3] / scales[:, None, None]
-    # Corrections about each window's middle: turning a window does not throw its far points about.
-    middle = np.stack([np.zeros(3) for _ in start])
+    # Corrections about points of each window's (of the last overlap that it has): turning a window about them does not
+    # throw them about.
+    middle = np.zeros((len(start), 3))
     for (a, b), p, q in zip(numbers, np.asarray(points_a), np.asarray(points_b), strict=True):
         middle[a], middle[b] = p.mean(0), q.mean(0)
     base = jnp.asarray(np.concatenate([rotations * scales[:, None, None], start[:, :3, 3:]], axis=2), jnp.float32)
@@ -161,7 +170,7 @@ def _refine(start: np.ndarray, numbers: np.ndarray, points_a: Array, points_b: A
 def _descend(base: Array, middle: Array, numbers: Array, points_a: Array, points_b: Array, weights: Array) -> Array:
     """(K, 3, 4) best transforms: `base`, each followed by a small similarity about where its window is."""
     count = len(base)
-    centre = jnp.einsum("kab,kb->ka", base[:, :, :3], middle) + base[:, :, 3]
+    centre = jnp.einsum("kab,kb->ka", base[:, :, :3], middle, precision=_HIGHEST) + base[:, :, 3]
     size = jnp.mean(se3.safe_norm(points_b - jnp.mean(points_b, axis=1, keepdims=True))) * jnp.mean(
         jnp.cbrt(jnp.linalg.det(base[:, :, :3]))
     )
@@ -171,14 +180,15 @@ def _descend(base: Array, middle: Array, numbers: Array, points_a: Array, points
         params = params * (jnp.arange(count) > 0).astype(params.dtype)[:, None]
         unit = jnp.asarray([[0, 0, 0, 1]], params.dtype)
         turn = jnp.exp(params[:, 7])[:, None, None] * se3.matrix_from_quaternion(unit + params[:, :4])
-        linear = jnp.einsum("kab,kbc->kac", turn, base[:, :, :3])
-        moved = jnp.einsum("kab,kb->ka", turn, base[:, :, 3] - centre) + centre + size * params[:, 4:7]
+        linear = jnp.einsum("kab,kbc->kac", turn, base[:, :, :3], precision=_HIGHEST)
+        about = jnp.einsum("kab,kb->ka", turn, base[:, :, 3] - centre, precision=_HIGHEST)
+        moved = about + centre + size * params[:, 4:7]
         return jnp.concatenate([linear, moved[..., None]], axis=2)
 
     def loss(params: Array) -> Array:
         each = transforms(params)
         ends = [
-            jnp.einsum("eab,epb->epa", each[n][:, :, :3], points) + each[n][:, None, :, 3]
+            jnp.einsum("eab,epb->epa", each[n][:, :, :3], points, precision=_HIGHEST) + each[n][:, None, :, 3]
             for n, points in ((numbers[:, 0], points_a), (numbers[:, 1], points_b))
         ]
         # In units of the windows' own scale: a smaller world must not be a better one.

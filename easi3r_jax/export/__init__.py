@@ -76,7 +76,7 @@ def write_result(
     time: np.ndarray,
     config: Mapping[str, Any],
     metrics: Mapping[str, Any] | None = None,
-    flow: tuple[np.ndarray, np.ndarray] | None = None,
+    flow: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None,
     keep_flow: bool = False,
     name: str | None = None,
     foreground: str | int = "all",
@@ -93,7 +93,8 @@ def write_result(
       time: (T,) seconds.
       config: every option, version, hash and seed that made it: `config.json`.
       metrics: `metrics.json` where there is ground truth.
-      flow: (E, H, W, 2) optical flow of the pairs (E, 2): a row of `summary.png`.
+      flow: (E, H, W, 2) optical flow, its pairs (E, 2), and where it is known, (E, H, W) bool or None: a row of
+        `summary.png`.
       keep_flow: keep it in the folder `flow`, too.
       name: heads `summary.png`; the folder's name by default.
       foreground: of the point clouds: "all" frames, "none", or the number of one frame.
@@ -128,19 +129,23 @@ def write_result(
             "masks": lambda path: write_masks(path, scene.dynamic_mask),
             "scene.glb": write_clouds,
             "summary.png": lambda path: write_summary(
-                path, scene, motion, title=name or target.name, time=time, flow=flow
+                path, scene, motion, title=name or target.name, time=time, flow=None if flow is None else flow[:2]
             ),
             "scene.npz": lambda path: write_scene(path, scene),
         }
         if metrics is not None:
             steps["metrics.json"] = lambda path: write_json(path, metrics)
         if flow is not None and keep_flow:
-            steps["flow"] = lambda path: write_flow(path, np.asarray(flow[0]), flow[1]) and None
+            steps["flow"] = lambda path: _ignore(write_flow(path, np.asarray(flow[0]), *flow[1:]))
         for done, (file, write) in enumerate(steps.items()):
             report(done, len(steps), file)
             write(new / file)
     report(len(steps), len(steps), "")
     return target
+
+
+def _ignore(_: object) -> None:
+    """For steps whose result nobody needs."""
 
 
 def _silent(done: int, total: int, note: str) -> None:

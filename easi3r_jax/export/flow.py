@@ -15,12 +15,15 @@ from easi3r_jax.export import atomic
 # Lists the pairs. A folder without it is somebody's own flow and is never replaced.
 _MARKER = "pairs.txt"
 _TAG = 202021.25
+# What readers of the format take for unknown: above 1e9.
+_UNKNOWN = 1e10
 
 
 def write_flow(
     folder: str | os.PathLike,
     flow: np.ndarray,
     edges: np.ndarray,
+    known: np.ndarray | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> pathlib.Path:
     """Writes a folder of flow that `priors.flow.load_flow` reads, whole or not at all; an earlier one is replaced.
@@ -31,6 +34,7 @@ def write_flow(
       folder: missing parents are created.
       flow: (E, H, W, 2) pixels (x, y), from frame i to frame j.
       edges: (E, 2) int, pairs of frame numbers (i, j).
+      known: (E, H, W) bool; None: all of it. The rest is marked as unknown.
       progress: called with files done, files in all, and the name of the next one.
 
     Returns:
@@ -47,6 +51,8 @@ def write_flow(
     header = struct.pack("<fii", _TAG, flow.shape[2], flow.shape[1])
     with atomic.atomic_folder(target, marker=_MARKER) as new:
         for done, ((i, j), values) in enumerate(zip(pairs, np.asarray(flow, "<f4"), strict=True)):
+            if known is not None:
+                values = np.where(np.asarray(known[done])[..., None], values, np.float32(_UNKNOWN))
             name = f"{i:05d}_{j:05d}.flo"
             if progress is not None:
                 progress(done, len(pairs), name)

@@ -65,6 +65,15 @@ def load_flow(folder: str | os.PathLike, frames: Frames, edges: np.ndarray) -> t
     return flow, known
 
 
+def check_flow(folder: str | os.PathLike, edges: np.ndarray) -> None:
+    """Refuses a folder that lacks pairs' files; none of them is opened.
+
+    Raises:
+      InputError: no such folder, pairs without a file.
+    """
+    _paths(pathlib.Path(folder).expanduser(), np.asarray(edges))
+
+
 def _paths(folder: pathlib.Path, edges: np.ndarray) -> list[pathlib.Path]:
     """The file of every pair."""
     try:

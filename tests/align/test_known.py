@@ -100,6 +100,16 @@ def test_known_poses_that_all_lie_at_one_place_give_no_unit(clip, quick):
     assert np.isfinite(result.depth).all()
 
 
+def test_a_camera_that_only_turns_gives_no_unit(clip, quick):
+    """Centres apart by rounding, or by what a mount gives way, are no baseline."""
+    for jitter in (1e-17, 1e-4):
+        poses = clip.world_from_cam.copy()
+        poses[:, :3, 3] = jitter * np.random.default_rng(0).standard_normal((T, 3))
+        result = align.align(clip.predictions, T, quick, known=known_cameras(clip, poses=poses))
+        free = align.align(clip.predictions, T, quick)
+        np.testing.assert_allclose(np.median(result.depth), np.median(free.depth), rtol=0.2)
+
+
 def test_known_poses_do_not_let_the_world_shrink(noisy, quick):
     """With noise, distances are smaller in a smaller world: in units of the pairs' scales they are not."""
     poses = moved(noisy)
@@ -124,6 +134,15 @@ def test_intrinsics_of_some_frames(noisy, quick):
     own = align.align(noisy.predictions, T, dataclasses.replace(quick, shared_focal=False), known=known)
     np.testing.assert_allclose(own.intrinsics[[0, 3], 0, 0], 20.0, rtol=1e-6)
     assert (np.abs(own.intrinsics[1:3, 0, 0] - 20.0) > 1e-3).all()
+
+
+def test_a_focal_length_shared_by_all_stays_and_leaves_the_principal_point_free(noisy, quick):
+    known = dataclasses.replace(align.nothing_known(T), shared_focal=np.float64(24.0))
+    quick = dataclasses.replace(quick, free_principal_point=True)
+    result = align.align(noisy.predictions, T, quick, known=known)
+    np.testing.assert_allclose(result.intrinsics[:, 0, 0], 24.0, rtol=1e-6)
+    height, width = noisy.depth.shape[1:]
+    assert (np.abs(result.intrinsics[:, :2, 2] - np.array([width / 2, height / 2])) > 1e-3).any()
 
 
 def test_known_cameras_as_priors_pull_by_their_weight(noisy, quick):

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
@@ -149,7 +150,17 @@ def test_the_result_is_in_the_world_of_known_poses(rng):
     )
     joined = join_windows(windows_of(truth, ranges, rng), ranges, cameras=cameras)
     np.testing.assert_allclose(joined.world_from_cam, there.world_from_cam, atol=0.02)
+    np.testing.assert_array_equal(joined.world_from_cam[known], there.world_from_cam[known])
     np.testing.assert_allclose(joined.depth, there.depth, rtol=0.01)
+
+
+def test_windows_are_joined_at_the_highest_precision(rng):
+    """Rotations are rotations whatever products default to: a TPU's or a GPU's default loses four digits."""
+    truth, ranges = clip(), window_ranges(T, 8, 3)
+    with jax.default_matmul_precision("bfloat16"):
+        joined = join_windows(windows_of(truth, ranges, rng), ranges)
+    rotations = joined.world_from_cam[:, :3, :3].astype(np.float64)
+    np.testing.assert_allclose(rotations @ rotations.swapaxes(1, 2), np.tile(np.eye(3), (T, 1, 1)), atol=1e-5)
 
 
 def test_windows_in_which_everything_moves_are_joined_all_the_same(rng):

@@ -88,7 +88,7 @@ def test_everything_given_reaches_the_result(run, inputs, truth):
     assert kept == sorted([*(f"{i:05d}_{j:05d}.flo" for i, j in EDGES), "pairs.txt"])
     config = json.loads((inputs / "out" / "config.json").read_text())
     assert config["pipeline"]["masks"] == ["motion", "flow", "given"]
-    assert "flow" not in out.split("compilation")[1]
+    assert "optical flow" not in out
 
 
 def test_without_weights_the_program_says_so_in_one_line(run):
@@ -106,7 +106,15 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
     def estimate(net, rgb, edges, *, observer):
         seen.update(net=net, shape=rgb.shape)
         observer("flow", len(edges), len(edges), "")
-        return np.zeros((len(edges), *rgb.shape[1:3], 2), np.float32)
+        return np.full((len(edges), *rgb.shape[1:3], 2), 2.0, np.float32)
+
+    align, aligned_with = pipeline.align.align, []
+
+    def spy(*args, flow, **options):
+        aligned_with.append(flow)
+        return align(*args, flow=flow, **options)
+
+    monkeypatch.setattr(pipeline.align, "align", spy)
 
     monkeypatch.setattr(given, "estimate_flow", estimate)
     monkeypatch.setattr(given, "load_flow_network", lambda path: (network.config, network, {}))
@@ -114,6 +122,7 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
     code, _, errors = run(flow="raft-small", flow_checkpoint="some.pth")
     assert code == 0 and not errors, errors
     assert seen == {"net": network, "shape": (3, H, W, 3)}
+    np.testing.assert_array_equal(aligned_with, 2.0)
     code, _, errors = run(flow="sea-raft", flow_checkpoint="some.pth")
     assert code == 1 and "is of raft-small: --flow=raft-small" in errors
 
@@ -121,7 +130,9 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"masks": "flow"}, "needs optical flow"),
+        ({"masks": "flow"}, "--masks=flow needs optical flow"),
+        ({"masks": "flow", "flow": "none"}, "--masks=flow needs optical flow"),
+        ({"save_flow": True}, "--save_flow needs optical flow"),
         ({"masks": "motion+"}, "--masks=motion+: none, or some of"),
         ({"masks": "none+motion"}, "none, or some of"),
         ({"masks": "a+b"}, "one folder"),
@@ -145,6 +156,23 @@ def test_inputs_of_another_clip_are_refused(complaint, inputs):
     assert "00000_00002.flo" in complaint(flow=inputs / "flow")
     (inputs / "p.txt").write_text("0 0 0 0 1 0 0 1\n1 0 0 0 0 0 0 5\n2 0 0 0 0 0 0 1\n")
     assert "p.txt" in complaint(poses=inputs / "p.txt")
+
+
+def test_known_focal_lengths_that_differ_are_refused_at_once(complaint, inputs):
+    (inputs / "k.txt").write_text("80 80 48 32\n90 90 48 32\n" + 14 * "-\n")
+    assert "--noshared_focal" in complaint(intrinsics=inputs / "k.txt")
+
+
+def test_flow_that_is_not_known_is_kept_as_such(run, inputs):
+    """What a folder marks as unknown is unknown in the one that --save_flow writes."""
+    flow = np.zeros((len(EDGES), H, W, 2), np.float32)
+    known = np.ones((len(EDGES), H, W), bool)
+    known[:, 10:20] = False
+    export.write_flow(inputs / "flow", flow, EDGES, known)
+    code, _, errors = run(flow=inputs / "flow", save_flow=True)
+    assert code == 0, errors
+    again = cv2.readOpticalFlow(str(inputs / "out" / "flow" / "00000_00001.flo"))
+    np.testing.assert_array_equal(np.abs(again[..., 0]) < 1e9, known[0])
 
 
 def test_everything_masked_still_aligns(run, inputs):

@@ -1,14 +1,13 @@
 """Windows and feed-forward mode from the command line."""
 
-import pathlib
-import shutil
-
 import numpy as np
 import pytest
 
 from easi3r_jax import export, pipeline
+from easi3r_jax.errors import OutputError
 from experiments import reconstruct
 
+DEFAULTS = reconstruct.FLAGS.values()
 QUICK = {"first": 7, "graph": "complete", "iterations": 30, "compare_plain": False, "flow": "none"}
 
 
@@ -23,19 +22,40 @@ def run(tmp_path, capsys):
     return run
 
 
+AS_THEY_COME = {"mode": "feedforward", "graph": DEFAULTS["graph"], "iterations": DEFAULTS["iterations"]}
+
+
 def test_frames_are_placed_as_they_come(run, tmp_path):
-    code, out, errors = run(mode="feedforward")
+    code, out, errors = run(**AS_THEY_COME)
     assert code == 0 and not errors, errors
-    assert "frames a second" in out
+    assert "frames a second" in out and "frame by frame" in out and "IoU" not in out
     scene = export.load_scene(tmp_path / "out")
     assert all(np.isfinite(value).all() for value in vars(scene).values())
     assert scene.depth.shape == (7, 64, 96) and not scene.dynamic_mask.any() and scene.static_mask.all()
 
 
-@pytest.mark.parametrize("flags", [{"masks": "motion"}, {"poses": "p.txt"}, {"window": 5}])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"masks": "flow"},
+        {"poses": "p.txt"},
+        {"window": 5},
+        {"flow": "flows/"},
+        {"iterations": 5},
+        {"motion": "rigid"},
+        {"camera_weight": 1.0},
+    ],
+)
 def test_feedforward_mode_says_what_it_has_no_use_for(run, flags, tmp_path):
-    code, _, errors = run(mode="feedforward", **flags)
-    assert code == 1 and next(iter(flags)) in errors and len(errors.splitlines()) == 1
+    code, _, errors = run(**{**AS_THEY_COME, **flags})
+    assert code == 1 and f"no use for --{next(iter(flags))}=" in errors and len(errors.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flags", [{"overlap": 3}, {"window": 5, "overlap": 2, "save_flow": True}])
+def test_options_that_would_do_nothing_are_refused(run, flags, tmp_path):
+    code, _, errors = run(**flags)
+    assert code == 1 and f"--{list(flags)[-1]}" in errors and len(errors.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -69,22 +89,49 @@ def test_windows_go_on_where_they_stopped(run, tmp_path, monkeypatch):
     done.clear()
     assert run(**flags)[0] == 0
     assert done == [2]
+    assert not (tmp_path / ".out.windows").exists()
     again = export.load_scene(tmp_path / "out")
     for name, value in vars(whole).items():
         np.testing.assert_array_equal(getattr(again, name), value, err_msg=name)
 
 
-def test_other_options_begin_anew(run, tmp_path, monkeypatch):
+@pytest.fixture
+def planted(run, tmp_path, monkeypatch):
+    """`planted(...)`: whether a window that an earlier call kept is still there for a call with these flags."""
+
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    first = pathlib.Path(tmp_path / ".out.windows")
-    first.mkdir()
-    (first / "key.json").write_text("{}")
-    shutil.copy(__file__, first / "window_0000.npz")
     monkeypatch.setattr(pipeline, "reconstruct", stop)
-    assert run(window=5, overlap=2)[0] == 130
-    assert [path.name for path in first.iterdir()] == ["key.json"]
+    folder = tmp_path / ".out.windows"
+
+    def planted(**flags):
+        assert run(window=5, overlap=2, **flags)[0] == 130
+        kept = (folder / "window_0000.npz").exists()
+        (folder / "window_0000.npz").write_bytes(b"not whole")  # and so not taken
+        return kept
+
+    return planted
+
+
+def test_windows_are_kept_for_the_same_question_only(planted, tmp_path):
+    poses = tmp_path / "poses.txt"
+    poses.write_text("".join(f"{t} {0.1 * t} 0 0 0 0 0 1\n" for t in range(7)))
+    assert [planted(poses=poses), planted(poses=poses)] == [False, True]
+    poses.write_text("".join(f"{t} {0.2 * t} 0 0 0 0 0 1\n" for t in range(7)))
+    assert [planted(poses=poses), planted(poses=poses)] == [False, True]  # the file's name is the same
+    assert planted(poses=poses, cloud_points=1000)  # nothing that the windows depend on
+    assert not planted(poses=poses, seed=1)
+
+
+def test_windows_outlive_a_failure_to_write(run, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OutputError("No space left.")
+
+    monkeypatch.setattr(export, "write_result", full)
+    code, _, errors = run(window=5, overlap=2)
+    assert code == 1 and "No space left" in errors
+    assert len(list((tmp_path / ".out.windows").glob("window_*.npz"))) == 2
 
 
 def test_windows_shorter_than_their_overlap_are_refused(run, tmp_path):
