@@ -4,8 +4,8 @@
     python -m experiments.alignment_study --num=4 --noise=0.02
 
 No network takes part but for the masks of its attention: point maps are the exact geometry of a rendered clip, off by
-noise, half of it smooth over the image; flow is the exact one, off by noise. Confidence falls with a point's true error,
-which a network only guesses. So a row shows what the alignment makes of what it is given, and nothing else.
+noise, half of it smooth over the image; flow is the exact one, off by noise. Confidence falls with a point's true
+error, which a network only guesses. So a row shows what the alignment makes of what it is given, and nothing else.
 """
 
 from __future__ import annotations
