@@ -170,7 +170,8 @@ def reconstruct(
     if given.flow is not None:
         agrees = static & align.static_regions(aligned, given.flow, edges, config.static_tolerance, given.flow_known)
         # Where flow and cameras agree nowhere, one of them is wrong, and nothing follows about what moves.
-        static = jnp.where(jnp.sum(agrees) < _LEAST_STATIC * jnp.sum(static), static, agrees)
+        shares = [jnp.mean(x.astype(jnp.float32)) for x in (agrees, static)]
+        static = jnp.where(shares[0] < _LEAST_STATIC * shares[1], static, agrees)
     scene = Scene4D(
         world_from_cam=aligned.world_from_cam,
         intrinsics=aligned.intrinsics,

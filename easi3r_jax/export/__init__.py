@@ -136,7 +136,7 @@ def write_result(
         if metrics is not None:
             steps["metrics.json"] = lambda path: write_json(path, metrics)
         if flow is not None and keep_flow:
-            steps["flow"] = lambda path: _ignore(write_flow(path, np.asarray(flow[0]), *flow[1:]))
+            steps["flow"] = lambda path: _ignore(write_flow(path, np.asarray(flow[0]), flow[1], known=flow[2]))
         for done, (file, write) in enumerate(steps.items()):
             report(done, len(steps), file)
             write(new / file)

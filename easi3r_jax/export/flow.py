@@ -23,8 +23,9 @@ def write_flow(
     folder: str | os.PathLike,
     flow: np.ndarray,
     edges: np.ndarray,
-    known: np.ndarray | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    *,
+    known: np.ndarray | None = None,
 ) -> pathlib.Path:
     """Writes a folder of flow that `priors.flow.load_flow` reads, whole or not at all; an earlier one is replaced.
 
@@ -34,8 +35,8 @@ def write_flow(
       folder: missing parents are created.
       flow: (E, H, W, 2) pixels (x, y), from frame i to frame j.
       edges: (E, 2) int, pairs of frame numbers (i, j).
-      known: (E, H, W) bool; None: all of it. The rest is marked as unknown.
       progress: called with files done, files in all, and the name of the next one.
+      known: (E, H, W) bool; None: all of it. The rest is marked as unknown.
 
     Returns:
       the absolute path of the folder.

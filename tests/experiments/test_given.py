@@ -168,7 +168,7 @@ def test_flow_that_is_not_known_is_kept_as_such(run, inputs):
     flow = np.zeros((len(EDGES), H, W, 2), np.float32)
     known = np.ones((len(EDGES), H, W), bool)
     known[:, 10:20] = False
-    export.write_flow(inputs / "flow", flow, EDGES, known)
+    export.write_flow(inputs / "flow", flow, EDGES, known=known)
     code, _, errors = run(flow=inputs / "flow", save_flow=True)
     assert code == 0, errors
     again = cv2.readOpticalFlow(str(inputs / "out" / "flow" / "00000_00001.flo"))

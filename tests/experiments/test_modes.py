@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from easi3r_jax import export, pipeline
+from easi3r_jax.config import AlignConfig, PipelineConfig
 from easi3r_jax.errors import OutputError
 from experiments import reconstruct
 
-DEFAULTS = reconstruct.FLAGS.values()
 QUICK = {"first": 7, "graph": "complete", "iterations": 30, "compare_plain": False, "flow": "none"}
 
 
@@ -22,7 +22,7 @@ def run(tmp_path, capsys):
     return run
 
 
-AS_THEY_COME = {"mode": "feedforward", "graph": DEFAULTS["graph"], "iterations": DEFAULTS["iterations"]}
+AS_THEY_COME = {"mode": "feedforward", "graph": PipelineConfig().graph, "iterations": AlignConfig().iterations}
 
 
 def test_frames_are_placed_as_they_come(run, tmp_path):
@@ -39,7 +39,7 @@ def test_frames_are_placed_as_they_come(run, tmp_path):
     [
         {"masks": "flow"},
         {"poses": "p.txt"},
-        {"window": 5},
+        {"window": 20},
         {"flow": "flows/"},
         {"iterations": 5},
         {"motion": "rigid"},

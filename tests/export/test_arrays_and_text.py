@@ -13,7 +13,10 @@ from easi3r_jax.config import DUSt3RConfig
 from easi3r_jax.errors import InputError
 from easi3r_jax.export import load_scene, read_tum, to_json, write_intrinsics, write_json, write_scene, write_tum
 
-KEYS = {"world_from_cam", "intrinsics", "depth", "confidence", "dynamic_mask", "dynamic_score", "images"}
+KEYS = {
+    *("world_from_cam", "intrinsics", "depth", "confidence"),
+    *("dynamic_mask", "dynamic_score", "static_mask", "images"),
+}
 
 
 def test_scene_round_trip(scene, tmp_path):

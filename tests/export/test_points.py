@@ -77,11 +77,16 @@ def test_untrusted_and_unknown_pixels_are_left_out(scene):
     assert np.isfinite(cloud.background.xyz).all()
 
 
+def nothing_moves(scene):
+    still = np.zeros_like(scene.dynamic_mask)
+    return {"dynamic_mask": still, "static_mask": ~still}
+
+
 def test_pixels_in_the_air_between_two_surfaces_are_left_out(scene):
     frame = static_camera(scene, 1)
     depth = np.full_like(frame.depth, 4.0)
     depth[:, :, :10], depth[:, :, 10] = 2.0, 2.9  # near surface, one mixed pixel, far surface
-    frame = dataclasses.replace(frame, depth=depth, dynamic_mask=np.zeros_like(frame.dynamic_mask))
+    frame = dataclasses.replace(frame, depth=depth, **nothing_moves(frame))
     z = project(point_cloud(frame, voxel=1e-4).background.xyz, frame.intrinsics[0], frame.world_from_cam[0])[1]
     assert not (np.abs(z - 2.9) < 0.1).any()
     assert (np.abs(z - 2.0) < 1e-4).sum() == 10 * depth.shape[1]
@@ -91,7 +96,7 @@ def test_pixels_in_the_air_between_two_surfaces_are_left_out(scene):
 def test_a_voxel_holds_the_mean_of_its_points(scene):
     frame = static_camera(scene, 2)
     depth = np.full_like(frame.depth, 4.0)
-    frame = dataclasses.replace(frame, depth=depth, dynamic_mask=np.zeros_like(frame.dynamic_mask))
+    frame = dataclasses.replace(frame, depth=depth, **nothing_moves(frame))
     frame.rgb[0], frame.rgb[1] = 100, 50
     background = point_cloud(frame).background
     np.testing.assert_array_equal(background.rgb, 75)
