@@ -194,8 +194,8 @@ def reconstruct_windows(
     overlap: int,
     given: Callable[[int, int], Given] | None = None,
     cameras: KnownCameras | None = None,
-    load: Callable[[int], Scene4D | None] = lambda number: None,
-    save: Callable[[int, Scene4D], None] = lambda number, scene: None,
+    recall: Callable[[int], Scene4D | None] = lambda number: None,
+    keep: Callable[[int, Scene4D], None] = lambda number, scene: None,
     observer: Observer = _silent,
 ) -> Scene4D:
     """Reconstructs a long clip window by window, in memory that a window needs, and joins the windows.
@@ -209,7 +209,7 @@ def reconstruct_windows(
       overlap: frames that a window shares with the one before, at least.
       given: from (first frame, last frame + 1) to flow and masks of the window.
       cameras: known cameras of the whole clip; the result is in their world.
-      load, save: a window's scene by its number, to go on where an earlier call stopped.
+      recall, keep: a window's scene by its number, to go on where an earlier call stopped.
       observer: told of progress.
 
     Returns:
@@ -224,7 +224,7 @@ def reconstruct_windows(
     focal = align.clip_focal(cameras) if shared and cameras is not None else None
     scenes: list[Scene4D] = []
     for number, (first, last) in enumerate(ranges):
-        scene = load(number)
+        scene = recall(number)
         if scene is None:
             known = _cameras_between(cameras, first, last, focal)
             part = Given() if given is None else given(first, last)
@@ -243,7 +243,7 @@ def reconstruct_windows(
                 ),
             )
             scene = jax.tree.map(np.asarray, result.scene)
-            save(number, scene)
+            keep(number, scene)
         scenes.append(scene)
         if shared and focal is None:
             focal = float(scene.intrinsics[0, 0, 0])

@@ -84,8 +84,6 @@ class GivenFlags:
     def flow_source(self) -> tuple[FlowNetwork | pathlib.Path | None, dict[str, Any]]:
         """The network, or the folder, that flow comes from, and what is known of it; None: there is none.
 
-        That there are no weights for a network is said in a line.
-
         Raises:
           ConfigError: weights without a network, or of another.
           CheckpointError: weights that cannot be read.
@@ -95,7 +93,6 @@ class GivenFlags:
         if name in NETWORKS:
             if not checkpoint:
                 self._without_flow()
-                print("  No weights for optical flow (--flow_checkpoint): the alignment goes without it.")
                 return None, {}
             config, network, metadata = load_flow_network(convert.resolve(checkpoint))
             if config.network != name:
@@ -111,6 +108,10 @@ class GivenFlags:
             raise InputError(f"--flow={name}: neither {', '.join(NETWORKS)}, none, nor a folder.")
         files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
         return folder, {"folder": os.fspath(folder.absolute()), "files": files}
+
+    def lacks_weights(self) -> bool:
+        """Whether flow is to come from a network that there are no weights for: to be said, not passed over."""
+        return self.flow.value in NETWORKS and not self.flow_checkpoint.value
 
     def _without_flow(self) -> None:
         """Refuses what needs flow."""

@@ -181,6 +181,8 @@ def main() -> None:
     frames = load_frames(sequence.frames, frame_config(model), progress=lambda d, n: stages("read", d, n))
     stages.close()
     print(describe(sequence, frames, model))
+    if MODE.value == "align" and GIVEN.lacks_weights():
+        print("  No weights for optical flow (--flow_checkpoint): the alignment goes without it.")
     # What cannot work fails now, not after the work.
     windows = 0 < WINDOW.value < len(frames.rgb)
     edges = pipeline.clip_edges(WINDOW.value if windows else len(frames.rgb), config.graph)
@@ -357,8 +359,8 @@ def windows_result(
         overlap=OVERLAP.value,
         given=of_window,
         cameras=given.cameras,
-        load=store.load,
-        save=store.save,
+        recall=store.load,
+        keep=store.save,
         observer=stages,
     )
     return pipeline.Reconstruction(scene=scene, motion=None, masks=None, losses=np.zeros(0, np.float32))

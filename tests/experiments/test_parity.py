@@ -21,7 +21,8 @@ KINDS = (
 )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# Aggregation: the same arrays are compared in tests/motion, and this takes a minute.
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k == "aggregation")) for k in KINDS])
 def test_every_comparison_holds(golden, kind):
     ((folder, check),) = find_checks(golden / kind)
     rows = list(check(folder))

@@ -183,7 +183,7 @@ def test_ctrl_c_and_kill_while_it_computes(environment, older, number):
     assert_interrupted(process, number)
 
 
-@pytest.mark.parametrize("milliseconds", [0, 100, 250])
+@pytest.mark.parametrize("milliseconds", [0, pytest.param(100, marks=pytest.mark.slow), 250])
 def test_ctrl_c_while_it_writes(environment, older, milliseconds):
     process = start(environment, "experiments.reconstruct", *SHORT, "--nocompare_plain", f"--output={older}")
     while not list(older.parent.glob(".result.tmp-*")):

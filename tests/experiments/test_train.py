@@ -126,6 +126,7 @@ def test_the_preview_of_a_perfect_prediction_has_no_error(tmp_path, monkeypatch)
         assert (cells[5].max() < 10) == (off == 0)
 
 
+@pytest.mark.slow
 def test_a_trained_model_reconstructs(runs, command, tmp_path):
     folder, _ = runs
     done = command(
@@ -182,6 +183,7 @@ def test_a_checkpoints_folder_is_left_alone(runs, command):
     assert (model / "config.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_clip_folders(runs, command, tmp_path):
     """A small run of each kind on read data; the encoder stays as it was."""
     folder, _ = runs
@@ -239,17 +241,20 @@ def interrupted(runs, command, environment, tmp_path_factory):
     return output, second, (process.returncode, errors), int(newest.name.removeprefix("step_")), resumed
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_left_to_who_uses_it(interrupted):
     _, second, _, _, _ = interrupted
     refused(second, "is in use: another program trains there")
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_told_in_a_line(interrupted):
     _, _, (code, errors), _, _ = interrupted
     assert code == 130
     assert errors.splitlines() == ["error: Interrupted. Nothing half-written was left behind."]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_state_before_a_damaged_one(interrupted):
     output, _, _, newest, resumed = interrupted
     assert resumed.returncode == 0, resumed.stderr[-2000:]
@@ -262,6 +267,7 @@ def test_a_run_goes_on_from_the_state_before_a_damaged_one(interrupted):
     assert not (output / ".metrics.json.tmp-1").exists()
 
 
+@pytest.mark.slow
 def test_bfloat16_trains(interrupted):
     output, _, _, newest, _ = interrupted
     with (output / "log.csv").open(newline="") as file:
