@@ -7,7 +7,6 @@ Flow is in pixels (x, y) of the frames: what is at x in frame i is at x + flow i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -20,10 +19,7 @@ from easi3r_jax.geometry import camera
 from easi3r_jax.models import FlowNetwork
 from easi3r_jax.models.correlation import MOST_BYTES
 from easi3r_jax.models.flow_layers import ITERATIONS, STRIDE
-from easi3r_jax.types import Array
-
-#: Called with (stage, done, total, note) at the start (done = 0), during and at the end (done = total) of a stage.
-Observer = Callable[[str, int, int, str], None]
+from easi3r_jax.types import Array, Observer, silent
 
 #: Sides, padded to the networks' stride, below which frames are enlarged: the networks know large images only.
 SMALLEST_SIDE = 128
@@ -35,10 +31,6 @@ _BYTES_PER_PIXEL = 1024
 _ROUNDING = 1e-3
 
 
-def _silent(stage: str, done: int, total: int, note: str) -> None:
-    del stage, done, total, note
-
-
 def estimate_flow(
     network: FlowNetwork,
     rgb: Array,
@@ -46,7 +38,7 @@ def estimate_flow(
     *,
     batch: int = 0,
     iterations: int = ITERATIONS,
-    observer: Observer = _silent,
+    observer: Observer = silent,
 ) -> Array:
     """Flow of every directed pair of a clip.
 

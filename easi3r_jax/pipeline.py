@@ -36,19 +36,15 @@ from easi3r_jax.types import (
     MotionMaps,
     MotionMasks,
     MotionResidual,
+    Observer,
     PairPredictions,
     Scene4D,
     pytree_dataclass,
+    silent,
 )
 
 # Share of the unmasked pixels whose flow the cameras must explain for it to say what is static.
 _LEAST_STATIC = 0.05
-#: Called with (stage, done, total, note) at the start (done = 0), during and at the end (done = total) of a stage.
-Observer = Callable[[str, int, int, str], None]
-
-
-def _silent(stage: str, done: int, total: int, note: str) -> None:
-    del stage, done, total, note
 
 
 @pytree_dataclass
@@ -75,7 +71,7 @@ def reconstruct(
     *,
     features: Array | None = None,
     given: Given | None = None,
-    observer: Observer = _silent,
+    observer: Observer = silent,
 ) -> Reconstruction:
     """Reconstructs a clip: the whole method.
 
@@ -196,7 +192,7 @@ def reconstruct_windows(
     cameras: KnownCameras | None = None,
     recall: Callable[[int], Scene4D | None] = lambda number: None,
     keep: Callable[[int, Scene4D], None] = lambda number, scene: None,
-    observer: Observer = _silent,
+    observer: Observer = silent,
 ) -> Scene4D:
     """Reconstructs a long clip window by window, in memory that a window needs, and joins the windows.
 
@@ -297,7 +293,7 @@ def clip_edges(num_frames: int, graph: str) -> np.ndarray:
     return edges
 
 
-def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, observer: Observer = _silent) -> Array:
+def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, observer: Observer = silent) -> Array:
     """Encodes every frame once: (T, N, C) float32."""
     num_frames, height, width = frames.rgb.shape[:3]
     batch = batch or _batch_size(model.grid((height, width)), num_frames)
@@ -318,7 +314,7 @@ def attention_pass(
     grid: tuple[int, int],
     *,
     batch: int = 0,
-    observer: Observer = _silent,
+    observer: Observer = silent,
 ) -> motion.TemporalState:
     """First pass: statistics of every pair's cross-attention, aggregated over the pairs of each frame. No heads."""
     state = _empty_temporal(model, len(features), grid)
@@ -337,7 +333,7 @@ def prediction_pass(
     dynamic: Array | None = None,
     dtype: str = "float32",
     batch: int = 0,
-    observer: Observer = _silent,
+    observer: Observer = silent,
     stage: str = "predict",
 ) -> tuple[PairPredictions, motion.TemporalState]:
     """Point maps of every pair, and the statistics of this pass.
@@ -393,7 +389,7 @@ def final_masks(
     masks: MotionMasks | None,
     given: Given,
     *,
-    observer: Observer = _silent,
+    observer: Observer = silent,
 ) -> Array:
     """What counts as moving in the alignment and the result: the union of what `config.masks` names, (T, H, W) bool.
 

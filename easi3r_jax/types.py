@@ -15,6 +15,7 @@ Every class is a frozen dataclass registered as a pytree, so `jax.jit`, `jax.vma
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, dataclass_transform
 
 import jax
@@ -25,7 +26,15 @@ if TYPE_CHECKING:
 else:
     Array = jax.Array
 
+#: Called with (stage, done, total, note) at the start (done = 0), during and at the end (done = total) of a stage.
+Observer: TypeAlias = Callable[[str, int, int, str], None]
+
 _T = TypeVar("_T")
+
+
+def silent(stage: str, done: int, total: int, note: str) -> None:
+    """The observer that tells nobody."""
+    del stage, done, total, note
 
 
 @dataclass_transform(frozen_default=True)

@@ -28,6 +28,7 @@ from experiments import cli
 from experiments.checkpoints import load_model
 from experiments.environment import versions
 from experiments.progress import Stages, table
+from experiments.study.clips import from_render
 from experiments.study.report import mean
 
 FLAGS = cli.Flags(__doc__)
@@ -117,21 +118,8 @@ def observed(key: Array, config: ClipConfig, edges: np.ndarray) -> Observed:
     plan_key, render_key, noise_key = jax.random.split(key, 3)
     plan, clip = _rendered(plan_key, render_key, config)
     predictions, flow = _predicted(noise_key, plan, clip.views, jnp.asarray(edges), NOISE.value, FLOW_NOISE.value)
-    count = config.num_frames
-    frames = Frames(
-        rgb=clip.views.rgb,
-        source_index=np.arange(count, dtype=np.int32),
-        time=np.arange(count) / 24.0,
-        frame_from_source=np.eye(3),
-        source_size=np.array(config.size, np.int32),
-    )
-    truth = metrics.GroundTruth(
-        depth=np.asarray(clip.views.depth),
-        masks=np.asarray(clip.moving),
-        world_from_cam=np.asarray(clip.views.world_from_cam),
-        intrinsics=np.asarray(clip.views.intrinsics),
-    )
-    return Observed(frames, predictions, flow, truth)
+    rendered = from_render(clip, np.asarray(clip.moving), config)
+    return Observed(rendered.frames, predictions, flow, rendered.truth)
 
 
 @partial(jax.jit, static_argnames="config")

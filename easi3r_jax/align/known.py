@@ -151,7 +151,7 @@ def with_known_poses(world_from_cam: np.ndarray, known: KnownCameras | None) -> 
     """Estimated poses (T, 4, 4), the known ones of them replaced: brought to where the estimated ones are."""
     if known is None or not np.any(known.poses_known):
         return world_from_cam
-    moved = _transformed(np.asarray(known.world_from_cam, np.float64), world_from_known(world_from_cam, known))
+    moved = transformed_poses(np.asarray(known.world_from_cam, np.float64), world_from_known(world_from_cam, known))
     return np.where(np.asarray(known.poses_known)[:, None, None], moved, world_from_cam)
 
 
@@ -197,7 +197,7 @@ def in_known_world(result: AlignResult, known: KnownCameras | None, config: Alig
     if known is None or not np.any(known.poses_known):
         return result
     known_from_world = np.linalg.inv(world_from_known(np.asarray(result.world_from_cam), known))
-    poses = _transformed(np.asarray(result.world_from_cam, np.float64), known_from_world)
+    poses = transformed_poses(np.asarray(result.world_from_cam, np.float64), known_from_world)
     if math.isinf(config.camera_weight):
         poses = np.where(np.asarray(known.poses_known)[:, None, None], known.world_from_cam, poses)
     scale = np.cbrt(np.linalg.det(known_from_world[:3, :3]))
@@ -206,7 +206,7 @@ def in_known_world(result: AlignResult, known: KnownCameras | None, config: Alig
     )
 
 
-def _transformed(poses: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+def transformed_poses(poses: np.ndarray, similarity: np.ndarray) -> np.ndarray:
     """Rigid poses (T, 4, 4) in another world: the similarity moves them and scales their translations only."""
     out = similarity @ poses
     out[:, :3, :3] /= np.cbrt(np.linalg.det(similarity[:3, :3]))

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from scipy.spatial.transform import Rotation
 
-from easi3r_jax.align.known import settle_scale, world_from_known
+from easi3r_jax.align.known import settle_scale, transformed_poses, world_from_known
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.geometry import se3
 from easi3r_jax.geometry.procrustes import robust_similarity, robust_weights
@@ -213,8 +213,7 @@ def _descend(base: Array, middle: Array, numbers: Array, points_a: Array, points
 def _moved(scene: Scene4D, world_from_window: np.ndarray) -> Scene4D:
     """The scene in another world: the similarity moves its cameras, its scale multiplies depth."""
     scale = np.cbrt(np.linalg.det(world_from_window[:3, :3]))
-    poses = world_from_window @ np.asarray(scene.world_from_cam, np.float64)
-    poses[:, :3, :3] /= scale
+    poses = transformed_poses(np.asarray(scene.world_from_cam, np.float64), world_from_window)
     return dataclasses.replace(
         scene, world_from_cam=poses.astype(np.float32), depth=(np.asarray(scene.depth) * scale).astype(np.float32)
     )

@@ -121,7 +121,7 @@ def write_result(
         write_ply(path.with_suffix(".ply"), cloud, scene)
 
     with atomic.atomic_folder(target, marker=_MARKER) as new:
-        steps: dict[str, Callable[[pathlib.Path], None]] = {
+        steps: dict[str, Callable[[pathlib.Path], object]] = {
             "trajectory.txt": lambda path: write_tum(path, time, scene.world_from_cam),
             "intrinsics.txt": lambda path: write_intrinsics(path, scene.intrinsics),
             "config.json": lambda path: write_json(path, config),
@@ -136,16 +136,12 @@ def write_result(
         if metrics is not None:
             steps["metrics.json"] = lambda path: write_json(path, metrics)
         if flow is not None and keep_flow:
-            steps["flow"] = lambda path: _ignore(write_flow(path, np.asarray(flow[0]), flow[1], known=flow[2]))
+            steps["flow"] = lambda path: write_flow(path, np.asarray(flow[0]), flow[1], known=flow[2])
         for done, (file, write) in enumerate(steps.items()):
             report(done, len(steps), file)
             write(new / file)
     report(len(steps), len(steps), "")
     return target
-
-
-def _ignore(_: object) -> None:
-    """For steps whose result nobody needs."""
 
 
 def _silent(done: int, total: int, note: str) -> None:

@@ -51,7 +51,7 @@ def rendered(seed: int, split: int, count: int, config: ClipConfig) -> Iterator[
     for n in range(count):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), split), n)
         parts = (jax.tree.map(np.asarray, _render(key, jnp.asarray(moving), config)) for moving in (True, False))
-        moving, still = (_from_render(clip, movers, config) for clip, movers in parts)
+        moving, still = (from_render(clip, movers, config) for clip, movers in parts)
         yield Twins(f"seed {seed}.{split}.{n}", moving, still)
 
 
@@ -116,7 +116,8 @@ def _render(key: Array, moving: Array, config: ClipConfig) -> tuple[Clip, Array]
     return clip, jnp.concatenate([jnp.zeros(1, bool), moves])[clip.views.instance]
 
 
-def _from_render(clip: Clip, movers: np.ndarray, config: ClipConfig) -> StudyClip:
+def from_render(clip: Clip, movers: np.ndarray, config: ClipConfig) -> StudyClip:
+    """A rendered clip as frames and ground truth."""
     index = np.arange(config.num_frames)
     frames = Frames(
         rgb=clip.views.rgb,

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+from experiments import reconstruct
+
 ROOT = pathlib.Path(__file__).parents[2]
 Command = Callable[..., subprocess.CompletedProcess]
 
@@ -36,5 +38,21 @@ def command(environment) -> Command:
             text=True,
             timeout=600,
         )
+
+    return run
+
+
+@pytest.fixture
+def reconstruct_here(tmp_path, capsys, cache, monkeypatch) -> Callable[..., tuple[int, str, str]]:
+    """`reconstruct_here(first=3)` runs the program in this process: exit code, stdout and stderr.
+
+    Its output goes to `tmp_path / "out"`.
+    """
+    monkeypatch.setenv("EASI3R_JAX_CACHE", str(cache))
+
+    def run(**values):
+        values = {"output": str(tmp_path / "out"), **values}
+        code = reconstruct.FLAGS.execute(reconstruct.main, ["", *(f"--{k}={v}" for k, v in values.items())])
+        return code, *capsys.readouterr()
 
     return run

@@ -9,7 +9,7 @@ import pytest
 from easi3r_jax import export, pipeline
 from easi3r_jax.config import FlowConfig
 from easi3r_jax.models import flow_network
-from experiments import given, reconstruct
+from experiments import given
 from experiments.sequences import CLIPS
 
 QUICK = {"first": 3, "graph": "complete", "iterations": 5, "compare_plain": False}
@@ -18,16 +18,8 @@ H, W = 64, 96
 
 
 @pytest.fixture
-def run(tmp_path, capsys, cache, monkeypatch):
-    monkeypatch.setenv("EASI3R_JAX_CACHE", str(cache))
-
-    def run(**values):
-        values = {**QUICK, "output": str(tmp_path / "out"), **values}
-        code = reconstruct.FLAGS.execute(reconstruct.main, ["", *(f"--{k}={v}" for k, v in values.items())])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+def run(reconstruct_here):
+    return lambda **values: reconstruct_here(**{**QUICK, **values})
 
 
 @pytest.fixture

@@ -6,20 +6,13 @@ import pytest
 from easi3r_jax import export, pipeline
 from easi3r_jax.config import AlignConfig, PipelineConfig
 from easi3r_jax.errors import OutputError
-from experiments import reconstruct
 
 QUICK = {"first": 7, "graph": "complete", "iterations": 30, "compare_plain": False, "flow": "none"}
 
 
 @pytest.fixture
-def run(tmp_path, capsys):
-    def run(**values):
-        values = {**QUICK, "output": str(tmp_path / "out"), **values}
-        code = reconstruct.FLAGS.execute(reconstruct.main, ["", *(f"--{k}={v}" for k, v in values.items())])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+def run(reconstruct_here):
+    return lambda **values: reconstruct_here(**{**QUICK, **values})
 
 
 AS_THEY_COME = {"mode": "feedforward", "graph": PipelineConfig().graph, "iterations": AlignConfig().iterations}
