@@ -233,6 +233,8 @@ class AlignConfig:
       depth_weight: of staying close to the depth at the start, but for a factor per frame.
       free_principal_point: the principal point is found, too; otherwise it is the image's centre.
       camera_weight: of known cameras, where they are given; infinite: they stay as they are.
+      initialisation: which pairs the first world is put together along: "spanning-tree", the most confident ones, or
+        "chain", those of the nearest frames.
       min_confidence: points below it take no part in initialisation by PnP.
       pnp_iterations: RANSAC iterations of PnP.
       clean_tolerance: relative depth tolerance of the confidence clean-up.
@@ -252,6 +254,7 @@ class AlignConfig:
     depth_weight: float = 0.0
     free_principal_point: bool = False
     camera_weight: float = math.inf
+    initialisation: Literal["spanning-tree", "chain"] = "spanning-tree"
     min_confidence: float = 3.0
     pnp_iterations: int = 10
     clean_tolerance: float = 0.001
@@ -263,6 +266,8 @@ class AlignConfig:
         _check_at_least(self, 0, "depth_weight", "camera_weight")
         if self.schedule not in ("linear", "cosine"):
             raise ConfigError(f"Unknown alignment schedule {self.schedule!r}: 'linear' or 'cosine'.")
+        if self.initialisation not in ("spanning-tree", "chain"):
+            raise ConfigError(f"Unknown initialisation {self.initialisation!r}: 'spanning-tree' or 'chain'.")
         if not 0 < self.learning_rate_min <= self.learning_rate:
             raise ConfigError(
                 f"The learning rate must fall to a positive one: got learning_rate {self.learning_rate}, "

@@ -7,6 +7,7 @@ Flow is in pixels (x, y) of the frames: what is at x in frame i is at x + flow i
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import jax
@@ -73,7 +74,7 @@ def estimate_flow(
     if edges.min() < 0 or edges.max() >= num_frames:
         raise InputError(f"Flow is wanted between frames {edges.min()}..{edges.max()}; there are 0..{num_frames - 1}.")
     rgb = jnp.asarray(rgb)
-    batch = min(batch or _batch_size(_network_size(height, width), total), total)
+    batch = min(batch or _batch_size(math.prod(network_size(height, width)), total), total)
     for done in range(0, total, batch):
         observer("flow", done, total, "")
         start = min(done, total - batch)  # the last batch takes pairs of the one before along: no other shape
@@ -147,10 +148,10 @@ def _factor(height: int, width: int) -> int:
     return (SMALLEST_SIDE - STRIDE) // min(height, width) + 1
 
 
-def _network_size(height: int, width: int) -> int:
-    """Pixels of an image as the network sees it."""
+def network_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of a frame as the network sees it: enlarged and padded."""
     factor = _factor(height, width)
-    return (-(-factor * height // STRIDE) * STRIDE) * (-(-factor * width // STRIDE) * STRIDE)
+    return -(-factor * height // STRIDE) * STRIDE, -(-factor * width // STRIDE) * STRIDE
 
 
 def _batch_size(pixels: int, most: int) -> int:

@@ -1,11 +1,13 @@
-"""What optical flow, masks and known cameras are worth to the alignment, on rendered clips with ground truth.
+"""What flow, masks, known cameras and the start are worth to the alignment, on rendered clips with ground truth.
 
     python -m experiments.alignment_study                    # 8 clips of 12 frames
     python -m experiments.alignment_study --num=4 --noise=0.02
 
-No network takes part but for the masks of its attention: point maps are the exact geometry of a rendered clip, off by
-noise, half of it smooth over the image; flow is the exact one, off by noise. Confidence falls with a point's true
-error, which a network only guesses. So a row shows what the alignment makes of what it is given, and nothing else.
+First table: no network takes part but for the masks of its attention. Point maps are the exact geometry of a rendered
+clip, off by noise, half of it smooth over the image; flow is the exact one, off by noise. Confidence falls with a
+point's true error, which a network only guesses. So a row shows what the alignment makes of what it is given, and
+nothing else. Second table: where the alignment starts and ends by each initialisation, on the same point maps and on
+the network's own.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from experiments.study.clips import from_render
 from experiments.study.report import mean
 
 FLAGS = cli.Flags(__doc__)
+#: Name of a row -> figures.
+Rows = dict[str, dict[str, float | None]]
 
 _CLIPS = FLAGS.group("Clips")
 NUM = _CLIPS.integer("num", 8, "Clips.", at_least=1)
@@ -56,6 +60,15 @@ FIGURES = {
     "abs_rel": "AbsRel",
     "focal_relative_error": "focal",
 }
+#: The same of a start, and of where the alignment gets from it.
+START_FIGURES = {
+    "start_ate": "ATE, start",
+    "ate": "ATE, end",
+    "start_rpe_rotation_deg": "RPE, degrees, start",
+    "rpe_rotation_deg": "RPE, degrees, end",
+    "start_loss": "loss, start",
+    "loss": "loss, end",
+}
 #: Row -> what is given, of "flow", "intrinsics" and "poses"; the masks, of "none", "attention" and "truth".
 ROWS = {
     "points only": ((), "none"),
@@ -69,6 +82,7 @@ ROWS = {
     **{f"known poses, flow, masks: {masks}": (("poses", "flow"), masks) for masks in ("none", "attention", "truth")},
     "known intrinsics and poses": (("intrinsics", "poses"), "none"),
 }
+STARTS = ("spanning-tree", "chain")
 
 
 def main() -> None:
@@ -77,23 +91,39 @@ def main() -> None:
     edges = pipeline.clip_edges(NUM_FRAMES.value, GRAPH.value)
     clip_config = ClipConfig(size=model.config.image_size, num_frames=NUM_FRAMES.value)
     stages = Stages()
-    per_clip: list[dict[str, dict[str, float | None]]] = []
-    total = NUM.value * len(ROWS)
+    given_rows: list[Rows] = []
+    start_rows: list[Rows] = []
+    per_clip = len(ROWS) + 2 * len(STARTS)
+    total = NUM.value * per_clip
     for number in range(NUM.value):
-        stages("clips", number * len(ROWS), total)
-        per_clip.append({})
-        given = observed(jax.random.fold_in(jax.random.key(SEED.value), number), clip_config, edges)
-        masks = masks_of(model, given, config)
+        stages("clips", number * per_clip, total)
+        clip = observed(jax.random.fold_in(jax.random.key(SEED.value), number), clip_config, edges)
+        features = pipeline.encode(model, clip.frames)
+        masks = masks_of(model, clip, features, config)
+        given_rows.append({})
         for name, (kinds, mask) in ROWS.items():
-            scene = aligned(given, kinds, masks[mask], config)
-            per_clip[-1][name] = metrics.evaluate_scene(scene, dataclasses.replace(given.truth, masks=None))
-            stages("clips", number * len(ROWS) + len(per_clip[-1]), total)
-    rows = {name: {figure: mean(clip[name].get(figure) for clip in per_clip) for figure in FIGURES} for name in ROWS}
-    print(table([(name, *map(str, figures.values())) for name, figures in rows.items()], ("", *FIGURES.values())))
+            scene, _ = aligned(clip, kinds, masks[mask], config.alignment)
+            given_rows[-1][name] = figures_of(scene, clip)
+            stages("clips", number * per_clip + len(given_rows[-1]), total)
+        predicted, _ = pipeline.prediction_pass(model, features, edges, model.grid(clip.frames.rgb.shape[1:3]))
+        start_rows.append({})
+        for name, maps in (("exact geometry and noise", clip.predictions), ("the network's", predicted)):
+            for start in STARTS:
+                of_maps = dataclasses.replace(clip, predictions=maps)
+                start_rows[-1][f"{start}, {name}"] = start_and_end(of_maps, start, config.alignment)
+                stages("clips", number * per_clip + len(ROWS) + len(start_rows[-1]), total)
+    stages.close()
+    print(shown(given_rows, FIGURES))
+    print(shown(start_rows, START_FIGURES))
     if JSON.value:
-        record = {name: {figure: value._asdict() for figure, value in row.items()} for name, row in rows.items()}
-        record |= {"options": FLAGS.values(), "versions": versions(), "per_clip": per_clip}
+        record = {"options": FLAGS.values(), "versions": versions(), "given": given_rows, "starts": start_rows}
         export.write_json(JSON.value, record)
+
+
+def shown(clips: list[Rows], figures: dict[str, str]) -> str:
+    """Means over the clips, as a table."""
+    lines = [(name, *(str(mean(clip[name].get(f) for clip in clips)) for f in figures)) for name in clips[0]]
+    return table(lines, ("", *figures.values()))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -163,10 +193,9 @@ def _predicted(key: Array, plan: ClipPlan, views, edges: Array, noise: Array, fl
     return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j), flow
 
 
-def masks_of(model: DUSt3R, given: Observed, config: PipelineConfig) -> dict[str, Array]:
+def masks_of(model: DUSt3R, given: Observed, features: Array, config: PipelineConfig) -> dict[str, Array]:
     """What moves, as nobody, the network's attention and the renderer say, (T, H, W) each."""
     size = given.frames.rgb.shape[1:3]
-    features = pipeline.encode(model, given.frames)
     edges, grid = np.asarray(given.predictions.edges), model.grid(size)
     temporal = pipeline.attention_pass(model, features, edges, grid)
     labels = motion.cluster_labels(features, grid, config.segmentation, jax.random.key(config.seed))
@@ -175,7 +204,9 @@ def masks_of(model: DUSt3R, given: Observed, config: PipelineConfig) -> dict[str
     return {"none": jnp.zeros_like(truth), "attention": masks.masks, "truth": truth}
 
 
-def aligned(given: Observed, kinds: tuple[str, ...], masks: Array, config: PipelineConfig) -> Scene4D:
+def aligned(
+    given: Observed, kinds: tuple[str, ...], masks: Array, config: AlignConfig
+) -> tuple[Scene4D, align.AlignResult]:
     """The scene that the alignment makes of the point maps, and of what else is given."""
     count = len(given.frames.rgb)
     matrices, poses = (np.asarray(x, np.float64) for x in (given.truth.intrinsics, given.truth.world_from_cam))
@@ -190,12 +221,30 @@ def aligned(given: Observed, kinds: tuple[str, ...], masks: Array, config: Pipel
     result = align.align(
         given.predictions,
         count,
-        config.alignment,
+        config,
         flow=given.flow if "flow" in kinds else None,
         dynamic=masks,
         known=known,
-        seed=config.seed,
+        seed=SEED.value,
     )
+    return scene_of(result, given, masks), result
+
+
+def start_and_end(given: Observed, initialisation: str, config: AlignConfig) -> dict[str, float | None]:
+    """Figures of where the alignment starts, and of where it ends."""
+    config = dataclasses.replace(config, initialisation=initialisation)
+    count, nothing = len(given.frames.rgb), jnp.zeros_like(given.truth.masks)
+    start = align.initial_state(given.predictions, count, config, seed=SEED.value)
+    problem = align.make_problem(given.predictions, count, config)
+    at_start = align.result_of(start, problem, align.frame_confidence(given.predictions, count), jnp.zeros(0))
+    scene, result = aligned(given, (), nothing, config)
+    before = figures_of(scene_of(at_start, given, nothing), given)
+    losses = {"start_loss": float(result.losses[0]), "loss": float(result.losses[-1])}
+    return figures_of(scene, given) | {f"start_{name}": value for name, value in before.items()} | losses
+
+
+def scene_of(result: align.AlignResult, given: Observed, masks: Array) -> Scene4D:
+    """What is measured."""
     return Scene4D(
         world_from_cam=result.world_from_cam,
         intrinsics=result.intrinsics,
@@ -206,6 +255,11 @@ def aligned(given: Observed, kinds: tuple[str, ...], masks: Array, config: Pipel
         static_mask=~masks,
         rgb=given.frames.rgb,
     )
+
+
+def figures_of(scene: Scene4D, given: Observed) -> dict[str, float | None]:
+    """Of cameras and depth."""
+    return metrics.evaluate_scene(scene, dataclasses.replace(given.truth, masks=None))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,12 @@
-"""Floating-point operations of network and alignment, counted from shapes (a multiply-add is two)."""
+"""Floating-point operations (a multiply-add is two) and bytes of every stage, counted from shapes."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
 
 from easi3r_jax.config import DUSt3RConfig
 from easi3r_jax.models.heads import DPTHead
@@ -45,7 +51,55 @@ def alignment_flops(num_edges: int, num_pixels: int, iterations: int) -> float:
     """The objective and its gradient at every pixel of both sides of every pair; all else is small beside it.
 
     Per observation: residual 21, squared distance 5, inverse root and weight 2, value 3, pull on the points 3 + 3,
-    gradient by the pair's transform 18 + 3. They move about 40 bytes (point, weight, the frame's point, its gradient),
-    so memory bounds the rate, not arithmetic.
+    gradient by the pair's transform 18 + 3.
     """
     return 58.0 * 2 * num_edges * num_pixels * iterations
+
+
+def alignment_bytes(
+    num_frames: int, num_edges: int, num_pixels: int, iterations: int, *, with_flow: bool, number: int = 4
+) -> float:
+    """What the same reads and writes, if nothing stays in a cache from one pair to the next.
+
+    Per observation: its point and weight, 4 `number`s of bytes, the frame's point, 12, and that point's gradient, read
+    and written, 24. With flow, per pixel of a pair: the flow, 8, whether it counts, 1, and the depth, 4, twice (for the
+    value and, computed again, for the gradient), and the depth's gradient, read and written, 8. Per pixel of a frame:
+    Adam's gradient, moments and parameter, 28; world points and their gradient, 24.
+    """
+    pair = 2 * (4 * number + 36) + (34 if with_flow else 0)
+    return float(iterations * num_pixels * (num_edges * pair + num_frames * 52))
+
+
+def traced_flops(function: Callable[..., Any], *arguments: Any) -> float:
+    """Of the matrix products and convolutions of a function, its loops of known length included.
+
+    For networks that are not counted by hand. Nothing is computed: `arguments` may be `jax.ShapeDtypeStruct`s.
+    """
+    return _jaxpr_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _jaxpr_flops(jaxpr: Any) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        params, name = equation.params, equation.primitive.name
+        shapes = [v.aval.shape for v in equation.invars]
+        result = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+        if name == "dot_general":
+            contracted = params["dimension_numbers"][0][0]
+            total += 2.0 * result * math.prod(shapes[0][axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel = shapes[1]
+            total += 2.0 * result * math.prod(kernel) / kernel[params["dimension_numbers"].rhs_spec[0]]
+        else:
+            inner = [_jaxpr_flops(getattr(x, "jaxpr", x)) for value in params.values() for x in _jaxprs(value)]
+            if name == "cond":  # the dearer branch
+                total += max(inner, default=0.0)
+            else:
+                total += sum(inner) * (params["length"] if name == "scan" else 1)
+    return total
+
+
+def _jaxprs(value: Any) -> list[Any]:
+    """The programs within an equation's parameter."""
+    values = value if isinstance(value, (tuple, list)) else [value]
+    return [x for x in values if hasattr(x, "eqns")]

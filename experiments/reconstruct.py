@@ -18,21 +18,20 @@ import math
 import pathlib
 import time
 
-import jax
 import numpy as np
 
-from easi3r_jax import align, export, feedforward, metrics, pipeline
+from easi3r_jax import align, export, metrics, pipeline
 from easi3r_jax import config as options
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.pairs import make_edges
-from easi3r_jax.priors.flow import check_flow
 from easi3r_jax.types import Frames, Given
 from easi3r_jax.video import load_frames
 from experiments import cli
 from experiments.checkpoints import load_model
 from experiments.environment import device, peak_memory_bytes, versions
 from experiments.given import GivenFlags, with_flow
+from experiments.modes import frame_by_frame, window_by_window
 from experiments.progress import Stages, table
 from experiments.sequences import Sequence, find_sequence, load_ground_truth
 from experiments.window_store import WindowStore
@@ -116,6 +115,12 @@ FLOW_WEIGHT = _ALIGN.number("flow_weight", 0.01, "Weight of the optical flow.", 
 FLOW_START = _ALIGN.number("flow_start", 0.1, "Share of the steps before the flow counts.", at_least=0.0)
 DEPTH_WEIGHT = _ALIGN.number("depth_weight", 0.0, "Weight of staying close to the depth at the start.", at_least=0.0)
 PRINCIPAL_POINT = _ALIGN.boolean("free_principal_point", False, "Find each frame's principal point, too.")
+INITIALISATION = _ALIGN.choice(
+    "initialisation",
+    "spanning-tree",
+    ["spanning-tree", "chain"],
+    "Which pairs the first world is put together along: the most confident ones, or those of the nearest frames.",
+)
 MIN_CONFIDENCE = _ALIGN.number("min_confidence", 3.0, "Points below it take no part in finding the first poses.")
 PNP_ITERATIONS = _ALIGN.integer("pnp_iterations", 10, "RANSAC iterations of a frame's first pose.", at_least=1)
 CLEAN_TOLERANCE = _ALIGN.number(
@@ -192,9 +197,9 @@ def main() -> None:
     given = GIVEN.load(frames, sequence.frames, stopped_early=FIRST.value > 0)
     if given.cameras is not None and SHARED_FOCAL.value and not np.all(given.cameras.intrinsics_known):
         align.clip_focal(given.cameras)
-    figures, store = {}, None
+    figures, store, maps = {}, None, None
     if MODE.value == "feedforward":
-        result = feedforward_result(model, frames, config, stages)
+        scene = frame_by_frame(model, frames, config, stages)
         truth = None if truth is None else dataclasses.replace(truth, masks=None)  # it says nothing about motion
     elif windows:
         made_by = {
@@ -205,19 +210,21 @@ def main() -> None:
             "versions": versions(),
         }
         store = WindowStore(output, made_by, (frames.rgb, given))
-        result = windows_result(model, frames, config, given, flow_source, store, stages)
+        sides = {"window": WINDOW.value, "overlap": OVERLAP.value}
+        scene = window_by_window(model, frames, config, given, flow_source, store, stages, **sides)
     else:
         given = with_flow(given, flow_source, frames, edges, stages)
         flow_source = None  # its memory
         features = pipeline.encode(model, frames, batch=config.frame_batch, observer=stages)
         result = pipeline.reconstruct(model, frames, config, features=features, given=given, observer=stages)
+        scene, maps = result.scene, result.motion
         stages.close()
         if truth is not None and COMPARE.value and config.motion != "none":
             figures = compared(truth, sequence.twin, model, frames, config, features, given, stages)
     stages.close()
     if truth is not None:
         name = "frame by frame" if MODE.value == "feedforward" else "full method"
-        figures = shown({name: metrics.evaluate_scene(result.scene, truth)} | figures)
+        figures = shown({name: metrics.evaluate_scene(scene, truth)} | figures)
 
     record = {
         "options": FLAGS.values(),
@@ -229,8 +236,8 @@ def main() -> None:
     }
     written = export.write_result(
         output,
-        result.scene,
-        result.motion,
+        scene,
+        maps,
         config=record,
         flow=None if given.flow is None else (given.flow, edges, given.flow_known),
         keep_flow=GIVEN.save_flow.value,
@@ -299,6 +306,7 @@ def pipeline_config() -> options.PipelineConfig:
             depth_weight=DEPTH_WEIGHT.value,
             free_principal_point=PRINCIPAL_POINT.value,
             camera_weight=GIVEN.camera_weight.value or math.inf,
+            initialisation=INITIALISATION.value,
             min_confidence=MIN_CONFIDENCE.value,
             pnp_iterations=PNP_ITERATIONS.value,
             clean_tolerance=CLEAN_TOLERANCE.value,
@@ -328,68 +336,6 @@ def frame_config(model: DUSt3R) -> options.FrameConfig:
 
 
 Figures = dict[str, dict[str, float | None]]
-
-
-def windows_result(
-    model: DUSt3R,
-    frames: Frames,
-    config: options.PipelineConfig,
-    given: Given,
-    flow_source,
-    store: WindowStore,
-    stages: Stages,
-) -> pipeline.Reconstruction:
-    """A long clip, window by window; windows that an earlier call has done are not done again."""
-
-    def of_window(first: int, last: int) -> Given:
-        edges = first + pipeline.clip_edges(last - first, config.graph)
-        part = dataclasses.replace(given, masks=None if given.masks is None else given.masks[first:last])
-        return with_flow(part, flow_source, frames, edges, stages)
-
-    if isinstance(flow_source, pathlib.Path):
-        ranges = align.window_ranges(len(frames.rgb), WINDOW.value, OVERLAP.value)
-        within = pipeline.clip_edges(WINDOW.value, config.graph)
-        check_flow(flow_source, np.concatenate([first + within for first, _ in ranges]))
-    print(f"  Windows that are done are kept in {store.folder}: after an interruption, the same command goes on.")
-    scene = pipeline.reconstruct_windows(
-        model,
-        frames,
-        config,
-        window=WINDOW.value,
-        overlap=OVERLAP.value,
-        given=of_window,
-        cameras=given.cameras,
-        recall=store.load,
-        keep=store.save,
-        observer=stages,
-    )
-    return pipeline.Reconstruction(scene=scene, motion=None, masks=None, losses=np.zeros(0, np.float32))
-
-
-def feedforward_result(
-    model: DUSt3R, frames: Frames, config: options.PipelineConfig, stages: Stages
-) -> pipeline.Reconstruction:
-    """Every frame as it comes in, without optimisation."""
-    tracked, total = [], len(frames.rgb)
-    stages("track", 0, total)
-    began = time.perf_counter()
-    for frame in feedforward.track(model, frames.rgb, shared_focal=SHARED_FOCAL.value):
-        tracked.append(jax.block_until_ready(frame))
-        if len(tracked) == 2:  # both steps are compiled
-            began = time.perf_counter()
-        stages("track", len(tracked), total)
-    if total > 2:
-        print(f"  {(total - 2) / (time.perf_counter() - began):.1f} frames a second after compilation")
-    scene = feedforward.scene_of(tracked, frames)
-    cameras = align.AlignResult(
-        world_from_cam=scene.world_from_cam,
-        intrinsics=scene.intrinsics,
-        depth=scene.depth,
-        confidence=scene.confidence,
-        losses=jax.numpy.zeros(0),
-    )
-    scene = dataclasses.replace(scene, confidence=align.clean_confidence(cameras, config.alignment))
-    return pipeline.Reconstruction(scene=scene, motion=None, masks=None, losses=np.zeros(0, np.float32))
 
 
 def compared(

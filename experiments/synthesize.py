@@ -48,6 +48,7 @@ SIZE = _CONTENT.string("size", "64x96", "HEIGHTxWIDTH of the frames in pixels, 1
 FRAMES = _CONTENT.integer("frames", 16, "Frames of a clip.", at_least=2)
 NUM_OBJECTS = _CONTENT.integer("num_objects", 0, "Objects in a room (0: 12 in clips, 10 in pairs).")
 NUM_MOVING = _CONTENT.integer("num_moving", 6, "Objects that move in a clip, in view or not.")
+SWEEPS = _CONTENT.integer("sweeps", 1, "How often the camera goes along its path: for long clips.", at_least=1)
 MOTION = _CONTENT.boolean("motion", True, "Render clips in which objects move; --nomotion renders the twins only.")
 TWINS = _CONTENT.boolean("twins", True, "Render each clip's twin beside it.")
 
@@ -103,6 +104,7 @@ def chosen() -> ClipConfig | PairSampling:
         num_frames=FRAMES.value,
         num_objects=NUM_OBJECTS.value or ClipConfig.num_objects,
         num_moving=NUM_MOVING.value,
+        sweeps=SWEEPS.value,
     )
 
 

@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "checkpoint": FOUNDATION | {"models"},
     "training": FOUNDATION | {"models", "synthetic"},
     "pipeline": FOUNDATION | {"models", "motion", "align", "pairs", "sharding"},
+    "windows": FOUNDATION | {"models", "align", "pipeline"},
 }
 TOUCH_FILES = {"video", "priors", "datasets", "checkpoint", "export", "viewer", "interrupt"}
 FILE_CALLS = {
@@ -101,7 +102,7 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
         sibling = rest[0] if library and top == "easi3r_jax" and rest and rest[0] in MAY_IMPORT else part
         if sibling != part and sibling not in MAY_IMPORT.get(part, set()):
             found.append(f"{where}: {part} may not import {sibling}")
-        if package == "convert" and name.startswith("easi3r_jax.pipeline"):
+        if package == "convert" and name.startswith(("easi3r_jax.pipeline", "easi3r_jax.windows")):
             found.append(f"{where}: only experiments may import the pipeline")
         if library and (name.startswith(("absl.flags", "absl.app")) or top == "argparse"):
             found.append(f"{where}: flags belong to experiments and convert")
@@ -170,6 +171,8 @@ def project_modules() -> Iterator[tuple[str, pathlib.Path]]:
         ("easi3r_jax.motion", "__import__('os')"),
         ("convert.__main__", "from experiments import cli"),
         ("convert.tables", "from easi3r_jax.pipeline import encode"),
+        ("convert.tables", "from easi3r_jax import windows"),
+        ("easi3r_jax.pipeline", "from easi3r_jax.windows import reconstruct_windows"),
     ],
 )
 def test_a_breach_is_seen(module: str, source: str):

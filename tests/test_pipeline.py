@@ -15,6 +15,7 @@ from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.models import random_model
 from easi3r_jax.models.encoder import Encoder
 from easi3r_jax.types import Frames, Given, KnownCameras, MotionResidual
+from easi3r_jax.windows import reconstruct_windows
 from tests.networks import small_network
 
 NETWORK = small_network(enc_depth=2)
@@ -377,7 +378,7 @@ def test_windows_see_their_frames_and_keep_the_first_focal_length(model):
     poses_known = np.arange(7) == 6
     cameras = known_cameras(7, poses_known=poses_known)
     seen, kept = [], {}
-    scene = pipeline.reconstruct_windows(
+    scene = reconstruct_windows(
         model,
         frames,
         OPTIONS,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.align import state as state_of
-from easi3r_jax.align.state import UNKNOWN_FLOW, AlignProblem, AlignState
+from easi3r_jax.align.state import UNKNOWN_FLOW, AlignProblem, AlignState, unroll_of
 from easi3r_jax.geometry import camera, se3
 from easi3r_jax.types import Array
 
@@ -53,7 +53,7 @@ def robust_sum(error: Array, counts: Array, outlier: Array | float) -> tuple[Arr
 
 
 def flow_loss(state: AlignState, problem: AlignProblem) -> Array:
-    """Mean smooth-L1 distance of the pairs' ego flow from their optical flow, twice, () float.
+    """Mean smooth-L1 distance of the pairs' ego flow from their optical flow, twice, () float. Reverse mode only.
 
     Means are over the coordinates of static pixels whose loss is below the outliers'. Twice, because the released
     programs add the same for the j sides, and pairs come in both directions. 0 while the flow's weight is, and where
@@ -61,28 +61,116 @@ def flow_loss(state: AlignState, problem: AlignProblem) -> Array:
     """
     targets = problem.flow
     assert targets is not None
-    count = len(state.pair_poses)
 
     def compute(state: AlignState) -> Array:
-        poses, depth = state_of.world_from_cam(state), state_of.depth(state)
-        intrinsics = state_of.intrinsics(state, problem)
-        inverse_poses = se3.inverse(poses)
-
-        @jax.checkpoint  # a block's pixels are computed again for the gradient: none of size E H W is kept
-        def block(carry: tuple[Array, Array], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
-            total, kept = carry
-            edges, flow, real = inputs
-            i, j = edges[:, 0], edges[:, 1]
-            expected = ego_flow(se3.compose(inverse_poses[j], poses[i]), depth[i], intrinsics[i], intrinsics[j])
-            counts = targets.static[i] & real[:, None] & (jnp.abs(flow[:, 0]) < UNKNOWN_FLOW)
-            more, number = robust_sum(expected - flow, counts, targets.outlier)
-            return (total + more, kept + number), None
-
-        groups, size = problem.edges.shape[:2]
-        real = (jnp.arange(groups * size) < count).reshape(groups, size)
-        zero = jnp.zeros((), depth.dtype)
-        (total, kept), _ = jax.lax.scan(block, (zero, zero), (problem.edges, targets.flow, real))
+        total, kept = _robust_distance(_projections(state, problem), 1 / (state_of.depth(state) + _EPSILON), problem)
         both = 2 * total / (kept + _EPSILON)
         return jnp.where(both > targets.limit, 0, both)
 
     return jax.lax.cond(targets.weight > 0, compute, lambda s: jnp.zeros((), s.log_depth.dtype), state)
+
+
+def _projections(state: AlignState, problem: AlignProblem) -> Array:
+    """(G, B, 3, 4), padded like the problem: what of each pair all pixels share.
+
+    From (x, y, 1, 1 / z), a pixel of frame i counted from the image's centre and its depth, to where the point is in
+    frame j, homogeneous and counted from there, too: focal_j R / focal_i and focal_j t, with the principal points'
+    distances from the centre.
+    """
+    poses = state_of.world_from_cam(state)
+    edges = problem.edges.reshape(-1, 2)[: len(state.pair_poses)]
+    i, j = edges[:, 0], edges[:, 1]
+    j_from_i = se3.compose(se3.inverse(poses)[j], poses[i])[:, :3]
+    intrinsics = state_of.intrinsics(state, problem)
+    focals, height, width = intrinsics[:, 0, 0], *state.log_depth.shape[1:]
+    offset = intrinsics[:, :2, 2] - camera.centre(height, width, focals.dtype)[None]
+    one = jnp.ones_like(focals)
+    scaled = jnp.stack([focals, focals, one], axis=1)[j][:, :, None] * j_from_i
+    scaled = scaled / jnp.stack([focals, focals, one, one], axis=1)[i][:, None, :]
+    shift = jnp.sum(scaled[:, :, :2] * offset[i][:, None, :], axis=2)
+    scaled = scaled.at[:, :, 2].add(-shift)
+    scaled = scaled.at[:, :2].add(offset[j][:, :, None] * scaled[:, 2:])
+    groups, block = problem.edges.shape[:2]
+    return jnp.pad(scaled, [(0, groups * block - len(edges)), (0, 0), (0, 0)]).reshape(groups, block, 3, 4)
+
+
+# --- the streaming kernel -------------------------------------------------------------------------------------------
+#
+# As for the pairs' points (see `residuals`): one pass over the flow yields the value and its gradient, and nothing of
+# size E H W is written.
+
+
+@jax.custom_vjp
+def _robust_distance(projections: Array, disparity: Array, problem: AlignProblem) -> tuple[Array, Array]:
+    """Sum of smooth-L1 losses over pairs and pixels, and the number of coordinates that count, () float each."""
+    return _values_and_gradients(projections, disparity, problem)[0]
+
+
+def _values_and_gradients(projections: Array, disparity: Array, problem: AlignProblem):
+    targets = problem.flow
+    assert targets is not None
+    height, width = disparity.shape[1:]
+    disparity = disparity.reshape(len(disparity), -1)
+    centre = camera.centre(height, width, disparity.dtype)
+    pixels = (camera.pixel_grid(height, width, disparity.dtype).reshape(-1, 2) - centre[None]).T
+    inputs = (projections, problem.edges[..., 0], targets.flow)
+
+    def edge(projection: Array, i: Array, flow: Array):
+        return _losses_and_gradients(projection, disparity[i], flow, targets.static[i], pixels, centre, targets.outlier)
+
+    side = jax.vmap(edge)
+    if problem.edges.shape[1] == 1:  # blocks of one edge lose their axis: batched products are slow on a CPU
+        inputs, side = jax.tree.map(lambda x: x[:, 0], inputs), edge
+
+    def block(carry, inputs):
+        total, kept, gradient = carry
+        more, number, projection_grad, disparity_grad = side(*inputs)
+        gradient = gradient.at[inputs[1]].add(disparity_grad)
+        return (total + jnp.sum(more), kept + jnp.sum(number), gradient), projection_grad
+
+    zero = jnp.zeros((), disparity.dtype)
+    start = (zero, zero, jnp.zeros_like(disparity))
+    (total, kept, disparity_grad), projections_grad = jax.lax.scan(
+        block, start, inputs, unroll=unroll_of(len(problem.edges))
+    )
+    return (total, kept), (projections_grad.reshape(projections.shape), disparity_grad.reshape(-1, height, width))
+
+
+def _losses_and_gradients(
+    projection: Array, disparity: Array, flow: Array, counts: Array, pixels: Array, centre: Array, outlier: Array
+) -> tuple[Array, Array, Array, Array]:
+    """One pair's () loss and () number of coordinates, with its gradients by (3, 4) projection and (P,) disparity."""
+    x, y = pixels
+    seen = [
+        projection[a, 0] * x + projection[a, 1] * y + projection[a, 2] + projection[a, 3] * disparity for a in range(3)
+    ]
+    inverse = 1 / (seen[2] + _EPSILON)
+    total, number = jnp.zeros((), flow.dtype), jnp.zeros((), flow.dtype)
+    pulls, depth_pull = [], jnp.zeros_like(disparity)
+    for a in range(2):
+        # The image's centre stands within the quotient, and the guard beside it, as in `ego_flow`.
+        there = (seen[a] + centre[a] * seen[2]) * inverse
+        error = there - (pixels[a] + centre[a] + flow[a])
+        size = jnp.abs(error)
+        loss = jnp.where(size < 1, 0.5 * size * size, size - 0.5)
+        kept = counts & (loss < outlier) & (jnp.abs(flow[a]) < UNKNOWN_FLOW)
+        total, number = total + jnp.sum(jnp.where(kept, loss, 0)), number + jnp.sum(kept.astype(flow.dtype))
+        pulls.append(jnp.where(kept, jnp.clip(error, -1, 1) * inverse, 0))
+        depth_pull = depth_pull + jnp.where(kept, pulls[a] * (centre[a] - there), 0)
+    pull = jnp.stack([*pulls, depth_pull])
+    ones = jnp.ones_like(disparity)
+    projection_grad = jnp.matmul(pull, jnp.stack([x, y, ones, disparity], axis=1), precision=_HIGHEST)
+    disparity_grad = sum(projection[a, 3] * pull[a] for a in range(3))
+    return total, number, projection_grad, disparity_grad
+
+
+def _forward(projections: Array, disparity: Array, problem: AlignProblem):
+    return _values_and_gradients(projections, disparity, problem)
+
+
+def _backward(gradients, cotangents):
+    # The number of coordinates has no slope. None: the observations are constants.
+    return (*(cotangents[0] * g for g in gradients), None)
+
+
+_robust_distance.defvjp(_forward, _backward)

@@ -83,3 +83,9 @@ def spanning_tree(edges: np.ndarray, scores: np.ndarray, num_frames: int, *, sta
         if focal_edges[edges[e, 0]] < 0:
             focal_edges[edges[e, 0]] = e
     return SpanningTree(np.asarray(order), np.asarray(joins_i), focal_edges)
+
+
+def nearest_first(edges: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Positive scores (E,) that put pairs of near frames before those of far ones; as near, by falling `scores`."""
+    apart = np.abs(edges[:, 0] - edges[:, 1])
+    return 1 + apart.max() - apart + 0.5 * scores / scores.max()

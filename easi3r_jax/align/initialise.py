@@ -1,4 +1,4 @@
-"""Where the optimiser starts: frames put together along the maximum spanning tree of their pairs.
+"""Where the optimiser starts: frames put together along a spanning tree of their pairs.
 
 Array work runs on the device in three batched calls; the walk along the tree and RANSAC run on the host. What makes
 the batches possible: registering a pair's points to points that stand in the world by a similarity is registering
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.align.graph import SpanningTree, spanning_tree
+from easi3r_jax.align.graph import SpanningTree, nearest_first, spanning_tree
 from easi3r_jax.align.known import known_focals, principal_points, scale_is_known, with_known_poses
 from easi3r_jax.align.state import MEAN_PAIR_SCALE, AlignState, make_state
 from easi3r_jax.config import AlignConfig
@@ -40,8 +40,9 @@ def initial_state(
 ) -> AlignState:
     """Start of the alignment (DUSt3R's released initialisation; sec. 3.4 says only that there is one).
 
-    1. Maximum spanning tree over mean(conf_i) * mean(conf_j). Walking it, a pair joins the world by weighted
-       registration (weights: confidence) of its known side, and carries its other side there.
+    1. Maximum spanning tree over mean(conf_i) * mean(conf_j), or, for a chain, of the nearest frames. Walking it, a
+       pair joins the world by weighted registration (weights: confidence) of its known side, and carries its other
+       side there.
     2. A focal length per frame (Weiszfeld).
     3. Camera poses: from that registration for the i side of a tree edge, else by RANSAC-PnP on the confident points.
     4. All pairs are registered to the frames' world points; the world is scaled so that the geometric mean of the
@@ -52,11 +53,14 @@ def initial_state(
     Args:
       predictions: pairs that connect all frames.
       num_frames: T >= 2.
-      config: `shared_focal`, `free_principal_point`, `min_confidence`, `pnp_iterations`.
+      config: `initialisation`, `shared_focal`, `free_principal_point`, `min_confidence`, `pnp_iterations`.
       known: cameras known beforehand.
       seed: of RANSAC.
     """
-    tree = spanning_tree(np.asarray(predictions.edges), np.asarray(edge_scores(predictions)), num_frames)
+    edges, scores = np.asarray(predictions.edges), np.asarray(edge_scores(predictions))
+    if config.initialisation == "chain":
+        scores = nearest_first(edges, scores)
+    tree = spanning_tree(edges, scores, num_frames)
     return _state_along(tree, predictions, num_frames, config, known, seed)
 
 

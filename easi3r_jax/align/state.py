@@ -99,7 +99,7 @@ class CameraPrior:
 class AlignProblem:
     """Observations and weights of the objective, laid out for streaming: G blocks of B edges, P = H W pixels.
 
-    Edges that fill the last block have weight 0.
+    Edges that fill the last block have weight 0 and unknown flow.
 
     Attributes:
       edges: (G, B, 2) int32.
@@ -196,9 +196,9 @@ def make_problem(
     block = min(block, num_edges)
     groups = _divisible(-(-num_edges // block))
 
-    def blocked(x: Array) -> Array:
+    def blocked(x: Array, filling: float = 0) -> Array:
         padding = [(0, groups * block - num_edges)] + [(0, 0)] * (x.ndim - 1)
-        return jnp.pad(x, padding).reshape(groups, block, *x.shape[1:])
+        return jnp.pad(x, padding, constant_values=filling).reshape(groups, block, *x.shape[1:])
 
     def channels_first(points: Array) -> Array:
         return blocked(jnp.moveaxis(points.reshape(num_edges, pixels, 3), -1, 1))
@@ -215,7 +215,7 @@ def make_problem(
             flow = jnp.where(flow_known[..., None], flow, UNKNOWN_FLOW)
         moving = jnp.zeros((num_frames, pixels), bool) if dynamic is None else dynamic.reshape(num_frames, pixels)
         targets = FlowTargets(
-            flow=blocked(jnp.moveaxis(flow.reshape(num_edges, pixels, 2), -1, 1)).astype(dtype),
+            flow=blocked(jnp.moveaxis(flow.reshape(num_edges, pixels, 2), -1, 1), UNKNOWN_FLOW).astype(dtype),
             static=~moving,
             weight=jnp.asarray(config.flow_weight, dtype),
             outlier=jnp.asarray(config.flow_outlier, dtype),

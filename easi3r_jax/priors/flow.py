@@ -49,8 +49,7 @@ def load_flow(folder: str | os.PathLike, frames: Frames, edges: np.ndarray) -> t
     """
     folder = pathlib.Path(folder).expanduser()
     paths = _paths(folder, np.asarray(edges))
-    size = (int(frames.rgb.shape[1]), int(frames.rgb.shape[2]))
-    original = (int(frames.source_size[0]), int(frames.source_size[1]))
+    size, original = _sizes(frames)
     flow = np.zeros((len(paths), *size, 2), np.float32)
     known = np.zeros((len(paths), *size), bool)
     for e, path in enumerate(paths):
@@ -65,13 +64,15 @@ def load_flow(folder: str | os.PathLike, frames: Frames, edges: np.ndarray) -> t
     return flow, known
 
 
-def check_flow(folder: str | os.PathLike, edges: np.ndarray) -> None:
-    """Refuses a folder that lacks pairs' files; none of them is opened.
+def check_flow(folder: str | os.PathLike, frames: Frames, edges: np.ndarray) -> None:
+    """Refuses a folder that `load_flow` could not read, as far as names and headers of the files tell.
 
     Raises:
-      InputError: no such folder, pairs without a file.
+      InputError: no such folder, pairs without a file, a file that is damaged or of another size.
     """
-    _paths(pathlib.Path(folder).expanduser(), np.asarray(edges))
+    sizes = _sizes(frames)
+    for path in _paths(pathlib.Path(folder).expanduser(), np.unique(edges, axis=0)):
+        _read(path, *sizes, header_only=True)
 
 
 def _paths(folder: pathlib.Path, edges: np.ndarray) -> list[pathlib.Path]:
@@ -90,8 +91,14 @@ def _paths(folder: pathlib.Path, edges: np.ndarray) -> list[pathlib.Path]:
     return [folder / (stem + (".flo" if f"{stem}.flo" in names else ".npz")) for stem in stems]
 
 
-def _read(path: pathlib.Path, size: _Size, original: _Size) -> np.ndarray:
-    """(h, w, 2) real numbers, of one of the two sizes."""
+def _sizes(frames: Frames) -> tuple[_Size, _Size]:
+    """Of the frames and of the original images."""
+    height, width = frames.rgb.shape[1:3]
+    return (int(height), int(width)), (int(frames.source_size[0]), int(frames.source_size[1]))
+
+
+def _read(path: pathlib.Path, size: _Size, original: _Size, *, header_only: bool = False) -> np.ndarray:
+    """(h, w, 2) real numbers, of one of the two sizes; an empty array where only the header is wanted."""
 
     def check(found: tuple[int, ...]) -> None:  # before memory is taken
         if found not in ((*size, 2), (*original, 2)):
@@ -101,7 +108,7 @@ def _read(path: pathlib.Path, size: _Size, original: _Size) -> np.ndarray:
             )
 
     try:
-        return (_read_flo if path.suffix == ".flo" else _read_npz)(path, check)
+        return (_read_flo if path.suffix == ".flo" else _read_npz)(path, check, header_only)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # on damaged bytes NumPy's and zipfile's readers raise nearly anything
@@ -109,7 +116,7 @@ def _read(path: pathlib.Path, size: _Size, original: _Size) -> np.ndarray:
         raise InputError(f"Cannot read the optical flow {path}: {reason}. Compute it anew.") from error
 
 
-def _read_flo(path: pathlib.Path, check) -> np.ndarray:
+def _read_flo(path: pathlib.Path, check, header_only: bool) -> np.ndarray:
     with path.open("rb") as file:
         header = file.read(12)
         if len(header) < 12 or struct.unpack_from("<f", header)[0] != _TAG:
@@ -119,10 +126,10 @@ def _read_flo(path: pathlib.Path, check) -> np.ndarray:
         length, expected = os.fstat(file.fileno()).st_size, 12 + 8 * width * height
         if length != expected:
             raise ValueError(f"it has {length} bytes, {expected} needed for {width} x {height} pixels")
-        return np.frombuffer(file.read(), "<f4").reshape(height, width, 2)
+        return np.empty(0) if header_only else np.frombuffer(file.read(), "<f4").reshape(height, width, 2)
 
 
-def _read_npz(path: pathlib.Path, check) -> np.ndarray:
+def _read_npz(path: pathlib.Path, check, header_only: bool) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
         if "flow.npy" not in archive.namelist():
             raise ValueError("it has no array 'flow'")
@@ -134,6 +141,8 @@ def _read_npz(path: pathlib.Path, check) -> np.ndarray:
             if dtype.kind not in "fiu":
                 raise ValueError(f"its array 'flow' holds {dtype}, no real numbers")
             check(shape)
+            if header_only:
+                return np.empty(0)
             file.seek(0)
             return np.lib.format.read_array(file, allow_pickle=False)
 

@@ -40,7 +40,8 @@ class ClipConfig:
       num_frames: T, 2 or more.
       num_objects: K, in the room.
       num_moving: of them.
-      arc_deg: range of the angle by which the camera turns around its target from the first to the last frame.
+      arc_deg: range of the angle by which the camera turns around its target from one end of its path to the other.
+      sweeps: how often it goes along the path, there and back: for long clips.
       speed: range of an object's speed across the line of sight: share of the image's longer side per frame, as seen
         from the middle frame's camera. 0.02 is 2 pixels of 96.
       spin_deg: range of an object's rotation per frame.
@@ -54,6 +55,7 @@ class ClipConfig:
     num_objects: int = 12
     num_moving: int = 6
     arc_deg: tuple[float, float] = (12.0, 30.0)
+    sweeps: int = 1
     speed: tuple[float, float] = (0.018, 0.04)
     spin_deg: tuple[float, float] = (1.0, 6.0)
 
@@ -61,6 +63,8 @@ class ClipConfig:
         check_size(self.size)
         if self.num_frames < 2:
             raise ConfigError(f"A clip of num_frames={self.num_frames}: 2 or more.")
+        if self.sweeps < 1:
+            raise ConfigError(f"The camera goes along its path sweeps={self.sweeps} times: 1 or more.")
         if not 0 <= self.num_moving <= self.num_objects or self.num_objects < 1:
             raise ConfigError(
                 f"num_moving={self.num_moving} of num_objects={self.num_objects}: at least one object, and no more "
@@ -222,7 +226,7 @@ def _map(function, parts, count: int, batch: int):
 def _camera_path(key: Array, room_half_size: Array, config: ClipConfig) -> Array:
     """(T, 4, 4) `world_from_cam` on an arc of a great circle around a target, drifting a little.
 
-    Seen from the target, the first and the last camera are exactly the drawn angle apart.
+    Seen from the target, the path's ends are exactly the drawn angle apart. One sweep is even; several turn gently.
     """
     view_key, own_key = jax.random.split(key)
     u = uniforms(own_key, arc=(), tilt=(), side=(), zoom=(), drift=(3,), roll=())
@@ -230,6 +234,8 @@ def _camera_path(key: Array, room_half_size: Array, config: ClipConfig) -> Array
     low, high = np.radians(np.asarray(config.arc_deg, np.float32))
     arc, tilt = between(low, high, u["arc"]), between(-0.35, 0.35, u["tilt"])
     step = jnp.arange(config.num_frames, dtype=jnp.float32) / (config.num_frames - 1) - 0.5  # -1/2 .. 1/2
+    if config.sweeps > 1:
+        step = -0.5 * jnp.cos(np.pi * config.sweeps * (step + 0.5))
 
     outwards = cameras.on_sphere(jnp.zeros(3), view.azimuth, view.elevation, jnp.ones(()))
     sideways = jnp.stack([jnp.cos(view.azimuth), jnp.zeros(()), -jnp.sin(view.azimuth)])

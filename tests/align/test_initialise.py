@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from easi3r_jax import align
 from easi3r_jax.align import state as state_of
+from easi3r_jax.align.graph import nearest_first
 from easi3r_jax.align.initialise import confident_pixels, positive_depth
 from easi3r_jax.geometry import camera
 from easi3r_jax.geometry.focal import weiszfeld_focal
@@ -105,11 +106,25 @@ def test_start_of_the_reference(predictions, config, reference):
     assert ours.log_focal.shape == (1,)
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["shared", "own"])
-def test_faultless_predictions_start_at_the_truth(shared, exact_clip, config):
+@pytest.mark.parametrize("seed", range(5))
+def test_chain_joins_each_two_neighbours(seed):
+    edges, scores = random_graph(seed)
+    tree = align.spanning_tree(edges, nearest_first(edges, scores), 9)
+    joined = edges[tree.edges]
+    np.testing.assert_array_equal(np.abs(joined[:, 0] - joined[:, 1]), 1)
+    neighbours = np.abs(edges[:, 0] - edges[:, 1]) == 1
+    assert tree.edges[0] == np.flatnonzero(neighbours)[np.argmax(scores[neighbours])]
+
+
+@pytest.mark.parametrize(
+    ("shared", "initialisation"),
+    [(True, "spanning-tree"), (False, "spanning-tree"), (True, "chain")],
+    ids=["shared", "own", "chain"],
+)
+def test_faultless_predictions_start_at_the_truth(shared, initialisation, exact_clip, config):
     """Up to the world: its frame is that of the best pair's first camera, its size makes the mean pair scale 0.5."""
     clip = exact_clip(focals=20.0 if shared else np.array([18.0, 20.0, 23.0, 26.0]))
-    config = dataclasses.replace(config, shared_focal=shared)
+    config = dataclasses.replace(config, shared_focal=shared, initialisation=initialisation)
     state = align.initial_state(clip.predictions, 4, config)
     assert state.log_focal.shape == ((1,) if shared else (4,))
     np.testing.assert_allclose(state_of.focals(state), clip.focals, rtol=1e-4)

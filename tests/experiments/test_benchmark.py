@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from easi3r_jax.config import DUSt3RConfig
-from easi3r_jax.models import random_model
+from easi3r_jax.config import DUSt3RConfig, FlowConfig
+from easi3r_jax.models import flow_network, random_model
 from experiments import flops
 from tests.networks import small_network
 
@@ -58,22 +58,72 @@ def test_heads_flops(changes):
     assert_nearly_all(flops.heads_flops(c, GRID), with_heads - xla_flops(decode, model, x, x))
 
 
+@pytest.mark.parametrize("network", ["sea-raft", "raft-small"])
+def test_traced_flops(network):
+    """Of one iteration against XLA's count; of three as many times that of one as loops say."""
+    model, image = flow_network(FlowConfig(network)), jnp.zeros((1, 64, 96, 3))
+
+    def flow(iterations):
+        return lambda network, a, b: network(a, b, iterations)[0]
+
+    one, two, three = (flops.traced_flops(flow(n), model, image, image) for n in (1, 2, 3))
+    assert_nearly_all(one, xla_flops(flow(1), model, image, image))
+    assert three - two == pytest.approx(two - one) and two > one
+
+
+def test_traced_flops_of_loops_and_branches():
+    square = jnp.zeros((8, 8))
+
+    def function(a):
+        a = jax.lax.scan(lambda carry, _: (carry @ a, None), a, None, length=5)[0]
+        return jax.lax.cond(a[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, a)
+
+    assert flops.traced_flops(function, square) == (5 + 2) * 2 * 8**3
+
+
+def test_counted_bytes_are_at_least_the_observations():
+    counts = {"num_frames": 5, "num_edges": 20, "num_pixels": 1000, "iterations": 3}
+    points = flops.alignment_bytes(**counts, with_flow=False)
+    assert points > 3 * 20 * 1000 * 2 * 16
+    assert flops.alignment_bytes(**counts, with_flow=True) - points >= 3 * 20 * 1000 * 9
+    assert points - flops.alignment_bytes(**counts, with_flow=False, number=2) == 3 * 20 * 1000 * 2 * 8
+
+
 def test_the_program_shows_what_the_design_promises(command, tmp_path):
     """Eight frames make two batches of pairs."""
     file = tmp_path / "figures.json"
-    done = command("benchmark", "--frames=8", "--iterations=20", "--repeats=1", f"--json={file}")
+    done = command(
+        "benchmark", "--frames=8", "--iterations=20", "--repeats=1", "--stages=network,alignment", f"--json={file}"
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(file.read_text())
     assert figures["reconstruction"]["encodings_per_frame"] == 1
     assert figures["reconstruction"]["compilations_between_pair_batches"] == 0
     assert figures["statistics_cost"]["counted_flops_share"] < 0.03
-    for name in ("encode", "first pass", "k-means", "masks", "second pass", "alignment"):
+    for name in ("encode", "first pass", "k-means", "masks", "second pass", "alignment", "alignment, flow"):
         stage = figures["stages"][name]
-        assert stage["seconds"] > 0
+        assert stage["seconds"] > 0 and stage["peak_memory_bytes"]["host"] > 1e8
         assert stage["first_seconds"] >= stage["compile_seconds"] > 0
         assert name in done.stdout
-    assert figures["matmul_flops_per_s"] > 1e9
+    assert figures["matmul_flops_per_s"] > 1e9 and figures["copy_bytes_per_s"] > 1e8
+    assert figures["stages"]["alignment, flow"]["bytes"] > figures["stages"]["alignment"]["bytes"] > 0
     assert "peak memory" in done.stdout
+
+
+def test_flow_is_measured_alone(command, tmp_path):
+    file = tmp_path / "figures.json"
+    size = ("--frames=3", "--height=64", "--width=64", "--graph=complete", "--repeats=1")
+    done = command("benchmark", *size, "--stages=flow", "--flow=raft-small", f"--json={file}")
+    assert done.returncode == 0, done.stderr
+    stages = json.loads(file.read_text())["stages"]
+    assert list(stages) == ["flow, raft-small"]
+    assert stages["flow, raft-small"]["items"] == 6 and stages["flow, raft-small"]["flops"] > 1e9
+
+
+def test_unknown_stages_are_refused(command):
+    done = command("benchmark", "--stages=network,masks")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --stages=network,masks: some of network, flow and alignment")
 
 
 def test_a_size_that_does_not_divide_is_refused(command):

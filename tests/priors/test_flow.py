@@ -8,7 +8,7 @@ from PIL import Image
 
 from easi3r_jax.config import FrameConfig
 from easi3r_jax.errors import InputError
-from easi3r_jax.priors.flow import load_flow
+from easi3r_jax.priors.flow import check_flow, load_flow
 from easi3r_jax.types import Frames
 from easi3r_jax.video import frame_geometry, load_frames
 
@@ -141,6 +141,15 @@ def with_value(value):
     return flow
 
 
+def assert_refused_early(folder, frames, words):
+    """What names and headers tell is told before the work; numbers are not looked at."""
+    if words == "infinite or undefined":
+        check_flow(folder, frames, EDGES)
+    else:
+        with pytest.raises(InputError, match=words):
+            check_flow(folder, frames, EDGES)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -163,6 +172,7 @@ def test_a_damaged_flo_is_refused_in_one_line(folder, frames, data, words):
     with pytest.raises(InputError, match=words) as caught:
         load_flow(folder, frames, EDGES)
     assert "00000_00001.flo" in str(caught.value) and "\n" not in str(caught.value)
+    assert_refused_early(folder, frames, words)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +195,7 @@ def test_a_damaged_npz_is_refused_in_one_line(folder, frames, make, words):
     with pytest.raises(InputError, match=words) as caught:
         load_flow(folder, frames, EDGES)
     assert "00001_00000.npz" in str(caught.value) and "\n" not in str(caught.value)
+    assert_refused_early(folder, frames, words)
 
 
 def test_any_flipped_byte_is_read_or_refused_but_never_a_crash(folder, frames):

@@ -368,6 +368,18 @@ def test_colours_stay_along_the_flow(clean_clips):
 # --- options --------------------------------------------------------------------------------------------------------
 
 
+def test_a_camera_sweeps_there_and_back():
+    """Three sweeps of five frames each: the path of one, forwards, backwards and forwards, without a jump."""
+    config = ClipConfig(num_frames=16, sweeps=3, num_objects=1, num_moving=0)
+    poses = np.asarray(jax.jit(plan_clip, static_argnames="config")(jax.random.key(3), config).world_from_cam)
+    np.testing.assert_allclose(poses[0], poses[10], atol=1e-5)
+    np.testing.assert_allclose(poses[5], poses[15], atol=1e-5)
+    np.testing.assert_allclose(poses[1:5], poses[9:5:-1], atol=1e-5)
+    once = dataclasses.replace(config, num_frames=6, sweeps=1)
+    ends = np.asarray(jax.jit(plan_clip, static_argnames="config")(jax.random.key(3), once).world_from_cam)[[0, 5]]
+    np.testing.assert_allclose(poses[[0, 5]], ends, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -378,6 +390,7 @@ def test_colours_stay_along_the_flow(clean_clips):
         ({"num_objects": 0, "num_moving": 0}, "num_objects=0"),
         ({"arc_deg": (30.0, 12.0)}, "arc_deg=30..12"),
         ({"arc_deg": (0.0, 200.0)}, "arc_deg"),
+        ({"sweeps": 0}, "sweeps=0"),
         ({"speed": (float("nan"), 0.1)}, "speed"),
         ({"spin_deg": (-1.0, 0.1)}, "spin_deg"),
     ],
