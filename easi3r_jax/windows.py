@@ -25,7 +25,8 @@ def reconstruct_windows(
     *,
     window: int,
     overlap: int,
-    given: Callable[[int, int], Given] | None = None,
+    keyframes: bool = True,
+    given: Callable[[np.ndarray], Given] = lambda numbers: Given(),
     cameras: KnownCameras | None = None,
     recall: Callable[[int], Scene4D | None] = lambda number: None,
     keep: Callable[[int, Scene4D], None] = lambda number, scene: None,
@@ -33,16 +34,18 @@ def reconstruct_windows(
 ) -> Scene4D:
     """Reconstructs a long clip window by window, in memory that a window needs, and joins the windows.
 
-    Windows share one focal length if `config.alignment.shared_focal` says so: the known one, or that of the first.
-    Frames in two windows are encoded in both.
+    Three and more windows are held together by a further one of as many frames from all over the clip, its keyframes,
+    unless these were more than half a window apart. Windows share one focal length if `config.alignment.shared_focal`
+    says so: the known one, or that of the keyframes, else of the first. Frames in two windows are encoded in both.
 
     Args:
       model, frames, config: as in `pipeline.reconstruct`.
       window: frames in a window.
       overlap: frames that a window shares with the one before, at least.
-      given: from (first frame, last frame + 1) to flow and masks of the window.
+      keyframes: whether there is a window of them.
+      given: from the numbers of a window's frames, increasing, to its flow and masks. Keyframes need no flow.
       cameras: known cameras of the whole clip; the result is in their world.
-      recall, keep: a window's scene by its number, to go on where an earlier call stopped.
+      recall, keep: a window's scene by its number, to go on where an earlier call stopped; the keyframes' is -1.
       observer: told of progress.
 
     Returns:
@@ -52,52 +55,62 @@ def reconstruct_windows(
       ConfigError: windows that do not overlap; see `align.window_ranges`.
       InputError: as `pipeline.reconstruct`.
     """
-    ranges = align.window_ranges(len(frames.rgb), window, overlap)
+    num_frames = len(frames.rgb)
+    ranges = align.window_ranges(num_frames, window, overlap)
     shared = config.alignment.shared_focal and not (cameras is not None and np.all(cameras.intrinsics_known))
     focal = align.clip_focal(cameras) if shared and cameras is not None else None
-    scenes: list[Scene4D] = []
-    for number, (first, last) in enumerate(ranges):
+
+    def scene_of(number: int, numbers: np.ndarray, title: str) -> Scene4D:
         scene = recall(number)
-        if scene is None:
-            known = _cameras_between(cameras, first, last, focal)
-            part = Given() if given is None else given(first, last)
-            result = pipeline.reconstruct(
-                model,
-                dataclasses.replace(
-                    frames,
-                    rgb=frames.rgb[first:last],
-                    source_index=frames.source_index[first:last],
-                    time=frames.time[first:last],
-                ),
-                config,
-                given=dataclasses.replace(part, cameras=known),
-                observer=lambda stage, done, total, note, k=number: observer(
-                    stage, done, total, f"window {k + 1} of {len(ranges)} {note}".rstrip()
-                ),
-            )
-            scene = jax.tree.map(np.asarray, result.scene)
-            keep(number, scene)
-        scenes.append(scene)
-        if shared and focal is None:
-            focal = float(scene.intrinsics[0, 0, 0])
+        if scene is not None:
+            return scene
+        part = given(numbers)
+        options = config
+        if number < 0 and part.flow is None:
+            options = dataclasses.replace(config, masks=tuple(name for name in config.masks if name != "flow"))
+        result = pipeline.reconstruct(
+            model,
+            dataclasses.replace(
+                frames,
+                rgb=frames.rgb[numbers],
+                source_index=frames.source_index[numbers],
+                time=frames.time[numbers],
+            ),
+            options,
+            given=dataclasses.replace(part, cameras=_cameras_of(cameras, numbers, focal)),
+            observer=lambda stage, done, total, note: observer(stage, done, total, f"{title} {note}".rstrip()),
+        )
+        scene = jax.tree.map(np.asarray, result.scene)
+        keep(number, scene)
+        return scene
+
+    apart = None
+    if keyframes and len(ranges) > 2 and 2 * num_frames <= window**2:
+        numbers = align.keyframe_numbers(num_frames, window)
+        apart = scene_of(-1, numbers, "keyframes"), numbers
+        focal = float(apart[0].intrinsics[0, 0, 0]) if shared and focal is None else focal
+    scenes: list[Scene4D] = []
+    for number, range_ in enumerate(ranges):
+        scenes.append(scene_of(number, np.arange(*range_), f"window {number + 1} of {len(ranges)}"))
+        focal = float(scenes[0].intrinsics[0, 0, 0]) if shared and focal is None else focal
     observer("join", 0, 1, "")
     fixed = math.isinf(config.alignment.camera_weight)
-    joined = align.join_windows(scenes, ranges, cameras=cameras, fixed=fixed, seed=config.seed)
+    joined = align.join_windows(scenes, ranges, keyframes=apart, cameras=cameras, fixed=fixed, seed=config.seed)
     observer("join", 1, 1, "")
     return joined
 
 
-def _cameras_between(cameras: KnownCameras | None, first: int, last: int, focal: float | None) -> KnownCameras | None:
+def _cameras_of(cameras: KnownCameras | None, numbers: np.ndarray, focal: float | None) -> KnownCameras | None:
     """What is known of a window's cameras, and the focal length of all windows where it is."""
     if cameras is None and focal is None:
         return None
-    part = align.nothing_known(last - first)
+    part = align.nothing_known(len(numbers))
     if cameras is not None:
         part = KnownCameras(
-            focal=cameras.focal[first:last],
-            principal_point=cameras.principal_point[first:last],
-            intrinsics_known=cameras.intrinsics_known[first:last],
-            world_from_cam=cameras.world_from_cam[first:last],
-            poses_known=cameras.poses_known[first:last],
+            focal=cameras.focal[numbers],
+            principal_point=cameras.principal_point[numbers],
+            intrinsics_known=cameras.intrinsics_known[numbers],
+            world_from_cam=cameras.world_from_cam[numbers],
+            poses_known=cameras.poses_known[numbers],
         )
     return part if focal is None else dataclasses.replace(part, shared_focal=np.float64(focal))

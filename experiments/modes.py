@@ -31,12 +31,15 @@ def window_by_window(
     *,
     window: int,
     overlap: int,
+    keyframes: bool,
 ) -> Scene4D:
     """A long clip; windows that an earlier call has done are not done again."""
 
-    def of_window(first: int, last: int) -> Given:
-        edges = first + pipeline.clip_edges(last - first, config.graph)
-        part = dataclasses.replace(given, masks=None if given.masks is None else given.masks[first:last])
+    def of_window(numbers: np.ndarray) -> Given:
+        part = dataclasses.replace(given, masks=None if given.masks is None else given.masks[numbers])
+        if len(numbers) < 1 + numbers[-1] - numbers[0]:  # keyframes: too far apart for optical flow
+            return part
+        edges = numbers[0] + pipeline.clip_edges(len(numbers), config.graph)
         return with_flow(part, flow_source, frames, edges, stages)
 
     if isinstance(flow_source, pathlib.Path):
@@ -50,6 +53,7 @@ def window_by_window(
         config,
         window=window,
         overlap=overlap,
+        keyframes=keyframes,
         given=of_window,
         cameras=given.cameras,
         recall=store.load,

@@ -70,6 +70,9 @@ WINDOW = _MODE.integer(
     "window", 0, "Reconstruct a long clip in windows of so many frames, in a window's memory (0: all at once)."
 )
 OVERLAP = _MODE.integer("overlap", 8, "Frames that a window shares with the one before.")
+KEYFRAMES = _MODE.boolean(
+    "keyframes", True, "Hold the windows together by one more, of as many frames from all over the clip."
+)
 
 _PAIRS = FLAGS.group("Pairs")
 GRAPH = _PAIRS.string(
@@ -204,14 +207,14 @@ def main() -> None:
     elif windows:
         made_by = {
             "pipeline": config,
-            "window": (WINDOW.value, OVERLAP.value),
+            "window": (WINDOW.value, OVERLAP.value, KEYFRAMES.value),
             "weights": (checkpoint, flow_weights),
             "dtype": str(model.dtype),
             "versions": versions(),
         }
         store = WindowStore(output, made_by, (frames.rgb, given))
-        sides = {"window": WINDOW.value, "overlap": OVERLAP.value}
-        scene = window_by_window(model, frames, config, given, flow_source, store, stages, **sides)
+        shape = {"window": WINDOW.value, "overlap": OVERLAP.value, "keyframes": KEYFRAMES.value}
+        scene = window_by_window(model, frames, config, given, flow_source, store, stages, **shape)
     else:
         given = with_flow(given, flow_source, frames, edges, stages)
         flow_source = None  # its memory
@@ -260,8 +263,9 @@ def check_options() -> None:
         align.window_ranges(0, WINDOW.value, OVERLAP.value)
         if GIVEN.save_flow.value:
             raise ConfigError("--save_flow keeps the flow of a clip that is done at once: leave it or --window out.")
-    elif OVERLAP.present:
-        raise ConfigError("--overlap is of windows: add --window=FRAMES.")
+    elif OVERLAP.present or KEYFRAMES.present:
+        flag = "--overlap" if OVERLAP.present else "--nokeyframes"
+        raise ConfigError(f"{flag} is of windows: add --window=FRAMES.")
     if MODE.value == "feedforward":
         kept = {holder.name for group in (_INPUT, _OUTPUT, _COMPUTE) for holder in group.holders}
         kept |= {"mode", "shared_focal", "frame_batch", "clean_tolerance"}

@@ -45,7 +45,7 @@ class WindowStore:
             write_json(path, key)
 
     def load(self, number: int) -> Scene4D | None:
-        """A window's scene, if it is there and whole."""
+        """A window's scene, or (-1) the keyframes', if it is there and whole."""
         try:
             return load_scene(self._path(number))
         except InputError:
@@ -62,4 +62,4 @@ class WindowStore:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, number: int) -> pathlib.Path:
-        return self.folder / f"window_{number:04d}.npz"
+        return self.folder / (f"window_{number:04d}.npz" if number >= 0 else "keyframes.npz")

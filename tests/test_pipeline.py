@@ -372,6 +372,29 @@ def test_unknown_mask_sources_are_refused():
         PipelineConfig(point_dtype="int8")  # pyright: ignore[reportArgumentType]: the wrong name is the point
 
 
+def test_keyframes_come_first_and_give_the_focal_length(model):
+    """Three windows of a clip and one of frames from all over it, which need no flow; off, there is none."""
+    frames, kept, seen = clip(11), {}, []
+    options = dataclasses.replace(OPTIONS, masks=("motion", "flow"), alignment=AlignConfig(iterations=5))
+
+    def given(numbers):
+        seen.append(numbers.tolist())
+        if numbers[-1] - numbers[0] > 5:
+            return Given()
+        edges = pipeline.clip_edges(len(numbers), options.graph)
+        return Given(flow=jnp.zeros((len(edges), 32, 48, 2)))
+
+    sides = {"window": 5, "overlap": 2, "given": given, "keep": lambda number, part: kept.update({number: part})}
+    scene = reconstruct_windows(model, frames, options, **sides)
+    assert seen[0] == [0, 2, 5, 8, 10] and seen[1:] == [[0, 1, 2, 3, 4], [3, 4, 5, 6, 7], [6, 7, 8, 9, 10]]
+    assert list(kept) == [-1, 0, 1, 2]
+    np.testing.assert_allclose(scene.intrinsics[:, 0, 0], kept[-1].intrinsics[0, 0, 0], rtol=1e-6)
+    assert_finite(scene)
+    seen.clear()
+    reconstruct_windows(model, frames, options, keyframes=False, **sides, recall=lambda number: kept.get(number))
+    assert not seen  # all is recalled, and no keyframes are asked for
+
+
 def test_windows_see_their_frames_and_keep_the_first_focal_length(model):
     """Two windows of a still clip; what is known of its cameras reaches the window that it is of."""
     frames = clip(7)
@@ -384,11 +407,11 @@ def test_windows_see_their_frames_and_keep_the_first_focal_length(model):
         OPTIONS,
         window=5,
         overlap=3,
-        given=lambda first, last: seen.append((first, last)) or Given(),
+        given=lambda numbers: seen.append(numbers.tolist()) or Given(),
         cameras=cameras,
         keep=lambda number, part: kept.update({number: part}),
     )
-    assert seen == [(0, 5), (2, 7)]
+    assert seen == [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]]
     assert scene.depth.shape == (7, 32, 48)
     np.testing.assert_array_equal(scene.rgb, frames.rgb)
     np.testing.assert_allclose(scene.intrinsics[:, 0, 0], kept[0].intrinsics[0, 0, 0], rtol=1e-6)

@@ -48,7 +48,7 @@ from easi3r_jax.align.state import (
     make_state,
     with_depth_prior,
 )
-from easi3r_jax.align.windows import join_windows, window_ranges
+from easi3r_jax.align.windows import join_windows, keyframe_numbers, window_ranges
 from easi3r_jax.config import AlignConfig
 from easi3r_jax.errors import InputError
 from easi3r_jax.types import KnownCameras, PairPredictions
@@ -78,6 +78,7 @@ __all__ = [
     "initial_state",
     "iterate",
     "join_windows",
+    "keyframe_numbers",
     "learning_rates",
     "loss_terms",
     "make_problem",

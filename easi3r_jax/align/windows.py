@@ -1,14 +1,17 @@
 """Long clips: windows of frames, reconstructed one by one, become one scene.
 
-    scenes of the windows ──similarities of neighbours──▶ chain ──refine──▶ one world ──blend──▶ Scene4D
+    scenes of the windows ──similarities of those that share frames──▶ start ──refine──▶ one world ──blend──▶ Scene4D
 
 Each window has a world and a scale of its own. What two windows share, points and cameras of the frames in both, tells
-how their worlds lie. Memory of the join: the scenes themselves, and a bounded number of points for each two windows.
+how their worlds lie. Errors of neighbours add up along a chain of windows; a further window of frames from all over the
+clip, its keyframes, holds them together. Memory of the join: the scenes themselves, and a bounded number of points for
+each two that share frames.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -26,6 +29,9 @@ from easi3r_jax.types import Array, KnownCameras, Scene4D
 # Points that two windows are held together by, and the share of their weight that the cameras have.
 _POINTS, _CAMERAS = 8192, 512
 _CAMERA_SHARE = 0.25
+# Keyframes count where their windows fit nearly as well as neighbours do: least trust, as the middle of the windows has
+# it, for which see `_trust`. (Mean residuals of 3 times the neighbours'.)
+_LEAST_TRUST = 0.1
 _HIGHEST = jax.lax.Precision.HIGHEST
 _STEPS, _RATE = 200, 1e-3
 
@@ -49,10 +55,16 @@ def window_ranges(num_frames: int, window: int, overlap: int) -> list[tuple[int,
     return [(start, start + window) for start in starts]
 
 
+def keyframe_numbers(num_frames: int, window: int) -> np.ndarray:
+    """(window,) numbers of evenly spread frames, the first and the last among them."""
+    return np.unique(np.linspace(0, num_frames - 1, window).round().astype(int))
+
+
 def join_windows(
     scenes: Sequence[Scene4D],
     ranges: Sequence[tuple[int, int]],
     *,
+    keyframes: tuple[Scene4D, np.ndarray] | None = None,
     cameras: KnownCameras | None = None,
     fixed: bool = True,
     seed: int = 0,
@@ -60,8 +72,9 @@ def join_windows(
     """One scene from those of windows.
 
     1. Of each two windows that share frames, the similarity between their worlds that most points of static, confident
-       pixels, and cameras, agree on.
-    2. From the first window on, each goes where the one before says.
+       pixels, and cameras, agree on. The worse it fits, the less it counts.
+    2. Each window goes where its keyframes are in the window of keyframes. Without one, or where it fits the windows
+       badly, they go where the one before says, from the first on.
     3. All windows but the first are moved and scaled together until the distances of all overlaps are least.
     4. In an overlap, poses, focal lengths and depth go evenly from the one window's to the other's; masks, scores and
        confidence change hands in the middle.
@@ -69,6 +82,7 @@ def join_windows(
     Args:
       scenes: host arrays, in order.
       ranges: of `window_ranges`.
+      keyframes: scene of frames from all over the clip, and their numbers, increasing; some in every window.
       cameras: of the whole clip, where poses are known.
       fixed: known poses come out as they are given.
       seed: of the choice of points.
@@ -76,7 +90,7 @@ def join_windows(
     Returns:
       the scene of all frames, host arrays, in the world of the first window or of the known poses.
     """
-    joined = scenes[0] if len(scenes) == 1 else _joined(scenes, ranges, seed)
+    joined = scenes[0] if len(scenes) == 1 else _joined(scenes, ranges, keyframes, seed)
     if cameras is None or not np.any(cameras.poses_known):
         return joined
     cameras = settle_scale(cameras, joined.world_from_cam, joined.depth) or cameras
@@ -87,35 +101,100 @@ def join_windows(
     return dataclasses.replace(joined, world_from_cam=poses.astype(np.float32))
 
 
-def _joined(scenes: Sequence[Scene4D], ranges: Sequence[tuple[int, int]], seed: int) -> Scene4D:
-    count = len(scenes)
-    numbers = np.array([(a, b) for a in range(count) for b in range(a + 1, count) if ranges[b][0] < ranges[a][1]])
-    shared = [
-        _shared_points(scenes[a], scenes[b], ranges[a], ranges[b], np.random.default_rng([seed, a, b]))
-        for a, b in numbers.tolist()
-    ]
+def _joined(
+    scenes: Sequence[Scene4D],
+    ranges: Sequence[tuple[int, int]],
+    keyframes: tuple[Scene4D, np.ndarray] | None,
+    seed: int,
+) -> Scene4D:
+    overlaps = _overlaps(scenes, ranges, keyframes, seed)
+    trust = _trust(overlaps, len(scenes))
+    of_keyframes = overlaps.numbers[:, 1] == len(scenes)
+    if of_keyframes.any() and np.median(trust[of_keyframes]) < _LEAST_TRUST:
+        overlaps, trust = overlaps.some(~of_keyframes), trust[~of_keyframes]
+        of_keyframes = of_keyframes[~of_keyframes]
+    start = _around_keyframes(overlaps) if of_keyframes.any() else _along_chain(overlaps, len(scenes))
+    refined = _refine(start, overlaps, trust)
+    return _blended([_moved(scene, refined[k]) for k, scene in enumerate(scenes)], ranges)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Overlaps:
+    """What each two windows that share frames have in common, R of them.
+
+    Attributes:
+      numbers: (R, 2) int of the windows a < b; the window of keyframes comes last.
+      points_a, points_b: (R, P, 3) the same points in both worlds.
+      weights: (R, P).
+      a_from_b: (R, 4, 4) float64, the similarity that most of them agree on.
+    """
+
+    numbers: np.ndarray
+    points_a: Array
+    points_b: Array
+    weights: Array
+    a_from_b: np.ndarray
+
+    def some(self, which: np.ndarray) -> _Overlaps:
+        return _Overlaps(**{name: value[which] for name, value in vars(self).items()})
+
+
+def _overlaps(
+    scenes: Sequence[Scene4D],
+    ranges: Sequence[tuple[int, int]],
+    keyframes: tuple[Scene4D, np.ndarray] | None,
+    seed: int,
+) -> _Overlaps:
+    members = [(scene, np.arange(*range_)) for scene, range_ in zip(scenes, ranges, strict=True)]
+    members += [] if keyframes is None else [keyframes]
+    numbers, shared = [], []
+    for a, b in itertools.combinations(range(len(members)), 2):
+        _, in_a, in_b = np.intersect1d(members[a][1], members[b][1], assume_unique=True, return_indices=True)
+        if len(in_a):
+            rng = np.random.default_rng([seed, a, b])
+            numbers.append((a, b))
+            shared.append(_shared_points(members[a][0], members[b][0], in_a, in_b, rng))
     points_a, points_b, weights = (jnp.asarray(np.stack(x), jnp.float32) for x in zip(*shared, strict=True))
-    world_from_window = [np.eye(4)]
-    for b in range(1, count):
-        pair = int(np.flatnonzero((numbers[:, 0] == b - 1) & (numbers[:, 1] == b))[0])
-        a_from_b = np.asarray(_robust(points_b[pair], points_a[pair], weights[pair]), np.float64)
-        world_from_window.append(world_from_window[-1] @ a_from_b)
-    chain = np.stack(world_from_window)
-    start = jnp.asarray(chain, jnp.float32)
-    there_a, there_b = (
-        jax.vmap(se3.transform_points)(start[numbers[:, k]], points) for k, points in enumerate((points_a, points_b))
-    )
-    trusted = jax.vmap(robust_weights)(there_a, there_b, weights)
-    refined = _refine(chain, numbers, points_a, points_b, trusted)
-    return _blended([_moved(scene, world) for scene, world in zip(scenes, refined, strict=True)], ranges)
+    a_from_b = np.stack([_robust(*x) for x in zip(points_b, points_a, weights, strict=True)])
+    return _Overlaps(np.array(numbers), points_a, points_b, weights, a_from_b.astype(np.float64))
+
+
+def _trust(overlaps: _Overlaps, num_windows: int) -> np.ndarray:
+    """(R,) in (0, 1]: how well each overlap fits by itself.
+
+    1 where its mean residual, over its points' extent, is at most the median of the windows' overlaps; above, it falls
+    with the square.
+    """
+    moved = jax.vmap(se3.transform_points)(jnp.asarray(overlaps.a_from_b, jnp.float32), overlaps.points_b)
+    trusted = jax.vmap(robust_weights)(moved, overlaps.points_a, overlaps.weights)
+    distance = jnp.sum(trusted * se3.safe_norm(moved - overlaps.points_a), axis=1)
+    middle = jnp.mean(overlaps.points_a, axis=1, keepdims=True)
+    extent = jnp.sum(trusted * se3.safe_norm(overlaps.points_a - middle), axis=1)
+    residual = np.asarray(distance / jnp.maximum(extent, 1e-30), np.float64)
+    usual = np.median(residual[overlaps.numbers[:, 1] < num_windows])
+    return np.minimum(1, (usual / np.maximum(residual, 1e-12)) ** 2) if usual > 0 else np.ones(len(residual))
+
+
+def _along_chain(overlaps: _Overlaps, num_windows: int) -> np.ndarray:
+    """(K, 4, 4) worlds of the windows in the first one's, each by the one before."""
+    before = {
+        int(b): a_from_b for (a, b), a_from_b in zip(overlaps.numbers, overlaps.a_from_b, strict=True) if b == a + 1
+    }
+    return np.stack(list(itertools.accumulate(range(1, num_windows), lambda w, b: w @ before[b], initial=np.eye(4))))
+
+
+def _around_keyframes(overlaps: _Overlaps) -> np.ndarray:
+    """(K + 1, 4, 4) worlds of the windows, and of the keyframes, in the first window's, each by its keyframes."""
+    last = overlaps.numbers.max()
+    window_from_keyframes = overlaps.a_from_b[overlaps.numbers[:, 1] == last]
+    keyframes_from_window = np.linalg.inv(window_from_keyframes)
+    return window_from_keyframes[0] @ np.concatenate([keyframes_from_window, np.eye(4)[None]])
 
 
 def _shared_points(
-    a: Scene4D, b: Scene4D, range_a: tuple[int, int], range_b: tuple[int, int], rng: np.random.Generator
+    a: Scene4D, b: Scene4D, in_a: np.ndarray, in_b: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """World points of the same pixels in two windows, and their weights: (P, 3), (P, 3), (P,)."""
-    first, last = range_b[0], range_a[1]
-    in_a, in_b = slice(first - range_a[0], last - range_a[0]), slice(0, last - first)
     static = np.asarray(a.static_mask[in_a]) & np.asarray(b.static_mask[in_b])
     confidence = np.minimum(a.confidence[in_a], b.confidence[in_b])
     weight = np.where(static, np.log(np.maximum(confidence, 1)), 0)
@@ -150,8 +229,14 @@ def _shared_points(
 _robust = jax.jit(robust_similarity)
 
 
-def _refine(start: np.ndarray, numbers: np.ndarray, points_a: Array, points_b: Array, weights: Array) -> np.ndarray:
+def _refine(start: np.ndarray, overlaps: _Overlaps, trust: np.ndarray) -> np.ndarray:
     """(K, 4, 4) similarities after a joint descent from `start` over all overlaps; the first one stays."""
+    numbers, points_a, points_b = overlaps.numbers, overlaps.points_a, overlaps.points_b
+    there_a, there_b = (
+        jax.vmap(se3.transform_points)(jnp.asarray(start[numbers[:, k]], jnp.float32), points)
+        for k, points in enumerate((points_a, points_b))
+    )
+    weights = jax.vmap(robust_weights)(there_a, there_b, overlaps.weights) * jnp.asarray(trust, jnp.float32)[:, None]
     scales = np.cbrt(np.linalg.det(start[:, :3, :3]))
     rotations = start[:, :3, :3] / scales[:, None, None]
     # Corrections about points of each window's (of the last overlap that it has): turning a window about them does not

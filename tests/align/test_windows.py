@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from easi3r_jax.align import join_windows, window_ranges
+from easi3r_jax.align import join_windows, keyframe_numbers, window_ranges
 from easi3r_jax.errors import ConfigError
+from easi3r_jax.metrics import pose_metrics
 from easi3r_jax.types import KnownCameras, Scene4D
 
 T, H, W, FOCAL = 23, 16, 24, 30.0
@@ -105,6 +106,59 @@ def test_noise_does_not_add_up_to_much(rng):
     joined = join_windows(windows_of(truth, ranges, rng, noise=0.1), ranges)
     np.testing.assert_allclose(joined.world_from_cam[:, :3, 3], truth.world_from_cam[:, :3, 3], atol=0.1)
     np.testing.assert_allclose(np.median(joined.depth / truth.depth, axis=(1, 2)), 1, atol=0.03)
+
+
+def drifting(scene, ranges, rng):
+    """Windows that bend and stretch the clip's path a little, each in a world of its own."""
+    parts = []
+    for part in windows_of(scene, ranges, rng):
+        count = len(part.depth)
+        bend = np.tile(np.eye(4), (count, 1, 1))
+        bend[:, :3, :3] = Rotation.from_rotvec(np.arange(count)[:, None] * [[0.01, 0.0, 0.0]]).as_matrix()
+        grown = np.exp(0.02 * np.arange(count))[:, None, None]
+        poses = part.world_from_cam.astype(np.float64) @ bend
+        parts.append(
+            dataclasses.replace(
+                part, world_from_cam=poses.astype(np.float32), depth=(part.depth * grown).astype(np.float32)
+            )
+        )
+    return parts
+
+
+def picked(scene, numbers):
+    return Scene4D(**{name: value[numbers] for name, value in vars(scene).items()})
+
+
+def off(joined, truth):
+    """Root mean square distance of the cameras after the best similarity."""
+    return pose_metrics(joined.world_from_cam, truth.world_from_cam)["ate"]
+
+
+def test_keyframes_hold_windows_together_that_drift(rng):
+    truth, ranges = clip(), window_ranges(T, 6, 2)
+    parts, numbers = drifting(truth, ranges, rng), keyframe_numbers(T, 6)
+    keyframes = moved(picked(truth, numbers), similarity(rng))
+    without, held = join_windows(parts, ranges), join_windows(parts, ranges, keyframes=(keyframes, numbers))
+    assert off(held, truth) < 0.5 * off(without, truth)
+
+
+def test_keyframes_that_fit_nothing_do_not_count(rng):
+    truth, ranges = clip(), window_ranges(T, 6, 2)
+    parts, numbers = windows_of(truth, ranges, rng, noise=0.02), keyframe_numbers(T, 6)
+    torn = picked(truth, numbers)
+    torn = dataclasses.replace(torn, depth=(torn.depth * rng.uniform(0.3, 3, torn.depth.shape)).astype(np.float32))
+    without, held = join_windows(parts, ranges), join_windows(parts, ranges, keyframes=(torn, numbers))
+    np.testing.assert_allclose(held.world_from_cam, without.world_from_cam, atol=1e-6)
+
+
+def test_keyframes_of_exact_windows_change_nothing(rng):
+    truth, ranges = clip(), window_ranges(T, 6, 2)
+    numbers = keyframe_numbers(T, 6)
+    assert numbers[0] == 0 and numbers[-1] == T - 1 and len(numbers) == 6
+    keyframes = moved(picked(truth, numbers), similarity(rng))
+    joined = join_windows(windows_of(truth, ranges, rng), ranges, keyframes=(keyframes, numbers))
+    np.testing.assert_allclose(joined.world_from_cam, truth.world_from_cam, atol=5e-3)
+    np.testing.assert_allclose(joined.depth, truth.depth, rtol=5e-3)
 
 
 def test_what_moves_does_not_pull(rng):
