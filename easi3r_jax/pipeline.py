@@ -33,6 +33,7 @@ from easi3r_jax.types import (
     Frames,
     Given,
     KnownCameras,
+    MaskRefiner,
     MotionMaps,
     MotionMasks,
     MotionResidual,
@@ -71,6 +72,7 @@ def reconstruct(
     *,
     features: Array | None = None,
     given: Given | None = None,
+    refiner: MaskRefiner | None = None,
     observer: Observer = silent,
 ) -> Reconstruction:
     """Reconstructs a clip: the whole method.
@@ -81,12 +83,13 @@ def reconstruct(
       config: options of every stage.
       features: `encode(model, frames)` where it is known already; spares the encoder.
       given: what is known beside the frames: optical flow, masks, cameras.
+      refiner: improves the masks that the alignment and the result see, before `config.mask_dilation`.
       observer: told of progress.
 
     Raises:
       ConfigError: options that do not fit the clip, e.g. a pair graph that leaves frames unconnected, or masks from
         flow where none is given.
-      InputError: weights or frames that give no finite prediction.
+      InputError: weights or frames that give no finite prediction; a refiner that returns no masks of the clip.
     """
     num_frames, height, width = frames.rgb.shape[:3]
     grid = model.grid((height, width))
@@ -144,7 +147,8 @@ def reconstruct(
     if config.motion != "none":
         motion_maps, masks = segmented(predictions, temporal)
 
-    moving = final_masks(predictions, num_frames, config, masks, given, observer=observer)
+    refine = partial(_refined, refiner, frames.rgb, observer=observer)
+    moving = final_masks(predictions, num_frames, config, masks, given, refine=refine, observer=observer)
 
     def report(done: int, total: int, loss: float) -> None:
         observer("align", done, total, f"loss {loss:.4f}" if math.isfinite(loss) else "")
@@ -190,6 +194,7 @@ def reconstruct_windows(
     overlap: int,
     given: Callable[[int, int], Given] | None = None,
     cameras: KnownCameras | None = None,
+    refiner: MaskRefiner | None = None,
     recall: Callable[[int], Scene4D | None] = lambda number: None,
     keep: Callable[[int, Scene4D], None] = lambda number, scene: None,
     observer: Observer = silent,
@@ -205,6 +210,7 @@ def reconstruct_windows(
       overlap: frames that a window shares with the one before, at least.
       given: from (first frame, last frame + 1) to flow and masks of the window.
       cameras: known cameras of the whole clip; the result is in their world.
+      refiner: as in `reconstruct`, of each window's masks.
       recall, keep: a window's scene by its number, to go on where an earlier call stopped.
       observer: told of progress.
 
@@ -234,6 +240,7 @@ def reconstruct_windows(
                 ),
                 config,
                 given=dataclasses.replace(part, cameras=known),
+                refiner=refiner,
                 observer=lambda stage, done, total, note, k=number: observer(
                     stage, done, total, f"window {k + 1} of {len(ranges)} {note}".rstrip()
                 ),
@@ -389,6 +396,7 @@ def final_masks(
     masks: MotionMasks | None,
     given: Given,
     *,
+    refine: Callable[[Array], Array] = lambda masks: masks,
     observer: Observer = silent,
 ) -> Array:
     """What counts as moving in the alignment and the result: the union of what `config.masks` names, (T, H, W) bool.
@@ -399,6 +407,7 @@ def final_masks(
       config: `masks`, `mask_dilation`, `flow_threshold`.
       masks: of the motion's cue; None without.
       given: flow and masks.
+      refine: from that union to better masks, which are then grown.
       observer: told of progress.
     """
     parts = [jnp.zeros((num_frames, *predictions.confidence_i.shape[1:]), bool)]
@@ -417,7 +426,19 @@ def final_masks(
             progress=lambda done, total, _: observer("flow masks", done, total, ""),
         )
         parts.append(residual > config.flow_threshold)
-    return motion.dilate(functools.reduce(jnp.logical_or, parts), config.mask_dilation)
+    return motion.dilate(refine(functools.reduce(jnp.logical_or, parts)), config.mask_dilation)
+
+
+def _refined(refiner: MaskRefiner | None, rgb: Array, masks: Array, observer: Observer) -> Array:
+    """What the refiner makes of masks (T, H, W) bool, checked; the masks themselves without one."""
+    if refiner is None:
+        return masks
+    refined = np.asarray(refiner(np.asarray(rgb), np.asarray(masks), observer=observer))
+    if refined.dtype != bool or refined.shape != masks.shape:
+        raise InputError(
+            f"The refiner returns {refined.dtype} of shape {refined.shape}: it must be bool of shape {masks.shape}."
+        )
+    return jnp.asarray(refined)
 
 
 # --- compiled batches -----------------------------------------------------------------------------------------------
