@@ -140,6 +140,17 @@ def test_an_unknown_device_is_refused(folder):
         Sam2Refiner(folder, device="abacus")
 
 
+def test_too_little_memory_is_told_in_a_line(refiner, rgb, monkeypatch):
+    import torch
+
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(sam2._Sam2Tracker, "prompt", full)
+    with pytest.raises(ConfigError, match="XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        refiner(rgb, square())
+
+
 def test_the_record_names_the_weights(refiner, folder):
     assert refiner.metadata["source_name"] == str(folder)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
