@@ -70,8 +70,9 @@ test: env ## Run the tests
 test-slow: env ## Run the heavy checks
 	$(RUN) -m pytest -q -m slow
 
+# One thread: on networks this small, PyTorch's wait for each other, on a busy machine a hundred times as long as they work.
 test-torch: env $(TORCH_INSTALLED) ## Run the tests that need PyTorch (installs it; see PIP_TORCH in the Makefile)
-	$(RUN) -m pytest -q -m torch
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m torch
 
 $(TORCH_INSTALLED): | $(INSTALLED)
 	@echo "Installing PyTorch into $(VENV) ..."
