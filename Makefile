@@ -16,10 +16,17 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 MARK := $(VENV)/.made-by-make
 LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < requirements.lock))
 INSTALLED := $(VENV)/.installed-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < pyproject.toml))
+TORCH := tests/requirements-torch.txt
+TORCH_INSTALLED := $(VENV)/.torch-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < $(TORCH)))
+
+# What pip is told when it installs PyTorch for `make test-torch`. On Linux, PyPI's build brings several GB of CUDA along;
+# the one for CPUs only, which is enough, is at
+#   make test-torch PIP_TORCH="--extra-index-url https://download.pytorch.org/whl/cpu"
+PIP_TORCH ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-slow lint format parity bench embedded lock clean distclean
+.PHONY: help env demo test test-slow test-torch lint format parity bench embedded lock clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -62,6 +69,16 @@ test: env ## Run the tests
 
 test-slow: env ## Run the heavy checks
 	$(RUN) -m pytest -q -m slow
+
+# One thread: on networks this small, PyTorch's wait for each other, on a busy machine a hundred times as long as they work.
+test-torch: env $(TORCH_INSTALLED) ## Run the tests that need PyTorch (installs it; see PIP_TORCH in the Makefile)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m torch
+
+$(TORCH_INSTALLED): | $(INSTALLED)
+	@echo "Installing PyTorch into $(VENV) ..."
+	@$(RUN) -m pip --disable-pip-version-check install --quiet -r $(TORCH) $(PIP_TORCH)
+	@rm -f $(VENV)/.torch-*
+	@touch $@
 
 lint: env ## Check rules, format and types
 	$(RUN) -m ruff check

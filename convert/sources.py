@@ -9,6 +9,7 @@ from collections.abc import Callable
 from convert import hub, safetensors_folder, torch_file
 from convert.tensors import Source
 from easi3r_jax.errors import CheckpointError
+from easi3r_jax.hub import is_name
 
 
 def open_source(source: str | os.PathLike[str], progress: Callable[[str, int, int, str], None]) -> Source:
@@ -41,7 +42,7 @@ def open_source(source: str | os.PathLike[str], progress: Callable[[str, int, in
         return torch_file.open_pth(path)
     # What looks like a path is not asked for on the hub: a mistyped one should not leave the machine.
     is_local = path.suffix in (".pth", ".safetensors") or path.parent.is_dir()
-    if hub.is_name(str(source)) and not is_local:
+    if is_name(str(source)) and not is_local:
         return hub.open_name(str(source), progress)
     raise CheckpointError(
         f"There is no checkpoint at {source}: give a .pth file, a folder of {safetensors_folder.WEIGHTS} and "

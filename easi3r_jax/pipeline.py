@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -30,6 +31,7 @@ from easi3r_jax.types import (
     Array,
     Frames,
     Given,
+    MaskRefiner,
     MotionMaps,
     MotionMasks,
     MotionResidual,
@@ -68,6 +70,7 @@ def reconstruct(
     *,
     features: Array | None = None,
     given: Given | None = None,
+    refiner: MaskRefiner | None = None,
     observer: Observer = silent,
 ) -> Reconstruction:
     """Reconstructs a clip: the whole method.
@@ -78,12 +81,13 @@ def reconstruct(
       config: options of every stage.
       features: `encode(model, frames)` where it is known already; spares the encoder.
       given: what is known beside the frames: optical flow, masks, cameras.
+      refiner: improves the masks that the alignment and the result see, before `config.mask_dilation`.
       observer: told of progress.
 
     Raises:
       ConfigError: options that do not fit the clip, e.g. a pair graph that leaves frames unconnected, or masks from
         flow where none is given.
-      InputError: weights or frames that give no finite prediction.
+      InputError: weights or frames that give no finite prediction; a refiner that returns no masks of the clip.
     """
     num_frames, height, width = frames.rgb.shape[:3]
     grid = model.grid((height, width))
@@ -141,7 +145,8 @@ def reconstruct(
     if config.motion != "none":
         motion_maps, masks = segmented(predictions, temporal)
 
-    moving = final_masks(predictions, num_frames, config, masks, given, observer=observer)
+    refine = partial(_refined, refiner, frames.rgb, observer=observer)
+    moving = final_masks(predictions, num_frames, config, masks, given, refine=refine, observer=observer)
 
     def report(done: int, total: int, loss: float) -> None:
         observer("align", done, total, f"loss {loss:.4f}" if math.isfinite(loss) else "")
@@ -301,6 +306,7 @@ def final_masks(
     masks: MotionMasks | None,
     given: Given,
     *,
+    refine: Callable[[Array], Array] = lambda masks: masks,
     observer: Observer = silent,
 ) -> Array:
     """What counts as moving in the alignment and the result: the union of what `config.masks` names, (T, H, W) bool.
@@ -311,6 +317,7 @@ def final_masks(
       config: `masks`, `mask_dilation`, `flow_threshold`.
       masks: of the motion's cue; None without.
       given: flow and masks.
+      refine: from that union to better masks, which are then grown.
       observer: told of progress.
     """
     parts = [jnp.zeros((num_frames, *predictions.confidence_i.shape[1:]), bool)]
@@ -329,7 +336,19 @@ def final_masks(
             progress=lambda done, total, _: observer("flow masks", done, total, ""),
         )
         parts.append(residual > config.flow_threshold)
-    return motion.dilate(functools.reduce(jnp.logical_or, parts), config.mask_dilation)
+    return motion.dilate(refine(functools.reduce(jnp.logical_or, parts)), config.mask_dilation)
+
+
+def _refined(refiner: MaskRefiner | None, rgb: Array, masks: Array, observer: Observer) -> Array:
+    """What the refiner makes of masks (T, H, W) bool, checked; the masks themselves without one."""
+    if refiner is None:
+        return masks
+    refined = np.asarray(refiner(np.asarray(rgb), np.asarray(masks), observer=observer))
+    if refined.dtype != bool or refined.shape != masks.shape:
+        raise InputError(
+            f"The refiner returns {refined.dtype} of shape {refined.shape}: it must be bool of shape {masks.shape}."
+        )
+    return jnp.asarray(refined)
 
 
 # --- compiled batches -----------------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, dataclass_transform
 
 import jax
+import numpy as np
 
 if TYPE_CHECKING:
     # Stages take host arrays as well as device arrays, and type checkers know no union that has the methods of both.
@@ -35,6 +36,23 @@ _T = TypeVar("_T")
 def silent(stage: str, done: int, total: int, note: str) -> None:
     """The observer that tells nobody."""
     del stage, done, total, note
+
+
+class MaskRefiner(Protocol):
+    """Improves masks of what moves by looking at the frames, e.g. `refine.Sam2Refiner`. Works on host arrays."""
+
+    def __call__(self, rgb: np.ndarray, masks: np.ndarray, /, *, observer: Observer = silent) -> np.ndarray:
+        """Refines the masks of a clip.
+
+        Args:
+          rgb: (T, H, W, 3) uint8 frames; not to be written to.
+          masks: (T, H, W) bool, True where the frame moves; not to be written to.
+          observer: told of progress.
+
+        Returns:
+          (T, H, W) bool.
+        """
+        ...
 
 
 @dataclass_transform(frozen_default=True)

@@ -15,7 +15,7 @@ import numpy as np
 from easi3r_jax import align, pipeline
 from easi3r_jax.config import PipelineConfig
 from easi3r_jax.models import DUSt3R
-from easi3r_jax.types import Frames, Given, KnownCameras, Observer, Scene4D, silent
+from easi3r_jax.types import Frames, Given, KnownCameras, MaskRefiner, Observer, Scene4D, silent
 
 
 def reconstruct_windows(
@@ -28,6 +28,7 @@ def reconstruct_windows(
     keyframes: bool = True,
     given: Callable[[np.ndarray], Given] = lambda numbers: Given(),
     cameras: KnownCameras | None = None,
+    refiner: MaskRefiner | None = None,
     recall: Callable[[int], Scene4D | None] = lambda number: None,
     keep: Callable[[int, Scene4D], None] = lambda number, scene: None,
     observer: Observer = silent,
@@ -45,6 +46,7 @@ def reconstruct_windows(
       keyframes: whether there is a window of them.
       given: from the numbers of a window's frames, increasing, to its flow and masks. Keyframes need no flow.
       cameras: known cameras of the whole clip; the result is in their world.
+      refiner: as in `pipeline.reconstruct`, of each window's masks; not of the keyframes', which are far apart.
       recall, keep: a window's scene by its number, to go on where an earlier call stopped; the keyframes' is -1.
       observer: told of progress.
 
@@ -78,6 +80,7 @@ def reconstruct_windows(
             ),
             options,
             given=dataclasses.replace(part, cameras=_cameras_of(cameras, numbers, focal)),
+            refiner=refiner if number >= 0 else None,
             observer=lambda stage, done, total, note: observer(stage, done, total, f"{title} {note}".rstrip()),
         )
         scene = jax.tree.map(np.asarray, result.scene)

@@ -19,7 +19,8 @@ from easi3r_jax.models import FlowNetwork
 from easi3r_jax.priors.cameras import load_cameras
 from easi3r_jax.priors.flow import load_flow
 from easi3r_jax.priors.masks import load_masks
-from easi3r_jax.types import Frames, Given
+from easi3r_jax.refine import sam2
+from easi3r_jax.types import Frames, Given, Observer
 from easi3r_jax.video.images import list_images
 from experiments import cli
 
@@ -38,6 +39,18 @@ class GivenFlags:
             "(optical flow that the camera does not explain), a folder of PNGs of your own, or none.",
         )
         self.dilation = group.integer("mask_dilation", 0, "Pixels by which the masks are grown.", at_least=0)
+        self.refine = group.choice(
+            "refine",
+            "none",
+            ["none", "sam2"],
+            "Improve the masks before they are grown: sam2 follows them through the video with SAM 2 (needs "
+            "pip install 'easi3r_jax[sam2]').",
+        )
+        self.refine_checkpoint = group.string(
+            "refine_checkpoint",
+            sam2.RELEASED,
+            "SAM 2's weights: a name on the Hugging Face hub, or a folder with config.json and model.safetensors.",
+        )
         self.intrinsics = group.string(
             "intrinsics",
             "",
@@ -80,6 +93,33 @@ class GivenFlags:
             raise ConfigError(f"--masks={value}: none, or some of motion, flow and one folder with + between.")
         sources = tuple(word for word in words if word in ("motion", "flow")) + ("given",) * len(folders)
         return sources, pathlib.Path(folders[0]).expanduser() if folders else None
+
+    def check_refine(self, motion: bool) -> None:
+        """Refuses refinement of masks that there are none of, and weights for none.
+
+        Args:
+          motion: whether motion is looked for.
+
+        Raises:
+          ConfigError: as said.
+        """
+        if self.refine.value == "none":
+            if self.refine_checkpoint.present:
+                raise ConfigError("--refine_checkpoint goes with --refine=sam2: add it.")
+        elif not set(self.mask_sources()[0]) - (set() if motion else {"motion"}):
+            without = "" if motion else "--motion=none "
+            raise ConfigError(f"--refine={self.refine.value}: with {without}--masks={self.masks.value} there are none.")
+
+    def refiner(self, observer: Observer) -> sam2.Sam2Refiner | None:
+        """The network that `--refine` names, loaded.
+
+        Raises:
+          ConfigError: libraries that it needs are missing.
+          CheckpointError: weights that cannot be read or downloaded.
+        """
+        if self.refine.value == "none":
+            return None
+        return sam2.Sam2Refiner(self.refine_checkpoint.value, observer=observer)
 
     def flow_source(self) -> tuple[FlowNetwork | pathlib.Path | None, dict[str, Any]]:
         """The network, or the folder, that flow comes from, and what is known of it; None: there is none.

@@ -13,7 +13,7 @@ from easi3r_jax import align, feedforward, pipeline
 from easi3r_jax.config import PipelineConfig
 from easi3r_jax.models import DUSt3R, FlowNetwork
 from easi3r_jax.priors.flow import check_flow
-from easi3r_jax.types import Frames, Given, Scene4D
+from easi3r_jax.types import Frames, Given, MaskRefiner, Scene4D
 from easi3r_jax.windows import reconstruct_windows
 from experiments.given import with_flow
 from experiments.progress import Stages
@@ -26,6 +26,7 @@ def window_by_window(
     config: PipelineConfig,
     given: Given,
     flow_source: FlowNetwork | pathlib.Path | None,
+    refiner: MaskRefiner | None,
     store: WindowStore,
     stages: Stages,
     *,
@@ -56,6 +57,7 @@ def window_by_window(
         keyframes=keyframes,
         given=of_window,
         cameras=given.cameras,
+        refiner=refiner,
         recall=store.load,
         keep=store.save,
         observer=stages,

@@ -17,6 +17,7 @@ TITLES = {
     "motion": "motion cue",
     "flow": "optical flow",
     "flow masks": "flow against cameras",
+    "refine": "refining masks",
     "align": "global alignment",
     "join": "joining windows",
     "track": "frames as they come",

@@ -25,7 +25,7 @@ from easi3r_jax import config as options
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.pairs import make_edges
-from easi3r_jax.types import Frames, Given
+from easi3r_jax.types import Frames, Given, MaskRefiner
 from easi3r_jax.video import load_frames
 from experiments import cli
 from experiments.checkpoints import load_model
@@ -184,6 +184,8 @@ def main() -> None:
     export.ensure_writable(output)
 
     stages = Stages()
+    refiner = GIVEN.refiner(stages)
+    refiner_weights = None if refiner is None else refiner.metadata
     flow_source, flow_weights = GIVEN.flow_source() if MODE.value == "align" else (None, {})
     model, checkpoint = load_model(CHECKPOINT.value, DTYPE.value, stages)
     frames = load_frames(sequence.frames, frame_config(model), progress=lambda d, n: stages("read", d, n))
@@ -208,22 +210,24 @@ def main() -> None:
         made_by = {
             "pipeline": config,
             "window": (WINDOW.value, OVERLAP.value, KEYFRAMES.value),
-            "weights": (checkpoint, flow_weights),
+            "weights": (checkpoint, flow_weights, refiner_weights),
             "dtype": str(model.dtype),
             "versions": versions(),
         }
         store = WindowStore(output, made_by, (frames.rgb, given))
         shape = {"window": WINDOW.value, "overlap": OVERLAP.value, "keyframes": KEYFRAMES.value}
-        scene = window_by_window(model, frames, config, given, flow_source, store, stages, **shape)
+        scene = window_by_window(model, frames, config, given, flow_source, refiner, store, stages, **shape)
     else:
         given = with_flow(given, flow_source, frames, edges, stages)
         flow_source = None  # its memory
         features = pipeline.encode(model, frames, batch=config.frame_batch, observer=stages)
-        result = pipeline.reconstruct(model, frames, config, features=features, given=given, observer=stages)
+        result = pipeline.reconstruct(
+            model, frames, config, features=features, given=given, refiner=refiner, observer=stages
+        )
         scene, maps = result.scene, result.motion
         stages.close()
         if truth is not None and COMPARE.value and config.motion != "none":
-            figures = compared(truth, sequence.twin, model, frames, config, features, given, stages)
+            figures = compared(truth, sequence.twin, model, frames, config, features, given, refiner, stages)
     stages.close()
     if truth is not None:
         name = "frame by frame" if MODE.value == "feedforward" else "full method"
@@ -233,6 +237,7 @@ def main() -> None:
         "options": FLAGS.values(),
         "pipeline": dataclasses.asdict(config),
         "checkpoint": checkpoint,
+        "refiner": refiner_weights,
         "network": dataclasses.asdict(model.config),
         "dtype": str(model.dtype),
         "versions": versions(),
@@ -273,6 +278,7 @@ def check_options() -> None:
         unused = [flag for flag in unused if flag not in ("--flow=none", "--masks=none", "--motion=none")]
         if unused:
             raise ConfigError(f"--mode=feedforward has no use for {', '.join(unused)}: leave it out.")
+    GIVEN.check_refine(motion=MOTION.value != "none")
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
     export.check_foreground(FOREGROUND.value, 2**31)
     if not GRAPH.value.startswith("oneref"):  # its reference may be any frame
@@ -350,6 +356,7 @@ def compared(
     config: options.PipelineConfig,
     features,
     given: Given,
+    refiner: MaskRefiner | None,
     stages: Stages,
 ) -> Figures:
     """Metrics of plain DUSt3R, and of the method on the clip's motionless twin."""
@@ -362,7 +369,7 @@ def compared(
     # Flow and masks of the clip say nothing of its twin.
     if twin is not None and twin.ground_truth is not None and given.flow is None and given.masks is None:
         still = load_frames(twin.frames, frame_config(model))
-        scene = pipeline.reconstruct(model, still, config, given=given).scene
+        scene = pipeline.reconstruct(model, still, config, given=given, refiner=refiner).scene
         figures["full, motionless twin"] = metrics.evaluate_scene(scene, load_ground_truth(twin.ground_truth, still))
     stages("compare", 2, 2)
     return figures

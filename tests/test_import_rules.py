@@ -38,6 +38,8 @@ MAY_IMPORT = {
     "pairs": FOUNDATION,
     "flow": FOUNDATION | {"models"},
     "feedforward": FOUNDATION | {"models"},
+    "hub": FOUNDATION,
+    "refine": FOUNDATION | {"hub"},
     "export": FOUNDATION,
     "viewer": FOUNDATION,
     "sharding": FOUNDATION,
@@ -46,7 +48,7 @@ MAY_IMPORT = {
     "pipeline": FOUNDATION | {"models", "motion", "align", "pairs", "sharding"},
     "windows": FOUNDATION | {"models", "align", "pipeline"},
 }
-TOUCH_FILES = {"video", "priors", "datasets", "checkpoint", "export", "viewer", "interrupt"}
+TOUCH_FILES = {"video", "priors", "datasets", "checkpoint", "export", "viewer", "interrupt", "hub", "refine"}
 FILE_CALLS = {
     *("open", "memmap", "fromfile", "tofile", "load", "save", "savez", "savez_compressed", "loadtxt", "savetxt"),
     *("genfromtxt", "imread", "imwrite", "imsave", "savefig", "VideoCapture", "VideoWriter", "FileStorage"),
@@ -108,8 +110,8 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
             found.append(f"{where}: flags belong to experiments and convert")
         if top == "orbax" and (package, part) != ("easi3r_jax", "checkpoint"):
             found.append(f"{where}: only checkpoint knows Orbax")
-        if top == "torch":
-            found.append(f"{where}: PyTorch is not needed anywhere")
+        if top in ("torch", "transformers") and module != "easi3r_jax.refine.sam2":
+            found.append(f"{where}: only the refinement by SAM 2 needs PyTorch")
         if top in ("pickle", "cloudpickle", "dill", "joblib") and package != "convert":
             found.append(f"{where}: only convert reads pickles")
         if library and top in FILE_MODULES and part not in TOUCH_FILES:
@@ -160,6 +162,8 @@ def project_modules() -> Iterator[tuple[str, pathlib.Path]]:
         ("experiments.reconstruct", "from orbax import checkpoint"),
         ("easi3r_jax.models", "import torch"),
         ("convert.pth", "import torch.serialization"),
+        ("easi3r_jax.refine.alternate", "import torch"),
+        ("experiments.reconstruct", "from transformers import Sam2VideoModel"),
         ("easi3r_jax.checkpoint", "import pickle"),
         ("easi3r_jax.metrics.masks", "from PIL import Image"),
         ("easi3r_jax.metrics.masks", "open('x')"),
@@ -187,6 +191,7 @@ def test_a_breach_is_seen(module: str, source: str):
         ("easi3r_jax.models.heads", "from easi3r_jax import __version__, types"),
         ("easi3r_jax.checkpoint", "import orbax.checkpoint\nfrom easi3r_jax.models import DUSt3R\nopen('x')"),
         ("easi3r_jax.pipeline", "from easi3r_jax import align, motion"),
+        ("easi3r_jax.refine.sam2", "import torch"),
         ("easi3r_jax.export.npz", "import numpy as np\nnp.savez('x')"),
         ("convert.pth", "import pickle\nopen('x')\nprint(1)\nfrom absl import flags"),
         ("experiments.reconstruct", "import convert\nfrom easi3r_jax import pipeline\nfrom absl import flags"),
@@ -217,19 +222,24 @@ def test_the_project_keeps_the_rules():
 def test_every_import_is_a_declared_dependency():
     """Of the programs in [project.dependencies], of the tests there or in the extra `dev`.
 
-    Readers of data sets may import what is in the extra `datasets`, which they do where they need it.
+    Readers of data sets may import what is in the extra `datasets`, which they do where they need it; likewise the
+    refinement by SAM 2, and its tests, what is in `sam2`.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {name: {_distribution(r) for r in needs} for name, needs in project["optional-dependencies"].items()}
     run_time = {_distribution(requirement) for requirement in project["dependencies"]}
-    development = run_time | {_distribution(r) for r in project["optional-dependencies"]["dev"]}
+    development = run_time | extras["dev"]
     ours = {*PACKAGES, "tests", *sys.stdlib_module_names}
     missing = []
-    extra = {_distribution(r) for r in project["optional-dependencies"]["datasets"]}
+    by_module = {"easi3r_jax.datasets.": extras["datasets"], "easi3r_jax.refine.sam2": extras["sam2"]}
     sources = [
-        (path, run_time | (extra if module.startswith("easi3r_jax.datasets.") else set()))
+        (path, run_time.union(*(needs for start, needs in by_module.items() if module.startswith(start))))
         for module, path in project_modules()
     ]
-    sources += [(path, development) for path in sorted((ROOT / "tests").rglob("*.py"))]
+    sources += [
+        (path, development | (extras["sam2"] if "sam2" in path.name else set()))
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+    ]
     for path, declared in sources:
         name = str(path.relative_to(ROOT))
         relative = ".".join(path.relative_to(ROOT).with_suffix("").parts)

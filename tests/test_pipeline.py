@@ -395,12 +395,68 @@ def test_keyframes_come_first_and_give_the_focal_length(model):
     assert not seen  # all is recalled, and no keyframes are asked for
 
 
+class Corner:
+    """A refiner that adds the upper left corner of every frame, and keeps what it was called with."""
+
+    def __init__(self, size=6):
+        self.size, self.calls = size, []
+
+    def __call__(self, rgb, masks, *, observer):
+        self.calls.append((rgb, masks))
+        observer("refine", 0, 1, "")
+        refined = masks.copy()
+        refined[:, : self.size, : self.size] = True
+        return refined
+
+
+def test_refined_masks_are_grown_and_count_in_the_alignment_and_in_the_result(model, monkeypatch):
+    masks = np.zeros((4, 32, 48), bool)
+    masks[1, -6:, -6:] = True
+    given, frames, refiner = Given(masks=jnp.asarray(masks)), clip(4), Corner()
+    options = dataclasses.replace(OPTIONS, motion="none", masks=("given",), mask_dilation=2, reattention=False)
+    align, dynamic, heard = pipeline.align.align, [], []
+
+    def spy(*args, **kwargs):
+        dynamic.append(kwargs["dynamic"])
+        return align(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline.align, "align", spy)
+    scene = pipeline.reconstruct(
+        model, frames, options, given=given, refiner=refiner, observer=lambda stage, *_: heard.append(stage)
+    ).scene
+    ((rgb, seen),) = refiner.calls
+    assert isinstance(rgb, np.ndarray) and isinstance(seen, np.ndarray)
+    np.testing.assert_array_equal(rgb, frames.rgb)
+    np.testing.assert_array_equal(seen, masks)  # not grown yet
+    expected = np.zeros((4, 32, 48), bool)
+    expected[:, :8, :8] = True
+    expected[1, -8:, -8:] = True
+    np.testing.assert_array_equal(scene.dynamic_mask, expected)
+    np.testing.assert_array_equal(scene.static_mask, ~expected)
+    np.testing.assert_array_equal(dynamic, [expected])
+    assert heard.index("predict") < heard.index("refine") < heard.index("align")
+
+
+def test_the_cues_own_masks_are_told_as_they_were(model, result):
+    refined = pipeline.reconstruct(model, clip(5), OPTIONS, refiner=Corner())
+    chex.assert_trees_all_equal(refined.masks, result.masks)
+    corner = np.zeros((5, 32, 48), bool)
+    corner[:, :6, :6] = True
+    np.testing.assert_array_equal(refined.scene.dynamic_mask, result.scene.dynamic_mask | corner)
+
+
+@pytest.mark.parametrize("wrong", [lambda masks: masks[1:], lambda masks: masks.astype(np.uint8)])
+def test_a_refiner_must_return_masks_of_the_clip(model, wrong):
+    with pytest.raises(InputError, match=r"must be bool of shape \(3, 32, 48\)"):
+        pipeline.reconstruct(model, clip(3), OPTIONS, refiner=lambda rgb, masks, *, observer: wrong(masks))
+
+
 def test_windows_see_their_frames_and_keep_the_first_focal_length(model):
-    """Two windows of a still clip; what is known of its cameras reaches the window that it is of."""
+    """Two windows of a still clip; what is known of its cameras reaches the window that it is of. Each is refined."""
     frames = clip(7)
     poses_known = np.arange(7) == 6
     cameras = known_cameras(7, poses_known=poses_known)
-    seen, kept = [], {}
+    seen, kept, refiner = [], {}, Corner()
     scene = reconstruct_windows(
         model,
         frames,
@@ -409,9 +465,13 @@ def test_windows_see_their_frames_and_keep_the_first_focal_length(model):
         overlap=3,
         given=lambda numbers: seen.append(numbers.tolist()) or Given(),
         cameras=cameras,
+        refiner=refiner,
         keep=lambda number, part: kept.update({number: part}),
     )
     assert seen == [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]]
+    for (rgb, _), numbers in zip(refiner.calls, seen, strict=True):
+        np.testing.assert_array_equal(rgb, frames.rgb[numbers])
+    assert scene.dynamic_mask[:, :6, :6].all()
     assert scene.depth.shape == (7, 32, 48)
     np.testing.assert_array_equal(scene.rgb, frames.rgb)
     np.testing.assert_allclose(scene.intrinsics[:, 0, 0], kept[0].intrinsics[0, 0, 0], rtol=1e-6)

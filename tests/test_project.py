@@ -22,6 +22,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+TORCH = (ROOT / "tests/requirements-torch.txt").read_text(encoding="utf-8")
 PYTHONS = ("3.11", "3.12", "3.13")
 #: What git ignores, and git's own.
 NOT_OURS = {
@@ -98,6 +99,17 @@ def test_the_lock_file_is_for_a_cpu():
     assert not [name for name in locked("3.12") if "cuda" in name or name.startswith(("nvidia", "libtpu"))]
 
 
+def test_what_the_tests_with_pytorch_need_is_pinned_beside_the_lock_file():
+    """The extra `sam2` within its bounds, and nothing twice: the lock file's packages stay as they are."""
+    requirements = [Requirement(line) for line in TORCH.splitlines() if line and not line.startswith("#")]
+    pins = {canonicalize_name(r.name): str(r.specifier) for r in requirements}
+    assert len(pins) == len(requirements)
+    assert all(re.fullmatch(r"==[\d.]+", pin) for pin in pins.values())
+    for requirement in map(Requirement, EXTRAS["sam2"]):
+        assert pins[canonicalize_name(requirement.name)].removeprefix("==") in requirement.specifier
+    assert not [name for python in PYTHONS for name in pins if name in locked(python)]
+
+
 def test_every_locked_file_has_a_hash_and_no_address():
     entries = re.split(r"^(?=[A-Za-z])", LOCK, flags=re.MULTILINE)[1:]
     assert len(entries) > len(PROJECT["dependencies"])
@@ -117,7 +129,7 @@ def test_the_pythons_we_promise_are_those_that_are_tested():
 def test_the_continuous_integration_lints_and_tests():
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
-    assert {"make lint", "make test"} <= set(script.read_text(encoding="utf-8").splitlines())
+    assert {"make lint", "make test", "make test-torch"} <= set(script.read_text(encoding="utf-8").splitlines())
 
 
 def test_no_file_names_a_path_of_the_machine_it_was_written_on():

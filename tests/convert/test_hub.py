@@ -11,6 +11,7 @@ from convert import convert, hub, open_source
 from convert.conversion import silent
 from easi3r_jax.checkpoint import load_metadata
 from easi3r_jax.errors import CheckpointError, OutputError
+from easi3r_jax.hub import is_name
 
 NAME = hub.RELEASED[0]
 NOT_FOUND = RepositoryNotFoundError.__new__(RepositoryNotFoundError)  # its constructor needs an HTTP response
@@ -46,14 +47,14 @@ def client(monkeypatch, files):
 
 @pytest.mark.parametrize("name", hub.RELEASED)
 def test_released_names_are_names(name):
-    assert hub.is_name(name)
+    assert is_name(name)
 
 
 @pytest.mark.parametrize(
     "text", ["model", "a/b/c", "/a/b", "../a", "a/../b", "./a", "~/a", "a/ b", "a/b\n", "", "a/" * 99]
 )
 def test_paths_are_no_names(text):
-    assert not hub.is_name(text)
+    assert not is_name(text)
 
 
 def test_download_is_converted_with_the_released_licence(client, tmp_path):

@@ -1,6 +1,7 @@
 """Optical flow, masks and cameras from the command line: they reach the result, and what is wrong is told in a line."""
 
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from easi3r_jax import export, pipeline
 from easi3r_jax.config import FlowConfig
 from easi3r_jax.models import flow_network
-from experiments import given
+from experiments import given, reconstruct
 from experiments.sequences import CLIPS
 
 QUICK = {"first": 3, "graph": "complete", "iterations": 5, "compare_plain": False}
@@ -134,10 +135,62 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
         ({"flow_checkpoint": "nowhere.pth"}, "nowhere.pth"),
         ({"intrinsics": "nowhere.txt"}, "nowhere.txt"),
         ({"poses": "nowhere.txt"}, "nowhere.txt"),
+        ({"refine": "sam2", "masks": "none"}, "--refine=sam2: with --masks=none there are none"),
+        ({"refine": "sam2", "motion": "none"}, "with --motion=none --masks=motion there are none"),
+        ({"refine_checkpoint": "sam2/"}, "--refine_checkpoint goes with --refine=sam2"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line(complaint, flags, words):
     assert words in complaint(**flags)
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers"])
+def test_without_its_libraries_refinement_is_refused_before_any_work(complaint, monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)  # whether it is installed or not
+    monkeypatch.setattr(reconstruct, "load_model", pytest.fail)
+    assert "pip install 'easi3r_jax[sam2]'" in complaint(refine="sam2")
+
+
+@pytest.fixture
+def corner(monkeypatch):
+    """Takes SAM 2's place: adds the upper left corner of every frame. Its weights are named by their folder."""
+
+    class Corner:
+        def __init__(self, checkpoint, *, observer):
+            self.metadata = {"source_name": checkpoint}
+            self.seen = []
+            made.append(self)
+
+        def __call__(self, rgb, masks, *, observer):
+            self.seen.append(masks.shape)
+            observer("refine", 0, 1, "")
+            observer("refine", 1, 1, "")
+            refined = masks.copy()
+            refined[:, :10, :10] = True
+            return refined
+
+    made = []
+    monkeypatch.setattr(given.sam2, "Sam2Refiner", Corner)
+    return made
+
+
+def test_refined_masks_reach_the_result_and_the_record(run, corner, tmp_path):
+    code, out, errors = run(refine="sam2", refine_checkpoint="weights/", masks="motion", mask_dilation=1)
+    assert code == 0 and not errors, errors
+    assert [made.seen for made in corner] == [[(3, H, W)]]
+    assert export.load_scene(tmp_path / "out").dynamic_mask[:, :11, :11].all()
+    record = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert record["refiner"] == {"source_name": "weights/"} and record["options"]["refine"] == "sam2"
+    assert "refine" in out  # in the closing table
+
+
+def test_the_motionless_twin_is_refined_too(run, corner, tmp_path):
+    """Else its figures would not be the method's; plain DUSt3R has no masks to refine."""
+    code, _, errors = run(refine="sam2", compare_plain=True)
+    assert code == 0, errors
+    assert [made.seen for made in corner] == [[(3, H, W), (3, H, W)]]
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert figures["full, motionless twin"]["mask_share"] >= 100 / (H * W)
 
 
 def test_inputs_of_another_clip_are_refused(complaint, inputs):

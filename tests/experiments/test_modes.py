@@ -6,6 +6,7 @@ import pytest
 from easi3r_jax import export, pipeline
 from easi3r_jax.config import AlignConfig, PipelineConfig
 from easi3r_jax.errors import OutputError
+from experiments import given
 
 QUICK = {"first": 7, "graph": "complete", "iterations": 30, "compare_plain": False, "flow": "none"}
 
@@ -37,6 +38,7 @@ def test_frames_are_placed_as_they_come(run, tmp_path):
         {"iterations": 5},
         {"motion": "rigid"},
         {"camera_weight": 1.0},
+        {"refine": "sam2"},
     ],
 )
 def test_feedforward_mode_says_what_it_has_no_use_for(run, flags, tmp_path):
@@ -115,6 +117,26 @@ def test_windows_are_kept_for_the_same_question_only(planted, tmp_path):
     assert [planted(poses=poses), planted(poses=poses)] == [False, True]  # the file's name is the same
     assert planted(poses=poses, cloud_points=1000)  # nothing that the windows depend on
     assert not planted(poses=poses, seed=1)
+
+
+def test_windows_have_the_refiner_and_depend_on_its_weights(planted, monkeypatch):
+    class Refiner:
+        def __init__(self, checkpoint, *, observer):
+            self.metadata = {"source_sha256": checkpoint}
+
+    seen = []
+
+    def stop(*args, refiner, **options):
+        seen.append(refiner)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "reconstruct", stop)
+    monkeypatch.setattr(given.sam2, "Sam2Refiner", Refiner)
+    assert not planted()
+    assert [planted(refine="sam2"), planted(refine="sam2")] == [False, True]
+    assert not planted(refine="sam2", refine_checkpoint="other/")
+    assert not planted()
+    assert [isinstance(refiner, Refiner) for refiner in seen] == [False, True, True, True, False]
 
 
 def test_windows_outlive_a_failure_to_write(run, tmp_path, monkeypatch):
