@@ -16,7 +16,7 @@ import numpy as np
 import easi3r_jax
 from easi3r_jax.datasets import STILL
 from easi3r_jax.errors import InputError
-from easi3r_jax.metrics import GroundTruth
+from easi3r_jax.metrics import GroundTruth, resample_nearest
 from easi3r_jax.types import Frames
 
 CLIPS = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "clips"
@@ -121,12 +121,7 @@ def load_arrays(path: pathlib.Path, frames: Frames, names: tuple[str, ...]) -> d
             )
         arrays[name] = array[index]
 
-    height, width = frames.rgb.shape[1:3]
-    source_from_frame = np.linalg.inv(np.asarray(frames.frame_from_source))
-    x = np.arange(width) * source_from_frame[0, 0] + source_from_frame[0, 2]
-    y = np.arange(height) * source_from_frame[1, 1] + source_from_frame[1, 2]
+    size = int(frames.rgb.shape[1]), int(frames.rgb.shape[2])
     for name in set(arrays) - {"world_from_cam", "intrinsics"}:
-        rows = np.clip(np.rint(y), 0, arrays[name].shape[1] - 1).astype(int)
-        columns = np.clip(np.rint(x), 0, arrays[name].shape[2] - 1).astype(int)
-        arrays[name] = arrays[name][:, rows][:, :, columns]
+        arrays[name] = resample_nearest(arrays[name], np.asarray(frames.frame_from_source), size)
     return arrays

@@ -1,4 +1,7 @@
-"""Figures of merit of a reconstruction against ground truth; host side, float64, no randomness."""
+"""Figures of merit of a reconstruction against ground truth; host side, float64, no randomness.
+
+docs/metrics.md defines each, with the published protocols and their quirks.
+"""
 
 from __future__ import annotations
 
@@ -7,29 +10,82 @@ import dataclasses
 import numpy as np
 
 from easi3r_jax.errors import InputError
-from easi3r_jax.metrics.depth import MAX_DEPTH, depth_metrics, fit_depth, valid_depth
+from easi3r_jax.metrics.depth import (
+    MAX_DEPTH,
+    MAX_DEPTHS,
+    DepthOptions,
+    align_depth,
+    apply_fit,
+    depth_metrics,
+    fit_clip,
+    judged_pixels,
+    relative_error,
+    valid_depth,
+)
+from easi3r_jax.metrics.depth_fit import fit_depth
+from easi3r_jax.metrics.grids import resample_nearest
 from easi3r_jax.metrics.intrinsics import focal_relative_error
-from easi3r_jax.metrics.masks import boundary_similarity, mean_recall_decay, pooled_iou, region_similarity, roc_auc
-from easi3r_jax.metrics.pose import align_path, pose_metrics, rotation_angle, umeyama
+from easi3r_jax.metrics.masks import (
+    MaskScores,
+    boundary_similarity,
+    boundary_tolerance,
+    davis_metrics,
+    mask_boundary,
+    mean_recall_decay,
+    pooled_iou,
+    pooled_metrics,
+    region_similarity,
+    roc_auc,
+    score_masks,
+    summarise_masks,
+)
+from easi3r_jax.metrics.points import point_metrics, world_points
+from easi3r_jax.metrics.pose import (
+    MAX_TIME_DIFFERENCE,
+    align_path,
+    associate,
+    pose_metrics,
+    rotation_angle,
+    umeyama,
+)
 from easi3r_jax.types import Scene4D
 
 __all__ = [
     "MAX_DEPTH",
+    "MAX_DEPTHS",
+    "MAX_TIME_DIFFERENCE",
+    "DepthOptions",
     "GroundTruth",
+    "MaskScores",
+    "align_depth",
     "align_path",
+    "apply_fit",
+    "associate",
     "boundary_similarity",
+    "boundary_tolerance",
+    "davis_metrics",
     "depth_metrics",
     "evaluate_scene",
+    "fit_clip",
     "fit_depth",
     "focal_relative_error",
+    "judged_pixels",
+    "mask_boundary",
     "mean_recall_decay",
+    "point_metrics",
     "pooled_iou",
+    "pooled_metrics",
     "pose_metrics",
     "region_similarity",
+    "relative_error",
+    "resample_nearest",
     "roc_auc",
     "rotation_angle",
+    "score_masks",
+    "summarise_masks",
     "umeyama",
     "valid_depth",
+    "world_points",
 ]
 
 
@@ -69,7 +125,7 @@ def evaluate_scene(
         moves).
 
     Raises:
-      InputError: ground truth of another shape than the scene.
+      InputError: ground truth of another shape than the scene, or numbers that are not finite where they count.
     """
     _check_shapes(scene, ground_truth)
     result: dict[str, float | None] = {}
@@ -79,8 +135,8 @@ def evaluate_scene(
         result["focal_relative_error"] = focal_relative_error(np.asarray(scene.intrinsics), ground_truth.intrinsics)
     if ground_truth.depth is not None:
         depth = np.asarray(scene.depth)
-        result |= depth_metrics(depth, ground_truth.depth, "scale", max_depth=max_depth)
-        shifted = depth_metrics(depth, ground_truth.depth, "scale_shift", max_depth=max_depth)
+        result |= depth_metrics(depth, ground_truth.depth, DepthOptions("scale", max_depth=max_depth))
+        shifted = depth_metrics(depth, ground_truth.depth, DepthOptions("lstsq", max_depth=max_depth))
         result |= {f"{name}_scale_shift": shifted[name] for name in ("abs_rel", "delta_1_25")}
     if ground_truth.masks is not None:
         result |= _mask_metrics(scene, np.asarray(ground_truth.masks, bool))

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 from easi3r_jax.errors import InputError
-from experiments.parity import alignment, conversion, flow, inputs, motion, network
+from experiments.parity import alignment, conversion, flow, inputs, metrics, motion, network
 from experiments.parity.report import Row
 
 Check = Callable[[pathlib.Path], Iterator[Row]]
@@ -58,6 +58,8 @@ def _check_for(folder: pathlib.Path) -> Check | None:
         return inputs.check_frames
     if has["pairs.json"]:
         return inputs.check_pairs
+    if metrics.is_folder(folder):
+        return metrics.check_folder
     if any(conversion.is_manifest(p) for p in folder.glob("*.json")):
         return conversion.check_manifests
     return None

@@ -16,7 +16,7 @@ from experiments.parity.report import Golden, compare
 from experiments.parity.weights import golden_config, golden_model
 
 KINDS = (
-    *("aggregation", "alignment", "checkpoints", "flow", "manifests"),
+    *("aggregation", "alignment", "checkpoints", "flow", "manifests", "metrics"),
     *("model_tiny_dpt", "model_tiny_linear", "pairs", "preprocess"),
 )
 
@@ -31,7 +31,7 @@ def test_every_comparison_holds(golden, kind):
 
 
 def test_all_golden_folders_are_recognised(golden):
-    """`metrics` and `trained` are for tests of their own."""
+    """`trained` is for a test of its own."""
     assert {folder.name for folder, _ in find_checks(golden)} == set(KINDS)
 
 
