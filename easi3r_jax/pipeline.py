@@ -151,10 +151,8 @@ def reconstruct(
     def report(done: int, total: int, loss: float) -> None:
         observer("align", done, total, f"loss {loss:.4f}" if math.isfinite(loss) else "")
 
-    kept = [predictions]
-    del predictions  # the alignment's own reference is the last one: it lets go of them
     aligned = align.align(
-        kept.pop(),
+        predictions,
         num_frames,
         config.alignment,
         flow=given.flow,
@@ -162,6 +160,7 @@ def reconstruct(
         dynamic=moving,
         known=given.cameras,
         seed=config.seed,
+        release=True,
         progress=report,
     )
     static = ~moving

@@ -111,6 +111,7 @@ def align(
     dynamic: jax.Array | None = None,
     known: KnownCameras | None = None,
     seed: int = 0,
+    release: bool = False,
     progress: Progress | None = None,
 ) -> AlignResult:
     """Cameras and depth of a clip from its pairs.
@@ -129,6 +130,7 @@ def align(
       known: cameras known beforehand. They stay fixed or attract (`config.camera_weight`); with known poses the result
         is in their world and unit.
       seed: of RANSAC.
+      release: nobody needs the predictions' arrays any more: they are freed, which nearly halves the peak of memory.
       progress: called at the start, after every few iterations and at the end with (done, total, loss); the loss is
         NaN where there is none (before the first step, closed forms).
 
@@ -161,10 +163,10 @@ def align(
             found = initial_state(predictions, num_frames, config, known=unaware, seed=seed)
             known = settle_scale(known, np.asarray(state_of.world_from_cam(found)), np.asarray(state_of.depth(found)))
         start = initial_state(predictions, num_frames, config, known=known, seed=seed)
-        problem = make_problem(predictions, num_frames, config, flow=flow, flow_known=flow_known, dynamic=dynamic)
         confidence = frame_confidence(predictions, num_frames)
-        # The problem holds the observations in a layout of its own: the other one may go, if the caller lets it.
-        del predictions
+        problem = make_problem(
+            predictions, num_frames, config, flow=flow, flow_known=flow_known, dynamic=dynamic, release=release
+        )
         problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic)
         state, losses = optimise(start, problem, config, progress=progress)
         result = result_of(state, problem, confidence, losses)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -176,6 +178,7 @@ def make_problem(
     flow_known: Array | None = None,
     dynamic: Array | None = None,
     block: int | None = None,
+    release: bool = False,
 ) -> AlignProblem:
     """Lays the predictions out for the optimiser.
 
@@ -187,6 +190,8 @@ def make_problem(
       flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
       dynamic: (T, H, W) bool, what moves: flow does not count there.
       block: edges worked on at a time; None chooses for the backend.
+      release: nobody needs the predictions' arrays any more: each is freed as soon as it is laid out, so that there is
+        hardly more than one set of them in memory.
     """
     num_edges, height, width = predictions.points_i.shape[:3]
     pixels = height * width
@@ -196,43 +201,64 @@ def make_problem(
     block = min(block, num_edges)
     groups = _divisible(-(-num_edges // block))
 
-    def blocked(x: Array, filling: float = 0) -> Array:
-        padding = [(0, groups * block - num_edges)] + [(0, 0)] * (x.ndim - 1)
-        return jnp.pad(x, padding, constant_values=filling).reshape(groups, block, *x.shape[1:])
-
-    def channels_first(points: Array) -> Array:
-        return blocked(jnp.moveaxis(points.reshape(num_edges, pixels, 3), -1, 1))
-
-    def log_confidence(confidence: Array) -> Array:
-        log = jnp.log(jnp.maximum(confidence, 1).astype(dtype)).astype(confidence.dtype)
-        return blocked(log.reshape(num_edges, pixels))
-
+    shape = (groups, block)
     dtype = predictions.confidence_i.dtype
     dtype = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)  # what is computed with
+
+    def laid_out(layout: Callable[..., Array], x: Array) -> Array:
+        out = layout(x, shape)
+        if release and isinstance(x, jax.Array):
+            jax.block_until_ready(out)
+            x.delete()
+        return out
+
     targets = None
     if flow is not None:
         if flow_known is not None:
             flow = jnp.where(flow_known[..., None], flow, UNKNOWN_FLOW)
         moving = jnp.zeros((num_frames, pixels), bool) if dynamic is None else dynamic.reshape(num_frames, pixels)
         targets = FlowTargets(
-            flow=blocked(jnp.moveaxis(flow.reshape(num_edges, pixels, 2), -1, 1), UNKNOWN_FLOW).astype(dtype),
+            flow=_channels_first(flow, shape, UNKNOWN_FLOW).astype(dtype),
             static=~moving,
             weight=jnp.asarray(config.flow_weight, dtype),
             outlier=jnp.asarray(config.flow_outlier, dtype),
             limit=jnp.asarray(config.flow_limit, dtype),
         )
     return AlignProblem(
-        edges=blocked(jnp.asarray(predictions.edges, jnp.int32)),
-        points_i=channels_first(predictions.points_i),
-        points_j=channels_first(predictions.points_j),
-        weights_i=log_confidence(predictions.confidence_i),
-        weights_j=log_confidence(predictions.confidence_j),
+        edges=_blocked(jnp.asarray(predictions.edges, jnp.int32), shape),
+        points_i=laid_out(_channels_first, predictions.points_i),
+        points_j=laid_out(_channels_first, predictions.points_j),
+        weights_i=laid_out(_log_confidence, predictions.confidence_i),
+        weights_j=laid_out(_log_confidence, predictions.confidence_j),
         principal_point=jnp.tile(camera.centre(height, width, dtype)[None], (num_frames, 1)),
         smoothing_weight=jnp.asarray(config.smoothing_weight, dtype),
         translation_weight=jnp.asarray(config.translation_weight, dtype),
         scale_known=jnp.zeros((), bool),
         flow=targets,
     )
+
+
+@partial(jax.jit, static_argnames=("shape", "filling"))
+def _blocked(x: Array, shape: tuple[int, int], filling: float = 0) -> Array:
+    """(E, ...) to (G, B, ...)."""
+    groups, block = shape
+    padding = [(0, groups * block - len(x))] + [(0, 0)] * (x.ndim - 1)
+    return jnp.pad(x, padding, constant_values=filling).reshape(groups, block, *x.shape[1:])
+
+
+@partial(jax.jit, static_argnames=("shape", "filling"))
+def _channels_first(values: Array, shape: tuple[int, int], filling: float = 0) -> Array:
+    """(E, H, W, C) to (G, B, C, P)."""
+    count, height, width, channels = values.shape
+    return _blocked(jnp.moveaxis(values.reshape(count, height * width, channels), -1, 1), shape, filling)
+
+
+@partial(jax.jit, static_argnames="shape")
+def _log_confidence(confidence: Array, shape: tuple[int, int]) -> Array:
+    """(E, H, W) confidence to (G, B, P) weights, computed in float32 at least."""
+    wide = confidence if confidence.dtype.itemsize >= 4 else confidence.astype(jnp.float32)
+    log = jnp.log(jnp.maximum(wide, 1)).astype(confidence.dtype)
+    return _blocked(log.reshape(len(log), -1), shape)
 
 
 def with_depth_prior(

@@ -84,22 +84,29 @@ def flow_stage(stage: StageTimer, config: FlowConfig, frames: Frames, edges: np.
 
 
 def alignment_stages(stage: StageTimer, frames: Frames, edges: np.ndarray, options: PipelineConfig) -> None:
-    """The alignment, start included, without flow and with flow that counts in every iteration."""
+    """The start, then the iterations, without flow and with flow that counts in each of them."""
     num_frames, height, width = frames.rgb.shape[:3]
-    predictions = slanted_wall(jnp.asarray(edges), (height, width), options.point_dtype)
-    flow = jnp.zeros((len(edges), height, width, 2), jnp.float32)
     config = dataclasses.replace(options.alignment, flow_start=0.0)
-    number = predictions.points_i.dtype.itemsize
-    for name, given in (("alignment", None), ("alignment, flow", flow)):
+    start = None
+    for with_flow in (False, True):
+        predictions = slanted_wall(jnp.asarray(edges), (height, width), options.point_dtype)
+        number = predictions.points_i.dtype.itemsize
+        if start is None:
+            start = stage(
+                "start of alignment", num_frames, partial(align.initial_state, predictions, num_frames, config)
+            )
+        flow = jnp.zeros((len(edges), height, width, 2), jnp.float32) if with_flow else None
+        problem = align.make_problem(predictions, num_frames, config, flow=flow, release=True)
         stage(
-            name,
+            "alignment, flow" if with_flow else "alignment",
             config.iterations,
-            lambda given=given: align.align(predictions, num_frames, config, flow=given),
+            partial(align.optimise, start, problem, config),
             flops=flops.alignment_flops(len(edges), height * width, config.iterations),
             moved=flops.alignment_bytes(
-                num_frames, len(edges), height * width, config.iterations, with_flow=given is not None, number=number
+                num_frames, len(edges), height * width, config.iterations, with_flow=with_flow, number=number
             ),
         )
+        del problem  # or the next one were a second in memory
 
 
 @partial(jax.jit, static_argnames=("size", "dtype"))
