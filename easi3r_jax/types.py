@@ -93,6 +93,8 @@ class KnownCameras:
       poses_known: (T,) bool.
       shared_focal: () float64 pixels, of all frames whose intrinsics are not known; None: it is to be found.
       scale_known: () bool, whether the poses give the world its scale; None: they do if two of them lie apart.
+      start_scale: () float, units of the alignment's world at its start for one of the poses'; None: it follows from
+        the length of the path.
     """
 
     focal: Array
@@ -102,6 +104,7 @@ class KnownCameras:
     poses_known: Array
     shared_focal: Array | None = None
     scale_known: Array | None = None
+    start_scale: Array | None = None
 
 
 @pytree_dataclass

@@ -24,9 +24,11 @@ from easi3r_jax.align.known import (
     clip_focal,
     in_known_world,
     nothing_known,
+    scale_is_known,
     settle_scale,
     with_known_cameras,
 )
+from easi3r_jax.align.known_scale import known_scale
 from easi3r_jax.align.optimise import Progress, adam_steps, init_moments, iterate, learning_rates, optimise
 from easi3r_jax.align.pair import one_frame, two_frames
 from easi3r_jax.align.residuals import (
@@ -162,6 +164,8 @@ def align(
             unaware = dataclasses.replace(known, poses_known=np.zeros(num_frames, bool))
             found = initial_state(predictions, num_frames, config, known=unaware, seed=seed)
             known = settle_scale(known, np.asarray(state_of.world_from_cam(found)), np.asarray(state_of.depth(found)))
+            if scale_is_known(known):
+                known = dataclasses.replace(known, start_scale=known_scale(predictions, known, found))
         start = initial_state(predictions, num_frames, config, known=known, seed=seed)
         confidence = frame_confidence(predictions, num_frames)
         problem = make_problem(

@@ -89,17 +89,20 @@ def principal_points(centre: np.ndarray, num_frames: int, known: KnownCameras | 
     return centres if known is None else np.where(known.intrinsics_known[:, None], known.principal_point, centres)
 
 
-def world_from_known(world_from_cam: np.ndarray, known: KnownCameras) -> np.ndarray:
+def world_from_known(
+    world_from_cam: np.ndarray, known: KnownCameras, scale: np.ndarray | float | None = None
+) -> np.ndarray:
     """The similarity (4, 4) that brings the known poses closest to estimated ones, (T, 4, 4).
 
-    Its rotation is the mean of the rotations between the two; its scale the ratio of the centres' spreads where the
-    known poses give the scale, else 1; its translation joins their means.
+    Its rotation is the mean of the rotations between the two; its scale, unless it is given, the ratio of the centres'
+    spreads where the known poses give the scale, else 1; its translation joins their means.
     """
     ours, theirs = _known_poses(world_from_cam, known), _known_poses(known.world_from_cam, known)
     u, _, vt = np.linalg.svd(np.einsum("tab,tcb->ac", ours[:, :3, :3], theirs[:, :3, :3]))
     rotation = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
     spreads = [float(np.linalg.norm(_centred(poses))) for poses in (ours, theirs)]
-    scale = spreads[0] / spreads[1] if scale_is_known(known) and min(spreads) > 0 else 1.0
+    if scale is None:
+        scale = spreads[0] / spreads[1] if scale_is_known(known) and min(spreads) > 0 else 1.0
     out = np.eye(4)
     out[:3, :3] = scale * rotation
     out[:3, 3] = ours[:, :3, 3].mean(0) - out[:3, :3] @ theirs[:, :3, 3].mean(0)
@@ -151,7 +154,8 @@ def with_known_poses(world_from_cam: np.ndarray, known: KnownCameras | None) -> 
     """Estimated poses (T, 4, 4), the known ones of them replaced: brought to where the estimated ones are."""
     if known is None or not np.any(known.poses_known):
         return world_from_cam
-    moved = transformed_poses(np.asarray(known.world_from_cam, np.float64), world_from_known(world_from_cam, known))
+    similarity = world_from_known(world_from_cam, known, known.start_scale)
+    moved = transformed_poses(np.asarray(known.world_from_cam, np.float64), similarity)
     return np.where(np.asarray(known.poses_known)[:, None, None], moved, world_from_cam)
 
 

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from easi3r_jax import align
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.known import in_known_world, scale_is_known, world_from_known
+from easi3r_jax.align.known_scale import known_scale
 from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.geometry import camera
 from easi3r_jax.types import KnownCameras
@@ -67,6 +68,21 @@ def test_known_poses_come_out_as_given_and_depth_in_their_unit(clip, quick):
     result = align.align(clip.predictions, T, quick, known=known_cameras(clip, poses=poses))
     np.testing.assert_allclose(result.world_from_cam, poses, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(result.depth, 3.0 * clip.depth, rtol=0.03)
+
+
+@pytest.mark.parametrize(("noise", "tolerance"), [(0.0, 1e-3), (0.05, 0.02)])
+def test_parallax_tells_the_scale_of_known_poses(noise, tolerance, exact_clip, quick):
+    """Better than the length of the path: some points of every pair lie elsewhere, and cameras of the start are off."""
+    clip = exact_clip(noise=noise)
+    points = np.array(clip.predictions.points_j)
+    points[:, : points.shape[1] // 4] += 0.5
+    predictions = dataclasses.replace(clip.predictions, points_j=jnp.asarray(points))
+    known = known_cameras(clip, poses=moved(clip))
+    found = align.initial_state(clip.predictions, T, quick)
+    expected = 0.5 * np.exp(np.log(clip.pair_scale).mean()) / 3.0
+    assert known_scale(predictions, known, found) == pytest.approx(expected, rel=tolerance)
+    one = dataclasses.replace(known, poses_known=np.arange(T) == 1)
+    assert known_scale(predictions, one, found) is None
 
 
 def test_poses_of_some_frames_place_the_others(clip, quick):
@@ -154,7 +170,7 @@ def test_known_cameras_as_priors_pull_by_their_weight(noisy, quick):
         result = align.align(noisy.predictions, T, dataclasses.replace(quick, camera_weight=weight), known=known)
         return degrees(result.world_from_cam, poses)[1], float(result.intrinsics[0, 0, 0])
 
-    (none, focal_none), (some, focal_some), (much, focal_much) = (run(w) for w in (0.0, 0.01, 10.0))
+    (none, focal_none), (some, focal_some), (much, focal_much) = (run(w) for w in (0.0, 0.1, 10.0))
     assert none > some > much
     assert much < 0.5 < 3 < none
     assert focal_none < focal_some < focal_much

@@ -146,7 +146,10 @@ def test_keyframes_that_fit_nothing_do_not_count(rng):
     truth, ranges = clip(), window_ranges(T, 6, 2)
     parts, numbers = windows_of(truth, ranges, rng, noise=0.02), keyframe_numbers(T, 6)
     torn = picked(truth, numbers)
-    torn = dataclasses.replace(torn, depth=(torn.depth * rng.uniform(0.3, 3, torn.depth.shape)).astype(np.float32))
+    poses = torn.world_from_cam.copy()
+    poses[:, :3, 3] = rng.normal(0, 3, (len(numbers), 3))
+    depth = rng.uniform(0.1, 10, torn.depth.shape).astype(np.float32)
+    torn = dataclasses.replace(torn, depth=depth, world_from_cam=poses)
     without, held = join_windows(parts, ranges), join_windows(parts, ranges, keyframes=(torn, numbers))
     np.testing.assert_allclose(held.world_from_cam, without.world_from_cam, atol=1e-6)
 

@@ -1,0 +1,92 @@
+"""How large the world of known poses is in the alignment's: from the parallax that the pairs' points have."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.align import state as state_of
+from easi3r_jax.align.known import principal_points
+from easi3r_jax.align.state import AlignState
+from easi3r_jax.geometry import camera, se3
+from easi3r_jax.types import Array, KnownCameras, PairPredictions
+
+# Rounds of reweighting; an error of a pixel's thousandth of the focal length is none.
+_ROUNDS, _SMALL = 10, 1e-3
+
+
+def known_scale(predictions: PairPredictions, known: KnownCameras, found: AlignState) -> float | None:
+    """Units of the alignment's world for one of the known world's.
+
+    Between two known cameras there is one factor of their baseline by which the points of frame j, given in camera i,
+    are seen at their own pixels by camera j (that with the least sum of distances in the image). The pair's own scale
+    brings it to the alignment's world; of all pairs, the median counts, weighted by parallax. The path's length in
+    poses that were found without the known ones would do where they are good: a start's are not.
+
+    Args:
+      predictions: point maps of the pairs.
+      known: the poses.
+      found: a start without the known poses: its focal lengths and pairs' scales are taken.
+
+    Returns:
+      the scale, or None where no pair tells.
+    """
+    edges = np.asarray(predictions.edges)
+    both = np.asarray(known.poses_known)[edges].all(axis=1) & (edges[:, 0] != edges[:, 1])
+    if not both.any():
+        return None
+    which = np.flatnonzero(both)
+    poses = np.asarray(known.world_from_cam, np.float64)
+    j_from_i = np.linalg.inv(poses[edges[which, 1]]) @ poses[edges[which, 0]]
+    height, width = predictions.points_j.shape[1:3]
+    centres = principal_points(np.asarray(camera.centre(height, width)), len(poses), known)
+    factors, parallax = _baselines(
+        predictions,
+        jnp.asarray(which),
+        jnp.asarray(j_from_i, jnp.float32),
+        state_of.focals(found)[edges[which, 1]],
+        jnp.asarray(centres[edges[which, 1]], jnp.float32),
+    )
+    scales = np.asarray(factors * state_of.pair_scales(found)[which], np.float64)
+    weights = np.where(scales > 0, np.asarray(parallax, np.float64), 0)
+    if not (np.isfinite(scales).all() and weights.sum() > 0):
+        return None
+    order = np.argsort(scales)
+    half = np.searchsorted(np.cumsum(weights[order]), 0.5 * weights.sum())
+    return float(scales[order][half])
+
+
+@jax.jit
+def _baselines(
+    predictions: PairPredictions, which: Array, j_from_i: Array, focals: Array, centres: Array
+) -> tuple[Array, Array]:
+    """Factors (K,) of the known baselines, and the mean angle (K,), radians, by which they move points."""
+    height, width = predictions.points_j.shape[1:3]
+    pixels = camera.pixel_grid(height, width).reshape(-1, 2)
+
+    def one(inputs):
+        edge, motion, focal, centre = inputs
+        points = predictions.points_j[edge].reshape(-1, 3).astype(jnp.float32)
+        confidence = predictions.confidence_j[edge].reshape(-1).astype(jnp.float32)
+        turned = jnp.matmul(points, motion[:3, :3].T, precision=jax.lax.Precision.HIGHEST)
+        ray = (pixels - centre[None]) / focal
+        # Seen where it should be: turned + factor * translation is along the ray. Both over the depth: angles.
+        depth = jnp.where(turned[:, 2:] > 0, turned[:, 2:], jnp.inf)
+        missing = (ray * turned[:, 2:] - turned[:, :2]) / depth
+        moved = (motion[None, :2, 3] - ray * motion[2, 3]) / depth
+        weights = jnp.where(turned[:, 2] > 0, jnp.log(jnp.maximum(confidence, 1)), 0)
+
+        def fit(w: Array) -> Array:
+            strength = jnp.sum(w * jnp.sum(moved * moved, axis=1))
+            return jnp.sum(w * jnp.sum(moved * missing, axis=1)) / jnp.where(strength > 0, strength, 1)
+
+        def again(factor: Array, _: None) -> tuple[Array, None]:
+            error = se3.safe_norm(missing - factor * moved)
+            return fit(weights / jnp.maximum(error, _SMALL)), None
+
+        factor = jax.lax.scan(again, fit(weights), None, length=_ROUNDS)[0]
+        total = jnp.sum(weights)
+        return factor, jnp.abs(factor) * jnp.sum(weights * se3.safe_norm(moved)) / jnp.where(total > 0, total, 1)
+
+    return jax.lax.map(one, (which, j_from_i, focals, centres))
