@@ -27,16 +27,17 @@ from experiments import cli
 NETWORKS = ("sea-raft", "raft", "raft-small")
 
 
-class GivenFlags:
-    """The flags, to be made a group of a program's."""
+class NetworkFlags:
+    """Masks, their refinement, and optical flow, as networks give them: for any number of clips."""
+
+    _MASKS = "motion (what --motion finds), flow (optical flow that the camera does not explain), or none."
+    _FLOW = "The network of --flow_checkpoint (sea-raft, raft, raft-small), or none."
+    _TAKES_FOLDERS = False
 
     def __init__(self, flags: cli.Flags):
-        group = flags.group("Known beforehand")
+        self._known = group = flags.group("Known beforehand")
         self.masks = group.string(
-            "masks",
-            "motion",
-            "What counts as moving in the alignment and the result, joined by +: motion (what --motion finds), flow "
-            "(optical flow that the camera does not explain), a folder of PNGs of your own, or none.",
+            "masks", "motion", f"What counts as moving in the alignment and the result, joined by +: {self._MASKS}"
         )
         self.dilation = group.integer("mask_dilation", 0, "Pixels by which the masks are grown.", at_least=0)
         self.refine = group.choice(
@@ -51,34 +52,13 @@ class GivenFlags:
             sam2.RELEASED,
             "SAM 2's weights: a name on the Hugging Face hub, or a folder with config.json and model.safetensors.",
         )
-        self.intrinsics = group.string(
-            "intrinsics",
-            "",
-            "Text file with fx fy cx cy or a 3x3 matrix (of all frames, or a line each), or a transforms.json; pixels "
-            "of the original video.",
-        )
-        self.poses = group.string(
-            "poses",
-            "",
-            "Camera poses of all frames or some: a TUM trajectory, a transforms.json, or an .npz with world_from_cam. "
-            "The result is in their world and unit.",
-        )
-        self.camera_weight = group.number(
-            "camera_weight", 0.0, "Known cameras attract with this weight; 0: they stay as they are.", at_least=0.0
-        )
-        group = flags.group("Optical flow")
-        self.flow = group.string(
-            "flow",
-            "sea-raft",
-            "The network of --flow_checkpoint (sea-raft, raft, raft-small), none, or a folder of IIIII_JJJJJ.flo files "
-            "that --save_flow wrote or of your own.",
-        )
+        self._optical_flow = group = flags.group("Optical flow")
+        self.flow = group.string("flow", "sea-raft", self._FLOW)
         self.flow_checkpoint = group.string(
             "flow_checkpoint",
             "",
             "Weights of the flow network: a .pth file, a safetensors folder, or a converted one.",
         )
-        self.save_flow = group.boolean("save_flow", False, "Keep the flow in the result's folder flow/.")
 
     def mask_sources(self) -> tuple[tuple[str, ...], pathlib.Path | None]:
         """What `--masks` names: sources for `PipelineConfig.masks`, and the folder of given ones.
@@ -89,8 +69,9 @@ class GivenFlags:
         value = self.masks.value
         words = [value] if pathlib.Path(value).expanduser().is_dir() else value.split("+")
         folders = [word for word in words if word not in (*MASK_SOURCES, "none")]
-        if len(folders) > 1 or "" in words or "given" in words or ("none" in words and len(words) > 1):
-            raise ConfigError(f"--masks={value}: none, or some of motion, flow and one folder with + between.")
+        if len(folders) > self._TAKES_FOLDERS or {"", "given"} & set(words) or ("none" in words and len(words) > 1):
+            some = "motion, flow and one folder" if self._TAKES_FOLDERS else "motion and flow"
+            raise ConfigError(f"--masks={value}: none, or some of {some} with + between.")
         sources = tuple(word for word in words if word in ("motion", "flow")) + ("given",) * len(folders)
         return sources, pathlib.Path(folders[0]).expanduser() if folders else None
 
@@ -143,6 +124,8 @@ class GivenFlags:
         if name == "none":
             self._without_flow()
             return None, {}
+        if not self._TAKES_FOLDERS:
+            raise ConfigError(f"--flow={name}: it must be {', '.join(NETWORKS)} or none.")
         folder = pathlib.Path(name).expanduser()
         if not folder.is_dir():
             raise InputError(f"--flow={name}: neither {', '.join(NETWORKS)}, none, nor a folder.")
@@ -156,7 +139,44 @@ class GivenFlags:
     def _without_flow(self) -> None:
         """Refuses what needs flow."""
         if "flow" in self.mask_sources()[0]:
-            raise ConfigError("--masks=flow needs optical flow: --flow_checkpoint=WEIGHTS or --flow=FOLDER.")
+            sources = "--flow_checkpoint=WEIGHTS" + " or --flow=FOLDER" * self._TAKES_FOLDERS
+            raise ConfigError(f"--masks=flow needs optical flow: {sources}.")
+
+
+class GivenFlags(NetworkFlags):
+    """The same, and files that belong to one clip: masks, optical flow, cameras."""
+
+    _MASKS = (
+        "motion (what --motion finds), flow (optical flow that the camera does not explain), a folder of PNGs of your "
+        "own, or none."
+    )
+    _FLOW = (
+        "The network of --flow_checkpoint (sea-raft, raft, raft-small), none, or a folder of IIIII_JJJJJ.flo files "
+        "that --save_flow wrote or of your own."
+    )
+    _TAKES_FOLDERS = True
+
+    def __init__(self, flags: cli.Flags):
+        super().__init__(flags)
+        self.intrinsics = self._known.string(
+            "intrinsics",
+            "",
+            "Text file with fx fy cx cy or a 3x3 matrix (of all frames, or a line each), or a transforms.json; pixels "
+            "of the original video.",
+        )
+        self.poses = self._known.string(
+            "poses",
+            "",
+            "Camera poses of all frames or some: a TUM trajectory, a transforms.json, or an .npz with world_from_cam. "
+            "The result is in their world and unit.",
+        )
+        self.camera_weight = self._known.number(
+            "camera_weight", 0.0, "Known cameras attract with this weight; 0: they stay as they are.", at_least=0.0
+        )
+        self.save_flow = self._optical_flow.boolean("save_flow", False, "Keep the flow in the result's folder flow/.")
+
+    def _without_flow(self) -> None:
+        super()._without_flow()
         if self.save_flow.value:
             raise ConfigError("--save_flow needs optical flow: --flow_checkpoint=WEIGHTS or --flow=FOLDER.")
 

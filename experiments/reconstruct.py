@@ -24,13 +24,13 @@ from easi3r_jax import align, export, metrics, pipeline
 from easi3r_jax import config as options
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.models import DUSt3R
-from easi3r_jax.pairs import make_edges
 from easi3r_jax.types import Frames, Given, MaskRefiner
 from easi3r_jax.video import load_frames
 from experiments import cli
 from experiments.checkpoints import load_model
 from experiments.environment import device, peak_memory_bytes, versions
 from experiments.given import GivenFlags, with_flow
+from experiments.method_flags import MethodFlags, SizeFlags, checkpoint_flag, dtype_flag
 from experiments.modes import frame_by_frame, window_by_window
 from experiments.progress import Stages, table
 from experiments.sequences import Sequence, find_sequence, load_ground_truth
@@ -42,21 +42,14 @@ _INPUT = FLAGS.group("Input")
 SEQ = _INPUT.string(
     "seq", "demo", "A video file, a folder of images, a clip folder (frames/ + ground_truth.npz), or demo."
 )
-CHECKPOINT = _INPUT.string(
-    "checkpoint",
-    "embedded",
-    "Weights: a converted folder, a .pth file, a folder with model.safetensors, a hub name (naver/..., Junyi42/...), "
-    "or embedded, the small network that ships with the package.",
-)
+CHECKPOINT = checkpoint_flag(_INPUT)
 GROUND_TRUTH = _INPUT.string(
     "ground_truth", "", "An .npz with depth, masks, world_from_cam, intrinsics; prints metrics."
 )
 EVERY = _INPUT.integer("every", 1, "Take every n-th frame.", at_least=1)
 FPS = _INPUT.number("fps", 0.0, "Take about so many frames per second of a video (0: all).", at_least=0.0)
 FIRST = _INPUT.integer("first", 0, "Stop after so many frames (0: all).", at_least=0)
-SIZE = _INPUT.integer("size", 0, "Long side in pixels (0: what the checkpoint was trained at).", at_least=0)
-CROP = _INPUT.boolean("crop", True, "Crop to multiples of the patch size; --nocrop resizes to them.")
-SQUARE_OK = _INPUT.boolean("square_ok", False, "Keep square images square instead of cropping them to 4:3.")
+SIZE = SizeFlags(_INPUT)
 
 _MODE = FLAGS.group("Mode")
 MODE = _MODE.choice(
@@ -74,64 +67,8 @@ KEYFRAMES = _MODE.boolean(
     "keyframes", True, "Hold the windows together by one more, of as many frames from all over the clip."
 )
 
-_PAIRS = FLAGS.group("Pairs")
-GRAPH = _PAIRS.string(
-    "graph",
-    "swinstride-5-noncyclic",
-    "Which frames are paired: complete, swin-K, swinstride-K, swin2stride-K, swinskip_start-K, logwin-K, oneref-I; "
-    "windows are cyclic unless -noncyclic is appended.",
-)
-POINT_DTYPE = _PAIRS.choice(
-    "point_dtype",
-    "float32",
-    ["float32", "float16", "bfloat16"],
-    "How the point maps of all pairs are kept; the shorter ones take half the memory.",
-)
-PAIR_BATCH = _PAIRS.integer("pair_batch", 0, "Pairs decoded at a time (0: chosen).", at_least=0)
-FRAME_BATCH = _PAIRS.integer("frame_batch", 0, "Frames encoded at a time (0: chosen).", at_least=0)
-
-_MOTION = FLAGS.group("Motion")
-MOTION = _MOTION.choice(
-    "motion",
-    "attention",
-    options.MOTION_SOURCES,
-    "Where motion is read from: the network's attention (Easi3R), point maps that no rigid motion brings together "
-    "(rigid), matches that no camera explains (match), or nowhere (none: plain DUSt3R / MonST3R).",
-)
-REATTENTION = _MOTION.boolean("reattention", True, "Mask what moves inside the attention of a second pass.")
-CLUSTERS = _MOTION.integer("clusters", 64, "k-means clusters that smooth the motion score.", at_least=1)
-RESTARTS = _MOTION.integer("kmeans_restarts", 4, "Starts of k-means; the best one counts.", at_least=1)
-KMEANS_ITERATIONS = _MOTION.integer("kmeans_iterations", 300, "Most iterations of each start.", at_least=1)
-OTSU = _MOTION.string("otsu_classes", "2,3,4", "Class counts that multi-Otsu tries for the mask's threshold.")
-
-GIVEN = GivenFlags(FLAGS)
-
-_ALIGN = FLAGS.group("Alignment")
-ITERATIONS = _ALIGN.integer("iterations", 300, "Optimisation steps.", at_least=1)
-LEARNING_RATE = _ALIGN.number("learning_rate", 0.01, "Of the first step.")
-LEARNING_RATE_MIN = _ALIGN.number("learning_rate_min", 0.001, "Of the last step.")
-SCHEDULE = _ALIGN.choice("schedule", "linear", ["linear", "cosine"], "Of the learning rate.")
-SHARED_FOCAL = _ALIGN.boolean("shared_focal", True, "One focal length for the clip.")
-SMOOTHING = _ALIGN.number("smoothing_weight", 0.0, "Weight of the camera path's temporal smoothness.", at_least=0.0)
-TRANSLATION = _ALIGN.number("translation_weight", 1.0, "Weight of translation within the smoothness.", at_least=0.0)
-FLOW_WEIGHT = _ALIGN.number("flow_weight", 0.01, "Weight of the optical flow.", at_least=0.0)
-FLOW_START = _ALIGN.number("flow_start", 0.1, "Share of the steps before the flow counts.", at_least=0.0)
-DEPTH_WEIGHT = _ALIGN.number("depth_weight", 0.0, "Weight of staying close to the depth at the start.", at_least=0.0)
-PRINCIPAL_POINT = _ALIGN.boolean("free_principal_point", False, "Find each frame's principal point, too.")
-INITIALISATION = _ALIGN.choice(
-    "initialisation",
-    "spanning-tree",
-    ["spanning-tree", "chain"],
-    "Which pairs the first world is put together along: the most confident ones, or those of the nearest frames.",
-)
-MIN_CONFIDENCE = _ALIGN.number("min_confidence", 3.0, "Points below it take no part in finding the first poses.")
-PNP_ITERATIONS = _ALIGN.integer("pnp_iterations", 10, "RANSAC iterations of a frame's first pose.", at_least=1)
-CLEAN_TOLERANCE = _ALIGN.number(
-    "clean_tolerance",
-    0.001,
-    "Share of the depth by which a point must float before what others see to lose its confidence.",
-    at_least=0.0,
-)
+METHOD = MethodFlags(FLAGS, GivenFlags)
+GIVEN = METHOD.known
 
 _OUTPUT = FLAGS.group("Output")
 OUTPUT = _OUTPUT.string(
@@ -152,12 +89,7 @@ COMPARE = _OUTPUT.boolean(
 )
 
 _COMPUTE = FLAGS.group("Computation")
-DTYPE = _COMPUTE.choice(
-    "dtype",
-    "auto",
-    ["auto", "float32", "bfloat16"],
-    "Of the network's layers; auto is bfloat16 on GPUs and TPUs. Heads and statistics are float32 always.",
-)
+DTYPE = dtype_flag(_COMPUTE)
 SEED = _COMPUTE.integer("seed", 0, "Of k-means and RANSAC.", at_least=0)
 
 
@@ -177,7 +109,7 @@ PRINTED = {
 
 def main() -> None:
     began = time.perf_counter()
-    config = pipeline_config()
+    config = METHOD.pipeline_config(SEED.value, GIVEN.camera_weight.value or math.inf)
     check_options()
     sequence = find_sequence(SEQ.value, GROUND_TRUTH.value)
     output = pathlib.Path(OUTPUT.value or pathlib.Path("results") / sequence.name)
@@ -200,7 +132,7 @@ def main() -> None:
     truth = None if sequence.ground_truth is None else load_ground_truth(sequence.ground_truth, frames)
 
     given = GIVEN.load(frames, sequence.frames, stopped_early=FIRST.value > 0)
-    if given.cameras is not None and SHARED_FOCAL.value and not np.all(given.cameras.intrinsics_known):
+    if given.cameras is not None and METHOD.shared_focal.value and not np.all(given.cameras.intrinsics_known):
         align.clip_focal(given.cameras)
     figures, store, maps = {}, None, None
     if MODE.value == "feedforward":
@@ -278,71 +210,14 @@ def check_options() -> None:
         unused = [flag for flag in unused if flag not in ("--flow=none", "--masks=none", "--motion=none")]
         if unused:
             raise ConfigError(f"--mode=feedforward has no use for {', '.join(unused)}: leave it out.")
-    GIVEN.check_refine(motion=MOTION.value != "none")
+    METHOD.check()
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
     export.check_foreground(FOREGROUND.value, 2**31)
-    if not GRAPH.value.startswith("oneref"):  # its reference may be any frame
-        make_edges(2, GRAPH.value)
-
-
-def pipeline_config() -> options.PipelineConfig:
-    """The options of every stage, from the flags."""
-    return options.PipelineConfig(
-        graph=GRAPH.value,
-        motion=MOTION.value,
-        reattention=REATTENTION.value,
-        masks=GIVEN.mask_sources()[0],
-        mask_dilation=GIVEN.dilation.value,
-        point_dtype=POINT_DTYPE.value,
-        pair_batch=PAIR_BATCH.value,
-        frame_batch=FRAME_BATCH.value,
-        seed=SEED.value,
-        segmentation=options.MotionConfig(
-            num_clusters=CLUSTERS.value,
-            restarts=RESTARTS.value,
-            kmeans_iterations=KMEANS_ITERATIONS.value,
-            otsu_classes=otsu_classes(),
-        ),
-        alignment=options.AlignConfig(
-            iterations=ITERATIONS.value,
-            learning_rate=LEARNING_RATE.value,
-            learning_rate_min=LEARNING_RATE_MIN.value,
-            schedule=SCHEDULE.value,
-            shared_focal=SHARED_FOCAL.value,
-            smoothing_weight=SMOOTHING.value,
-            translation_weight=TRANSLATION.value,
-            flow_weight=FLOW_WEIGHT.value,
-            flow_start=FLOW_START.value,
-            depth_weight=DEPTH_WEIGHT.value,
-            free_principal_point=PRINCIPAL_POINT.value,
-            camera_weight=GIVEN.camera_weight.value or math.inf,
-            initialisation=INITIALISATION.value,
-            min_confidence=MIN_CONFIDENCE.value,
-            pnp_iterations=PNP_ITERATIONS.value,
-            clean_tolerance=CLEAN_TOLERANCE.value,
-        ),
-    )
-
-
-def otsu_classes() -> tuple[int, ...]:
-    """`--otsu_classes` as numbers."""
-    words = OTSU.value.split(",")
-    if not set(words) <= {"2", "3", "4"}:
-        raise ConfigError(f"--otsu_classes={OTSU.value}: some of 2, 3 and 4, with commas between.")
-    return tuple(int(word) for word in words)
 
 
 def frame_config(model: DUSt3R) -> options.FrameConfig:
-    """How frames are read: at the network's own size unless told otherwise."""
-    return options.FrameConfig(
-        size=SIZE.value or max(model.config.image_size),
-        patch_size=model.config.patch_size,
-        crop=CROP.value,
-        square_ok=SQUARE_OK.value,
-        every=EVERY.value,
-        fps=FPS.value,
-        first=FIRST.value,
-    )
+    """How frames are read."""
+    return SIZE.frame_config(model, every=EVERY.value, fps=FPS.value, first=FIRST.value)
 
 
 Figures = dict[str, dict[str, float | None]]

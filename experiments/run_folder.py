@@ -1,4 +1,4 @@
-"""A training run's folder: held by one program at a time, and free of what killed ones left half-written."""
+"""A run's folder: held by one program at a time, and free of what killed ones left half-written."""
 
 from __future__ import annotations
 
@@ -43,13 +43,7 @@ def held(output: pathlib.Path, *, resume: bool) -> Iterator[pathlib.Path | None]
         raise CheckpointError(f"There is no training state in {output / 'states'}: leave --resume away to begin.")
     if not there:
         ensure_writable(output, marker=LOCK)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(output / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise output_error(output, error) from error
-    try:
-        alone = _lock(descriptor, output)
+    with locked(output, busy="another program trains there") as alone:
         begun = latest_state(output / "states")
         if begun is not None and not resume:
             raise OutputError(f"{output} holds a run: add --resume to go on with it, or choose another --output.")
@@ -61,13 +55,36 @@ def held(output: pathlib.Path, *, resume: bool) -> Iterator[pathlib.Path | None]
             if alone and os.listdir(output) == [LOCK]:
                 (output / LOCK).unlink()
                 output.rmdir()
+
+
+@contextlib.contextmanager
+def locked(output: pathlib.Path, *, busy: str, name: str = LOCK) -> Iterator[bool]:
+    """Holds a lock file in a folder, which is made where it is missing, until the block ends or the process does.
+
+    Args:
+      output: the folder.
+      busy: what a program that holds it does, for the message.
+      name: of the file.
+
+    Yields:
+      Whether the lock is ours: False where the disk has none, as some network disks; programs go on without.
+
+    Raises:
+      OutputError: another program holds it, or no place to write.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(output / name, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise output_error(output, error) from error
+    try:
+        yield _lock(descriptor, OutputError(f"{output} is in use: {busy}. Wait for it, or choose another --output."))
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int, output: pathlib.Path) -> bool:
-    """Locks the file; False where the disk has no locks, as some network disks: training goes on without."""
-    in_use = OutputError(f"{output} is in use: another program trains there. Wait for it, or choose another --output.")
+def _lock(descriptor: int, in_use: OutputError) -> bool:
+    """Locks the file; False where the disk has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
