@@ -1,7 +1,8 @@
 """Programs are given a source; the first use converts it, the next ones find the result.
 
-The cache is `$EASI3R_JAX_CACHE`, else `~/.cache/easi3r_jax`: a folder for each source, named by the SHA-256 of what it
-was made of, and `sources.json`, which spares hashing two gigabytes again for a file that is as it was.
+The cache is `$EASI3R_JAX_CACHE`, else `$XDG_CACHE_HOME/easi3r_jax`, else `~/.cache/easi3r_jax`: a folder for each
+source, named by the SHA-256 of what it was made of, and `sources.json`, which spares hashing two gigabytes again for a
+file that is as it was.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from easi3r_jax.errors import OutputError, UserError
 
 def cache_folder() -> pathlib.Path:
     """Where converted sources are kept."""
-    return pathlib.Path(os.path.expanduser(os.environ.get("EASI3R_JAX_CACHE") or "~/.cache/easi3r_jax")).absolute()
+    common = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    own = os.environ.get("EASI3R_JAX_CACHE") or os.path.join(common, "easi3r_jax")
+    return pathlib.Path(os.path.expanduser(own)).absolute()
 
 
 def resolve(source: str | os.PathLike[str], progress: Progress | None = None) -> pathlib.Path:

@@ -78,10 +78,16 @@ class Flags:
 
     Args:
       doc: the module's docstring; heads the help.
+      positional: arguments without a name are allowed.
+
+    Attributes:
+      rest: these arguments.
     """
 
-    def __init__(self, doc: str | None):
+    def __init__(self, doc: str | None, *, positional: bool = False):
         self._doc = (doc or "").strip()
+        self._positional = positional
+        self.rest: list[str] = []
         self._flag_values = flags.FlagValues()
         self._groups: list[Group] = []
         self._general = Group("General", self._flag_values)
@@ -132,11 +138,11 @@ class Flags:
             return 0
         self._flag_values.unparse_flags()
         try:
-            rest = self._flag_values(list(argv))[1:]
+            self.rest = self._flag_values(list(argv))[1:]
         except flags.Error as error:
             return _complain(f"{str(error).splitlines()[0]} (--help lists the flags)", 2)
-        if rest:
-            return _complain(f"Unexpected argument {rest[0]!r}: options are written --name=value (see --help).", 2)
+        if self.rest and not self._positional:
+            return _complain(f"Unexpected argument {self.rest[0]!r}: options are written --name=value (see --help).", 2)
         return guarded(main, debug=bool(self._debug.value), out_of_memory=self._out_of_memory())
 
     def _out_of_memory(self) -> str:

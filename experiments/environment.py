@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
+import pathlib
 import platform
 import resource
+import subprocess
 import sys
 
 import jax
@@ -28,11 +33,41 @@ def versions() -> dict[str, str]:
     }
 
 
+def processor() -> str:
+    """What computes, with the machine around it: device, CPUs, system."""
+    return f"{device()}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}"
+
+
+@functools.cache
+def code_version() -> str:
+    """The commit of the checkout that runs, "+" where files of it were changed; outside of one the version."""
+    root = pathlib.Path(easi3r_jax.__file__).parents[1]
+    version = f"easi3r_jax {easi3r_jax.__version__}"
+    if not (root / ".git").exists():
+        return version
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return f"{version}, commit {git('rev-parse', '--short=12', 'HEAD')}{'+' if changed else ''}"
+    except (OSError, subprocess.SubprocessError):  # no git, or another user's checkout
+        return version
+
+
 def layer_dtype(name: str) -> str:
     """What `--dtype` stands for: "auto" is bfloat16 on accelerators and float32 on CPUs."""
     if name != "auto":
         return name
     return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def reset_peak_memory() -> None:
+    """Makes the host's peak begin anew, where the system lets it: Linux."""
+    with contextlib.suppress(OSError):
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_bytes() -> dict[str, int]:

@@ -22,6 +22,7 @@ TITLES = {
     "join": "joining windows",
     "track": "frames as they come",
     "compare": "measuring, comparing",
+    "judge": "measuring",
     "write": "writing",
 }
 
@@ -32,12 +33,16 @@ class Stages:
     Attributes:
       seconds: stage -> wall-clock seconds, in the order the stages began; repeated stages add up.
       units: stage -> how many frames, pairs or iterations.
+
+    Args:
+      quiet: draw nothing.
+      leave: bars stay when their stage has ended.
     """
 
-    def __init__(self, *, quiet: bool = False):
+    def __init__(self, *, quiet: bool = False, leave: bool = True):
         self.seconds: dict[str, float] = {}
         self.units: dict[str, int] = {}
-        self._quiet = quiet
+        self._quiet, self._leave = quiet, leave
         self._done: set[str] = set()
         self._bar: tqdm | None = None
         self._began = 0.0
@@ -57,7 +62,7 @@ class Stages:
                 file=sys.stderr,
                 disable=True if self._quiet else None,  # None: no bar where stderr is not a terminal
                 bar_format="{desc} {bar:16} {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]" if total else None,
-                leave=True,
+                leave=self._leave,
             )
         if self._bar is not None:
             self._bar.n = done

@@ -14,16 +14,26 @@ from experiments.environment import peak_memory_bytes
 
 
 class Compilations:
-    """Counts what XLA compiles and how long it takes, through JAX's own monitoring events."""
+    """Counts what XLA compiles and how long it takes, through JAX's own monitoring events.
+
+    Attributes:
+      count: programs.
+      cached: of them, those that a persistent cache had.
+      seconds: that all of them took.
+    """
 
     def __init__(self):
-        self.count, self.seconds = 0, 0.0
+        self.count, self.cached, self.seconds = 0, 0, 0.0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
+        jax.monitoring.register_event_listener(self._listen_for_hits)
 
     def _listen(self, event: str, duration_secs: float, **_) -> None:
         if event.endswith("backend_compile_duration"):
             self.count += 1
             self.seconds += duration_secs
+
+    def _listen_for_hits(self, event: str, **_) -> None:
+        self.cached += event.endswith("compilation_cache/cache_hits")
 
 
 def median_seconds(run: Callable[[], object], repeats: int) -> float:

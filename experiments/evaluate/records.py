@@ -1,0 +1,108 @@
+"""What a run has found, a line for each sequence the moment it ends, in files that survive whatever ends the run.
+
+Every process writes its own `results.NNN.jsonl`; whoever reads takes all of them together. A line is written in one
+go and forced to the disk; one that was cut all the same (power, a full disk) is not a line and its sequence not done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from easi3r_jax import interrupt
+from easi3r_jax.export import to_json
+from easi3r_jax.export.atomic import output_error
+
+Key = tuple[str, str, int, str]
+_FILES = "results.*.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A sequence that has ended.
+
+    Attributes:
+      dataset, sequence: their names.
+      seed: of the method.
+      config: digest of all else that decides the numbers: see `configuration`.
+      num_frames: T.
+      figures: task -> name -> value, None where it is not defined; empty where the sequence failed.
+      error: why it failed, in one line; None where it did not.
+      seconds: from reading the frames to the figures.
+      peak_memory_bytes: "host", and "device" where it is known (there of the whole process so far).
+      hardware: what it ran on.
+      code: version and commit.
+      ended: seconds since 1970.
+      result: folder of the result within the run's; None where none was kept.
+    """
+
+    dataset: str
+    sequence: str
+    seed: int
+    config: str
+    num_frames: int
+    figures: dict[str, dict[str, float | None]]
+    error: str | None
+    seconds: float
+    peak_memory_bytes: dict[str, int]
+    hardware: str
+    code: str
+    ended: float
+    result: str | None = None
+
+    @property
+    def key(self) -> Key:
+        """What makes it another sequence, or the same one under other conditions."""
+        return self.dataset, self.sequence, self.seed, self.config
+
+
+def configuration_digest(configuration: dict[str, Any]) -> str:
+    """Names a configuration: the first 12 digits of the SHA-256 of its JSON."""
+    text = json.dumps(to_json(configuration), sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def append(path: pathlib.Path, record: Record) -> None:
+    """Adds a line, and returns when it is on the disk.
+
+    Raises:
+      OutputError: it cannot be written.
+    """
+    line = json.dumps(to_json(record), allow_nan=False) + "\n"
+    try:
+        with interrupt.uninterrupted(), path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a line was cut: the new one shall not be part of it
+                    line = "\n" + line
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def read(folder: pathlib.Path) -> list[Record]:
+    """The records of all processes in the order in which they ended. What is no whole line is passed over."""
+    found = []
+    for path in sorted(folder.glob(_FILES)):
+        for line in path.read_bytes().splitlines():
+            try:
+                found.append(Record(**json.loads(line, parse_constant=_refuse)))
+            except (ValueError, TypeError):
+                continue
+    return sorted(found, key=lambda record: record.ended)
+
+
+def latest(records: Iterable[Record]) -> dict[Key, Record]:
+    """The last record of each key."""
+    return {record.key: record for record in records}
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
