@@ -33,8 +33,10 @@ MAY_IMPORT = {
     "metrics": FOUNDATION,
     "synthetic": FOUNDATION,
     "video": FOUNDATION,
-    "datasets": FOUNDATION | {"video"},
+    "files": FOUNDATION,
+    "datasets": FOUNDATION | {"files", "video"},
     "priors": FOUNDATION | {"video"},
+    "testsets": FOUNDATION | {"files", "metrics", "priors", "video"},
     "pairs": FOUNDATION,
     "flow": FOUNDATION | {"models"},
     "feedforward": FOUNDATION | {"models"},
@@ -48,7 +50,8 @@ MAY_IMPORT = {
     "pipeline": FOUNDATION | {"models", "motion", "align", "pairs", "sharding"},
     "windows": FOUNDATION | {"models", "align", "pipeline"},
 }
-TOUCH_FILES = {"video", "priors", "datasets", "checkpoint", "export", "viewer", "interrupt", "hub", "refine"}
+TOUCH_FILES = {"checkpoint", "datasets", "export", "files", "hub", "interrupt", "priors", "refine", "testsets", "video"}
+TOUCH_FILES |= {"viewer"}
 FILE_CALLS = {
     *("open", "memmap", "fromfile", "tofile", "load", "save", "savez", "savez_compressed", "loadtxt", "savetxt"),
     *("genfromtxt", "imread", "imwrite", "imsave", "savefig", "VideoCapture", "VideoWriter", "FileStorage"),
@@ -222,7 +225,7 @@ def test_the_project_keeps_the_rules():
 def test_every_import_is_a_declared_dependency():
     """Of the programs in [project.dependencies], of the tests there or in the extra `dev`.
 
-    Readers of data sets may import what is in the extra `datasets`, which they do where they need it; likewise the
+    The reader of HDF5 files may import what is in the extra `datasets`, which it does where it needs it; likewise the
     refinement by SAM 2, and its tests, what is in `sam2`.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -231,7 +234,7 @@ def test_every_import_is_a_declared_dependency():
     development = run_time | extras["dev"]
     ours = {*PACKAGES, "tests", *sys.stdlib_module_names}
     missing = []
-    by_module = {"easi3r_jax.datasets.": extras["datasets"], "easi3r_jax.refine.sam2": extras["sam2"]}
+    by_module = {"easi3r_jax.files.hdf5": extras["datasets"], "easi3r_jax.refine.sam2": extras["sam2"]}
     sources = [
         (path, run_time.union(*(needs for start, needs in by_module.items() if module.startswith(start))))
         for module, path in project_modules()

@@ -17,7 +17,7 @@ import pathlib
 
 import numpy as np
 
-from easi3r_jax.datasets import files
+from easi3r_jax import files
 from easi3r_jax.datasets.sequence import Sequence
 from easi3r_jax.errors import InputError
 from easi3r_jax.video.images import list_images

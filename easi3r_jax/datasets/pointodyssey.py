@@ -11,14 +11,11 @@ Of a ROOT with several splits only `train` is read; give ROOT/val to read anothe
 from __future__ import annotations
 
 import pathlib
-import warnings
 
 import numpy as np
-from PIL import Image
 
-from easi3r_jax.datasets import files
+from easi3r_jax import files
 from easi3r_jax.datasets.sequence import Sequence, rigid_inverse, without_sky
-from easi3r_jax.errors import InputError
 
 _IMAGE, _DEPTH = "rgb_{:05d}.jpg", "depth_{:05d}.png"
 
@@ -47,16 +44,4 @@ def _sequence(folder: pathlib.Path) -> Sequence:
 
 def _depth(path: pathlib.Path) -> np.ndarray:
     """(H, W) float64 metres; unknown where the value is 0 or the end of the range."""
-    try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")  # large images, which are compared with their frames' size
-            image.load()
-            mode, values = image.mode, np.asarray(image)
-    except FileNotFoundError as error:
-        raise InputError(f"No file {path}: restore it, or remove the sequence.") from error
-    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"Cannot read {path}: {reason}. Restore it, or remove the sequence.") from error
-    if mode != "I" and not mode.startswith("I;16"):
-        raise InputError(f"{path} has {mode}-mode pixels, a 16-bit gray image needed: restore it.")
-    return without_sky(values / 65535 * 1000)
+    return without_sky(files.read_gray16(path) / 65535 * 1000)

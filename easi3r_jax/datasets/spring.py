@@ -16,9 +16,8 @@ import pathlib
 
 import numpy as np
 
-from easi3r_jax.datasets import files
+from easi3r_jax import files
 from easi3r_jax.datasets.sequence import Sequence, rigid_inverse, without_sky
-from easi3r_jax.errors import InputError
 
 _IMAGE, _DISPARITY = "frame_left_{:04d}.png", "disp1_left_{:04d}.dsp5"
 _BASELINE = 0.065
@@ -60,27 +59,10 @@ def _sequence(folder: pathlib.Path) -> Sequence:
 
 def _disparity(path: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
     """(H, W) float64."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise InputError(
-            "Spring's disparities are HDF5 files, h5py is missing: pip install 'easi3r_jax[datasets]'."
-        ) from error
-    try:
-        with h5py.File(path, "r") as file:
-            link = file.get("disparity", getlink=True)
-            data = file["disparity"] if isinstance(link, h5py.HardLink) else None
-            # Neither a link nor a data set kept elsewhere: a file must not make us read another.
-            if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
-                raise ValueError('it has no data set "disparity" of its own')
-            if data.shape != (2 * shape[0], 2 * shape[1]) or data.dtype.kind != "f":
-                raise ValueError(
-                    f"disparities of shape {data.shape}, twice the image's {shape} needed, as floating-point numbers"
-                )
-            # HDF5 picks every second element one by one; NumPy does not.
-            return data[()][::2, ::2].astype(np.float64)
-    except FileNotFoundError as error:
-        raise InputError(f"No file {path}: restore it, or remove the sequence.") from error
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"Cannot read {path}: {reason}. Restore it, or remove the sequence.") from error
+    with files.open_hdf5(path, "disparity") as data:
+        if data.shape != (2 * shape[0], 2 * shape[1]) or data.dtype.kind != "f":
+            raise ValueError(
+                f"disparities of shape {data.shape}, twice the image's {shape} needed, as floating-point numbers"
+            )
+        # HDF5 picks every second element one by one; NumPy does not.
+        return data[()][::2, ::2].astype(np.float64)

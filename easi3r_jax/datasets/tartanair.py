@@ -15,7 +15,7 @@ import pathlib
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from easi3r_jax.datasets import files
+from easi3r_jax import files
 from easi3r_jax.datasets.sequence import Sequence, without_sky
 from easi3r_jax.errors import InputError
 

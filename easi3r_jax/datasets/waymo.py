@@ -16,7 +16,7 @@ import re
 
 import numpy as np
 
-from easi3r_jax.datasets import files
+from easi3r_jax import files
 from easi3r_jax.datasets.exr import read_exr
 from easi3r_jax.datasets.sequence import Sequence
 from easi3r_jax.errors import InputError

@@ -19,6 +19,7 @@ from easi3r_jax.errors import InputError
 from easi3r_jax.priors import text
 from easi3r_jax.priors.files import read_npz
 from easi3r_jax.priors.matching import NONE, Source, by_count, by_name, by_stamp
+from easi3r_jax.priors.rigid import rigid_poses
 from easi3r_jax.priors.transforms import intrinsics_of, poses_of, read_transforms
 from easi3r_jax.types import Frames, KnownCameras
 
@@ -30,7 +31,6 @@ _LEAST_FOCAL, _LARGEST_FOCAL = 1 / 20, 1e4
 _SKEW = 1e-3
 # A result's principal point is about the frame's centre. As a share of the side.
 _OFF_CENTRE = 1 / 8
-_ORTHONORMAL = 1e-3
 # Resizing rounds to whole pixels, a stretch to multiples of the patch can do more.
 _SQUARE = 0.02
 
@@ -166,7 +166,7 @@ def load_poses(
     else:
         stamps, poses, labels = text.read_trajectory(path)
         entries = by_stamp(stamps, source, what)
-    return _of_frames(_rigid(poses, labels), entries, np.full((4, 4), np.nan), path)
+    return _of_frames(rigid_poses(poses, labels), entries, np.full((4, 4), np.nan), path)
 
 
 def single_focal(intrinsics: np.ndarray) -> np.ndarray:
@@ -234,34 +234,3 @@ def _check_size_of_result(matrices: np.ndarray, path: pathlib.Path, size: tuple[
             f"{path} is a result's, in pixels of its frames, which were not of {width}x{height} pixels: "
             "reconstruct with the same size, or scale it to the original video and remove its first line."
         )
-
-
-def _rigid(poses: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-    """(N, 4, 4) with rotations brought to the nearest ones; NaN, unknown, stays.
-
-    Raises:
-      InputError: the first that is not finite, not rigid or a reflection.
-    """
-    poses = poses.copy()
-    known = np.logical_not(np.isnan(poses[:, :3]).all(axis=(1, 2)))
-    finite = np.asarray(np.isfinite(poses).all(axis=(1, 2)))
-    rotations = np.where(finite[:, None, None], poses[:, :3, :3], np.eye(3))
-    with np.errstate(over="ignore", invalid="ignore"):
-        off = np.nan_to_num(np.abs(np.swapaxes(rotations, 1, 2) @ rotations - np.eye(3)), nan=np.inf).max(axis=(1, 2))
-        rotations = np.where((off <= _ORTHONORMAL)[:, None, None], rotations, np.eye(3))
-    turned = np.linalg.det(rotations) < 0
-    last_row = np.abs(poses[:, 3] - [0, 0, 0, 1]).max(axis=1) > 1e-6
-    for entry in np.flatnonzero(known & (~finite | (off > _ORTHONORMAL) | turned | last_row)).tolist():
-        if not finite[entry]:
-            reason = "a pose that is not finite"
-        elif off[entry] > _ORTHONORMAL:
-            reason = f"not a rotation, its columns are not orthonormal (off by {off[entry]:.2g})"
-        elif turned[entry]:
-            reason = "not a rotation but a reflection (its determinant is -1)"
-        else:
-            reason = "not a rigid motion, its last row is not 0 0 0 1"
-        raise InputError(f"{labels[entry]}: {reason}. Camera to world, as a rotation and a translation, is needed.")
-    u, _, vt = np.linalg.svd(rotations)
-    poses[known, :3, :3] = (u @ vt)[known]
-    poses[~known] = np.nan
-    return poses

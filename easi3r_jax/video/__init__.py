@@ -11,7 +11,8 @@
 Frames are resized as they are decoded: the clip at its full size is never held in memory.
 """
 
+from easi3r_jax.video.images import StoredImage
 from easi3r_jax.video.load import load_frames
 from easi3r_jax.video.resize import FrameGeometry, frame_geometry, resize_image
 
-__all__ = ["FrameGeometry", "frame_geometry", "load_frames", "resize_image"]
+__all__ = ["FrameGeometry", "StoredImage", "frame_geometry", "load_frames", "resize_image"]

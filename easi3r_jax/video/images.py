@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 import re
@@ -10,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from easi3r_jax.errors import InputError
 from easi3r_jax.video.clip import ASSUMED_RATE, Clip, ClipFrame
@@ -21,19 +22,38 @@ _Path = TypeVar("_Path", bound=pathlib.PurePath)
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
 
-def open_images(paths: Sequence[pathlib.Path], name: str) -> Clip:
+@dataclasses.dataclass(frozen=True)
+class StoredImage:
+    """An image that is no file of its own but part of one: of an archive of arrays, say.
+
+    Attributes:
+      name: names it in messages.
+      shape: (height, width).
+      read: gives it as 8-bit RGB; raises InputError where it cannot be read.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    read: Callable[[], Image.Image]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def open_images(images: Sequence[pathlib.Path | StoredImage], name: str) -> Clip:
     """A clip of images in the order given."""
-    if not paths:
+    if not images:
         raise InputError("The list of images is empty: give at least one.")
-    for path in paths:  # before an hour's work, not after it
-        if not path.is_file():
-            raise InputError(f"No image at {path}: correct the list.")
+    for image in images:  # before an hour's work, not after it
+        if isinstance(image, pathlib.Path) and not image.is_file():
+            raise InputError(f"No image at {image}: correct the list.")
 
     def frames() -> Generator[ClipFrame, None, None]:
-        for index, path in enumerate(paths):
-            yield ClipFrame(index, index / ASSUMED_RATE, str(path), functools.partial(read_image, path))
+        for index, image in enumerate(images):
+            read = image.read if isinstance(image, StoredImage) else functools.partial(read_image, image)
+            yield ClipFrame(index, index / ASSUMED_RATE, str(image), read)
 
-    return Clip(name, frames(), len(paths), ASSUMED_RATE)
+    return Clip(name, frames(), len(images), ASSUMED_RATE)
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -75,6 +95,23 @@ def read_image(path: pathlib.Path) -> Image.Image:
       InputError: a file that cannot be read or decoded, is too large or animated, or has no 8- or 16-bit channels.
     """
     return decode_image(path, functools.partial(to_rgb, path=path))
+
+
+def image_shape(path: pathlib.Path) -> tuple[int, int]:
+    """(height, width) of the upright image, from the file's header.
+
+    Raises:
+      InputError: a file that cannot be read or is no image.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")
+            width, height = image.size
+            is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    except Exception as error:  # as in `decode_image`
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"Cannot read the image {path}: {reason}. Replace it or remove it.") from error
+    return (width, height) if is_turned else (height, width)
 
 
 def decode_image(path: pathlib.Path, convert: Callable[[Image.Image], _T]) -> _T:

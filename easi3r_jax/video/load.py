@@ -17,10 +17,10 @@ from easi3r_jax.errors import InputError
 from easi3r_jax.types import Frames
 from easi3r_jax.video.clip import Clip, ClipFrame
 from easi3r_jax.video.decode import open_video
-from easi3r_jax.video.images import SUFFIXES, list_images, open_images
+from easi3r_jax.video.images import SUFFIXES, StoredImage, list_images, open_images
 from easi3r_jax.video.resize import FrameGeometry, frame_geometry, resize_image
 
-Source = str | os.PathLike | Sequence[str | os.PathLike]
+Source = str | os.PathLike | Sequence[str | os.PathLike | StoredImage]
 
 
 def load_frames(
@@ -29,8 +29,9 @@ def load_frames(
     """Reads a clip and brings it to the network's size.
 
     Args:
-      source: a video file, a folder of images, one image, or a sequence of image files. Folders go by name (see
-        `images.list_images`), sequences in the order given. Images are taken to be 1/24 s apart.
+      source: a video file, a folder of images, one image, or a sequence of image files (or images within files:
+        `StoredImage`). Folders go by name (see `images.list_images`), sequences in the order given. Images are taken
+        to be 1/24 s apart.
       config: which frames are taken, and their size. With `fps`, the source is cut into slots of 1/fps seconds and the
         first frame of each is taken: about `fps` frames per second, never one twice, every frame where the source is
         slower. With `first`, reading stops as soon as so many are taken: what follows in the file is not looked at.
@@ -72,7 +73,8 @@ def load_frames(
 
 def _open(source: Source) -> Clip:
     if not isinstance(source, str | os.PathLike):
-        return open_images([pathlib.Path(p).expanduser() for p in source], "The list of images")
+        images = [p if isinstance(p, StoredImage) else pathlib.Path(p).expanduser() for p in source]
+        return open_images(images, "The list of images")
     path = pathlib.Path(source).expanduser()
     try:
         if path.is_dir():

@@ -1,4 +1,4 @@
-"""Folders, arrays and tables of numbers as they lie on disk: nothing in them is trusted.
+"""Arrays and tables of numbers.
 
 Arrays are read piece by piece with NumPy's header reader: shapes are compared before memory is taken, pickled objects
 are refused, and one frame of a long depth array costs no more than the frame (in a compressed file: than what stands
@@ -21,62 +21,12 @@ import numpy as np
 from easi3r_jax.errors import InputError
 
 
-def names_in(folder: pathlib.Path) -> list[str]:
-    """Names of what a folder holds, sorted, hidden entries left out."""
-    try:
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    except OSError as error:
-        raise InputError(f"Cannot read the folder {folder}: {error.strerror}.") from error
-
-
-def folders_with(root: pathlib.Path, marker: str, levels: int) -> list[pathlib.Path]:
-    """Folders that hold an entry called `marker`: `root` itself or up to so many levels below it, sorted."""
-    names = names_in(root)
-    if marker in names:
-        return [root]
-    if not levels:
-        return []
-    below = (root / name for name in names)
-    return [found for folder in below if folder.is_dir() for found in folders_with(folder, marker, levels - 1)]
-
-
-def numbered_frames(folder: pathlib.Path, template: str, first: int = 0) -> int:
-    """How many frames a folder has whose names are `template` with numbers from `first` on, none left out.
-
-    Raises:
-      InputError: none, or a gap.
-    """
-    names = set(names_in(folder))
-    end = template[template.index("}") + 1 :]
-    count = sum(name.endswith(end) for name in names)
-    if not count:
-        raise InputError(f"No frames {template.format(first)} ... in {folder}: restore them, or remove the sequence.")
-    _require(folder, template, first, count, names)
-    return count
-
-
-def require_frames(folder: pathlib.Path, template: str, count: int, first: int = 0) -> None:
-    """Raises InputError unless `folder` has a file for each of `count` frames."""
-    _require(folder, template, first, count, set(names_in(folder)))
-
-
-def _require(folder: pathlib.Path, template: str, first: int, count: int, names: set[str]) -> None:
-    for number in range(first, first + count):
-        if template.format(number) not in names:
-            path = folder / template.format(number)
-            raise InputError(f"{path} is missing, of {count} frames: restore it, or remove the sequence.")
-
-
-def require_length(path: pathlib.Path, count: int, num_frames: int) -> None:
-    """Raises InputError unless a file of poses or intrinsics has an entry for each frame."""
-    if count != num_frames:
-        raise InputError(
-            f"{path} has {count} entries for {num_frames} frames: restore the files, or remove the sequence."
-        )
-
-
-def read_table(path: pathlib.Path, columns: int) -> np.ndarray:
+def read_table(path: pathlib.Path, *columns: int) -> np.ndarray:
     """Reads lines of numbers. Empty lines and what follows # are passed over.
+
+    Args:
+      path: a text file.
+      columns: how many numbers a line may have; all lines have as many as the first.
 
     Returns:
       (lines, columns) float64.
@@ -99,17 +49,24 @@ def read_table(path: pathlib.Path, columns: int) -> np.ndarray:
                     raise InputError(
                         f"Line {number} of {path} is no list of numbers: {line.strip()[:60]!r}."
                     ) from error
-                if len(fields) != columns:
-                    raise InputError(f"Line {number} of {path} has {len(fields)} numbers, {columns} needed.")
+                if len(fields) not in columns or len(fields) != len(rows[0]):
+                    needed = len(rows[0]) if len(rows) > 1 else " or ".join(map(str, columns))
+                    raise InputError(f"Line {number} of {path} has {len(fields)} numbers, {needed} needed.")
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
-    return np.array(rows, np.float64).reshape(-1, columns)
+    return np.array(rows, np.float64).reshape(len(rows), len(rows[0]) if rows else columns[0])
 
 
-def read_npy(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Reads a .npy file of real numbers of a known shape."""
-    with _reported(path), path.open("rb") as file:
-        return _Array(file, str(path)).read(shape)
+def read_npy(path: pathlib.Path, *shapes: tuple[int, ...]) -> np.ndarray:
+    """Reads a .npy file of real numbers: it must have one of the shapes."""
+    with reported(path), path.open("rb") as file:
+        return _Array(file, str(path)).read(*shapes)
+
+
+def npz_names(path: pathlib.Path) -> list[str]:
+    """Names of the arrays of a .npz file."""
+    with reported(path), zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
 
 
 def npz_shape(path: pathlib.Path, name: str) -> tuple[int, ...]:
@@ -145,7 +102,7 @@ class _Array:
         self.shape, self._is_fortran, self._dtype = header
         if self._dtype.hasobject:
             raise InputError(f"{label} holds pickled objects, which are never read: save it as plain numbers.")
-        if self._dtype.kind not in "fiu":
+        if self._dtype.kind not in "fiub":
             raise InputError(f"{label} holds {self._dtype}, no real numbers: save it as float32.")
 
     def read(self, *shapes: tuple[int, ...]) -> np.ndarray:
@@ -172,7 +129,7 @@ class _Array:
 
 @contextlib.contextmanager
 def _npz_member(path: pathlib.Path, name: str) -> Iterator[_Array]:
-    with _reported(path), zipfile.ZipFile(path) as archive:
+    with reported(path), zipfile.ZipFile(path) as archive:
         if f"{name}.npy" not in archive.namelist():
             raise InputError(f"{path} has no array {name!r}: add it, or remove the sequence.")
         with archive.open(f"{name}.npy") as file:
@@ -180,7 +137,8 @@ def _npz_member(path: pathlib.Path, name: str) -> Iterator[_Array]:
 
 
 @contextlib.contextmanager
-def _reported(path: pathlib.Path) -> Iterator[None]:
+def reported(path: pathlib.Path) -> Iterator[None]:
+    """Turns what goes wrong in reading a file into an InputError of one line that names it."""
     try:
         yield
     except FileNotFoundError as error:
