@@ -19,7 +19,7 @@ def use_cache() -> pathlib.Path | None:
     Returns:
       its folder, or None where there is no place to write. To be called before anything is compiled.
     """
-    chosen = jax.config.jax_compilation_cache_dir
+    chosen = jax.config.values.get("jax_compilation_cache_dir")
     if chosen:
         return pathlib.Path(chosen)
     folder = cache_folder() / "compiled"

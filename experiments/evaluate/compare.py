@@ -59,14 +59,13 @@ def compare(first: pathlib.Path, second: pathlib.Path) -> list[Difference]:
     common = sorted(one.keys() & other.keys())
     if not common:
         raise InputError(f"{first} and {second} have no complete sequence in common: nothing can be compared.")
-    figures = dict.fromkeys((dataset, task, name) for dataset, _, task, name in common)
     found = []
-    for figure in figures:
-        keys = [key for key in common if (key[0], *key[2:]) == figure]
+    for dataset, task, name in dict.fromkeys((dataset, task, name) for dataset, _, task, name in common):
+        keys = [key for key in common if (key[0], *key[2:]) == (dataset, task, name)]
         pairs = np.array([[one[key], other[key]] for key in keys])
         low, high = bootstrap_interval(pairs[:, 1] - pairs[:, 0])
-        means = pairs.mean(axis=0)
-        found.append(Difference(*figure, len(keys), *map(float, means), float(means[1] - means[0]), low, high))
+        a, b = (float(mean) for mean in pairs.mean(axis=0))
+        found.append(Difference(dataset, task, name, len(keys), a, b, b - a, low, high))
     return found
 
 

@@ -69,8 +69,8 @@ def _sequence(name: str, plan: ClipPlan, clip: Callable[[], Clip]) -> RenderedSe
     cameras = np.asarray(plan.world_from_cam, np.float64)
     times = np.arange(len(cameras)) / _RATE
     truth = Truth(
-        masks=lambda t: clip().moving[t],
-        depth=lambda t: clip().views.depth[t],
+        masks=lambda t: np.asarray(clip().moving[t]),
+        depth=lambda t: np.asarray(clip().views.depth[t]),
         intrinsics=np.asarray(plan.intrinsics, np.float64),
         trajectory=Trajectory(times, cameras),
     )

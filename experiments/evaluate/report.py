@@ -15,7 +15,7 @@ from experiments import progress
 from experiments.evaluate.records import Record
 from experiments.evaluate.schedule import Part
 from experiments.evaluate.summary import TaskSummary
-from experiments.evaluate.tables import TABLES, Column, Row, Table, lay_out, markdown
+from experiments.evaluate.tables import TABLES, Column, Row, Table, lay_out, markdown, published_figures
 
 
 class Report:
@@ -76,10 +76,10 @@ class Report:
             lines += ["**INCOMPLETE**: " + "; ".join(self.missing) + ".", ""]
             if self.allow_missing:
                 lines += ["\\* Mean of the sequences that there are, **not a result of the data set**.", ""]
-        part = None
-        for part_now, table, columns, rows in self._tables():
-            if part_now is not part:
-                part = part_now
+        titled = set()
+        for part, table, columns, rows in self._tables():
+            if part.digest not in titled:
+                titled.add(part.digest)
                 lines += [f"## {part.test_set.title}", ""]
             header = ("method", "n/N", *(c.title for c in columns))
             lines += [f"{table.title[0].upper()}{table.title[1:]}:", "", markdown(rows, header), ""]
@@ -137,8 +137,12 @@ class Report:
         return found
 
     def _sources(self, part: Part, table: Table) -> list[str]:
-        rows = [row for row in part.test_set.published if row.task == table.task]
-        return [*(f"- {row.method}: {row.source}" for row in rows), ""] if rows else []
+        """Where the papers' rows are from; of rows that are in the table."""
+        methods: dict[str, list[str]] = {}
+        for row in part.test_set.published:
+            if row.task == table.task and published_figures(table, row):
+                methods.setdefault(row.source, []).append(row.method)
+        return [*(f"- {source}: {', '.join(names)}." for source, names in methods.items()), ""] if methods else []
 
     def _failures(self) -> list[str]:
         if not self.failed:

@@ -40,23 +40,23 @@ class Part:
         return cls(test_set, every, chosen, configuration, configuration_digest(configuration))
 
     def own(self, records: Iterable[Record]) -> list[Record]:
-        """The records of this data set in this configuration, of sequences as they are now."""
-        frames = {sequence.name: len(sequence.times) for sequence in self.sequences}
-        return [
+        """The records of this data set in this configuration, of sequences as they are now, in their order."""
+        order = {sequence.name: (number, len(sequence.times)) for number, sequence in enumerate(self.sequences)}
+        own = [
             record
             for record in records
             if (record.dataset, record.config) == (self.test_set.name, self.digest)
-            and frames.get(record.sequence) == record.num_frames
+            and record.sequence in order
+            and order[record.sequence][1] == record.num_frames
         ]
+        return sorted(own, key=lambda record: (order[record.sequence], record.seed))
 
     def summaries(self, seeds: Iterable[int], records: Iterable[Record]) -> list[TaskSummary]:
-        """Means of every task, from `own` records."""
-        records = list(records)
+        """Means of every task that some sequence can be judged on, from `own` records."""
+        seeds, records = list(seeds), list(records)
         judged = {sequence.name: tasks_of(self.test_set, sequence.truth) for sequence in self.sequences}
-        return [
-            summarise(self.test_set.name, task, [n for n, tasks in judged.items() if task in tasks], [*seeds], records)
-            for task in self.test_set.tasks
-        ]
+        expected = {task: [name for name, tasks in judged.items() if task in tasks] for task in self.test_set.tasks}
+        return [summarise(self.test_set.name, task, names, seeds, records) for task, names in expected.items() if names]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,7 +100,8 @@ def lay_out(
 
     A row of ours has figures where all sequences are in the mean, or with `allow_missing`, and then a star.
     """
-    papers = [(row, _published(table, row)) for row in test_set.published if row.task == table.task]
+    papers = [(row, published_figures(table, row)) for row in test_set.published if row.task == table.task]
+    papers = [(row, figures) for row, figures in papers if figures]
     ours = {column.name: summary.figures.get(table.prefix + column.name) for column in table.columns}
     known = [c for c in table.columns if ours[c.name] is not None or any(c.name in figures for _, figures in papers)]
     columns = known or list(table.columns)
@@ -130,7 +131,7 @@ def written(mean: Mean | None, column: Column, mark: str = "") -> str:
     return text + (f" ({mean.undefined} undefined)" if mean.undefined else "")
 
 
-def _published(table: Table, row: Published) -> dict[str, float]:
+def published_figures(table: Table, row: Published) -> dict[str, float]:
     """The row's figures that belong into the table, by the names of its columns.
 
     Of masks, papers print the pooled figures, unless their names say "davis_".

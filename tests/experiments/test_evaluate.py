@@ -157,13 +157,13 @@ def test_rendered_clips_through_the_embedded_network(run, tmp_path):
 
 
 def test_clips_are_rendered_as_the_network_sees_them():
-    config = FrameConfig(size=48, patch_size=8)
-    _, (sequence,) = rendered_set(1, 3, program.ClipConfig(size=(36, 48), num_frames=2))
+    config = FrameConfig(size=96, patch_size=24)
+    _, (sequence,) = rendered_set(1, 3, program.ClipConfig(size=(64, 96), num_frames=3))
     frames = rendered_frames(sequence, config)
-    assert frames.rgb.shape == (2, 32, 48, 3) and tuple(frames.source_size) == (36, 48)
-    assert sequence.truth.depth(1).shape == (36, 48) and sequence.truth.masks(0).dtype == bool
-    assert len(sequence.times) == 2 and sequence.truth.trajectory.world_from_cam.shape == (2, 4, 4)
-    np.testing.assert_array_equal(frames.rgb, sequence.clip().views.rgb[:, 2:34])  # a centre crop, nothing else
+    assert frames.rgb.shape == (3, 48, 96, 3) and tuple(frames.source_size) == (64, 96)
+    assert sequence.truth.depth(1).shape == (64, 96) and sequence.truth.masks(0).dtype == bool
+    assert len(sequence.times) == 3 and sequence.truth.trajectory.world_from_cam.shape == (3, 4, 4)
+    np.testing.assert_array_equal(frames.rgb, sequence.clip().views.rgb[:, 8:56])  # a centre crop, nothing else
 
 
 def test_tables_have_the_papers_rows_and_count_by_task(run_toys, tmp_path):
@@ -254,8 +254,8 @@ def test_only_the_first_sequences_are_no_result_of_the_data_set(run_toys, stand_
 
 def test_results_are_kept_where_they_are_asked_for(run_toys, stand_in, tmp_path):
     run_toys("--num_sequences=1")
-    code, out, _ = run_toys("--num_sequences=1", "--save=results")
-    assert code == 0 and "1 to do" in out  # the figures are there, the result is not
+    code, out, errors = run_toys("--num_sequences=1", "--save=results")
+    assert code == 0 and "1 to do" in out, errors  # the figures are there, the result is not
     (scene,) = (tmp_path / "out" / "results").rglob("scene.npz")
     assert scene.parts[-4:-1] == ("toys", "ant", "seed_0")
     assert json.loads((scene.parent / "config.json").read_text())["configuration"]["dataset"] == "toys"
