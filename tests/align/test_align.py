@@ -159,5 +159,9 @@ def test_observations_may_be_half_as_long(dtype, tolerance, clip, quick):
     assert_usable(result)
     np.testing.assert_allclose(np.median(result.depth / exact.depth), 1, atol=tolerance)
     np.testing.assert_allclose(result.world_from_cam, exact.world_from_cam, atol=3 * tolerance)
-    problem = align.make_problem(short, 4, quick)
-    assert problem.points_i.dtype == problem.weights_i.dtype == dtype
+    problems = [align.make_problem(predictions, 4, quick) for predictions in (clip.predictions, short)]
+    assert problems[1].points_i.nbytes == problems[0].points_i.nbytes / 2
+    # Half as long in the loop, too: no copy of all of them at full length.
+    start, gradient = align.initial_state(short, 4, quick), jax.jit(jax.grad(align.total_loss))
+    needed = [gradient.lower(start, p).compile().memory_analysis().temp_size_in_bytes for p in problems]
+    assert needed[1] <= needed[0] + 0.1 * problems[0].points_i.nbytes
