@@ -148,6 +148,16 @@ def test_progress_ends_where_it_said_it_would(num_frames, clip, quick):
     assert total == (60 if num_frames > 2 else 1)
 
 
+@pytest.mark.parametrize("release", [False, True])
+def test_predictions_are_freed_where_nobody_needs_them(release, clip, quick):
+    copy = jax.tree.map(lambda x: x.copy(), clip.predictions)
+    result = align.align(copy, 4, quick, release=release)
+    assert_usable(result)
+    arrays = [copy.points_i, copy.points_j, copy.confidence_i, copy.confidence_j]
+    assert [x.is_deleted() for x in arrays] == [release] * 4
+    np.testing.assert_array_equal(result.depth, align.align(clip.predictions, 4, quick).depth)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 3e-3), ("bfloat16", 2e-2)])
 def test_observations_may_be_half_as_long(dtype, tolerance, clip, quick):
     exact = align.align(clip.predictions, 4, quick)
