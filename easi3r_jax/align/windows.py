@@ -165,8 +165,8 @@ def _residuals(overlaps: _Overlaps, a_from_b: np.ndarray) -> np.ndarray:
 
 
 def _trust(residuals: np.ndarray) -> np.ndarray:
-    """(R,) in (0, 1]: how much an overlap with this residual counts."""
-    return 1 / (1 + (residuals / _FAIR_RESIDUAL) ** 2)
+    """(R,) in 0..1: how much an overlap with this residual counts; not at all where it is torn."""
+    return np.where(residuals < _TORN, 1 / (1 + (residuals / _FAIR_RESIDUAL) ** 2), 0)
 
 
 def _a_from_b(transforms: np.ndarray, overlaps: _Overlaps) -> np.ndarray:
