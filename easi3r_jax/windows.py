@@ -36,8 +36,9 @@ def reconstruct_windows(
     """Reconstructs a long clip window by window, in memory that a window needs, and joins the windows.
 
     Three and more windows are held together by a further one of as many frames from all over the clip, its keyframes,
-    unless these were more than half a window apart. Windows share one focal length if `config.alignment.shared_focal`
-    says so: the known one, or that of the keyframes, else of the first. Frames in two windows are encoded in both.
+    unless these were more than half a window apart; nothing asks their path to be smooth. Windows share one focal
+    length if `config.alignment.shared_focal` says so: the known one, or that of the first. Frames in two windows are
+    encoded in both.
 
     Args:
       model, frames, config: as in `pipeline.reconstruct`.
@@ -68,8 +69,10 @@ def reconstruct_windows(
             return scene
         part = given(numbers)
         options = config
-        if number < 0 and part.flow is None:
-            options = dataclasses.replace(config, masks=tuple(name for name in config.masks if name != "flow"))
+        if number < 0:
+            masks = tuple(name for name in config.masks if name != "flow" or part.flow is not None)
+            alignment = dataclasses.replace(config.alignment, smoothing_weight=0.0)
+            options = dataclasses.replace(config, masks=masks, alignment=alignment)
         result = pipeline.reconstruct(
             model,
             dataclasses.replace(
@@ -87,15 +90,14 @@ def reconstruct_windows(
         keep(number, scene)
         return scene
 
-    apart = None
-    if keyframes and len(ranges) > 2 and 2 * num_frames <= window**2:
-        numbers = align.keyframe_numbers(num_frames, window)
-        apart = scene_of(-1, numbers, "keyframes"), numbers
-        focal = float(apart[0].intrinsics[0, 0, 0]) if shared and focal is None else focal
     scenes: list[Scene4D] = []
     for number, range_ in enumerate(ranges):
         scenes.append(scene_of(number, np.arange(*range_), f"window {number + 1} of {len(ranges)}"))
         focal = float(scenes[0].intrinsics[0, 0, 0]) if shared and focal is None else focal
+    apart = None
+    if keyframes and len(ranges) > 2 and 2 * num_frames <= window**2:
+        numbers = align.keyframe_numbers(num_frames, window)
+        apart = scene_of(-1, numbers, "keyframes"), numbers
     observer("join", 0, 1, "")
     fixed = math.isinf(config.alignment.camera_weight)
     joined = align.join_windows(scenes, ranges, keyframes=apart, cameras=cameras, fixed=fixed, seed=config.seed)

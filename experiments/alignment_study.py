@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +83,8 @@ ROWS = {
     **{f"known poses, flow, masks: {masks}": (("poses", "flow"), masks) for masks in ("none", "attention", "truth")},
     "known intrinsics and poses": (("intrinsics", "poses"), "none"),
 }
-STARTS = ("spanning-tree", "chain")
+Start = Literal["spanning-tree", "chain"]
+STARTS: tuple[Start, ...] = ("spanning-tree", "chain")
 
 
 def main() -> None:
@@ -230,7 +232,7 @@ def aligned(
     return scene_of(result, given, masks), result
 
 
-def start_and_end(given: Observed, initialisation: str, config: AlignConfig) -> dict[str, float | None]:
+def start_and_end(given: Observed, initialisation: Start, config: AlignConfig) -> dict[str, float | None]:
     """Figures of where the alignment starts, and of where it ends."""
     config = dataclasses.replace(config, initialisation=initialisation)
     count, nothing = len(given.frames.rgb), jnp.zeros_like(given.truth.masks)

@@ -47,13 +47,15 @@ def heads_flops(config: DUSt3RConfig, grid: tuple[int, int]) -> float:
     return 2 * (total + 2 * 64 * n * 9 * f * (f // 2) + 2 * 256 * n * (9 * (f // 2) ** 2 + (f // 2) * 4))
 
 
-def alignment_flops(num_edges: int, num_pixels: int, iterations: int) -> float:
-    """The objective and its gradient at every pixel of both sides of every pair; all else is small beside it.
+def alignment_flops(num_edges: int, num_pixels: int, iterations: int, *, with_flow: bool) -> float:
+    """The objective and its gradient at every pixel of every pair; all else is small beside it.
 
-    Per observation: residual 21, squared distance 5, inverse root and weight 2, value 3, pull on the points 3 + 3,
-    gradient by the pair's transform 18 + 3.
+    Per observation, of which both sides have one: residual 21, squared distance 5, inverse root and weight 2, value 3,
+    pull on the points 3 + 3, gradient by the pair's transform 18 + 3. With flow, per pixel of a pair: projection 20,
+    for each coordinate the loss 14, its slope 10 and the pull on the depth 4, gradients 24 + 5. Comparisons and choices
+    are not counted.
     """
-    return 58.0 * 2 * num_edges * num_pixels * iterations
+    return float((2 * 58 + (105 if with_flow else 0)) * num_edges * num_pixels * iterations)
 
 
 def alignment_bytes(
@@ -62,11 +64,11 @@ def alignment_bytes(
     """What the same reads and writes, if nothing stays in a cache from one pair to the next.
 
     Per observation: its point and weight, 4 `number`s of bytes, the frame's point, 12, and that point's gradient, read
-    and written, 24. With flow, per pixel of a pair: the flow, 8, whether it counts, 1, and the depth, 4, twice (for the
-    value and, computed again, for the gradient), and the depth's gradient, read and written, 8. Per pixel of a frame:
-    Adam's gradient, moments and parameter, 28; world points and their gradient, 24.
+    and written, 24. With flow, per pixel of a pair: the flow, 8, whether it counts, 1, the depth, 4, and its gradient,
+    read and written, 8. Per pixel of a frame: Adam's gradient, moments and parameter, 28; world points and their
+    gradient, 24.
     """
-    pair = 2 * (4 * number + 36) + (34 if with_flow else 0)
+    pair = 2 * (4 * number + 36) + (21 if with_flow else 0)
     return float(iterations * num_pixels * (num_edges * pair + num_frames * 52))
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import easi3r_jax
 from easi3r_jax.datasets import STILL
 from easi3r_jax.errors import InputError
-from easi3r_jax.metrics import GroundTruth, resample_nearest
+from easi3r_jax.geometry.grids import resample_nearest
+from easi3r_jax.metrics import GroundTruth
 from easi3r_jax.types import Frames
 
 CLIPS = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "clips"

@@ -1,7 +1,7 @@
 """Settings every test runs under: exact float32 matrix products, strict ranks and dtypes, warnings as errors.
 
 What is compiled in a run of the tests is compiled once: processes (workers, programs that tests start) share a cache
-that lasts as long as the run.
+that lasts as long as the run. And it is compiled quickly: see tests/flags.py.
 """
 
 import os
@@ -9,11 +9,15 @@ import pathlib
 import shutil
 import tempfile
 
+from tests.flags import compile_quickly
+
 _CACHE = "JAX_COMPILATION_CACHE_DIR"
 _OWN_CACHE = None
 if _CACHE not in os.environ:  # before JAX is imported, which reads it
     _OWN_CACHE = os.environ[_CACHE] = tempfile.mkdtemp(prefix="easi3r_jax_tests_")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+compile_quickly()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

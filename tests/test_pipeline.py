@@ -95,10 +95,10 @@ def test_every_frame_is_encoded_once(model):
         return original(self, images, dtype, **options)
 
     with mock.patch.object(Encoder, "__call__", counting):
-        jax.clear_caches()
+        pipeline._encode_batch.clear_cache()  # traced again, with what counts
         pipeline.reconstruct(model, clip(6), dataclasses.replace(OPTIONS, frame_batch=2))
         jax.effects_barrier()
-    jax.clear_caches()
+    pipeline._encode_batch.clear_cache()
     assert seen == [2, 2, 2]
 
 
@@ -114,18 +114,19 @@ def test_nothing_is_compiled_between_pair_batches(model):
         if stage in ("attention", "predict") and 0 < done < total:
             heard.setdefault(stage, []).append(len(compiled))
 
-    jax.clear_caches()
+    frames = clip(5, height=16, width=24)  # a size that no other test has compiled anything for
+    before = pipeline._attention_batch._cache_size(), pipeline._prediction_batch._cache_size()
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        pipeline.reconstruct(model, clip(5), dataclasses.replace(OPTIONS, pair_batch=5), observer=observe)
+        pipeline.reconstruct(model, frames, dataclasses.replace(OPTIONS, pair_batch=5), observer=observe)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert len(compiled) > 3  # the listener does hear
     for stage in ("attention", "predict"):
         second, third = heard[stage]
         assert second == third, stage
-    assert pipeline._attention_batch._cache_size() == 1
-    assert pipeline._prediction_batch._cache_size() == 1
+    assert pipeline._attention_batch._cache_size() == before[0] + 1
+    assert pipeline._prediction_batch._cache_size() == before[1] + 1
 
 
 def test_predictions_are_masked_by_the_first_pass(model):
@@ -372,10 +373,22 @@ def test_unknown_mask_sources_are_refused():
         PipelineConfig(point_dtype="int8")  # pyright: ignore[reportArgumentType]: the wrong name is the point
 
 
-def test_keyframes_come_first_and_give_the_focal_length(model):
-    """Three windows of a clip and one of frames from all over it, which need no flow; off, there is none."""
+def test_keyframes_come_last_and_need_neither_flow_nor_a_refiner(model, monkeypatch):
+    """Three windows of a clip and one of frames from all over it, not held to a smooth path; off, there is none."""
     frames, kept, seen = clip(11), {}, []
-    options = dataclasses.replace(OPTIONS, masks=("motion", "flow"), alignment=AlignConfig(iterations=5))
+    alignment = AlignConfig(iterations=5, smoothing_weight=0.1)
+    options, refiner, smoothing = (
+        dataclasses.replace(OPTIONS, masks=("motion", "flow"), alignment=alignment),
+        Corner(),
+        [],
+    )
+    reconstruct_one = pipeline.reconstruct
+
+    def spy(model, frames, config, **others):
+        smoothing.append(config.alignment.smoothing_weight)
+        return reconstruct_one(model, frames, config, **others)
+
+    monkeypatch.setattr(pipeline, "reconstruct", spy)
 
     def given(numbers):
         seen.append(numbers.tolist())
@@ -385,10 +398,13 @@ def test_keyframes_come_first_and_give_the_focal_length(model):
         return Given(flow=jnp.zeros((len(edges), 32, 48, 2)))
 
     sides = {"window": 5, "overlap": 2, "given": given, "keep": lambda number, part: kept.update({number: part})}
-    scene = reconstruct_windows(model, frames, options, **sides)
-    assert seen[0] == [0, 2, 5, 8, 10] and seen[1:] == [[0, 1, 2, 3, 4], [3, 4, 5, 6, 7], [6, 7, 8, 9, 10]]
-    assert list(kept) == [-1, 0, 1, 2]
-    np.testing.assert_allclose(scene.intrinsics[:, 0, 0], kept[-1].intrinsics[0, 0, 0], rtol=1e-6)
+    scene = reconstruct_windows(model, frames, options, refiner=refiner, **sides)
+    assert seen == [[0, 1, 2, 3, 4], [3, 4, 5, 6, 7], [6, 7, 8, 9, 10], [0, 2, 5, 8, 10]]
+    assert list(kept) == [0, 1, 2, -1]
+    assert len(refiner.calls) == 3 and not kept[-1].dynamic_mask[:, :6, :6].all()
+    assert smoothing == [0.1, 0.1, 0.1, 0.0]
+    np.testing.assert_allclose(scene.intrinsics[:, 0, 0], kept[0].intrinsics[0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(kept[-1].intrinsics[:, 0, 0], kept[0].intrinsics[0, 0, 0], rtol=1e-6)
     assert_finite(scene)
     seen.clear()
     reconstruct_windows(model, frames, options, keyframes=False, **sides, recall=lambda number: kept.get(number))
@@ -470,7 +486,7 @@ def test_windows_see_their_frames_and_keep_the_first_focal_length(model):
     )
     assert seen == [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]]
     for (rgb, _), numbers in zip(refiner.calls, seen, strict=True):
-        np.testing.assert_array_equal(rgb, frames.rgb[numbers])
+        np.testing.assert_array_equal(rgb, np.asarray(frames.rgb)[numbers])
     assert scene.dynamic_mask[:, :6, :6].all()
     assert scene.depth.shape == (7, 32, 48)
     np.testing.assert_array_equal(scene.rgb, frames.rgb)

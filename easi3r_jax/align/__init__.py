@@ -164,7 +164,7 @@ def align(
             unaware = dataclasses.replace(known, poses_known=np.zeros(num_frames, bool))
             found = initial_state(predictions, num_frames, config, known=unaware, seed=seed)
             known = settle_scale(known, np.asarray(state_of.world_from_cam(found)), np.asarray(state_of.depth(found)))
-            if scale_is_known(known):
+            if known is not None and scale_is_known(known):
                 known = dataclasses.replace(known, start_scale=known_scale(predictions, known, found))
         start = initial_state(predictions, num_frames, config, known=known, seed=seed)
         confidence = frame_confidence(predictions, num_frames)

@@ -15,6 +15,7 @@ import numpy as np
 
 from easi3r_jax.align.graph import SpanningTree, nearest_first, spanning_tree
 from easi3r_jax.align.known import known_focals, principal_points, scale_is_known, with_known_poses
+from easi3r_jax.align.narrow import in_bits, widened
 from easi3r_jax.align.state import MEAN_PAIR_SCALE, AlignState, make_state
 from easi3r_jax.config import AlignConfig
 from easi3r_jax.geometry import camera, se3
@@ -184,19 +185,21 @@ def _frame_focals(tree: SpanningTree, predictions: PairPredictions) -> np.ndarra
 @jax.jit
 def _edge_focals(points_i: Array, edges: Array) -> Array:
     principal_point = camera.centre(*points_i.shape[1:3])
-    return jax.lax.map(lambda e: weiszfeld_focal(points_i[e].astype(jnp.float32), principal_point), edges)
+    points_i = in_bits(points_i)
+    return jax.lax.map(lambda e: weiszfeld_focal(widened(points_i[e], jnp.float32), principal_point), edges)
 
 
 def _point_map(predictions: PairPredictions, edge: Array, side: Array) -> tuple[Array, Array]:
-    """(P, 3) points and (P,) confidence of one side of one pair."""
+    """(P, 3) points and (P,) confidence of one side of one pair; the predictions `in_bits`."""
     points = jnp.where(side == _FRAME_I, predictions.points_i[edge], predictions.points_j[edge])
     confidence = jnp.where(side == _FRAME_I, predictions.confidence_i[edge], predictions.confidence_j[edge])
-    return points.reshape(-1, 3).astype(jnp.float32), confidence.reshape(-1).astype(jnp.float32)
+    return widened(points.reshape(-1, 3), jnp.float32), widened(confidence.reshape(-1), jnp.float32)
 
 
 @jax.jit
 def _register(predictions: PairPredictions, edges: Array, sides: Array, targets: Array) -> tuple[Array, Array, Array]:
     """Similarities (K,), (K, 3, 3), (K, 3) of K point maps to the (K, 2) targets. One at a time: little memory."""
+    predictions = in_bits(predictions)
 
     def one(inputs):
         edge, side, target = inputs
@@ -209,6 +212,7 @@ def _register(predictions: PairPredictions, edges: Array, sides: Array, targets:
 @jax.jit
 def _home_points(predictions: PairPredictions, home: Array, world_from_home: Array) -> Array:
     """(T, H, W, 3) world points, before the world is scaled."""
+    predictions = in_bits(predictions)
 
     def one(inputs):
         home, transform = inputs

@@ -8,6 +8,7 @@ import numpy as np
 
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.known import principal_points
+from easi3r_jax.align.narrow import in_bits, widened
 from easi3r_jax.align.state import AlignState
 from easi3r_jax.geometry import camera, se3
 from easi3r_jax.types import Array, KnownCameras, PairPredictions
@@ -64,11 +65,12 @@ def _baselines(
     """Factors (K,) of the known baselines, and the mean angle (K,), radians, by which they move points."""
     height, width = predictions.points_j.shape[1:3]
     pixels = camera.pixel_grid(height, width).reshape(-1, 2)
+    points_j, confidence_j = in_bits((predictions.points_j, predictions.confidence_j))
 
     def one(inputs):
         edge, motion, focal, centre = inputs
-        points = predictions.points_j[edge].reshape(-1, 3).astype(jnp.float32)
-        confidence = predictions.confidence_j[edge].reshape(-1).astype(jnp.float32)
+        points = widened(points_j[edge].reshape(-1, 3), jnp.float32)
+        confidence = widened(confidence_j[edge].reshape(-1), jnp.float32)
         turned = jnp.matmul(points, motion[:3, :3].T, precision=jax.lax.Precision.HIGHEST)
         ray = (pixels - centre[None]) / focal
         # Seen where it should be: turned + factor * translation is along the ray. Both over the depth: angles.

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.align.flow import flow_loss
+from easi3r_jax.align.narrow import widened
 from easi3r_jax.align.state import (
     FOCAL_PARAM_SCALE,
     AlignProblem,
@@ -110,10 +111,10 @@ def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
     transforms = transforms.reshape(-1, 3, 4)
 
     def side(index: Array, points: Array, weights: Array) -> Array:
-        points = points.reshape(-1, *points.shape[2:]).astype(frames.dtype)
+        points = widened(points.reshape(-1, *points.shape[2:]), frames.dtype)
         moved = jnp.einsum("eab,ebp->eap", transforms[:, :, :3], points, precision=_HIGHEST) + transforms[:, :, 3:]
         distance = se3.safe_norm(jnp.moveaxis(moved - frames[index], 1, -1))
-        return jnp.sum(weights.reshape(distance.shape).astype(distance.dtype) * distance) / _divisor(state, problem)
+        return jnp.sum(widened(weights.reshape(distance.shape), distance.dtype) * distance) / _divisor(state, problem)
 
     pair_i = side(edges[:, 0], problem.points_i, problem.weights_i)
     pair_j = side(edges[:, 1], problem.points_j, problem.weights_j)
@@ -184,7 +185,7 @@ def _distance_and_gradients(
     Returns:
       () sum, (3, P) gradient by the transformed points and (3, 4) by the transform; 0 where a distance is 0.
     """
-    points, weights = points.astype(frame.dtype), weights.astype(frame.dtype)
+    points, weights = widened(points, frame.dtype), widened(weights, frame.dtype)
     # Written out by coordinates: a (3, 3) x (3, P) product is a slow library call on a CPU.
     residual = [
         transform[a, 0] * points[0] + transform[a, 1] * points[1] + transform[a, 2] * points[2] + transform[a, 3]

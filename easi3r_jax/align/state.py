@@ -9,6 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.align.narrow import in_bits
 from easi3r_jax.config import AlignConfig
 from easi3r_jax.geometry import camera, se3
 from easi3r_jax.types import Array, PairPredictions, pytree_dataclass
@@ -105,8 +106,8 @@ class AlignProblem:
 
     Attributes:
       edges: (G, B, 2) int32.
-      points_i, points_j: (G, B, 3, P) float of any length, both in camera i. Coordinates stand before pixels: the
-        innermost axis is the one that vector units run along.
+      points_i, points_j: (G, B, 3, P) float of any length (bfloat16 as in `narrow`), both in camera i. Coordinates
+        stand before pixels: the innermost axis is the one that vector units run along.
       weights_i, weights_j: (G, B, P) float of the same length, log confidence.
       principal_point: (T, 2) pixels, what `AlignState.principal_offset` counts from.
       scale_known: () bool, known poses give the world its scale: the pairs' scales are not normalised, and distances
@@ -206,7 +207,7 @@ def make_problem(
     dtype = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)  # what is computed with
 
     def laid_out(layout: Callable[..., Array], x: Array) -> Array:
-        out = layout(x, shape)
+        out = in_bits(layout(x, shape))
         if release and isinstance(x, jax.Array):
             jax.block_until_ready(out)
             x.delete()

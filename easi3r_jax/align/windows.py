@@ -29,12 +29,11 @@ from easi3r_jax.types import Array, KnownCameras, Scene4D
 # Points that two windows are held together by, and the share of their weight that the cameras have.
 _POINTS, _CAMERAS = 8192, 512
 _CAMERA_SHARE = 0.25
-# Mean residual, as a share of the points' extent, at which an overlap counts half; and the least trust, in the middle
-# of the windows, with which keyframes count at all (a residual of .3). Those of the embedded network on a clip of 300
-# frames are .003 to .025.
-_FAIR_RESIDUAL, _LEAST_TRUST = 0.1, 0.1
+# Mean residual, as a share of the points' extent, at which an overlap counts half, and from which on it is torn apart.
+# Those of the embedded network on a clip of 300 frames are .003 to .025; what has nothing in common is above .3.
+_FAIR_RESIDUAL, _TORN = 0.1, 0.3
 _HIGHEST = jax.lax.Precision.HIGHEST
-_STEPS, _RATE = 200, 1e-3
+_STEPS, _RATE = 200, 3e-3
 
 
 def window_ranges(num_frames: int, window: int, overlap: int) -> list[tuple[int, int]]:
@@ -74,9 +73,10 @@ def join_windows(
 
     1. Of each two windows that share frames, the similarity between their worlds that most points of static, confident
        pixels, and cameras, agree on. The worse it fits, the less it counts.
-    2. Each window goes where its keyframes are in the window of keyframes. Without one, or where it fits the windows
-       badly, they go where the one before says, from the first on.
-    3. All windows but the first are moved and scaled together until the distances of all overlaps are least.
+    2. With keyframes, each window goes where its own are, or where its neighbours' put it: where most of the three
+       agree. Without, or where more overlaps are torn apart by that, each goes where the one before says.
+    3. All windows but the first are moved and scaled together until the distances of all overlaps are least, those that
+       do not fit counting less.
     4. In an overlap, poses, focal lengths and depth go evenly from the one window's to the other's; masks, scores and
        confidence change hands in the middle.
 
@@ -109,13 +109,10 @@ def _joined(
     seed: int,
 ) -> Scene4D:
     overlaps = _overlaps(scenes, ranges, keyframes, seed)
-    trust = _trust(overlaps)
-    of_keyframes = overlaps.numbers[:, 1] == len(scenes)
-    if of_keyframes.any() and np.median(trust[of_keyframes]) < _LEAST_TRUST:
-        overlaps, trust = overlaps.some(~of_keyframes), trust[~of_keyframes]
-        of_keyframes = of_keyframes[~of_keyframes]
-    start = _around_keyframes(overlaps) if of_keyframes.any() else _along_chain(overlaps, len(scenes))
-    refined = _refine(start, overlaps, trust)
+    trust = _trust(_residuals(overlaps, overlaps.a_from_b))
+    starts = _starts(overlaps, len(scenes))
+    torn = [np.sum(trust * (_residuals(overlaps, _a_from_b(s, overlaps)) > _TORN)) for s in starts]
+    refined = _refine(starts[int(np.argmin(torn))], overlaps, trust)
     return _blended([_moved(scene, refined[k]) for k, scene in enumerate(scenes)], ranges)
 
 
@@ -135,9 +132,6 @@ class _Overlaps:
     points_b: Array
     weights: Array
     a_from_b: np.ndarray
-
-    def some(self, which: np.ndarray) -> _Overlaps:
-        return _Overlaps(**{name: value[which] for name, value in vars(self).items()})
 
 
 def _overlaps(
@@ -160,31 +154,55 @@ def _overlaps(
     return _Overlaps(np.array(numbers), points_a, points_b, weights, a_from_b.astype(np.float64))
 
 
-def _trust(overlaps: _Overlaps) -> np.ndarray:
-    """(R,) in (0, 1]: how well each overlap fits by itself."""
-    moved = jax.vmap(se3.transform_points)(jnp.asarray(overlaps.a_from_b, jnp.float32), overlaps.points_b)
+def _residuals(overlaps: _Overlaps, a_from_b: np.ndarray) -> np.ndarray:
+    """(R,) mean distance of the points of each overlap, those far off hardly counting, as a share of their extent."""
+    moved = jax.vmap(se3.transform_points)(jnp.asarray(a_from_b, jnp.float32), overlaps.points_b)
     agreeing = jax.vmap(robust_weights)(moved, overlaps.points_a, overlaps.weights)
     distance = jnp.sum(agreeing * se3.safe_norm(moved - overlaps.points_a), axis=1)
     middle = jnp.mean(overlaps.points_a, axis=1, keepdims=True)
     extent = jnp.sum(agreeing * se3.safe_norm(overlaps.points_a - middle), axis=1)
-    residual = np.asarray(distance / jnp.maximum(extent, 1e-30), np.float64)
-    return 1 / (1 + (residual / _FAIR_RESIDUAL) ** 2)
+    return np.asarray(distance / jnp.maximum(extent, 1e-30), np.float64)
 
 
-def _along_chain(overlaps: _Overlaps, num_windows: int) -> np.ndarray:
-    """(K, 4, 4) worlds of the windows in the first one's, each by the one before."""
-    before = {
-        int(b): a_from_b for (a, b), a_from_b in zip(overlaps.numbers, overlaps.a_from_b, strict=True) if b == a + 1
-    }
-    return np.stack(list(itertools.accumulate(range(1, num_windows), lambda w, b: w @ before[b], initial=np.eye(4))))
+def _trust(residuals: np.ndarray) -> np.ndarray:
+    """(R,) in 0..1: how much an overlap with this residual counts; not at all where it is torn."""
+    return np.where(residuals < _TORN, 1 / (1 + (residuals / _FAIR_RESIDUAL) ** 2), 0)
 
 
-def _around_keyframes(overlaps: _Overlaps) -> np.ndarray:
-    """(K + 1, 4, 4) worlds of the windows, and of the keyframes, in the first window's, each by its keyframes."""
-    last = overlaps.numbers.max()
-    window_from_keyframes = overlaps.a_from_b[overlaps.numbers[:, 1] == last]
-    keyframes_from_window = np.linalg.inv(window_from_keyframes)
-    return window_from_keyframes[0] @ np.concatenate([keyframes_from_window, np.eye(4)[None]])
+def _a_from_b(transforms: np.ndarray, overlaps: _Overlaps) -> np.ndarray:
+    """(R, 4, 4) a_from_b of the overlaps that worlds (K, 4, 4) of the windows make."""
+    return np.linalg.inv(transforms[overlaps.numbers[:, 0]]) @ transforms[overlaps.numbers[:, 1]]
+
+
+def _starts(overlaps: _Overlaps, num_windows: int) -> list[np.ndarray]:
+    """Worlds of the windows, (K, 4, 4), in the first one's; with keyframes theirs, too, (K + 1, 4, 4).
+
+    The better ones first, if they hold: by the keyframes, of which errors do not add up; then along the chain.
+    """
+    pairs = {tuple(pair): e for e, pair in enumerate(overlaps.numbers.tolist())}
+    neighbours = [overlaps.a_from_b[pairs[b - 1, b]] for b in range(1, num_windows)]
+    chain = np.stack(list(itertools.accumulate(neighbours, np.matmul, initial=np.eye(4))))
+    if overlaps.numbers.max() < num_windows:
+        return [chain]
+    of_keyframes = [pairs[k, num_windows] for k in range(num_windows)]
+    window_from_keyframes = overlaps.a_from_b[of_keyframes]
+    votes = list(chain @ window_from_keyframes)
+    chain = np.concatenate([chain, _agreed(votes, overlaps.points_b[of_keyframes[0]])[None]])
+    own = np.linalg.inv(window_from_keyframes)
+    agreed = []
+    for k in range(num_windows):
+        votes = [own[k]]
+        votes += [own[k - 1] @ neighbours[k - 1]] if k else []
+        votes += [own[k + 1] @ np.linalg.inv(neighbours[k])] if k < num_windows - 1 else []
+        agreed.append(_agreed(votes, overlaps.points_a[of_keyframes[k]]))
+    return [np.linalg.inv(agreed[0]) @ np.stack([*agreed, np.eye(4)]), chain]
+
+
+def _agreed(votes: list[np.ndarray], points: Array) -> np.ndarray:
+    """That of some similarities (4, 4) which moves points (P, 3) closest to where the others do."""
+    moved = np.stack([np.asarray(points, np.float64) @ vote[:3, :3].T + vote[:3, 3] for vote in votes])
+    apart = [np.linalg.norm(moved - one, axis=-1).mean(axis=1).sum() for one in moved]
+    return votes[int(np.argmin(apart))]
 
 
 def _shared_points(
@@ -232,18 +250,17 @@ def _refine(start: np.ndarray, overlaps: _Overlaps, trust: np.ndarray) -> np.nda
         jax.vmap(se3.transform_points)(jnp.asarray(start[numbers[:, k]], jnp.float32), points)
         for k, points in enumerate((points_a, points_b))
     )
-    weights = jax.vmap(robust_weights)(there_a, there_b, overlaps.weights) * jnp.asarray(trust, jnp.float32)[:, None]
-    scales = np.cbrt(np.linalg.det(start[:, :3, :3]))
-    rotations = start[:, :3, :3] / scales[:, None, None]
+    fitting = trust * _trust(_residuals(overlaps, _a_from_b(start, overlaps)))
+    weights = jax.vmap(robust_weights)(there_a, there_b, overlaps.weights)
+    weights = weights * jnp.asarray(fitting, jnp.float32)[:, None]
     # Corrections about points of each window's (of the last overlap that it has): turning a window about them does not
     # throw them about.
     middle = np.zeros((len(start), 3))
     for (a, b), p, q in zip(numbers, np.asarray(points_a), np.asarray(points_b), strict=True):
         middle[a], middle[b] = p.mean(0), q.mean(0)
-    base = jnp.asarray(np.concatenate([rotations * scales[:, None, None], start[:, :3, 3:]], axis=2), jnp.float32)
-    found = _descend(base, jnp.asarray(middle, jnp.float32), jnp.asarray(numbers), points_a, points_b, weights)
+    base, middle = jnp.asarray(start[:, :3], jnp.float32), jnp.asarray(middle, jnp.float32)
     out = np.tile(np.eye(4), (len(start), 1, 1))
-    out[:, :3] = np.asarray(found, np.float64)
+    out[:, :3] = _descend(base, middle, jnp.asarray(numbers), points_a, points_b, weights)
     return out
 
 

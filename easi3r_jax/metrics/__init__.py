@@ -23,7 +23,6 @@ from easi3r_jax.metrics.depth import (
     valid_depth,
 )
 from easi3r_jax.metrics.depth_fit import fit_depth
-from easi3r_jax.metrics.grids import resample_nearest
 from easi3r_jax.metrics.intrinsics import focal_relative_error
 from easi3r_jax.metrics.masks import (
     MaskScores,
@@ -78,7 +77,6 @@ __all__ = [
     "pose_metrics",
     "region_similarity",
     "relative_error",
-    "resample_nearest",
     "roc_auc",
     "rotation_angle",
     "score_masks",

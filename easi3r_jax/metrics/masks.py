@@ -2,7 +2,7 @@
 
 J and F of a frame are the benchmark's; what becomes of them is up to a protocol. "pooled" is the Easi3R paper's: all
 frames of all sequences alike, at the network's crop. "davis" is the benchmark's: sequence by sequence without the first
-and the last frame, at full resolution. `grids.resample_nearest` leads from one resolution to the other.
+and the last frame, at full resolution. `geometry.grids.resample_nearest` leads from one resolution to the other.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from easi3r_jax.errors import InputError
+from easi3r_jax.geometry.grids import resample_nearest
 from easi3r_jax.priors.matching import Source, by_count
 from easi3r_jax.types import Frames
 from easi3r_jax.video.images import decode_image, list_images, to_rgb
@@ -45,9 +46,8 @@ def load_masks(
     folder = pathlib.Path(folder).expanduser()
     paths = list_images(folder)
     chosen = by_count(len(paths), Source.of(frames, stopped_early, source_names), f"{folder}: masks")
-    own_size = tuple(int(side) for side in frames.rgb.shape[1:3])
+    own_size = (int(frames.rgb.shape[1]), int(frames.rgb.shape[2]))
     source_size = tuple(int(side) for side in frames.source_size)
-    rows, columns = source_pixels(frames)
     masks = np.empty((len(chosen), *own_size), bool)
     brightest = 0
     for mask, entry in zip(masks, chosen, strict=True):
@@ -55,7 +55,7 @@ def load_masks(
         moving, level = decode_image(path, functools.partial(_moving, path=path))
         brightest = max(brightest, level)
         if moving.shape == source_size:
-            mask[:] = moving[np.ix_(rows, columns)]
+            mask[:] = resample_nearest(moving[None], np.asarray(frames.frame_from_source), own_size)[0]
         elif moving.shape == own_size:
             mask[:] = moving
         else:
@@ -69,17 +69,6 @@ def load_masks(
             "numbers of objects with a palette."
         )
     return masks
-
-
-def source_pixels(frames: Frames) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (H,) and columns (W,), int, of the original image's pixels nearest to the frames' pixels."""
-    height, width = frames.rgb.shape[1:3]
-    source_from_frame = np.linalg.inv(np.asarray(frames.frame_from_source, np.float64))
-    nearest = [
-        np.clip(np.rint(np.arange(length) * source_from_frame[axis, axis] + source_from_frame[axis, 2]), 0, side - 1)
-        for axis, length, side in ((1, height, frames.source_size[0]), (0, width, frames.source_size[1]))
-    ]
-    return nearest[0].astype(int), nearest[1].astype(int)
 
 
 def _moving(image: Image.Image, path: pathlib.Path) -> tuple[np.ndarray, int]:

@@ -101,7 +101,7 @@ def alignment_stages(stage: StageTimer, frames: Frames, edges: np.ndarray, optio
             "alignment, flow" if with_flow else "alignment",
             config.iterations,
             partial(align.optimise, start, problem, config),
-            flops=flops.alignment_flops(len(edges), height * width, config.iterations),
+            flops=flops.alignment_flops(len(edges), height * width, config.iterations, with_flow=with_flow),
             moved=flops.alignment_bytes(
                 num_frames, len(edges), height * width, config.iterations, with_flow=with_flow, number=number
             ),

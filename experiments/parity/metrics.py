@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from easi3r_jax import metrics
 from easi3r_jax.config import FrameConfig
+from easi3r_jax.geometry.grids import resample_nearest
 from easi3r_jax.video.resize import frame_geometry
 from experiments.parity.report import Golden, Row, at_most, compare, equal
 
@@ -111,7 +112,7 @@ def _check_mask_files(stage: str, golden: Golden, results: dict) -> Iterator[Row
     truth, masks = golden["eval_gt480x640_u8"], golden["eval_pred384x512_u8"]
     (height, width), size = truth.shape[1:], masks.shape[1:]
     geometry = frame_geometry(width, height, FrameConfig(size=max(size)))
-    truth = metrics.resample_nearest(truth, geometry.frame_from_source, size)
+    truth = resample_nearest(truth, geometry.frame_from_source, size)
     sequences = [metrics.score_masks(masks, t) for t in (truth, truth[::-1])]
     per_frame = []
     for letter, values in (("j", sequences[0].region), ("f", sequences[0].boundary)):

@@ -148,6 +148,16 @@ def test_progress_ends_where_it_said_it_would(num_frames, clip, quick):
     assert total == (60 if num_frames > 2 else 1)
 
 
+@pytest.mark.parametrize("release", [False, True])
+def test_predictions_are_freed_where_nobody_needs_them(release, clip, quick):
+    copy = jax.tree.map(lambda x: x.copy(), clip.predictions)
+    result = align.align(copy, 4, quick, release=release)
+    assert_usable(result)
+    arrays = [copy.points_i, copy.points_j, copy.confidence_i, copy.confidence_j]
+    assert [x.is_deleted() for x in arrays] == [release] * 4
+    np.testing.assert_array_equal(result.depth, align.align(clip.predictions, 4, quick).depth)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 3e-3), ("bfloat16", 2e-2)])
 def test_observations_may_be_half_as_long(dtype, tolerance, clip, quick):
     exact = align.align(clip.predictions, 4, quick)
@@ -159,5 +169,9 @@ def test_observations_may_be_half_as_long(dtype, tolerance, clip, quick):
     assert_usable(result)
     np.testing.assert_allclose(np.median(result.depth / exact.depth), 1, atol=tolerance)
     np.testing.assert_allclose(result.world_from_cam, exact.world_from_cam, atol=3 * tolerance)
-    problem = align.make_problem(short, 4, quick)
-    assert problem.points_i.dtype == problem.weights_i.dtype == dtype
+    problems = [align.make_problem(predictions, 4, quick) for predictions in (clip.predictions, short)]
+    assert problems[1].points_i.nbytes == problems[0].points_i.nbytes / 2
+    # Half as long in the loop, too: no copy of all of them at full length.
+    start, gradient = align.initial_state(short, 4, quick), jax.jit(jax.grad(align.total_loss))
+    needed = [gradient.lower(start, p).compile().memory_analysis().temp_size_in_bytes for p in problems]
+    assert needed[1] <= needed[0] + 0.1 * problems[0].points_i.nbytes

@@ -167,10 +167,12 @@ def test_known_cameras_as_priors_pull_by_their_weight(noisy, quick):
     known = known_cameras(noisy, poses=poses, focals=np.full(T, 24.0))
 
     def run(weight):
-        result = align.align(noisy.predictions, T, dataclasses.replace(quick, camera_weight=weight), known=known)
+        # Long enough to leave the start, which is at the known cameras, where nothing attracts.
+        config = dataclasses.replace(quick, camera_weight=weight, iterations=400)
+        result = align.align(noisy.predictions, T, config, known=known)
         return degrees(result.world_from_cam, poses)[1], float(result.intrinsics[0, 0, 0])
 
-    (none, focal_none), (some, focal_some), (much, focal_much) = (run(w) for w in (0.0, 0.1, 10.0))
+    (none, focal_none), (some, focal_some), (much, focal_much) = (run(w) for w in (0.0, 0.01, 10.0))
     assert none > some > much
     assert much < 0.5 < 3 < none
     assert focal_none < focal_some < focal_much

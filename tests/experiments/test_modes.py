@@ -1,12 +1,16 @@
 """Windows and feed-forward mode from the command line."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from easi3r_jax import export, pipeline
 from easi3r_jax.config import AlignConfig, PipelineConfig
 from easi3r_jax.errors import OutputError
-from experiments import given
+from easi3r_jax.types import Given
+from experiments import given, modes
+from experiments.window_store import WindowStore
 
 QUICK = {"first": 7, "graph": "complete", "iterations": 30, "compare_plain": False, "flow": "none"}
 
@@ -52,6 +56,31 @@ def test_options_that_would_do_nothing_are_refused(run, flags, tmp_path):
     code, _, errors = run(**flags)
     assert code == 1 and f"--{list(flags)[-1]}" in errors and len(errors.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_windows_get_the_flow_and_masks_of_their_frames_and_keyframes_no_flow(monkeypatch, tmp_path):
+    """Pairs are of the clip's frames; keyframes, which lie apart, have none."""
+    config, masks, asked, parts = PipelineConfig(graph="complete"), np.zeros((9, 2, 2), bool), [], {}
+    masks[3] = True
+
+    def with_flow(part, source, frames, edges, stages):
+        asked.append(edges)
+        return dataclasses.replace(part, flow=edges)
+
+    def reconstruct_windows(model, frames, config, *, given, **options):
+        for numbers in (np.arange(2, 5), np.array([0, 3, 6])):
+            parts[tuple(numbers.tolist())] = given(numbers)
+
+    monkeypatch.setattr(modes, "with_flow", with_flow)
+    monkeypatch.setattr(modes, "reconstruct_windows", reconstruct_windows)
+    store = WindowStore(tmp_path / "out", {}, ())
+    shape = {"window": 3, "overlap": 1, "keyframes": True}
+    modes.window_by_window(None, None, config, Given(masks=masks), None, None, store, None, **shape)
+    (edges,) = asked
+    assert {tuple(edge) for edge in edges.tolist()} == {(i, j) for i in (2, 3, 4) for j in (2, 3, 4) if i != j}
+    for numbers, part in parts.items():
+        np.testing.assert_array_equal(part.masks[:, 0, 0], np.array(numbers) == 3)
+    assert parts[2, 3, 4].flow is edges and parts[0, 3, 6].flow is None
 
 
 def test_windows_go_on_where_they_stopped(run, tmp_path, monkeypatch):

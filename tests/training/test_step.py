@@ -137,7 +137,7 @@ def test_two_devices_train_as_one():
     """The batch is the same, the mean of the devices' gradients its gradient; only rounding differs."""
     printed = []
     for devices in (1, 2):
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         done = subprocess.run(
             [sys.executable, "-c", TWO_DEVICES, str(devices)],
             env=os.environ | {"XLA_FLAGS": flags},

@@ -25,10 +25,10 @@ def answers(monkeypatch):
             return answer(targets), None, None
 
         monkeypatch.setattr(validation, "predict", predict)
-        jax.clear_caches()
+        validation._answers.clear_cache()
 
     yield use
-    jax.clear_caches()
+    validation._answers.clear_cache()
 
 
 def tilted(batch: int = 3):

@@ -37,7 +37,11 @@ def resample_nearest(
       InputError: a matrix that turns or shears.
     """
     array, matrix = np.asarray(array), np.asarray(target_from_array, np.float64)
-    if matrix.shape != (3, 3) or np.any(matrix[[0, 1, 2, 2], [1, 0, 0, 1]]) or not np.all(np.diag(matrix) > 0):
+    if (
+        matrix.shape != (3, 3)
+        or np.any(matrix[[0, 1, 2, 2], [1, 0, 0, 1]])
+        or not (np.all(np.diag(matrix) > 0) and matrix[2, 2] == 1)
+    ):
         raise InputError(
             "Pixels are taken from grid to grid by a matrix [[sx, 0, x], [0, sy, y], [0, 0, 1]], sx, sy > 0."
         )

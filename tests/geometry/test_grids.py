@@ -6,7 +6,7 @@ from PIL import Image
 
 from easi3r_jax.config import FrameConfig
 from easi3r_jax.errors import InputError
-from easi3r_jax.metrics import resample_nearest
+from easi3r_jax.geometry.grids import resample_nearest
 from easi3r_jax.video.resize import frame_geometry
 
 

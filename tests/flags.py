@@ -1,0 +1,21 @@
+"""XLA's options while tests run: code made quickly instead of quick code. Most of the tests' time is compilation."""
+
+import os
+
+#: LLVM's plain optimisations only, and each program as one module: splitting it pays where there are many cores.
+_QUICK = (
+    "--xla_backend_optimization_level=1",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+
+
+def compile_quickly() -> None:
+    """Before JAX is imported. Processes that tests start inherit it; what the caller asked for counts more."""
+    if not all(option in os.environ.get("XLA_FLAGS", "") for option in _QUICK):
+        os.environ["XLA_FLAGS"] = " ".join((*_QUICK, os.environ.get("XLA_FLAGS", ""))).strip()  # the last one counts
+
+
+def callers_flags() -> str:
+    """XLA_FLAGS as whoever started the tests set it: for what must be compiled as users' programs are."""
+    return " ".join(option for option in os.environ.get("XLA_FLAGS", "").split() if option not in _QUICK)
