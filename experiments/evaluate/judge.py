@@ -14,6 +14,7 @@ import numpy as np
 
 from easi3r_jax import metrics
 from easi3r_jax.errors import InputError
+from easi3r_jax.geometry.grids import resample_nearest
 from easi3r_jax.metrics import DepthOptions, MaskScores
 from easi3r_jax.metrics.masks import Protocol
 from easi3r_jax.testsets import TestSequence, TestSet, Truth
@@ -100,9 +101,9 @@ def mask_figures(prediction: Prediction, truth: Truth) -> Figures:
         void = None if truth.void is None else _map_of("void", truth.void, t, size)
 
         def at_crop(full: np.ndarray, shape: tuple[int, int] = mask.shape) -> np.ndarray:
-            return metrics.resample_nearest(full, crop, shape)
+            return resample_nearest(full, crop, shape)
 
-        full = metrics.resample_nearest(mask[None], np.linalg.inv(crop), size, outside=False)
+        full = resample_nearest(mask[None], np.linalg.inv(crop), size, outside=False)
         scores["davis"].append(metrics.score_masks(full, true, void=void))
         scores["pooled"].append(
             metrics.score_masks(mask[None], at_crop(true), void=None if void is None else at_crop(void))
@@ -136,12 +137,12 @@ def depth_figures(prediction: Prediction, truth: Truth, options: DepthOptions) -
     """
     size, source_from_frame = prediction.source_size, np.linalg.inv(prediction.frame_from_source)
     there = np.ones((1, *prediction.depth.shape[1:]), bool)
-    covered = metrics.resample_nearest(there, source_from_frame, size, outside=False)
+    covered = resample_nearest(there, source_from_frame, size, outside=False)
     pairs = []
     for t in range(len(prediction.depth)):
         true = _map_of("depth", truth.depth, t, size)
         known = metrics.valid_depth(true, options.max_depth) & covered
-        predicted = metrics.resample_nearest(prediction.depth[t : t + 1], source_from_frame, size)
+        predicted = resample_nearest(prediction.depth[t : t + 1], source_from_frame, size)
         pairs.append((predicted[known], true[known]))
     if not options.per_frame:
         pairs = [tuple(np.concatenate(arrays) for arrays in zip(*pairs, strict=True))]
@@ -184,7 +185,7 @@ def point_figures(prediction: Prediction, sequence: TestSequence, options: Depth
 
     clouds, true_clouds = [], []
     for t, own_pose, true_pose in zip(frames, own_poses, true_poses, strict=True):
-        depth = metrics.resample_nearest(_map_of("depth", truth.depth, t, prediction.source_size), crop, shape)
+        depth = resample_nearest(_map_of("depth", truth.depth, t, prediction.source_size), crop, shape)
         known = metrics.valid_depth(depth, options.max_depth).ravel()
         true = metrics.world_points(depth, (crop @ truth.intrinsics[t])[None], true_pose[None])[0, known]
         own = metrics.world_points(prediction.depth[t][None], prediction.intrinsics[t][None], own_pose[None])[0, known]

@@ -12,6 +12,7 @@ import pytest
 from easi3r_jax import metrics
 from easi3r_jax.config import AlignConfig, FrameConfig, PipelineConfig
 from easi3r_jax.errors import InputError
+from easi3r_jax.geometry.grids import resample_nearest
 from easi3r_jax.metrics import DepthOptions
 from easi3r_jax.testsets import Published, TestSequence, TestSet, Trajectory, Truth
 from easi3r_jax.video import frame_geometry
@@ -54,8 +55,8 @@ def perfect():
     own[:, :3, :3] = turn @ poses[:, :3, :3]
     own[:, :3, 3] = scale * poses[:, :3, 3] @ turn.T + 7
     prediction = Prediction(
-        depth=scale * metrics.resample_nearest(depth, crop, shape),
-        masks=metrics.resample_nearest(masks, crop, shape),
+        depth=scale * resample_nearest(depth, crop, shape),
+        masks=resample_nearest(masks, crop, shape),
         world_from_cam=own,
         intrinsics=crop @ intrinsics,
         frame_from_source=crop,
@@ -111,8 +112,8 @@ def test_sparse_depth_is_judged_as_the_whole_maps_would_be(perfect, options):
     noisy = dataclasses.replace(prediction, depth=prediction.depth * rng.uniform(0.7, 1.3, prediction.depth.shape))
     found = depth_figures(noisy, Truth(depth=lambda t: depth[t]), options)
     back = np.linalg.inv(prediction.frame_from_source)
-    full = metrics.resample_nearest(noisy.depth, back, SOURCE, outside=0.0)
-    covered = metrics.resample_nearest(np.ones(noisy.depth.shape, bool), back, SOURCE, outside=False)
+    full = resample_nearest(noisy.depth, back, SOURCE, outside=0.0)
+    covered = resample_nearest(np.ones(noisy.depth.shape, bool), back, SOURCE, outside=False)
     assert not covered.all()
     expected = metrics.depth_metrics(full, np.where(covered, depth, 0), options)
     assert found.pop("pixels") == metrics.judged_pixels(np.where(covered, depth, 0), options).sum()
