@@ -105,5 +105,9 @@ def test_depth_that_cannot_be_used(folder, message_of):
     (sequence,) = find_test_set("iphone").find(folder)
     np.save(path, np.ones((3, 3)))
     assert str(path) in message_of(lambda: sequence.truth.depth(1))
-    path.write_bytes(path.read_bytes()[:90])
+    whole = path.read_bytes()
+    for old, new in ((b"(3, 3)", b"(3, 3]"), (b"descr", b"des'r"), (b"order", b"orde\n")):
+        path.write_bytes(whole.replace(old, new))
+        assert str(path) in message_of(lambda: sequence.truth.depth(1))
+    path.write_bytes(whole[:90])
     assert str(path) in message_of(lambda: sequence.truth.depth(1))
