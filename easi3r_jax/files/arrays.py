@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import pathlib
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -76,7 +77,7 @@ def npz_shape(path: pathlib.Path, name: str) -> tuple[int, ...]:
 
 
 def read_npz(path: pathlib.Path, name: str, *shapes: tuple[int, ...]) -> np.ndarray:
-    """Reads an array of real numbers out of a .npz file: it must have one of the shapes."""
+    """Reads an array of numbers or truth values out of a .npz file: it must have one of the shapes."""
     with _npz_member(path, name) as array:
         return array.read(*shapes)
 
@@ -144,6 +145,10 @@ def reported(path: pathlib.Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"No file {path}: restore it, or remove the sequence.") from error
     # RuntimeError: an encrypted archive; NotImplementedError, one of its kinds: an unknown way of compressing.
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    # TokenError and SyntaxError: NumPy on the damaged header of an array.
+    except (
+        *(OSError, EOFError, ValueError, RuntimeError, SyntaxError),
+        *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"Cannot read {path}: {reason}. Restore it, or remove the sequence.") from error

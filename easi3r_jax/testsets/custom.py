@@ -29,20 +29,25 @@ _KNOWN = ("masks", "depth", "world_from_cam", "intrinsics")
 
 def read(root: pathlib.Path) -> list[TestSequence]:
     """Every sequence in a folder, or the one that it is."""
-    folders = [root] if _holds_frames(root) else [f for f in common.subfolders(root) if _holds_frames(f)]
+    below = [folder for folder in common.subfolders(root) if _is_clip(folder) or _has_images(folder)]
+    # A picture beside clip folders, a preview say, makes no sequence of their folder.
+    is_one = _is_clip(root) or (_has_images(root) and not any(map(_is_clip, below)))
+    folders = [root] if is_one else below
     names = {folder.name for folder in folders}
     twins = {folder for folder in folders if folder.name.removesuffix(_STILL) in names - {folder.name}}
     return [_sequence(folder) for folder in folders if folder not in twins]
 
 
-def _holds_frames(folder: pathlib.Path) -> bool:
-    return (folder / "frames").is_dir() or any(
-        pathlib.PurePath(name).suffix.lower() in SUFFIXES for name in files.names_in(folder)
-    )
+def _is_clip(folder: pathlib.Path) -> bool:
+    return (folder / "frames").is_dir()
+
+
+def _has_images(folder: pathlib.Path) -> bool:
+    return any(pathlib.PurePath(name).suffix.lower() in SUFFIXES for name in files.names_in(folder))
 
 
 def _sequence(folder: pathlib.Path) -> TestSequence:
-    is_clip = (folder / "frames").is_dir()
+    is_clip = _is_clip(folder)
     images = tuple(common.frames_in(folder / "frames" if is_clip else folder))
     path = folder / "ground_truth.npz"
     times = np.arange(len(images), dtype=np.float64)

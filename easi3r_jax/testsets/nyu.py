@@ -27,15 +27,16 @@ from easi3r_jax.video import StoredImage
 
 _LABELLED, _SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 _UNITS_PER_METRE = 1000
-_FOLDERS = (("nyu_images", "nyu_depths"), ("images", "depths"), ("rgb", "depth"))
+# Names of folders, and how far below the root they may be: common names stand in other data sets too.
+_FOLDERS = (("nyu_images", "nyu_depths", 2), ("images", "depths", 0), ("rgb", "depth", 0))
 
 
 def read(root: pathlib.Path) -> list[TestSequence]:
     """One sequence of all test images."""
     if (root / _LABELLED).is_file():
         return [_labelled(root / _LABELLED, root / _SPLITS)]
-    for images, depths in _FOLDERS:
-        base = common.below(root, images)
+    for images, depths, levels in _FOLDERS:
+        base = common.below(root, images, levels)
         if base is not None:
             frames, maps = common.frames_in(base / images), _maps(base / depths)
             common.require_same_number(base / images, len(frames), base / depths, len(maps))

@@ -1,0 +1,60 @@
+"""What holds for every data set."""
+
+import pathlib
+import re
+
+import pytest
+
+from easi3r_jax.errors import ConfigError
+from easi3r_jax.metrics import DepthOptions
+from easi3r_jax.testsets import TEST_SETS, TestSet, find_test_set
+
+TASKS = ("masks", "poses", "depth", "points")
+FIGURES = {"masks": {"j_mean", "j_recall"}, "poses": {"ate", "rpe_translation", "rpe_rotation_deg"}}
+FIGURES["depth"] = {"abs_rel", "delta_1_25"}
+DOCUMENT = pathlib.Path(__file__).parents[2] / "docs/datasets.md"
+
+
+@pytest.fixture(params=sorted(TEST_SETS))
+def data_set(request) -> TestSet:
+    return find_test_set(request.param)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ConfigError, match=r"'kiti'.*bonn.*kitti.*tum"):
+        find_test_set("kiti")
+
+
+def test_names_and_tasks(data_set):
+    assert TEST_SETS[data_set.name] is data_set
+    assert data_set.tasks and set(data_set.tasks) <= set(TASKS)
+    assert isinstance(data_set.depth, DepthOptions) == ("depth" in data_set.tasks)
+
+
+def test_published_rows_are_of_its_tasks_and_in_our_units(data_set):
+    for row in data_set.published:
+        assert row.task in data_set.tasks and set(row.figures) <= FIGURES[row.task]
+        assert re.search(r"arXiv \d{4}\.\d{5}.*Table \d", row.source)
+        for name, value in row.figures.items():
+            assert 0 < value < (10 if name == "rpe_rotation_deg" else 1), (row.method, name)
+    methods = [(row.method, row.task, row.source) for row in data_set.published]
+    assert len(set(methods)) == len(methods)
+
+
+def test_the_document_has_a_section_for_each(data_set):
+    assert re.search(rf"^### `.*\b{data_set.name}\b.*`", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def test_a_root_that_is_not_there(data_set, tmp_path, message_of):
+    message = message_of(lambda: data_set.find(tmp_path / "nowhere"))
+    assert str(tmp_path / "nowhere") in message and data_set.name in message
+    (tmp_path / "file").write_text("")
+    assert "no folder" in message_of(lambda: data_set.find(tmp_path / "file"))
+
+
+def test_a_root_with_nothing_of_it(data_set, tmp_path, message_of):
+    (tmp_path / "other").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / "README.txt").write_text("nothing here")
+    message = message_of(lambda: data_set.find(tmp_path))
+    assert str(tmp_path) in message and "docs/datasets.md" in message
