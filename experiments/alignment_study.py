@@ -235,7 +235,7 @@ def aligned(
 def start_and_end(given: Observed, initialisation: Start, config: AlignConfig) -> dict[str, float | None]:
     """Figures of where the alignment starts, and of where it ends."""
     config = dataclasses.replace(config, initialisation=initialisation)
-    count, nothing = len(given.frames.rgb), jnp.zeros_like(given.truth.masks)
+    count, nothing = len(given.frames.rgb), jnp.zeros(given.frames.rgb.shape[:3], bool)
     start = align.initial_state(given.predictions, count, config, seed=SEED.value)
     problem = align.make_problem(given.predictions, count, config)
     at_start = align.result_of(start, problem, align.frame_confidence(given.predictions, count), jnp.zeros(0))

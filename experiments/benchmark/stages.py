@@ -117,10 +117,10 @@ def slanted_wall(edges: Array, size: tuple[int, int], dtype: str) -> PairPredict
     depth = jnp.broadcast_to(jnp.linspace(1.0, 3.0, width), size)
     wall = camera.unproject(depth, matrix)
 
-    def one(carry, key):
-        noise = 1 + 0.01 * jax.random.normal(key, (2, height, width, 1))
-        return carry, (noise * wall).astype(dtype)
+    def one(key: Array) -> Array:
+        return ((1 + 0.01 * jax.random.normal(key, (height, width, 1))) * wall).astype(dtype)
 
-    _, points = jax.lax.scan(one, 0, jax.random.split(jax.random.key(0), len(edges)))
-    confidence = jnp.full((len(edges), height, width), 5, dtype)
-    return PairPredictions(edges, points[:, 0], points[:, 1], confidence, confidence)
+    # Map by map: no more memory than the result's, or the alignment's peak would not show.
+    points_i, points_j = (jax.lax.map(one, jax.random.split(jax.random.key(side), len(edges))) for side in (0, 1))
+    confidence = jnp.full((2, len(edges), height, width), 5, dtype)
+    return PairPredictions(edges, points_i, points_j, confidence[0], confidence[1])
