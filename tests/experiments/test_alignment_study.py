@@ -6,6 +6,9 @@ import pytest
 
 from experiments.alignment_study import FIGURES, ROWS, START_FIGURES
 
+# Thirteen alignments and more, each compiled: two minutes.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def study(command, tmp_path_factory):
@@ -34,8 +37,7 @@ def test_what_is_known_has_no_error(study):
             assert given[name]["focal_relative_error"] < 1e-5, name
         if "poses" in kinds:
             assert given[name]["ate"] < 1e-5 and given[name]["rpe_rotation_deg"] < 0.1, name
-    unknown = given["points only"]
-    assert unknown["ate"] > 1e-4 and unknown["focal_relative_error"] > 1e-4
+    assert given["points only"]["ate"] > 1e-3
 
 
 def test_what_is_given_helps_the_rest(study):
@@ -43,7 +45,8 @@ def test_what_is_given_helps_the_rest(study):
     (given,) = study[1]["given"]
     assert given["flow, masks: truth"]["ate"] < given["points only"]["ate"]
     assert given["known intrinsics, flow, masks: truth"]["ate"] < given["known intrinsics"]["ate"]
-    assert given["known poses"]["focal_relative_error"] < given["points only"]["focal_relative_error"]
+    # Noise along the rays leaves the focal length alone; poses must not pull it away.
+    assert given["known poses"]["focal_relative_error"] < 0.005
     assert given["known intrinsics and poses"]["abs_rel"] < 1.02 * given["points only"]["abs_rel"]
 
 

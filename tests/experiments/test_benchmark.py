@@ -67,7 +67,8 @@ def test_traced_flops(network):
         return lambda network, a, b: network(a, b, iterations)[0]
 
     one, two, three = (flops.traced_flops(flow(n), model, image, image) for n in (1, 2, 3))
-    assert_nearly_all(one, xla_flops(flow(1), model, image, image))
+    # XLA counts no product with padding, of which small images have much.
+    assert 0.9 * one <= xla_flops(flow(1), model, image, image) <= 1.1 * one
     assert three - two == pytest.approx(two - one) and two > one
 
 
