@@ -81,6 +81,13 @@ class Frames:
     source_size: Array
 
 
+def frames_at(frames: Frames, numbers: Any) -> Frames:
+    """Some of a clip's frames, by their numbers in the clip: an array of int, or a slice."""
+    return dataclasses.replace(
+        frames, rgb=frames.rgb[numbers], source_index=frames.source_index[numbers], time=frames.time[numbers]
+    )
+
+
 @pytree_dataclass
 class KnownCameras:
     """What is known of a clip's cameras beforehand: all of it, or some of it for some frames.

@@ -15,7 +15,7 @@ import numpy as np
 from easi3r_jax import align, pipeline
 from easi3r_jax.config import PipelineConfig
 from easi3r_jax.models import DUSt3R
-from easi3r_jax.types import Frames, Given, KnownCameras, MaskRefiner, Observer, Scene4D, silent
+from easi3r_jax.types import Frames, Given, KnownCameras, MaskRefiner, Observer, Scene4D, frames_at, silent
 
 
 def reconstruct_windows(
@@ -75,12 +75,7 @@ def reconstruct_windows(
             options = dataclasses.replace(config, masks=masks, alignment=alignment)
         result = pipeline.reconstruct(
             model,
-            dataclasses.replace(
-                frames,
-                rgb=frames.rgb[numbers],
-                source_index=frames.source_index[numbers],
-                time=frames.time[numbers],
-            ),
+            frames_at(frames, numbers),
             options,
             given=dataclasses.replace(part, cameras=_cameras_of(cameras, numbers, focal)),
             refiner=refiner if number >= 0 else None,

@@ -30,11 +30,7 @@ _APART = 1 / 30
 
 def read(root: pathlib.Path) -> list[TestSequence]:
     """The five sequences, or the one whose folder it is."""
-    if root.name in SEQUENCES:
-        return [_sequence(root)]
-    parents = (common.below(root, name, 1) for name in SEQUENCES)
-    parent = next((folder for folder in parents if folder is not None), None)
-    return [] if parent is None else [_sequence(folder) for folder in common.protocol_folders(parent, SEQUENCES)]
+    return [_sequence(folder) for folder in common.recordings(root, SEQUENCES)]
 
 
 def _sequence(folder: pathlib.Path) -> TestSequence:

@@ -86,6 +86,21 @@ def protocol_folders(parent: pathlib.Path, names: Sequence[str]) -> list[pathlib
     return [parent / name for name in names]
 
 
+def recordings(root: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path]:
+    """Folders of the sequences that the protocol names: in the root, one folder below it, or a single one, the root.
+
+    Empty where there is none of them.
+
+    Raises:
+      InputError: some are not there.
+    """
+    if root.name in names:
+        return [root]
+    parents = (below(root, name, 1) for name in names)
+    parent = next((folder for folder in parents if folder is not None), None)
+    return [] if parent is None else protocol_folders(parent, names)
+
+
 def frames_in(folder: pathlib.Path, what: str = "frames") -> list[pathlib.Path]:
     """The images of a folder in the order of their names.
 

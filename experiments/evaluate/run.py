@@ -18,7 +18,7 @@ from easi3r_jax.errors import UserError
 from easi3r_jax.export.atomic import output_error
 from easi3r_jax.models import DUSt3R, FlowNetwork
 from easi3r_jax.testsets import TestSequence
-from easi3r_jax.types import Frames, Given, MaskRefiner, Observer
+from easi3r_jax.types import Frames, Given, MaskRefiner, Observer, frames_at
 from easi3r_jax.video import load_frames
 from experiments.environment import code_version, peak_memory_bytes, processor, reset_peak_memory
 from experiments.evaluate import records
@@ -71,13 +71,7 @@ class Method:
         config = dataclasses.replace(self.config, seed=seed, motion="none", masks=())
         for t in range(len(frames.rgb)):
             observer("frames alone", t, len(frames.rgb), "")
-            one = dataclasses.replace(
-                frames,
-                rgb=frames.rgb[t : t + 1],
-                source_index=frames.source_index[t : t + 1],
-                time=frames.time[t : t + 1],
-            )
-            yield pipeline.reconstruct(self.model, one, config)
+            yield pipeline.reconstruct(self.model, frames_at(frames, slice(t, t + 1)), config)
         observer("frames alone", len(frames.rgb), len(frames.rgb), "")
 
 
