@@ -294,6 +294,8 @@ class PipelineConfig:
         "bfloat16" (8 bits).
       pair_batch: directed pairs decoded at a time (0: chosen by the number of tokens).
       frame_batch: frames encoded at a time (0: chosen by the number of tokens).
+      shared_shapes: clips of similar lengths share what is compiled: arrays are up to an eighth longer than the clip.
+        For many clips; a single one is better off without.
       seed: of k-means and RANSAC.
       segmentation, alignment: options of those stages.
     """
@@ -308,6 +310,7 @@ class PipelineConfig:
     point_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     pair_batch: int = 0
     frame_batch: int = 0
+    shared_shapes: bool = False
     seed: int = 0
     segmentation: MotionConfig = MotionConfig()
     alignment: AlignConfig = AlignConfig()

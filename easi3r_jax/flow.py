@@ -14,12 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
+from jax.sharding import Mesh
 
+from easi3r_jax import sharding
+from easi3r_jax.batches import Batches
 from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.geometry import camera
 from easi3r_jax.models import FlowNetwork
 from easi3r_jax.models.correlation import MOST_BYTES
 from easi3r_jax.models.flow_layers import ITERATIONS, STRIDE
+from easi3r_jax.sharding import ROWS, WHOLE
 from easi3r_jax.types import Array, Observer, silent
 
 #: Sides, padded to the networks' stride, below which frames are enlarged: the networks know large images only.
@@ -38,6 +42,7 @@ def estimate_flow(
     edges: np.ndarray,
     *,
     batch: int = 0,
+    rows: int = 0,
     iterations: int = ITERATIONS,
     observer: Observer = silent,
 ) -> Array:
@@ -45,7 +50,7 @@ def estimate_flow(
 
     Frames with a padded side below `SMALLEST_SIDE` are enlarged by the smallest whole factor that mends it (bilinear),
     and the flow is brought back (mean over the factor's blocks, over the factor). All batches have one shape: one
-    compilation.
+    compilation. A network that lies on a mesh has its pairs divided over the devices.
 
     Memory on the device: 3 bytes for each pixel of the clip and 8 for each pixel of a pair (65 frames of 512 × 288 in
     600 pairs: 0.7 GB), and for a batch, of what the network sees, about 1 KiB a pixel and pair and the correlations,
@@ -56,6 +61,7 @@ def estimate_flow(
       rgb: (T, H, W, 3) uint8.
       edges: (E, 2) int, pairs of frame numbers (i, j).
       batch: pairs at a time; 0: as many as fit into modest memory.
+      rows: of the result at least; those beyond the pairs repeat the last one. 0: one for each pair, on one device.
       iterations: of the network's refinement.
       observer: told of progress, of the stage "flow".
 
@@ -68,22 +74,23 @@ def estimate_flow(
     num_frames, height, width = rgb.shape[:3]
     edges = np.asarray(edges, np.int32).reshape(-1, 2)
     total = len(edges)
-    store = jnp.zeros((total, height, width, 2), jnp.float32)
     if not total:
-        return store
+        return jnp.zeros((0, height, width, 2), jnp.float32)
     if edges.min() < 0 or edges.max() >= num_frames:
         raise InputError(f"Flow is wanted between frames {edges.min()}..{edges.max()}; there are 0..{num_frames - 1}.")
-    rgb = jnp.asarray(rgb)
-    batch = min(batch or _batch_size(math.prod(network_size(height, width)), total), total)
-    for done in range(0, total, batch):
-        observer("flow", done, total, "")
-        start = min(done, total - batch)  # the last batch takes pairs of the one before along: no other shape
-        part = edges[start : start + batch]
-        store = jax.block_until_ready(_flow_batch(network, rgb, part, store, start, iterations))
-    if not bool(_all_finite(store)):
+    mesh = sharding.mesh_of(network)
+    rgb = sharding.whole(jnp.asarray(rgb), mesh)
+    batches = Batches(edges, _largest_batch(math.prod(network_size(height, width))), mesh, rows=rows, batch=batch)
+    store = (batches.empty((height, width, 2), "float32"),)
+    for n in range(batches.count):
+        observer("flow", batches.done(n), total, "")
+        images = sharding.by_rows(_gather_batch(rgb, batches[n][0]), mesh)
+        store = jax.block_until_ready(batches.keep(store, (_flow_batch(network, *images, iterations, mesh),), n))
+    flow = store[0] if rows or mesh is not None else store[0][:total]
+    if not bool(_all_finite(flow)):
         raise InputError("The network's flow is infinite or undefined: wrong weights?")
     observer("flow", total, total, "")
-    return store
+    return flow
 
 
 def pad_images(rgb: Array, multiple: int = STRIDE) -> tuple[Array, tuple[int, int]]:
@@ -154,27 +161,36 @@ def network_size(height: int, width: int) -> tuple[int, int]:
     return -(-factor * height // STRIDE) * STRIDE, -(-factor * width // STRIDE) * STRIDE
 
 
-def _batch_size(pixels: int, most: int) -> int:
+def _largest_batch(pixels: int) -> int:
     """Pairs at a time: what fits into modest memory, and whose correlations are not computed anew at each look-up."""
     memory = 1 << (28 if jax.default_backend() == "cpu" else 32)
     correlations = 4 * (pixels / STRIDE**2) ** 2 * 4 / 3  # levels shrink by four
-    fits = min(memory / (_BYTES_PER_PIXEL * pixels + correlations), MOST_BYTES / correlations)
-    rounds = -(-most // max(1, int(fits)))
-    return -(-most // rounds)  # rounds of equal size: the last one does little twice
+    return max(1, int(min(memory / (_BYTES_PER_PIXEL * pixels + correlations), MOST_BYTES / correlations)))
 
 
-@partial(jax.jit, static_argnames=("iterations",), donate_argnames=("store",))
-def _flow_batch(network, rgb, edges, store, start, iterations):
-    count, (height, width) = len(edges), rgb.shape[1:3]
+@jax.jit
+def _gather_batch(rgb: Array, edges: Array) -> tuple[Array, Array]:
+    return rgb[edges[:, 0]], rgb[edges[:, 1]]
+
+
+@partial(jax.jit, static_argnames=("iterations", "mesh"))
+def _flow_batch(network: FlowNetwork, rgb_i: Array, rgb_j: Array, iterations: int, mesh: Mesh | None) -> Array:
+    def share(network: FlowNetwork, rgb_i: Array, rgb_j: Array) -> Array:
+        return _flow_of(network, rgb_i, rgb_j, iterations)
+
+    return sharding.divided(share, mesh, (WHOLE, ROWS, ROWS), ROWS)(network, rgb_i, rgb_j)
+
+
+def _flow_of(network: FlowNetwork, rgb_i: Array, rgb_j: Array, iterations: int) -> Array:
+    count, height, width = rgb_i.shape[:3]
     factor = _factor(height, width)
-    images = rgb[edges.T.reshape(-1)].astype(jnp.float32)  # the pairs' frames i, then their frames j
+    images = jnp.concatenate([rgb_i, rgb_j]).astype(jnp.float32)
     if factor > 1:
         images = jax.image.resize(images, (2 * count, factor * height, factor * width, 3), "bilinear")
     padded, (top, left) = pad_images(images)
     flow, _ = network(padded[:count], padded[count:], iterations)
     flow = flow[:, top : top + factor * height, left : left + factor * width]
-    flow = jnp.mean(flow.reshape(count, height, factor, width, factor, 2), axis=(2, 4)) / factor
-    return jax.lax.dynamic_update_slice_in_dim(store, flow, start, 0)
+    return jnp.mean(flow.reshape(count, height, factor, width, factor, 2), axis=(2, 4)) / factor
 
 
 _all_finite = jax.jit(lambda x: jnp.all(jnp.isfinite(x)))

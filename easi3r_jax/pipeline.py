@@ -8,11 +8,15 @@
 
 Every frame is encoded once (a long clip's, once in each window). The first pass runs no prediction head (unless motion
 is read from point maps: see `motion.cues`); statistics are accumulated as they come, so their memory does not grow with
-the number of pairs. Batches are padded to one shape: each pass compiles once.
+the number of pairs. `passes` has the network's part.
+
+A network that lies on a mesh of devices (`sharding.whole(model, sharding.data_mesh())`) has frames, pairs and the
+alignment's edges divided over them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -21,12 +25,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from easi3r_jax import align, motion
+from easi3r_jax import align, motion, sharding
+from easi3r_jax.batches import padded, room
 from easi3r_jax.config import MotionConfig, PipelineConfig
 from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.pairs import make_edges
+from easi3r_jax.passes import attention_pass, encode, prediction_pass
 from easi3r_jax.types import (
     Array,
     Frames,
@@ -94,15 +101,22 @@ def reconstruct(
     edges = clip_edges(num_frames, config.graph)
     given = given or Given()
     _check_given(given, config, len(edges), (num_frames, height, width))
+    length, rows = clip_room(num_frames, config, given)
+    present = None if length == num_frames else jnp.asarray(np.arange(length) < num_frames)
+    given = _placed(given, length, sharding.mesh_of(model))
     own_masks = given.masks if "given" in config.masks else None
     if features is None:
-        features = encode(model, frames, batch=config.frame_batch, observer=observer)
+        longer = dataclasses.replace(frames, rgb=padded(np.asarray(frames.rgb), length))
+        features = encode(model, longer, batch=config.frame_batch, observer=observer)
+    elif present is not None:
+        features = jnp.asarray(padded(np.asarray(features), length))
 
     labels, motion_maps, masks = None, None, None
     masked = own_masks if config.reattention else None
     cue = motion.find_cue(config.motion)
     if config.motion != "none":  # features, and so their clusters, are the same in both passes
-        labels = _cluster(features, grid, config.segmentation, jax.random.key(config.seed))
+        count = None if present is None else jnp.int32(num_frames)
+        labels = _cluster(features, grid, config.segmentation, jax.random.key(config.seed), count)
 
     def segmented(predictions: PairPredictions | None, temporal: motion.TemporalState):
         residual = None
@@ -110,7 +124,7 @@ def reconstruct(
             observer("motion", 0, 1, "")
             residual = jax.block_until_ready(cue(predictions, features, grid, seed=config.seed))
             observer("motion", 1, 1, "")
-        return segment(temporal, labels, (height, width), config.segmentation, residual)
+        return segment(temporal, labels, (height, width), config.segmentation, residual, present)
 
     if config.motion != "none" and config.reattention:
         predictions = None
@@ -140,13 +154,14 @@ def reconstruct(
         dynamic=dynamic,
         dtype=config.point_dtype,
         batch=config.pair_batch,
+        rows=rows,
         observer=observer,
     )
     if config.motion != "none":
         motion_maps, masks = segmented(predictions, temporal)
 
     refine = partial(_refined, refiner, frames.rgb, observer=observer)
-    moving = final_masks(predictions, num_frames, config, masks, given, refine=refine, observer=observer)
+    moving = final_masks(predictions, length, config, masks, given, refine=refine, observer=observer)
 
     def report(done: int, total: int, loss: float) -> None:
         observer("align", done, total, f"loss {loss:.4f}" if math.isfinite(loss) else "")
@@ -160,10 +175,11 @@ def reconstruct(
         dynamic=moving,
         known=given.cameras,
         seed=config.seed,
+        room=0 if present is None else length,
         release=True,
         progress=report,
     )
-    static = ~moving
+    static = ~moving if present is None else ~moving & present[:, None, None]
     if given.flow is not None:
         agrees = static & align.static_regions(aligned, given.flow, edges, config.static_tolerance, given.flow_known)
         # Where flow and cameras agree nowhere, one of them is wrong, and nothing follows about what moves.
@@ -173,13 +189,31 @@ def reconstruct(
         world_from_cam=aligned.world_from_cam,
         intrinsics=aligned.intrinsics,
         depth=aligned.depth,
-        confidence=align.clean_confidence(aligned, config.alignment),
+        confidence=align.clean_confidence(aligned, config.alignment, num_frames),
         dynamic_mask=moving,
         dynamic_score=jnp.zeros(moving.shape, jnp.float32) if masks is None else masks.score,
         static_mask=static,
         rgb=jnp.asarray(frames.rgb),
     )
-    return Reconstruction(scene=scene, motion=motion_maps, masks=masks, losses=aligned.losses)
+    result = Reconstruction(scene=scene, motion=motion_maps, masks=masks, losses=jnp.zeros(0))
+    if present is not None:  # on the host: there, no length has to be compiled for
+        result = jax.tree.map(lambda x: np.asarray(x)[:num_frames] if x.ndim else x, result)
+    return dataclasses.replace(result, losses=aligned.losses)
+
+
+def clip_room(num_frames: int, config: PipelineConfig, given: Given) -> tuple[int, int]:
+    """How many frames and pairs there is room for in a clip's arrays: its own, or with `shared_shapes` more.
+
+    Known cameras and motion cues beside the attention's know of no such room: they get arrays of the clip's length.
+
+    Returns:
+      frames, and rows of the pairs' point maps (0: as many as there are pairs).
+    """
+    longer = room(num_frames)
+    alone = given.cameras is not None or motion.find_cue(config.motion) is not None
+    if not config.shared_shapes or alone:
+        return num_frames, 0
+    return longer, len(clip_edges(longer, config.graph))
 
 
 def _check_given(given: Given, config: PipelineConfig, num_edges: int, size: tuple[int, int, int]) -> None:
@@ -187,10 +221,23 @@ def _check_given(given: Given, config: PipelineConfig, num_edges: int, size: tup
     for source, value in (("flow", given.flow), ("given", given.masks)):
         if source in config.masks and value is None:
             raise ConfigError(f"Masks are to come from {source!r}, but it is not among what is given.")
-    if given.flow is not None and given.flow.shape != (num_edges, *size[1:], 2):
+    if given.flow is not None and (len(given.flow) < num_edges or given.flow.shape[1:] != (*size[1:], 2)):
         raise InputError(f"Flow of shape {given.flow.shape} does not fit {num_edges} pairs of {size[2]}x{size[1]}.")
     if given.masks is not None and given.masks.shape != size:
         raise InputError(f"Masks of shape {given.masks.shape} do not fit a clip of shape {size}.")
+
+
+def _placed(given: Given, length: int, mesh: Mesh | None) -> Given:
+    """What is given, on the devices of the mesh: masks of `length` frames whole, flow divided by rows."""
+    masks, flow, flow_known = given.masks, given.flow, given.flow_known
+    if masks is not None:
+        masks = sharding.whole(jnp.asarray(padded(np.asarray(masks), length)), mesh)
+    if flow is not None and mesh is not None and sharding.mesh_of_rows(flow) is None:
+        rows = -(-len(flow) // mesh.size) * mesh.size
+        flow = sharding.by_rows(padded(np.asarray(flow), rows), mesh)
+        if flow_known is not None:
+            flow_known = sharding.by_rows(padded(np.asarray(flow_known), rows), mesh)
+    return dataclasses.replace(given, masks=masks, flow=flow, flow_known=flow_known)
 
 
 def clip_edges(num_frames: int, graph: str) -> np.ndarray:
@@ -209,74 +256,6 @@ def clip_edges(num_frames: int, graph: str) -> np.ndarray:
     return edges
 
 
-def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, observer: Observer = silent) -> Array:
-    """Encodes every frame once: (T, N, C) float32."""
-    num_frames, height, width = frames.rgb.shape[:3]
-    batch = batch or _batch_size(model.grid((height, width)), num_frames)
-    parts = []
-    for start in range(0, num_frames, batch):
-        observer("encode", start, num_frames, "")
-        rgb = _padded(np.asarray(frames.rgb[start : start + batch]), batch)
-        parts.append(_encode_batch(model, rgb).block_until_ready())
-    features = jnp.concatenate(parts)[:num_frames]
-    observer("encode", num_frames, num_frames, "")
-    return features
-
-
-def attention_pass(
-    model: DUSt3R,
-    features: Array,
-    edges: np.ndarray,
-    grid: tuple[int, int],
-    *,
-    batch: int = 0,
-    observer: Observer = silent,
-) -> motion.TemporalState:
-    """First pass: statistics of every pair's cross-attention, aggregated over the pairs of each frame. No heads."""
-    state = _empty_temporal(model, len(features), grid)
-    for part, valid in _batches(edges, batch or _batch_size(grid, len(edges)), "attention", observer):
-        state = jax.block_until_ready(_attention_batch(model, features, part, valid, state, grid))
-    observer("attention", len(edges), len(edges), "")
-    return state
-
-
-def prediction_pass(
-    model: DUSt3R,
-    features: Array,
-    edges: np.ndarray,
-    grid: tuple[int, int],
-    *,
-    dynamic: Array | None = None,
-    dtype: str = "float32",
-    batch: int = 0,
-    observer: Observer = silent,
-    stage: str = "predict",
-) -> tuple[PairPredictions, motion.TemporalState]:
-    """Point maps of every pair, and the statistics of this pass.
-
-    Args:
-      model, features, edges, grid: as in `attention_pass`.
-      dynamic: (T, N) bool token masks for masked re-attention; None for plain attention.
-      dtype: of the point maps.
-      batch: pairs at a time.
-      observer: told of progress.
-      stage: what the observer hears this pass called.
-    """
-    batch = batch or _batch_size(grid, len(edges))
-    state = _empty_temporal(model, len(features), grid)
-    size = (grid[0] * model.config.patch_size, grid[1] * model.config.patch_size)
-    room = -(-len(edges) // batch) * batch
-    store = tuple(jnp.zeros((room, *size, *channels), dtype) for channels in ((3,), (), (3,), ()))
-    for n, (part, valid) in enumerate(_batches(edges, batch, stage, observer)):
-        store, state = jax.block_until_ready(
-            _prediction_batch(model, features, part, valid, dynamic, store, state, n * batch, grid)
-        )
-    points_i, confidence_i, points_j, confidence_j = (x[: len(edges)] for x in store)
-    observer(stage, len(edges), len(edges), "")
-    predictions = PairPredictions(jnp.asarray(edges), points_i, points_j, confidence_i, confidence_j)
-    return predictions, state
-
-
 @partial(jax.jit, static_argnames=("image_size", "config"))
 def segment(
     temporal: motion.TemporalState,
@@ -284,6 +263,7 @@ def segment(
     image_size: tuple[int, int],
     config: MotionConfig,
     residual: MotionResidual | None = None,
+    present: Array | None = None,
 ) -> tuple[MotionMaps, MotionMasks]:
     """Statistics to scores to masks: aggregate, score, average over clusters, threshold (Easi3R, sec. 3.2).
 
@@ -293,9 +273,10 @@ def segment(
       image_size: (H, W) of the masks.
       config: options.
       residual: what another cue says; takes the place of the attention's score.
+      present: (T,) bool, which frames are the clip's; None: all.
     """
-    maps = motion.motion_maps(temporal, labels, config, residual)
-    return maps, motion.motion_masks(maps, image_size, config)
+    maps = motion.motion_maps(temporal, labels, config, residual, present)
+    return maps, motion.motion_masks(maps, image_size, config, present)
 
 
 def final_masks(
@@ -342,73 +323,13 @@ def _refined(refiner: MaskRefiner | None, rgb: Array, masks: Array, observer: Ob
     """What the refiner makes of masks (T, H, W) bool, checked; the masks themselves without one."""
     if refiner is None:
         return masks
-    refined = np.asarray(refiner(np.asarray(rgb), np.asarray(masks), observer=observer))
-    if refined.dtype != bool or refined.shape != masks.shape:
+    of_clip = np.asarray(masks)[: len(rgb)]
+    refined = np.asarray(refiner(np.asarray(rgb), of_clip, observer=observer))
+    if refined.dtype != bool or refined.shape != of_clip.shape:
         raise InputError(
-            f"The refiner returns {refined.dtype} of shape {refined.shape}: it must be bool of shape {masks.shape}."
+            f"The refiner returns {refined.dtype} of shape {refined.shape}: it must be bool of shape {of_clip.shape}."
         )
-    return jnp.asarray(refined)
-
-
-# --- compiled batches -----------------------------------------------------------------------------------------------
+    return jnp.asarray(padded(refined, len(masks)))
 
 
 _cluster = jax.jit(motion.cluster_labels, static_argnames=("grid", "config"))
-
-
-@jax.jit
-def _encode_batch(model: DUSt3R, rgb: Array) -> Array:
-    return model.encode(rgb)
-
-
-@partial(jax.jit, static_argnames=("grid",), donate_argnames=("state",))
-def _attention_batch(model, features, edges, valid, state, grid):
-    decoded = model.decode(features[edges[:, 0]], features[edges[:, 1]], grid)
-    return motion.update_temporal(state, decoded.stats, edges, valid, grid)
-
-
-@partial(jax.jit, static_argnames=("grid",), donate_argnames=("store", "state"))
-def _prediction_batch(model, features, edges, valid, dynamic, store, state, start, grid):
-    features_i, features_j = features[edges[:, 0]], features[edges[:, 1]]
-    pair_dynamic = None if dynamic is None else (dynamic[edges[:, 0]], dynamic[edges[:, 1]])
-    decoded = model.decode(features_i, features_j, grid, pair_dynamic)
-    state = motion.update_temporal(state, decoded.stats, edges, valid, grid)
-    predicted = model.predict(features_i, features_j, decoded, grid)
-    # Written in place: the store is donated, so the clip's predictions exist once.
-    store = tuple(
-        jax.lax.dynamic_update_slice_in_dim(s, _within(p, s.dtype), start, 0)
-        for s, p in zip(store, predicted, strict=True)
-    )
-    return store, state
-
-
-def _within(x: Array, dtype: jnp.dtype) -> Array:
-    """The values in a shorter type, none of them infinite for being large."""
-    if dtype == x.dtype:
-        return x
-    largest = float(jnp.finfo(dtype).max)
-    return jnp.where(jnp.isfinite(x), jnp.clip(x, -largest, largest), x).astype(dtype)
-
-
-def _empty_temporal(model: DUSt3R, num_frames: int, grid: tuple[int, int]) -> motion.TemporalState:
-    return motion.init_temporal(num_frames, model.config.dec_depth, model.config.dec_heads, grid[0] * grid[1])
-
-
-def _batch_size(grid: tuple[int, int], most: int) -> int:
-    """Pairs or frames at a time: as many tokens as keep the device busy, within modest memory."""
-    tokens = 2048 if jax.default_backend() == "cpu" else 16384
-    largest = max(1, tokens // (grid[0] * grid[1]))
-    rounds = -(-most // largest)
-    return -(-most // rounds)  # rounds of equal size: the last one is not mostly padding
-
-
-def _padded(x: np.ndarray, length: int) -> np.ndarray:
-    """Repeats the last entry up to `length`, so that every batch has one shape."""
-    return np.concatenate([x, np.repeat(x[-1:], length - len(x), axis=0)])
-
-
-def _batches(edges: np.ndarray, batch: int, stage: str, observer: Observer):
-    for start in range(0, len(edges), batch):
-        observer(stage, start, len(edges), "")
-        part = edges[start : start + batch]
-        yield _padded(part, batch), np.arange(batch) < len(part)

@@ -57,7 +57,7 @@ class MaskRefiner(Protocol):
 
 @dataclass_transform(frozen_default=True)
 def pytree_dataclass(cls: type[_T]) -> type[_T]:
-    """Makes `cls` a frozen dataclass whose fields are all pytree children."""
+    """Makes `cls` a frozen dataclass whose fields are pytree children, but those with the metadata "static"."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
@@ -120,7 +120,7 @@ class Given:
 
     Attributes:
       flow: (E, H, W, 2) float32 optical flow of every directed pair from i to j, pixels (x, y), in the order of the
-        clip's edges.
+        clip's edges; there may be more rows, which do not count (see `PairPredictions`).
       flow_known: (E, H, W) bool; None: all of the flow.
       masks: (T, H, W) bool, what moves.
       cameras: intrinsics and poses.
@@ -135,6 +135,9 @@ class Given:
 @pytree_dataclass
 class PairPredictions:
     """What the network says of E directed pairs (i, j): two point maps, both in camera i's frame.
+
+    Point maps and confidences may have more rows than there are edges, so that clips share compiled shapes and devices
+    have equal shares: these repeat the last pair and do not count.
 
     Attributes:
       edges: (E, 2) int32, (i, j) frame numbers.

@@ -18,7 +18,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ("easi3r_jax", "convert", "experiments")
 
-FOUNDATION = {"types", "config", "errors", "geometry", "interrupt"}
+FOUNDATION = {"types", "config", "errors", "geometry", "interrupt", "sharding", "batches"}
 #: What each part of the library may import of the others. A new part must be entered here.
 MAY_IMPORT = {
     "__init__": set(),
@@ -44,10 +44,12 @@ MAY_IMPORT = {
     "refine": FOUNDATION | {"hub"},
     "export": FOUNDATION,
     "viewer": FOUNDATION,
-    "sharding": FOUNDATION,
+    "sharding": set(),
+    "batches": {"sharding", "types"},
+    "passes": FOUNDATION | {"models", "motion"},
     "checkpoint": FOUNDATION | {"models"},
     "training": FOUNDATION | {"models", "synthetic"},
-    "pipeline": FOUNDATION | {"models", "motion", "align", "pairs", "sharding"},
+    "pipeline": FOUNDATION | {"models", "motion", "align", "pairs", "passes"},
     "windows": FOUNDATION | {"models", "align", "pipeline"},
 }
 TOUCH_FILES = {"checkpoint", "datasets", "export", "files", "hub", "interrupt", "priors", "refine", "testsets", "video"}

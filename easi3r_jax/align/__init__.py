@@ -52,7 +52,7 @@ from easi3r_jax.align.state import (
 )
 from easi3r_jax.align.windows import join_windows, keyframe_numbers, window_ranges
 from easi3r_jax.config import AlignConfig
-from easi3r_jax.errors import InputError
+from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.types import KnownCameras, PairPredictions
 
 __all__ = [
@@ -113,6 +113,7 @@ def align(
     dynamic: jax.Array | None = None,
     known: KnownCameras | None = None,
     seed: int = 0,
+    room: int = 0,
     release: bool = False,
     progress: Progress | None = None,
 ) -> AlignResult:
@@ -120,6 +121,8 @@ def align(
 
     Three and more frames are optimised from the spanning-tree start; two are solved in closed form from their better
     direction; one is its own world. The result is finite whatever the predictions are, as long as they are.
+
+    Where the predictions are divided over the devices of a mesh, so is the work.
 
     Args:
       predictions: point maps of pairs that connect all frames; for one frame, the pair (0, 0).
@@ -132,6 +135,7 @@ def align(
       known: cameras known beforehand. They stay fixed or attract (`config.camera_weight`); with known poses the result
         is in their world and unit.
       seed: of RANSAC.
+      room: frames of `dynamic` and of the result, at least T: those beyond the clip's mean nothing. 0: T.
       release: nobody needs the predictions' arrays any more: they are freed, which nearly halves the peak of memory.
       progress: called at the start, after every few iterations and at the end with (done, total, loss); the loss is
         NaN where there is none (before the first step, closed forms).
@@ -143,6 +147,8 @@ def align(
         are not.
     """
     check_edges(np.asarray(predictions.edges), num_frames)
+    if room and (known is not None or room < num_frames):
+        raise ConfigError(f"Room for {room} frames does not do for {num_frames}, or with known cameras.")
     if not bool(_all_finite(predictions)):
         raise InputError(
             "The pairs' points or confidences are infinite or undefined: wrong weights, or frames of noise."
@@ -166,10 +172,17 @@ def align(
             known = settle_scale(known, np.asarray(state_of.world_from_cam(found)), np.asarray(state_of.depth(found)))
             if known is not None and scale_is_known(known):
                 known = dataclasses.replace(known, start_scale=known_scale(predictions, known, found))
-        start = initial_state(predictions, num_frames, config, known=known, seed=seed)
-        confidence = frame_confidence(predictions, num_frames)
+        start = initial_state(predictions, num_frames, config, known=known, seed=seed, room=room)
+        confidence = frame_confidence(predictions, room or num_frames)
         problem = make_problem(
-            predictions, num_frames, config, flow=flow, flow_known=flow_known, dynamic=dynamic, release=release
+            predictions,
+            num_frames,
+            config,
+            flow=flow,
+            flow_known=flow_known,
+            dynamic=dynamic,
+            room=room,
+            release=release,
         )
         problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic)
         state, losses = optimise(start, problem, config, progress=progress)

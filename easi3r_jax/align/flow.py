@@ -5,9 +5,11 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax import sharding
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.state import UNKNOWN_FLOW, AlignProblem, AlignState, unroll_of
 from easi3r_jax.geometry import camera, se3
+from easi3r_jax.sharding import ROWS, WHOLE
 from easi3r_jax.types import Array
 
 # The released programs' guards against division by zero; the golden numbers have them.
@@ -78,8 +80,7 @@ def _projections(state: AlignState, problem: AlignProblem) -> Array:
     distances from the centre.
     """
     poses = state_of.world_from_cam(state)
-    edges = problem.edges.reshape(-1, 2)[: len(state.pair_poses)]
-    i, j = edges[:, 0], edges[:, 1]
+    i, j = problem.edges[..., 0].ravel(), problem.edges[..., 1].ravel()
     j_from_i = se3.compose(se3.inverse(poses)[j], poses[i])[:, :3]
     intrinsics = state_of.intrinsics(state, problem)
     focals, height, width = intrinsics[:, 0, 0], *state.log_depth.shape[1:]
@@ -90,8 +91,7 @@ def _projections(state: AlignState, problem: AlignProblem) -> Array:
     shift = jnp.sum(scaled[:, :, :2] * offset[i][:, None, :], axis=2)
     scaled = scaled.at[:, :, 2].add(-shift)
     scaled = scaled.at[:, :2].add(offset[j][:, :, None] * scaled[:, 2:])
-    groups, block = problem.edges.shape[:2]
-    return jnp.pad(scaled, [(0, groups * block - len(edges)), (0, 0), (0, 0)]).reshape(groups, block, 3, 4)
+    return scaled.reshape(*problem.edges.shape[:2], 3, 4)
 
 
 # --- the streaming kernel -------------------------------------------------------------------------------------------
@@ -107,19 +107,43 @@ def _robust_distance(projections: Array, disparity: Array, problem: AlignProblem
 
 
 def _values_and_gradients(projections: Array, disparity: Array, problem: AlignProblem):
-    targets = problem.flow
+    targets, mesh = problem.flow, problem.mesh
     assert targets is not None
+
+    def share(disparity: Array, static: Array, outlier: Array, *inputs: Array):
+        sums, projections_grad = _streamed(disparity, static, outlier, inputs)
+        total, kept, disparity_grad = sharding.summed(sums, mesh)
+        return (total, kept), (projections_grad, disparity_grad)
+
+    inputs = (projections, problem.edges[..., 0], targets.flow)
+    specs = (WHOLE, WHOLE, WHOLE, *(ROWS for _ in inputs))
+    out_specs = ((WHOLE, WHOLE), (ROWS, WHOLE))
+    return sharding.divided(share, mesh, specs, out_specs)(disparity, targets.static, targets.outlier, *inputs)
+
+
+def _streamed(disparity: Array, static: Array, outlier: Array, inputs: tuple[Array, ...]):
+    """The sum, the number of coordinates and the gradients of so many blocks.
+
+    Args:
+      disparity: (T, H, W).
+      static: (T, P) bool.
+      outlier: see `AlignConfig`.
+      inputs: projections (G, B, 3, 4), frames i (G, B) and flow (G, B, 2, P).
+
+    Returns:
+      () sum, () number and (T, H, W) gradient by disparity; (G, B, 3, 4) gradient by projections.
+    """
     height, width = disparity.shape[1:]
     disparity = disparity.reshape(len(disparity), -1)
     centre = camera.centre(height, width, disparity.dtype)
     pixels = (camera.pixel_grid(height, width, disparity.dtype).reshape(-1, 2) - centre[None]).T
-    inputs = (projections, problem.edges[..., 0], targets.flow)
+    shape = inputs[0].shape
 
     def edge(projection: Array, i: Array, flow: Array):
-        return _losses_and_gradients(projection, disparity[i], flow, targets.static[i], pixels, centre, targets.outlier)
+        return _losses_and_gradients(projection, disparity[i], flow, static[i], pixels, centre, outlier)
 
     side = jax.vmap(edge)
-    if problem.edges.shape[1] == 1:  # blocks of one edge lose their axis: batched products are slow on a CPU
+    if shape[1] == 1:  # blocks of one edge lose their axis: batched products are slow on a CPU
         inputs, side = jax.tree.map(lambda x: x[:, 0], inputs), edge
 
     def block(carry, inputs):
@@ -130,10 +154,8 @@ def _values_and_gradients(projections: Array, disparity: Array, problem: AlignPr
 
     zero = jnp.zeros((), disparity.dtype)
     start = (zero, zero, jnp.zeros_like(disparity))
-    (total, kept, disparity_grad), projections_grad = jax.lax.scan(
-        block, start, inputs, unroll=unroll_of(len(problem.edges))
-    )
-    return (total, kept), (projections_grad.reshape(projections.shape), disparity_grad.reshape(-1, height, width))
+    (total, kept, gradient), projections_grad = jax.lax.scan(block, start, inputs, unroll=unroll_of(shape[0]))
+    return (total, kept, gradient.reshape(-1, height, width)), projections_grad.reshape(shape)
 
 
 def _losses_and_gradients(

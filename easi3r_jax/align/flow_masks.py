@@ -6,17 +6,22 @@ Before the alignment, each pair's own cameras are held against its flow; after i
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from easi3r_jax import sharding
 from easi3r_jax.align.flow import ego_flow
 from easi3r_jax.align.optimise import Progress
 from easi3r_jax.align.pair import two_frames
 from easi3r_jax.align.state import AlignResult
+from easi3r_jax.batches import padded
 from easi3r_jax.config import AlignConfig
 from easi3r_jax.geometry import se3
+from easi3r_jax.sharding import ROWS, WHOLE
 from easi3r_jax.types import Array, PairPredictions
 
 # Pairs between two reports.
@@ -82,15 +87,17 @@ def static_regions(
 
     Args:
       result: of the alignment.
-      flow: (E, H, W, 2) pixels.
+      flow: (E, H, W, 2) pixels; what is beyond the edges does not count.
       edges: (E, 2).
       tolerance: pixels.
       flow_known: (E, H, W) bool; None: all of it.
     """
-    edges = jnp.asarray(edges, jnp.int32)
-    if flow_known is None:
-        flow_known = jnp.ones(flow.shape[:3], bool)
-    return _votes(result, flow, edges, jnp.float32(tolerance), flow_known)
+    counts = np.arange(len(flow)) < len(edges)
+    edges = padded(np.asarray(edges, np.int32), len(flow))
+    known = np.broadcast_to(counts[:, None, None], flow.shape[:3]) if flow_known is None else flow_known
+    mesh = sharding.mesh_of_rows(flow)
+    edges, known = sharding.by_rows((edges, known), mesh)
+    return _votes(result, flow, edges, jnp.float32(tolerance), known, mesh)
 
 
 @jax.jit
@@ -104,19 +111,20 @@ def _add_pair(total, count, result: AlignResult, flow: Array, known: Array, fram
     return total.at[frames].add(share), count.at[frames].add(known.astype(count.dtype))
 
 
-@jax.jit
-def _votes(result: AlignResult, flow: Array, edges: Array, tolerance: Array, known: Array) -> Array:
-    shape = result.depth.shape
+@partial(jax.jit, static_argnames=("mesh",))
+def _votes(result: AlignResult, flow: Array, edges: Array, tolerance: Array, known: Array, mesh: Mesh | None) -> Array:
+    def share(result: AlignResult, edges: Array, flow: Array, known: Array) -> tuple[Array, Array]:
+        def vote(carry: tuple[Array, Array], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+            agree, asked = carry
+            edge, one_flow, one_known = inputs
+            close = _distance(result, one_flow[None], edge[None], order=1)[0] < tolerance
+            agree = agree.at[edge[0]].add((close & one_known).astype(jnp.int32))
+            return (agree, asked.at[edge[0]].add(one_known.astype(jnp.int32))), None
 
-    def vote(carry: tuple[Array, Array], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
-        agree, asked = carry
-        edge, one_flow, one_known = inputs
-        close = _distance(result, one_flow[None], edge[None], order=1)[0] < tolerance
-        agree = agree.at[edge[0]].add((close & one_known).astype(jnp.int32))
-        return (agree, asked.at[edge[0]].add(one_known.astype(jnp.int32))), None
+        nobody = jnp.zeros(result.depth.shape, jnp.int32)
+        return sharding.summed(jax.lax.scan(vote, (nobody, nobody), (edges, flow, known))[0], mesh)
 
-    nobody = jnp.zeros(shape, jnp.int32)
-    (agree, asked), _ = jax.lax.scan(vote, (nobody, nobody), (edges, flow, known))
+    agree, asked = sharding.divided(share, mesh, (WHOLE, ROWS, ROWS, ROWS), WHOLE)(result, edges, flow, known)
     return 2 * agree >= asked
 
 

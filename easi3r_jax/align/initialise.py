@@ -12,16 +12,20 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from easi3r_jax import sharding
 from easi3r_jax.align.graph import SpanningTree, nearest_first, spanning_tree
 from easi3r_jax.align.known import known_focals, principal_points, scale_is_known, with_known_poses
 from easi3r_jax.align.narrow import in_bits, widened
-from easi3r_jax.align.state import MEAN_PAIR_SCALE, AlignState, make_state
+from easi3r_jax.align.state import MEAN_PAIR_SCALE, AlignState, make_state, padded_edges
+from easi3r_jax.batches import padded
 from easi3r_jax.config import AlignConfig
 from easi3r_jax.geometry import camera, se3
 from easi3r_jax.geometry.focal import weiszfeld_focal
 from easi3r_jax.geometry.pnp import solve_pnp
 from easi3r_jax.geometry.procrustes import register_similarity
+from easi3r_jax.sharding import ROWS, WHOLE
 from easi3r_jax.types import Array, KnownCameras, PairPredictions
 
 _FRAME_I, _FRAME_J = 0, 1
@@ -38,6 +42,7 @@ def initial_state(
     *,
     known: KnownCameras | None = None,
     seed: int = 0,
+    room: int = 0,
 ) -> AlignState:
     """Start of the alignment (DUSt3R's released initialisation; sec. 3.4 says only that there is one).
 
@@ -57,28 +62,47 @@ def initial_state(
       config: `initialisation`, `shared_focal`, `free_principal_point`, `min_confidence`, `pnp_iterations`.
       known: cameras known beforehand.
       seed: of RANSAC.
+      room: frames that the state is to have; 0: `num_frames`. It has as many pairs as there are rows of predictions.
     """
     edges, scores = np.asarray(predictions.edges), np.asarray(edge_scores(predictions))
     if config.initialisation == "chain":
         scores = nearest_first(edges, scores)
     tree = spanning_tree(edges, scores, num_frames)
-    return _state_along(tree, predictions, num_frames, config, known, seed)
+    return _state_along(tree, predictions, num_frames, config, known, seed, room or num_frames)
+
+
+def edge_scores(predictions: PairPredictions) -> np.ndarray:
+    """(E,) mean confidence of frame i times that of frame j."""
+    scores = _mean_confidence(predictions.confidence_i) * _mean_confidence(predictions.confidence_j)
+    return np.asarray(scores)[: len(predictions.edges)]
 
 
 @jax.jit
-def edge_scores(predictions: PairPredictions) -> Array:
-    """(E,) mean confidence of frame i times that of frame j."""
-    return jnp.mean(_wide(predictions.confidence_i), axis=(1, 2)) * jnp.mean(
-        _wide(predictions.confidence_j), axis=(1, 2)
+def _mean_confidence(confidence: Array) -> Array:
+    return jnp.mean(_wide(confidence), axis=(1, 2))
+
+
+def frame_confidence(predictions: PairPredictions, num_frames: int) -> Array:
+    """(T, H, W): every pixel's largest confidence over the pairs its frame is in; 0 for a frame in none."""
+    return _largest_confidence(
+        padded_edges(predictions),
+        predictions.confidence_i,
+        predictions.confidence_j,
+        num_frames,
+        sharding.mesh_of_rows(predictions),
     )
 
 
-@partial(jax.jit, static_argnames=("num_frames",))
-def frame_confidence(predictions: PairPredictions, num_frames: int) -> Array:
-    """(T, H, W): every pixel's largest confidence over the pairs its frame is in; 0 for a frame in none."""
-    out = jnp.zeros((num_frames, *predictions.confidence_i.shape[1:]), predictions.confidence_i.dtype)
-    out = out.at[predictions.edges[:, 0]].max(predictions.confidence_i)
-    return _wide(out.at[predictions.edges[:, 1]].max(predictions.confidence_j))
+@partial(jax.jit, static_argnames=("num_frames", "mesh"))
+def _largest_confidence(
+    edges: Array, confidence_i: Array, confidence_j: Array, num_frames: int, mesh: Mesh | None
+) -> Array:
+    def share(edges: Array, confidence_i: Array, confidence_j: Array) -> Array:
+        out = jnp.zeros((num_frames, *confidence_i.shape[1:]), confidence_i.dtype)
+        out = out.at[edges[:, 0]].max(confidence_i).at[edges[:, 1]].max(confidence_j)
+        return sharding.largest(_wide(out), mesh)
+
+    return sharding.divided(share, mesh, (ROWS, ROWS, ROWS), WHOLE)(edges, confidence_i, confidence_j)
 
 
 def _wide(x: Array) -> Array:
@@ -107,38 +131,44 @@ def _state_along(
     config: AlignConfig,
     known: KnownCameras | None,
     seed: int,
+    room: int,
 ) -> AlignState:
     edges = np.asarray(predictions.edges)
     home = _homes(tree, edges, num_frames)
-    focals, shared_focal = known_focals(_frame_focals(tree, predictions), known, config)
+    focals, shared_focal = known_focals(_frame_focals(tree, predictions, room), known, config)
 
-    # Registrations: first of the tree edges' known sides, then of all pairs' i sides, to the frames' home point maps.
-    side = np.concatenate([np.where(tree.joins_i, _FRAME_I, _FRAME_J), np.full(len(edges), _FRAME_I)])
-    edge = np.concatenate([tree.edges, np.arange(len(edges))])
-    target = home[edges[edge, side]]
-    scale, rotation, translation = (np.asarray(x, np.float64) for x in _register(predictions, edge, side, target))
-    local = np.tile(np.eye(4), (len(edge), 1, 1))
-    local[:, :3, :3] = np.clip(scale, *_SCALE_RANGE)[:, None, None] * rotation
-    local[:, :3, 3] = translation
+    # Registrations to the frames' home point maps: of all pairs' i sides, and of the j sides that tree edges join by.
+    home_points, _ = frame_maps(predictions, home, room)
+    of_pairs = _similarities(*_register_pairs(predictions, home_points))
+    by_j = np.flatnonzero(~tree.joins_i)
+    sides_j = np.stack([tree.edges[by_j], np.full(len(by_j), _FRAME_J)], axis=1)
+    of_joins = of_pairs[tree.edges]
+    if len(by_j):
+        targets = np.resize(edges[tree.edges[by_j], 1], room)
+        of_joins[by_j] = _similarities(*_register(*frame_maps(predictions, sides_j, room), home_points, targets))[
+            : len(by_j)
+        ]
 
     world_from_edge = {int(tree.edges[0]): np.eye(4)}
-    for k, e in enumerate(tree.edges[1:], start=1):
-        world_from_edge[int(e)] = world_from_edge[int(target[k, 0])] @ local[k]
+    for e, joins_i, local in zip(tree.edges[1:], tree.joins_i[1:], of_joins[1:], strict=True):
+        known_frame = edges[e, _FRAME_I if joins_i else _FRAME_J]
+        world_from_edge[int(e)] = world_from_edge[int(home[known_frame, 0])] @ local
     world_from_home = np.stack([world_from_edge[int(e)] for e in home[:, 0]])
-    world_from_pair = world_from_home[edges[:, 0]] @ local[len(tree.edges) :]
+    world_from_pair = world_from_home[edges[:, 0]] @ of_pairs[: len(edges)]
 
-    points = _home_points(predictions, home, np.asarray(world_from_home, np.float32))
+    points = _home_points(home_points, padded(world_from_home, room))
     tree_poses = {}
     for e in tree.edges:  # the first tree edge of which a frame is the i side
         tree_poses.setdefault(int(edges[e, 0]), _without_scale(world_from_edge[int(e)]))
     pair_poses = {int(edges[e, 0]): _without_scale(world_from_pair[e]) for e in range(len(edges))}
-    confidence = np.asarray(frame_confidence(predictions, num_frames))
+    confidence = np.asarray(frame_confidence(predictions, room))
     centres = principal_points(np.asarray(camera.centre(*points.shape[1:3])), num_frames, known)
+    on_host = np.asarray(points)
     poses = np.empty((num_frames, 4, 4))
     for t in range(num_frames):
         pose = tree_poses.get(t)
         if pose is None:
-            pose = _pnp_pose(points[t], confidence[t], focals[t], centres[t], config, seed)
+            pose = _pnp_pose(on_host[t], confidence[t], focals[t], centres[t], config, seed)
         if pose is None:  # no confident pose from pixels: that of a pair it is the i side of, else the world's camera
             pose = pair_poses.get(t, np.eye(4))
         poses[t] = pose
@@ -151,14 +181,16 @@ def _state_along(
     pair_rigid[:, :3, 3] /= np.exp(log_scales)[:, None]  # the scale multiplies the translation, too
     if scale_is_known(known):  # see `pair_scales`
         log_scales = log_scales - log_scales.mean()
-    pair_params = np.concatenate([_rigid_params(pair_rigid), log_scales[:, None]], axis=1)
+    rows = len(predictions.points_i)
+    pair_params = np.concatenate([_rigid_params(padded(pair_rigid, rows)), padded(log_scales, rows)[:, None]], 1)
+    poses = padded(poses, room)
     depth = _depth(points, np.asarray(poses, np.float32), np.float32(factor))
     as_float32 = partial(np.asarray, dtype=np.float32)
     return make_state(
         jnp.asarray(as_float32(pair_params)),
         jnp.asarray(as_float32(_rigid_params(poses))),
         depth,
-        jnp.asarray(as_float32(focals)),
+        jnp.asarray(as_float32(np.full(1, focals.mean()) if shared_focal else padded(focals, room))),
         shared_focal=shared_focal,
         free_principal_point=config.free_principal_point,
     )
@@ -175,51 +207,96 @@ def _homes(tree: SpanningTree, edges: np.ndarray, num_frames: int) -> np.ndarray
     return home
 
 
-def _frame_focals(tree: SpanningTree, predictions: PairPredictions) -> np.ndarray:
+def _frame_focals(tree: SpanningTree, predictions: PairPredictions, room: int) -> np.ndarray:
     """(T,) focal lengths; a frame that no pair has as frame i gets the mean of the others."""
     known = tree.focal_edges >= 0
-    focals = np.asarray(_edge_focals(predictions.points_i, np.maximum(tree.focal_edges, 0)), np.float64)
+    sides = np.stack([np.maximum(tree.focal_edges, 0), np.full(len(known), _FRAME_I)], axis=1)
+    points, _ = frame_maps(predictions, sides, room)
+    focals = np.asarray(_focals(points, tuple(predictions.points_i.shape[1:3])), np.float64)[: len(known)]
     return np.where(known, focals, focals[known].mean())
 
 
+@partial(jax.jit, static_argnames=("size",))
+def _focals(points: Array, size: tuple[int, int]) -> Array:
+    principal_point = camera.centre(*size)
+    return jax.lax.map(lambda x: weiszfeld_focal(x.reshape(*size, 3), principal_point), points)
+
+
+def frame_maps(predictions: PairPredictions, sides: np.ndarray, room: int) -> tuple[Array, Array]:
+    """Point maps of some sides of pairs, on every device.
+
+    Args:
+      predictions: of all pairs.
+      sides: (K, 2) row of the pair, and which side of it (0: i, 1: j).
+      room: how many are returned, at least K: the last one is repeated.
+
+    Returns:
+      (room, H, W, 3) float32 points and (room, H, W) confidence.
+    """
+    sides = padded(np.asarray(sides, np.int32), room)
+    arrays = (predictions.points_i, predictions.points_j, predictions.confidence_i, predictions.confidence_j)
+    return _frame_maps(*arrays, sides, sharding.mesh_of_rows(predictions))
+
+
+@partial(jax.jit, static_argnames=("mesh",))
+def _frame_maps(points_i, points_j, confidence_i, confidence_j, sides: Array, mesh: Mesh | None):
+    def share(points_i, points_j, confidence_i, confidence_j, sides):
+        rows = len(points_i)
+        points, confidence = in_bits(((points_i, points_j), (confidence_i, confidence_j)))
+
+        def one(side: Array) -> tuple[Array, Array]:
+            row = side[0] - sharding.share_number(mesh) * rows
+            mine = (row >= 0) & (row < rows)
+
+            def chosen(i: Array, j: Array) -> Array:
+                of_side = jnp.where(side[1] == _FRAME_I, i[row], j[row])
+                return jnp.where(mine, widened(of_side, jnp.float32), 0)
+
+            return chosen(*points), chosen(*confidence)
+
+        return sharding.summed(jax.lax.map(one, sides), mesh)
+
+    specs = (ROWS, ROWS, ROWS, ROWS, WHOLE)
+    return sharding.divided(share, mesh, specs, WHOLE)(points_i, points_j, confidence_i, confidence_j, sides)
+
+
+def _register_pairs(predictions: PairPredictions, home_points: Array) -> tuple[Array, Array, Array]:
+    """Similarities (R,), (R, 3, 3), (R, 3) of all pairs' i sides to their frames' home point maps (T, H, W, 3)."""
+    mesh = sharding.mesh_of_rows(predictions)
+    frames = sharding.by_rows(padded_edges(predictions)[:, 0], mesh)
+    return _register(predictions.points_i, predictions.confidence_i, home_points, frames, mesh)
+
+
+@partial(jax.jit, static_argnames=("mesh",))
+def _register(points: Array, confidence: Array, home_points: Array, frames: Array, mesh: Mesh | None = None):
+    """Similarities (K,), (K, 3, 3), (K, 3) of K point maps to the home maps of (K,) frames, one at a time."""
+
+    def share(points, confidence, frames, home_points):
+        def one(inputs):
+            source, weights, frame = inputs
+            source, weights = widened(source, jnp.float32), widened(weights, jnp.float32)
+            return register_similarity(source.reshape(-1, 3), home_points[frame].reshape(-1, 3), weights.reshape(-1))
+
+        return jax.lax.map(one, (in_bits(points), in_bits(confidence), frames))
+
+    specs = (ROWS, ROWS, ROWS, WHOLE)
+    return sharding.divided(share, mesh, specs, ROWS)(points, confidence, frames, home_points)
+
+
+def _similarities(scale: Array, rotation: Array, translation: Array) -> np.ndarray:
+    """(K, 4, 4) float64."""
+    scale, rotation, translation = (np.asarray(x, np.float64) for x in (scale, rotation, translation))
+    out = np.tile(np.eye(4), (len(scale), 1, 1))
+    out[:, :3, :3] = np.clip(scale, *_SCALE_RANGE)[:, None, None] * rotation
+    out[:, :3, 3] = translation
+    return out
+
+
 @jax.jit
-def _edge_focals(points_i: Array, edges: Array) -> Array:
-    principal_point = camera.centre(*points_i.shape[1:3])
-    points_i = in_bits(points_i)
-    return jax.lax.map(lambda e: weiszfeld_focal(widened(points_i[e], jnp.float32), principal_point), edges)
-
-
-def _point_map(predictions: PairPredictions, edge: Array, side: Array) -> tuple[Array, Array]:
-    """(P, 3) points and (P,) confidence of one side of one pair; the predictions `in_bits`."""
-    points = jnp.where(side == _FRAME_I, predictions.points_i[edge], predictions.points_j[edge])
-    confidence = jnp.where(side == _FRAME_I, predictions.confidence_i[edge], predictions.confidence_j[edge])
-    return widened(points.reshape(-1, 3), jnp.float32), widened(confidence.reshape(-1), jnp.float32)
-
-
-@jax.jit
-def _register(predictions: PairPredictions, edges: Array, sides: Array, targets: Array) -> tuple[Array, Array, Array]:
-    """Similarities (K,), (K, 3, 3), (K, 3) of K point maps to the (K, 2) targets. One at a time: little memory."""
-    predictions = in_bits(predictions)
-
-    def one(inputs):
-        edge, side, target = inputs
-        source, weights = _point_map(predictions, edge, side)
-        return register_similarity(source, _point_map(predictions, target[0], target[1])[0], weights)
-
-    return jax.lax.map(one, (edges, sides, targets))
-
-
-@jax.jit
-def _home_points(predictions: PairPredictions, home: Array, world_from_home: Array) -> Array:
+def _home_points(home_points: Array, world_from_home: Array) -> Array:
     """(T, H, W, 3) world points, before the world is scaled."""
-    predictions = in_bits(predictions)
-
-    def one(inputs):
-        home, transform = inputs
-        return se3.transform_points(transform, _point_map(predictions, home[0], home[1])[0])
-
-    height, width = predictions.points_i.shape[1:3]
-    return jax.lax.map(one, (home, world_from_home)).reshape(-1, height, width, 3)
+    transforms = world_from_home.astype(jnp.float32)
+    return jax.lax.map(lambda inputs: se3.transform_points(*inputs), (transforms, home_points))
 
 
 @jax.jit
@@ -233,7 +310,7 @@ def _pnp_pose(points, confidence, focal, principal_point, config: AlignConfig, s
     rows, columns = np.nonzero(mask)
     pixels = np.stack([columns, rows], axis=-1).astype(np.float32)
     matrix = np.array([[focal, 0, principal_point[0]], [0, focal, principal_point[1]], [0, 0, 1]])
-    return solve_pnp(np.asarray(points)[mask], pixels, matrix, iterations=config.pnp_iterations, seed=seed)
+    return solve_pnp(points[mask], pixels, matrix, iterations=config.pnp_iterations, seed=seed)
 
 
 def _scales(similarity: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from easi3r_jax import sharding
 from easi3r_jax.align.residuals import total_loss
 from easi3r_jax.align.state import AlignProblem, AlignState
 from easi3r_jax.config import AlignConfig
@@ -111,6 +112,7 @@ def iterate(
       loss: the objective.
     """
     rates = learning_rates(config).astype(np.float32)
+    state = sharding.whole(state, problem.mesh)
     moments, done = init_moments(state), 0
     for stop in stops:
         losses = []

@@ -12,6 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax import sharding
 from easi3r_jax.align.flow import flow_loss
 from easi3r_jax.align.narrow import widened
 from easi3r_jax.align.state import (
@@ -20,6 +21,7 @@ from easi3r_jax.align.state import (
     AlignState,
     CameraPrior,
     DepthPrior,
+    blocked_like,
     pair_transforms,
     unit_length,
     unroll_of,
@@ -27,6 +29,7 @@ from easi3r_jax.align.state import (
     world_points,
 )
 from easi3r_jax.geometry import se3
+from easi3r_jax.sharding import ROWS, WHOLE
 from easi3r_jax.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -50,7 +53,8 @@ def loss_terms(state: AlignState, problem: AlignProblem) -> dict[str, Array]:
 
 def _other_terms(state: AlignState, problem: AlignProblem) -> dict[str, tuple[Array, Array]]:
     """Value and weight of the terms beside those of the pairs."""
-    terms = {"temporal": (temporal_loss(state, problem.translation_weight), problem.smoothing_weight)}
+    temporal = temporal_loss(state, problem.translation_weight, problem.frame_counts)
+    terms = {"temporal": (temporal, problem.smoothing_weight)}
     if problem.flow is not None:
         terms["flow"] = flow_loss(state, problem), problem.flow.weight
     if problem.depth_prior is not None:
@@ -60,12 +64,13 @@ def _other_terms(state: AlignState, problem: AlignProblem) -> dict[str, tuple[Ar
     return terms
 
 
-def temporal_loss(state: AlignState, translation_weight: Array) -> Array:
+def temporal_loss(state: AlignState, translation_weight: Array, counts: Array | None = None) -> Array:
     """Change of pose between neighbouring frames (MonST3R, eq. 4): sum_t |R_rel - I|_F + weight * |t_rel|.
 
-    `rel` is cam_t from cam_(t+1).
+    `rel` is cam_t from cam_(t+1). `counts`: `AlignProblem.frame_counts`.
     """
-    return jnp.sum(relative_pose_residual(world_from_cam(state), translation_weight))
+    residual = relative_pose_residual(world_from_cam(state), translation_weight)
+    return jnp.sum(residual if counts is None else counts[1:] * residual)
 
 
 def relative_pose_residual(poses: Array, translation_weight: Array | float) -> Array:
@@ -93,7 +98,7 @@ def camera_loss(state: AlignState, problem: AlignProblem, prior: CameraPrior) ->
     """
     difference = world_from_cam(state)[:, :3] - prior.world_from_cam[:, :3]
     turn = se3.safe_norm(difference[:, :, :3].reshape(-1, 9))
-    moved = se3.safe_norm(difference[:, :, 3]) / unit_length(state, problem.scale_known)
+    moved = se3.safe_norm(difference[:, :, 3]) / _unit_length(state, problem)
     zoom = jnp.abs(state.log_focal - prior.log_focal) / FOCAL_PARAM_SCALE
     return jnp.sum(prior.poses_known * (turn + moved)) + jnp.sum(prior.focals_known * zoom)
 
@@ -128,17 +133,21 @@ def pair_loss(state: AlignState, problem: AlignProblem) -> Array:
 
 
 def _divisor(state: AlignState, problem: AlignProblem) -> Array:
-    return unit_length(state, problem.scale_known) * (len(state.pair_poses) * state.log_depth[0].size)
+    counts = problem.pair_counts
+    num_edges = len(state.pair_poses) if counts is None else jnp.sum(counts)
+    return _unit_length(state, problem) * (num_edges * state.log_depth[0].size)
+
+
+def _unit_length(state: AlignState, problem: AlignProblem) -> Array:
+    return unit_length(state, problem.scale_known, problem.pair_counts)
 
 
 def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
     """(G, B, 3, 4) pair transforms, padded like the problem, and (T, 3, P) points of the frames in the world."""
-    transforms = pair_transforms(state, problem.scale_known)[:, :3]
-    groups, block = problem.edges.shape[:2]
-    transforms = jnp.pad(transforms, [(0, groups * block - len(transforms)), (0, 0), (0, 0)])
+    transforms = pair_transforms(state, problem.scale_known, problem.pair_counts)[:, :3]
     points = world_points(state, problem)
     frames = jnp.moveaxis(points.reshape(len(points), -1, 3), -1, 1)
-    return transforms.reshape(groups, block, 3, 4), frames
+    return blocked_like(transforms, problem), frames
 
 
 # --- the streaming kernel -------------------------------------------------------------------------------------------
@@ -158,10 +167,22 @@ def _weighted_distance(transforms: Array, frames: Array, problem: AlignProblem) 
 
 
 def _value_and_gradients(transforms: Array, frames: Array, problem: AlignProblem) -> tuple[Array, Array, Array]:
-    observations = (problem.points_i, problem.weights_i, problem.points_j, problem.weights_j)
-    inputs = (transforms, problem.edges, *observations)
+    mesh = problem.mesh
+    inputs = (transforms, problem.edges, problem.points_i, problem.weights_i, problem.points_j, problem.weights_j)
+
+    def share(frames: Array, *inputs: Array) -> tuple[Array, Array, Array]:
+        value, transforms_grad, frames_grad = _streamed(frames, inputs)
+        return sharding.summed(value, mesh), transforms_grad, sharding.summed(frames_grad, mesh)
+
+    specs = (WHOLE, *(ROWS for _ in inputs))
+    return sharding.divided(share, mesh, specs, (WHOLE, ROWS, WHOLE))(frames, *inputs)
+
+
+def _streamed(frames: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+    """Value, (G, B, 3, 4) gradient by transforms and (T, 3, P) by frames of so many blocks."""
+    shape = inputs[0].shape
     side = jax.vmap(_distance_and_gradients)
-    if problem.edges.shape[1] == 1:  # blocks of one edge lose their axis: batched products are slow on a CPU
+    if shape[1] == 1:  # blocks of one edge lose their axis: batched products are slow on a CPU
         inputs, side = jax.tree.map(lambda x: x[:, 0], inputs), _distance_and_gradients
 
     def block(carry, inputs):
@@ -173,8 +194,8 @@ def _value_and_gradients(transforms: Array, frames: Array, problem: AlignProblem
         return (value + jnp.sum(value_i + value_j), frames_grad), grad_i + grad_j
 
     start = (jnp.zeros((), frames.dtype), jnp.zeros_like(frames))
-    (value, frames_grad), transforms_grad = jax.lax.scan(block, start, inputs, unroll=unroll_of(len(problem.edges)))
-    return value, transforms_grad.reshape(transforms.shape), frames_grad
+    (value, frames_grad), transforms_grad = jax.lax.scan(block, start, inputs, unroll=unroll_of(shape[0]))
+    return value, transforms_grad.reshape(shape), frames_grad
 
 
 def _distance_and_gradients(

@@ -5,11 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
 
+from easi3r_jax import sharding
 from easi3r_jax.align.narrow import in_bits
+from easi3r_jax.batches import padded
 from easi3r_jax.config import AlignConfig
 from easi3r_jax.geometry import camera, se3
 from easi3r_jax.types import Array, PairPredictions, pytree_dataclass
@@ -27,6 +32,8 @@ UNKNOWN_FLOW = 1e9
 @pytree_dataclass
 class AlignState:
     """Unknowns of the alignment, in the parametrisation that Adam walks in.
+
+    There may be more pairs and frames than in the clip, so that clips share shapes: `AlignProblem` says which count.
 
     Attributes:
       pair_poses: (E, 8), world from the pair's camera i: quaternion x y z w (any length), translation as
@@ -102,7 +109,7 @@ class CameraPrior:
 class AlignProblem:
     """Observations and weights of the objective, laid out for streaming: G blocks of B edges, P = H W pixels.
 
-    Edges that fill the last block have weight 0 and unknown flow.
+    Edges that fill blocks have weight 0 and unknown flow. On a mesh, each device has its share of the blocks.
 
     Attributes:
       edges: (G, B, 2) int32.
@@ -116,6 +123,9 @@ class AlignProblem:
       flow: optical flow of the pairs, or None.
       depth_prior, camera_prior: or None.
       free: factors 0 or 1 of the optimiser's steps, broadcast to the state's shapes: 0 stays as it is. None: all free.
+      pair_counts, frame_counts: (E,) and (T,) float, 0 where the state has more pairs and frames than the clip; None:
+        all count.
+      mesh: over which the blocks are divided; None: one device.
     """
 
     edges: Array
@@ -131,6 +141,9 @@ class AlignProblem:
     depth_prior: DepthPrior | None = None
     camera_prior: CameraPrior | None = None
     free: AlignState | None = None
+    pair_counts: Array | None = None
+    frame_counts: Array | None = None
+    mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 @pytree_dataclass
@@ -179,35 +192,34 @@ def make_problem(
     flow_known: Array | None = None,
     dynamic: Array | None = None,
     block: int | None = None,
+    room: int = 0,
     release: bool = False,
 ) -> AlignProblem:
     """Lays the predictions out for the optimiser.
 
     Args:
-      predictions: point maps of every pair.
+      predictions: point maps of every pair. Where they are divided over the devices of a mesh, so is the problem.
       num_frames: T.
       config: gives the weights of the temporal term and of the flow's.
-      flow: (E, H, W, 2) optical flow of every pair from i to j in pixels; None leaves its term away.
+      flow: (E, H, W, 2) optical flow of every pair from i to j in pixels, or more rows, which do not count; None leaves
+        its term away.
       flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
       dynamic: (T, H, W) bool, what moves: flow does not count there.
       block: edges worked on at a time; None chooses for the backend.
+      room: frames that the state has; 0: `num_frames`.
       release: nobody needs the predictions' arrays any more: each is freed as soon as it is laid out, so that there is
         hardly more than one set of them in memory.
     """
-    num_edges, height, width = predictions.points_i.shape[:3]
-    pixels = height * width
-    if block is None:
-        # A CPU is fastest when one edge's intermediates stay in cache, an accelerator when about 2 M pixels fill it.
-        block = 1 if jax.default_backend() == "cpu" else max(1, (1 << 21) // pixels)
-    block = min(block, num_edges)
-    groups = _divisible(-(-num_edges // block))
-
-    shape = (groups, block)
+    rows, height, width = predictions.points_i.shape[:3]
+    num_edges, pixels, room = len(predictions.edges), height * width, room or num_frames
+    mesh = sharding.mesh_of_rows(predictions)
+    layout = _layout_of(rows, pixels, block, mesh)
     dtype = predictions.confidence_i.dtype
     dtype = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)  # what is computed with
+    counts = np.arange(rows) < num_edges
 
-    def laid_out(layout: Callable[..., Array], x: Array) -> Array:
-        out = in_bits(layout(x, shape))
+    def laid_out(lay_out: Callable[..., Array], x: Array) -> Array:
+        out = in_bits(lay_out(x, layout, counts))
         if release and isinstance(x, jax.Array):
             jax.block_until_ready(out)
             x.delete()
@@ -217,49 +229,98 @@ def make_problem(
     if flow is not None:
         if flow_known is not None:
             flow = jnp.where(flow_known[..., None], flow, UNKNOWN_FLOW)
-        moving = jnp.zeros((num_frames, pixels), bool) if dynamic is None else dynamic.reshape(num_frames, pixels)
+        if len(flow) != rows:
+            flow = jnp.pad(flow[:rows], [(0, max(0, rows - len(flow))), (0, 0), (0, 0), (0, 0)])
+        moving = jnp.zeros((room, pixels), bool) if dynamic is None else dynamic.reshape(room, pixels)
         targets = FlowTargets(
-            flow=_channels_first(flow, shape, UNKNOWN_FLOW).astype(dtype),
+            flow=_flow_rows(sharding.by_rows(flow, mesh), layout, counts).astype(dtype),
             static=~moving,
             weight=jnp.asarray(config.flow_weight, dtype),
             outlier=jnp.asarray(config.flow_outlier, dtype),
             limit=jnp.asarray(config.flow_limit, dtype),
         )
     return AlignProblem(
-        edges=_blocked(jnp.asarray(predictions.edges, jnp.int32), shape),
+        edges=_blocked(sharding.by_rows(padded_edges(predictions), mesh), layout),
         points_i=laid_out(_channels_first, predictions.points_i),
         points_j=laid_out(_channels_first, predictions.points_j),
         weights_i=laid_out(_log_confidence, predictions.confidence_i),
         weights_j=laid_out(_log_confidence, predictions.confidence_j),
-        principal_point=jnp.tile(camera.centre(height, width, dtype)[None], (num_frames, 1)),
+        principal_point=jnp.tile(camera.centre(height, width, dtype)[None], (room, 1)),
         smoothing_weight=jnp.asarray(config.smoothing_weight, dtype),
         translation_weight=jnp.asarray(config.translation_weight, dtype),
         scale_known=jnp.zeros((), bool),
         flow=targets,
+        pair_counts=None if rows == num_edges else jnp.asarray(counts, dtype),
+        frame_counts=None if room == num_frames else jnp.asarray(np.arange(room) < num_frames, dtype),
+        mesh=mesh,
     )
 
 
-@partial(jax.jit, static_argnames=("shape", "filling"))
-def _blocked(x: Array, shape: tuple[int, int], filling: float = 0) -> Array:
-    """(E, ...) to (G, B, ...)."""
-    groups, block = shape
-    padding = [(0, groups * block - len(x))] + [(0, 0)] * (x.ndim - 1)
-    return jnp.pad(x, padding, constant_values=filling).reshape(groups, block, *x.shape[1:])
+def padded_edges(predictions: PairPredictions) -> np.ndarray:
+    """(R, 2) int32, an edge for every row of the point maps: those beyond the pairs repeat the last one."""
+    return padded(np.asarray(predictions.edges, np.int32), len(predictions.points_i))
 
 
-@partial(jax.jit, static_argnames=("shape", "filling"))
-def _channels_first(values: Array, shape: tuple[int, int], filling: float = 0) -> Array:
-    """(E, H, W, C) to (G, B, C, P)."""
-    count, height, width, channels = values.shape
-    return _blocked(jnp.moveaxis(values.reshape(count, height * width, channels), -1, 1), shape, filling)
+class Layout(NamedTuple):
+    """How rows become blocks.
+
+    Attributes:
+      shares: parts into which devices divide the rows; each is padded by itself.
+      groups: blocks of a share.
+      block: rows of a block.
+    """
+
+    shares: int
+    groups: int
+    block: int
 
 
-@partial(jax.jit, static_argnames="shape")
-def _log_confidence(confidence: Array, shape: tuple[int, int]) -> Array:
-    """(E, H, W) confidence to (G, B, P) weights, computed in float32 at least."""
+def _layout_of(rows: int, pixels: int, block: int | None, mesh: Mesh | None) -> Layout:
+    if block is None:
+        # A CPU is fastest when one edge's intermediates stay in cache, an accelerator when about 2 M pixels fill it.
+        block = 1 if jax.default_backend() == "cpu" else max(1, (1 << 21) // pixels)
+    shares = sharding.num_shares(mesh)
+    block = min(block, rows // shares)
+    return Layout(shares, _divisible(-(-rows // (shares * block))), block)
+
+
+def blocked_like(x: Array, problem: AlignProblem) -> Array:
+    """Rows (R, ...) of the state's pairs to (G, B, ...), zeros where blocks are filled."""
+    shares = sharding.num_shares(problem.mesh)
+    groups, block = problem.edges.shape[:2]
+    return _blocked(x, Layout(shares, groups // shares, block))
+
+
+@partial(jax.jit, static_argnames=("layout", "filling"))
+def _blocked(x: Array, layout: Layout, filling: float = 0) -> Array:
+    """(R, ...) to (G, B, ...)."""
+    shares, groups, block = layout
+    x = x.reshape(shares, -1, *x.shape[1:])
+    padding = [(0, 0), (0, groups * block - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
+    return jnp.pad(x, padding, constant_values=filling).reshape(shares * groups, block, *x.shape[2:])
+
+
+@partial(jax.jit, static_argnames=("layout", "filling"))
+def _channels_first(values: Array, layout: Layout, counts: Array, filling: float = 0) -> Array:
+    """(R, H, W, C) to (G, B, C, P)."""
+    del counts  # points that do not count have no weight
+    rows, height, width, channels = values.shape
+    return _blocked(jnp.moveaxis(values.reshape(rows, height * width, channels), -1, 1), layout, filling)
+
+
+@partial(jax.jit, static_argnames=("layout",))
+def _flow_rows(flow: Array, layout: Layout, counts: Array) -> Array:
+    """As `_channels_first`; flow of rows that do not count is unknown."""
+    flow = jnp.where(counts[:, None, None, None], flow, UNKNOWN_FLOW)
+    return _channels_first(flow, layout, counts, UNKNOWN_FLOW)
+
+
+@partial(jax.jit, static_argnames=("layout",))
+def _log_confidence(confidence: Array, layout: Layout, counts: Array) -> Array:
+    """(R, H, W) confidence to (G, B, P) weights, computed in float32 at least; 0 in rows that do not count."""
     wide = confidence if confidence.dtype.itemsize >= 4 else confidence.astype(jnp.float32)
-    log = jnp.log(jnp.maximum(wide, 1)).astype(confidence.dtype)
-    return _blocked(log.reshape(len(log), -1), shape)
+    log = jnp.where(counts[:, None, None], jnp.log(jnp.maximum(wide, 1)), 0).astype(confidence.dtype)
+    return _blocked(log.reshape(len(log), -1), layout)
 
 
 def with_depth_prior(
@@ -275,8 +336,11 @@ def with_depth_prior(
     pixel_weight = jnp.ones_like(start.log_depth)
     if dynamic is not None:
         pixel_weight = pixel_weight + jnp.asarray(dynamic, dtype)
-    prior = DepthPrior(start.log_depth, pixel_weight, jnp.asarray(config.depth_weight, dtype))
-    return dataclasses.replace(problem, depth_prior=prior)
+    weight = jnp.asarray(config.depth_weight, dtype)
+    if problem.frame_counts is not None:  # the term is a mean over all frames that there is room for
+        pixel_weight = pixel_weight * problem.frame_counts[:, None, None]
+        weight = weight * len(pixel_weight) / jnp.sum(problem.frame_counts)
+    return dataclasses.replace(problem, depth_prior=DepthPrior(start.log_depth, pixel_weight, weight))
 
 
 def unroll_of(groups: int) -> int:
@@ -294,24 +358,33 @@ def world_from_cam(state: AlignState) -> Array:
     return _rigid(state.frame_poses)
 
 
-def pair_scales(state: AlignState, scale_known: Array | bool = False) -> Array:
-    """(E,) scales; their geometric mean is 0.5 unless known poses give the world its scale."""
-    log_scale = state.pair_poses[:, 7]
-    return MEAN_PAIR_SCALE * jnp.exp(log_scale - jnp.where(scale_known, 0, jnp.mean(log_scale)))
+def pair_scales(state: AlignState, scale_known: Array | bool = False, counts: Array | None = None) -> Array:
+    """(E,) scales; their geometric mean is 0.5 unless known poses give the world its scale.
+
+    Args:
+      state: of the alignment.
+      scale_known, counts: `scale_known` and `pair_counts` of the problem.
+    """
+    return MEAN_PAIR_SCALE * jnp.exp(state.pair_poses[:, 7] - jnp.where(scale_known, 0, _mean_log_scale(state, counts)))
 
 
-def unit_length(state: AlignState, scale_known: Array | bool) -> Array:
+def unit_length(state: AlignState, scale_known: Array | bool, counts: Array | None = None) -> Array:
     """() float, what lengths are measured in: 1, or, where known poses fix the world's scale, the pairs' mean over 0.5.
 
     Without it, a world too small would be a good fit: all distances would be small.
     """
-    return jnp.where(scale_known, jnp.exp(jnp.mean(state.pair_poses[:, 7])), 1)
+    return jnp.where(scale_known, jnp.exp(_mean_log_scale(state, counts)), 1)
 
 
-def pair_transforms(state: AlignState, scale_known: Array | bool = False) -> Array:
+def _mean_log_scale(state: AlignState, counts: Array | None) -> Array:
+    log_scale = state.pair_poses[:, 7]
+    return jnp.mean(log_scale) if counts is None else jnp.sum(counts * log_scale) / jnp.sum(counts)
+
+
+def pair_transforms(state: AlignState, scale_known: Array | bool = False, counts: Array | None = None) -> Array:
     """(E, 4, 4) similarities, world from the pair's points: the rigid motion, all of it times the scale."""
     rigid = _rigid(state.pair_poses)
-    scale = pair_scales(state, scale_known)[:, None]
+    scale = pair_scales(state, scale_known, counts)[:, None]
     return se3.from_parts(scale[..., None] * rigid[:, :3, :3], scale * rigid[:, :3, 3])
 
 

@@ -5,6 +5,8 @@ Other cues (`cues`) take the place of the first two steps.
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
 from easi3r_jax.config import MotionConfig
 from easi3r_jax.motion.aggregate import (
     Moments,
@@ -61,6 +63,7 @@ def motion_maps(
     labels: Array,
     config: MotionConfig,
     residual: MotionResidual | None = None,
+    present: Array | None = None,
 ) -> MotionMaps:
     """Scores every token of a clip. Pure; `config` is static under `jit`.
 
@@ -69,40 +72,57 @@ def motion_maps(
       labels: (T, h, w) int from `cluster_labels`. Features do not change between passes: k-means runs once.
       config: number of clusters.
       residual: of another cue: it, min-max per frame, takes the place of the attention's score.
+      present: (T,) bool, which frames are the clip's; the others' scores mean nothing. None: all.
     """
     maps = fuse_temporal(temporal, labels.shape[1:]) if isinstance(temporal, TemporalState) else temporal
     if residual is None:
         raw_score, observed = dynamic_score(maps), None
     else:
         raw_score, observed = min_max(residual.value, axis=(-2, -1), where=residual.observed), residual.observed
+    if present is not None:
+        of_clip = jnp.broadcast_to(present[:, None, None], labels.shape)
+        observed = of_clip if observed is None else observed & of_clip
     score = cluster_score(raw_score, labels, config.num_clusters, observed)
     return MotionMaps(temporal=maps, raw_score=raw_score, labels=labels, score=score)
 
 
-def cluster_labels(features: Array, grid: tuple[int, int], config: MotionConfig, key: Array) -> Array:
+def cluster_labels(
+    features: Array, grid: tuple[int, int], config: MotionConfig, key: Array, num_frames: Array | None = None
+) -> Array:
     """k-means clusters of all tokens of a clip, (T, N, C) to (T, h, w) int32, joint over frames.
 
-    Pure; `grid` and `config` are static under `jit`.
+    Pure; `grid` and `config` are static under `jit`. Of more frames than `num_frames`, () int, the first so many are
+    the clip's; None: all.
     """
-    num_frames, _, channels = features.shape
+    room, num_tokens, channels = features.shape
     points = features.reshape(-1, channels)
     clusters = kmeans(
-        points, config.num_clusters, key, restarts=config.restarts, max_iterations=config.kmeans_iterations
+        points,
+        config.num_clusters,
+        key,
+        count=None if num_frames is None else num_frames * num_tokens,
+        restarts=config.restarts,
+        max_iterations=config.kmeans_iterations,
     )
-    return clusters.labels.reshape(num_frames, *grid)
+    return clusters.labels.reshape(room, *grid)
 
 
-def motion_masks(maps: MotionMaps, image_size: tuple[int, int], config: MotionConfig) -> MotionMasks:
+def motion_masks(
+    maps: MotionMaps, image_size: tuple[int, int], config: MotionConfig, present: Array | None = None
+) -> MotionMasks:
     """Brings the scores to pixels and thresholds them. Pure; `image_size` and `config` are static under `jit`.
 
     Args:
       maps: scores per token.
       image_size: (H, W) pixels.
       config: class counts of multi-Otsu.
+      present: (T,) bool, which frames are the clip's; None: all.
 
     Returns:
-      Masks of what moves; all False where the scores are constant.
+      Masks of what moves; all False where the scores are constant, and in frames that are not the clip's.
     """
     score = upsample(maps.score, image_size)
-    threshold = multi_otsu(score, config.otsu_classes).threshold
-    return MotionMasks(score=score, threshold=threshold, masks=score > threshold)
+    where = None if present is None else jnp.broadcast_to(present[:, None, None], score.shape)
+    threshold = multi_otsu(score, config.otsu_classes, where).threshold
+    moving = score > threshold
+    return MotionMasks(score=score, threshold=threshold, masks=moving if where is None else moving & where)

@@ -37,13 +37,22 @@ class Clusters(NamedTuple):
     inertia: Array
 
 
-def kmeans(points: Array, num_clusters: int, key: Array, *, restarts: int = 1, max_iterations: int = 300) -> Clusters:
+def kmeans(
+    points: Array,
+    num_clusters: int,
+    key: Array,
+    *,
+    count: Array | None = None,
+    restarts: int = 1,
+    max_iterations: int = 300,
+) -> Clusters:
     """Clusters points; of all restarts the one with the lowest inertia. Same key, same machine: same result.
 
     Args:
       points: (n, C) float, finite; n at least 1.
       num_clusters: wanted number of clusters; n where there are fewer points.
       key: random key.
+      count: () int, only so many of the first points count; the others get labels. None: all.
       restarts: independent initialisations.
       max_iterations: most Lloyd iterations of each.
 
@@ -54,31 +63,32 @@ def kmeans(points: Array, num_clusters: int, key: Array, *, restarts: int = 1, m
         raise ConfigError("k-means needs at least one cluster, one restart and one iteration.")
     num_clusters = min(num_clusters, len(points))
     points = points.astype(jnp.float32)
-    mean = jnp.mean(points, axis=0)
+    counts = None if count is None else (jnp.arange(len(points)) < count).astype(jnp.float32)
+    mean = _mean(points, counts)
     points = points - mean[None]
 
     def restart(key: Array) -> Clusters:
-        return lloyd(points, init_plus_plus(points, num_clusters, key), max_iterations)
+        return lloyd(points, init_plus_plus(points, num_clusters, key, counts), max_iterations, counts)
 
     runs = jax.lax.map(restart, jax.random.split(key, restarts))
     best = jax.tree.map(lambda x: x[jnp.argmin(runs.inertia)], runs)
     return best._replace(centroids=best.centroids + mean[None])
 
 
-def init_plus_plus(points: Array, num_clusters: int, key: Array) -> Array:
+def init_plus_plus(points: Array, num_clusters: int, key: Array, counts: Array | None = None) -> Array:
     """Greedy k-means++: (k, C) centroids, each drawn in proportion to the squared distance to those before it.
 
     Each is the best of 2 + log k candidates, the number Arthur's own code and scikit-learn try. The points should
-    have mean zero.
+    have mean zero. Of `counts` (n,) float, 1 for the first points and 0 for the others, the others are not drawn.
     """
-    num_points = len(points)
+    num_points = len(points) if counts is None else jnp.sum(counts).astype(jnp.int32)
     candidates = 2 + int(math.log(num_clusters))
     points = jnp.asarray(points)
     norms = _squared_norms(points)
     first_key, key = jax.random.split(key)
     first = points[jax.random.randint(first_key, (), 0, num_points)]
     centroids = jnp.zeros((num_clusters, points.shape[1]), jnp.float32).at[0].set(first)
-    nearest = squared_distances(points, first[None], norms)[:, 0]
+    nearest = _counted(squared_distances(points, first[None], norms)[:, 0], counts)
 
     def add(n: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         centroids, nearest = carry
@@ -86,22 +96,26 @@ def init_plus_plus(points: Array, num_clusters: int, key: Array) -> Array:
         draws = jax.random.uniform(jax.random.fold_in(key, n), (candidates,)) * cumulative[-1]
         # Ties to the right: a point at distance 0 is never drawn while there are others.
         drawn = jnp.minimum(jnp.searchsorted(cumulative, draws, side="right"), num_points - 1)
-        distances = jnp.minimum(squared_distances(points, points[drawn], norms), nearest[:, None])
+        distances = jnp.minimum(_counted(squared_distances(points, points[drawn], norms), counts), nearest[:, None])
         best = jnp.argmin(jnp.sum(distances, axis=0))
         return centroids.at[n].set(points[drawn[best]]), distances[:, best]
 
     return jax.lax.fori_loop(1, num_clusters, add, (centroids, nearest))[0]
 
 
-def lloyd(points: Array, centroids: Array, max_iterations: int = 300) -> Clusters:
-    """Alternates nearest centroids and cluster means until they rest. The points should have mean zero."""
+def lloyd(points: Array, centroids: Array, max_iterations: int = 300, counts: Array | None = None) -> Clusters:
+    """Alternates nearest centroids and cluster means until they rest. The points should have mean zero.
+
+    Where `counts` (n,) float is 0, a point is given a label and otherwise does not exist.
+    """
     points, centroids = jnp.asarray(points), jnp.asarray(centroids)
     norms = _squared_norms(points)
-    tolerance = TOLERANCE * jnp.mean(jnp.var(points, axis=0))
+    spread = jnp.square(points - _mean(points, counts)[None])
+    tolerance = TOLERANCE * jnp.mean(_mean(spread, counts))
 
     def step(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         iteration, centroids, _ = carry
-        new = _update(points, centroids, squared_distances(points, centroids, norms))
+        new = _update(points, centroids, squared_distances(points, centroids, norms), counts)
         return iteration + 1, new, jnp.sum(jnp.square(new - centroids))
 
     def moving(carry: tuple[Array, Array, Array]) -> Array:
@@ -112,7 +126,7 @@ def lloyd(points: Array, centroids: Array, max_iterations: int = 300) -> Cluster
     _, centroids, _ = jax.lax.while_loop(moving, step, start)
     labels = jnp.argmin(squared_distances(points, centroids, norms), axis=1).astype(jnp.int32)
     # From differences, not from the expanded square: exact for tight clusters far from the mean.
-    inertia = jnp.sum(jnp.square(points - centroids[labels]))
+    inertia = jnp.sum(_counted(jnp.square(points - centroids[labels]), counts))
     return Clusters(labels, centroids, inertia)
 
 
@@ -146,17 +160,27 @@ def _squared_norms(x: Array) -> Array:
     return jnp.sum(jnp.square(x), axis=1)
 
 
-def _update(points: Array, centroids: Array, distances: Array) -> Array:
+def _counted(x: Array, counts: Array | None) -> Array:
+    """(n, ...) with zeros where points do not count."""
+    return x if counts is None else x * counts.reshape(-1, *(1 for _ in x.shape[1:]))
+
+
+def _mean(x: Array, counts: Array | None) -> Array:
+    """Mean over the first axis, of what counts."""
+    return jnp.mean(x, axis=0) if counts is None else jnp.sum(_counted(x, counts), axis=0) / jnp.sum(counts)
+
+
+def _update(points: Array, centroids: Array, distances: Array, counts: Array | None) -> Array:
     """Means of the nearest points. A cluster without any restarts at a point that is farthest from its centroid."""
     num_clusters = len(centroids)
     labels = jnp.argmin(distances, axis=1)
-    indicator = jax.nn.one_hot(labels, num_clusters, dtype=jnp.float32)
+    indicator = _counted(jax.nn.one_hot(labels, num_clusters, dtype=jnp.float32), counts)
     sizes = jnp.sum(indicator, axis=0)
     sums = jnp.matmul(indicator.T, points, precision=jax.lax.Precision.HIGHEST)
     means = jnp.where(sizes[:, None] > 0, sums / jnp.maximum(sizes, 1.0)[:, None], centroids)
 
     def refill(means: Array) -> Array:
-        gaps, far = jax.lax.top_k(jnp.min(distances, axis=1), num_clusters)
+        gaps, far = jax.lax.top_k(_counted(jnp.min(distances, axis=1), counts), num_clusters)
         rank = jnp.maximum(jnp.cumsum((sizes == 0).astype(jnp.int32)) - 1, 0)
         useful = (sizes == 0) & (gaps[rank] > 0)
         return jnp.where(useful[:, None], points[far[rank]], means)

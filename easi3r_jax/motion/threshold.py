@@ -38,7 +38,7 @@ class Otsu(NamedTuple):
     thresholds: tuple[Array, ...]
 
 
-def multi_otsu(x: Array, class_counts: tuple[int, ...] = (2, 3, 4)) -> Otsu:
+def multi_otsu(x: Array, class_counts: tuple[int, ...] = (2, 3, 4), where: Array | None = None) -> Otsu:
     """Thresholds `x` into each number of classes and chooses the number whose class means spread most.
 
     A class count fits when the map fills at least as many of the 256 bins; the reference raises where one does not,
@@ -47,6 +47,7 @@ def multi_otsu(x: Array, class_counts: tuple[int, ...] = (2, 3, 4)) -> Otsu:
     Args:
       x: float array of any shape, finite.
       class_counts: numbers of classes to try, each 2, 3 or 4; the first wins ties.
+      where: bool of the same shape, some of it True: only these values are looked at; None: all.
 
     Raises:
       ConfigError: no class count, or one that is not 2, 3 or 4.
@@ -54,8 +55,11 @@ def multi_otsu(x: Array, class_counts: tuple[int, ...] = (2, 3, 4)) -> Otsu:
     if not class_counts or not set(class_counts) <= {2, 3, 4}:
         raise ConfigError(f"Otsu class counts are some of 2, 3 and 4, not {class_counts}.")
     x = x.astype(jnp.float32)
-    low, high = jnp.min(x), jnp.max(x)
-    counts = histogram(x, low, high)
+    if where is None:
+        where = jnp.ones(x.shape, bool)
+    low = jnp.min(x, where=where, initial=jnp.inf)
+    high = jnp.max(x, where=where, initial=-jnp.inf)
+    counts = histogram(x, low, high, where)
     centres = low + (np.arange(NUM_BINS) + 0.5).astype(np.float32) * ((high - low) / NUM_BINS)
     filled = jnp.sum(counts > 0)
 
@@ -63,22 +67,25 @@ def multi_otsu(x: Array, class_counts: tuple[int, ...] = (2, 3, 4)) -> Otsu:
     thresholds = tuple(centres[_best_partition(intervals, counts, n)] for n in class_counts)
     scores = []
     for n, values in zip(class_counts, thresholds, strict=True):
-        score = _spread(x, values)
+        score = _spread(x, values, where)
         scores.append(jnp.where((filled >= n) & (high > low) & jnp.isfinite(score), score, -jnp.inf))
     scores = jnp.stack(scores)
     last = jnp.stack([values[-1] for values in thresholds])[jnp.argmax(scores)]
     return Otsu(jnp.where(jnp.isfinite(jnp.max(scores)), last, high), scores, thresholds)
 
 
-def histogram(x: Array, low: Array, high: Array) -> Array:
-    """Counts of `x` in 256 equal bins over [low, high], (256,) int32. A bin holds its lower edge, the last both."""
+def histogram(x: Array, low: Array, high: Array, where: Array) -> Array:
+    """Counts of `x` in 256 equal bins over [low, high], (256,) int32. A bin holds its lower edge, the last both.
+
+    Values where `where` is False are not counted.
+    """
     width = (high - low) / NUM_BINS
     index = jnp.floor((x - low) / jnp.where(width > 0, width, 1.0))
     # The division rounds: a value goes by the comparison with the edges of its bin.
     index = index - (x < low + index * width).astype(jnp.float32)
     index = index + (x >= low + (index + 1) * width).astype(jnp.float32)
     index = jnp.clip(index, 0, NUM_BINS - 1).astype(jnp.int32)
-    return jnp.zeros(NUM_BINS, jnp.int32).at[index.ravel()].add(1)
+    return jnp.zeros(NUM_BINS, jnp.int32).at[index.ravel()].add(where.ravel().astype(jnp.int32))
 
 
 def _interval_scores(counts: Array) -> Array:
@@ -126,12 +133,12 @@ def _best_partition(intervals: Array, counts: Array, num_classes: int) -> Array:
     return jnp.where(jnp.sum(counts > 0) == num_classes, filled[:-1].astype(jnp.int32), ends)
 
 
-def _spread(x: Array, thresholds: Array) -> Array:
+def _spread(x: Array, thresholds: Array, where: Array) -> Array:
     """Variance of class means over sqrt(classes); NaN where a class is empty."""
     num_classes = len(thresholds) + 1
     bounds = [jnp.array(-jnp.inf, jnp.float32), *thresholds, jnp.array(jnp.inf, jnp.float32)]
     means = []
     for lower, upper in itertools.pairwise(bounds):
-        inside = (x > lower) & (x <= upper)
+        inside = where & (x > lower) & (x <= upper)
         means.append(jnp.sum(jnp.where(inside, x, 0.0)) / jnp.sum(inside, dtype=jnp.int32).astype(jnp.float32))
     return jnp.var(jnp.stack(means)) / np.float32(np.sqrt(num_classes))

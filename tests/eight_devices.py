@@ -1,0 +1,142 @@
+"""Run on eight devices by tests/test_sharding.py: the same clip on one of them and on all; prints how they differ.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.eight_devices
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from easi3r_jax import align, flow, passes, pipeline, sharding
+from easi3r_jax.config import AlignConfig, FrameConfig, MotionConfig, PipelineConfig
+from easi3r_jax.types import Frames, Given
+from easi3r_jax.video import load_frames
+from experiments.checkpoints import EMBEDDED, load_model
+
+CONFIG = PipelineConfig(
+    graph="complete",
+    segmentation=MotionConfig(restarts=1),
+    alignment=AlignConfig(iterations=20, flow_start=0.2, depth_weight=0.1),
+)
+FRAMES = 5
+CLIP = EMBEDDED.parent / "clips" / "demo" / "frames"
+
+
+def relative(one, many) -> float:
+    """The largest difference as a share of the largest value. Rows beyond one's do not count."""
+    one, many = np.asarray(one, np.float64), np.asarray(many, np.float64)[: len(one)]
+    return float(np.abs(one - many).max() / np.abs(one).max())
+
+
+def stages(model, on_all, frames: Frames, edges: np.ndarray) -> dict:
+    grid, rows = model.grid(frames.rgb.shape[1:3]), []
+    dynamic = jnp.asarray(np.random.default_rng(0).random((FRAMES, grid[0] * grid[1])) < 0.3)
+    for network in (model, on_all):
+        features = passes.encode(network, frames)
+        predictions, temporal = passes.prediction_pass(network, features, edges, grid, dynamic=dynamic)
+        first = passes.attention_pass(network, features, edges, grid)
+        rows.append((features, predictions, temporal, first))
+    (features, one, temporal, first), (many_features, many, many_temporal, many_first) = rows
+    flops = [
+        passes._network_batch.lower(network, *inputs, grid, mesh, heads=True).compile().cost_analysis()["flops"]
+        for network, inputs, mesh in (
+            (model, _inputs(features, None), None),
+            (on_all, _inputs(many_features, sharding.mesh_of(on_all)), sharding.mesh_of(on_all)),
+        )
+    ]
+    return {
+        "features": relative(features, many_features),
+        "points": max(relative(one.points_i, many.points_i), relative(one.points_j, many.points_j)),
+        "statistics": max(
+            relative(a, b)
+            for a, b in zip(
+                jax.tree.leaves((temporal, first)), jax.tree.leaves((many_temporal, many_first)), strict=True
+            )
+        ),
+        "rows": len(many.points_i),
+        "shares": sorted({shard.data.shape[0] for shard in many.points_i.addressable_shards}),
+        "flops": flops,
+    }
+
+
+def _inputs(features, mesh):
+    pairs = np.stack([np.arange(16) % FRAMES, (np.arange(16) + 1) % FRAMES], axis=1)
+    return (*sharding.by_rows((features[pairs[:, 0]], features[pairs[:, 1]]), mesh), None)
+
+
+def whole_method(model, on_all, frames: Frames, edges: np.ndarray) -> dict:
+    # Masks from flow are left out: RANSAC on each two frames answers rounding with another choice of inliers.
+    random = np.random.default_rng(1).normal(0, 2, (len(edges), *frames.rgb.shape[1:3], 2)).astype(np.float32)
+    results = [
+        pipeline.reconstruct(network, frames, CONFIG, given=Given(flow=jnp.asarray(random)))
+        for network in (model, on_all)
+    ]
+    one, many = (result.scene for result in results)
+    off = np.abs(np.asarray(one.depth) - np.asarray(many.depth)) / np.asarray(one.depth)
+    return {
+        "cameras": max(relative(one.world_from_cam, many.world_from_cam), relative(one.intrinsics, many.intrinsics)),
+        "depth": float(np.quantile(off, 0.999)),
+        "losses": relative(results[0].losses, results[1].losses),
+        "score": relative(one.dynamic_score, many.dynamic_score),
+        "masks": float(np.mean(np.asarray(one.dynamic_mask) != np.asarray(many.dynamic_mask))),
+        "static": float(np.mean(np.asarray(one.static_mask) != np.asarray(many.static_mask))),
+    }
+
+
+def alignment_in_double(model, frames: Frames, edges: np.ndarray) -> dict:
+    """All iterations in float64, in which rounding does not grow into differences that a person could see."""
+    grid = model.grid(frames.rgb.shape[1:3])
+    one, _ = passes.prediction_pass(model, passes.encode(model, frames), edges, grid)
+    start = align.initial_state(one, FRAMES, CONFIG.alignment)
+    moved = np.random.default_rng(2).normal(0, 1, (len(edges), *frames.rgb.shape[1:3], 2))
+    rows = -(-len(edges) // 8) * 8
+    with jax.enable_x64():
+        found = []
+        for mesh in (None, sharding.data_mesh()):
+            count = len(edges) if mesh is None else rows
+            arrays = jax.tree.map(lambda x, n=count: np.resize(np.asarray(x, np.float64), (n, *x.shape[1:])), one)
+            wide = sharding.by_rows(arrays, mesh)
+            wide = dataclasses.replace(wide, edges=edges)
+            state = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), start)
+            poses = jnp.asarray(np.resize(np.asarray(state.pair_poses), (count, 8)))
+            problem = align.make_problem(wide, FRAMES, CONFIG.alignment, flow=jnp.asarray(moved))
+            state = dataclasses.replace(state, pair_poses=poses)
+            end, losses = align.optimise(state, problem, dataclasses.replace(CONFIG.alignment, iterations=120))
+            found.append((end.frame_poses, end.log_depth, losses))
+    return {"double": max(relative(a, b) for a, b in zip(*found, strict=True))}
+
+
+def reds_and_greens(scale, rgb_i, rgb_j, iterations):
+    """Stands for a network of optical flow: `scale` is its only parameter."""
+    return scale * jnp.stack([rgb_i[..., 0], rgb_j[..., 1]], axis=-1), {}
+
+
+def flow_of_pairs(frames: Frames, edges: np.ndarray) -> dict:
+    network = Partial(reds_and_greens, jnp.float32(0.1))
+    one = flow.estimate_flow(network, frames.rgb, edges)
+    many = flow.estimate_flow(sharding.whole(network, sharding.data_mesh()), frames.rgb, edges)
+    return {"flow": relative(one, many), "flow_rows": len(many)}
+
+
+def main() -> None:
+    assert jax.local_device_count() == 8
+    model, _ = load_model("embedded")
+    on_all, in_parts = (f(model, sharding.data_mesh()) for f in (sharding.whole, sharding.scattered))
+    frames = load_frames(CLIP, FrameConfig(size=96, patch_size=model.config.patch_size, first=FRAMES))
+    edges = pipeline.clip_edges(FRAMES, CONFIG.graph)
+    found = stages(model, on_all, frames, edges) | whole_method(model, on_all, frames, edges)
+    found |= alignment_in_double(model, frames, edges) | flow_of_pairs(frames, edges)
+    found["scattered"] = relative(passes.encode(model, frames), passes.encode(in_parts, frames))
+    kept = [leaf.addressable_shards[0].data.size / leaf.size for leaf in jax.tree.leaves(in_parts)]
+    found["kept"] = sum(k <= 1 / 8 for k in kept) / len(kept)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
