@@ -33,7 +33,7 @@ from experiments.given import GivenFlags, with_flow
 from experiments.method_flags import MethodFlags, SizeFlags, checkpoint_flag, dtype_flag
 from experiments.modes import frame_by_frame, window_by_window
 from experiments.progress import Stages, table
-from experiments.sequences import Sequence, find_sequence, load_ground_truth
+from experiments.sequences import Sequence, file_names, find_sequence, load_ground_truth
 from experiments.window_store import WindowStore
 
 FLAGS = cli.Flags(__doc__)
@@ -182,7 +182,8 @@ def main() -> None:
         flow=None if given.flow is None else (given.flow, edges, given.flow_known),
         keep_flow=GIVEN.save_flow.value,
         metrics=figures or None,
-        time=np.asarray(frames.time),
+        frames=frames,
+        source_names=file_names(sequence.frames, frames),
         name=sequence.name,
         foreground=FOREGROUND.value,
         min_confidence=CLOUD_CONFIDENCE.value,
