@@ -16,6 +16,15 @@ from easi3r_jax.errors import ConfigError
 from easi3r_jax.export import atomic
 from easi3r_jax.export.clip import ensure_clip_writable, write_clip
 from easi3r_jax.export.flow import flow_image, write_flow
+from easi3r_jax.export.formats import (
+    FORMATS,
+    WITH_IMAGES,
+    Exported,
+    ensure_export_writable,
+    frames_of,
+    parse_formats,
+    write_export,
+)
 from easi3r_jax.export.glb import gltf_from_world, write_glb
 from easi3r_jax.export.images import write_depth, write_masks
 from easi3r_jax.export.jsonfile import to_json, write_json
@@ -24,24 +33,33 @@ from easi3r_jax.export.ply import write_ply
 from easi3r_jax.export.pointcloud import MIN_CONFIDENCE, Points, SceneCloud, point_cloud
 from easi3r_jax.export.summary import summary_figure, write_summary
 from easi3r_jax.export.trajectory import read_tum, write_intrinsics, write_tum
+from easi3r_jax.export.views import Views
 from easi3r_jax.types import Frames, MotionMaps, Scene4D
 
 __all__ = [
+    "FORMATS",
     "MIN_CONFIDENCE",
+    "WITH_IMAGES",
+    "Exported",
     "Points",
     "SceneCloud",
+    "Views",
     "check_foreground",
     "ensure_clip_writable",
+    "ensure_export_writable",
     "ensure_writable",
     "flow_image",
+    "frames_of",
     "gltf_from_world",
     "load_scene",
+    "parse_formats",
     "point_cloud",
     "read_tum",
     "summary_figure",
     "to_json",
     "write_clip",
     "write_depth",
+    "write_export",
     "write_flow",
     "write_glb",
     "write_intrinsics",
