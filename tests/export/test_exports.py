@@ -255,8 +255,17 @@ def test_nothing_static_gives_no_points(room, time, tmp_path):
     )
     for name in export.FORMATS:
         write(tmp_path, name, export.frames_of(nothing, time))
+    for model in ("sparse/0", "sparse_text"):
+        read = pycolmap.Reconstruction(tmp_path / "colmap" / model)
+        assert (len(read.images), len(read.points3D)) == (T, 0)
+
+
+def test_a_single_frame_can_be_exported(room, tmp_path):
+    alone = Scene4D(**{name: array[:1] for name, array in vars(room).items()})
+    for name in export.FORMATS:
+        write(tmp_path, name, export.frames_of(alone, np.zeros(1)))
     read = pycolmap.Reconstruction(tmp_path / "colmap" / "sparse" / "0")
-    assert (len(read.images), len(read.points3D)) == (T, 0)
+    assert len(read.points3D) == np.count_nonzero(room.static_mask[0])
 
 
 def test_long_tracks_are_thinned_evenly(monkeypatch):
