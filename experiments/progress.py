@@ -24,6 +24,7 @@ TITLES = {
     "compare": "measuring, comparing",
     "judge": "measuring",
     "write": "writing",
+    "export": "exporting",
 }
 
 

@@ -20,7 +20,7 @@ import time
 
 import numpy as np
 
-from easi3r_jax import align, export, metrics, pipeline
+from easi3r_jax import align, export, metrics, pipeline, results
 from easi3r_jax import config as options
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.models import DUSt3R
@@ -29,11 +29,12 @@ from easi3r_jax.video import load_frames
 from experiments import cli
 from experiments.checkpoints import load_model
 from experiments.environment import device, peak_memory_bytes, versions
+from experiments.exporting import write_exports
 from experiments.given import GivenFlags, with_flow
 from experiments.method_flags import MethodFlags, SizeFlags, checkpoint_flag, dtype_flag
 from experiments.modes import frame_by_frame, window_by_window
 from experiments.progress import Stages, table
-from experiments.sequences import Sequence, find_sequence, load_ground_truth
+from experiments.sequences import Sequence, file_names, find_sequence, load_ground_truth
 from experiments.window_store import WindowStore
 
 FLAGS = cli.Flags(__doc__)
@@ -81,6 +82,12 @@ CLOUD_CONFIDENCE = _OUTPUT.number(
     "cloud_confidence", export.MIN_CONFIDENCE, "Least confidence of the static points in scene.glb and scene.ply."
 )
 CLOUD_POINTS = _OUTPUT.integer("cloud_points", 2_000_000, "Most points in either.", at_least=1)
+EXPORT = _OUTPUT.string(
+    "export",
+    "",
+    f"Also write formats of other tools, into the folder exports of the result: {', '.join(export.FORMATS)} (commas "
+    "between; `python -m experiments.export` has options of its own).",
+)
 COMPARE = _OUTPUT.boolean(
     "compare_plain",
     True,
@@ -111,6 +118,7 @@ def main() -> None:
     began = time.perf_counter()
     config = METHOD.pipeline_config(SEED.value, GIVEN.camera_weight.value or math.inf)
     check_options()
+    formats = export.parse_formats(EXPORT.value)
     sequence = find_sequence(SEQ.value, GROUND_TRUTH.value)
     output = pathlib.Path(OUTPUT.value or pathlib.Path("results") / sequence.name)
     export.ensure_writable(output)
@@ -182,7 +190,8 @@ def main() -> None:
         flow=None if given.flow is None else (given.flow, edges, given.flow_known),
         keep_flow=GIVEN.save_flow.value,
         metrics=figures or None,
-        time=np.asarray(frames.time),
+        frames=frames,
+        source_names=file_names(sequence.frames, frames),
         name=sequence.name,
         foreground=FOREGROUND.value,
         min_confidence=CLOUD_CONFIDENCE.value,
@@ -191,7 +200,20 @@ def main() -> None:
     )
     if store is not None:
         store.clear()
+    lines = []
+    if formats:
+        lines = write_exports(
+            results.load_scene(written),
+            formats,
+            written / "exports",
+            min_confidence=CLOUD_CONFIDENCE.value,
+            max_points=min(CLOUD_POINTS.value, export.Exported.max_points),
+            observer=stages,
+        )
+        stages.close()
     print(closing_table(stages, time.perf_counter() - began, written))
+    if lines:
+        print("\n".join(lines))
 
 
 def check_options() -> None:

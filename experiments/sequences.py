@@ -19,6 +19,7 @@ from easi3r_jax.errors import InputError
 from easi3r_jax.geometry.grids import resample_nearest
 from easi3r_jax.metrics import GroundTruth
 from easi3r_jax.types import Frames
+from easi3r_jax.video.images import SUFFIXES, list_images
 
 CLIPS = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "clips"
 
@@ -71,6 +72,14 @@ def _clip_folder(name: str, path: pathlib.Path) -> Sequence:
     beside = path.resolve().with_name(path.resolve().name + STILL)
     twin = _clip_folder(name + STILL, beside) if (beside / "frames").is_dir() else None
     return Sequence(name, path / "frames", truth if truth.is_file() else None, twin)
+
+
+def file_names(source: pathlib.Path, frames: Frames) -> list[str] | None:
+    """Names of the images that a clip's frames were, None for a video."""
+    if source.is_dir():
+        images = list_images(source)
+        return [images[index].name for index in np.asarray(frames.source_index)]
+    return [source.name] if source.suffix.lower() in SUFFIXES else None
 
 
 def load_ground_truth(path: pathlib.Path, frames: Frames) -> GroundTruth:

@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "hub": FOUNDATION,
     "refine": FOUNDATION | {"hub"},
     "export": FOUNDATION,
+    "results": FOUNDATION | {"export"},
     "viewer": FOUNDATION,
     "sharding": set(),
     "batches": {"sharding", "types"},
@@ -52,8 +53,8 @@ MAY_IMPORT = {
     "pipeline": FOUNDATION | {"models", "motion", "align", "pairs", "passes"},
     "windows": FOUNDATION | {"models", "align", "pipeline"},
 }
-TOUCH_FILES = {"checkpoint", "datasets", "export", "files", "hub", "interrupt", "priors", "refine", "testsets", "video"}
-TOUCH_FILES |= {"viewer"}
+TOUCH_FILES = {"checkpoint", "datasets", "export", "files", "hub", "interrupt", "priors", "refine", "results"}
+TOUCH_FILES |= {"testsets", "video", "viewer"}
 FILE_CALLS = {
     *("open", "memmap", "fromfile", "tofile", "load", "save", "savez", "savez_compressed", "loadtxt", "savetxt"),
     *("genfromtxt", "imread", "imwrite", "imsave", "savefig", "VideoCapture", "VideoWriter", "FileStorage"),

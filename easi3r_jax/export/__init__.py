@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,15 @@ from easi3r_jax.errors import ConfigError
 from easi3r_jax.export import atomic
 from easi3r_jax.export.clip import ensure_clip_writable, write_clip
 from easi3r_jax.export.flow import flow_image, write_flow
+from easi3r_jax.export.formats import (
+    FORMATS,
+    WITH_IMAGES,
+    Exported,
+    ensure_export_writable,
+    frames_of,
+    parse_formats,
+    write_export,
+)
 from easi3r_jax.export.glb import gltf_from_world, write_glb
 from easi3r_jax.export.images import write_depth, write_masks
 from easi3r_jax.export.jsonfile import to_json, write_json
@@ -24,24 +33,33 @@ from easi3r_jax.export.ply import write_ply
 from easi3r_jax.export.pointcloud import MIN_CONFIDENCE, Points, SceneCloud, point_cloud
 from easi3r_jax.export.summary import summary_figure, write_summary
 from easi3r_jax.export.trajectory import read_tum, write_intrinsics, write_tum
-from easi3r_jax.types import MotionMaps, Scene4D
+from easi3r_jax.export.views import Views
+from easi3r_jax.types import Frames, MotionMaps, Scene4D
 
 __all__ = [
+    "FORMATS",
     "MIN_CONFIDENCE",
+    "WITH_IMAGES",
+    "Exported",
     "Points",
     "SceneCloud",
+    "Views",
     "check_foreground",
     "ensure_clip_writable",
+    "ensure_export_writable",
     "ensure_writable",
     "flow_image",
+    "frames_of",
     "gltf_from_world",
     "load_scene",
+    "parse_formats",
     "point_cloud",
     "read_tum",
     "summary_figure",
     "to_json",
     "write_clip",
     "write_depth",
+    "write_export",
     "write_flow",
     "write_glb",
     "write_intrinsics",
@@ -73,8 +91,9 @@ def write_result(
     scene: Scene4D,
     motion: MotionMaps | None = None,
     *,
-    time: np.ndarray,
+    frames: Frames,
     config: Mapping[str, Any],
+    source_names: Sequence[str] | None = None,
     metrics: Mapping[str, Any] | None = None,
     flow: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None,
     keep_flow: bool = False,
@@ -89,9 +108,10 @@ def write_result(
     Args:
       folder: missing parents are created.
       scene: the reconstruction.
-      motion: for the rows of `summary.png` that show what moves and why; None leaves them out.
-      time: (T,) seconds.
+      motion: for the rows of `summary.png` that show what moves and why; None leaves them out. Kept in `scene.npz`.
+      frames: the clip it was made of.
       config: every option, version, hash and seed that made it: `config.json`.
+      source_names: file names of the frames' originals, (T,), of a clip that is a folder of images.
       metrics: `metrics.json` where there is ground truth.
       flow: (E, H, W, 2) optical flow, its pairs (E, 2), and where it is known, (E, H, W) bool or None: a row of
         `summary.png`.
@@ -110,7 +130,7 @@ def write_result(
       OutputError: the folder cannot be written.
     """
     scene = Scene4D(**{field: np.asarray(value) for field, value in vars(scene).items()})  # from the device, once
-    time = np.asarray(time, np.float64)
+    time = np.asarray(frames.time, np.float64)
     check_foreground(foreground, len(scene.depth))
     target = pathlib.Path(folder).expanduser().resolve()
     report = progress or _silent
@@ -131,7 +151,7 @@ def write_result(
             "summary.png": lambda path: write_summary(
                 path, scene, motion, title=name or target.name, time=time, flow=None if flow is None else flow[:2]
             ),
-            "scene.npz": lambda path: write_scene(path, scene),
+            "scene.npz": lambda path: write_scene(path, scene, frames, names=source_names, motion=motion),
         }
         if metrics is not None:
             steps["metrics.json"] = lambda path: write_json(path, metrics)

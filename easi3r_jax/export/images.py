@@ -35,14 +35,17 @@ def write_depth(folder: str | os.PathLike, depth: np.ndarray) -> None:
     folder = pathlib.Path(folder)
     (folder / "preview").mkdir(parents=True)
     scale = depth_scale(depth)
-    (folder / "scale.txt").write_text(
-        f"{scale:.9g}\n# depth (z, world units) = PNG value * this number; 0: none; {SATURATED}: beyond the range\n"
-    )
+    (folder / "scale.txt").write_text(scale_text(scale))
     nearness = _nearness(depth)
     for t, frame in enumerate(depth):
         Image.fromarray(encode_depth(frame, scale)).save(folder / f"{t:05d}.png", compress_level=3)
         colours = colormaps["inferno"](nearness[t], bytes=True)[..., :3]
         Image.fromarray(colours).save(folder / "preview" / f"{t:05d}.jpg", quality=92)
+
+
+def scale_text(scale: float) -> str:
+    """What `scale.txt` says."""
+    return f"{scale:.9g}\n# depth (z, world units) = PNG value * this number; 0: none; {SATURATED}: beyond the range\n"
 
 
 def encode_depth(depth: np.ndarray, scale: float) -> np.ndarray:

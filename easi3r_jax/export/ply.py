@@ -1,4 +1,4 @@
-"""`scene.ply`: all points in one vertex list."""
+"""`scene.ply`: all points in one vertex list; and points alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 
 from easi3r_jax.export.colors import time_colors
-from easi3r_jax.export.pointcloud import SceneCloud, camera_lines, camera_size, iterate_groups
+from easi3r_jax.export.pointcloud import Points, SceneCloud, camera_lines, camera_size, iterate_groups
 from easi3r_jax.types import Scene4D
 
 #: Values of the vertex property `kind`.
@@ -19,19 +19,19 @@ _VERTEX = np.dtype(
 )
 _HEADER = """ply
 format binary_little_endian 1.0
-comment easi3r_jax: world coordinates, OpenCV axes (x right, y down, z forward)
-comment kind: 0 background, 1 foreground, 2 camera; frame: -1 for the background
+comment easi3r_jax: world coordinates, OpenCV axes (x right, y down, z forward){comment}
 element vertex {count}
 property float x
 property float y
 property float z
 property uchar red
 property uchar green
-property uchar blue
-property uchar kind
-property int frame
+property uchar blue{properties}
 end_header
 """
+_COMMENT = "\ncomment kind: 0 background, 1 foreground, 2 camera; frame: -1 for the background"
+_PROPERTIES = "\nproperty uchar kind\nproperty int frame"
+_POINT = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
 
 # A camera's edges are drawn as dots, since few programs show a PLY's edges.
 _DOTS_PER_EDGE = 24
@@ -57,9 +57,18 @@ def write_ply(path: str | os.PathLike, cloud: SceneCloud, scene: Scene4D) -> Non
         dots = (lines[:, None, 0] * (1 - along) + lines[:, None, 1] * along).reshape(-1, 3)
         groups.append(_vertices(dots, colors[t], CAMERA, t))
     with pathlib.Path(path).open("wb") as file:
-        file.write(_HEADER.format(count=sum(map(len, groups))).encode("ascii"))
+        header = _HEADER.format(comment=_COMMENT, count=sum(map(len, groups)), properties=_PROPERTIES)
+        file.write(header.encode("ascii"))
         for group in groups:
             file.write(group.tobytes())
+
+
+def write_points(path: pathlib.Path, points: Points) -> None:
+    """Writes points as a binary PLY of position and colour, and no more: what every reader takes."""
+    vertices = np.empty(len(points), _POINT)
+    vertices["xyz"], vertices["rgb"] = points.xyz, points.rgb
+    header = _HEADER.format(comment="", count=len(points), properties="")
+    path.write_bytes(header.encode("ascii") + vertices.tobytes())
 
 
 def _vertices(xyz: np.ndarray, rgb: np.ndarray, kind: int, frame: int) -> np.ndarray:

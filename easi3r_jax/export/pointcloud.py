@@ -108,6 +108,17 @@ def unproject(depth: np.ndarray, intrinsics: np.ndarray, world_from_cam: np.ndar
     return (grid @ camera_from_px.T) * depth[..., None] + world_from_cam[:3, 3]
 
 
+def static_pixels(scene: Scene4D, t: int, min_confidence: float) -> np.ndarray:
+    """(H, W) bool: pixels of frame t that stand still and may be shown as points."""
+    return _usable(scene, t, min_confidence) & np.asarray(scene.static_mask[t])
+
+
+def frame_points(scene: Scene4D, t: int, min_confidence: float) -> Points:
+    """All that frame t shows: what stands still, and what moves."""
+    shown = _usable(scene, t, min_confidence) & (np.asarray(scene.static_mask[t]) | np.asarray(scene.dynamic_mask[t]))
+    return _frame_points(scene, t, shown)
+
+
 def _usable(scene: Scene4D, t: int, min_confidence: float) -> np.ndarray:
     depth = np.asarray(scene.depth[t])
     trusted = (np.asarray(scene.confidence[t]) >= min_confidence) | np.asarray(scene.dynamic_mask[t])

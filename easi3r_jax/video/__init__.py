@@ -12,7 +12,7 @@ Frames are resized as they are decoded: the clip at its full size is never held 
 """
 
 from easi3r_jax.video.images import StoredImage
-from easi3r_jax.video.load import load_frames
+from easi3r_jax.video.load import load_frames, original_images
 from easi3r_jax.video.resize import FrameGeometry, frame_geometry, resize_image
 
-__all__ = ["FrameGeometry", "StoredImage", "frame_geometry", "load_frames", "resize_image"]
+__all__ = ["FrameGeometry", "StoredImage", "frame_geometry", "load_frames", "original_images", "resize_image"]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
+from PIL import Image
 
 from easi3r_jax.config import FrameConfig
 from easi3r_jax.errors import InputError
@@ -69,6 +70,29 @@ def load_frames(
         frame_from_source=geometry.frame_from_source,
         source_size=np.array(geometry.source[::-1], np.int32),
     )
+
+
+def original_images(source: Source, numbers: Sequence[int] | np.ndarray) -> Iterator[Image.Image]:
+    """Yields frames of a source as they are: upright RGB at full size.
+
+    Args:
+      source: as `load_frames` takes it.
+      numbers: which ones, `Frames.source_index` for instance; ascending.
+
+    Raises:
+      InputError: as `load_frames`; a source that ends before the last of them.
+    """
+    clip = _open(source)
+    wanted = list(numbers)
+    with contextlib.closing(clip.frames) as stream:
+        for frame in stream:
+            if wanted and frame.index == wanted[0]:
+                yield frame.read()
+                wanted.pop(0)
+            if not wanted:
+                return
+    if wanted:
+        raise InputError(f"{clip.name} has no frame {wanted[0]} (from 0): it is not the clip that was reconstructed.")
 
 
 def _open(source: Source) -> Clip:

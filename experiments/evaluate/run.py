@@ -10,8 +10,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from easi3r_jax import export, pipeline
 from easi3r_jax.config import FrameConfig, PipelineConfig
 from easi3r_jax.errors import UserError
@@ -92,14 +90,14 @@ class Keeping:
         dataset, sequence, seed, config = job.key
         return os.path.join("results", config, dataset, sequence.replace("/", "_"), f"seed_{seed}")
 
-    def write(self, job: Job, result: pipeline.Reconstruction, time: np.ndarray, figures: dict[str, Any]) -> str:
+    def write(self, job: Job, result: pipeline.Reconstruction, frames: Frames, figures: dict[str, Any]) -> str:
         """Writes the result folder of a clip, as `experiments.reconstruct` does."""
         folder = self.folder(job)
         export.write_result(
             self.output / folder,
             result.scene,
             result.motion,
-            time=time,
+            frames=frames,
             config=self.record | {"configuration": job.part.configuration, "seed": job.seed},
             metrics=figures,
             name=job.sequence.name,
@@ -128,7 +126,7 @@ def evaluate(job: Job, method: Method, keeping: Keeping | None, observer: Observ
     seconds = time.perf_counter() - began
     kept = None
     if keeping is not None and result is not None:
-        kept = keeping.write(job, result, np.asarray(frames.time), figures)
+        kept = keeping.write(job, result, frames, figures)
     return {"figures": figures, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes(), "result": kept}
 
 

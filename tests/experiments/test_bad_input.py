@@ -169,6 +169,7 @@ def test_ground_truth_that_is_none(complaint, images, tmp_path):
         ({"every": 2, "fps": 5.0}, "not both"),
         ({"foreground": "3"}, "'3'"),
         ({"foreground": "some"}, "'some'"),
+        ({"export": "colmap,obj"}, "'obj'"),
         ({"foreground": "\N{SUPERSCRIPT TWO}"}, "foreground".title()),
         ({"learning_rate": 0.001, "learning_rate_min": 0.01}, "learning_rate_min"),
         ({"learning_rate": -1.0, "learning_rate_min": -2.0}, "learning_rate"),

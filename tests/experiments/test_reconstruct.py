@@ -11,10 +11,11 @@ import time
 
 import cv2
 import numpy as np
+import pycolmap
 import pytest
 import trimesh
 
-from easi3r_jax import export
+from easi3r_jax import export, results
 
 SHORT = ("--first=4", "--graph=complete", "--iterations=20")
 FILES = {
@@ -27,14 +28,14 @@ FILES = {
 def demo(command, tmp_path_factory):
     """The bundled clip's first frames, reconstructed: the command's output and the result's folder."""
     folder = tmp_path_factory.mktemp("demo") / "result"
-    done = command("reconstruct", "--seq=demo", *SHORT, f"--output={folder}")
+    done = command("reconstruct", "--seq=demo", *SHORT, f"--output={folder}", "--export=colmap,easi3r")
     assert done.returncode == 0, done.stderr
     return done, folder
 
 
 def test_the_result_folder_holds_everything(demo):
     done, folder = demo
-    assert {p.name for p in folder.iterdir()} == FILES
+    assert {p.name for p in folder.iterdir()} == FILES | {"exports"}
     assert [p.name for p in folder.parent.iterdir()] == ["result"]
     assert done.stderr == ""
     assert str(folder) in done.stdout
@@ -64,6 +65,22 @@ def test_the_files_agree_with_the_scene(demo):
     np.testing.assert_array_equal(mask > 0, scene.dynamic_mask[2])
     assert trimesh.load(folder / "scene.glb").geometry
     assert cv2.imread(str(folder / "summary.png")).shape[2] == 3
+
+
+def test_exports_stand_in_the_result_and_agree_with_it(demo):
+    done, folder = demo
+    saved = results.load_scene(folder)
+    read = pycolmap.Reconstruction(folder / "exports" / "colmap" / "sparse" / "0")
+    assert len(read.images) == 4 and len(read.points3D) > 1000
+    assert f"colmap: {folder / 'exports' / 'colmap'}, " in done.stdout
+    for t, image in enumerate(sorted(read.images.values(), key=lambda image: image.name)):
+        assert image.name == saved.source.names[t]
+        ray = np.linalg.inv(saved.source.intrinsics(saved.scene)[t]) @ [10, 20, 1]
+        pose = saved.scene.world_from_cam[t].astype(np.float64)
+        found = image.project_point(pose[:3, :3] @ ray + pose[:3, 3])
+        np.testing.assert_allclose(found, [10.5, 20.5], atol=1e-3)
+    trajectory = np.loadtxt(folder / "exports" / "easi3r" / "pred_traj.txt")
+    np.testing.assert_allclose(trajectory[:, 1:4], saved.scene.world_from_cam[:, :3, 3], atol=1e-6)
 
 
 def test_metrics_of_plain_dust3r_stand_beside_those_of_the_method(demo):

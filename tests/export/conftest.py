@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from easi3r_jax.types import MotionMaps, Scene4D, TemporalMaps
+from easi3r_jax.types import Frames, MotionMaps, Scene4D, TemporalMaps
 
 T, H, W = 3, 24, 32
 
@@ -40,3 +40,15 @@ def motion():
 @pytest.fixture
 def time():
     return np.array([0.0, 0.5, 1.0])
+
+
+@pytest.fixture
+def frames(scene, time):
+    """As if every second frame of images twice as large had been taken, and halved, and their left side cut off."""
+    return Frames(
+        rgb=scene.rgb,
+        source_index=np.arange(0, 2 * T, 2, dtype=np.int32),
+        time=time,
+        frame_from_source=np.array([[0.5, 0, -4.25], [0, 0.5, -0.25], [0, 0, 1]]),
+        source_size=np.array([2 * H, 2 * W + 8], np.int32),
+    )

@@ -19,9 +19,9 @@ FILES = {
 
 
 @pytest.fixture
-def write(scene, time, tmp_path):
+def write(scene, frames, tmp_path):
     def write(**arguments):
-        return write_result(tmp_path / "result", scene, **({"time": time, "config": {}} | arguments))
+        return write_result(tmp_path / "result", scene, **({"frames": frames, "config": {}} | arguments))
 
     return write
 
@@ -36,9 +36,9 @@ def test_writes_everything(scene, motion, write, tmp_path):
     assert os.listdir(tmp_path) == ["result"]
 
 
-def test_takes_device_arrays(scene, time, tmp_path):
+def test_takes_device_arrays(scene, frames, tmp_path):
     on_device = jax.tree.map(jax.numpy.asarray, scene)
-    folder = write_result(tmp_path / "r", on_device, time=time, config={})
+    folder = write_result(tmp_path / "r", on_device, frames=frames, config={})
     assert set(os.listdir(folder)) == FILES
 
 

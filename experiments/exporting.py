@@ -1,0 +1,86 @@
+"""Exports of a result: what `--export` of reconstruct and the program `export` have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from easi3r_jax import export
+from easi3r_jax.errors import InputError
+from easi3r_jax.results import SavedScene
+from easi3r_jax.types import Observer
+from experiments.originals import original_views
+from experiments.sequences import find_sequence
+
+#: Help on `--source`, after what it is of.
+SOURCE_HELP = (
+    "auto (the clip that the result was made of, if it is still where config.json says, else the network's frames), "
+    "frames (the network's frames), or that clip's path, where it has moved."
+)
+
+
+def write_exports(
+    saved: SavedScene,
+    formats: Sequence[str],
+    output: pathlib.Path,
+    *,
+    source: str = "auto",
+    every: int = 1,
+    min_confidence: float,
+    max_points: int,
+    observer: Observer,
+) -> list[str]:
+    """Writes formats into folders of their names.
+
+    Args:
+      saved: the result.
+      formats: names of `export.FORMATS`.
+      output: the folder of these folders.
+      source: where images come from, as typed: see SOURCE_HELP.
+      every: take every n-th frame.
+      min_confidence, max_points: of the point clouds.
+      observer: told of progress.
+
+    Returns:
+      a line on each: folder, size, what the cameras are for.
+
+    Raises:
+      InputError: originals that are asked for and cannot be had.
+      OutputError: a folder cannot be written.
+    """
+    exported = export.frames_of(saved.scene, saved.time, every, min_confidence=min_confidence, max_points=max_points)
+    clip = None
+    if set(formats) & set(export.WITH_IMAGES):
+        clip = _clip_of(saved, source)
+    if clip is not None:
+        exported = dataclasses.replace(exported, views=original_views(saved, exported.numbers, clip))
+    lines = []
+    for done, name in enumerate(formats):
+        observer("export", done, len(formats), name)
+        views = exported.views
+        record = {"scene": saved.folder, "image_size": views.size, "image_from_frame": views.image_from_frame}
+        folder, size = export.write_export(output / name, name, exported, record)
+        images = ""
+        if name in export.WITH_IMAGES:
+            kind = "the network's frames" if clip is None else f"originals from {clip}"
+            images = f", cameras for {len(views.names)} images of {views.size[1]}x{views.size[0]} ({kind})"
+        lines.append(f"  {name}: {folder}, {size / 1e6:.2f} MB{images}")
+    observer("export", len(formats), len(formats), "")
+    return lines
+
+
+def _clip_of(saved: SavedScene, source: str) -> pathlib.Path | None:
+    """Where the originals are; None: the network's frames are to be taken."""
+    if source == "frames":
+        return None
+    if source != "auto":
+        return find_sequence(source).frames
+    options = saved.config.get("options")
+    seq = options.get("seq") if isinstance(options, dict) else None
+    if saved.source is None or not isinstance(seq, str):
+        return None
+    try:
+        return find_sequence(seq).frames
+    except InputError:  # it has moved
+        return None
