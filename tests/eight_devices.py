@@ -24,7 +24,7 @@ CONFIG = PipelineConfig(
     segmentation=MotionConfig(restarts=1),
     alignment=AlignConfig(iterations=20, flow_start=0.2, depth_weight=0.1),
 )
-FRAMES = 5
+FRAMES = 6
 CLIP = EMBEDDED.parent / "clips" / "demo" / "frames"
 
 
