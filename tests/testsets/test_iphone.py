@@ -8,12 +8,12 @@ import pytest
 
 from easi3r_jax.metrics import world_points
 from easi3r_jax.testsets import find_test_set
-from tests.testsets.layouts import SHAPE, camera_path, depth_of, save_image, write_iphone
+from tests.testsets.layouts import SHAPE, camera_path, depth_of, save_image, toy, write_iphone
 
 
 @pytest.fixture
 def folder(tmp_path) -> pathlib.Path:
-    write_iphone(tmp_path / "iphone/apple")
+    write_iphone(tmp_path / "iphone/apple", toy(4))
     return tmp_path / "iphone/apple"
 
 
