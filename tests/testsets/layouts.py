@@ -125,15 +125,18 @@ def toy(frames: int) -> Film:
 
 
 def among_damaged(film: Film, places: Sequence[int], frames: int) -> Film:
-    """A longer film with the frames of another at some places. At the others files are damaged and cameras far away."""
+    """A longer film with the frames of another at some places. Whoever takes one of the others will not be right.
+
+    Their files are damaged, their pixels inverted, their depth is NaN, their cameras are far away.
+    """
     taken = np.zeros(frames, int)
     taken[list(places)] = np.arange(len(film))
     whole = np.isin(np.arange(frames), places)
     away = camera_path(frames)
     away[:, :3, 3] += 100
     return Film(
-        rgb=film.rgb[taken],
-        depth=film.depth[taken],
+        rgb=np.where(whole[:, None, None, None], film.rgb[taken], 255 - film.rgb[taken]),
+        depth=np.where(whole[:, None, None], film.depth[taken], np.nan),
         objects=film.objects[taken],
         world_from_cam=np.where(whole[:, None, None], film.world_from_cam[taken], away),
         intrinsics=film.intrinsics,
