@@ -32,13 +32,14 @@ def finder(
 
     Args:
       name: of the data set.
-      read: existing folder -> its sequences, in any order; an empty list where nothing has a layout that it knows.
+      read: existing folder, which has a name -> its sequences, in any order; an empty list where nothing has a layout
+        that it knows.
     """
 
     def find(root: str | os.PathLike[str]) -> list[TestSequence]:
-        path = pathlib.Path(root).expanduser()
+        path = pathlib.Path(os.path.abspath(pathlib.Path(root).expanduser()))  # "." has a name, and links keep theirs
         if not path.is_dir():
-            raise InputError(f"There is no folder {path} for the data set {name!r} (seen from {pathlib.Path.cwd()}).")
+            raise InputError(f"There is no folder {path} for the data set {name!r}: correct the path.")
         sequences = read(path)
         if not sequences:
             raise InputError(

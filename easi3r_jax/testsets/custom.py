@@ -52,7 +52,7 @@ def _sequence(folder: pathlib.Path) -> TestSequence:
     path = folder / "ground_truth.npz"
     times = np.arange(len(images), dtype=np.float64)
     truth = _truth(path, images, times) if is_clip and path.is_file() else Truth()
-    return TestSequence(folder.resolve().name, images, times, truth, len(images))
+    return TestSequence(folder.name, images, times, truth, len(images))
 
 
 def _truth(path: pathlib.Path, images: tuple[pathlib.Path, ...], times: np.ndarray) -> Truth:
