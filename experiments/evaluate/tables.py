@@ -122,10 +122,10 @@ def lay_out(
 
 
 def written(mean: Mean | None, column: Column, mark: str = "") -> str:
-    """A mean with its deviation; a dash where there is none."""
-    if mean is None or mean.value is None:
+    """A mean with its deviation; a dash where there is none, which may be for want of a defined figure."""
+    if mean is None:
         return "-"
-    text = f"{mean.value:.{column.digits}f}{mark}"
+    text = "-" if mean.value is None else f"{mean.value:.{column.digits}f}{mark}"
     if mean.deviation is not None:
         text += f" ± {mean.deviation:.{column.digits}f}"
     return text + (f" ({mean.undefined} undefined)" if mean.undefined else "")

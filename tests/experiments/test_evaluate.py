@@ -179,7 +179,7 @@ def test_tables_have_the_papers_rows_and_count_by_task(run_toys, tmp_path):
 def test_a_failed_sequence_is_recorded_and_no_average_is_made(run_toys, stand_in, tmp_path):
     stand_in.fails = {5: InputError("Frame 3 is damaged:\ncopy it again."), 4: ZeroDivisionError()}
     code, out, errors = run_toys()
-    assert code == 1 and len(errors.splitlines()) == 1 and "2 sequences failed" in errors
+    assert code == 1 and len(errors.splitlines()) == 1 and "Failed: 2 of 3 sequences" in errors
     assert "FAILED: Frame 3 is damaged: copy it again." in out and "FAILED: ZeroDivisionError" in out
     assert "ours: INCOMPLETE  1/3" in out and "toys (depth) has 1 of 3 sequences" in out
     assert "ours: INCOMPLETE  1/2" in out  # of two that have a camera path
@@ -188,6 +188,10 @@ def test_a_failed_sequence_is_recorded_and_no_average_is_made(run_toys, stand_in
     report = (tmp_path / "out" / "report.md").read_text()
     assert "**INCOMPLETE**" in report and "| bee | toys | 0 | Frame 3 is damaged: copy it again. |" in report
     assert "| ours: INCOMPLETE | 1/3 | - |" in report
+
+    code, out, errors = run_toys("--num_sequences=1")  # which is none of those
+    assert code == 0 and not errors and "INCOMPLETE" in out
+    assert "| bee | toys | 0 | Frame 3 is damaged" in (tmp_path / "out" / "report.md").read_text()
 
     code, out, errors = run_toys("--allow_missing")  # they fail again, and that is allowed
     assert code == 0 and not errors and stand_in.seen.count((3, 0)) == 1

@@ -243,6 +243,8 @@ def test_rows_of_papers_stand_in_the_table_of_their_protocol():
         assert rows[0][1:] == (f"1/{len(expected)}", cells) and rows[1] == ("M", "", "0.500")
         assert ("INCOMPLETE" in rows[0][0]) == (cells == "-")
     assert tables.written(Mean(0.25, 0.5, 2), columns[0]) == "0.250 ± 0.500 (2 undefined)"
+    assert tables.written(Mean(None, None, 1), columns[0], "*") == "- (1 undefined)"
+    assert tables.written(None, columns[0]) == "-"
     assert "| a\\|b | c |" in tables.markdown([("a|b", "c")], ("x", "y"))
 
 
