@@ -302,7 +302,7 @@ def print_comparison() -> None:
         raise ConfigError("--compare takes two folders: --compare RUN_A RUN_B.")
     print(f"  A: {folders[0]}\n  B: {folders[1]}")
     print(compare.printed(compare.compare(*folders)))
-    print("  *: the 95 % bootstrap interval of the mean paired difference does not hold 0.")
+    print("  *: the 95 % bootstrap interval of the mean paired difference does not hold 0 (one in twenty by chance).")
 
 
 def clock(seconds: float) -> str:
