@@ -15,6 +15,15 @@ from tests.testsets.layouts import Film, toy
 TASKS = ("masks", "poses", "depth", "points")
 FIGURES = {"masks": {"j_mean", "j_recall"}, "poses": {"ate", "rpe_translation", "rpe_rotation_deg"}}
 FIGURES["depth"] = {"abs_rel", "delta_1_25"}
+#: How depth is aligned and how far it is judged; docs/datasets.md has the sources.
+DEPTHS = {
+    "sintel": DepthOptions("scale", max_depth=70.0),
+    "bonn": DepthOptions("scale", max_depth=10.0),
+    "kitti": DepthOptions("scale", max_depth=80.0),
+    "nyu": DepthOptions("median", per_frame=True, max_depth=10.0),
+    "iphone": DepthOptions("scale", max_depth=80.0),
+    "custom": DepthOptions("scale", max_depth=80.0),
+}
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs/datasets.md"
 
 
@@ -31,7 +40,8 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_names_and_tasks(data_set):
     assert TEST_SETS[data_set.name] is data_set
     assert data_set.tasks and set(data_set.tasks) <= set(TASKS)
-    assert isinstance(data_set.depth, DepthOptions) == ("depth" in data_set.tasks)
+    assert data_set.depth == DEPTHS.get(data_set.name) and (data_set.depth is not None) == ("depth" in data_set.tasks)
+    assert data_set.single_frames == (data_set.name == "nyu")
 
 
 def test_published_rows_are_of_its_tasks_and_in_our_units(data_set):
