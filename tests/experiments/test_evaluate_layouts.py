@@ -277,6 +277,7 @@ def right_figures(
     """Those of the film itself: no file, no reader."""
     frames = network_frames(film, layout.jpeg)
     clips = [frames.rgb[t : t + 1] for t in range(T)] if test_set.single_frames else [frames.rgb]
+    assert {clip.tobytes() for clip in clips} <= set(seen), "the network saw other frames"
     prediction = Prediction.of([seen[clip.tobytes()].scene for clip in clips], frames)
     times = np.arange(float(T))
     truth = Truth(

@@ -73,7 +73,7 @@ class Film:
       rgb: (T, h, w, 3) uint8.
       depth: (T, h, w) metres, 0 where unknown.
       objects: (T, h, w), a number for each that moves, 0 for what rests, 255 for what does not count.
-      world_from_cam: (T, 4, 4) rigid.
+      world_from_cam: (T, 4, 4) rigid; None where a reader should find no path.
       intrinsics: (3, 3), integers at pixel centres.
       whole: (T,) bool. Files of other frames are damaged: whoever opens them fails.
     """
@@ -81,7 +81,7 @@ class Film:
     rgb: np.ndarray
     depth: np.ndarray
     objects: np.ndarray
-    world_from_cam: np.ndarray
+    world_from_cam: np.ndarray | None
     intrinsics: np.ndarray
     whole: np.ndarray
 
