@@ -35,6 +35,7 @@ from experiments.checkpoints import load_model
 from experiments.environment import device, versions
 from experiments.evaluate import compare, records, rendered
 from experiments.evaluate.configuration import describe, weights_hash
+from experiments.evaluate.judge import tasks_of
 from experiments.evaluate.report import Report
 from experiments.evaluate.run import Keeping, Method, evaluate, run
 from experiments.evaluate.schedule import Job, Part, all_jobs, share_of
@@ -152,7 +153,7 @@ def open_data_sets(names: list[str]) -> Opened:
 
     Raises:
       ConfigError: folders that do not go with the names.
-      InputError: a folder that is not there or not whole.
+      InputError: a folder that is not there or not whole, or that has nothing to judge by.
     """
     names = [name for name in names if name != rendered.NAME]
     words = DATA_ROOT.value.split(",") if DATA_ROOT.value else []
@@ -174,8 +175,11 @@ def open_data_sets(names: list[str]) -> Opened:
     for name, root in zip(names, roots, strict=True):
         test_set = find_test_set(name)
         sequences = test_set.find(root)
-        if not sequences:
-            raise InputError(f"There is no sequence of {test_set.title} in {root}: see docs/datasets.md.")
+        if SAVE.value == "metrics" and not any(tasks_of(test_set, sequence.truth) for sequence in sequences):
+            raise InputError(
+                f"Nothing is known of the sequences in {root}, so nothing can be judged: add what is known of them "
+                "(docs/datasets.md), or keep their reconstructions with --save=results."
+            )
         opened.append((test_set, sequences))
     return opened
 

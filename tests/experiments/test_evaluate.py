@@ -314,6 +314,17 @@ def test_bad_input_is_one_line(run, toys, stand_in, tmp_path, arguments, says):
     assert not (tmp_path / "out" / "results.000.jsonl").exists()
 
 
+def test_sequences_of_which_nothing_is_known(run, toys, stand_in, tmp_path):
+    """They are reconstructed where that is kept, and else are a mistake."""
+    arguments = ("--dataset=custom", f"--data_root={toys}")
+    code, _, errors = run(*arguments)
+    assert code == 1 and len(errors.splitlines()) == 1 and "Nothing is known" in errors and str(toys) in errors
+    assert not stand_in.seen and not (tmp_path / "out").exists()
+    code, out, errors = run(*arguments, "--save=results")
+    assert code == 0 and not errors and out.count("nothing to judge") == 3
+    assert len(list((tmp_path / "out").rglob("scene.npz"))) == 3
+
+
 def test_a_folder_of_somebody_elses_is_left_alone(run_toys, stand_in, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
