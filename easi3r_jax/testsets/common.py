@@ -184,6 +184,22 @@ def require_poses(trajectory: Trajectory, times: np.ndarray, path: pathlib.Path)
         )
 
 
+def make_intrinsics(intrinsics: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """Checks (T, 3, 3) intrinsics and makes them float64; `labels` has a name of each in a message.
+
+    Raises:
+      InputError: numbers that are not finite, or a focal length that is not positive.
+    """
+    intrinsics = np.asarray(intrinsics, np.float64)
+    usable = np.isfinite(intrinsics).all(axis=(1, 2)) & (intrinsics[:, 0, 0] > 0) & (intrinsics[:, 1, 1] > 0)
+    for entry in np.flatnonzero(~usable).tolist():
+        raise InputError(
+            f"{labels[entry]}: intrinsics that are not finite, or a focal length that is not positive. Restore the "
+            "file, or remove the sequence."
+        )
+    return intrinsics
+
+
 def shape_of(image: pathlib.Path | StoredImage) -> tuple[int, int]:
     """(height, width) of a frame."""
     return image.shape if isinstance(image, StoredImage) else image_shape(image)

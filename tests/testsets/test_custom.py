@@ -87,6 +87,8 @@ def test_truth_that_cannot_be_used(tmp_path, message_of):
     assert "pose 2 (from 0)" in message_of(lambda: find(tmp_path))
     write_clip(folder, toy(T), intrinsics=np.full((3, 3), np.inf))
     assert "not finite" in message_of(lambda: find(tmp_path))
+    write_clip(folder, toy(T), intrinsics=np.stack([INTRINSICS, INTRINSICS, np.zeros((3, 3)), INTRINSICS]))
+    assert "camera 2 (from 0)" in message_of(lambda: find(tmp_path))
     write_clip(folder, toy(T), depth=np.ones((T, 2, 2)))
     (sequence,) = find(tmp_path)
     assert "(4, 2, 2)" in message_of(lambda: sequence.truth.depth(0))

@@ -61,6 +61,8 @@ def test_sintel_damage(sintel_root, message_of):
     numbers = [*np.eye(3).ravel(), *np.full(12, np.nan)]
     path.write_bytes(struct.pack("<f21d", 202021.25, *numbers))
     assert str(path) in message() and "not finite" in message()
+    path.write_bytes(struct.pack("<f21d", 202021.25, *np.zeros(9), *np.eye(4)[:3].ravel()))
+    assert str(path) in message() and "not positive" in message()
     path.write_bytes(b"cut")
     assert "no .cam" in message()
     (base / "camdata_left").rename(base / "away")
@@ -103,6 +105,9 @@ def test_bonn_damage(tmp_path, message_of):
     assert str(depths[30]) in message_of(lambda: sequence.truth.depth(0))
     layouts.save_gray16(depths[30], np.zeros((3, 3)))
     assert "(3, 3)" in message_of(lambda: sequence.truth.depth(0))
+    index = (folder / "depth.txt").read_text()
+    (folder / "depth.txt").write_text(index + f"\nnan depth/{depths[0].name}")
+    assert "depth.txt, line 38" in message()
     (folder / "depth.txt").unlink()
     for path in depths[31:34]:
         path.unlink()
