@@ -32,13 +32,14 @@ def finder(
 
     Args:
       name: of the data set.
-      read: existing folder -> its sequences, in any order; an empty list where nothing has a layout that it knows.
+      read: existing folder, which has a name -> its sequences, in any order; an empty list where nothing has a layout
+        that it knows.
     """
 
     def find(root: str | os.PathLike[str]) -> list[TestSequence]:
-        path = pathlib.Path(root).expanduser()
+        path = pathlib.Path(os.path.abspath(pathlib.Path(root).expanduser()))  # "." has a name, and links keep theirs
         if not path.is_dir():
-            raise InputError(f"There is no folder {path} for the data set {name!r} (seen from {pathlib.Path.cwd()}).")
+            raise InputError(f"There is no folder {path} for the data set {name!r}: correct the path.")
         sequences = read(path)
         if not sequences:
             raise InputError(
@@ -181,6 +182,22 @@ def require_poses(trajectory: Trajectory, times: np.ndarray, path: pathlib.Path)
             f"{trajectory.times[0]:.15g} to {trajectory.times[-1]:.15g}, the frames from {times[0]:.15g} to "
             f"{times[-1]:.15g}): restore it, or remove the sequence."
         )
+
+
+def make_intrinsics(intrinsics: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """Checks (T, 3, 3) intrinsics and makes them float64; `labels` has a name of each in a message.
+
+    Raises:
+      InputError: numbers that are not finite, or a focal length that is not positive.
+    """
+    intrinsics = np.asarray(intrinsics, np.float64)
+    usable = np.isfinite(intrinsics).all(axis=(1, 2)) & (intrinsics[:, 0, 0] > 0) & (intrinsics[:, 1, 1] > 0)
+    for entry in np.flatnonzero(~usable).tolist():
+        raise InputError(
+            f"{labels[entry]}: intrinsics that are not finite, or a focal length that is not positive. Restore the "
+            "file, or remove the sequence."
+        )
+    return intrinsics
 
 
 def shape_of(image: pathlib.Path | StoredImage) -> tuple[int, int]:

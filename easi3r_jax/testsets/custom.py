@@ -52,7 +52,7 @@ def _sequence(folder: pathlib.Path) -> TestSequence:
     path = folder / "ground_truth.npz"
     times = np.arange(len(images), dtype=np.float64)
     truth = _truth(path, images, times) if is_clip and path.is_file() else Truth()
-    return TestSequence(folder.resolve().name, images, times, truth, len(images))
+    return TestSequence(folder.name, images, times, truth, len(images))
 
 
 def _truth(path: pathlib.Path, images: tuple[pathlib.Path, ...], times: np.ndarray) -> Truth:
@@ -70,10 +70,8 @@ def _truth(path: pathlib.Path, images: tuple[pathlib.Path, ...], times: np.ndarr
 
     intrinsics, trajectory = None, None
     if "intrinsics" in there:
-        read = files.read_npz(path, "intrinsics", (T, 3, 3), (3, 3)).astype(np.float64)
-        intrinsics = np.broadcast_to(read, (T, 3, 3))
-        if not np.isfinite(intrinsics).all():
-            raise InputError(f"intrinsics in {path} are not finite: mend them, or remove them.")
+        read = np.broadcast_to(files.read_npz(path, "intrinsics", (T, 3, 3), (3, 3)), (T, 3, 3))
+        intrinsics = common.make_intrinsics(read, [f"{path}, camera {entry} (from 0)" for entry in range(T)])
     if "world_from_cam" in there:
         labels = [f"{path}, pose {entry} (from 0)" for entry in range(T)]
         trajectory = common.make_trajectory(times, files.read_npz(path, "world_from_cam", (T, 4, 4)), labels)

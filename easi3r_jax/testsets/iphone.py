@@ -64,7 +64,7 @@ def _sequence(folder: pathlib.Path) -> TestSequence:
         times=times,
         truth=Truth(
             depth=depth,
-            intrinsics=np.stack([intrinsics for intrinsics, _ in cameras]),
+            intrinsics=common.make_intrinsics(np.stack([intrinsics for intrinsics, _ in cameras]), labels),
             trajectory=common.make_trajectory(times, np.stack([pose for _, pose in cameras]), labels),
         ),
         num_source_frames=len(names),
@@ -89,6 +89,8 @@ def _names(folder: pathlib.Path, images: pathlib.Path) -> list[str]:
         names = _read_json(path).get("train_ids")
         if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
             raise InputError(f"{path} has no list train_ids of frames: restore it.")
+        if len(set(names)) < len(names):
+            raise InputError(f"{path} names a frame twice in train_ids: restore it.")
         return sorted(names)
     names = [image.stem for image in common.frames_in(images) if image.stem.startswith(_MOVING)]
     if not names:
@@ -112,12 +114,14 @@ def _camera(path: pathlib.Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.
         is_bent = any(np.any(np.array(value, np.float64) != 0) for value in bent)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no camera of DyCheck ({type(error).__name__}: {error}): restore it.") from error
-    scales = shape[1] / width, shape[0] / height
-    if is_bent or not (focal > 0 and aspect > 0) or abs(scales[0] / scales[1] - 1) > 0.01:
+    # Sides of the camera's image against the frame's, in a product, since a file may say 0.
+    alike = min(width, height) > 0 and abs(shape[1] * height - shape[0] * width) <= 0.01 * shape[0] * width
+    if is_bent or not (focal > 0 and aspect > 0 and alike):
         raise InputError(
             f"{path}: a camera without distortion, with a positive focal length and images in the shape of {shape} "
             "is needed. Restore the file."
         )
+    scales = shape[1] / width, shape[0] / height
     intrinsics = np.diag([focal * scales[0], focal * aspect * scales[1], 1.0])
     intrinsics[:2, 2] = centre * scales - 0.5
     return intrinsics, world_from_cam
@@ -126,7 +130,7 @@ def _camera(path: pathlib.Path, shape: tuple[int, int]) -> tuple[np.ndarray, np.
 def _read_json(path: pathlib.Path) -> dict:
     try:
         found = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON: {error}. Restore it.") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no object of names and values: restore it.")

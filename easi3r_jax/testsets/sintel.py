@@ -67,7 +67,7 @@ def _sequence(base: pathlib.Path, name: str) -> TestSequence:
         times=times,
         truth=Truth(
             depth=depth,
-            intrinsics=np.stack([intrinsics for intrinsics, _ in found]),
+            intrinsics=common.make_intrinsics(np.stack([intrinsics for intrinsics, _ in found]), labels),
             trajectory=trajectory if name in WITH_POSES else None,
         ),
         num_source_frames=num_frames,

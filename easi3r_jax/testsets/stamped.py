@@ -60,9 +60,10 @@ def _listed(index: pathlib.Path) -> tuple[np.ndarray, list[pathlib.Path]]:
         if not words:
             continue
         try:
-            if len(words) != 2:
+            stamp = float(words[0])
+            if len(words) != 2 or not np.isfinite(stamp):
                 raise ValueError
-            stamps.append(float(words[0]))
+            stamps.append(stamp)
         except ValueError as error:
             raise InputError(f"{index}, line {number} is no 'timestamp file': {line.strip()[:60]!r}.") from error
         paths.append(index.parent / words[1])

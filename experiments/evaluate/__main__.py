@@ -15,7 +15,6 @@ the data set has is not shown, unless --allow_missing, and then marked.
 from __future__ import annotations
 
 import math
-import os
 import pathlib
 import shlex
 import time
@@ -36,6 +35,7 @@ from experiments.checkpoints import load_model
 from experiments.environment import device, versions
 from experiments.evaluate import compare, records, rendered
 from experiments.evaluate.configuration import describe, weights_hash
+from experiments.evaluate.judge import tasks_of
 from experiments.evaluate.report import Report
 from experiments.evaluate.run import Keeping, Method, evaluate, run
 from experiments.evaluate.schedule import Job, Part, all_jobs, share_of
@@ -153,7 +153,7 @@ def open_data_sets(names: list[str]) -> Opened:
 
     Raises:
       ConfigError: folders that do not go with the names.
-      InputError: a folder that is not there or not whole.
+      InputError: a folder that is not there or not whole, or that has nothing to judge by.
     """
     names = [name for name in names if name != rendered.NAME]
     words = DATA_ROOT.value.split(",") if DATA_ROOT.value else []
@@ -175,8 +175,11 @@ def open_data_sets(names: list[str]) -> Opened:
     for name, root in zip(names, roots, strict=True):
         test_set = find_test_set(name)
         sequences = test_set.find(root)
-        if not sequences:
-            raise InputError(f"There is no sequence of {test_set.title} in {root}: see docs/datasets.md.")
+        if SAVE.value == "metrics" and not any(tasks_of(test_set, sequence.truth) for sequence in sequences):
+            raise InputError(
+                f"Nothing is known of the sequences in {root}, so nothing can be judged: add what is known of them "
+                "(docs/datasets.md), or keep their reconstructions with --save=results."
+            )
         opened.append((test_set, sequences))
     return opened
 
@@ -285,9 +288,11 @@ def conclude(parts: list[Part], seeds: range, record: dict[str, Any], output: pa
     print(f"  report: {output / 'report.md'}")
     if report.missing:
         print(f"  INCOMPLETE: {'; '.join(report.missing)}.")
-    if report.failed and not ALLOW_MISSING.value:
+    chosen = {(part.test_set.name, sequence.name) for part in parts for sequence in part.chosen}
+    failed = {(r.dataset, r.sequence) for r in report.failed} & chosen  # others are missing, but were not tried now
+    if failed and not ALLOW_MISSING.value:
         raise UserError(
-            f"{len(report.failed)} sequences failed, so there is no result: see {output}{os.sep}report.md and "
+            f"Failed: {len(failed)} of {len(chosen)} sequences, so there is no result: see {output / 'report.md'} and "
             "errors.*.log. The same command tries them again; --allow_missing shows averages of the others, marked."
         )
 
@@ -301,7 +306,7 @@ def print_comparison() -> None:
         raise ConfigError("--compare takes two folders: --compare RUN_A RUN_B.")
     print(f"  A: {folders[0]}\n  B: {folders[1]}")
     print(compare.printed(compare.compare(*folders)))
-    print("  *: the 95 % bootstrap interval of the mean paired difference does not hold 0.")
+    print("  *: the 95 % bootstrap interval of the mean paired difference does not hold 0 (one in twenty by chance).")
 
 
 def clock(seconds: float) -> str:

@@ -16,6 +16,9 @@ from experiments.progress import table
 
 _RESAMPLES = 10_000
 _LEVEL = 0.95
+# Of fewer sequences all differ the same way by chance alone in more than 1 of 20 cases (2 / 2^n), and an interval of
+# what was drawn from them never holds 0 then.
+_FEWEST = 6
 
 Values = dict[tuple[str, str, str, str], float]
 
@@ -30,7 +33,7 @@ class Difference:
       first, second: means over them, every sequence alike.
       difference: second minus first.
       low, high: ends of the 95 % percentile interval of the mean difference over 10 000 bootstrap samples of the
-        sequences; None for a single one.
+        sequences; None for fewer than six, which say too little.
     """
 
     dataset: str
@@ -70,8 +73,8 @@ def compare(first: pathlib.Path, second: pathlib.Path) -> list[Difference]:
 
 
 def bootstrap_interval(differences: np.ndarray) -> tuple[float | None, float | None]:
-    """95 % percentile interval of the mean of (n,) numbers; None for fewer than two."""
-    if len(differences) < 2:
+    """95 % percentile interval of the mean of (n,) numbers; None for fewer than six."""
+    if len(differences) < _FEWEST:
         return None, None
     chosen = np.random.default_rng(0).integers(len(differences), size=(_RESAMPLES, len(differences)))
     tail = (1 - _LEVEL) / 2

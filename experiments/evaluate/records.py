@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from easi3r_jax import interrupt
+from easi3r_jax.errors import InputError
 from easi3r_jax.export import to_json
 from easi3r_jax.export.atomic import output_error
 
@@ -88,20 +89,48 @@ def append(path: pathlib.Path, record: Record) -> None:
 
 
 def read(folder: pathlib.Path) -> list[Record]:
-    """The records of all processes in the order in which they ended. What is no whole line is passed over."""
+    """The records of all processes in the order in which they ended. What is no whole record is passed over.
+
+    Raises:
+      InputError: a file that cannot be read.
+    """
     found = []
     for path in sorted(folder.glob(_FILES)):
-        for line in path.read_bytes().splitlines():
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError as error:
+            raise InputError(
+                f"Cannot read {path}: {error.strerror}. Make it readable, or name another folder."
+            ) from error
+        for line in lines:
             try:
-                found.append(Record(**json.loads(line, parse_constant=_refuse)))
+                record = Record(**json.loads(line, parse_constant=_refuse))
             except (ValueError, TypeError):
                 continue
+            if _is_whole(record):
+                found.append(record)
     return sorted(found, key=lambda record: record.ended)
 
 
 def latest(records: Iterable[Record]) -> dict[Key, Record]:
     """The last record of each key."""
     return {record.key: record for record in records}
+
+
+def _is_whole(record: Record) -> bool:
+    """Whether everything is of its kind: lines are plain text, which people mend."""
+    figures, number = record.figures, (int, float)
+    return (
+        all(isinstance(getattr(record, name), str) for name in ("dataset", "sequence", "config", "hardware", "code"))
+        and all(isinstance(getattr(record, name), int) for name in ("seed", "num_frames"))
+        and all(isinstance(getattr(record, name), number) for name in ("seconds", "ended"))
+        and all(isinstance(getattr(record, name), str | None) for name in ("error", "result"))
+        and isinstance(record.peak_memory_bytes, dict)
+        and all(isinstance(value, number) for value in record.peak_memory_bytes.values())
+        and isinstance(figures, dict)
+        and all(isinstance(task, dict) for task in figures.values())
+        and all(value is None or isinstance(value, number) for task in figures.values() for value in task.values())
+    )
 
 
 def _refuse(constant: str) -> None:

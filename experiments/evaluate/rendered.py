@@ -36,7 +36,9 @@ class RenderedSequence(TestSequence):
 
 
 def rendered_set(count: int, seed: int, config: ClipConfig) -> tuple[TestSet, list[TestSequence]]:
-    """Moving clips: those of `python -m experiments.synthesize` of the same seed and size. Nothing is rendered yet.
+    """Moving clips: those of `python -m experiments.synthesize` of the same seed and size, up to rounding.
+
+    Nothing is rendered yet.
 
     Args:
       count: how many; more add to them.

@@ -15,7 +15,7 @@ from experiments import progress
 from experiments.evaluate.records import Record
 from experiments.evaluate.schedule import Part
 from experiments.evaluate.summary import TaskSummary
-from experiments.evaluate.tables import TABLES, Column, Row, Table, lay_out, markdown, published_figures
+from experiments.evaluate.tables import TABLES, Column, Row, Table, lay_out, markdown, published_figures, title_of
 
 
 class Report:
@@ -55,7 +55,7 @@ class Report:
         blocks = []
         for part, table, columns, rows in self._tables():
             header = (f"{part.test_set.name}: {table.task}", "n/N", *(c.title for c in columns))
-            blocks.append(f"  {table.title}\n{progress.table(rows, header)}")
+            blocks.append(f"  {title_of(table, part.test_set)}\n{progress.table(rows, header)}")
         return "\n\n".join(blocks)
 
     def markdown(self, command: str, configurations: Sequence[dict[str, Any]]) -> str:
@@ -82,7 +82,8 @@ class Report:
                 titled.add(part.digest)
                 lines += [f"## {part.test_set.title}", ""]
             header = ("method", "n/N", *(c.title for c in columns))
-            lines += [f"{table.title[0].upper()}{table.title[1:]}:", "", markdown(rows, header), ""]
+            title = title_of(table, part.test_set)
+            lines += [f"{title[0].upper()}{title[1:]}:", "", markdown(rows, header), ""]
             lines += self._sources(part, table)
         lines += self._failures() + self._effort()
         lines += ["## Configuration", ""]

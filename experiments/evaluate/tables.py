@@ -30,7 +30,7 @@ class Table:
 
     Attributes:
       task: of the data set's.
-      title: says the protocol.
+      title: says the protocol; of depth, `title_of` adds the data set's.
       columns: figures.
       prefix: of our figures' names, which published rows leave out.
     """
@@ -57,7 +57,7 @@ TABLES = (
     ),
     Table(
         "poses",
-        "camera paths",
+        "camera paths, every sequence alike",
         (
             Column("ate", "ATE", 4),
             Column("rpe_translation", "RPE transl.", 4),
@@ -67,7 +67,7 @@ TABLES = (
     ),
     Table(
         "depth",
-        "depth",
+        "depth, sequences by their judged pixels",
         (
             Column("abs_rel", "AbsRel"),
             Column("sq_rel", "SqRel"),
@@ -80,7 +80,7 @@ TABLES = (
     ),
     Table(
         "points",
-        "points",
+        "points, every sequence alike",
         tuple(
             Column(name + end, name + text)
             for name in ("accuracy", "completeness", "distance")
@@ -91,6 +91,16 @@ TABLES = (
 HEADLINES = ("pooled_j_mean", "davis_j_mean", "ate", "abs_rel", "distance")
 
 Row = tuple[str, ...]
+
+
+def title_of(table: Table, test_set: TestSet) -> str:
+    """The table's title with the data set's own protocol."""
+    if table.task != "depth" or test_set.depth is None:
+        return table.title
+    options = test_set.depth
+    fitted = f"fitted {'frame by frame' if options.per_frame else 'once a sequence'} ({options.alignment})"
+    limit = "" if options.max_depth is None else f", true depth below {options.max_depth:g}"
+    return f"{table.title}; {fitted}{limit}"
 
 
 def lay_out(
@@ -122,10 +132,10 @@ def lay_out(
 
 
 def written(mean: Mean | None, column: Column, mark: str = "") -> str:
-    """A mean with its deviation; a dash where there is none."""
-    if mean is None or mean.value is None:
+    """A mean with its deviation; a dash where there is none, which may be for want of a defined figure."""
+    if mean is None:
         return "-"
-    text = f"{mean.value:.{column.digits}f}{mark}"
+    text = "-" if mean.value is None else f"{mean.value:.{column.digits}f}{mark}"
     if mean.deviation is not None:
         text += f" ± {mean.deviation:.{column.digits}f}"
     return text + (f" ({mean.undefined} undefined)" if mean.undefined else "")

@@ -179,7 +179,7 @@ def test_tables_have_the_papers_rows_and_count_by_task(run_toys, tmp_path):
 def test_a_failed_sequence_is_recorded_and_no_average_is_made(run_toys, stand_in, tmp_path):
     stand_in.fails = {5: InputError("Frame 3 is damaged:\ncopy it again."), 4: ZeroDivisionError()}
     code, out, errors = run_toys()
-    assert code == 1 and len(errors.splitlines()) == 1 and "2 sequences failed" in errors
+    assert code == 1 and len(errors.splitlines()) == 1 and "Failed: 2 of 3 sequences" in errors
     assert "FAILED: Frame 3 is damaged: copy it again." in out and "FAILED: ZeroDivisionError" in out
     assert "ours: INCOMPLETE  1/3" in out and "toys (depth) has 1 of 3 sequences" in out
     assert "ours: INCOMPLETE  1/2" in out  # of two that have a camera path
@@ -188,6 +188,10 @@ def test_a_failed_sequence_is_recorded_and_no_average_is_made(run_toys, stand_in
     report = (tmp_path / "out" / "report.md").read_text()
     assert "**INCOMPLETE**" in report and "| bee | toys | 0 | Frame 3 is damaged: copy it again. |" in report
     assert "| ours: INCOMPLETE | 1/3 | - |" in report
+
+    code, out, errors = run_toys("--num_sequences=1")  # which is none of those
+    assert code == 0 and not errors and "INCOMPLETE" in out
+    assert "| bee | toys | 0 | Frame 3 is damaged" in (tmp_path / "out" / "report.md").read_text()
 
     code, out, errors = run_toys("--allow_missing")  # they fail again, and that is allowed
     assert code == 0 and not errors and stand_in.seen.count((3, 0)) == 1
@@ -269,7 +273,7 @@ def test_runs_are_compared_sequence_by_sequence(run_toys, stand_in, run, tmp_pat
     code, out, errors = run("--compare", tmp_path / "a", tmp_path / "b")
     assert code == 0 and not errors
     (line,) = [line for line in out.splitlines() if "toys masks pooled_j_mean" in line]
-    assert line.split()[3:7] == ["3", "0.5000", "1.0000", "+0.5000"] and line.endswith("*")
+    assert line.split()[3:] == ["3", "0.5000", "1.0000", "+0.5000", "-"]
     assert run(f"--compare={tmp_path / 'a'},{tmp_path / 'b'}")[1] == out
     code, _, errors = run("--compare", tmp_path / "a")
     assert code == 1 and "two folders" in errors
@@ -308,6 +312,17 @@ def test_bad_input_is_one_line(run, toys, stand_in, tmp_path, arguments, says):
     assert code == 1 and len(errors.splitlines()) == 1
     assert re.search(says, errors), errors
     assert not (tmp_path / "out" / "results.000.jsonl").exists()
+
+
+def test_sequences_of_which_nothing_is_known(run, toys, stand_in, tmp_path):
+    """They are reconstructed where that is kept, and else are a mistake."""
+    arguments = ("--dataset=custom", f"--data_root={toys}")
+    code, _, errors = run(*arguments)
+    assert code == 1 and len(errors.splitlines()) == 1 and "Nothing is known" in errors and str(toys) in errors
+    assert not stand_in.seen and not (tmp_path / "out").exists()
+    code, out, errors = run(*arguments, "--save=results")
+    assert code == 0 and not errors and out.count("nothing to judge") == 3
+    assert len(list((tmp_path / "out").rglob("scene.npz"))) == 3
 
 
 def test_a_folder_of_somebody_elses_is_left_alone(run_toys, stand_in, tmp_path):

@@ -160,6 +160,35 @@ def test_records_survive_a_line_that_was_cut(tmp_path):
     assert [json.loads(text)["sequence"] for text in first.read_text().splitlines() if text.endswith("}")] == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"figures": None},
+        {"figures": {"depth": None}},
+        {"figures": {"depth": {"abs_rel": "0.1"}}},
+        {"seed": [0]},
+        {"num_frames": None},
+        {"ended": "yesterday"},
+        {"seconds": None},
+        {"hardware": 3},
+        {"peak_memory_bytes": None},
+        {"error": 1},
+    ],
+)
+def test_a_line_that_is_no_record_is_passed_over(tmp_path, change):
+    path = tmp_path / "results.000.jsonl"
+    records.append(path, record("a", figures={"abs_rel": 0.1}))
+    line = json.loads(path.read_text())
+    path.write_text(json.dumps(line | {"sequence": "b"} | change) + "\n" + json.dumps(line) + "\n")
+    assert [r.sequence for r in records.read(tmp_path)] == ["a"]
+
+
+def test_results_that_cannot_be_read(tmp_path):
+    (tmp_path / "results.000.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"results\.000\.jsonl"):
+        records.read(tmp_path)
+
+
 def test_the_last_record_of_a_sequence_counts():
     failed, again = record(error="no", ended=1.0), record(ended=2.0)
     other = record(config="d", ended=3.0)
@@ -243,7 +272,19 @@ def test_rows_of_papers_stand_in_the_table_of_their_protocol():
         assert rows[0][1:] == (f"1/{len(expected)}", cells) and rows[1] == ("M", "", "0.500")
         assert ("INCOMPLETE" in rows[0][0]) == (cells == "-")
     assert tables.written(Mean(0.25, 0.5, 2), columns[0]) == "0.250 ± 0.500 (2 undefined)"
+    assert tables.written(Mean(None, None, 1), columns[0], "*") == "- (1 undefined)"
+    assert tables.written(None, columns[0]) == "-"
     assert "| a\\|b | c |" in tables.markdown([("a|b", "c")], ("x", "y"))
+
+
+def test_titles_say_how_depth_is_aligned():
+    titles = [
+        next(tables.title_of(table, a_set(depth)) for table in tables.TABLES if table.task == "depth")
+        for depth in (DepthOptions("scale", max_depth=70.0), DepthOptions("median", per_frame=True, max_depth=None))
+    ]
+    assert titles[0].endswith("fitted once a sequence (scale), true depth below 70")
+    assert titles[1].endswith("fitted frame by frame (median)")
+    assert tables.title_of(tables.TABLES[0], a_set()) == tables.TABLES[0].title
 
 
 def described(
@@ -298,7 +339,8 @@ def test_the_bootstrap_knows_chance_from_a_difference():
     assert low < 0.1 and high > -0.1 and high - low == pytest.approx(2 * 1.96 / math.sqrt(400), rel=0.15)
     assert compare.bootstrap_interval(noise + 5)[0] > 4.8
     assert compare.bootstrap_interval(noise) == (low, high)  # seeded
-    assert compare.bootstrap_interval(np.array([1.0])) == (None, None)
+    assert compare.bootstrap_interval(np.ones(5)) == (None, None)  # 1 in 16 by chance
+    assert compare.bootstrap_interval(np.ones(6)) == (1.0, 1.0)  # 1 in 32
 
 
 def test_runs_are_compared_over_common_sequences_and_their_newest_configuration(tmp_path):
@@ -313,7 +355,10 @@ def test_runs_are_compared_over_common_sequences_and_their_newest_configuration(
         records.append(path, record("w", error="broken", ended=3.0))
     (found,) = compare.compare(tmp_path / "a", tmp_path / "b")
     assert (found.name, found.count, found.first, found.second, found.difference) == ("abs_rel", 2, 1.5, 2.5, 1.0)
-    assert found.low == 0.5 and found.high == 1.5
-    assert "[+0.5000, +1.5000]" in compare.printed([found])
+    assert found.low is None and "-" in compare.printed([found])
+    known = dataclasses.replace(found, low=0.5, high=1.5)
+    line = compare.printed([known]).splitlines()[-1]
+    assert "[+0.5000, +1.5000]" in line and line.endswith("*")
+    assert not compare.printed([dataclasses.replace(known, low=-0.5)]).endswith("*")
     with pytest.raises(InputError, match="no results"):
         compare.compare(tmp_path / "a", tmp_path / "c")

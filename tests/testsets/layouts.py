@@ -1,11 +1,12 @@
-"""Tiny copies of data sets, written as they lie on disk, and what was written."""
+"""Small copies of data sets, written as they lie on disk: of a film, which knows what is in its frames."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import h5py
 import numpy as np
@@ -18,8 +19,12 @@ SHAPE = (6, 8)
 
 def save_image(path: pathlib.Path, value: int = 0, shape: tuple[int, int] = SHAPE) -> pathlib.Path:
     """A picture of one colour that tells which it is."""
+    return save_rgb(path, np.full((*shape, 3), value % 256, np.uint8))
+
+
+def save_rgb(path: pathlib.Path, rgb: np.ndarray) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((*shape, 3), value % 256, np.uint8)).save(path)
+    Image.fromarray(rgb).save(path)
     return path
 
 
@@ -54,89 +59,161 @@ def tum_lines(times: Sequence[float] | np.ndarray, poses: np.ndarray) -> str:
 
 
 def depth_of(frame: int) -> np.ndarray:
-    """(h, w) metres, each pixel another, 0 in a corner; whole multiples of 1/8."""
-    depth = 1 + frame + np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE) / 8
+    """(h, w) metres, each pixel another, 0 in a corner; whole multiples of 1/8. Every fifth frame has the same."""
+    depth = 1 + frame % 5 + np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE) / 8
     depth[0, 0] = 0
     return depth
 
 
-def write_davis(root: pathlib.Path, names: Sequence[str] = ("bear", "dog"), frames: int = 3) -> pathlib.Path:
-    """2017's layout; object 1 and 2 and void in the masks of the first sequence."""
-    for name in names:
-        for frame in range(frames):
-            save_image(root / f"JPEGImages/480p/{name}/{frame:05}.jpg", frame)
-            indices = np.zeros(SHAPE, int)
-            indices[1, 1:4], indices[2, frame], indices[5] = 1, 2, 255
-            save_palette(root / f"Annotations/480p/{name}/{frame:05}.png", indices)
-    lists = root / "ImageSets/2017"
-    lists.mkdir(parents=True)
-    (lists / "train.txt").write_text(f"{names[0]}\n")
-    (lists / "val.txt").write_text("".join(f"{name}\n" for name in names[1:]))
-    (root / "ImageSets/2016").mkdir()
-    (root / "ImageSets/2016/val.txt").write_text(f"{names[-1]}\n")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Film:
+    """What a copy of a data set is of.
+
+    Attributes:
+      rgb: (T, h, w, 3) uint8.
+      depth: (T, h, w) metres, 0 where unknown.
+      objects: (T, h, w), a number for each that moves, 0 for what rests, 255 for what does not count.
+      world_from_cam: (T, 4, 4) rigid; None where a reader should find no path.
+      intrinsics: (3, 3), integers at pixel centres.
+      whole: (T,) bool. Files of other frames are damaged: whoever opens them fails.
+    """
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    objects: np.ndarray
+    world_from_cam: np.ndarray | None
+    intrinsics: np.ndarray
+    whole: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def save_frame(self, path: pathlib.Path, frame: int) -> None:
+        self._save(path, frame, lambda: save_rgb(path, self.rgb[frame]))
+
+    def save_depth16(self, path: pathlib.Path, frame: int, units_per_metre: float) -> None:
+        self._save(path, frame, lambda: save_gray16(path, np.round(self.depth[frame] * units_per_metre)))
+
+    def save_array(self, path: pathlib.Path, frame: int, array: np.ndarray) -> None:
+        self._save(path, frame, lambda: np.save(path, array))
+
+    def save_objects(self, path: pathlib.Path, frame: int) -> None:
+        self._save(path, frame, lambda: save_palette(path, self.objects[frame]))
+
+    def _save(self, path: pathlib.Path, frame: int, save: Callable[[], object]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.whole[frame]:
+            save()
+        else:
+            path.write_bytes(b"damaged")
+
+
+def toy(frames: int) -> Film:
+    """A film of `SHAPE` in which every frame is another: two objects, and a row that does not count."""
+    objects = np.zeros((frames, *SHAPE), np.uint8)
+    objects[:, 1, 1:4], objects[:, 5] = 1, 255
+    for frame in range(frames):
+        objects[frame, 2, frame % SHAPE[1]] = 2
+    return Film(
+        rgb=np.random.default_rng(0).integers(0, 256, (frames, *SHAPE, 3), np.uint8),
+        depth=np.stack([depth_of(frame) for frame in range(frames)]),
+        objects=objects,
+        world_from_cam=camera_path(frames),
+        intrinsics=np.array([[10.0, 0, 3.7], [0, 11, 2.6], [0, 0, 1]]),
+        whole=np.ones(frames, bool),
+    )
+
+
+def among_damaged(film: Film, places: Sequence[int], frames: int) -> Film:
+    """A longer film with the frames of another at some places. Whoever takes one of the others will not be right.
+
+    Their files are damaged, their pixels inverted, their depth is NaN, their cameras are far away.
+    """
+    taken = np.zeros(frames, int)
+    taken[list(places)] = np.arange(len(film))
+    whole = np.isin(np.arange(frames), places)
+    away = camera_path(frames)
+    away[:, :3, 3] += 100
+    return Film(
+        rgb=np.where(whole[:, None, None, None], film.rgb[taken], 255 - film.rgb[taken]),
+        depth=np.where(whole[:, None, None], film.depth[taken], np.nan),
+        objects=film.objects[taken],
+        world_from_cam=np.where(whole[:, None, None], film.world_from_cam[taken], away),
+        intrinsics=film.intrinsics,
+        whole=whole,
+    )
+
+
+def write_davis(
+    root: pathlib.Path, films: Mapping[str, Film] | None = None, *, val: Sequence[str] = ("dog",)
+) -> pathlib.Path:
+    """2017's layout; what is not named for validation is for training. 2016's validation is the last one."""
+    films = films or {"bear": toy(3), "dog": toy(3)}
+    for name, film in films.items():
+        for frame in range(len(film)):
+            film.save_frame(root / f"JPEGImages/480p/{name}/{frame:05}.jpg", frame)
+            film.save_objects(root / f"Annotations/480p/{name}/{frame:05}.png", frame)
+    lists = {"2017/train": [name for name in films if name not in val], "2017/val": val, "2016/val": val[-1:]}
+    for place, names in lists.items():
+        path = root / f"ImageSets/{place}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{name}\n" for name in names))
     return root
 
 
-def write_tum(folder: pathlib.Path, frames: int = 12, start: float = 1341846313.5) -> np.ndarray:
-    """A recording at 30 Hz with motion capture at 90 Hz; -> the true (T, 4, 4) at the frames."""
-    poses = camera_path(3 * frames)
-    times = start + np.arange(3 * frames) / 90
+def write_tum(folder: pathlib.Path, film: Film, start: float = 1341846313.5) -> None:
+    """A recording at 30 Hz with motion capture at 90 Hz, which between frames shows the camera elsewhere."""
+    poses = np.repeat(film.world_from_cam, 3, axis=0)
+    poses[1::3, :3, 3] += 50
+    poses[2::3, :3, 3] -= 70
+    times = start + np.arange(3 * len(film)) / 90
     lines = ["# color images"]
-    for frame in range(frames):
-        stamp = times[3 * frame] + 0.002
-        save_image(folder / f"rgb/{stamp:.6f}.png", frame)
-        lines.append(f"{stamp:.6f} rgb/{stamp:.6f}.png")
+    for frame in range(len(film)):
+        stamp = f"{times[3 * frame] + 0.002:.6f}"
+        film.save_frame(folder / f"rgb/{stamp}.png", frame)
+        lines.append(f"{stamp} rgb/{stamp}.png")
     (folder / "rgb.txt").write_text("\n".join(lines))
     (folder / "groundtruth.txt").write_text(tum_lines(times, poses))
-    return poses[::3]
 
 
-def write_tum_prepared(folder: pathlib.Path, frames: int = 5) -> np.ndarray:
-    poses, times = camera_path(frames), 1341846313.5 + np.arange(frames) / 10
-    for frame in range(frames):
-        save_image(folder / f"rgb_90/{times[frame] + 0.015:.6f}.png", frame)
-    (folder / "groundtruth_90.txt").write_text(tum_lines(times, poses))
-    return poses
+def write_tum_prepared(folder: pathlib.Path, film: Film) -> None:
+    times = 1341846313.5 + np.arange(len(film)) / 10
+    for frame in range(len(film)):
+        film.save_frame(folder / f"rgb_90/{times[frame] + 0.015:.6f}.png", frame)
+    (folder / "groundtruth_90.txt").write_text(tum_lines(times, film.world_from_cam))
 
 
-def write_sintel(root: pathlib.Path, names: Sequence[str], frames: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """-> intrinsics (3, 3) and (T, 4, 4) world from camera of every sequence."""
-    intrinsics, poses = np.array([[1120.0, 0, 511.5], [0, 1121, 217.5], [0, 0, 1]]), camera_path(frames)
-    for name in names:
-        for frame in range(frames):
-            save_image(root / f"final/{name}/frame_{frame + 1:04}.png", frame)
+def write_sintel(root: pathlib.Path, films: Mapping[str, Film]) -> None:
+    for name, film in films.items():
+        for frame in range(len(film)):
+            film.save_frame(root / f"final/{name}/frame_{frame + 1:04}.png", frame)
             camera = root / f"camdata_left/{name}/frame_{frame + 1:04}.cam"
             depth = root / f"depth/{name}/frame_{frame + 1:04}.dpt"
             for path in (camera, depth):
                 path.parent.mkdir(parents=True, exist_ok=True)
-            numbers = [*intrinsics.ravel(), *np.linalg.inv(poses[frame])[:3].ravel()]
+            numbers = [*film.intrinsics.ravel(), *np.linalg.inv(film.world_from_cam[frame])[:3].ravel()]
             camera.write_bytes(struct.pack("<f21d", 202021.25, *numbers))
-            head = struct.pack("<fii", 202021.25, SHAPE[1], SHAPE[0])
-            depth.write_bytes(head + depth_of(frame).astype("<f4").tobytes())
-    return intrinsics, poses
+            head = struct.pack("<fii", 202021.25, *film.depth.shape[:0:-1])
+            depth.write_bytes(head + film.depth[frame].astype("<f4").tobytes())
 
 
-def write_scannet(folder: pathlib.Path, frames: int = 12, lost: Sequence[int] = ()) -> np.ndarray:
-    poses = camera_path(frames)
+def write_scannet(folder: pathlib.Path, film: Film, lost: Sequence[int] = ()) -> None:
     (folder / "pose").mkdir(parents=True)
-    for frame in range(frames):
-        save_image(folder / f"color/{frame}.jpg", frame)
-        pose = np.full((4, 4), -np.inf) if frame in lost else poses[frame]
+    for frame in range(len(film)):
+        film.save_frame(folder / f"color/{frame}.jpg", frame)
+        pose = np.full((4, 4), -np.inf) if frame in lost else film.world_from_cam[frame]
         np.savetxt(folder / f"pose/{frame}.txt", pose, fmt="%.6f")
-    return poses
 
 
-def write_scannet_prepared(folder: pathlib.Path, frames: int = 5) -> np.ndarray:
-    poses = camera_path(frames)
-    for frame in range(frames):
-        save_image(folder / f"color_90/frame_{frame:04}.jpg", frame)
-    np.savetxt(folder / "pose_90.txt", poses.reshape(frames, 16))
-    return poses
+def write_scannet_prepared(folder: pathlib.Path, film: Film) -> None:
+    for frame in range(len(film)):
+        film.save_frame(folder / f"color_90/frame_{frame:04}.jpg", frame)
+    np.savetxt(folder / "pose_90.txt", film.world_from_cam.reshape(-1, 16))
 
 
-def write_adt(folder: pathlib.Path, frames: int = 5) -> np.ndarray:
-    """As published, with the calibration beside; -> the camera's (T, 4, 4)."""
-    poses, stamps = camera_path(frames), 87551170910300 + 33_333_333 * np.arange(frames)
+def write_adt(folder: pathlib.Path, film: Film) -> None:
+    """As published, with the calibration beside."""
+    stamps = 87551170910300 + 33_333_333 * np.arange(len(film))
     device_from_camera = np.eye(4)
     device_from_camera[:3, :3] = Rotation.from_euler("xyz", [0.4, -0.2, 1.5]).as_matrix()
     device_from_camera[:3, 3] = -0.01, 0.02, 0.03
@@ -144,106 +221,104 @@ def write_adt(folder: pathlib.Path, frames: int = 5) -> np.ndarray:
     lines = [
         "graph_uid,tracking_timestamp_us,utc_timestamp_ns," + ",".join(f"{n}_world_device" for n in names) + ",quality"
     ]
-    for frame in range(frames):
-        save_image(folder / f"rgb/{stamps[frame]}.png", frame)
-        pose = poses[frame] @ np.linalg.inv(device_from_camera)
+    for frame in range(len(film)):
+        film.save_frame(folder / f"rgb/{stamps[frame]}.png", frame)
+        pose = film.world_from_cam[frame] @ np.linalg.inv(device_from_camera)
         numbers = [*pose[:3, 3], *Rotation.from_matrix(pose[:3, :3]).as_quat()]
         lines.append(f"uid,{stamps[frame] // 1000 + 300},-1," + ",".join(f"{n:.9f}" for n in numbers) + ",1.0")
     (folder / "aria_trajectory.csv").write_text("\n".join(lines) + "\n")
     np.savetxt(folder / "device_from_camera.txt", device_from_camera)
-    return poses
 
 
-def write_adt_prepared(folder: pathlib.Path, frames: int = 5) -> np.ndarray:
-    poses = camera_path(frames)
-    for frame in range(frames):
-        save_image(folder / f"images/frame_{frame}.jpg", frame)
-    (folder / "groundtruth.txt").write_text(tum_lines(np.arange(frames) / 10, poses))
-    return poses
+def write_adt_prepared(folder: pathlib.Path, film: Film) -> None:
+    for frame in range(len(film)):
+        film.save_frame(folder / f"images/frame_{frame}.jpg", frame)
+    (folder / "groundtruth.txt").write_text(tum_lines(np.arange(len(film)) / 10, film.world_from_cam))
 
 
-def write_iphone(folder: pathlib.Path, frames: int = 4) -> np.ndarray:
-    """Camera of 16 x 12 pixels, frames of half the size; two frames of a second, still camera."""
-    poses = camera_path(frames)
-    names = [f"0_{frame:05}" for frame in range(frames)]
-    for place in ("camera", "depth/2x"):
-        (folder / place).mkdir(parents=True)
-    for k, name in enumerate([*names, "1_00000", "1_00001"]):
-        pose = poses[min(k, frames - 1)]
-        save_image(folder / f"rgb/2x/{name}.png", k)
+def write_iphone(folder: pathlib.Path, film: Film) -> None:
+    """Frames of half the camera's size; two damaged frames of a second, still camera."""
+    height, width = film.depth.shape[1:]
+    names = [f"0_{frame:05}" for frame in range(len(film))]
+    for name in ("1_00000", "1_00001"):
+        for path in (folder / f"rgb/2x/{name}.png", folder / f"camera/{name}.json"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"damaged")
+    for frame, name in enumerate(names):
+        pose = film.world_from_cam[frame]
+        film.save_frame(folder / f"rgb/2x/{name}.png", frame)
         camera = {
             "orientation": pose[:3, :3].T.tolist(),
             "position": pose[:3, 3].tolist(),
-            "focal_length": 20.0,
-            "principal_point": [8.4, 6.2],
+            "focal_length": 2 * film.intrinsics[0, 0],
+            "principal_point": (2 * (film.intrinsics[:2, 2] + 0.5)).tolist(),
             "skew": 0.0,
-            "pixel_aspect_ratio": 1.1,
+            "pixel_aspect_ratio": film.intrinsics[1, 1] / film.intrinsics[0, 0],
             "radial_distortion": [0.0, 0.0, 0.0],
             "tangential_distortion": [0.0, 0.0],
-            "image_size": [16, 12],
+            "image_size": [2 * width, 2 * height],
         }
         (folder / f"camera/{name}.json").write_text(json.dumps(camera))
-        if name.startswith("0_"):
-            np.save(folder / f"depth/2x/{name}.npy", depth_of(k).astype(np.float32)[..., None])
-    (folder / "dataset.json").write_text(json.dumps({"count": frames + 2, "train_ids": names, "val_ids": ["1_00000"]}))
+        film.save_array(folder / f"depth/2x/{name}.npy", frame, film.depth[frame].astype(np.float32)[..., None])
+    (folder / "dataset.json").write_text(
+        json.dumps({"count": len(film) + 2, "train_ids": names, "val_ids": ["1_00000"]})
+    )
     (folder / "extra.json").write_text(json.dumps({"factor": 2, "fps": 30.0}))
-    return poses
 
 
-def write_bonn(folder: pathlib.Path, frames: int = 36) -> None:
-    """As published: depth is taken 10 ms after colour. Depth of frame n is `depth_of(n % 5)`."""
+def write_bonn(folder: pathlib.Path, film: Film) -> None:
+    """As published: depth is taken 10 ms after colour."""
     lists = {"rgb": ["# color"], "depth": ["# depth"]}
-    for frame in range(frames):
+    for frame in range(len(film)):
         for kind, late in (("rgb", 0.0), ("depth", 0.01)):
             stamp = f"{1548266486 + frame / 30 + late:.5f}"
             lists[kind].append(f"{stamp} {kind}/{stamp}.png")
             path = folder / kind / f"{stamp}.png"
             if kind == "rgb":
-                save_image(path, frame)
+                film.save_frame(path, frame)
             else:
-                save_gray16(path, depth_of(frame % 5) * 5000)
+                film.save_depth16(path, frame, 5000)
     for kind, lines in lists.items():
         (folder / f"{kind}.txt").write_text("\n".join(lines))
 
 
-def write_bonn_prepared(folder: pathlib.Path, frames: int = 4) -> None:
-    for frame in range(frames):
+def write_bonn_prepared(folder: pathlib.Path, film: Film) -> None:
+    for frame in range(len(film)):
         stamp = f"{1548266486 + frame / 30:.5f}"
-        save_image(folder / f"rgb_110/{stamp}.png", frame)
-        save_gray16(folder / f"depth_110/{stamp}.png", depth_of(frame) * 5000)
+        film.save_frame(folder / f"rgb_110/{stamp}.png", frame)
+        film.save_depth16(folder / f"depth_110/{stamp}.png", frame, 5000)
 
 
-def write_kitti(root: pathlib.Path, drives: Sequence[str], frames: int = 9) -> None:
-    """As published: the first two and last two frames have no depth. Depth of frame n is `depth_of(n)`."""
-    for drive in drives:
-        for frame in range(frames):
-            save_image(root / f"raw/{drive[:10]}/{drive}/image_02/data/{frame:010}.png", frame)
-            if 2 <= frame < frames - 2:
+def write_kitti(root: pathlib.Path, films: Mapping[str, Film]) -> None:
+    """As published: the first two and last two frames have no depth."""
+    for drive, film in films.items():
+        for frame in range(len(film)):
+            film.save_frame(root / f"raw/{drive[:10]}/{drive}/image_02/data/{frame:010}.png", frame)
+            if 2 <= frame < len(film) - 2:
                 path = root / f"val/{drive}/proj_depth/groundtruth/image_02/{frame:010}.png"
-                save_gray16(path, depth_of(frame) * 256)
+                film.save_depth16(path, frame, 256)
 
 
-def write_kitti_prepared(root: pathlib.Path, drives: Sequence[str], frames: int = 3) -> None:
+def write_kitti_prepared(root: pathlib.Path, films: Mapping[str, Film]) -> None:
     base = root / "depth_selection/val_selection_cropped"
-    for drive in drives:
-        for frame in range(frames):
-            save_image(base / f"image_gathered/{drive}_02/{frame + 5:010}.png", frame)
-            save_gray16(base / f"groundtruth_depth_gathered/{drive}_02/{frame + 5:010}.png", depth_of(frame) * 256)
+    for drive, film in films.items():
+        for frame in range(len(film)):
+            name = f"{drive}_02/{frame + 5:010}.png"
+            film.save_frame(base / "image_gathered" / name, frame)
+            film.save_depth16(base / "groundtruth_depth_gathered" / name, frame, 256)
 
 
-def write_nyu(root: pathlib.Path, number: int = 5, test: Sequence[int] = (2, 5)) -> np.ndarray:
-    """As published; -> (N, h, w, 3) images. Depth of image n (from 1) is `depth_of(n)`."""
-    images = np.random.default_rng(0).integers(0, 256, (number, *SHAPE, 3), np.uint8)
-    depths = np.stack([depth_of(n + 1) for n in range(number)]).astype(np.float32)
+def write_nyu(root: pathlib.Path, film: Film, test: Sequence[int] = (2, 5)) -> None:
+    """As published; test images are counted from 1."""
     root.mkdir(parents=True, exist_ok=True)
     with h5py.File(root / "nyu_depth_v2_labeled.mat", "w") as file:
-        file["images"], file["depths"] = images.transpose(0, 3, 2, 1), depths.transpose(0, 2, 1)
+        file["images"] = film.rgb.transpose(0, 3, 2, 1)
+        file["depths"] = film.depth.astype(np.float32).transpose(0, 2, 1)
     savemat(root / "splits.mat", {"testNdxs": np.array(test, np.uint16)[:, None], "trainNdxs": np.array([[1]])})
-    return images
 
 
-def write_clip(folder: pathlib.Path, frames: int = 4, **arrays: np.ndarray) -> None:
-    for frame in range(frames):
-        save_image(folder / f"frames/{frame:05}.png", frame)
+def write_clip(folder: pathlib.Path, film: Film, **arrays: np.ndarray) -> None:
+    for frame in range(len(film)):
+        film.save_frame(folder / f"frames/{frame:05}.png", frame)
     if arrays:
         np.savez(folder / "ground_truth.npz", **arrays)

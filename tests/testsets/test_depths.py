@@ -11,7 +11,7 @@ from easi3r_jax.config import FrameConfig
 from easi3r_jax.testsets import bonn, find_test_set, kitti, sintel
 from easi3r_jax.video import load_frames
 from tests.testsets import layouts
-from tests.testsets.layouts import SHAPE, depth_of
+from tests.testsets.layouts import SHAPE, depth_of, toy
 
 
 def check_depth(sequence, frame: int, expected: np.ndarray, step: float = 0.0) -> None:
@@ -22,19 +22,19 @@ def check_depth(sequence, frame: int, expected: np.ndarray, step: float = 0.0) -
 
 @pytest.fixture
 def sintel_root(tmp_path):
-    layouts.write_sintel(tmp_path / "training", sintel.SEQUENCES)
+    layouts.write_sintel(tmp_path / "training", dict.fromkeys(sintel.SEQUENCES, toy(3)))
     return tmp_path
 
 
 def test_sintel(sintel_root):
-    intrinsics, poses = layouts.write_sintel(sintel_root / "training", ["alley_2"])
+    film = toy(3)
     sequences = {s.name: s for s in find_test_set("sintel").find(sintel_root)}
     assert tuple(sequences) == sintel.SEQUENCES and len(sequences) == 23
     assert sum(s.truth.trajectory is not None for s in sequences.values()) == 14
     sequence = sequences["alley_2"]
     assert [path.name for path in sequence.images] == [f"frame_000{n}.png" for n in (1, 2, 3)]
-    assert np.array_equal(sequence.truth.intrinsics, np.tile(intrinsics, (3, 1, 1)))
-    assert np.allclose(sequence.truth.trajectory.world_from_cam, poses)  # the files have the inverse
+    assert np.array_equal(sequence.truth.intrinsics, np.tile(film.intrinsics, (3, 1, 1)))
+    assert np.allclose(sequence.truth.trajectory.world_from_cam, film.world_from_cam)  # the files have the inverse
     assert np.array_equal(sequence.truth.trajectory.times, sequence.times)
     check_depth(sequence, 2, depth_of(2))
     assert sequences["alley_1"].truth.trajectory is None and sequences["alley_1"].truth.depth is not None
@@ -56,11 +56,13 @@ def test_sintel_damage(sintel_root, message_of):
     assert "no .dpt" in message_of(lambda: sequence.truth.depth(0))
     path.unlink()
     assert str(path) in message() and "missing" in message()
-    layouts.write_sintel(base, ["alley_1"])
+    layouts.write_sintel(base, {"alley_1": toy(3)})
     path = base / "camdata_left/alley_1/frame_0002.cam"
     numbers = [*np.eye(3).ravel(), *np.full(12, np.nan)]
     path.write_bytes(struct.pack("<f21d", 202021.25, *numbers))
     assert str(path) in message() and "not finite" in message()
+    path.write_bytes(struct.pack("<f21d", 202021.25, *np.zeros(9), *np.eye(4)[:3].ravel()))
+    assert str(path) in message() and "not positive" in message()
     path.write_bytes(b"cut")
     assert "no .cam" in message()
     (base / "camdata_left").rename(base / "away")
@@ -72,19 +74,19 @@ def test_sintel_damage(sintel_root, message_of):
 
 def test_bonn_as_published(tmp_path):
     for number, name in enumerate(bonn.SEQUENCES):
-        layouts.write_bonn(tmp_path / "rgbd_bonn_dataset" / name, frames=145 if number == 0 else 33)
+        layouts.write_bonn(tmp_path / "rgbd_bonn_dataset" / name, toy(33 if number else 145))
     sequences = find_test_set("bonn").find(tmp_path)
     assert [s.name for s in sequences] == sorted(bonn.SEQUENCES) and len(sequences) == 5
     sequence = sequences[0]
     assert (len(sequence.images), sequence.num_source_frames) == (110, 145)
     assert np.allclose(sequence.times - 1548266486, np.arange(30, 140) / 30, atol=1e-4)
-    check_depth(sequence, 2, depth_of(32 % 5))
+    check_depth(sequence, 2, depth_of(32))
     assert [len(s.images) for s in sequences[1:]] == [3, 3, 3, 3]
 
 
 def test_bonn_as_prepared(tmp_path):
     folder = tmp_path / bonn.SEQUENCES[0]
-    layouts.write_bonn_prepared(folder)
+    layouts.write_bonn_prepared(folder, toy(4))
     (sequence,) = find_test_set("bonn").find(folder)
     assert len(sequence.images) == 4 and np.allclose(sequence.times - 1548266486, np.arange(4) / 30, atol=1e-4)
     check_depth(sequence, 3, depth_of(3))
@@ -92,7 +94,7 @@ def test_bonn_as_prepared(tmp_path):
 
 def test_bonn_damage(tmp_path, message_of):
     folder = tmp_path / bonn.SEQUENCES[0]
-    layouts.write_bonn(folder)
+    layouts.write_bonn(folder, toy(36))
 
     def message():
         return message_of(lambda: find_test_set("bonn").find(folder))
@@ -103,6 +105,9 @@ def test_bonn_damage(tmp_path, message_of):
     assert str(depths[30]) in message_of(lambda: sequence.truth.depth(0))
     layouts.save_gray16(depths[30], np.zeros((3, 3)))
     assert "(3, 3)" in message_of(lambda: sequence.truth.depth(0))
+    index = (folder / "depth.txt").read_text()
+    (folder / "depth.txt").write_text(index + f"\nnan depth/{depths[0].name}")
+    assert "depth.txt, line 38" in message()
     (folder / "depth.txt").unlink()
     for path in depths[31:34]:
         path.unlink()
@@ -111,13 +116,13 @@ def test_bonn_damage(tmp_path, message_of):
     for path in sorted((folder / "rgb").iterdir())[20:]:
         path.unlink()
     assert "20 frames, more than 30" in message()
-    layouts.write_bonn_prepared(folder)
+    layouts.write_bonn_prepared(folder, toy(4))
     next((folder / "depth_110").iterdir()).unlink()
     assert "4 frames" in message() and "has 3" in message()
 
 
 def test_kitti_as_published(tmp_path):
-    layouts.write_kitti(tmp_path, kitti.DRIVES)
+    layouts.write_kitti(tmp_path, dict.fromkeys(kitti.DRIVES, toy(9)))
     sequences = find_test_set("kitti").find(tmp_path)
     assert [s.name for s in sequences] == sorted(kitti.DRIVES) and len(sequences) == 13
     sequence = sequences[0]
@@ -127,8 +132,8 @@ def test_kitti_as_published(tmp_path):
 
 
 def test_kitti_as_prepared(tmp_path):
-    layouts.write_kitti_prepared(tmp_path, kitti.DRIVES)
-    layouts.write_kitti_prepared(tmp_path, kitti.DRIVES[:1], frames=120)
+    layouts.write_kitti_prepared(tmp_path, dict.fromkeys(kitti.DRIVES, toy(3)))
+    layouts.write_kitti_prepared(tmp_path, {kitti.DRIVES[0]: toy(120)})
     sequences = find_test_set("kitti").find(tmp_path)
     assert [s.name for s in sequences] == [f"{drive}_02" for drive in sorted(kitti.DRIVES)]
     assert [len(s.images) for s in sequences[:2]] == [110, 3]
@@ -136,7 +141,7 @@ def test_kitti_as_prepared(tmp_path):
 
 
 def test_kitti_damage(tmp_path, message_of):
-    layouts.write_kitti(tmp_path, kitti.DRIVES, frames=6)
+    layouts.write_kitti(tmp_path, dict.fromkeys(kitti.DRIVES, toy(6)))
     drive = kitti.DRIVES[0]
     raw = tmp_path / "raw" / drive[:10] / drive / "image_02/data"
 
@@ -156,12 +161,13 @@ def test_kitti_damage(tmp_path, message_of):
 
 
 def test_nyu_as_published(tmp_path):
-    images = layouts.write_nyu(tmp_path)
+    film = toy(5)
+    layouts.write_nyu(tmp_path, film)
     (sequence,) = find_test_set("nyu").find(tmp_path)
     assert (len(sequence.images), sequence.num_source_frames) == (2, 5)
-    check_depth(sequence, 1, depth_of(5))  # MATLAB counts from 1
+    check_depth(sequence, 1, depth_of(4))  # MATLAB counts from 1
     image = sequence.images[0].read()
-    assert np.array_equal(np.asarray(image), images[1]) and sequence.images[0].shape == SHAPE
+    assert np.array_equal(np.asarray(image), film.rgb[1]) and sequence.images[0].shape == SHAPE
     assert "image 2" in str(sequence.images[0])
 
 
@@ -205,7 +211,7 @@ def test_nyu_by_scenes(tmp_path, message_of):
 
 
 def test_nyu_damage(tmp_path, message_of, monkeypatch):
-    layouts.write_nyu(tmp_path)
+    layouts.write_nyu(tmp_path, toy(5))
     splits, labelled = tmp_path / "splits.mat", tmp_path / "nyu_depth_v2_labeled.mat"
 
     def message():

@@ -8,12 +8,12 @@ import pytest
 
 from easi3r_jax.metrics import world_points
 from easi3r_jax.testsets import find_test_set
-from tests.testsets.layouts import SHAPE, camera_path, depth_of, save_image, write_iphone
+from tests.testsets.layouts import SHAPE, camera_path, depth_of, save_image, toy, write_iphone
 
 
 @pytest.fixture
 def folder(tmp_path) -> pathlib.Path:
-    write_iphone(tmp_path / "iphone/apple")
+    write_iphone(tmp_path / "iphone/apple", toy(4))
     return tmp_path / "iphone/apple"
 
 
@@ -84,6 +84,9 @@ def test_half_a_download(folder, path, message_of):
         ({"focal_length": -3}, "positive"),
         ({"radial_distortion": [0.1, 0, 0]}, "distortion"),
         ({"image_size": [16, 16]}, "shape"),
+        ({"image_size": [0, 0]}, "shape"),
+        ({"image_size": [float("inf"), float("inf")]}, "shape"),
+        ({"principal_point": [8, float("nan")]}, "not finite"),
     ],
 )
 def test_cameras_that_cannot_be_used(folder, message_of, change, words):
@@ -94,10 +97,15 @@ def test_cameras_that_cannot_be_used(folder, message_of, change, words):
 
 
 @pytest.mark.parametrize("name", ["camera/0_00000.json", "dataset.json", "extra.json"])
-@pytest.mark.parametrize("text", ["{", "[]", '{"factor": "x", "train_ids": []}'])
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"factor": "x", "train_ids": []}'])
 def test_json_that_cannot_be_used(folder, message_of, name, text):
     (folder / name).write_text(text)
     assert str(folder / name) in message_of(lambda: find_test_set("iphone").find(folder))
+
+
+def test_a_frame_that_is_named_twice(folder, message_of):
+    (folder / "dataset.json").write_text(json.dumps({"train_ids": ["0_00001", "0_00000", "0_00001"]}))
+    assert "twice" in message_of(lambda: find_test_set("iphone").find(folder))
 
 
 def test_depth_that_cannot_be_used(folder, message_of):

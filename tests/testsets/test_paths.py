@@ -8,6 +8,7 @@ import pytest
 from easi3r_jax.metrics import associate, pose_metrics
 from easi3r_jax.testsets import find_test_set, tum
 from tests.testsets import layouts
+from tests.testsets.layouts import toy
 
 
 def at_frames(sequence) -> np.ndarray:
@@ -21,7 +22,7 @@ def at_frames(sequence) -> np.ndarray:
 @pytest.fixture
 def tum_root(tmp_path):
     for number, name in enumerate(tum.SEQUENCES):
-        layouts.write_tum(tmp_path / name, frames=12 if number else 300)
+        layouts.write_tum(tmp_path / name, toy(12 if number else 300))
     return tmp_path
 
 
@@ -33,7 +34,7 @@ def test_tum_as_published(tum_root):
     assert (len(second.images), second.num_source_frames) == (4, 12)
     assert [float(path.stem) for path in second.images] == second.times.tolist()
     assert np.allclose(np.diff(second.times), 0.1, atol=1e-6)
-    assert np.allclose(at_frames(second), layouts.camera_path(36)[::9], atol=1e-6)
+    assert np.allclose(at_frames(second), layouts.camera_path(12)[::3], atol=1e-6)
     figures = pose_metrics(
         at_frames(second),
         second.truth.trajectory.world_from_cam,
@@ -45,7 +46,7 @@ def test_tum_as_published(tum_root):
 
 def test_tum_without_lists_and_a_single_sequence(tmp_path):
     folder = tmp_path / tum.SEQUENCES[3]
-    layouts.write_tum(folder)
+    layouts.write_tum(folder, toy(12))
     (listed,) = find_test_set("tum").find(folder)
     (folder / "rgb.txt").unlink()
     (by_name,) = find_test_set("tum").find(folder)
@@ -54,21 +55,21 @@ def test_tum_without_lists_and_a_single_sequence(tmp_path):
 
 def test_tum_as_prepared(tmp_path):
     folder = tmp_path / tum.SEQUENCES[0]
-    poses = layouts.write_tum_prepared(folder)
+    layouts.write_tum_prepared(folder, toy(5))
     (sequence,) = find_test_set("tum").find(folder)
-    assert len(sequence.images) == 5 and np.allclose(at_frames(sequence), poses, atol=1e-6)
+    assert len(sequence.images) == 5 and np.allclose(at_frames(sequence), layouts.camera_path(5), atol=1e-6)
     assert np.allclose(np.diff(sequence.times), 0.1)
 
 
 def test_tum_sequences_that_are_missing(tmp_path, message_of):
-    layouts.write_tum(tmp_path / tum.SEQUENCES[0])
+    layouts.write_tum(tmp_path / tum.SEQUENCES[0], toy(12))
     message = message_of(lambda: find_test_set("tum").find(tmp_path))
     assert "7 of the protocol's 8 sequences" in message and str(tmp_path) in message
 
 
 def test_tum_half_a_download(tmp_path, message_of):
     folder = tmp_path / tum.SEQUENCES[0]
-    layouts.write_tum(folder)
+    layouts.write_tum(folder, toy(12))
 
     def find():
         return find_test_set("tum").find(folder)
@@ -91,7 +92,7 @@ def test_tum_half_a_download(tmp_path, message_of):
 
 def test_tum_truth_that_is_of_no_use(tmp_path, message_of):
     folder = tmp_path / tum.SEQUENCES[0]
-    layouts.write_tum(folder)
+    layouts.write_tum(folder, toy(12))
     path = folder / "groundtruth.txt"
     whole = path.read_text().splitlines()
 
@@ -111,15 +112,15 @@ def test_tum_truth_that_is_of_no_use(tmp_path, message_of):
 
 def test_prepared_frames_and_poses_that_differ_in_number(tmp_path, message_of):
     folder = tmp_path / tum.SEQUENCES[0]
-    layouts.write_tum_prepared(folder)
+    layouts.write_tum_prepared(folder, toy(5))
     layouts.save_image(folder / "rgb_90/1341846400.0.png")
     message = message_of(lambda: find_test_set("tum").find(folder))
     assert "6 frames" in message and "groundtruth_90.txt has 5" in message
 
 
 def test_scannet_as_exported(tmp_path):
-    poses = layouts.write_scannet(tmp_path / "scans_test/scene0707_00", frames=300, lost=(3, 4))
-    layouts.write_scannet(tmp_path / "scans_test/scene0708_00")
+    layouts.write_scannet(tmp_path / "scans_test/scene0707_00", toy(300), lost=(3, 4))
+    layouts.write_scannet(tmp_path / "scans_test/scene0708_00", toy(12))
     first, second = find_test_set("scannet").find(tmp_path)
     assert [first.name, second.name] == ["scene0707_00", "scene0708_00"]
     assert (len(first.images), first.num_source_frames) == (90, 300)
@@ -127,22 +128,22 @@ def test_scannet_as_exported(tmp_path):
     assert second.times.tolist() == [0, 3, 6, 9]
     trajectory = first.truth.trajectory
     assert len(trajectory.times) == 89 and 3 not in trajectory.times
-    assert np.allclose(trajectory.world_from_cam[1], poses[6], atol=1e-5)
+    assert np.allclose(trajectory.world_from_cam[1], layouts.camera_path(300)[6], atol=1e-5)
 
 
 def test_scannet_as_prepared(tmp_path):
-    poses = layouts.write_scannet_prepared(tmp_path / "scene0707_00")
-    layouts.write_scannet(tmp_path / "scene0707_00")  # beside what it was made from
+    layouts.write_scannet_prepared(tmp_path / "scene0707_00", toy(5))
+    layouts.write_scannet(tmp_path / "scene0707_00", toy(12))  # beside what it was made from
     (sequence,) = find_test_set("scannet").find(tmp_path)
-    assert len(sequence.images) == 5 and np.allclose(at_frames(sequence), poses)
-    (tmp_path / "scene0707_00/pose_90.txt").write_text(layouts.tum_lines(np.arange(5) / 10, poses))
+    assert len(sequence.images) == 5 and np.allclose(at_frames(sequence), layouts.camera_path(5))
+    (tmp_path / "scene0707_00/pose_90.txt").write_text(layouts.tum_lines(np.arange(5) / 10, layouts.camera_path(5)))
     (sequence,) = find_test_set("scannet").find(tmp_path)
-    assert np.allclose(at_frames(sequence), poses, atol=1e-6)
+    assert np.allclose(at_frames(sequence), layouts.camera_path(5), atol=1e-6)
 
 
 def test_scannet_damage(tmp_path, message_of):
     folder = tmp_path / "scene0707_00"
-    layouts.write_scannet(folder, lost=(0, 6))
+    layouts.write_scannet(folder, toy(12), lost=(0, 6))
 
     def message():
         return message_of(lambda: find_test_set("scannet").find(tmp_path))
@@ -156,30 +157,30 @@ def test_scannet_damage(tmp_path, message_of):
     assert "not finite" in message()
     (folder / "pose/0.txt").unlink()
     assert "11 poses" in message() and "0.txt" in message()
-    layouts.write_scannet_prepared(folder)
+    layouts.write_scannet_prepared(folder, toy(5))
     with (folder / "pose_90.txt").open("a") as file:
         file.write("1 2 3\n")
     assert "Line 6" in message() and "16 needed" in message()
 
 
 def test_adt_from_the_device(tmp_path):
-    poses = layouts.write_adt(tmp_path / "Apartment_seq131")
+    layouts.write_adt(tmp_path / "Apartment_seq131", toy(5))
     (sequence,) = find_test_set("adt").find(tmp_path)
     assert sequence.name == "Apartment_seq131" and len(sequence.images) == 5
     assert np.allclose(sequence.times, 87551.1709103 + np.arange(5) / 30, atol=1e-5)
-    assert np.allclose(at_frames(sequence), poses, atol=1e-6)
+    assert np.allclose(at_frames(sequence), layouts.camera_path(5), atol=1e-6)
 
 
 def test_adt_as_prepared(tmp_path):
-    poses = layouts.write_adt_prepared(tmp_path / "Apartment_seq131")
+    layouts.write_adt_prepared(tmp_path / "Apartment_seq131", toy(5))
     (sequence,) = find_test_set("adt").find(tmp_path / "Apartment_seq131")
-    assert np.allclose(at_frames(sequence), poses, atol=1e-6)
+    assert np.allclose(at_frames(sequence), layouts.camera_path(5), atol=1e-6)
     assert [path.name for path in sequence.images][:2] == ["frame_0.jpg", "frame_1.jpg"]
 
 
 def test_adt_damage(tmp_path, message_of):
     folder = tmp_path / "Apartment_seq131"
-    layouts.write_adt(folder)
+    layouts.write_adt(folder, toy(5))
     path = folder / "aria_trajectory.csv"
     whole = path.read_text()
 

@@ -3,15 +3,27 @@
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.metrics import DepthOptions
-from easi3r_jax.testsets import TEST_SETS, TestSet, find_test_set
+from easi3r_jax.testsets import TEST_SETS, TestSet, bonn, find_test_set, tum
+from tests.testsets import layouts
+from tests.testsets.layouts import Film, toy
 
 TASKS = ("masks", "poses", "depth", "points")
 FIGURES = {"masks": {"j_mean", "j_recall"}, "poses": {"ate", "rpe_translation", "rpe_rotation_deg"}}
 FIGURES["depth"] = {"abs_rel", "delta_1_25"}
+#: How depth is aligned and how far it is judged; docs/datasets.md has the sources.
+DEPTHS = {
+    "sintel": DepthOptions("scale", max_depth=70.0),
+    "bonn": DepthOptions("scale", max_depth=10.0),
+    "kitti": DepthOptions("scale", max_depth=80.0),
+    "nyu": DepthOptions("median", per_frame=True, max_depth=10.0),
+    "iphone": DepthOptions("scale", max_depth=80.0),
+    "custom": DepthOptions("scale", max_depth=80.0),
+}
 DOCUMENT = pathlib.Path(__file__).parents[2] / "docs/datasets.md"
 
 
@@ -28,7 +40,8 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_names_and_tasks(data_set):
     assert TEST_SETS[data_set.name] is data_set
     assert data_set.tasks and set(data_set.tasks) <= set(TASKS)
-    assert isinstance(data_set.depth, DepthOptions) == ("depth" in data_set.tasks)
+    assert data_set.depth == DEPTHS.get(data_set.name) and (data_set.depth is not None) == ("depth" in data_set.tasks)
+    assert data_set.single_frames == (data_set.name == "nyu")
 
 
 def test_published_rows_are_of_its_tasks_and_in_our_units(data_set):
@@ -58,3 +71,29 @@ def test_a_root_with_nothing_of_it(data_set, tmp_path, message_of):
     (tmp_path / "README.txt").write_text("nothing here")
     message = message_of(lambda: data_set.find(tmp_path))
     assert str(tmp_path) in message and "docs/datasets.md" in message
+
+
+def write_custom(folder: pathlib.Path, film: Film) -> None:
+    layouts.write_clip(folder, film, masks=np.zeros(film.depth.shape, bool))
+
+
+@pytest.mark.parametrize(
+    ("known", "write"),
+    [
+        ("tum", layouts.write_tum),
+        ("scannet", layouts.write_scannet),
+        ("adt", layouts.write_adt),
+        ("iphone", layouts.write_iphone),
+        ("bonn", layouts.write_bonn_prepared),
+        ("custom", write_custom),
+    ],
+)
+def test_a_sequence_has_its_name_from_wherever_it_is_seen(known, write, tmp_path, monkeypatch):
+    """From inside its folder, and through a link that is called as the protocol wants it."""
+    name = {"tum": tum.SEQUENCES[0], "bonn": bonn.SEQUENCES[0]}.get(known, "walk")
+    write(tmp_path / name, toy(12))
+    monkeypatch.chdir(tmp_path / name)
+    assert [sequence.name for sequence in find_test_set(known).find(".")] == [name]
+    (tmp_path / name).rename(tmp_path / "stored")
+    (tmp_path / name).symlink_to("stored")
+    assert [sequence.name for sequence in find_test_set(known).find(tmp_path / name)] == [name]
