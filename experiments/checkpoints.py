@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import pathlib
 import tempfile
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
+from flax import nnx
 
 import convert
 import easi3r_jax
+from easi3r_jax import sharding
 from easi3r_jax.checkpoint import load_checkpoint
 from easi3r_jax.errors import CheckpointError
 from easi3r_jax.models import DUSt3R
 from experiments.environment import layer_dtype
 
+_T = TypeVar("_T")
 EMBEDDED = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "model"
 
 
@@ -43,3 +46,14 @@ def load_model(checkpoint: str, dtype: str = "auto", observer=None) -> tuple[DUS
         _, model, metadata = load_checkpoint(convert.resolve(checkpoint, progress=observer))
     model.dtype = jnp.dtype(layer_dtype(dtype))
     return model, metadata
+
+
+def on_all_devices(network: _T, *, in_parts: bool = False) -> _T:
+    """A network on every device of this process, whole or in parts (see `sharding.scattered`): they share its work.
+
+    With one device, or for what is no network (a folder, None), that is what it is.
+    """
+    if isinstance(network, nnx.Module):
+        place = sharding.scattered if in_parts else sharding.whole
+        return place(network, sharding.data_mesh())
+    return network

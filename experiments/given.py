@@ -203,9 +203,17 @@ class GivenFlags(NetworkFlags):
 
 
 def with_flow(
-    given: Given, source: FlowNetwork | pathlib.Path | None, frames: Frames, edges: np.ndarray, observer
+    given: Given,
+    source: FlowNetwork | pathlib.Path | None,
+    frames: Frames,
+    edges: np.ndarray,
+    observer: Observer,
+    *,
+    rows: int = 0,
 ) -> Given:
     """Adds the flow of pairs (E, 2) of the clip's frames: estimated by a network, or read from a folder.
+
+    A network's flow has `rows` rows at least: see `estimate_flow`.
 
     Raises:
       InputError: files that do not fit the clip; a network that gives no finite flow.
@@ -215,4 +223,4 @@ def with_flow(
     if isinstance(source, pathlib.Path):
         flow, known = (jnp.asarray(x) for x in load_flow(source, frames, edges))
         return dataclasses.replace(given, flow=flow, flow_known=known)
-    return dataclasses.replace(given, flow=estimate_flow(source, frames.rgb, edges, observer=observer))
+    return dataclasses.replace(given, flow=estimate_flow(source, frames.rgb, edges, rows=rows, observer=observer))

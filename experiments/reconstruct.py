@@ -27,7 +27,7 @@ from easi3r_jax.models import DUSt3R
 from easi3r_jax.types import Frames, Given, MaskRefiner
 from easi3r_jax.video import load_frames
 from experiments import cli
-from experiments.checkpoints import load_model
+from experiments.checkpoints import load_model, on_all_devices
 from experiments.environment import device, peak_memory_bytes, versions
 from experiments.exporting import write_exports
 from experiments.given import GivenFlags, with_flow
@@ -128,6 +128,7 @@ def main() -> None:
     refiner_weights = None if refiner is None else refiner.metadata
     flow_source, flow_weights = GIVEN.flow_source() if MODE.value == "align" else (None, {})
     model, checkpoint = load_model(CHECKPOINT.value, DTYPE.value, stages)
+    model, flow_source = on_all_devices(model), on_all_devices(flow_source)
     frames = load_frames(sequence.frames, frame_config(model), progress=lambda d, n: stages("read", d, n))
     stages.close()
     print(describe(sequence, frames, model))

@@ -4,10 +4,12 @@ What is compiled in a run of the tests is compiled once: processes (workers, pro
 that lasts as long as the run. And it is compiled quickly: see tests/flags.py.
 """
 
+import gc
 import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 from tests.flags import compile_quickly
 
@@ -32,6 +34,20 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 def pytest_unconfigure() -> None:
     if _OWN_CACHE is not None:  # only in the process that made it: workers are given it
         shutil.rmtree(_OWN_CACHE, ignore_errors=True)
+
+
+# Every compiled program takes a few memory maps, of which Linux grants a process 65530: XLA aborts without one.
+_MAPS = pathlib.Path("/proc/self/maps")
+_MANY_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_programs_are_let_go() -> Iterator[None]:
+    """Between files of tests, when they have become many."""
+    yield
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax import config, motion, pipeline
+from easi3r_jax import config, motion, passes, pipeline
 from easi3r_jax.config import AlignConfig, MotionConfig, PipelineConfig
 from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.models import random_model
@@ -95,10 +95,10 @@ def test_every_frame_is_encoded_once(model):
         return original(self, images, dtype, **options)
 
     with mock.patch.object(Encoder, "__call__", counting):
-        pipeline._encode_batch.clear_cache()  # traced again, with what counts
+        passes._encode_batch.clear_cache()  # traced again, with what counts
         pipeline.reconstruct(model, clip(6), dataclasses.replace(OPTIONS, frame_batch=2))
         jax.effects_barrier()
-    pipeline._encode_batch.clear_cache()
+    passes._encode_batch.clear_cache()
     assert seen == [2, 2, 2]
 
 
@@ -115,7 +115,7 @@ def test_nothing_is_compiled_between_pair_batches(model):
             heard.setdefault(stage, []).append(len(compiled))
 
     frames = clip(5, height=16, width=24)  # a size that no other test has compiled anything for
-    before = pipeline._attention_batch._cache_size(), pipeline._prediction_batch._cache_size()
+    before = passes._network_batch._cache_size()
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         pipeline.reconstruct(model, frames, dataclasses.replace(OPTIONS, pair_batch=5), observer=observe)
@@ -125,8 +125,52 @@ def test_nothing_is_compiled_between_pair_batches(model):
     for stage in ("attention", "predict"):
         second, third = heard[stage]
         assert second == third, stage
-    assert pipeline._attention_batch._cache_size() == before[0] + 1
-    assert pipeline._prediction_batch._cache_size() == before[1] + 1
+    assert passes._network_batch._cache_size() == before + 2  # without and with heads
+
+
+SHARED = dataclasses.replace(OPTIONS, graph="swinstride-3-noncyclic", shared_shapes=True, seed=1)
+
+
+def test_a_clip_with_room_in_its_arrays_gives_the_same_result(model):
+    """17 frames in arrays of 18: nothing of the clip's result is of the frame that is not its."""
+    alignment = dataclasses.replace(OPTIONS.alignment, depth_weight=0.1, smoothing_weight=0.1, shared_focal=False)
+    options = dataclasses.replace(SHARED, alignment=alignment, masks=("motion", "given"), mask_dilation=1)
+    frames, masks = clip(17, height=16, width=24), np.zeros((17, 16, 24), bool)
+    masks[16, :8, :8] = True
+    flow = np.random.default_rng(0).normal(0, 1, (len(pipeline.clip_edges(17, options.graph)), 16, 24, 2))
+    given = Given(masks=jnp.asarray(masks), flow=jnp.asarray(flow, jnp.float32))
+    assert pipeline.clip_room(17, options, given) == (18, len(pipeline.clip_edges(18, options.graph)))
+    corner = Corner()
+    ours = pipeline.reconstruct(model, frames, options, given=given, refiner=corner)
+    exact = dataclasses.replace(options, shared_shapes=False)
+    expected = pipeline.reconstruct(model, frames, exact, given=given, refiner=Corner())
+    assert corner.calls[0][0].shape == (17, 16, 24, 3) and corner.calls[0][1].shape == (17, 16, 24)
+    chex.assert_trees_all_close(ours, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(ours.scene.dynamic_mask, expected.scene.dynamic_mask)
+
+
+def test_clips_of_similar_lengths_share_everything_that_is_compiled(model):
+    """17 and 18 frames: the second one compiles nothing at all."""
+    compiled = []
+
+    def listen(event, duration, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(duration)
+
+    pipeline.reconstruct(model, clip(17, height=16, width=24), SHARED)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        pipeline.reconstruct(model, clip(18, height=16, width=24), SHARED)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compiled
+
+
+def test_what_knows_of_no_room_gets_none():
+    cameras = Given(cameras=known_cameras(17))
+    assert pipeline.clip_room(17, SHARED, cameras) == (17, 0)
+    assert pipeline.clip_room(17, dataclasses.replace(SHARED, motion="rigid"), Given()) == (17, 0)
+    assert pipeline.clip_room(17, dataclasses.replace(SHARED, shared_shapes=False), Given()) == (17, 0)
 
 
 def test_predictions_are_masked_by_the_first_pass(model):
@@ -301,12 +345,6 @@ def test_point_maps_are_kept_in_half_the_memory(model):
     scene = pipeline.reconstruct(model, frames, dataclasses.replace(OPTIONS, point_dtype=dtype)).scene
     assert_finite(scene)
     assert scene.depth.dtype == np.float32
-
-
-def test_values_beyond_a_short_type_are_its_largest():
-    with np.errstate(over="ignore"):
-        short = pipeline._within(jnp.asarray([1e9, -1e9, 1.0, jnp.nan, jnp.inf]), jnp.dtype("float16"))
-    np.testing.assert_array_equal(short, np.array([65504, -65504, 1, np.nan, np.inf], np.float16))
 
 
 def test_given_masks_count_in_the_attention_and_in_the_result(model):

@@ -15,7 +15,7 @@ from easi3r_jax.config import FrameConfig, PipelineConfig
 from easi3r_jax.testsets import TestSet
 
 #: Of `PipelineConfig`: they decide how fast it is done, or, the seed, stand beside the configuration in a record.
-_NOT_DECIDING = ("pair_batch", "frame_batch", "seed")
+_NOT_DECIDING = ("pair_batch", "frame_batch", "shared_shapes", "seed")
 
 
 def describe(

@@ -10,7 +10,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from easi3r_jax import export, pipeline
+from easi3r_jax.batches import padded
 from easi3r_jax.config import FrameConfig, PipelineConfig
 from easi3r_jax.errors import UserError
 from easi3r_jax.export.atomic import output_error
@@ -61,7 +64,9 @@ class Method:
         """The whole method on a clip."""
         config = dataclasses.replace(self.config, seed=seed)
         edges = pipeline.clip_edges(len(frames.rgb), config.graph)
-        given = with_flow(Given(), self.flow, frames, edges, observer)
+        length, rows = pipeline.clip_room(len(frames.rgb), config, Given())
+        longer = dataclasses.replace(frames, rgb=padded(np.asarray(frames.rgb), length))
+        given = with_flow(Given(), self.flow, longer, edges, observer, rows=rows)
         return pipeline.reconstruct(self.model, frames, config, given=given, refiner=self.refiner, observer=observer)
 
     def single_frames(self, frames: Frames, seed: int, observer: Observer) -> Iterator[pipeline.Reconstruction]:

@@ -91,6 +91,18 @@ def test_same_key_same_result():
     assert not np.array_equal(a.labels, c.labels)
 
 
+def test_points_that_do_not_count_only_get_labels():
+    """Far out as they are, they are drawn by no centroid and move none."""
+    points, _ = blobs(np.random.default_rng(8))
+    more = np.concatenate([points, np.full((7, points.shape[1]), 1e3, np.float32)])
+    expected = run(points, 10, jax.random.key(2), restarts=2)
+    found = jax.jit(lambda x, count: kmeans(x, 10, jax.random.key(2), count=count, restarts=2))(more, len(points))
+    np.testing.assert_array_equal(found.labels[: len(points)], expected.labels)
+    np.testing.assert_allclose(found.centroids, expected.centroids, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.inertia, expected.inertia, rtol=1e-5)
+    assert len(found.labels) == len(more)
+
+
 @pytest.mark.parametrize("num_points", [1, 2, 5])
 def test_fewer_points_than_clusters(num_points):
     points = np.random.default_rng(5).standard_normal((num_points, 3)).astype(np.float32)

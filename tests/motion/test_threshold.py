@@ -11,6 +11,7 @@ import pytest
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.motion.threshold import _best_partition, _interval_scores, histogram, multi_otsu
 
+counted = jax.jit(histogram)
 otsu = jax.jit(multi_otsu, static_argnums=1, static_argnames=("class_counts",))
 
 
@@ -97,10 +98,10 @@ def test_affine_maps_move_the_threshold_along(scale, shift):
 def test_histogram_equals_numpy(seed):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=30_000).astype(np.float32)
-    np.testing.assert_array_equal(jax.jit(histogram)(x, x.min(), x.max()), np.histogram(x, 256)[0])
+    np.testing.assert_array_equal(counted(x, x.min(), x.max(), np.ones(x.shape, bool)), np.histogram(x, 256)[0])
     grid = rng.integers(0, 257, 10_000).astype(np.float32) / 256  # values on the edges
     counts = np.histogram(grid, 256, range=(0, 1))[0]
-    np.testing.assert_array_equal(jax.jit(histogram)(grid, np.float32(0), np.float32(1)), counts)
+    np.testing.assert_array_equal(counted(grid, np.float32(0), np.float32(1), np.ones(grid.shape, bool)), counts)
 
 
 def test_any_class_counts_and_the_first_wins_ties():
@@ -121,3 +122,13 @@ def test_vmap_and_one_trace():
     once = jax.jit(chex.assert_max_traces(multi_otsu, n=1))
     for n in range(3):
         chex.assert_trees_all_close(jax.tree.map(lambda y, n=n: y[n], together), once(x[n]), atol=1e-6)
+
+
+def test_values_that_do_not_count_change_nothing():
+    random = np.random.default_rng(3)
+    x = np.concatenate([random.normal(0.2, 0.05, 500), random.normal(0.7, 0.05, 300)]).astype(np.float32)
+    more = np.concatenate([x, [-9.0, 0.45, 7.0, 7.0]]).astype(np.float32)
+    found = jax.jit(multi_otsu)(more, where=jnp.arange(len(more)) < len(x))
+    expected = jax.jit(multi_otsu)(x)
+    np.testing.assert_allclose(found.threshold, expected.threshold, rtol=1e-6)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)
