@@ -67,20 +67,33 @@ def configuration_digest(configuration: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def append(path: pathlib.Path, record: Record) -> None:
-    """Adds a line, and returns when it is on the disk.
+def line(record: Record) -> str:
+    """A record in the form in which it is kept, without the end of the line."""
+    return json.dumps(to_json(record), allow_nan=False)
+
+
+def parse(text: str | bytes) -> Record | None:
+    """The record of a line; None where it is no whole one."""
+    try:
+        return Record(**json.loads(text, parse_constant=_refuse))
+    except (ValueError, TypeError):
+        return None
+
+
+def append(path: pathlib.Path, *added: Record) -> None:
+    """Adds a line for each, and returns when they are on the disk.
 
     Raises:
-      OutputError: it cannot be written.
+      OutputError: they cannot be written.
     """
-    line = json.dumps(to_json(record), allow_nan=False) + "\n"
+    lines = "".join(line(record) + "\n" for record in added)
     try:
         with interrupt.uninterrupted(), path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a line was cut: the new one shall not be part of it
-                    line = "\n" + line
-            file.write(line.encode())
+                if file.read(1) != b"\n":  # a line was cut: the new ones shall not be part of it
+                    lines = "\n" + lines
+            file.write(lines.encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -91,11 +104,7 @@ def read(folder: pathlib.Path) -> list[Record]:
     """The records of all processes in the order in which they ended. What is no whole line is passed over."""
     found = []
     for path in sorted(folder.glob(_FILES)):
-        for line in path.read_bytes().splitlines():
-            try:
-                found.append(Record(**json.loads(line, parse_constant=_refuse)))
-            except (ValueError, TypeError):
-                continue
+        found += [record for text in path.read_bytes().splitlines() if (record := parse(text)) is not None]
     return sorted(found, key=lambda record: record.ended)
 
 
