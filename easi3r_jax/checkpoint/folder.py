@@ -65,7 +65,10 @@ def read_arrays(
     tree = _nested(wanted)
     try:
         with _quiet(), _checkpointer() as checkpointer:
-            stored = _flat(checkpointer.metadata(folder).item_metadata.tree)
+            described = checkpointer.metadata(folder).item_metadata
+            if described is None:
+                raise CheckpointError("it has no arrays")
+            stored = _flat(described.tree)
             found = {name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in stored.items()}
             needed = {name: (leaf.shape, str(np.dtype(leaf.dtype))) for name, leaf in wanted.items()}
             if found != needed:
@@ -200,7 +203,7 @@ def _checkpointer(**options: Any) -> Iterator[ocp.Checkpointer]:
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, **options)
     with contextlib.ExitStack() as stack:
         if jax.process_index() != 0:
-            stack.enter_context(mock.patch.object(multihost, "process_index", lambda: 0))
+            stack.enter_context(mock.patch.object(multihost, "process_index", return_value=0))
         yield stack.enter_context(ocp.Checkpointer(handler, multiprocessing_options=alone))
 
 
