@@ -32,7 +32,7 @@ from easi3r_jax.errors import ConfigError, UserError
 from experiments import cli
 
 #: Seconds between two looks.
-_PAUSE = 0.2
+_PAUSE = 0.5
 #: Characters of a part of a message: gRPC refuses what is larger than 4 MB.
 _PART = 1 << 18
 #: Seconds that JAX itself waits longer than we do: its own end of waiting is an abort.
@@ -130,8 +130,11 @@ class Hosts:
         try:
             yield
         except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
             with contextlib.suppress(UserError):  # where nobody is left to hear it
-                self._put(f"{self.index}/stopped", " ".join(str(error).split()) or type(error).__name__)
+                self._put(f"{self.index}/stopped", reason)
+                if self._work_on():
+                    print(f"  {self.mark}has stopped, and waits for the others to finish their share: {reason}")
             raise
         finally:
             with contextlib.suppress(UserError):
@@ -139,14 +142,25 @@ class Hosts:
             self._left.set()
             beat.join()
 
+    def _work_on(self) -> bool:
+        """Whether others still work some seconds after process 0, this one, has stopped."""
+        until = time.monotonic() + 10 * _PAUSE
+        while self.index == 0 and self._there():
+            if time.monotonic() > until:
+                return True
+            time.sleep(_PAUSE)
+        return False
+
+    def _there(self) -> bool:
+        """Whether another process has neither left nor died."""
+        return any(self._get(f"{index}/left") is None and not self._silent(index) for index in self.others)
+
     def _leave(self) -> None:
         self._put(f"{self.index}/left", "")
-        if self.index != 0:
-            return
-        for index in self.others:
-            while self._get(f"{index}/left") is None and not self._silent(index):
+        if self.index == 0:
+            while self._there():
                 time.sleep(_PAUSE)
-        time.sleep(_PAUSE)  # the last of them is about to hang up
+            time.sleep(_PAUSE)  # the last of them is about to hang up
 
     def _beat(self) -> None:
         """Says every now and then that this process lives."""

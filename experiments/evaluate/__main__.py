@@ -125,10 +125,12 @@ def main() -> None:
             stages.close()
             cached = f"{compilations.cached} of them found in the cache"
             print(f"  {hosts.mark}compiled {compilations.count} programs, {cached}")
-            if hosts.index == 0:
-                conclude(parts, seeds, record, output, gathering.collect("after")[1])
-            else:
+            if hosts.index != 0:
                 gathering.offer("after")
+                return
+            if hosts.others:
+                print(f"  {hosts.mark}waits for the others")
+            conclude(parts, seeds, record, output, gathering.collect("after")[1])
 
 
 @contextlib.contextmanager

@@ -121,6 +121,25 @@ def test_process_0_leaves_last():
     assert order[0] == 0 and order[-1] == "0 left"
 
 
+def test_where_process_0_stops_the_others_finish_and_learn_why(capsys):
+    (first, second), _ = group(2)
+
+    def fail():
+        with first.taking_part():
+            raise UserError("The disk is full.")
+
+    def work():
+        with second.taking_part():
+            time.sleep(0.5)
+            second.hear("wanted", 0)
+
+    failed, told = together(fail, work)
+    assert str(failed) == "The disk is full." and str(told) == "Process 0 has stopped: The disk is full."
+    assert (
+        "[0] has stopped, and waits for the others to finish their share: The disk is full." in capsys.readouterr().out
+    )
+
+
 # --- division and gathering -----------------------------------------------------------------------------------------
 
 LENGTHS = (90, 5, 40, 41, 3, 88, 17, 60)
@@ -298,8 +317,21 @@ def test_without_flags_a_process_is_alone(start):
 
 # --- for real -------------------------------------------------------------------------------------------------------
 
-QUICK = ("--dataset=synthetic", "--num_frames=3", "--graph=complete", "--kmeans_restarts=1", "--iterations=3")
 SEQUENCES = 6
+EVALUATE = ("-m", "experiments.evaluate", "--dataset=synthetic", f"--num_sequences={SEQUENCES}", "--num_frames=3")
+EVALUATE += ("--graph=complete", "--kmeans_restarts=1", "--iterations=3")
+#: A program that only joins.
+JOIN = """
+from easi3r_jax import interrupt
+from experiments import cli, hosts
+interrupt.install()
+flags = cli.Flags("")
+host_flags = hosts.HostFlags(flags)
+def main():
+    with host_flags.joined():
+        print("together")
+flags.run(main)
+"""
 
 
 def free_port():
@@ -310,13 +342,17 @@ def free_port():
 
 @pytest.fixture
 def launch(environment, tmp_path):
-    """`launch("name", *flags)` starts the evaluation in a process; its output goes to files `name.out`, `name.err`."""
+    """`launch("name", *arguments)` starts Python in a process; its output goes to files `name.out`, `name.err`.
+
+    What is compiled is kept however quickly it was, as four processes need the same.
+    """
     started = []
     kept = {k: v for k, v in environment.items() if not k.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "TPU_"))}
+    kept["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
     def launch(name, *arguments):
         with (tmp_path / f"{name}.out").open("wb") as out, (tmp_path / f"{name}.err").open("wb") as errors:
-            command = [sys.executable, "-m", "experiments.evaluate", *QUICK, *arguments]
+            command = [sys.executable, *arguments]
             process = subprocess.Popen(command, cwd=ROOT, env=kept, stdout=out, stderr=errors)
         started.append(process)
         return process
@@ -332,33 +368,31 @@ def last_line(path: pathlib.Path) -> str:
 
 
 def test_processes_that_do_not_find_each_other_end_with_one_line(launch, tmp_path):
-    flags = ("--num_processes=2", "--start_timeout=2", f"--output={tmp_path / 'out'}")
-    alone = launch("alone", f"--coordinator=127.0.0.1:{free_port()}", "--process_id=0", *flags)
-    lost = launch("lost", f"--coordinator=127.0.0.1:{free_port()}", "--process_id=1", *flags)
-    assert (alone.wait(120), lost.wait(120)) == (1, 1)
+    def join(name, *arguments):
+        return launch(name, "-c", JOIN, *arguments)
+
+    def elsewhere(index):
+        return (f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2", f"--process_id={index}")
+
+    waiting = join("waiting", *elsewhere(1))
+    alone = join("alone", *elsewhere(0), "--start_timeout=2")
+    lost = join("lost", *elsewhere(1), "--start_timeout=2")
+    unknown = join("unknown", "--distributed")
+    assert [process.wait(120) for process in (alone, lost, unknown)] == [1, 1, 1]
     assert last_line(tmp_path / "alone.err").startswith("error: Not all processes came within 2 s")
     (error,) = (tmp_path / "lost.err").read_text().splitlines()
     assert "Process 0 could not be reached at 127.0.0.1" in error
-    unknown = launch("unknown", "--distributed", f"--output={tmp_path / 'out'}")
-    waiting = launch("waiting", f"--coordinator=127.0.0.1:{free_port()}", "--process_id=1", "--num_processes=2")
-    assert unknown.wait(120) == 1
     assert "JAX does not see Slurm, a TPU pod, Kubernetes or Open MPI here" in last_line(tmp_path / "unknown.err")
-    time.sleep(1)
     waiting.send_signal(signal.SIGTERM)  # while JAX looks for process 0
     assert waiting.wait(10) == 128 + signal.SIGTERM
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_on_two_processes_survives_one_of_them(launch, tmp_path):
     """Process 1 is killed after its first sequence; one process alone does the rest, and all figures are as ever."""
-    sequences = f"--num_sequences={SEQUENCES}"
-    plain = launch("plain", sequences, f"--output={tmp_path / 'plain'}")
-    assert plain.wait(300) == 0, (tmp_path / "plain.err").read_text()
-
     output = tmp_path / "out"
-    flags = (sequences, f"--output={output}", f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
+    flags = (f"--output={output}", f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
     limits = ("--start_timeout=120", "--host_timeout=15")
-    first, second = (launch(f"process_{n}", *flags, *limits, f"--process_id={n}") for n in (0, 1))
+    first, second = (launch(f"process_{n}", *EVALUATE, *flags, *limits, f"--process_id={n}") for n in (0, 1))
     finished = output / "results.001.jsonl"
     until = time.monotonic() + 200
     while not (finished.exists() and finished.read_bytes().endswith(b"\n")):
@@ -376,8 +410,9 @@ def test_a_run_on_two_processes_survives_one_of_them(launch, tmp_path):
     assert f"[0] {SEQUENCES} sequences, {SEQUENCES} to do, {SEQUENCES // 2} of them here" in printed
     assert "masks" not in (tmp_path / "process_1.out").read_text()  # the tables are process 0's affair
 
-    again = launch("again", sequences, f"--output={output}")
-    assert again.wait(300) == 0
+    again = launch("again", *EVALUATE, f"--output={output}")
+    plain = launch("plain", *EVALUATE, f"--output={tmp_path / 'plain'}")
+    assert (again.wait(300), plain.wait(300)) == (0, 0)
     printed = (tmp_path / "again.out").read_text()
     assert f"{SEQUENCES} sequences, {SEQUENCES - len(there)} to do" in printed and "INCOMPLETE" not in printed
     found, expected = (records.latest(records.read(folder)) for folder in (output, tmp_path / "plain"))
