@@ -93,18 +93,18 @@ def test_a_process_that_stops_says_why():
 
 
 def test_a_process_that_is_silent_counts_as_dead():
-    (first, second), _ = group(2, patience=0.5)
+    (first, second), _ = group(2, patience=1.0)
     began = time.monotonic()
     with pytest.raises(HostLostError, match="Process 1 is silent"):
         first.hear("m", 1)
-    assert 0.5 < time.monotonic() - began < 10
+    assert 1.0 < time.monotonic() - began < 30
 
     def live():
         with second.taking_part():
-            time.sleep(1.5)  # busy for three times as long as silence is borne
+            time.sleep(2.0)  # busy for twice as long as silence is borne
             second.tell("n", "alive")
 
-    assert together(live, lambda: Hosts(0, 2, second._store, 0.5).hear("n", 1))[1] == "alive"
+    assert together(live, lambda: Hosts(0, 2, second._store, 1.0).hear("n", 1))[1] == "alive"
 
 
 def test_process_0_leaves_last():
@@ -204,7 +204,7 @@ def test_only_what_nobody_has_is_divided_and_process_0_gets_everything(tmp_path,
 
 
 def test_a_host_that_dies_costs_only_what_it_had_not_finished(tmp_path, jobs):
-    members, _ = group(3, patience=0.5)
+    members, _ = group(3, patience=1.0)
     folders = [tmp_path / str(n) for n in range(3)]
     for index, folder in enumerate(folders):
         write(folder, index, record_of(jobs[index]))
