@@ -15,12 +15,14 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from typing import Any
+from unittest import mock
 
 import absl.logging
 import flax.traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.multihost import multihost
 
 import easi3r_jax
 from easi3r_jax import interrupt
@@ -62,8 +64,11 @@ def read_arrays(
     """
     tree = _nested(wanted)
     try:
-        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            stored = _flat(checkpointer.metadata(folder).item_metadata.tree)
+        with _quiet(), _checkpointer() as checkpointer:
+            described = checkpointer.metadata(folder).item_metadata
+            if described is None:
+                raise CheckpointError("it has no arrays")
+            stored = _flat(described.tree)
             found = {name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in stored.items()}
             needed = {name: (leaf.shape, str(np.dtype(leaf.dtype))) for name, leaf in wanted.items()}
             if found != needed:
@@ -174,9 +179,8 @@ def _writer(path: pathlib.Path) -> Iterator[ocp.Checkpointer]:
         (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
         (jax.Array, ocp.type_handlers.ArrayHandler()),
     )
-    handler = ocp.PyTreeCheckpointHandler(use_compression=False, type_handler_registry=handlers)
     try:
-        with _quiet(), ocp.Checkpointer(handler) as checkpointer:
+        with _quiet(), _checkpointer(use_compression=False, type_handler_registry=handlers) as checkpointer:
             yield checkpointer
     except OSError:
         raise
@@ -186,6 +190,21 @@ def _writer(path: pathlib.Path) -> Iterator[ocp.Checkpointer]:
         if reason is None:
             raise
         raise OutputError(f"Cannot write {path}: {reason.lower()}.") from error
+
+
+@contextlib.contextmanager
+def _checkpointer(**options: Any) -> Iterator[ocp.Checkpointer]:
+    """Orbax for one process, whichever of a program's it is: that one is to Orbax process 0, which works alone.
+
+    By default all processes would have to read and write together. There are options against that, but host arrays
+    are written by process 0 whatever they say (0.12.8), hence the function that is replaced.
+    """
+    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, **options)
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() != 0:
+            stack.enter_context(mock.patch.object(multihost, "process_index", return_value=0))
+        yield stack.enter_context(ocp.Checkpointer(handler, multiprocessing_options=alone))
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def dot_product_attention(queries: Array, keys: Array, values: Array) -> Array:
 @functools.cache
 def _has_fused_kernel() -> bool:
     """Whether this process computes on NVIDIA GPUs of compute capability 8.0 (Ampere) or later."""
-    capability = str(getattr(jax.devices()[0], "compute_capability", ""))  # "9.0"; ROCm's are names
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))  # "9.0"; ROCm's are names
     is_nvidia = jax.default_backend() == "gpu" and re.fullmatch(r"\d+\.\d+", capability) is not None
     return is_nvidia and float(capability) >= 8.0
 

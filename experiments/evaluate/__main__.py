@@ -4,23 +4,25 @@
     python -m experiments.evaluate --dataset=davis --data_root=data/DAVIS --output=evaluations/davis \\
         --checkpoint=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt
     python -m experiments.evaluate --dataset=sintel,bonn --data_root=data/sintel,data/bonn --seeds=3
+    srun python -m experiments.evaluate --distributed --dataset=davis ...         # many hosts share the work
     python -m experiments.evaluate --compare evaluations/a evaluations/b          # paired differences of two runs
 
 Defaults are the released program's. The output folder has a line for every sequence (results.000.jsonl), written the
-moment it ends, and in the end report.md and results.csv. Stopped at any time, the same command goes on: what is
-complete in the same configuration is not done again, what failed is tried again. An average over fewer sequences than
-the data set has is not shown, unless --allow_missing, and then marked.
+moment it ends, and in the end report.md and results.csv. Stopped at any time, the same command goes on, on any number
+of hosts: what is complete in the same configuration is not done again, what failed is tried again. An average over
+fewer sequences than the data set has is not shown, unless --allow_missing, and then marked.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import pathlib
 import shlex
 import time
+from collections.abc import Iterator
 from typing import Any
-
-import jax
 
 from easi3r_jax import export
 from easi3r_jax.config import FrameConfig
@@ -31,16 +33,18 @@ from easi3r_jax.synthetic import ClipConfig
 from easi3r_jax.testsets import TEST_SETS, TestSequence, TestSet, find_test_set
 from experiments import cli, compilation
 from experiments.benchmark.timing import Compilations
-from experiments.checkpoints import load_model
+from experiments.checkpoints import load_model, on_all_devices
 from experiments.environment import device, versions
 from experiments.evaluate import compare, records, rendered
 from experiments.evaluate.configuration import describe, weights_hash
+from experiments.evaluate.gather import Gathering
 from experiments.evaluate.judge import tasks_of
 from experiments.evaluate.report import Report
 from experiments.evaluate.run import Keeping, Method, evaluate, run
-from experiments.evaluate.schedule import Job, Part, all_jobs, share_of
+from experiments.evaluate.schedule import Job, Part, all_jobs
 from experiments.evaluate.tables import HEADLINES
 from experiments.given import NetworkFlags
+from experiments.hosts import HostFlags, HostLostError, Hosts
 from experiments.method_flags import MethodFlags, SizeFlags, checkpoint_flag, dtype_flag
 from experiments.progress import Stages
 from experiments.run_folder import locked
@@ -88,7 +92,20 @@ SEED = _COMPUTE.integer("seed", 0, f"Of k-means and RANSAC, and of the clips of 
 SEEDS = _COMPUTE.integer(
     "seeds", 1, "Evaluate with so many seeds, from --seed on: mean and standard deviation. Clips stay.", at_least=1
 )
+PARAMETERS = _COMPUTE.choice(
+    "parameters",
+    "whole",
+    ["whole", "scattered"],
+    "Where this process has several devices, each keeps all parameters, or an equal part of each.",
+)
+SHARED_SHAPES = _COMPUTE.boolean(
+    "shared_shapes",
+    True,
+    "Clips of similar lengths share what is compiled: arrays are up to an eighth longer than the clip.",
+)
 CACHE = _COMPUTE.boolean("compilation_cache", True, "Keep what is compiled for later runs (XDG cache folder).")
+
+HOSTS = HostFlags(FLAGS)
 
 Opened = list[tuple[TestSet, list[TestSequence]]]
 
@@ -97,29 +114,58 @@ def main() -> None:
     if COMPARE.value or FLAGS.rest:
         print_comparison()
         return
-    names = check_options()
-    opened = open_data_sets(names)
-    seeds = range(SEED.value, SEED.value + SEEDS.value)
-    output = pathlib.Path(OUTPUT.value or pathlib.Path("evaluations") / "-".join(names)).expanduser()
-    process = jax.process_index()
-    lock = f"run.{process:03d}.lock"
-    if process == 0:
-        ensure_writable(output, marker=lock)
-    if CACHE.value:
-        compilation.use_cache()
-    compilations = Compilations()
-    stages = Stages(leave=False)
-    with locked(output, busy="another evaluation writes there", name=lock):
-        method, weights, record = load_method(stages)
-        parts = plan(names, opened, method, weights)
-        for part in parts:
-            export.write_json(output / "configurations" / f"{part.digest}.json", part.configuration)
-        keeping = Keeping(output, record) if SAVE.value == "results" else None
-        work(parts, seeds, method, keeping, output, stages)
-        stages.close()
-        print(f"  compiled {compilations.count} programs, {compilations.cached} of them found in the cache")
-        if process == 0:
-            conclude(parts, seeds, record, output)
+    with HOSTS.joined() as hosts:
+        names = check_options()
+        opened = open_data_sets(names)
+        seeds = range(SEED.value, SEED.value + SEEDS.value)
+        output = pathlib.Path(OUTPUT.value or pathlib.Path("evaluations") / "-".join(names)).expanduser()
+        if CACHE.value:
+            compilation.use_cache()
+        compilations = Compilations()
+        stages = Stages(quiet=hosts.index != 0, leave=False)
+        with claimed(output, hosts):
+            method, weights, record = load_method(stages, hosts)
+            parts = plan(names, opened, method, weights)
+            keeping = Keeping(output, record) if SAVE.value == "results" else None
+            jobs = all_jobs(parts, seeds)
+            gathering = Gathering(hosts, jobs, output, lambda job, known: is_done(job, known, output, keeping))
+            gathering.agree()
+            if hosts.index == 0:
+                for part in parts:
+                    export.write_json(output / "configurations" / f"{part.digest}.json", part.configuration)
+            work(gathering, hosts, len(jobs), method, keeping, output, stages)
+            stages.close()
+            cached = f"{compilations.cached} of them found in the cache"
+            print(f"  {hosts.mark}compiled {compilations.count} programs, {cached}")
+            if hosts.index != 0:
+                gathering.offer("after")
+                return
+            if hosts.others:
+                print(f"  {hosts.mark}waits for the others")
+            conclude(parts, seeds, record, output, gathering.collect("after")[1])
+
+
+@contextlib.contextmanager
+def claimed(output: pathlib.Path, hosts: Hosts) -> Iterator[None]:
+    """Holds the folder of the run: a lock for each process, process 0's first.
+
+    Raises:
+      OutputError: another run holds it, or one of its processes, or no place to write.
+      HostLostError: process 0 could not hold it.
+    """
+    own = f"run.{hosts.index:03d}.lock"
+    busy = "another evaluation writes there"
+    if hosts.index != 0:
+        hosts.hear("locked", 0)
+    there = sorted(path.name for path in output.glob("run.*.lock"))
+    ensure_writable(output, marker=there[0] if there else own)
+    if hosts.index == 0:
+        for name in there:  # of a run that was larger, and part of which may live
+            with locked(output, busy=busy, name=name):
+                pass
+    with locked(output, busy=busy, name=own):
+        hosts.tell("locked", True)
+        yield
 
 
 def check_options() -> list[str]:
@@ -184,16 +230,25 @@ def open_data_sets(names: list[str]) -> Opened:
     return opened
 
 
-def load_method(stages: Stages) -> tuple[Method, dict[str, str | None], dict[str, Any]]:
-    """Networks and options; the hashes of the weights; what `config.json` says of them."""
+def load_method(stages: Stages, hosts: Hosts) -> tuple[Method, dict[str, str | None], dict[str, Any]]:
+    """Networks and options; the hashes of the weights; what `config.json` says of them.
+
+    Process 0 begins: what it downloads and converts, those with the same disk find there.
+    """
+    if hosts.index != 0:
+        hosts.hear("loaded", 0)
     refiner = METHOD.known.refiner(stages)
     flow, flow_weights = METHOD.known.flow_source()
     assert flow is None or not isinstance(flow, pathlib.Path)  # `NetworkFlags` refuses folders
     model, checkpoint = load_model(CHECKPOINT.value, DTYPE.value, stages)
     stages.close()
-    if METHOD.known.lacks_weights():
+    hosts.tell("loaded", True)
+    scattered = PARAMETERS.value == "scattered"
+    model, flow = on_all_devices(model, in_parts=scattered), on_all_devices(flow, in_parts=scattered)
+    if METHOD.known.lacks_weights() and hosts.index == 0:
         print("  No weights for optical flow (--flow_checkpoint): the alignment goes without it.")
-    method = Method(model, SIZE.frame_config(model), METHOD.pipeline_config(SEED.value), flow, refiner)
+    config = dataclasses.replace(METHOD.pipeline_config(SEED.value), shared_shapes=SHARED_SHAPES.value)
+    method = Method(model, SIZE.frame_config(model), config, flow, refiner)
     known = {"network": checkpoint, "flow": flow_weights or None, "refiner": refiner and refiner.metadata}
     networks: dict[str, DUSt3R | FlowNetwork | None] = {"network": model, "flow": flow, "refiner": None}
     weights = {name: weights_hash(metadata, networks[name]) for name, metadata in known.items()}
@@ -226,20 +281,20 @@ def clip_config(frames: FrameConfig) -> ClipConfig:
 
 
 def work(
-    parts: list[Part],
-    seeds: range,
+    gathering: Gathering,
+    hosts: Hosts,
+    num_jobs: int,
     method: Method,
     keeping: Keeping | None,
     output: pathlib.Path,
     stages: Stages,
 ) -> None:
     """Does this process's share of what is not done yet."""
-    known = records.latest(records.read(output))
-    jobs = share_of(all_jobs(parts, seeds), jax.process_index(), jax.process_count())
-    left = [job for job in jobs if not is_done(job, known, output, keeping)]
+    every, left = gathering.divide()
     frames, began = sum(job.num_frames for job in left), time.perf_counter()
-    print(f"  {len(jobs)} sequences, {len(left)} to do: {frames} frames; {device()}. Results: {output}")
-    if left:
+    share = f"{len(left)} to do" if hosts.count == 1 else f"{len(every)} to do, {len(left)} of them here"
+    print(f"  {hosts.mark}{num_jobs} sequences, {share}: {frames} frames; {device()}. Results: {output}")
+    if left and hosts.index == 0:
         print("  Every sequence is kept the moment it ends: after an interruption, the same command goes on.")
     ended = 0
 
@@ -250,9 +305,9 @@ def work(
         remaining = (time.perf_counter() - began) / ended * (frames - ended)
         time_left = f"; {clock(remaining)} left" if number < len(left) else ""
         name = f"{record.dataset} {record.sequence}" + (f", seed {job.seed}" if SEEDS.value > 1 else "")
-        print(f"  {number}/{len(left)} {name}: {outcome(record)} ({record.seconds:.1f} s{time_left})")
+        print(f"  {hosts.mark}{number}/{len(left)} {name}: {outcome(record)} ({record.seconds:.1f} s{time_left})")
 
-    run(left, lambda job: evaluate(job, method, keeping, stages), output, jax.process_index(), tell)
+    run(left, lambda job: evaluate(job, method, keeping, stages), output, hosts.index, tell)
 
 
 def outcome(record: records.Record) -> str:
@@ -272,10 +327,19 @@ def is_done(job: Job, known: dict[records.Key, records.Record], output: pathlib.
     return keeping is None or (output / keeping.folder(job) / "scene.npz").is_file()
 
 
-def conclude(parts: list[Part], seeds: range, record: dict[str, Any], output: pathlib.Path) -> None:
+def conclude(
+    parts: list[Part], seeds: range, record: dict[str, Any], output: pathlib.Path, lost: list[HostLostError]
+) -> None:
     """Prints the tables and writes the report.
 
+    Args:
+      parts, seeds: of the run.
+      record: what the report says of the networks.
+      output: folder of the run.
+      lost: what became of processes that did not do all of their share.
+
     Raises:
+      HostLostError: there are such.
       UserError: sequences failed, and nobody allowed that.
     """
     known = list(records.latest(records.read(output)).values())
@@ -288,6 +352,11 @@ def conclude(parts: list[Part], seeds: range, record: dict[str, Any], output: pa
     print(f"  report: {output / 'report.md'}")
     if report.missing:
         print(f"  INCOMPLETE: {'; '.join(report.missing)}.")
+    if lost:
+        raise HostLostError(
+            f"{' '.join(map(str, lost))} What was finished is kept; the same command, with any number of hosts, does "
+            "the rest."
+        )
     chosen = {(part.test_set.name, sequence.name) for part in parts for sequence in part.chosen}
     failed = {(r.dataset, r.sequence) for r in report.failed} & chosen  # others are missing, but were not tried now
     if failed and not ALLOW_MISSING.value:

@@ -68,20 +68,34 @@ def configuration_digest(configuration: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def append(path: pathlib.Path, record: Record) -> None:
-    """Adds a line, and returns when it is on the disk.
+def line(record: Record) -> str:
+    """A record in the form in which it is kept, without the end of the line."""
+    return json.dumps(to_json(record), allow_nan=False)
+
+
+def parse(text: str | bytes) -> Record | None:
+    """The record of a line; None where it is no whole one."""
+    try:
+        record = Record(**json.loads(text, parse_constant=_refuse))
+    except (ValueError, TypeError):
+        return None
+    return record if _is_whole(record) else None
+
+
+def append(path: pathlib.Path, *added: Record) -> None:
+    """Adds a line for each, and returns when they are on the disk.
 
     Raises:
-      OutputError: it cannot be written.
+      OutputError: they cannot be written.
     """
-    line = json.dumps(to_json(record), allow_nan=False) + "\n"
+    lines = "".join(line(record) + "\n" for record in added)
     try:
         with interrupt.uninterrupted(), path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a line was cut: the new one shall not be part of it
-                    line = "\n" + line
-            file.write(line.encode())
+                if file.read(1) != b"\n":  # a line was cut: the new ones shall not be part of it
+                    lines = "\n" + lines
+            file.write(lines.encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -102,13 +116,7 @@ def read(folder: pathlib.Path) -> list[Record]:
             raise InputError(
                 f"Cannot read {path}: {error.strerror}. Make it readable, or name another folder."
             ) from error
-        for line in lines:
-            try:
-                record = Record(**json.loads(line, parse_constant=_refuse))
-            except (ValueError, TypeError):
-                continue
-            if _is_whole(record):
-                found.append(record)
+        found += [record for text in lines if (record := parse(text)) is not None]
     return sorted(found, key=lambda record: record.ended)
 
 
