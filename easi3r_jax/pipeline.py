@@ -122,7 +122,8 @@ def reconstruct(
         residual = None
         if cue is not None:
             observer("motion", 0, 1, "")
-            residual = jax.block_until_ready(cue(predictions, features, grid, seed=config.seed))
+            of_pairs = jax.tree.map(lambda x: x[: len(edges)], predictions)  # devices may have rows to spare
+            residual = jax.block_until_ready(cue(of_pairs, features, grid, seed=config.seed))
             observer("motion", 1, 1, "")
         return segment(temporal, labels, (height, width), config.segmentation, residual, present)
 

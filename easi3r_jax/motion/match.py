@@ -53,11 +53,11 @@ def match_residual(
     points, focals = _points_and_focals(predictions.points_i, grid)
     points, matched = np.asarray(points, np.float64), np.array(matched)
     pixels = np.asarray(positions, np.float64) * patch + (patch - 1) / 2  # the middle of a patch, on the integer grid
-    focals = frame_focals(np.asarray(focals, np.float64)[: len(edges)], edges, len(features))
+    focals = frame_focals(np.asarray(focals, np.float64), edges, len(features))
     centre = np.asarray(camera.centre(height, width), np.float64)
 
     residual = np.ones(matched.shape)
-    matched &= (edges[:, 0] != edges[:, 1])[:, None] & np.isfinite(points[: len(edges)]).all(-1)
+    matched &= (edges[:, 0] != edges[:, 1])[:, None] & np.isfinite(points).all(-1)
     for e, (_, j) in enumerate(edges):
         chosen = matched[e]
         focal = focals[j]

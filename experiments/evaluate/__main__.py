@@ -344,7 +344,8 @@ def conclude(
     """
     known = list(records.latest(records.read(output)).values())
     own = [[r for r in part.own(known) if r.seed in seeds] for part in parts]
-    report = Report(parts, own, seeds, allow_missing=ALLOW_MISSING.value)
+    network = str(record["weights"]["network"].get("source_name") or CHECKPOINT.value)
+    report = Report(parts, own, seeds, network=network, allow_missing=ALLOW_MISSING.value)
     print(f"\n{report.printed()}\n")
     command = shlex.join(["python", "-m", "experiments.evaluate", *FLAGS.changed()])
     described = [{**part.configuration, "weights": record["weights"]} for part in parts]

@@ -25,14 +25,24 @@ class Report:
       parts: its data sets.
       records: of each data set, `Part.own`: the last of every sequence.
       seeds: of the method.
+      network: whose weights these are.
       allow_missing: means of incomplete data sets are shown, marked.
     """
 
     def __init__(
-        self, parts: Sequence[Part], records: Sequence[Sequence[Record]], seeds: Sequence[int], *, allow_missing: bool
+        self,
+        parts: Sequence[Part],
+        records: Sequence[Sequence[Record]],
+        seeds: Sequence[int],
+        *,
+        network: str,
+        allow_missing: bool,
     ):
         self.parts, self.records, self.seeds = parts, records, seeds
         self.allow_missing = allow_missing
+        self.ours = f"ours: with the weights {network}"
+        if network == "embedded":
+            self.ours += ", a small network for trials: not what the papers' rows are of"
         self.summaries = [part.summaries(seeds, found) for part, found in zip(parts, records, strict=True)]
 
     @property
@@ -52,7 +62,7 @@ class Report:
 
     def printed(self) -> str:
         """The tables, for the screen."""
-        blocks = []
+        blocks = [f"  {self.ours}"]
         for part, table, columns, rows in self._tables():
             header = (f"{part.test_set.name}: {table.task}", "n/N", *(c.title for c in columns))
             blocks.append(f"  {title_of(table, part.test_set)}\n{progress.table(rows, header)}")
@@ -69,7 +79,7 @@ class Report:
         lines += [
             "n/N: sequences in the mean, of those that the data set has for the task. "
             + (f"± is the standard deviation over {len(self.seeds)} seeds. " if len(self.seeds) > 1 else "")
-            + "Figures are defined in docs/metrics.md.",
+            + f"Figures are defined in docs/metrics.md. {self.ours[0].upper()}{self.ours[1:]}.",
             "",
         ]
         if self.missing:

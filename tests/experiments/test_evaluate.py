@@ -146,7 +146,7 @@ def test_rendered_clips_through_the_embedded_network(run, tmp_path):
         assert r.figures["points"]["distance"] > 0 and r.figures["poses"]["poses"] == 3
         assert r.seconds > 0 and r.peak_memory_bytes["host"] > 1e7 and r.num_frames == 3
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "| ours | 2/2 |" in report and "commit" in report
+    assert "| ours | 2/2 |" in report and "commit" in report and "a small network for trials" in report
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
     assert float(rows[1]["depth.abs_rel"]) == found[1].figures["depth"]["abs_rel"]
 
@@ -174,6 +174,7 @@ def test_tables_have_the_papers_rows_and_count_by_task(run_toys, tmp_path):
     assert "Table 1" in report and "| 0.250 |" in report
     assert "toys: poses  2/2" not in out and "2/2" in out and "3/3" in out  # two have a camera path
     assert "INCOMPLETE" not in report
+    assert "ours: with the weights stand-in" in out and "Ours: with the weights stand-in." in report
 
 
 def test_a_failed_sequence_is_recorded_and_no_average_is_made(run_toys, stand_in, tmp_path):
