@@ -49,16 +49,29 @@ def attention_pass(
     grid: tuple[int, int],
     *,
     batch: int = 0,
+    rows: int = 0,
     observer: Observer = silent,
 ) -> motion.TemporalState:
-    """First pass: statistics of every pair's cross-attention, aggregated over the pairs of each frame. No heads."""
+    """First pass: statistics of every pair's cross-attention, aggregated over the pairs of each frame. No heads.
+
+    Args:
+      model: the network.
+      features: (T, N, C) of all frames.
+      edges: (E, 2) int, frames of the pairs.
+      grid: (h, w) tokens.
+      batch: pairs at a time; 0: chosen by the number of tokens.
+      rows: of how many pairs the size of a batch is chosen, so that clips share it; 0: E.
+      observer: told of progress.
+    """
     mesh = sharding.mesh_of(model)
     features = sharding.whole(features, mesh)
     state = _empty_temporal(model, len(features), grid, mesh)
-    batches = Batches(edges, _largest_batch(grid), mesh, batch=batch)
+    batches = Batches(edges, _largest_batch(grid), mesh, rows=rows, batch=batch)
     for n in range(batches.count):
         observer("attention", batches.done(n), len(edges), "")
         part, valid = batches[n]
+        if not valid.any():
+            continue
         seen_i, seen_j, _ = _gather_batch(features, part, None)
         stats, _ = _network_batch(model, *sharding.by_rows((seen_i, seen_j), mesh), None, grid, mesh, heads=False)
         state = jax.block_until_ready(_merge_batch(state, sharding.whole(stats, mesh), part, valid, grid))
@@ -109,7 +122,7 @@ def prediction_pass(
     jax.block_until_ready(store)
     observer(stage, len(edges), len(edges), "")
     points_i, confidence_i, points_j, confidence_j = store
-    return PairPredictions(jnp.asarray(edges), points_i, points_j, confidence_i, confidence_j), state
+    return PairPredictions(np.asarray(edges, np.int32), points_i, points_j, confidence_i, confidence_j), state
 
 
 def _largest_batch(grid: tuple[int, int]) -> int:

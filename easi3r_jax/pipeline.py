@@ -102,7 +102,8 @@ def reconstruct(
     given = given or Given()
     _check_given(given, config, len(edges), (num_frames, height, width))
     length, rows = clip_room(num_frames, config, given)
-    present = None if length == num_frames else jnp.asarray(np.arange(length) < num_frames)
+    # Also where the clip fills its room: it shares what is compiled with those that do not.
+    present = jnp.asarray(np.arange(length) < num_frames) if rows else None
     given = _placed(given, length, sharding.mesh_of(model))
     own_masks = given.masks if "given" in config.masks else None
     if features is None:
@@ -130,7 +131,9 @@ def reconstruct(
     if config.motion != "none" and config.reattention:
         predictions = None
         if cue is None:
-            temporal = attention_pass(model, features, edges, grid, batch=config.pair_batch, observer=observer)
+            temporal = attention_pass(
+                model, features, edges, grid, batch=config.pair_batch, rows=rows, observer=observer
+            )
         else:
             predictions, temporal = prediction_pass(
                 model,
@@ -194,10 +197,10 @@ def reconstruct(
         dynamic_mask=moving,
         dynamic_score=jnp.zeros(moving.shape, jnp.float32) if masks is None else masks.score,
         static_mask=static,
-        rgb=jnp.asarray(frames.rgb),
+        rgb=frames.rgb if rows else jnp.asarray(frames.rgb),
     )
     result = Reconstruction(scene=scene, motion=motion_maps, masks=masks, losses=jnp.zeros(0))
-    if present is not None:  # on the host: there, no length has to be compiled for
+    if rows:  # cut on the host: there, no length has to be compiled for
         result = jax.tree.map(lambda x: np.asarray(x)[:num_frames] if x.ndim else x, result)
     return dataclasses.replace(result, losses=aligned.losses)
 

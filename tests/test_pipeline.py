@@ -157,10 +157,11 @@ def test_clips_of_similar_lengths_share_everything_that_is_compiled(model):
         if event.endswith("backend_compile_duration"):
             compiled.append(duration)
 
-    pipeline.reconstruct(model, clip(17, height=16, width=24), SHARED)
+    shorter, longer = (clip(count, height=16, width=24) for count in (17, 18))
+    pipeline.reconstruct(model, shorter, SHARED)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        pipeline.reconstruct(model, clip(18, height=16, width=24), SHARED)
+        pipeline.reconstruct(model, longer, SHARED)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert not compiled

@@ -149,7 +149,7 @@ def align(
     check_edges(np.asarray(predictions.edges), num_frames)
     if room and (known is not None or room < num_frames):
         raise ConfigError(f"Room for {room} frames does not do for {num_frames}, or with known cameras.")
-    if not bool(_all_finite(predictions)):
+    if not bool(_all_finite(dataclasses.replace(predictions, edges=None))):
         raise InputError(
             "The pairs' points or confidences are infinite or undefined: wrong weights, or frames of noise."
         )

@@ -206,12 +206,12 @@ def make_problem(
       flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
       dynamic: (T, H, W) bool, what moves: flow does not count there.
       block: edges worked on at a time; None chooses for the backend.
-      room: frames that the state has; 0: `num_frames`.
+      room: frames that the state has, which it shares with other clips; 0: `num_frames`.
       release: nobody needs the predictions' arrays any more: each is freed as soon as it is laid out, so that there is
         hardly more than one set of them in memory.
     """
     rows, height, width = predictions.points_i.shape[:3]
-    num_edges, pixels, room = len(predictions.edges), height * width, room or num_frames
+    num_edges, pixels, shared, room = len(predictions.edges), height * width, room > 0, room or num_frames
     mesh = sharding.mesh_of_rows(predictions)
     layout = _layout_of(rows, pixels, block, mesh)
     dtype = predictions.confidence_i.dtype
@@ -250,8 +250,8 @@ def make_problem(
         translation_weight=jnp.asarray(config.translation_weight, dtype),
         scale_known=jnp.zeros((), bool),
         flow=targets,
-        pair_counts=None if rows == num_edges else jnp.asarray(counts, dtype),
-        frame_counts=None if room == num_frames else jnp.asarray(np.arange(room) < num_frames, dtype),
+        pair_counts=jnp.asarray(counts, dtype) if shared or rows > num_edges else None,
+        frame_counts=jnp.asarray(np.arange(room) < num_frames, dtype) if shared else None,
         mesh=mesh,
     )
 

@@ -40,7 +40,10 @@ def test_sequences_divide_over_devices(run):
 def test_the_slower_of_computing_and_moving_decides(run):
     """Halved, the rate of copies doubles the alignment's time, and the rate of products that of the networks."""
     usual = rows(run("--flow")[1])
-    slow_memory, slow_products = rows(run("--flow", "--copy_gbs=1000")[1]), rows(run("--flow", "--matmul_tflops=200")[1])
+    slow_memory, slow_products = (
+        rows(run("--flow", "--copy_gbs=1000")[1]),
+        rows(run("--flow", "--matmul_tflops=200")[1]),
+    )
     assert slow_memory["alignment"][3] == pytest.approx(2 * usual["alignment"][3], rel=1e-3)
     assert slow_memory["first pass"][3] == usual["first pass"][3]
     assert slow_products["first pass"][3] == pytest.approx(2 * usual["first pass"][3], rel=2e-3)
