@@ -21,48 +21,50 @@ from easi3r_jax import sharding
 from easi3r_jax.sharding import ROWS, WHOLE
 from easi3r_jax.types import Array
 
-# So many full batches or more stay full; the last one wastes little of them.
-_MANY = 4
+# So many full batches or more stay full: the last one wastes an eighth of the work at most.
+_MANY = 8
 
 
 class Batches:
     """A clip's pairs in batches.
 
-    Each device has R / D rows of the arrays, one after another; a batch takes the next few of every device. Rows beyond
-    the pairs repeat the last pair.
+    Each device has R / D rows of the arrays, one after another; a batch takes the next few of every device. The last
+    batch takes rows of the one before along, which do not count again: no other shape. Rows beyond the pairs repeat the
+    last one.
 
     Args:
       edges: (E, 2) pairs of frames.
-      largest: pairs that a device takes at a time at most.
+      most: pairs that a device takes at a time at most.
       mesh: of the devices; None: one.
       rows: R at least; 0: as many as there are pairs.
-      batch: B; 0 chooses: `largest` on every device where there are many, so that the shape does not depend on the
-        clip's length, else equal batches.
+      batch: B; 0 chooses: `most` on every device where there are many, so that the shape does not depend on the clip's
+        length, else equal batches.
 
     Attributes:
       count: of batches.
-      rows: R.
-      share: rows of a batch on one device.
+      rows: R, a multiple of D.
     """
 
-    def __init__(self, edges: np.ndarray, largest: int, mesh: Mesh | None, *, rows: int = 0, batch: int = 0):
-        self._edges = np.asarray(edges)
-        self._mesh = mesh
+    def __init__(self, edges: np.ndarray, most: int, mesh: Mesh | None, *, rows: int = 0, batch: int = 0):
+        self._edges, self._mesh = np.asarray(edges), mesh
         shares = sharding.num_shares(mesh)
-        rows = max(rows, len(edges))
-        self.share = -(-batch // shares) if batch else batch_size(-(-rows // shares), largest)
-        self.count = -(-rows // (self.share * shares))
-        self.rows = self.count * self.share * shares
-        self._first = np.arange(shares)[:, None] * (self.rows // shares) + np.arange(self.share)[None]
+        self._of_device = -(-max(rows, len(edges)) // shares)
+        share = -(-batch // shares) if batch else batch_size(self._of_device, most)
+        self._share = min(share, self._of_device)
+        self.count = -(-self._of_device // self._share)
+        self.rows = self._of_device * shares
 
     def __getitem__(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Frames of the n-th batch's pairs (B, 2), and (B,) bool which of them count."""
-        numbers = (self._first + n * self.share).ravel()
-        return self._edges[np.minimum(numbers, len(self._edges) - 1)], numbers < len(self._edges)
+        shares = self.rows // self._of_device
+        own = self._start(n) + np.arange(self._share)
+        numbers = (np.arange(shares)[:, None] * self._of_device + own[None]).ravel()
+        counts = (numbers < len(self._edges)) & np.tile(own >= n * self._share, shares)
+        return self._edges[np.minimum(numbers, len(self._edges) - 1)], counts
 
     def done(self, n: int) -> int:
         """About how many pairs are done before the n-th batch."""
-        return min(n * self._first.size, len(self._edges))
+        return min(n * self._share * (self.rows // self._of_device), len(self._edges))
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
         """(R, ...) zeros, on the devices that will fill them."""
@@ -71,13 +73,16 @@ class Batches:
 
     def keep(self, store: tuple[Array, ...], values: tuple[Array, ...], n: int) -> tuple[Array, ...]:
         """Writes what came out of the n-th batch, (B, ...) each, to its rows. The store is used up."""
-        return _keep(store, values, n * self.share, self._mesh)
+        return _keep(store, values, self._start(n), self._mesh)
+
+    def _start(self, n: int) -> int:
+        return min(n * self._share, self._of_device - self._share)
 
 
-def batch_size(count: int, largest: int) -> int:
-    """Items at a time: `largest` where there are many, else as many as make equal batches."""
-    rounds = -(-count // largest)
-    return largest if rounds >= _MANY else -(-count // rounds)
+def batch_size(count: int, most: int) -> int:
+    """Items at a time: `most` where there are many, else as many as make equal batches."""
+    rounds = -(-count // most)
+    return most if rounds >= _MANY else -(-count // rounds)
 
 
 def room(count: int) -> int:

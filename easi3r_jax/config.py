@@ -295,7 +295,7 @@ class PipelineConfig:
       pair_batch: directed pairs decoded at a time (0: chosen by the number of tokens).
       frame_batch: frames encoded at a time (0: chosen by the number of tokens).
       shared_shapes: clips of similar lengths share what is compiled: arrays are up to an eighth longer than the clip.
-        For many clips; a single one is better off without.
+        For many clips; a single one is better off without. The result is then host arrays.
       seed: of k-means and RANSAC.
       segmentation, alignment: options of those stages.
     """

@@ -61,7 +61,8 @@ def estimate_flow(
       rgb: (T, H, W, 3) uint8.
       edges: (E, 2) int, pairs of frame numbers (i, j).
       batch: pairs at a time; 0: as many as fit into modest memory.
-      rows: of the result at least; those beyond the pairs repeat the last one. 0: one for each pair, on one device.
+      rows: of the result at least; those beyond the pairs repeat the last one. 0: one for each pair, and on a mesh a
+        few more where devices need equal shares.
       iterations: of the network's refinement.
       observer: told of progress, of the stage "flow".
 
@@ -80,17 +81,16 @@ def estimate_flow(
         raise InputError(f"Flow is wanted between frames {edges.min()}..{edges.max()}; there are 0..{num_frames - 1}.")
     mesh = sharding.mesh_of(network)
     rgb = sharding.whole(jnp.asarray(rgb), mesh)
-    batches = Batches(edges, _largest_batch(math.prod(network_size(height, width))), mesh, rows=rows, batch=batch)
+    batches = Batches(edges, _most_at_once(math.prod(network_size(height, width))), mesh, rows=rows, batch=batch)
     store = (batches.empty((height, width, 2), "float32"),)
     for n in range(batches.count):
         observer("flow", batches.done(n), total, "")
-        images = sharding.by_rows(_gather_batch(rgb, batches[n][0]), mesh)
+        images = _gather_batch(rgb, batches[n][0], mesh)
         store = jax.block_until_ready(batches.keep(store, (_flow_batch(network, *images, iterations, mesh),), n))
-    flow = store[0] if rows or mesh is not None else store[0][:total]
-    if not bool(_all_finite(flow)):
+    if not bool(_all_finite(store[0])):
         raise InputError("The network's flow is infinite or undefined: wrong weights?")
     observer("flow", total, total, "")
-    return flow
+    return store[0]
 
 
 def pad_images(rgb: Array, multiple: int = STRIDE) -> tuple[Array, tuple[int, int]]:
@@ -161,16 +161,17 @@ def network_size(height: int, width: int) -> tuple[int, int]:
     return -(-factor * height // STRIDE) * STRIDE, -(-factor * width // STRIDE) * STRIDE
 
 
-def _largest_batch(pixels: int) -> int:
+def _most_at_once(pixels: int) -> int:
     """Pairs at a time: what fits into modest memory, and whose correlations are not computed anew at each look-up."""
     memory = 1 << (28 if jax.default_backend() == "cpu" else 32)
     correlations = 4 * (pixels / STRIDE**2) ** 2 * 4 / 3  # levels shrink by four
     return max(1, int(min(memory / (_BYTES_PER_PIXEL * pixels + correlations), MOST_BYTES / correlations)))
 
 
-@jax.jit
-def _gather_batch(rgb: Array, edges: Array) -> tuple[Array, Array]:
-    return rgb[edges[:, 0]], rgb[edges[:, 1]]
+@partial(jax.jit, static_argnames=("mesh",))
+def _gather_batch(rgb: Array, edges: Array, mesh: Mesh | None) -> tuple[Array, Array]:
+    gather = sharding.divided(lambda rgb, edges: (rgb[edges[:, 0]], rgb[edges[:, 1]]), mesh, (WHOLE, ROWS), ROWS)
+    return gather(rgb, edges)
 
 
 @partial(jax.jit, static_argnames=("iterations", "mesh"))

@@ -1,7 +1,7 @@
 """The network over a whole clip: every frame encoded, every pair decoded, in batches of one shape.
 
-What is compiled for a batch does not depend on the length of the clip: the network's programs are compiled once for an
-image size. A network that lies on a mesh (see `sharding`) has its batches divided over the devices.
+The network's programs see batches of one shape in a pass, which for long clips does not depend on their length. A
+network that lies on a mesh (see `sharding`) has its batches divided over the devices.
 
 Letters: B pairs (or frames) of a batch.
 """
@@ -25,12 +25,22 @@ from easi3r_jax.types import Array, Frames, Observer, PairPredictions, silent
 _TOKENS_CPU, _TOKENS = 2048, 16384
 
 
-def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, observer: Observer = silent) -> Array:
-    """Encodes every frame once: (T, N, C) float32, whole on every device of the network's mesh."""
+def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, full: bool = False, observer: Observer = silent) -> Array:
+    """Encodes every frame once: (T, N, C) float32, whole on every device of the network's mesh.
+
+    Args:
+      model: the network.
+      frames: the clip.
+      batch: frames at a time; 0: chosen by the number of tokens.
+      full: of a clip that does not fit into one batch, all batches are full: clips share their shape. What that wastes
+        is little beside the work on pairs.
+      observer: told of progress.
+    """
     num_frames, height, width = frames.rgb.shape[:3]
     mesh = sharding.mesh_of(model)
     shares = sharding.num_shares(mesh)
-    share = -(-batch // shares) or batch_size(-(-num_frames // shares), _largest_batch(model.grid((height, width))))
+    of_device, most = -(-num_frames // shares), _most_at_once(model.grid((height, width)))
+    share = -(-batch // shares) or (most if full and of_device > most else batch_size(of_device, most))
     batch = share * shares
     parts = []
     for start in range(0, num_frames, batch):
@@ -66,14 +76,13 @@ def attention_pass(
     mesh = sharding.mesh_of(model)
     features = sharding.whole(features, mesh)
     state = _empty_temporal(model, len(features), grid, mesh)
-    batches = Batches(edges, _largest_batch(grid), mesh, rows=rows, batch=batch)
+    batches = Batches(edges, _most_at_once(grid), mesh, rows=rows, batch=batch)
     for n in range(batches.count):
         observer("attention", batches.done(n), len(edges), "")
         part, valid = batches[n]
         if not valid.any():
             continue
-        seen_i, seen_j, _ = _gather_batch(features, part, None)
-        stats, _ = _network_batch(model, *sharding.by_rows((seen_i, seen_j), mesh), None, grid, mesh, heads=False)
+        stats, _ = _network_batch(model, *_gather_batch(features, part, None, mesh), grid, mesh, heads=False)
         state = jax.block_until_ready(_merge_batch(state, sharding.whole(stats, mesh), part, valid, grid))
     observer("attention", len(edges), len(edges), "")
     return state
@@ -100,32 +109,29 @@ def prediction_pass(
       dtype: of the point maps.
       batch: pairs at a time.
       rows: of the point maps at least, so that clips share shapes; 0: one for each pair. A network on a mesh has them
-        divided over the devices, and more where these need equal shares.
+        divided over the devices, and a few more where these need equal shares.
       observer: told of progress.
       stage: what the observer hears this pass called.
     """
     mesh = sharding.mesh_of(model)
     features, dynamic = sharding.whole((features, dynamic), mesh)
-    batches = Batches(edges, _largest_batch(grid), mesh, rows=rows, batch=batch)
+    batches = Batches(edges, _most_at_once(grid), mesh, rows=rows, batch=batch)
     state = _empty_temporal(model, len(features), grid, mesh)
     size = (grid[0] * model.config.patch_size, grid[1] * model.config.patch_size)
     store = tuple(batches.empty((*size, *channels), dtype) for channels in ((3,), (), (3,), ()))
     for n in range(batches.count):
         observer(stage, batches.done(n), len(edges), "")
         part, valid = batches[n]
-        inputs = sharding.by_rows(_gather_batch(features, part, dynamic), mesh)
+        inputs = _gather_batch(features, part, dynamic, mesh)
         stats, predicted = _network_batch(model, *inputs, grid, mesh, heads=True)
         store = batches.keep(store, predicted, n)
         state = jax.block_until_ready(_merge_batch(state, sharding.whole(stats, mesh), part, valid, grid))
-    if not rows and mesh is None:
-        store = tuple(x[: len(edges)] for x in store)
-    jax.block_until_ready(store)
     observer(stage, len(edges), len(edges), "")
     points_i, confidence_i, points_j, confidence_j = store
     return PairPredictions(np.asarray(edges, np.int32), points_i, points_j, confidence_i, confidence_j), state
 
 
-def _largest_batch(grid: tuple[int, int]) -> int:
+def _most_at_once(grid: tuple[int, int]) -> int:
     """Pairs or frames that a device takes at a time."""
     tokens = _TOKENS_CPU if jax.default_backend() == "cpu" else _TOKENS
     return max(1, tokens // (grid[0] * grid[1]))
@@ -148,11 +154,15 @@ def _encode_batch(model: DUSt3R, rgb: Array, mesh: Mesh | None) -> Array:
     return sharding.divided(lambda model, rgb: model.encode(rgb), mesh, (WHOLE, ROWS), ROWS)(model, rgb)
 
 
-@jax.jit
-def _gather_batch(features: Array, edges: Array, dynamic: Array | None):
+@partial(jax.jit, static_argnames=("mesh",))
+def _gather_batch(features: Array, edges: Array, dynamic: Array | None, mesh: Mesh | None):
     """Features of both frames of a batch's pairs, (B, N, C), and their token masks."""
-    i, j = edges[:, 0], edges[:, 1]
-    return features[i], features[j], None if dynamic is None else (dynamic[i], dynamic[j])
+
+    def gather(features: Array, edges: Array, dynamic: Array | None):
+        i, j = edges[:, 0], edges[:, 1]
+        return features[i], features[j], None if dynamic is None else (dynamic[i], dynamic[j])
+
+    return sharding.divided(gather, mesh, (WHOLE, ROWS, WHOLE), ROWS)(features, edges, dynamic)
 
 
 @partial(jax.jit, static_argnames=("grid", "mesh", "heads"))

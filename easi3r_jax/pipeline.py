@@ -108,7 +108,7 @@ def reconstruct(
     own_masks = given.masks if "given" in config.masks else None
     if features is None:
         longer = dataclasses.replace(frames, rgb=padded(np.asarray(frames.rgb), length))
-        features = encode(model, longer, batch=config.frame_batch, observer=observer)
+        features = encode(model, longer, batch=config.frame_batch, full=rows > 0, observer=observer)
     elif present is not None:
         features = jnp.asarray(padded(np.asarray(features), length))
 

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from easi3r_jax.errors import ConfigError
+
 _T = TypeVar("_T")
 
 #: The mesh's only axis: examples (training pairs, directed pairs, edges) are divided along it.
@@ -44,11 +46,17 @@ def split_cpu(batch_size: int, count: int | None = None) -> None:
     jax.config.update("jax_num_cpu_devices", count or max(divisors))
 
 
-def data_mesh() -> Mesh:
-    """All devices of this process along one axis."""
-    return jax.make_mesh(
-        (jax.local_device_count(),), (DATA,), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.local_devices()
-    )
+def data_mesh(count: int | None = None) -> Mesh:
+    """The first `count` devices of this process, or all, along one axis.
+
+    Raises:
+      ConfigError: it has fewer.
+    """
+    devices = jax.local_devices()
+    if count is not None and not 0 < count <= len(devices):
+        raise ConfigError(f"{count} devices are asked for; this process has {len(devices)}.")
+    devices = devices[:count]
+    return jax.make_mesh((len(devices),), (DATA,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -86,7 +94,8 @@ def whole(tree: _T, mesh: Mesh | None) -> _T:
 def scattered(tree: _T, mesh: Mesh | None) -> _T:
     """Arrays of which every device keeps a part: along the first axis that can be divided, if there is one.
 
-    For parameters that are too many to be kept whole everywhere: what needs them gathers them while it runs.
+    For parameters that are in the way while something else runs, e.g. the alignment: what needs them gathers all of
+    them while it runs, so a network that does not fit on a device does not run on several either.
     """
     if mesh is None or mesh.size == 1:
         return tree
@@ -116,7 +125,7 @@ def summed(tree: _T, mesh: Mesh | None) -> _T:
     return tree if mesh is None else jax.lax.psum(tree, DATA)
 
 
-def largest(tree: _T, mesh: Mesh | None) -> _T:
+def maximum(tree: _T, mesh: Mesh | None) -> _T:
     """Within `divided`: the largest of all devices."""
     return tree if mesh is None else jax.lax.pmax(tree, DATA)
 

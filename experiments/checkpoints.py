@@ -15,6 +15,7 @@ from easi3r_jax import sharding
 from easi3r_jax.checkpoint import load_checkpoint
 from easi3r_jax.errors import CheckpointError
 from easi3r_jax.models import DUSt3R
+from experiments import cli
 from experiments.environment import layer_dtype
 
 _T = TypeVar("_T")
@@ -48,12 +49,23 @@ def load_model(checkpoint: str, dtype: str = "auto", observer=None) -> tuple[DUS
     return model, metadata
 
 
-def on_all_devices(network: _T, *, in_parts: bool = False) -> _T:
-    """A network on every device of this process, whole or in parts (see `sharding.scattered`): they share its work.
+def on_devices(network: _T, count: int, *, in_parts: bool = False) -> _T:
+    """A network on devices of this process, whole or in parts (see `sharding.scattered`): they share its work.
 
-    With one device, or for what is no network (a folder, None), that is what it is.
+    Args:
+      network: what is none (a folder, None) is left as it is, and so is a network on one device.
+      count: of devices; 0: all.
+      in_parts: each keeps a part of every parameter.
+
+    Raises:
+      ConfigError: the process has fewer devices.
     """
-    if isinstance(network, nnx.Module):
-        place = sharding.scattered if in_parts else sharding.whole
-        return place(network, sharding.data_mesh())
-    return network
+    if not isinstance(network, nnx.Module):
+        return network
+    place = sharding.scattered if in_parts else sharding.whole
+    return place(network, sharding.data_mesh(count or None))
+
+
+def devices_flag(group: cli.Group):
+    """`--devices`."""
+    return group.integer("devices", 0, "Devices of this machine that share the work (0: all).", at_least=0)

@@ -108,11 +108,12 @@ class Hosts:
           HostLostError: it has stopped, or is silent.
         """
         while (count := self._get(f"{index}/{name}")) is None:
-            reason = self._get(f"{index}/stopped")
-            if reason is not None:
-                raise HostLostError(f"Process {index} has stopped: {reason}")
-            if self._silent(index):
-                raise HostLostError(f"Process {index} is silent: it or its host has died.")
+            lost = self._lost(index)
+            count = self._get(f"{index}/{name}")  # it may have been the last thing that was said
+            if count is not None:
+                break
+            if lost is not None:
+                raise lost
             time.sleep(_PAUSE)
         return json.loads("".join(self._get(f"{index}/{name}/{part}") or "" for part in range(int(count))))
 
@@ -170,12 +171,27 @@ class Hosts:
                 number += 1
                 self._put(f"{self.index}/beat", str(number), anew=True)
 
+    def _lost(self, index: int) -> HostLostError | None:
+        """Why nothing more will come from a process; None where something may."""
+        reason = self._get(f"{index}/stopped")
+        if reason is not None:
+            return HostLostError(f"Process {index} has stopped: {reason}")
+        if self._get(f"{index}/left") is not None:
+            return HostLostError(f"Process {index} has left.")
+        if self._silent(index):
+            return HostLostError(f"Process {index} is silent: it or its host has died.")
+        return None
+
     def _silent(self, index: int) -> bool:
-        """Whether a process has not been heard for too long; asked for the first time, it has been heard just now."""
+        """Whether a process has not been heard for too long; asked for the first time, all have been heard just now.
+
+        All are listened to, whichever is asked for: those that died together are not waited for one after another.
+        """
         now = time.monotonic()
-        beat = self._get(f"{index}/beat")
-        if index not in self._heard or self._heard[index][0] != beat:
-            self._heard[index] = (beat, now)
+        for other in self.others:
+            beat = self._get(f"{other}/beat")
+            if other not in self._heard or self._heard[other][0] != beat:
+                self._heard[other] = (beat, now)
         return now - self._heard[index][1] > self._patience
 
     def _put(self, name: str, text: str, *, anew: bool = False) -> None:

@@ -27,7 +27,7 @@ from easi3r_jax.models import DUSt3R
 from easi3r_jax.types import Frames, Given, MaskRefiner
 from easi3r_jax.video import load_frames
 from experiments import cli
-from experiments.checkpoints import load_model, on_all_devices
+from experiments.checkpoints import devices_flag, load_model, on_devices
 from experiments.environment import device, peak_memory_bytes, versions
 from experiments.exporting import write_exports
 from experiments.given import GivenFlags, with_flow
@@ -97,6 +97,7 @@ COMPARE = _OUTPUT.boolean(
 
 _COMPUTE = FLAGS.group("Computation")
 DTYPE = dtype_flag(_COMPUTE)
+DEVICES = devices_flag(_COMPUTE)
 SEED = _COMPUTE.integer("seed", 0, "Of k-means and RANSAC.", at_least=0)
 
 
@@ -128,7 +129,8 @@ def main() -> None:
     refiner_weights = None if refiner is None else refiner.metadata
     flow_source, flow_weights = GIVEN.flow_source() if MODE.value == "align" else (None, {})
     model, checkpoint = load_model(CHECKPOINT.value, DTYPE.value, stages)
-    model, flow_source = on_all_devices(model), on_all_devices(flow_source)
+    if MODE.value == "align":  # frame by frame there is nothing to share
+        model, flow_source = on_devices(model, DEVICES.value), on_devices(flow_source, DEVICES.value)
     frames = load_frames(sequence.frames, frame_config(model), progress=lambda d, n: stages("read", d, n))
     stages.close()
     print(describe(sequence, frames, model))
@@ -188,7 +190,7 @@ def main() -> None:
         scene,
         maps,
         config=record,
-        flow=None if given.flow is None else (given.flow, edges, given.flow_known),
+        flow=None if given.flow is None else (given.flow[: len(edges)], edges, given.flow_known),
         keep_flow=GIVEN.save_flow.value,
         metrics=figures or None,
         frames=frames,

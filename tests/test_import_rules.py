@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "export": FOUNDATION,
     "results": FOUNDATION | {"export"},
     "viewer": FOUNDATION,
-    "sharding": set(),
+    "sharding": {"errors"},
     "batches": {"sharding", "types"},
     "passes": FOUNDATION | {"models", "motion"},
     "checkpoint": FOUNDATION | {"models"},

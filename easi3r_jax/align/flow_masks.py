@@ -94,7 +94,8 @@ def static_regions(
     """
     counts = np.arange(len(flow)) < len(edges)
     edges = padded(np.asarray(edges, np.int32), len(flow))
-    known = np.broadcast_to(counts[:, None, None], flow.shape[:3]) if flow_known is None else flow_known
+    known = counts[:, None, None] & (True if flow_known is None else np.asarray(flow_known))
+    known = np.broadcast_to(known, flow.shape[:3])
     mesh = sharding.mesh_of_rows(flow)
     edges, known = sharding.by_rows((edges, known), mesh)
     return _votes(result, flow, edges, jnp.float32(tolerance), known, mesh)

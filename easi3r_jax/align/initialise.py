@@ -100,7 +100,7 @@ def _largest_confidence(
     def share(edges: Array, confidence_i: Array, confidence_j: Array) -> Array:
         out = jnp.zeros((num_frames, *confidence_i.shape[1:]), confidence_i.dtype)
         out = out.at[edges[:, 0]].max(confidence_i).at[edges[:, 1]].max(confidence_j)
-        return sharding.largest(_wide(out), mesh)
+        return sharding.maximum(_wide(out), mesh)
 
     return sharding.divided(share, mesh, (ROWS, ROWS, ROWS), WHOLE)(edges, confidence_i, confidence_j)
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from easi3r_jax import sharding
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.known import principal_points
 from easi3r_jax.align.narrow import in_bits, widened
 from easi3r_jax.align.state import AlignState
+from easi3r_jax.batches import padded
 from easi3r_jax.geometry import camera, se3
+from easi3r_jax.sharding import ROWS
 from easi3r_jax.types import Array, KnownCameras, PairPredictions
 
 # Rounds of reweighting; an error of a pixel's thousandth of the focal length is none.
@@ -37,20 +43,24 @@ def known_scale(predictions: PairPredictions, known: KnownCameras, found: AlignS
     both = np.asarray(known.poses_known)[edges].all(axis=1) & (edges[:, 0] != edges[:, 1])
     if not both.any():
         return None
-    which = np.flatnonzero(both)
     poses = np.asarray(known.world_from_cam, np.float64)
-    j_from_i = np.linalg.inv(poses[edges[which, 1]]) @ poses[edges[which, 0]]
+    j_from_i = np.linalg.inv(poses[edges[:, 1]]) @ poses[edges[:, 0]]
     height, width = predictions.points_j.shape[1:3]
     centres = principal_points(np.asarray(camera.centre(height, width)), len(poses), known)
-    factors, parallax = _baselines(
-        predictions,
-        jnp.asarray(which),
-        jnp.asarray(j_from_i, jnp.float32),
-        state_of.focals(found)[edges[which, 1]],
-        jnp.asarray(centres[edges[which, 1]], jnp.float32),
+    rows = len(predictions.points_j)
+    per_pair = (
+        padded(np.asarray(x, np.float32), rows)
+        for x in (j_from_i, np.asarray(state_of.focals(found))[edges[:, 1]], centres[edges[:, 1]])
     )
-    scales = np.asarray(factors * state_of.pair_scales(found)[which], np.float64)
-    weights = np.where(scales > 0, np.asarray(parallax, np.float64), 0)
+    mesh = sharding.mesh_of_rows(predictions)
+    factors, parallax = _baselines(
+        predictions.points_j, predictions.confidence_j, *sharding.by_rows(tuple(per_pair), mesh), mesh
+    )
+    which = np.flatnonzero(both)
+    found_scales = state_of.pair_scales(found)
+    factors, parallax, found_scales = (np.asarray(x, np.float64)[which] for x in (factors, parallax, found_scales))
+    scales = factors * found_scales
+    weights = np.where(scales > 0, parallax, 0)
     if not (np.isfinite(scales).all() and weights.sum() > 0):
         return None
     order = np.argsort(scales)
@@ -58,19 +68,25 @@ def known_scale(predictions: PairPredictions, known: KnownCameras, found: AlignS
     return float(scales[order][half])
 
 
-@jax.jit
+@partial(jax.jit, static_argnames=("mesh",))
 def _baselines(
-    predictions: PairPredictions, which: Array, j_from_i: Array, focals: Array, centres: Array
+    points_j: Array, confidence_j: Array, j_from_i: Array, focals: Array, centres: Array, mesh: Mesh | None
 ) -> tuple[Array, Array]:
-    """Factors (K,) of the known baselines, and the mean angle (K,), radians, by which they move points."""
-    height, width = predictions.points_j.shape[1:3]
+    """Factors (R,) of the known baselines, and the mean angle (R,), radians, by which they move points."""
+    share = sharding.divided(_baselines_of, mesh, (ROWS,) * 5, ROWS)
+    return share(points_j, confidence_j, j_from_i, focals, centres)
+
+
+def _baselines_of(
+    points_j: Array, confidence_j: Array, j_from_i: Array, focals: Array, centres: Array
+) -> tuple[Array, Array]:
+    height, width = points_j.shape[1:3]
     pixels = camera.pixel_grid(height, width).reshape(-1, 2)
-    points_j, confidence_j = in_bits((predictions.points_j, predictions.confidence_j))
 
     def one(inputs):
-        edge, motion, focal, centre = inputs
-        points = widened(points_j[edge].reshape(-1, 3), jnp.float32)
-        confidence = widened(confidence_j[edge].reshape(-1), jnp.float32)
+        points, confidence, motion, focal, centre = inputs
+        points = widened(points.reshape(-1, 3), jnp.float32)
+        confidence = widened(confidence.reshape(-1), jnp.float32)
         turned = jnp.matmul(points, motion[:3, :3].T, precision=jax.lax.Precision.HIGHEST)
         ray = (pixels - centre[None]) / focal
         # Seen where it should be: turned + factor * translation is along the ray. Both over the depth: angles.
@@ -91,4 +107,4 @@ def _baselines(
         total = jnp.sum(weights)
         return factor, jnp.abs(factor) * jnp.sum(weights * se3.safe_norm(moved)) / jnp.where(total > 0, total, 1)
 
-    return jax.lax.map(one, (which, j_from_i, focals, centres))
+    return jax.lax.map(one, (in_bits(points_j), in_bits(confidence_j), j_from_i, focals, centres))

@@ -113,7 +113,7 @@ def iterate(
     """
     rates = learning_rates(config).astype(np.float32)
     state = sharding.whole(state, problem.mesh)
-    moments, done = init_moments(state), 0
+    moments, done = sharding.whole(init_moments(state), problem.mesh), 0
     for stop in stops:
         losses = []
         while done < stop:

@@ -15,14 +15,12 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from typing import Any
-from unittest import mock
 
 import absl.logging
 import flax.traverse_util
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint._src.multihost import multihost
 
 import easi3r_jax
 from easi3r_jax import interrupt
@@ -203,8 +201,20 @@ def _checkpointer(**options: Any) -> Iterator[ocp.Checkpointer]:
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, **options)
     with contextlib.ExitStack() as stack:
         if jax.process_index() != 0:
-            stack.enter_context(mock.patch.object(multihost, "process_index", return_value=0))
+            stack.enter_context(_as_process_0())
         yield stack.enter_context(ocp.Checkpointer(handler, multiprocessing_options=alone))
+
+
+@contextlib.contextmanager
+def _as_process_0() -> Iterator[None]:
+    from orbax.checkpoint._src.multihost import multihost  # of Orbax' own: of no concern to programs of one process
+
+    own = multihost.process_index
+    multihost.process_index = lambda: 0
+    try:
+        yield
+    finally:
+        multihost.process_index = own
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from easi3r_jax.synthetic import ClipConfig
 from easi3r_jax.testsets import TEST_SETS, TestSequence, TestSet, find_test_set
 from experiments import cli, compilation
 from experiments.benchmark.timing import Compilations
-from experiments.checkpoints import load_model, on_all_devices
+from experiments.checkpoints import devices_flag, load_model, on_devices
 from experiments.environment import device, versions
 from experiments.evaluate import compare, records, rendered
 from experiments.evaluate.configuration import describe, weights_hash
@@ -92,11 +92,12 @@ SEED = _COMPUTE.integer("seed", 0, f"Of k-means and RANSAC, and of the clips of 
 SEEDS = _COMPUTE.integer(
     "seeds", 1, "Evaluate with so many seeds, from --seed on: mean and standard deviation. Clips stay.", at_least=1
 )
+DEVICES = devices_flag(_COMPUTE)
 PARAMETERS = _COMPUTE.choice(
     "parameters",
     "whole",
     ["whole", "scattered"],
-    "Where this process has several devices, each keeps all parameters, or an equal part of each.",
+    "Each device keeps all parameters, or, while they are not needed, an equal part of each.",
 )
 SHARED_SHAPES = _COMPUTE.boolean(
     "shared_shapes",
@@ -244,7 +245,8 @@ def load_method(stages: Stages, hosts: Hosts) -> tuple[Method, dict[str, str | N
     stages.close()
     hosts.tell("loaded", True)
     scattered = PARAMETERS.value == "scattered"
-    model, flow = on_all_devices(model, in_parts=scattered), on_all_devices(flow, in_parts=scattered)
+    model = on_devices(model, DEVICES.value, in_parts=scattered)
+    flow = on_devices(flow, DEVICES.value, in_parts=scattered)
     if METHOD.known.lacks_weights() and hosts.index == 0:
         print("  No weights for optical flow (--flow_checkpoint): the alignment goes without it.")
     config = dataclasses.replace(METHOD.pipeline_config(SEED.value), shared_shapes=SHARED_SHAPES.value)

@@ -100,20 +100,18 @@ class Gathering:
                 offers[index] = [(n, end, done) for n, end, done in self._hosts.hear(f"{when}/offer", index)]
             except HostLostError as error:
                 lost.append(error)
-        known = self._known()  # now: with what the others have written into a folder that all share
+        own = self._offers(self._known())  # now: with what the others have written into a folder that all share
+        here = {number: (done, end) for number, end, done in own}  # what is complete outranks what is newer
         for index, offered in offers.items():
-            lacking = [n for n, end, _ in offered if (own := known.get(self._jobs[n].key)) is None or own.ended < end]
+            lacking = [n for n, end, done in offered if n not in here or (done, end) > here[n]]
             self._hosts.tell(f"{when}/wanted/{index}", lacking)
         for index in offers:
             try:
                 self._write([records.parse(text) for text in self._hosts.hear(f"{when}/records", index)])
             except HostLostError as error:
                 lost.append(error)
-        every = [*self._offers(known), *(offer for offered in offers.values() for offer in offered)]
-        newest: dict[int, float] = {}
-        for number, end, _ in every:
-            newest[number] = max(end, newest.get(number, end))
-        return {number for number, end, done in every if done and end == newest[number]}, lost
+        every = [*own, *(offer for offered in offers.values() for offer in offered)]
+        return {number for number, _, done in every if done}, lost
 
     def _partners(self) -> list[int]:
         return self._hosts.others if self._hosts.index == 0 else [0]

@@ -121,8 +121,13 @@ def read(folder: pathlib.Path) -> list[Record]:
 
 
 def latest(records: Iterable[Record]) -> dict[Key, Record]:
-    """The last record of each key."""
-    return {record.key: record for record in records}
+    """The last record of each key. One that failed takes no success's place: the clocks of hosts may differ."""
+    found: dict[Key, Record] = {}
+    for record in records:
+        older = found.get(record.key)
+        if record.error is None or older is None or older.error is not None or older.num_frames != record.num_frames:
+            found[record.key] = record
+    return found
 
 
 def _is_whole(record: Record) -> bool:
