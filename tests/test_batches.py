@@ -25,8 +25,8 @@ def test_every_pair_is_done_once_and_kept_in_its_row(batch, rows):
 
 
 def test_many_pairs_come_in_full_batches_whatever_their_number():
-    assert {batch_size(count, 28) for count in range(28 * 3 + 1, 1000)} == {28}
-    for count in range(1, 28 * 3 + 1):  # few: equal batches, hardly any padding
+    assert {batch_size(count, 28) for count in range(28 * 7 + 1, 1000)} == {28}
+    for count in range(1, 28 * 7 + 1):  # few: equal batches, hardly any padding
         rounds = -(-count // 28)
         assert batch_size(count, 28) <= 28 and 0 <= rounds * batch_size(count, 28) - count < rounds
 

@@ -58,8 +58,12 @@ def test_masks_are_the_same_on_eight_devices(found):
 
 
 def test_the_alignment_ends_the_same_on_eight_devices(found):
-    """120 iterations with flow and prior depth in float64."""
+    """120 iterations with flow in float64."""
     assert found["double"] < 1e-8
+
+
+def test_the_alignment_is_divided_and_compiles_its_loop_once(found):
+    assert found["specs"] == ["PartitionSpec('data',)"] and found["loops"] == 1
 
 
 def test_flow_is_estimated_by_all_devices(found):
@@ -67,7 +71,7 @@ def test_flow_is_estimated_by_all_devices(found):
 
 
 def test_parameters_can_be_kept_in_parts(found):
-    assert found["kept"] > 0.9
+    assert found["kept"] < 0.13
 
 
 def test_one_device_needs_no_mesh():

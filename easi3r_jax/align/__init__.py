@@ -29,7 +29,15 @@ from easi3r_jax.align.known import (
     with_known_cameras,
 )
 from easi3r_jax.align.known_scale import known_scale
-from easi3r_jax.align.optimise import Progress, adam_steps, init_moments, iterate, learning_rates, optimise
+from easi3r_jax.align.optimise import (
+    Progress,
+    adam_steps,
+    compiled_steps,
+    init_moments,
+    iterate,
+    learning_rates,
+    optimise,
+)
 from easi3r_jax.align.pair import one_frame, two_frames
 from easi3r_jax.align.residuals import (
     camera_loss,
@@ -70,6 +78,7 @@ __all__ = [
     "check_known",
     "clean_confidence",
     "clip_focal",
+    "compiled_steps",
     "depth_loss",
     "edge_scores",
     "ego_flow",
