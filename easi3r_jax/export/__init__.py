@@ -95,6 +95,8 @@ def write_result(
     config: Mapping[str, Any],
     source_names: Sequence[str] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    threshold: float | None = None,
+    losses: np.ndarray | None = None,
     flow: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None,
     keep_flow: bool = False,
     name: str | None = None,
@@ -113,6 +115,8 @@ def write_result(
       config: every option, version, hash and seed that made it: `config.json`.
       source_names: file names of the frames' originals, (T,), of a clip that is a folder of images.
       metrics: `metrics.json` where there is ground truth.
+      threshold: of the score, above which a pixel moves; None where there is not one for the clip.
+      losses: (iterations,) of the alignment; None where there is not one alignment of the clip.
       flow: (E, H, W, 2) optical flow, its pairs (E, 2), and where it is known, (E, H, W) bool or None: a row of
         `summary.png`.
       keep_flow: keep it in the folder `flow`, too.
@@ -151,7 +155,9 @@ def write_result(
             "summary.png": lambda path: write_summary(
                 path, scene, motion, title=name or target.name, time=time, flow=None if flow is None else flow[:2]
             ),
-            "scene.npz": lambda path: write_scene(path, scene, frames, names=source_names, motion=motion),
+            "scene.npz": lambda path: write_scene(
+                path, scene, frames, names=source_names, motion=motion, threshold=threshold, losses=losses
+            ),
         }
         if metrics is not None:
             steps["metrics.json"] = lambda path: write_json(path, metrics)
