@@ -14,7 +14,7 @@ from easi3r_jax.errors import InputError
 from easi3r_jax.export.gallery import MARKER, Gallery, gallery_files
 from easi3r_jax.export.jsonfile import read_object, write_json
 from easi3r_jax.export.page import Media, Part, Row, Table, Text, page
-from easi3r_jax.export.video import ensure_encoder, frame_rate, write_gif, write_mp4
+from easi3r_jax.export.video import ensure_encoder
 from easi3r_jax.results import SavedScene
 from easi3r_jax.types import Frames, Observer
 from experiments import cli
@@ -105,33 +105,22 @@ class PictureFlags:
         )
         if why_not:
             gallery.left_out["true path"] = why_not
-        rate, stills = frame_rate(saved.time), self._report.value
+        page_wanted = self._report.value
+        steps = gallery.writers(videos=self._videos.value, gif=self._gif.value, stills=page_wanted)
         with gallery_files(output) as new:
-            steps = {f"{film}.mp4": lambda p, f=film: write_mp4(p, gallery.films[f], rate) for film in gallery.films}
-            steps = steps if self._videos.value else {}
-            if self._gif.value:
-                steps |= {f"{f}.gif": lambda p, f=f: write_gif(p, gallery.films[f], rate) for f in gallery.films}
-            if stills:
-                steps["overview.png"] = gallery.write_overview
-                steps |= {f"contact_{s}.jpg": lambda p, s=s: gallery.write_sheet(p, s) for s in gallery.layers}
-                steps |= {f"plot_{s}.png": lambda p, s=s: gallery.write_plot(p, s) for s in gallery.plots}
-                steps["report.html"] = lambda p: p.write_text(
-                    report_page(saved, name, new, gallery.left_out), encoding="utf-8"
-                )
+            if page_wanted:
+                steps["report.html"] = lambda path: _write_page(path, saved, name, gallery.left_out)
             for done, (file, write) in enumerate(steps.items()):
                 observer("pictures", done, len(steps) + 1, file)
                 write(new / file)
             observer("pictures", len(steps), len(steps) + 1, MARKER)
             sizes = {path.name: path.stat().st_size for path in sorted(new.iterdir())}
-            record = {"scene": saved.folder, "frame_rate": float(rate), "files": list(sizes)}
-            write_json(new / MARKER, record | {"left_out": gallery.left_out})
+            record = {"scene": saved.folder, "files": list(sizes), "left_out": gallery.left_out}
+            write_json(new / MARKER, record)
             observer("pictures", len(steps) + 1, len(steps) + 1, "")
-        lines = [f"  {output / file}, {size / 1e6:.2f} MB" for file, size in sizes.items() if _is_worth_a_line(file)]
+        told = [file for file in sizes if file.endswith((".mp4", ".gif", ".html"))]
+        lines = [f"  {output / file}, {sizes[file] / 1e6:.2f} MB" for file in told]
         return lines + [f"  without {part}: {reason}" for part, reason in gallery.left_out.items()]
-
-
-def _is_worth_a_line(file: str) -> bool:
-    return file.endswith((".mp4", ".gif", ".html"))
 
 
 def timings(stages: Stages, seconds: float) -> dict[str, Any]:
@@ -186,6 +175,10 @@ def true_centres(saved: SavedScene, ground_truth: str = "") -> tuple[np.ndarray 
         return None, f"the ground truth cannot be had ({error})"
 
 
+def _write_page(path: pathlib.Path, saved: SavedScene, name: str, left_out: Mapping[str, str]) -> None:
+    path.write_text(report_page(saved, name, path.parent, left_out), encoding="utf-8")
+
+
 def report_page(saved: SavedScene, name: str, folder: pathlib.Path, left_out: Mapping[str, str]) -> str:
     """`report.html`: what the pictures in a folder show, and what the result says of itself."""
 
@@ -196,7 +189,7 @@ def report_page(saved: SavedScene, name: str, folder: pathlib.Path, left_out: Ma
 
     # The panel has depth and masks: their own videos would only make the page larger.
     videos = [m for film in ("panel", "attention") for m in media(f"{film}.mp4", _SHOWN[film])]
-    overview = media("overview.png", "Some frames, and all that is known of them.")
+    overview = media("overview.jpg", "Some frames, and all that is known of them.")
     sheets = [m for s in ("image", "depth", "masks") for m in media(f"contact_{s}.jpg", _SHOWN[s])]
     plots = [m for s in ("trajectory", "losses", "score") for m in media(f"plot_{s}.png", _SHOWN[s])]
     sections: list[tuple[str, list[Part]]] = [
@@ -220,9 +213,9 @@ def _metrics(figures: Mapping[str, Any]) -> list[Part]:
     columns = {name: values for name, values in figures.items() if isinstance(values, dict)}
     if not columns:
         return []
-    known = {key: None for values in columns.values() for key in values}
-    keys = [key for key in METRICS if key in known] + [key for key in known if key not in METRICS]
-    rows = [(METRICS.get(key, key), *(_number(values.get(key)) for values in columns.values())) for key in keys]
+    known: dict[str, None] = {key: None for values in columns.values() for key in values}
+    titles = {key: text for key, text in METRICS.items() if key in known} | {k: k for k in known if k not in METRICS}
+    rows = [(text, *(_number(values.get(key)) for values in columns.values())) for key, text in titles.items()]
     return [Table(("", *columns), rows, numbers=True)]
 
 
@@ -231,7 +224,7 @@ def _timings(record: Mapping[str, Any]) -> list[Part]:
     if not isinstance(stages, dict):
         return [Text("The result does not say what its stages took.")]
     rows = [
-        (TITLES.get(stage, stage), str(values.get("items", "")), _number(values.get("seconds"), 1))
+        (TITLES.get(str(stage), str(stage)), str(values.get("items", "")), _number(values.get("seconds"), 1))
         for stage, values in stages.items()
         if isinstance(values, dict)
     ]
@@ -244,7 +237,7 @@ def _timings(record: Mapping[str, Any]) -> list[Part]:
 
 
 def _versions(config: Mapping[str, Any]) -> list[Part]:
-    rows = []
+    rows: list[tuple[str, str]] = []
     for what in ("checkpoint", "refiner"):
         weights = config.get(what)
         if isinstance(weights, dict):
@@ -257,8 +250,8 @@ def _versions(config: Mapping[str, Any]) -> list[Part]:
     if isinstance(versions, dict):
         rows += [(name, _plain(version)) for name, version in versions.items()]
     note = Text(
-        "The licence of weights holds for what is made of them, too: released DUSt3R and MonST3R weights are "
-        "CC BY-NC-SA 4.0 (attribution, non-commercial, share alike)."
+        "Released DUSt3R and MonST3R weights are CC BY-NC-SA 4.0 (attribution, non-commercial, share alike), before "
+        "and after conversion."
     )
     return [Table(("", ""), rows), note] if rows else []
 

@@ -42,7 +42,9 @@ class Scale:
         if self.log:
             low, high, x = np.log(low), np.log(high), np.log(x)
         share = np.clip((x - low) / (high - low), 0, 1)
-        return np.where(known[..., None], colormaps[self.colormap](share, bytes=True)[..., :3], np.uint8(UNKNOWN))
+        return np.where(
+            known[..., None], colormaps[self.colormap](share, bytes=True)[..., :3], np.array(UNKNOWN, np.uint8)
+        )
 
     def numbers(self, shares: np.ndarray) -> np.ndarray:
         """The numbers whose colours lie at these shares of the scale, 0 to 1."""
@@ -58,7 +60,7 @@ def robust_scale(values: np.ndarray, colormap: str, *, log: bool = False) -> Sca
     sample = sample[np.isfinite(sample) & (sample > 0 if log else True)]
     low, high = (float(x) for x in np.percentile(sample, _PERCENTILES)) if sample.size else (1.0, 2.0)
     # Where all numbers are alike there is still a scale, and they are at its middle.
-    least = 1e-3 * max(abs(low), abs(high), 1e-6)
+    least = 1e-3 * max(abs(low), abs(high)) or 1e-3
     if high - low < least:
         low, high = low - least, high + least
     return Scale(colormap, low, high, log)

@@ -6,14 +6,17 @@ import os
 import pathlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from easi3r_jax.export import atomic, pictures, plots
 from easi3r_jax.export.pictures import Film, Layer
 from easi3r_jax.export.summary import summary_figure
+from easi3r_jax.export.video import frame_rate, write_gif, write_mp4
 from easi3r_jax.types import MotionMaps, Scene4D
 
 FILMS = ("panel", "depth", "masks", "attention")
@@ -22,7 +25,7 @@ PLOTS = ("losses", "trajectory", "score")
 #: What they are and how they came about. Files of the names below are replaced only where it is beside them.
 MARKER = "pictures.json"
 NAMES = frozenset(
-    {MARKER, "report.html", "overview.png"}
+    {MARKER, "report.html", "overview.jpg"}
     | {f"{name}.{suffix}" for name in FILMS for suffix in ("mp4", "gif")}
     | {f"contact_{name}.jpg" for name in SHEETS}
     | {f"plot_{name}.png" for name in PLOTS}
@@ -97,18 +100,40 @@ class Gallery:
                 "the result has none: it is of one or two frames, of windows or frame by frame, or of an older version"
             )
 
-    def write_sheet(self, path: str | os.PathLike, name: str) -> None:
-        """Writes a contact sheet as a JPEG."""
-        sheet = pictures.contact_sheet(self.layers[name], len(self._time))
-        Image.fromarray(sheet).save(path, "JPEG", quality=90, subsampling=0)
+    def writers(self, *, videos: bool, gif: bool, stills: bool) -> dict[str, Callable[[pathlib.Path], None]]:
+        """What writes each file, by its name.
 
-    def write_plot(self, path: str | os.PathLike, name: str) -> None:
-        """Writes a plot as a PNG."""
-        plots.write_figure(path, self.plots[name]())
+        Args:
+          videos: the films as MP4.
+          gif: the films as GIF.
+          stills: the overview, contact sheets and plots.
+        """
+        found: dict[str, Callable[[pathlib.Path], None]] = {}
+        rate = frame_rate(self._time)
+        for suffix, write in (("mp4", write_mp4),) * videos + (("gif", write_gif),) * gif:
+            found |= {f"{name}.{suffix}": partial(write, pictures=film, rate=rate) for name, film in self.films.items()}
+        if stills:
+            found["overview.jpg"] = self._write_overview
+            found |= {f"contact_{name}.jpg": partial(self._write_sheet, layer=x) for name, x in self.layers.items()}
+            found |= {f"plot_{name}.png": partial(_write_plot, draw=draw) for name, draw in self.plots.items()}
+        return found
 
-    def write_overview(self, path: str | os.PathLike) -> None:
-        """Writes the picture of all there is for some frames (see `summary`) as a PNG."""
-        plots.write_figure(path, summary_figure(self._scene, self._motion, title="", time=self._time))
+    def _write_sheet(self, path: pathlib.Path, layer: Layer) -> None:
+        _write_jpeg(path, pictures.contact_sheet(layer, len(self._time)))
+
+    def _write_overview(self, path: pathlib.Path) -> None:
+        """The picture of all there is for some frames (see `summary`), as a smaller file than that one."""
+        canvas = FigureCanvasAgg(summary_figure(self._scene, self._motion, title="", time=self._time))
+        canvas.draw()
+        _write_jpeg(path, np.array(canvas.buffer_rgba())[..., :3])
+
+
+def _write_plot(path: pathlib.Path, draw: Callable[[], Figure]) -> None:
+    FigureCanvasAgg(draw()).print_png(os.fspath(path))
+
+
+def _write_jpeg(path: pathlib.Path, picture: np.ndarray) -> None:
+    Image.fromarray(picture).save(path, "JPEG", quality=90, subsampling=0)
 
 
 def ensure_gallery_writable(folder: str | os.PathLike) -> None:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 _STYLE = """
-:root { color-scheme: light dark; --back: #ffffff; --text: #1d2026; --faint: #646b78; --line: #dfe2e8; --mark: #fff3c4; }
+:root { color-scheme: light dark; --back: #ffffff; --text: #1d2026; --faint: #646b78; --line: #dfe2e8;
+  --mark: #fff3c4; }
 @media (prefers-color-scheme: dark) {
   :root { --back: #17191e; --text: #e6e8ec; --faint: #9aa1ae; --line: #343842; --mark: #4a3f14; } }
 * { box-sizing: border-box; }
@@ -98,9 +99,7 @@ class Table:
 
     def html(self) -> str:
         kind = ' class="number"' if self.numbers else ""
-        head = "".join(
-            f'<th scope="col"{kind if c else ""}>{escaped(cell)}</th>' for c, cell in enumerate(self.header)
-        )
+        head = "".join(f'<th scope="col"{kind if c else ""}>{escaped(cell)}</th>' for c, cell in enumerate(self.header))
         body = []
         for number, (first, *others) in enumerate(self.rows):
             cells = f'<th scope="row">{escaped(first)}</th>' + "".join(

@@ -178,9 +178,7 @@ def contact_sheet(layer: Layer, num_frames: int, *, most: int = 24, columns: int
     columns = min(columns or max(2, round(1200 / (width + _MARGIN))), len(frames))
     beside = (_MARGIN // 2 + _BAR + _BAR_TEXT) * (layer.scale is not None)
     rows = math.ceil(len(frames) / columns)
-    canvas = _Canvas(
-        _STRIP + rows * (height + _STRIP) + _MARGIN // 2, _MARGIN + columns * (width + _MARGIN) + beside
-    )
+    canvas = _Canvas(_STRIP + rows * (height + _STRIP) + _MARGIN // 2, _MARGIN + columns * (width + _MARGIN) + beside)
     canvas.text(_MARGIN, _STRIP // 2, layer.name, canvas.image.width - 2 * _MARGIN)
     places = [
         (_STRIP + (i // columns) * (height + _STRIP), _MARGIN + (i % columns) * (width + _MARGIN))

@@ -5,16 +5,15 @@ matplotlib's figures only, never its `pyplot`, which keeps them in a state of th
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from easi3r_jax.export.colors import time_colors
 
-_SIZE, _DPI = (6.4, 3.8), 120
+_SIZE, _DPI = (5.2, 3.7), 130
+# Of the longer side of the path's bounding box: room around it, and the least that an axis shows.
+_AROUND, _LEAST = 0.08, 0.6
 _BINS = 50
 _BLUE, _RED, _GREY = "#2f6db5", "#c8323c", "#8a8f98"
 
@@ -56,13 +55,14 @@ def trajectory_figure(world_from_cam: np.ndarray, true_centres: np.ndarray | Non
     axes.plot(*path.T, color=_BLUE, linewidth=1.2, label="reconstruction")
     axes.scatter(*path.T, c=time_colors(len(path)) / 255, s=14, zorder=3)
     axes.scatter(*path[0], s=70, facecolors="none", edgecolors=_RED, linewidths=1.8, zorder=4, label="start")
-    # Of a camera that stands still, a plot of its noise would be a path.
-    reach = max(float(np.ptp(every, axis=0).max()), 1e-6)
-    middle = (every.min(0) + every.max(0)) / 2
-    for limits, centre in ((axes.set_xlim, middle[0]), (axes.set_ylim, middle[1])):
-        limits(centre - 0.58 * reach, centre + 0.58 * reach)
+    lengths = np.ptp(every, axis=0)
+    reach = max(float(lengths.max()), 1e-6)  # a camera may stand still
+    half = np.maximum(lengths, _LEAST * reach) / 2 + _AROUND * reach
+    low, high = (every.min(0) + every.max(0)) / 2 + np.stack([-half, half])
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(low[1], high[1])
     axes.set_aspect("equal", adjustable="box")
-    axes.legend(fontsize=8, frameon=False, loc="best")
+    axes.legend(fontsize=9, frameon=False, loc="best")
     return figure
 
 
@@ -79,22 +79,18 @@ def score_figure(score: np.ndarray, threshold: float | None) -> Figure:
     if threshold is not None:
         moving = 100 * float(np.mean(np.asarray(score) > threshold))
         axes.axvline(threshold, color=_RED, linewidth=1.5, label=f"threshold {threshold:.3f}: {moving:.1f} % above it")
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=9, frameon=False, loc="upper right")
+        axes.margins(y=0.15)  # room for it
     axes.set_xlim(0, 1)
     return figure
-
-
-def write_figure(path: str | os.PathLike, figure: Figure) -> None:
-    """Writes a figure as a PNG."""
-    FigureCanvasAgg(figure).print_png(os.fspath(path))
 
 
 def _plot(x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
-    axes.set_xlabel(x, fontsize=9)
-    axes.set_ylabel(y, fontsize=9)
-    axes.tick_params(labelsize=8)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.tick_params(labelsize=9)
     axes.grid(color="#e4e6ea", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -48,7 +48,9 @@ def summary_figure(
         y = size[1] - top - row * (cell_height + gap) - cell_height
         return x / size[0], y / size[1], box_width / size[0], box_height / size[1]
 
-    figure.text(0.12 / size[0], 1 - 0.12 / size[1], title, va="top", ha="left", fontsize=14, weight="bold")
+    figure.text(
+        0.12 / size[0], 1 - 0.12 / size[1], title, va="top", ha="left", fontsize=14, weight="bold", parse_math=False
+    )
     for r, (label, images, style) in enumerate(rows):
         shown = None
         for c, image in enumerate(images):

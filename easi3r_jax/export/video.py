@@ -18,8 +18,9 @@ from easi3r_jax.export.atomic import atomic_file
 _ENCODER = "libx264"
 # Frames per second where the times do not tell, and the bounds of what players play.
 _ASSUMED_RATE, _SLOWEST, _FASTEST = 10, 1, 60
-# One thread: with more, the bytes depend on how many processors there are.
-_OPTIONS = {"crf": "18", "preset": "medium", "threads": "1"}
+# One thread: with more, the bytes depend on how many processors there are. Without x264's macroblock tree: with it,
+# core 165 gave two or three different files for the same pictures in ten runs.
+_OPTIONS = {"crf": "18", "preset": "medium", "threads": "1", "x264-params": "mbtree=0"}
 # The index first, so that players need not wait for the end, and no version of the writer in the file.
 _CONTAINER = {"movflags": "faststart", "fflags": "bitexact"}
 _PALETTE_FRAMES = 16
