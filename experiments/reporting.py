@@ -106,10 +106,13 @@ class PictureFlags:
         if why_not:
             gallery.left_out["true path"] = why_not
         page_wanted = self._report.value
+        figures, times = (read_object(saved.folder / file) for file in ("metrics.json", "timings.json"))
         steps = gallery.writers(videos=self._videos.value, gif=self._gif.value, stills=page_wanted)
         with gallery_files(output) as new:
             if page_wanted:
-                steps["report.html"] = lambda path: _write_page(path, saved, name, gallery.left_out)
+                steps["report.html"] = lambda path: path.write_text(
+                    report_page(saved, name, new, gallery.left_out, figures, times), encoding="utf-8"
+                )
             for done, (file, write) in enumerate(steps.items()):
                 observer("pictures", done, len(steps) + 1, file)
                 write(new / file)
@@ -175,12 +178,24 @@ def true_centres(saved: SavedScene, ground_truth: str = "") -> tuple[np.ndarray 
         return None, f"the ground truth cannot be had ({error})"
 
 
-def _write_page(path: pathlib.Path, saved: SavedScene, name: str, left_out: Mapping[str, str]) -> None:
-    path.write_text(report_page(saved, name, path.parent, left_out), encoding="utf-8")
+def report_page(
+    saved: SavedScene,
+    name: str,
+    folder: pathlib.Path,
+    left_out: Mapping[str, str],
+    figures: Mapping[str, Any],
+    times: Mapping[str, Any],
+) -> str:
+    """`report.html`: what the pictures in a folder show, and what the result says of itself.
 
-
-def report_page(saved: SavedScene, name: str, folder: pathlib.Path, left_out: Mapping[str, str]) -> str:
-    """`report.html`: what the pictures in a folder show, and what the result says of itself."""
+    Args:
+      saved: the result.
+      name: heads the page.
+      folder: of the pictures; those that are not there are left out.
+      left_out: what the result has nothing for, and why.
+      figures: `metrics.json`.
+      times: `timings.json`.
+    """
 
     def media(file: str, text: str) -> list[Media]:
         kind = {"mp4": "video/mp4", "png": "image/png", "jpg": "image/jpeg"}[file.rsplit(".", 1)[1]]
@@ -196,9 +211,9 @@ def report_page(saved: SavedScene, name: str, folder: pathlib.Path, left_out: Ma
         ("Videos", list(videos)),
         ("Overview", list(overview)),
         ("Plots", [Row(plots)]),
-        ("Against ground truth", _metrics(read_object(saved.folder / "metrics.json"))),
+        ("Against ground truth", _metrics(figures)),
         ("Frames", list(sheets)),
-        ("Time", _timings(read_object(saved.folder / "timings.json"))),
+        ("Time", _timings(times)),
         ("Weights and versions", _versions(saved.config)),
         ("Options", _options(saved.config)),
         ("Left out", [Table(("part", "why"), [*left_out.items()])] if left_out else []),
@@ -211,6 +226,8 @@ def report_page(saved: SavedScene, name: str, folder: pathlib.Path, left_out: Ma
 
 def _metrics(figures: Mapping[str, Any]) -> list[Part]:
     columns = {name: values for name, values in figures.items() if isinstance(values, dict)}
+    alone = {name: value for name, value in figures.items() if name not in columns}  # of evaluate
+    columns |= {"result": alone} if alone else {}
     if not columns:
         return []
     known: dict[str, None] = {key: None for values in columns.values() for key in values}
