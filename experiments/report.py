@@ -39,6 +39,8 @@ PICTURES = PictureFlags(_OUTPUT, wanted=True)
 def main() -> None:
     if not SCENE.value:
         raise ConfigError("--scene names the result to show, results/demo for instance.")
+    if not PICTURES.any():
+        raise ConfigError("There is nothing to write: leave one of --novideos and --noreport out, or add --gif.")
     saved = results.load_scene(SCENE.value)
     output = pathlib.Path(OUTPUT.value).expanduser() if OUTPUT.value else saved.folder
     PICTURES.check()

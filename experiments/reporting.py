@@ -35,6 +35,9 @@ METRICS = {
     "mask_share": "share of pixels marked as moving",
 }
 
+# Bytes of videos in a page: beyond it browsers get slow.
+_MOST_VIDEO = 30_000_000
+
 _SHOWN = {
     "panel": "Frames, depth, score and masks over time.",
     "attention": "The four maps of the attention, over time and over each frame's pairs, and the score made of them.",
@@ -64,6 +67,10 @@ class PictureFlags:
             "report", wanted, "Write report.html, one page with pictures, plots, metrics, options and timings in it."
         )
 
+    def any(self) -> bool:
+        """Whether anything is asked for."""
+        return self._videos.value or self._gif.value or self._report.value
+
     def check(self) -> None:
         """Fails now where `write` would fail after the work: no encoder for videos.
 
@@ -92,7 +99,7 @@ class PictureFlags:
           InputError: ground truth that is asked for and cannot be had; a damaged file in the result.
           OutputError: something cannot be written.
         """
-        if not (self._videos.value or self._gif.value or self._report.value):
+        if not self.any():
             return []
         centres, why_not = true_centres(saved, ground_truth)
         gallery = Gallery(
@@ -103,27 +110,26 @@ class PictureFlags:
             losses=saved.losses,
             true_centres=centres,
         )
-        if why_not:
-            gallery.left_out["true path"] = why_not
+        left_out = gallery.left_out | ({"true path": why_not} if why_not else {})
         page_wanted = self._report.value
         figures, times = (read_object(saved.folder / file) for file in ("metrics.json", "timings.json"))
         steps = gallery.writers(videos=self._videos.value, gif=self._gif.value, stills=page_wanted)
         with gallery_files(output) as new:
             if page_wanted:
                 steps["report.html"] = lambda path: path.write_text(
-                    report_page(saved, name, new, gallery.left_out, figures, times), encoding="utf-8"
+                    report_page(saved, name, new, left_out, figures, times), encoding="utf-8"
                 )
             for done, (file, write) in enumerate(steps.items()):
                 observer("pictures", done, len(steps) + 1, file)
                 write(new / file)
             observer("pictures", len(steps), len(steps) + 1, MARKER)
             sizes = {path.name: path.stat().st_size for path in sorted(new.iterdir())}
-            record = {"scene": saved.folder, "files": list(sizes), "left_out": gallery.left_out}
+            record = {"scene": saved.folder, "files": list(sizes), "left_out": left_out}
             write_json(new / MARKER, record)
             observer("pictures", len(steps) + 1, len(steps) + 1, "")
         told = [file for file in sizes if file.endswith((".mp4", ".gif", ".html"))]
         lines = [f"  {output / file}, {sizes[file] / 1e6:.2f} MB" for file in told]
-        return lines + [f"  without {part}: {reason}" for part, reason in gallery.left_out.items()]
+        return lines + [f"  without {part}: {reason}" for part, reason in left_out.items()]
 
 
 def timings(stages: Stages, seconds: float) -> dict[str, Any]:
@@ -203,12 +209,14 @@ def report_page(
         return [Media(kind, path.read_bytes(), text)] if path.is_file() else []
 
     # The panel has depth and masks: their own videos would only make the page larger.
-    videos = [m for film in ("panel", "attention") for m in media(f"{film}.mp4", _SHOWN[film])]
+    videos: list[Part] = [m for film in ("panel", "attention") for m in media(f"{film}.mp4", _SHOWN[film])]
+    if sum(len(m.data) for m in videos if isinstance(m, Media)) > _MOST_VIDEO:
+        videos = [Text("Beside this page, since they would make it too large: panel.mp4, attention.mp4.")]
     overview = media("overview.jpg", "Some frames, and all that is known of them.")
     sheets = [m for s in ("image", "depth", "masks") for m in media(f"contact_{s}.jpg", _SHOWN[s])]
     plots = [m for s in ("trajectory", "losses", "score") for m in media(f"plot_{s}.png", _SHOWN[s])]
     sections: list[tuple[str, list[Part]]] = [
-        ("Videos", list(videos)),
+        ("Videos", videos),
         ("Overview", list(overview)),
         ("Plots", [Row(plots)]),
         ("Against ground truth", _metrics(figures)),
@@ -241,14 +249,14 @@ def _timings(record: Mapping[str, Any]) -> list[Part]:
     if not isinstance(stages, dict):
         return [Text("The result does not say what its stages took.")]
     rows = [
-        (TITLES.get(str(stage), str(stage)), str(values.get("items", "")), _number(values.get("seconds"), 1))
+        (TITLES.get(str(stage), str(stage)), str(values.get("items", "")), _number(values.get("seconds"), digits=1))
         for stage, values in stages.items()
         if isinstance(values, dict)
     ]
-    rows.append(("in all, compilation included", "", _number(record.get("seconds"), 1)))
+    rows.append(("in all, compilation included", "", _number(record.get("seconds"), digits=1)))
     parts: list[Part] = [Table(("stage", "items", "seconds"), rows, numbers=True)]
     if isinstance(memory, dict):
-        sizes = [f"{where} {_number(size / 1e9, 2)} GB" for where, size in memory.items() if isinstance(size, int)]
+        sizes = [f"{where} {_number(size, scale=1e-9, digits=2)} GB" for where, size in memory.items()]
         parts.append(Text(f"Peak memory: {', '.join(sizes)}."))
     return parts
 
@@ -288,5 +296,7 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _number(value: Any, digits: int = 4) -> str:
-    return f"{value:.{digits}f}" if isinstance(value, int | float) and not isinstance(value, bool) else "-"
+def _number(value: Any, *, digits: int = 4, scale: float = 1.0) -> str:
+    """A number of a file that may hold anything; integers there may be larger than any float."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+    return f"{scale * value:.{digits}f}" if is_number else "-"

@@ -100,7 +100,7 @@ class Gallery:
                 "the result has none: it is of one or two frames, of windows or frame by frame, or of an older version"
             )
 
-    def writers(self, *, videos: bool, gif: bool, stills: bool) -> dict[str, Callable[[pathlib.Path], None]]:
+    def writers(self, *, videos: bool, gif: bool, stills: bool) -> dict[str, Callable[[pathlib.Path], object]]:
         """What writes each file, by its name.
 
         Args:
@@ -108,7 +108,7 @@ class Gallery:
           gif: the films as GIF.
           stills: the overview, contact sheets and plots.
         """
-        found: dict[str, Callable[[pathlib.Path], None]] = {}
+        found: dict[str, Callable[[pathlib.Path], object]] = {}
         rate = frame_rate(self._time)
         for suffix, write in (("mp4", write_mp4),) * videos + (("gif", write_gif),) * gif:
             found |= {f"{name}.{suffix}": partial(write, pictures=film, rate=rate) for name, film in self.films.items()}

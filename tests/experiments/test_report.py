@@ -190,6 +190,12 @@ def test_a_page_without_videos_is_smaller(made, run, tmp_path):
     assert read(folder)[0].all("video") == []
 
 
+def test_videos_that_are_too_large_lie_beside_the_page(made, monkeypatch):
+    monkeypatch.setattr(reporting, "_MOST_VIDEO", 1000)
+    text = reporting.report_page(results.load_scene(made / "shown"), "name", made / "shown", {}, {}, {})
+    assert Reader(text).all("video") == [] and "Beside this page" in text
+
+
 def test_another_folder(made, run, tmp_path):
     """The same files to the byte, and told."""
     result, output = made / "result", tmp_path / "deep" / "page"
@@ -211,7 +217,7 @@ def test_hostile_names_are_text(folder, run):
     config = {"options": {HOSTILE: HOSTILE}, "changed": [HOSTILE, 3], "versions": {HOSTILE: HOSTILE}}
     write_json(folder / "config.json", config | {"checkpoint": {"source_name": HOSTILE, "licence": [HOSTILE]}})
     write_json(folder / "metrics.json", {HOSTILE: {HOSTILE: HOSTILE, "ate": True}})
-    write_json(folder / "timings.json", {"stages": {HOSTILE: {"seconds": HOSTILE}, "b": 1}})
+    write_json(folder / "timings.json", {"stages": {HOSTILE: {"seconds": HOSTILE}, "b": 1, "c": {"seconds": 10**400}}})
     code, _, err = run(scene=folder, videos=False)
     assert (code, err) == (0, "")
     page, _ = read(folder)
@@ -270,6 +276,7 @@ def test_a_path_of_one_place_is_compared_to_none(folder, tmp_path, still):
     [
         ({"scene": ""}, "--scene names"),
         ({"scene": "/nowhere"}, "No scene at /nowhere"),
+        ({"videos": False, "report": False}, "nothing to write"),
         ({"output": "{folder}/scene.npz"}, "it is a file"),
         ({"output": "{folder}/scene.npz/x"}, "is a file, not a folder"),
     ],
