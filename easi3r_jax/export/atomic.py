@@ -20,6 +20,7 @@ _REASONS = {
     errno.EPERM: "no permission to write there: choose another --output",
     errno.EROFS: "the file system is read-only: choose another --output",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another --output",
+    errno.EEXIST: "a part of the path is a file, not a folder: choose another --output",
     errno.ENAMETOOLONG: "the name is too long: choose another --output",
     errno.ENOENT: "nothing can be created there: choose another --output",
     errno.EBUSY: "the folder is a mount point or in use: choose a folder inside it",
@@ -151,8 +152,9 @@ def atomic_files(folder: str | os.PathLike, names: Collection[str], *, marker: s
         target = pathlib.Path(folder).expanduser().resolve()
         _check_own(target, names, marker)
         is_new = not target.exists()
-        target.mkdir(parents=True, exist_ok=True)
-        building = target / f".{marker}.tmp-{os.getpid()}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # In it, where it is there: its parent may be of another file system, or not ours to write to.
+        building = (target.parent if is_new else target) / f".{marker}.tmp-{os.getpid()}"
         shutil.rmtree(building, ignore_errors=True)  # of a killed process that had our number
         try:
             with interrupt.removed_on_exit(building):
@@ -160,15 +162,16 @@ def atomic_files(folder: str | os.PathLike, names: Collection[str], *, marker: s
                 yield building
                 written = {path.name for path in building.iterdir()}
                 with interrupt.uninterrupted():
-                    for name in written:
-                        (building / name).replace(target / name)
-                    for name in set(names) - written:
-                        (target / name).unlink(missing_ok=True)
+                    if is_new:
+                        building.rename(target)
+                    else:
+                        # The marker first: should the machine stop here, the files are still known as ours.
+                        for name in sorted(written, key=lambda name: name != marker):
+                            (building / name).replace(target / name)
+                        for name in set(names) - written:
+                            (target / name).unlink(missing_ok=True)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-            if is_new:
-                with contextlib.suppress(OSError):  # it is not empty: all went well
-                    target.rmdir()
     except OSError as error:
         raise output_error(folder, error) from error
 

@@ -283,7 +283,7 @@ def test_a_path_of_one_place_is_compared_to_none(folder, tmp_path, still):
 )
 def test_a_wrong_command_is_refused_in_one_line(folder, run, values, words):
     before = names(folder)
-    values = {name: value.format(folder=folder) for name, value in values.items()}
+    values = {name: str(value).format(folder=folder) for name, value in values.items()}
     code, _, err = run(**({"scene": folder} | values))
     assert code == 1 and words in err and err.count("\n") == 1
     assert names(folder) == before
