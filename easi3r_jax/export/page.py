@@ -43,7 +43,7 @@ footer { margin-top: 2.5rem; color: var(--faint); font-size: .85rem; }
 @media print {
   :root { --back: #fff; --text: #000; --faint: #444; --line: #bbb; --mark: #eee; }
   body { max-width: none; padding: 0; font-size: 11px; }
-  figure, tr { break-inside: avoid; } h2 { break-after: avoid; } video { display: none; } }
+  figure, tr { break-inside: avoid; } h2 { break-after: avoid; } section:has(video) { display: none; } }
 """
 
 

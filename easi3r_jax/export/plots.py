@@ -15,6 +15,7 @@ _SIZE, _DPI = (5.2, 3.7), 130
 # Of the longer side of the path's bounding box: room around it, and the least that an axis shows.
 _AROUND, _LEAST = 0.08, 0.6
 _BINS = 50
+_LEGEND = {"facecolor": "white", "edgecolor": "none", "framealpha": 0.85}
 _BLUE, _RED, _GREY = "#2f6db5", "#c8323c", "#8a8f98"
 
 
@@ -62,7 +63,7 @@ def trajectory_figure(world_from_cam: np.ndarray, true_centres: np.ndarray | Non
     axes.set_xlim(low[0], high[0])
     axes.set_ylim(low[1], high[1])
     axes.set_aspect("equal", adjustable="box")
-    axes.legend(fontsize=9, frameon=False, loc="best")
+    axes.legend(fontsize=9, loc="best", **_LEGEND)
     return figure
 
 
@@ -79,7 +80,7 @@ def score_figure(score: np.ndarray, threshold: float | None) -> Figure:
     if threshold is not None:
         moving = 100 * float(np.mean(np.asarray(score) > threshold))
         axes.axvline(threshold, color=_RED, linewidth=1.5, label=f"threshold {threshold:.3f}: {moving:.1f} % above it")
-        axes.legend(fontsize=9, frameon=False, loc="upper right")
+        axes.legend(fontsize=9, loc="upper right", **_LEGEND)
         axes.margins(y=0.15)  # room for it
     axes.set_xlim(0, 1)
     return figure
