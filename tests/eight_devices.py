@@ -128,12 +128,13 @@ def alignment_in_double(model, frames: Frames, edges: np.ndarray) -> dict:
         flow_rows = sharding.by_rows(longer(moved, rows + 16), mesh)
         problem = align.make_problem(divided, FRAMES, config, flow=flow_rows, room=room)
         assert problem.flow is not None
-        specs = {str(x.sharding.spec) for x in (problem.points_i, problem.weights_j, problem.edges, problem.flow.flow)}
+        laid_out = (problem.points_i, problem.weights_j, problem.edges, problem.flow.flow)
+        by_rows = all(x.sharding.spec == sharding.ROWS for x in laid_out)
         compiled = align.compiled_steps._cache_size()
         many_end, many_losses = align.optimise(more, problem, config)
         compiled = align.compiled_steps._cache_size() - compiled
     pairs = ((end.frame_poses, many_end.frame_poses), (end.log_depth, many_end.log_depth), (losses, many_losses))
-    return {"double": max(relative(*pair) for pair in pairs), "specs": sorted(specs), "loops": compiled}
+    return {"double": max(relative(*pair) for pair in pairs), "by_rows": by_rows, "loops": compiled}
 
 
 def reds_and_greens(scale, rgb_i, rgb_j, iterations):

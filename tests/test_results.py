@@ -16,6 +16,7 @@ from easi3r_jax.types import Frames, MotionMaps, Scene4D, TemporalMaps
 
 T, H, W = 3, 4, 6
 NAMES = ["b 1.jpg", "b 3.jpg", "ä.jpg"]
+LOSSES = np.array([0.5, 0.25], np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,16 @@ def motion():
 @pytest.fixture(scope="module")
 def written(scene, frames, motion, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "result"
-    return export.write_result(folder, scene, motion, frames=frames, source_names=NAMES, config={"seed": 3})
+    return export.write_result(
+        folder,
+        scene,
+        motion,
+        frames=frames,
+        source_names=NAMES,
+        threshold=0.625,
+        losses=LOSSES,
+        config={"seed": 3},
+    )
 
 
 @pytest.fixture
@@ -89,12 +99,15 @@ def test_what_was_written_is_read(folder, scene, frames, motion, save):
         assert saved.source.size == (8, 16)
         assert saved.source.names == tuple(NAMES)
         assert saved.config == {"seed": 3}
+        assert saved.threshold == 0.625
+        np.testing.assert_array_equal(saved.losses, LOSSES)
         assert saved.folder == folder
 
 
 def test_what_is_not_known_is_none(scene, frames, tmp_path):
-    saved = results.load_scene(export.write_result(tmp_path / "r", scene, frames=frames, config={}))
-    assert saved.motion is None
+    folder = export.write_result(tmp_path / "r", scene, frames=frames, losses=np.zeros(0), config={})
+    saved = results.load_scene(folder)
+    assert saved.motion is None and saved.threshold is None and saved.losses is None
     assert saved.source is not None and saved.source.names is None
 
 
@@ -131,6 +144,13 @@ def test_a_scene_that_is_open_outlives_its_replacement(folder, scene, frames):
 
 def without(*keys):
     return lambda arrays: {k: v for k, v in arrays.items() if not k.startswith(keys)}
+
+
+def test_a_scene_of_before_losses_and_threshold_were_kept_is_read(folder, scene, motion):
+    rewrite(folder, without("losses", "dynamic_threshold"))
+    saved = results.load_scene(folder)
+    assert saved.threshold is None and saved.losses is None
+    assert_same(saved.motion, motion)
 
 
 OLDER = ("format_version", "time", "source", "frame_from_source", "motion")
@@ -195,6 +215,8 @@ def entry(index, value):
         (lambda a: a | {"source_names": np.array(["a", "../b", "c"])}, r"'\.\./b' is no name"),
         (lambda a: a | {"source_names": np.array(["a", "b"])}, r"source_names is .*\(2,\)"),
         (lambda a: a | {"time": a["time"].astype(np.float32)}, "time is float32"),
+        (lambda a: a | {"losses": np.zeros((2, 3), np.float32)}, "losses is float32"),
+        (lambda a: a | {"dynamic_threshold": np.float64(0.5)}, "dynamic_threshold is float64"),
         (lambda a: a | {"depth": np.asfortranarray(a["depth"])}, "Fortran"),
         (lambda a: a | {"depth": np.array([print], object)}, "Cannot read the scene.*pickled"),
     ],

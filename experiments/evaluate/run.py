@@ -105,6 +105,8 @@ class Keeping:
             frames=frames,
             config=self.record | {"configuration": job.part.configuration, "seed": job.seed},
             metrics=figures,
+            threshold=None if result.masks is None else float(result.masks.threshold),
+            losses=result.losses,
             name=job.sequence.name,
         )
         return folder

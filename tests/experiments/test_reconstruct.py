@@ -20,7 +20,12 @@ from easi3r_jax import export, results
 SHORT = ("--first=4", "--graph=complete", "--iterations=20")
 FILES = {
     *("scene.npz", "trajectory.txt", "intrinsics.txt", "depth", "masks", "scene.glb", "scene.ply"),
-    *("summary.png", "config.json", "metrics.json"),
+    *("summary.png", "config.json", "timings.json", "metrics.json"),
+}
+PICTURES = {
+    *("report.html", "pictures.json", "panel.mp4", "depth.mp4", "masks.mp4", "attention.mp4", "overview.jpg"),
+    *("contact_image.jpg", "contact_depth.jpg", "contact_masks.jpg"),
+    *("plot_losses.png", "plot_trajectory.png", "plot_score.png"),
 }
 
 
@@ -28,14 +33,16 @@ FILES = {
 def demo(command, tmp_path_factory):
     """The bundled clip's first frames, reconstructed: the command's output and the result's folder."""
     folder = tmp_path_factory.mktemp("demo") / "result"
-    done = command("reconstruct", "--seq=demo", *SHORT, f"--output={folder}", "--export=colmap,easi3r")
+    done = command(
+        "reconstruct", "--seq=demo", *SHORT, f"--output={folder}", "--export=colmap,easi3r", "--videos", "--report"
+    )
     assert done.returncode == 0, done.stderr
     return done, folder
 
 
 def test_the_result_folder_holds_everything(demo):
     done, folder = demo
-    assert {p.name for p in folder.iterdir()} == FILES | {"exports"}
+    assert {p.name for p in folder.iterdir()} == FILES | PICTURES | {"exports"}
     assert [p.name for p in folder.parent.iterdir()] == ["result"]
     assert done.stderr == ""
     assert str(folder) in done.stdout
@@ -81,6 +88,25 @@ def test_exports_stand_in_the_result_and_agree_with_it(demo):
         np.testing.assert_allclose(found, [10.5, 20.5], atol=1e-3)
     trajectory = np.loadtxt(folder / "exports" / "easi3r" / "pred_traj.txt")
     np.testing.assert_allclose(trajectory[:, 1:4], saved.scene.world_from_cam[:, :3, 3], atol=1e-6)
+
+
+def test_pictures_and_the_report_stand_in_the_result(demo):
+    done, folder = demo
+    assert f"{folder / 'report.html'}, " in done.stdout
+    assert json.loads((folder / "pictures.json").read_text())["left_out"] == {}
+    saved = results.load_scene(folder)
+    assert saved.losses.shape == (20,)
+    # The threshold is that of the masks.
+    np.testing.assert_array_equal(saved.scene.dynamic_score > saved.threshold, saved.scene.dynamic_mask)
+    text = (folder / "report.html").read_text()
+    assert len(text) < 5e6
+    assert re.search(r'<tr class="marked"><th scope="row">--iterations</th><td>20</td></tr>', text)
+    assert len(re.findall('<tr class="marked">', text)) == len(
+        json.loads((folder / "config.json").read_text())["changed"]
+    )
+    stages = json.loads((folder / "timings.json").read_text())["stages"]
+    assert {"encode", "attention", "predict", "align", "write"} <= set(stages)
+    assert stages["align"]["items"] == 20 and f">{stages['align']['seconds']:.1f}</td>" in text
 
 
 def test_metrics_of_plain_dust3r_stand_beside_those_of_the_method(demo):
