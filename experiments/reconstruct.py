@@ -35,6 +35,7 @@ from experiments.method_flags import MethodFlags, SizeFlags, checkpoint_flag, dt
 from experiments.modes import frame_by_frame, window_by_window
 from experiments.progress import Stages, table
 from experiments.sequences import Sequence, file_names, find_sequence, load_ground_truth
+from experiments.view import check_viewer, serve
 from experiments.window_store import WindowStore
 
 FLAGS = cli.Flags(__doc__)
@@ -88,6 +89,7 @@ EXPORT = _OUTPUT.string(
     f"Also write formats of other tools, into the folder exports of the result: {', '.join(export.FORMATS)} (commas "
     "between; `python -m experiments.export` has options of its own).",
 )
+VIEW = _OUTPUT.boolean("view", False, "When done, show the result in the browser (see `python -m experiments.view`).")
 COMPARE = _OUTPUT.boolean(
     "compare_plain",
     True,
@@ -214,6 +216,8 @@ def main() -> None:
     print(closing_table(stages, time.perf_counter() - began, written))
     if lines:
         print("\n".join(lines))
+    if VIEW.value:
+        serve([results.load_scene(written)])
 
 
 def check_options() -> None:
@@ -233,6 +237,8 @@ def check_options() -> None:
         if unused:
             raise ConfigError(f"--mode=feedforward has no use for {', '.join(unused)}: leave it out.")
     METHOD.check()
+    if VIEW.value:
+        check_viewer()
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
     export.check_foreground(FOREGROUND.value, 2**31)
 

@@ -18,6 +18,8 @@ from easi3r_jax.errors import ConfigError
 from experiments import cli
 from experiments.progress import Stages
 
+_HOST, _PORT = "127.0.0.1", 8080
+
 FLAGS = cli.Flags(__doc__)
 
 _INPUT = FLAGS.group("What is shown")
@@ -30,8 +32,8 @@ MOVING_POINTS = _INPUT.integer(
 )
 
 _WHERE = FLAGS.group("Where")
-PORT = _WHERE.integer("port", 8080, "Port of the server (0: any that is free).")
-HOST = _WHERE.string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 lets everybody in who can reach this machine.")
+PORT = _WHERE.integer("port", _PORT, "Port of the server (0: any that is free).")
+HOST = _WHERE.string("host", _HOST, "Address to listen at; 0.0.0.0 lets everybody in who can reach this machine.")
 EXPORT_HTML = _WHERE.string(
     "export_html", "", "Instead, write one HTML file that plays without a server; fewer points, unless they are given."
 )
@@ -42,9 +44,10 @@ def main() -> None:
     folders = [folder for folder in SCENE.value.split(",") if folder]
     if not 1 <= len(folders) <= 2:
         raise ConfigError("--scene names the result to show, results/demo for instance, or two with a comma between.")
-    viewer.library()
-    if not EXPORT_HTML.value:
-        viewer.check_address(HOST.value, PORT.value)
+    if EXPORT_HTML.value:
+        viewer.library()
+    else:
+        check_viewer(HOST.value, PORT.value)
     saved = [results.load_scene(folder) for folder in folders]
     if EXPORT_HTML.value:
         stages = Stages()
@@ -57,6 +60,12 @@ def main() -> None:
         serve(saved, HOST.value, PORT.value, budget(viewer.Budget()))
 
 
+def check_viewer(host: str = _HOST, port: int = _PORT) -> None:
+    """Refuses now what `serve` would refuse."""
+    viewer.library()
+    viewer.check_address(host, port)
+
+
 def budget(default: viewer.Budget) -> viewer.Budget:
     """Most points: those of the flags that are given."""
     static = STATIC_POINTS.value if STATIC_POINTS.present else default.static
@@ -65,8 +74,8 @@ def budget(default: viewer.Budget) -> viewer.Budget:
 
 def serve(
     saved: Sequence[results.SavedScene],
-    host: str = "127.0.0.1",
-    port: int = 8080,
+    host: str = _HOST,
+    port: int = _PORT,
     most: viewer.Budget = viewer.Budget(),
 ) -> None:
     """Shows results until the program is ended."""

@@ -215,7 +215,7 @@ class SceneNodes:
                 f"{self._name}/camera/{t:05d}",
                 fov=self._shown.fov(t),
                 aspect=float(width / focal_x / (height / focal_y)),
-                scale=2.5 * self._shown.placement.scale * camera_size(scene),
+                scale=1.2 * self._shown.placement.scale * camera_size(scene),
                 thickness=2.0,
                 thickness_units="screen",
                 color=tuple(time_colors(len(self._poses))[t].tolist()),

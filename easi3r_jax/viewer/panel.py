@@ -17,6 +17,7 @@ from easi3r_jax.viewer.playback import MOVING, View
 if TYPE_CHECKING:
     import viser
 
+_PICTURES_WIDTH = 330.0
 _STEPS = {"|<": None, "<": -1, ">": 1}
 
 
@@ -46,10 +47,13 @@ class Panel:
             self._what(view)
         with self._gui.add_folder("Points"):
             self._points(view)
-        self._pictures: list[viser.GuiImageHandle] = []
-        self._pictures_folder = self._gui.add_folder("Current frame")
         with self._gui.add_folder("Save"):
             self._save()
+        window = self._gui.add_panel()
+        self._pictures: list[viser.GuiImageHandle] = []
+        self._pictures_tab = window.add_tab("Current frame", "photo")
+        self._gui.main_panel.dock_right()
+        window.float(x=12, y=-12, width=_PICTURES_WIDTH)
 
     def show(self, view: View) -> None:
         """Brings what follows the view to it: the time line, the button that plays, the legend."""
@@ -62,7 +66,7 @@ class Panel:
         """The current frame of each scene."""
         for number, picture in enumerate(pictures):
             if number == len(self._pictures):
-                with self._pictures_folder:
+                with self._pictures_tab:
                     self._pictures.append(self._gui.add_image(picture, format="jpeg", jpeg_quality=85))
             else:
                 self._pictures[number].image = picture
@@ -97,9 +101,9 @@ class Panel:
             _when(box.on_update, lambda v, field=field: self._set(**{field: v}))
 
     def _points(self, view: View) -> None:
-        low, high = LEAST_CONFIDENCE, max(self._ranges.limits["confidence"][1], LEAST_CONFIDENCE + 1)
+        highest = float(np.ceil(max(self._ranges.limits["confidence"][1], LEAST_CONFIDENCE + 1)))
         confidence = self._gui.add_slider(
-            "confidence", low, high, (high - low) / 200, view.look.confidence, hint="Least of static points."
+            "confidence", LEAST_CONFIDENCE, highest, 0.1, view.look.confidence, hint="Least of static points."
         )
         _when(confidence.on_update, lambda v: self._set("look", confidence=v))
         size = self._gui.add_slider("size", 0.25, 6.0, 0.25, view.look.size, hint="Of points, in pixels of the clip.")

@@ -1,8 +1,10 @@
-"""Where the player stands and what is to be seen: a pure state machine. Plain Python only."""
+"""Where the player stands and what is to be seen: a pure state machine."""
 
 from __future__ import annotations
 
 import dataclasses
+
+from easi3r_jax.export.pointcloud import MIN_CONFIDENCE
 
 #: What is shown of the things that move: those of the frame, of the last frames too, or none.
 MOVING = ("this frame", "trail", "hidden")
@@ -75,8 +77,8 @@ class Look:
     """
 
     color: str = "RGB"
-    confidence: float = 1.1
-    size: float = 1.5
+    confidence: float = MIN_CONFIDENCE
+    size: float = 1.0
     share: float = 1.0
 
 

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 #: Above the nodes of each scene.
 NODES = ("/left", "/right")
-# Frames that are sent before they are due while the clip plays, and pictures of the panel per second.
+# Frames that are sent before they are due, and pictures of the panel per second. All frames at once would keep a slow
+# line from anything else.
 _AHEAD, _PICTURE_RATE = 8, 8.0
 # Seconds between two looks at whether there is work, while there is some; and before a frame is asked for again.
 _PAUSE, _AGAIN = 0.02, 0.5
@@ -76,17 +77,18 @@ def check_address(host: str, port: int) -> None:
     Raises:
       ConfigError: the port is in use or not allowed, or the address is not this machine's.
     """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port={port}: a port is a number up to 65535.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
             probe.bind(address)
             probe.listen()
-    except (OSError, OverflowError) as error:
-        number = getattr(error, "errno", None)
-        if number == errno.EADDRINUSE:
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             raise ConfigError(f"Port {port} is in use: choose another --port, or end what listens there.") from error
-        if number == errno.EACCES:
+        if error.errno == errno.EACCES:
             raise ConfigError(f"Port {port} needs more rights: choose a --port from 1024 to 65535.") from error
         raise ConfigError(f"Cannot listen at {host}, port {port}: {error}. Mend --host or --port.") from error
 
@@ -286,9 +288,7 @@ class Viewer:
             number, cloud = self._loaded.get()
             nodes[number].set_background(cloud)
         busy = any(scene.refine(view) for scene in nodes)
-        # While the clip stands still, all frames are sent one by one; while it plays, the next few.
-        coming = view.playback.coming(_AHEAD if view.playback.playing else view.playback.num_frames)
-        for t in coming if view.moving != "hidden" else ():
+        for t in view.playback.coming(_AHEAD) if view.moving != "hidden" else ():
             if any(scene.prepare(t, view.look) for scene in nodes):
                 return True
         return busy
@@ -316,11 +316,12 @@ def add_surroundings(server: viser.ViserServer, shown: Sequence[Shown]) -> None:
     poses, depth = first.poses(), first.placement.scale * middle_depth(first.scene)
     up, camera = upwards(poses), poses[0]
     server.scene.set_up_direction(up)
+    server.gui.set_panel_label(" | ".join(scene.title for scene in shown))
     server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
     middle = np.mean([shown_scene.poses()[0, :3, 3] for shown_scene in shown], axis=0)
-    back = 0.45 * depth + np.linalg.norm(middle - camera[:3, 3])
+    back = 0.8 * depth + np.linalg.norm(middle - camera[:3, 3])
     start = server.initial_camera
-    start.position = middle - back * camera[:3, 2] + 0.25 * depth * up
+    start.position = middle - back * camera[:3, 2] + 0.4 * depth * up
     start.look_at = middle + depth * camera[:3, 2]
     start.up = up
     start.fov = min(first.fov(0), 1.2)
