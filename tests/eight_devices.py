@@ -1,6 +1,6 @@
 """Run on eight devices by tests/test_sharding.py: the same clip on one of them and on all; prints how they differ.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.eight_devices
+XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.eight_devices
 """
 
 from __future__ import annotations

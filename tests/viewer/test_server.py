@@ -93,7 +93,7 @@ def test_two_results_of_one_clip(tmp_path, saved, scene):
 
 
 def test_two_results_of_two_clips_are_refused(tmp_path, saved):
-    with pytest.raises(InputError, match="has 4 frames and .*clip 6"):
+    with pytest.raises(InputError, match=r"has 4 frames and .*clip 6"):
         viewer.Viewer([saved, write_scene(tmp_path / "other", make_scene(4))], port=0)
 
 
