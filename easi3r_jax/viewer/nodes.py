@@ -8,6 +8,7 @@ and sizes alone where these have.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 # The background is sent in so many messages, and its share of points chosen in so many steps.
 _PARTS = 20
+# Cameras that are drawn of a clip, at most: more would hide each other, and the scene.
+_CAMERAS = 40
 # Points of the background that are sent before frames have their turn again.
 _AT_ONCE = 40_000
 
@@ -147,8 +150,10 @@ class SceneNodes:
         for points in self._next_background:
             points.remove()
         names = (f"{self._name}/static/{self._generation}/{number:02d}" for number in range(_PARTS))
+        # Fewer points than an image has pixels lie farther apart, and close their ranks by being larger.
+        width = self._width * max(1.0, math.sqrt(self._shown.scene.depth[0].size / max(len(cloud), 1)))
         pieces = zip(names, parts(cloud, _PARTS), strict=True)
-        self._next_background = [_Points(self._api, n, c, self._shown.ranges, self._width) for n, c in pieces]
+        self._next_background = [_Points(self._api, n, c, self._shown.ranges, width) for n, c in pieces]
 
     def show(self, view: View) -> None:
         """Brings frames and cameras to a view; the background is brought there by `refine`."""
@@ -229,11 +234,11 @@ class SceneNodes:
         return self._cameras[t]
 
     def _add_lines(self) -> list[viser.LineSegmentsHandle]:
-        """The path and all cameras, from violet to yellow in time."""
+        """The path and cameras on it, from violet to yellow in time."""
         scene, colors = self._shown.scene, time_colors(len(self._poses))
-        segments = self._shown.placement.points(camera_lines(scene, camera_size(scene)))
-        number = segments.shape[1]
-        shades = np.broadcast_to(np.repeat(colors, number, axis=0)[:, None], (len(colors) * number, 2, 3))
+        step = -(-len(self._poses) // _CAMERAS)
+        segments = self._shown.placement.points(camera_lines(scene, camera_size(scene))[::step])
+        shades = np.broadcast_to(colors[::step, None, None], segments.shape).reshape(-1, 2, 3)
         flat = segments.reshape(-1, 2, 3).astype(np.float32)
         style = {"thickness_units": "screen"}
         lines = [self._api.add_line_segments(f"{self._name}/cameras", flat, shades, thickness=1.0, **style)]

@@ -79,7 +79,7 @@ class Panel:
         self._play.on_click(lambda _: self._playback("toggled"))
         steps = self._gui.add_button_group("step", tuple(_STEPS), hint="To the beginning, one back, one on.")
         steps.on_click(lambda event: self._step(_STEPS[event.target.value]))
-        speed = self._gui.add_slider("frames/s", 1.0, 60.0, 0.5, float(np.round(2 * rate) / 2))
+        speed = self._gui.add_slider("speed", 1.0, 60.0, 0.5, float(np.round(2 * rate) / 2), hint="Frames per second.")
         _when(speed.on_update, lambda v: self._set("playback", rate=v))
         widest = max(1, min(20, count // 2))
         stride = self._gui.add_slider("stride", 1, widest, 1, 1, hint="Show every so many-th frame.")
@@ -164,7 +164,7 @@ def _told(client: viser.ClientHandle, do: Callable[[], None]) -> None:
     """Tells the browser why it gets no picture; one that is gone needs none."""
     try:
         do()
-    except capture.NoPicture as error:
+    except capture.NoPictureError as error:
         client.add_notification("No picture", str(error), color="red", auto_close_seconds=10)
-    except capture.Gone:
+    except capture.GoneError:
         pass

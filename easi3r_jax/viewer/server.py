@@ -50,7 +50,7 @@ class Budget:
       moving: of what moves in all frames together.
     """
 
-    static: int = 1_000_000
+    static: int = 500_000
     moving: int = 4_000_000
 
     def per_frame(self, num_frames: int) -> int:
