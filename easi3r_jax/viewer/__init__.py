@@ -11,13 +11,15 @@
     nodes       a scene on a viser server, sent as it is needed
     panel, capture    controls; screenshots and videos
     server      the viewer itself
+    library     viser, or what to install
     static      a file that plays without a server
 
 The first five need no viser. None is imported before a viewer is made.
 """
 
 from easi3r_jax.viewer.colors import CHOICES
-from easi3r_jax.viewer.server import Budget, Viewer, check_address, library
+from easi3r_jax.viewer.library import library
+from easi3r_jax.viewer.server import Budget, Viewer, check_address
 from easi3r_jax.viewer.static import BUDGET as HTML_BUDGET
 from easi3r_jax.viewer.static import export_html
 

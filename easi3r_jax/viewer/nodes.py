@@ -240,10 +240,13 @@ class SceneNodes:
         segments = self._shown.placement.points(camera_lines(scene, camera_size(scene))[::step])
         shades = np.broadcast_to(colors[::step, None, None], segments.shape).reshape(-1, 2, 3)
         flat = segments.reshape(-1, 2, 3).astype(np.float32)
-        style = {"thickness_units": "screen"}
-        lines = [self._api.add_line_segments(f"{self._name}/cameras", flat, shades, thickness=1.0, **style)]
+        lines = [
+            self._api.add_line_segments(f"{self._name}/cameras", flat, shades, thickness=1.0, thickness_units="screen")
+        ]
         centres = self._poses[:, :3, 3].astype(np.float32)
         if len(centres) > 1:
             path, ends = np.stack([centres[:-1], centres[1:]], 1), np.stack([colors[:-1], colors[1:]], 1)
-            lines.append(self._api.add_line_segments(f"{self._name}/path", path, ends, thickness=2.5, **style))
+            lines.append(
+                self._api.add_line_segments(f"{self._name}/path", path, ends, thickness=2.5, thickness_units="screen")
+            )
         return lines

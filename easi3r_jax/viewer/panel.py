@@ -12,6 +12,7 @@ import numpy as np
 from easi3r_jax.viewer import capture, colors
 from easi3r_jax.viewer.clouds import LEAST_CONFIDENCE
 from easi3r_jax.viewer.colors import Ranges
+from easi3r_jax.viewer.library import library
 from easi3r_jax.viewer.playback import MOVING, View
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Panel:
     """
 
     def __init__(self, server: viser.ViserServer, view: View, ranges: Ranges, player: Player):
-        self._gui, self._ranges, self._player = server.gui, ranges, player
+        self._gui, self._icons, self._ranges, self._player = server.gui, library().Icon, ranges, player
         self._recording = threading.Lock()
         with self._gui.add_folder("Time"):
             self._time(view)
@@ -51,7 +52,7 @@ class Panel:
             self._save()
         window = self._gui.add_panel()
         self._pictures: list[viser.GuiImageHandle] = []
-        self._pictures_tab = window.add_tab("Current frame", "photo")
+        self._pictures_tab = window.add_tab("Current frame", self._icons.PHOTO)
         self._gui.main_panel.dock_right()
         window.float(x=12, y=-12, width=_PICTURES_WIDTH)
 
@@ -59,7 +60,7 @@ class Panel:
         """Brings what follows the view to it: the time line, the button that plays, the legend."""
         self._frame.value = view.playback.frame
         self._play.label = "Pause" if view.playback.playing else "Play"
-        self._play.icon = "player-pause" if view.playback.playing else "player-play"
+        self._play.icon = self._icons.PLAYER_PAUSE if view.playback.playing else self._icons.PLAYER_PLAY
         self._legend.content = colors.legend(view.look.color, self._ranges)
 
     def show_pictures(self, pictures: Sequence[np.ndarray]) -> None:
@@ -75,7 +76,7 @@ class Panel:
         count, rate = view.playback.num_frames, view.playback.rate
         self._frame = self._gui.add_slider("frame", 0, count - 1, 1, 0)
         _when(self._frame.on_update, lambda v: self._playback("sought", v))
-        self._play = self._gui.add_button("Play", icon="player-play", disabled=count == 1)
+        self._play = self._gui.add_button("Play", icon=self._icons.PLAYER_PLAY, disabled=count == 1)
         self._play.on_click(lambda _: self._playback("toggled"))
         steps = self._gui.add_button_group("step", tuple(_STEPS), hint="To the beginning, one back, one on.")
         steps.on_click(lambda event: self._step(_STEPS[event.target.value]))
@@ -112,12 +113,12 @@ class Panel:
         _when(share.on_update, lambda v: self._set("look", share=v / 100))
 
     def _save(self) -> None:
-        self._gui.add_button("Screenshot", icon="camera").on_click(self._screenshot)
+        self._gui.add_button("Screenshot", icon=self._icons.CAMERA).on_click(self._screenshot)
         path = self._gui.add_dropdown(
             "path", capture.PATHS, initial_value=capture.PATHS[0], hint="Of the video's camera."
         )
         sweep = self._gui.add_slider("angle (°)", 10, 360, 10, 60, hint="Of an orbit; 360 goes around.")
-        button = self._gui.add_button("Video", icon="movie")
+        button = self._gui.add_button("Video", icon=self._icons.MOVIE)
         button.on_click(lambda event: self._video(event.client, path.value, float(sweep.value)))
 
     def _set(self, part: str = "", **fields: Any) -> None:
@@ -140,8 +141,9 @@ class Panel:
             self._playback("stepped", steps)
 
     def _screenshot(self, event: viser.GuiEvent) -> None:
-        if event.client is not None:
-            _told(event.client, lambda: capture.screenshot(event.client, self._player))
+        client = event.client
+        if client is not None:
+            _told(client, lambda: capture.screenshot(client, self._player))
 
     def _video(self, client: viser.ClientHandle | None, path: str, degrees: float) -> None:
         if client is None:

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.results import SavedScene
 from easi3r_jax.viewer.clouds import Placement, middle_depth, preview_cloud, side_by_side, static_cloud
 from easi3r_jax.viewer.colors import measure
+from easi3r_jax.viewer.library import library
 from easi3r_jax.viewer.nodes import SceneNodes, Shown
 from easi3r_jax.viewer.panel import Panel
 from easi3r_jax.viewer.paths import quaternion, upwards
@@ -56,19 +57,6 @@ class Budget:
     def per_frame(self, num_frames: int) -> int:
         """Most moving points in a frame."""
         return max(1, self.moving // num_frames)
-
-
-def library() -> Any:
-    """viser, which only the viewer needs.
-
-    Raises:
-      ConfigError: it is not installed.
-    """
-    try:
-        import viser
-    except ImportError as error:
-        raise ConfigError(f"The viewer needs viser: pip install -e '.[viewer]' ({error}).") from error
-    return viser
 
 
 def check_address(host: str, port: int) -> None:

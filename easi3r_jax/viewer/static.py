@@ -11,6 +11,7 @@ from easi3r_jax.results import SavedScene
 from easi3r_jax.types import Observer, silent
 from easi3r_jax.viewer import server
 from easi3r_jax.viewer.clouds import static_cloud
+from easi3r_jax.viewer.library import library
 from easi3r_jax.viewer.nodes import SceneNodes
 from easi3r_jax.viewer.playback import Look, Playback, View
 
@@ -40,7 +41,7 @@ def export_html(
       InputError: two results that are not of one clip.
       OutputError: it cannot be written.
     """
-    viser = server.library()
+    viser = library()
     shown = server.scenes_shown(saved)
     count, rate = len(shown[0].scene.depth), server.frame_rate(saved[0].time)
     view = View(Playback(count, rate=rate), Look(color=color))
