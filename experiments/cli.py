@@ -138,12 +138,18 @@ class Flags:
             return 0
         self._flag_values.unparse_flags()
         try:
-            self.rest = self._flag_values(list(argv))[1:]
+            self.rest = self._flag_values([self._spelled(argument) for argument in argv])[1:]
         except flags.Error as error:
             return _complain(f"{str(error).splitlines()[0]} (--help lists the flags)", 2)
         if self.rest and not self._positional:
             return _complain(f"Unexpected argument {self.rest[0]!r}: options are written --name=value (see --help).", 2)
         return guarded(main, debug=bool(self._debug.value), out_of_memory=self._out_of_memory())
+
+    def _spelled(self, argument: str) -> str:
+        """An argument as absl knows it: `--export-html=x` is `--export_html=x`."""
+        name, equals, value = argument.partition("=")
+        underscored = "--" + name[2:].replace("-", "_")
+        return underscored + equals + value if name[:2] == "--" and underscored[2:] in self._flag_values else argument
 
     def _out_of_memory(self) -> str:
         """What to do where memory does not suffice: of the flags that there are."""

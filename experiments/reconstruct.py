@@ -37,6 +37,7 @@ from experiments.modes import frame_by_frame, window_by_window
 from experiments.progress import Stages, table
 from experiments.reporting import METRICS, PictureFlags, timings
 from experiments.sequences import Sequence, file_names, find_sequence, load_ground_truth
+from experiments.view import check_viewer, serve
 from experiments.window_store import WindowStore
 
 FLAGS = cli.Flags(__doc__)
@@ -91,6 +92,7 @@ EXPORT = _OUTPUT.string(
     "between; `python -m experiments.export` has options of its own).",
 )
 PICTURES = PictureFlags(_OUTPUT)
+VIEW = _OUTPUT.boolean("view", False, "When done, show the result in the browser (see `python -m experiments.view`).")
 COMPARE = _OUTPUT.boolean(
     "compare_plain",
     True,
@@ -212,6 +214,8 @@ def main() -> None:
     print(closing_table(stages, time.perf_counter() - began, written))
     if lines:
         print("\n".join(lines))
+    if VIEW.value:
+        serve([results.load_scene(written)])
 
 
 def check_options() -> None:
@@ -232,6 +236,8 @@ def check_options() -> None:
             raise ConfigError(f"--mode=feedforward has no use for {', '.join(unused)}: leave it out.")
     METHOD.check()
     PICTURES.check()
+    if VIEW.value:
+        check_viewer()
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
     export.check_foreground(FOREGROUND.value, 2**31)
 

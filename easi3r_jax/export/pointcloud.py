@@ -85,7 +85,7 @@ def point_cloud(
     # Static points overlap across frames: twice as many candidates as can be kept bound memory and time.
     share = min(1.0, 2.0 * max_points / max(total, 1))
 
-    static, sides, moving = [], [], {}
+    static, keys, moving = [], [], {}
     for t in range(num_frames):
         usable = _usable(scene, t, min_confidence)
         mask = np.asarray(scene.dynamic_mask[t])
@@ -93,10 +93,10 @@ def point_cloud(
         if share < 1.0:
             chosen &= rng.random(chosen.shape, np.float32) < share
         static.append(_frame_points(scene, t, chosen))
-        sides.append(np.log2(voxel * np.asarray(scene.depth[t])[chosen] / np.asarray(scene.intrinsics)[t, 0, 0]))
+        keys.append(voxel_keys(scene, t, chosen, static[-1].xyz, voxel))
         if t in frames:
             moving[t] = _frame_points(scene, t, usable & mask)
-    background = _one_per_voxel(_concatenate(static), np.floor(np.concatenate(sides)).astype(np.int64))
+    background = _one_per_voxel(_concatenate(static), np.concatenate(keys))
     return _bounded(SceneCloud(background, moving), max_points, rng)
 
 
@@ -108,9 +108,34 @@ def unproject(depth: np.ndarray, intrinsics: np.ndarray, world_from_cam: np.ndar
     return (grid @ camera_from_px.T) * depth[..., None] + world_from_cam[:3, 3]
 
 
+def voxel_keys(scene: Scene4D, t: int, chosen: np.ndarray, xyz: np.ndarray, voxel: float = 1.0) -> np.ndarray:
+    """Numbers that are equal where points share a voxel.
+
+    Args:
+      scene: host arrays.
+      t: number of a frame.
+      chosen: (H, W) bool, some of its pixels, whose depths are positive.
+      xyz: (P, 3) float32, their points in world coordinates.
+      voxel: side of the voxels, see `point_cloud`.
+
+    Returns:
+      (P,) uint64.
+    """
+    sides = np.log2(voxel * np.asarray(scene.depth[t])[chosen] / np.asarray(scene.intrinsics)[t, 0, 0])
+    log2_side = np.floor(sides).astype(np.int64)[:, None]
+    cells = np.floor(np.ldexp(xyz.astype(np.float64), -log2_side)).astype(np.int64)
+    cells = np.concatenate([cells, log2_side], axis=1).view(np.uint64)
+    return (cells * _HASH).sum(1, dtype=np.uint64)  # wraps around, as it should
+
+
 def static_pixels(scene: Scene4D, t: int, min_confidence: float) -> np.ndarray:
     """(H, W) bool: pixels of frame t that stand still and may be shown as points."""
     return _usable(scene, t, min_confidence) & np.asarray(scene.static_mask[t])
+
+
+def moving_pixels(scene: Scene4D, t: int) -> np.ndarray:
+    """(H, W) bool: pixels of frame t that move and may be shown as points, whatever their confidence."""
+    return _usable(scene, t, np.inf) & np.asarray(scene.dynamic_mask[t])
 
 
 def frame_points(scene: Scene4D, t: int, min_confidence: float) -> Points:
@@ -150,13 +175,10 @@ def _concatenate(parts: list[Points]) -> Points:
     return Points(np.concatenate([p.xyz for p in parts]), np.concatenate([p.rgb for p in parts]))
 
 
-def _one_per_voxel(points: Points, log2_side: np.ndarray) -> Points:
-    """Mean position and colour of the points in each voxel of side 2 ** `log2_side` (P,)."""
+def _one_per_voxel(points: Points, keys: np.ndarray) -> Points:
+    """Mean position and colour of the points in each voxel: of those with equal `keys` (P,)."""
     if not len(points):
         return points
-    cells = np.floor(np.ldexp(points.xyz.astype(np.float64), -log2_side[:, None])).astype(np.int64)
-    cells = np.concatenate([cells, log2_side[:, None]], axis=1).view(np.uint64)
-    keys = (cells * _HASH).sum(1, dtype=np.uint64)  # wraps around, as it should
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))

@@ -1,0 +1,107 @@
+"""Colours of points and pixels: as filmed, or by a quantity through a perceptually uniform map. NumPy only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib import colormaps
+
+from easi3r_jax.export.colors import time_colors
+from easi3r_jax.types import Scene4D
+from easi3r_jax.viewer.clouds import Cloud
+
+#: What points can be coloured by.
+CHOICES = ("RGB", "depth", "confidence", "dynamic score", "mask", "time")
+# Of the quantities, matplotlib's maps: all perceptually uniform. Near is bright, as in a result's previews.
+_MAPS = {"depth": "viridis_r", "confidence": "cividis", "dynamic score": "inferno"}
+_MOVING, _PALE = np.array([240, 78, 60], np.uint8), 0.45
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranges:
+    """What the colour maps' ends stand for: most of a clip's values.
+
+    Attributes:
+      limits: (low, high) of each quantity that has a map.
+      num_frames: of the clip, for time.
+      seconds: when the clip begins and ends.
+    """
+
+    limits: Mapping[str, tuple[float, float]]
+    num_frames: int
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+
+def measure(scene: Scene4D, time: np.ndarray, scale: float = 1.0) -> Ranges:
+    """The ranges of a clip, from a sample of its pixels.
+
+    Args:
+      scene: host arrays.
+      time: (T,) seconds.
+      scale: of its placement; depth is in units of what is shown.
+    """
+    step = max(1, len(scene.depth) // 16)
+    fields = {"depth": scene.depth, "confidence": scene.confidence, "dynamic score": scene.dynamic_score}
+    samples = {name: np.asarray(field[::step, ::3, ::3], np.float32) for name, field in fields.items()}
+    seen = np.isfinite(samples["depth"]) & (samples["depth"] > 0)
+    limits = {}
+    for name, sample in samples.items():
+        sample = sample[seen & np.isfinite(sample)]
+        low, high = np.percentile(sample, (2, 98)).tolist() if sample.size else (0.0, 1.0)
+        if name == "dynamic score":  # its zero means something
+            low, high = 0.0, float(sample.max()) if sample.size else 1.0
+        limits[name] = (low, high if high > low else low + 1.0)
+    low, high = limits["depth"]
+    limits["depth"] = (scale * low, scale * high)
+    return Ranges(limits, len(scene.depth), (float(time[0]), float(time[-1])))
+
+
+def shades(values: np.ndarray, quantity: str, ranges: Ranges) -> np.ndarray:
+    """(...,) values of a quantity that has a map -> (..., 3) uint8. What is not finite is black."""
+    low, high = ranges.limits[quantity]
+    known = np.isfinite(values)
+    share = np.clip((np.where(known, values, low) - low) / (high - low), 0, 1)
+    return np.where(known[..., None], colormaps[_MAPS[quantity]](share, bytes=True)[..., :3], 0).astype(np.uint8)
+
+
+def marked(rgb: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8: what stands still in pale grey, what moves in red over its own light and shade."""
+    grey = rgb.mean(axis=-1, keepdims=True)
+    still = np.broadcast_to((1 - _PALE) * grey + _PALE * 255, rgb.shape)
+    return np.where(moving[..., None], 0.35 * grey + 0.65 * _MOVING, still).astype(np.uint8)
+
+
+def point_colors(cloud: Cloud, choice: str, ranges: Ranges) -> np.ndarray:
+    """(P, 3) uint8 colours of points by one of `CHOICES`."""
+    if choice == "RGB":
+        return cloud.rgb
+    if choice == "mask":
+        return marked(cloud.rgb, cloud.moving)
+    if choice == "time":
+        return time_colors(ranges.num_frames)[cloud.frame]
+    values = {"depth": cloud.depth, "confidence": cloud.confidence, "dynamic score": cloud.score}[choice]
+    return shades(values, choice, ranges)
+
+
+def legend(choice: str, ranges: Ranges) -> str:
+    """What the colours mean, as HTML: a bar with its two ends; nothing for RGB."""
+    if choice == "RGB":
+        return ""
+    if choice == "mask":
+        red = "rgb({}, {}, {})".format(*_MOVING)
+        return _caption(f'<b style="color: {red}">&#9632;</b> moves', "stands still &#9632;")
+    if choice == "time":
+        stops, (low, high), unit = time_colors(9), ranges.seconds, " s"
+    else:
+        stops = colormaps[_MAPS[choice]](np.linspace(0, 1, 9), bytes=True)[:, :3]
+        (low, high), unit = ranges.limits[choice], ""
+    steps = ", ".join("rgb({}, {}, {})".format(*stop) for stop in stops)
+    bar = f'<div style="height: 0.7em; border-radius: 0.2em; background: linear-gradient(to right, {steps})"></div>'
+    return f'<div style="padding: 0 0.75em">{bar}</div>' + _caption(f"{low:.3g}{unit}", f"{high:.3g}{unit}")
+
+
+def _caption(left: str, right: str) -> str:
+    style = "display: flex; justify-content: space-between; padding: 0.1em 0.75em 0.4em; font-size: 0.8em; opacity: 0.8"
+    return f'<div style="{style}"><span>{left}</span><span>{right}</span></div>'

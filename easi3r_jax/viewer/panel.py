@@ -1,0 +1,172 @@
+"""The panel beside the scene. Callbacks, which viser runs in threads of its own, only replace the player's view."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from easi3r_jax.viewer import capture, colors
+from easi3r_jax.viewer.clouds import LEAST_CONFIDENCE
+from easi3r_jax.viewer.colors import Ranges
+from easi3r_jax.viewer.library import library
+from easi3r_jax.viewer.playback import MOVING, View
+
+if TYPE_CHECKING:
+    import viser
+
+_PICTURES_WIDTH = 330.0
+_STEPS = {"|<": None, "<": -1, ">": 1}
+
+
+class Player(capture.Stage, Protocol):
+    """What the panel needs of the viewer."""
+
+    def update(self, function: Callable[[View], View]) -> None:
+        """Replaces the view by a function of it."""
+
+
+class Panel:
+    """All controls; they are shared by the browsers, as the view is.
+
+    Args:
+      server: its panel is filled.
+      view: where controls begin.
+      ranges: of the colours.
+      player: told of changes.
+    """
+
+    def __init__(self, server: viser.ViserServer, view: View, ranges: Ranges, player: Player):
+        self._gui, self._icons, self._ranges, self._player = server.gui, library().Icon, ranges, player
+        self._recording = threading.Lock()
+        with self._gui.add_folder("Time"):
+            self._time(view)
+        with self._gui.add_folder("What is shown"):
+            self._what(view)
+        with self._gui.add_folder("Points"):
+            self._points(view)
+        with self._gui.add_folder("Save"):
+            self._save()
+        window = self._gui.add_panel()
+        self._pictures: list[viser.GuiImageHandle] = []
+        self._pictures_tab = window.add_tab("Current frame", self._icons.PHOTO)
+        self._gui.main_panel.dock_right()
+        window.float(x=12, y=-12, width=_PICTURES_WIDTH)
+
+    def show(self, view: View) -> None:
+        """Brings what follows the view to it: the time line, the button that plays, the legend."""
+        self._frame.value = view.playback.frame
+        self._play.label = "Pause" if view.playback.playing else "Play"
+        self._play.icon = self._icons.PLAYER_PAUSE if view.playback.playing else self._icons.PLAYER_PLAY
+        self._legend.content = colors.legend(view.look.color, self._ranges)
+
+    def show_pictures(self, pictures: Sequence[np.ndarray]) -> None:
+        """The current frame of each scene."""
+        for number, picture in enumerate(pictures):
+            if number == len(self._pictures):
+                with self._pictures_tab:
+                    self._pictures.append(self._gui.add_image(picture, format="jpeg", jpeg_quality=85))
+            else:
+                self._pictures[number].image = picture
+
+    def _time(self, view: View) -> None:
+        count, rate = view.playback.num_frames, view.playback.rate
+        self._frame = self._gui.add_slider("frame", 0, count - 1, 1, 0)
+        _when(self._frame.on_update, lambda v: self._playback("sought", v))
+        self._play = self._gui.add_button("Play", icon=self._icons.PLAYER_PLAY, disabled=count == 1)
+        self._play.on_click(lambda _: self._playback("toggled"))
+        steps = self._gui.add_button_group("step", tuple(_STEPS), hint="To the beginning, one back, one on.")
+        steps.on_click(lambda event: self._step(_STEPS[event.target.value]))
+        speed = self._gui.add_slider("speed", 1.0, 60.0, 0.5, float(np.round(2 * rate) / 2), hint="Frames per second.")
+        _when(speed.on_update, lambda v: self._set("playback", rate=v))
+        widest = max(1, min(20, count // 2))
+        stride = self._gui.add_slider("stride", 1, widest, 1, 1, hint="Show every so many-th frame.")
+        _when(stride.on_update, lambda v: self._set("playback", stride=v))
+        follow = self._gui.add_checkbox("follow camera", view.follow, hint="Look through the current camera.")
+        _when(follow.on_update, lambda v: self._set(follow=v))
+
+    def _what(self, view: View) -> None:
+        color = self._gui.add_dropdown("colour", colors.CHOICES, initial_value=view.look.color)
+        _when(color.on_update, lambda v: self._set("look", color=v))
+        self._legend = self._gui.add_html(colors.legend(view.look.color, self._ranges))
+        moving = self._gui.add_dropdown("moving", MOVING, initial_value=view.moving, hint="The points of what moves.")
+        _when(moving.on_update, lambda v: self._set(moving=v))
+        longest = max(1, view.playback.num_frames - 1)
+        trail = self._gui.add_slider("trail", 1, longest, 1, min(view.trail, longest), hint="Frames in a trail.")
+        _when(trail.on_update, lambda v: self._set(trail=v))
+        for field, label in (("background", "background"), ("cameras", "path and cameras"), ("image", "current image")):
+            box = self._gui.add_checkbox(label, getattr(view, field))
+            _when(box.on_update, lambda v, field=field: self._set(**{field: v}))
+
+    def _points(self, view: View) -> None:
+        highest = float(np.ceil(max(self._ranges.limits["confidence"][1], LEAST_CONFIDENCE + 1)))
+        confidence = self._gui.add_slider(
+            "confidence", LEAST_CONFIDENCE, highest, 0.1, view.look.confidence, hint="Least of static points."
+        )
+        _when(confidence.on_update, lambda v: self._set("look", confidence=v))
+        size = self._gui.add_slider("size", 0.25, 6.0, 0.25, view.look.size, hint="Of points, in pixels of the clip.")
+        _when(size.on_update, lambda v: self._set("look", size=v))
+        share = self._gui.add_slider("share (%)", 5, 100, 5, round(100 * view.look.share), hint="Of all points.")
+        _when(share.on_update, lambda v: self._set("look", share=v / 100))
+
+    def _save(self) -> None:
+        self._gui.add_button("Screenshot", icon=self._icons.CAMERA).on_click(self._screenshot)
+        path = self._gui.add_dropdown(
+            "path", capture.PATHS, initial_value=capture.PATHS[0], hint="Of the video's camera."
+        )
+        sweep = self._gui.add_slider("angle (°)", 10, 360, 10, 60, hint="Of an orbit; 360 goes around.")
+        button = self._gui.add_button("Video", icon=self._icons.MOVIE)
+        button.on_click(lambda event: self._video(event.client, path.value, float(sweep.value)))
+
+    def _set(self, part: str = "", **fields: Any) -> None:
+        """Replaces fields of the view, or of a part of it."""
+
+        def changed(view: View) -> View:
+            if part:
+                return dataclasses.replace(view, **{part: dataclasses.replace(getattr(view, part), **fields)})
+            return dataclasses.replace(view, **fields)
+
+        self._player.update(changed)
+
+    def _playback(self, method: str, *values: int) -> None:
+        self._player.update(lambda v: dataclasses.replace(v, playback=getattr(v.playback, method)(*values)))
+
+    def _step(self, steps: int | None) -> None:
+        if steps is None:
+            self._playback("sought", 0)
+        else:
+            self._playback("stepped", steps)
+
+    def _screenshot(self, event: viser.GuiEvent) -> None:
+        client = event.client
+        if client is not None:
+            _told(client, lambda: capture.screenshot(client, self._player))
+
+    def _video(self, client: viser.ClientHandle | None, path: str, degrees: float) -> None:
+        if client is None:
+            return
+        if not self._recording.acquire(blocking=False):
+            client.add_notification("A video is being made", "Wait until it is done.", auto_close_seconds=5)
+            return
+        try:
+            _told(client, lambda: capture.record(client, self._player, path, degrees))
+        finally:
+            self._recording.release()
+
+
+def _when(listen: Callable[[Callable], Any], do: Callable[[Any], None]) -> None:
+    """Calls `do` with a control's value when a browser, not this program, has changed it."""
+    listen(lambda event: do(event.target.value) if event.client is not None else None)
+
+
+def _told(client: viser.ClientHandle, do: Callable[[], None]) -> None:
+    """Tells the browser why it gets no picture; one that is gone needs none."""
+    try:
+        do()
+    except capture.NoPictureError as error:
+        client.add_notification("No picture", str(error), color="red", auto_close_seconds=10)
+    except capture.GoneError:
+        pass

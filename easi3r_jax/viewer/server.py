@@ -1,0 +1,320 @@
+"""The viewer: a viser server with the scenes, a panel, and the one thread that shows what the panel says.
+
+Callbacks of the panel, which run in threads of viser's, only replace the `View`; the showing thread reads it, and it
+alone touches the scenes. So two browsers at once, or one that is closed in the middle, cannot leave anything half done:
+browsers share the view (each has its own camera), and what a browser has missed viser sends it when it comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import io
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from easi3r_jax.errors import ConfigError, InputError
+from easi3r_jax.results import SavedScene
+from easi3r_jax.viewer.clouds import Placement, middle_depth, preview_cloud, side_by_side, static_cloud
+from easi3r_jax.viewer.colors import measure
+from easi3r_jax.viewer.library import library
+from easi3r_jax.viewer.nodes import SceneNodes, Shown
+from easi3r_jax.viewer.panel import Panel
+from easi3r_jax.viewer.paths import quaternion, upwards
+from easi3r_jax.viewer.playback import Playback, View
+
+if TYPE_CHECKING:
+    import viser
+
+#: Above the nodes of each scene.
+NODES = ("/left", "/right")
+# Frames that are sent before they are due, and pictures of the panel per second. All frames at once would keep a slow
+# line from anything else.
+_AHEAD, _PICTURE_RATE = 8, 8.0
+# Seconds between two looks at whether there is work, while there is some; and before a frame is asked for again.
+_PAUSE, _AGAIN = 0.02, 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """Most points.
+
+    Attributes:
+      static: of a background.
+      moving: of what moves in all frames together.
+    """
+
+    static: int = 500_000
+    moving: int = 4_000_000
+
+    def per_frame(self, num_frames: int) -> int:
+        """Most moving points in a frame."""
+        return max(1, self.moving // num_frames)
+
+
+def check_address(host: str, port: int) -> None:
+    """Refuses an address that cannot be listened at. Port 0 is any that is free.
+
+    Raises:
+      ConfigError: the port is in use or not allowed, or the address is not this machine's.
+    """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"--port={port}: a port is a number up to 65535.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(f"Port {port} is in use: choose another --port, or end what listens there.") from error
+        if error.errno == errno.EACCES:
+            raise ConfigError(f"Port {port} needs more rights: choose a --port from 1024 to 65535.") from error
+        raise ConfigError(f"Cannot listen at {host}, port {port}: {error}. Mend --host or --port.") from error
+
+
+def scenes_shown(saved: Sequence[SavedScene]) -> list[Shown]:
+    """One scene as it is, or two side by side.
+
+    Raises:
+      InputError: two that are not of one clip.
+    """
+    first, *others = saved
+    placements = [Placement()]
+    for other in others:
+        count, expected = len(other.scene.depth), len(first.scene.depth)
+        if count != expected:
+            raise InputError(
+                f"{other.folder} has {count} frames and {first.folder} {expected}: side by side go results of one clip."
+            )
+        placements.append(side_by_side(first.scene, other.scene))
+    ranges = measure(first.scene, first.time)  # one for both, or colours could not be compared
+    return [Shown(s.folder.name, s.scene, p, ranges) for s, p in zip(saved, placements, strict=True)]
+
+
+def frame_rate(time: np.ndarray) -> float:
+    """Frames per second of (T,) times, between 1 and 60; 10 where they do not say."""
+    steps = np.diff(time)
+    steps = steps[steps > 0]
+    return float(np.clip(1 / np.median(steps), 1, 60)) if steps.size else 10.0
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what viser says of itself off the standard output; programs here say what there is to say."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+class Viewer:
+    """Shows one result, or two of one clip side by side, in browsers.
+
+        with Viewer([load_scene("results/my_video")], port=8080) as viewer:
+            viewer.wait()
+
+    Args:
+      saved: one or two results.
+      host: address to listen at. Whoever reaches it sees the scenes: 127.0.0.1 is this machine only.
+      port: 0 is any that is free.
+      budget: most points.
+
+    Attributes:
+      port: where it listens.
+
+    Raises:
+      ConfigError: viser is missing, or the address cannot be had.
+      InputError: two results that are not of one clip.
+    """
+
+    def __init__(
+        self,
+        saved: Sequence[SavedScene],
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        budget: Budget = Budget(),
+    ):
+        viser = library()
+        check_address(host, port)
+        shown = scenes_shown(saved)
+        with quiet():
+            self._server: viser.ViserServer = viser.ViserServer(host=host, port=port, verbose=False)
+        self.port = self._server.get_port()
+        if port not in (0, self.port):  # somebody was quicker, and viser took the next
+            with quiet():
+                self._server.stop()
+            raise ConfigError(f"Port {port} is in use: choose another --port, or end what listens there.")
+        self._shown = shown
+        self._most_moving = budget.per_frame(len(shown[0].scene.depth))
+        self._view = View(Playback(len(shown[0].scene.depth), rate=frame_rate(saved[0].time)))
+        self._lock, self._wake, self._stopped = threading.Lock(), threading.Event(), threading.Event()
+        self._frame_shown, self._settled = -1, threading.Condition()
+        self._loaded: queue.SimpleQueue = queue.SimpleQueue()
+        self._failure: BaseException | None = None
+
+        add_surroundings(self._server, shown)
+        self._panel = Panel(self._server, self._view, shown[0].ranges, self)
+        self._server.on_client_connect(lambda _: self._follow(self.view))
+        work = (lambda: self._load(budget.static), self._run)
+        self._threads = [threading.Thread(target=self._guarded, args=(part,), daemon=True) for part in work]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Viewer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends threads and server. Browsers keep what they have."""
+        self._stopped.set()
+        self._wake.set()
+        for thread in self._threads:
+            thread.join()
+        with quiet():
+            self._server.stop()
+
+    def wait(self) -> None:
+        """Until the program ends; raises what went wrong where something does."""
+        self._stopped.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    @property
+    def view(self) -> View:
+        """What is to be seen."""
+        with self._lock:
+            return self._view
+
+    def update(self, function: Callable[[View], View]) -> None:
+        """Replaces the view by a function of it. From any thread."""
+        with self._lock:
+            self._view = function(self._view)
+        self._wake.set()
+
+    def poses(self) -> np.ndarray:
+        """(T, 4, 4) world_from_cam of the (left) scene, as shown."""
+        return self._shown[0].poses()
+
+    def fov(self, t: int) -> float:
+        """Vertical field of view of its frame t, radians."""
+        return self._shown[0].fov(t)
+
+    def show_frame(self, t: int) -> None:
+        """Pauses at a frame, and returns when all of it has been sent, to browsers that take it."""
+        while not self._stopped.is_set():
+            self.update(lambda view: dataclasses.replace(view, playback=paused_at(view.playback, t)))
+            with self._settled:
+                if self._settled.wait_for(lambda: self._frame_shown == t, _AGAIN):
+                    return
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """A thread's frame: `wait` raises what it raises."""
+        try:
+            work()
+        except BaseException as error:
+            self._failure = error
+            self._stopped.set()
+
+    def _load(self, most_static: int) -> None:
+        """Gathers backgrounds: of each scene first a preview, then all of it."""
+        for gather in (preview_cloud, lambda scene, placement: static_cloud(scene, placement, most_static)):
+            for number, shown in enumerate(self._shown):
+                if self._stopped.is_set():
+                    return
+                self._loaded.put((number, gather(shown.scene, shown.placement)))
+                self._wake.set()
+
+    def _run(self) -> None:
+        """Shows the view, until the end."""
+        nodes = [
+            SceneNodes(self._server.scene, name, shown, self._most_moving)
+            for name, shown in zip(NODES, self._shown, strict=False)
+        ]
+        before, pictured, last = None, (-1, 0.0), time.monotonic()
+        while not self._stopped.is_set():
+            now = time.monotonic()
+            with self._lock:
+                self._view = view = dataclasses.replace(self._view, playback=self._view.playback.ticked(now - last))
+            last = now
+            if view != before:
+                self._show(nodes, view)
+                if before is None or (view.follow, view.playback.frame) != (before.follow, before.playback.frame):
+                    self._follow(view)
+            before = view
+            frame = view.playback.frame
+            late = frame != pictured[0]
+            if late and now - pictured[1] >= 1 / _PICTURE_RATE:
+                self._panel.show_pictures([shown.picture(frame) for shown in self._shown])
+                pictured, late = (frame, now), False
+            busy = self._work(nodes, view)
+            due = view.playback.until_next()
+            self._wake.wait(_PAUSE if busy else 1 / _PICTURE_RATE if late and due is None else due)
+            self._wake.clear()
+
+    def _show(self, nodes: list[SceneNodes], view: View) -> None:
+        with self._server.atomic():
+            for scene in nodes:
+                scene.show(view)
+        self._panel.show(view)
+        with self._settled:
+            self._frame_shown = view.playback.frame
+            self._settled.notify_all()
+
+    def _work(self, nodes: list[SceneNodes], view: View) -> bool:
+        """A little of what is not urgent; whether there is more."""
+        while not self._loaded.empty():
+            number, cloud = self._loaded.get()
+            nodes[number].set_background(cloud)
+        busy = any(scene.refine(view) for scene in nodes)
+        for t in view.playback.coming(_AHEAD) if view.moving != "hidden" else ():
+            if any(scene.prepare(t, view.look) for scene in nodes):
+                return True
+        return busy
+
+    def _follow(self, view: View) -> None:
+        """Lets browsers look through the current camera."""
+        if not view.follow:
+            return
+        pose, fov = self.poses()[view.playback.frame], self.fov(view.playback.frame)
+        for client in self._server.get_clients().values():
+            with client.atomic():
+                client.camera.wxyz = quaternion(pose[:3, :3])
+                client.camera.position = pose[:3, 3]
+                client.camera.fov = fov
+
+
+def paused_at(playback: Playback, t: int) -> Playback:
+    """At a frame, standing still."""
+    return dataclasses.replace(playback.sought(t), playing=False)
+
+
+def add_surroundings(server: viser.ViserServer, shown: Sequence[Shown]) -> None:
+    """Where up is, how bright it is, from where one looks first, and names where there are two scenes."""
+    first = shown[0]
+    poses, depth = first.poses(), first.placement.scale * middle_depth(first.scene)
+    up, camera = upwards(poses), poses[0]
+    server.scene.set_up_direction(up)
+    server.gui.set_panel_label(" | ".join(scene.title for scene in shown))
+    server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
+    middle = np.mean([shown_scene.poses()[0, :3, 3] for shown_scene in shown], axis=0)
+    back = 0.8 * depth + np.linalg.norm(middle - camera[:3, 3])
+    start = server.initial_camera
+    start.position = middle - back * camera[:3, 2] + 0.4 * depth * up
+    start.look_at = middle + depth * camera[:3, 2]
+    start.up = up
+    start.fov = min(first.fov(0), 1.2)
+    start.near, start.far = 0.01 * depth, 1000 * depth
+    if len(shown) > 1:
+        for name, scene in zip(NODES, shown, strict=False):
+            above = scene.poses()[0, :3, 3] + 0.3 * depth * up
+            server.scene.add_label(f"{name}/title", scene.title, position=above)

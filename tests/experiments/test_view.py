@@ -1,0 +1,83 @@
+"""`python -m experiments.view`, but for the browser (tests/viewer/test_browser.py)."""
+
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from experiments import reconstruct, view
+from tests.viewer.conftest import make_scene, write_scene
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(capsys):
+    """`run("--scene=…")`: exit code, stdout, stderr."""
+
+    def run(*flags: str) -> tuple[int, str, str]:
+        code = view.FLAGS.execute(view.main, ["", *flags])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory) -> pathlib.Path:
+    return write_scene(tmp_path_factory.mktemp("results") / "clip", make_scene()).folder
+
+
+def test_it_says_where_to_look_and_how_from_elsewhere_and_ends_at_a_signal(result):
+    command = [sys.executable, "-m", "experiments.view", f"--scene={result}", "--port=0"]
+    program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        url = re.search(r"http://127\.0\.0\.1:(\d+)", program.stdout.readline())
+        assert f"ssh -L {url[1]}:127.0.0.1:{url[1]} " in program.stdout.readline()
+        with urllib.request.urlopen(url[0]) as page:
+            assert page.status == 200
+    finally:
+        program.terminate()
+        _, complaint = program.communicate(timeout=60)
+    assert "Traceback" not in complaint
+
+
+def test_an_open_address_is_called_what_it_is():
+    assert "everybody" in view.invitation("0.0.0.0", 8080)
+    assert "ssh" not in view.invitation("192.168.1.4", 8080)
+
+
+def test_what_cannot_be_shown_is_refused_in_a_line(run, result, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = f"--port={taken.getsockname()[1]}"
+        for flags, expected in [
+            ((), "--scene names the result"),
+            (("--scene=a,b,c",), "--scene names the result"),
+            ((f"--scene={tmp_path / 'none'}", "--port=0"), "expected a result folder"),
+            ((f"--scene={result}", port), "is in use"),
+            ((f"--scene={result}", "--host=192.0.2.7"), "--host"),
+        ]:
+            code, _, complaint = run(*flags)
+            assert code == 1 and expected in complaint and len(complaint.splitlines()) == 1
+
+
+@pytest.mark.parametrize("flag", ["--export-html", "--export_html"])
+def test_a_file_that_needs_nothing_else(run, result, tmp_path, flag):
+    page = tmp_path / "new" / "clip.html"
+    code, said, _ = run(f"--scene={result}", f"{flag}={page}", "--color=depth")
+    assert code == 0 and str(page) in said
+    text = page.read_text(encoding="utf-8")
+    assert "__VISER_EMBED_DATA__" in text
+    assert not re.findall(r"""<(?:script|link|img)[^>]+(?:src|href)=["']?(?:https?:)?//""", text)
+    assert [path.name for path in page.parent.iterdir()] == ["clip.html"]
+
+
+def test_reconstruct_refuses_to_view_before_it_works(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "viser", None)
+    code = reconstruct.FLAGS.execute(reconstruct.main, ["", "--seq=demo", "--view"])
+    assert code == 1 and "pip install -e '.[viewer]'" in capsys.readouterr().err

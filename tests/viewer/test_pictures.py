@@ -1,0 +1,44 @@
+"""The panel's picture, and videos: read back by FFmpeg."""
+
+import io
+
+import av
+import numpy as np
+import pytest
+
+from easi3r_jax.viewer import colors, pictures
+from tests.viewer.conftest import make_scene
+
+
+@pytest.mark.parametrize("size", [(24, 32), (288, 512), (70, 241)])
+def test_the_picture_shows_four_views_and_fits_the_panel(size):
+    scene = make_scene(2, *size)
+    ranges = colors.measure(scene, np.arange(2.0))
+    picture = pictures.frame_picture(scene, 1, ranges)
+    height, width = picture.shape[:2]
+    assert width <= 484 and picture.dtype == np.uint8
+    assert width / height == pytest.approx(size[1] / size[0], rel=0.06)
+    tile = picture[height // 2 + 4 :, width // 2 + 4 :]  # the mask
+    rows, columns = np.linspace(0, 0.999, 40) * tile.shape[0], np.linspace(0, 0.999, 40) * tile.shape[1]
+    sampled = tile[np.ix_(rows.astype(int), columns.astype(int))].astype(int)
+    mask = scene.dynamic_mask[1][
+        np.ix_((rows / tile.shape[0] * size[0]).astype(int), (columns / tile.shape[1] * size[1]).astype(int))
+    ]
+    red = sampled[..., 0] > sampled[..., 2] + 60
+    assert (red == mask).mean() > 0.93  # but for the title, and half a pixel at the edges
+
+
+def test_a_picture_of_a_scene_without_depth(scene):
+    scene.depth[:] = np.nan
+    pictures.frame_picture(scene, 0, colors.measure(scene, np.arange(6.0)))
+
+
+def test_a_video_can_be_read_back():
+    shades = [20, 120, 220]
+    file = pictures.video((np.full((51, 80, 3), shade, np.uint8) for shade in shades), 10.0)
+    with av.open(io.BytesIO(file)) as container:
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        assert stream.average_rate == 10
+    assert [frame.shape for frame in frames] == [(50, 80, 3)] * 3
+    assert [float(frame.mean()) for frame in frames] == pytest.approx(shades, abs=4)

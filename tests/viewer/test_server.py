@@ -1,0 +1,129 @@
+"""The viewer without a browser: it serves, shows what the view says, refuses what cannot be. viser's server is real."""
+
+import dataclasses
+import socket
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+
+from easi3r_jax import viewer
+from easi3r_jax.errors import ConfigError, InputError
+from easi3r_jax.viewer import server
+from easi3r_jax.viewer.playback import Look
+from tests.viewer.conftest import make_scene, write_scene
+
+
+@pytest.fixture
+def running(saved):
+    with viewer.Viewer([saved], port=0) as running:
+        yield running
+
+
+def soon(condition) -> None:
+    """Waits for what another thread does."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_it_serves_this_machine(running):
+    with urllib.request.urlopen(f"http://127.0.0.1:{running.port}") as page:
+        assert b"<html" in page.read(1000)
+    assert running._server.get_host() == "127.0.0.1"
+
+
+def test_it_plays_and_the_time_line_follows(running):
+    running.update(lambda view: dataclasses.replace(view, playback=view.playback.toggled()))
+    seen = set()
+    soon(lambda: seen.add(running._panel._frame.value) or len(seen) == 6)
+    assert running._panel._play.label == "Pause"
+
+
+def test_it_shows_a_frame_when_it_says_so(running):
+    for t in (4, 1, 5):
+        running.show_frame(t)
+        assert running.view.playback.frame == t
+        nodes = running._server.scene._handle_from_node_name
+        assert [name for name, node in nodes.items() if "/moving/" in name and node.visible] == [
+            f"/left/moving/{t:05d}"
+        ]
+
+
+def test_the_legend_follows_the_colour(running):
+    running.update(lambda view: dataclasses.replace(view, look=Look(color="depth")))
+    soon(lambda: "linear-gradient" in running._panel._legend.content)
+
+
+def test_all_of_the_background_arrives(running):
+    def static() -> list:
+        return [
+            n for name, n in running._server.scene._handle_from_node_name.items() if name.startswith("/left/static/2/")
+        ]
+
+    soon(lambda: sum(len(node.points) for node in static() if hasattr(node, "points")) > 500)
+
+
+def test_what_breaks_in_a_thread_is_not_lost(saved, monkeypatch):
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(server, "static_cloud", broken)
+    with viewer.Viewer([saved], port=0) as running, pytest.raises(ZeroDivisionError, match="a bug"):
+        running.wait()
+
+
+def test_a_result_of_an_older_version_is_shown(saved):
+    """Its source is not known (see `results`)."""
+    older = dataclasses.replace(saved, source=None, motion=None, config={})
+    with viewer.Viewer([older], port=0) as running:
+        running.show_frame(3)
+
+
+def test_two_results_of_one_clip(tmp_path, saved, scene):
+    other = write_scene(tmp_path / "plain", dataclasses.replace(scene, dynamic_mask=np.zeros_like(scene.dynamic_mask)))
+    with viewer.Viewer([saved, other], port=0) as running:
+        running.show_frame(2)
+        names = set(running._server.scene._handle_from_node_name)
+        assert {"/left/title", "/right/title", "/left/camera/00002", "/right/camera/00002"} <= names
+        assert "/left/moving/00002" in names and "/right/moving/00002" not in names  # nothing moves there
+
+
+def test_two_results_of_two_clips_are_refused(tmp_path, saved):
+    with pytest.raises(InputError, match=r"has 4 frames and .*clip 6"):
+        viewer.Viewer([saved, write_scene(tmp_path / "other", make_scene(4))], port=0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_in_use_is_refused(saved, host):
+    with socket.socket() as taken:
+        taken.bind((host, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"Port {port} is in use: choose another --port"):
+            viewer.Viewer([saved], port=port)
+    with viewer.Viewer([saved], port=port):  # free again
+        pass
+
+
+def test_an_address_of_elsewhere_is_refused():
+    with pytest.raises(ConfigError, match="--host"):
+        viewer.check_address("192.0.2.7", 8080)  # kept for documents (RFC 5737): nobody's
+    with pytest.raises(ConfigError, match="up to 65535"):
+        viewer.check_address("127.0.0.1", 70_000)
+
+
+def test_without_viser_one_line_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "viser", None)
+    with pytest.raises(ConfigError, match=r"pip install -e '.\[viewer\]'"):
+        viewer.library()
+
+
+@pytest.mark.parametrize(
+    ("time", "rate"), [([0, 0.05, 0.1], 20), ([0.0], 10), ([0, 0, 0], 10), ([0, 60], 1), ([0, 1e-5], 60)]
+)
+def test_the_clips_own_pace(time, rate):
+    assert server.frame_rate(np.array(time, np.float64)) == pytest.approx(rate)
