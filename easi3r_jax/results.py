@@ -18,7 +18,6 @@ nowhere said. Then `source` is None, and cameras can be had in pixels of the net
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ import numpy as np
 
 from easi3r_jax.errors import InputError
 from easi3r_jax.export import npz
+from easi3r_jax.export.jsonfile import read_object
 from easi3r_jax.export.trajectory import read_tum
 from easi3r_jax.types import MotionMaps, Scene4D, TemporalMaps
 
@@ -67,6 +67,9 @@ class SavedScene:
       source: where the frames come from; None in results of an older version, which do not say.
       motion: what the masks were made of; None where that was not kept (no motion cue, windows, an older version).
       config: `config.json`: every option, versions, hashes; empty where there is none.
+      threshold: of `scene.dynamic_score`, above which a pixel moves; None where there is not one for the clip, or it
+        was not kept.
+      losses: (iterations,) float32 loss of every step of the alignment; likewise.
     """
 
     folder: pathlib.Path
@@ -75,6 +78,8 @@ class SavedScene:
     source: Source | None
     motion: MotionMaps | None
     config: Mapping[str, Any]
+    threshold: float | None = None
+    losses: np.ndarray | None = None
 
 
 def load_scene(folder: str | os.PathLike) -> SavedScene:
@@ -98,7 +103,7 @@ def load_scene(folder: str | os.PathLike) -> SavedScene:
             f"{path} has format {version}, this version reads up to {npz.FORMAT_VERSION}: update easi3r_jax."
         )
     needed = {**npz.SCENE, **npz.SOURCE} if version else npz.SCENE
-    arrays = npz.read_arrays(path, needed, npz.NAMES, npz.MOTION)
+    arrays = npz.read_arrays(path, needed, npz.NAMES, npz.MOTION, npz.THRESHOLD, npz.LOSSES)
     scene = npz.scene_of(arrays)
     _check_cameras(path, scene)
     if version:
@@ -111,7 +116,10 @@ def load_scene(folder: str | os.PathLike) -> SavedScene:
     if "motion_labels" in arrays:
         temporal = TemporalMaps(*(arrays[f"motion_{field.name}"] for field in dataclasses.fields(TemporalMaps)))
         motion = MotionMaps(temporal, *(arrays[f"motion_{name}"] for name in ("raw_score", "labels", "score")))
-    return SavedScene(folder, scene, time, source, motion, _config(folder / "config.json"))
+    threshold = float(arrays["dynamic_threshold"]) if "dynamic_threshold" in arrays else None
+    return SavedScene(
+        folder, scene, time, source, motion, read_object(folder / "config.json"), threshold, arrays.get("losses")
+    )
 
 
 def _check_cameras(path: pathlib.Path, scene: Scene4D) -> None:
@@ -158,15 +166,3 @@ def _time_of_older(folder: pathlib.Path, num_frames: int) -> np.ndarray:
     if len(time) != num_frames:
         raise InputError(f"{path} has {len(time)} poses for the {num_frames} frames of the scene beside it: {advice}.")
     return time
-
-
-def _config(path: pathlib.Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"Cannot read {path}: {error}. Restore it, or remove it.") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} is not a JSON object. Restore it, or remove it.")
-    return config

@@ -8,7 +8,8 @@
     python -m experiments.reconstruct --seq=frames/ --checkpoint=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth
 
 Defaults are the released program's. The result is a folder: scene.npz, trajectory.txt (TUM), intrinsics.txt, depth/,
-masks/, scene.glb, scene.ply, summary.png, config.json and, with ground truth, metrics.json.
+masks/, scene.glb, scene.ply, summary.png, config.json, timings.json and, with ground truth, metrics.json. --videos and
+--report add moving pictures and a page that shows all of it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from experiments.given import GivenFlags, with_flow
 from experiments.method_flags import MethodFlags, SizeFlags, checkpoint_flag, dtype_flag
 from experiments.modes import frame_by_frame, window_by_window
 from experiments.progress import Stages, table
+from experiments.reporting import METRICS, PictureFlags, timings
 from experiments.sequences import Sequence, file_names, find_sequence, load_ground_truth
 from experiments.window_store import WindowStore
 
@@ -88,6 +90,7 @@ EXPORT = _OUTPUT.string(
     f"Also write formats of other tools, into the folder exports of the result: {', '.join(export.FORMATS)} (commas "
     "between; `python -m experiments.export` has options of its own).",
 )
+PICTURES = PictureFlags(_OUTPUT)
 COMPARE = _OUTPUT.boolean(
     "compare_plain",
     True,
@@ -98,20 +101,6 @@ COMPARE = _OUTPUT.boolean(
 _COMPUTE = FLAGS.group("Computation")
 DTYPE = dtype_flag(_COMPUTE)
 SEED = _COMPUTE.integer("seed", 0, "Of k-means and RANSAC.", at_least=0)
-
-
-#: Metrics worth a line on the screen; metrics.json has them all.
-PRINTED = {
-    "ate": "camera path, ATE (units of the truth)",
-    "rpe_translation": "camera path, RPE translation",
-    "rpe_rotation_deg": "camera path, RPE rotation (degrees)",
-    "focal_relative_error": "focal length, relative error",
-    "abs_rel": "depth, AbsRel",
-    "delta_1_25": "depth, share within 1.25",
-    "score_auc": "motion score, ROC-AUC (0.5: chance)",
-    "mask_iou": "motion mask, IoU",
-    "mask_share": "share of pixels marked as moving",
-}
 
 
 def main() -> None:
@@ -143,7 +132,7 @@ def main() -> None:
     given = GIVEN.load(frames, sequence.frames, stopped_early=FIRST.value > 0)
     if given.cameras is not None and METHOD.shared_focal.value and not np.all(given.cameras.intrinsics_known):
         align.clip_focal(given.cameras)
-    figures, store, maps = {}, None, None
+    figures, store, maps, threshold, losses = {}, None, None, None, None
     if MODE.value == "feedforward":
         scene = frame_by_frame(model, frames, config, stages)
         truth = None if truth is None else dataclasses.replace(truth, masks=None)  # it says nothing about motion
@@ -165,7 +154,8 @@ def main() -> None:
         result = pipeline.reconstruct(
             model, frames, config, features=features, given=given, refiner=refiner, observer=stages
         )
-        scene, maps = result.scene, result.motion
+        scene, maps, losses = result.scene, result.motion, np.asarray(result.losses)
+        threshold = None if result.masks is None else float(result.masks.threshold)
         stages.close()
         if truth is not None and COMPARE.value and config.motion != "none":
             figures = compared(truth, sequence.twin, model, frames, config, features, given, refiner, stages)
@@ -176,6 +166,7 @@ def main() -> None:
 
     record = {
         "options": FLAGS.values(),
+        "changed": [flag[2:].split("=")[0] for flag in FLAGS.changed()],
         "pipeline": dataclasses.asdict(config),
         "checkpoint": checkpoint,
         "refiner": refiner_weights,
@@ -191,6 +182,8 @@ def main() -> None:
         flow=None if given.flow is None else (given.flow, edges, given.flow_known),
         keep_flow=GIVEN.save_flow.value,
         metrics=figures or None,
+        threshold=threshold,
+        losses=losses,
         frames=frames,
         source_names=file_names(sequence.frames, frames),
         name=sequence.name,
@@ -212,6 +205,8 @@ def main() -> None:
             observer=stages,
         )
         stages.close()
+    export.write_json(written / "timings.json", timings(stages, time.perf_counter() - began))
+    lines += PICTURES.write(results.load_scene(written), written, name=sequence.name, observer=stages)
     print(closing_table(stages, time.perf_counter() - began, written))
     if lines:
         print("\n".join(lines))
@@ -234,6 +229,7 @@ def check_options() -> None:
         if unused:
             raise ConfigError(f"--mode=feedforward has no use for {', '.join(unused)}: leave it out.")
     METHOD.check()
+    PICTURES.check()
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
     export.check_foreground(FOREGROUND.value, 2**31)
 
@@ -278,7 +274,7 @@ def shown(columns: Figures) -> Figures:
     columns = {name: columns[name] for name in sorted(columns, key=lambda name: name != "plain DUSt3R")}
     known = {name for figures in columns.values() for name in figures}
     rows = [
-        (text, *(_figure(f.get(name)) for f in columns.values())) for name, text in PRINTED.items() if name in known
+        (text, *(_figure(f.get(name)) for f in columns.values())) for name, text in METRICS.items() if name in known
     ]
     print(table(rows, ("against ground truth", *columns)))
     return columns

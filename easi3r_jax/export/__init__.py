@@ -25,14 +25,17 @@ from easi3r_jax.export.formats import (
     parse_formats,
     write_export,
 )
+from easi3r_jax.export.gallery import Gallery
 from easi3r_jax.export.glb import gltf_from_world, write_glb
 from easi3r_jax.export.images import write_depth, write_masks
 from easi3r_jax.export.jsonfile import to_json, write_json
 from easi3r_jax.export.npz import load_scene, write_scene
+from easi3r_jax.export.pictures import Film
 from easi3r_jax.export.ply import write_ply
 from easi3r_jax.export.pointcloud import MIN_CONFIDENCE, Points, SceneCloud, point_cloud
 from easi3r_jax.export.summary import summary_figure, write_summary
 from easi3r_jax.export.trajectory import read_tum, write_intrinsics, write_tum
+from easi3r_jax.export.video import frame_rate, write_gif, write_mp4
 from easi3r_jax.export.views import Views
 from easi3r_jax.types import Frames, MotionMaps, Scene4D
 
@@ -41,6 +44,8 @@ __all__ = [
     "MIN_CONFIDENCE",
     "WITH_IMAGES",
     "Exported",
+    "Film",
+    "Gallery",
     "Points",
     "SceneCloud",
     "Views",
@@ -49,6 +54,7 @@ __all__ = [
     "ensure_export_writable",
     "ensure_writable",
     "flow_image",
+    "frame_rate",
     "frames_of",
     "gltf_from_world",
     "load_scene",
@@ -61,10 +67,12 @@ __all__ = [
     "write_depth",
     "write_export",
     "write_flow",
+    "write_gif",
     "write_glb",
     "write_intrinsics",
     "write_json",
     "write_masks",
+    "write_mp4",
     "write_ply",
     "write_result",
     "write_scene",
@@ -95,6 +103,8 @@ def write_result(
     config: Mapping[str, Any],
     source_names: Sequence[str] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    threshold: float | None = None,
+    losses: np.ndarray | None = None,
     flow: tuple[np.ndarray, np.ndarray, np.ndarray | None] | None = None,
     keep_flow: bool = False,
     name: str | None = None,
@@ -113,6 +123,8 @@ def write_result(
       config: every option, version, hash and seed that made it: `config.json`.
       source_names: file names of the frames' originals, (T,), of a clip that is a folder of images.
       metrics: `metrics.json` where there is ground truth.
+      threshold: of the score, above which a pixel moves; None where there is not one for the clip.
+      losses: (iterations,) of the alignment; None where there is not one alignment of the clip.
       flow: (E, H, W, 2) optical flow, its pairs (E, 2), and where it is known, (E, H, W) bool or None: a row of
         `summary.png`.
       keep_flow: keep it in the folder `flow`, too.
@@ -151,7 +163,9 @@ def write_result(
             "summary.png": lambda path: write_summary(
                 path, scene, motion, title=name or target.name, time=time, flow=None if flow is None else flow[:2]
             ),
-            "scene.npz": lambda path: write_scene(path, scene, frames, names=source_names, motion=motion),
+            "scene.npz": lambda path: write_scene(
+                path, scene, frames, names=source_names, motion=motion, threshold=threshold, losses=losses
+            ),
         }
         if metrics is not None:
             steps["metrics.json"] = lambda path: write_json(path, metrics)

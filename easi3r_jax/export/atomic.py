@@ -8,7 +8,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from easi3r_jax import interrupt
 from easi3r_jax.errors import OutputError
@@ -111,6 +111,79 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             building.unlink(missing_ok=True)
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def ensure_files_writable(folder: str | os.PathLike, names: Collection[str], *, marker: str) -> None:
+    """Fails now where `atomic_files` would fail at the end. Leaves nothing behind.
+
+    Raises:
+      OutputError: no permission, a read-only or full disk, files of these names that are somebody's own.
+    """
+    target = pathlib.Path(folder).expanduser()
+    try:
+        target = target.resolve()
+        _check_own(target, names, marker)
+        ancestor = target
+        while not ancestor.exists():
+            ancestor = ancestor.parent
+        with tempfile.TemporaryDirectory(prefix=".writable-", dir=ancestor) as probe:
+            (pathlib.Path(probe) / "probe").write_bytes(b"x" * 4096)
+    except OSError as error:
+        raise output_error(folder, error) from error
+
+
+@contextlib.contextmanager
+def atomic_files(folder: str | os.PathLike, names: Collection[str], *, marker: str) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder; the files written there move into `folder` together, when the block ends well.
+
+    What else lies in `folder` stays. Files of `names` that are there from an earlier time and have not been written
+    anew are removed: what is there belongs together.
+
+    Args:
+      folder: missing parents are created.
+      names: of all files that may be written, `marker` among them.
+      marker: the file whose presence shows that files of these names are ours; the block must write it.
+
+    Raises:
+      OutputError: for any `OSError` inside the block or while moving; files of these names that are somebody's own.
+    """
+    try:
+        target = pathlib.Path(folder).expanduser().resolve()
+        _check_own(target, names, marker)
+        is_new = not target.exists()
+        target.mkdir(parents=True, exist_ok=True)
+        building = target / f".{marker}.tmp-{os.getpid()}"
+        shutil.rmtree(building, ignore_errors=True)  # of a killed process that had our number
+        try:
+            with interrupt.removed_on_exit(building):
+                building.mkdir()
+                yield building
+                written = {path.name for path in building.iterdir()}
+                with interrupt.uninterrupted():
+                    for name in written:
+                        (building / name).replace(target / name)
+                    for name in set(names) - written:
+                        (target / name).unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+            if is_new:
+                with contextlib.suppress(OSError):  # it is not empty: all went well
+                    target.rmdir()
+    except OSError as error:
+        raise output_error(folder, error) from error
+
+
+def _check_own(target: pathlib.Path, names: Collection[str], marker: str) -> None:
+    """A mistyped --output must never cost somebody a file of their own."""
+    if target.exists() and not target.is_dir():
+        raise OutputError(f"Cannot write into {target}: it is a file. Choose another --output.")
+    if not (target / marker).exists():
+        for name in sorted(names):
+            if (target / name).exists():
+                raise OutputError(
+                    f"{target / name} is in the way, and not written by this program (no {marker} beside it): choose "
+                    "another --output."
+                )
 
 
 def _check_replaceable(target: pathlib.Path, marker: str) -> None:

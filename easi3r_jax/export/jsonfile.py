@@ -6,10 +6,13 @@ import dataclasses
 import json
 import math
 import os
+import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from easi3r_jax.errors import InputError
 from easi3r_jax.export.atomic import atomic_file
 
 
@@ -22,6 +25,24 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     text = json.dumps(to_json(value), indent=2, allow_nan=False, ensure_ascii=False)
     with atomic_file(path) as new:
         new.write_text(text + "\n", encoding="utf-8")
+
+
+def read_object(path: str | os.PathLike) -> Mapping[str, Any]:
+    """Reads a JSON object; an empty one where there is no file.
+
+    Raises:
+      InputError: the file cannot be read, or is something else.
+    """
+    path = pathlib.Path(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"Cannot read {path}: {error}. Restore it, or remove it.") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is not a JSON object. Restore it, or remove it.")
+    return value
 
 
 def to_json(value: Any) -> Any:

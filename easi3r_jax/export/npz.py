@@ -20,10 +20,11 @@ import numpy as np
 from easi3r_jax.errors import InputError
 from easi3r_jax.types import Frames, MotionMaps, Scene4D
 
-#: `format_version` of the files written here. Files without that number are of before there were numbers.
+#: `format_version` of the files written here. Files without that number are of before there were numbers. Arrays that
+#: may be missing are no new version: who does not know them does not read them.
 FORMAT_VERSION = 1
 
-#: key in the file -> (dtype, shape): T, H, W and h, w are left open, but the same in all arrays.
+#: key in the file -> (dtype, shape): T, H, W, h, w and I are left open, but the same in all arrays.
 Layout = Mapping[str, tuple[type[np.generic], tuple[str | int, ...]]]
 
 # Keys that are not called as their fields of Scene4D.
@@ -50,6 +51,8 @@ MOTION: Layout = {
     **{f"motion_{name}": (np.float32, ("T", "h", "w")) for name in (*_TEMPORAL, "raw_score", "score")},
     "motion_labels": (np.int32, ("T", "h", "w")),
 }
+LOSSES: Layout = {"losses": (np.float32, ("I",))}
+THRESHOLD: Layout = {"dynamic_threshold": (np.float32, ())}
 VERSION: Layout = {"format_version": (np.int32, ())}
 
 _CHUNK = 1 << 20
@@ -64,6 +67,8 @@ def write_scene(
     *,
     names: Sequence[str] | None = None,
     motion: MotionMaps | None = None,
+    threshold: float | None = None,
+    losses: np.ndarray | None = None,
 ) -> None:
     """Writes `scene.npz`. Uncompressed: depths hardly shrink, and a long clip would take minutes.
 
@@ -73,6 +78,8 @@ def write_scene(
       frames: the clip it was made of, for times and where its frames come from; None leaves these out.
       names: file names of the frames, of a clip that is a folder of images.
       motion: what the masks were made of.
+      threshold: of the score, above which a pixel moves.
+      losses: (iterations,) of the alignment; none of them, or None, leaves them out.
     """
     arrays: dict[str, Any] = {"format_version": FORMAT_VERSION}
     arrays |= {key: getattr(scene, _FIELDS.get(key, key)) for key in SCENE}
@@ -83,7 +90,11 @@ def write_scene(
     if motion is not None:
         arrays |= {f"motion_{name}": getattr(motion.temporal, name) for name in _TEMPORAL}
         arrays |= {f"motion_{name}": getattr(motion, name) for name in ("raw_score", "labels", "score")}
-    layout = {**VERSION, **SCENE, **SOURCE, **NAMES, **MOTION}
+    if threshold is not None:
+        arrays["dynamic_threshold"] = threshold
+    if losses is not None and len(losses):
+        arrays["losses"] = losses
+    layout = {**VERSION, **SCENE, **SOURCE, **NAMES, **MOTION, **THRESHOLD, **LOSSES}
     arrays = {key: np.asarray(value, layout[key][0]) for key, value in arrays.items()}
     np.savez(path, **arrays)
 

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
 
+from easi3r_jax.export.colors import tinted
 from easi3r_jax.export.flow import flow_image
 from easi3r_jax.types import MotionMaps, Scene4D
 
@@ -47,7 +48,9 @@ def summary_figure(
         y = size[1] - top - row * (cell_height + gap) - cell_height
         return x / size[0], y / size[1], box_width / size[0], box_height / size[1]
 
-    figure.text(0.12 / size[0], 1 - 0.12 / size[1], title, va="top", ha="left", fontsize=14, weight="bold")
+    figure.text(
+        0.12 / size[0], 1 - 0.12 / size[1], title, va="top", ha="left", fontsize=14, weight="bold", parse_math=False
+    )
     for r, (label, images, style) in enumerate(rows):
         shown = None
         for c, image in enumerate(images):
@@ -100,7 +103,7 @@ def _rows(
             ("attention\nmean, reference", np.asarray(maps.mean_ref)[frames], unit),
             ("attention\nstd, reference", np.asarray(maps.std_ref)[frames], unit),
             ("dynamic score", np.asarray(scene.dynamic_score)[frames], {"cmap": "inferno", "vmin": 0.0, "vmax": 1.0}),
-            ("dynamic mask", _overlay(rgb, np.asarray(scene.dynamic_mask)[frames]), {}),
+            ("dynamic mask", tinted(rgb, np.asarray(scene.dynamic_mask)[frames]), {}),
         ]
     return rows
 
@@ -127,10 +130,3 @@ def _limits(values: np.ndarray) -> dict[str, float]:
         return {"vmin": 0.0, "vmax": 1.0}
     low, high = (float(x) for x in np.percentile(known, (1, 99)))
     return {"vmin": low, "vmax": high if high > low else low + 1.0}
-
-
-def _overlay(rgb: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """The grey image, what moves tinted red."""
-    grey = rgb.mean(-1, keepdims=True).repeat(3, -1)
-    tinted = 0.45 * rgb + 0.55 * np.array([235.0, 40.0, 50.0])
-    return np.where(masks[..., None], tinted, 0.35 * 255 + 0.65 * grey).astype(np.uint8)

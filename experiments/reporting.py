@@ -1,0 +1,275 @@
+"""Pictures, videos and the report of a result: what reconstruct and the program `report` have in common."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from easi3r_jax import metrics
+from easi3r_jax.errors import InputError
+from easi3r_jax.export.gallery import MARKER, Gallery, gallery_files
+from easi3r_jax.export.jsonfile import read_object, write_json
+from easi3r_jax.export.page import Media, Part, Row, Table, Text, page
+from easi3r_jax.export.video import ensure_encoder
+from easi3r_jax.results import SavedScene
+from easi3r_jax.types import Frames, Observer
+from experiments import cli
+from experiments.environment import peak_memory_bytes
+from experiments.progress import TITLES, Stages
+from experiments.sequences import find_sequence, load_ground_truth
+
+#: Metrics worth a line on the screen; metrics.json has them all.
+METRICS = {
+    "ate": "camera path, ATE (units of the truth)",
+    "rpe_translation": "camera path, RPE translation",
+    "rpe_rotation_deg": "camera path, RPE rotation (degrees)",
+    "focal_relative_error": "focal length, relative error",
+    "abs_rel": "depth, AbsRel",
+    "delta_1_25": "depth, share within 1.25",
+    "score_auc": "motion score, ROC-AUC (0.5: chance)",
+    "mask_iou": "motion mask, IoU",
+    "mask_share": "share of pixels marked as moving",
+}
+
+_SHOWN = {
+    "panel": "Frames, depth, score and masks over time.",
+    "attention": "The four maps of the attention, over time and over each frame's pairs, and the score made of them.",
+    "depth": "Depth over time: near is bright, equal ratios are equal steps of colour, one scale for the clip.",
+    "masks": "What moves (red).",
+    "image": "Frames with their numbers.",
+    "losses": "Loss of the global alignment.",
+    "trajectory": "The camera's path from above, from violet (first frame) to yellow (last).",
+    "score": "How the dynamic score is distributed over all pixels.",
+}
+
+
+class PictureFlags:
+    """`--videos`, `--gif` and `--report`: three flags, to be added to a group of a program's.
+
+    Args:
+      group: of the program's flags.
+      wanted: videos and the report are on by default.
+    """
+
+    def __init__(self, group: cli.Group, *, wanted: bool = False):
+        self._videos = group.boolean(
+            "videos", wanted, "Write panel.mp4, depth.mp4, masks.mp4 and attention.mp4, and show some in the report."
+        )
+        self._gif = group.boolean("gif", False, "Write the same as GIFs, too: large files.")
+        self._report = group.boolean(
+            "report", wanted, "Write report.html, one page with pictures, plots, metrics, options and timings in it."
+        )
+
+    def check(self) -> None:
+        """Fails now where `write` would fail after the work: no encoder for videos.
+
+        Raises:
+          OutputError: that.
+        """
+        if self._videos.value:
+            ensure_encoder()
+
+    def write(
+        self, saved: SavedScene, output: pathlib.Path, *, name: str, ground_truth: str = "", observer: Observer
+    ) -> list[str]:
+        """Writes what is asked for into a folder, beside what is there: all of it, or nothing.
+
+        Args:
+          saved: the result.
+          output: the folder.
+          name: heads the report.
+          ground_truth: an npz file; "": that of the clip that config.json names, if it is still there.
+          observer: told of progress.
+
+        Returns:
+          lines on what was written, and on what the result has nothing for.
+
+        Raises:
+          InputError: ground truth that is asked for and cannot be had; a damaged file in the result.
+          OutputError: something cannot be written.
+        """
+        if not (self._videos.value or self._gif.value or self._report.value):
+            return []
+        centres, why_not = true_centres(saved, ground_truth)
+        gallery = Gallery(
+            saved.scene,
+            saved.time,
+            motion=saved.motion,
+            threshold=saved.threshold,
+            losses=saved.losses,
+            true_centres=centres,
+        )
+        if why_not:
+            gallery.left_out["true path"] = why_not
+        page_wanted = self._report.value
+        steps = gallery.writers(videos=self._videos.value, gif=self._gif.value, stills=page_wanted)
+        with gallery_files(output) as new:
+            if page_wanted:
+                steps["report.html"] = lambda path: _write_page(path, saved, name, gallery.left_out)
+            for done, (file, write) in enumerate(steps.items()):
+                observer("pictures", done, len(steps) + 1, file)
+                write(new / file)
+            observer("pictures", len(steps), len(steps) + 1, MARKER)
+            sizes = {path.name: path.stat().st_size for path in sorted(new.iterdir())}
+            record = {"scene": saved.folder, "files": list(sizes), "left_out": gallery.left_out}
+            write_json(new / MARKER, record)
+            observer("pictures", len(steps) + 1, len(steps) + 1, "")
+        told = [file for file in sizes if file.endswith((".mp4", ".gif", ".html"))]
+        lines = [f"  {output / file}, {sizes[file] / 1e6:.2f} MB" for file in told]
+        return lines + [f"  without {part}: {reason}" for part, reason in gallery.left_out.items()]
+
+
+def timings(stages: Stages, seconds: float) -> dict[str, Any]:
+    """What `timings.json` says: time and items of every stage, all of the time, peak memory."""
+    rows = {stage: {"seconds": t, "items": stages.units[stage]} for stage, t in stages.seconds.items()}
+    return {"stages": rows, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
+
+
+def true_centres(saved: SavedScene, ground_truth: str = "") -> tuple[np.ndarray | None, str]:
+    """Camera centres of the truth, brought to the result's world by a similarity.
+
+    Args:
+      saved: the result.
+      ground_truth: an npz file, as typed; "": that of the clip that the result was made of.
+
+    Returns:
+      (T, 3), or None and why there are none.
+
+    Raises:
+      InputError: a file that was asked for and is not there or does not fit.
+    """
+    options = saved.config.get("options")
+    options = options if isinstance(options, dict) else {}
+    seq, kept = options.get("seq"), options.get("ground_truth", "")
+    if saved.source is None:
+        reason = "the result is of an older version, which does not say what its frames were"
+        if ground_truth:
+            raise InputError(f"--ground_truth cannot be brought to the frames: {reason}.")
+        return None, reason
+    try:
+        if ground_truth:
+            path = pathlib.Path(ground_truth).expanduser()
+            if not path.is_file():
+                raise InputError(f"No ground truth at {path}: --ground_truth takes an .npz file.")
+        else:
+            path = find_sequence(seq, kept).ground_truth if isinstance(seq, str) and isinstance(kept, str) else None
+        if path is None:
+            return None, "the clip has no ground truth"
+        frames = Frames(
+            saved.scene.rgb, saved.source.index, saved.time, saved.source.frame_from_source, np.array(saved.source.size)
+        )
+        truth = load_ground_truth(path, frames).world_from_cam
+        if truth is None:
+            return None, "the ground truth has no camera path"
+        estimate = np.asarray(saved.scene.world_from_cam)
+        if metrics.pose_metrics(estimate, truth)["ate"] is None or not np.ptp(estimate[:, :3, 3], axis=0).any():
+            return None, "no similarity brings the true path to it: too few frames, or a camera that does not move"
+        return metrics.align_path(truth, estimate)[:, :3, 3], ""
+    except InputError as error:
+        if ground_truth:
+            raise
+        return None, f"the ground truth cannot be had ({error})"
+
+
+def _write_page(path: pathlib.Path, saved: SavedScene, name: str, left_out: Mapping[str, str]) -> None:
+    path.write_text(report_page(saved, name, path.parent, left_out), encoding="utf-8")
+
+
+def report_page(saved: SavedScene, name: str, folder: pathlib.Path, left_out: Mapping[str, str]) -> str:
+    """`report.html`: what the pictures in a folder show, and what the result says of itself."""
+
+    def media(file: str, text: str) -> list[Media]:
+        kind = {"mp4": "video/mp4", "png": "image/png", "jpg": "image/jpeg"}[file.rsplit(".", 1)[1]]
+        path = folder / file
+        return [Media(kind, path.read_bytes(), text)] if path.is_file() else []
+
+    # The panel has depth and masks: their own videos would only make the page larger.
+    videos = [m for film in ("panel", "attention") for m in media(f"{film}.mp4", _SHOWN[film])]
+    overview = media("overview.jpg", "Some frames, and all that is known of them.")
+    sheets = [m for s in ("image", "depth", "masks") for m in media(f"contact_{s}.jpg", _SHOWN[s])]
+    plots = [m for s in ("trajectory", "losses", "score") for m in media(f"plot_{s}.png", _SHOWN[s])]
+    sections: list[tuple[str, list[Part]]] = [
+        ("Videos", list(videos)),
+        ("Overview", list(overview)),
+        ("Plots", [Row(plots)]),
+        ("Against ground truth", _metrics(read_object(saved.folder / "metrics.json"))),
+        ("Frames", list(sheets)),
+        ("Time", _timings(read_object(saved.folder / "timings.json"))),
+        ("Weights and versions", _versions(saved.config)),
+        ("Options", _options(saved.config)),
+        ("Left out", [Table(("part", "why"), [*left_out.items()])] if left_out else []),
+    ]
+    count, height, width = saved.scene.depth.shape
+    lead = [f"{count} frames of {width}x{height}, {saved.time[-1] - saved.time[0]:.2f} s."]
+    seen = [(heading, parts) for heading, parts in sections if parts]
+    return page(name, lead, seen, "Written by easi3r_jax. World units are arbitrary unless known poses give them.")
+
+
+def _metrics(figures: Mapping[str, Any]) -> list[Part]:
+    columns = {name: values for name, values in figures.items() if isinstance(values, dict)}
+    if not columns:
+        return []
+    known: dict[str, None] = {key: None for values in columns.values() for key in values}
+    titles = {key: text for key, text in METRICS.items() if key in known} | {k: k for k in known if k not in METRICS}
+    rows = [(text, *(_number(values.get(key)) for values in columns.values())) for key, text in titles.items()]
+    return [Table(("", *columns), rows, numbers=True)]
+
+
+def _timings(record: Mapping[str, Any]) -> list[Part]:
+    stages, memory = record.get("stages"), record.get("peak_memory_bytes")
+    if not isinstance(stages, dict):
+        return [Text("The result does not say what its stages took.")]
+    rows = [
+        (TITLES.get(str(stage), str(stage)), str(values.get("items", "")), _number(values.get("seconds"), 1))
+        for stage, values in stages.items()
+        if isinstance(values, dict)
+    ]
+    rows.append(("in all, compilation included", "", _number(record.get("seconds"), 1)))
+    parts: list[Part] = [Table(("stage", "items", "seconds"), rows, numbers=True)]
+    if isinstance(memory, dict):
+        sizes = [f"{where} {_number(size / 1e9, 2)} GB" for where, size in memory.items() if isinstance(size, int)]
+        parts.append(Text(f"Peak memory: {', '.join(sizes)}."))
+    return parts
+
+
+def _versions(config: Mapping[str, Any]) -> list[Part]:
+    rows: list[tuple[str, str]] = []
+    for what in ("checkpoint", "refiner"):
+        weights = config.get(what)
+        if isinstance(weights, dict):
+            for key, title in (("source_name", what), ("source_sha256", "its SHA-256"), ("licence", "its licence")):
+                if key in weights:
+                    rows.append((title, _plain(weights[key])))
+    if "dtype" in config:
+        rows.append(("layers in", _plain(config["dtype"])))
+    versions = config.get("versions")
+    if isinstance(versions, dict):
+        rows += [(name, _plain(version)) for name, version in versions.items()]
+    note = Text(
+        "Released DUSt3R and MonST3R weights are CC BY-NC-SA 4.0 (attribution, non-commercial, share alike), before "
+        "and after conversion."
+    )
+    return [Table(("", ""), rows), note] if rows else []
+
+
+def _options(config: Mapping[str, Any]) -> list[Part]:
+    options, changed = config.get("options"), config.get("changed")
+    if not isinstance(options, dict) or not options:
+        return [Text("The result does not say which options made it.")]
+    told = isinstance(changed, list)
+    names = sorted(options, key=lambda name: not (told and name in changed))
+    marked = frozenset(i for i, name in enumerate(names) if told and name in changed)
+    note = f"{len(marked)} differ from their defaults: marked, and first." if told else "Defaults were not recorded."
+    return [Text(note), Table(("option", "value"), [(f"--{n}", _plain(options[n])) for n in names], marked)]
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _number(value: Any, digits: int = 4) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, int | float) and not isinstance(value, bool) else "-"
