@@ -17,6 +17,8 @@ MARK := $(VENV)/.made-by-make
 LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < requirements.lock))
 INSTALLED := $(VENV)/.installed-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < pyproject.toml))
 TORCH := tests/requirements-torch.txt
+BROWSER := tests/requirements-browser.txt
+BROWSER_INSTALLED := $(VENV)/.browser-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < $(BROWSER)))
 TORCH_INSTALLED := $(VENV)/.torch-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < $(TORCH)))
 
 # What pip is told when it installs PyTorch for `make test-torch`. On Linux, PyPI's build brings several GB of CUDA along;
@@ -26,10 +28,10 @@ PIP_TORCH ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-slow test-torch lint format parity bench embedded lock clean distclean
+.PHONY: help env demo test test-slow test-torch test-browser lint format parity bench embedded lock clean distclean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 env: $(INSTALLED) ## Create .venv from requirements.lock (once; CPU only)
 
@@ -78,6 +80,14 @@ $(TORCH_INSTALLED): | $(INSTALLED)
 	@echo "Installing PyTorch into $(VENV) ..."
 	@$(RUN) -m pip --disable-pip-version-check install --quiet -r $(TORCH) $(PIP_TORCH)
 	@rm -f $(VENV)/.torch-*
+	@touch $@
+
+test-browser: env $(BROWSER_INSTALLED) ## Run the tests in Chromium (on Debian: apt-get install chromium; without it they are skipped)
+	$(RUN) -m pytest -q -m browser
+
+$(BROWSER_INSTALLED): | $(INSTALLED)
+	@$(RUN) -m pip --disable-pip-version-check install --quiet --no-deps -r $(BROWSER)
+	@rm -f $(VENV)/.browser-*
 	@touch $@
 
 lint: env ## Check rules, format and types

@@ -22,7 +22,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-TORCH = (ROOT / "tests/requirements-torch.txt").read_text(encoding="utf-8")
+TORCH, BROWSER = (
+    (ROOT / f"tests/requirements-{name}.txt").read_text(encoding="utf-8") for name in ("torch", "browser")
+)
 PYTHONS = ("3.11", "3.12", "3.13")
 #: What git ignores, and git's own.
 NOT_OURS = {
@@ -58,6 +60,14 @@ def locked(python: str) -> dict[str, Version]:
             assert canonicalize_name(requirement.name) not in versions, f"{requirement.name} is locked twice"
             versions[canonicalize_name(requirement.name)] = Version(pin.version)
     return versions
+
+
+def pinned(text: str) -> dict[str, str]:
+    """What a requirements file of some tests pins: specifier by canonical name, none twice."""
+    requirements = [Requirement(line) for line in text.splitlines() if line and not line.startswith("#")]
+    pins = {canonicalize_name(r.name): str(r.specifier) for r in requirements}
+    assert len(pins) == len(requirements)
+    return pins
 
 
 def text_files() -> Iterator[pathlib.Path]:
@@ -99,14 +109,17 @@ def test_the_lock_file_is_for_a_cpu():
     assert not [name for name in locked("3.12") if "cuda" in name or name.startswith(("nvidia", "libtpu"))]
 
 
-def test_what_the_tests_with_pytorch_need_is_pinned_beside_the_lock_file():
-    """The extra `sam2` within its bounds, and nothing twice: the lock file's packages stay as they are."""
-    requirements = [Requirement(line) for line in TORCH.splitlines() if line and not line.startswith("#")]
-    pins = {canonicalize_name(r.name): str(r.specifier) for r in requirements}
-    assert len(pins) == len(requirements)
-    assert all(re.fullmatch(r"==[\d.]+", pin) for pin in pins.values())
-    for requirement in map(Requirement, EXTRAS["sam2"]):
+@pytest.mark.parametrize(("text", "extra"), [(TORCH, "sam2"), (BROWSER, "app")], ids=["torch", "browser"])
+def test_what_some_tests_need_is_pinned_within_the_bounds_of_the_extra(text: str, extra: str):
+    pins = pinned(text)
+    for requirement in map(Requirement, EXTRAS[extra]):
         assert pins[canonicalize_name(requirement.name)].removeprefix("==") in requirement.specifier
+
+
+@pytest.mark.parametrize("text", [TORCH, BROWSER], ids=["torch", "browser"])
+def test_what_some_tests_need_beside_the_lock_file_leaves_it_as_it_is(text: str):
+    pins = pinned(text)
+    assert all(re.fullmatch(r"==[\d.]+(post\d+)?", pin) for pin in pins.values())
     assert not [name for python in PYTHONS for name in pins if name in locked(python)]
 
 

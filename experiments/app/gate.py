@@ -26,7 +26,7 @@ _OPEN = re.compile(
     r"/|/(?:config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)/?"
     r"|/(?:assets|static|svelte)/.*"
     rf"|{_API}/(?:info|app_id|startup-events|theme\.css|cancel|reset|upload_progress|queue/join|queue/data)/?"
-    rf"|{_API}/heartbeat/\w+"
+    rf"|{_API}/heartbeat/[\w-]+"
 )
 #: What comes with the files of an upload: names and boundaries, of as many as gradio takes at once.
 _WRAPPING = 1_000_000

@@ -147,9 +147,8 @@ class Jobs:
           UserError: an upload or options that nothing can be made of; no path of this machine is in the message.
           ServerError: the result cannot be written.
         """
-        deadline = time.monotonic() + 60 * self.limits.minutes
         with self._one_at_a_time, self.store.job() as folder:
-            watched = _Watched(report, stopped, deadline, self.limits)
+            watched = _Watched(report, stopped, self.limits)
             watched("begin", 0, 1)
             names = _Names(folder)
             with _said_to_the_user(names):
@@ -195,24 +194,23 @@ class Jobs:
 class _Watched(Stages):
     """Reports progress, and ends the job where it is stopped, takes too long or has too many frames."""
 
-    def __init__(self, report: Report, stopped: Callable[[], bool], deadline: float, limits: Limits):
+    def __init__(self, report: Report, stopped: Callable[[], bool], limits: Limits):
         super().__init__(quiet=True)
-        self._report, self._stopped, self._deadline, self._limits = report, stopped, deadline, limits
+        self._report, self._stopped, self._limits = report, stopped, limits
         self._start = time.monotonic()
 
     def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
         if self._stopped():
             raise StoppedError("Stopped.")
-        if time.monotonic() > self._deadline:
+        if self.elapsed() > 60 * self._limits.minutes:
             raise InputError(
                 f"It takes longer than the {self._limits.minutes:g} minutes that a job may: fewer frames (fps, first), "
                 "fewer iterations, or a graph with fewer pairs."
             )
         if stage == "read" and max(done, total or 0) > self._limits.frames:
-            many = f"{total} frames" if total else "more frames"
-            raise InputError(
-                f"The clip has {many}, and it may have {self._limits.frames} here: take fewer (fps, every or first)."
-            )
+            most = self._limits.frames
+            many = f"has {total} frames, and it may have {most} here" if total else f"has more than {most} frames"
+            raise InputError(f"The clip {many}: take fewer (fps, every or first).")
         super().__call__(stage, done, total, note)
         self._report(stage, done, total)
 

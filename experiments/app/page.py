@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+import pathlib
 import threading
 import time
 from collections.abc import Mapping
@@ -46,12 +47,12 @@ class Sessions:
             return self._stops.setdefault(session, threading.Event())
 
     def end(self, session: str, event: threading.Event, products: Products | None) -> None:
-        """It has ended, with or without a result; that of a page which is closed by now goes at once."""
+        """It has ended, with or without a result; one that nobody waits for any more goes at once."""
         with self._lock:
-            is_open = self._stops.get(session) is event
-            if is_open and not event.is_set():
+            is_wanted = self._stops.get(session) is event
+            if is_wanted:
                 del self._stops[session]
-            if products is not None and is_open:
+            if products is not None and is_wanted:
                 self._results.setdefault(session, []).append(products)
             elif products is not None:
                 self._jobs.store.remove(products.folder)
@@ -120,7 +121,7 @@ def _page(jobs: Jobs) -> gr.Blocks:
         )
         with gr.Row():
             with gr.Column(scale=1):
-                files = gr.File(label="Video or images", file_count="multiple", type="filepath")
+                files = _uploads()
                 checkpoint = gr.Dropdown(
                     list(jobs.networks.names), value=jobs.networks.names[0], label="checkpoint", info="The weights."
                 )
@@ -146,7 +147,7 @@ def _page(jobs: Jobs) -> gr.Blocks:
             values = {name: given[component] for name, component in inputs.items()}
             return _run(jobs, sessions, given[files] or [], given[checkpoint], values, request, progress)
 
-        start.click(
+        running = start.click(
             reconstruct,
             {files, checkpoint, *inputs.values()},
             [said, scene, *films, downloads],
@@ -160,9 +161,23 @@ def _page(jobs: Jobs) -> gr.Blocks:
         def close(request: gr.Request) -> None:
             sessions.close(request.session_hash or "")
 
-        stop.click(stop_job, queue=False, api_name="stop")
+        stop.click(stop_job, queue=False, cancels=[running], api_name="stop")  # cancels: also where it still waits
         page.unload(close)
     return page
+
+
+def _uploads() -> gr.File:
+    """Where files are dropped. Gradio would also fetch an address that a client sends in the place of a file."""
+    files = gr.File(label="Video or images", file_count="multiple", type="filepath")
+    take = files.async_move_resource_to_block_cache
+
+    async def take_file(url_or_file_path: str | pathlib.Path | None) -> str | None:
+        if "://" in str(url_or_file_path):
+            raise _error("Drop files, not addresses.")
+        return await take(url_or_file_path)
+
+    files.async_move_resource_to_block_cache = take_file
+    return files
 
 
 def _component(name: str) -> gr.components.Component:
