@@ -32,7 +32,10 @@ _OPEN = re.compile(
 _WRAPPING = 1_000_000
 # A browser shows what this server sends and nothing from elsewhere. Gradio's page has its scripts and styles in itself.
 _HEADERS = [
-    (b"content-security-policy", b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"),
+    (
+        b"content-security-policy",
+        b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'",
+    ),
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 ]
@@ -78,7 +81,9 @@ class Gate:
         if self._local and re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1")) not in _LOCAL_NAMES:
             return 403, "This page is for this machine: open it as http://localhost with the port."
         if path.startswith(_FILE):
-            return None if self._is_served(path.removeprefix(_FILE)) else (404, "There is no such file here (any more).")
+            return (
+                None if self._is_served(path.removeprefix(_FILE)) else (404, "There is no such file here (any more).")
+            )
         if path == _UPLOAD and method == "POST":
             return self._upload_refusal(headers.get(b"content-length", b"").decode("latin-1"))
         return None if _OPEN.fullmatch(path) else (404, "Not here.")
@@ -87,7 +92,10 @@ class Gate:
         if not length.isdecimal():
             return 411, "An upload says how long it is."
         if int(length) > self._most + _WRAPPING:
-            return 413, f"The upload has {int(length) / 1e6:.0f} MB, and it may have {self._most / 1e6:g} MB here: cut it."
+            return (
+                413,
+                f"The upload has {int(length) / 1e6:.0f} MB, and it may have {self._most / 1e6:g} MB here: cut it.",
+            )
         if self._store.free_bytes() < int(length) + 2 * self._most:  # the results need room, too
             return 507, "The server's disk is full: try again later."
         return None
@@ -129,7 +137,9 @@ def check_address(address: str, port: int) -> int:
             return probe.getsockname()[1]
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise ConfigError(f"Port {port} is in use: choose another --port, or 0 for one that is free.") from error
+                raise ConfigError(
+                    f"Port {port} is in use: choose another --port, or 0 for one that is free."
+                ) from error
             if error.errno == errno.EACCES:
                 raise ConfigError(f"Port {port} needs rights that you have not: choose a --port above 1023.") from error
             raise ConfigError(f"--address={address}: this machine cannot listen there ({error.strerror}).") from error
@@ -141,8 +151,8 @@ def invitation(address: str, port: int) -> str:
     """Where to open the page, and how from elsewhere."""
     host = f"[{address}]" if ":" in address else address
     if is_local(address):
-        tunnel = f"ssh -L {port}:{host}:{port} {socket.gethostname()}"
-        return f"  http://{host}:{port} (Ctrl-C ends)\n  from another machine: {tunnel}, then http://localhost:{port} there"
+        tunnel = f"ssh -L {port}:{host}:{port} {socket.gethostname()}, then http://localhost:{port} there"
+        return f"  http://{host}:{port} (Ctrl-C ends)\n  from another machine: {tunnel}"
     if address in ("0.0.0.0", "::"):
         host = socket.gethostname()
     return f"  http://{host}:{port} (whoever reaches this machine can use it; Ctrl-C ends)"

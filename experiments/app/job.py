@@ -256,9 +256,7 @@ def _said_to_the_user(names: _Names) -> Iterator[None]:
         ) from error
 
 
-def _clip(
-    uploads: Sequence[str | os.PathLike], folder: pathlib.Path, names: _Names, limits: Limits
-) -> pathlib.Path:
+def _clip(uploads: Sequence[str | os.PathLike], folder: pathlib.Path, names: _Names, limits: Limits) -> pathlib.Path:
     """Links the upload into the job's folder, under names of our own: what reconstruct's `--seq` takes.
 
     Raises:

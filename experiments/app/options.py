@@ -63,7 +63,9 @@ def checked(values: Mapping[str, object]) -> dict[str, object]:
         flag = described(name)
         if value is None or value == flag.default:
             continue
-        if isinstance(flag.default, bool) is not isinstance(value, bool) or not isinstance(value, bool | int | float | str):
+        if isinstance(flag.default, bool) is not isinstance(value, bool) or not isinstance(
+            value, bool | int | float | str
+        ):
             raise ConfigError(f"{name}: {value!r} is no value for it.")
         flags[name] = _within(name, flag, value)
     return flags

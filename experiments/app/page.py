@@ -10,8 +10,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import gradio as gr
-from starlette.middleware import Middleware
+import gradio as gr  # pyright: ignore[reportMissingImports]
+from gradio.components import Component  # pyright: ignore[reportMissingImports]
+from gradio.themes import Default  # pyright: ignore[reportMissingImports]
+from starlette.middleware import Middleware  # pyright: ignore[reportMissingImports]
 
 from easi3r_jax import export
 from easi3r_jax.errors import UserError
@@ -25,6 +27,8 @@ from experiments.progress import TITLES
 _BETWEEN_REPORTS = 0.25
 _FAILED = "failed: see the server's log"
 _TITLES = {"panel": "Image, depth, score, masks", "depth": "Depth", "masks": "What moves", "attention": "Attention"}
+# Gradio knows by such a default that a function reports, and gives it one of its own.
+_PROGRESS = gr.Progress()
 _LOG = logging.getLogger("experiments.app")
 
 
@@ -104,7 +108,7 @@ def serve(jobs: Jobs, address: str, port: int, waiting: int) -> gr.Blocks:
         num_workers=0,
         enable_monitoring=False,
         footer_links=[],
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        theme=Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         # No pages that describe the interface: they draw scripts from elsewhere.
         app_kwargs={"middleware": [gate], "docs_url": None, "redoc_url": None, "openapi_url": None},
     )
@@ -116,8 +120,9 @@ def _page(jobs: Jobs) -> gr.Blocks:
     with gr.Blocks(title="easi3r_jax", analytics_enabled=False) as page:
         gr.Markdown(
             "# A video of a moving scene, in 4D\n"
-            f"One video, or images; up to {limits.megabytes:g} MB, {limits.frames} frames and {limits.minutes:g} minutes "
-            "of work. One is worked on at a time, the others wait. Closing the page stops its job and removes its results."
+            f"One video, or images; up to {limits.megabytes:g} MB, {limits.frames} frames and {limits.minutes:g} "
+            "minutes of work. One is worked on at a time, the others wait. Closing the page stops its job and removes "
+            "its results."
         )
         with gr.Row():
             with gr.Column(scale=1):
@@ -125,7 +130,7 @@ def _page(jobs: Jobs) -> gr.Blocks:
                 checkpoint = gr.Dropdown(
                     list(jobs.networks.names), value=jobs.networks.names[0], label="checkpoint", info="The weights."
                 )
-                inputs: dict[str, gr.components.Component] = {}
+                inputs: dict[str, Component] = {}
                 for title, names in options.OFFERED.items():
                     with gr.Accordion(title, open=title == "Frames"):
                         inputs |= {name: _component(name) for name in names}
@@ -142,7 +147,7 @@ def _page(jobs: Jobs) -> gr.Blocks:
                 downloads = gr.Files(label="Downloads", interactive=False)
 
         def reconstruct(
-            given: dict[gr.components.Component, Any], request: gr.Request, progress: gr.Progress = gr.Progress()
+            given: dict[Component, Any], request: gr.Request, progress: gr.Progress = _PROGRESS
         ) -> list[Any]:
             values = {name: given[component] for name, component in inputs.items()}
             return _run(jobs, sessions, given[files] or [], given[checkpoint], values, request, progress)
@@ -180,7 +185,7 @@ def _uploads() -> gr.File:
     return files
 
 
-def _component(name: str) -> gr.components.Component:
+def _component(name: str) -> Component:
     """The component that sets a flag."""
     flag = options.described(name)
     told: dict[str, Any] = {"label": name, "info": flag.text, "value": flag.default}
@@ -216,6 +221,12 @@ def _run(
 
     try:
         products = jobs.run(uploads, checkpoint, values, report, event.is_set)
+        return [
+            products.text,
+            str(products.scene),
+            *(str(products.films[name]) if name in products.films else None for name in FILMS),
+            [str(path) for path in products.downloads],
+        ]
     except UserError as error:
         raise _error(str(error)) from error
     except Exception as error:
@@ -223,13 +234,6 @@ def _run(
         raise _error(_FAILED) from error
     finally:
         sessions.end(session, event, products)
-    shown = [products.films.get(name) for name in FILMS]
-    return [
-        products.text,
-        str(products.scene),
-        *(None if film is None else str(film) for film in shown),
-        [str(path) for path in products.downloads],
-    ]
 
 
 def _error(message: str) -> gr.Error:

@@ -56,7 +56,9 @@ def quick_reconstruction(
             static_mask=~masks,
             rgb=frames.rgb,
         )
-        maps = MotionMaps(TemporalMaps(tokens, tokens, tokens, tokens), tokens, np.zeros(tokens.shape, np.int32), tokens)
+        maps = MotionMaps(
+            TemporalMaps(tokens, tokens, tokens, tokens), tokens, np.zeros(tokens.shape, np.int32), tokens
+        )
         found = MotionMasks(score=scene.dynamic_score, masks=masks, threshold=np.float32(0.5))
         return Reconstruction(scene=scene, motion=maps, masks=found, losses=np.linspace(1, 0.1, 10, dtype=np.float32))
 

@@ -90,7 +90,12 @@ def program(tmp_path_factory) -> Iterator[tuple[str, pathlib.Path]]:
     folder = tmp_path_factory.mktemp("temporary")
     command = [sys.executable, "-m", "experiments.app", "--port=0", "--max_frames=4"]
     process = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "TMPDIR": str(folder)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
@@ -131,8 +136,10 @@ def test_a_port_in_use_is_said_in_a_line(program):
     port = program[0].rsplit(":", 1)[1]
     command = [sys.executable, "-m", "experiments.app", f"--port={port}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1 and done.stderr == f"error: Port {port} is in use: choose another --port, or 0 for one " \
-        "that is free.\n"
+    assert (
+        done.returncode == 1
+        and done.stderr == f"error: Port {port} is in use: choose another --port, or 0 for one that is free.\n"
+    )
 
 
 # --- its page, with a reconstruction that takes no time --------------------------------------------------------------
