@@ -12,18 +12,19 @@ Exit codes: 0 done, 1 an error the user can mend (one line on stderr), 2 wrong f
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import math
 import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from absl import flags
 
-from easi3r_jax.errors import UserError
+from easi3r_jax.errors import ConfigError, UserError
 
 INTERRUPTED = 130
 
@@ -70,6 +71,23 @@ class Group:
         return self._keep(flags.DEFINE_enum(name, default, list(choices), text, self._flag_values))
 
 
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """What a flag is.
+
+    Attributes:
+      name: without the dashes.
+      text: of the help.
+      default: of its own type: bool, int, float or str.
+      choices: its only values; empty where it has others.
+    """
+
+    name: str
+    text: str
+    default: Any
+    choices: tuple[str, ...]
+
+
 class Flags:
     """The flags of a program, in groups, and the program's outermost frame.
 
@@ -106,23 +124,41 @@ class Flags:
         """The flags that differ from their defaults, as one would type them."""
         return [f"--{h.name}={h.value}" for g in self._groups for h in g.holders if h.value != h.default]
 
+    def assign(self, values: Mapping[str, object]) -> None:
+        """Gives flags their values, as a command line would; the others get their defaults.
+
+        Raises:
+          ConfigError: an unknown name, or a value that the flag does not take.
+        """
+        self._flag_values.unparse_flags()
+        try:
+            self._flag_values(["", *(f"--{name}={value}" for name, value in values.items())])
+        except flags.Error as error:
+            raise ConfigError(str(error).splitlines()[0]) from error
+
+    def describe(self, name: str) -> Described:
+        """What the flag of that name is."""
+        flag = self._flag_values[name]
+        choices = tuple(getattr(flag.parser, "enum_values", None) or ())
+        text = flag.help.strip().removeprefix(f"<{'|'.join(choices)}>: ")  # absl's own way of listing the choices
+        return Described(name, text, flag.default, choices)
+
     def help(self) -> str:
         lines = [self._doc]
         for group in (*self._groups, self._general):
             lines += ["", f"{group.title}:"]
             for holder in group.holders:
-                lines += self._describe(holder)
+                lines += self._lines(holder.name)
         return "\n".join(lines)
 
-    def _describe(self, holder: flags.FlagHolder) -> list[str]:
-        flag = self._flag_values[holder.name]
-        choices = getattr(flag.parser, "enum_values", None)
-        value = "|".join(choices) if choices else "VALUE"
-        head = f"  --[no]{flag.name}" if flag.boolean else f"  --{flag.name}={value}"
-        text = flag.help.strip().removeprefix(f"<{value}>: ")  # absl's own way of listing the choices
-        if not flag.boolean and flag.default not in (None, ""):
+    def _lines(self, name: str) -> list[str]:
+        flag = self.describe(name)
+        is_switch = self._flag_values[name].boolean
+        head = f"  --[no]{name}" if is_switch else f"  --{name}={'|'.join(flag.choices) or 'VALUE'}"
+        text = flag.text
+        if not is_switch and flag.default not in (None, ""):
             text += f" [{flag.default}]"
-        elif flag.boolean:
+        elif is_switch:
             text += " [on]" if flag.default else " [off]"
         body = textwrap.wrap(text, 84, initial_indent=" " * 8, subsequent_indent=" " * 8)
         return [head, *body]

@@ -25,6 +25,7 @@ TITLES = {
     "judge": "measuring",
     "write": "writing",
     "export": "exporting",
+    "pack": "packing",
     "pictures": "pictures, report",
 }
 

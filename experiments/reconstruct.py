@@ -18,6 +18,8 @@ import dataclasses
 import math
 import pathlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -105,8 +107,24 @@ DTYPE = dtype_flag(_COMPUTE)
 DEVICES = devices_flag(_COMPUTE)
 SEED = _COMPUTE.integer("seed", 0, "Of k-means and RANSAC.", at_least=0)
 
+#: From `--checkpoint`, `--dtype` and an observer to the network and what is known of its weights.
+Load = Callable[[str, str, Stages], tuple[DUSt3R, dict[str, Any]]]
+
 
 def main() -> None:
+    run(Stages())
+
+
+def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
+    """Reconstructs what the flags say.
+
+    Args:
+      stages: told of progress.
+      load: in the place of `load_model`: of a program that keeps its networks.
+
+    Returns:
+      the result's folder.
+    """
     began = time.perf_counter()
     config = METHOD.pipeline_config(SEED.value, GIVEN.camera_weight.value or math.inf)
     check_options()
@@ -115,11 +133,10 @@ def main() -> None:
     output = pathlib.Path(OUTPUT.value or pathlib.Path("results") / sequence.name)
     export.ensure_writable(output)
 
-    stages = Stages()
     refiner = GIVEN.refiner(stages)
     refiner_weights = None if refiner is None else refiner.metadata
     flow_source, flow_weights = GIVEN.flow_source() if MODE.value == "align" else (None, {})
-    model, checkpoint = load_model(CHECKPOINT.value, DTYPE.value, stages)
+    model, checkpoint = (load or load_model)(CHECKPOINT.value, DTYPE.value, stages)
     if MODE.value == "align":  # frame by frame there is nothing to share
         model, flow_source = on_devices(model, DEVICES.value), on_devices(flow_source, DEVICES.value)
     frames = load_frames(sequence.frames, frame_config(model), progress=lambda d, n: stages("read", d, n))
@@ -216,6 +233,7 @@ def main() -> None:
         print("\n".join(lines))
     if VIEW.value:
         serve([results.load_scene(written)])
+    return written
 
 
 def check_options() -> None:

@@ -65,6 +65,7 @@ FILE_MODULES = {"shutil", "tempfile", "zipfile", "tarfile", "mmap", "glob", "av"
 
 #: Distribution of an import name where the two differ.
 DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl-py", "cv2": "opencv-python-headless", "orbax": "orbax-checkpoint"}
+DISTRIBUTIONS |= {"gradio_client": "gradio-client"}
 
 
 def imported(source: str, module: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:
@@ -120,6 +121,8 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
             found.append(f"{where}: only the refinement by SAM 2 needs PyTorch")
         if top == "viser" and module != "easi3r_jax.viewer" and not module.startswith("easi3r_jax.viewer."):
             found.append(f"{where}: only the viewer needs viser")
+        if top in ("gradio", "gradio_client", "starlette") and module != "experiments.app.page":
+            found.append(f"{where}: only the web app's page needs gradio")
         if top in ("pickle", "cloudpickle", "dill", "joblib") and package != "convert":
             found.append(f"{where}: only convert reads pickles")
         if library and top in FILE_MODULES and part not in TOUCH_FILES:
@@ -174,6 +177,8 @@ def project_modules() -> Iterator[tuple[str, pathlib.Path]]:
         ("experiments.reconstruct", "from transformers import Sam2VideoModel"),
         ("experiments.view", "import viser"),
         ("easi3r_jax.export.ply", "import viser.transforms"),
+        ("experiments.app.job", "import gradio as gr"),
+        ("experiments.app", "from gradio import Blocks"),
         ("easi3r_jax.checkpoint", "import pickle"),
         ("easi3r_jax.metrics.masks", "from PIL import Image"),
         ("easi3r_jax.metrics.masks", "open('x')"),
@@ -203,6 +208,7 @@ def test_a_breach_is_seen(module: str, source: str):
         ("easi3r_jax.pipeline", "from easi3r_jax import align, motion"),
         ("easi3r_jax.refine.sam2", "import torch"),
         ("easi3r_jax.viewer.server", "import viser\nfrom easi3r_jax import results"),
+        ("experiments.app.page", "import gradio as gr\nfrom starlette.middleware import Middleware"),
         ("easi3r_jax.export.npz", "import numpy as np\nnp.savez('x')"),
         ("convert.pth", "import pickle\nopen('x')\nprint(1)\nfrom absl import flags"),
         ("experiments.reconstruct", "import convert\nfrom easi3r_jax import pipeline\nfrom absl import flags"),
@@ -234,8 +240,8 @@ def test_every_import_is_a_declared_dependency():
     """Of the programs in [project.dependencies], of the tests there or in the extra `dev`.
 
     The reader of HDF5 files may import what is in the extra `datasets`, which it does where it needs it; likewise the
-    refinement by SAM 2, and its tests, what is in `sam2`, and the viewer what is in `viewer`. Tests in a browser may
-    import what drives it.
+    refinement by SAM 2, and its tests, what is in `sam2`, the viewer what is in `viewer`, and the web app's page what
+    is in `app` and comes with it. Tests in a browser may import what drives it, and what the page is made of.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {name: {_distribution(r) for r in needs} for name, needs in project["optional-dependencies"].items()}
@@ -245,6 +251,7 @@ def test_every_import_is_a_declared_dependency():
     missing = []
     by_module = {"easi3r_jax.files.hdf5": extras["datasets"], "easi3r_jax.refine.sam2": extras["sam2"]}
     by_module["easi3r_jax.viewer"] = extras["viewer"]
+    by_module["experiments.app.page"] = extras["app"] | {"starlette"}
     browser = {_distribution(line) for line in (ROOT / "tests/requirements-browser.txt").read_text().splitlines()}
     sources = [
         (path, run_time.union(*(needs for start, needs in by_module.items() if module.startswith(start))))

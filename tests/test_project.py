@@ -109,17 +109,17 @@ def test_the_lock_file_is_for_a_cpu():
     assert not [name for name in locked("3.12") if "cuda" in name or name.startswith(("nvidia", "libtpu"))]
 
 
-def test_what_the_tests_with_pytorch_need_is_pinned_beside_the_lock_file():
-    """The extra `sam2` within its bounds."""
-    pins = pinned(TORCH)
-    for requirement in map(Requirement, EXTRAS["sam2"]):
+@pytest.mark.parametrize(("text", "extra"), [(TORCH, "sam2"), (BROWSER, "app")], ids=["torch", "browser"])
+def test_what_some_tests_need_is_pinned_within_the_bounds_of_the_extra(text: str, extra: str):
+    pins = pinned(text)
+    for requirement in map(Requirement, EXTRAS[extra]):
         assert pins[canonicalize_name(requirement.name)].removeprefix("==") in requirement.specifier
 
 
 @pytest.mark.parametrize("text", [TORCH, BROWSER], ids=["torch", "browser"])
 def test_what_some_tests_need_beside_the_lock_file_leaves_it_as_it_is(text: str):
     pins = pinned(text)
-    assert all(re.fullmatch(r"==[\d.]+", pin) for pin in pins.values())
+    assert all(re.fullmatch(r"==[\d.]+(post\d+)?", pin) for pin in pins.values())
     assert not [name for python in PYTHONS for name in pins if name in locked(python)]
 
 
