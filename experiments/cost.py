@@ -6,7 +6,8 @@
 
 Operations and bytes are counted from the architecture and the pair graph, nothing is computed. Rates are those of a
 large matrix product and a large copy, which `python -m experiments.benchmark` measures on your device along with the
-shares of them that the stages reach.
+shares of them that the stages reach. k-means is counted with as many iterations as it may take. What is not counted:
+reading frames, RANSAC, measuring.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 
 from easi3r_jax import pipeline
 from easi3r_jax.batches import room
-from easi3r_jax.config import PRESETS, FlowConfig
+from easi3r_jax.config import PRESETS, FlowConfig, MotionConfig
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.flow import network_size
 from easi3r_jax.models import abstract_model, flow_network
@@ -87,7 +88,11 @@ def main() -> None:
 
 
 def counted(num_edges: int) -> Work:
-    """Stage -> operations and bytes of one sequence. Of the networks, bytes are those of the weights, once a pair."""
+    """Stage -> operations and bytes of one sequence.
+
+    Of the networks, bytes are those of float32 weights, once for each frame or pair: as if there were no batches.
+    Activations, which a compiler may or may not keep on the chip, are not in them.
+    """
     config = PRESETS[PRESET.value]()
     grid = (HEIGHT.value // config.patch_size, WIDTH.value // config.patch_size)
     pixels, frames, iterations = HEIGHT.value * WIDTH.value, FRAMES.value, ITERATIONS.value
@@ -115,6 +120,10 @@ def counted(num_edges: int) -> Work:
         per_pair = flops.traced_flops(lambda f, a, b: f(a, b, FLOW_ITERATIONS)[0], network, image, image)
         weights = 4.0 * sum(leaf.size for leaf in jax.tree.leaves(network))
         work["optical flow"] = num_edges * per_pair, num_edges * weights
+    clusters = MotionConfig()
+    distances = 2.0 * frames * grid[0] * grid[1] * clusters.num_clusters * config.enc_dim
+    rounds = clusters.restarts * clusters.kmeans_iterations  # each: distances, and sums over clusters
+    work["k-means, at most"] = 2 * rounds * distances, 8.0 * rounds * frames * grid[0] * grid[1] * config.enc_dim
     options = {"with_flow": WITH_FLOW.value}
     work["alignment"] = (
         flops.alignment_flops(num_edges, pixels, iterations, **options),

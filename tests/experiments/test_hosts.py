@@ -344,11 +344,13 @@ def free_port():
 def launch(environment, tmp_path):
     """`launch("name", *arguments)` starts Python in a process; its output goes to files `name.out`, `name.err`.
 
-    What is compiled is kept however quickly it was, as four processes need the same.
+    Each has two devices, which share its sequences. What is compiled is kept however quickly it was, as four processes
+    need the same.
     """
     started = []
     kept = {k: v for k, v in environment.items() if not k.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "TPU_"))}
     kept["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    kept["XLA_FLAGS"] = f"{kept.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
 
     def launch(name, *arguments):
         with (tmp_path / f"{name}.out").open("wb") as out, (tmp_path / f"{name}.err").open("wb") as errors:
