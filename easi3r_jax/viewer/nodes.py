@@ -128,11 +128,10 @@ class SceneNodes:
       name: of the node above all of them, "/left" for instance.
       shown: the scene.
       most_moving: most moving points in a frame.
-      images: show the frames in the cameras.
     """
 
-    def __init__(self, scene_api: viser.SceneApi, name: str, shown: Shown, most_moving: int, *, images: bool = True):
-        self._api, self._name, self._shown, self._images = scene_api, name, shown, images
+    def __init__(self, scene_api: viser.SceneApi, name: str, shown: Shown, most_moving: int):
+        self._api, self._name, self._shown = scene_api, name, shown
         self._most_moving = most_moving
         self._poses, self._width = shown.poses(), shown.pixel_width()
         self._background: list[_Points] = []
@@ -224,7 +223,7 @@ class SceneNodes:
                 thickness=2.0,
                 thickness_units="screen",
                 color=tuple(time_colors(len(self._poses))[t].tolist()),
-                image=np.asarray(scene.rgb[t]) if self._images else None,
+                image=np.asarray(scene.rgb[t]),
                 jpeg_quality=80,
                 wxyz=quaternion(self._poses[t, :3, :3]),
                 position=self._poses[t, :3, 3],
