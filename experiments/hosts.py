@@ -154,10 +154,10 @@ class Hosts:
 
     def _there(self) -> bool:
         """Whether another process has neither left nor died."""
-        return any(self._get(f"{index}/left") is None and not self._silent(index) for index in self.others)
+        return any(self._get(f"{index}/gone") is None and not self._silent(index) for index in self.others)
 
     def _leave(self) -> None:
-        self._put(f"{self.index}/left", "")
+        self._put(f"{self.index}/gone", "")
         if self.index == 0:
             while self._there():
                 time.sleep(_PAUSE)
@@ -176,7 +176,7 @@ class Hosts:
         reason = self._get(f"{index}/stopped")
         if reason is not None:
             return HostLostError(f"Process {index} has stopped: {reason}")
-        if self._get(f"{index}/left") is not None:
+        if self._get(f"{index}/gone") is not None:
             return HostLostError(f"Process {index} has left.")
         if self._silent(index):
             return HostLostError(f"Process {index} is silent: it or its host has died.")

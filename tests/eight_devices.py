@@ -130,11 +130,9 @@ def alignment_in_double(model, frames: Frames, edges: np.ndarray) -> dict:
         assert problem.flow is not None
         laid_out = (problem.points_i, problem.weights_j, problem.edges, problem.flow.flow)
         by_rows = all(x.sharding.spec == sharding.ROWS for x in laid_out)
-        compiled = align.compiled_steps._cache_size()
         many_end, many_losses = align.optimise(more, problem, config)
-        compiled = align.compiled_steps._cache_size() - compiled
     pairs = ((end.frame_poses, many_end.frame_poses), (end.log_depth, many_end.log_depth), (losses, many_losses))
-    return {"double": max(relative(*pair) for pair in pairs), "by_rows": by_rows, "loops": compiled}
+    return {"double": max(relative(*pair) for pair in pairs), "by_rows": by_rows}
 
 
 def reds_and_greens(scale, rgb_i, rgb_j, iterations):

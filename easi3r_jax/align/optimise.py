@@ -89,7 +89,7 @@ def init_moments(state: AlignState) -> optax.OptState:
     return _ADAM.init(cast(optax.Params, state))
 
 
-compiled_steps = partial(jax.jit, static_argnames=("loss",))(adam_steps)
+_compiled_steps = partial(jax.jit, static_argnames=("loss",))(adam_steps)
 
 
 def iterate(
@@ -122,7 +122,7 @@ def iterate(
             padded = np.zeros(CHUNK, np.float32)
             padded[:count] = rates[done : done + count]
             with_flow = np.arange(done, done + CHUNK) >= config.flow_start * config.iterations
-            state, moments, values = compiled_steps(
+            state, moments, values = _compiled_steps(
                 state, moments, problem, padded, active, loss=loss, with_flow=with_flow
             )
             losses.append(np.asarray(values)[:count])

@@ -96,7 +96,7 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
     network = flow_network(FlowConfig("raft-small"), seed=0)
     seen = {}
 
-    def estimate(net, rgb, edges, *, observer):
+    def estimate(net, rgb, edges, *, rows, observer):
         seen.update(net=net, shape=rgb.shape)
         observer("flow", len(edges), len(edges), "")
         return np.full((len(edges), *rgb.shape[1:3], 2), 2.0, np.float32)
