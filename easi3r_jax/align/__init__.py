@@ -32,7 +32,6 @@ from easi3r_jax.align.known_scale import known_scale
 from easi3r_jax.align.optimise import (
     Progress,
     adam_steps,
-    compiled_steps,
     init_moments,
     iterate,
     learning_rates,
@@ -78,7 +77,6 @@ __all__ = [
     "check_known",
     "clean_confidence",
     "clip_focal",
-    "compiled_steps",
     "depth_loss",
     "edge_scores",
     "ego_flow",
