@@ -92,6 +92,8 @@ class Tab:
 
     def settled(self) -> np.ndarray:
         """The scene when it does not change any more."""
+        self.page.mouse.move(400, 5)  # off the controls, whose hints would lie over the scene
+        self.page.wait_for_timeout(400)
         pictures = [self.picture()]
 
         def still() -> bool:

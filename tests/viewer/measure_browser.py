@@ -65,7 +65,6 @@ def picture(folder: pathlib.Path, path: pathlib.Path) -> None:
         for notice in tab.page.locator(".mantine-Notification-closeButton").all():  # that no GPU draws
             notice.click()
         tab.choose("moving", "trail")
-        tab.page.mouse.move(400, 60)
         tab.settled()
         with tempfile.TemporaryDirectory() as scratch:
             shot = pathlib.Path(scratch) / "shot.png"

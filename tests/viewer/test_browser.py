@@ -100,7 +100,8 @@ def test_it_plays_pauses_and_steps(tab):
 
 
 def test_less_confident_points_and_a_part_of_them_can_be_left_out(tab):
-    everything = lit(tab.settled())
+    first = tab.settled()
+    everything = lit(first)
     tab.set_number("confidence", 8)
     sure = lit(tab.settled())
     tab.set_number("confidence", 1.1)
@@ -108,7 +109,7 @@ def test_less_confident_points_and_a_part_of_them_can_be_left_out(tab):
     some = lit(tab.settled())
     tab.set_number("share (%)", 100)
     assert max(sure, some) < 0.9 * everything
-    assert lit(tab.settled()) == pytest.approx(everything, rel=0.02)
+    assert driver.difference(first, tab.settled()) < 0.004  # as it was
 
 
 def test_the_camera_is_followed(tab):
