@@ -340,7 +340,8 @@ def test_a_port_in_use_and_a_foreign_address_are_refused():
 
 def test_without_gradio_one_line_says_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "experiments.app.page", raising=False)
+    monkeypatch.delitem(sys.modules, "experiments.app.page", raising=False)  # where another test has it
+    monkeypatch.delattr("experiments.app.page", raising=False)
     code = program.FLAGS.execute(program.main, ["", "--port=0"])
     complaint = capsys.readouterr().err
     assert code == 1 and "pip install -e '.[app]'" in complaint and len(complaint.splitlines()) == 1

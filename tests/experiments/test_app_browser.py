@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 import re
@@ -167,6 +168,7 @@ def served(networks) -> Iterator[tuple[str, Store]]:
             yield f"http://127.0.0.1:{port}", store
         finally:
             running.close(verbose=False)
+            gc.collect()  # what gradio leaves to Python goes now, and not in somebody else's test
 
 
 @pytest.fixture
@@ -270,25 +272,25 @@ def test_the_page_draws_nothing_from_elsewhere(served):
 
 def test_stopping_ends_the_job_and_the_next_one_works(served, slow, tmp_path):
     url, store = served
-    visitor, before = Visitor(url, tmp_path), results(store)
+    visitor, before = Visitor(url, tmp_path), set(results(store))
     job = visitor.submit(FRAMES[:2])
     until(lambda: at_work(store))
     visitor.client.predict(api_name="/stop")
     with pytest.raises(AppError, match="Stopped"):
         job.result(timeout=60)
-    assert not at_work(store) and results(store) == before
+    assert not at_work(store) and not set(results(store)) - before
     slow.set()
     assert visitor.submit(FRAMES[:2]).result()[0].startswith("2 frames")
 
 
 def test_closing_the_page_in_the_middle_ends_its_job(served, slow, tmp_path):
     url, store = served
-    visitor, before = Visitor(url, tmp_path), results(store)
+    visitor, before = Visitor(url, tmp_path), set(results(store))
     visitor.submit(FRAMES[:2])
     until(lambda: at_work(store))
     visitor.leave()
     until(lambda: not at_work(store))
-    assert results(store) == before
+    assert not set(results(store)) - before
     slow.set()
     assert Visitor(url, tmp_path).submit(FRAMES[:2]).result()[0].startswith("2 frames")
 
