@@ -16,6 +16,12 @@ def compile_quickly() -> None:
         os.environ["XLA_FLAGS"] = " ".join((*_QUICK, os.environ.get("XLA_FLAGS", ""))).strip()  # the last one counts
 
 
+def on_devices(count: int) -> dict[str, str]:
+    """The environment of a process whose CPU is so many devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    return os.environ | {"XLA_FLAGS": flags.strip()}
+
+
 def callers_flags() -> str:
     """XLA_FLAGS as whoever started the tests set it: for what must be compiled as users' programs are."""
     return " ".join(option for option in os.environ.get("XLA_FLAGS", "").split() if option not in _QUICK)

@@ -1,7 +1,6 @@
 """A clip divided over eight devices of a CPU, and what of that needs no devices."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -12,15 +11,15 @@ import numpy as np
 import pytest
 
 from easi3r_jax import sharding
+from tests.flags import on_devices
 
 
 @pytest.fixture(scope="module")
 def found():
     """What tests/eight_devices.py finds: differences between one device and eight, relative to the largest value."""
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-m", "tests.eight_devices"],
-        env=os.environ | {"XLA_FLAGS": flags},
+        env=on_devices(8),
         cwd=pathlib.Path(__file__).parents[1],
         capture_output=True,
         text=True,

@@ -29,14 +29,7 @@ from easi3r_jax.align.known import (
     with_known_cameras,
 )
 from easi3r_jax.align.known_scale import known_scale
-from easi3r_jax.align.optimise import (
-    Progress,
-    adam_steps,
-    init_moments,
-    iterate,
-    learning_rates,
-    optimise,
-)
+from easi3r_jax.align.optimise import Progress, adam_steps, init_moments, iterate, learning_rates, optimise
 from easi3r_jax.align.pair import one_frame, two_frames
 from easi3r_jax.align.residuals import (
     camera_loss,
@@ -142,7 +135,8 @@ def align(
       known: cameras known beforehand. They stay fixed or attract (`config.camera_weight`); with known poses the result
         is in their world and unit.
       seed: of RANSAC.
-      room: frames of `dynamic` and of the result, at least T: those beyond the clip's mean nothing. 0: T.
+      room: frames of `dynamic` and, of three and more, of the result, at least T: those beyond the clip's mean nothing.
+        0: T.
       release: nobody needs the predictions' arrays any more: they are freed, which nearly halves the peak of memory.
       progress: called at the start, after every few iterations and at the end with (done, total, loss); the loss is
         NaN where there is none (before the first step, closed forms).

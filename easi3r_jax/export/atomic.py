@@ -47,14 +47,18 @@ def ensure_writable(path: str | os.PathLike, *, marker: str) -> None:
     try:
         target = target.resolve()
         _check_replaceable(target, marker)
-        ancestor = target.parent
-        while not ancestor.exists():
-            ancestor = ancestor.parent
-        # Permission bits do not tell the whole story (root, access lists, read-only mounts): try it.
-        with tempfile.TemporaryDirectory(prefix=".writable-", dir=ancestor) as folder:
-            (pathlib.Path(folder) / "probe").write_bytes(b"x" * 4096)
+        _try_writing(target.parent)
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def _try_writing(folder: pathlib.Path) -> None:
+    """Raises OSError where nothing can be written into a folder, or, as it is missing, the nearest one above."""
+    while not folder.exists():
+        folder = folder.parent
+    # Permission bits do not tell the whole story (root, access lists, read-only mounts): try it.
+    with tempfile.TemporaryDirectory(prefix=".writable-", dir=folder) as probe:
+        (pathlib.Path(probe) / "probe").write_bytes(b"x" * 4096)
 
 
 @contextlib.contextmanager
@@ -124,11 +128,7 @@ def ensure_files_writable(folder: str | os.PathLike, names: Collection[str], *, 
     try:
         target = target.resolve()
         _check_own(target, names, marker)
-        ancestor = target
-        while not ancestor.exists():
-            ancestor = ancestor.parent
-        with tempfile.TemporaryDirectory(prefix=".writable-", dir=ancestor) as probe:
-            (pathlib.Path(probe) / "probe").write_bytes(b"x" * 4096)
+        _try_writing(target)
     except OSError as error:
         raise output_error(folder, error) from error
 

@@ -1,7 +1,6 @@
 """Steps: what they change, what they leave, that they go down, and that a stopped run goes on exactly."""
 
 import dataclasses
-import os
 import pathlib
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from easi3r_jax.errors import ConfigError
 from easi3r_jax.models import parameters_of, random_model
 from easi3r_jax.training.optimiser import learning_rate, make_optimiser
 from easi3r_jax.training.step import averaged_model, init_state, make_step, pair_numbers
+from tests.flags import on_devices
 from tests.walls import wall
 
 EXTRA = ObjectiveConfig(alpha=0.4, scale_weight=0.01, matching_weight=0.1, attention_weight=0.1)
@@ -137,10 +137,9 @@ def test_two_devices_train_as_one():
     """The batch is the same, the mean of the devices' gradients its gradient; only rounding differs."""
     printed = []
     for devices in (1, 2):
-        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         done = subprocess.run(
             [sys.executable, "-c", TWO_DEVICES, str(devices)],
-            env=os.environ | {"XLA_FLAGS": flags},
+            env=on_devices(devices),
             cwd=pathlib.Path(__file__).parents[2],
             capture_output=True,
             text=True,
