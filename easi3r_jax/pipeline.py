@@ -104,7 +104,7 @@ def reconstruct(
     length, rows = clip_room(num_frames, config, given)
     # Also where the clip fills its room: it shares what is compiled with those that do not.
     present = jnp.asarray(np.arange(length) < num_frames) if rows else None
-    given = _placed(given, length, sharding.mesh_of(model))
+    given = _placed(given, length, rows, sharding.mesh_of(model))
     own_masks = given.masks if "given" in config.masks else None
     if features is None:
         longer = dataclasses.replace(frames, rgb=padded(np.asarray(frames.rgb), length))
@@ -231,16 +231,21 @@ def _check_given(given: Given, config: PipelineConfig, num_edges: int, size: tup
         raise InputError(f"Masks of shape {given.masks.shape} do not fit a clip of shape {size}.")
 
 
-def _placed(given: Given, length: int, mesh: Mesh | None) -> Given:
-    """What is given, on the devices of the mesh: masks of `length` frames whole, flow divided by rows."""
+def _placed(given: Given, length: int, rows: int, mesh: Mesh | None) -> Given:
+    """What is given, on the devices of the mesh: masks of `length` frames whole, flow of `rows` at least divided."""
     masks, flow, flow_known = given.masks, given.flow, given.flow_known
     if masks is not None:
         masks = sharding.whole(jnp.asarray(padded(np.asarray(masks), length)), mesh)
-    if flow is not None and mesh is not None and sharding.mesh_of_rows(flow) is None:
-        rows = -(-len(flow) // mesh.size) * mesh.size
-        flow = sharding.by_rows(padded(np.asarray(flow), rows), mesh)
-        if flow_known is not None:
-            flow_known = sharding.by_rows(padded(np.asarray(flow_known), rows), mesh)
+    if flow is not None and sharding.mesh_of_rows(flow) is None:
+        shares = sharding.num_shares(mesh)
+        rows = -(-max(len(flow), rows) // shares) * shares
+
+        def place(x: Array) -> Array:
+            longer = x if len(x) == rows else padded(np.asarray(x), rows)
+            return jnp.asarray(longer) if mesh is None else sharding.by_rows(longer, mesh)
+
+        flow = place(flow)
+        flow_known = None if flow_known is None else place(flow_known)
     return dataclasses.replace(given, masks=masks, flow=flow, flow_known=flow_known)
 
 
