@@ -90,6 +90,7 @@ def test_counted_bytes_are_at_least_the_observations():
     assert points - flops.alignment_bytes(**counts, with_flow=False, number=2) == 3 * 20 * 1000 * 2 * 8
 
 
+@pytest.mark.slow
 def test_the_program_shows_what_the_design_promises(command, tmp_path):
     """Eight frames make two batches of pairs."""
     file = tmp_path / "figures.json"

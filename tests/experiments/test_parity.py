@@ -26,8 +26,10 @@ HERE = (
 )
 
 
-# Aggregation: the same arrays are compared in tests/motion, and this takes a minute.
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k == "aggregation")) for k in HERE])
+# What a heavy check adds: aggregation, whose arrays are compared in tests/motion, and flow of a second size.
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in ("aggregation", "flow"))) for k in HERE]
+)
 def test_every_comparison_holds(golden, kind):
     ((folder, check),) = find_checks(golden / kind)
     rows = list(check(folder))
@@ -35,9 +37,19 @@ def test_every_comparison_holds(golden, kind):
     assert not [row for row in rows if not row.passed]
 
 
+def test_every_comparison_of_flow_holds_at_a_size_that_needs_padding(golden, tmp_path):
+    shutil.copytree(golden / "flow", tmp_path / "flow", ignore=shutil.ignore_patterns("*_128x160.npz"))
+    ((folder, check),) = find_checks(tmp_path / "flow")
+    rows = list(check(folder))
+    assert len(rows) >= 20 and {row.stage for row in rows} == {
+        f"flow/{name}_130x150" for name in ("raft_basic", "raft_small", "sea_raft_m")
+    }
+    assert not [row for row in rows if not row.passed]
+
+
 def test_every_comparison_of_the_alignment_holds(golden, tmp_path):
-    """Without what another test compares: runs without flow (tests/align), and the flow masks (below)."""
-    left_out = shutil.ignore_patterns("a_noflow_*.npz", "motion_masks_*.npz")
+    """Without what other tests compare: runs without flow (tests/align), flow masks, and flow's cosine run (below)."""
+    left_out = shutil.ignore_patterns("a_noflow_*.npz", "b_flow_cosine.npz", "motion_masks_*.npz")
     shutil.copytree(golden / "alignment", tmp_path / "alignment", ignore=left_out)
     ((folder, check),) = find_checks(tmp_path / "alignment")
     rows = list(check(folder))
