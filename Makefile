@@ -82,13 +82,22 @@ $(TORCH_INSTALLED): | $(INSTALLED)
 	@rm -f $(VENV)/.torch-*
 	@touch $@
 
-test-browser: env $(BROWSER_INSTALLED) ## Run the tests in Chromium (on Debian: apt-get install chromium; without it they are skipped)
+test-browser: env $(BROWSER_INSTALLED) chromium ## Run the tests in Chromium (installed where that needs no password; without it they are skipped)
 	$(RUN) -m pytest -q -m browser
 
 $(BROWSER_INSTALLED): | $(INSTALLED)
 	@$(RUN) -m pip --disable-pip-version-check install --quiet --no-deps -r $(BROWSER)
 	@rm -f $(VENV)/.browser-*
 	@touch $@
+
+.PHONY: chromium
+chromium:
+	@for name in "$$CHROMIUM" chromium chromium-browser google-chrome; do \
+	  [ -n "$$name" ] && command -v "$$name" > /dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  echo "Installing chromium ..."; \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium > /dev/null && exit 0; fi; \
+	echo "No Chromium here (on Debian: apt-get install chromium): its tests will be skipped." >&2
 
 lint: env ## Check rules, format and types
 	$(RUN) -m ruff check
