@@ -257,4 +257,5 @@ def test_names_without_white_space_stay_different():
     names = ["a b.png", "a_b.png", "a \t b.png", "c.png"]
     short = without_white_space(names)
     assert short == ["a_b.png", "00001_a_b.png", "00002_a_b.png", "c.png"]
-    assert len(set(short)) == len(names)
+    for others in (["00002_a_b", "a b", "a_b"], ["00002_a_b", "a_b", "a b", "a  b"]):
+        assert len(set(without_white_space(others))) == len(others)

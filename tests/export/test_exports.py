@@ -4,6 +4,7 @@ COLMAP and nerfstudio: `test_colmap.py`, `test_nerfstudio.py`.
 """
 
 import dataclasses
+import json
 
 import numpy as np
 import OpenEXR
@@ -16,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from easi3r_jax import export
 from easi3r_jax.datasets.exr import read_exr
 from easi3r_jax.errors import ConfigError, OutputError
-from tests.exact_scene import PIXELS, TIME, H, W, in_images, world_points, write
+from tests.exact_scene import PIXELS, TIME, H, T, W, in_images, world_points, write
 
 
 def test_images_and_masks_lie_beside_the_models(exported, tmp_path):
@@ -117,6 +118,41 @@ def test_glbs_are_static_per_frame_and_animated(exported, tmp_path):
         assert near(expected, cloud).max() < 1e-4
 
 
+def test_the_ply_of_the_background_is_what_scene_ply_has_of_it(exported, tmp_path):
+    folder = write(tmp_path, "ply", exported)
+    scene, background = (plyfile.PlyData.read(folder / f"{name}.ply")["vertex"] for name in ("scene", "background"))
+    static = scene["kind"] == 0
+    assert static.any() and set(scene["frame"][~static]) == set(exported.numbers)
+    for name in ("x", "y", "z", "red", "green", "blue"):
+        np.testing.assert_array_equal(background[name], scene[name][static])
+
+
+def test_cameras_of_a_glb_see_every_point_half_a_pixel_beside_its_place(room, tmp_path):
+    """In x and in y, for glTF's principal point is the middle, DUSt3R's (W / 2, H / 2) from the first pixel's centre.
+
+    By trimesh's nodes, and the projection of glTF 2.0, section 3.10.3.
+    """
+    centred = room.intrinsics.copy()
+    centred[:, :2, 2] = W / 2, H / 2
+    scene = dataclasses.replace(room, intrinsics=centred)
+    path = write(tmp_path, "glb", export.frames_of(scene, TIME, every=2)) / "animated.glb"
+    read = trimesh.load(path)
+    data = path.read_bytes()
+    document = json.loads(data[20 : 20 + int.from_bytes(data[12:16], "little")])
+    cameras = {camera["name"]: camera["perspective"] for camera in document["cameras"]}
+    world, _ = read.graph["background"]
+    assert len(cameras) == T // 2
+    for t in range(0, T, 2):
+        camera, _ = read.graph[f"camera_{t:05d}"]
+        x, y, z = trimesh.transform_points(world_points(scene, t), np.linalg.inv(camera) @ world).T
+        assert (z < 0).all()
+        half_height = np.tan(cameras[f"camera_{t:05d}"]["yfov"] / 2)
+        half_width = half_height * cameras[f"camera_{t:05d}"]["aspectRatio"]
+        found = np.column_stack([(1 + x / -z / half_width) / 2 * W, (1 - y / -z / half_height) / 2 * H])
+        place = PIXELS + 0.5
+        np.testing.assert_allclose(found, place - 0.5, atol=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_depth_as_openexr_is_exact(exported, tmp_path):
     folder = write(tmp_path, "exr", exported)
@@ -152,6 +188,9 @@ def test_arrays_see_every_point_where_it_came_from(exported, tmp_path):
         assert tuple(arrays["image_size"]) == exported.views.size
         assert arrays["image_names"].tolist() == list(exported.views.names)
         np.testing.assert_array_equal(arrays["frame_number"], exported.numbers)
+        np.testing.assert_array_equal(arrays["time"], TIME[exported.numbers])
+        matrix = arrays["image_from_frame"]
+        np.testing.assert_allclose(PIXELS @ matrix[:2, :2].T + matrix[:2, 2] + 0.5, in_images(exported))
         np.testing.assert_array_equal(arrays["depth"], exported.scene.depth)
         np.testing.assert_array_equal(arrays["images"], exported.scene.rgb)
         for t in range(len(exported.numbers)):
