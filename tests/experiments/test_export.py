@@ -124,7 +124,7 @@ def test_images_of_a_folder_are_kept_as_they_are_where_every_program_reads_them_
     result = result_of(folder_of_images, tmp_path / "result")
     code, out, err = run(scene=result, format="colmap,nerfstudio")
     assert (code, err) == (0, "")
-    assert f"{WIDTH}x{HEIGHT} (originals from {folder_of_images})" in out
+    assert f"{WIDTH}x{HEIGHT} pixels: originals from {folder_of_images}\n" in out
     exports = result / "exports"
     images = sees_its_points(exports / "colmap", result, original=True)
     assert list(images) == ["shot_1.png", "shot_3.jpg.png", "shot_5.png.png"]
@@ -153,7 +153,8 @@ def test_the_networks_frames_are_taken_where_asked_for_or_the_clip_has_moved(fol
     for source in ("auto", "frames"):
         code, out, err = run(scene=result, format="colmap", source=source)
         assert (code, err) == (0, "")
-        assert "the network's frames" in out
+        assert "48x16 pixels: the network's frames" in out
+        assert ("is no longer at" in out and "give it as --source" in out) == (source == "auto")
         images = sees_its_points(result / "exports" / "colmap", result, original=False)
         rgb = results.load_scene(result).scene.rgb
         np.testing.assert_array_equal(list(map(np.asarray, images.values())), rgb)
@@ -223,7 +224,7 @@ def test_an_older_result_has_no_originals(folder_of_images, tmp_path, run):
     np.savez(result / "scene.npz", **kept)
     code, out, err = run(scene=result, format="colmap")
     assert (code, err) == (0, "")
-    assert "the network's frames" in out
+    assert "the network's frames (a result of an older version" in out
     code, _, err = run(scene=result, format="colmap", source=folder_of_images)
     assert code == 1 and "older version" in err and "--source=frames" in err
 
