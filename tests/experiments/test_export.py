@@ -7,8 +7,10 @@ import shutil
 import av
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pycolmap
 import pytest
+import trimesh
 
 from easi3r_jax import results
 from easi3r_jax.config import FrameConfig
@@ -174,6 +176,19 @@ def test_every_nth_frame(folder_of_images, tmp_path, run):
     assert json.loads((exports / "colmap" / "export.json").read_text())["frames"] == [0, 2]
 
 
+def test_points_are_chosen_by_confidence_and_number(folder_of_images, tmp_path, run):
+    result = result_of(folder_of_images, tmp_path / "result")  # of confidence 3 everywhere
+    for values, most, least in (({}, 2000, 500), ({"cloud_points": 100}, 100, 50), ({"cloud_confidence": 3.5}, 0, 0)):
+        assert run(scene=result, format="colmap,ply", **values)[0] == 0
+        read = pycolmap.Reconstruction(result / "exports" / "colmap" / "sparse" / "0")
+        assert least <= len(read.points3D) <= most
+        vertices = trimesh.load(result / "exports" / "ply" / "background.ply").vertices if most else []
+        assert least <= len(vertices) <= most
+        record = json.loads((result / "exports" / "colmap" / "export.json").read_text())
+        assert record["max_points"] == values.get("cloud_points", 200_000)
+        assert record["min_confidence"] == values.get("cloud_confidence", 1.1)
+
+
 def test_the_printed_size_is_that_of_the_files(folder_of_images, tmp_path, run):
     result = result_of(folder_of_images, tmp_path / "result")
     _, out, _ = run(scene=result, format="exr")
@@ -190,11 +205,16 @@ def test_another_clip_is_refused_and_nothing_is_left(folder_of_images, video, tm
     for number, picture in enumerate(pictures(), 1):
         PIL.Image.fromarray(picture[::-1]).save(other / f"shot {number}.png")
     PIL.Image.fromarray(pictures()[2]).resize((220, 140)).save(other / "shot 3.jpg")
+    larger = tmp_path / "larger"
+    larger.mkdir()
+    for path in folder_of_images.iterdir():
+        PIL.ImageOps.exif_transpose(PIL.Image.open(path)).resize((220, 140)).save(larger / path.name)
     empty = tmp_path / "one"
     empty.mkdir()
     PIL.Image.fromarray(pictures()[0]).save(empty / "shot 1.png")
     for source, words in (
         (other, "is not what frame 0"),
+        (larger, "is not what frame 0"),  # the same pictures, but other pixels
         (empty, "has no image shot 3.jpg"),
         (tmp_path / "nowhere", "no video, image or folder"),
     ):

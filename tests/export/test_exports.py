@@ -102,6 +102,12 @@ def test_static_points_of_frames_are_those_of_confidence(room, tmp_path):
         assert 0.95 * kept.sum() < count <= kept.sum() < depth.size  # but for some at edges
 
 
+def test_points_of_a_frame_are_bounded(room, tmp_path):
+    folder = write(tmp_path, "ply", export.frames_of(room, TIME, max_points=100))
+    for path in (folder / "frames").iterdir():
+        assert len(plyfile.PlyData.read(path)["vertex"].data) == 100
+
+
 def test_glbs_are_static_per_frame_and_animated(exported, tmp_path):
     folder = write(tmp_path, "glb", exported)
     paths = [folder / "animated.glb", folder / "background.glb"]
