@@ -18,7 +18,7 @@ from easi3r_jax.export import write_result
 from easi3r_jax.types import Scene4D
 from easi3r_jax.video import load_frames, original_images
 from experiments import export
-from experiments.originals import without_white_space
+from experiments.originals import _difference, without_white_space
 from experiments.sequences import file_names
 
 WIDTH, HEIGHT = 110, 70
@@ -197,6 +197,15 @@ def test_the_printed_size_is_that_of_the_files(folder_of_images, tmp_path, run):
     assert f"exr: {folder}, {size / 1e6:.2f} MB" in out
 
 
+def test_a_frame_made_again_differs_by_less_than_two_levels(folder_of_images):
+    frames = load_frames(folder_of_images, TAKEN)
+    for frame, picture in zip(frames.rgb, pictures()[::2], strict=True):
+        original, image_from_frame = PIL.Image.fromarray(picture), np.linalg.inv(frames.frame_from_source)
+        assert _difference(original, image_from_frame, frame) < 2
+        aside = np.add(image_from_frame, [[0, 0, 1.5], [0, 0, 1.5], [0, 0, 0]])
+        assert _difference(original, aside, frame) > 3
+
+
 def test_another_clip_is_refused_and_nothing_is_left(folder_of_images, video, tmp_path, run):
     result = result_of(folder_of_images, tmp_path / "result")
     before = {p: p.read_bytes() for p in result.rglob("*") if p.is_file()}
@@ -205,16 +214,17 @@ def test_another_clip_is_refused_and_nothing_is_left(folder_of_images, video, tm
     for number, picture in enumerate(pictures(), 1):
         PIL.Image.fromarray(picture[::-1]).save(other / f"shot {number}.png")
     PIL.Image.fromarray(pictures()[2]).resize((220, 140)).save(other / "shot 3.jpg")
-    larger = tmp_path / "larger"
-    larger.mkdir()
+    framed = tmp_path / "framed"
+    framed.mkdir()
     for path in folder_of_images.iterdir():
-        PIL.ImageOps.exif_transpose(PIL.Image.open(path)).resize((220, 140)).save(larger / path.name)
+        with PIL.Image.open(path) as image:
+            PIL.ImageOps.exif_transpose(image).crop((0, 0, WIDTH + 9, HEIGHT + 9)).save(framed / path.name)
     empty = tmp_path / "one"
     empty.mkdir()
     PIL.Image.fromarray(pictures()[0]).save(empty / "shot 1.png")
     for source, words in (
         (other, "is not what frame 0"),
-        (larger, "is not what frame 0"),  # the same pictures, but other pixels
+        (framed, "is not what frame 0"),  # the same pictures, with a border to the right and below
         (empty, "has no image shot 3.jpg"),
         (tmp_path / "nowhere", "no video, image or folder"),
     ):
