@@ -10,7 +10,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -57,19 +56,39 @@ def test_transforms_json_sees_every_point_where_it_came_from(exported, folder):
         np.testing.assert_allclose(found, in_images(exported), atol=1e-3)
 
 
+# What nerfstudio makes of a folder. It takes pixels (x, y) on its standard input; the answer goes into a file, for
+# nerfstudio prints.
+READER = """
+import json, pathlib, sys
+import torch
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+folder, answer = map(pathlib.Path, sys.argv[1:])
+config = NerfstudioDataParserConfig(data=folder, eval_mode="all", load_3D_points=False)
+outputs = config.setup().get_dataparser_outputs("train")
+x, y = torch.tensor(json.load(sys.stdin)).T
+coords = outputs.cameras.get_image_coords()[y, x]
+rays = [outputs.cameras.generate_rays(t, coords=coords) for t in range(len(outputs.cameras))]
+answer.write_text(json.dumps({
+    "images": [path.name for path in outputs.image_filenames],
+    "masks": [path.name for path in outputs.mask_filenames],
+    "origins": [ray.origins.tolist() for ray in rays],
+    "directions": [ray.directions.tolist() for ray in rays],
+    "nerfstudio_from_world": outputs.dataparser_transform.tolist(),
+    "scale": outputs.dataparser_scale,
+}))
+"""
 INTERPRETER = os.environ.get("NERFSTUDIO_PYTHON", sys.executable if importlib.util.find_spec("nerfstudio") else "")
 
 
 @pytest.mark.skipif(not INTERPRETER, reason="nerfstudio is not installed, and NERFSTUDIO_PYTHON names no other Python")
 def test_nerfstudio_itself_sees_every_point_where_it_came_from(exported, folder, tmp_path):
     """Its rays through the pixels hit the points that the pixels show, whatever it makes of the world."""
-    pixels = in_images(exported) - 0.5
-    script = pathlib.Path(__file__).parents[1] / "nerfstudio_reads.py"
-    asked = json.dumps({"folder": str(folder), "pixels": pixels.astype(int).tolist()})
-    subprocess.run([INTERPRETER, script, tmp_path / "answer.json"], input=asked, text=True, check=True)
-    found = json.loads((tmp_path / "answer.json").read_text())
-    assert [pathlib.Path(path).name for path in found["images"]] == list(exported.views.names)
-    assert [pathlib.Path(path).name for path in found["masks"]] == [f"{name}.png" for name in exported.views.names]
+    asked, answer = json.dumps((in_images(exported) - 0.5).astype(int).tolist()), tmp_path / "answer.json"
+    subprocess.run([INTERPRETER, "-c", READER, folder, answer], input=asked, text=True, check=True)
+    found = json.loads(answer.read_text())
+    assert found["images"] == list(exported.views.names)
+    assert found["masks"] == [f"{name}.png" for name in exported.views.names]
     matrix, scale = np.array(found["nerfstudio_from_world"]), found["scale"]
     np.testing.assert_allclose(matrix[:, :3] @ matrix[:, :3].T, np.eye(3), atol=1e-5)
     for t, (origins, directions) in enumerate(zip(found["origins"], found["directions"], strict=True)):
