@@ -11,8 +11,9 @@ so one that is open stays as it was when a newer takes its place.
 It stands beside `export`, which writes what is read here, and not in it: writers take pytrees and need no folder.
 
 Versions: `format_version` in scene.npz. Results of before there were numbers are brought to today's form as far as
-their files go: times come from trajectory.txt, but what frame of the source a frame was, and where its pixels were, is
-nowhere said. Then `source` is None, and cameras can be had in pixels of the network's frames only.
+their files go: times come from trajectory.txt, and what is not masked stands still where the first of them say no more.
+But what frame of the source a frame was, and where its pixels were, is nowhere said. Then `source` is None, and cameras
+can be had in pixels of the network's frames only.
 """
 
 from __future__ import annotations
@@ -102,8 +103,14 @@ def load_scene(folder: str | os.PathLike) -> SavedScene:
         raise InputError(
             f"{path} has format {version}, this version reads up to {npz.FORMAT_VERSION}: update easi3r_jax."
         )
-    needed = {**npz.SCENE, **npz.SOURCE} if version else npz.SCENE
-    arrays = npz.read_arrays(path, needed, npz.NAMES, npz.MOTION, npz.THRESHOLD, npz.LOSSES)
+    if version:
+        needed = {**npz.SCENE, **npz.SOURCE}
+    else:
+        needed = {key: layout for key, layout in npz.SCENE.items() if key not in npz.STATIC}
+    arrays = npz.read_arrays(path, needed, npz.STATIC, npz.NAMES, npz.MOTION, npz.THRESHOLD, npz.LOSSES)
+    if "static_mask" not in arrays:
+        arrays["static_mask"] = ~arrays["dynamic_mask"]  # before flow had a say in it, there was nothing else
+        arrays["static_mask"].flags.writeable = False
     scene = npz.scene_of(arrays)
     _check_cameras(path, scene)
     if version:

@@ -50,37 +50,47 @@ def write_exports(
       OutputError: a folder cannot be written.
     """
     exported = export.frames_of(saved.scene, saved.time, every, min_confidence=min_confidence, max_points=max_points)
-    clip = None
+    clip, kind = None, ""
     if set(formats) & set(export.WITH_IMAGES):
-        clip = _clip_of(saved, source)
+        clip, kind = _clip_of(saved, source)
     if clip is not None:
         exported = dataclasses.replace(exported, views=original_views(saved, exported.numbers, clip))
     lines = []
     for done, name in enumerate(formats):
         observer("export", done, len(formats), name)
         views = exported.views
-        record = {"scene": saved.folder, "image_size": views.size, "image_from_frame": views.image_from_frame}
+        record = {
+            "scene": saved.folder,
+            "min_confidence": min_confidence,
+            "max_points": max_points,
+            "image_size": views.size,
+            "image_from_frame": views.image_from_frame,
+        }
         folder, size = export.write_export(output / name, name, exported, record)
         images = ""
         if name in export.WITH_IMAGES:
-            kind = "the network's frames" if clip is None else f"originals from {clip}"
-            images = f", cameras for {len(views.names)} images of {views.size[1]}x{views.size[0]} ({kind})"
+            images = f", cameras of images of {views.size[1]}x{views.size[0]} pixels: {kind}"
         lines.append(f"  {name}: {folder}, {size / 1e6:.2f} MB{images}")
     observer("export", len(formats), len(formats), "")
     return lines
 
 
-def _clip_of(saved: SavedScene, source: str) -> pathlib.Path | None:
-    """Where the originals are; None: the network's frames are to be taken."""
+def _clip_of(saved: SavedScene, source: str) -> tuple[pathlib.Path | None, str]:
+    """Where the originals are, None: the network's frames are to be taken; and what to say of it."""
+    frames = "the network's frames"
     if source == "frames":
-        return None
-    if source != "auto":
-        return find_sequence(source).frames
-    options = saved.config.get("options")
-    seq = options.get("seq") if isinstance(options, dict) else None
-    if saved.source is None or not isinstance(seq, str):
-        return None
-    try:
-        return find_sequence(seq).frames
-    except InputError:  # it has moved
-        return None
+        return None, frames
+    if source == "auto":
+        options = saved.config.get("options")
+        seq = options.get("seq") if isinstance(options, dict) else None
+        if saved.source is None:
+            return None, f"{frames} (a result of an older version does not say where they lie in the originals)"
+        if not isinstance(seq, str):
+            return None, f"{frames} (config.json names no clip: give it as --source)"
+        try:
+            clip = find_sequence(seq).frames
+        except InputError:
+            return None, f"{frames} (the clip is no longer at {seq}: give it as --source)"
+    else:
+        clip = find_sequence(source).frames
+    return clip, f"originals from {clip}"

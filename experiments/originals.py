@@ -82,8 +82,10 @@ def without_white_space(names: Sequence[str]) -> list[str]:
     found = []
     for number, name in enumerate(names):
         short = re.sub(r"\s+", "_", name)
-        found.append(f"{number:05d}_{short}" if short in taken else short)
-        taken.add(found[-1])
+        while short in taken:
+            short = f"{number:05d}_{short}"
+        found.append(short)
+        taken.add(short)
     return found
 
 

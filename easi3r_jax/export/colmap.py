@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import struct
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -110,9 +111,13 @@ class _Model:
 
 def _shortened(seen: np.ndarray, frame: np.ndarray) -> np.ndarray:
     """(P, T) bool: of each point's views LONGEST_TRACK, evenly spread, and the one in `frame`."""
-    count = np.maximum(seen.sum(axis=1, keepdims=True), LONGEST_TRACK)
-    rank = np.cumsum(seen, axis=1)
-    kept = seen & (rank * LONGEST_TRACK // count > (rank - 1) * LONGEST_TRACK // count)
+    count = np.maximum(seen.sum(axis=1), LONGEST_TRACK)
+    kept = np.zeros_like(seen)
+    rank = np.zeros(len(seen), int)
+    for t in range(seen.shape[1]):  # and not all at once: as integers, `seen` would fill a gigabyte
+        before = rank * LONGEST_TRACK // count
+        rank += seen[:, t]
+        kept[:, t] = rank * LONGEST_TRACK // count > before
     kept[np.arange(len(kept)), frame] = True
     return kept
 
@@ -140,22 +145,28 @@ def _write_text(folder: pathlib.Path, model: _Model) -> None:
     size = f"{model.size[0]} {model.size[1]}"
     cameras = [f"{number} PINHOLE {size} {_words(values, '.12g')}" for number, values in enumerate(model.cameras, 1)]
     _write_lines(folder / "cameras.txt", "CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy", cameras)
-    images = []
-    rows = zip(model.poses, model.camera, model.names, model.keypoints, strict=True)
-    for number, (pose, camera, name, keypoints) in enumerate(rows, 1):
-        images.append(f"{number} {_words(pose, '.17g')} {camera + 1} {name}")
-        images.append(" ".join(f"{x:.5f} {y:.5f} {point}" for x, y, point in keypoints.tolist()))
+    images = _image_lines(model)
     _write_lines(folder / "images.txt", "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME; then X Y POINT3D_ID ...", images)
-    points = [
+    points = (
         f"{number} {_words(xyz, '.9g')} {_words(rgb, 'd')} 0 {_words(track.reshape(-1), 'd')}"
         for number, (xyz, rgb, track) in enumerate(zip(model.xyz, model.rgb, model.tracks, strict=True), 1)
-    ]
+    )
     _write_lines(folder / "points3D.txt", "POINT3D_ID X Y Z R G B ERROR, then IMAGE_ID POINT2D_IDX ...", points)
+
+
+def _image_lines(model: _Model) -> Iterator[str]:
+    rows = zip(model.poses, model.camera, model.names, model.keypoints, strict=True)
+    for number, (pose, camera, name, keypoints) in enumerate(rows, 1):
+        yield f"{number} {_words(pose, '.17g')} {camera + 1} {name}"
+        yield " ".join(f"{x:.5f} {y:.5f} {point}" for x, y, point in keypoints.tolist())
 
 
 def _words(values: np.ndarray, form: str) -> str:
     return " ".join(format(value, form) for value in values.tolist())
 
 
-def _write_lines(path: pathlib.Path, header: str, lines: list[str]) -> None:
-    path.write_text("\n".join([f"# {header}", *lines]) + "\n", encoding="utf-8")
+def _write_lines(path: pathlib.Path, header: str, lines: Iterable[str]) -> None:
+    """One at a time: of a long clip they would fill a gigabyte."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(f"# {header}\n")
+        file.writelines(f"{line}\n" for line in lines)

@@ -7,6 +7,7 @@ folder to files in it; `FORMATS` has them by name.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -82,7 +83,7 @@ def _released(folder: pathlib.Path, exported: Exported) -> None:
 
 def _ply(folder: pathlib.Path, exported: Exported) -> None:
     cloud = point_cloud(exported.scene, **_points_of(exported))
-    write_ply(folder / "scene.ply", cloud, exported.scene)
+    write_ply(folder / "scene.ply", cloud, exported.scene, numbers=exported.numbers)
     write_points(folder / "background.ply", cloud.background)
     for path, points in _frames(folder, exported, "ply"):
         write_points(path, points)
@@ -90,10 +91,11 @@ def _ply(folder: pathlib.Path, exported: Exported) -> None:
 
 def _glb(folder: pathlib.Path, exported: Exported) -> None:
     cloud = point_cloud(exported.scene, **_points_of(exported))
-    write_glb(folder / "animated.glb", cloud, exported.scene, exported.time)
-    write_glb(folder / "background.glb", SceneCloud(cloud.background, {}), exported.scene, exported.time)
+    write = functools.partial(write_glb, scene=exported.scene, time=exported.time, numbers=exported.numbers)
+    write(folder / "animated.glb", cloud)
+    write(folder / "background.glb", SceneCloud(cloud.background, {}))
     for path, points in _frames(folder, exported, "glb"):
-        write_glb(path, SceneCloud(points, {}), exported.scene, exported.time)
+        write(path, SceneCloud(points, {}))
 
 
 def _exr(folder: pathlib.Path, exported: Exported) -> None:

@@ -16,6 +16,7 @@ import math
 import os
 import pathlib
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ _GLTF_FROM_CV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 _FLOAT, _UNSIGNED_SHORT = 5126, 5123
 _POINTS, _LINES = 0, 1
+_ARRAY_BUFFER = 34962
 
 
 def gltf_from_world(scene: Scene4D) -> np.ndarray:
@@ -36,25 +38,35 @@ def gltf_from_world(scene: Scene4D) -> np.ndarray:
     return _GLTF_FROM_CV @ np.linalg.inv(np.asarray(scene.world_from_cam[0], np.float64))
 
 
-def write_glb(path: str | os.PathLike, cloud: SceneCloud, scene: Scene4D, time: np.ndarray) -> None:
+def write_glb(
+    path: str | os.PathLike,
+    cloud: SceneCloud,
+    scene: Scene4D,
+    time: np.ndarray,
+    *,
+    numbers: Sequence[int] | np.ndarray | None = None,
+) -> None:
     """Writes the scene.
 
     Nodes under `scene`: `background`; `foreground_NNNNN` per frame; `frusta` and `path`, coloured by time. Beside it:
-    `camera_NNNNN`, glTF cameras to look through.
+    `camera_NNNNN`, glTF cameras to look through. These look through the middle of the image, since glTF knows no other
+    principal point: DUSt3R's lies half a pixel beside it, a known one may lie anywhere.
 
     Args:
       path: the file.
       cloud: points of `scene`.
       scene: for the cameras.
       time: (T,) seconds, when each frame's foreground shows in the animation.
+      numbers: (T,) of the frames, for the names; None: 0, 1, ...
     """
+    numbers = range(len(scene.depth)) if numbers is None else numbers
     file = _Glb()
     root = file.add("nodes", {"name": "scene", "matrix": _column_major(gltf_from_world(scene)), "children": []})
     children = file.json["nodes"][root]["children"]
     if len(cloud.background):
         children.append(file.mesh("background", _POINTS, cloud.background.xyz, cloud.background.rgb))
     foreground = {
-        t: file.mesh(f"foreground_{t:05d}", _POINTS, points.xyz, points.rgb)
+        t: file.mesh(f"foreground_{numbers[t]:05d}", _POINTS, points.xyz, points.rgb)
         for t, points in sorted(cloud.foreground.items())
         if len(points)
     }
@@ -63,7 +75,7 @@ def write_glb(path: str | os.PathLike, cloud: SceneCloud, scene: Scene4D, time: 
         _animate(file, foreground, np.asarray(time, np.float64))
     size = camera_size(scene)
     children += _camera_lines(file, scene, size)
-    file.json["scenes"][0]["nodes"] = [root, *_cameras(file, scene, size)]
+    file.json["scenes"][0]["nodes"] = [root, *_cameras(file, scene, size, numbers)]
     pathlib.Path(path).write_bytes(file.tobytes())
 
 
@@ -77,17 +89,17 @@ def _camera_lines(file: _Glb, scene: Scene4D, size: float) -> list[int]:
     return nodes
 
 
-def _cameras(file: _Glb, scene: Scene4D, size: float) -> list[int]:
+def _cameras(file: _Glb, scene: Scene4D, size: float, numbers: Sequence[int] | np.ndarray) -> list[int]:
     height, width = scene.depth.shape[1:]
     gltf_from_cam = gltf_from_world(scene) @ np.asarray(scene.world_from_cam, np.float64) @ _GLTF_FROM_CV
     nodes = []
-    for t, (intrinsics, matrix) in enumerate(zip(np.asarray(scene.intrinsics), gltf_from_cam, strict=True)):
+    for number, intrinsics, matrix in zip(numbers, np.asarray(scene.intrinsics), gltf_from_cam, strict=True):
         perspective = {
             "aspectRatio": width * float(intrinsics[1, 1]) / (height * float(intrinsics[0, 0])),
             "yfov": 2 * math.atan(height / (2 * float(intrinsics[1, 1]))),
             "znear": size / 10,
         }
-        name = f"camera_{t:05d}"
+        name = f"camera_{number:05d}"
         camera = file.add("cameras", {"name": name, "type": "perspective", "perspective": perspective})
         nodes.append(file.add("nodes", {"name": name, "camera": camera, "matrix": _column_major(matrix)}))
     return nodes
@@ -142,13 +154,28 @@ class _Glb:
         entries.append(entry)
         return len(entries) - 1
 
-    def accessor(self, array: np.ndarray, kind: str, *, bounds: bool = False, normalized: bool = False) -> int:
+    def accessor(
+        self,
+        array: np.ndarray,
+        kind: str,
+        *,
+        bounds: bool = False,
+        normalized: bool = False,
+        of_vertices: bool = False,
+    ) -> int:
         component = {"f": _FLOAT, "u": _UNSIGNED_SHORT}[array.dtype.kind]
         data = array.astype(array.dtype.newbyteorder("<")).tobytes()  # a multiple of four bytes: stays aligned
-        view = self.add("bufferViews", {"buffer": 0, "byteOffset": self._length, "byteLength": len(data)})
+        view = {"buffer": 0, "byteOffset": self._length, "byteLength": len(data)}
+        if of_vertices:
+            view["target"] = _ARRAY_BUFFER
         self._parts.append(data)
         self._length += len(data)
-        entry = {"bufferView": view, "componentType": component, "count": len(array), "type": kind}
+        entry = {
+            "bufferView": self.add("bufferViews", view),
+            "componentType": component,
+            "count": len(array),
+            "type": kind,
+        }
         if normalized:
             entry["normalized"] = True
         if bounds:
@@ -159,8 +186,8 @@ class _Glb:
     def mesh(self, name: str, mode: int, xyz: np.ndarray, rgb: np.ndarray) -> int:
         """A node that shows `xyz` (P, 3) in colours `rgb` (P, 3) uint8, P >= 1."""
         attributes = {
-            "POSITION": self.accessor(np.asarray(xyz, np.float32), "VEC3", bounds=True),
-            "COLOR_0": self.accessor(_linear_rgba(rgb), "VEC4", normalized=True),
+            "POSITION": self.accessor(np.asarray(xyz, np.float32), "VEC3", bounds=True, of_vertices=True),
+            "COLOR_0": self.accessor(_linear_rgba(rgb), "VEC4", normalized=True, of_vertices=True),
         }
         mesh = self.add(
             "meshes", {"name": name, "primitives": [{"mode": mode, "attributes": attributes, "material": 0}]}

@@ -39,6 +39,8 @@ SCENE: Layout = {
     "static_mask": (np.bool_, ("T", "H", "W")),
     "images": (np.uint8, ("T", "H", "W", 3)),
 }
+#: The youngest of them: results of before there were numbers may lack it.
+STATIC: Layout = {"static_mask": SCENE["static_mask"]}
 SOURCE: Layout = {
     "time": (np.float64, ("T",)),
     "source_index": (np.int32, ("T",)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,7 +38,13 @@ _POINT = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
 _DOTS_PER_EDGE = 24
 
 
-def write_ply(path: str | os.PathLike, cloud: SceneCloud, scene: Scene4D) -> None:
+def write_ply(
+    path: str | os.PathLike,
+    cloud: SceneCloud,
+    scene: Scene4D,
+    *,
+    numbers: Sequence[int] | np.ndarray | None = None,
+) -> None:
     """Writes background, foreground and cameras as a binary PLY of coloured points.
 
     Two extra properties, which programs that do not know them skip, tell the points apart: `kind` and `frame`.
@@ -46,16 +53,18 @@ def write_ply(path: str | os.PathLike, cloud: SceneCloud, scene: Scene4D) -> Non
       path: the file.
       cloud: points of `scene`.
       scene: for the cameras.
+      numbers: (T,) of the frames, for `frame`; None: 0, 1, ...
     """
+    numbers = range(len(scene.depth)) if numbers is None else numbers
     groups = [
-        _vertices(points.xyz, points.rgb, BACKGROUND if frame < 0 else FOREGROUND, frame)
-        for frame, points in iterate_groups(cloud)
+        _vertices(points.xyz, points.rgb, *((BACKGROUND, -1) if t < 0 else (FOREGROUND, numbers[t])))
+        for t, points in iterate_groups(cloud)
     ]
     along = np.linspace(0, 1, _DOTS_PER_EDGE, dtype=np.float32)[:, None]
     colors = time_colors(len(scene.depth))
     for t, lines in enumerate(camera_lines(scene, camera_size(scene))):
         dots = (lines[:, None, 0] * (1 - along) + lines[:, None, 1] * along).reshape(-1, 3)
-        groups.append(_vertices(dots, colors[t], CAMERA, t))
+        groups.append(_vertices(dots, colors[t], CAMERA, numbers[t]))
     with pathlib.Path(path).open("wb") as file:
         header = _HEADER.format(comment=_COMMENT, count=sum(map(len, groups)), properties=_PROPERTIES)
         file.write(header.encode("ascii"))

@@ -7,8 +7,10 @@ import shutil
 import av
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pycolmap
 import pytest
+import trimesh
 
 from easi3r_jax import results
 from easi3r_jax.config import FrameConfig
@@ -16,7 +18,7 @@ from easi3r_jax.export import write_result
 from easi3r_jax.types import Scene4D
 from easi3r_jax.video import load_frames, original_images
 from experiments import export
-from experiments.originals import without_white_space
+from experiments.originals import _difference, without_white_space
 from experiments.sequences import file_names
 
 WIDTH, HEIGHT = 110, 70
@@ -124,7 +126,7 @@ def test_images_of_a_folder_are_kept_as_they_are_where_every_program_reads_them_
     result = result_of(folder_of_images, tmp_path / "result")
     code, out, err = run(scene=result, format="colmap,nerfstudio")
     assert (code, err) == (0, "")
-    assert f"{WIDTH}x{HEIGHT} (originals from {folder_of_images})" in out
+    assert f"{WIDTH}x{HEIGHT} pixels: originals from {folder_of_images}\n" in out
     exports = result / "exports"
     images = sees_its_points(exports / "colmap", result, original=True)
     assert list(images) == ["shot_1.png", "shot_3.jpg.png", "shot_5.png.png"]
@@ -153,7 +155,8 @@ def test_the_networks_frames_are_taken_where_asked_for_or_the_clip_has_moved(fol
     for source in ("auto", "frames"):
         code, out, err = run(scene=result, format="colmap", source=source)
         assert (code, err) == (0, "")
-        assert "the network's frames" in out
+        assert "48x16 pixels: the network's frames" in out
+        assert ("is no longer at" in out and "give it as --source" in out) == (source == "auto")
         images = sees_its_points(result / "exports" / "colmap", result, original=False)
         rgb = results.load_scene(result).scene.rgb
         np.testing.assert_array_equal(list(map(np.asarray, images.values())), rgb)
@@ -173,12 +176,34 @@ def test_every_nth_frame(folder_of_images, tmp_path, run):
     assert json.loads((exports / "colmap" / "export.json").read_text())["frames"] == [0, 2]
 
 
+def test_points_are_chosen_by_confidence_and_number(folder_of_images, tmp_path, run):
+    result = result_of(folder_of_images, tmp_path / "result")  # of confidence 3 everywhere
+    for values, most, least in (({}, 2000, 500), ({"cloud_points": 100}, 100, 50), ({"cloud_confidence": 3.5}, 0, 0)):
+        assert run(scene=result, format="colmap,ply", **values)[0] == 0
+        read = pycolmap.Reconstruction(result / "exports" / "colmap" / "sparse" / "0")
+        assert least <= len(read.points3D) <= most
+        vertices = trimesh.load(result / "exports" / "ply" / "background.ply").vertices if most else []
+        assert least <= len(vertices) <= most
+        record = json.loads((result / "exports" / "colmap" / "export.json").read_text())
+        assert record["max_points"] == values.get("cloud_points", 200_000)
+        assert record["min_confidence"] == values.get("cloud_confidence", 1.1)
+
+
 def test_the_printed_size_is_that_of_the_files(folder_of_images, tmp_path, run):
     result = result_of(folder_of_images, tmp_path / "result")
     _, out, _ = run(scene=result, format="exr")
     folder = result / "exports" / "exr"
     size = sum(p.stat().st_size for p in folder.iterdir())
     assert f"exr: {folder}, {size / 1e6:.2f} MB" in out
+
+
+def test_a_frame_made_again_differs_by_less_than_two_levels(folder_of_images):
+    frames = load_frames(folder_of_images, TAKEN)
+    for frame, picture in zip(frames.rgb, pictures()[::2], strict=True):
+        original, image_from_frame = PIL.Image.fromarray(picture), np.linalg.inv(frames.frame_from_source)
+        assert _difference(original, image_from_frame, frame) < 2
+        aside = np.add(image_from_frame, [[0, 0, 1.5], [0, 0, 1.5], [0, 0, 0]])
+        assert _difference(original, aside, frame) > 3
 
 
 def test_another_clip_is_refused_and_nothing_is_left(folder_of_images, video, tmp_path, run):
@@ -189,11 +214,17 @@ def test_another_clip_is_refused_and_nothing_is_left(folder_of_images, video, tm
     for number, picture in enumerate(pictures(), 1):
         PIL.Image.fromarray(picture[::-1]).save(other / f"shot {number}.png")
     PIL.Image.fromarray(pictures()[2]).resize((220, 140)).save(other / "shot 3.jpg")
+    framed = tmp_path / "framed"
+    framed.mkdir()
+    for path in folder_of_images.iterdir():
+        with PIL.Image.open(path) as image:
+            PIL.ImageOps.exif_transpose(image).crop((0, 0, WIDTH + 9, HEIGHT + 9)).save(framed / path.name)
     empty = tmp_path / "one"
     empty.mkdir()
     PIL.Image.fromarray(pictures()[0]).save(empty / "shot 1.png")
     for source, words in (
         (other, "is not what frame 0"),
+        (framed, "is not what frame 0"),  # the same pictures, with a border to the right and below
         (empty, "has no image shot 3.jpg"),
         (tmp_path / "nowhere", "no video, image or folder"),
     ):
@@ -223,7 +254,7 @@ def test_an_older_result_has_no_originals(folder_of_images, tmp_path, run):
     np.savez(result / "scene.npz", **kept)
     code, out, err = run(scene=result, format="colmap")
     assert (code, err) == (0, "")
-    assert "the network's frames" in out
+    assert "the network's frames (a result of an older version" in out
     code, _, err = run(scene=result, format="colmap", source=folder_of_images)
     assert code == 1 and "older version" in err and "--source=frames" in err
 
@@ -257,4 +288,5 @@ def test_names_without_white_space_stay_different():
     names = ["a b.png", "a_b.png", "a \t b.png", "c.png"]
     short = without_white_space(names)
     assert short == ["a_b.png", "00001_a_b.png", "00002_a_b.png", "c.png"]
-    assert len(set(short)) == len(names)
+    for others in (["00002_a_b", "a b", "a_b"], ["00002_a_b", "a_b", "a b", "a  b"]):
+        assert len(set(without_white_space(others))) == len(others)

@@ -1,10 +1,17 @@
-"""A small scene with known geometry: a wall and a floor seen by three cameras, and a square that moves."""
+"""A small scene with known geometry: a wall and a floor seen by three cameras, and a square that moves.
+
+And exports of the scene in `tests.exact_scene`.
+"""
+
+import dataclasses
 
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from easi3r_jax import export
 from easi3r_jax.types import Frames, MotionMaps, Scene4D, TemporalMaps
+from tests import exact_scene
 
 T, H, W = 3, 24, 32
 
@@ -52,3 +59,18 @@ def frames(scene, time):
         frame_from_source=np.array([[0.5, 0, -4.25], [0, 0.5, -0.25], [0, 0, 1]]),
         source_size=np.array([2 * H, 2 * W + 8], np.int32),
     )
+
+
+@pytest.fixture(scope="session")
+def room():
+    return exact_scene.made([exact_scene.FOCAL] * exact_scene.T)
+
+
+@pytest.fixture(scope="session", params=["frames", "originals", "per-frame focal", "every second"])
+def exported(request, room):
+    """What is exported of the room, in pixels of the frames or of the originals."""
+    varied = request.param == "per-frame focal"
+    scene = exact_scene.made(exact_scene.FOCAL + np.arange(exact_scene.T)) if varied else room
+    every = 2 if request.param == "every second" else 1
+    chosen = export.frames_of(scene, exact_scene.TIME, every, max_points=3000)
+    return dataclasses.replace(chosen, views=exact_scene.originals()) if request.param == "originals" else chosen

@@ -9,7 +9,7 @@ import pytest
 import trimesh
 
 from easi3r_jax.export import gltf_from_world, point_cloud, write_glb, write_ply
-from easi3r_jax.export.pointcloud import unproject
+from easi3r_jax.export.pointcloud import camera_lines, unproject
 
 
 def project(xyz, intrinsics, world_from_cam):
@@ -67,10 +67,10 @@ def test_untrusted_and_unknown_pixels_are_left_out(scene):
     confidence, depth = scene.confidence.copy(), scene.depth.copy()
     confidence[:, :10] = 0
     confidence[:, 10] = 1.05
-    depth[:, :, 20:] = np.nan
+    depth[:, :, 20:24], depth[:, :, 24:28], depth[:, :, 28:] = np.nan, 0, -depth[:, :, 28:]
     scene = dataclasses.replace(scene, confidence=confidence, depth=depth)
     cloud = point_cloud(scene, voxel=1e-4)
-    known = np.isfinite(depth)
+    known = depth > 0
     assert len(cloud.background) == (known & (confidence >= 1.1) & ~scene.dynamic_mask).sum()
     # Confidence says nothing of what moves: the clean-up takes it for floating points.
     assert sum(map(len, cloud.foreground.values())) == (known & scene.dynamic_mask).sum()
@@ -97,9 +97,24 @@ def test_a_voxel_holds_the_mean_of_its_points(scene):
     frame = static_camera(scene, 2)
     depth = np.full_like(frame.depth, 4.0)
     frame = dataclasses.replace(frame, depth=depth, **nothing_moves(frame))
-    frame.rgb[0], frame.rgb[1] = 100, 50
+    frame.rgb[0], frame.rgb[1] = 100, 51
     background = point_cloud(frame).background
-    np.testing.assert_array_equal(background.rgb, 75)
+    np.testing.assert_array_equal(background.rgb, 76)  # rounded, not cut
+
+
+def test_camera_lines_lead_to_the_corners_of_the_image(scene):
+    height, width = scene.depth.shape[1:]
+    corners = {(x, y) for x in (-0.5, width - 0.5) for y in (-0.5, height - 0.5)}
+    for lines, intrinsics, pose in zip(camera_lines(scene, 0.5), scene.intrinsics, scene.world_from_cam, strict=True):
+        edges, frame = lines[:4].astype(np.float64), lines[4:].astype(np.float64)
+        np.testing.assert_allclose(edges[:, 0], np.tile(pose[:3, 3], (4, 1)), atol=1e-6)
+        pixels, z = project(edges[:, 1], intrinsics, pose)
+        assert {tuple(pixel) for pixel in np.round(pixels, 3).tolist()} == corners
+        np.testing.assert_allclose(z, 0.5, atol=1e-5)
+        begin, end = (project(points, intrinsics, pose)[0] for points in (frame[:, 0], frame[:, 1]))
+        sides = np.abs(np.round(end - begin, 3))
+        assert sorted(sides.tolist()) == [[0, height], [0, height], [width, 0], [width, 0]]  # none along a diagonal
+        np.testing.assert_allclose(np.roll(begin, -1, axis=0), end, atol=1e-3)  # once round
 
 
 def test_the_number_of_points_is_bounded_and_the_choice_repeats(scene):
@@ -253,6 +268,17 @@ def test_glb_perspective(scene, glb):
     assert np.tan(perspective["yfov"] / 2) * perspective["aspectRatio"] == pytest.approx(width / 2 / 40)
 
 
+def test_glb_names_count_as_they_are_told(scene, time, tmp_path):
+    write_glb(tmp_path / "x.glb", point_cloud(scene), scene, time, numbers=[4, 6, 8])
+    names = {node["name"] for node in read_glb(tmp_path / "x.glb")[0]["nodes"]}
+    assert names == {"scene", "background", "frusta", "path"} | {
+        f"{kind}_{number:05d}" for kind in ("foreground", "camera") for number in (4, 6, 8)
+    }
+    write_ply(tmp_path / "x.ply", point_cloud(scene), scene, numbers=[4, 6, 8])
+    vertices = read_ply(tmp_path / "x.ply")
+    assert [set(vertices["frame"][vertices["kind"] == kind]) for kind in (0, 1, 2)] == [{-1}, {4, 6, 8}, {4, 6, 8}]
+
+
 def test_glb_bounds_and_alignment(glb):
     document, binary = read_glb(glb[1])
     for mesh in document["meshes"]:
@@ -262,6 +288,9 @@ def test_glb_bounds_and_alignment(glb):
         np.testing.assert_allclose(entry["min"], positions.min(0))
         np.testing.assert_allclose(entry["max"], positions.max(0))
         assert len(accessor(document, binary, attributes["COLOR_0"])) == len(positions)
+        for index in attributes.values():
+            view = document["bufferViews"][document["accessors"][index]["bufferView"]]
+            assert view["target"] == 34962  # ARRAY_BUFFER: glTF 2.0, section 3.6.2.1
     assert all(view["byteOffset"] % 4 == 0 for view in document["bufferViews"])
 
 
@@ -300,6 +329,7 @@ def test_glb_animation_shows_one_foreground_at_a_time(scene, tmp_path, times):
     for t in range(3):
         for inside in (0.01, 0.5, 0.99):
             assert shown(document, binary, (t + inside) * step) == {f"foreground_{t:05d}"}
+    assert shown(document, binary, 3 * step) == {"foreground_00002"}  # what stays when it has ended
 
 
 def test_glb_of_one_chosen_frame_stands_still(scene, time, tmp_path):
