@@ -25,6 +25,10 @@ from experiments.progress import TITLES
 
 # Seconds between two reports to the browser: the alignment has hundreds of them.
 _BETWEEN_REPORTS = 0.25
+# Pixels. Many images are a long list, which is not to push the options out of sight.
+_UPLOADS_HEIGHT, _SCENE_HEIGHT = 220, 460
+# Red, green, blue, alpha behind the points: dark, as in the films and the viewer.
+_GROUND = (0.16, 0.17, 0.2, 1.0)
 _FAILED = "failed: see the server's log"
 _TITLES = {"panel": "Image, depth, score, masks", "depth": "Depth", "masks": "What moves", "attention": "Attention"}
 # Gradio knows by such a default that a function reports, and gives it one of its own.
@@ -130,6 +134,9 @@ def _page(jobs: Jobs) -> gr.Blocks:
                 checkpoint = gr.Dropdown(
                     list(jobs.networks.names), value=jobs.networks.names[0], label="checkpoint", info="The weights."
                 )
+                with gr.Row():
+                    start = gr.Button("Reconstruct", variant="primary")
+                    stop = gr.Button("Stop", variant="stop")
                 inputs: dict[str, Component] = {}
                 for title, names in options.OFFERED.items():
                     with gr.Accordion(title, open=title == "Frames"):
@@ -137,13 +144,18 @@ def _page(jobs: Jobs) -> gr.Blocks:
                 inputs[options.EXPORT] = gr.CheckboxGroup(
                     list(export.FORMATS), value=[], label=options.EXPORT, info="Also formats of other tools."
                 )
-                with gr.Row():
-                    start = gr.Button("Reconstruct", variant="primary")
-                    stop = gr.Button("Stop", variant="stop")
             with gr.Column(scale=2):
                 said = gr.Markdown()
-                scene = gr.Model3D(label="The scene: drag to turn, scroll to come nearer", interactive=False)
-                films = [gr.Video(label=_TITLES[name], interactive=False, autoplay=False, loop=True) for name in FILMS]
+                scene = gr.Model3D(
+                    label="The scene: drag to turn, scroll to come nearer",
+                    height=_SCENE_HEIGHT,
+                    clear_color=_GROUND,
+                    interactive=False,
+                )
+                films = []
+                for pair in (FILMS[:2], FILMS[2:]):
+                    with gr.Row():
+                        films += [_film(name) for name in pair]
                 downloads = gr.Files(label="Downloads", interactive=False)
 
         def reconstruct(
@@ -173,7 +185,7 @@ def _page(jobs: Jobs) -> gr.Blocks:
 
 def _uploads() -> gr.File:
     """Where files are dropped. Gradio would also fetch an address that a client sends in the place of a file."""
-    files = gr.File(label="Video or images", file_count="multiple", type="filepath")
+    files = gr.File(label="Video or images", file_count="multiple", type="filepath", height=_UPLOADS_HEIGHT)
     take = files.async_move_resource_to_block_cache
 
     async def take_file(url_or_file_path: str | pathlib.Path | None) -> str | None:
@@ -183,6 +195,11 @@ def _uploads() -> gr.File:
 
     files.async_move_resource_to_block_cache = take_file
     return files
+
+
+def _film(name: str) -> gr.Video:
+    """Its pictures have titles of their own, which a label would lie over."""
+    return gr.Video(label=_TITLES[name], show_label=False, interactive=False, autoplay=False, loop=True)
 
 
 def _component(name: str) -> Component:

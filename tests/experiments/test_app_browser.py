@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import threading
@@ -21,6 +20,7 @@ from easi3r_jax import export, pipeline
 from experiments.app import options
 from experiments.app.job import Jobs, Limits, Networks
 from experiments.app.store import Store
+from tests.experiments.app_program import ROOT, app_program
 from tests.experiments.app_stand_ins import FRAMES, quick_reconstruction, write_video
 
 # Gradio asks pandas for what pandas is about to drop, and leaves the closing of files and loops to Python.
@@ -32,7 +32,6 @@ import gradio_client  # noqa: E402
 import httpx  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 
-ROOT = pathlib.Path(__file__).parents[2]
 QUICK = {"graph": "complete", "iterations": 5}
 
 
@@ -87,33 +86,13 @@ def until(condition: Callable[[], Any], seconds: float = 60) -> None:
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory) -> Iterator[tuple[str, pathlib.Path]]:
-    """`python -m experiments.app`: its address, and the folder that it has its own in."""
+    """Its address, and the folder that it has its own in."""
     folder = tmp_path_factory.mktemp("temporary")
-    command = [sys.executable, "-m", "experiments.app", "--port=0", "--max_frames=4"]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "TMPDIR": str(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-        assert found, process.stderr.read()
-        drained = threading.Thread(target=process.stdout.read, daemon=True)
-        drained.start()
-        yield found[0], folder
-    finally:
-        process.terminate()
-        drained.join(60)
-        complaint = process.stderr.read()
-        process.wait(60)
-    assert "Traceback" not in complaint
-    assert not list(folder.glob("easi3r_jax_app_*"))
+    with app_program(folder, "--max_frames=4") as url:
+        yield url, folder
 
 
-def test_the_bundled_clip_from_upload_to_download(program, tmp_path):
+def test_from_upload_to_download(program, tmp_path):
     url, _ = program
     seen = set()
     job = Visitor(url, tmp_path).submit(FRAMES[:3], export=["colmap", "easi3r"], report=True)

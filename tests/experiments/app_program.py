@@ -1,0 +1,44 @@
+"""The web app as its operator starts it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@contextlib.contextmanager
+def app_program(folder: pathlib.Path, *flags: str) -> Iterator[str]:
+    """`python -m experiments.app` with its files in a folder; its address. In the end nothing of them may be left."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.app", "--port=0", *flags],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    drained = threading.Thread(target=process.stdout.read, daemon=True)
+    try:
+        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert found, process.stderr.read()
+        drained.start()
+        yield found[0]
+    finally:
+        process.terminate()
+        complaint = process.stderr.read()
+        process.wait(60)
+        if drained.is_alive():
+            drained.join(60)
+        process.stdout.close()
+        process.stderr.close()
+    assert "Traceback" not in complaint
+    assert not list(folder.glob("easi3r_jax_app_*"))
