@@ -1,5 +1,6 @@
 """`python -m experiments.view`, but for the browser (tests/viewer/test_browser.py)."""
 
+import os
 import pathlib
 import re
 import socket
@@ -48,6 +49,32 @@ def test_it_says_where_to_look_and_how_from_elsewhere_and_ends_at_a_signal(resul
 def test_an_open_address_is_called_what_it_is():
     assert "everybody" in view.invitation("0.0.0.0", 8080)
     assert "ssh" not in view.invitation("192.168.1.4", 8080)
+    assert "http://[::1]:80 " in view.invitation("::1", 80) and "ssh -L 80:[::1]:80 " in view.invitation("::1", 80)
+
+
+def test_a_folder_may_have_a_comma_in_its_name(run, tmp_path):
+    folder = write_scene(tmp_path / "a, b", make_scene(2)).folder
+    code, _, _ = run(f"--scene={folder}", f"--export-html={tmp_path / 'page.html'}")
+    assert code == 0 and (tmp_path / "page.html").is_file()
+    pair = f"--scene={tmp_path / 'c'},{folder}"  # not that one
+    assert run(pair, "--port=0")[0] == 1
+
+
+def test_a_port_in_use_does_not_stop_a_program_that_has_no_flag_for_it(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(view, "_PORT", taken.getsockname()[1])
+        assert view.usual_port() == 0
+    assert view.usual_port() == view._PORT
+
+
+@pytest.mark.parametrize("target", [".", os.devnull])
+def test_no_file_takes_the_place_of_a_folder_or_a_device(run, result, tmp_path, monkeypatch, target):
+    monkeypatch.chdir(tmp_path)
+    code, _, complaint = run(f"--scene={result}", f"--export-html={target}")
+    assert code == 1 and "Name a file" in complaint
+    assert pathlib.Path(os.devnull).is_char_device() and not any(tmp_path.iterdir())
 
 
 def test_what_cannot_be_shown_is_refused_in_a_line(run, result, tmp_path):
