@@ -318,9 +318,9 @@ def add_surroundings(server: viser.ViserServer, shown: Sequence[Shown]) -> None:
     start.fov = min(first.fov(0), 1.2)
     middle = np.mean([shown_scene.poses()[0, :3, 3] for shown_scene in shown], axis=0)
     back = 0.8 * depth
-    if len(shown) > 1:  # together they are twice as wide as they are apart; the window is wider than high
+    if len(shown) > 1:  # together they are twice as wide as they are apart; the panel leaves about a square to see them
         apart = np.linalg.norm(shown[1].poses()[0, :3, 3] - camera[:3, 3])
-        back = max(back, apart / np.tan(start.fov / 2) - depth)
+        back = max(back, 1.15 * apart / np.tan(start.fov / 2) - depth)
     start.position = middle - back * camera[:3, 2] + 0.4 * depth * up
     start.look_at = middle + depth * camera[:3, 2]
     start.up = up
