@@ -27,7 +27,7 @@ from easi3r_jax.viewer.colors import measure
 from easi3r_jax.viewer.library import library
 from easi3r_jax.viewer.nodes import SceneNodes, Shown
 from easi3r_jax.viewer.panel import Panel
-from easi3r_jax.viewer.paths import quaternion, upwards
+from easi3r_jax.viewer.paths import fitting_fov, quaternion, upwards
 from easi3r_jax.viewer.playback import Playback, View
 
 if TYPE_CHECKING:
@@ -294,11 +294,10 @@ class Viewer:
             return
         pose, fov = self.poses()[view.playback.frame], self.fov(view.playback.frame)
         for client in self._server.get_clients().values():
-            narrow = max(1.0, self.aspect() / client.camera.aspect)  # all of the image's width, too
             with client.atomic():
                 client.camera.wxyz = quaternion(pose[:3, :3])
                 client.camera.position = pose[:3, 3]
-                client.camera.fov = 2 * np.arctan(narrow * np.tan(fov / 2))
+                client.camera.fov = fitting_fov(fov, self.aspect(), client.camera.aspect)
 
 
 def paused_at(playback: Playback, t: int) -> Playback:

@@ -9,6 +9,7 @@ import sys
 import urllib.request
 
 import pytest
+import viser.infra
 
 from experiments import reconstruct, view
 from tests.viewer.conftest import make_scene, write_scene
@@ -94,10 +95,14 @@ def test_what_cannot_be_shown_is_refused_in_a_line(run, result, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["--export-html", "--export_html"])
-def test_a_file_that_needs_nothing_else(run, result, tmp_path, flag):
+def test_a_file_that_needs_nothing_else(run, result, tmp_path, monkeypatch, flag):
+    times: list[float] = []
+    sleep = viser.infra.StateSerializer.insert_sleep
+    monkeypatch.setattr(viser.infra.StateSerializer, "insert_sleep", lambda *a: times.append(a[1]) or sleep(*a))
     page = tmp_path / "new" / "clip.html"
     code, said, _ = run(f"--scene={result}", f"{flag}={page}", "--color=depth")
     assert code == 0 and str(page) in said
+    assert times == pytest.approx([1 / 20] * 6)  # the clip's own pace
     text = page.read_text(encoding="utf-8")
     assert "__VISER_EMBED_DATA__" in text
     assert not re.findall(r"""<(?:script|link|img)[^>]+(?:src|href)=["']?(?:https?:)?//""", text)

@@ -230,6 +230,12 @@ def test_cameras_stand_where_the_poses_are(api, nodes, shown):
     np.testing.assert_allclose(api.nodes["/left/path"].points[:, 0], shown.scene.world_from_cam[:-1, :3, 3], atol=1e-6)
 
 
+def test_pixels_need_not_be_square(shown):
+    shown.scene.intrinsics[2, 0, 0] *= 2
+    wide, high = np.tan(shown.fov(2) / 2) * shown.aspect(2), np.tan(shown.fov(2) / 2)
+    np.testing.assert_allclose([wide, high], [32 / 2 / 80, 24 / 2 / 40], rtol=1e-6)
+
+
 @pytest.mark.parametrize("count", [1, T])
 def test_a_scene_without_points_or_with_one_frame(api, shown, count):
     scene = dataclasses.replace(

@@ -12,7 +12,7 @@ import pytest
 from easi3r_jax import viewer
 from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.viewer import server
-from easi3r_jax.viewer.clouds import static_cloud
+from easi3r_jax.viewer.clouds import Placement, static_cloud
 from easi3r_jax.viewer.paths import looking
 from easi3r_jax.viewer.playback import Look
 from tests.viewer.conftest import make_scene, write_scene
@@ -99,6 +99,7 @@ def test_two_results_begin_in_the_view(tmp_path, saved, scene):
     for several in ([saved], [saved, write_scene(tmp_path / "b" / "clip", scene)]):
         with viewer.Viewer(several, port=0) as running:
             start = running._server.initial_camera
+            assert start.up is not None
             pose = looking(start.position, start.look_at, start.up)
             for shown in running._shown:
                 xyz = static_cloud(shown.scene, shown.placement, 10**4).xyz
@@ -106,6 +107,17 @@ def test_two_results_begin_in_the_view(tmp_path, saved, scene):
                 x, y = (side / z / np.tan(start.fov / 2) for side in (x, y))
                 assert ((z > 0) & (np.abs(x) < (1 if len(several) > 1 else 4 / 3)) & (np.abs(y) < 1)).mean() > 0.95
                 assert x.std() > 0.15
+
+
+def test_worlds_of_any_unit_are_shown_in_one_size(tmp_path, scene):
+    """What the page draws for pictures is cut off at 1000 units."""
+    far = dataclasses.replace(
+        scene, depth=10_000 * scene.depth, world_from_cam=Placement(scale=1e4).poses(scene.world_from_cam)
+    )
+    far = dataclasses.replace(far, world_from_cam=far.world_from_cam.astype(np.float32))
+    for shown in server.scenes_shown([write_scene(tmp_path / "far", far), write_scene(tmp_path / "near", scene)]):
+        cloud = static_cloud(shown.scene, shown.placement, 1000)
+        assert np.median(cloud.depth) == pytest.approx(1, rel=0.2)
 
 
 def test_results_of_one_name_are_told_apart(tmp_path, scene):
