@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from easi3r_jax import align, export, metrics, pipeline, results
+from easi3r_jax import align, export, metrics, pipeline, results, viewer
 from easi3r_jax import config as options
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.models import DUSt3R
@@ -39,7 +39,7 @@ from experiments.modes import frame_by_frame, window_by_window
 from experiments.progress import Stages, table
 from experiments.reporting import METRICS, PictureFlags, timings
 from experiments.sequences import Sequence, file_names, find_sequence, load_ground_truth
-from experiments.view import check_viewer, serve
+from experiments.view import serve, usual_port
 from experiments.window_store import WindowStore
 
 FLAGS = cli.Flags(__doc__)
@@ -232,7 +232,7 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     if lines:
         print("\n".join(lines))
     if VIEW.value:
-        serve([results.load_scene(written)])
+        serve([results.load_scene(written)], port=usual_port())
     return written
 
 
@@ -255,7 +255,7 @@ def check_options() -> None:
     METHOD.check()
     PICTURES.check()
     if VIEW.value:
-        check_viewer()
+        viewer.library()
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
     export.check_foreground(FOREGROUND.value, 2**31)
 

@@ -10,6 +10,7 @@ another machine, and what the panel does: docs/viewer.md.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 
@@ -41,13 +42,13 @@ COLOR = _WHERE.choice("color", "RGB", viewer.CHOICES, "Colours of the points in 
 
 
 def main() -> None:
-    folders = [folder for folder in SCENE.value.split(",") if folder]
+    names = [SCENE.value] if os.path.exists(SCENE.value) else SCENE.value.split(",")  # a name may have a comma
+    folders = [name for name in names if name]
     if not 1 <= len(folders) <= 2:
         raise ConfigError("--scene names the result to show, results/demo for instance, or two with a comma between.")
-    if EXPORT_HTML.value:
-        viewer.library()
-    else:
-        check_viewer(HOST.value, PORT.value)
+    viewer.library()
+    if not EXPORT_HTML.value:
+        viewer.check_address(HOST.value, PORT.value)
     saved = [results.load_scene(folder) for folder in folders]
     if EXPORT_HTML.value:
         stages = Stages()
@@ -60,16 +61,19 @@ def main() -> None:
         serve(saved, HOST.value, PORT.value, budget(viewer.Budget()))
 
 
-def check_viewer(host: str = _HOST, port: int = _PORT) -> None:
-    """Refuses now what `serve` would refuse."""
-    viewer.library()
-    viewer.check_address(host, port)
-
-
 def budget(default: viewer.Budget) -> viewer.Budget:
     """Most points: those of the flags that are given."""
     static = STATIC_POINTS.value if STATIC_POINTS.present else default.static
     return viewer.Budget(static, MOVING_POINTS.value if MOVING_POINTS.present else default.moving)
+
+
+def usual_port() -> int:
+    """The port of `--port`'s default, or, where that is in use, any that is free: for programs without the flag."""
+    try:
+        viewer.check_address(_HOST, _PORT)
+    except ConfigError:
+        return 0
+    return _PORT
 
 
 def serve(
@@ -88,11 +92,12 @@ def invitation(host: str, port: int) -> str:
     """Where to look, and from elsewhere."""
     if host in ("0.0.0.0", "::"):
         return f"  http://{socket.gethostname()}:{port} (everybody who reaches this machine can see it; Ctrl-C ends)"
-    line = f"  http://{host}:{port} (Ctrl-C ends)"
+    name = f"[{host}]" if ":" in host else host
+    line = f"  http://{name}:{port} (Ctrl-C ends)"
     if host not in ("127.0.0.1", "localhost", "::1"):
         return line
-    tunnel = f"ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}"
-    return f"{line}\n  from another machine: {tunnel}, then the same address there"
+    tunnel = f"ssh -L {port}:{name}:{port} {socket.gethostname()}"
+    return f"{line}\n  from another machine: {tunnel}, then http://127.0.0.1:{port} there"
 
 
 if __name__ == "__main__":

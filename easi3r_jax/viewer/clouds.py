@@ -172,18 +172,27 @@ def middle_depth(scene: Scene4D, t: int | None = None) -> float:
     return float(np.median(sample)) if sample.size else 1.0
 
 
-def side_by_side(left: Scene4D, right: Scene4D) -> Placement:
-    """Puts a second scene to the right of a first, which stays where it is.
+def of_one_size(scene: Scene4D) -> Placement:
+    """Makes the median depth 1: a browser draws pictures from 0.01 to 1000 units, and a world may have any."""
+    return Placement(scale=1 / middle_depth(scene))
+
+
+def side_by_side(left: Scene4D, right: Scene4D, placement: Placement = Placement()) -> Placement:
+    """Puts a second scene to the right of a first.
 
     Results of one clip have worlds of their own. Here both look the same way through their first cameras, with the
     same median depth, and the second is moved to the right by the width of both as the first frames see it.
+
+    Args:
+      left, right: host arrays.
+      placement: of the first.
     """
     first, second = (np.asarray(s.world_from_cam[0], np.float64) for s in (left, right))
     scale = middle_depth(left, 0) / middle_depth(right, 0)
     rotation = first[:3, :3] @ second[:3, :3].T
     shift = _half_width(left) + scale * _half_width(right)
     translation = first[:3, 3] + shift * first[:3, 0] - scale * rotation @ second[:3, 3]
-    return Placement(rotation, translation, scale)
+    return Placement(placement.rotation @ rotation, placement.points(translation), placement.scale * scale)
 
 
 def _half_width(scene: Scene4D) -> float:

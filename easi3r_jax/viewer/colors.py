@@ -24,14 +24,16 @@ class Ranges:
     """What the colour maps' ends stand for: most of a clip's values.
 
     Attributes:
-      limits: (low, high) of each quantity that has a map.
+      limits: (low, high) of each quantity that has a map, depth as shown.
       num_frames: of the clip, for time.
       seconds: when the clip begins and ends.
+      scale: of the scene as shown; the legend has the scene's own units.
     """
 
     limits: Mapping[str, tuple[float, float]]
     num_frames: int
     seconds: tuple[float, float] = (0.0, 0.0)
+    scale: float = 1.0
 
 
 def measure(scene: Scene4D, time: np.ndarray, scale: float = 1.0) -> Ranges:
@@ -55,7 +57,7 @@ def measure(scene: Scene4D, time: np.ndarray, scale: float = 1.0) -> Ranges:
         limits[name] = (low, high if high > low else low + 1.0)
     low, high = limits["depth"]
     limits["depth"] = (scale * low, scale * high)
-    return Ranges(limits, len(scene.depth), (float(time[0]), float(time[-1])))
+    return Ranges(limits, len(scene.depth), (float(time[0]), float(time[-1])), scale)
 
 
 def shades(values: np.ndarray, quantity: str, ranges: Ranges) -> np.ndarray:
@@ -97,6 +99,8 @@ def legend(choice: str, ranges: Ranges) -> str:
     else:
         stops = colormaps[_MAPS[choice]](np.linspace(0, 1, 9), bytes=True)[:, :3]
         (low, high), unit = ranges.limits[choice], ""
+        if choice == "depth":
+            low, high = low / ranges.scale, high / ranges.scale
     steps = ", ".join("rgb({}, {}, {})".format(*stop) for stop in stops)
     bar = f'<div style="height: 0.7em; border-radius: 0.2em; background: linear-gradient(to right, {steps})"></div>'
     return f'<div style="padding: 0 0.75em">{bar}</div>' + _caption(f"{low:.3g}{unit}", f"{high:.3g}{unit}")

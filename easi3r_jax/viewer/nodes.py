@@ -66,6 +66,11 @@ class Shown:
         """Vertical field of view of frame t, radians."""
         return 2 * float(np.arctan(self.scene.depth.shape[1] / 2 / self.scene.intrinsics[t, 1, 1]))
 
+    def aspect(self, t: int) -> float:
+        """Width of frame t over its height, as fields of view: pixels need not be square."""
+        height, width = self.scene.depth.shape[1:]
+        return float(width / self.scene.intrinsics[t, 0, 0] * self.scene.intrinsics[t, 1, 1] / height)
+
 
 class _Points:
     """Points under one name, sent when they are first shown."""
@@ -109,7 +114,7 @@ class _Points:
                 self._name,
                 self._chosen.xyz,
                 point_colors(self._chosen, look.color, self._ranges),
-                point_size=look.size * self._width,
+                point_size=look.size * self._width / 2,  # viser's is a radius
                 point_shape="circle",
                 point_shading="flat",
                 precision="float32",
@@ -117,7 +122,7 @@ class _Points:
         elif self._handle is not None:
             if before.color != look.color:
                 self._handle.colors = point_colors(self._chosen, look.color, self._ranges)
-            self._handle.point_size = look.size * self._width
+            self._handle.point_size = look.size * self._width / 2
 
 
 class SceneNodes:
@@ -163,7 +168,7 @@ class SceneNodes:
             self._moving[t].hide()
         self._moving_now = frames
         before = self._camera_now
-        self._camera_now = self._camera(view.playback.frame) if view.image else None
+        self._camera_now = self._camera(view.playback.frame) if view.shows_image else None
         if self._camera_now is not None:
             self._camera_now.visible = True
         if before is not None and before is not self._camera_now:
@@ -213,12 +218,10 @@ class SceneNodes:
     def _camera(self, t: int) -> viser.CameraFrustumHandle:
         if t not in self._cameras:
             scene = self._shown.scene
-            height, width = scene.depth.shape[1:]
-            focal_x, focal_y = np.asarray(scene.intrinsics)[t, [0, 1], [0, 1]]
             self._cameras[t] = self._api.add_camera_frustum(
                 f"{self._name}/camera/{t:05d}",
                 fov=self._shown.fov(t),
-                aspect=float(width / focal_x / (height / focal_y)),
+                aspect=self._shown.aspect(t),
                 scale=1.2 * self._shown.placement.scale * camera_size(scene),
                 thickness=2.0,
                 thickness_units="screen",

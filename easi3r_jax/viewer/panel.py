@@ -1,11 +1,15 @@
-"""The panel beside the scene. Callbacks, which viser runs in threads of its own, only replace the player's view."""
+"""The panel beside the scene. Its callbacks only replace the player's view.
+
+They are coroutines, which viser runs at once and in order. Functions it would run in threads, some time later, when a
+control's value may already be another: the player moves the time line, too.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,13 +26,6 @@ _PICTURES_WIDTH = 330.0
 _STEPS = {"|<": None, "<": -1, ">": 1}
 
 
-class Player(capture.Stage, Protocol):
-    """What the panel needs of the viewer."""
-
-    def update(self, function: Callable[[View], View]) -> None:
-        """Replaces the view by a function of it."""
-
-
 class Panel:
     """All controls; they are shared by the browsers, as the view is.
 
@@ -36,10 +33,13 @@ class Panel:
       server: its panel is filled.
       view: where controls begin.
       ranges: of the colours.
+      titles: of the scenes.
       player: told of changes.
     """
 
-    def __init__(self, server: viser.ViserServer, view: View, ranges: Ranges, player: Player):
+    def __init__(
+        self, server: viser.ViserServer, view: View, ranges: Ranges, titles: Sequence[str], player: capture.Stage
+    ):
         self._gui, self._icons, self._ranges, self._player = server.gui, library().Icon, ranges, player
         self._recording = threading.Lock()
         with self._gui.add_folder("Time"):
@@ -52,7 +52,8 @@ class Panel:
             self._save()
         window = self._gui.add_panel()
         self._pictures: list[viser.GuiImageHandle] = []
-        self._pictures_tab = window.add_tab("Current frame", self._icons.PHOTO)
+        names = titles if len(titles) > 1 else ["Current frame"]  # in tabs, as two at once would cover the scenes
+        self._tabs = [window.add_tab(name, self._icons.PHOTO) for name in names]
         self._gui.main_panel.dock_right()
         window.float(x=12, y=-12, width=_PICTURES_WIDTH)
 
@@ -67,7 +68,7 @@ class Panel:
         """The current frame of each scene."""
         for number, picture in enumerate(pictures):
             if number == len(self._pictures):
-                with self._pictures_tab:
+                with self._tabs[number]:
                     self._pictures.append(self._gui.add_image(picture, format="jpeg", jpeg_quality=85))
             else:
                 self._pictures[number].image = picture
@@ -77,9 +78,9 @@ class Panel:
         self._frame = self._gui.add_slider("frame", 0, count - 1, 1, 0)
         _when(self._frame.on_update, lambda v: self._playback("sought", v))
         self._play = self._gui.add_button("Play", icon=self._icons.PLAYER_PLAY, disabled=count == 1)
-        self._play.on_click(lambda _: self._playback("toggled"))
+        _when(self._play.on_click, lambda _: self._playback("toggled"))
         steps = self._gui.add_button_group("step", tuple(_STEPS), hint="To the beginning, one back, one on.")
-        steps.on_click(lambda event: self._step(_STEPS[event.target.value]))
+        _when(steps.on_click, lambda v: self._step(_STEPS[v]))
         speed = self._gui.add_slider("speed", 1.0, 60.0, 0.5, float(np.round(2 * rate) / 2), hint="Frames per second.")
         _when(speed.on_update, lambda v: self._set("playback", rate=v))
         widest = max(1, min(20, count // 2))
@@ -107,7 +108,7 @@ class Panel:
             "confidence", LEAST_CONFIDENCE, highest, 0.1, view.look.confidence, hint="Least of static points."
         )
         _when(confidence.on_update, lambda v: self._set("look", confidence=v))
-        size = self._gui.add_slider("size", 0.25, 6.0, 0.25, view.look.size, hint="Of points, in pixels of the clip.")
+        size = self._gui.add_slider("size", 0.5, 12.0, 0.5, view.look.size, hint="Of points, in pixels of the clip.")
         _when(size.on_update, lambda v: self._set("look", size=v))
         share = self._gui.add_slider("share (%)", 5, 100, 5, round(100 * view.look.share), hint="Of all points.")
         _when(share.on_update, lambda v: self._set("look", share=v / 100))
@@ -159,7 +160,12 @@ class Panel:
 
 def _when(listen: Callable[[Callable], Any], do: Callable[[Any], None]) -> None:
     """Calls `do` with a control's value when a browser, not this program, has changed it."""
-    listen(lambda event: do(event.target.value) if event.client is not None else None)
+
+    async def changed(event: viser.GuiEvent) -> None:
+        if event.client is not None:
+            do(event.target.value)
+
+    listen(changed)
 
 
 def _told(client: viser.ClientHandle, do: Callable[[], None]) -> None:

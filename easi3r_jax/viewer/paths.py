@@ -35,6 +35,17 @@ def looking(position: np.ndarray, look_at: np.ndarray, up: np.ndarray) -> np.nda
     return pose
 
 
+def fitting_fov(fov: float, aspect: float, window: float) -> float:
+    """Vertical field of view, radians, at which a window holds all of an image, its width too.
+
+    Args:
+      fov: vertical, of the image, radians.
+      aspect: width of the image over its height.
+      window: the same of the window.
+    """
+    return 2 * float(np.arctan(np.tan(fov / 2) * max(1.0, aspect / window)))
+
+
 def quaternion(rotation: np.ndarray) -> np.ndarray:
     """(3, 3) -> (4,) float64, the scalar first."""
     return Rotation.from_matrix(rotation).as_quat(scalar_first=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fractions
 import io
 from collections.abc import Iterable
 
@@ -48,14 +49,20 @@ def frame_picture(scene: Scene4D, t: int, ranges: Ranges, scale: float = 1.0) ->
 
 
 def video(pictures: Iterable[np.ndarray], rate: float) -> bytes:
-    """An MP4 file (H.264) of pictures of one size, (H, W, 3) uint8; a last odd row or column is cut off."""
+    """An MP4 file (H.264) of pictures of one size, (H, W, 3) uint8; a last odd row or column is cut off.
+
+    Args:
+      pictures: drawn from as they are encoded.
+      rate: pictures per second.
+    """
+    pace = fractions.Fraction(rate).limit_denominator(1000)
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = None
         for picture in pictures:
             height, width = (side // 2 * 2 for side in picture.shape[:2])
             if stream is None:
-                stream = container.add_stream("libx264", rate=round(rate), options={"crf": "20"})
+                stream = container.add_stream("libx264", rate=pace, options={"crf": "20"})
                 stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width, :3]), format="rgb24")
             container.mux(stream.encode(frame))

@@ -72,13 +72,13 @@ class Look:
     Attributes:
       color: one of `colors.CHOICES`.
       confidence: static points below it are left out.
-      size: of points, in widths of a pixel at the clip's middle depth.
+      size: of points, in widths of a pixel at the clip's middle depth. At 1 discs touch; at 2 they leave no gaps there.
       share: of all points, in (0, 1].
     """
 
     color: str = "RGB"
     confidence: float = MIN_CONFIDENCE
-    size: float = 1.0
+    size: float = 2.0
     share: float = 1.0
 
 
@@ -94,6 +94,7 @@ class View:
       background, cameras, image: whether what stands still, the path with all cameras, the current camera with its
         image are shown.
       follow: browsers look through the current camera.
+      filmed: a video is taken through the current camera.
     """
 
     playback: Playback
@@ -104,6 +105,17 @@ class View:
     cameras: bool = True
     image: bool = True
     follow: bool = False
+    filmed: bool = False
+
+    @property
+    def shows_image(self) -> bool:
+        """Whether the current camera is drawn with its image: to who looks through it, it would hide the points."""
+        return self.image and not self.follow and not self.filmed
+
+    def resumed(self, before: View) -> View:
+        """After a video: where the player was, going on if it did."""
+        playback = dataclasses.replace(self.playback.sought(before.playback.frame), playing=before.playback.playing)
+        return dataclasses.replace(self, playback=playback, filmed=False)
 
     def moving_frames(self) -> list[int]:
         """The frames whose moving points are shown: on the grid of the stride, the current one last."""

@@ -1,6 +1,6 @@
 """The viewer: a viser server with the scenes, a panel, and the one thread that shows what the panel says.
 
-Callbacks of the panel, which run in threads of viser's, only replace the `View`; the showing thread reads it, and it
+Callbacks of the panel, which run in viser's thread, only replace the `View`; the showing thread reads it, and it
 alone touches the scenes. So two browsers at once, or one that is closed in the middle, cannot leave anything half done:
 browsers share the view (each has its own camera), and what a browser has missed viser sends it when it comes.
 """
@@ -22,12 +22,12 @@ import numpy as np
 
 from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.results import SavedScene
-from easi3r_jax.viewer.clouds import Placement, middle_depth, preview_cloud, side_by_side, static_cloud
+from easi3r_jax.viewer.clouds import middle_depth, of_one_size, preview_cloud, side_by_side, static_cloud
 from easi3r_jax.viewer.colors import measure
 from easi3r_jax.viewer.library import library
 from easi3r_jax.viewer.nodes import SceneNodes, Shown
 from easi3r_jax.viewer.panel import Panel
-from easi3r_jax.viewer.paths import quaternion, upwards
+from easi3r_jax.viewer.paths import fitting_fov, quaternion, upwards
 from easi3r_jax.viewer.playback import Playback, View
 
 if TYPE_CHECKING:
@@ -88,16 +88,19 @@ def scenes_shown(saved: Sequence[SavedScene]) -> list[Shown]:
       InputError: two that are not of one clip.
     """
     first, *others = saved
-    placements = [Placement()]
+    placements = [of_one_size(first.scene)]
     for other in others:
         count, expected = len(other.scene.depth), len(first.scene.depth)
         if count != expected:
             raise InputError(
                 f"{other.folder} has {count} frames and {first.folder} {expected}: side by side go results of one clip."
             )
-        placements.append(side_by_side(first.scene, other.scene))
-    ranges = measure(first.scene, first.time)  # one for both, or colours could not be compared
-    return [Shown(s.folder.name, s.scene, p, ranges) for s, p in zip(saved, placements, strict=True)]
+        placements.append(side_by_side(first.scene, other.scene, placements[0]))
+    ranges = measure(first.scene, first.time, placements[0].scale)  # one for both, or colours could not be compared
+    titles = [s.folder.name for s in saved]
+    if len(set(titles)) < len(titles):
+        titles = [f"{s.folder.parent.name}/{s.folder.name}" for s in saved]
+    return [Shown(t, s.scene, p, ranges) for t, s, p in zip(titles, saved, placements, strict=True)]
 
 
 def frame_rate(time: np.ndarray) -> float:
@@ -161,7 +164,7 @@ class Viewer:
         self._failure: BaseException | None = None
 
         add_surroundings(self._server, shown)
-        self._panel = Panel(self._server, self._view, shown[0].ranges, self)
+        self._panel = Panel(self._server, self._view, shown[0].ranges, [scene.title for scene in shown], self)
         self._server.on_client_connect(lambda _: self._follow(self.view))
         work = (lambda: self._load(budget.static), self._run)
         self._threads = [threading.Thread(target=self._guarded, args=(part,), daemon=True) for part in work]
@@ -209,8 +212,12 @@ class Viewer:
         """Vertical field of view of its frame t, radians."""
         return self._shown[0].fov(t)
 
+    def aspect(self) -> float:
+        """Width of its images over their height, as fields of view."""
+        return self._shown[0].aspect(0)
+
     def show_frame(self, t: int) -> None:
-        """Pauses at a frame, and returns when all of it has been sent, to browsers that take it."""
+        """Pauses at a frame, and returns when it has been handed to viser, which sends it within moments."""
         while not self._stopped.is_set():
             self.update(lambda view: dataclasses.replace(view, playback=paused_at(view.playback, t)))
             with self._settled:
@@ -265,7 +272,7 @@ class Viewer:
         with self._server.atomic():
             for scene in nodes:
                 scene.show(view)
-        self._panel.show(view)
+        self._panel.show(self.view)  # the latest: an older frame would push back a time line that somebody draws
         with self._settled:
             self._frame_shown = view.playback.frame
             self._settled.notify_all()
@@ -290,7 +297,7 @@ class Viewer:
             with client.atomic():
                 client.camera.wxyz = quaternion(pose[:3, :3])
                 client.camera.position = pose[:3, 3]
-                client.camera.fov = fov
+                client.camera.fov = fitting_fov(fov, self.aspect(), client.camera.aspect)
 
 
 def paused_at(playback: Playback, t: int) -> Playback:
@@ -306,13 +313,16 @@ def add_surroundings(server: viser.ViserServer, shown: Sequence[Shown]) -> None:
     server.scene.set_up_direction(up)
     server.gui.set_panel_label(" | ".join(scene.title for scene in shown))
     server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
-    middle = np.mean([shown_scene.poses()[0, :3, 3] for shown_scene in shown], axis=0)
-    back = 0.8 * depth + np.linalg.norm(middle - camera[:3, 3])
     start = server.initial_camera
+    start.fov = min(first.fov(0), 1.2)
+    middle = np.mean([shown_scene.poses()[0, :3, 3] for shown_scene in shown], axis=0)
+    back = 0.8 * depth
+    if len(shown) > 1:  # together they are twice as wide as they are apart; the panel leaves about a square to see them
+        apart = np.linalg.norm(shown[1].poses()[0, :3, 3] - camera[:3, 3])
+        back = max(back, 1.15 * apart / np.tan(start.fov / 2) - depth)
     start.position = middle - back * camera[:3, 2] + 0.4 * depth * up
     start.look_at = middle + depth * camera[:3, 2]
     start.up = up
-    start.fov = min(first.fov(0), 1.2)
     start.near, start.far = 0.01 * depth, 1000 * depth
     if len(shown) > 1:
         for name, scene in zip(NODES, shown, strict=False):

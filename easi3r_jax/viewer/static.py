@@ -6,6 +6,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from easi3r_jax.errors import OutputError
 from easi3r_jax.export.atomic import atomic_file
 from easi3r_jax.results import SavedScene
 from easi3r_jax.types import Observer, silent
@@ -42,6 +43,9 @@ def export_html(
       OutputError: it cannot be written.
     """
     viser = library()
+    target = pathlib.Path(path).expanduser().absolute()
+    if target.exists() and not target.is_file():
+        raise OutputError(f"Cannot write {target}: it is a folder or a device. Name a file.")
     shown = server.scenes_shown(saved)
     count, rate = len(shown[0].scene.depth), server.frame_rate(saved[0].time)
     view = View(Playback(count, rate=rate), Look(color=color))
@@ -67,7 +71,6 @@ def export_html(
     finally:
         with server.quiet():
             collector.stop()
-    target = pathlib.Path(path).expanduser().absolute()
     with atomic_file(target) as new:
         new.write_text(page, encoding="utf-8")
     return target

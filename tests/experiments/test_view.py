@@ -1,5 +1,6 @@
 """`python -m experiments.view`, but for the browser (tests/viewer/test_browser.py)."""
 
+import os
 import pathlib
 import re
 import socket
@@ -8,6 +9,7 @@ import sys
 import urllib.request
 
 import pytest
+import viser.infra
 
 from experiments import reconstruct, view
 from tests.viewer.conftest import make_scene, write_scene
@@ -48,6 +50,32 @@ def test_it_says_where_to_look_and_how_from_elsewhere_and_ends_at_a_signal(resul
 def test_an_open_address_is_called_what_it_is():
     assert "everybody" in view.invitation("0.0.0.0", 8080)
     assert "ssh" not in view.invitation("192.168.1.4", 8080)
+    assert "http://[::1]:80 " in view.invitation("::1", 80) and "ssh -L 80:[::1]:80 " in view.invitation("::1", 80)
+
+
+def test_a_folder_may_have_a_comma_in_its_name(run, tmp_path):
+    folder = write_scene(tmp_path / "a, b", make_scene(2)).folder
+    code, _, _ = run(f"--scene={folder}", f"--export-html={tmp_path / 'page.html'}")
+    assert code == 0 and (tmp_path / "page.html").is_file()
+    pair = f"--scene={tmp_path / 'c'},{folder}"  # not that one
+    assert run(pair, "--port=0")[0] == 1
+
+
+def test_a_port_in_use_does_not_stop_a_program_that_has_no_flag_for_it(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(view, "_PORT", taken.getsockname()[1])
+        assert view.usual_port() == 0
+    assert view.usual_port() == view._PORT
+
+
+@pytest.mark.parametrize("target", [".", os.devnull])
+def test_no_file_takes_the_place_of_a_folder_or_a_device(run, result, tmp_path, monkeypatch, target):
+    monkeypatch.chdir(tmp_path)
+    code, _, complaint = run(f"--scene={result}", f"--export-html={target}")
+    assert code == 1 and "Name a file" in complaint
+    assert pathlib.Path(os.devnull).is_char_device() and not any(tmp_path.iterdir())
 
 
 def test_what_cannot_be_shown_is_refused_in_a_line(run, result, tmp_path):
@@ -67,10 +95,14 @@ def test_what_cannot_be_shown_is_refused_in_a_line(run, result, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["--export-html", "--export_html"])
-def test_a_file_that_needs_nothing_else(run, result, tmp_path, flag):
+def test_a_file_that_needs_nothing_else(run, result, tmp_path, monkeypatch, flag):
+    times: list[float] = []
+    sleep = viser.infra.StateSerializer.insert_sleep
+    monkeypatch.setattr(viser.infra.StateSerializer, "insert_sleep", lambda *a: times.append(a[1]) or sleep(*a))
     page = tmp_path / "new" / "clip.html"
     code, said, _ = run(f"--scene={result}", f"{flag}={page}", "--color=depth")
     assert code == 0 and str(page) in said
+    assert times == pytest.approx([1 / 20] * 6)  # the clip's own pace
     text = page.read_text(encoding="utf-8")
     assert "__VISER_EMBED_DATA__" in text
     assert not re.findall(r"""<(?:script|link|img)[^>]+(?:src|href)=["']?(?:https?:)?//""", text)

@@ -33,7 +33,7 @@ def make_scene(count: int = T, height: int = H, width: int = W) -> Scene4D:
             (count, 1, 1),
         ),
         depth=np.where(moving, 2.0, 4.0 + x / width).astype(np.float32),
-        confidence=np.broadcast_to(1.5 + 3 * x / width, moving.shape).astype(np.float32),
+        confidence=np.full(moving.shape, 1.5 + 3 * x / width, np.float32),
         dynamic_mask=moving,
         dynamic_score=np.where(moving, 0.9, 0.1).astype(np.float32),
         static_mask=~moving,

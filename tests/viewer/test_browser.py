@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import io
 import pathlib
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
+
+from easi3r_jax import viewer
+from easi3r_jax.results import SavedScene
+from easi3r_jax.viewer.clouds import middle_depth
+from easi3r_jax.viewer.playback import Look
+from tests.viewer.conftest import make_scene, write_scene
 
 pytestmark = pytest.mark.browser
 pytest.importorskip("playwright", reason="playwright is missing: run `make test-browser`, which installs it")
@@ -51,6 +61,19 @@ def tab(browser, url):
     yield tab
     assert not tab.errors
     tab.page.close()
+
+
+@contextlib.contextmanager
+def opened(
+    browser, *saved: SavedScene, size: tuple[int, int] = (1100, 620)
+) -> Iterator[tuple[viewer.Viewer, driver.Tab]]:
+    """A viewer in this process, and a tab with it."""
+    with viewer.Viewer(saved, port=0) as running:
+        tab = driver.Tab(browser, f"http://127.0.0.1:{running.port}", size)
+        tab.settled()
+        yield running, tab
+        assert not tab.errors
+        tab.page.close()
 
 
 def lit(picture: np.ndarray) -> float:
@@ -120,7 +143,57 @@ def test_the_camera_is_followed(tab):
     assert driver.difference(free, first) > 0.1
     tab.set_number("frame", 15)
     assert driver.difference(first, tab.settled()) > 0.1
+    # The points are seen, not the image of that camera in front of them.
+    tab.choose("colour", "depth")
+    assert driver.difference(first, tab.settled()) > 0.3
+    tab.choose("colour", "RGB")
     box.uncheck()
+
+
+def test_a_seek_waits_for_nothing(browser, saved):
+    """Threads may be busy, with videos for instance: the time line does not need them."""
+    free = threading.Event()
+    with opened(browser, saved) as (running, tab):
+        try:
+            for _ in range(64):
+                running._server._thread_executor.submit(free.wait)
+            tab.set_number("frame", 4)
+            driver.until(lambda: running.view.playback.frame == 4)
+            tab.click("<")
+            driver.until(lambda: running.view.playback.frame == 3)
+        finally:
+            free.set()
+
+
+def test_two_results_stand_beside_each_other(browser, tmp_path, saved, scene):
+    still = dataclasses.replace(scene, dynamic_mask=np.zeros_like(scene.dynamic_mask))
+    with opened(browser, saved, write_scene(tmp_path / "plain", still), size=(1100, 800)) as (_, tab):
+        for title in ("clip", "plain"):
+            assert tab.page.get_by_role("tab", name=title).is_visible()  # pictures of the current frame
+        tab.choose("colour", "mask")
+        tab.page.get_by_label("current image").uncheck()
+        tab.settled()
+        width = tab.page.locator("canvas[data-engine]").bounding_box()["width"]
+        clip = {"x": 0, "y": 190, "width": width, "height": 290}  # above the pictures, below a notice
+        view = np.asarray(Image.open(io.BytesIO(tab.page.screenshot(clip=clip))).convert("RGB")).astype(int)
+        left, right = view[:, : view.shape[1] // 2], view[:, view.shape[1] // 2 :]
+        assert min(lit(left), lit(right)) > 0.3
+        assert max(lit(view[:, :20]), lit(view[:, -20:])) == 0  # nothing is cut off
+        red = [
+            ((half[..., 0] > half[..., 1] + 60) & (half[..., 0] > half[..., 2] + 60)).mean() for half in (left, right)
+        ]
+        assert red[0] > 0.01 > red[1]
+
+
+def test_a_result_of_one_frame_in_which_nothing_moves(browser, tmp_path):
+    scene = make_scene(1)
+    still = dataclasses.replace(scene, dynamic_mask=np.zeros_like(scene.dynamic_mask))
+    with opened(browser, write_scene(tmp_path / "one", still)) as (_, tab):
+        assert lit(tab.settled()) > 0.1
+        assert tab.page.get_by_role("button", name="Play", exact=True).is_disabled()
+        tab.click(">")
+        tab.choose("moving", "trail")
+        assert tab.frame() == 0
 
 
 def test_two_browsers_share_the_view_and_one_may_leave_in_the_middle(browser, url, tab):
@@ -143,7 +216,37 @@ def test_a_screenshot_is_handed_over(tab):
     picture = np.asarray(Image.open(io.BytesIO(tab.download("Screenshot"))).convert("RGB"))
     box = tab.page.locator("canvas[data-engine]").bounding_box()
     assert picture.shape == (box["height"], box["width"], 3)
-    assert picture.std() > 20
+    assert (picture[0, -1] == 20).all()  # the dark ground of the page
+    seen = picture.astype(int)[:, 350:]
+    assert driver.difference(seen, tab.settled()[: len(seen), : seen.shape[1]]) < 0.05
+
+
+def test_a_video_along_the_cameras_path_shows_each_frame_as_it_was_filmed(browser, saved):
+    """The square is where it is in the images, in all of them; and the player goes on as before."""
+    with opened(browser, saved, size=(720, 420)) as (running, tab):
+        running.update(lambda view: dataclasses.replace(view, background=False, cameras=False, look=Look(size=1)))
+        running.update(lambda view: dataclasses.replace(view, playback=view.playback.sought(3).toggled()))
+        tab.choose("path", "camera path")
+        with av.open(io.BytesIO(tab.download("Video"))) as container:
+            frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+            assert container.streams.video[0].average_rate == 20
+        driver.until(lambda: running.view.playback.playing and not running.view.filmed)
+    masks = saved.scene.dynamic_mask
+    assert len(frames) == len(masks)
+    for frame, mask in zip(frames, masks, strict=True):
+        assert frame.shape[1] / frame.shape[0] == pytest.approx(mask.shape[1] / mask.shape[0], rel=0.02)
+        red = frame[..., 0] > frame[..., 1] + 90
+        seen, expected = (
+            [(np.mean(axis) + 0.5) / side for axis, side in zip(np.nonzero(a), a.shape, strict=True)]
+            for a in (red, mask)
+        )
+        # DUSt3R's principal point is half a pixel off the middle; viser's cameras have it there.
+        np.testing.assert_allclose(seen, expected, atol=0.6 / mask.shape[0])
+        # Discs as wide as a pixel at the median depth, more than one at the depth of the square, 2. Corners are round.
+        wide = middle_depth(saved.scene) / 2.0
+        height, width = (np.ptp(axis) + wide for axis in np.nonzero(mask))
+        area = height * width - (1 - np.pi / 4) * wide**2
+        assert red.mean() == pytest.approx(area / mask.size, rel=0.1)
 
 
 def test_a_video_is_handed_over_and_one_that_is_left_harms_nobody(browser, url):

@@ -111,7 +111,14 @@ def test_a_placement_moves_points_and_cameras_alike(scene):
     np.testing.assert_allclose(after[:3], PLACED.scale * before[:3], rtol=1e-5)
 
 
-def test_two_scenes_of_a_clip_stand_side_by_side_in_one_size(scene):
+def test_any_world_is_shown_in_one_size(scene):
+    metres = dataclasses.replace(scene, depth=1000 * scene.depth)
+    for some in (scene, metres):
+        assert clouds.of_one_size(some).scale * clouds.middle_depth(some) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("first", [Placement(), PLACED])
+def test_two_scenes_of_a_clip_stand_side_by_side_in_one_size(scene, first):
     """The second is the first in another world, twelve times as large."""
     other_world = Placement(Rotation.from_rotvec([1.0, 0.4, -2.0]).as_matrix(), np.array([5.0, -7.0, 2.0]), 12.0)
     other = dataclasses.replace(
@@ -119,14 +126,15 @@ def test_two_scenes_of_a_clip_stand_side_by_side_in_one_size(scene):
         world_from_cam=other_world.poses(scene.world_from_cam).astype(np.float32),
         depth=12 * scene.depth,
     )
-    placement = side_by_side(scene, other)
-    left, right = scene.world_from_cam.astype(np.float64), placement.poses(other.world_from_cam)
+    placement = side_by_side(scene, other, first)
+    left, right = first.poses(scene.world_from_cam), placement.poses(other.world_from_cam)
     np.testing.assert_allclose(right[:, :3, :3], left[:, :3, :3], atol=1e-5)
     shift = right[:, :3, 3] - left[:, :3, 3]
     np.testing.assert_allclose(shift, np.tile(shift[:1], (6, 1)), atol=1e-4)
+    assert placement.scale == pytest.approx(first.scale / 12)
     aside = left[0, :3, 0]
     np.testing.assert_allclose(shift[0], (shift[0] @ aside) * aside, atol=1e-4)
     # Nothing of the one is within the other: most of the left lies to the left of most of the right.
-    most_left = np.percentile(static_cloud(scene, Placement(), 10**6).xyz @ aside, 95)
+    most_left = np.percentile(static_cloud(scene, first, 10**6).xyz @ aside, 95)
     least_right = np.percentile(static_cloud(other, placement, 10**6).xyz @ aside, 5)
     assert most_left < least_right

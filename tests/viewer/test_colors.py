@@ -90,6 +90,11 @@ def test_every_choice_colours_every_cloud_and_has_its_legend(scene, ranges, choi
         assert (legend == "") == (choice == "RGB")
 
 
+def test_the_legend_has_the_scenes_own_units(scene, ranges):
+    scaled = colors.measure(scene, np.arange(6) / 20, scale=0.01)
+    assert colors.legend("depth", scaled) == colors.legend("depth", ranges)
+
+
 def test_near_is_bright(ranges):
     near, far = (colors.shades(np.array([v]), "depth", ranges).sum() for v in ranges.limits["depth"])
     assert near > far

@@ -99,6 +99,13 @@ def test_nothing_is_sent_before_it_is_shown(api, nodes):
     assert len(api.points("moving")) == 48
 
 
+def test_the_size_of_points_is_in_pixels_of_the_clip(api, nodes, shown):
+    nodes.show(at(0, look=Look(size=1.0)))
+    diameter = 2 * api.nodes["/left/moving/00000"].point_size  # viser's is a radius
+    depth = np.median(shown.scene.depth)
+    assert diameter * shown.scene.intrinsics[0, 0, 0] / depth == pytest.approx(1, rel=0.1)
+
+
 def test_to_show_a_frame_again_is_but_a_flip(api, nodes):
     for t in (0, 1, 2):
         nodes.show(at(t))
@@ -147,19 +154,20 @@ def test_another_colour_sends_colours_only_and_only_of_what_is_seen(api, nodes, 
 
 
 def point_colors_of(shown: Shown, choice: str) -> np.ndarray:
-
     return point_colors(moving_cloud(shown.scene, 3, Placement(), 1), choice, shown.ranges)[0]
 
 
 def test_another_size_sends_no_points(api, nodes):
-    nodes.show(at(0))
-    refined(nodes, at(0))
+    nodes.show(at(0, look=Look(size=2.0)))
+    refined(nodes, at(0, look=Look(size=2.0)))
     sent, width = api.sent["points"], api.nodes["/left/moving/00000"].point_size
     view = at(0, look=Look(size=3.0))
     nodes.show(view)
     refined(nodes, view)
     assert api.sent["points"] == sent
-    assert {node.point_size for name, node in api.nodes.items() if "static" in name or "moving" in name} == {3 * width}
+    assert {node.point_size for name, node in api.nodes.items() if "static" in name or "moving" in name} == {
+        1.5 * width
+    }
 
 
 def test_confidence_chooses_static_points_and_no_others(api, nodes, shown):
@@ -202,6 +210,8 @@ def test_what_is_switched_off_is_not_seen(api, nodes):
     view = at(1)
     nodes.show(view)
     refined(nodes, view)
+    nodes.show(at(1, follow=True))
+    assert not api.visible("camera")
     off = at(1, background=False, cameras=False, image=False)
     nodes.show(off)
     refined(nodes, off)
@@ -218,6 +228,12 @@ def test_cameras_stand_where_the_poses_are(api, nodes, shown):
     np.testing.assert_allclose(camera.position, shown.scene.world_from_cam[5, :3, 3], atol=1e-6)
     assert camera.fov == pytest.approx(2 * np.arctan(24 / 2 / 40)) and camera.aspect == pytest.approx(32 / 24)
     np.testing.assert_allclose(api.nodes["/left/path"].points[:, 0], shown.scene.world_from_cam[:-1, :3, 3], atol=1e-6)
+
+
+def test_pixels_need_not_be_square(shown):
+    shown.scene.intrinsics[2, 0, 0] *= 2
+    wide, high = np.tan(shown.fov(2) / 2) * shown.aspect(2), np.tan(shown.fov(2) / 2)
+    np.testing.assert_allclose([wide, high], [32 / 2 / 80, 24 / 2 / 40], rtol=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, T])

@@ -37,6 +37,13 @@ def test_an_orbit_swings_so_far_or_goes_around():
     np.testing.assert_allclose(np.diff(around), 1.0, atol=1e-6)
 
 
+@pytest.mark.parametrize("window", [0.5, 1.5, 3.0])
+def test_a_window_holds_all_of_an_image_and_no_more(window):
+    high = np.tan(paths.fitting_fov(1.0, 1.5, window) / 2)
+    spare = high / np.tan(0.5), window * high / (1.5 * np.tan(0.5))
+    assert min(spare) == pytest.approx(1)
+
+
 def test_quaternions_have_their_scalar_first():
     np.testing.assert_allclose(paths.quaternion(np.eye(3)), [1, 0, 0, 0])
     turn = Rotation.from_rotvec([0, 0, np.pi / 2]).as_matrix()

@@ -85,6 +85,22 @@ def test_moving_frames(moving, expected):
     assert view.moving_frames() == expected
 
 
+def test_who_looks_through_a_camera_does_not_see_its_image():
+    view = View(Playback(5))
+    assert view.shows_image
+    for field in ({"follow": True}, {"filmed": True}, {"image": False}):
+        assert not dataclasses.replace(view, **field).shows_image
+
+
+@pytest.mark.parametrize("playing", [True, False])
+def test_after_a_video_the_player_is_where_it_was(playing):
+    before = View(Playback(9, frame=4, playing=playing))
+    filming = dataclasses.replace(before, filmed=True, trail=3, playback=Playback(9, frame=8, rate=5.0))
+    after = filming.resumed(before)
+    assert (after.playback.frame, after.playback.playing, after.filmed) == (4, playing, False)
+    assert (after.trail, after.playback.rate) == (3, 5.0)  # what somebody has set meanwhile stays
+
+
 def test_a_trail_begins_with_the_clip():
     view = View(Playback(20, frame=2), moving="trail", trail=8)
     assert view.moving_frames() == [0, 1, 2]

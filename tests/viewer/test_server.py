@@ -12,6 +12,8 @@ import pytest
 from easi3r_jax import viewer
 from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.viewer import server
+from easi3r_jax.viewer.clouds import Placement, static_cloud
+from easi3r_jax.viewer.paths import looking
 from easi3r_jax.viewer.playback import Look
 from tests.viewer.conftest import make_scene, write_scene
 
@@ -92,6 +94,39 @@ def test_two_results_of_one_clip(tmp_path, saved, scene):
         assert "/left/moving/00002" in names and "/right/moving/00002" not in names  # nothing moves there
 
 
+def test_two_results_begin_in_the_view(tmp_path, saved, scene):
+    """Most points of both, in a square; and they fill some of it."""
+    for several in ([saved], [saved, write_scene(tmp_path / "b" / "clip", scene)]):
+        with viewer.Viewer(several, port=0) as running:
+            start = running._server.initial_camera
+            assert start.up is not None
+            pose = looking(start.position, start.look_at, start.up)
+            for shown in running._shown:
+                xyz = static_cloud(shown.scene, shown.placement, 10**4).xyz
+                x, y, z = ((xyz - pose[:3, 3]) @ pose[:3, :3]).T
+                x, y = (side / z / np.tan(start.fov / 2) for side in (x, y))
+                assert ((z > 0) & (np.abs(x) < (1 if len(several) > 1 else 4 / 3)) & (np.abs(y) < 1)).mean() > 0.95
+                assert x.std() > 0.15
+
+
+def test_worlds_of_any_unit_are_shown_in_one_size(tmp_path, scene):
+    """What the page draws for pictures is cut off at 1000 units."""
+    far = dataclasses.replace(
+        scene, depth=10_000 * scene.depth, world_from_cam=Placement(scale=1e4).poses(scene.world_from_cam)
+    )
+    far = dataclasses.replace(far, world_from_cam=far.world_from_cam.astype(np.float32))
+    for shown in server.scenes_shown([write_scene(tmp_path / "far", far), write_scene(tmp_path / "near", scene)]):
+        cloud = static_cloud(shown.scene, shown.placement, 1000)
+        assert np.median(cloud.depth) == pytest.approx(1, rel=0.2)
+
+
+def test_results_of_one_name_are_told_apart(tmp_path, scene):
+    pair = [write_scene(tmp_path / name / "clip", scene) for name in ("plain", "full")]
+    assert [shown.title for shown in server.scenes_shown(pair)] == ["plain/clip", "full/clip"]
+    other = write_scene(tmp_path / "other", scene)
+    assert [shown.title for shown in server.scenes_shown([pair[0], other])] == ["clip", "other"]
+
+
 def test_two_results_of_two_clips_are_refused(tmp_path, saved):
     with pytest.raises(InputError, match=r"has 4 frames and .*clip 6"):
         viewer.Viewer([saved, write_scene(tmp_path / "other", make_scene(4))], port=0)
@@ -107,6 +142,15 @@ def test_a_port_in_use_is_refused(saved, host):
             viewer.Viewer([saved], port=port)
     with viewer.Viewer([saved], port=port):  # free again
         pass
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_shortest_clips(tmp_path, count):
+    with viewer.Viewer([write_scene(tmp_path / "short", make_scene(count))], port=0) as running:
+        running.update(lambda view: dataclasses.replace(view, moving="trail", playback=view.playback.toggled()))
+        for t in range(count):
+            running.show_frame(t)
+        assert running._failure is None
 
 
 def test_an_address_of_elsewhere_is_refused():
