@@ -82,22 +82,27 @@ class AppTab:
         line.wait_for(timeout=_WORK)
         return line.inner_text()
 
-    def scene(self) -> np.ndarray:
-        """(H, W, 3) int, the scene, as soon as there is something; what moves in it plays in a loop."""
+    def scene(self, count: int = 1) -> list[np.ndarray]:
+        """Pictures of the scene, (H, W, 3) int, as soon as there is something: what moves in it plays in a loop."""
         canvas = self.page.locator("canvas")
         canvas.scroll_into_view_if_needed()
         until(lambda: self._picture(canvas).std() > 5)
-        return self._picture(canvas)
+        pictures = []
+        for _ in range(count):
+            pictures.append(self._picture(canvas))
+            self.page.wait_for_timeout(300)
+        return pictures
 
     def turn(self) -> None:
-        """Drags the scene."""
+        """Drags the scene, until it is seen from the side."""
         box = self.page.locator("canvas").bounding_box()
         assert box is not None
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        self.page.mouse.move(x, y)
+        self.page.mouse.move(x - 150, y)
         self.page.mouse.down()
-        self.page.mouse.move(x + 150, y + 30, steps=5)
+        self.page.mouse.move(x + 150, y, steps=10)
         self.page.mouse.up()
+        self.page.wait_for_timeout(1500)  # it swings out
 
     def films(self) -> list[Locator]:
         return self.page.locator("video").all()
@@ -125,7 +130,7 @@ def main() -> None:
         tab = AppTab(browser, url, (1280, 1080))
         tab.drop(FRAMES)
         tab.reconstruct()
-        tab.scene()
+        tab.scene()  # waits for it
         tab.page.evaluate("window.scrollTo(0, 0)")
         picture = Image.open(io.BytesIO(tab.page.screenshot())).convert("RGB")
     picture.quantize(256).save(target, optimize=True)
