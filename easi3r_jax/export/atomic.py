@@ -102,10 +102,11 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
       path: the file to write; missing parents are created.
 
     Raises:
-      OutputError: for any `OSError` inside the block or while replacing.
+      OutputError: for any `OSError` inside the block or while replacing; a folder or a device of this name.
     """
     try:
         target = pathlib.Path(path).expanduser().resolve()
+        check_file(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         building = target.with_name(f".{target.name}.tmp-{os.getpid()}")
         try:
@@ -116,6 +117,16 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             building.unlink(missing_ok=True)
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def check_file(target: pathlib.Path) -> None:
+    """A file may be replaced; root could replace /dev/null as well.
+
+    Raises:
+      OutputError: what is there is no regular file.
+    """
+    if target.exists() and not target.is_file():
+        raise OutputError(f"Cannot write {target}: it is a folder or a device. Name a file.")
 
 
 def ensure_files_writable(folder: str | os.PathLike, names: Collection[str], *, marker: str) -> None:

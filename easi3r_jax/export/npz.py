@@ -97,7 +97,8 @@ def write_scene(
     if losses is not None and len(losses):
         arrays["losses"] = losses
     layout = {**VERSION, **SCENE, **SOURCE, **NAMES, **MOTION, **THRESHOLD, **LOSSES}
-    arrays = {key: np.asarray(value, layout[key][0]) for key, value in arrays.items()}
+    # Row by row, as they are read back.
+    arrays = {key: np.asarray(value, layout[key][0], order="C") for key, value in arrays.items()}
     np.savez(path, **arrays)
 
 

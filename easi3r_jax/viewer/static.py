@@ -6,8 +6,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from easi3r_jax.errors import OutputError
-from easi3r_jax.export.atomic import atomic_file
+from easi3r_jax.export.atomic import atomic_file, check_file
 from easi3r_jax.results import SavedScene
 from easi3r_jax.types import Observer, silent
 from easi3r_jax.viewer import server
@@ -44,8 +43,7 @@ def export_html(
     """
     viser = library()
     target = pathlib.Path(path).expanduser().absolute()
-    if target.exists() and not target.is_file():
-        raise OutputError(f"Cannot write {target}: it is a folder or a device. Name a file.")
+    check_file(target)
     shown = server.scenes_shown(saved)
     count, rate = len(shown[0].scene.depth), server.frame_rate(saved[0].time)
     view = View(Playback(count, rate=rate), Look(color=color))

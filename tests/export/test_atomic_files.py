@@ -91,3 +91,13 @@ def test_the_early_check_leaves_nothing_behind_and_tries_to_write(folder, tmp_pa
     monkeypatch.setattr(pathlib.Path, "write_bytes", fail)
     with pytest.raises(OutputError, match="read-only"):
         atomic.ensure_files_writable(folder, NAMES, marker=MARKER)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_is_never_replaced_by_one(tmp_path, make):
+    """Root could: a device would be gone."""
+    target = tmp_path / "in the way"
+    make(target)
+    with pytest.raises(OutputError, match="a folder or a device"), atomic.atomic_file(target) as new:
+        new.write_text("new")
+    assert list(tmp_path.iterdir()) == [target] and not target.is_file()

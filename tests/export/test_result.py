@@ -42,6 +42,12 @@ def test_takes_device_arrays(scene, frames, tmp_path):
     assert set(os.listdir(folder)) == FILES
 
 
+def test_takes_arrays_in_any_order_of_memory(scene, frames, tmp_path):
+    column_by_column = jax.tree.map(np.asfortranarray, scene)
+    folder = write_result(tmp_path / "r", column_by_column, frames=frames, config={})
+    np.testing.assert_array_equal(load_scene(folder).depth, scene.depth)
+
+
 def test_same_result_same_bytes(write):
     def content(folder):
         return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
