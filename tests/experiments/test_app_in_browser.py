@@ -13,9 +13,9 @@ pytest.importorskip("gradio", reason="gradio is missing: run `make test-browser`
 pytest.importorskip("playwright", reason="playwright is missing: run `make test-browser`, which installs it")
 
 from easi3r_jax import results  # noqa: E402
+from tests.experiments.app_browser import AppTab  # noqa: E402
 from tests.experiments.app_program import app_program  # noqa: E402
 from tests.experiments.app_stand_ins import FRAMES, write_video  # noqa: E402
-from tests.experiments.app_tab import AppTab  # noqa: E402
 from tests.viewer import browser as driver  # noqa: E402
 
 if driver.chromium() is None:

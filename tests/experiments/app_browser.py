@@ -1,6 +1,6 @@
 """The web app's page in Chromium; as a program, what draws the picture in the documentation.
 
-python -m tests.experiments.app_tab --picture=docs/images/app.png
+python -m tests.experiments.app_browser --picture=docs/images/app.png
 """
 
 from __future__ import annotations
