@@ -11,11 +11,11 @@ another machine, and what the panel does: docs/viewer.md.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
 
 from easi3r_jax import results, viewer
 from easi3r_jax.errors import ConfigError
+from easi3r_jax.listening import check_address, invitation
 from experiments import cli
 from experiments.progress import Stages
 
@@ -48,7 +48,7 @@ def main() -> None:
         raise ConfigError("--scene names the result to show, results/demo for instance, or two with a comma between.")
     viewer.library()
     if not EXPORT_HTML.value:
-        viewer.check_address(HOST.value, PORT.value)
+        check_address(HOST.value, PORT.value)
     saved = [results.load_scene(folder) for folder in folders]
     if EXPORT_HTML.value:
         stages = Stages()
@@ -70,7 +70,7 @@ def budget(default: viewer.Budget) -> viewer.Budget:
 def usual_port() -> int:
     """The port of `--port`'s default, or, where that is in use, any that is free: for programs without the flag."""
     try:
-        viewer.check_address(_HOST, _PORT)
+        check_address(_HOST, _PORT)
     except ConfigError:
         return 0
     return _PORT
@@ -86,18 +86,6 @@ def serve(
     with viewer.Viewer(saved, host=host, port=port, budget=most) as running:
         print(invitation(host, running.port), flush=True)
         running.wait()
-
-
-def invitation(host: str, port: int) -> str:
-    """Where to look, and from elsewhere."""
-    if host in ("0.0.0.0", "::"):
-        return f"  http://{socket.gethostname()}:{port} (everybody who reaches this machine can see it; Ctrl-C ends)"
-    name = f"[{host}]" if ":" in host else host
-    line = f"  http://{name}:{port} (Ctrl-C ends)"
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        return line
-    tunnel = f"ssh -L {port}:{name}:{port} {socket.gethostname()}"
-    return f"{line}\n  from another machine: {tunnel}, then http://127.0.0.1:{port} there"
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ The first five need no viser. None is imported before a viewer is made.
 
 from easi3r_jax.viewer.colors import CHOICES
 from easi3r_jax.viewer.library import library
-from easi3r_jax.viewer.server import Budget, Viewer, check_address
+from easi3r_jax.viewer.server import Budget, Viewer
 from easi3r_jax.viewer.static import BUDGET as HTML_BUDGET
 from easi3r_jax.viewer.static import export_html
 
-__all__ = ["CHOICES", "HTML_BUDGET", "Budget", "Viewer", "check_address", "export_html", "library"]
+__all__ = ["CHOICES", "HTML_BUDGET", "Budget", "Viewer", "export_html", "library"]

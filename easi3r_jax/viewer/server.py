@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import io
 import queue
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from easi3r_jax.errors import ConfigError, InputError
+from easi3r_jax.listening import check_address
 from easi3r_jax.results import SavedScene
 from easi3r_jax.viewer.clouds import middle_depth, of_one_size, preview_cloud, side_by_side, static_cloud
 from easi3r_jax.viewer.colors import measure
@@ -57,28 +56,6 @@ class Budget:
     def per_frame(self, num_frames: int) -> int:
         """Most moving points in a frame."""
         return max(1, self.moving // num_frames)
-
-
-def check_address(host: str, port: int) -> None:
-    """Refuses an address that cannot be listened at. Port 0 is any that is free.
-
-    Raises:
-      ConfigError: the port is in use or not allowed, or the address is not this machine's.
-    """
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"--port={port}: a port is a number up to 65535.")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-            probe.bind(address)
-            probe.listen()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"Port {port} is in use: choose another --port, or end what listens there.") from error
-        if error.errno == errno.EACCES:
-            raise ConfigError(f"Port {port} needs more rights: choose a --port from 1024 to 65535.") from error
-        raise ConfigError(f"Cannot listen at {host}, port {port}: {error}. Mend --host or --port.") from error
 
 
 def scenes_shown(saved: Sequence[SavedScene]) -> list[Shown]:
@@ -154,7 +131,7 @@ class Viewer:
         if port not in (0, self.port):  # somebody was quicker, and viser took the next
             with quiet():
                 self._server.stop()
-            raise ConfigError(f"Port {port} is in use: choose another --port, or end what listens there.")
+            raise ConfigError(f"Port {port} is in use: choose another --port, or 0 for one that is free.")
         self._shown = shown
         self._most_moving = budget.per_frame(len(shown[0].scene.depth))
         self._view = View(Playback(len(shown[0].scene.depth), rate=frame_rate(saved[0].time)))

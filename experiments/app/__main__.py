@@ -19,8 +19,8 @@ import os
 import threading
 
 from easi3r_jax.errors import ConfigError
+from easi3r_jax.listening import check_address, invitation
 from experiments import cli
-from experiments.app.gate import check_address, invitation
 from experiments.app.job import Jobs, Limits, Networks
 from experiments.app.store import Store
 from experiments.method_flags import dtype_flag
@@ -29,9 +29,7 @@ FLAGS = cli.Flags(__doc__)
 
 _WHERE = FLAGS.group("Where")
 PORT = _WHERE.integer("port", 7860, "Port of the page (0: any that is free).")
-ADDRESS = _WHERE.string(
-    "address", "127.0.0.1", "Address to listen at; 0.0.0.0 lets everybody in who can reach this machine."
-)
+HOST = _WHERE.string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 lets everybody in who can reach this machine.")
 
 _NETWORKS = FLAGS.group("Networks")
 CHECKPOINTS = _NETWORKS.string(
@@ -66,16 +64,16 @@ def main() -> None:
         if error.name not in ("gradio", "starlette"):
             raise
         raise ConfigError("The page needs gradio: pip install -e '.[app]'.") from error
-    port = check_address(ADDRESS.value, PORT.value)
+    port = check_address(HOST.value, PORT.value)
     logging.basicConfig(format="%(asctime)s %(message)s")
     networks = Networks([word for word in CHECKPOINTS.value.split(",") if word], DTYPE.value)
     limits = Limits(MAX_MEGABYTES.value, MAX_FRAMES.value, MAX_MINUTES.value)
     with Store(60 * KEEP_MINUTES.value) as store:
         # Where gradio puts uploads, and the only place that it serves files from.
         os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = str(store.served)
-        running = page.serve(Jobs(store, networks, limits), ADDRESS.value, port, MAX_WAITING.value)
+        running = page.serve(Jobs(store, networks, limits), HOST.value, port, MAX_WAITING.value)
         try:
-            print(invitation(ADDRESS.value, port), flush=True)
+            print(invitation(HOST.value, port), flush=True)
             threading.Event().wait()
         finally:
             running.close(verbose=False)

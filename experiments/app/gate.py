@@ -1,4 +1,4 @@
-"""Which requests reach the page's server at all, and where it listens.
+"""Which requests reach the page's server at all.
 
 Gradio serves more than this page needs: it fetches addresses for its clients, keeps links and histories, converts
 recordings. What the page does not use is refused here, whatever later releases add.
@@ -6,15 +6,11 @@ recordings. What the page does not use is refused here, whatever later releases 
 
 from __future__ import annotations
 
-import errno
-import ipaddress
 import pathlib
 import re
-import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from easi3r_jax.errors import ConfigError
 from experiments.app.store import Store
 
 _Scope = MutableMapping[str, Any]
@@ -113,46 +109,3 @@ async def _answer(send: _Message, status: int, text: str) -> None:
     headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text.encode()})
-
-
-def is_local(address: str) -> bool:
-    """Whether only this machine reaches the address."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return address == "localhost"
-
-
-def check_address(address: str, port: int) -> int:
-    """The port, or a free one for 0.
-
-    Raises:
-      ConfigError: it is in use, or the address is none of this machine's.
-    """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-            return probe.getsockname()[1]
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise ConfigError(
-                    f"Port {port} is in use: choose another --port, or 0 for one that is free."
-                ) from error
-            if error.errno == errno.EACCES:
-                raise ConfigError(f"Port {port} needs rights that you have not: choose a --port above 1023.") from error
-            raise ConfigError(f"--address={address}: this machine cannot listen there ({error.strerror}).") from error
-        except OverflowError as error:
-            raise ConfigError(f"--port={port}: 0 to 65535.") from error
-
-
-def invitation(address: str, port: int) -> str:
-    """Where to open the page, and how from elsewhere."""
-    host = f"[{address}]" if ":" in address else address
-    if is_local(address):
-        tunnel = f"ssh -L {port}:{host}:{port} {socket.gethostname()}, then http://localhost:{port} there"
-        return f"  http://{host}:{port} (Ctrl-C ends)\n  from another machine: {tunnel}"
-    if address in ("0.0.0.0", "::"):
-        host = socket.gethostname()
-    return f"  http://{host}:{port} (whoever reaches this machine can use it; Ctrl-C ends)"

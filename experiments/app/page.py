@@ -18,8 +18,9 @@ from starlette.middleware import Middleware  # pyright: ignore[reportMissingImpo
 from easi3r_jax import export
 from easi3r_jax.errors import UserError
 from easi3r_jax.export.gallery import FILMS
+from easi3r_jax.listening import is_local
 from experiments.app import options
-from experiments.app.gate import Gate, is_local
+from experiments.app.gate import Gate
 from experiments.app.job import Jobs, Products
 from experiments.progress import TITLES
 
@@ -81,12 +82,12 @@ class Sessions:
             self._jobs.store.remove(products.folder)
 
 
-def serve(jobs: Jobs, address: str, port: int, waiting: int) -> gr.Blocks:
+def serve(jobs: Jobs, host: str, port: int, waiting: int) -> gr.Blocks:
     """Starts the server, in a thread of its own.
 
     Args:
       jobs: what runs the jobs.
-      address, port: where it listens.
+      host, port: where it listens.
       waiting: jobs that may wait; further ones are refused.
 
     Returns:
@@ -94,9 +95,9 @@ def serve(jobs: Jobs, address: str, port: int, waiting: int) -> gr.Blocks:
     """
     page = _page(jobs)
     page.queue(max_size=waiting, default_concurrency_limit=1, api_open=True)
-    gate = Middleware(Gate, store=jobs.store, megabytes=jobs.limits.megabytes, local=is_local(address))
+    gate = Middleware(Gate, store=jobs.store, megabytes=jobs.limits.megabytes, local=is_local(host))
     page.launch(
-        server_name=address,
+        server_name=host,
         server_port=port,
         share=False,
         inbrowser=False,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import sys
 import threading
 import time
@@ -18,7 +17,7 @@ from easi3r_jax import export, pipeline
 from easi3r_jax.errors import ConfigError, InputError, OutputError
 from experiments.app import __main__ as program
 from experiments.app import options
-from experiments.app.gate import Gate, check_address, invitation
+from experiments.app.gate import Gate
 from experiments.app.job import Jobs, Limits, Networks, ServerError, StoppedError
 from experiments.app.store import Store
 from tests.experiments.app_stand_ins import FRAMES, quick_reconstruction, write_video
@@ -319,23 +318,6 @@ def test_a_local_page_is_not_reached_by_another_name(gate, store):
     assert asked(gate, "/", host="127.0.0.1:1") == asked(gate, "/", host="[::1]:1") == asked(gate, "/") == 200
     assert asked(gate, "/", host="somewhere.example") == asked(gate, "/", host="") == 403
     assert asked(Gate(gate._app, store, 1, local=False), "/", host="somewhere.example") == 200
-
-
-def test_it_says_where_it_is_and_how_to_get_there():
-    assert "ssh -L 7860:127.0.0.1:7860 " in invitation("127.0.0.1", 7860)
-    assert "whoever reaches" in invitation("0.0.0.0", 7860) and "ssh" not in invitation("0.0.0.0", 7860)
-
-
-def test_a_port_in_use_and_a_foreign_address_are_refused():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        with pytest.raises(ConfigError, match="in use"):
-            check_address("127.0.0.1", taken.getsockname()[1])
-    assert check_address("127.0.0.1", 0) > 0
-    for address, port in (("192.0.2.7", 0), ("no such name", 0), ("127.0.0.1", 70000)):
-        with pytest.raises(ConfigError, match="--"):
-            check_address(address, port)
 
 
 def test_without_gradio_one_line_says_how_to_get_it(monkeypatch, capsys):

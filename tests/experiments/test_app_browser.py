@@ -17,6 +17,7 @@ import pytest
 import trimesh
 
 from easi3r_jax import export, pipeline
+from easi3r_jax.listening import check_address
 from experiments.app import options
 from experiments.app.job import Jobs, Limits, Networks
 from experiments.app.store import Store
@@ -139,7 +140,6 @@ def served(networks) -> Iterator[tuple[str, Store]]:
         patch.setenv("GRADIO_EXAMPLES_CACHE", str(store.served))
         patch.setattr(pipeline, "encode", lambda *args, **options: None)
         from experiments.app import page
-        from experiments.app.gate import check_address
 
         port = check_address("127.0.0.1", 0)
         running = page.serve(Jobs(store, networks, Limits(megabytes=1, frames=4)), "127.0.0.1", port, waiting=2)

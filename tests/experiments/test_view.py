@@ -47,12 +47,6 @@ def test_it_says_where_to_look_and_how_from_elsewhere_and_ends_at_a_signal(resul
     assert "Traceback" not in complaint
 
 
-def test_an_open_address_is_called_what_it_is():
-    assert "everybody" in view.invitation("0.0.0.0", 8080)
-    assert "ssh" not in view.invitation("192.168.1.4", 8080)
-    assert "http://[::1]:80 " in view.invitation("::1", 80) and "ssh -L 80:[::1]:80 " in view.invitation("::1", 80)
-
-
 def test_a_folder_may_have_a_comma_in_its_name(run, tmp_path):
     folder = write_scene(tmp_path / "a, b", make_scene(2)).folder
     code, _, _ = run(f"--scene={folder}", f"--export-html={tmp_path / 'page.html'}")

@@ -153,13 +153,6 @@ def test_the_shortest_clips(tmp_path, count):
         assert running._failure is None
 
 
-def test_an_address_of_elsewhere_is_refused():
-    with pytest.raises(ConfigError, match="--host"):
-        viewer.check_address("192.0.2.7", 8080)  # kept for documents (RFC 5737): nobody's
-    with pytest.raises(ConfigError, match="up to 65535"):
-        viewer.check_address("127.0.0.1", 70_000)
-
-
 def test_without_viser_one_line_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "viser", None)
     with pytest.raises(ConfigError, match=r"pip install -e '.\[viewer\]'"):
