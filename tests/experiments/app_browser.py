@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Locator, Page
 
 from tests.experiments.app_program import app_program
 from tests.experiments.app_stand_ins import FRAMES
-from tests.viewer.browser import PATIENCE, launched, until
+from tests.viewer.browser import PATIENCE, difference, launched, until
 
 #: Milliseconds that a reconstruction of the bundled clip may take.
 _WORK = 5 * PATIENCE
@@ -83,25 +83,32 @@ class AppTab:
         return line.inner_text()
 
     def scene(self, count: int = 1) -> list[np.ndarray]:
-        """Pictures of the scene, (H, W, 3) int, as soon as there is something: what moves in it plays in a loop."""
+        """Pictures of the scene, (H, W, 3) int, when it is there and stays; what moves in it plays in a loop."""
         canvas = self.page.locator("canvas")
         canvas.scroll_into_view_if_needed()
-        until(lambda: self._picture(canvas).std() > 5)
-        pictures = []
-        for _ in range(count):
-            pictures.append(self._picture(canvas))
+        pictures = [self._picture(canvas)]
+
+        def stays() -> bool:
             self.page.wait_for_timeout(300)
-        return pictures
+            pictures.append(self._picture(canvas))
+            return bool(pictures[-1].std() > 5) and difference(pictures[-2], pictures[-1]) < 0.01
+
+        until(stays)
+        while len(pictures) < count + 1:
+            self.page.wait_for_timeout(300)
+            pictures.append(self._picture(canvas))
+        return pictures[-count:]
 
     def turn(self) -> None:
         """Drags the scene, until it is seen from the side."""
         box = self.page.locator("canvas").bounding_box()
         assert box is not None
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        self.page.mouse.move(x - 150, y)
-        self.page.mouse.down()
-        self.page.mouse.move(x + 150, y, steps=10)
-        self.page.mouse.up()
+        for _ in range(3):
+            self.page.mouse.move(x - 200, y)
+            self.page.mouse.down()
+            self.page.mouse.move(x + 200, y, steps=10)
+            self.page.mouse.up()
         self.page.wait_for_timeout(1500)  # it swings out
 
     def films(self) -> list[Locator]:
