@@ -20,7 +20,7 @@ from easi3r_jax.types import Frames, Observer
 from experiments import cli
 from experiments.environment import peak_memory_bytes
 from experiments.progress import TITLES, Stages
-from experiments.sequences import find_sequence, load_ground_truth
+from experiments.sequences import find_sequence, load_arrays
 
 #: Metrics worth a line on the screen; metrics.json has them all.
 METRICS = {
@@ -139,7 +139,11 @@ def timings(stages: Stages, seconds: float) -> dict[str, Any]:
 
 
 def true_centres(saved: SavedScene, ground_truth: str = "") -> tuple[np.ndarray | None, str]:
-    """Camera centres of the truth, brought to the result's world by a similarity.
+    """Camera centres of the truth, brought to the result's world.
+
+    By the inverse of the similarity that brings the result to the truth, as for the ATE: the gaps between the paths
+    are then those of that figure, in world units. (The similarity that fits the truth to the result is another: where
+    the result is poor, it shrinks the truth.)
 
     Args:
       saved: the result.
@@ -171,13 +175,16 @@ def true_centres(saved: SavedScene, ground_truth: str = "") -> tuple[np.ndarray 
         frames = Frames(
             saved.scene.rgb, saved.source.index, saved.time, saved.source.frame_from_source, np.array(saved.source.size)
         )
-        truth = load_ground_truth(path, frames).world_from_cam
+        truth = load_arrays(path, frames, ("world_from_cam",)).get("world_from_cam")
         if truth is None:
             return None, "the ground truth has no camera path"
         estimate = np.asarray(saved.scene.world_from_cam)
-        if metrics.pose_metrics(estimate, truth)["ate"] is None or not np.ptp(estimate[:, :3, 3], axis=0).any():
+        if metrics.pose_metrics(estimate, truth)["ate"] is None:
             return None, "no similarity brings the true path to it: too few frames, or a camera that does not move"
-        return metrics.align_path(truth, estimate)[:, :3, 3], ""
+        scale, rotation, translation = metrics.umeyama(estimate[:, :3, 3], truth[:, :3, 3])
+        if not scale > 0:
+            return None, "no similarity brings the true path to it: the paths have nothing in common"
+        return (truth[:, :3, 3] - translation) @ rotation / scale, ""
     except InputError as error:
         if ground_truth:
             raise

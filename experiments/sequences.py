@@ -124,6 +124,8 @@ def load_arrays(path: pathlib.Path, frames: Frames, names: tuple[str, ...]) -> d
     if "intrinsics" in arrays and arrays["intrinsics"].ndim == 2:  # one camera for all frames
         arrays["intrinsics"] = np.broadcast_to(arrays["intrinsics"], (index.max() + 1, *arrays["intrinsics"].shape))
     for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"{path}: {name} is {array.dtype}, not numbers.")
         tail = {"world_from_cam": (4, 4), "intrinsics": (3, 3)}.get(name, tuple(int(s) for s in frames.source_size))
         if array.shape[1:] != tail or len(array) <= index.max():
             raise InputError(

@@ -118,7 +118,7 @@ def write_result(
     Args:
       folder: missing parents are created.
       scene: the reconstruction.
-      motion: for the rows of `summary.png` that show what moves and why; None leaves them out. Kept in `scene.npz`.
+      motion: for the rows of `summary.png` that show why something moves; None leaves them out. Kept in `scene.npz`.
       frames: the clip it was made of.
       config: every option, version, hash and seed that made it: `config.json`.
       source_names: file names of the frames' originals, (T,), of a clip that is a folder of images.

@@ -61,8 +61,7 @@ class Gallery:
         true_centres: np.ndarray | None = None,
     ):
         self._scene, self._time, self._motion = scene, time, motion
-        has_score = motion is not None or threshold is not None or bool(np.any(scene.dynamic_score))
-        has_masks = has_score or bool(np.any(scene.dynamic_mask))
+        has_score, has_masks = pictures.has_score(scene, motion), pictures.has_masks(scene, motion)
         depth, image = pictures.depth_layer(scene), pictures.image_layer(scene)
         self.layers: dict[str, Layer] = {"image": image, "depth": depth}
         self.films: dict[str, Film] = {

@@ -29,6 +29,7 @@ _FONT_SIZE, _STRIP, _MARGIN = 13, 22, 8
 _BAR, _BAR_TEXT, _TICKS = 12, 52, 5
 #: Long sides in pixels below which pictures are enlarged: of one that stands alone, and of one among others.
 ALONE, AMONG = 384, 288
+SCORE, ATTENTION = Scale("inferno", 0.0, 1.0), Scale("cividis", 0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,22 +52,41 @@ def image_layer(scene: Scene4D) -> Layer:
     return Layer("image", lambda t: np.asarray(scene.rgb[t]))
 
 
+def depth_scale(scene: Scene4D) -> Scale:
+    """Of the clip's depth."""
+    return robust_scale(scene.depth, "magma_r", log=True)
+
+
+def confidence_scale(scene: Scene4D) -> Scale:
+    """Of the clip's confidence."""
+    return robust_scale(scene.confidence, "viridis")
+
+
+def has_score(scene: Scene4D, motion: MotionMaps | None) -> bool:
+    """Whether motion was looked for. Clips done in windows have a score, and no maps of the clip."""
+    return motion is not None or bool(np.any(scene.dynamic_score))
+
+
+def has_masks(scene: Scene4D, motion: MotionMaps | None) -> bool:
+    """Whether there is something to say of what moves: masks may also come from flow, or be given."""
+    return has_score(scene, motion) or bool(np.any(scene.dynamic_mask))
+
+
 def depth_layer(scene: Scene4D) -> Layer:
     """Depth: near is bright, and equal ratios are equal steps, so that a room and a street are both seen."""
-    scale = robust_scale(scene.depth, "magma_r", log=True)
+    scale = depth_scale(scene)
     return Layer("depth (world units)", lambda t: scale.colors(scene.depth[t]), scale)
 
 
 def confidence_layer(scene: Scene4D) -> Layer:
     """Confidence: high is bright."""
-    scale = robust_scale(scene.confidence, "viridis")
+    scale = confidence_scale(scene)
     return Layer("confidence", lambda t: scale.colors(scene.confidence[t]), scale)
 
 
 def score_layer(scene: Scene4D) -> Layer:
     """The dynamic score: high is bright."""
-    scale = Scale("inferno", 0.0, 1.0)
-    return Layer("dynamic score", lambda t: scale.colors(scene.dynamic_score[t]), scale)
+    return Layer("dynamic score", lambda t: SCORE.colors(scene.dynamic_score[t]), SCORE)
 
 
 def mask_layer(scene: Scene4D) -> Layer:
@@ -79,9 +99,10 @@ def attention_layers(scene: Scene4D, motion: MotionMaps) -> list[Layer]:
     height, width = scene.depth.shape[1:]
 
     def of(name: str, values: np.ndarray) -> Layer:
-        scale = Scale("cividis", 0.0, 1.0)
         rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), values.shape[1:], strict=True))
-        return Layer(f"attention, {name}", lambda t: scale.colors(np.asarray(values[t])[np.ix_(rows, columns)]), scale)
+        return Layer(
+            f"attention, {name}", lambda t: ATTENTION.colors(np.asarray(values[t])[np.ix_(rows, columns)]), ATTENTION
+        )
 
     maps = motion.temporal
     return [

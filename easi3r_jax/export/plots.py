@@ -50,7 +50,7 @@ def trajectory_figure(world_from_cam: np.ndarray, true_centres: np.ndarray | Non
     if true_centres is not None:
         true = _from_above(cam_from_world, true_centres)
         every = np.concatenate([path, true])
-        axes.plot(*true.T, color=_GREY, linewidth=2.5, label="truth, brought to it by a similarity")
+        axes.plot(*true.T, color=_GREY, linewidth=2.5, label="truth, aligned as for the ATE")
         # Where the path should have been, frame by frame.
         axes.plot(*np.stack([path, true], axis=1).T, color=_GREY, linewidth=0.6)
     axes.plot(*path.T, color=_BLUE, linewidth=1.2, label="reconstruction")

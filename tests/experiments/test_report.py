@@ -12,7 +12,8 @@ import PIL.Image
 import pytest
 from matplotlib.figure import Figure
 
-from easi3r_jax import results
+from easi3r_jax import metrics, results
+from easi3r_jax.errors import InputError
 from easi3r_jax.export import gallery, write_json, write_result
 from easi3r_jax.types import Frames, MotionMaps, Scene4D, TemporalMaps
 from experiments import report, reporting
@@ -179,6 +180,26 @@ def test_the_true_path_is_brought_to_the_result(made):
     found, why_not = reporting.true_centres(saved)
     assert why_not == ""
     np.testing.assert_allclose(found, centres(), atol=1e-5)
+
+
+def test_the_gaps_between_the_paths_are_those_of_the_ate(made, tmp_path):
+    """Also where the result is poor: the similarity that fits the truth to it would make the truth smaller."""
+    saved = results.load_scene(made / "result")
+    truth = np.tile(np.eye(4), (T, 1, 1))
+    truth[:, :3, 3] = 3 * centres() + np.random.default_rng(0).normal(0, 0.2, (T, 3))
+    np.savez(tmp_path / "truth.npz", world_from_cam=truth)
+    found, _ = reporting.true_centres(saved, str(tmp_path / "truth.npz"))
+    gaps = np.linalg.norm(found - centres(), axis=1)
+    scale = np.linalg.norm(np.diff(truth[:, :3, 3], axis=0), axis=1) / np.linalg.norm(np.diff(found, axis=0), axis=1)
+    np.testing.assert_allclose(scale, scale[0])  # a similarity
+    ate = metrics.pose_metrics(np.asarray(saved.scene.world_from_cam), truth)["ate"]
+    np.testing.assert_allclose(scale[0] * np.sqrt(np.mean(gaps**2)), ate, rtol=1e-5)
+
+
+def test_paths_that_are_no_numbers_are_refused(made, tmp_path):
+    np.savez(tmp_path / "truth.npz", world_from_cam=np.full((T, 4, 4), "x"))
+    with pytest.raises(InputError, match="not numbers"):
+        reporting.true_centres(results.load_scene(made / "result"), str(tmp_path / "truth.npz"))
 
 
 def test_a_page_without_videos_is_smaller(made, run, tmp_path):
