@@ -255,18 +255,22 @@ def test_what_was_served_long_enough_goes_and_all_at_the_end(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def asked(gate: Gate, path: str, method: str = "GET", **headers: str) -> int:
+async def answered(gate: Gate, path: str, method: str = "GET", receive=None, **headers: str) -> int:
     """Status of a request; 200 where it is let through."""
     given = {"host": "localhost:7860", **headers}
-    encoded = [(name.replace("_", "-").encode(), value.encode()) for name, value in given.items()]
+    encoded = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in given.items()]
     sent = []
 
     async def send(message):
         sent.append(message)
 
-    asyncio.run(gate({"type": "http", "path": path, "method": method, "headers": encoded}, None, send))
+    await gate({"type": "http", "path": path, "method": method, "headers": encoded}, receive, send)
     assert b"content-security-policy" in dict(sent[0]["headers"])
     return sent[0]["status"]
+
+
+def asked(gate: Gate, path: str, method: str = "GET", **headers: str) -> int:
+    return asyncio.run(answered(gate, path, method, **headers))
 
 
 @pytest.fixture
@@ -305,13 +309,76 @@ def test_only_served_files_leave_the_machine(gate, store, tmp_path):
         assert asked(gate, path) == 404
 
 
+UPLOAD = "/gradio_api/upload"
+
+
 def test_uploads_that_are_too_large_are_refused_before_they_are_read(gate, store, monkeypatch):
-    where = "/gradio_api/upload"
-    assert asked(gate, where, "POST", content_length="1000000") == 200
-    assert asked(gate, where, "POST", content_length="3000000") == 413
-    assert asked(gate, where, "POST") == 411
+    assert asked(gate, UPLOAD, "POST", content_length="1000000") == 200
+    assert asked(gate, UPLOAD, "POST", content_length="3000000") == 413
+    for length in ("", "-1", "1e3", "²"):
+        assert asked(gate, UPLOAD, "POST", content_length=length) == 411
+    assert asked(gate, UPLOAD, "POST") == 411
+    assert asked(gate, UPLOAD, "POST", content_length="10", transfer_encoding="chunked") == 411  # the chunks would win
     monkeypatch.setattr(store, "free_bytes", lambda: 1_000_000)
-    assert asked(gate, where, "POST", content_length="1000") == 507
+    assert asked(gate, UPLOAD, "POST", content_length="1000") == 507
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/cancel", "/"])
+def test_no_request_fills_the_memory(gate, path):
+    assert asked(gate, path, "POST", content_length="100000") == 200
+    assert asked(gate, path, "POST", content_length="2000000") == 413
+    assert asked(gate, path, "POST", content_length="10", transfer_encoding="chunked") == 411
+
+
+def test_uploads_at_once_share_the_disk(store, monkeypatch):
+    monkeypatch.setattr(store, "free_bytes", lambda: 3_500_000)  # for one, and what it becomes
+    second = []
+
+    async def page(scope, receive, send):
+        if not second:
+            second.append(0)
+            second.append(await answered(gate, UPLOAD, "POST", content_length="1000000"))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    gate = Gate(page, store, megabytes=1, local=True)
+    assert asked(gate, UPLOAD, "POST", content_length="1000000") == 200
+    assert second == [0, 507]
+    assert asked(gate, UPLOAD, "POST", content_length="1000000") == 200  # the first has come
+
+
+def test_of_an_upload_that_breaks_off_nothing_is_left_when_no_other_comes(store):
+    class GoneError(Exception):
+        pass
+
+    async def page(scope, receive, send):
+        half = upload(store.served, f"half {len(os.listdir(store.served))}", b"x")
+        if len(os.listdir(store.served)) < 2:
+            with pytest.raises(IndexError):  # nobody listens
+                await answered(gate, UPLOAD, "POST", receive=receive, content_length="1000")
+            assert half.exists()  # the first still comes
+        assert (await receive())["type"] == "http.disconnect"
+        raise GoneError
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    gate = Gate(page, store, megabytes=1, local=True)
+    with pytest.raises(IndexError):
+        asyncio.run(answered(gate, UPLOAD, "POST", receive=receive, content_length="1000"))
+    assert served(store) == []
+
+    async def broken(scope, receive, send):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):  # a fault of ours is not hidden
+        asked(Gate(broken, store, megabytes=1, local=True), UPLOAD, "POST", content_length="1000")
+
+
+def test_other_pages_in_the_same_browser_begin_nothing(gate):
+    for path in (UPLOAD, "/gradio_api/queue/join"):
+        for site, status in (("same-origin", 200), ("none", 200), ("same-site", 403), ("cross-site", 403)):
+            assert asked(gate, path, "POST", content_length="1000", sec_fetch_site=site) == status
+    assert asked(gate, "/", sec_fetch_site="cross-site") == 200  # a link to it
 
 
 def test_a_local_page_is_not_reached_by_another_name(gate, store):
@@ -321,6 +388,8 @@ def test_a_local_page_is_not_reached_by_another_name(gate, store):
 
 
 def test_without_gradio_one_line_says_how_to_get_it(monkeypatch, capsys):
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "")  # what the program sets goes with the test
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "experiments.app.page", raising=False)  # where another test has it
     monkeypatch.delattr("experiments.app.page", raising=False)
