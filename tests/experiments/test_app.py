@@ -56,7 +56,7 @@ def test_an_upload_becomes_a_scene_films_and_packed_exports(jobs, store, tmp_pat
     seen = []
     values = {"graph": "complete", "export": ["colmap", "ply"], "report": True, "iterations": 5, "fps": None}
     products = jobs.run(FRAMES[:3], "embedded", values, lambda *report: seen.append(report))
-    assert {stage for stage, _, _ in seen} >= {"read", "write", "export", "pictures", "pack"}
+    assert {stage for stage, *_ in seen} >= {"read", "write", "export", "pictures", "pack"}
     assert trimesh.load(products.scene).geometry
     assert set(products.films) == {"panel", "depth", "masks", "attention"}
     assert [path.name for path in products.downloads] == [
@@ -141,7 +141,7 @@ def test_a_clip_whose_length_only_reading_tells_is_cut_short_as_soon_as_it_is_to
     video = write_video(tmp_path / "long.mp4", FRAMES[:16])
     with pytest.raises(InputError, match="more than 4 frames"):
         jobs.run([video], "embedded", {"fps": 1000.0}, lambda *report: seen.append(report))
-    assert max(done for stage, done, _ in seen if stage == "read") == 4
+    assert max(done for stage, done, *_ in seen if stage == "read") == 4
     assert jobs.run([video], "embedded", {"first": 3}).text.startswith("3 frames")
 
 
@@ -209,6 +209,23 @@ def test_a_stopped_job_ends_at_the_next_report_and_leaves_nothing(jobs, store, m
     assert not after and working(store) == served(store) == []
     monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction())
     assert jobs.run(FRAMES[:2], "embedded", {}).scene.is_file()  # the next one works
+
+
+def test_progress_tells_the_time_that_is_left(jobs, monkeypatch):
+    took, left = [], {}
+
+    def work(observer):
+        start = time.perf_counter()
+        observer("align", 0, 10, "")
+        time.sleep(0.2)
+        observer("align", 8, 10, "")
+        took.append(time.perf_counter() - start)
+        observer("align", 10, 10, "")
+
+    monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(work))
+    jobs.run(FRAMES[:2], "embedded", {}, lambda stage, done, total, seconds: left.update({(stage, done): seconds}))
+    assert left["align", 0] is None and left["align", 10] is None
+    assert 0.2 * 2 / 8 <= left["align", 8] <= took[0] * 2 / 8
 
 
 def test_a_job_that_takes_too_long_is_ended(jobs, store, networks, monkeypatch):
