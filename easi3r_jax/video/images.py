@@ -20,6 +20,8 @@ _T = TypeVar("_T")
 _Path = TypeVar("_Path", bound=pathlib.PurePath)
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+# Pillow goes by a file's content, not by its name, and for some formats starts other programs (Ghostscript for EPS).
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,7 @@ def image_shape(path: pathlib.Path) -> tuple[int, int]:
       InputError: a file that cannot be read or is no image.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path, formats=_FORMATS) as image:
             warnings.simplefilter("ignore")
             width, height = image.size
             is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
@@ -121,7 +123,7 @@ def decode_image(path: pathlib.Path, convert: Callable[[Image.Image], _T]) -> _T
       InputError: a file that cannot be read, decoded or converted, or is too large or animated.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path, formats=_FORMATS) as image:
             warnings.simplefilter("ignore")  # large or oddly tagged images, which are read all the same
             if image.format in ("WEBP", "PNG", "GIF") and getattr(image, "is_animated", False):
                 raise InputError(f"The image {path} is an animation: convert it to .mp4 or to a folder of images.")

@@ -56,21 +56,21 @@ KEEP_MINUTES = _LIMITS.number(
 
 
 def main() -> None:
-    # Before gradio is imported: it would tell its makers of every start.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        from experiments.app import page
-    except ModuleNotFoundError as error:
-        if error.name not in ("gradio", "starlette"):
-            raise
-        raise ConfigError("The page needs gradio: pip install -e '.[app]'.") from error
     port = check_address(HOST.value, PORT.value)
     logging.basicConfig(format="%(asctime)s %(message)s")
-    networks = Networks([word for word in CHECKPOINTS.value.split(",") if word], DTYPE.value)
-    limits = Limits(MAX_MEGABYTES.value, MAX_FRAMES.value, MAX_MINUTES.value)
     with Store(60 * KEEP_MINUTES.value) as store:
-        # Where gradio puts uploads, and the only place that it serves files from.
+        # Where gradio puts uploads, and the only place that it serves files from. It makes folders of its own there as
+        # soon as it is imported, and would tell its makers of every start.
         os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = str(store.served)
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        try:
+            from experiments.app import page
+        except ModuleNotFoundError as error:
+            if error.name not in ("gradio", "starlette"):
+                raise
+            raise ConfigError("The page needs gradio: pip install -e '.[app]'.") from error
+        networks = Networks([word for word in CHECKPOINTS.value.split(",") if word], DTYPE.value)
+        limits = Limits(MAX_MEGABYTES.value, MAX_FRAMES.value, MAX_MINUTES.value)
         running = page.serve(Jobs(store, networks, limits), HOST.value, port, MAX_WAITING.value)
         try:
             print(invitation(HOST.value, port), flush=True)

@@ -6,8 +6,10 @@ recordings. What the page does not use is refused here, whatever later releases 
 
 from __future__ import annotations
 
+import asyncio
 import pathlib
 import re
+import urllib.parse
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -24,8 +26,12 @@ _OPEN = re.compile(
     rf"|{_API}/(?:info|app_id|startup-events|theme\.css|cancel|reset|upload_progress|queue/join|queue/data)/?"
     rf"|{_API}/heartbeat/[\w-]+"
 )
-#: What comes with the files of an upload: names and boundaries, of as many as gradio takes at once.
+#: Bytes that come with the files of an upload: names and boundaries, of as many as gradio takes at once.
 _WRAPPING = 1_000_000
+#: Bytes of any other request: options and names of files. They are read into memory as a whole.
+_LETTER = 1_000_000
+#: Seconds without a byte after which an upload counts as broken off: it holds its room on the disk.
+_PATIENCE = 60.0
 # A browser shows what this server sends and nothing from elsewhere. Gradio's page has its scripts and styles in itself.
 _HEADERS = [
     (
@@ -52,6 +58,7 @@ class Gate:
     def __init__(self, app: Callable[..., Awaitable[Any]], store: Store, megabytes: float, local: bool):
         self._app, self._store, self._local = app, store, local
         self._most = 1e6 * megabytes
+        self._coming: list[int] = []  # lengths of the uploads that are under way
 
     async def __call__(self, scope: _Scope, receive: _Message, send: _Message) -> None:
         if scope["type"] == "lifespan":
@@ -68,31 +75,65 @@ class Gate:
                 message["headers"] = [*message.get("headers", []), *_HEADERS]
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        if scope["path"] == _UPLOAD:
+            await self._take(scope, receive, send_with_headers)
+        else:
+            await self._app(scope, receive, send_with_headers)
+
+    async def _take(self, scope: _Scope, receive: _Message, send: _Message) -> None:
+        """An upload; what comes of one that breaks off is removed."""
+        length = _length(_headers(scope)) or 0
+        is_whole = is_gone = is_late = False
+
+        async def watched() -> MutableMapping[str, Any]:
+            nonlocal is_whole, is_gone, is_late
+            try:
+                message = await asyncio.wait_for(receive(), None if is_whole else _PATIENCE)
+            except TimeoutError:
+                message, is_late = {"type": "http.disconnect"}, True
+            is_whole |= not message.get("more_body", False)
+            is_gone |= message["type"] == "http.disconnect"
+            return message
+
+        self._coming.append(length)
+        try:
+            await self._app(scope, watched, send)
+        except Exception:
+            if not is_gone:  # else it says only that nobody is there any more
+                raise
+        finally:
+            self._coming.remove(length)
+            if not self._coming:
+                self._store.remove_halves()
+        if is_late:
+            await _answer(send, 408, "The upload does not go on.")
 
     def _refusal(self, scope: _Scope) -> tuple[int, str] | None:
         """Status and text where a request is refused."""
-        path, method = scope["path"], scope["method"]
-        headers = dict(scope["headers"])
-        if self._local and re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1")) not in _LOCAL_NAMES:
+        path, headers = scope["path"], _headers(scope)
+        if self._local and re.sub(r":\d*$", "", headers.get("host", "")) not in _LOCAL_NAMES:
             return 403, "This page is for this machine: open it as http://localhost with the port."
         if path.startswith(_FILE):
-            return (
-                None if self._is_served(path.removeprefix(_FILE)) else (404, "There is no such file here (any more).")
-            )
-        if path == _UPLOAD and method == "POST":
-            return self._upload_refusal(headers.get(b"content-length", b"").decode("latin-1"))
-        return None if _OPEN.fullmatch(path) else (404, "Not here.")
+            is_served = self._is_served(path.removeprefix(_FILE))
+            return None if is_served else (404, "There is no such file here (any more).")
+        is_upload = path == _UPLOAD and scope["method"] == "POST"
+        if not is_upload and not _OPEN.fullmatch(path):
+            return 404, "Not here."
+        if scope["method"] != "GET" and not _is_from_here(headers):
+            return 403, "Another page may not ask for this."
+        # Length is what the server takes at most, unless chunks are announced: they overrule it and may go on for ever.
+        length = _length(headers)
+        if "transfer-encoding" in headers or (length is None and is_upload):
+            return 411, "Say how long it is (Content-Length)."
+        if is_upload:
+            return self._upload_refusal(length or 0)
+        return (413, f"A request may have {_LETTER / 1e6:g} MB.") if (length or 0) > _LETTER else None
 
-    def _upload_refusal(self, length: str) -> tuple[int, str] | None:
-        if not length.isdecimal():
-            return 411, "An upload says how long it is."
-        if int(length) > self._most + _WRAPPING:
-            return (
-                413,
-                f"The upload has {int(length) / 1e6:.0f} MB, and it may have {self._most / 1e6:g} MB here: cut it.",
-            )
-        if self._store.free_bytes() < int(length) + 2 * self._most:  # the results need room, too
+    def _upload_refusal(self, length: int) -> tuple[int, str] | None:
+        if length > self._most + _WRAPPING:
+            return 413, f"The upload has {length / 1e6:.0f} MB, and it may have {self._most / 1e6:g} MB here: cut it."
+        # The results need room, too.
+        if self._store.free_bytes() < sum(self._coming) + length + 2 * self._most:
             return 507, "The server's disk is full: try again later."
         return None
 
@@ -103,6 +144,26 @@ class Gate:
             return path.is_absolute() and path.resolve().is_relative_to(self._store.served) and path.is_file()
         except (OSError, ValueError):  # a name too long, or with a NUL
             return False
+
+
+def _headers(scope: _Scope) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def _length(headers: dict[str, str]) -> int | None:
+    """Bytes of a request as it says itself; None where it does not."""
+    length = headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdecimal() else None
+
+
+def _is_from_here(headers: dict[str, str]) -> bool:
+    """Whether it is a page of ours that asks, or no page: browsers say so by themselves."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site in ("same-origin", "none")
+    # Browsers leave it out where the address is neither this machine's nor encrypted; old ones always.
+    origin = headers.get("origin")
+    return origin is None or urllib.parse.urlsplit(origin).netloc == headers.get("host")
 
 
 async def _answer(send: _Message, status: int, text: str) -> None:

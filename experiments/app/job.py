@@ -26,8 +26,8 @@ from experiments.app.store import Store
 from experiments.checkpoints import load_model, on_devices
 from experiments.progress import Stages
 
-#: Told of a stage, how much of it is done, and of how much (None: unknown).
-Report = Callable[[str, int, int | None], None]
+#: Told of a stage, how much of it is done, of how much, and how many seconds the rest of it may take (None: unknown).
+Report = Callable[[str, int, int | None, float | None], None]
 
 # Text in which reconstruct says where things were.
 _TEXT_FILES = {".json", ".html", ".txt"}
@@ -130,7 +130,7 @@ class Jobs:
         uploads: Sequence[str | os.PathLike],
         checkpoint: str,
         values: Mapping[str, object],
-        report: Report = lambda stage, done, total: None,
+        report: Report = lambda stage, done, total, left: None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Products:
         """Reconstructs an upload.
@@ -184,7 +184,8 @@ class Jobs:
             films = {name: _moved(path, served) for name, path in films.items() if path.is_file()}
             scene = _moved(result / "scene.glb", served)
             pages = [_moved(result / "report.html", served)] if (result / "report.html").is_file() else []
-            text = f"{watched.units['read']} frames in {watched.elapsed():.0f} s"
+            frames = watched.units["read"]
+            text = f"{frames} frame{'s' * (frames != 1)} in {watched.elapsed():.0f} s"
             return Products(served, scene, films, [whole, scene, *pages, *packed], text)
         except BaseException:
             self.store.remove(served)
@@ -212,7 +213,13 @@ class _Watched(Stages):
             many = f"has {total} frames, and it may have {most} here" if total else f"has more than {most} frames"
             raise InputError(f"The clip {many}: take fewer (fps, every or first).")
         super().__call__(stage, done, total, note)
-        self._report(stage, done, total)
+        self._report(stage, done, total, self._left(stage, done, total))
+
+    def _left(self, stage: str, done: int, total: int | None) -> float | None:
+        """Seconds to the end of the stage, if it goes on as it went so far."""
+        if stage != self._stage or not done or total is None:  # between stages, at the beginning
+            return None
+        return (time.perf_counter() - self._began) * (total - done) / done
 
     def elapsed(self) -> float:
         """Seconds since the job began."""

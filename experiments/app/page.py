@@ -27,7 +27,7 @@ from experiments.progress import TITLES
 # Seconds between two reports to the browser: the alignment has hundreds of them.
 _BETWEEN_REPORTS = 0.25
 # Pixels. Many images are a long list, which is not to push the options out of sight.
-_UPLOADS_HEIGHT, _SCENE_HEIGHT = 220, 460
+_UPLOADS_HEIGHT, _SCENE_HEIGHT, _FILM_HEIGHT = 220, 460, 280
 # Red, green, blue, alpha behind the points: dark, as in the films and the viewer.
 _GROUND = (0.16, 0.17, 0.2, 1.0)
 _FAILED = "failed: see the server's log"
@@ -170,16 +170,19 @@ def _page(jobs: Jobs) -> gr.Blocks:
             {files, checkpoint, *inputs.values()},
             [said, scene, *films, downloads],
             concurrency_limit=1,
+            show_progress_on=scene,
             api_name="reconstruct",
         )
 
-        def stop_job(request: gr.Request) -> None:
+        def stop_job(request: gr.Request) -> str:
             sessions.stop(request.session_hash or "")
+            return "Stopped."
 
         def close(request: gr.Request) -> None:
             sessions.close(request.session_hash or "")
 
-        stop.click(stop_job, queue=False, cancels=[running], api_name="stop")  # cancels: also where it still waits
+        # cancels: also where it still waits
+        stop.click(stop_job, None, said, queue=False, cancels=[running], api_name="stop")
         page.unload(close)
     return page
 
@@ -199,8 +202,16 @@ def _uploads() -> gr.File:
 
 
 def _film(name: str) -> gr.Video:
-    """Its pictures have titles of their own, which a label would lie over."""
-    return gr.Video(label=_TITLES[name], show_label=False, interactive=False, autoplay=False, loop=True)
+    """Its pictures have titles and scales of their own, which labels and buttons would lie over."""
+    return gr.Video(
+        label=_TITLES[name],
+        show_label=False,
+        buttons=[],
+        height=_FILM_HEIGHT,
+        interactive=False,
+        autoplay=False,
+        loop=True,
+    )
 
 
 def _component(name: str) -> Component:
@@ -230,12 +241,13 @@ def _run(
     event, products = sessions.begin(session), None
     last = 0.0
 
-    def report(stage: str, done: int, total: int | None) -> None:
+    def report(stage: str, done: int, total: int | None, left: float | None) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= _BETWEEN_REPORTS:
+        if now - last >= _BETWEEN_REPORTS or done in (0, total):
             last = now
-            progress((done, total), desc=TITLES.get(stage, stage))
+            title = TITLES.get(stage, stage)
+            progress((done, total), desc=title if left is None else f"{title}, {_duration(left)} left")
 
     try:
         products = jobs.run(uploads, checkpoint, values, report, event.is_set)
@@ -252,6 +264,11 @@ def _run(
         raise _error(_FAILED) from error
     finally:
         sessions.end(session, event, products)
+
+
+def _duration(seconds: float) -> str:
+    """To the precision of a guess."""
+    return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"
 
 
 def _error(message: str) -> gr.Error:

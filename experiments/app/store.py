@@ -73,6 +73,12 @@ class Store:
         """Ends the serving of a result; it may be gone already."""
         shutil.rmtree(folder, ignore_errors=True)
 
+    def remove_halves(self) -> None:
+        """Removes what came of uploads that broke off: files that have no folder yet. To be called while none comes."""
+        for entry in os.scandir(self.served):
+            if not entry.is_dir(follow_symlinks=False):
+                pathlib.Path(entry.path).unlink(missing_ok=True)
+
     def free_bytes(self) -> int:
         """Room on the disk."""
         return shutil.disk_usage(self._root).free

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -15,8 +16,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @contextlib.contextmanager
-def app_program(folder: pathlib.Path, *flags: str) -> Iterator[str]:
-    """`python -m experiments.app` with its files in a folder; its address. In the end nothing of them may be left."""
+def app_program(folder: pathlib.Path, *flags: str, end: signal.Signals = signal.SIGTERM) -> Iterator[str]:
+    """`python -m experiments.app` with its files in a folder; its address.
+
+    It is ended by a signal; then nothing of its files may be left, and one line is said.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.app", "--port=0", *flags],
         cwd=ROOT,
@@ -33,12 +37,14 @@ def app_program(folder: pathlib.Path, *flags: str) -> Iterator[str]:
         drained.start()
         yield found[0]
     finally:
-        process.terminate()
+        process.send_signal(end)
         complaint = process.stderr.read()
         process.wait(60)
         if drained.is_alive():
             drained.join(60)
         process.stdout.close()
         process.stderr.close()
+    assert process.returncode == 128 + end
+    assert complaint.endswith("error: Interrupted. Nothing half-written was left behind.\n")
     assert "Traceback" not in complaint
-    assert not list(folder.glob("easi3r_jax_app_*"))
+    assert not list(folder.iterdir())

@@ -1,8 +1,7 @@
-"""The web app without its page: jobs, what is kept of them, who is let in. The page: test_app_browser.py."""
+"""The web app without its page: jobs, and what is kept of them. The page: test_app_browser.py."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import sys
@@ -17,7 +16,6 @@ from easi3r_jax import export, pipeline
 from easi3r_jax.errors import ConfigError, InputError, OutputError
 from experiments.app import __main__ as program
 from experiments.app import options
-from experiments.app.gate import Gate
 from experiments.app.job import Jobs, Limits, Networks, ServerError, StoppedError
 from experiments.app.store import Store
 from tests.experiments.app_stand_ins import FRAMES, quick_reconstruction, write_video
@@ -56,7 +54,7 @@ def test_an_upload_becomes_a_scene_films_and_packed_exports(jobs, store, tmp_pat
     seen = []
     values = {"graph": "complete", "export": ["colmap", "ply"], "report": True, "iterations": 5, "fps": None}
     products = jobs.run(FRAMES[:3], "embedded", values, lambda *report: seen.append(report))
-    assert {stage for stage, _, _ in seen} >= {"read", "write", "export", "pictures", "pack"}
+    assert {stage for stage, *_ in seen} >= {"read", "write", "export", "pictures", "pack"}
     assert trimesh.load(products.scene).geometry
     assert set(products.films) == {"panel", "depth", "masks", "attention"}
     assert [path.name for path in products.downloads] == [
@@ -116,12 +114,19 @@ def upload(tmp_path, name: str, content: bytes):
 
 def test_what_is_no_clip_is_refused_in_words_of_the_user(jobs, store, tmp_path):
     text = upload(tmp_path, "holiday <b>.mp4", b"this is no video\n" * 100)
+    theirs = write_video(tmp_path / "theirs.mp4", FRAMES[:2])  # a file of the server, which a list of files names
+    lists = [
+        ("hls", f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{theirs}\n#EXT-X-ENDLIST\n".encode()),
+        ("concat", f"ffconcat version 1.0\nfile '{theirs}'\n".encode()),
+        ("sdp", b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=-\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n"),
+    ]
     cases = [
         ([], "nothing to reconstruct"),
         ([text], "holiday <b>.mp4 cannot be opened as a video"),
         ([upload(tmp_path, "empty.mp4", b"")], "empty.mp4 is empty"),
         ([upload(tmp_path, "notes.txt", b"hello\n")], "notes.txt"),
         ([upload(tmp_path, "torn.png", FRAMES[0].read_bytes()[:500])], "torn.png"),
+        *(([upload(tmp_path, f"{kind}.mp4", content)], f"{kind}.mp4 cannot be opened") for kind, content in lists),
         ([upload(tmp_path, "huge.mp4", bytes(1_000_001))], "it may have 1 MB here"),
         ([FRAMES[0], text], "one video, or images only"),
         ([tmp_path / "gone.mp4"], "not there any more"),
@@ -141,7 +146,7 @@ def test_a_clip_whose_length_only_reading_tells_is_cut_short_as_soon_as_it_is_to
     video = write_video(tmp_path / "long.mp4", FRAMES[:16])
     with pytest.raises(InputError, match="more than 4 frames"):
         jobs.run([video], "embedded", {"fps": 1000.0}, lambda *report: seen.append(report))
-    assert max(done for stage, done, _ in seen if stage == "read") == 4
+    assert max(done for stage, done, *_ in seen if stage == "read") == 4
     assert jobs.run([video], "embedded", {"first": 3}).text.startswith("3 frames")
 
 
@@ -211,6 +216,23 @@ def test_a_stopped_job_ends_at_the_next_report_and_leaves_nothing(jobs, store, m
     assert jobs.run(FRAMES[:2], "embedded", {}).scene.is_file()  # the next one works
 
 
+def test_progress_tells_the_time_that_is_left(jobs, monkeypatch):
+    took, left = [], {}
+
+    def work(observer):
+        start = time.perf_counter()
+        observer("align", 0, 10, "")
+        time.sleep(0.2)
+        observer("align", 8, 10, "")
+        took.append(time.perf_counter() - start)
+        observer("align", 10, 10, "")
+
+    monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(work))
+    jobs.run(FRAMES[:2], "embedded", {}, lambda stage, done, total, seconds: left.update({(stage, done): seconds}))
+    assert left["align", 0] is None and left["align", 10] is None
+    assert 0.2 * 2 / 8 <= left["align", 8] <= took[0] * 2 / 8
+
+
 def test_a_job_that_takes_too_long_is_ended(jobs, store, networks, monkeypatch):
     monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(lambda observer: observer("align", 1, 10, "")))
     short = Jobs(store, networks, Limits(minutes=0))
@@ -255,72 +277,9 @@ def test_what_was_served_long_enough_goes_and_all_at_the_end(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
-def asked(gate: Gate, path: str, method: str = "GET", **headers: str) -> int:
-    """Status of a request; 200 where it is let through."""
-    given = {"host": "localhost:7860", **headers}
-    encoded = [(name.replace("_", "-").encode(), value.encode()) for name, value in given.items()]
-    sent = []
-
-    async def send(message):
-        sent.append(message)
-
-    asyncio.run(gate({"type": "http", "path": path, "method": method, "headers": encoded}, None, send))
-    assert b"content-security-policy" in dict(sent[0]["headers"])
-    return sent[0]["status"]
-
-
-@pytest.fixture
-def gate(store) -> Gate:
-    async def page(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-
-    return Gate(page, store, megabytes=1, local=True)
-
-
-def test_only_served_files_leave_the_machine(gate, store, tmp_path):
-    result = store.new_result()
-    scene = upload(result, "scene 1.glb", b"x")
-    os.symlink("/etc/passwd", result / "link")
-    inside = upload(store.served.parent / "work", "secret", b"x")
-    api = "/gradio_api/file="
-    assert asked(gate, f"{api}{scene}") == 200
-    for path in (
-        "/etc/passwd",
-        "etc/passwd",
-        "../../../../etc/passwd",
-        f"{store.served}/../work/secret",
-        f"{result}/link",
-        f"{result}/nothing",
-        f"{result}",
-        f"{store.served}",
-        "http://127.0.0.1/x",
-        "x" * 5000,
-        "/etc/pass\0wd",
-        f"{inside}",
-        __file__,
-        "",
-    ):
-        assert asked(gate, f"{api}{path}") == 404, path
-    for path in ("/gradio_api/proxy=http://127.0.0.1", "/gradio_api/file/etc/passwd", "/docs", "/monitoring"):
-        assert asked(gate, path) == 404
-
-
-def test_uploads_that_are_too_large_are_refused_before_they_are_read(gate, store, monkeypatch):
-    where = "/gradio_api/upload"
-    assert asked(gate, where, "POST", content_length="1000000") == 200
-    assert asked(gate, where, "POST", content_length="3000000") == 413
-    assert asked(gate, where, "POST") == 411
-    monkeypatch.setattr(store, "free_bytes", lambda: 1_000_000)
-    assert asked(gate, where, "POST", content_length="1000") == 507
-
-
-def test_a_local_page_is_not_reached_by_another_name(gate, store):
-    assert asked(gate, "/", host="127.0.0.1:1") == asked(gate, "/", host="[::1]:1") == asked(gate, "/") == 200
-    assert asked(gate, "/", host="somewhere.example") == asked(gate, "/", host="") == 403
-    assert asked(Gate(gate._app, store, 1, local=False), "/", host="somewhere.example") == 200
-
-
 def test_without_gradio_one_line_says_how_to_get_it(monkeypatch, capsys):
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "")  # what the program sets goes with the test
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "experiments.app.page", raising=False)  # where another test has it
     monkeypatch.delattr("experiments.app.page", raising=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import pathlib
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -113,6 +115,16 @@ def test_from_upload_to_download(program, tmp_path):
     assert export.load_scene(tmp_path / "result").depth.shape == (3, 64, 96)
 
 
+def test_ctrl_c_in_the_middle_of_a_job_leaves_nothing(tmp_path):
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    with app_program(folder, end=signal.SIGINT) as url:  # looks at what is left
+        job = Visitor(url, tmp_path / "downloads").submit(FRAMES[:4], iterations=3000)
+        until(lambda: any(unit.desc.startswith("global alignment") for unit in job.status().progress_data or ()))
+        began = time.monotonic()
+    assert time.monotonic() - began < 20
+
+
 def test_a_port_in_use_is_said_in_a_line(program):
     port = program[0].rsplit(":", 1)[1]
     command = [sys.executable, "-m", "experiments.app", f"--port={port}"]
@@ -215,6 +227,46 @@ def test_a_huge_file_is_refused_before_it_is_kept(served, quick, tmp_path):
     assert answer.status_code == 413 and "maximum allowed size" in answer.text
     until(lambda: large_files(served[1]) <= before)
     assert visitor.submit(FRAMES[:2]).result()[0].startswith("2 frames")
+
+
+def raw_upload(url: str, *headers: str) -> socket.socket:
+    """The beginning of an upload, as nobody's library writes it."""
+    address = url.removeprefix("http://")
+    connection = socket.create_connection(address.split(":"), timeout=60)
+    part = '--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
+    head = ["POST /gradio_api/upload HTTP/1.1", f"Host: {address}", "Content-Type: multipart/form-data; boundary=x"]
+    if any("chunked" in header for header in headers):
+        part = f"{len(part):x}\r\n{part}\r\n"
+    connection.sendall(("\r\n".join([*head, *headers]) + "\r\n\r\n" + part).encode())
+    return connection
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(served, caplog):
+    url, store = served
+    before = set(store.served.rglob("*"))
+    with raw_upload(url, "Content-Length: 900000") as connection:
+        connection.sendall(bytes(500_000))
+        until(lambda: set(store.served.rglob("*")) - before)
+    until(lambda: set(store.served.rglob("*")) <= before)
+    assert "Traceback" not in caplog.text
+
+
+def test_an_upload_that_does_not_go_on_is_ended(served, monkeypatch, capfd):
+    url, store = served
+    monkeypatch.setattr("experiments.app.gate._PATIENCE", 0.5)
+    before = set(store.served.rglob("*"))
+    with raw_upload(url, "Content-Length: 900000") as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+    assert set(store.served.rglob("*")) <= before
+    assert capfd.readouterr().err == ""
+
+
+def test_an_upload_in_chunks_cannot_say_that_it_is_short(served):
+    url, store = served
+    before = set(store.served.rglob("*"))
+    with raw_upload(url, "Content-Length: 10", "Transfer-Encoding: chunked") as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 411 ")
+    assert set(store.served.rglob("*")) <= before
 
 
 def test_an_error_of_ours_says_nothing_but_that_it_happened(served, monkeypatch, tmp_path, caplog):

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.types import Frames
@@ -212,6 +212,15 @@ def test_an_unreadable_image_among_good_ones_is_named(folder, config, damage):
     with pytest.raises(InputError, match=r"Cannot read the image .*003\.png: .+\. Replace it or remove it\.$"):
         load_frames(folder, config)
     assert len(load_frames(folder, dataclasses.replace(config, first=3)).rgb) == 3  # it is not looked at
+
+
+def test_a_page_description_by_another_name_starts_no_program(tmp_path, config, monkeypatch):
+    Image.fromarray(picture(0)).save(tmp_path / "page.png", format="EPS")
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args: started.append(args))
+    with pytest.raises(InputError, match=r"Cannot read the image .*page\.png"):
+        load_frames(tmp_path / "page.png", config)
+    assert not started
 
 
 def test_a_cut_jpeg_is_refused(tmp_path, config):
