@@ -211,10 +211,53 @@ def test_a_page_without_videos_is_smaller(made, run, tmp_path):
     assert read(folder)[0].all("video") == []
 
 
-def test_videos_that_are_too_large_lie_beside_the_page(made, monkeypatch):
-    monkeypatch.setattr(reporting, "_MOST_VIDEO", 1000)
-    text = reporting.report_page(results.load_scene(made / "shown"), "name", made / "shown", {}, {}, {})
-    assert Reader(text).all("video") == [] and "Beside this page" in text
+def test_videos_that_are_too_large_lie_beside_the_page(made, monkeypatch, tmp_path):
+    sizes = {name: (made / "shown" / f"{name}.mp4").stat().st_size for name in ("panel", "attention")}
+    videos = {name: (made / "shown" / f"{name}.mp4").read_bytes() for name in sizes}
+
+    def shown(most, folder=made / "shown"):
+        monkeypatch.setattr(reporting, "_MOST_VIDEO", most)
+        text = reporting.report_page(results.load_scene(made / "shown"), "name", folder, {}, {}, {})
+        beside = re.findall(r"Beside this page, which would be too large with them: (.*?)\.</p>", text)
+        return [base64.b64decode(a["src"].split(",")[1]) for a in Reader(text).all("video")], beside
+
+    assert shown(sum(sizes.values())) == ([videos["panel"], videos["attention"]], [])
+    assert shown(sum(sizes.values()) - 1) == ([videos["panel"]], ["attention.mp4"])
+    assert shown(10) == ([], ["panel.mp4, attention.mp4"])
+    shutil.copy(made / "shown" / "panel.mp4", tmp_path)
+    assert shown(10, tmp_path) == ([], ["panel.mp4"])
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "said", "unsaid"),
+    [
+        (
+            {"motion": "attention", "masks": ["motion"]},
+            ["score made of them", "score above its threshold"],
+            ["not made"],
+        ),
+        (
+            {"motion": "rigid", "masks": ["motion", "flow"]},
+            ["another cue: --motion=rigid", "or optical flow"],
+            ["made of"],
+        ),
+        (
+            {"motion": "attention", "masks": ["flow"]},
+            ["masks are not made of it", "(red): optical flow"],
+            ["above its"],
+        ),
+        ({"motion": "attention", "masks": []}, ["(red): nothing, since no masks were asked", "not made of it"], []),
+        ({"motion": HOSTILE, "masks": {}}, ["the dynamic score, which is of another cue"], ["made of"]),
+        ({"motion": ["x"], "masks": 3}, ["the dynamic score."], ["made of", "another cue"]),
+        (None, ["the dynamic score.", "What moves (red)."], ["made of", "another cue"]),
+    ],
+)
+def test_captions_say_what_score_and_masks_were_made_of(made, pipeline, said, unsaid):
+    saved = dataclasses.replace(results.load_scene(made / "shown"), config={"pipeline": pipeline})
+    read = Reader(reporting.report_page(saved, "name", made / "shown", {}, {}, {}))
+    captions = " ".join(text for tag, text in read.texts if tag == "figcaption")
+    assert [words for words in said if words not in captions] == []
+    assert [words for words in unsaid if words in captions] == []
 
 
 def test_another_folder(made, run, tmp_path):
@@ -257,7 +300,7 @@ def test_an_older_result_says_what_it_lacks(folder, run):
         (folder / name).unlink()
     code, out, err = run(scene=folder, videos=False)
     assert (code, err) == (0, "")
-    lacking = {"attention", "threshold of the score", "losses", "true path"}
+    lacking = {"attention", "threshold of the score", "losses", "true path", "figures"}
     assert set(json.loads((folder / "pictures.json").read_text())["left_out"]) == lacking
     assert {name for name in lacking if f"without {name}: " in out} == lacking
     assert "plot_losses.png" not in names(folder)
