@@ -304,12 +304,11 @@ def _timings(record: Mapping[str, Any]) -> list[Part]:
 
 def _versions(config: Mapping[str, Any]) -> list[Part]:
     rows: list[tuple[str, str]] = []
-    for what in ("checkpoint", "refiner"):
+    for what, called in (("checkpoint", "checkpoint"), ("refiner", "refiner"), ("flow", "optical flow")):
         weights = config.get(what)
         if isinstance(weights, dict):
-            for key, title in (("source_name", what), ("source_sha256", "its SHA-256"), ("licence", "its licence")):
-                if key in weights:
-                    rows.append((title, _plain(weights[key])))
+            titles = {"source_name": called, "folder": called, "source_sha256": "its SHA-256", "licence": "its licence"}
+            rows += [(title, _plain(weights[key])) for key, title in titles.items() if key in weights]
     if "dtype" in config:
         rows.append(("layers in", _plain(config["dtype"])))
     versions = config.get("versions")

@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+from easi3r_jax import interrupt
 from easi3r_jax.errors import OutputError
 from easi3r_jax.export import atomic
 
@@ -34,6 +35,20 @@ def test_files_stand_beside_what_is_there_and_those_of_an_earlier_time_go(folder
     assert content(folder) == {"marker": "1", "a": "1", "b": "1", "notes": "mine"}
     write(folder, marker="2", b="2")
     assert content(folder) == {"marker": "2", "b": "2", "notes": "mine"}
+
+
+def test_files_move_the_marker_first_and_signals_wait(folder, monkeypatch):
+    """Killed in between, what is there is still known as ours."""
+    replace, moved = pathlib.Path.replace, []
+
+    def watched(self, target):
+        moved.append((pathlib.Path(target).name, interrupt._holds))
+        return replace(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "replace", watched)
+    write(folder, a="2", b="2", marker="2")
+    assert moved[0] == ("marker", 1) and sorted(moved) == [("a", 1), ("b", 1), ("marker", 1)]
+    assert interrupt._holds == 0
 
 
 def test_nothing_is_seen_before_the_end(folder):
