@@ -133,7 +133,7 @@ def _draw_bar(figure: Figure, axes: Axes, scale: Scale) -> None:
     """The scale, with numbers at its ends, set inwards so that neighbouring bars' do not touch, and in its middle."""
     norm = LogNorm(scale.low, scale.high) if scale.log else Normalize(scale.low, scale.high)
     bar = figure.colorbar(ScalarMappable(norm, scale.colormap), cax=axes)
-    numbers = [float(scale.numbers(share)) for share in (0.0, 0.5, 1.0)]
+    numbers = scale.numbers(np.array([0.0, 0.5, 1.0])).tolist()
     bar.set_ticks(numbers, labels=[f"{number:.3g}" for number in numbers])
     bar.minorticks_off()
     for label, place in zip(axes.get_yticklabels(), ("bottom", "center", "top"), strict=True):

@@ -116,3 +116,19 @@ def test_what_is_no_file_is_never_replaced_by_one(tmp_path, make):
     with pytest.raises(OutputError, match="a folder or a device"), atomic.atomic_file(target) as new:
         new.write_text("new")
     assert list(tmp_path.iterdir()) == [target] and not target.is_file()
+
+
+@pytest.mark.parametrize("context", ["atomic_files", "atomic_folder"])
+def test_a_file_that_fails_in_a_folder_is_told_by_the_folders_name(tmp_path, context):
+    """Not by the hidden one that it is built in, and that is gone when the message is read."""
+    names = {"names": NAMES} if context == "atomic_files" else {}
+
+    def failing():
+        folder = getattr(atomic, context)(tmp_path / "result", marker=MARKER, **names)
+        with folder as new, atomic.atomic_file(new / "a") as file:
+            file.write_text("1")
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OutputError, match="disk is full") as error:
+        failing()
+    assert f"Cannot write {tmp_path / 'result'}: " in str(error.value) and not os.listdir(tmp_path)
