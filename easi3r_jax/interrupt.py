@@ -40,6 +40,11 @@ def removed_on_exit(path: pathlib.Path) -> Iterator[None]:
         _partial.discard(path)
 
 
+def is_half_written(path: pathlib.Path) -> bool:
+    """Whether a path lies within what `removed_on_exit` has now."""
+    return not _partial.isdisjoint(path.parents)
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """While it is open, signals wait: for the moment in which a finished result takes the place of an older one."""

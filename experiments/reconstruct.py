@@ -191,6 +191,7 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
         "pipeline": dataclasses.asdict(config),
         "checkpoint": checkpoint,
         "refiner": refiner_weights,
+        "flow": {key: value for key, value in flow_weights.items() if key != "files"} or None,
         "network": dataclasses.asdict(model.config),
         "dtype": str(model.dtype),
         "versions": versions(),
@@ -216,19 +217,22 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     if store is not None:
         store.clear()
     lines = []
-    if formats:
-        lines = write_exports(
-            results.load_scene(written),
-            formats,
-            written / "exports",
-            min_confidence=CLOUD_CONFIDENCE.value,
-            max_points=min(CLOUD_POINTS.value, export.Exported.max_points),
-            observer=stages,
-        )
+    try:
+        if formats:
+            lines = write_exports(
+                results.load_scene(written),
+                formats,
+                written / "exports",
+                min_confidence=CLOUD_CONFIDENCE.value,
+                max_points=min(CLOUD_POINTS.value, export.Exported.max_points),
+                observer=stages,
+            )
+            stages.close()
+        export.write_json(written / "timings.json", timings(stages, time.perf_counter() - began))
+        lines += PICTURES.write(results.load_scene(written), written, name=sequence.name, observer=stages)
+    finally:  # the result stands, whatever becomes of what is made from it
         stages.close()
-    export.write_json(written / "timings.json", timings(stages, time.perf_counter() - began))
-    lines += PICTURES.write(results.load_scene(written), written, name=sequence.name, observer=stages)
-    print(closing_table(stages, time.perf_counter() - began, written))
+        print(closing_table(stages, time.perf_counter() - began, written))
     if lines:
         print("\n".join(lines))
     if VIEW.value:

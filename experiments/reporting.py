@@ -35,18 +35,25 @@ METRICS = {
     "mask_share": "share of pixels marked as moving",
 }
 
-# Bytes of videos in a page: beyond it browsers get slow.
-_MOST_VIDEO = 30_000_000
+# Bytes of videos in a page: beyond it browsers get slow, and Firefox takes no data: URL of more than 32 MB, in base64
+# (MDN, "data: URLs").
+_MOST_VIDEO = 23_900_000
 
 _SHOWN = {
     "panel": "Frames, depth, score and masks over time.",
-    "attention": "The four maps of the attention, over time and over each frame's pairs, and the score made of them.",
+    "attention": "The four maps of the attention, over time and over each frame's pairs, and the dynamic score",
     "depth": "Depth over time: near is bright, equal ratios are equal steps of colour, one scale for the clip.",
-    "masks": "What moves (red).",
+    "masks": "What moves (red)",
     "image": "Frames with their numbers.",
     "losses": "Loss of the global alignment.",
     "trajectory": "The camera's path from above, from violet (first frame) to yellow (last).",
-    "score": "How the dynamic score is distributed over all pixels.",
+    "score": "How the dynamic score is distributed over all pixels",
+}
+#: What masks come from (`PipelineConfig.masks`), in words.
+_SOURCES = {
+    "motion": "the score above its threshold",
+    "flow": "optical flow that the cameras do not explain",
+    "given": "masks that were given",
 }
 
 
@@ -113,6 +120,8 @@ class PictureFlags:
         left_out = gallery.left_out | ({"true path": why_not} if why_not else {})
         page_wanted = self._report.value
         figures, times = (read_object(saved.folder / file) for file in ("metrics.json", "timings.json"))
+        if page_wanted and not figures:
+            left_out["figures"] = "the result was not compared with ground truth: it has no metrics.json"
         steps = gallery.writers(videos=self._videos.value, gif=self._gif.value, stills=page_wanted)
         with gallery_files(output) as new:
             if page_wanted:
@@ -215,13 +224,22 @@ def report_page(
         path = folder / file
         return [Media(kind, path.read_bytes(), text)] if path.is_file() else []
 
+    texts = _captions(saved.config)
     # The panel has depth and masks: their own videos would only make the page larger.
-    videos: list[Part] = [m for film in ("panel", "attention") for m in media(f"{film}.mp4", _SHOWN[film])]
-    if sum(len(m.data) for m in videos if isinstance(m, Media)) > _MOST_VIDEO:
-        videos = [Text("Beside this page, since they would make it too large: panel.mp4, attention.mp4.")]
+    videos: list[Part] = []
+    room, beside = _MOST_VIDEO, []
+    for film in ("panel", "attention"):
+        for video in media(f"{film}.mp4", texts[film]):
+            if len(video.data) <= room:
+                videos.append(video)
+                room -= len(video.data)
+            else:
+                beside.append(f"{film}.mp4")
+    if beside:
+        videos.append(Text(f"Beside this page, which would be too large with them: {', '.join(beside)}."))
     overview = media("overview.jpg", "Some frames, and all that is known of them.")
-    sheets = [m for s in ("image", "depth", "masks") for m in media(f"contact_{s}.jpg", _SHOWN[s])]
-    plots = [m for s in ("trajectory", "losses", "score") for m in media(f"plot_{s}.png", _SHOWN[s])]
+    sheets = [m for s in ("image", "depth", "masks") for m in media(f"contact_{s}.jpg", texts[s])]
+    plots = [m for s in ("trajectory", "losses", "score") for m in media(f"plot_{s}.png", texts[s])]
     sections: list[tuple[str, list[Part]]] = [
         ("Videos", videos),
         ("Overview", list(overview)),
@@ -237,6 +255,22 @@ def report_page(
     lead = [f"{count} frames of {width}x{height}, {saved.time[-1] - saved.time[0]:.2f} s."]
     seen = [(heading, parts) for heading, parts in sections if parts]
     return page(name, lead, seen, "Written by easi3r_jax. World units are arbitrary unless known poses give them.")
+
+
+def _captions(config: Mapping[str, Any]) -> dict[str, str]:
+    """`_SHOWN`, and what score and masks of this result were made of, as far as it says."""
+    pipeline = config.get("pipeline")
+    pipeline = pipeline if isinstance(pipeline, dict) else {}
+    cue, sources = pipeline.get("motion"), pipeline.get("masks")
+    attention = score = masks = ""
+    if isinstance(cue, str):
+        attention = " made of them" if cue == "attention" else f", which is of another cue: --motion={cue}"
+    if isinstance(sources, list):
+        known = [text for source, text in _SOURCES.items() if source in sources]
+        masks = f": {' or '.join(known)}" if known else ": nothing, since no masks were asked for (--masks=none)"
+        score = "" if "motion" in sources else "; masks are not made of it"
+    added = {"attention": attention, "masks": masks, "score": score}
+    return _SHOWN | {name: f"{_SHOWN[name]}{text}." for name, text in added.items()}
 
 
 def _metrics(figures: Mapping[str, Any]) -> list[Part]:
@@ -270,12 +304,11 @@ def _timings(record: Mapping[str, Any]) -> list[Part]:
 
 def _versions(config: Mapping[str, Any]) -> list[Part]:
     rows: list[tuple[str, str]] = []
-    for what in ("checkpoint", "refiner"):
+    for what, called in (("checkpoint", "checkpoint"), ("refiner", "refiner"), ("flow", "optical flow")):
         weights = config.get(what)
         if isinstance(weights, dict):
-            for key, title in (("source_name", what), ("source_sha256", "its SHA-256"), ("licence", "its licence")):
-                if key in weights:
-                    rows.append((title, _plain(weights[key])))
+            titles = {"source_name": called, "folder": called, "source_sha256": "its SHA-256", "licence": "its licence"}
+            rows += [(title, _plain(weights[key])) for key, title in titles.items() if key in weights]
     if "dtype" in config:
         rows.append(("layers in", _plain(config["dtype"])))
     versions = config.get("versions")

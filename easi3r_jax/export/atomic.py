@@ -103,9 +103,11 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     Raises:
       OutputError: for any `OSError` inside the block or while replacing; a folder or a device of this name.
+      OSError: in a folder that `atomic_folder` or `atomic_files` is writing, which name that one.
     """
+    target = pathlib.Path(path).expanduser().absolute()
     try:
-        target = pathlib.Path(path).expanduser().resolve()
+        target = target.resolve()
         check_file(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         building = target.with_name(f".{target.name}.tmp-{os.getpid()}")
@@ -116,6 +118,8 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         finally:
             building.unlink(missing_ok=True)
     except OSError as error:
+        if interrupt.is_half_written(target):  # of a folder that is being built: its own name is for the user
+            raise
         raise output_error(path, error) from error
 
 

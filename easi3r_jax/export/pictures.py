@@ -140,14 +140,20 @@ class Film(Sequence[np.ndarray]):
             (_MARGIN // 2 + _BAR + _BAR_TEXT) * any(layer.scale for layer in self.layers[c::columns])
             for c in range(columns)
         ]
-        lefts = [_MARGIN + sum(beside[:c]) + c * (width + _MARGIN) for c in range(columns)]
+        # Of narrow pictures, names are wider: they would be cut to one and the same word.
+        rooms = [
+            max(width + beside[c], *(_text_width(layer.name) for layer in self.layers[c::columns]))
+            for c in range(columns)
+        ]
+        lefts = [_MARGIN + sum(rooms[:c]) + c * _MARGIN for c in range(columns)]
         rows = math.ceil(len(self.layers) / columns)
         self._places = [
             (_STRIP + (i // columns) * (height + _STRIP), lefts[i % columns]) for i in range(len(self.layers))
         ]
-        canvas = _Canvas(rows * (height + _STRIP) + _STRIP, lefts[-1] + width + beside[-1] + _MARGIN)
-        for layer, (top, left) in zip(self.layers, self._places, strict=True):
-            canvas.text(left, top - _STRIP // 2, layer.name, width)
+        last = _MARGIN + _text_width(self._when(len(self.time) - 1))
+        canvas = _Canvas(rows * (height + _STRIP) + _STRIP, max(lefts[-1] + rooms[-1], last) + _MARGIN)
+        for i, (layer, (top, left)) in enumerate(zip(self.layers, self._places, strict=True)):
+            canvas.text(left, top - _STRIP // 2, layer.name, rooms[i % columns])
             if layer.scale is not None:
                 canvas.bar(layer.scale, top, left + width + _MARGIN // 2, height)
         self._empty = canvas.pixels()
@@ -170,9 +176,12 @@ class Film(Sequence[np.ndarray]):
         for layer, (top, left) in zip(self.layers, self._places, strict=True):
             picture[top : top + height, left : left + width] = enlarged(layer.draw(t), self._factor)
         canvas = _Canvas(_STRIP, picture.shape[1])
-        canvas.text(_MARGIN, _STRIP // 2, f"frame {t}, {self.time[t]:.2f} s", picture.shape[1] - 2 * _MARGIN, _FAINT)
+        canvas.text(_MARGIN, _STRIP // 2, self._when(t), picture.shape[1] - 2 * _MARGIN, _FAINT)
         picture[-_STRIP:] = canvas.pixels()
         return picture
+
+    def _when(self, t: int) -> str:
+        return f"frame {t}, {self.time[t]:.2f} s"
 
     def region(self, number: int) -> tuple[slice, slice]:
         """Rows and columns of the pictures that layer `number` fills."""
@@ -199,7 +208,8 @@ def contact_sheet(layer: Layer, num_frames: int, *, most: int = 24, columns: int
     columns = min(columns or max(2, round(1200 / (width + _MARGIN))), len(frames))
     beside = (_MARGIN // 2 + _BAR + _BAR_TEXT) * (layer.scale is not None)
     rows = math.ceil(len(frames) / columns)
-    canvas = _Canvas(_STRIP + rows * (height + _STRIP) + _MARGIN // 2, _MARGIN + columns * (width + _MARGIN) + beside)
+    across = max(columns * (width + _MARGIN) + beside, _text_width(layer.name) + _MARGIN)
+    canvas = _Canvas(_STRIP + rows * (height + _STRIP) + _MARGIN // 2, _MARGIN + across)
     canvas.text(_MARGIN, _STRIP // 2, layer.name, canvas.image.width - 2 * _MARGIN)
     places = [
         (_STRIP + (i // columns) * (height + _STRIP), _MARGIN + (i % columns) * (width + _MARGIN))
@@ -208,7 +218,7 @@ def contact_sheet(layer: Layer, num_frames: int, *, most: int = 24, columns: int
     for t, (top, left) in zip(frames, places, strict=True):
         canvas.text(left, top + height + _STRIP // 2, str(t), width, _FAINT)
     if layer.scale is not None:
-        canvas.bar(layer.scale, _STRIP, canvas.image.width - beside - _MARGIN // 2, min(height, 2 * ALONE))
+        canvas.bar(layer.scale, _STRIP, columns * (width + _MARGIN) + _MARGIN // 2, min(height, 2 * ALONE))
     sheet = canvas.pixels()
     for t, (top, left) in zip(frames, places, strict=True):
         picture = np.asarray(Image.fromarray(layer.draw(t)).reduce(smaller))
@@ -244,6 +254,11 @@ def _columns(count: int, height: int, width: int) -> int:
 def _font() -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which comes with matplotlib: the same on every machine."""
     return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", _FONT_SIZE)
+
+
+def _text_width(text: str) -> int:
+    """Of one line."""
+    return math.ceil(_font().getlength(text))
 
 
 class _Canvas:

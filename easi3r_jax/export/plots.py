@@ -57,7 +57,9 @@ def trajectory_figure(world_from_cam: np.ndarray, true_centres: np.ndarray | Non
     axes.scatter(*path.T, c=time_colors(len(path)) / 255, s=14, zorder=3)
     axes.scatter(*path[0], s=70, facecolors="none", edgecolors=_RED, linewidths=1.8, zorder=4, label="start")
     lengths = np.ptp(every, axis=0)
-    reach = max(float(lengths.max()), 1e-6)  # a camera may stand still
+    reach = float(lengths.max())
+    if reach < 1e-6:  # a camera that stands still, up to rounding
+        reach = 1.0
     half = np.maximum(lengths, _LEAST * reach) / 2 + _AROUND * reach
     low, high = (every.min(0) + every.max(0)) / 2 + np.stack([-half, half])
     axes.set_xlim(low[0], high[0])

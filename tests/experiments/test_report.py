@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from easi3r_jax import metrics, results
 from easi3r_jax.errors import InputError
-from easi3r_jax.export import gallery, write_json, write_result
+from easi3r_jax.export import gallery, video, write_json, write_result
 from easi3r_jax.types import Frames, MotionMaps, Scene4D, TemporalMaps
 from experiments import report, reporting
 from experiments.progress import Stages
@@ -84,10 +84,15 @@ def make_result(folder):
             "options": {"seq": str(folder.parent / "clip"), "fps": 0.0, "masks": "motion", "crop": True},
             "changed": ["seq"],
             "checkpoint": {"source_name": "weights.pth", "source_sha256": "ab" * 32, "licence": "terms"},
+            "refiner": None,
+            "flow": {"source_name": "raft.pth", "licence": "BSD"},
             "versions": {"jax": "1.2.3"},
         },
     )
-    write_json(folder / "timings.json", {"stages": {"align": {"seconds": 12.34, "items": 7}}, "seconds": 56.78})
+    write_json(
+        folder / "timings.json",
+        {"stages": {"align": {"seconds": 12.34, "items": 7}}, "seconds": 56.78, "peak_memory_bytes": {"host": 1.5e9}},
+    )
 
 
 def execute(**values):
@@ -167,6 +172,8 @@ def test_the_page_holds_the_pictures_and_what_the_result_says(made):
     assert ["camera path, ATE (units of the truth)", "0.2500", "0.1250"] in rows
     assert ["depth, AbsRel", "-", "-"] in rows and ["own_figure", "-", "3.0000"] in rows
     assert ["global alignment", "7", "12.3"] in rows and ["in all, compilation included", "", "56.8"] in rows
+    assert rows.index(["optical flow", "raft.pth"]) == rows.index(["its licence", "BSD"]) - 1
+    assert ("p", f"{T} frames of {W}x{H}, 0.38 s.") in page.texts and ("p", "Peak memory: host 1.50 GB.") in page.texts
     assert ["its SHA-256", "ab" * 32] in rows and ["its licence", "terms"] in rows and ["jax", "1.2.3"] in rows
     assert "CC BY-NC-SA 4.0" in text
     assert ["--masks", "motion"] in rows and ["--crop", "true"] in rows
@@ -211,10 +218,53 @@ def test_a_page_without_videos_is_smaller(made, run, tmp_path):
     assert read(folder)[0].all("video") == []
 
 
-def test_videos_that_are_too_large_lie_beside_the_page(made, monkeypatch):
-    monkeypatch.setattr(reporting, "_MOST_VIDEO", 1000)
-    text = reporting.report_page(results.load_scene(made / "shown"), "name", made / "shown", {}, {}, {})
-    assert Reader(text).all("video") == [] and "Beside this page" in text
+def test_videos_that_are_too_large_lie_beside_the_page(made, monkeypatch, tmp_path):
+    sizes = {name: (made / "shown" / f"{name}.mp4").stat().st_size for name in ("panel", "attention")}
+    videos = {name: (made / "shown" / f"{name}.mp4").read_bytes() for name in sizes}
+
+    def shown(most, folder=made / "shown"):
+        monkeypatch.setattr(reporting, "_MOST_VIDEO", most)
+        text = reporting.report_page(results.load_scene(made / "shown"), "name", folder, {}, {}, {})
+        beside = re.findall(r"Beside this page, which would be too large with them: (.*?)\.</p>", text)
+        return [base64.b64decode(a["src"].split(",")[1]) for a in Reader(text).all("video")], beside
+
+    assert shown(sum(sizes.values())) == ([videos["panel"], videos["attention"]], [])
+    assert shown(sum(sizes.values()) - 1) == ([videos["panel"]], ["attention.mp4"])
+    assert shown(10) == ([], ["panel.mp4, attention.mp4"])
+    shutil.copy(made / "shown" / "panel.mp4", tmp_path)
+    assert shown(10, tmp_path) == ([], ["panel.mp4"])
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "said", "unsaid"),
+    [
+        (
+            {"motion": "attention", "masks": ["motion"]},
+            ["score made of them", "score above its threshold"],
+            ["not made"],
+        ),
+        (
+            {"motion": "rigid", "masks": ["motion", "flow"]},
+            ["another cue: --motion=rigid", "or optical flow"],
+            ["made of"],
+        ),
+        (
+            {"motion": "attention", "masks": ["flow"]},
+            ["masks are not made of it", "(red): optical flow"],
+            ["above its"],
+        ),
+        ({"motion": "attention", "masks": []}, ["(red): nothing, since no masks were asked", "not made of it"], []),
+        ({"motion": HOSTILE, "masks": {}}, ["the dynamic score, which is of another cue"], ["made of"]),
+        ({"motion": ["x"], "masks": 3}, ["the dynamic score."], ["made of", "another cue"]),
+        (None, ["the dynamic score.", "What moves (red)."], ["made of", "another cue"]),
+    ],
+)
+def test_captions_say_what_score_and_masks_were_made_of(made, pipeline, said, unsaid):
+    saved = dataclasses.replace(results.load_scene(made / "shown"), config={"pipeline": pipeline})
+    read = Reader(reporting.report_page(saved, "name", made / "shown", {}, {}, {}))
+    captions = " ".join(text for tag, text in read.texts if tag == "figcaption")
+    assert [words for words in said if words not in captions] == []
+    assert [words for words in unsaid if words in captions] == []
 
 
 def test_another_folder(made, run, tmp_path):
@@ -257,7 +307,7 @@ def test_an_older_result_says_what_it_lacks(folder, run):
         (folder / name).unlink()
     code, out, err = run(scene=folder, videos=False)
     assert (code, err) == (0, "")
-    lacking = {"attention", "threshold of the score", "losses", "true path"}
+    lacking = {"attention", "threshold of the score", "losses", "true path", "figures"}
     assert set(json.loads((folder / "pictures.json").read_text())["left_out"]) == lacking
     assert {name for name in lacking if f"without {name}: " in out} == lacking
     assert "plot_losses.png" not in names(folder)
@@ -319,7 +369,21 @@ def test_a_damaged_record_is_refused_and_nothing_is_left(folder, run, name):
     assert names(folder) == before
 
 
-def test_a_page_of_somebodys_own_is_not_replaced(made, run, tmp_path):
+@pytest.fixture
+def no_work(monkeypatch):
+    """What cannot be written is said before anything is drawn."""
+    monkeypatch.setattr(reporting, "Gallery", lambda *arguments, **options: pytest.fail("it has begun"))
+
+
+def test_a_missing_encoder_is_told_before_the_work(folder, run, no_work, monkeypatch):
+    monkeypatch.setattr(video, "_ENCODER", "none_such")
+    before = names(folder)
+    code, _, err = run(scene=folder)
+    assert code == 1 and "Cannot write videos" in err and err.count("\n") == 1
+    assert names(folder) == before
+
+
+def test_a_page_of_somebodys_own_is_not_replaced(made, run, no_work, tmp_path):
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "report.html").write_text("mine")
     code, _, err = run(scene=made / "result", output=tmp_path / "page")

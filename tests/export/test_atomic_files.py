@@ -6,6 +6,7 @@ import pathlib
 
 import pytest
 
+from easi3r_jax import interrupt
 from easi3r_jax.errors import OutputError
 from easi3r_jax.export import atomic
 
@@ -34,6 +35,20 @@ def test_files_stand_beside_what_is_there_and_those_of_an_earlier_time_go(folder
     assert content(folder) == {"marker": "1", "a": "1", "b": "1", "notes": "mine"}
     write(folder, marker="2", b="2")
     assert content(folder) == {"marker": "2", "b": "2", "notes": "mine"}
+
+
+def test_files_move_the_marker_first_and_signals_wait(folder, monkeypatch):
+    """Killed in between, what is there is still known as ours."""
+    replace, moved = pathlib.Path.replace, []
+
+    def watched(self, target):
+        moved.append((pathlib.Path(target).name, interrupt._holds))
+        return replace(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "replace", watched)
+    write(folder, a="2", b="2", marker="2")
+    assert moved[0] == ("marker", 1) and sorted(moved) == [("a", 1), ("b", 1), ("marker", 1)]
+    assert interrupt._holds == 0
 
 
 def test_nothing_is_seen_before_the_end(folder):
@@ -101,3 +116,19 @@ def test_what_is_no_file_is_never_replaced_by_one(tmp_path, make):
     with pytest.raises(OutputError, match="a folder or a device"), atomic.atomic_file(target) as new:
         new.write_text("new")
     assert list(tmp_path.iterdir()) == [target] and not target.is_file()
+
+
+@pytest.mark.parametrize("context", ["atomic_files", "atomic_folder"])
+def test_a_file_that_fails_in_a_folder_is_told_by_the_folders_name(tmp_path, context):
+    """Not by the hidden one that it is built in, and that is gone when the message is read."""
+    names = {"names": NAMES} if context == "atomic_files" else {}
+
+    def failing():
+        folder = getattr(atomic, context)(tmp_path / "result", marker=MARKER, **names)
+        with folder as new, atomic.atomic_file(new / "a") as file:
+            file.write_text("1")
+            raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(OutputError, match="disk is full") as error:
+        failing()
+    assert f"Cannot write {tmp_path / 'result'}: " in str(error.value) and not os.listdir(tmp_path)

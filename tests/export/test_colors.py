@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 
-from easi3r_jax.export.colors import UNKNOWN, Scale, robust_scale
+from easi3r_jax.export.colors import UNKNOWN, Scale, robust_scale, time_colors
 
 #: Of the scales that pictures have.
 USED = ("magma_r", "viridis", "inferno", "cividis")
@@ -68,6 +68,18 @@ def test_limits_do_not_mind_wild_numbers():
     values[0, 0, :9] = [1e9, -1e9, np.inf, -np.inf, np.nan, 0, 1e30, 1e-30, -1]
     wild = robust_scale(values, "viridis", log=True)
     np.testing.assert_allclose([wild.low, wild.high], [calm.low, calm.high], rtol=0.01)
+
+
+def test_limits_of_a_large_clip_see_all_of_its_columns():
+    """From a sample, which must not be one column of every frame."""
+    values = np.broadcast_to(np.linspace(2, 4, 100, dtype=np.float32), (40, 500, 100))
+    scale = robust_scale(values, "viridis")
+    np.testing.assert_allclose([scale.low, scale.high], [2.02, 3.98], atol=0.03)
+
+
+def test_time_goes_from_dark_to_bright():
+    colors = time_colors(9)
+    assert (np.diff(lightness(colors)) > 0).all() and len(colors) == 9
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-9, 3.0, -2.0, np.nan])

@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image, ImageDraw
 
-from easi3r_jax.export import pictures
-from easi3r_jax.export.colors import UNKNOWN
+from easi3r_jax.export import pictures, plots
+from easi3r_jax.export.colors import UNKNOWN, Scale
 from easi3r_jax.export.gallery import Gallery
 from easi3r_jax.export.pictures import Film
 
@@ -19,6 +21,59 @@ def shown(film, t, number=0):
     small = picture[::factor, ::factor]
     np.testing.assert_array_equal(picture, small.repeat(factor, 0).repeat(factor, 1))  # squares, nothing smoothed
     return small
+
+
+def is_written(picture, text, left, middle, anchor="lm", faint=True):
+    """Whether a picture says that, and nothing more, at that place: PIL writes it again."""
+    color = pictures._FAINT if faint else pictures._TEXT
+    again = Image.new("RGB", (picture.shape[1], picture.shape[0]), pictures._BACKGROUND)
+    draw = ImageDraw.Draw(again)
+    draw.text((left, middle), text, color, pictures._font(), anchor=anchor)
+    x0, y0, x1, y1 = (int(v) for v in draw.textbbox((left, middle), text, pictures._font(), anchor=anchor))
+    place = np.s_[y0 : y1 + 1, x0 : x1 + 6]
+    return bool(text) and np.array_equal(np.asarray(again)[place], picture[place])
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 32), (512, 64), (64, 512), (288, 512)])
+def test_names_numbers_and_times_are_written_whole(height, width):
+    """Also below and above very narrow pictures."""
+    scale = Scale("viridis", 0.5, 8.0, log=True)
+    names = ["attention, mean, source", "attention, mean, reference", "b"]
+    layers = [pictures.Layer(name, lambda t: np.full((height, width, 3), t, np.uint8), scale) for name in names]
+    for count in (3, 1):
+        film = Film(layers[:count], np.arange(12) * 10.25, columns=3)
+        for number, name in enumerate(names[:count]):
+            rows, columns = film.region(number)
+            assert is_written(film[2], name, columns.start, rows.start - pictures._STRIP // 2, faint=False)
+            right = columns.stop + pictures._MARGIN // 2 + pictures._BAR + 6
+            assert is_written(film[2], "8", right, rows.start, "la") and is_written(
+                film[2], "0.5", right, rows.stop - 1, "ld"
+            )
+        for t, words in ((11, "frame 11, 112.75 s"), (-2, "frame 10, 102.50 s")):
+            assert is_written(film[t], words, pictures._MARGIN, film[t].shape[0] - pictures._STRIP // 2)
+
+
+def test_names_and_numbers_of_a_contact_sheet():
+    layer = pictures.Layer("depth (world units)", lambda t: np.full((512, 64, 3), 100 + t, np.uint8))
+    for count in (40, 1):
+        sheet = pictures.contact_sheet(layer, count)
+        assert is_written(sheet, layer.name, pictures._MARGIN, pictures._STRIP // 2, faint=False)
+        for t in pictures.spread(count, 24):
+            rows, columns = np.nonzero((sheet == 100 + t).all(axis=-1))
+            assert is_written(sheet, str(t), columns.min(), rows.max() + 1 + pictures._STRIP // 2)
+
+
+def test_near_and_moving_are_bright_and_a_score_is_what_it_is(scene):
+    for layer, values, sign in (
+        (pictures.depth_layer(scene), scene.depth, -1),
+        (pictures.confidence_layer(dataclasses.replace(scene, confidence=scene.depth)), scene.depth, 1),
+        (pictures.score_layer(scene), scene.dynamic_score, 1),
+    ):
+        order = np.argsort(values[1], axis=None)
+        light = layer.draw(1).reshape(-1, 3).astype(int).sum(axis=1)[order]
+        assert sign * (light[-1] - light[0]) > 200
+    half = pictures.score_layer(dataclasses.replace(scene, dynamic_score=scene.dynamic_score / 2))
+    assert (half.scale.low, half.scale.high) == (0, 1)
 
 
 def test_a_film_shows_each_layer_at_its_place_and_large_enough(scene, time):
@@ -91,6 +146,7 @@ def test_masks_are_red_and_the_rest_is_grey(scene, time):
     picture, mask = shown(film, 1).astype(int), scene.dynamic_mask[1]
     assert (picture[mask][:, 0] > picture[mask][:, 1:].max(axis=1)).mean() > 0.95
     assert np.ptp(picture[~mask], axis=1).max() == 0
+    np.testing.assert_allclose(picture[~mask][:, 0], 89 + 0.65 * scene.rgb[1][~mask].mean(axis=1), atol=1.5)  # paler
 
 
 def test_depth_that_is_none_is_grey(scene, time):
@@ -145,3 +201,19 @@ def test_what_a_scene_lacks_is_left_out_with_a_reason(scene, motion, time):
     # Masks may be given, or come from flow: then there are some, and no score.
     given = Gallery(dataclasses.replace(still, dynamic_mask=scene.dynamic_mask), time)
     assert "masks" in given.films and len(given.films["panel"].layers) == 3
+
+
+def test_each_plot_is_of_what_it_is_called(scene, motion, time, tmp_path):
+    losses, centres = np.linspace(3, 1, 9), scene.world_from_cam[:, :3, 3] + [0.1, 0.2, 0.3]
+    gallery = Gallery(scene, time, motion=motion, threshold=0.4, losses=losses, true_centres=centres)
+    writers = gallery.writers(videos=False, gif=False, stills=True)
+    for name, figure in (
+        ("losses", plots.loss_figure(losses)),
+        ("trajectory", plots.trajectory_figure(scene.world_from_cam, centres)),
+        ("score", plots.score_figure(scene.dynamic_score, 0.4)),
+    ):
+        writers[f"plot_{name}.png"](tmp_path / name)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        with Image.open(tmp_path / name) as found:
+            np.testing.assert_array_equal(np.asarray(found), np.asarray(canvas.buffer_rgba()))

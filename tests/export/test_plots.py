@@ -71,7 +71,21 @@ def test_the_true_path_stands_beside_it_frame_by_frame():
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_camera_that_stands_still_can_be_plotted(count):
-    drawn(trajectory_figure(np.tile(np.eye(4, dtype=np.float32), (count, 1, 1))))
+    """About the size of the world, whose unit it is: not a billionth of it."""
+    axes = drawn(trajectory_figure(np.tile(np.eye(4, dtype=np.float32), (count, 1, 1))))
+    assert np.ptp(axes.get_xlim()) > 0.5 and not axes.xaxis.get_offset_text().get_text()
+
+
+def test_the_path_goes_from_violet_to_yellow():
+    axes = drawn(trajectory_figure(path()[0]))
+    (dots,) = (c for c in axes.collections if c.get_label() != "start")
+    first, last = dots.get_facecolors()[[0, -1], :3]
+    assert first[2] > max(first[:2]) and min(last[:2]) > last[2]
+
+
+def test_what_equals_the_threshold_does_not_move():
+    score = np.array([0.25, 0.5, 0.5, 0.75], np.float32).reshape(1, 2, 2)
+    assert "25.0 % above" in drawn(score_figure(score, 0.5)).lines[0].get_label()
 
 
 def test_the_histogram_is_that_of_the_score_with_its_threshold():

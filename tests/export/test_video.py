@@ -2,6 +2,7 @@
 
 import errno
 import os
+import struct
 from fractions import Fraction
 
 import av
@@ -46,6 +47,24 @@ def test_a_video_is_read_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
 
 
+def boxes(data):
+    """Names of an MP4's outermost boxes, in their order: ISO/IEC 14496-12, section 4.2."""
+    names, at = [], 0
+    while at < len(data):
+        size, name = struct.unpack_from(">I4s", data, at)
+        names.append(name.decode())
+        at += size
+    return names
+
+
+def test_players_need_not_wait_for_the_end_and_are_told_the_colours(tmp_path):
+    write_mp4(tmp_path / "clip.mp4", pictures(), RATE)
+    data = (tmp_path / "clip.mp4").read_bytes()
+    assert boxes(data).index("moov") < boxes(data).index("mdat")
+    # Of the sample's entry: kind, primaries, transfer and matrix, all BT.709, and limited range (section 12.1.5).
+    assert data.count(b"colrnclx" + struct.pack(">HHHB", 1, 1, 1, 0)) == 1
+
+
 def test_other_readers_see_the_same_colours(tmp_path):
     """OpenCV's, and this project's own; large areas of pure colours, which a wrong matrix or range would change."""
     colors = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [90, 160, 40]], np.uint8)
@@ -80,6 +99,12 @@ def test_same_pictures_same_bytes(tmp_path):
         write_gif(tmp_path / f"{name}.gif", pictures(), RATE)
     for suffix in ("mp4", "gif"):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+
+
+def test_a_gif_is_never_faster_than_browsers_show_it(tmp_path):
+    write_gif(tmp_path / "clip.gif", pictures(2), Fraction(200))
+    with Image.open(tmp_path / "clip.gif") as gif:
+        assert gif.info["duration"] == 20
 
 
 @pytest.mark.parametrize(
