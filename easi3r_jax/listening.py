@@ -29,10 +29,15 @@ def check_address(host: str, port: int) -> int:
             return probe.getsockname()[1]
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise ConfigError(f"Port {port} is in use: choose another --port, or 0 for one that is free.") from error
+            raise in_use(port) from error
         if error.errno == errno.EACCES:
             raise ConfigError(f"Port {port} needs more rights: choose a --port from 1024 to 65535.") from error
         raise ConfigError(f"Cannot listen at {host}, port {port}: {error}. Mend --host or --port.") from error
+
+
+def in_use(port: int) -> ConfigError:
+    """What is said of a port that another program has."""
+    return ConfigError(f"Port {port} is in use: choose another --port, or 0 for one that is free.")
 
 
 def is_local(host: str) -> bool:

@@ -1,9 +1,6 @@
 """A clip divided over eight devices of a CPU, and what of that needs no devices."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +8,13 @@ import numpy as np
 import pytest
 
 from easi3r_jax import sharding
-from tests.flags import on_devices
+from tests.flags import run_on_devices
 
 
 @pytest.fixture(scope="module")
 def found():
     """What tests/eight_devices.py finds: differences between one device and eight, relative to the largest value."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.eight_devices"],
-        env=on_devices(8),
-        cwd=pathlib.Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(run_on_devices(8, "-m", "tests.eight_devices").splitlines()[-1])
 
 
 def test_every_device_has_its_share_of_the_pairs(found):

@@ -26,9 +26,12 @@ from easi3r_jax.errors import InputError
 from easi3r_jax.video.clip import ASSUMED_RATE, Clip, ClipFrame
 from easi3r_jax.video.completeness import Completeness
 
+#: Width of a pixel by its height: what players show as it is (programs that round write such numbers), and the most.
+_LEAST_ASPECT, _MOST_ASPECT = 1.01, 4.0
+
 
 def open_video(path: pathlib.Path) -> Clip:
-    """Opens a video file; its frames are upright (display matrix applied), in display order.
+    """Opens a video file; its frames are upright (display matrix applied), of square pixels, in display order.
 
     Raises:
       InputError: no video, no picture stream, no permission. Damage further in is raised by the clip's frames.
@@ -45,7 +48,11 @@ def open_video(path: pathlib.Path) -> Clip:
         raise InputError(f"{path} is damaged, or its pictures are coded in an unknown way: convert it to H.264 .mp4.")
     stream.codec_context.options = {"err_detect": "explode+crccheck"}
     rate = stream.average_rate or stream.guessed_rate or ASSUMED_RATE
-    return Clip(str(path), _frames(path, container, stream, rate), stream.frames or None, rate)
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    if not 1 / _MOST_ASPECT <= aspect <= _MOST_ASPECT:
+        container.close()
+        raise InputError(f"{path} says that its pixels are {float(aspect):.3g} times as wide as high: mend its header.")
+    return Clip(str(path), _frames(path, container, stream, rate, aspect), stream.frames or None, rate)
 
 
 def _container(path: pathlib.Path) -> Any:
@@ -76,7 +83,9 @@ class _DamageError(Exception):
         self.pts = pts
 
 
-def _frames(path: pathlib.Path, container: Any, stream: Any, rate: Fraction) -> Generator[ClipFrame, None, None]:
+def _frames(
+    path: pathlib.Path, container: Any, stream: Any, rate: Fraction, aspect: Fraction
+) -> Generator[ClipFrame, None, None]:
     with container:
         completeness = Completeness(path, container, stream, rate)
         index, origin, rotation, matrix = 0, None, None, None
@@ -87,7 +96,7 @@ def _frames(path: pathlib.Path, container: Any, stream: Any, rate: Fraction) -> 
                 if rotation != picture.rotation:
                     rotation, matrix = picture.rotation, _display_matrix(picture)
                 label = f"Frame {index} of {path}"
-                yield ClipFrame(index, time - origin, label, functools.partial(_upright, picture, matrix))
+                yield ClipFrame(index, time - origin, label, functools.partial(_upright, picture, matrix, aspect))
                 index += 1
         except _DamageError as error:
             rest = f", or read only the {index} frames before it (first)" if index else ""
@@ -218,9 +227,12 @@ def _display_matrix(picture: av.VideoFrame) -> list[int] | None:
     return None if side_data is None else np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
 
 
-def _upright(picture: av.VideoFrame, matrix: list[int] | None) -> Image.Image:
-    """The picture as RGB, turned and mirrored as its display matrix says (phones film portrait that way)."""
+def _upright(picture: av.VideoFrame, matrix: list[int] | None, aspect: Fraction) -> Image.Image:
+    """The picture as RGB, of square pixels, turned and mirrored as its display matrix says (phones film portrait)."""
     rgb = picture.to_ndarray(format="rgb24")
+    if max(aspect, 1 / aspect) > _LEAST_ASPECT:  # enlarged, so that nothing is lost
+        size = round(picture.width * max(aspect, 1)), round(picture.height * max(1 / aspect, 1))
+        rgb = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
     if matrix is not None:
         a, b, _, c, d = matrix
         if abs(b) > abs(a):  # a quarter turn: a = d = 0

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from easi3r_jax.errors import ConfigError, InputError
-from easi3r_jax.listening import check_address
+from easi3r_jax.errors import InputError
+from easi3r_jax.listening import check_address, in_use
 from easi3r_jax.results import SavedScene
 from easi3r_jax.viewer.clouds import middle_depth, of_one_size, preview_cloud, side_by_side, static_cloud
 from easi3r_jax.viewer.colors import measure
@@ -131,7 +131,7 @@ class Viewer:
         if port not in (0, self.port):  # somebody was quicker, and viser took the next
             with quiet():
                 self._server.stop()
-            raise ConfigError(f"Port {port} is in use: choose another --port, or 0 for one that is free.")
+            raise in_use(port)
         self._shown = shown
         self._most_moving = budget.per_frame(len(shown[0].scene.depth))
         self._view = View(Playback(len(shown[0].scene.depth), rate=frame_rate(saved[0].time)))

@@ -13,6 +13,7 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from easi3r_jax.listening import is_local
 from experiments.app.store import Store
 
 _Scope = MutableMapping[str, Any]
@@ -41,7 +42,6 @@ _HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
 ]
-_LOCAL_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 
 
 class Gate:
@@ -111,7 +111,7 @@ class Gate:
     def _refusal(self, scope: _Scope) -> tuple[int, str] | None:
         """Status and text where a request is refused."""
         path, headers = scope["path"], _headers(scope)
-        if self._local and re.sub(r":\d*$", "", headers.get("host", "")) not in _LOCAL_NAMES:
+        if self._local and not is_local(re.sub(r":\d*$", "", headers.get("host", "")).strip("[]")):
             return 403, "This page is for this machine: open it as http://localhost with the port."
         if path.startswith(_FILE):
             is_served = self._is_served(path.removeprefix(_FILE))

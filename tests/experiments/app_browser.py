@@ -13,38 +13,27 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, Locator
 
 from tests.experiments.app_program import app_program
 from tests.experiments.app_stand_ins import FRAMES
-from tests.viewer.browser import PATIENCE, difference, launched, until
+from tests.viewer.browser import PATIENCE, WatchedPage, difference, launched, until
 
 #: Milliseconds that a reconstruction of the bundled clip may take.
 _WORK = 5 * PATIENCE
 
 
-class AppTab:
+class AppTab(WatchedPage):
     """A page of its own, with cookies of its own.
 
     Args:
       browser: a new tab of it.
       url: of the app.
       size: of the window.
-
-    Attributes:
-      page: the tab itself.
-      errors: what went wrong in it.
-      requests: addresses of all that was loaded.
     """
 
     def __init__(self, browser: Browser, url: str, size: tuple[int, int] = (1280, 1000)):
-        self.page: Page = browser.new_context(viewport={"width": size[0], "height": size[1]}).new_page()
-        self.page.set_default_timeout(PATIENCE)
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(url)
+        super().__init__(browser.new_context(viewport={"width": size[0], "height": size[1]}).new_page(), url)
         self.page.get_by_role("button", name="Reconstruct", exact=True).wait_for()
 
     def drop(self, files: Sequence[pathlib.Path]) -> None:

@@ -1,9 +1,6 @@
 """Steps: what they change, what they leave, that they go down, and that a stopped run goes on exactly."""
 
 import dataclasses
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +14,7 @@ from easi3r_jax.errors import ConfigError
 from easi3r_jax.models import parameters_of, random_model
 from easi3r_jax.training.optimiser import learning_rate, make_optimiser
 from easi3r_jax.training.step import averaged_model, init_state, make_step, pair_numbers
-from tests.flags import on_devices
+from tests.flags import run_on_devices
 from tests.walls import wall
 
 EXTRA = ObjectiveConfig(alpha=0.4, scale_weight=0.01, matching_weight=0.1, attention_weight=0.1)
@@ -136,17 +133,8 @@ for count in (1, 2):
 
 def test_two_devices_train_as_one():
     """The batch is the same, the mean of the devices' gradients its gradient; only rounding differs."""
-    done = subprocess.run(
-        [sys.executable, "-c", ONE_AND_TWO_DEVICES],
-        env=on_devices(2),
-        cwd=pathlib.Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    printed = np.array([line.split() for line in done.stdout.splitlines()], float).reshape(2, 3, 3)
+    lines = run_on_devices(2, "-c", ONE_AND_TWO_DEVICES).splitlines()
+    printed = np.array([line.split() for line in lines], float).reshape(2, 3, 3)
     assert (printed[0, :, 0] == 1).all() and (printed[1, :, 0] == 2).all()
     np.testing.assert_allclose(printed[0, :, 1:], printed[1, :, 1:], rtol=1e-4)
 

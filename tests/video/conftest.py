@@ -49,6 +49,7 @@ def write_clip(
     times: Sequence[int] | None = None,
     time_base: Fraction | None = None,
     pixels: str = "yuv420p",
+    aspect: Fraction | None = None,
     muxer: dict[str, str] | None = None,
     sound: bool = False,
     picture: Callable[[int], int] = lambda number: number % 256,
@@ -62,6 +63,7 @@ def write_clip(
       num_frames, rate: length, frames per second.
       times: when each frame is shown, in `time_base`; by default one after the other.
       time_base: seconds; by default one frame.
+      aspect: width of a pixel by its height.
       muxer: options of the format.
       sound: a silent soundtrack beside the pictures.
       picture: which number a frame shows.
@@ -72,6 +74,8 @@ def write_clip(
         stream: Any = container.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
         stream.codec_context.time_base = time_base
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         track: Any = container.add_stream("aac", rate=48000) if sound else None
         container.start_encoding()
         for number in range(num_frames):

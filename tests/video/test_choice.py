@@ -8,8 +8,10 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from easi3r_jax.config import FrameConfig
+from easi3r_jax.errors import InputError
 from easi3r_jax.video import decode, load_frames
 
 
@@ -174,6 +176,26 @@ def test_display_matrix(tmp_path, clips, rotation, flip, turn):
     expected = np.stack([turn(p) for p in plain])
     np.testing.assert_array_equal(frames.rgb, expected)
     assert frames.source_size.tolist() == list(expected.shape[1:3])
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize(
+    ("aspect", "size"),
+    [(Fraction(3, 2), (48, 96)), (Fraction(1, 2), (96, 64)), (Fraction(1215, 1216), (48, 64)), (None, (48, 64))],
+)
+def test_pixels_that_are_not_square(tmp_path, write, config, numbers, suffix, aspect, size):
+    """DV and old cameras store pictures narrower than they are shown; a focal length for both axes needs them so."""
+    path = write(tmp_path / f"clip.{suffix}", num_frames=4, aspect=aspect)
+    frames = load_frames(path, dataclasses.replace(config, size=max(size)))
+    assert tuple(frames.source_size) == size
+    narrow = [Image.fromarray(picture).resize((64, 48), Image.Resampling.BOX) for picture in frames.rgb]
+    assert numbers(np.stack([np.asarray(picture) for picture in narrow])) == list(range(4))
+
+
+def test_pixels_that_cannot_be_are_refused(tmp_path, write, config):
+    path = write(tmp_path / "clip.mp4", num_frames=2, aspect=Fraction(5))
+    with pytest.raises(InputError, match="5 times as wide as high"):
+        load_frames(path, config)
 
 
 def test_one_frame(tmp_path, write, config, numbers):

@@ -59,7 +59,30 @@ def served(*scenes: pathlib.Path, flags: Sequence[str] = ()) -> Iterator[str]:
         assert "Traceback" not in told and "Error" not in told, told
 
 
-class Tab:
+class WatchedPage:
+    """A page, and what happens in it.
+
+    Args:
+      page: nothing has been loaded in it.
+      url: to be loaded now.
+
+    Attributes:
+      page: the page itself.
+      errors: what went wrong in it.
+      requests: addresses of all that was loaded.
+    """
+
+    def __init__(self, page: Page, url: str):
+        self.page = page
+        self.page.set_default_timeout(PATIENCE)
+        self.errors: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(url)
+
+
+class Tab(WatchedPage):
     """A page with the viewer.
 
     Args:
@@ -67,21 +90,10 @@ class Tab:
       url: of the viewer, or of an exported file.
       size: of the window.
       offline: without a network.
-
-    Attributes:
-      page: the tab itself.
-      errors: what went wrong in it.
-      requests: addresses of all that was loaded.
     """
 
     def __init__(self, browser: Browser, url: str, size: tuple[int, int] = (1100, 620), *, offline: bool = False):
-        self.page: Page = browser.new_page(viewport={"width": size[0], "height": size[1]}, offline=offline)
-        self.page.set_default_timeout(PATIENCE)
-        self.errors: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(url)
+        super().__init__(browser.new_page(viewport={"width": size[0], "height": size[1]}, offline=offline), url)
         self.page.locator("canvas[data-engine]").wait_for()
 
     def picture(self) -> np.ndarray:
