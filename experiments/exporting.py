@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from easi3r_jax import export
 from easi3r_jax.errors import InputError
+from easi3r_jax.export.pointcloud import static_pixels
 from easi3r_jax.results import SavedScene
 from easi3r_jax.types import Observer
 from experiments.originals import original_views
@@ -43,7 +44,7 @@ def write_exports(
       observer: told of progress.
 
     Returns:
-      a line on each: folder, size, what the cameras are for.
+      a line on each: folder, size, what the cameras are for; and one where there are no static points.
 
     Raises:
       InputError: originals that are asked for and cannot be had.
@@ -72,6 +73,14 @@ def write_exports(
             images = f", cameras of images of {views.size[1]}x{views.size[0]} pixels: {kind}"
         lines.append(f"  {name}: {folder}, {size / 1e6:.2f} MB{images}")
     observer("export", len(formats), len(formats), "")
+    scene = exported.scene
+    if set(formats) & set(export.WITH_POINTS) and not any(
+        static_pixels(scene, t, min_confidence).any() for t in range(len(scene.depth))
+    ):
+        lines.append(
+            f"  without static points: no pixel that stands still has a confidence of {min_confidence:g} "
+            "(--cloud_confidence)"
+        )
     return lines
 
 

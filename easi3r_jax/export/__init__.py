@@ -19,6 +19,7 @@ from easi3r_jax.export.flow import flow_image, write_flow
 from easi3r_jax.export.formats import (
     FORMATS,
     WITH_IMAGES,
+    WITH_POINTS,
     Exported,
     ensure_export_writable,
     frames_of,
@@ -43,6 +44,7 @@ __all__ = [
     "FORMATS",
     "MIN_CONFIDENCE",
     "WITH_IMAGES",
+    "WITH_POINTS",
     "Exported",
     "Film",
     "Gallery",

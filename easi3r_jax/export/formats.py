@@ -152,6 +152,8 @@ FORMATS: dict[str, Callable[[pathlib.Path, Exported], None]] = {
 }
 #: Those whose cameras are for images, which may be the originals.
 WITH_IMAGES = ("colmap", "nerfstudio", "npz")
+#: Those that have points.
+WITH_POINTS = ("colmap", "nerfstudio", "easi3r", "ply", "glb")
 
 
 def parse_formats(text: str) -> tuple[str, ...]:

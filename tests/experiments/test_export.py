@@ -139,6 +139,15 @@ def test_images_of_a_folder_are_kept_as_they_are_where_every_program_reads_them_
     assert [frame["file_path"] for frame in meta["frames"]] == [f"images/{name}" for name in images]
 
 
+def test_clouds_of_nothing_are_told(video, tmp_path, run):
+    result = result_of(video, tmp_path / "result")
+    for confidence, formats, told in ((3, "ply,png", False), (3.01, "ply,png", True), (3.01, "png,exr", False)):
+        output = tmp_path / f"{confidence} {formats}"
+        code, out, err = run(scene=result, format=formats, cloud_confidence=confidence, output=output)
+        assert (code, err) == (0, "")
+        assert (f"no pixel that stands still has a confidence of {confidence:g}" in out) == told
+
+
 def test_frames_of_a_video_are_decoded_again(video, tmp_path, run):
     result = result_of(video, tmp_path / "result")
     code, _, err = run(scene=result, format="colmap,npz", output=tmp_path / "out")
