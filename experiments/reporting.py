@@ -35,17 +35,36 @@ METRICS = {
     "mask_share": "share of pixels marked as moving",
 }
 
+#: The others, for the page.
+_MORE_METRICS = {
+    "sq_rel": "depth, SqRel (units of the truth)",
+    "depth_rmse": "depth, RMSE (units of the truth)",
+    "log_rmse": "depth, RMSE of the logarithm",
+    "delta_1_25_2": "depth, share within 1.25²",
+    "delta_1_25_3": "depth, share within 1.25³",
+    "abs_rel_scale_shift": "depth, AbsRel after scale and shift",
+    "delta_1_25_scale_shift": "depth, share within 1.25 after scale and shift",
+    "mask_j_mean": "motion mask, J mean (DAVIS)",
+    "mask_j_recall": "motion mask, J recall",
+    "mask_j_decay": "motion mask, J decay",
+    "mask_f_mean": "motion mask, F mean (DAVIS)",
+    "mask_f_recall": "motion mask, F recall",
+    "mask_f_decay": "motion mask, F decay",
+}
+
 # Bytes of videos in a page: beyond it browsers get slow, and Firefox takes no data: URL of more than 32 MB, in base64
 # (MDN, "data: URLs").
 _MOST_VIDEO = 23_900_000
 
 _SHOWN = {
     "panel": "Frames, depth, score and masks over time.",
-    "attention": "The four maps of the attention, over time and over each frame's pairs, and the dynamic score",
+    "attention": "Mean and deviation of the cross-attention over the pairs in which a frame is the source, and over "
+    "those in which it is the reference (in whose camera the points are), and the dynamic score",
     "depth": "Depth over time: near is bright, equal ratios are equal steps of colour, one scale for the clip.",
     "masks": "What moves (red)",
     "image": "Frames with their numbers.",
-    "losses": "Loss of the global alignment.",
+    "losses": "Loss of the global alignment by iteration: how far the pairs' points are from the scene's, weighted by "
+    "confidence, and its further terms.",
     "trajectory": "The camera's path from above, from violet (first frame) to yellow (last).",
     "score": "How the dynamic score is distributed over all pixels",
 }
@@ -280,7 +299,8 @@ def _metrics(figures: Mapping[str, Any]) -> list[Part]:
     if not columns:
         return []
     known: dict[str, None] = {key: None for values in columns.values() for key in values}
-    titles = {key: text for key, text in METRICS.items() if key in known} | {k: k for k in known if k not in METRICS}
+    titled = METRICS | _MORE_METRICS
+    titles = {key: text for key, text in titled.items() if key in known} | {k: k for k in known if k not in titled}
     rows = [(text, *(_number(values.get(key)) for values in columns.values())) for key, text in titles.items()]
     return [Table(("", *columns), rows, numbers=True)]
 
@@ -294,7 +314,7 @@ def _timings(record: Mapping[str, Any]) -> list[Part]:
         for stage, values in stages.items()
         if isinstance(values, dict)
     ]
-    rows.append(("in all, compilation included", "", _number(record.get("seconds"), digits=1)))
+    rows.append(("in all before the pictures, compilation included", "", _number(record.get("seconds"), digits=1)))
     parts: list[Part] = [Table(("stage", "items", "seconds"), rows, numbers=True)]
     if isinstance(memory, dict):
         sizes = [f"{where} {_number(size, scale=1e-9, digits=2)} GB" for where, size in memory.items()]

@@ -58,8 +58,8 @@ def depth_scale(scene: Scene4D) -> Scale:
 
 
 def confidence_scale(scene: Scene4D) -> Scale:
-    """Of the clip's confidence."""
-    return robust_scale(scene.confidence, "viridis")
+    """Of the clip's confidence, which is above 1; 0 is none: the clean-up sets that of floating points so."""
+    return robust_scale(scene.confidence, "viridis", log=True)
 
 
 def has_score(scene: Scene4D, motion: MotionMaps | None) -> bool:
@@ -79,7 +79,7 @@ def depth_layer(scene: Scene4D) -> Layer:
 
 
 def confidence_layer(scene: Scene4D) -> Layer:
-    """Confidence: high is bright."""
+    """Confidence: high is bright; grey where the clean-up has taken it away."""
     scale = confidence_scale(scene)
     return Layer("confidence", lambda t: scale.colors(scene.confidence[t]), scale)
 

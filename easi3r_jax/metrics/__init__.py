@@ -117,10 +117,10 @@ def evaluate_scene(
       - `focal_relative_error`.
       - `abs_rel`, `sq_rel`, `depth_rmse`, `log_rmse`, `delta_1_25`, `delta_1_25_2`, `delta_1_25_3`: one robust
         scale for the clip; `abs_rel_scale_shift`, `delta_1_25_scale_shift`: one scale and shift by least squares.
-      - `mask_iou` (all pixels pooled; None where neither marks anything), `mask_share` (of pixels marked as moving,
-        needs no overlap: the figure for clips where nothing moves), `mask_j_mean`, `mask_j_recall`, `mask_j_decay`,
-        `mask_f_mean`, `mask_f_recall`, `mask_f_decay` (DAVIS), `score_auc` (pixels; None where nothing or everything
-        moves).
+      - `mask_iou` (all pixels pooled), `mask_j_mean`, `mask_j_recall`, `mask_j_decay`, `mask_f_mean`,
+        `mask_f_recall`, `mask_f_decay` (DAVIS): None where nothing moves, for every mask would have 0 there;
+        `mask_share` (of pixels marked as moving): the figure for such clips; `score_auc` (pixels; None where nothing
+        or everything moves).
 
     Raises:
       InputError: ground truth of another shape than the scene, or numbers that are not finite where they count.
@@ -143,10 +143,14 @@ def evaluate_scene(
 
 def _mask_metrics(scene: Scene4D, truth: np.ndarray) -> dict[str, float | None]:
     masks = np.asarray(scene.dynamic_mask, bool)
-    result: dict[str, float | None] = {"mask_iou": pooled_iou(masks, truth), "mask_share": float(masks.mean())}
-    for letter, per_frame in (("j", region_similarity(masks, truth)), ("f", boundary_similarity(masks, truth))):
-        for name, value in zip(("mean", "recall", "decay"), mean_recall_decay(per_frame), strict=True):
-            result[f"mask_{letter}_{name}"] = value
+    moves = bool(truth.any())
+    result: dict[str, float | None] = {
+        "mask_iou": pooled_iou(masks, truth) if moves else None,
+        "mask_share": float(masks.mean()),
+    }
+    for letter, similarity in (("j", region_similarity), ("f", boundary_similarity)):
+        for name, value in zip(("mean", "recall", "decay"), mean_recall_decay(similarity(masks, truth)), strict=True):
+            result[f"mask_{letter}_{name}"] = value if moves else None
     result["score_auc"] = roc_auc(np.asarray(scene.dynamic_score), truth)
     return result
 

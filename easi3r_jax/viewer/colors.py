@@ -50,7 +50,8 @@ def measure(scene: Scene4D, time: np.ndarray, scale: float = 1.0) -> Ranges:
     seen = np.isfinite(samples["depth"]) & (samples["depth"] > 0)
     limits = {}
     for name, sample in samples.items():
-        sample = sample[seen & np.isfinite(sample)]
+        known = seen & np.isfinite(sample) & (sample > 0 if name == "confidence" else True)  # 0: taken away
+        sample = sample[known]
         low, high = np.percentile(sample, (2, 98)).tolist() if sample.size else (0.0, 1.0)
         if name == "dynamic score":  # its zero means something
             low, high = 0.0, float(sample.max()) if sample.size else 1.0

@@ -156,6 +156,16 @@ def test_depth_that_is_none_is_grey(scene, time):
     np.testing.assert_array_equal(shown(film, 1)[2, 3:6], [UNKNOWN] * 3)
 
 
+def test_confidence_that_was_taken_away_is_grey_and_no_end_of_the_scale(scene, time):
+    """The clean-up writes 0 where points float, often in most pixels; the network's numbers are above 1."""
+    confidence = 1 + scene.depth
+    confidence[:, :, ::2] = 0
+    layer = pictures.confidence_layer(dataclasses.replace(scene, confidence=confidence))
+    assert layer.scale.low > 1
+    np.testing.assert_array_equal(layer.draw(1)[:, ::2], np.broadcast_to(UNKNOWN, layer.draw(1)[:, ::2].shape))
+    assert (layer.draw(1)[:, 1::2] != UNKNOWN).any(axis=-1).all()
+
+
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 4, 1), (7, 3, 3), (60, 6, 4)])
 def test_a_contact_sheet_has_frames_in_rows(count, columns, rows):
     """Each frame is of one colour of its own."""

@@ -90,6 +90,12 @@ def test_undefined_figures_are_none_never_nan(scene):
     assert result["mask_share"] == 0
 
 
+def test_where_nothing_moves_no_overlap_is_asked_for(scene, truth):
+    result = evaluate_scene(scene, GroundTruth(masks=np.zeros((T, H, W), bool)))
+    assert {name for name, value in result.items() if value is not None} == {"mask_share"}
+    assert result["mask_share"] > 0
+
+
 def test_other_shapes_are_refused(scene, truth):
     with pytest.raises(InputError, match=r"true depth has shape \(3, 12, 16\)"):
         evaluate_scene(scene, dataclasses.replace(truth, depth=truth.depth[:3]))

@@ -35,6 +35,12 @@ def test_wild_values_do_not_spoil_a_range(scene, ranges):
     assert low >= 1.9 and np.isfinite(high)
 
 
+def test_confidence_that_was_taken_away_is_no_end_of_its_range(scene, ranges):
+    mostly = np.where(np.arange(scene.depth.shape[2]) % 5 == 0, scene.confidence, 0).astype(np.float32)
+    low, _ = colors.measure(dataclasses.replace(scene, confidence=mostly), np.zeros(6)).limits["confidence"]
+    assert low >= scene.confidence.min() > 0
+
+
 def test_a_constant_or_absent_quantity_has_a_range(scene):
     flat = dataclasses.replace(scene, depth=np.full_like(scene.depth, 2), dynamic_score=np.zeros_like(scene.depth))
     nothing = dataclasses.replace(scene, depth=np.full_like(scene.depth, np.nan))
