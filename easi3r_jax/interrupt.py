@@ -21,6 +21,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _partial: set[pathlib.Path] = set()
 _waiting: list[int] = []
 _holds = 0
+_servers = 0
 
 
 def install() -> None:
@@ -43,6 +44,17 @@ def removed_on_exit(path: pathlib.Path) -> Iterator[None]:
 def is_half_written(path: pathlib.Path) -> bool:
     """Whether a path lies within what `removed_on_exit` has now."""
     return not _partial.isdisjoint(path.parents)
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[None]:
+    """While it is open, a signal is how the program is meant to end: no error."""
+    global _servers
+    _servers += 1
+    try:
+        yield
+    finally:
+        _servers -= 1
 
 
 @contextlib.contextmanager
@@ -90,9 +102,10 @@ def _end(number: int, frame: FrameType | None) -> None:
     left = [path for path in sorted(_partial) if not _remove(path)]
     message = f"Delete {left[0]}, which is half-written." if left else "Nothing half-written was left behind."
     start = "\n" if os.isatty(terminal) else ""  # below a progress bar
+    is_meant = _servers and not left
     with contextlib.suppress(OSError):  # the terminal may be gone
-        os.write(terminal, f"{start}error: Interrupted. {message}\n".encode())
-    os._exit(128 + number)
+        os.write(terminal, (start if is_meant else f"{start}error: Interrupted. {message}\n").encode())
+    os._exit(0 if is_meant else 128 + number)
 
 
 def _remove(path: pathlib.Path) -> bool:

@@ -32,7 +32,7 @@ def check_address(host: str, port: int) -> int:
             raise in_use(port) from error
         if error.errno == errno.EACCES:
             raise ConfigError(f"Port {port} needs more rights: choose a --port from 1024 to 65535.") from error
-        raise ConfigError(f"Cannot listen at {host}, port {port}: {error}. Mend --host or --port.") from error
+        raise ConfigError(f"Cannot listen at {host}, port {port}: {error.strerror}. Mend --host or --port.") from error
 
 
 def in_use(port: int) -> ConfigError:

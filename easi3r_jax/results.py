@@ -97,6 +97,8 @@ def load_scene(folder: str | os.PathLike) -> SavedScene:
     if folder.name == "scene.npz" and not folder.is_dir():
         folder = folder.parent
     folder = folder.absolute()
+    if not folder.is_dir():
+        raise InputError(f"No scene at {folder}: there is no such folder. Give a result's, or its scene.npz.")
     path = folder / "scene.npz"
     version = int(npz.read_arrays(path, {}, npz.VERSION).get("format_version", 0))
     if not 0 <= version <= npz.FORMAT_VERSION:

@@ -16,6 +16,7 @@ import dataclasses
 import errno
 import math
 import os
+import re
 import sys
 import textwrap
 import traceback
@@ -27,6 +28,7 @@ from absl import flags
 from easi3r_jax.errors import ConfigError, UserError
 
 INTERRUPTED = 130
+_LARGEST = 2**31 - 1
 
 #: Flags that decide how much memory a program takes, and what to do with them where it does not suffice.
 _SMALLER = {
@@ -38,6 +40,17 @@ _SMALLER = {
     "pair_batch": "a smaller --pair_batch",
     "batch_size": "a smaller --batch_size",
 }
+
+
+#: What absl and Python say of a flag's value, and what a user is told.
+_WORDS = (
+    (r"invalid literal for int\(\) with base 10: .*", "it must be a whole number"),
+    (r"could not convert string to float: .*", "it must be a number"),
+    (r"\('Non-boolean argument to boolean flag', .*\)", "it must be true or false"),
+    (rf"\S+ is not an integer in the range \[(\d+), {_LARGEST}\]", r"it must be a whole number of at least \1"),
+    (r"\S+ is not a number >= (\S+)", r"it must be at least \1"),
+    (r"\S+ is not a (non-negative|positive) number", r"it must be a \1 number"),
+)
 
 
 class Group:
@@ -56,7 +69,7 @@ class Group:
         return self._keep(flags.DEFINE_string(name, default, text, self._flag_values))
 
     def integer(self, name: str, default: int, text: str, *, at_least: int = 0) -> flags.FlagHolder:
-        holder = flags.DEFINE_integer(name, default, text, at_least, 2**31 - 1, flag_values=self._flag_values)
+        holder = flags.DEFINE_integer(name, default, text, at_least, _LARGEST, flag_values=self._flag_values)
         return self._keep(holder)
 
     def number(self, name: str, default: float, text: str, *, at_least: float | None = None) -> flags.FlagHolder:
@@ -134,7 +147,7 @@ class Flags:
         try:
             self._flag_values(["", *(f"--{name}={value}" for name, value in values.items())])
         except flags.Error as error:
-            raise ConfigError(str(error).splitlines()[0]) from error
+            raise ConfigError(_in_words(error)) from error
 
     def describe(self, name: str) -> Described:
         """What the flag of that name is."""
@@ -176,7 +189,7 @@ class Flags:
         try:
             self.rest = self._flag_values([self._spelled(argument) for argument in argv])[1:]
         except flags.Error as error:
-            return _complain(f"{str(error).splitlines()[0]} (--help lists the flags)", 2)
+            return _complain(f"{_in_words(error)} (--help lists the flags)", 2)
         if self.rest and not self._positional:
             return _complain(f"Unexpected argument {self.rest[0]!r}: options are written --name=value (see --help).", 2)
         return guarded(main, debug=bool(self._debug.value), out_of_memory=self._out_of_memory())
@@ -231,6 +244,14 @@ def guarded(main: Callable[[], None], *, debug: bool, out_of_memory: str) -> int
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return _complain(f"Out of memory: {out_of_memory}.", 1, debug=debug)
+
+
+def _in_words(error: flags.Error) -> str:
+    """What is wrong with a flag, in a line."""
+    text = str(error).splitlines()[0]
+    for theirs, ours in _WORDS:
+        text = re.sub(theirs, ours, text)
+    return text
 
 
 def _complain(message: str, code: int, *, debug: bool = False) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from easi3r_jax import results, viewer
+from easi3r_jax import interrupt, results, viewer
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.listening import check_address, invitation
 from experiments import cli
@@ -45,7 +45,10 @@ def main() -> None:
     names = [SCENE.value] if os.path.exists(SCENE.value) else SCENE.value.split(",")  # a name may have a comma
     folders = [name for name in names if name]
     if not 1 <= len(folders) <= 2:
-        raise ConfigError("--scene names the result to show, results/demo for instance, or two with a comma between.")
+        given = f" ({len(folders)} were given)" if folders else ""
+        raise ConfigError(
+            f"--scene names the result to show, results/demo for instance, or two with a comma between{given}."
+        )
     viewer.library()
     if not EXPORT_HTML.value:
         check_address(HOST.value, PORT.value)
@@ -85,7 +88,8 @@ def serve(
     """Shows results until the program is ended."""
     with viewer.Viewer(saved, host=host, port=port, budget=most) as running:
         print(invitation(host, running.port), flush=True)
-        running.wait()
+        with interrupt.serving():
+            running.wait()
 
 
 if __name__ == "__main__":

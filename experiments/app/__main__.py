@@ -18,6 +18,7 @@ import logging
 import os
 import threading
 
+from easi3r_jax import interrupt
 from easi3r_jax.errors import ConfigError
 from easi3r_jax.listening import check_address, invitation
 from experiments import cli
@@ -74,7 +75,8 @@ def main() -> None:
         running = page.serve(Jobs(store, networks, limits), HOST.value, port, MAX_WAITING.value)
         try:
             print(invitation(HOST.value, port), flush=True)
-            threading.Event().wait()
+            with interrupt.serving():
+                threading.Event().wait()
         finally:
             running.close(verbose=False)
 

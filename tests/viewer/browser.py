@@ -56,7 +56,8 @@ def served(*scenes: pathlib.Path, flags: Sequence[str] = ()) -> Iterator[str]:
             told, _ = program.communicate(timeout=60)
         said.seek(0)
         told += said.read()
-        assert "Traceback" not in told and "Error" not in told, told
+        assert "Traceback" not in told and "error" not in told.lower(), told
+        assert program.returncode == 0
 
 
 class WatchedPage:
