@@ -87,6 +87,9 @@ def test_it_loads_and_frames_and_colours_differ_as_they_should(tab):
     tab.set_number("frame", 9)
     ninth = tab.settled()
     assert tab.frame() == 9 and driver.difference(first, ninth) > 0.005
+    tab.choose("moving", "trail")
+    assert driver.difference(ninth, tab.settled()) > 0.002
+    tab.choose("moving", "this frame")
     tab.set_number("frame", 0)
     assert driver.difference(first, tab.settled()) < 0.004  # as it was
     bars = tab.page.locator("div[style*='linear-gradient']")
@@ -111,7 +114,9 @@ def test_it_loads_and_frames_and_colours_differ_as_they_should(tab):
 def test_it_plays_pauses_and_steps(tab):
     tab.click("Play")
     seen: set[int] = set()
-    driver.until(lambda: seen.add(tab.frame()) or len(seen) > 3)
+    pictures: list[np.ndarray] = []
+    driver.until(lambda: seen.add(tab.frame()) or pictures.append(tab.picture()) or len(seen) > 3)
+    assert max(driver.difference(pictures[0], picture) for picture in pictures) > 0.005
     tab.click("Pause")
     driver.until(lambda: tab.page.get_by_role("button", name="Play", exact=True).count() == 1)
     tab.page.wait_for_timeout(500)
@@ -247,6 +252,21 @@ def test_a_video_along_the_cameras_path_shows_each_frame_as_it_was_filmed(browse
         height, width = (np.ptp(axis) + wide for axis in np.nonzero(mask))
         area = height * width - (1 - np.pi / 4) * wide**2
         assert red.mean() == pytest.approx(area / mask.size, rel=0.1)
+
+
+def test_a_video_of_an_orbit_swings_to_both_sides_of_the_view_it_begins_at(browser, saved):
+    with opened(browser, saved, size=(720, 420)) as (running, tab):
+        running.update(lambda view: dataclasses.replace(view, moving="hidden", cameras=False, image=False))
+        seen = tab.settled()
+        with av.open(io.BytesIO(tab.download("Video"))) as container:
+            frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+    assert len(frames) == 6  # at 0, 26, 26, 0, -26, -26 degrees of 60
+    first = frames[0][:, 350:]
+    assert lit(first) > 0.1 and driver.difference(first, seen[: len(first), : first.shape[1]]) < 0.05
+    for one, other in ((0, 3), (1, 2), (4, 5)):
+        assert driver.difference(frames[one], frames[other]) < 0.01
+    for one, other in ((0, 1), (0, 4), (1, 4)):
+        assert driver.difference(frames[one], frames[other]) > 0.05
 
 
 def test_a_video_is_handed_over_and_one_that_is_left_harms_nobody(browser, url):

@@ -226,6 +226,7 @@ def test_cameras_stand_where_the_poses_are(api, nodes, shown):
     nodes.show(at(5))
     camera = api.nodes["/left/camera/00005"]
     np.testing.assert_allclose(camera.position, shown.scene.world_from_cam[5, :3, 3], atol=1e-6)
+    np.testing.assert_array_equal(camera.image, shown.scene.rgb[5])  # and no other frame's: the square is elsewhere
     assert camera.fov == pytest.approx(2 * np.arctan(24 / 2 / 40)) and camera.aspect == pytest.approx(32 / 24)
     np.testing.assert_allclose(api.nodes["/left/path"].points[:, 0], shown.scene.world_from_cam[:-1, :3, 3], atol=1e-6)
 

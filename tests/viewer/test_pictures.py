@@ -18,14 +18,21 @@ def test_the_picture_shows_four_views_and_fits_the_panel(size):
     height, width = picture.shape[:2]
     assert width <= 484 and picture.dtype == np.uint8
     assert width / height == pytest.approx(size[1] / size[0], rel=0.06)
-    tile = picture[height // 2 + 4 :, width // 2 + 4 :]  # the mask
-    rows, columns = np.linspace(0, 0.999, 40) * tile.shape[0], np.linspace(0, 0.999, 40) * tile.shape[1]
-    sampled = tile[np.ix_(rows.astype(int), columns.astype(int))].astype(int)
-    mask = scene.dynamic_mask[1][
-        np.ix_((rows / tile.shape[0] * size[0]).astype(int), (columns / tile.shape[1] * size[1]).astype(int))
+    step = -(-size[1] // 240)
+    expected = [
+        scene.rgb[1],
+        colors.shades(scene.depth[1], "depth", ranges),
+        colors.shades(scene.dynamic_score[1], "dynamic score", ranges),
+        colors.marked(scene.rgb[1], scene.dynamic_mask[1]),
     ]
-    red = sampled[..., 0] > sampled[..., 2] + 60
-    assert (red == mask).mean() > 0.93  # but for the title, and half a pixel at the edges
+    for number, values in enumerate(expected):
+        tile = values[::step, ::step]
+        larger = height // 2 // len(tile)
+        tile = np.repeat(np.repeat(tile, larger, axis=0), larger, axis=1)
+        y, x = (height // 2 + 2) * (number // 2), (width // 2 + 2) * (number % 2)
+        shown = picture[y : y + len(tile), x : x + tile.shape[1]]
+        np.testing.assert_array_equal(shown[16:], tile[16:])  # below the title
+        assert (shown[:16] != tile[:16]).any()
 
 
 def test_a_picture_of_a_scene_without_depth(scene):

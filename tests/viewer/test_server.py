@@ -14,6 +14,7 @@ from easi3r_jax.errors import ConfigError, InputError
 from easi3r_jax.viewer import server
 from easi3r_jax.viewer.clouds import Placement, static_cloud
 from easi3r_jax.viewer.paths import looking
+from easi3r_jax.viewer.pictures import frame_picture
 from easi3r_jax.viewer.playback import Look
 from tests.viewer.conftest import make_scene, write_scene
 
@@ -53,6 +54,13 @@ def test_it_shows_a_frame_when_it_says_so(running):
         assert [name for name, node in nodes.items() if "/moving/" in name and node.visible] == [
             f"/left/moving/{t:05d}"
         ]
+
+
+def test_the_panel_has_the_pictures_of_the_frame_that_is_shown(running, saved):
+    for t in (4, 1):
+        running.show_frame(t)
+        expected = frame_picture(saved.scene, t, running._shown[0].ranges, running._shown[0].placement.scale)
+        soon(lambda expected=expected: np.array_equal(running._panel._pictures[0].image, expected))
 
 
 def test_the_legend_follows_the_colour(running):
