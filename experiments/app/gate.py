@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import re
+import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -31,8 +32,9 @@ _OPEN = re.compile(
 _WRAPPING = 1_000_000
 #: Bytes of any other request: options and names of files. They are read into memory as a whole.
 _LETTER = 1_000_000
-#: Seconds without a byte after which an upload counts as broken off: it holds its room on the disk.
-_PATIENCE = 60.0
+#: Seconds without a byte, and bytes a second over the whole, below which an upload counts as broken off: it holds its
+#: room on the disk.
+_PATIENCE, _SLOWEST = 60.0, 20_000.0
 # A browser shows what this server sends and nothing from elsewhere. Gradio's page has its scripts and styles in itself.
 _HEADERS = [
     (
@@ -68,7 +70,9 @@ class Gate:
         if refusal is not None:
             if scope["type"] == "http":
                 await _answer(send, *refusal)
-            return  # a websocket is closed by whoever is asked and says nothing
+            else:
+                await send({"type": "websocket.close"})
+            return
 
         async def send_with_headers(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
@@ -83,21 +87,28 @@ class Gate:
     async def _take(self, scope: _Scope, receive: _Message, send: _Message) -> None:
         """An upload; what comes of one that breaks off is removed."""
         length = _length(_headers(scope)) or 0
-        is_whole = is_gone = is_late = False
+        is_whole = is_gone = is_late = is_answered = False
+        end = time.monotonic() + _PATIENCE + length / _SLOWEST
 
         async def watched() -> MutableMapping[str, Any]:
             nonlocal is_whole, is_gone, is_late
+            patience = None if is_whole else max(0.0, min(_PATIENCE, end - time.monotonic()))
             try:
-                message = await asyncio.wait_for(receive(), None if is_whole else _PATIENCE)
+                message = await asyncio.wait_for(receive(), patience)
             except TimeoutError:
                 message, is_late = {"type": "http.disconnect"}, True
             is_whole |= not message.get("more_body", False)
             is_gone |= message["type"] == "http.disconnect"
             return message
 
+        async def answer(message: MutableMapping[str, Any]) -> None:
+            nonlocal is_answered
+            is_answered = True
+            await send(message)
+
         self._coming.append(length)
         try:
-            await self._app(scope, watched, send)
+            await self._app(scope, watched, answer)
         except Exception:
             if not is_gone:  # else it says only that nobody is there any more
                 raise
@@ -105,7 +116,7 @@ class Gate:
             self._coming.remove(length)
             if not self._coming:
                 self._store.remove_halves()
-        if is_late:
+        if is_late and not is_answered:
             await _answer(send, 408, "The upload does not go on.")
 
     def _refusal(self, scope: _Scope) -> tuple[int, str] | None:
@@ -153,7 +164,7 @@ def _headers(scope: _Scope) -> dict[str, str]:
 def _length(headers: dict[str, str]) -> int | None:
     """Bytes of a request as it says itself; None where it does not."""
     length = headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdecimal() else None
+    return int(length) if length.isascii() and length.isdecimal() and len(length) < 20 else None
 
 
 def _is_from_here(headers: dict[str, str]) -> bool:

@@ -46,6 +46,7 @@ async def answered(gate: Gate, path: str, method: str = "GET", receive=None, **h
         sent.append(message)
 
     await gate({"type": "http", "path": path, "method": method, "headers": encoded}, receive, send)
+    assert [message["type"] for message in sent].count("http.response.start") < 2
     assert b"content-security-policy" in dict(sent[0]["headers"])
     return sent[0]["status"]
 
@@ -85,7 +86,7 @@ def test_only_served_files_leave_the_machine(gate, store, tmp_path):
 def test_uploads_that_are_too_large_are_refused_before_they_are_read(gate, store, monkeypatch):
     assert asked(gate, UPLOAD, "POST", content_length="1000000") == 200
     assert asked(gate, UPLOAD, "POST", content_length="3000000") == 413
-    for length in ("", "-1", "1e3", "²"):
+    for length in ("", "-1", "1e3", "²", "9" * 5000):
         assert asked(gate, UPLOAD, "POST", content_length=length) == 411
     assert asked(gate, UPLOAD, "POST") == 411
     assert asked(gate, UPLOAD, "POST", content_length="10", transfer_encoding="chunked") == 411  # the chunks would win
@@ -158,6 +159,36 @@ def test_an_upload_that_says_nothing_any_more_gives_its_room_back(store, monkeyp
     gate = Gate(page, store, megabytes=1, local=True)
     assert asked(gate, UPLOAD, "POST", receive=receive, content_length="1000") == 408
     assert gate._coming == os.listdir(store.served) == []
+
+
+def test_an_upload_that_drips_is_ended_too(store, monkeypatch):
+    """Each byte comes in time, all of them do not."""
+    monkeypatch.setattr(gates, "_PATIENCE", 0.2)
+    monkeypatch.setattr(gates, "_SLOWEST", 10_000)
+    came = []
+
+    async def receive():
+        await asyncio.sleep(0.05)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def page(scope, receive, send):
+        while not came or came[-1]["type"] == "http.request":
+            came.append(await receive())
+        await send({"type": "http.response.start", "status": 400, "headers": []})  # a second answer would be a fault
+
+    gate = Gate(page, store, megabytes=1, local=True)
+    assert asked(gate, UPLOAD, "POST", receive=receive, content_length="1000") == 400  # 0.3 s
+    assert 3 <= len(came) <= 8
+
+
+def test_nothing_but_http_is_let_in(gate):
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(gate({"type": "websocket", "path": "/", "headers": []}, None, send))
+    assert sent == [{"type": "websocket.close"}]
 
 
 def test_an_upload_that_has_come_may_take_its_time(store, monkeypatch):
