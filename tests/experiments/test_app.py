@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -148,6 +149,15 @@ def test_a_clip_whose_length_only_reading_tells_is_cut_short_as_soon_as_it_is_to
         jobs.run([video], "embedded", {"fps": 1000.0}, lambda *report: seen.append(report))
     assert max(done for stage, done, *_ in seen if stage == "read") == 4
     assert jobs.run([video], "embedded", {"first": 3}).text.startswith("3 frames")
+    assert jobs.run([video], "embedded", {"first": 1, "motion": "none"}).text.startswith("1 frame in")
+
+
+def test_a_clip_that_says_how_long_it_is_is_refused_before_it_is_read(jobs, tmp_path):
+    seen = []
+    video = write_video(tmp_path / "long.mp4", FRAMES[:16])
+    with pytest.raises(InputError, match="16 frames"):
+        jobs.run([video], "embedded", {}, lambda *report: seen.append(report))
+    assert not [done for stage, done, *_ in seen if stage == "read" and done]
 
 
 @pytest.mark.parametrize(
@@ -235,9 +245,10 @@ def test_progress_tells_the_time_that_is_left(jobs, monkeypatch):
 
 def test_a_job_that_takes_too_long_is_ended(jobs, store, networks, monkeypatch):
     monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(lambda observer: observer("align", 1, 10, "")))
-    short = Jobs(store, networks, Limits(minutes=0))
-    with pytest.raises(InputError, match="longer than the 0 minutes"):
-        short.run(FRAMES[:2], "embedded", {})
+    monkeypatch.setattr(time, "monotonic", itertools.count(step=15.0).__next__)  # a quarter of a minute at each look
+    assert Jobs(store, networks, Limits(minutes=600)).run(FRAMES[:2], "embedded", {}).scene.is_file()
+    with pytest.raises(InputError, match="longer than the 2 minutes"):
+        Jobs(store, networks, Limits(minutes=2)).run(FRAMES[:2], "embedded", {})
     assert working(store) == []
 
 

@@ -118,25 +118,24 @@ def test_uploads_at_once_share_the_disk(store, monkeypatch):
 
 
 def test_of_an_upload_that_breaks_off_nothing_is_left_when_no_other_comes(store):
-    class GoneError(Exception):
-        pass
+    finished = store.new_result()
+
+    async def gone():
+        return {"type": "http.disconnect"}
 
     async def page(scope, receive, send):
         half = written(store.served, f"half {len(os.listdir(store.served))}")
-        if len(os.listdir(store.served)) < 2:
+        if len(os.listdir(store.served)) < 3:
             with pytest.raises(IndexError):  # nobody listens
-                await answered(gate, UPLOAD, "POST", receive=receive, content_length="1000")
+                await answered(gate, UPLOAD, "POST", receive=gone, content_length="1000")
             assert half.exists()  # the first still comes
         assert (await receive())["type"] == "http.disconnect"
-        raise GoneError
-
-    async def receive():
-        return {"type": "http.disconnect"}
+        raise ConnectionError
 
     gate = Gate(page, store, megabytes=1, local=True)
     with pytest.raises(IndexError):
-        asyncio.run(answered(gate, UPLOAD, "POST", receive=receive, content_length="1000"))
-    assert os.listdir(store.served) == []
+        asyncio.run(answered(gate, UPLOAD, "POST", receive=gone, content_length="1000"))
+    assert list(store.served.iterdir()) == [finished]
 
     async def broken(scope, receive, send):
         raise ZeroDivisionError
