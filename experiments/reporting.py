@@ -338,7 +338,10 @@ def _versions(config: Mapping[str, Any]) -> list[Part]:
         "Released DUSt3R and MonST3R weights are CC BY-NC-SA 4.0 (attribution, non-commercial, share alike), before "
         "and after conversion."
     )
-    return [Table(("", ""), rows), note] if rows else []
+    checkpoint = config.get("checkpoint")
+    is_small = isinstance(checkpoint, dict) and checkpoint.get("source_name") == "embedded"
+    small = [Text("The embedded network is a small one for trials: what it marks as moving means little.")]
+    return [Table(("", ""), rows), *(small if is_small else []), note] if rows else []
 
 
 def _options(config: Mapping[str, Any]) -> list[Part]:

@@ -303,6 +303,13 @@ def test_hostile_names_are_text(folder, run):
         assert not {"onerror", "href"} & attributes.keys()
 
 
+def test_the_page_says_that_the_embedded_network_is_small(made):
+    saved = results.load_scene(made / "shown")
+    for name, said in (("embedded", True), ("weights.pth", False)):
+        small = dataclasses.replace(saved, config={"checkpoint": {"source_name": name}})
+        assert ("for trials" in reporting.report_page(small, "name", made / "shown", {}, {}, {})) == said
+
+
 def test_an_older_result_says_what_it_lacks(folder, run):
     with np.load(folder / "scene.npz") as file:
         kept = {k: v for k, v in file.items() if k in ("images", *Scene4D.__dataclass_fields__)}
