@@ -4,11 +4,12 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from experiments import reconstruct
+from experiments.app.store import Store
 
 ROOT = pathlib.Path(__file__).parents[2]
 Command = Callable[..., subprocess.CompletedProcess]
@@ -56,3 +57,11 @@ def reconstruct_here(tmp_path, capsys, cache, monkeypatch) -> Callable[..., tupl
         return code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> Iterator[Store]:
+    """Where the web app keeps what it works with, below the test's own folder."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Store(keep_seconds=3600) as store:
+        yield store

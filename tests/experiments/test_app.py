@@ -28,13 +28,6 @@ def networks() -> Networks:
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with Store(keep_seconds=3600) as store:
-        yield store
-
-
-@pytest.fixture
 def jobs(store, networks, monkeypatch) -> Jobs:
     """Jobs in which all is real but the network's and the alignment's work."""
     monkeypatch.setattr(pipeline, "encode", lambda *args, **options: None)

@@ -10,16 +10,8 @@ import pytest
 
 from experiments.app import gate as gates
 from experiments.app.gate import Gate
-from experiments.app.store import Store
 
 UPLOAD = "/gradio_api/upload"
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with Store(keep_seconds=3600) as store:
-        yield store
 
 
 @pytest.fixture

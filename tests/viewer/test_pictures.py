@@ -18,6 +18,14 @@ def test_the_picture_shows_four_views_and_fits_the_panel(size):
     height, width = picture.shape[:2]
     assert width <= 484 and picture.dtype == np.uint8
     assert width / height == pytest.approx(size[1] / size[0], rel=0.06)
+    tile = picture[height // 2 + 4 :, width // 2 + 4 :]  # the mask
+    rows, columns = np.linspace(0, 0.999, 40) * tile.shape[0], np.linspace(0, 0.999, 40) * tile.shape[1]
+    sampled = tile[np.ix_(rows.astype(int), columns.astype(int))].astype(int)
+    mask = scene.dynamic_mask[1][
+        np.ix_((rows / tile.shape[0] * size[0]).astype(int), (columns / tile.shape[1] * size[1]).astype(int))
+    ]
+    red = sampled[..., 0] > sampled[..., 2] + 60
+    assert (red == mask).mean() > 0.93  # but for the title, and half a pixel at the edges
     step = -(-size[1] // 240)
     expected = [
         scene.rgb[1],
