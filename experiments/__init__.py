@@ -1,8 +1,1 @@
-"""Programs: each is run as `python -m experiments.NAME`."""
-
-import sys
-
-from easi3r_jax import interrupt
-
-if sys.argv[:1] == ["-m"]:  # Python is looking for the program to run: before its imports, which take seconds
-    interrupt.install()
+"""Programs of a checkout: `python -m experiments.NAME` is `easi3r NAME`. The code is in `easi3r_jax/apps`."""

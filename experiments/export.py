@@ -1,65 +1,6 @@
-"""Exports a result for other tools.
+"""`python -m experiments.export`: the same as `easi3r export`."""
 
-    python -m experiments.export --scene=results/my_video --format=colmap,nerfstudio
-    python -m experiments.export --scene=results/my_video --format=ply --every=5 --output=clouds
-    python -m experiments.export --scene=results/my_video --format=colmap --source=frames
-
-Each format becomes a folder: colmap (images, masks, binary and text model), nerfstudio (transforms.json, images,
-masks, points), easi3r (the released programs' files), ply and glb (static, per frame, animated), exr and png (depth),
-npz. Their conventions: docs/conventions.md.
-"""
-
-from __future__ import annotations
-
-import pathlib
-
-from easi3r_jax import export, results
-from easi3r_jax.errors import ConfigError
-from experiments import cli
-from experiments.exporting import SOURCE_HELP, write_exports
-from experiments.progress import Stages
-
-FLAGS = cli.Flags(__doc__)
-
-_INPUT = FLAGS.group("What is exported")
-SCENE = _INPUT.string("scene", "", "A result's folder, as reconstruct writes it.")
-EVERY = _INPUT.integer("every", 1, "Take every n-th frame of the result.", at_least=1)
-SOURCE = _INPUT.string(
-    "source", "auto", f"The images of colmap, nerfstudio and npz, in whose pixels the cameras are: {SOURCE_HELP}"
-)
-CONFIDENCE = _INPUT.number("cloud_confidence", export.MIN_CONFIDENCE, "Least confidence of static points.")
-POINTS = _INPUT.integer("cloud_points", 200_000, "Most points in a cloud.", at_least=1)
-
-_OUTPUT = FLAGS.group("Output")
-FORMAT = _OUTPUT.string("format", "", f"One or more, with commas between: {', '.join(export.FORMATS)}.")
-OUTPUT = _OUTPUT.string(
-    "output", "", "Folder in which each format gets its own (default: exports in the result). Older ones are replaced."
-)
-
-
-def main() -> None:
-    formats = export.parse_formats(FORMAT.value)
-    if not formats:
-        raise ConfigError(f"--format names what to write: {', '.join(export.FORMATS)} (commas between).")
-    if not SCENE.value:
-        raise ConfigError("--scene names the result to export, results/demo for instance.")
-    saved = results.load_scene(SCENE.value)
-    output = pathlib.Path(OUTPUT.value).expanduser() if OUTPUT.value else saved.folder / "exports"
-    for name in formats:
-        export.ensure_export_writable(output / name)
-    stages = Stages()
-    lines = write_exports(
-        saved,
-        formats,
-        output,
-        source=SOURCE.value,
-        every=EVERY.value,
-        min_confidence=CONFIDENCE.value,
-        max_points=POINTS.value,
-        observer=stages,
-    )
-    print("\n".join(lines))
-
+from easi3r_jax.apps.command import run
 
 if __name__ == "__main__":
-    FLAGS.run(main)
+    run("export")

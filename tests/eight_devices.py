@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from easi3r_jax import align, flow, passes, pipeline, sharding
-from easi3r_jax.batches import padded
-from easi3r_jax.config import AlignConfig, FrameConfig, MotionConfig, PipelineConfig
-from easi3r_jax.types import Frames, Given
-from easi3r_jax.video import load_frames
-from experiments.checkpoints import EMBEDDED, load_model
+from easi3r_jax import align
+from easi3r_jax.apps.checkpoints import EMBEDDED, load_model
+from easi3r_jax.core import sharding
+from easi3r_jax.core.batches import padded
+from easi3r_jax.core.config import AlignConfig, FrameConfig, MotionConfig, PipelineConfig
+from easi3r_jax.core.types import Frames, Given
+from easi3r_jax.inference import flow, passes, pipeline
+from easi3r_jax.io.video import load_frames
 
 CONFIG = PipelineConfig(
     graph="complete",

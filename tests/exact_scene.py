@@ -11,8 +11,8 @@ import numpy as np
 import PIL.Image
 from scipy.spatial.transform import Rotation
 
-from easi3r_jax import export
-from easi3r_jax.types import Scene4D
+from easi3r_jax.core.types import Scene4D
+from easi3r_jax.io import export
 
 T, H, W = 6, 32, 48
 #: Of frames whose first is not the source's.

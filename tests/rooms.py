@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.geometry import camera
+from easi3r_jax.core.geometry import camera
 from easi3r_jax.synthetic.scenes import WALLS, Scene
 from easi3r_jax.synthetic.texture import random_textures
 

@@ -186,7 +186,7 @@ def test_the_documents_link_to_files_that_exist():
 def test_the_wheel_holds_the_packages_the_demo_and_the_licence(tmp_path: pathlib.Path):
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("easi3r_jax", "convert", "experiments"):
+    for name in ("easi3r_jax", "convert", "experiments"):  # all that a checkout has
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "LICENSE", "NOTICE", "README.md"):
         shutil.copy(ROOT / name, source)
@@ -210,9 +210,12 @@ def test_the_wheel_holds_the_packages_the_demo_and_the_licence(tmp_path: pathlib
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
-    for package in ("easi3r_jax", "convert", "experiments"):
-        files = [p for p in (source / package).rglob("*") if p.is_file()]
-        assert {str(p.relative_to(source)) for p in files} <= held
+        (entry_points,) = (name for name in held if name.endswith("/entry_points.txt"))
+        commands = archive.read(entry_points).decode()
+    files = [p for p in (source / "easi3r_jax").rglob("*") if p.is_file()]
+    assert {str(p.relative_to(source)) for p in files} <= held
+    assert {name.split("/")[0] for name in held if ".dist-info/" not in name} == {"easi3r_jax"}
+    assert commands.split() == ["[console_scripts]", "easi3r", "=", "easi3r_jax.apps.command:main"]
     assert "easi3r_jax/assets/model/model.safetensors" in held
     assert not [name for name in held if name.startswith(("tests", "docs"))]
     assert {name.rsplit("/", 1)[1] for name in held if "/licenses/" in name} == {"LICENSE", "NOTICE"}

@@ -51,9 +51,9 @@ from easi3r_jax.align.state import (
     with_depth_prior,
 )
 from easi3r_jax.align.windows import join_windows, keyframe_numbers, window_ranges
-from easi3r_jax.config import AlignConfig
-from easi3r_jax.errors import ConfigError, InputError
-from easi3r_jax.types import KnownCameras, PairPredictions
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.types import KnownCameras, PairPredictions
 
 __all__ = [
     "AlignProblem",

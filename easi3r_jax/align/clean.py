@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.align.state import AlignResult
-from easi3r_jax.config import AlignConfig
-from easi3r_jax.geometry import camera, se3
-from easi3r_jax.types import Array
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.types import Array
 
 # Cameras that a frame's points are projected into at a time.
 _CAMERAS_AT_ONCE = 8

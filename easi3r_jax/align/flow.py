@@ -5,12 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax import sharding
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.state import UNKNOWN_FLOW, AlignProblem, AlignState, unroll_of
-from easi3r_jax.geometry import camera, se3
-from easi3r_jax.sharding import ROWS, WHOLE
-from easi3r_jax.types import Array
+from easi3r_jax.core import sharding
+from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.sharding import ROWS, WHOLE
+from easi3r_jax.core.types import Array
 
 # The released programs' guards against division by zero; the golden numbers have them.
 _EPSILON = 1e-6

@@ -13,16 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from easi3r_jax import sharding
 from easi3r_jax.align.flow import ego_flow
 from easi3r_jax.align.optimise import Progress
 from easi3r_jax.align.pair import two_frames
 from easi3r_jax.align.state import AlignResult
-from easi3r_jax.batches import padded
-from easi3r_jax.config import AlignConfig
-from easi3r_jax.geometry import se3
-from easi3r_jax.sharding import ROWS, WHOLE
-from easi3r_jax.types import Array, PairPredictions
+from easi3r_jax.core import sharding
+from easi3r_jax.core.batches import padded
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.geometry import se3
+from easi3r_jax.core.sharding import ROWS, WHOLE
+from easi3r_jax.core.types import Array, PairPredictions
 
 # Pairs between two reports.
 _REPORT = 10

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from scipy import sparse
 
-from easi3r_jax.errors import ConfigError, InputError
+from easi3r_jax.core.errors import ConfigError, InputError
 
 
 @dataclasses.dataclass(frozen=True)

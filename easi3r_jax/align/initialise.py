@@ -14,19 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from easi3r_jax import sharding
 from easi3r_jax.align.graph import SpanningTree, nearest_first, spanning_tree
 from easi3r_jax.align.known import known_focals, principal_points, scale_is_known, with_known_poses
 from easi3r_jax.align.narrow import in_bits, widened
 from easi3r_jax.align.state import MEAN_PAIR_SCALE, AlignState, make_state, padded_edges
-from easi3r_jax.batches import padded
-from easi3r_jax.config import AlignConfig
-from easi3r_jax.geometry import camera, se3
-from easi3r_jax.geometry.focal import weiszfeld_focal
-from easi3r_jax.geometry.pnp import solve_pnp
-from easi3r_jax.geometry.procrustes import register_similarity
-from easi3r_jax.sharding import ROWS, WHOLE
-from easi3r_jax.types import Array, KnownCameras, PairPredictions
+from easi3r_jax.core import sharding
+from easi3r_jax.core.batches import padded
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.geometry.focal import weiszfeld_focal
+from easi3r_jax.core.geometry.pnp import solve_pnp
+from easi3r_jax.core.geometry.procrustes import register_similarity
+from easi3r_jax.core.sharding import ROWS, WHOLE
+from easi3r_jax.core.types import Array, KnownCameras, PairPredictions
 
 _FRAME_I, _FRAME_J = 0, 1
 # Bounds of a pair's scale, for point maps that are all but one point.

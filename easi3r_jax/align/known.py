@@ -14,9 +14,9 @@ import numpy as np
 
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.state import FOCAL_PARAM_SCALE, AlignProblem, AlignResult, AlignState, CameraPrior
-from easi3r_jax.config import AlignConfig
-from easi3r_jax.errors import ConfigError, InputError
-from easi3r_jax.types import KnownCameras
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.types import KnownCameras
 
 # Known focal lengths that differ less are one.
 _SAME_FOCAL = 0.01

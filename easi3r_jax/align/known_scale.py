@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from easi3r_jax import sharding
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.known import principal_points
 from easi3r_jax.align.narrow import in_bits, widened
 from easi3r_jax.align.state import AlignState
-from easi3r_jax.batches import padded
-from easi3r_jax.geometry import camera, se3
-from easi3r_jax.sharding import ROWS
-from easi3r_jax.types import Array, KnownCameras, PairPredictions
+from easi3r_jax.core import sharding
+from easi3r_jax.core.batches import padded
+from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.sharding import ROWS
+from easi3r_jax.core.types import Array, KnownCameras, PairPredictions
 
 # Rounds of reweighting; an error of a pixel's thousandth of the focal length is none.
 _ROUNDS, _SMALL = 10, 1e-3

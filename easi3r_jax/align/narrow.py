@@ -11,7 +11,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.types import Array
+from easi3r_jax.core.types import Array
 
 _T = TypeVar("_T")
 

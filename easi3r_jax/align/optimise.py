@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from easi3r_jax import sharding
 from easi3r_jax.align.residuals import total_loss
 from easi3r_jax.align.state import AlignProblem, AlignState
-from easi3r_jax.config import AlignConfig
-from easi3r_jax.types import Array
+from easi3r_jax.core import sharding
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.types import Array
 
 #: Called with (steps done, steps in all, loss before the last of them).
 Progress = Callable[[int, int, float], None]

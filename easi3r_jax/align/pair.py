@@ -8,11 +8,11 @@ import numpy as np
 from easi3r_jax.align.initialise import confident_pixels, edge_scores, frame_confidence, positive_depth
 from easi3r_jax.align.known import known_focals, principal_points, with_known_poses
 from easi3r_jax.align.state import AlignResult
-from easi3r_jax.config import AlignConfig
-from easi3r_jax.geometry import camera, se3
-from easi3r_jax.geometry.focal import weiszfeld_focal
-from easi3r_jax.geometry.pnp import solve_pnp
-from easi3r_jax.types import Array, KnownCameras, PairPredictions
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.geometry.focal import weiszfeld_focal
+from easi3r_jax.core.geometry.pnp import solve_pnp
+from easi3r_jax.core.types import Array, KnownCameras, PairPredictions
 
 _PNP_ITERATIONS = 100
 

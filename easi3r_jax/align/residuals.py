@@ -12,7 +12,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax import sharding
 from easi3r_jax.align.flow import flow_loss
 from easi3r_jax.align.narrow import widened
 from easi3r_jax.align.state import (
@@ -28,9 +27,10 @@ from easi3r_jax.align.state import (
     world_from_cam,
     world_points,
 )
-from easi3r_jax.geometry import se3
-from easi3r_jax.sharding import ROWS, WHOLE
-from easi3r_jax.types import Array
+from easi3r_jax.core import sharding
+from easi3r_jax.core.geometry import se3
+from easi3r_jax.core.sharding import ROWS, WHOLE
+from easi3r_jax.core.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from easi3r_jax import sharding
 from easi3r_jax.align.narrow import in_bits
-from easi3r_jax.batches import padded
-from easi3r_jax.config import AlignConfig
-from easi3r_jax.geometry import camera, se3
-from easi3r_jax.types import Array, PairPredictions, pytree_dataclass
+from easi3r_jax.core import sharding
+from easi3r_jax.core.batches import padded
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.types import Array, PairPredictions, pytree_dataclass
 
 #: Geometric mean of the pairs' scales: the gauge of the world's scale.
 MEAN_PAIR_SCALE = 0.5

@@ -21,10 +21,10 @@ import optax
 from scipy.spatial.transform import Rotation
 
 from easi3r_jax.align.known import settle_scale, transformed_poses, world_from_known
-from easi3r_jax.errors import ConfigError
-from easi3r_jax.geometry import se3
-from easi3r_jax.geometry.procrustes import robust_similarity, robust_weights
-from easi3r_jax.types import Array, KnownCameras, Scene4D
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.geometry import se3
+from easi3r_jax.core.geometry.procrustes import robust_similarity, robust_weights
+from easi3r_jax.core.types import Array, KnownCameras, Scene4D
 
 # Points that two windows are held together by, and the share of their weight that the cameras have.
 _POINTS, _CAMERAS = 8192, 512

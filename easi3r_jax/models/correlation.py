@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.errors import InputError
+from easi3r_jax.core.errors import InputError
 
 Array = jax.Array
 

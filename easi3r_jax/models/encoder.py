@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.config import DUSt3RConfig
+from easi3r_jax.core.config import DUSt3RConfig
 from easi3r_jax.models.attention import SelfAttention
 from easi3r_jax.models.layers import MLP, LayerNorm, Linear
 from easi3r_jax.models.rope import rope_table

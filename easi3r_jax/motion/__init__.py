@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from easi3r_jax.config import MotionConfig
+from easi3r_jax.core.config import MotionConfig
+from easi3r_jax.core.types import Array, MotionMaps, MotionMasks, MotionResidual, TemporalMaps
 from easi3r_jax.motion.aggregate import (
     Moments,
     RawMoments,
@@ -26,7 +27,6 @@ from easi3r_jax.motion.partners import mean_over_partners
 from easi3r_jax.motion.rigid import rigid_residual
 from easi3r_jax.motion.score import dynamic_score
 from easi3r_jax.motion.threshold import Otsu, multi_otsu
-from easi3r_jax.types import Array, MotionMaps, MotionMasks, MotionResidual, TemporalMaps
 
 __all__ = [
     "Clusters",

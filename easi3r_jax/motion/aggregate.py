@@ -16,8 +16,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.types import Array, AttentionStats, TemporalMaps, pytree_dataclass
 from easi3r_jax.motion.normalise import min_max
-from easi3r_jax.types import Array, AttentionStats, TemporalMaps, pytree_dataclass
 
 
 @pytree_dataclass

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.errors import ConfigError
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.types import Array
 from easi3r_jax.motion.normalise import min_max
-from easi3r_jax.types import Array
 
 #: Lloyd stops when the centroids' total squared shift falls below this share of the mean variance of a feature.
 TOLERANCE = 1e-4

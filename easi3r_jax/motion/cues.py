@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from easi3r_jax.config import MOTION_SOURCES
-from easi3r_jax.errors import ConfigError
+from easi3r_jax.core.config import MOTION_SOURCES
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.types import MotionResidual
 from easi3r_jax.motion.match import match_residual
 from easi3r_jax.motion.rigid import rigid_residual
-from easi3r_jax.types import MotionResidual
 
 Cue = Callable[..., MotionResidual]
 

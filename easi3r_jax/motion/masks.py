@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.errors import InputError
-from easi3r_jax.types import Array
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import Array
 
 
 def upsample(x: Array, size: tuple[int, int]) -> Array:

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.geometry import camera
-from easi3r_jax.geometry.focal import weiszfeld_focal
-from easi3r_jax.geometry.pnp import solve_pnp
+from easi3r_jax.core.geometry import camera
+from easi3r_jax.core.geometry.focal import weiszfeld_focal
+from easi3r_jax.core.geometry.pnp import solve_pnp
+from easi3r_jax.core.types import Array, MotionResidual, PairPredictions
 from easi3r_jax.motion.partners import mean_over_partners
-from easi3r_jax.types import Array, MotionResidual, PairPredictions
 
 # Of the softmax over cosine similarities, and how far from its start a match may come back, in tokens.
 _TEMPERATURE, _NEAR = 0.05, 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from easi3r_jax.types import Array
+from easi3r_jax.core.types import Array
 
 #: Added to the range, as the released program does: a constant map becomes all zeros, never NaN.
 EPSILON = 1e-6

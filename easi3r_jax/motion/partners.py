@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.types import Array, MotionResidual
+from easi3r_jax.core.types import Array, MotionResidual
 
 
 def reverse_edges(edges: Array, num_frames: int) -> tuple[Array, Array]:

@@ -12,9 +12,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.geometry.procrustes import register_similarity
+from easi3r_jax.core.geometry.procrustes import register_similarity
+from easi3r_jax.core.types import Array, MotionResidual, PairPredictions
 from easi3r_jax.motion.partners import mean_over_partners, reverse_edges
-from easi3r_jax.types import Array, MotionResidual, PairPredictions
 
 # Pairs registered at a time.
 _BATCH = 16

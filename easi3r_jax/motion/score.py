@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from easi3r_jax.core.types import Array, TemporalMaps
 from easi3r_jax.motion.normalise import min_max
-from easi3r_jax.types import Array, TemporalMaps
 
 
 def dynamic_score(maps: TemporalMaps) -> Array:

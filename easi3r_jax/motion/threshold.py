@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.errors import ConfigError
-from easi3r_jax.types import Array
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.types import Array
 
 NUM_BINS = 256
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.geometry import camera, se3
+from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.synthetic.cast import distance
 from easi3r_jax.synthetic.draws import log_between
 from easi3r_jax.synthetic.scenes import Scene

@@ -10,8 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.types import pytree_dataclass
 from easi3r_jax.synthetic.scenes import BALL, BOX, CYLINDER, PANEL, Scene
-from easi3r_jax.types import pytree_dataclass
 
 Array = jax.Array
 

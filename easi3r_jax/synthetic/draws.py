@@ -11,8 +11,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.geometry import se3
-from easi3r_jax.types import Array
+from easi3r_jax.core.geometry import se3
+from easi3r_jax.core.types import Array
 
 
 def uniforms(key: Array, **shapes: tuple[int, ...]) -> dict[str, Array]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.geometry import camera, se3
+from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.synthetic.cameras import in_image, rays
 from easi3r_jax.synthetic.cast import distance
 from easi3r_jax.synthetic.render import View

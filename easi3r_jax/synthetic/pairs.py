@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.errors import ConfigError
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.types import pytree_dataclass
 from easi3r_jax.synthetic import cameras
 from easi3r_jax.synthetic.draws import between, normal, uniforms
 from easi3r_jax.synthetic.render import Sensor, View, random_sensor, render
 from easi3r_jax.synthetic.scenes import Scene, clear_of, random_scene
-from easi3r_jax.types import pytree_dataclass
 
 Array = jax.Array
 

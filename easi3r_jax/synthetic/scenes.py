@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.geometry import se3
+from easi3r_jax.core.geometry import se3
+from easi3r_jax.core.types import pytree_dataclass
 from easi3r_jax.synthetic.draws import between, log_between, one_of, rotations, uniforms
 from easi3r_jax.synthetic.texture import Texture, random_textures
-from easi3r_jax.types import pytree_dataclass
 
 Array = jax.Array
 

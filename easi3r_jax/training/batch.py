@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from easi3r_jax.geometry import camera, se3
-from easi3r_jax.types import Array, pytree_dataclass
+from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.types import Array, pytree_dataclass
 
 
 @pytree_dataclass

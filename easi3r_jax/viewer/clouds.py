@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from easi3r_jax.export.pointcloud import moving_pixels, static_pixels, unproject, voxel_keys
-from easi3r_jax.types import Scene4D
+from easi3r_jax.core.types import Scene4D
+from easi3r_jax.io.export.pointcloud import moving_pixels, static_pixels, unproject, voxel_keys
 
 #: The network's confidence starts here; the clean-up sets that of floating points to 0.
 LEAST_CONFIDENCE = 1.0

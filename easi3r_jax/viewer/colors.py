@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib import colormaps
 
-from easi3r_jax.export.colors import time_colors
-from easi3r_jax.types import Scene4D
+from easi3r_jax.core.types import Scene4D
+from easi3r_jax.io.pictures.colors import time_colors
 from easi3r_jax.viewer.clouds import Cloud
 
 #: What points can be coloured by.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from easi3r_jax.errors import ConfigError
+from easi3r_jax.core.errors import ConfigError
 
 
 def library() -> Any:

@@ -10,7 +10,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from easi3r_jax.types import Scene4D
+from easi3r_jax.core.types import Scene4D
 from easi3r_jax.viewer.colors import Ranges, marked, shades
 
 _WIDTH, _GAP = 240, 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from easi3r_jax.export.pointcloud import MIN_CONFIDENCE
+from easi3r_jax.io.export.pointcloud import MIN_CONFIDENCE
 
 #: What is shown of the things that move: those of the frame, of the last frames too, or none.
 MOVING = ("this frame", "trail", "hidden")

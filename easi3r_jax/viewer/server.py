@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from easi3r_jax.errors import InputError
-from easi3r_jax.listening import check_address, in_use
-from easi3r_jax.results import SavedScene
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.io.results import SavedScene
 from easi3r_jax.viewer.clouds import middle_depth, of_one_size, preview_cloud, side_by_side, static_cloud
 from easi3r_jax.viewer.colors import measure
 from easi3r_jax.viewer.library import library
+from easi3r_jax.viewer.listening import check_address, in_use
 from easi3r_jax.viewer.nodes import SceneNodes, Shown
 from easi3r_jax.viewer.panel import Panel
 from easi3r_jax.viewer.paths import fitting_fov, quaternion, upwards

@@ -6,9 +6,9 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from easi3r_jax.export.atomic import atomic_file, check_file
-from easi3r_jax.results import SavedScene
-from easi3r_jax.types import Observer, silent
+from easi3r_jax.core.atomic import atomic_file, check_file
+from easi3r_jax.core.types import Observer, silent
+from easi3r_jax.io.results import SavedScene
 from easi3r_jax.viewer import server
 from easi3r_jax.viewer.clouds import static_cloud
 from easi3r_jax.viewer.library import library

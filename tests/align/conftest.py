@@ -9,9 +9,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from easi3r_jax import align
-from easi3r_jax.config import AlignConfig
-from easi3r_jax.geometry import camera, se3
-from easi3r_jax.types import PairPredictions
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.types import PairPredictions
 
 #: The reference run's options.
 CONFIG = AlignConfig(iterations=300, smoothing_weight=0.01, translation_weight=1.0, min_confidence=2.5)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from easi3r_jax import align
-from easi3r_jax.errors import ConfigError, InputError
+from easi3r_jax.core.errors import ConfigError, InputError
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pytest
 
 from easi3r_jax import align
 from easi3r_jax.align import state as state_of
-from easi3r_jax.config import AlignConfig
-from easi3r_jax.errors import ConfigError
-from easi3r_jax.geometry import camera, se3
-from easi3r_jax.types import PairPredictions
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.types import PairPredictions
 
 T, H, W = 3, 4, 6
 EDGES = jnp.asarray([[0, 1], [1, 0], [1, 2], [2, 1], [0, 2], [2, 0]])

@@ -8,7 +8,7 @@ import pytest
 
 from easi3r_jax import align
 from easi3r_jax.align import AlignResult
-from easi3r_jax.geometry import camera, se3
+from easi3r_jax.core.geometry import camera, se3
 
 T, H, W = 4, 12, 16
 MOVING = (slice(3, 7), slice(5, 10))

@@ -13,8 +13,8 @@ from easi3r_jax import align
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.graph import nearest_first
 from easi3r_jax.align.initialise import confident_pixels, positive_depth
-from easi3r_jax.geometry import camera
-from easi3r_jax.geometry.focal import weiszfeld_focal
+from easi3r_jax.core.geometry import camera
+from easi3r_jax.core.geometry.focal import weiszfeld_focal
 
 
 def random_graph(seed, num_frames=9):

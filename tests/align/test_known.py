@@ -13,9 +13,9 @@ from easi3r_jax import align
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.known import in_known_world, scale_is_known, world_from_known
 from easi3r_jax.align.known_scale import known_scale
-from easi3r_jax.errors import ConfigError, InputError
-from easi3r_jax.geometry import camera
-from easi3r_jax.types import KnownCameras
+from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.geometry import camera
+from easi3r_jax.core.types import KnownCameras
 
 T = 4
 

@@ -9,9 +9,9 @@ import pytest
 
 from easi3r_jax import align
 from easi3r_jax.align import state as state_of
-from easi3r_jax.config import AlignConfig
-from easi3r_jax.errors import ConfigError
-from easi3r_jax.types import PairPredictions
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.types import PairPredictions
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from easi3r_jax import align
-from easi3r_jax.geometry import camera, se3
-from easi3r_jax.types import PairPredictions
+from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.types import PairPredictions
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from scipy.spatial.transform import Rotation
 from easi3r_jax import align
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.residuals import relative_pose_residual
-from easi3r_jax.geometry import camera, se3
-from easi3r_jax.types import PairPredictions
+from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.types import PairPredictions
 
 T, E, H, W = 3, 5, 4, 6
 

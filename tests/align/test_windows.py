@@ -8,9 +8,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from easi3r_jax.align import join_windows, keyframe_numbers, window_ranges
-from easi3r_jax.errors import ConfigError
-from easi3r_jax.metrics import pose_metrics
-from easi3r_jax.types import KnownCameras, Scene4D
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.types import KnownCameras, Scene4D
+from easi3r_jax.evaluation.metrics import pose_metrics
 
 T, H, W, FOCAL = 23, 16, 24, 30.0
 

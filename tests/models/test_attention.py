@@ -5,12 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.models.attention import (
-    attention_logits,
-    dot_product_attention,
-    masked_attention,
-    mean_logits,
-)
+from easi3r_jax.models.attention import attention_logits, dot_product_attention, masked_attention, mean_logits
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.errors import ConfigError
+from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.motion.cluster import cluster_score, init_plus_plus, kmeans, lloyd
 
 run = jax.jit(kmeans, static_argnums=1, static_argnames=("restarts", "max_iterations"))

@@ -8,15 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax import config, motion
-from easi3r_jax.config import MotionConfig, PipelineConfig
-from easi3r_jax.errors import ConfigError
-from easi3r_jax.geometry import camera, se3
+from easi3r_jax import motion
+from easi3r_jax.core import config
+from easi3r_jax.core.config import MotionConfig, PipelineConfig
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.types import MotionResidual, PairPredictions
 from easi3r_jax.motion import cues
 from easi3r_jax.motion.match import frame_focals, match_tokens
 from easi3r_jax.motion.normalise import min_max
 from easi3r_jax.motion.partners import reverse_edges
-from easi3r_jax.types import MotionResidual, PairPredictions
 
 GRID, PATCH = (8, 12), 4
 SIZE = (GRID[0] * PATCH, GRID[1] * PATCH)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.errors import InputError
+from easi3r_jax.core.errors import InputError
 from easi3r_jax.motion.masks import token_masks, upsample
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from easi3r_jax import motion
-from easi3r_jax.config import MotionConfig
+from easi3r_jax.core.config import MotionConfig
+from easi3r_jax.core.types import AttentionStats, TemporalMaps
 from easi3r_jax.motion.aggregate import _fuse
 from easi3r_jax.motion.normalise import min_max
-from easi3r_jax.types import AttentionStats, TemporalMaps
 
 RUNS = [f"{graph}_pass{n}" for graph in ("swinstride_5_noncyclic", "swin_2_noncyclic", "complete") for n in (1, 2)]
 MAPS = {"mean_src": "i_mean", "std_src": "i_var", "mean_ref": "j_mean", "std_ref": "j_var"}

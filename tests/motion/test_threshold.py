@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.errors import ConfigError
+from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.motion.threshold import _best_partition, _interval_scores, histogram, multi_otsu
 
 counted = jax.jit(histogram)

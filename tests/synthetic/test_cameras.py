@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.geometry import camera, se3
+from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.synthetic.cameras import in_image, inside, look_at, on_sphere, overlap, random_intrinsics
 from easi3r_jax.synthetic.scenes import BALL, PANEL
 from tests.rooms import at, intrinsics, room_with

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from easi3r_jax.errors import ConfigError
-from easi3r_jax.geometry import camera, se3
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.synthetic import ClipConfig, sample_clip
 from easi3r_jax.synthetic.cameras import WALL_MARGIN, rays
 from easi3r_jax.synthetic.cast import cast

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.geometry import camera
+from easi3r_jax.core.geometry import camera
 from easi3r_jax.synthetic import render
 from easi3r_jax.synthetic.flow import carried, exact_flow
 from easi3r_jax.synthetic.scenes import BALL, PANEL

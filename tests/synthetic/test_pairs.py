@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from easi3r_jax.errors import ConfigError
+from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.synthetic import PairSampling, pair_as_clip, sample_pair
 from tests.rooms import DIAGONAL
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.geometry import camera, se3
+from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.synthetic import render
 from easi3r_jax.synthetic.cameras import look_at
 from easi3r_jax.synthetic.render import Sensor

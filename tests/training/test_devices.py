@@ -5,7 +5,7 @@ import os
 import jax
 import pytest
 
-from easi3r_jax import sharding
+from easi3r_jax.core import sharding
 
 
 @pytest.mark.parametrize(("cores", "batch_size", "devices"), [(1, 16, 1), (2, 16, 2), (6, 16, 4), (8, 9, 3), (4, 7, 1)])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.config import ObjectiveConfig
+from easi3r_jax.core.config import ObjectiveConfig
 from easi3r_jax.models import random_model
 from easi3r_jax.training import objective
 from easi3r_jax.training.batch import Targets, targets_of

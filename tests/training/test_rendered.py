@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.geometry import camera, se3
+from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.synthetic import ClipConfig, MovingSampling, PairSampling, sample_pair
 from easi3r_jax.training.batch import targets_of
 from easi3r_jax.training.rendered import HELD_OUT, draw_moving, draw_static, held_out_pairs

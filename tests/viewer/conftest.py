@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from easi3r_jax import results
-from easi3r_jax.export import write_result
-from easi3r_jax.types import Frames, Scene4D
+from easi3r_jax.core.types import Frames, Scene4D
+from easi3r_jax.io import results
+from easi3r_jax.io.export import write_result
 
 T, H, W = 6, 24, 32
 

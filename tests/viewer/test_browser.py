@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from easi3r_jax import viewer
-from easi3r_jax.results import SavedScene
+from easi3r_jax.io.results import SavedScene
 from easi3r_jax.viewer.clouds import middle_depth
 from easi3r_jax.viewer.playback import Look
 from tests.viewer.conftest import make_scene, write_scene

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from easi3r_jax.export.pointcloud import frame_points
+from easi3r_jax.io.export.pointcloud import frame_points
 from easi3r_jax.viewer import clouds
 from easi3r_jax.viewer.clouds import Placement, moving_cloud, side_by_side, static_cloud
 

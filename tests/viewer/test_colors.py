@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from easi3r_jax.export.colors import time_colors
+from easi3r_jax.io.pictures.colors import time_colors
 from easi3r_jax.viewer import colors
 from easi3r_jax.viewer.clouds import Placement, moving_cloud, static_cloud
 

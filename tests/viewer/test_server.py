@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from easi3r_jax import viewer
-from easi3r_jax.errors import ConfigError, InputError
+from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.viewer import server
 from easi3r_jax.viewer.clouds import Placement, static_cloud
 from easi3r_jax.viewer.paths import looking

@@ -1,0 +1,267 @@
+"""What flow, masks, known cameras and the start are worth to the alignment, on rendered clips with ground truth.
+
+    python -m experiments.alignment_study                    # 8 clips of 12 frames
+    python -m experiments.alignment_study --num=4 --noise=0.02
+
+First table: no network takes part but for the masks of its attention. Point maps are the exact geometry of a rendered
+clip, off by noise, half of it smooth over the image; flow is the exact one, off by noise. Confidence falls with a
+point's true error, which a network only guesses. So a row shows what the alignment makes of what it is given, and
+nothing else. Second table: where the alignment starts and ends by each initialisation, on the same point maps and on
+the network's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax import align, motion
+from easi3r_jax.apps import cli
+from easi3r_jax.apps.checkpoints import load_model
+from easi3r_jax.apps.environment import versions
+from easi3r_jax.apps.progress import Stages, table
+from easi3r_jax.apps.study.clips import from_render
+from easi3r_jax.apps.study.report import mean
+from easi3r_jax.core.config import AlignConfig, PipelineConfig
+from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.types import Array, Frames, KnownCameras, PairPredictions, Scene4D
+from easi3r_jax.evaluation import metrics
+from easi3r_jax.inference import pipeline
+from easi3r_jax.io import export
+from easi3r_jax.models import DUSt3R
+from easi3r_jax.synthetic.clips import ClipConfig, ClipPlan, plan_clip, render_clip
+from easi3r_jax.synthetic.flow import exact_flow
+
+FLAGS = cli.Flags(__doc__)
+#: Name of a row -> figures.
+Rows = dict[str, dict[str, float | None]]
+
+_CLIPS = FLAGS.group("Clips")
+NUM = _CLIPS.integer("num", 8, "Clips.", at_least=1)
+NUM_FRAMES = _CLIPS.integer("num_frames", 12, "Frames of a clip.", at_least=3)
+SEED = _CLIPS.integer("seed", 0, "Of the clips and the noise.")
+NOISE = _CLIPS.number("noise", 0.05, "Of the point maps, as a share of each point's distance.", at_least=0.0)
+FLOW_NOISE = _CLIPS.number("flow_noise", 0.3, "Of the flow, in pixels.", at_least=0.0)
+
+_METHOD = FLAGS.group("Method")
+GRAPH = _METHOD.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
+ITERATIONS = _METHOD.integer("iterations", 300, "Alignment steps.", at_least=1)
+CHECKPOINT = _METHOD.string("checkpoint", "embedded", "The network whose attention gives the masks.")
+
+_OUTPUT = FLAGS.group("Output")
+JSON = _OUTPUT.string("json", "", "Also write the figures here.")
+
+#: Figure -> its heading.
+FIGURES = {
+    "ate": "ATE",
+    "rpe_translation": "RPE, translation",
+    "rpe_rotation_deg": "RPE, degrees",
+    "abs_rel": "AbsRel",
+    "focal_relative_error": "focal",
+}
+#: The same of a start, and of where the alignment gets from it.
+START_FIGURES = {
+    "start_ate": "ATE, start",
+    "ate": "ATE, end",
+    "start_rpe_rotation_deg": "RPE, degrees, start",
+    "rpe_rotation_deg": "RPE, degrees, end",
+    "start_loss": "loss, start",
+    "loss": "loss, end",
+}
+#: Row -> what is given, of "flow", "intrinsics" and "poses"; the masks, of "none", "attention" and "truth".
+ROWS = {
+    "points only": ((), "none"),
+    **{f"flow, masks: {masks}": (("flow",), masks) for masks in ("none", "attention", "truth")},
+    "known intrinsics": (("intrinsics",), "none"),
+    **{
+        f"known intrinsics, flow, masks: {masks}": (("intrinsics", "flow"), masks)
+        for masks in ("none", "attention", "truth")
+    },
+    "known poses": (("poses",), "none"),
+    **{f"known poses, flow, masks: {masks}": (("poses", "flow"), masks) for masks in ("none", "attention", "truth")},
+    "known intrinsics and poses": (("intrinsics", "poses"), "none"),
+}
+Start = Literal["spanning-tree", "chain"]
+STARTS: tuple[Start, ...] = ("spanning-tree", "chain")
+
+
+def main() -> None:
+    model, _ = load_model(CHECKPOINT.value)
+    config = PipelineConfig(graph=GRAPH.value, seed=SEED.value, alignment=AlignConfig(iterations=ITERATIONS.value))
+    edges = pipeline.clip_edges(NUM_FRAMES.value, GRAPH.value)
+    clip_config = ClipConfig(size=model.config.image_size, num_frames=NUM_FRAMES.value)
+    stages = Stages()
+    given_rows: list[Rows] = []
+    start_rows: list[Rows] = []
+    per_clip = len(ROWS) + 2 * len(STARTS)
+    total = NUM.value * per_clip
+    for number in range(NUM.value):
+        stages("clips", number * per_clip, total)
+        clip = observed(jax.random.fold_in(jax.random.key(SEED.value), number), clip_config, edges)
+        features = pipeline.encode(model, clip.frames)
+        masks = masks_of(model, clip, features, config)
+        given_rows.append({})
+        for name, (kinds, mask) in ROWS.items():
+            scene, _ = aligned(clip, kinds, masks[mask], config.alignment)
+            given_rows[-1][name] = figures_of(scene, clip)
+            stages("clips", number * per_clip + len(given_rows[-1]), total)
+        predicted, _ = pipeline.prediction_pass(model, features, edges, model.grid(clip.frames.rgb.shape[1:3]))
+        start_rows.append({})
+        for name, maps in (("exact geometry and noise", clip.predictions), ("the network's", predicted)):
+            for start in STARTS:
+                of_maps = dataclasses.replace(clip, predictions=maps)
+                start_rows[-1][f"{start}, {name}"] = start_and_end(of_maps, start, config.alignment)
+                stages("clips", number * per_clip + len(ROWS) + len(start_rows[-1]), total)
+    stages.close()
+    print(shown(given_rows, FIGURES))
+    print(shown(start_rows, START_FIGURES))
+    if JSON.value:
+        record = {"options": FLAGS.values(), "versions": versions(), "given": given_rows, "starts": start_rows}
+        export.write_json(JSON.value, record)
+
+
+def shown(clips: list[Rows], figures: dict[str, str]) -> str:
+    """Means over the clips, as a table."""
+    lines = [(name, *(str(mean(clip[name].get(f) for clip in clips)) for f in figures)) for name in clips[0]]
+    return table(lines, ("", *figures.values()))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Observed:
+    """A clip as the alignment sees it.
+
+    Attributes:
+      frames: the images.
+      predictions: noisy point maps of every pair.
+      flow: (E, H, W, 2) noisy.
+      truth: of the clip.
+    """
+
+    frames: Frames
+    predictions: PairPredictions
+    flow: Array
+    truth: metrics.GroundTruth
+
+
+def observed(key: Array, config: ClipConfig, edges: np.ndarray) -> Observed:
+    """Renders a clip and makes of it what a network and a flow network might say."""
+    plan_key, render_key, noise_key = jax.random.split(key, 3)
+    plan, clip = _rendered(plan_key, render_key, config)
+    predictions, flow = _predicted(noise_key, plan, clip.views, jnp.asarray(edges), NOISE.value, FLOW_NOISE.value)
+    rendered = from_render(clip, np.asarray(clip.moving), config)
+    return Observed(rendered.frames, predictions, flow, rendered.truth)
+
+
+@partial(jax.jit, static_argnames="config")
+def _rendered(plan_key: Array, render_key: Array, config: ClipConfig):
+    plan = plan_clip(plan_key, config)
+    return plan, render_clip(render_key, plan, config.size)
+
+
+@jax.jit
+def _predicted(key: Array, plan: ClipPlan, views, edges: Array, noise: Array, flow_noise: Array):
+    """Point maps and flow of every pair, with noise.
+
+    A point is off along its ray by a share of its distance that is the same for a pair's neighbours in the image: half
+    of the noise's variance is smooth (a grid of 4 x 6), half is each pixel's own. Every pair has a scale of its own.
+    """
+    height, width = views.depth.shape[1:]
+    cam_from_world = se3.inverse(views.world_from_cam)
+
+    def one(carry, inputs):
+        edge, key = inputs
+        i, j = edge[0], edge[1]
+        at_i, at_j = (jax.tree.map(lambda x, t=t: x[t], views) for t in (i, j))
+        scenes = [dataclasses.replace(plan.scene, world_from_object=plan.world_from_object[t]) for t in (i, j)]
+        flow, _ = exact_flow(at_i, scenes[0], at_j, scenes[1])
+        own_i, own_j = (camera.unproject(view.depth, view.intrinsics) for view in (at_i, at_j))
+        in_i = se3.transform_points(se3.compose(cam_from_world[i], views.world_from_cam[j]), own_j)
+        keys = jax.random.split(key, 4)
+        scale = jnp.exp(jax.random.uniform(keys[0], minval=-0.3, maxval=0.3))
+        points, confidence = [], []
+        for own, k in ((own_i, keys[1]), (in_i, keys[2])):
+            coarse, fine = jax.random.split(k)
+            smooth = jax.image.resize(jax.random.normal(coarse, (4, 6)), (height, width), "cubic")
+            off = noise * jnp.sqrt(0.5) * (smooth + jax.random.normal(fine, (height, width)))
+            points.append(scale * own * jnp.exp(off)[..., None])
+            confidence.append(1 + 4 * jnp.exp(-0.5 * (off / jnp.maximum(noise, 1e-6)) ** 2))
+        flow = flow + flow_noise * jax.random.normal(keys[3], flow.shape)
+        return carry, (*points, *confidence, flow)
+
+    keys = jax.random.split(key, len(edges))
+    _, (points_i, points_j, confidence_i, confidence_j, flow) = jax.lax.scan(one, 0, (edges, keys))
+    return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j), flow
+
+
+def masks_of(model: DUSt3R, given: Observed, features: Array, config: PipelineConfig) -> dict[str, Array]:
+    """What moves, as nobody, the network's attention and the renderer say, (T, H, W) each."""
+    size = given.frames.rgb.shape[1:3]
+    edges, grid = np.asarray(given.predictions.edges), model.grid(size)
+    temporal = pipeline.attention_pass(model, features, edges, grid)
+    labels = motion.cluster_labels(features, grid, config.segmentation, jax.random.key(config.seed))
+    truth = jnp.asarray(given.truth.masks)
+    _, masks = pipeline.segment(temporal, labels, size, config.segmentation)
+    return {"none": jnp.zeros_like(truth), "attention": masks.masks, "truth": truth}
+
+
+def aligned(
+    given: Observed, kinds: tuple[str, ...], masks: Array, config: AlignConfig
+) -> tuple[Scene4D, align.AlignResult]:
+    """The scene that the alignment makes of the point maps, and of what else is given."""
+    count = len(given.frames.rgb)
+    matrices, poses = (np.asarray(x, np.float64) for x in (given.truth.intrinsics, given.truth.world_from_cam))
+    everything, nothing = np.ones(count, bool), np.zeros(count, bool)
+    known = KnownCameras(
+        focal=matrices[:, 0, 0],
+        principal_point=matrices[:, :2, 2],
+        intrinsics_known=everything if "intrinsics" in kinds else nothing,
+        world_from_cam=poses,
+        poses_known=everything if "poses" in kinds else nothing,
+    )
+    result = align.align(
+        given.predictions,
+        count,
+        config,
+        flow=given.flow if "flow" in kinds else None,
+        dynamic=masks,
+        known=known,
+        seed=SEED.value,
+    )
+    return scene_of(result, given, masks), result
+
+
+def start_and_end(given: Observed, initialisation: Start, config: AlignConfig) -> dict[str, float | None]:
+    """Figures of where the alignment starts, and of where it ends."""
+    config = dataclasses.replace(config, initialisation=initialisation)
+    count, nothing = len(given.frames.rgb), jnp.zeros(given.frames.rgb.shape[:3], bool)
+    start = align.initial_state(given.predictions, count, config, seed=SEED.value)
+    problem = align.make_problem(given.predictions, count, config)
+    at_start = align.result_of(start, problem, align.frame_confidence(given.predictions, count), jnp.zeros(0))
+    scene, result = aligned(given, (), nothing, config)
+    before = figures_of(scene_of(at_start, given, nothing), given)
+    losses = {"start_loss": float(result.losses[0]), "loss": float(result.losses[-1])}
+    return figures_of(scene, given) | {f"start_{name}": value for name, value in before.items()} | losses
+
+
+def scene_of(result: align.AlignResult, given: Observed, masks: Array) -> Scene4D:
+    """What is measured."""
+    return Scene4D(
+        world_from_cam=result.world_from_cam,
+        intrinsics=result.intrinsics,
+        depth=result.depth,
+        confidence=result.confidence,
+        dynamic_mask=masks,
+        dynamic_score=masks.astype(jnp.float32),
+        static_mask=~masks,
+        rgb=given.frames.rgb,
+    )
+
+
+def figures_of(scene: Scene4D, given: Observed) -> dict[str, float | None]:
+    """Of cameras and depth."""
+    return metrics.evaluate_scene(scene, dataclasses.replace(given.truth, masks=None))

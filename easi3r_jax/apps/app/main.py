@@ -1,0 +1,81 @@
+"""A page in the browser: drop a video or images, get the scene, its films and its files.
+
+    python -m experiments.app --port=7860
+    python -m experiments.app --checkpoints=embedded,Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt
+
+It needs gradio (pip install -e '.[app]') and listens on this machine only. From another one, open a tunnel,
+
+    ssh -L 7860:127.0.0.1:7860 THIS_MACHINE
+
+and then http://localhost:7860 there. One job runs at a time, the others wait in a queue. Options on the page have the
+names of reconstruct's flags. What is kept how long, and what the page's users cannot do: docs/app.md. Ctrl-C ends it
+and removes all of its files.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+
+from easi3r_jax.apps import cli
+from easi3r_jax.apps.app.job import Jobs, Limits, Networks
+from easi3r_jax.apps.app.store import Store
+from easi3r_jax.apps.method_flags import dtype_flag
+from easi3r_jax.core import interrupt
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.viewer.listening import check_address, invitation
+
+FLAGS = cli.Flags(__doc__)
+
+_WHERE = FLAGS.group("Where")
+PORT = _WHERE.integer("port", 7860, "Port of the page (0: any that is free).")
+HOST = _WHERE.string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 lets everybody in who can reach this machine.")
+
+_NETWORKS = FLAGS.group("Networks")
+CHECKPOINTS = _NETWORKS.string(
+    "checkpoints",
+    "embedded",
+    "What users may choose from, with commas between, each as --checkpoint of reconstruct takes it. All are loaded "
+    "now, and stay in memory.",
+)
+DTYPE = dtype_flag(_NETWORKS)
+
+_LIMITS = FLAGS.group("Limits")
+MAX_MEGABYTES = _LIMITS.number("max_megabytes", Limits.megabytes, "Of an upload.", at_least=0.001)
+MAX_FRAMES = _LIMITS.integer("max_frames", Limits.frames, "Of a clip, after fps, every and first.", at_least=1)
+MAX_MINUTES = _LIMITS.number(
+    "max_minutes", Limits.minutes, "A job that takes longer is ended; waiting does not count.", at_least=0.01
+)
+MAX_WAITING = _LIMITS.integer("max_waiting", 16, "Jobs in the queue; further ones are refused.", at_least=1)
+KEEP_MINUTES = _LIMITS.number(
+    "keep_minutes",
+    60.0,
+    "Uploads and results are removed after so long; results also when their page is closed.",
+    at_least=0.01,
+)
+
+
+def main() -> None:
+    port = check_address(HOST.value, PORT.value)
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    with Store(60 * KEEP_MINUTES.value) as store:
+        # Where gradio puts uploads, and the only place that it serves files from. It makes folders of its own there as
+        # soon as it is imported, and would tell its makers of every start.
+        os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = str(store.served)
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        try:
+            from easi3r_jax.apps.app import page
+        except ModuleNotFoundError as error:
+            if error.name not in ("gradio", "starlette"):
+                raise
+            raise ConfigError("The page needs gradio: pip install -e '.[app]'.") from error
+        networks = Networks([word for word in CHECKPOINTS.value.split(",") if word], DTYPE.value)
+        limits = Limits(MAX_MEGABYTES.value, MAX_FRAMES.value, MAX_MINUTES.value)
+        running = page.serve(Jobs(store, networks, limits), HOST.value, port, MAX_WAITING.value)
+        try:
+            print(invitation(HOST.value, port), flush=True)
+            with interrupt.serving():
+                threading.Event().wait()
+        finally:
+            running.close(verbose=False)

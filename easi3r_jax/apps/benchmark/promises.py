@@ -1,0 +1,93 @@
+"""What the design promises of the network, measured: cheap statistics, one encoding a frame, one compilation."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.apps import flops
+from easi3r_jax.apps.benchmark.timing import Compilations, median_seconds
+from easi3r_jax.core.config import PipelineConfig
+from easi3r_jax.core.types import Frames
+from easi3r_jax.inference import pipeline
+from easi3r_jax.models import attention
+from easi3r_jax.models.encoder import Encoder
+
+
+def statistics_cost(model, frames: Frames, repeats: int) -> dict[str, Any]:
+    """Median time of the decoder with its statistics over that of one that computes none, taken in turn."""
+    grid = model.grid(frames.rgb.shape[1:3])
+    features = pipeline.encode(model, frames)
+    batch = min(len(features) - 1, max(1, 2048 // (grid[0] * grid[1])))
+    arguments = (model, features[:batch], features[1 : batch + 1])
+
+    def decode(model, a, b):
+        decoded = model.decode(a, b, grid)
+        return decoded.tokens_i, decoded.tokens_j, decoded.stats
+
+    def nothing(queries, keys):
+        return jnp.zeros((queries.shape[0], queries.shape[2], keys.shape[1]), jnp.float32)
+
+    with_statistics = jax.jit(decode).lower(*arguments).compile()
+    with mock.patch.object(attention, "mean_logits", nothing):
+        without = jax.jit(lambda *a: decode(*a)).lower(*arguments).compile()
+    ratios = []
+    began = time.perf_counter()
+    while len(ratios) < 9 or (len(ratios) < 201 and time.perf_counter() - began < 7 * repeats):
+        pair = [median_seconds(lambda f=f: f(*arguments), 1) for f in (with_statistics, without)]
+        ratios.append(pair[0] / pair[1])
+    low, median, high = statistics.quantiles(ratios, n=4)
+    counted = flops.statistics_flops(model.config, grid) / flops.decoder_flops(model.config, grid)
+    return {"time_ratio_quartiles": (low, median, high), "runs": len(ratios), "counted_flops_share": counted}
+
+
+@contextlib.contextmanager
+def counted_encodings() -> Iterator[list[int]]:
+    """Counts, while the program runs, the frames that go through the encoder."""
+    seen: list[int] = []
+    original = Encoder.__call__
+
+    def counting(self, images, dtype, **options):
+        jax.debug.callback(lambda: seen.append(images.shape[0]))
+        return original(self, images, dtype, **options)
+
+    with mock.patch.object(Encoder, "__call__", counting):
+        jax.clear_caches()
+        yield seen
+        jax.effects_barrier()
+    jax.clear_caches()
+
+
+def whole_reconstruction(model, frames: Frames, config: PipelineConfig, compilations: Compilations) -> dict[str, float]:
+    """Frames encoded per frame of the clip, and compilations after the first batch of each pass."""
+    after_first: dict[str, int] = {}
+    at_first: dict[str, int] = {}
+
+    def observe(stage: str, done: int, total: int, note: str) -> None:
+        del note
+        if stage in ("attention", "predict") and 0 < done < total:  # before every batch but the first
+            at_first.setdefault(stage, compilations.count)
+            after_first[stage] = compilations.count - at_first[stage]
+
+    num_frames = len(frames.rgb)
+    # Batches that divide the clip: padding rows would be counted too.
+    batch = math.gcd(num_frames, 4)
+    options = dataclasses.replace(config, frame_batch=batch)
+    with counted_encodings() as seen:
+        began = time.perf_counter()
+        jax.block_until_ready(pipeline.reconstruct(model, frames, options, observer=observe))
+        seconds = time.perf_counter() - began
+    return {
+        "seconds_with_compilation": seconds,
+        "encodings_per_frame": sum(seen) / num_frames,
+        "compilations_between_pair_batches": sum(after_first.values()),
+    }

@@ -1,0 +1,94 @@
+"""Clocks, rates and counters."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.apps.environment import peak_memory_bytes
+
+
+class Compilations:
+    """Counts what XLA compiles and how long it takes, through JAX's own monitoring events.
+
+    Attributes:
+      count: programs.
+      cached: of them, those that a persistent cache had.
+      seconds: that all of them took.
+    """
+
+    def __init__(self):
+        self.count, self.cached, self.seconds = 0, 0, 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+        jax.monitoring.register_event_listener(self._listen_for_hits)
+
+    def _listen(self, event: str, duration_secs: float, **_) -> None:
+        if event.endswith("backend_compile_duration"):
+            self.count += 1
+            self.seconds += duration_secs
+
+    def _listen_for_hits(self, event: str, **_) -> None:
+        self.cached += event.endswith("compilation_cache/cache_hits")
+
+
+def median_seconds(run: Callable[[], object], repeats: int) -> float:
+    """Median wall-clock time of a call that waits for its result."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def matmul_rate(dtype: str) -> float:
+    """FLOP/s of a large square matrix product: the roof for this process on this machine."""
+    side = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jnp.ones((side, side), dtype)
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(a, a))
+    return 2 * side**3 / median_seconds(lambda: product(a, a), 5)
+
+
+def copy_rate() -> float:
+    """Bytes read and written a second where a large array is negated: the roof of what moves more than it computes."""
+    x = jnp.ones(1 << (25 if jax.default_backend() == "cpu" else 30), jnp.float32)
+    negate = jax.jit(jnp.negative)
+    jax.block_until_ready(negate(x))
+    return 2 * x.nbytes / median_seconds(lambda: negate(x), 5)
+
+
+class StageTimer:
+    """Times stages one after the other and keeps their figures in `results`.
+
+    Args:
+      compilations: a counter that is running.
+      repeats: timed runs of each stage, after one that is not counted.
+    """
+
+    def __init__(self, compilations: Compilations, repeats: int):
+        self.results: dict[str, dict[str, Any]] = {}
+        self._compilations, self._repeats = compilations, repeats
+
+    def __call__(
+        self, name: str, items: int, run: Callable[[], Any], *, flops: float | None = None, moved: float | None = None
+    ) -> Any:
+        """Runs a stage of so many items, counted operations and moved bytes; returns what it gives."""
+        before, began = self._compilations.seconds, time.perf_counter()
+        out = jax.block_until_ready(run())
+        first = time.perf_counter() - began
+        self.results[name] = {
+            "items": items,
+            "compile_seconds": self._compilations.seconds - before,
+            "first_seconds": first,
+            "seconds": median_seconds(run, self._repeats),
+            "flops": flops,
+            "bytes": moved,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+        return out

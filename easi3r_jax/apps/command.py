@@ -1,0 +1,65 @@
+"""The command `easi3r`: one program after its name.
+
+    easi3r reconstruct --seq=demo
+    easi3r reconstruct --help
+
+`run` starts a program. It installs the handler of Ctrl-C first: importing a program takes seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from easi3r_jax.core import interrupt
+
+#: Module of each program below `easi3r_jax.apps`, and what it does, in the order of the help.
+PROGRAMS = {
+    "reconstruct": ("reconstruct", "reconstruct a video in 4D"),
+    "view": ("view", "show a result in the browser"),
+    "report": ("report", "pictures, videos and an HTML report of a result"),
+    "export": ("export", "export a result to COLMAP, nerfstudio, PLY, GLB and others"),
+    "app": ("app.main", "a web page for uploads"),
+    "convert": ("convert", "convert DUSt3R, MonST3R, RAFT or SEA-RAFT weights"),
+    "evaluate": ("evaluate.main", "evaluate on data sets: the papers' tables"),
+    "train": ("train", "train or fine-tune a network"),
+    "validate": ("validate", "measure a network on held-out rendered pairs"),
+    "synthesize": ("synthesize", "render clips with ground truth"),
+    "study": ("study.main", "compare motion cues on rendered clips"),
+    "alignment_study": ("alignment_study", "compare alignment options on rendered clips"),
+    "benchmark": ("benchmark.main", "time every stage"),
+    "cost": ("cost", "estimate the cost of an evaluation"),
+    "parity": ("parity.main", "compare every stage with reference arrays"),
+}
+
+
+def run(name: str) -> None:
+    """Runs the program of that name with this process's command line, and ends the process."""
+    interrupt.install()
+    program = importlib.import_module(f"easi3r_jax.apps.{PROGRAMS[name][0]}")
+    program.FLAGS.run(program.main)
+
+
+def main() -> None:
+    """The command line: `easi3r NAME [flags]`."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in PROGRAMS:
+        sys.argv[:2] = [f"easi3r {name}"]
+        run(name)
+    if name in ("--version", "-V"):
+        from easi3r_jax import __version__
+
+        print(f"easi3r_jax {__version__}")
+        sys.exit(0)
+    if name in ("--help", "-h", "help"):
+        print(usage())
+        sys.exit(0)
+    print(f"error: There is no program {name!r}: one of {', '.join(PROGRAMS)} (easi3r --help).", file=sys.stderr)
+    sys.exit(2)
+
+
+def usage() -> str:
+    """The programs, a line each."""
+    width = max(map(len, PROGRAMS))
+    lines = [f"  easi3r {name:{width}}  {text}" for name, (_, text) in PROGRAMS.items()]
+    return "\n".join(["4D reconstruction of moving scenes. Each program explains itself with --help.", "", *lines])

@@ -1,0 +1,85 @@
+"""Converts weights to a checkpoint of easi3r_jax, or one of ours back to the released layout.
+
+    python -m convert --source=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth --output=checkpoints/dust3r
+    python -m convert --source=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt --output=checkpoints/monst3r
+    python -m experiments.reconstruct --seq=video.mp4 --checkpoint=checkpoints/monst3r
+    python -m convert --source=runs/embedded/model --output=release --to=official --half
+    python -m convert --source=raft-things.pth --output=checkpoints/raft
+
+Takes weights of DUSt3R, MonST3R, and the flow networks RAFT and SEA-RAFT. PyTorch is not needed, and nothing in a
+checkpoint is ever executed. Released weights of DUSt3R and MonST3R are under CC BY-NC-SA 4.0: attribution,
+non-commercial use, share alike.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from easi3r_jax.apps import cli
+from easi3r_jax.apps.progress import Stages
+from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.weights.convert.conversion import convert
+from easi3r_jax.weights.convert.release import release
+
+FLAGS = cli.Flags(__doc__)
+
+_FILES = FLAGS.group("Files")
+SOURCE = _FILES.string(
+    "source",
+    "",
+    "A .pth file (either format of torch.save), a folder of model.safetensors and config.json, or a name on the "
+    "Hugging Face hub, downloaded with its client into its cache (HF_HOME says where).",
+)
+OUTPUT = _FILES.string(
+    "output", "", "Folder to write. An older checkpoint there is replaced when the new one is complete."
+)
+TO = _FILES.choice(
+    "to",
+    "jax",
+    ["jax", "official"],
+    "jax: a checkpoint of ours. official: from a checkpoint of ours, a folder of model.safetensors and config.json "
+    "with the released networks' names and shapes.",
+)
+HALF = _FILES.boolean("half", False, "With --to=official: store half precision.")
+
+
+def main() -> None:
+    if not SOURCE.value or not OUTPUT.value:
+        raise ConfigError("--source and --output are both needed.")
+    if HALF.value and TO.value != "official":
+        raise ConfigError("--half goes with --to=official.")
+    if TO.value == "official":
+        folder = release(SOURCE.value, OUTPUT.value, half=HALF.value)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        print(f"{folder}: {size / 1e6:.1f} MB in the released layout\nlicence: that of {SOURCE.value}")
+        return
+    start, stages = time.monotonic(), Stages(leave=False)
+    try:
+        summary = convert(SOURCE.value, OUTPUT.value, stages)
+    finally:
+        stages.close()
+    for notice in summary.notices:
+        print(f"note: {notice}")
+    print(
+        f"{summary.path}: {summary.parameters / 1e6:.1f} M parameters, {described(summary.config)}, "
+        f"written in {time.monotonic() - start:.1f} s\n"
+        f"source SHA-256: {summary.source_sha256}\n"
+        f"licence: {summary.licence}"
+    )
+    if isinstance(summary.config, DUSt3RConfig):
+        print(f"use: --checkpoint={summary.path}, e.g. {_reconstruct()} --seq=VIDEO --checkpoint={summary.path}")
+
+
+def _reconstruct() -> str:
+    """How the program `reconstruct` is called by who called this one."""
+    return "easi3r reconstruct" if sys.argv[0].startswith("easi3r ") else "python -m experiments.reconstruct"
+
+
+def described(config: DUSt3RConfig | FlowConfig) -> str:
+    """The network in words."""
+    if isinstance(config, FlowConfig):
+        return f"optical flow by {config.network}"
+    height, width = config.image_size
+    return f"{config.head} head, trained at {width}x{height}"

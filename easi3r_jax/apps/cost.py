@@ -1,0 +1,136 @@
+"""What an evaluation costs before it is run: operations and bytes counted, seconds from the rates of your device.
+
+    python -m experiments.cost                                                  # 65 frames of 512x288, one device
+    python -m experiments.cost --sequences=10000 --devices=8 --flow
+    python -m experiments.cost --matmul_tflops=0.209 --copy_gbs=12              # rates of this machine
+
+Operations and bytes are counted from the architecture and the pair graph, nothing is computed. Rates are those of a
+large matrix product and a large copy, which `python -m experiments.benchmark` measures on your device along with the
+shares of them that the stages reach. k-means is counted with as many iterations as it may take. What is not counted:
+reading frames, RANSAC, measuring.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.apps import cli, flops
+from easi3r_jax.apps.progress import table
+from easi3r_jax.core.batches import room
+from easi3r_jax.core.config import PRESETS, FlowConfig, MotionConfig
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.inference import pipeline
+from easi3r_jax.inference.flow import network_size
+from easi3r_jax.models import abstract_model, flow_network
+from easi3r_jax.models.flow_layers import ITERATIONS as FLOW_ITERATIONS
+
+FLAGS = cli.Flags(__doc__)
+_WHAT = FLAGS.group("What is evaluated")
+PRESET = _WHAT.choice("preset", "512-dpt", list(PRESETS), "Architecture.")
+FRAMES = _WHAT.integer("frames", 65, "Frames of a sequence.", at_least=3)
+HEIGHT = _WHAT.integer("height", 288, "Pixels.", at_least=16)
+WIDTH = _WHAT.integer("width", 512, "Pixels.", at_least=16)
+GRAPH = _WHAT.string("graph", "swinstride-5-noncyclic", "Pair graph.")
+ITERATIONS = _WHAT.integer("iterations", 300, "Of the alignment.", at_least=1)
+WITH_FLOW = _WHAT.boolean("flow", False, 'Optical flow by SEA-RAFT "M", too.')
+SEQUENCES = _WHAT.integer("sequences", 1, "How many.", at_least=1)
+_WHERE = FLAGS.group("Where")
+DEVICES = _WHERE.integer("devices", 1, "Among which sequences, or the pairs of each, are divided.", at_least=1)
+MATMUL = _WHERE.number("matmul_tflops", 400.0, "TFLOP/s of a large matrix product on one device.", at_least=1e-6)
+COPY = _WHERE.number("copy_gbs", 2000.0, "GB/s read and written by a large copy on one device.", at_least=1e-6)
+NETWORK_SHARE = _WHERE.number("network_share", 0.5, "Share of the former that the networks reach.", at_least=1e-6)
+ALIGN_SHARE = _WHERE.number("alignment_share", 0.6, "Share of the latter that the alignment reaches.", at_least=1e-6)
+
+Work = dict[str, tuple[float, float]]
+
+
+def main() -> None:
+    config = PRESETS[PRESET.value]()
+    size = (HEIGHT.value, WIDTH.value)
+    if size[0] % config.patch_size or size[1] % config.patch_size:
+        raise ConfigError(f"{size[1]}x{size[0]} does not divide into patches of {config.patch_size}.")
+    edges = len(pipeline.clip_edges(FRAMES.value, GRAPH.value))
+    work = counted(edges)
+    rows, total = [], 0.0
+    for name, (operations, moved) in work.items():
+        compute = operations / (1e12 * MATMUL.value * NETWORK_SHARE.value)
+        memory = moved / (1e9 * COPY.value * ALIGN_SHARE.value)
+        seconds = max(compute, memory)
+        total += seconds
+        per_frame = [x / FRAMES.value for x in (operations, moved, seconds)]
+        rows.append(
+            (name, f"{per_frame[0] / 1e9:.1f}", f"{per_frame[1] / 1e9:.2f}", _short(per_frame[2]), _short(seconds))
+        )
+    operations, moved = (sum(amounts) for amounts in zip(*work.values(), strict=True))
+    rows.append(
+        (
+            "in all",
+            f"{operations / FRAMES.value / 1e9:.1f}",
+            f"{moved / FRAMES.value / 1e9:.2f}",
+            _short(total / FRAMES.value),
+            _short(total),
+        )
+    )
+    print(f"  {FRAMES.value} frames of {size[1]}x{size[0]}, {edges} directed pairs, {PRESET.value}")
+    print(table(rows, ("stage", "GFLOP/frame", "GB/frame", "s/frame", "s/sequence")))
+    kept = 32 * size[0] * size[1] * edges
+    longer = len(pipeline.clip_edges(room(FRAMES.value), GRAPH.value))
+    print(
+        f"  Point maps of all pairs: {kept / 1e9:.1f} GB ({kept / DEVICES.value / 1e9:.1f} GB on each device where a "
+        f"sequence is divided over {DEVICES.value}); shapes shared by clips: pairs x {longer / edges:.3f}."
+    )
+    hours = SEQUENCES.value * total / DEVICES.value / 3600
+    print(
+        f"  {SEQUENCES.value} such sequences on {DEVICES.value} devices, each device with its own: {hours:.2f} h, "
+        f"at most {total / 60:.1f} min more for the last ones; {SEQUENCES.value * 2e3 / 1e6:.1f} MB of records."
+    )
+
+
+def counted(num_edges: int) -> Work:
+    """Stage -> operations and bytes of one sequence.
+
+    Of the networks, bytes are those of float32 weights, once for each frame or pair: as if there were no batches.
+    Activations, which a compiler may or may not keep on the chip, are not in them.
+    """
+    config = PRESETS[PRESET.value]()
+    grid = (HEIGHT.value // config.patch_size, WIDTH.value // config.patch_size)
+    pixels, frames, iterations = HEIGHT.value * WIDTH.value, FRAMES.value, ITERATIONS.value
+    model = abstract_model(config)
+    size = {
+        name: 4.0 * sum(leaf.size for leaf in jax.tree.leaves(part))
+        for name, part in (
+            ("encoder", model.encoder),
+            ("decoder", model.decoder),
+            ("heads", (model.head1, model.head2)),
+        )
+    }
+    decoder = flops.decoder_flops(config, grid) + flops.statistics_flops(config, grid)
+    work = {
+        "encoder": (frames * flops.encoder_flops(config, grid), frames * size["encoder"]),
+        "first pass": (num_edges * decoder, num_edges * size["decoder"]),
+        "second pass, heads": (
+            num_edges * (decoder + flops.heads_flops(config, grid)),
+            num_edges * (size["decoder"] + size["heads"]),
+        ),
+    }
+    if WITH_FLOW.value:
+        network = jax.eval_shape(lambda: flow_network(FlowConfig("sea-raft")))
+        image = jax.ShapeDtypeStruct((1, *network_size(HEIGHT.value, WIDTH.value), 3), jnp.float32)
+        per_pair = flops.traced_flops(lambda f, a, b: f(a, b, FLOW_ITERATIONS)[0], network, image, image)
+        weights = 4.0 * sum(leaf.size for leaf in jax.tree.leaves(network))
+        work["optical flow"] = num_edges * per_pair, num_edges * weights
+    clusters = MotionConfig()
+    distances = 2.0 * frames * grid[0] * grid[1] * clusters.num_clusters * config.enc_dim
+    rounds = clusters.restarts * clusters.kmeans_iterations  # each: distances, and sums over clusters
+    work["k-means, at most"] = 2 * rounds * distances, 8.0 * rounds * frames * grid[0] * grid[1] * config.enc_dim
+    options = {"with_flow": WITH_FLOW.value}
+    work["alignment"] = (
+        flops.alignment_flops(num_edges, pixels, iterations, **options),
+        flops.alignment_bytes(frames, num_edges, pixels, iterations, **options),
+    )
+    return work
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.3f}" if seconds < 10 else f"{seconds:.1f}"

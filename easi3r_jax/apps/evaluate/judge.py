@@ -1,0 +1,213 @@
+"""Figures of one sequence: what the method says of it against what is known.
+
+Masks are compared at both resolutions, one for each protocol (docs/metrics.md). Depth is compared at the truth's
+resolution: a true pixel's prediction is that of the nearest pixel of the network's frame, and true pixels outside its
+crop do not count. Points are those of the network's pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.geometry.grids import resample_nearest
+from easi3r_jax.core.types import Frames, Scene4D
+from easi3r_jax.evaluation import metrics
+from easi3r_jax.evaluation.datasets import TestSequence, TestSet, Truth
+from easi3r_jax.evaluation.metrics import DepthOptions, MaskScores
+from easi3r_jax.evaluation.metrics.masks import Protocol
+
+#: What a task needs to be known.
+NEEDS = {
+    "masks": ("masks",),
+    "poses": ("trajectory",),
+    "depth": ("depth",),
+    "points": ("depth", "intrinsics", "trajectory"),
+}
+#: Figures that say how much was judged; they are no results.
+COUNTS = ("pooled_frames", "davis_frames", "poses", "pixels", "points")
+#: Points of a cloud that are judged: more make the nearest ones nearer, and the search slow.
+MAX_POINTS = 500_000
+
+Figures = dict[str, float | None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the method says of a sequence, on the host.
+
+    Attributes:
+      depth: (T, H, W) float32.
+      masks: (T, H, W) bool.
+      world_from_cam: (T, 4, 4).
+      intrinsics: (T, 3, 3), pixels of the network's frames.
+      frame_from_source: (3, 3), see `Frames`.
+      source_size: (height, width) of the original images.
+    """
+
+    depth: np.ndarray
+    masks: np.ndarray
+    world_from_cam: np.ndarray
+    intrinsics: np.ndarray
+    frame_from_source: np.ndarray
+    source_size: tuple[int, int]
+
+    @classmethod
+    def of(cls, scenes: Iterable[Scene4D], frames: Frames) -> Prediction:
+        """That of a whole clip, or of its frames one by one."""
+        names = ("depth", "dynamic_mask", "world_from_cam", "intrinsics")
+        parts = [[np.asarray(getattr(scene, name)) for name in names] for scene in scenes]
+        depth, masks, world_from_cam, intrinsics = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return cls(
+            depth=depth,
+            masks=masks,
+            world_from_cam=world_from_cam,
+            intrinsics=intrinsics,
+            frame_from_source=np.asarray(frames.frame_from_source),
+            source_size=(int(frames.source_size[0]), int(frames.source_size[1])),
+        )
+
+
+def tasks_of(test_set: TestSet, truth: Truth) -> tuple[str, ...]:
+    """The data set's tasks that a sequence can be judged on."""
+    return tuple(task for task in test_set.tasks if all(getattr(truth, name) is not None for name in NEEDS[task]))
+
+
+def judge(test_set: TestSet, sequence: TestSequence, prediction: Prediction) -> dict[str, Figures]:
+    """Figures of every task, by name.
+
+    Raises:
+      InputError: truth that cannot be read or does not fit the frames; a prediction that is not finite.
+    """
+    truth = sequence.truth
+    judges: dict[str, Callable[[], Figures]] = {
+        "masks": lambda: mask_figures(prediction, truth),
+        "poses": lambda: pose_figures(prediction, sequence),
+        "depth": lambda: depth_figures(prediction, truth, test_set.depth or DepthOptions()),
+        "points": lambda: point_figures(prediction, sequence, test_set.depth or DepthOptions()),
+    }
+    return {task: judges[task]() for task in tasks_of(test_set, truth)}
+
+
+def mask_figures(prediction: Prediction, truth: Truth) -> Figures:
+    """`pooled_j_mean` ..., `davis_j_mean` ...: J and F by both protocols, and the frames that each judges."""
+    crop, size = prediction.frame_from_source, prediction.source_size
+    scores: dict[Protocol, list[MaskScores]] = {"pooled": [], "davis": []}
+    for t, mask in enumerate(prediction.masks):
+        true = _map_of("mask", truth.masks, t, size)
+        void = None if truth.void is None else _map_of("void", truth.void, t, size)
+
+        def at_crop(full: np.ndarray, shape: tuple[int, int] = mask.shape) -> np.ndarray:
+            return resample_nearest(full, crop, shape)
+
+        full = resample_nearest(mask[None], np.linalg.inv(crop), size, outside=False)
+        scores["davis"].append(metrics.score_masks(full, true, void=void))
+        scores["pooled"].append(
+            metrics.score_masks(mask[None], at_crop(true), void=None if void is None else at_crop(void))
+        )
+    figures: Figures = {}
+    for protocol, frames in scores.items():
+        whole = MaskScores(*(np.concatenate([getattr(s, name) for s in frames]) for name in ("region", "boundary")))
+        summary = metrics.summarise_masks([whole], protocol)
+        figures |= {f"{protocol}_{name}": value for name, value in summary.items() if name != "sequences"}
+    return figures
+
+
+def pose_figures(prediction: Prediction, sequence: TestSequence) -> Figures:
+    """As `metrics.pose_metrics`, frames and true poses brought together by time; `poses`: how many there were."""
+    trajectory = sequence.truth.trajectory
+    assert trajectory is not None
+    figures = metrics.pose_metrics(
+        prediction.world_from_cam, trajectory.world_from_cam, times=sequence.times, true_times=trajectory.times
+    )
+    figures["poses"] = len(metrics.associate(sequence.times, trajectory.times)[0])
+    if sequence.truth.intrinsics is not None:
+        known = prediction.frame_from_source @ sequence.truth.intrinsics
+        figures["focal_relative_error"] = metrics.focal_relative_error(prediction.intrinsics, known)
+    return figures
+
+
+def depth_figures(prediction: Prediction, truth: Truth, options: DepthOptions) -> Figures:
+    """As `metrics.depth_metrics`; `pixels`: how many were judged.
+
+    Only pixels whose truth is known are kept, so that a clip with sparse truth takes little memory.
+    """
+    size, source_from_frame = prediction.source_size, np.linalg.inv(prediction.frame_from_source)
+    there = np.ones((1, *prediction.depth.shape[1:]), bool)
+    covered = resample_nearest(there, source_from_frame, size, outside=False)
+    pairs = []
+    for t in range(len(prediction.depth)):
+        true = _map_of("depth", truth.depth, t, size)
+        known = metrics.valid_depth(true, options.max_depth) & covered
+        predicted = resample_nearest(prediction.depth[t : t + 1], source_from_frame, size)
+        pairs.append((predicted[known], true[known]))
+    if not options.per_frame:
+        pairs = [tuple(np.concatenate(arrays) for arrays in zip(*pairs, strict=True))]
+    parts = [metrics.depth_metrics(p[None, None], d[None, None], options) for p, d in pairs]
+    weights = np.array([d.size for _, d in pairs], np.float64)
+    return {**_of_all_pixels(parts, weights), "pixels": int(weights.sum())}
+
+
+def _of_all_pixels(parts: list[Figures], weights: np.ndarray) -> Figures:
+    """Figures over the pixels of all parts together, from those of each and their numbers of pixels."""
+    figures: Figures = {}
+    for name in parts[0]:
+        values = np.array([0.0 if part[name] is None else part[name] for part in parts])
+        if not weights.any():
+            figures[name] = None
+        elif name.endswith("rmse"):
+            figures[name] = float(np.sqrt(np.average(values**2, weights=weights)))
+        else:
+            figures[name] = float(np.average(values, weights=weights))
+    return figures
+
+
+def point_figures(prediction: Prediction, sequence: TestSequence, options: DepthOptions) -> Figures:
+    """As `metrics.point_metrics`, after the similarity that brings the camera path to the true one.
+
+    Points are those of the network's pixels whose truth is known in frames whose pose is known, `points` of them: all,
+    or a choice of `MAX_POINTS` that is the same in every run. All None where a path does not move: then there is no
+    similarity.
+    """
+    truth, trajectory = sequence.truth, sequence.truth.trajectory
+    assert trajectory is not None and truth.intrinsics is not None
+    crop, shape = prediction.frame_from_source, prediction.depth.shape[1:]
+    frames, poses = metrics.associate(sequence.times, trajectory.times)
+    true_poses, own_poses = trajectory.world_from_cam[poses], prediction.world_from_cam[frames]
+    names = ("accuracy", "completeness", "distance")
+    undefined: Figures = dict.fromkeys([name + end for name in names for end in ("", "_median")])
+    if metrics.pose_metrics(own_poses, true_poses)["ate"] is None:
+        return {**undefined, "points": 0}
+    scale, rotation, translation = metrics.umeyama(own_poses[:, :3, 3], true_poses[:, :3, 3])
+
+    clouds, true_clouds = [], []
+    for t, own_pose, true_pose in zip(frames, own_poses, true_poses, strict=True):
+        depth = resample_nearest(_map_of("depth", truth.depth, t, prediction.source_size), crop, shape)
+        known = metrics.valid_depth(depth, options.max_depth).ravel()
+        true = metrics.world_points(depth, (crop @ truth.intrinsics[t])[None], true_pose[None])[0, known]
+        own = metrics.world_points(prediction.depth[t][None], prediction.intrinsics[t][None], own_pose[None])[0, known]
+        clouds.append((scale * own @ rotation.T + translation).astype(np.float32))
+        true_clouds.append(true.astype(np.float32))
+    cloud, true_cloud = np.concatenate(clouds), np.concatenate(true_clouds)
+    if not len(cloud):
+        return {**undefined, "points": 0}
+    if len(cloud) > MAX_POINTS:
+        chosen = np.random.default_rng(0).choice(len(cloud), MAX_POINTS, replace=False)
+        cloud, true_cloud = cloud[chosen], true_cloud[chosen]
+    return {**metrics.point_metrics(cloud, true_cloud), "points": len(cloud)}
+
+
+def _map_of(name: str, read: Callable[[int], np.ndarray] | None, t: int, size: tuple[int, int]) -> np.ndarray:
+    """(1, height, width): what is known of a frame, at the size of its image.
+
+    Raises:
+      InputError: it has another size.
+    """
+    assert read is not None
+    array = np.asarray(read(t))
+    if array.shape != size:
+        raise InputError(f"The true {name} of frame {t} has shape {array.shape}, its image {size}: restore the files.")
+    return array[None]

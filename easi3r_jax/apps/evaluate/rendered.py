@@ -1,0 +1,103 @@
+"""The synthetic data set: clips rendered when they are asked for, with everything known of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import numpy as np
+from PIL import Image
+
+from easi3r_jax.core.config import FrameConfig
+from easi3r_jax.core.types import Array, Frames
+from easi3r_jax.evaluation.datasets import TestSequence, TestSet, Trajectory, Truth
+from easi3r_jax.evaluation.metrics import DepthOptions
+from easi3r_jax.io.video import frame_geometry, resize_image
+from easi3r_jax.synthetic.clips import Clip, ClipConfig, ClipPlan, plan_clip, render_clip
+
+NAME = "synthetic"
+#: Clips, where nobody says how many.
+NUM_CLIPS = 4
+_RATE = 24.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderedSequence(TestSequence):
+    """A clip without files.
+
+    Attributes:
+      clip: renders it, host arrays.
+    """
+
+    clip: Callable[[], Clip]
+
+
+def rendered_set(count: int, seed: int, config: ClipConfig) -> tuple[TestSet, list[TestSequence]]:
+    """Moving clips: those of `python -m experiments.synthesize` of the same seed and size, up to rounding.
+
+    Nothing is rendered yet.
+
+    Args:
+      count: how many; more add to them.
+      seed: of the clips.
+      config: how they are drawn.
+    """
+
+    @functools.lru_cache(maxsize=1)  # its truth is asked for frame by frame, clip after clip
+    def rendered(number: int) -> Clip:
+        return jax.tree.map(np.asarray, _render(keys[number][1], plans[number], config.size))
+
+    keys = [jax.random.split(jax.random.fold_in(jax.random.key(seed), number)) for number in range(count)]
+    plans = [_plan(plan_key, config) for plan_key, _ in keys]
+    sequences: list[TestSequence] = [
+        _sequence(f"clip_{seed}_{number:05d}", plan, partial(rendered, number)) for number, plan in enumerate(plans)
+    ]
+    test_set = TestSet(
+        name=NAME,
+        title="rendered clips",
+        tasks=("masks", "poses", "depth", "points"),
+        find=lambda root: sequences,
+        licence="Apache-2.0",
+        homepage="",
+        depth=DepthOptions("scale"),
+    )
+    return test_set, sequences
+
+
+def _sequence(name: str, plan: ClipPlan, clip: Callable[[], Clip]) -> RenderedSequence:
+    cameras = np.asarray(plan.world_from_cam, np.float64)
+    times = np.arange(len(cameras)) / _RATE
+    truth = Truth(
+        masks=lambda t: np.asarray(clip().moving[t]),
+        depth=lambda t: np.asarray(clip().views.depth[t]),
+        intrinsics=np.asarray(plan.intrinsics, np.float64),
+        trajectory=Trajectory(times, cameras),
+    )
+    return RenderedSequence(name, (), times, truth, len(times), clip)
+
+
+def rendered_frames(sequence: RenderedSequence, config: FrameConfig) -> Frames:
+    """The clip's frames as `load_frames` would give them."""
+    rgb = sequence.clip().views.rgb
+    height, width = rgb.shape[1:3]
+    geometry = frame_geometry(width, height, config)
+    return Frames(
+        rgb=np.stack([np.asarray(resize_image(Image.fromarray(image), geometry)) for image in rgb]),
+        source_index=np.arange(len(rgb), dtype=np.int32),
+        time=sequence.times,
+        frame_from_source=geometry.frame_from_source,
+        source_size=np.array([height, width], np.int32),
+    )
+
+
+@partial(jax.jit, static_argnames=("config",))
+def _plan(key: Array, config: ClipConfig) -> ClipPlan:
+    return plan_clip(key, config)
+
+
+@partial(jax.jit, static_argnames=("size",))
+def _render(key: Array, plan: ClipPlan, size: tuple[int, int]) -> Clip:
+    return render_clip(key, plan, size)

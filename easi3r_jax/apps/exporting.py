@@ -1,0 +1,105 @@
+"""Exports of a result: what `--export` of reconstruct and the program `export` have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+from easi3r_jax.apps.originals import original_views
+from easi3r_jax.apps.sequences import find_sequence
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import Observer
+from easi3r_jax.io import export
+from easi3r_jax.io.export.pointcloud import static_pixels
+from easi3r_jax.io.results import SavedScene
+
+#: Help on `--source`, after what it is of.
+SOURCE_HELP = (
+    "auto (the clip that the result was made of, if it is still where config.json says, else the network's frames), "
+    "frames (the network's frames), or that clip's path, where it has moved."
+)
+
+
+def write_exports(
+    saved: SavedScene,
+    formats: Sequence[str],
+    output: pathlib.Path,
+    *,
+    source: str = "auto",
+    every: int = 1,
+    min_confidence: float,
+    max_points: int,
+    observer: Observer,
+) -> list[str]:
+    """Writes formats into folders of their names.
+
+    Args:
+      saved: the result.
+      formats: names of `export.FORMATS`.
+      output: the folder of these folders.
+      source: where images come from, as typed: see SOURCE_HELP.
+      every: take every n-th frame.
+      min_confidence, max_points: of the point clouds.
+      observer: told of progress.
+
+    Returns:
+      a line on each: folder, size, what the cameras are for; and one where there are no static points.
+
+    Raises:
+      InputError: originals that are asked for and cannot be had.
+      OutputError: a folder cannot be written.
+    """
+    exported = export.frames_of(saved.scene, saved.time, every, min_confidence=min_confidence, max_points=max_points)
+    clip, kind = None, ""
+    if set(formats) & set(export.WITH_IMAGES):
+        clip, kind = _clip_of(saved, source)
+    if clip is not None:
+        exported = dataclasses.replace(exported, views=original_views(saved, exported.numbers, clip))
+    lines = []
+    for done, name in enumerate(formats):
+        observer("export", done, len(formats), name)
+        views = exported.views
+        record = {
+            "scene": saved.folder,
+            "min_confidence": min_confidence,
+            "max_points": max_points,
+            "image_size": views.size,
+            "image_from_frame": views.image_from_frame,
+        }
+        folder, size = export.write_export(output / name, name, exported, record)
+        images = ""
+        if name in export.WITH_IMAGES:
+            images = f", cameras of images of {views.size[1]}x{views.size[0]} pixels: {kind}"
+        lines.append(f"  {name}: {folder}, {size / 1e6:.2f} MB{images}")
+    observer("export", len(formats), len(formats), "")
+    scene = exported.scene
+    if set(formats) & set(export.WITH_POINTS) and not any(
+        static_pixels(scene, t, min_confidence).any() for t in range(len(scene.depth))
+    ):
+        lines.append(
+            f"  without static points: no pixel that stands still has a confidence of {min_confidence:g} "
+            "(--cloud_confidence)"
+        )
+    return lines
+
+
+def _clip_of(saved: SavedScene, source: str) -> tuple[pathlib.Path | None, str]:
+    """Where the originals are, None: the network's frames are to be taken; and what to say of it."""
+    frames = "the network's frames"
+    if source == "frames":
+        return None, frames
+    if source == "auto":
+        options = saved.config.get("options")
+        seq = options.get("seq") if isinstance(options, dict) else None
+        if saved.source is None:
+            return None, f"{frames} (a result of an older version does not say where they lie in the originals)"
+        if not isinstance(seq, str):
+            return None, f"{frames} (config.json names no clip: give it as --source)"
+        try:
+            clip = find_sequence(seq).frames
+        except InputError:
+            return None, f"{frames} (the clip is no longer at {seq}: give it as --source)"
+    else:
+        clip = find_sequence(source).frames
+    return clip, f"originals from {clip}"

@@ -1,0 +1,226 @@
+"""What a user gives beside the video: flags that name optical flow, masks and cameras become a `Given`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.apps import cli
+from easi3r_jax.core.config import MASK_SOURCES
+from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.types import Frames, Given, Observer
+from easi3r_jax.inference.flow import estimate_flow
+from easi3r_jax.inference.refine import sam2
+from easi3r_jax.io.priors.cameras import load_cameras
+from easi3r_jax.io.priors.flow import load_flow
+from easi3r_jax.io.priors.masks import load_masks
+from easi3r_jax.io.video.images import list_images
+from easi3r_jax.models import FlowNetwork
+from easi3r_jax.weights import convert
+from easi3r_jax.weights.checkpoint import load_flow_network
+
+NETWORKS = ("sea-raft", "raft", "raft-small")
+
+
+class NetworkFlags:
+    """Masks, their refinement, and optical flow, as networks give them: for any number of clips."""
+
+    _MASKS = "motion (what --motion finds), flow (optical flow that the camera does not explain), or none."
+    _FLOW = "The network of --flow_checkpoint (sea-raft, raft, raft-small), or none."
+    _TAKES_FOLDERS = False
+
+    def __init__(self, flags: cli.Flags):
+        self._known = group = flags.group("Known beforehand")
+        self.masks = group.string(
+            "masks", "motion", f"What counts as moving in the alignment and the result, joined by +: {self._MASKS}"
+        )
+        self.dilation = group.integer("mask_dilation", 0, "Pixels by which the masks are grown.", at_least=0)
+        self.refine = group.choice(
+            "refine",
+            "none",
+            ["none", "sam2"],
+            "Improve the masks before they are grown: sam2 follows them through the video with SAM 2 (needs "
+            "pip install 'easi3r_jax[sam2]').",
+        )
+        self.refine_checkpoint = group.string(
+            "refine_checkpoint",
+            sam2.RELEASED,
+            "SAM 2's weights: a name on the Hugging Face hub, or a folder with config.json and model.safetensors.",
+        )
+        self._optical_flow = group = flags.group("Optical flow")
+        self.flow = group.string("flow", "sea-raft", self._FLOW)
+        self.flow_checkpoint = group.string(
+            "flow_checkpoint",
+            "",
+            "Weights of the flow network: a .pth file, a safetensors folder, or a converted one.",
+        )
+
+    def mask_sources(self) -> tuple[tuple[str, ...], pathlib.Path | None]:
+        """What `--masks` names: sources for `PipelineConfig.masks`, and the folder of given ones.
+
+        Raises:
+          ConfigError: more than one folder, or an empty name.
+        """
+        value = self.masks.value
+        words = [value] if pathlib.Path(value).expanduser().is_dir() else value.split("+")
+        folders = [word for word in words if word not in (*MASK_SOURCES, "none")]
+        if len(folders) > self._TAKES_FOLDERS or {"", "given"} & set(words) or ("none" in words and len(words) > 1):
+            some = "motion, flow and one folder" if self._TAKES_FOLDERS else "motion and flow"
+            raise ConfigError(f"--masks={value}: none, or some of {some} with + between.")
+        sources = tuple(word for word in words if word in ("motion", "flow")) + ("given",) * len(folders)
+        return sources, pathlib.Path(folders[0]).expanduser() if folders else None
+
+    def check_refine(self, motion: bool) -> None:
+        """Refuses refinement of masks that there are none of, and weights for none.
+
+        Args:
+          motion: whether motion is looked for.
+
+        Raises:
+          ConfigError: as said.
+        """
+        if self.refine.value == "none":
+            if self.refine_checkpoint.present:
+                raise ConfigError("--refine_checkpoint goes with --refine=sam2: add it.")
+        elif not set(self.mask_sources()[0]) - (set() if motion else {"motion"}):
+            without = "" if motion else "--motion=none "
+            raise ConfigError(f"--refine={self.refine.value}: with {without}--masks={self.masks.value} there are none.")
+
+    def refiner(self, observer: Observer) -> sam2.Sam2Refiner | None:
+        """The network that `--refine` names, loaded.
+
+        Raises:
+          ConfigError: libraries that it needs are missing.
+          CheckpointError: weights that cannot be read or downloaded.
+        """
+        if self.refine.value == "none":
+            return None
+        return sam2.Sam2Refiner(self.refine_checkpoint.value, observer=observer)
+
+    def flow_source(self) -> tuple[FlowNetwork | pathlib.Path | None, dict[str, Any]]:
+        """The network, or the folder, that flow comes from, and what is known of it; None: there is none.
+
+        Raises:
+          ConfigError: weights without a network, or of another.
+          CheckpointError: weights that cannot be read.
+          InputError: neither a network's name nor a folder.
+        """
+        name, checkpoint = self.flow.value, self.flow_checkpoint.value
+        if name in NETWORKS:
+            if not checkpoint:
+                self._without_flow()
+                return None, {}
+            config, network, metadata = load_flow_network(convert.resolve(checkpoint))
+            if config.network != name:
+                raise ConfigError(f"--flow={name}, but {checkpoint} is of {config.network}: --flow={config.network}.")
+            return network, metadata
+        if checkpoint:
+            raise ConfigError(f"--flow_checkpoint goes with --flow={', '.join(NETWORKS)}, not with --flow={name}.")
+        if name == "none":
+            self._without_flow()
+            return None, {}
+        if not self._TAKES_FOLDERS:
+            raise ConfigError(f"--flow={name}: it must be {', '.join(NETWORKS)} or none.")
+        folder = pathlib.Path(name).expanduser()
+        if not folder.is_dir():
+            raise InputError(f"--flow={name}: neither {', '.join(NETWORKS)}, none, nor a folder.")
+        files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+        return folder, {"folder": os.fspath(folder.absolute()), "files": files}
+
+    def lacks_weights(self) -> bool:
+        """Whether flow is to come from a network that there are no weights for: to be said, not passed over."""
+        return self.flow.value in NETWORKS and not self.flow_checkpoint.value
+
+    def _without_flow(self) -> None:
+        """Refuses what needs flow."""
+        if "flow" in self.mask_sources()[0]:
+            sources = "--flow_checkpoint=WEIGHTS" + " or --flow=FOLDER" * self._TAKES_FOLDERS
+            raise ConfigError(f"--masks=flow needs optical flow: {sources}.")
+
+
+class GivenFlags(NetworkFlags):
+    """The same, and files that belong to one clip: masks, optical flow, cameras."""
+
+    _MASKS = (
+        "motion (what --motion finds), flow (optical flow that the camera does not explain), a folder of PNGs of your "
+        "own, or none."
+    )
+    _FLOW = (
+        "The network of --flow_checkpoint (sea-raft, raft, raft-small), none, or a folder of IIIII_JJJJJ.flo files "
+        "that --save_flow wrote or of your own."
+    )
+    _TAKES_FOLDERS = True
+
+    def __init__(self, flags: cli.Flags):
+        super().__init__(flags)
+        self.intrinsics = self._known.string(
+            "intrinsics",
+            "",
+            "Text file with fx fy cx cy or a 3x3 matrix (of all frames, or a line each), or a transforms.json; pixels "
+            "of the original video.",
+        )
+        self.poses = self._known.string(
+            "poses",
+            "",
+            "Camera poses of all frames or some: a TUM trajectory, a transforms.json, or an .npz with world_from_cam. "
+            "The result is in their world and unit.",
+        )
+        self.camera_weight = self._known.number(
+            "camera_weight", 0.0, "Known cameras attract with this weight; 0: they stay as they are.", at_least=0.0
+        )
+        self.save_flow = self._optical_flow.boolean("save_flow", False, "Keep the flow in the result's folder flow/.")
+
+    def _without_flow(self) -> None:
+        super()._without_flow()
+        if self.save_flow.value:
+            raise ConfigError("--save_flow needs optical flow: --flow_checkpoint=WEIGHTS or --flow=FOLDER.")
+
+    def load(self, frames: Frames, source: pathlib.Path, *, stopped_early: bool) -> Given:
+        """Reads the masks and cameras that the flags name.
+
+        Args:
+          frames: the clip.
+          source: where the frames are from.
+          stopped_early: the source has more frames than were looked at.
+
+        Raises:
+          InputError: files that do not fit the clip.
+        """
+        names = tuple(path.name for path in list_images(source)) if source.is_dir() else ()
+        folder = self.mask_sources()[1]
+        masks = None if folder is None else jnp.asarray(load_masks(folder, frames, stopped_early, names))
+        cameras = None
+        if self.intrinsics.value or self.poses.value:
+            cameras = load_cameras(
+                frames, self.intrinsics.value or None, self.poses.value or None, stopped_early, names
+            )
+        return Given(masks=masks, cameras=cameras)
+
+
+def with_flow(
+    given: Given,
+    source: FlowNetwork | pathlib.Path | None,
+    frames: Frames,
+    edges: np.ndarray,
+    observer: Observer,
+    *,
+    rows: int = 0,
+) -> Given:
+    """Adds the flow of pairs (E, 2) of the clip's frames: estimated by a network, or read from a folder.
+
+    A network's flow has `rows` rows at least: see `estimate_flow`.
+
+    Raises:
+      InputError: files that do not fit the clip; a network that gives no finite flow.
+    """
+    if source is None or len(frames.rgb) == 1:
+        return given
+    if isinstance(source, pathlib.Path):
+        flow, known = (jnp.asarray(x) for x in load_flow(source, frames, edges))
+        return dataclasses.replace(given, flow=flow, flow_known=known)
+    return dataclasses.replace(given, flow=estimate_flow(source, frames.rgb, edges, rows=rows, observer=observer))

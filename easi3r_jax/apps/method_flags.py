@@ -1,0 +1,202 @@
+"""The flags of the method, shared by the programs that run it."""
+
+from __future__ import annotations
+
+import math
+from typing import Generic, TypeVar
+
+from easi3r_jax.apps import cli
+from easi3r_jax.apps.given import NetworkFlags
+from easi3r_jax.core import config as options
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.pairs import make_edges
+from easi3r_jax.models import DUSt3R
+
+Known = TypeVar("Known", bound=NetworkFlags)
+
+
+def checkpoint_flag(group: cli.Group):
+    """`--checkpoint`, which `experiments.checkpoints.load_model` takes."""
+    return group.string(
+        "checkpoint",
+        "embedded",
+        "Weights: a converted folder, a .pth file, a folder with model.safetensors, a hub name (naver/..., "
+        "Junyi42/...), or embedded, the small network that ships with the package.",
+    )
+
+
+def dtype_flag(group: cli.Group):
+    """`--dtype` of the network."""
+    return group.choice(
+        "dtype",
+        "auto",
+        ["auto", "float32", "bfloat16"],
+        "Of the network's layers; auto is bfloat16 on GPUs and TPUs. Heads and statistics are float32 always.",
+    )
+
+
+class SizeFlags:
+    """How frames are brought to the network's size: three flags, to be added to a group of a program's."""
+
+    def __init__(self, group: cli.Group):
+        self.size = group.integer("size", 0, "Long side in pixels (0: what the checkpoint was trained at).", at_least=0)
+        self.crop = group.boolean("crop", True, "Crop to multiples of the patch size; --nocrop resizes to them.")
+        self.square_ok = group.boolean("square_ok", False, "Keep square images square instead of cropping them to 4:3.")
+
+    def frame_config(self, model: DUSt3R, *, every: int = 1, fps: float = 0.0, first: int = 0) -> options.FrameConfig:
+        """How frames are read: at the network's own size unless told otherwise."""
+        return options.FrameConfig(
+            size=self.size.value or max(model.config.image_size),
+            patch_size=model.config.patch_size,
+            crop=self.crop.value,
+            square_ok=self.square_ok.value,
+            every=every,
+            fps=fps,
+            first=first,
+        )
+
+
+class MethodFlags(Generic[Known]):
+    """Pairs, motion, what is known beforehand, optical flow, alignment: groups of a program's flags.
+
+    Args:
+      flags: of the program.
+      known: makes the groups of what is known beside the frames: `GivenFlags`, or `NetworkFlags` for any number of
+        clips.
+    """
+
+    def __init__(self, flags: cli.Flags, known: type[Known]):
+        pairs = flags.group("Pairs")
+        self.graph = pairs.string(
+            "graph",
+            "swinstride-5-noncyclic",
+            "Which frames are paired: complete, swin-K, swinstride-K, swin2stride-K, swinskip_start-K, logwin-K, "
+            "oneref-I; windows are cyclic unless -noncyclic is appended.",
+        )
+        self.point_dtype = pairs.choice(
+            "point_dtype",
+            "float32",
+            ["float32", "float16", "bfloat16"],
+            "How the point maps of all pairs are kept; the shorter ones take half the memory.",
+        )
+        self.pair_batch = pairs.integer("pair_batch", 0, "Pairs decoded at a time (0: chosen).", at_least=0)
+        self.frame_batch = pairs.integer("frame_batch", 0, "Frames encoded at a time (0: chosen).", at_least=0)
+
+        motion = flags.group("Motion")
+        self.motion = motion.choice(
+            "motion",
+            "attention",
+            options.MOTION_SOURCES,
+            "Where motion is read from: the network's attention (Easi3R), point maps that no rigid motion brings "
+            "together (rigid), matches that no camera explains (match), or nowhere (none: plain DUSt3R / MonST3R).",
+        )
+        self.reattention = motion.boolean("reattention", True, "Mask what moves inside the attention of a second pass.")
+        self.clusters = motion.integer("clusters", 64, "k-means clusters that smooth the motion score.", at_least=1)
+        self.restarts = motion.integer("kmeans_restarts", 4, "Starts of k-means; the best one counts.", at_least=1)
+        self.kmeans_iterations = motion.integer("kmeans_iterations", 300, "Most iterations of each start.", at_least=1)
+        self.otsu = motion.string(
+            "otsu_classes", "2,3,4", "Class counts that multi-Otsu tries for the mask's threshold."
+        )
+
+        self.known: Known = known(flags)
+
+        align = flags.group("Alignment")
+        self.iterations = align.integer("iterations", 300, "Optimisation steps.", at_least=1)
+        self.learning_rate = align.number("learning_rate", 0.01, "Of the first step.")
+        self.learning_rate_min = align.number("learning_rate_min", 0.001, "Of the last step.")
+        self.schedule = align.choice("schedule", "linear", ["linear", "cosine"], "Of the learning rate.")
+        self.shared_focal = align.boolean("shared_focal", True, "One focal length for the clip.")
+        self.smoothing = align.number(
+            "smoothing_weight", 0.0, "Weight of the camera path's temporal smoothness.", at_least=0.0
+        )
+        self.translation = align.number(
+            "translation_weight", 1.0, "Weight of translation within the smoothness.", at_least=0.0
+        )
+        self.flow_weight = align.number("flow_weight", 0.01, "Weight of the optical flow.", at_least=0.0)
+        self.flow_start = align.number("flow_start", 0.1, "Share of the steps before the flow counts.", at_least=0.0)
+        self.depth_weight = align.number(
+            "depth_weight", 0.0, "Weight of staying close to the depth at the start.", at_least=0.0
+        )
+        self.principal_point = align.boolean("free_principal_point", False, "Find each frame's principal point, too.")
+        self.initialisation = align.choice(
+            "initialisation",
+            "spanning-tree",
+            ["spanning-tree", "chain"],
+            "Which pairs the first world is put together along: the most confident ones, or those of the nearest "
+            "frames.",
+        )
+        self.min_confidence = align.number(
+            "min_confidence", 3.0, "Points below it take no part in finding the first poses."
+        )
+        self.pnp_iterations = align.integer(
+            "pnp_iterations", 10, "RANSAC iterations of a frame's first pose.", at_least=1
+        )
+        self.clean_tolerance = align.number(
+            "clean_tolerance",
+            0.001,
+            "Share of the depth by which a point must float before what others see to lose its confidence.",
+            at_least=0.0,
+        )
+
+    def pipeline_config(self, seed: int, camera_weight: float = math.inf) -> options.PipelineConfig:
+        """The options of every stage.
+
+        Args:
+          seed: of k-means and RANSAC.
+          camera_weight: with which known cameras attract; infinite: they stay as they are.
+
+        Raises:
+          ConfigError: a value outside its range.
+        """
+        return options.PipelineConfig(
+            graph=self.graph.value,
+            motion=self.motion.value,
+            reattention=self.reattention.value,
+            masks=self.known.mask_sources()[0],
+            mask_dilation=self.known.dilation.value,
+            point_dtype=self.point_dtype.value,
+            pair_batch=self.pair_batch.value,
+            frame_batch=self.frame_batch.value,
+            seed=seed,
+            segmentation=options.MotionConfig(
+                num_clusters=self.clusters.value,
+                restarts=self.restarts.value,
+                kmeans_iterations=self.kmeans_iterations.value,
+                otsu_classes=self._otsu_classes(),
+            ),
+            alignment=options.AlignConfig(
+                iterations=self.iterations.value,
+                learning_rate=self.learning_rate.value,
+                learning_rate_min=self.learning_rate_min.value,
+                schedule=self.schedule.value,
+                shared_focal=self.shared_focal.value,
+                smoothing_weight=self.smoothing.value,
+                translation_weight=self.translation.value,
+                flow_weight=self.flow_weight.value,
+                flow_start=self.flow_start.value,
+                depth_weight=self.depth_weight.value,
+                free_principal_point=self.principal_point.value,
+                camera_weight=camera_weight,
+                initialisation=self.initialisation.value,
+                min_confidence=self.min_confidence.value,
+                pnp_iterations=self.pnp_iterations.value,
+                clean_tolerance=self.clean_tolerance.value,
+            ),
+        )
+
+    def check(self) -> None:
+        """Refuses what no clip could make right.
+
+        Raises:
+          ConfigError: an unknown pair graph, refinement of masks that there are none of.
+        """
+        self.known.check_refine(motion=self.motion.value != "none")
+        if not self.graph.value.startswith("oneref"):  # its reference may be any frame
+            make_edges(2, self.graph.value)
+
+    def _otsu_classes(self) -> tuple[int, ...]:
+        """`--otsu_classes` as numbers."""
+        words = self.otsu.value.split(",")
+        if not set(words) <= {"2", "3", "4"}:
+            raise ConfigError(f"--otsu_classes={self.otsu.value}: some of 2, 3 and 4, with commas between.")
+        return tuple(int(word) for word in words)

@@ -1,0 +1,1 @@
+"""Stage-by-stage comparison with reference arrays; see `parity.main`."""

@@ -1,0 +1,127 @@
+"""Deterministic weights of the golden arrays: every tensor is a function of a seed, its name and its shape."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import json
+import pathlib
+import tempfile
+import zlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.models import DUSt3R, FlowNetwork, parameter_shapes
+from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network
+from easi3r_jax.weights.convert import conversion, table
+from easi3r_jax.weights.convert.model_string import parse_model_string
+from easi3r_jax.weights.convert.tensors import LazyTensor, Source
+
+
+def golden_tensor(seed: int, name: str, shape: tuple[int, ...], gains: Mapping[str, float]) -> np.ndarray:
+    """The tensor of a state-dict entry, as the golden format documents it; `name` is the canonical one of aliases."""
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    if len(shape) >= 2:
+        tensor = rng.standard_normal(shape) * np.sqrt(1.0 / np.prod(shape[1:]))
+    elif name.endswith("running_var"):
+        tensor = rng.uniform(0.5, 1.5, shape)
+    elif name.endswith("running_mean"):
+        tensor = 0.1 * rng.standard_normal(shape)
+    elif name.endswith((".weight", ".gamma")):
+        tensor = 1.0 + 0.1 * rng.standard_normal(shape)
+    else:
+        tensor = 0.02 * rng.standard_normal(shape)
+    tensor = tensor.astype(np.float32)
+    for suffix, gain in gains.items():
+        if name.endswith(suffix):
+            tensor = tensor * np.float32(gain)
+    return tensor
+
+
+def golden_config(folder: pathlib.Path, head: str, image_size: tuple[int, int]) -> DUSt3RConfig:
+    """The architecture that a golden folder's `config.json` describes under `model`.
+
+    A folder that describes none was made with the network of the folders beside it.
+
+    Raises:
+      InputError: no description, or different ones beside a folder that has none.
+    """
+    own = [folder / "config.json"]
+    models = _descriptions(own) or _descriptions(sorted(folder.parent.glob("*/config.json")))
+    if len(models) != 1:
+        raise InputError(
+            f"{folder / 'config.json'} describes no network under 'model', and the folders beside it "
+            f"{'describe different ones' if models else 'neither'}."
+        )
+    arguments = models[0]
+    arguments |= {"head_type": head, "img_size": str(tuple(image_size))}
+    return parse_model_string(
+        f"AsymmetricCroCo3DStereo({', '.join(f'{k}={_source(v)}' for k, v in arguments.items())})"
+    )
+
+
+def _descriptions(paths: list[pathlib.Path]) -> list[dict[str, str]]:
+    """The different networks that the files describe."""
+    found: list[dict[str, str]] = []
+    for path in paths:
+        model = json.loads(path.read_text()).get("model")
+        if model and model not in found:
+            found.append(dict(model))
+    return found
+
+
+def _source(value: str) -> str:
+    """A value as Python source: the format writes strings without quotes."""
+    try:
+        ast.literal_eval(str(value).replace("inf", "1e999"))
+    except (ValueError, SyntaxError):
+        return repr(value)
+    return str(value)
+
+
+def golden_model(config: DUSt3RConfig, seed: int, gains: Mapping[str, float]) -> DUSt3R:
+    """The network with golden weights. They take the way of a real checkpoint: converted, written, read."""
+    return _golden_model(config, seed, tuple(gains.items()))
+
+
+@functools.lru_cache(maxsize=2)
+def _golden_model(config: DUSt3RConfig, seed: int, gains: tuple[tuple[str, float], ...]) -> DUSt3R:
+    with tempfile.TemporaryDirectory() as folder:
+        return load_checkpoint(_written(folder, config, seed, dict(gains)))[1]
+
+
+def golden_flow_network(config: FlowConfig, seed: int, gains: Mapping[str, float]) -> FlowNetwork:
+    """As `golden_model`, of a network that estimates optical flow."""
+    with tempfile.TemporaryDirectory() as folder:
+        return load_flow_network(_written(folder, config, seed, gains))[1]
+
+
+def _written(folder: str, config: DUSt3RConfig | FlowConfig, seed: int, gains: Mapping[str, float]) -> pathlib.Path:
+    source = golden_source(config, seed, gains)
+    recipes, dropped, notices = table.match(source)
+    path = pathlib.Path(folder) / "golden"
+    conversion.write(source, [], recipes, dropped, notices, "", path, conversion.silent)
+    return path
+
+
+def golden_source(config: DUSt3RConfig | FlowConfig, seed: int, gains: Mapping[str, float]) -> Source:
+    """Golden weights under their state-dict names, as an opened checkpoint whose tensors are made when asked for."""
+
+    def lazy(name: str, shape: tuple[int, ...]) -> LazyTensor:
+        return LazyTensor(shape, "float32", lambda: golden_tensor(seed, name, shape, gains), identity=name)
+
+    shapes = parameter_shapes(config)
+    tensors = {name: lazy(name, shape) for name, shape in table.unused(config).items()}
+    for rule in table.rules(config):
+        shape = shapes[rule.target]
+        stacked = "{}" in rule.source
+        their_shape = rule.transform.their_shape(shape[1:] if stacked else shape)
+        for n in range(shape[0] if stacked else 1):
+            name = rule.source.format(n)
+            tensors[name] = lazy(name, their_shape)
+            if rule.alias is not None:
+                tensors[rule.alias] = tensors[name]
+    return Source("golden weights", (), config, tensors, ())

@@ -1,0 +1,97 @@
+"""Progress bars with time left, and what each stage took."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from tqdm import tqdm
+
+TITLES = {
+    "hash": "reading the checkpoint",
+    "convert": "converting the checkpoint",
+    "read": "reading frames",
+    "encode": "encoding frames",
+    "attention": "pairs, first pass",
+    "predict": "pairs, point maps",
+    "motion": "motion cue",
+    "flow": "optical flow",
+    "flow masks": "flow against cameras",
+    "refine": "refining masks",
+    "align": "global alignment",
+    "join": "joining windows",
+    "track": "frames as they come",
+    "compare": "measuring, comparing",
+    "judge": "measuring",
+    "write": "writing",
+    "export": "exporting",
+    "pack": "packing",
+    "pictures": "pictures, report",
+}
+
+
+class Stages:
+    """An observer (see `easi3r_jax.inference.pipeline`) that draws a bar for every stage and keeps its time.
+
+    Attributes:
+      seconds: stage -> wall-clock seconds, in the order the stages began; repeated stages add up.
+      units: stage -> how many frames, pairs or iterations.
+
+    Args:
+      quiet: draw nothing.
+      leave: bars stay when their stage has ended.
+    """
+
+    def __init__(self, *, quiet: bool = False, leave: bool = True):
+        self.seconds: dict[str, float] = {}
+        self.units: dict[str, int] = {}
+        self._quiet, self._leave = quiet, leave
+        self._done: set[str] = set()
+        self._bar: tqdm | None = None
+        self._began = 0.0
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
+        if done == 0:
+            self._done.discard(stage)  # it begins again
+        if stage == "download" or stage in self._done:  # the hub's client draws its own; a late report
+            return
+        if stage != self._stage:
+            self.close()
+            self._stage, self._began = stage, time.perf_counter()
+            self._bar = tqdm(
+                total=total,
+                desc=f"{TITLES.get(stage, stage):>26}",
+                file=sys.stderr,
+                disable=True if self._quiet else None,  # None: no bar where stderr is not a terminal
+                bar_format="{desc} {bar:16} {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]" if total else None,
+                leave=self._leave,
+            )
+        if self._bar is not None:
+            self._bar.n = done
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.refresh() if done in (0, total) else self._bar.update(0)
+        self.units[stage] = max(done, self.units.get(stage, 0))
+        if total is not None and done >= total:
+            self.close()
+            self._done.add(stage)
+
+    def close(self) -> None:
+        """Ends the current stage."""
+        if self._stage:
+            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + time.perf_counter() - self._began
+        if self._bar is not None:
+            self._bar.close()
+        self._stage, self._bar = "", None
+
+
+def table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> str:
+    """Plain-text table; the first column flush left, the others flush right."""
+    widths = [max(len(r[c]) for r in [header, *rows]) for c in range(len(header))]
+
+    def line(row: tuple[str, ...]) -> str:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        return "  " + "  ".join(cells).rstrip()
+
+    return "\n".join([line(header), "  " + "-" * (sum(widths) + 2 * (len(widths) - 1)), *map(line, rows)])

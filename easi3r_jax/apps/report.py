@@ -1,0 +1,50 @@
+"""Pictures, videos, plots and a report of a result.
+
+    python -m experiments.report --scene=results/demo
+    python -m experiments.report --scene=results/demo --output=pages/demo --gif
+    python -m experiments.report --scene=results/demo --novideos        # a smaller page
+
+Into the result's folder, or another: report.html, one page that needs no other file and no network; panel.mp4 (image,
+depth, score, masks), depth.mp4, masks.mp4, attention.mp4; contact_*.jpg, plot_*.png. What a result has nothing for,
+masks of a clip in which nothing was looked for, for instance, is left out, and the page says so.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from easi3r_jax.apps import cli
+from easi3r_jax.apps.progress import Stages
+from easi3r_jax.apps.reporting import PictureFlags
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.io import results
+from easi3r_jax.io.pictures.gallery import ensure_gallery_writable
+
+FLAGS = cli.Flags(__doc__)
+
+_INPUT = FLAGS.group("What is shown")
+SCENE = _INPUT.string("scene", "", "A result's folder, as reconstruct writes it.")
+GROUND_TRUTH = _INPUT.string(
+    "ground_truth",
+    "",
+    "An .npz with world_from_cam, for the true path (default: that of the clip that the result was made of, if it is "
+    "still where config.json says).",
+)
+
+_OUTPUT = FLAGS.group("Output")
+OUTPUT = _OUTPUT.string("output", "", "Folder of the files (default: the result's). Other files in it stay.")
+PICTURES = PictureFlags(_OUTPUT, wanted=True)
+
+
+def main() -> None:
+    if not SCENE.value:
+        raise ConfigError("--scene names the result to show, results/demo for instance.")
+    if not PICTURES.any():
+        raise ConfigError("There is nothing to write: leave one of --novideos and --noreport out, or add --gif.")
+    saved = results.load_scene(SCENE.value)
+    output = pathlib.Path(OUTPUT.value).expanduser() if OUTPUT.value else saved.folder
+    PICTURES.check()
+    ensure_gallery_writable(output)
+    stages = Stages()
+    name = saved.folder.name
+    print("\n".join(PICTURES.write(saved, output, name=name, ground_truth=GROUND_TRUTH.value, observer=stages)))

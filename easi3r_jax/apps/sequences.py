@@ -1,0 +1,139 @@
+"""Where a sequence and its ground truth are.
+
+A *clip folder* is what the project writes and ships: `frames/` with one image per frame and `ground_truth.npz` with
+any of `depth` (T, H, W) z, `masks` (T, H, W) bool, `world_from_cam` (T, 4, 4) and `intrinsics` (T, 3, 3), or (3, 3)
+for all frames, in pixels of the original images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import zipfile
+
+import numpy as np
+
+import easi3r_jax
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.geometry.grids import resample_nearest
+from easi3r_jax.core.types import Frames
+from easi3r_jax.evaluation.metrics import GroundTruth
+from easi3r_jax.io.video.images import SUFFIXES, list_images
+from easi3r_jax.training.datasets import STILL
+
+CLIPS = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "clips"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequence:
+    """A clip to reconstruct.
+
+    Attributes:
+      name: of the default output folder.
+      frames: what `load_frames` reads.
+      ground_truth: an npz file, or None.
+      twin: the same clip with the motion switched off (`STILL`), or None: what a motion figure must be held against.
+    """
+
+    name: str
+    frames: pathlib.Path
+    ground_truth: pathlib.Path | None = None
+    twin: Sequence | None = None
+
+
+def find_sequence(seq: str, ground_truth: str | None = None) -> Sequence:
+    """Resolves `--seq`: "demo", a clip folder, a folder of images, or a video file.
+
+    Args:
+      seq: as typed.
+      ground_truth: as typed: an npz file that replaces the clip folder's own.
+
+    Raises:
+      InputError: a clip or a ground-truth file that is not there.
+    """
+    if seq == "demo":
+        sequence = _clip_folder("demo", CLIPS / "demo")
+    else:
+        path = pathlib.Path(seq).expanduser()
+        if not seq or not path.exists():
+            raise InputError(f"There is no video, image or folder at {seq!r} (seen from {pathlib.Path.cwd()}).")
+        name = (path.stem if path.is_file() else path.resolve().name) or "sequence"
+        sequence = _clip_folder(name, path) if (path / "frames").is_dir() else Sequence(name, path)
+    if ground_truth:
+        file = pathlib.Path(ground_truth).expanduser()
+        if not file.is_file():
+            raise InputError(f"No ground truth at {file}: --ground_truth takes an .npz file.")
+        sequence = dataclasses.replace(sequence, ground_truth=file)
+    return sequence
+
+
+def _clip_folder(name: str, path: pathlib.Path) -> Sequence:
+    truth = path / "ground_truth.npz"
+    beside = path.resolve().with_name(path.resolve().name + STILL)
+    twin = _clip_folder(name + STILL, beside) if (beside / "frames").is_dir() else None
+    return Sequence(name, path / "frames", truth if truth.is_file() else None, twin)
+
+
+def file_names(source: pathlib.Path, frames: Frames) -> list[str] | None:
+    """Names of the images that a clip's frames were, None for a video."""
+    if source.is_dir():
+        images = list_images(source)
+        return [images[index].name for index in np.asarray(frames.source_index)]
+    return [source.name] if source.suffix.lower() in SUFFIXES else None
+
+
+def load_ground_truth(path: pathlib.Path, frames: Frames) -> GroundTruth:
+    """Reads ground truth and brings it to the frames: their choice, their scaling, their crop.
+
+    Depth and masks are sampled at the nearest original pixel, intrinsics are mapped by `frame_from_source`.
+
+    Raises:
+      InputError: an unreadable file, wrong shapes, or fewer entries than the clip has frames.
+    """
+    known = ("depth", "masks", "world_from_cam", "intrinsics")
+    arrays = load_arrays(path, frames, known)
+    if not arrays:
+        raise InputError(f"{path} holds none of {', '.join(known)}.")
+    if "intrinsics" in arrays:
+        arrays["intrinsics"] = np.asarray(frames.frame_from_source) @ arrays["intrinsics"]
+    return GroundTruth(
+        depth=arrays["depth"].astype(np.float32) if "depth" in arrays else None,
+        masks=arrays["masks"].astype(bool) if "masks" in arrays else None,
+        world_from_cam=arrays.get("world_from_cam"),
+        intrinsics=arrays.get("intrinsics"),
+    )
+
+
+def load_arrays(path: pathlib.Path, frames: Frames, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Those of the named arrays that an npz file has, one entry per frame, images at the frames' pixels.
+
+    Raises:
+      InputError: as `load_ground_truth`.
+    """
+    try:
+        with path.open("rb") as opened:
+            if opened.read(2) != b"PK":
+                raise ValueError("it is no .npz file")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as file:
+                arrays = {k: file[k] for k in names if k in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(f"Cannot read the ground truth {path}: {error}.") from error
+
+    index = np.asarray(frames.source_index)
+    if "intrinsics" in arrays and arrays["intrinsics"].ndim == 2:  # one camera for all frames
+        arrays["intrinsics"] = np.broadcast_to(arrays["intrinsics"], (index.max() + 1, *arrays["intrinsics"].shape))
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"{path}: {name} is {array.dtype}, not numbers.")
+        tail = {"world_from_cam": (4, 4), "intrinsics": (3, 3)}.get(name, tuple(int(s) for s in frames.source_size))
+        if array.shape[1:] != tail or len(array) <= index.max():
+            raise InputError(
+                f"{path}: {name} has shape {array.shape}; the clip needs at least {index.max() + 1} entries of {tail}."
+            )
+        arrays[name] = array[index]
+
+    size = int(frames.rgb.shape[1]), int(frames.rgb.shape[2])
+    for name in set(arrays) - {"world_from_cam", "intrinsics"}:
+        arrays[name] = resample_nearest(arrays[name], np.asarray(frames.frame_from_source), size)
+    return arrays

@@ -1,0 +1,135 @@
+"""Clips to study: rendered ones, or folders. Each comes with its twin, in which nothing moves."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.apps.sequences import Sequence, find_sequence, load_arrays, load_ground_truth
+from easi3r_jax.core.config import DUSt3RConfig, FrameConfig
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import Array, Frames
+from easi3r_jax.evaluation.metrics import GroundTruth
+from easi3r_jax.io.video import load_frames
+from easi3r_jax.synthetic.clips import Clip, ClipConfig, plan_clip, render_clip
+from easi3r_jax.training.datasets import STILL
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StudyClip:
+    """A clip and what is known of it.
+
+    Attributes:
+      frames: at the network's size.
+      truth: cameras, depth, masks of what moves: all False in a twin.
+      movers: (T, H, W) bool, pixels of the objects that move in the clip, or in a twin of those that would: where a
+        score that sees motion and nothing else is no higher. None where unknown.
+    """
+
+    frames: Frames
+    truth: GroundTruth
+    movers: np.ndarray | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Twins:
+    """A clip and the same scene, camera path and noise with the motion switched off."""
+
+    name: str
+    moving: StudyClip
+    still: StudyClip
+
+
+def rendered(seed: int, split: int, count: int, config: ClipConfig) -> Iterator[Twins]:
+    """`count` new clips. Another split of the same seed has other clips."""
+    for n in range(count):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), split), n)
+        parts = (jax.tree.map(np.asarray, _render(key, jnp.asarray(moving), config)) for moving in (True, False))
+        moving, still = (from_render(clip, movers, config) for clip, movers in parts)
+        yield Twins(f"seed {seed}.{split}.{n}", moving, still)
+
+
+def folders(path: pathlib.Path) -> list[pathlib.Path]:
+    """Clip folders under `path` that have a twin, by name.
+
+    Raises:
+      InputError: there is none.
+    """
+    try:
+        names = {p.name for p in path.iterdir() if (p / "frames").is_dir() and (p / "ground_truth.npz").is_file()}
+    except OSError as error:
+        raise InputError(f"Cannot read the folder of clips {path}: {error.strerror}.") from error
+    found = [path / name for name in sorted(names) if name + STILL in names]
+    if not found:
+        raise InputError(
+            f"There is no clip in {path}: a clip is a folder NAME with frames/ and ground_truth.npz beside its twin "
+            f"NAME{STILL}."
+        )
+    return found
+
+
+def read(path: pathlib.Path, network: DUSt3RConfig) -> Twins:
+    """A clip folder and its twin, at the network's size.
+
+    What would move in the twin is found by the instance numbers, array `instance` (T, H, W) of both ground truths.
+
+    Raises:
+      InputError: unreadable files, ground truth without masks, or a twin of another length.
+    """
+    config = FrameConfig(size=max(network.image_size), patch_size=network.patch_size)
+    sequences = [find_sequence(str(p)) for p in (path, path.with_name(path.name + STILL))]
+    frames = [load_frames(s.frames, config) for s in sequences]
+    truths = [load_ground_truth(_file(s), f) for s, f in zip(sequences, frames, strict=True)]
+    masks = truths[0].masks
+    if masks is None or truths[1].masks is None:
+        raise InputError(f"The ground truth of {path} or of its twin has no masks of what moves.")
+    if frames[0].rgb.shape != frames[1].rgb.shape:
+        raise InputError(f"{path} and its twin differ in length or size.")
+    instance, twins_instance = (
+        load_arrays(_file(s), f, ("instance",)).get("instance") for s, f in zip(sequences, frames, strict=True)
+    )
+    would_move = None
+    if instance is not None and twins_instance is not None:
+        would_move = np.isin(twins_instance, np.unique(instance[masks]))
+    moving, still = (StudyClip(f, t, movers) for f, t, movers in zip(frames, truths, (masks, would_move), strict=True))
+    return Twins(path.name, moving, still)
+
+
+def _file(sequence: Sequence) -> pathlib.Path:
+    if sequence.ground_truth is None:
+        raise InputError(f"{sequence.frames.parent} has no ground_truth.npz.")
+    return sequence.ground_truth
+
+
+@partial(jax.jit, static_argnames=("config",))
+def _render(key: Array, moving: Array, config: ClipConfig) -> tuple[Clip, Array]:
+    """The clip, or its twin, and the pixels of what moves in the clip: `synthetic.sample_clip` does not tell these."""
+    plan_key, noise_key = jax.random.split(key)
+    moves = plan_clip(plan_key, config).moves
+    clip = render_clip(noise_key, plan_clip(plan_key, config, moving), config.size)
+    return clip, jnp.concatenate([jnp.zeros(1, bool), moves])[clip.views.instance]
+
+
+def from_render(clip: Clip, movers: np.ndarray, config: ClipConfig) -> StudyClip:
+    """A rendered clip as frames and ground truth."""
+    index = np.arange(config.num_frames)
+    frames = Frames(
+        rgb=clip.views.rgb,
+        source_index=index.astype(np.int32),
+        time=index / 24.0,
+        frame_from_source=np.eye(3),
+        source_size=np.array(config.size, np.int32),
+    )
+    truth = GroundTruth(
+        depth=np.asarray(clip.views.depth),
+        masks=np.asarray(clip.moving),
+        world_from_cam=np.asarray(clip.views.world_from_cam),
+        intrinsics=np.asarray(clip.views.intrinsics),
+    )
+    return StudyClip(frames, truth, movers)

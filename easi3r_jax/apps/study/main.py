@@ -1,0 +1,196 @@
+"""Measures what motion cues are worth, on clips in which objects move and on their motionless twins.
+
+    python -m experiments.study                                    # the embedded network on clips rendered here
+    python -m experiments.study --tuned=runs/tuned/model           # and one fine-tuned on dynamic clips beside it
+    python -m experiments.study --clips=clips/ --num=16            # on clips of experiments.synthesize
+
+Every figure on a clip stands beside the same figure on its twin: the same scene, camera path and noise with the motion
+switched off. "AUC, still" scores the objects that would move against the rest of the twin: 0.5 says that a score sees
+nothing but motion. Choices are made on development clips and measured on test clips. The result is a folder:
+results.json with every figure of every clip, and report.md with the tables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import pathlib
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from easi3r_jax.apps import cli
+from easi3r_jax.apps.checkpoints import load_model
+from easi3r_jax.apps.environment import versions
+from easi3r_jax.apps.progress import Stages, table
+from easi3r_jax.apps.study import clips as study_clips
+from easi3r_jax.apps.study import report, scores
+from easi3r_jax.apps.study.clips import StudyClip, Twins
+from easi3r_jax.core.atomic import atomic_folder, ensure_writable
+from easi3r_jax.core.config import AlignConfig, MotionConfig, PipelineConfig
+from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.pairs import make_edges
+from easi3r_jax.core.types import Array
+from easi3r_jax.evaluation import metrics
+from easi3r_jax.inference import pipeline
+from easi3r_jax.io import export
+from easi3r_jax.models import DUSt3R
+from easi3r_jax.synthetic.clips import ClipConfig
+
+FLAGS = cli.Flags(__doc__)
+
+_NETWORK = FLAGS.group("Networks")
+CHECKPOINT = _NETWORK.string("checkpoint", "embedded", "Weights, as experiments.reconstruct takes them.")
+TUNED = _NETWORK.string("tuned", "", "Weights of the same network after fine-tuning on dynamic clips.")
+DTYPE = _NETWORK.choice("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the network's layers.")
+
+_CLIPS = FLAGS.group("Clips")
+CLIPS = _CLIPS.string("clips", "", "Folder of clips NAME with twins NAME_still; the first ones by name develop.")
+NUM = _CLIPS.integer("num", 24, "Test clips (with --clips: at most so many).", at_least=1)
+DEV_NUM = _CLIPS.integer("dev_num", 8, "Development clips, others than the test clips.", at_least=1)
+NUM_FRAMES = _CLIPS.integer("num_frames", 16, "Frames of a rendered clip.", at_least=2)
+SEED = _CLIPS.integer("seed", 0, "Of rendered clips, k-means and RANSAC.")
+
+_METHOD = FLAGS.group("Method")
+GRAPH = _METHOD.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
+CLUSTERS = _METHOD.integer("clusters", 64, "k-means clusters.", at_least=1)
+ITERATIONS = _METHOD.integer("iterations", 300, "Alignment steps.", at_least=1)
+MOTION = _METHOD.string("motion", "none,attention,rigid,match", "Whole reconstructions to measure: motion sources.")
+
+_OUTPUT = FLAGS.group("Output")
+OUTPUT = _OUTPUT.string("output", "results/study", "Folder of the result. An older one is replaced.")
+MARKER = "results.json"
+
+
+def main() -> None:
+    began = time.perf_counter()
+    config = PipelineConfig(
+        graph=GRAPH.value,
+        seed=SEED.value,
+        segmentation=MotionConfig(num_clusters=CLUSTERS.value),
+        alignment=AlignConfig(iterations=ITERATIONS.value),
+    )
+    sources = [dataclasses.replace(config, motion=name) for name in filter(None, MOTION.value.split(","))]
+    make_edges(NUM_FRAMES.value, GRAPH.value)
+    output = pathlib.Path(OUTPUT.value)
+    ensure_writable(output, marker=MARKER)
+    stages = Stages()
+    networks = {"": load_model(CHECKPOINT.value, DTYPE.value, stages)}
+    if TUNED.value:
+        networks["tuned"] = load_model(TUNED.value, DTYPE.value, stages)
+    model = networks[""][0]
+    for other, _ in networks.values():
+        if (other.config.image_size, other.config.patch_size) != (model.config.image_size, model.config.patch_size):
+            raise ConfigError("--checkpoint and --tuned must be networks of one image size and patch size.")
+    stages.close()
+    development, test, counts = find_clips(model)
+    print(f"  {counts[0]} development and {counts[1]} test clips, each with its twin")
+
+    total = sum(counts) + 2 * counts[1] * len(networks) * len(sources)
+    judged: list[dict] = []
+    per_clip: list[dict] = []
+    names = []
+    done = 0
+    for number, twins in enumerate(itertools.chain(development, test)):
+        stages("clips", done, total, twins.name)
+        kinds = {"": twins.moving, ", still": twins.still}
+        features = [pipeline.encode(model, clip.frames) for clip in kinds.values()]
+        judged.append(scores.judged(model, twins, (features[0], features[1]), config))
+        names.append(twins.name)
+        done += 1
+        if number < counts[0] or not sources:
+            continue
+        per_clip.append({})
+        for network, (weights, _) in networks.items():
+            if weights is not model:
+                features = [pipeline.encode(weights, clip.frames) for clip in kinds.values()]
+            for options in sources:
+                for (kind, clip), encoded in zip(kinds.items(), features, strict=True):
+                    stages("clips", done, total, twins.name)
+                    name = f"{system_name(network, options.motion)}{kind}"
+                    per_clip[-1][name] = measured(weights, clip, encoded, options)
+                    done += 1
+    stages("clips", total, total)
+
+    developed, tested = (report.over_clips(part) for part in (judged[: counts[0]], judged[counts[0] :]))
+    systems = report.over_clips(per_clip)
+    layers = scores.layer_names(model.config.dec_depth)
+    tables = report.score_tables(tested, developed, layers)
+    tables += [report.system_table(systems)] if systems else []
+    record = {
+        "options": FLAGS.values(),
+        "pipeline": config,
+        "checkpoints": {name or "network": metadata for name, (_, metadata) in networks.items()},
+        "versions": versions(),
+        "clips": {"development": names[: counts[0]], "test": names[counts[0] :]},
+        "development": _named(developed),
+        "test": _named(tested),
+        "chosen": {kind: score.name for kind, score in report.choose(developed).items()},
+        "reconstructions": _named(systems),
+        "per_clip": {"scores": [_named(clip) for clip in judged], "reconstructions": per_clip},
+    }
+    with atomic_folder(output, marker=MARKER) as folder:
+        export.write_json(folder / MARKER, record)
+        (folder / "report.md").write_text(document(tables, counts), encoding="utf-8")
+    for each in tables:
+        print(f"\n  {each.title}\n{table(each.rows, each.header)}")
+    print(f"\n  {time.perf_counter() - began:.0f} s, result: {output}")
+
+
+def find_clips(model: DUSt3R) -> tuple[Iterator[Twins], Iterator[Twins], tuple[int, int]]:
+    """Development and test clips, read or rendered one at a time, and how many they are."""
+    if not CLIPS.value:
+        config = ClipConfig(size=model.config.image_size, num_frames=NUM_FRAMES.value)
+        counts = (DEV_NUM.value, NUM.value)
+        development, test = (study_clips.rendered(SEED.value, split, n, config) for split, n in enumerate(counts))
+        return development, test, counts
+    found = study_clips.folders(pathlib.Path(CLIPS.value).expanduser())
+    if len(found) <= DEV_NUM.value:
+        raise InputError(
+            f"{CLIPS.value} has {len(found)} clips with twins; with --dev_num={DEV_NUM.value} none is left to test."
+        )
+    parts = found[: DEV_NUM.value], found[DEV_NUM.value :][: NUM.value]
+    development, test = ((study_clips.read(path, model.config) for path in part) for part in parts)
+    return development, test, (len(parts[0]), len(parts[1]))
+
+
+def measured(model: DUSt3R, clip: StudyClip, features: Array, config: PipelineConfig) -> dict[str, float | None]:
+    """Figures of a whole reconstruction. A twin's `score_auc` is that of the objects that would move."""
+    scene = pipeline.reconstruct(model, clip.frames, config, features=features).scene
+    if config.motion == "none":  # says nothing about motion
+        return metrics.evaluate_scene(scene, dataclasses.replace(clip.truth, masks=None))
+    figures = metrics.evaluate_scene(scene, clip.truth)
+    if clip.movers is not None:
+        figures["score_auc"] = metrics.roc_auc(np.asarray(scene.dynamic_score), clip.movers)
+    return figures
+
+
+def system_name(network: str, motion: str) -> str:
+    """A row of the table."""
+    plain = "fine-tuned" if network else "plain"
+    return plain if motion == "none" else f"{plain} + {motion}"
+
+
+def document(tables: list[report.Table], counts: tuple[int, int]) -> str:
+    """report.md."""
+    flags = [flag for flag in FLAGS.changed() if not flag.startswith("--output=")]
+    command = " ".join(["python -m experiments.study", *flags])
+    head = [
+        f"    {command}",
+        "",
+        f"Means over {counts[1]} test clips (choices: {counts[0]} other clips) and their standard errors. *Still*: the "
+        "same clips with the motion switched off; AUC there is that of the objects that would move.",
+        "",
+    ]
+    return "\n".join([*head, *(each.markdown() for each in tables)])
+
+
+def _named(figures: dict) -> dict:
+    """Keys and means as JSON takes them."""
+    return {
+        key if isinstance(key, str) else key.name: {
+            figure: value._asdict() if isinstance(value, report.Mean) else value for figure, value in values.items()
+        }
+        for key, values in figures.items()
+    }

@@ -1,0 +1,359 @@
+"""Trains a network, or goes on training one, on pairs of views.
+
+    python -m experiments.train --preset=embedded                    # the network that ships with the package
+    python -m experiments.train --preset=embedded --resume           # go on where it stopped, exactly
+    python -m experiments.train --preset=dust3r --steps=2000         # the paper's objective and optimiser alone
+    python -m experiments.train --finetune=monst3r --checkpoint=embedded         # on rendered scenes that move
+    python -m experiments.train --finetune=monst3r --checkpoint=naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt \\
+        --data=pointodyssey:/data/po,tartanair:/data/tartanair,spring:/data/spring,waymo:/data/waymo
+
+Pairs are rendered on the device that trains, unless --data names folders. The run's folder has log.csv, TensorBoard
+logs (tensorboard --logdir=RUN), previews of held-out pairs, states to resume from, and model/, a checkpoint that every
+program takes as --checkpoint. A run that is stopped and resumed gives the same losses as one that is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from easi3r_jax.apps import cli
+from easi3r_jax.apps.checkpoints import load_model
+from easi3r_jax.apps.environment import device, layer_dtype, versions
+from easi3r_jax.apps.run_folder import held
+from easi3r_jax.apps.training_data import Source, open_source
+from easi3r_jax.apps.training_log import TrainingLog, preview
+from easi3r_jax.apps.validate import measure, shown
+from easi3r_jax.core import sharding
+from easi3r_jax.core.atomic import atomic_file
+from easi3r_jax.core.config import DUSt3RConfig, TrainConfig
+from easi3r_jax.core.errors import CheckpointError, ConfigError, UserError
+from easi3r_jax.models import DUSt3R, abstract_model, parameters_of, random_model
+from easi3r_jax.training.batch import ViewPairs
+from easi3r_jax.training.step import TrainState, averaged_model, init_state, make_step
+from easi3r_jax.training.validation import evaluate
+from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, load_newest, save_checkpoint, save_state, state_options
+
+FLAGS = cli.Flags(__doc__)
+
+PRESETS = {
+    "embedded": (DUSt3RConfig.embedded, TrainConfig.embedded),
+    "embedded-wide": (DUSt3RConfig.embedded_wide, TrainConfig.embedded_wide),
+    "dust3r": (DUSt3RConfig.embedded, TrainConfig.dust3r),
+    "tiny": (DUSt3RConfig.thumbnail, TrainConfig.embedded),
+}
+
+_RUN = FLAGS.group("Run")
+PRESET = _RUN.choice(
+    "preset",
+    "embedded",
+    sorted(PRESETS),
+    "Network, optimiser and objective; the flags below change them. embedded: the network that ships; embedded-wide: "
+    "a larger one, for an accelerator; dust3r: the embedded network by the paper's objective and optimiser alone; "
+    "tiny: a network for trying out this program. With "
+    "--checkpoint, the network is that of the weights.",
+)
+FINETUNE = _RUN.choice(
+    "finetune",
+    "none",
+    ["none", "monst3r"],
+    "monst3r: as MonST3R was made of DUSt3R: encoder frozen, learning rate 5e-5, scenes that move. Takes the place of "
+    "--preset and needs --checkpoint.",
+)
+CHECKPOINT = _RUN.string("checkpoint", "", "Weights to start from, as reconstruct takes them (default: random ones).")
+OUTPUT = _RUN.string("output", "", "Folder of the run (default: runs/<preset or finetune>).")
+RESUME = _RUN.boolean(
+    "resume", False, "Go on from the newest state in the run's folder that can be read, with the same options."
+)
+STEPS = _RUN.integer("steps", 0, "Steps of the whole run; the learning rate has fallen at the last (0: the preset's).")
+STOP_AFTER = _RUN.integer("stop_after", 0, "Stop after so many steps, to be resumed another day (0: never).")
+SEED = _RUN.integer("seed", 0, "Decides the first weights and the data.")
+
+_DATA = FLAGS.group("Data")
+DATA = _DATA.string(
+    "data",
+    "",
+    "Folders to train on: NAME:FOLDER or NAME:FOLDER:WEIGHT, separated by commas; NAME is pairs (clip folders, see "
+    "docs/datasets.md), pointodyssey, tartanair, spring or waymo. Weights count relative to each other; by default "
+    "they are MonST3R's shares (0.5, 0.25, 0.05, 0.2), and 1 for pairs. Of a set of 5 or more scenes, one in ten is "
+    "held out. Empty: rendered scenes.",
+)
+BATCH_SIZE = _DATA.integer("batch_size", 0, "Pairs a step, each trained both ways (0: the preset's).")
+
+_OBJECTIVE = FLAGS.group("Objective (negative: the preset's; the last three are not in the paper, 0 switches them off)")
+ALPHA = _OBJECTIVE.number("alpha", -1.0, "Weight of the confidence's logarithm; 0.2 in the papers, 0.4 in embedded.")
+SCALE = _OBJECTIVE.number("scale_weight", -1.0, "Weight of keeping the predicted scale near 1.")
+MATCHING = _OBJECTIVE.number(
+    "matching_weight", -1.0, "Weight of matching encoder tokens (InfoNCE); for scenes at rest."
+)
+ATTENTION = _OBJECTIVE.number("attention_weight", -1.0, "Weight of supervising cross-attention; for scenes at rest.")
+
+_OPTIMISER = FLAGS.group("Optimiser")
+OPTIMISER = _OPTIMISER.choice(
+    "optimiser", "preset", ["preset", "adamw", "muon"], "AdamW, or Muon for the blocks' matrices."
+)
+LEARNING_RATE = _OPTIMISER.number("learning_rate", 0.0, "Highest learning rate (0: the preset's).", at_least=0.0)
+DTYPE = _OPTIMISER.choice(
+    "dtype",
+    "auto",
+    ["auto", "float32", "bfloat16"],
+    "Number type of the network's layers; auto is bfloat16 on GPUs and TPUs. Parameters, loss and averages are "
+    "float32 always.",
+)
+
+_REPORT = FLAGS.group("Reports")
+LOG_EVERY = _REPORT.integer("log_every", 20, "Steps between lines of log.csv, which are means over them.", at_least=1)
+CHECK_EVERY = _REPORT.integer("check_every", 1000, "Steps between validations, previews and saved states.", at_least=1)
+HELD_OUT = _REPORT.integer("held_out", 32, "Held-out pairs of a validation while training.", at_least=1)
+FINAL = _REPORT.integer("held_out_final", 256, "Held-out pairs of the last validation.", at_least=1)
+
+
+def main() -> None:
+    name = FINETUNE.value if FINETUNE.value != "none" else PRESET.value
+    output = pathlib.Path(OUTPUT.value or pathlib.Path("runs") / name).expanduser()
+    config = training_options()
+    with held(output, resume=RESUME.value) as begun:
+        train_in(output, begun, config)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same from the first step to the last.
+
+    Attributes:
+      output: its folder.
+      config: how the network is trained.
+      network: its architecture.
+      source: of the pairs.
+      held_out: pairs that no step trains on.
+      recorded: what decides the numbers, JSON values; see `describe`.
+    """
+
+    output: pathlib.Path
+    config: TrainConfig
+    network: DUSt3RConfig
+    source: Source
+    held_out: ViewPairs
+    recorded: dict[str, Any]
+
+
+def train_in(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConfig) -> None:
+    """Trains in a folder that is held, from the state `begun` on if there is one."""
+    # The shares of a batch are averaged device by device: a run goes on with as many as it began with.
+    sharding.split_cpu(config.batch_size, None if begun is None else state_options(begun).get("devices"))
+    mesh = sharding.data_mesh()
+    if config.batch_size % mesh.size:
+        raise ConfigError(f"--batch_size={config.batch_size} does not divide among {mesh.size} devices.")
+    network, first, licence = starting_point(begun)
+    source = open_source(DATA.value, network.image_size, seed=SEED.value, moving=FINETUNE.value == "monst3r")
+    check_terms(config, network, source)
+    dtype = layer_dtype(DTYPE.value)
+    recorded = describe(network, config, source) | {"dtype": dtype, "devices": mesh.size}
+    if CHECKPOINT.value:
+        recorded["licence"] = licence
+
+    parameters = parameters_of(first or abstract_model(network))
+    count = sum(math.prod(value.shape) for value in parameters.values())
+    height, width = network.image_size
+    print(
+        f"  {count / 1e6:.1f} M parameters, {width}x{height} pixels, {config.steps} steps of {config.batch_size} pairs "
+        f"({DATA.value or 'rendered'}), {dtype}, {device()}\n  folder of the run: {output}",
+        flush=True,
+    )
+    for note in source.notes:
+        print(f"  note: {note}", flush=True)
+    if begun is None:
+        state = jax.device_put(init_state(parameters, config), sharding.replicated(mesh))
+    else:
+        state = resumed(output, parameters, config, mesh, recorded)
+    del first, parameters
+    step = make_step(network, config, mesh, draw=source.draw, dtype=jnp.dtype(dtype))
+    held_out = source.held_out(max(HELD_OUT.value, FINAL.value))
+    run = Run(output, config, network, source, held_out, recorded)
+
+    with atomic_file(output / "run.json") as file:
+        file.write_text(json.dumps(recorded | {"options": FLAGS.values(), "versions": versions()}, indent=1) + "\n")
+    last = min(config.steps, int(state.step) + STOP_AFTER.value) if STOP_AFTER.value else config.steps
+    state = train(run, state, step, last)
+    if DATA.value:
+        licence += " And the terms of the training data."
+    finish(run, averaged_model(state, network), int(state.step), licence)
+    if redrawn := source.redrawn():
+        print("pairs drawn again: " + ", ".join(f"{count} ({reason})" for reason, count in sorted(redrawn.items())))
+    if int(state.step) < config.steps:
+        print(f"Stopped at step {int(state.step)} of {config.steps}. Add --resume to go on.")
+
+
+def starting_point(begun: pathlib.Path | None) -> tuple[DUSt3RConfig, DUSt3R | None, str]:
+    """The architecture, the first weights and their licence.
+
+    A run that goes on needs no first weights, its state has all: they are None, and those that --checkpoint names may
+    be gone by then.
+    """
+    if not CHECKPOINT.value:
+        model_config = PRESETS[PRESET.value][0]()
+        return model_config, random_model(model_config, seed=SEED.value) if begun is None else None, "Apache-2.0"
+    if begun is not None:
+        options = state_options(begun)
+        return described_network(options, begun), None, options.get("licence", LICENCE_UNKNOWN)
+    first, metadata = load_model(CHECKPOINT.value, "float32")
+    return first.config, first, f"That of the weights it was made of: {metadata['licence']}"
+
+
+def resumed(
+    output: pathlib.Path, parameters: dict[str, Any], config: TrainConfig, mesh: Mesh, recorded: dict[str, Any]
+) -> TrainState:
+    """The newest state that can be read; `parameters` are shapes."""
+    shapes = jax.eval_shape(lambda p: init_state(p, config), parameters)
+    everywhere = sharding.replicated(mesh)
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), shapes)
+    state, step, passed_over = load_newest(output / "states", like, recorded)
+    for reason in passed_over:
+        print(f"warning: {reason} The run goes on from step {step}.", file=sys.stderr)
+    return state
+
+
+def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
+    """Takes the steps up to `last`, with reports and saved states on the way."""
+    done = int(state.step)
+    log = TrainingLog(run.output, first_step=done, total=run.config.steps, samples_per_step=run.config.batch_size)
+    some = jax.tree.map(lambda a: a[: HELD_OUT.value], run.held_out)
+    pending: list[dict[str, jax.Array]] = []
+    with run.source.batches(done, run.config.batch_size) as batches:
+        while done < last:
+            state, terms = step(state) if batches is None else step(state, next(batches))
+            done += 1
+            pending.append(terms)
+            check = done % CHECK_EVERY.value == 0 or done == last
+            # A check ends a line: a run resumed from a regular one has the same lines.
+            if done % LOG_EVERY.value == 0 or check:
+                terms_of = jax.device_get(pending)
+                means = {name: float(np.mean([t[name] for t in terms_of])) for name in pending[0]}
+                pending = []
+                if wrong := sorted(name for name, value in means.items() if not np.isfinite(value)):
+                    raise UserError(
+                        f"Not finite at step {done}: {', '.join(wrong)}. To go on from the last saved state with a "
+                        f"lower --learning_rate, add --resume --stop_after=1, which writes {run.output / 'model'}, "
+                        "and give that as --checkpoint of a new run."
+                    )
+                log.write(done, means)
+            if check:
+                save_state(run.output / "states", done, state, run.recorded)
+                model = averaged_model(state, run.network)
+                log.validated(done, evaluate(model, some, batch_size=_at_a_time(run.config)))
+                preview(run.output / "preview" / f"{done:08d}.png", model, some)
+    log.close()
+    return state
+
+
+def finish(run: Run, model: DUSt3R, done: int, licence: str) -> None:
+    """Writes the model and what it measures on the held-out pairs."""
+    origin = f"experiments.train, {done} steps from {CHECKPOINT.value or 'random weights'}"
+    save_checkpoint(run.output / "model", model.config, model, source_name=origin, licence=licence)
+    figures = measure(model, run.held_out, _at_a_time(run.config))
+    with atomic_file(run.output / "metrics.json") as file:
+        file.write_text(json.dumps(figures, indent=1) + "\n")
+    print(shown(figures, len(run.held_out.rgb)))
+    print(f"use: python -m experiments.reconstruct --checkpoint={run.output / 'model'} --seq=VIDEO")
+
+
+def _at_a_time(config: TrainConfig) -> int:
+    """Pairs of a validation at a time: never more than a step has, since no more may fit."""
+    return min(config.batch_size, 16)
+
+
+def training_options() -> TrainConfig:
+    """The preset, or MonST3R's fine-tuning, with the flags' changes."""
+    if FINETUNE.value == "monst3r":
+        if PRESET.present:
+            raise ConfigError(
+                "--finetune=monst3r is a preset of its own, and --checkpoint has the network: drop --preset."
+            )
+        if not CHECKPOINT.value:
+            raise ConfigError("--finetune=monst3r needs --checkpoint: the weights to start from.")
+        config = TrainConfig.monst3r()
+    else:
+        config = PRESETS[PRESET.value][1]()
+    objective = {
+        field: value
+        for field, value in (
+            ("alpha", ALPHA.value),
+            ("scale_weight", SCALE.value),
+            ("matching_weight", MATCHING.value),
+            ("attention_weight", ATTENTION.value),
+        )
+        if value >= 0
+    }
+    changes: dict[str, Any] = {"objective": dataclasses.replace(config.objective, **objective)}
+    samples = config.steps * config.batch_size
+    batch_size = BATCH_SIZE.value or config.batch_size
+    steps = STEPS.value or max(samples // batch_size, 1)
+    # A shorter or longer run is the same schedule, shorter or longer.
+    warmup = config.warmup_samples * steps * batch_size // samples
+    changes |= {"batch_size": batch_size, "steps": steps, "warmup_samples": warmup}
+    changes |= {"optimiser": OPTIMISER.value} if OPTIMISER.value != "preset" else {}
+    if LEARNING_RATE.value:
+        changes |= {
+            "learning_rate": LEARNING_RATE.value,
+            "learning_rate_min": min(config.learning_rate_min, LEARNING_RATE.value),
+        }
+    return dataclasses.replace(config, **changes)
+
+
+def check_terms(config: TrainConfig, model_config: DUSt3RConfig, source: Source) -> None:
+    """Refuses the terms that the papers do not have where they would teach something wrong, or nothing."""
+    chosen = {"matching_weight": MATCHING.value, "attention_weight": ATTENTION.value}
+    used = [name for name in chosen if getattr(config.objective, name) > 0]
+    off = " ".join(f"--{name}=0" for name in used)
+    if used and source.at_rest is False:
+        raise ConfigError(
+            f"{' and '.join(used)} above 0 hold for scenes at rest, and scenes of this data move: add {off}."
+        )
+    if source.at_rest is None and (unsaid := [name for name in used if chosen[name] < 0]):
+        weights = " ".join(f"--{name}={getattr(config.objective, name)}" for name in unsaid)
+        raise ConfigError(
+            f"{' and '.join(unsaid)} hold for scenes at rest, and scenes of this data may move: add {off}, or "
+            f"{weights} if you know that none does."
+        )
+    layer = config.objective.attention_layer
+    if config.objective.attention_weight > 0 and (layer >= model_config.dec_depth or model_config.dec_heads < 2):
+        raise ConfigError(
+            f"attention_weight supervises half the heads of decoder layer {layer}, counted from 0; this network has "
+            f"{model_config.dec_depth} layers of {model_config.dec_heads} heads: add --attention_weight=0."
+        )
+
+
+def describe(model_config: DUSt3RConfig, config: TrainConfig, source: Source) -> dict[str, Any]:
+    """What decides a run's numbers: kept with its states, and compared when it is resumed."""
+    network = dataclasses.asdict(model_config)
+    network["confidence_range"] = [str(bound) for bound in model_config.confidence_range]  # JSON has no infinity
+    training = dataclasses.asdict(config)
+    objective = training.pop("objective")
+    return {
+        **{f"network.{name}": value for name, value in network.items()},
+        **training,
+        **{f"objective.{name}": value for name, value in objective.items()},
+        "data": source.description,
+        "seed": SEED.value,
+        "checkpoint": CHECKPOINT.value,
+    }
+
+
+def described_network(options: dict[str, Any], state: pathlib.Path) -> DUSt3RConfig:
+    """The architecture that `describe` wrote into a state."""
+    fields = {name.removeprefix("network."): value for name, value in options.items() if name.startswith("network.")}
+    try:
+        fields["image_size"] = tuple(fields["image_size"])
+        fields["confidence_range"] = tuple(map(float, fields["confidence_range"]))
+        return DUSt3RConfig(**fields)
+    except (TypeError, ValueError, KeyError, ConfigError) as error:
+        raise CheckpointError(f"The training state at {state} is damaged (its network). Delete it.") from error

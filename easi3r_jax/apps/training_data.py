@@ -1,0 +1,161 @@
+"""`--data`: where training pairs come from."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from easi3r_jax.core import sharding
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.synthetic import ClipConfig, MovingSampling, PairSampling
+from easi3r_jax.training.batch import ViewPairs
+from easi3r_jax.training.datasets import (
+    FEWEST_SCENES,
+    MONST3R_SHARES,
+    READERS,
+    Dataset,
+    Mixture,
+    SamplingConfig,
+    hold_out,
+    open_dataset,
+    prefetched,
+)
+from easi3r_jax.training.rendered import HELD_OUT, draw_moving, draw_static, held_out_pairs
+from easi3r_jax.training.step import Draw
+
+#: More would wait for the disk, and hold batches in memory.
+_MOST_THREADS = 8
+#: Whether the scenes of a layout are at rest. Of clip folders nobody knows.
+_AT_REST = {"tartanair": True, "pointodyssey": False, "spring": False, "waymo": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A source of training pairs.
+
+    Attributes:
+      description: what decides the pairs, JSON values.
+      draw: renders pairs on the device that trains; None where pairs are read.
+      held_out: gives so many pairs that no step trains on.
+      at_rest: whether nothing moves in any scene; None where that is not known.
+      notes: what the user should know of the data, lines.
+      redrawn: how many pairs had another drawn in their place so far, by reason.
+      batches: (step, batch size) -> a context with an iterator over the batches from that step on, or with None where
+        pairs are rendered.
+    """
+
+    description: dict[str, Any]
+    draw: Draw | None
+    held_out: Callable[[int], ViewPairs]
+    at_rest: bool | None
+    notes: tuple[str, ...]
+    redrawn: Callable[[], dict[str, int]]
+    batches: Callable[[int, int], AbstractContextManager[Iterator[ViewPairs] | None]]
+
+
+def open_source(data: str, image_size: tuple[int, int], *, seed: int, moving: bool) -> Source:
+    """Opens what `--data` names.
+
+    Args:
+      data: as typed; empty for rendered scenes.
+      image_size: (H, W) of the network.
+      seed: of the pairs.
+      moving: whether rendered scenes move.
+
+    Raises:
+      ConfigError: a seed that is reserved, or names and weights that make no sense.
+      InputError: folders that are not there, or not what they are said to be.
+    """
+    if seed >= HELD_OUT:
+        raise ConfigError(f"--seed must be below {HELD_OUT}, which is the held-out pairs' own.")
+    return _read(data, image_size, seed) if data else rendered(image_size, seed, moving=moving)
+
+
+def rendered(image_size: tuple[int, int], seed: int, *, moving: bool, arc_deg: float = PairSampling.arc_deg) -> Source:
+    """Pairs of procedural scenes, rendered where they are trained on; of scenes at rest within `arc_deg`."""
+    if moving:
+        sampling = MovingSampling(clip=ClipConfig(size=image_size))
+        draw = functools.partial(draw_moving, sampling)
+    else:
+        sampling = PairSampling(size=image_size, arc_deg=arc_deg)
+        draw = functools.partial(draw_static, sampling)
+    return Source(
+        description={"moving" if moving else "static": dataclasses.asdict(sampling)},
+        draw=functools.partial(draw, seed),
+        held_out=functools.partial(held_out_pairs, draw),
+        at_rest=not moving,
+        notes=(),
+        redrawn=dict,
+        batches=lambda step, batch_size: contextlib.nullcontext(None),
+    )
+
+
+def _read(data: str, image_size: tuple[int, int], seed: int) -> Source:
+    height, width = image_size
+    # A network of 512 pixels is trained at several shapes; the small ones at their own.
+    sampling = SamplingConfig() if max(image_size) == 512 else SamplingConfig(sizes=((width, height),))
+    parts = [_part(part) for part in data.split(",")]
+    read, trained, validated, notes = [], [], [], []
+    for name, folder, weight in parts:
+        dataset = open_dataset(name, folder)
+        rest, apart = hold_out(dataset)
+        trained.append((rest, weight))
+        validated.append((apart or dataset, weight))
+        read.append([name, _fingerprint(dataset), len(apart.sequences) if apart else 0, weight])
+        if apart is None:
+            notes.append(
+                f"{name}:{folder} has fewer than {FEWEST_SCENES} scenes: none is held out. Its held-out pairs are "
+                "other pairs of the scenes that are trained on, and say little of new ones."
+            )
+    mixture, others = Mixture(trained, sampling), Mixture(validated, sampling)
+    threads = min(max(sharding.num_cores() // 2, 2), _MOST_THREADS)
+
+    @contextlib.contextmanager
+    def batches(step: int, batch_size: int) -> Iterator[Iterator[ViewPairs]]:
+        def batch(n: int) -> ViewPairs:
+            return ViewPairs(*mixture.batch(seed, n, batch_size))
+
+        with prefetched(batch, step, threads=threads, ahead=2 * threads) as opened:
+            yield iter(opened)
+
+    known = [_AT_REST.get(name) for name, *_ in parts]
+    return Source(
+        description={"read": read, "sampling": dataclasses.asdict(sampling)},
+        draw=None,
+        held_out=lambda count: ViewPairs(*others.batch(HELD_OUT, 0, count)),
+        at_rest=False if False in known else None if None in known else True,
+        notes=tuple(notes),
+        redrawn=lambda: mixture.redrawn,
+        batches=batches,
+    )
+
+
+def _part(text: str) -> tuple[str, str, float]:
+    """NAME:FOLDER or NAME:FOLDER:WEIGHT."""
+    name, colon, rest = text.strip().partition(":")
+    if name not in READERS or not colon or not rest:
+        raise ConfigError(f"--data: {text!r} is not NAME:FOLDER with one of the names {', '.join(sorted(READERS))}.")
+    folder, colon, weight = rest.rpartition(":")
+    if not colon:
+        return name, rest, MONST3R_SHARES.get(name, 1.0)
+    try:
+        value = float(weight)
+    except ValueError:
+        return name, rest, MONST3R_SHARES.get(name, 1.0)  # a folder with a colon in its name
+    if not (np.isfinite(value) and value > 0):
+        raise ConfigError(f"--data: the weight of {text!r} must be a positive number.")
+    return name, folder, value
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    """Tells two data sets apart by their sequences' names and lengths, wherever they lie."""
+    names = sorted(f"{os.path.relpath(s.name, dataset.root)} {s.num_frames}" for s in dataset.sequences)
+    return hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()

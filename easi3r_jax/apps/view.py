@@ -1,0 +1,94 @@
+"""Shows a result in the browser: played, coloured, from every side.
+
+    python -m experiments.view --scene=results/demo
+    python -m experiments.view --scene=results/plain,results/full        # two results of one clip, side by side
+    python -m experiments.view --scene=results/demo --export-html=demo.html
+
+It needs viser (pip install -e '.[viewer]') and listens on this machine only. Ctrl-C ends it. How to see it from
+another machine, and what the panel does: docs/viewer.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from easi3r_jax import viewer
+from easi3r_jax.apps import cli
+from easi3r_jax.apps.progress import Stages
+from easi3r_jax.core import interrupt
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.io import results
+from easi3r_jax.viewer.listening import check_address, invitation
+
+_HOST, _PORT = "127.0.0.1", 8080
+
+FLAGS = cli.Flags(__doc__)
+
+_INPUT = FLAGS.group("What is shown")
+SCENE = _INPUT.string(
+    "scene", "", "A result's folder, as reconstruct writes it; or two of one clip, a comma between, to be side by side."
+)
+STATIC_POINTS = _INPUT.integer("static_points", viewer.Budget.static, "Most points of what stands still.", at_least=1)
+MOVING_POINTS = _INPUT.integer(
+    "moving_points", viewer.Budget.moving, "Most points of what moves, in all frames together.", at_least=1
+)
+
+_WHERE = FLAGS.group("Where")
+PORT = _WHERE.integer("port", _PORT, "Port of the server (0: any that is free).")
+HOST = _WHERE.string("host", _HOST, "Address to listen at; 0.0.0.0 lets everybody in who can reach this machine.")
+EXPORT_HTML = _WHERE.string(
+    "export_html", "", "Instead, write one HTML file that plays without a server; fewer points, unless they are given."
+)
+COLOR = _WHERE.choice("color", "RGB", viewer.CHOICES, "Colours of the points in that file.")
+
+
+def main() -> None:
+    names = [SCENE.value] if os.path.exists(SCENE.value) else SCENE.value.split(",")  # a name may have a comma
+    folders = [name for name in names if name]
+    if not 1 <= len(folders) <= 2:
+        given = f" ({len(folders)} were given)" if folders else ""
+        raise ConfigError(
+            f"--scene names the result to show, results/demo for instance, or two with a comma between{given}."
+        )
+    viewer.library()
+    if not EXPORT_HTML.value:
+        check_address(HOST.value, PORT.value)
+    saved = [results.load_scene(folder) for folder in folders]
+    if EXPORT_HTML.value:
+        stages = Stages()
+        path = viewer.export_html(
+            saved, EXPORT_HTML.value, color=COLOR.value, budget=budget(viewer.HTML_BUDGET), observer=stages
+        )
+        stages.close()
+        print(f"  {path}: {path.stat().st_size / 1e6:.1f} MB, opens in any browser")
+    else:
+        serve(saved, HOST.value, PORT.value, budget(viewer.Budget()))
+
+
+def budget(default: viewer.Budget) -> viewer.Budget:
+    """Most points: those of the flags that are given."""
+    static = STATIC_POINTS.value if STATIC_POINTS.present else default.static
+    return viewer.Budget(static, MOVING_POINTS.value if MOVING_POINTS.present else default.moving)
+
+
+def usual_port() -> int:
+    """The port of `--port`'s default, or, where that is in use, any that is free: for programs without the flag."""
+    try:
+        check_address(_HOST, _PORT)
+    except ConfigError:
+        return 0
+    return _PORT
+
+
+def serve(
+    saved: Sequence[results.SavedScene],
+    host: str = _HOST,
+    port: int = _PORT,
+    most: viewer.Budget = viewer.Budget(),
+) -> None:
+    """Shows results until the program is ended."""
+    with viewer.Viewer(saved, host=host, port=port, budget=most) as running:
+        print(invitation(host, running.port), flush=True)
+        with interrupt.serving():
+            running.wait()

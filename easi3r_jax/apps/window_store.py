@@ -1,0 +1,65 @@
+"""Scenes of a long clip's windows, kept beside the output until all are there: what is done is not done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import Scene4D
+from easi3r_jax.io.export import load_scene, to_json, write_json, write_scene
+
+
+class WindowStore:
+    """A folder `.NAME.windows` beside the output.
+
+    Args:
+      output: folder of the result.
+      options: everything that the scenes depend on beside arrays. A folder made with others is emptied.
+      arrays: the clip and what is given with it: the same is asked of them.
+    """
+
+    def __init__(self, output: pathlib.Path, options: dict[str, Any], arrays: Any):
+        output = output.expanduser().absolute()
+        self.folder = output.with_name(f".{output.name}.windows")
+        digest = hashlib.sha256()
+        for array in jax.tree.leaves(arrays):
+            digest.update(f"{np.shape(array)} {np.asarray(array).dtype}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        key = json.loads(json.dumps(to_json({"arrays": digest.hexdigest(), **options})))
+        path = self.folder / "key.json"
+        try:
+            same = json.loads(path.read_text()) == key
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            write_json(path, key)
+
+    def load(self, number: int) -> Scene4D | None:
+        """A window's scene, or (-1) the keyframes', if it is there and whole."""
+        try:
+            return load_scene(self._path(number))
+        except InputError:
+            return None
+
+    def save(self, number: int, scene: Scene4D) -> None:
+        """Keeps a window's scene: whole, or not at all."""
+        partial = self._path(number).with_suffix(".partial.npz")
+        write_scene(partial, scene)
+        os.replace(partial, self._path(number))
+
+    def clear(self) -> None:
+        """Removes the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, number: int) -> pathlib.Path:
+        return self.folder / (f"window_{number:04d}.npz" if number >= 0 else "keyframes.npz")

@@ -1,0 +1,1 @@
+"""What every room stands on: pytrees, configuration, errors, geometry, pair graphs, devices."""

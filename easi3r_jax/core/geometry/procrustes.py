@@ -1,0 +1,90 @@
+"""Weighted registration of point sets with known correspondence."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.core.geometry import se3
+
+Array = jax.Array
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+# Of `robust_similarity`: its width as a share of the mean distance, and at least as one of the target's extent.
+_WIDTH, _SMALL = 0.3, 1e-3
+
+
+def register_similarity(source: Array, target: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """The similarity that brings `source` closest to `target`: minimises sum_p w_p |s R x_p + t - y_p|^2.
+
+    Umeyama (PAMI 1991), with weights. R is a proper rotation even where a reflection would fit better. A scale has no
+    meaning where the source or its correlation with the target vanishes (coincident points, weights all 0): then
+    s = 1, R = I, and t is the shift of the weighted means.
+
+    Args:
+      source, target: (P, 3) points; `jax.vmap` for batches.
+      weights: (P,) >= 0.
+
+    Returns:
+      scale (), rotation (3, 3), translation (3,).
+    """
+    total = jnp.sum(weights)
+    w = weights / jnp.where(total > 0, total, 1)
+    mean_source, mean_target = (jnp.matmul(w, points, precision=_HIGHEST) for points in (source, target))
+    x, y = source - mean_source[None], target - mean_target[None]
+    covariance = jnp.matmul((w[:, None] * y).T, x, precision=_HIGHEST)
+    u, singular, vt = jnp.linalg.svd(covariance)
+    handedness = jnp.linalg.det(jnp.matmul(u, vt, precision=_HIGHEST))
+    signs = jnp.stack([jnp.ones_like(handedness), jnp.ones_like(handedness), jnp.sign(handedness)])
+    rotation = jnp.matmul(u * signs[None, :], vt, precision=_HIGHEST)
+
+    correlation = jnp.sum(singular * signs)
+    variance = jnp.sum(w[:, None] * x * x)
+    # Relative to the means: centring leaves rounding noise where all points coincide.
+    noise = (jnp.finfo(source.dtype).eps * 8) ** 2
+    tangible = (variance > noise * jnp.sum(mean_source**2)) & (variance > 0)
+    scale = correlation / jnp.where(tangible, variance, 1)
+    meaningful = tangible & (scale * scale * variance > noise * jnp.sum(mean_target**2)) & (scale > 0)
+    scale = jnp.where(meaningful, scale, 1)
+    rotation = jnp.where(meaningful, rotation, jnp.eye(3, dtype=rotation.dtype))
+    translation = mean_target - scale * jnp.matmul(rotation, mean_source, precision=_HIGHEST)
+    return scale, rotation, translation
+
+
+def robust_similarity(source: Array, target: Array, weights: Array, rounds: int = 30) -> Array:
+    """A similarity that most points agree on: those far off, such as what moves, hardly pull.
+
+    Registration again and again, each point's weight times (c / d)^2 where its distance d is above c, a share of the
+    mean distance: as the fit gets better, c gets smaller.
+
+    Args:
+      source, target: (P, 3) points.
+      weights: (P,) >= 0.
+      rounds: of reweighting.
+
+    Returns:
+      (4, 4) target_from_source.
+    """
+
+    def again(matrix: Array, _: None) -> tuple[Array, None]:
+        moved = se3.transform_points(matrix, source)
+        return _registered(source, target, robust_weights(moved, target, weights)), None
+
+    return jax.lax.scan(again, _registered(source, target, weights), None, length=rounds)[0]
+
+
+def robust_weights(points: Array, target: Array, weights: Array) -> Array:
+    """(P,) weights of points that should be at `target`, lessened where they are not: see `robust_similarity`."""
+    total = jnp.sum(weights)
+    share = weights / jnp.where(total > 0, total, 1)
+    middle = jnp.matmul(share, target, precision=_HIGHEST)
+    least = _SMALL * jnp.sum(share * se3.safe_norm(target - middle[None]))
+    distance = se3.safe_norm(points - target)
+    width = jnp.maximum(_WIDTH * jnp.sum(share * distance), least)
+    near = width / jnp.maximum(jnp.maximum(distance, width), 1e-30)
+    return share * near * near
+
+
+def _registered(source: Array, target: Array, weights: Array) -> Array:
+    scale, rotation, translation = register_similarity(source, target, weights)
+    return se3.from_parts(scale * rotation, translation)

@@ -1,0 +1,104 @@
+"""Pair graphs: which frames the network sees together (names as in the released programs of DUSt3R and MonST3R).
+
+With T frames and windows of k offsets,
+
+    complete             every pair
+    swin-k               offsets 1, 2, …, k
+    swinstride-k         offsets 1, 3, …, 2k - 1
+    swin2stride-k        offsets 1, 4, …, 3k - 2
+    swinskip_start-k     offsets 2, 3, …, k + 1
+    logwin-k             offsets 1, 2, 4, …, 2^(k - 1)
+    oneref-i             frame i with every other
+
+Windows are cyclic (the last frames meet the first) unless `-noncyclic` is appended. Left out, k is 3 and i is 0.
+
+Unlike the released programs', no graph pairs a frame with itself or holds a pair twice (short cyclic clips), and all
+are symmetrised (there, not `oneref` nor any name that begins with `swin-1`, so `swin-10` neither).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from easi3r_jax.core.errors import ConfigError, InputError
+
+_OFFSETS: dict[str, Callable[[int], list[int]]] = {
+    "swin": lambda k: list(range(1, k + 1)),
+    "swinstride": lambda k: list(range(1, 2 * k, 2)),
+    "swin2stride": lambda k: list(range(1, 3 * k, 3)),
+    "swinskip_start": lambda k: list(range(2, k + 2)),
+    "logwin": lambda k: [2**power for power in range(k)],
+}
+
+GRAPHS = ("complete", *(f"{name}-K[-noncyclic]" for name in _OFFSETS), "oneref-I")
+
+
+def make_edges(
+    num_frames: int, graph: str = "swinstride-5-noncyclic", symmetrize: bool = True, prefilter: str | None = None
+) -> np.ndarray:
+    """Directed pairs of a clip.
+
+    Args:
+      num_frames: T >= 1.
+      graph: one of `GRAPHS`, with numbers for K and I.
+      symmetrize: for every (i, j) also (j, i). Without it each pair is there once, directed as in the released
+        programs: the earlier frame first, but the later one first in `complete` and frame i first in `oneref-i`.
+      prefilter: keeps near pairs: "seqD" those at most D frames apart, "cycD" those at most D apart on a cycle.
+
+    Returns:
+      (E, 2) int32, frame numbers (i, j), sorted, without repetition. Empty for one frame. A graph may leave frames out
+      (e.g. `swinskip_start` of a short clip); alignment refuses it then.
+
+    Raises:
+      ConfigError: an unknown graph or prefilter, a number out of range.
+      InputError: no frames.
+    """
+    if num_frames < 1:
+        raise InputError("The clip has no frames.")
+    pairs = _directed_pairs(num_frames, graph)
+    distance = np.abs(pairs[:, 0] - pairs[:, 1])
+    keep = distance > 0
+    if prefilter is not None:
+        keep &= _is_near(distance, num_frames, prefilter)
+    pairs = pairs[keep]
+    if symmetrize:
+        pairs = np.concatenate([pairs, pairs[:, ::-1]])
+    return np.unique(pairs, axis=0).astype(np.int32)
+
+
+def _directed_pairs(num_frames: int, graph: str) -> np.ndarray:
+    """Every pair in one direction, (E, 2) int64; may repeat pairs and pair a frame with itself."""
+    frames = np.arange(num_frames)
+    if graph == "complete":
+        return np.stack(np.tril_indices(num_frames, -1), axis=-1)
+    if match := re.fullmatch(r"oneref(?:-(\d{1,9}))?", graph, re.ASCII):
+        reference = int(match[1] or 0)
+        if reference >= num_frames:
+            raise ConfigError(f"Pair graph {graph!r}: the clip has frames 0..{num_frames - 1} only.")
+        return np.stack([np.full(num_frames, reference), frames], axis=-1)
+    match = re.fullmatch(r"([a-z2_]+)(?:-(\d{1,9}))?(-noncyclic)?", graph, re.ASCII)
+    if match is None or match[1] not in _OFFSETS or (match[2] and int(match[2]) < 1):
+        raise ConfigError(
+            f"Unknown pair graph {graph!r}: choose {', '.join(GRAPHS)}, with K >= 1 and I a frame number."
+        )
+    # More than 2 T offsets add nothing: those beyond T leave the clip, and on a cycle the remainders repeat.
+    offsets = _OFFSETS[match[1]](min(int(match[2] or 3), 2 * num_frames))
+    if match[3]:
+        steps = np.array([o for o in offsets if o < num_frames], np.int64)
+        pairs = np.stack(np.broadcast_arrays(frames[:, None], frames[:, None] + steps), axis=-1).reshape(-1, 2)
+        return pairs[pairs[:, 1] < num_frames]
+    steps = np.array([o % num_frames for o in offsets], np.int64)
+    pairs = np.stack(np.broadcast_arrays(frames[:, None], (frames[:, None] + steps) % num_frames), axis=-1)
+    return np.sort(pairs.reshape(-1, 2), axis=-1)
+
+
+def _is_near(distance: np.ndarray, num_frames: int, prefilter: str) -> np.ndarray:
+    match = re.fullmatch(r"(seq|cyc)(\d{1,9})", prefilter, re.ASCII)
+    if match is None:
+        raise ConfigError(f"Unknown prefilter {prefilter!r}: 'seqD' or 'cycD', with D the most frames apart.")
+    if match[1] == "cyc":
+        distance = np.minimum(distance, num_frames - distance)
+    return distance <= int(match[2])

@@ -1,0 +1,20 @@
+"""What every figure asks of its input: the same shape, readable numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from easi3r_jax.core.errors import InputError
+
+
+def check_same_shape(name: str, array: np.ndarray, truth: np.ndarray) -> None:
+    """Raises InputError where an array and its truth differ in shape; `name` is a plural."""
+    if array.shape != truth.shape:
+        raise InputError(f"The {name} have shape {array.shape}, the true ones {truth.shape}: bring them to one shape.")
+
+
+def check_finite(name: str, array: np.ndarray) -> None:
+    """Raises InputError where an array holds NaN or an infinity; `name` is a plural."""
+    wrong = array.size - int(np.isfinite(array).sum())
+    if wrong:
+        raise InputError(f"The {name} hold {wrong} of {array.size} numbers that are NaN or infinite: leave those out.")

@@ -1,0 +1,78 @@
+"""Errors of point clouds: how far predicted points are from true ones, and true ones from predicted."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.spatial import KDTree
+
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.evaluation.metrics.checks import check_finite
+from easi3r_jax.evaluation.metrics.depth_fit import lower_median
+
+
+def point_metrics(points: np.ndarray, truth: np.ndarray, *, corresponding: bool = True) -> dict[str, float | None]:
+    """Distances between two clouds in one frame of reference.
+
+    Args:
+      points: (P, 3) predicted points, aligned to the true world (`umeyama`, `align_path`).
+      truth: (Q, 3) true points.
+      corresponding: point n of the one cloud is point n of the other.
+
+    Returns:
+      in units of the points: `accuracy`, mean distance of a predicted point to the true point next to it, and
+      `accuracy_median`; `completeness`, of a true point to the predicted one next to it, and `completeness_median`;
+      `distance` of corresponding points, and `distance_median` (of an even number the lower middle, as published); the
+      last two None where points do not correspond.
+
+    Raises:
+      InputError: no points, another number of coordinates, numbers that are not finite, or corresponding clouds of
+        different size.
+
+    Source: Aanæs et al., Large-scale data for multiple-view stereopsis, IJCV 2016 (accuracy, completeness).
+    """
+    points, truth = _cloud("predicted", points), _cloud("true", truth)
+    accuracy, completeness = KDTree(truth).query(points)[0], KDTree(points).query(truth)[0]
+    result: dict[str, float | None] = {
+        "accuracy": float(accuracy.mean()),
+        "accuracy_median": float(np.median(accuracy)),
+        "completeness": float(completeness.mean()),
+        "completeness_median": float(np.median(completeness)),
+        "distance": None,
+        "distance_median": None,
+    }
+    if corresponding:
+        if points.shape != truth.shape:
+            raise InputError(
+                f"{len(points)} predicted and {len(truth)} true points cannot correspond: "
+                "give as many of both, or say corresponding=False."
+            )
+        distance = np.linalg.norm(points - truth, axis=1)
+        result |= {"distance": float(distance.mean()), "distance_median": lower_median(distance)}
+    return result
+
+
+def world_points(depth: np.ndarray, intrinsics: np.ndarray, world_from_cam: np.ndarray) -> np.ndarray:
+    """Every pixel's point in the world, in double precision; for clouds to be judged.
+
+    Args:
+      depth: (T, H, W), z in the camera.
+      intrinsics: (T, 3, 3), pixels, integers at pixel centres.
+      world_from_cam: (T, 4, 4).
+
+    Returns:
+      (T, H * W, 3) float64, row by row, in units of the depth.
+    """
+    depth, world_from_cam = np.asarray(depth, np.float64), np.asarray(world_from_cam, np.float64)
+    T, H, W = depth.shape
+    v, u = np.mgrid[:H, :W].reshape(2, -1)
+    rays = np.linalg.inv(np.asarray(intrinsics, np.float64)) @ np.stack([u, v, np.ones(H * W)])
+    points_in_cam = rays * depth.reshape(T, 1, -1)
+    return np.moveaxis(world_from_cam[:, :3, :3] @ points_in_cam + world_from_cam[:, :3, 3:], 1, 2)
+
+
+def _cloud(name: str, points: np.ndarray) -> np.ndarray:
+    points = np.asarray(points, np.float64)
+    if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
+        raise InputError(f"The {name} points have shape {points.shape}: they must be (P, 3), at least one.")
+    check_finite(f"{name} points", points)
+    return points

@@ -1,0 +1,225 @@
+"""Errors of a camera path after alignment, computed as `evo` does; which poses belong together, by time.
+
+Everything is float64 on the host. Poses are (T, 4, 4) `world_from_cam`; the two worlds differ by an unknown
+similarity, which the alignment removes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+
+from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.evaluation.metrics.checks import check_finite
+
+PathAlignment = Literal["similarity", "rigid", "none"]
+
+#: Largest difference of two time stamps that mean the same frame, in seconds (TUM RGB-D's tools and evo).
+MAX_TIME_DIFFERENCE = 0.01
+
+# A path counts as motionless when its spread is rounding noise of float32 positions.
+_MOTIONLESS = 1e-6
+
+
+def associate(
+    times: np.ndarray, true_times: np.ndarray, max_difference: float = MAX_TIME_DIFFERENCE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which poses of two paths were taken at the same time.
+
+    Two stamps belong together where each is the other's nearest and they are at most `max_difference` apart: no pose
+    is used twice. Of two equally near ones the earlier counts.
+
+    Args:
+      times, true_times: (P,) and (Q,) seconds, increasing.
+      max_difference: seconds.
+
+    Returns:
+      (M,) indices into the one and (M,) into the other, increasing.
+
+    Raises:
+      InputError: stamps that are not finite or do not increase, or none that belong together.
+    """
+    times, true_times = _stamps("time stamps", times), _stamps("true time stamps", true_times)
+    nearest, back = _nearest(times, true_times), _nearest(true_times, times)
+    index = np.flatnonzero(back[nearest] == np.arange(len(times)))
+    index = index[np.abs(times[index] - true_times[nearest[index]]) <= max_difference]
+    if not len(index):
+        raise InputError(
+            f"No time stamps of the two paths are within {max_difference:g} s: they run from {times[0]:g} to "
+            f"{times[-1]:g} and from {true_times[0]:g} to {true_times[-1]:g}; give a larger difference, or none at all "
+            "to take as many poses in their order."
+        )
+    return index, nearest[index]
+
+
+def umeyama(source: np.ndarray, target: np.ndarray, *, with_scale: bool = True) -> tuple[float, np.ndarray, np.ndarray]:
+    """Similarity, or rigid motion, that maps points onto points in the least-squares sense.
+
+    Args:
+      source, target: (T, 3) corresponding points, `source` not all at one place.
+      with_scale: False for a rigid motion.
+
+    Returns:
+      scale, rotation (3, 3) and translation (3,) with target ≈ scale * rotation @ source + translation. On a straight
+      path the roll about it is undetermined and some rotation is returned: no residual depends on it.
+
+    Source: Umeyama, Least-squares estimation of transformation parameters, PAMI 1991, eq. 40-43.
+    """
+    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    source_mean, target_mean = source.mean(0), target.mean(0)
+    covariance = (target - target_mean).T @ (source - source_mean) / len(source)
+    u, singular, vt = np.linalg.svd(covariance)
+    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])  # a rotation, never a reflection
+    rotation = (u * sign) @ vt
+    scale = float(singular @ sign / np.square(source - source_mean).sum(1).mean()) if with_scale else 1.0
+    return scale, rotation, target_mean - scale * rotation @ source_mean
+
+
+def align_path(world_from_cam: np.ndarray, true_world_from_cam: np.ndarray, *, with_scale: bool = True) -> np.ndarray:
+    """The estimated path brought to the true one by the similarity that fits the camera centres best.
+
+    Args:
+      world_from_cam, true_world_from_cam: (T, 4, 4) rigid.
+      with_scale: False for a rigid motion.
+
+    Returns:
+      (T, 4, 4) rigid poses in the true world: the scale acts on positions only.
+    """
+    estimate = np.asarray(world_from_cam, np.float64)
+    true_centres = np.asarray(true_world_from_cam)[:, :3, 3]
+    scale, rotation, translation = umeyama(estimate[:, :3, 3], true_centres, with_scale=with_scale)
+    aligned = np.tile(np.eye(4), (len(estimate), 1, 1))
+    aligned[:, :3, :3] = rotation @ estimate[:, :3, :3]
+    aligned[:, :3, 3] = scale * estimate[:, :3, 3] @ rotation.T + translation
+    return aligned
+
+
+def pose_metrics(
+    world_from_cam: np.ndarray,
+    true_world_from_cam: np.ndarray,
+    *,
+    times: np.ndarray | None = None,
+    true_times: np.ndarray | None = None,
+    max_difference: float = MAX_TIME_DIFFERENCE,
+    alignment: PathAlignment = "similarity",
+    delta: int = 1,
+) -> dict[str, float | None]:
+    """Absolute and relative errors of a camera path.
+
+    Args:
+      world_from_cam: (P, 4, 4) estimated poses, rigid.
+      true_world_from_cam: (Q, 4, 4) true poses, rigid.
+      times, true_times: (P,) and (Q,) seconds: poses are compared that `associate` puts together. None for both: in
+        their order, P = Q. (The released evaluation goes by the order wherever the numbers are equal, whatever the
+        stamps.)
+      max_difference: see `associate`.
+      alignment: "similarity"; "rigid", for paths whose scale is known; "none", for poses in the same world.
+      delta: relative errors are those of all pairs of frames t, t + delta.
+
+    Returns:
+      `ate`: root mean square distance of aligned camera centres, in units of the true world. Aligned, None below three
+        frames (two centres always fit) and where one of the paths has no translation.
+      `rpe_translation`: root mean square translation of the relative pose error, in units of the true world. None
+        without a pair, and, for a similarity, where one of the paths has no translation (no scale).
+      `rpe_rotation_deg`: the same for the angle of its rotation, in degrees. None without a pair.
+
+    Raises:
+      InputError: arrays that are no poses, numbers that are not finite, paths of different length without time stamps,
+        or as `associate`.
+
+    Source: Sturm et al., A benchmark for the evaluation of RGB-D SLAM systems, IROS 2012.
+    """
+    if alignment not in get_args(PathAlignment):
+        raise ConfigError(
+            f"Unknown alignment of a path {alignment!r}: choose one of {', '.join(get_args(PathAlignment))}."
+        )
+    if delta < 1:
+        raise ConfigError(f"Relative errors need frames that are at least one apart, not {delta}.")
+    estimate, truth = _poses("poses", world_from_cam), _poses("true poses", true_world_from_cam)
+    estimate, truth = _together(estimate, truth, times, true_times, max_difference)
+
+    moving = _moves(estimate[:, :3, 3]) and _moves(truth[:, :3, 3])
+    # Relative errors do not see a rigid motion of the world: without translation they are those of the path as it is.
+    aligned = estimate
+    if alignment != "none" and moving:
+        aligned = align_path(estimate, truth, with_scale=alignment == "similarity")
+    result: dict[str, float | None] = {"ate": None, "rpe_translation": None, "rpe_rotation_deg": None}
+    if alignment == "none" or (moving and len(estimate) > 2):
+        result["ate"] = _rms(np.linalg.norm(aligned[:, :3, 3] - truth[:, :3, 3], axis=1))
+    if len(estimate) > delta:
+        error = np.linalg.inv(_steps(truth, delta)) @ _steps(aligned, delta)
+        result["rpe_rotation_deg"] = _rms(np.degrees(rotation_angle(error[:, :3, :3])))
+        if alignment != "similarity" or moving:
+            result["rpe_translation"] = _rms(np.linalg.norm(error[:, :3, 3], axis=1))
+    return result
+
+
+def rotation_angle(rotation: np.ndarray) -> np.ndarray:
+    """Angle in radians, in [0, pi], of rotations (..., 3, 3); exact near zero, where the arc cosine is not."""
+    axis = np.stack(
+        [
+            rotation[..., 2, 1] - rotation[..., 1, 2],
+            rotation[..., 0, 2] - rotation[..., 2, 0],
+            rotation[..., 1, 0] - rotation[..., 0, 1],
+        ],
+        axis=-1,
+    )
+    return np.arctan2(np.linalg.norm(axis, axis=-1), np.trace(rotation, axis1=-2, axis2=-1) - 1.0)
+
+
+def _together(estimate, truth, times, true_times, max_difference: float) -> tuple[np.ndarray, np.ndarray]:
+    """The poses that are compared, as many of the one path as of the other."""
+    if (times is None) != (true_times is None):
+        raise InputError("Poses go together by time only if both paths have time stamps.")
+    if times is None:
+        if len(estimate) != len(truth):
+            raise InputError(
+                f"The path has {len(estimate)} poses and the true one {len(truth)}: give both their time stamps."
+            )
+        return estimate, truth
+    for name, path, stamps in (("path", estimate, times), ("true path", truth, true_times)):
+        if len(path) != len(stamps):
+            raise InputError(f"The {name} has {len(path)} poses and {len(stamps)} time stamps.")
+    index, true_index = associate(times, true_times, max_difference)
+    return estimate[index], truth[true_index]
+
+
+def _poses(name: str, world_from_cam: np.ndarray) -> np.ndarray:
+    world_from_cam = np.asarray(world_from_cam, np.float64)
+    if world_from_cam.shape[1:] != (4, 4) or len(world_from_cam) == 0:
+        raise InputError(f"The {name} have shape {world_from_cam.shape}: they must be (T, 4, 4), at least one.")
+    check_finite(name, world_from_cam)
+    return world_from_cam
+
+
+def _stamps(name: str, times: np.ndarray) -> np.ndarray:
+    times = np.asarray(times, np.float64)
+    if times.ndim != 1 or len(times) == 0:
+        raise InputError(f"The {name} have shape {times.shape}: they must be (T,), at least one.")
+    check_finite(name, times)
+    if np.any(np.diff(times) <= 0):
+        raise InputError(f"The {name} do not increase: sort the poses by time and keep one of each moment.")
+    return times
+
+
+def _nearest(times: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Index of the nearest of the others for each stamp, both increasing; the earlier of two that are equally near."""
+    after = np.clip(np.searchsorted(others, times), 1, max(len(others) - 1, 1))
+    before = after - 1
+    after = np.minimum(after, len(others) - 1)
+    return np.where(times - others[before] <= others[after] - times, before, after)
+
+
+def _steps(world_from_cam: np.ndarray, delta: int) -> np.ndarray:
+    """Relative poses of frames delta apart: cam t from cam t+delta, (T-delta, 4, 4)."""
+    return np.linalg.inv(world_from_cam[:-delta]) @ world_from_cam[delta:]
+
+
+def _moves(centres: np.ndarray) -> bool:
+    spread = np.linalg.norm(centres - centres.mean(0), axis=1).max()
+    return bool(spread > _MOTIONLESS * np.linalg.norm(centres, axis=1).max())
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.square(x).mean()))

@@ -1,0 +1,1 @@
+"""Running the method on a clip: `pipeline` is the table of contents."""

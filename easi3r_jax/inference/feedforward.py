@@ -1,0 +1,168 @@
+"""Frames as they stream in: geometry of each from two pairs, in closed form, without optimisation.
+
+    frame t ──encode──▶ pairs of t with the reference and with the frame before, in both directions
+        own point map ──Weiszfeld──▶ focal length
+        anchor's points of the pair ──registered to where the anchor lies──▶ frame t's points in the world
+        own point map ──registered to them──▶ pose and scale ──▶ depth
+
+The anchor is the reference frame or the one before, whichever's pair is the more confident. The reference changes to
+the frame before where its own pairs get much less confident. Nothing is revisited: errors add up along the clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.geometry.focal import weiszfeld_focal
+from easi3r_jax.core.geometry.procrustes import robust_similarity
+from easi3r_jax.core.types import Array, Frames, Scene4D, pytree_dataclass
+from easi3r_jax.models import DUSt3R
+
+# The reference's pair may be so much less confident than the previous frame's before it is changed.
+_LOST = 0.5
+
+
+@pytree_dataclass
+class Anchor:
+    """A frame that others are placed by.
+
+    Attributes:
+      features: (N, C) of the encoder.
+      points: (H, W, 3) in the world.
+      confidence: (H, W).
+    """
+
+    features: Array
+    points: Array
+    confidence: Array
+
+
+@pytree_dataclass
+class TrackedFrame:
+    """What is known of a frame as soon as it is seen.
+
+    Attributes:
+      world_from_cam: (4, 4) rigid; the world is the first frame's camera.
+      focal: () pixels: of the frames up to this one, if they share it.
+      depth: (H, W) z, in the first pair's unit.
+      confidence: (H, W) of the frame's own point map.
+    """
+
+    world_from_cam: Array
+    focal: Array
+    depth: Array
+    confidence: Array
+
+
+def track(model: DUSt3R, frames: Iterable[np.ndarray], *, shared_focal: bool = True) -> Iterator[TrackedFrame]:
+    """Yields every frame's camera and depth when it comes in.
+
+    Args:
+      model: the network.
+      frames: (H, W, 3) uint8 each, of one size.
+      shared_focal: the focal length is the mean of those of the frames so far.
+
+    Raises:
+      InputError: weights or frames that give no finite prediction.
+    """
+    reference = previous = None
+    focals = []
+    for rgb in frames:
+        if reference is None or previous is None:
+            frame, reference = _first(model, rgb)
+            previous = reference
+        else:
+            frame, anchor, lost = _next(model, rgb, reference, previous)
+            if bool(lost):
+                reference = previous
+            previous = anchor
+        if not bool(_all_finite(frame)):
+            raise InputError(f"Frame {len(focals)} gets no finite camera or depth: wrong weights, or frames of noise.")
+        focals.append(float(frame.focal))
+        focal = np.float32(np.mean(focals)) if shared_focal else np.float32(focals[-1])
+        yield TrackedFrame(frame.world_from_cam, jnp.asarray(focal), frame.depth, frame.confidence)
+
+
+def scene_of(tracked: Sequence[TrackedFrame], frames: Frames) -> Scene4D:
+    """The scene of frames that have all come in; nothing is said of motion."""
+    shape = frames.rgb.shape[:3]
+    focals = jnp.stack([frame.focal for frame in tracked])
+    centres = jnp.tile(camera.centre(*shape[1:])[None], (len(tracked), 1))
+    return Scene4D(
+        world_from_cam=jnp.stack([frame.world_from_cam for frame in tracked]),
+        intrinsics=camera.intrinsics(focals, centres),
+        depth=jnp.stack([frame.depth for frame in tracked]),
+        confidence=jnp.stack([frame.confidence for frame in tracked]),
+        dynamic_mask=jnp.zeros(shape, bool),
+        dynamic_score=jnp.zeros(shape, jnp.float32),
+        static_mask=jnp.ones(shape, bool),
+        rgb=jnp.asarray(frames.rgb),
+    )
+
+
+@jax.jit
+def _first(model: DUSt3R, rgb: Array) -> tuple[TrackedFrame, Anchor]:
+    """The first frame, paired with itself: its camera is the world."""
+    features = model.encode(rgb[None])
+    points, confidence, _, _ = _pairs(model, features, features, rgb.shape[:2])
+    points, confidence = points[0], confidence[0]
+    frame = TrackedFrame(jnp.eye(4, dtype=points.dtype), _focal(points), _positive(points[..., 2]), confidence)
+    return frame, Anchor(features[0], points, confidence)
+
+
+@jax.jit
+def _next(model: DUSt3R, rgb: Array, reference: Anchor, previous: Anchor) -> tuple[TrackedFrame, Anchor, Array]:
+    """A frame, what later ones are placed by, and whether the reference is lost."""
+    features = model.encode(rgb[None])
+    anchors = jax.tree.map(lambda a, b: jnp.stack([a, b]), reference, previous)
+    both = jnp.concatenate([features, features])
+    points_i, confidence_i, points_j, confidence_j = _pairs(
+        model,
+        jnp.concatenate([both, anchors.features]),
+        jnp.concatenate([anchors.features, both]),
+        rgb.shape[:2],
+    )
+    # Of pairs whose camera i is an anchor's.
+    trust = jnp.mean(confidence_i[2:] - 1, axis=(1, 2)) * jnp.mean(confidence_j[2:] - 1, axis=(1, 2))
+    k = jnp.where(trust[0] >= trust[1], 0, 1)
+    anchor = jax.tree.map(lambda x: x[k], anchors)
+    weights = jnp.log(confidence_i[2 + k]) * jnp.log(jnp.maximum(anchor.confidence, 1))
+    world_from_pair = robust_similarity(
+        points_i[2 + k].reshape(-1, 3), anchor.points.reshape(-1, 3), weights.reshape(-1)
+    )
+    there, seen = se3.transform_points(world_from_pair, points_j[2 + k]), confidence_j[2 + k]
+    own, own_confidence = points_i[k], confidence_i[k]
+    weights = jnp.log(seen) * jnp.log(own_confidence)
+    world_from_own = robust_similarity(own.reshape(-1, 3), there.reshape(-1, 3), weights.reshape(-1))
+    scale = jnp.cbrt(jnp.linalg.det(world_from_own[:3, :3]))
+    pose = se3.from_parts(world_from_own[:3, :3] / scale, world_from_own[:3, 3])
+    frame = TrackedFrame(pose, _focal(own), _positive(scale * own[..., 2]), own_confidence)
+    placed = Anchor(features[0], se3.transform_points(world_from_own, own), own_confidence)
+    return frame, placed, trust[0] < _LOST * trust[1]
+
+
+def _pairs(model: DUSt3R, features_i: Array, features_j: Array, size: tuple[int, int]) -> tuple[Array, ...]:
+    """Points and confidence of frames i, and of frames j in camera i, of some pairs."""
+    grid = model.grid(size)
+    decoded = model.decode(features_i, features_j, grid)
+    points_i, confidence_i, points_j, confidence_j = model.predict(features_i, features_j, decoded, grid)
+    return points_i, confidence_i, points_j, confidence_j
+
+
+@jax.jit
+def _all_finite(frame: TrackedFrame) -> Array:
+    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(frame)]).all()
+
+
+def _focal(points: Array) -> Array:
+    return weiszfeld_focal(points, camera.centre(*points.shape[:2]))
+
+
+def _positive(depth: Array) -> Array:
+    return jnp.maximum(depth, 1e-3 * jnp.mean(jnp.abs(depth)))

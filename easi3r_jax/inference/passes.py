@@ -1,0 +1,182 @@
+"""The network over a whole clip: every frame encoded, every pair decoded, in batches of one shape.
+
+The network's programs see batches of one shape in a pass, which for long clips does not depend on their length. A
+network that lies on a mesh (see `sharding`) has its batches divided over the devices.
+
+Letters: B pairs (or frames) of a batch.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from easi3r_jax import motion
+from easi3r_jax.core import sharding
+from easi3r_jax.core.batches import Batches, batch_size, padded
+from easi3r_jax.core.sharding import ROWS, WHOLE
+from easi3r_jax.core.types import Array, Frames, Observer, PairPredictions, silent
+from easi3r_jax.models import DUSt3R
+
+# Tokens of a batch and device: as many as keep it busy, within modest memory.
+_TOKENS_CPU, _TOKENS = 2048, 16384
+
+
+def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, full: bool = False, observer: Observer = silent) -> Array:
+    """Encodes every frame once: (T, N, C) float32, whole on every device of the network's mesh.
+
+    Args:
+      model: the network.
+      frames: the clip.
+      batch: frames at a time; 0: chosen by the number of tokens.
+      full: of a clip that does not fit into one batch, all batches are full: clips share their shape. What that wastes
+        is little beside the work on pairs.
+      observer: told of progress.
+    """
+    num_frames, height, width = frames.rgb.shape[:3]
+    mesh = sharding.mesh_of(model)
+    shares = sharding.num_shares(mesh)
+    of_device, most = -(-num_frames // shares), _most_at_once(model.grid((height, width)))
+    share = -(-batch // shares) or (most if full and of_device > most else batch_size(of_device, most))
+    batch = share * shares
+    parts = []
+    for start in range(0, num_frames, batch):
+        observer("encode", start, num_frames, "")
+        rgb = sharding.by_rows(padded(np.asarray(frames.rgb[start : start + batch]), batch), mesh)
+        parts.append(sharding.whole(_encode_batch(model, rgb, mesh).block_until_ready(), mesh))
+    features = jnp.concatenate(parts)[:num_frames]
+    observer("encode", num_frames, num_frames, "")
+    return features
+
+
+def attention_pass(
+    model: DUSt3R,
+    features: Array,
+    edges: np.ndarray,
+    grid: tuple[int, int],
+    *,
+    batch: int = 0,
+    rows: int = 0,
+    observer: Observer = silent,
+) -> motion.TemporalState:
+    """First pass: statistics of every pair's cross-attention, aggregated over the pairs of each frame. No heads.
+
+    Args:
+      model: the network.
+      features: (T, N, C) of all frames.
+      edges: (E, 2) int, frames of the pairs.
+      grid: (h, w) tokens.
+      batch: pairs at a time; 0: chosen by the number of tokens.
+      rows: of how many pairs the size of a batch is chosen, so that clips share it; 0: E.
+      observer: told of progress.
+    """
+    mesh = sharding.mesh_of(model)
+    features = sharding.whole(features, mesh)
+    state = _empty_temporal(model, len(features), grid, mesh)
+    batches = Batches(edges, _most_at_once(grid), mesh, rows=rows, batch=batch)
+    for n in range(batches.count):
+        observer("attention", batches.done(n), len(edges), "")
+        part, valid = batches[n]
+        if not valid.any():
+            continue
+        stats, _ = _network_batch(model, *_gather_batch(features, part, None, mesh), grid, mesh, heads=False)
+        state = jax.block_until_ready(_merge_batch(state, sharding.whole(stats, mesh), part, valid, grid))
+    observer("attention", len(edges), len(edges), "")
+    return state
+
+
+def prediction_pass(
+    model: DUSt3R,
+    features: Array,
+    edges: np.ndarray,
+    grid: tuple[int, int],
+    *,
+    dynamic: Array | None = None,
+    dtype: str = "float32",
+    batch: int = 0,
+    rows: int = 0,
+    observer: Observer = silent,
+    stage: str = "predict",
+) -> tuple[PairPredictions, motion.TemporalState]:
+    """Point maps of every pair, and the statistics of this pass.
+
+    Args:
+      model, features, edges, grid: as in `attention_pass`.
+      dynamic: (T, N) bool token masks for masked re-attention; None for plain attention.
+      dtype: of the point maps.
+      batch: pairs at a time.
+      rows: of the point maps at least, so that clips share shapes; 0: one for each pair. A network on a mesh has them
+        divided over the devices, and a few more where these need equal shares.
+      observer: told of progress.
+      stage: what the observer hears this pass called.
+    """
+    mesh = sharding.mesh_of(model)
+    features, dynamic = sharding.whole((features, dynamic), mesh)
+    batches = Batches(edges, _most_at_once(grid), mesh, rows=rows, batch=batch)
+    state = _empty_temporal(model, len(features), grid, mesh)
+    size = (grid[0] * model.config.patch_size, grid[1] * model.config.patch_size)
+    store = tuple(batches.empty((*size, *channels), dtype) for channels in ((3,), (), (3,), ()))
+    for n in range(batches.count):
+        observer(stage, batches.done(n), len(edges), "")
+        part, valid = batches[n]
+        inputs = _gather_batch(features, part, dynamic, mesh)
+        stats, predicted = _network_batch(model, *inputs, grid, mesh, heads=True)
+        store = batches.keep(store, predicted, n)
+        state = jax.block_until_ready(_merge_batch(state, sharding.whole(stats, mesh), part, valid, grid))
+    observer(stage, len(edges), len(edges), "")
+    points_i, confidence_i, points_j, confidence_j = store
+    return PairPredictions(np.asarray(edges, np.int32), points_i, points_j, confidence_i, confidence_j), state
+
+
+def _most_at_once(grid: tuple[int, int]) -> int:
+    """Pairs or frames that a device takes at a time."""
+    tokens = _TOKENS_CPU if jax.default_backend() == "cpu" else _TOKENS
+    return max(1, tokens // (grid[0] * grid[1]))
+
+
+def _empty_temporal(model: DUSt3R, num_frames: int, grid: tuple[int, int], mesh: Mesh | None) -> motion.TemporalState:
+    config = model.config
+    state = motion.init_temporal(num_frames, config.dec_depth, config.dec_heads, grid[0] * grid[1])
+    return sharding.whole(state, mesh)
+
+
+# --- compiled ------------------------------------------------------------------------------------------------------
+#
+# The network apart from what gathers its inputs and keeps its outputs: these depend on the clip's length, and compile
+# in no time; the network does not.
+
+
+@partial(jax.jit, static_argnames=("mesh",))
+def _encode_batch(model: DUSt3R, rgb: Array, mesh: Mesh | None) -> Array:
+    return sharding.divided(lambda model, rgb: model.encode(rgb), mesh, (WHOLE, ROWS), ROWS)(model, rgb)
+
+
+@partial(jax.jit, static_argnames=("mesh",))
+def _gather_batch(features: Array, edges: Array, dynamic: Array | None, mesh: Mesh | None):
+    """Features of both frames of a batch's pairs, (B, N, C), and their token masks."""
+
+    def gather(features: Array, edges: Array, dynamic: Array | None):
+        i, j = edges[:, 0], edges[:, 1]
+        return features[i], features[j], None if dynamic is None else (dynamic[i], dynamic[j])
+
+    return sharding.divided(gather, mesh, (WHOLE, ROWS, WHOLE), ROWS)(features, edges, dynamic)
+
+
+@partial(jax.jit, static_argnames=("grid", "mesh", "heads"))
+def _network_batch(model, features_i, features_j, dynamic, grid, mesh, *, heads):
+    """Statistics of a batch, and what the heads predict, if they are to."""
+
+    def network(model: DUSt3R, features_i: Array, features_j: Array, dynamic):
+        decoded = model.decode(features_i, features_j, grid, dynamic)
+        return decoded.stats, model.predict(features_i, features_j, decoded, grid) if heads else ()
+
+    return sharding.divided(network, mesh, (WHOLE, ROWS, ROWS, ROWS), ROWS)(model, features_i, features_j, dynamic)
+
+
+@partial(jax.jit, static_argnames=("grid",), donate_argnames=("state",))
+def _merge_batch(state, stats, edges, valid, grid):
+    return motion.update_temporal(state, stats, edges, valid, grid)

@@ -1,0 +1,117 @@
+"""Long clips: window after window through the pipeline, in the memory that one window needs.
+
+frames ──window_ranges──▶ windows ──reconstruct, one by one──▶ scenes ──join_windows──▶ Scene4D
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from easi3r_jax import align
+from easi3r_jax.core.config import PipelineConfig
+from easi3r_jax.core.types import Frames, Given, KnownCameras, MaskRefiner, Observer, Scene4D, frames_at, silent
+from easi3r_jax.inference import pipeline
+from easi3r_jax.models import DUSt3R
+
+
+def reconstruct_windows(
+    model: DUSt3R,
+    frames: Frames,
+    config: PipelineConfig = PipelineConfig(),
+    *,
+    window: int,
+    overlap: int,
+    keyframes: bool = True,
+    given: Callable[[np.ndarray], Given] = lambda numbers: Given(),
+    cameras: KnownCameras | None = None,
+    refiner: MaskRefiner | None = None,
+    recall: Callable[[int], Scene4D | None] = lambda number: None,
+    keep: Callable[[int, Scene4D], None] = lambda number, scene: None,
+    observer: Observer = silent,
+) -> Scene4D:
+    """Reconstructs a long clip window by window, in memory that a window needs, and joins the windows.
+
+    Three and more windows are held together by a further one of as many frames from all over the clip, its keyframes,
+    unless these were more than half a window apart; nothing asks their path to be smooth. Windows share one focal
+    length if `config.alignment.shared_focal` says so: the known one, or that of the first. Frames in two windows are
+    encoded in both.
+
+    Args:
+      model, frames, config: as in `pipeline.reconstruct`.
+      window: frames in a window.
+      overlap: frames that a window shares with the one before, at least.
+      keyframes: whether there is a window of them.
+      given: from the numbers of a window's frames, increasing, to its flow and masks. Keyframes need no flow.
+      cameras: known cameras of the whole clip; the result is in their world.
+      refiner: as in `pipeline.reconstruct`, of each window's masks; not of the keyframes', which are far apart.
+      recall, keep: a window's scene by its number, to go on where an earlier call stopped; the keyframes' is -1.
+      observer: told of progress.
+
+    Returns:
+      the scene of all frames, host arrays.
+
+    Raises:
+      ConfigError: windows that do not overlap; see `align.window_ranges`.
+      InputError: as `pipeline.reconstruct`.
+    """
+    num_frames = len(frames.rgb)
+    ranges = align.window_ranges(num_frames, window, overlap)
+    shared = config.alignment.shared_focal and not (cameras is not None and np.all(cameras.intrinsics_known))
+    focal = align.clip_focal(cameras) if shared and cameras is not None else None
+
+    def scene_of(number: int, numbers: np.ndarray, title: str) -> Scene4D:
+        scene = recall(number)
+        if scene is not None:
+            return scene
+        part = given(numbers)
+        options = config
+        if number < 0:
+            masks = tuple(name for name in config.masks if name != "flow" or part.flow is not None)
+            alignment = dataclasses.replace(config.alignment, smoothing_weight=0.0)
+            options = dataclasses.replace(config, masks=masks, alignment=alignment)
+        result = pipeline.reconstruct(
+            model,
+            frames_at(frames, numbers),
+            options,
+            given=dataclasses.replace(part, cameras=_cameras_of(cameras, numbers, focal)),
+            refiner=refiner if number >= 0 else None,
+            observer=lambda stage, done, total, note: observer(stage, done, total, f"{title} {note}".rstrip()),
+        )
+        scene = jax.tree.map(np.asarray, result.scene)
+        keep(number, scene)
+        return scene
+
+    scenes: list[Scene4D] = []
+    for number, range_ in enumerate(ranges):
+        scenes.append(scene_of(number, np.arange(*range_), f"window {number + 1} of {len(ranges)}"))
+        focal = float(scenes[0].intrinsics[0, 0, 0]) if shared and focal is None else focal
+    apart = None
+    if keyframes and len(ranges) > 2 and 2 * num_frames <= window**2:
+        numbers = align.keyframe_numbers(num_frames, window)
+        apart = scene_of(-1, numbers, "keyframes"), numbers
+    observer("join", 0, 1, "")
+    fixed = math.isinf(config.alignment.camera_weight)
+    joined = align.join_windows(scenes, ranges, keyframes=apart, cameras=cameras, fixed=fixed, seed=config.seed)
+    observer("join", 1, 1, "")
+    return joined
+
+
+def _cameras_of(cameras: KnownCameras | None, numbers: np.ndarray, focal: float | None) -> KnownCameras | None:
+    """What is known of a window's cameras, and the focal length of all windows where it is."""
+    if cameras is None and focal is None:
+        return None
+    part = align.nothing_known(len(numbers))
+    if cameras is not None:
+        part = KnownCameras(
+            focal=cameras.focal[numbers],
+            principal_point=cameras.principal_point[numbers],
+            intrinsics_known=cameras.intrinsics_known[numbers],
+            world_from_cam=cameras.world_from_cam[numbers],
+            poses_known=cameras.poses_known[numbers],
+        )
+    return part if focal is None else dataclasses.replace(part, shared_focal=np.float64(focal))

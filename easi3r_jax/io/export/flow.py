@@ -1,0 +1,87 @@
+"""Optical flow as files, and as pictures."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import struct
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.colors import hsv_to_rgb
+
+from easi3r_jax.core import atomic
+
+# Lists the pairs. A folder without it is somebody's own flow and is never replaced.
+_MARKER = "pairs.txt"
+_TAG = 202021.25
+# What readers of the format take for unknown: above 1e9.
+_UNKNOWN = 1e10
+
+
+def write_flow(
+    folder: str | os.PathLike,
+    flow: np.ndarray,
+    edges: np.ndarray,
+    progress: Callable[[int, int, str], None] | None = None,
+    *,
+    known: np.ndarray | None = None,
+) -> pathlib.Path:
+    """Writes a folder of flow that `priors.flow.load_flow` reads, whole or not at all; an earlier one is replaced.
+
+    A file `IIIII_JJJJJ.flo` in Middlebury's format for each pair, and `pairs.txt`, a line `i j` for each.
+
+    Args:
+      folder: missing parents are created.
+      flow: (E, H, W, 2) pixels (x, y), from frame i to frame j.
+      edges: (E, 2) int, pairs of frame numbers (i, j).
+      progress: called with files done, files in all, and the name of the next one.
+      known: (E, H, W) bool; None: all of it. The rest is marked as unknown.
+
+    Returns:
+      the absolute path of the folder.
+
+    Raises:
+      ValueError: flow that does not fit the pairs.
+      OutputError: the folder cannot be written.
+    """
+    if flow.ndim != 4 or len(flow) != len(edges) or flow.shape[-1] != 2:
+        raise ValueError(f"{len(edges)} pairs need flow ({len(edges)}, H, W, 2), got {flow.shape}.")
+    target = pathlib.Path(folder).expanduser().resolve()
+    pairs = np.asarray(edges).tolist()
+    header = struct.pack("<fii", _TAG, flow.shape[2], flow.shape[1])
+    with atomic.atomic_folder(target, marker=_MARKER) as new:
+        for done, ((i, j), values) in enumerate(zip(pairs, np.asarray(flow, "<f4"), strict=True)):
+            if known is not None:
+                values = np.where(np.asarray(known[done])[..., None], values, np.float32(_UNKNOWN))
+            name = f"{i:05d}_{j:05d}.flo"
+            if progress is not None:
+                progress(done, len(pairs), name)
+            (new / name).write_bytes(header + values.tobytes())
+        (new / _MARKER).write_text("".join(f"{i} {j}\n" for i, j in pairs))
+    if progress is not None:
+        progress(len(pairs), len(pairs), "")
+    return target
+
+
+def flow_image(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
+    """Flow in colours: hue for the direction, saturation for the length.
+
+    Red to the right, yellow-green down, cyan to the left, violet up; white where nothing moves.
+
+    Args:
+      flow: (..., H, W, 2) pixels (x, y).
+      largest: length in pixels of the full colour, which longer flow has too. None: the 99th percentile of all that is
+        given, but at least 1, so that noise stays pale.
+
+    Returns:
+      (..., H, W, 3) uint8 RGB.
+    """
+    flow = np.asarray(flow, np.float32)
+    length = np.hypot(flow[..., 0], flow[..., 1])
+    if largest is None:
+        sample = length.reshape(-1)[:: max(1, length.size // 200_000)]
+        largest = max(1.0, float(np.percentile(sample, 99))) if sample.size else 1.0
+    hue = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1
+    colours = hsv_to_rgb(np.stack([hue, np.minimum(length / largest, 1), np.ones_like(hue)], axis=-1))
+    return np.rint(255 * colours).astype(np.uint8)

@@ -1,0 +1,70 @@
+"""The images that an export's cameras are for: the network's frames, or the originals that these were made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from easi3r_jax.core.geometry.grids import resample_nearest
+from easi3r_jax.core.types import Scene4D
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Views:
+    """Images of one size, one for each frame of a scene.
+
+    Attributes:
+      names: (T,) their file names, no two alike, without white space, which parts the words of COLMAP's text files.
+      size: (height, width).
+      image_from_frame: (3, 3), pixels of the frames to those of the images, integers at pixel centres in both;
+        no rotation, no shear.
+      write: writes image t to a path whose name is `names[t]`.
+    """
+
+    names: Sequence[str]
+    size: tuple[int, int]
+    image_from_frame: np.ndarray
+    write: Callable[[int, pathlib.Path], None]
+
+    def intrinsics(self, scene: Scene4D) -> np.ndarray:
+        """(T, 3, 3) float64, in pixels of the images."""
+        return self.image_from_frame @ np.asarray(scene.intrinsics, np.float64)
+
+    def write_images(self, folder: pathlib.Path) -> None:
+        """Writes all of them into a new folder."""
+        folder.mkdir()
+        for t, name in enumerate(self.names):
+            self.write(t, folder / name)
+
+    def write_static_masks(self, folder: pathlib.Path, scene: Scene4D, name: Callable[[str], str]) -> None:
+        """Writes what stands still as 8-bit images: 255 there, 0 where it moves or no frame shows it.
+
+        Args:
+          folder: created.
+          scene: of these frames.
+          name: file name of a mask, given its image's.
+        """
+        folder.mkdir()
+        for mask, image in zip(scene.dynamic_mask, self.names, strict=True):
+            still = np.logical_not(mask)[None]
+            still = resample_nearest(still, self.image_from_frame, self.size, outside=False)[0]
+            Image.fromarray(np.where(still, 255, 0).astype(np.uint8)).save(folder / name(image))
+
+
+def frame_views(scene: Scene4D, numbers: Sequence[int] | np.ndarray) -> Views:
+    """The network's frames themselves, as `NNNNN.png`.
+
+    Args:
+      scene: its frames.
+      numbers: (T,) their numbers in the result.
+    """
+
+    def write(t: int, path: pathlib.Path) -> None:
+        Image.fromarray(np.asarray(scene.rgb[t])).save(path, compress_level=3)
+
+    height, width = scene.depth.shape[1:]
+    return Views([f"{number:05d}.png" for number in numbers], (height, width), np.eye(3), write)

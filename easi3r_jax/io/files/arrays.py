@@ -1,0 +1,154 @@
+"""Arrays and tables of numbers.
+
+Arrays are read piece by piece with NumPy's header reader: shapes are compared before memory is taken, pickled objects
+are refused, and one frame of a long depth array costs no more than the frame (in a compressed file: than what stands
+before it).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import pathlib
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+
+from easi3r_jax.core.errors import InputError
+
+
+def read_table(path: pathlib.Path, *columns: int) -> np.ndarray:
+    """Reads lines of numbers. Empty lines and what follows # are passed over.
+
+    Args:
+      path: a text file.
+      columns: how many numbers a line may have; all lines have as many as the first.
+
+    Returns:
+      (lines, columns) float64.
+
+    Raises:
+      InputError: no such file, or a line that is not so many numbers.
+    """
+    if not path.is_file():
+        raise InputError(f"No file {path}: restore it, or remove the sequence.")
+    rows = []
+    try:
+        with path.open(encoding="ascii", errors="replace") as file:
+            for number, line in enumerate(file, 1):
+                fields = line.split("#", 1)[0].split()
+                if not fields:
+                    continue
+                try:
+                    rows.append([float(field) for field in fields])
+                except ValueError as error:
+                    raise InputError(
+                        f"Line {number} of {path} is no list of numbers: {line.strip()[:60]!r}."
+                    ) from error
+                if len(fields) not in columns or len(fields) != len(rows[0]):
+                    needed = len(rows[0]) if len(rows) > 1 else " or ".join(map(str, columns))
+                    raise InputError(f"Line {number} of {path} has {len(fields)} numbers, {needed} needed.")
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
+    return np.array(rows, np.float64).reshape(len(rows), len(rows[0]) if rows else columns[0])
+
+
+def read_npy(path: pathlib.Path, *shapes: tuple[int, ...]) -> np.ndarray:
+    """Reads a .npy file of real numbers: it must have one of the shapes."""
+    with reported(path), path.open("rb") as file:
+        return _Array(file, str(path)).read(*shapes)
+
+
+def npz_names(path: pathlib.Path) -> list[str]:
+    """Names of the arrays of a .npz file."""
+    with reported(path), zipfile.ZipFile(path) as archive:
+        return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def npz_shape(path: pathlib.Path, name: str) -> tuple[int, ...]:
+    """Shape of an array of a .npz file; nothing but its header is read."""
+    with _npz_member(path, name) as array:
+        return array.shape
+
+
+def read_npz(path: pathlib.Path, name: str, *shapes: tuple[int, ...]) -> np.ndarray:
+    """Reads an array of numbers or truth values out of a .npz file: it must have one of the shapes."""
+    with _npz_member(path, name) as array:
+        return array.read(*shapes)
+
+
+def read_npz_frame(path: pathlib.Path, name: str, frame: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Reads `array[frame]` of an array of a known shape (T, ...) out of a .npz file."""
+    with _npz_member(path, name) as array:
+        return array.read_frame(frame, shape)
+
+
+class _Array:
+    """An open .npy file whose header has been read."""
+
+    def __init__(self, file: IO[bytes], label: str):
+        self._file, self._label = file, label
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            header = np.lib.format.read_array_header_1_0(file)
+        elif version == (2, 0):
+            header = np.lib.format.read_array_header_2_0(file)
+        else:
+            raise ValueError(f"version {version} of the format is unknown")
+        self.shape, self._is_fortran, self._dtype = header
+        if self._dtype.hasobject:
+            raise InputError(f"{label} holds pickled objects, which are never read: save it as plain numbers.")
+        if self._dtype.kind not in "fiub":
+            raise InputError(f"{label} holds {self._dtype}, no real numbers: save it as float32.")
+
+    def read(self, *shapes: tuple[int, ...]) -> np.ndarray:
+        """The whole array."""
+        if self.shape not in shapes:
+            needed = " or ".join(map(str, shapes))
+            raise InputError(f"{self._label} has shape {self.shape}, {needed} needed: restore or mend the file.")
+        return self._take(self.shape).reshape(self.shape, order="F" if self._is_fortran else "C")
+
+    def read_frame(self, frame: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Entry `frame` along the first axis."""
+        if self._is_fortran or self.shape != shape:
+            return self.read(shape)[frame]
+        self._file.seek(math.prod(shape[1:]) * self._dtype.itemsize * frame, os.SEEK_CUR)
+        return self._take(shape[1:]).reshape(shape[1:])
+
+    def _take(self, shape: tuple[int, ...]) -> np.ndarray:
+        size = math.prod(shape) * self._dtype.itemsize
+        data = self._file.read(size)
+        if len(data) < size:
+            raise ValueError("it is cut off")
+        return np.frombuffer(data, self._dtype)
+
+
+@contextlib.contextmanager
+def _npz_member(path: pathlib.Path, name: str) -> Iterator[_Array]:
+    with reported(path), zipfile.ZipFile(path) as archive:
+        if f"{name}.npy" not in archive.namelist():
+            raise InputError(f"{path} has no array {name!r}: add it, or remove the sequence.")
+        with archive.open(f"{name}.npy") as file:
+            yield _Array(file, f"{name} in {path}")
+
+
+@contextlib.contextmanager
+def reported(path: pathlib.Path) -> Iterator[None]:
+    """Turns what goes wrong in reading a file into an InputError of one line that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"No file {path}: restore it, or remove the sequence.") from error
+    # RuntimeError: an encrypted archive; NotImplementedError, one of its kinds: an unknown way of compressing.
+    # TokenError and SyntaxError: NumPy on the damaged header of an array.
+    except (
+        *(OSError, EOFError, ValueError, RuntimeError, SyntaxError),
+        *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"Cannot read {path}: {reason}. Restore it, or remove the sequence.") from error

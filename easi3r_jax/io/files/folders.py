@@ -1,0 +1,62 @@
+"""What a folder holds, and whether all that belongs there does."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+from easi3r_jax.core.errors import InputError
+
+
+def names_in(folder: pathlib.Path) -> list[str]:
+    """Names of what a folder holds, sorted, hidden entries left out."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        raise InputError(f"Cannot read the folder {folder}: {error.strerror}.") from error
+
+
+def folders_with(root: pathlib.Path, marker: str, levels: int) -> list[pathlib.Path]:
+    """Folders that hold an entry called `marker`: `root` itself or up to so many levels below it, sorted."""
+    names = names_in(root)
+    if marker in names:
+        return [root]
+    if not levels:
+        return []
+    below = (root / name for name in names)
+    return [found for folder in below if folder.is_dir() for found in folders_with(folder, marker, levels - 1)]
+
+
+def numbered_frames(folder: pathlib.Path, template: str, first: int = 0) -> int:
+    """How many frames a folder has whose names are `template` with numbers from `first` on, none left out.
+
+    Raises:
+      InputError: none, or a gap.
+    """
+    names = set(names_in(folder))
+    end = template[template.index("}") + 1 :]
+    count = sum(name.endswith(end) for name in names)
+    if not count:
+        raise InputError(f"No frames {template.format(first)} ... in {folder}: restore them, or remove the sequence.")
+    _require(folder, template, first, count, names)
+    return count
+
+
+def require_frames(folder: pathlib.Path, template: str, count: int, first: int = 0) -> None:
+    """Raises InputError unless `folder` has a file for each of `count` frames."""
+    _require(folder, template, first, count, set(names_in(folder)))
+
+
+def _require(folder: pathlib.Path, template: str, first: int, count: int, names: set[str]) -> None:
+    for number in range(first, first + count):
+        if template.format(number) not in names:
+            path = folder / template.format(number)
+            raise InputError(f"{path} is missing, of {count} frames: restore it, or remove the sequence.")
+
+
+def require_length(path: pathlib.Path, count: int, num_frames: int) -> None:
+    """Raises InputError unless a file of poses or intrinsics has an entry for each frame."""
+    if count != num_frames:
+        raise InputError(
+            f"{path} has {count} entries for {num_frames} frames: restore the files, or remove the sequence."
+        )

@@ -1,0 +1,1 @@
+"""A reconstruction as pictures: plots, contact sheets, videos, an HTML page."""

@@ -1,0 +1,141 @@
+"""`summary.png`: the whole reconstruction at a glance."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure
+
+from easi3r_jax.core.types import MotionMaps, Scene4D
+from easi3r_jax.io.export.flow import flow_image
+from easi3r_jax.io.pictures.colors import Scale, tinted
+from easi3r_jax.io.pictures.panels import (
+    ATTENTION,
+    SCORE,
+    confidence_scale,
+    depth_scale,
+    has_masks,
+    has_score,
+    spread,
+)
+
+_MOST_COLUMNS = 8
+# Inches: the tallest picture; the least width and height of a cell, for its labels.
+_TALLEST, _LEAST_CELL = 3.2, (0.72, 0.42)
+
+
+def summary_figure(
+    scene: Scene4D,
+    motion: MotionMaps | None,
+    *,
+    title: str,
+    time: np.ndarray,
+    flow: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Figure:
+    """Frames spread over the clip as columns; as rows RGB, depth, confidence, flow, attention maps, score and mask.
+
+    Args:
+      scene: host arrays.
+      motion: None leaves out the rows of attention maps. Those of score and mask are there where the scene has any.
+      title: heads the picture.
+      time: (T,) seconds, heads the columns.
+      flow: (E, H, W, 2) optical flow of the pairs (E, 2). A frame's is shown to the nearest frame it is paired with.
+    """
+    num_frames, height, width = scene.depth.shape
+    frames = spread(num_frames, _MOST_COLUMNS)
+    rows = _rows(scene, motion, frames, flow)
+
+    # Inches. Cells of very wide and very tall frames are larger than the frames: their labels need the room.
+    picture_width = min(2.1 * min(1.0, (width / height) ** 0.5), _TALLEST * width / height)
+    picture_height = picture_width * height / width
+    cell_width, cell_height = max(picture_width, _LEAST_CELL[0]), max(picture_height, _LEAST_CELL[1])
+    left, right, top, bottom, gap = 1.45, 0.8, 0.75 if title else 0.45, 0.12, 0.05
+    size = (left + len(frames) * (cell_width + gap) + right, top + len(rows) * (cell_height + gap) + bottom)
+    figure = Figure(figsize=size, dpi=100, facecolor="white")
+
+    def box(row: float, column: float, box_width: float, box_height: float) -> tuple[float, float, float, float]:
+        x = left + column * (cell_width + gap)
+        y = size[1] - top - row * (cell_height + gap) - (cell_height + box_height) / 2
+        return x / size[0], y / size[1], box_width / size[0], box_height / size[1]
+
+    figure.text(
+        0.12 / size[0], 1 - 0.12 / size[1], title, va="top", ha="left", fontsize=14, weight="bold", parse_math=False
+    )
+    for c, t in enumerate(frames):
+        x, y, _, _ = box(0, c, 0, cell_height)
+        x, y = x + picture_width / 2 / size[0], y + (cell_height + 0.04) / size[1]
+        figure.text(x, y, f"frame {t}\n{time[t]:.2f} s", va="bottom", ha="center", fontsize=9)
+    for r, (label, images, scale) in enumerate(rows):
+        for c, image in enumerate(images):
+            axes = figure.add_axes(box(r, c, picture_width, picture_height))
+            axes.set_axis_off()
+            axes.imshow(image if scale is None else scale.colors(image), aspect="auto")
+            if c == 0:
+                axes.text(-0.12 / picture_width, 0.5, label, transform=axes.transAxes, va="center", ha="right")
+        if scale is not None:
+            _draw_bar(figure, figure.add_axes(box(r, len(images), 0.1, cell_height)), scale)
+    return figure
+
+
+def write_summary(
+    path: str | os.PathLike,
+    scene: Scene4D,
+    motion: MotionMaps | None,
+    *,
+    title: str,
+    time: np.ndarray,
+    flow: tuple[np.ndarray, np.ndarray] | None = None,
+) -> None:
+    """Writes `summary_figure` as a PNG."""
+    FigureCanvasAgg(summary_figure(scene, motion, title=title, time=time, flow=flow)).print_png(os.fspath(path))
+
+
+def _rows(
+    scene: Scene4D, motion: MotionMaps | None, frames: list[int], flow: tuple[np.ndarray, np.ndarray] | None
+) -> list[tuple[str, np.ndarray, Scale | None]]:
+    """Label, (frames, …) images or numbers, and the numbers' scale, of every row: scales are those of the videos."""
+    rgb = np.asarray(scene.rgb[frames])
+    rows: list[tuple[str, np.ndarray, Scale | None]] = [
+        ("image", rgb, None),
+        ("depth\n(world units)", scene.depth[frames], depth_scale(scene)),
+        ("confidence", scene.confidence[frames], confidence_scale(scene)),
+    ]
+    if flow is not None:
+        rows.append(("optical flow\n(colour: direction)", flow_image(_flow_onwards(*flow, np.array(frames))), None))
+    if motion is not None:
+        maps = motion.temporal
+        rows += [
+            ("attention\nmean, source", np.asarray(maps.mean_src)[frames], ATTENTION),
+            ("attention\nstd, source", np.asarray(maps.std_src)[frames], ATTENTION),
+            ("attention\nmean, reference", np.asarray(maps.mean_ref)[frames], ATTENTION),
+            ("attention\nstd, reference", np.asarray(maps.std_ref)[frames], ATTENTION),
+        ]
+    if has_score(scene, motion):
+        rows.append(("dynamic score", scene.dynamic_score[frames], SCORE))
+    if has_masks(scene, motion):
+        rows.append(("what moves", tinted(rgb, np.asarray(scene.dynamic_mask[frames])), None))
+    return rows
+
+
+def _flow_onwards(flow: np.ndarray, edges: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """(frames, H, W, 2) flow of each frame to the nearest one it is paired with, a later one if there are two."""
+    edges = np.asarray(edges)
+    distance = np.abs(2 * (edges[:, 1] - edges[:, 0]) - 0.5)
+    return np.stack([np.asarray(flow[np.where(edges[:, 0] == t, distance, np.inf).argmin()]) for t in frames])
+
+
+def _draw_bar(figure: Figure, axes: Axes, scale: Scale) -> None:
+    """The scale, with numbers at its ends, set inwards so that neighbouring bars' do not touch, and in its middle."""
+    norm = LogNorm(scale.low, scale.high) if scale.log else Normalize(scale.low, scale.high)
+    bar = figure.colorbar(ScalarMappable(norm, scale.colormap), cax=axes)
+    numbers = scale.numbers(np.array([0.0, 0.5, 1.0])).tolist()
+    bar.set_ticks(numbers, labels=[f"{number:.3g}" for number in numbers])
+    bar.minorticks_off()
+    for label, place in zip(axes.get_yticklabels(), ("bottom", "center", "top"), strict=True):
+        label.set_verticalalignment(place)
+    axes.tick_params(labelsize=8, length=2, pad=2)

@@ -1,0 +1,123 @@
+"""The network's resize and crop (DUSt3R, arXiv 2312.14132; the released programs' sizes and filters).
+
+Long side to `size` with Pillow's Lanczos filter when that shrinks, bicubic otherwise; then a centred crop to multiples
+of the patch, or (`crop=False`) a second, Lanczos, resize to them. A square becomes 4:3 unless `square_ok`. The 224
+checkpoints see the centred square of an image whose *short* side is 224.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+from PIL import Image
+
+from easi3r_jax.core.config import FrameConfig
+from easi3r_jax.core.errors import ConfigError, InputError
+
+# Beyond this the network sees the filter and not the image: a 1x1 image is a mistake, not a clip.
+MAX_ENLARGEMENT = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameGeometry:
+    """How an image becomes a frame: resize, crop, and (`crop=False`) resize once more. Sizes are (width, height).
+
+    Attributes:
+      source: size of the upright original.
+      resized: size after the first resize.
+      box: (left, top, right, bottom) of the crop, in pixels of the resized image.
+      size: size of the frame; differs from the box's where the crop is stretched to multiples of the patch.
+    """
+
+    source: tuple[int, int]
+    resized: tuple[int, int]
+    box: tuple[int, int, int, int]
+    size: tuple[int, int]
+
+    @property
+    def frame_from_source(self) -> np.ndarray:
+        """(3, 3) float64, homogeneous pixels of the original (integers at pixel centres) to pixels of the frame.
+
+        A resize by s maps *edges* to edges, x_out = (x_in + 0.5) s - 0.5; the crop subtracts its corner.
+        """
+        matrix = np.eye(3)
+        for axis in range(2):
+            stretch = self.size[axis] / (self.box[axis + 2] - self.box[axis])
+            scale = self.resized[axis] / self.source[axis] * stretch
+            matrix[axis, axis] = scale
+            matrix[axis, 2] = 0.5 * scale - self.box[axis] * stretch - 0.5
+        return matrix
+
+
+def frame_geometry(width: int, height: int, config: FrameConfig) -> FrameGeometry:
+    """How an upright image of width x height pixels is brought to the network.
+
+    Everything that must follow the frames (masks, depth, intrinsics) takes the same geometry. Where the published
+    program fails, a square with `crop=False` and not `square_ok`, the 4:3 is cut out, not squeezed: pixels stay square.
+
+    Raises:
+      ConfigError: a size or patch below 1, or a size below the patch.
+      InputError: an image so small or so narrow that no frame can be made of it.
+    """
+    if not 1 <= config.patch_size <= config.size:
+        raise ConfigError(f"The frames' size {config.size} must be at least one patch ({config.patch_size} pixels).")
+    if width < 1 or height < 1:
+        raise InputError(f"an image of {width}x{height} pixels is empty.")
+    resized = _resized(width, height, config)
+    enlargement = max(resized) / max(width, height)
+    if enlargement > MAX_ENLARGEMENT:
+        raise InputError(
+            f"an image of {width}x{height} pixels is too small: it would be enlarged {enlargement:.0f} times "
+            f"(at most {MAX_ENLARGEMENT}); take larger images or a smaller size than {config.size}."
+        )
+    target = _target(resized, config)
+    if min(target) < 1:
+        raise InputError(
+            f"an image of {width}x{height} pixels becomes {resized[0]}x{resized[1]}, narrower than a patch of the "
+            f"network ({config.patch_size} pixels): crop it to a less extreme shape."
+        )
+    box = target if config.crop or config.size == 224 else _stretched(resized, target, config)
+    left, top = resized[0] // 2 - box[0] // 2, resized[1] // 2 - box[1] // 2
+    return FrameGeometry((width, height), resized, (left, top, left + box[0], top + box[1]), target)
+
+
+def resize_image(image: Image.Image, geometry: FrameGeometry) -> Image.Image:
+    """Brings an upright 8-bit image of the geometry's source size to the frame. Filters as the module says."""
+    shrinks = max(geometry.resized) < max(geometry.source)
+    resampling = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
+    return (
+        image.resize(geometry.resized, resampling)
+        .crop(geometry.box)
+        .resize(geometry.size, Image.Resampling.LANCZOS)  # of the same size: Pillow copies
+    )
+
+
+def _resized(width: int, height: int, config: FrameConfig) -> tuple[int, int]:
+    long_side = config.size
+    if config.size == 224:  # that is the short side, and the long side follows
+        long_side = round(config.size * max(width / height, height / width))
+    largest = max(width, height)
+    # Python's round, half to even, as the published program rounds.
+    return round(width * long_side / largest), round(height * long_side / largest)
+
+
+def _target(resized: tuple[int, int], config: FrameConfig) -> tuple[int, int]:
+    width, height = (_multiple(side, config.patch_size) for side in resized)
+    if config.size == 224:
+        return min(width, height), min(width, height)
+    if resized[0] == resized[1] and not config.square_ok:
+        return width, _multiple(3 * width // 4, config.patch_size)
+    return width, height
+
+
+def _multiple(side: int, patch_size: int) -> int:
+    return side // patch_size * patch_size
+
+
+def _stretched(resized: tuple[int, int], target: tuple[int, int], config: FrameConfig) -> tuple[int, int]:
+    """What is stretched to the target when nothing shall be cropped: all of it, but for the 4:3 of a square."""
+    if resized[0] != resized[1] or config.square_ok:
+        return resized
+    return resized[0], math.ceil(resized[0] * target[1] / target[0])

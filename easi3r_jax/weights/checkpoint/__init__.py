@@ -1,0 +1,31 @@
+"""Checkpoints on disk: networks (`weights`) and training runs (`state`). The only package that knows Orbax."""
+
+from easi3r_jax.weights.checkpoint.state import latest_state, load_newest, load_state, save_state, state_options
+from easi3r_jax.weights.checkpoint.weights import (
+    FORMAT_VERSION,
+    LICENCE_RELEASED,
+    LICENCE_UNKNOWN,
+    ReadParameter,
+    is_checkpoint,
+    load_checkpoint,
+    load_flow_network,
+    load_metadata,
+    save_checkpoint,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "LICENCE_RELEASED",
+    "LICENCE_UNKNOWN",
+    "ReadParameter",
+    "is_checkpoint",
+    "latest_state",
+    "load_checkpoint",
+    "load_flow_network",
+    "load_metadata",
+    "load_newest",
+    "load_state",
+    "save_checkpoint",
+    "save_state",
+    "state_options",
+]

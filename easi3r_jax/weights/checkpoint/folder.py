@@ -1,0 +1,228 @@
+"""Folders of arrays that appear whole or not at all, with checksums: what all our checkpoints stand on.
+
+Only this package knows Orbax.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
+from typing import Any
+
+import absl.logging
+import flax.traverse_util
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+import easi3r_jax
+from easi3r_jax.core import interrupt
+from easi3r_jax.core.errors import CheckpointError, OutputError
+
+
+def has_format(path: str | os.PathLike[str], name: str) -> bool:
+    """Whether the folder's `config.json` says that it is of this format, of any version."""
+    try:
+        header = json.loads((pathlib.Path(path) / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(header, dict) and header.get("format") == name
+
+
+def versions() -> dict[str, str]:
+    """Of the software that writes."""
+    return {
+        "easi3r_jax": easi3r_jax.__version__,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "orbax-checkpoint": getattr(ocp, "__version__", "unknown"),
+    }
+
+
+def write_arrays(path: pathlib.Path, folder: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    """Writes named arrays ("encoder.norm.scale") as one Orbax checkpoint into `folder`, a part of `path`."""
+    with _writer(path) as checkpointer:
+        checkpointer.save(folder, args=ocp.args.PyTreeSave(_nested(arrays)))
+
+
+def read_arrays(
+    path: pathlib.Path, folder: pathlib.Path, wanted: Mapping[str, jax.ShapeDtypeStruct], remedy: str
+) -> dict[str, jax.Array]:
+    """Reads the arrays of `write_arrays`: exactly those wanted, of their shapes and types, to their shardings.
+
+    Raises:
+      CheckpointError: anything else is there, or it cannot be read; ends with the remedy.
+    """
+    tree = _nested(wanted)
+    try:
+        with _quiet(), _checkpointer() as checkpointer:
+            described = checkpointer.metadata(folder).item_metadata
+            if described is None:
+                raise CheckpointError("it has no arrays")
+            stored = _flat(described.tree)
+            found = {name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in stored.items()}
+            needed = {name: (leaf.shape, str(np.dtype(leaf.dtype))) for name, leaf in wanted.items()}
+            if found != needed:
+                different = sorted(n for n in found.keys() | needed.keys() if found.get(n) != needed.get(n))
+                names = ", ".join(f"{folder.name}.{name}" for name in different[:5])
+                raise CheckpointError(f"its arrays do not fit its configuration: {names}")
+            arguments = ocp.checkpoint_utils.construct_restore_args(tree)
+            restored = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(item=tree, restore_args=arguments))
+            return {name: jax.block_until_ready(leaf) for name, leaf in _flat(restored).items()}
+    except MemoryError:
+        raise
+    except Exception as error:  # Orbax and TensorStore raise a dozen types for what is always the same to a user
+        if "RESOURCE_EXHAUSTED" in str(error) and not isinstance(error, CheckpointError):
+            raise  # the device is full: the arrays may well be whole
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"The checkpoint at {path} is damaged or incomplete ({reason}). {remedy}") from error
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    return flax.traverse_util.unflatten_dict({tuple(name.split(".")): value for name, value in flat.items()})
+
+
+def _flat(tree: dict[str, Any]) -> dict[str, Any]:
+    return {".".join(path): leaf for path, leaf in flax.traverse_util.flatten_dict(tree).items()}
+
+
+def checksums(folder: pathlib.Path) -> dict[str, list[int]]:
+    """Size and CRC-32 of every file below a folder. Without them, Orbax would load flipped bits as weights."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    with futures.ThreadPoolExecutor() as pool:  # zlib lets go of the interpreter
+        return dict(zip(names, pool.map(lambda name: _checksum(folder / name), names), strict=True))
+
+
+def _checksum(path: pathlib.Path) -> list[int]:
+    size, crc = 0, 0
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(4 << 20):
+            size, crc = size + len(block), zlib.crc32(block, crc)
+    return [size, crc]
+
+
+def check_files(path: pathlib.Path, expected: dict[str, list[int]], remedy: str) -> None:
+    """Raises CheckpointError, ending with the remedy, unless every file below `weights/` is as it was written."""
+    try:
+        found = checksums(path / "weights")
+    except OSError as error:
+        raise CheckpointError(f"Cannot read the checkpoint at {path}: {error.strerror or error}.") from error
+    if wrong := sorted(name for name, checksum in expected.items() if found.get(name) != checksum):
+        state = "has changed" if wrong[0] in found else "is missing"
+        raise CheckpointError(
+            f"The checkpoint at {path} is damaged or incomplete (weights/{wrong[0]} {state}"
+            f"{f', and {len(wrong) - 1} more' if wrong[1:] else ''}). {remedy}"
+        )
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path, need: int, is_ours: Callable[[pathlib.Path], bool]) -> Iterator[pathlib.Path]:
+    """A temporary folder that takes `path`'s place when the block ends well, and disappears when it does not.
+
+    All of it is on the disk before it is renamed: after a power cut, what has its name is whole.
+    """
+    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
+    older = path.parent / f".{path.name}.older-{os.getpid()}"
+    try:
+        if path.exists() and not is_ours(path) and not (path.is_dir() and not any(path.iterdir())):
+            raise OutputError(f"{path} exists and is no checkpoint: it is left alone. Choose another name.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if free < need:
+            raise OutputError(
+                f"Cannot write {path}: {need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free on that disk."
+            )
+        shutil.rmtree(partial, ignore_errors=True)
+        with interrupt.removed_on_exit(partial):
+            partial.mkdir()
+            (partial / "weights").mkdir()
+            yield partial
+            for entry in (*partial.rglob("*"), partial):
+                _flush(entry)
+            interrupt.replace_folder(path, partial, older)
+            _flush(path.parent)
+    except OSError as error:
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network disks cannot, of folders.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _writer(path: pathlib.Path) -> Iterator[ocp.Checkpointer]:
+    """An Orbax writer that takes host arrays as they are.
+
+    By default it copies every host array and compresses: twice the memory, and on trained weights a saving of 8 %.
+    """
+    handlers = ocp.type_handlers.create_type_handler_registry(
+        (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
+        (jax.Array, ocp.type_handlers.ArrayHandler()),
+    )
+    try:
+        with _quiet(), _checkpointer(use_compression=False, type_handler_registry=handlers) as checkpointer:
+            yield checkpointer
+    except OSError:
+        raise
+    except Exception as error:  # TensorStore reports a full disk as a ValueError
+        reasons = ("No space left", "quota exceeded", "File too large", "Permission denied", "Read-only", "I/O error")
+        reason = next((r for r in reasons if r.lower() in str(error).lower()), None)
+        if reason is None:
+            raise
+        raise OutputError(f"Cannot write {path}: {reason.lower()}.") from error
+
+
+@contextlib.contextmanager
+def _checkpointer(**options: Any) -> Iterator[ocp.Checkpointer]:
+    """Orbax for one process, whichever of a program's it is: that one is to Orbax process 0, which works alone.
+
+    By default all processes would have to read and write together. There are options against that, but host arrays
+    are written by process 0 whatever they say (0.12.8), hence the function that is replaced.
+    """
+    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, **options)
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() != 0:
+            stack.enter_context(_as_process_0())
+        yield stack.enter_context(ocp.Checkpointer(handler, multiprocessing_options=alone))
+
+
+@contextlib.contextmanager
+def _as_process_0() -> Iterator[None]:
+    from orbax.checkpoint._src.multihost import multihost  # of Orbax' own: of no concern to programs of one process
+
+    own = multihost.process_index
+    multihost.process_index = lambda: 0
+    try:
+        yield
+    finally:
+        multihost.process_index = own
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Orbax warns of matters that are as they should be here, and logs pages about errors that we tell in a line."""
+    before = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(before)

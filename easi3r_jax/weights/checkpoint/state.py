@@ -1,0 +1,171 @@
+"""Training runs on disk: all that is needed to go on exactly where a run stopped.
+
+Below a run's `states/` folder, `step_00001000/` holds `config.json` (format version, step, the run's options,
+checksums) and `weights/`, an Orbax checkpoint of every array of the state by name. A state is written under a
+temporary name, moved when all of it is on the disk, then older ones are deleted: the newest state loads, and where the
+disk has lost it, the one before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from easi3r_jax.core.errors import CheckpointError, ConfigError
+from easi3r_jax.weights.checkpoint import folder as folders
+
+FORMAT = "easi3r_jax training state"
+FORMAT_VERSION = 1
+#: States kept: the newest, and the one before, should a disk lose the newest.
+KEPT = 2
+
+_REMEDY = "Restore it, or begin again at another --output."
+
+_T = TypeVar("_T")
+
+
+def save_state(states: str | os.PathLike[str], step: int, state: Any, options: Mapping[str, Any]) -> pathlib.Path:
+    """Writes a state and deletes all but it and the one before.
+
+    States of later steps go too: a run that saves this one has passed them over, because they cannot be read.
+
+    Args:
+      states: folder of a run's states.
+      step: number in the state's name.
+      state: a pytree of arrays, the training state.
+      options: of the run, JSON values; `load_state` compares them.
+
+    Returns:
+      The state's folder.
+
+    Raises:
+      OutputError: it cannot be written.
+    """
+    states = pathlib.Path(os.path.realpath(os.path.expanduser(states)))
+    arrays = {name: np.asarray(leaf) for name, leaf in _named(state).items()}
+    path = states / f"step_{step:08d}"
+    need = sum(array.nbytes for array in arrays.values()) + (4 << 20)
+    # A folder of this name is ours, readable or not: a run that has passed a damaged state over comes by again.
+    with folders.replacing(path, need, pathlib.Path.is_dir) as partial:
+        folders.write_arrays(path, partial / "weights" / "state", arrays)
+        header = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "step": step,
+            "options": dict(options),
+            "versions": folders.versions(),
+            "files": folders.checksums(partial / "weights"),
+        }
+        (partial / "config.json").write_text(json.dumps(header, indent=1) + "\n")
+    kept = [p for p in _all(states) if p.name <= path.name and folders.has_format(p, FORMAT)][-KEPT:]
+    for other in _all(states):
+        if other not in kept:
+            shutil.rmtree(other, ignore_errors=True)
+    return path
+
+
+def latest_state(states: str | os.PathLike[str]) -> pathlib.Path | None:
+    """The newest complete state below a run's states folder, or None."""
+    found = [p for p in _all(pathlib.Path(states)) if folders.has_format(p, FORMAT)]
+    return found[-1] if found else None
+
+
+def state_options(path: pathlib.Path) -> dict[str, Any]:
+    """The options of the run that wrote a state, as JSON has them.
+
+    Raises:
+      CheckpointError: damaged, or of another version.
+    """
+    return _header(path)["options"]
+
+
+def load_newest(states: str | os.PathLike[str], like: _T, options: Mapping[str, Any]) -> tuple[_T, int, list[str]]:
+    """Reads the newest state that can be read; see `load_state`.
+
+    Returns:
+      The state, its step, and for each newer one that was passed over a line that says why.
+
+    Raises:
+      CheckpointError: none can be read; says why the oldest cannot.
+      ConfigError: they are of a run with other options.
+    """
+    passed_over: list[str] = []
+    found = _all(pathlib.Path(states))
+    for path in reversed(found):
+        try:
+            return *load_state(path, like, options), passed_over
+        except CheckpointError as error:
+            if path == found[0]:
+                raise
+            passed_over.append(str(error).removesuffix(f" {_REMEDY}"))
+    raise CheckpointError(f"There is no training state in {states}.")
+
+
+def load_state(path: pathlib.Path, like: _T, options: Mapping[str, Any]) -> tuple[_T, int]:
+    """Reads a state that was written with the same options.
+
+    Args:
+      path: of `latest_state`.
+      like: the state's structure: arrays or `jax.ShapeDtypeStruct`s, with the shardings that the arrays are to get.
+      options: of the run that goes on.
+
+    Returns:
+      The state and its step.
+
+    Raises:
+      CheckpointError: damaged, or of another version.
+      ConfigError: of a run with other options (they are named).
+    """
+    header = _header(path)
+    stored = header["options"]
+    options = json.loads(json.dumps(options))  # as they look after a round trip: no tuples
+    if changed := sorted(k for k in stored.keys() | options.keys() if stored.get(k) != options.get(k)):
+        told = "; ".join(f"{k} was {stored.get(k)!r}, is {options.get(k)!r}" for k in changed[:4])
+        raise ConfigError(
+            f"The run at {path.parent.parent} was begun with other options ({told}). "
+            "Resume with the same ones, or choose another --output."
+        )
+    folders.check_files(path, header["files"], _REMEDY)
+    named = _named(like)
+    wanted = {n: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for n, a in named.items()}
+    arrays = folders.read_arrays(path, path / "weights" / "state", wanted, _REMEDY)
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in named]), int(header["step"])
+
+
+def _header(path: pathlib.Path) -> dict[str, Any]:
+    """The state's `config.json`, of our version and with all entries."""
+    damaged = f"The training state at {path} is damaged (config.json). {_REMEDY}"
+    try:
+        header = json.loads((path / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(damaged) from error
+    types = {"format_version": int, "step": int, "options": dict, "files": dict}
+    if not isinstance(header, dict) or not all(isinstance(header.get(name), kind) for name, kind in types.items()):
+        raise CheckpointError(damaged)
+    if header["format_version"] != FORMAT_VERSION:
+        raise CheckpointError(
+            f"The training state at {path} has format version {header['format_version']!r}, not {FORMAT_VERSION}: "
+            "resume it with the release that wrote it."
+        )
+    return header
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Leaves by path, in the tree's order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _all(states: pathlib.Path) -> list[pathlib.Path]:
+    """What has a state's name, readable or not, by its step."""
+    if not states.is_dir():
+        return []
+    return sorted(p for p in states.iterdir() if re.fullmatch(r"step_\d{8}", p.name) and p.is_dir())

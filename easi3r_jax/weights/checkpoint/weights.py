@@ -1,0 +1,231 @@
+"""Networks on disk.
+
+A checkpoint is a folder of `config.json` (architecture, format version, where the weights come from and their licence,
+checksums) and `weights/`, one Orbax checkpoint for each top-level part of the network (encoder, decoder, head1, head2):
+they are written one after another, so that no more than one part is in memory. It is written under a temporary name
+beside its place and renamed when it is complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
+from easi3r_jax.core.errors import CheckpointError, ConfigError
+from easi3r_jax.models import RAFT, SEARAFT, DUSt3R, FlowNetwork, model_from, parameter_shapes, parameters_of
+from easi3r_jax.weights.checkpoint import folder as folders
+
+FORMAT = "easi3r_jax checkpoint"
+FORMAT_VERSION = 1
+LICENCE_RELEASED = "CC BY-NC-SA 4.0 (released DUSt3R and MonST3R weights: attribution, non-commercial, share alike)"
+_REMEDY = "Delete it and convert again."
+LICENCE_UNKNOWN = "The terms of the source apply; released DUSt3R and MonST3R weights are CC BY-NC-SA 4.0."
+
+#: Reads one parameter, given its path ("encoder.norm.scale"), in the network's layout.
+ReadParameter = Callable[[str], np.ndarray]
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    config: DUSt3RConfig | FlowConfig,
+    weights: DUSt3R | FlowNetwork | ReadParameter,
+    *,
+    source_name: str,
+    source_sha256: str = "",
+    licence: str = LICENCE_UNKNOWN,
+    finish: Callable[[], None] = lambda: None,
+) -> None:
+    """Writes a checkpoint, whole or not at all. An older checkpoint at `path` is replaced, nothing else ever is.
+
+    Args:
+      path: folder to write.
+      config: the architecture.
+      weights: the network, or a function that gives each of its parameters (float32) when it is asked.
+      source_name: where the weights come from.
+      source_sha256: of the file they come from.
+      licence: of the weights.
+      finish: called when all is written and before it takes its place; what it raises prevents that.
+
+    Raises:
+      OutputError: the folder cannot be written.
+      CheckpointError: a parameter of the wrong shape or type.
+    """
+    path = pathlib.Path(os.path.realpath(os.path.expanduser(path)))  # a link keeps pointing where it does
+    read = _reader(weights) if isinstance(weights, (DUSt3R, RAFT, SEARAFT)) else weights
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "architecture": _config_to_json(config),
+        "source_name": source_name,
+        "source_sha256": source_sha256,
+        "licence": licence,
+        "versions": folders.versions(),
+    }
+    shapes = parameter_shapes(config)
+    need = 4 * sum(map(math.prod, shapes.values())) + (4 << 20)  # and Orbax's own records
+    with folders.replacing(path, need, is_checkpoint) as partial:
+        for part in _parts(shapes):
+            tree = {name: _checked(name, read(name), shape) for name, shape in shapes.items() if _part(name) == part}
+            folders.write_arrays(path, partial / "weights" / part, _without(tree, part))
+            del tree
+        header["files"] = folders.checksums(partial / "weights")
+        (partial / "config.json").write_text(json.dumps(header, indent=1) + "\n")
+        finish()
+
+
+def is_checkpoint(path: str | os.PathLike[str]) -> bool:
+    """Whether the folder says that it is one of our checkpoints, of any version."""
+    return folders.has_format(path, FORMAT)
+
+
+def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig | FlowConfig, dict[str, Any]]:
+    """Architecture, and source_name, source_sha256, licence, versions of a checkpoint; reads no weights.
+
+    Raises:
+      CheckpointError: not a checkpoint of ours, or of another format version.
+    """
+    config, _, metadata = _read_header(pathlib.Path(path))
+    return config, metadata
+
+
+def _read_header(path: pathlib.Path) -> tuple[DUSt3RConfig | FlowConfig, dict[str, list[int]], dict[str, Any]]:
+    """Architecture, checksums of the weight files, and the rest."""
+    try:
+        header = json.loads((path / "config.json").read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"There is no checkpoint at {path} (no config.json).") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"The checkpoint at {path} is damaged: config.json cannot be read ({reason}).") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no checkpoint of easi3r_jax; make one: python -m convert --source={path}.")
+    if header.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"The checkpoint at {path} has format version {header.get('format_version')!r}; this program reads "
+            f"{FORMAT_VERSION}. Convert its source again."
+        )
+    if not isinstance(header.get("files"), dict):
+        raise CheckpointError(f"The checkpoint at {path} is damaged: config.json lacks checksums. Convert it again.")
+    config = _config_from_json(path, header.pop("architecture", None))
+    return config, header.pop("files"), header
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], *, sharding: jax.sharding.Sharding | None = None
+) -> tuple[DUSt3RConfig, DUSt3R, dict[str, Any]]:
+    """Loads a checkpoint of DUSt3R. Every parameter must be there, of the right shape and type, and nothing else.
+
+    Args:
+      path: a folder that `save_checkpoint` wrote.
+      sharding: where parameters go; by default all on the first local device.
+
+    Returns:
+      The architecture, the network in float32, and the metadata (see `load_metadata`).
+
+    Raises:
+      CheckpointError: missing, damaged, of another version, or of a flow network.
+    """
+    path = pathlib.Path(path).absolute()
+    config, expected, metadata = _read_header(path)
+    if isinstance(config, FlowConfig):
+        raise CheckpointError(f"The checkpoint at {path} is of {config.network}, which estimates optical flow.")
+    return config, model_from(config, _read_weights(path, config, expected, sharding)), metadata
+
+
+def load_flow_network(
+    path: str | os.PathLike[str], *, sharding: jax.sharding.Sharding | None = None
+) -> tuple[FlowConfig, FlowNetwork, dict[str, Any]]:
+    """As `load_checkpoint`, of a network that estimates optical flow.
+
+    Raises:
+      CheckpointError: missing, damaged, of another version, or of another network.
+    """
+    path = pathlib.Path(path).absolute()
+    config, expected, metadata = _read_header(path)
+    if not isinstance(config, FlowConfig):
+        raise CheckpointError(f"The checkpoint at {path} is of DUSt3R, which estimates no optical flow.")
+    return config, model_from(config, _read_weights(path, config, expected, sharding)), metadata
+
+
+def _read_weights(
+    path: pathlib.Path,
+    config: DUSt3RConfig | FlowConfig,
+    expected: dict[str, list[int]],
+    sharding: jax.sharding.Sharding | None,
+) -> dict[str, jax.Array]:
+    folders.check_files(path, expected, _REMEDY)
+    shapes = parameter_shapes(config)
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    parameters: dict[str, jax.Array] = {}
+    for part in _parts(shapes):
+        wanted = {
+            n: jax.ShapeDtypeStruct(s, np.float32, sharding=sharding) for n, s in shapes.items() if _part(n) == part
+        }
+        leaves = folders.read_arrays(path, path / "weights" / part, _without(wanted, part), _REMEDY)
+        parameters |= {f"{part}.{name}": leaf for name, leaf in leaves.items()}
+    return parameters
+
+
+# --- parameters and their names -------------------------------------------------------------------------------------
+
+
+def _part(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _parts(shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    return sorted({_part(name) for name in shapes})
+
+
+def _without(flat: dict[str, Any], part: str) -> dict[str, Any]:
+    """The parameters of one part, with the part's own name left away."""
+    return {name.removeprefix(part + "."): value for name, value in flat.items()}
+
+
+def _reader(model: DUSt3R | FlowNetwork) -> ReadParameter:
+    leaves = parameters_of(model)
+    return lambda name: np.asarray(leaves[name])
+
+
+def _checked(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if value.shape != shape or value.dtype != np.float32:
+        raise CheckpointError(f"{name} is {value.dtype}{list(value.shape)}; the network needs float32{list(shape)}.")
+    return value
+
+
+def _config_to_json(config: DUSt3RConfig | FlowConfig) -> dict[str, Any]:
+    """Standard JSON has no infinity: it becomes the string "inf"."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+    return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def _config_from_json(path: pathlib.Path, fields: Any) -> DUSt3RConfig | FlowConfig:
+    try:
+        fields = dict(fields)
+        if "network" in fields:
+            return FlowConfig(**fields)
+        fields["image_size"] = tuple(fields["image_size"])
+        fields["confidence_range"] = tuple(float(bound) for bound in fields["confidence_range"])
+        sizes = [value for name, value in fields.items() if isinstance(getattr(DUSt3RConfig, name, None), int)]
+        if any(type(size) is not int or size > 65536 for size in (*sizes, *fields["image_size"])):
+            raise ValueError("a size is no number, or beyond any network's")
+        (height, width), (low, high) = fields["image_size"], fields["confidence_range"]
+        if not (-math.inf < low < high and 0 < fields["mlp_ratio"] < 65536 and 1 < fields["rope_base"] < math.inf):
+            raise ValueError("a number outside its range")
+        return DUSt3RConfig(**{**fields, "image_size": (height, width)})
+    except (TypeError, ValueError, KeyError, ConfigError) as error:
+        raise CheckpointError(f"The checkpoint at {path} is damaged: its architecture makes no sense.") from error

@@ -1,0 +1,151 @@
+"""From an opened source to a checkpoint on disk, one parameter after another."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
+from easi3r_jax.core.errors import CheckpointError
+from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, save_checkpoint
+from easi3r_jax.weights.convert import table
+from easi3r_jax.weights.convert.sources import open_source
+from easi3r_jax.weights.convert.tensors import LazyTensor, Source
+
+#: Called with (stage, done, total, note); the unit is a megabyte.
+Progress = Callable[[str, int, int, str], None]
+_BLOCK = 16 << 20
+
+
+def silent(stage: str, done: int, total: int, note: str) -> None:
+    """Progress that nobody wants to see."""
+    del stage, done, total, note
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a conversion did.
+
+    Attributes:
+      path: the checkpoint.
+      config: the architecture.
+      parameters: how many numbers it has.
+      source_sha256: of the file with the weights.
+      licence: of the weights.
+      notices: what the user should know, a sentence each.
+    """
+
+    path: pathlib.Path
+    config: DUSt3RConfig | FlowConfig
+    parameters: int
+    source_sha256: str
+    licence: str
+    notices: tuple[str, ...]
+
+
+def convert(
+    source: str | os.PathLike[str], output: str | os.PathLike[str], progress: Progress | None = None
+) -> Summary:
+    """Converts a source to a checkpoint of ours.
+
+    Args:
+      source: a `.pth` file, a folder of `model.safetensors` and `config.json`, or a hub name.
+      output: folder to write; an older checkpoint there is replaced when the new one is complete.
+      progress: told of the stages "download", "hash" and "convert".
+
+    Raises:
+      CheckpointError: the source is missing, damaged, unsafe or incomplete.
+      OutputError: the output cannot be written.
+    """
+    progress = progress or silent
+    opened = open_source(source, progress)
+    stamps = [stamp(file) for file in opened.files]
+    recipes, dropped, notices = table.match(opened)  # before the long work
+    sha256 = hash_file(opened.files[0], progress)
+    return write(opened, stamps, recipes, dropped, notices, sha256, output, progress)
+
+
+def write(
+    source: Source,
+    stamps: list[tuple[int, int]],
+    recipes: dict[str, table.Recipe],
+    dropped: dict[str, LazyTensor],
+    notices: list[str],
+    sha256: str,
+    output: str | os.PathLike[str],
+    progress: Progress,
+) -> Summary:
+    """Reads every tensor of a matched source and writes the checkpoint.
+
+    `stamps` are those of the source's files before the checksum was taken: what is written must be what it is of.
+    """
+    sizes = [tensor.nbytes for recipe in recipes.values() for _, tensor in recipe.tensors]
+    total, done = _megabytes(sum(sizes)), 0
+    infinite: list[str] = []
+
+    def note_infinite(name: str, array: np.ndarray) -> None:
+        # The extremes carry NaN and infinity along, without an array of flags as large as a quarter of the tensor.
+        if array.size and not (np.isfinite(array.max()) and np.isfinite(array.min())):
+            infinite.append(name)
+
+    def read(target: str) -> np.ndarray:
+        nonlocal done
+        recipe = recipes[target]
+        parameter = np.empty(recipe.shape, np.float32)
+        rows = parameter if recipe.stacked else parameter[None]
+        for row, (name, tensor), (_, array) in zip(rows, recipe.tensors, recipe.read(), strict=True):
+            note_infinite(name, array)
+            row[...] = array
+            done += tensor.nbytes
+            progress("convert", _megabytes(done), total, "")
+        return parameter
+
+    def finish() -> None:
+        for name, tensor in dropped.items():
+            note_infinite(name, tensor.read())
+        if infinite:
+            shown = ", ".join(infinite[:40]) + (f", and {len(infinite) - 40} more" if len(infinite) > 40 else "")
+            raise CheckpointError(f"Cannot use {source.name}: NaN or infinite numbers in {shown}.")
+        if stamps != [stamp(file) for file in source.files]:
+            raise CheckpointError(f"{source.name} changed while it was read: try again when it is complete.")
+
+    licence = source.licence or LICENCE_UNKNOWN
+    progress("convert", 0, total, "")
+    save_checkpoint(
+        output, source.config, read, source_name=source.name, source_sha256=sha256, licence=licence, finish=finish
+    )
+    parameters = sum(int(np.prod(recipe.shape)) for recipe in recipes.values())
+    return Summary(pathlib.Path(output), source.config, parameters, sha256, licence, tuple(notices))
+
+
+def hash_file(path: pathlib.Path, progress: Progress = silent) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    digest, done = hashlib.sha256(), 0
+    try:
+        total = _megabytes(path.stat().st_size)
+        with path.open("rb", buffering=0) as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                done += len(block)
+                progress("hash", _megabytes(done), total, "")
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
+    return digest.hexdigest()
+
+
+def _megabytes(count: int) -> int:
+    return -(-count // 1_000_000)
+
+
+def stamp(path: pathlib.Path) -> tuple[int, int]:
+    """Size and time of change: equal as long as nobody writes to the file."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,180 @@
+"""The architecture that a checkpoint names: `args.model` of a training checkpoint, or a hub folder's `config.json`.
+
+    AsymmetricCroCo3DStereo(pos_embed='RoPE100', img_size=(512, 512), head_type='dpt', depth_mode=('exp', -inf, inf), …)
+
+The string is Python source that the released programs evaluate. Here it is only parsed: one call of that name whose
+keyword arguments are literals. Nothing in it is ever run.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from easi3r_jax.core.config import DUSt3RConfig
+from easi3r_jax.core.errors import CheckpointError, ConfigError
+
+_CLASS = "AsymmetricCroCo3DStereo"
+_MAX_LENGTH = 10_000
+#: Beyond any network: refuses nonsense before it costs time or memory.
+_MAX_DEPTH, _MAX_WIDTH, _MAX_IMAGE = 256, 16384, 65536
+
+#: Arguments that must have one of these values because they change the computation.
+_ONLY = {
+    "output_mode": ("pts3d",),
+    "depth_mode": (("exp", -math.inf, math.inf),),
+    # How patches of portrait images are ordered in training batches; the weights are the same.
+    "patch_embed_cls": ("PatchEmbedDust3R", "ManyAR_PatchEmbed"),
+    # Training told landscape images only; every checkpoint is used with False, as the released program does.
+    "landscape_only": (True, False),
+    "freeze": ("none", "mask", "encoder"),  # what training left unchanged
+    "norm_im2_in_dec": (True,),
+}
+#: Sizes: their argument, our field.
+WIDTHS = {
+    "enc_embed_dim": "enc_dim",
+    "enc_depth": "enc_depth",
+    "enc_num_heads": "enc_heads",
+    "dec_embed_dim": "dec_dim",
+    "dec_depth": "dec_depth",
+    "dec_num_heads": "dec_heads",
+}
+
+
+def parse_model_string(text: str) -> DUSt3RConfig:
+    """Parses `args.model`.
+
+    Raises:
+      CheckpointError: not a call of `AsymmetricCroCo3DStereo` with literal arguments, or an unknown network.
+    """
+    call = None
+    if len(text) <= _MAX_LENGTH:
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of odd escapes in its strings
+                call = ast.parse(text.strip(), mode="eval").body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            call = None
+    if (
+        not isinstance(call, ast.Call)
+        or not isinstance(call.func, ast.Name)
+        or call.func.id != _CLASS
+        or call.args
+        or any(keyword.arg is None for keyword in call.keywords)
+        or len({keyword.arg for keyword in call.keywords}) < len(call.keywords)
+    ):
+        raise CheckpointError(
+            f"its model string ({text[:16]!r}…) is not of the form {_CLASS}(name=value, …); it was not run"
+        )
+    arguments = {}
+    for keyword in call.keywords:
+        try:
+            arguments[keyword.arg] = _literal(keyword.value)
+        except (ValueError, RecursionError):
+            raise CheckpointError(
+                f"in its model string, the value of {str(keyword.arg)[:40]!r} is not a plain literal; it was not run"
+            ) from None
+    return parse_arguments(arguments)
+
+
+def parse_arguments(arguments: Mapping[str, Any]) -> DUSt3RConfig:
+    """The configuration that the constructor's keyword arguments describe.
+
+    Raises:
+      CheckpointError: arguments that are missing, unknown (they might change the computation) or unsupported.
+    """
+    left = {key: _as_tuple(value) for key, value in arguments.items()}
+    for key, values in _ONLY.items():
+        if (value := left.pop(key, values[0])) not in values:
+            allowed = " or ".join(repr(v) for v in values)
+            raise CheckpointError(f"its network has {key}={str(value)[:40]!r}; only {allowed} is supported")
+    missing = [key for key in (*WIDTHS, "img_size", "head_type", "pos_embed") if key not in left]
+    if missing:
+        raise CheckpointError(f"its description of the network lacks {', '.join(missing)}")
+    fields: dict[str, Any] = {ours: _size(left.pop(theirs), theirs) for theirs, ours in WIDTHS.items()}
+    fields["image_size"] = _image_size(left.pop("img_size"))
+    fields["head"] = left.pop("head_type")
+    fields["rope_base"] = _rope_base(left.pop("pos_embed"))
+    fields["confidence_range"] = _confidence_range(left.pop("conf_mode", ("exp", 1, math.inf)))
+    fields["patch_size"] = _size(left.pop("patch_size", 16), "patch_size")
+    fields["mlp_ratio"] = _number(left.pop("mlp_ratio", 4.0), "mlp_ratio")
+    if left:
+        raise CheckpointError(f"its network has unknown options: {', '.join(sorted(map(ascii, left)))[:200]}")
+    if not isinstance(fields["head"], str):
+        raise CheckpointError("its head_type is not a name")
+    try:
+        return DUSt3RConfig(**fields)
+    except ConfigError as error:
+        raise CheckpointError(f"its network is unsupported: {error}") from error
+
+
+def _literal(node: ast.expr) -> Any:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (str, int, float, bool, type(None))):
+        return node.value
+    if isinstance(node, ast.Name) and node.id == "inf":
+        return math.inf
+    if isinstance(node, (ast.Tuple, ast.List)):
+        return tuple(_literal(item) for item in node.elts)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        value = _literal(node.operand)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return -value
+    raise ValueError("not a literal")
+
+
+def _as_tuple(value: Any, depth: int = 0) -> Any:
+    if not isinstance(value, (list, tuple)):
+        return value
+    if depth > 3:
+        raise CheckpointError("its description of the network has lists inside lists inside lists")
+    return tuple(_as_tuple(item, depth + 1) for item in value)
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < _MAX_WIDTH:
+        raise CheckpointError(f"its {name} is {str(value)[:40]!r}, not a sensible number")
+    return float(value)
+
+
+def _size(value: Any, name: str) -> int:
+    most = _MAX_DEPTH if name.endswith("depth") else _MAX_WIDTH
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
+        raise CheckpointError(f"its {name} is {str(value)[:40]!r}, not a number from 1 to {most}")
+    return value
+
+
+def _image_size(value: Any) -> tuple[int, int]:
+    sides = (value, value) if isinstance(value, int) else value
+    if (
+        not isinstance(sides, tuple)
+        or len(sides) != 2
+        or any(isinstance(side, bool) or not isinstance(side, int) or not 0 < side <= _MAX_IMAGE for side in sides)
+    ):
+        raise CheckpointError(f"its img_size is {str(value)[:40]!r}, not two positive numbers")
+    return sides
+
+
+def _rope_base(value: Any) -> float:
+    base = value.removeprefix("RoPE") if isinstance(value, str) and value.startswith("RoPE") else ""
+    try:
+        number = float(base)
+    except ValueError:
+        number = math.nan
+    if not 1 < number < 1e9:
+        raise CheckpointError(f"its pos_embed is {str(value)[:40]!r}; only 'RoPE<base>', e.g. 'RoPE100', is supported")
+    return number
+
+
+def _confidence_range(value: Any) -> tuple[float, float]:
+    numbers = (int, float)
+    if (
+        not isinstance(value, tuple)
+        or len(value) != 3
+        or value[0] != "exp"
+        or not all(isinstance(bound, numbers) and not isinstance(bound, bool) for bound in value[1:])
+        or not -math.inf < value[1] < value[2]
+    ):
+        raise CheckpointError(f"its conf_mode is {str(value)[:60]!r}; only ('exp', low, high) is supported")
+    return float(value[1]), float(value[2])

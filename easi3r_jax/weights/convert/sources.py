@@ -1,0 +1,50 @@
+"""What a user may name as a source, and who opens it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable
+
+from easi3r_jax.core.errors import CheckpointError
+from easi3r_jax.weights.convert import hub, safetensors_folder, torch_file
+from easi3r_jax.weights.convert.tensors import Source
+from easi3r_jax.weights.hub import is_name
+
+
+def open_source(source: str | os.PathLike[str], progress: Callable[[str, int, int, str], None]) -> Source:
+    """Opens a `.pth` file, a folder of `model.safetensors` and `config.json`, or a hub name. Reads no tensor.
+
+    Raises:
+      CheckpointError: it is missing, damaged, unsafe, or cannot be downloaded.
+    """
+    path = pathlib.Path(os.path.expanduser(source))
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+        has_weights = (path / safetensors_folder.WEIGHTS).exists()
+    except OSError as error:  # no permission to look, a name that is too long
+        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
+    if is_folder:
+        if has_weights:
+            return safetensors_folder.open_folder(path)
+        files = sorted(path.glob("*.pth"))
+        hint = f" Did you mean {files[0]}?" if files else ""
+        raise CheckpointError(f"{path} holds no {safetensors_folder.WEIGHTS}.{hint}")
+    if exists:
+        if path.name == safetensors_folder.WEIGHTS:
+            return safetensors_folder.open_folder(path.parent)
+        if path.suffix == ".safetensors":
+            safetensors_folder.read_header(path)  # a damaged file is told first
+            raise CheckpointError(
+                f"Put {path} into a folder of its own as {safetensors_folder.WEIGHTS}, its {safetensors_folder.CONFIG} "
+                "beside it, and name the folder."
+            )
+        return torch_file.open_pth(path)
+    # What looks like a path is not asked for on the hub: a mistyped one should not leave the machine.
+    is_local = path.suffix in (".pth", ".safetensors") or path.parent.is_dir()
+    if is_name(str(source)) and not is_local:
+        return hub.open_name(str(source), progress)
+    raise CheckpointError(
+        f"There is no checkpoint at {source}: give a .pth file, a folder of {safetensors_folder.WEIGHTS} and "
+        f"{safetensors_folder.CONFIG}, a converted folder, or a hub name such as {hub.RELEASED[0]}."
+    )

@@ -1,0 +1,144 @@
+"""The tables that say which tensor of a checkpoint becomes which parameter of ours: their check and their inverse."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
+from easi3r_jax.core.errors import CheckpointError
+from easi3r_jax.models import parameter_shapes
+from easi3r_jax.weights.convert import dust3r_table, flow_table
+from easi3r_jax.weights.convert.rules import Rule, Shape, Transform
+from easi3r_jax.weights.convert.tensors import FLOATS, LazyTensor, Source
+
+#: Ending of the names under which batch norms count their training steps: of no use afterwards, and not asked for.
+COUNTER = ".num_batches_tracked"
+
+
+def rules(config: DUSt3RConfig | FlowConfig) -> list[Rule]:
+    """The table for a network of this architecture."""
+    return flow_table.rules(config) if isinstance(config, FlowConfig) else dust3r_table.rules(config)
+
+
+def unused(config: DUSt3RConfig | FlowConfig) -> dict[str, Shape]:
+    """Tensors that every checkpoint holds and no prediction needs: checked like the others, then dropped."""
+    return {} if isinstance(config, FlowConfig) else dust3r_table.unused(config)
+
+
+def official_tensors(config: DUSt3RConfig, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Our parameters under the released networks' names and in their layout; the inverse of `match` and its recipes.
+
+    What every released checkpoint holds and no prediction needs is filled with zeros.
+    """
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in unused(config).items()}
+    for rule in rules(config):
+        value = np.asarray(parameters[rule.target])
+        blocks = {rule.source.format(n): block for n, block in enumerate(value)} if "{}" in rule.source else None
+        for name, block in (blocks or {rule.source: value}).items():
+            tensors[name] = np.ascontiguousarray(rule.transform.undo(block))
+            if rule.alias is not None:
+                tensors[rule.alias] = tensors[name]
+    return tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one parameter is made: of one tensor, or of those of a stack's blocks."""
+
+    tensors: tuple[tuple[str, LazyTensor], ...]
+    transform: Transform
+    stacked: bool
+    shape: Shape
+
+    def read(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields (name, tensor in our layout) for every block."""
+        for name, tensor in self.tensors:
+            yield name, self.transform.apply(tensor.read())
+
+
+def match(source: Source) -> tuple[dict[str, Recipe], dict[str, LazyTensor], list[str]]:
+    """Lays the table on a source.
+
+    Returns:
+      recipes: for each of our parameters.
+      dropped: the tensors that no prediction needs.
+      notices: what a user should know, a sentence each.
+
+    Raises:
+      CheckpointError: names everything that is missing, unknown, given twice or of the wrong shape, all at once.
+    """
+    tensors, notices = {n: t for n, t in source.tensors.items() if not n.endswith(COUNTER)}, []
+    if not any(name.startswith("dec_blocks2.") for name in tensors):
+        # As the released loader does with checkpoints of the pretraining, whose decoder has one branch.
+        copies = {
+            n.replace("dec_blocks.", "dec_blocks2.", 1): t for n, t in tensors.items() if n.startswith("dec_blocks.")
+        }
+        if copies:
+            notices.append("There is no second decoder (dec_blocks2): it becomes a copy of the first, as released.")
+        tensors |= copies
+
+    problems: dict[str, list[str]] = {"missing": [], "unknown": [], "given twice": sorted(source.duplicates)}
+    problems |= {"of the wrong shape": [], "not of floating-point numbers": [], "different under their two names": []}
+    left = dict(tensors)
+
+    def take(name: str, shape: Shape) -> LazyTensor | None:
+        tensor = left.pop(name, None)
+        if tensor is None:
+            problems["missing"].append(name)
+        elif tensor.shape != shape:
+            problems["of the wrong shape"].append(f"{name} {list(tensor.shape)} instead of {list(shape)}")
+        elif tensor.dtype not in FLOATS:
+            problems["not of floating-point numbers"].append(f"{name} ({tensor.dtype})")
+        else:
+            return tensor
+        return None
+
+    recipes = {}
+    shapes = parameter_shapes(source.config)
+    for rule in rules(source.config):
+        shape = shapes.pop(rule.target)
+        stacked = "{}" in rule.source
+        their_shape = rule.transform.their_shape(shape[1:] if stacked else shape)
+        names = [rule.source.format(n) for n in range(shape[0])] if stacked else [rule.source]
+        if rule.alias is not None and rule.alias in left:
+            if rule.source not in left:  # files that hold no tensor twice keep either name
+                names = [rule.alias]
+            elif (alias := take(rule.alias, their_shape)) is not None and not _equal(left[rule.source], alias):
+                problems["different under their two names"].append(f"{rule.source} and {rule.alias}")
+        taken = [(name, take(name, their_shape)) for name in names]
+        found = tuple((name, tensor) for name, tensor in taken if tensor is not None)
+        recipes[rule.target] = Recipe(found, rule.transform, stacked, shape)
+    assert not shapes, f"parameters without a rule: {sorted(shapes)}"
+    dropped = {
+        name: tensor for name, shape in unused(source.config).items() if (tensor := take(name, shape)) is not None
+    }
+    problems["unknown"] += sorted(left)
+
+    if any(problems.values()):
+        raise CheckpointError(f"Cannot use {source.name}: {_report(problems)}.")
+    return recipes, dropped, notices
+
+
+def _equal(first: LazyTensor, second: LazyTensor) -> bool:
+    if first.identity == second.identity:
+        return True
+    return first.shape == second.shape and bool(np.array_equal(first.read(), second.read(), equal_nan=True))
+
+
+def _report(problems: Mapping[str, list[str]], most: int = 40) -> str:
+    """All problems in one line. A checkpoint of another network would fill pages: long lists end in a count."""
+    parts = []
+    for kind, names in problems.items():
+        if names:
+            more = f", and {len(names) - most} more" if len(names) > most else ""
+            count = "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
+            parts.append(f"{count} {kind}: {', '.join(map(_printable, names[:most]))}{more}")
+    return "; ".join(parts)
+
+
+def _printable(name: str) -> str:
+    """Names come from the file and go to a terminal: no line breaks, no control sequences."""
+    return name[:200] if name.isprintable() else ascii(name[:200])

@@ -1,0 +1,98 @@
+"""Tensors that stay in their file until they are asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable, Hashable
+from typing import Literal
+
+import numpy as np
+
+from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
+from easi3r_jax.core.errors import CheckpointError
+
+#: Bytes of an element, by the names that PyTorch and we give the types.
+ITEM_SIZES = {
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "bool": 1,
+}
+ByteOrder = Literal["little", "big"]
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyTensor:
+    """A tensor in a file.
+
+    Attributes:
+      shape: as stored.
+      dtype: a key of `ITEM_SIZES`.
+      read: reads it; float32 whatever the stored type is. The array may be a strided view.
+      identity: equal for two tensors that are the same numbers of the same file.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+    identity: Hashable
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEM_SIZES[self.dtype]
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Opened weights, nothing read yet.
+
+    Attributes:
+      name: what the user called it.
+      files: the files it consists of, the weights first.
+      config: the architecture.
+      tensors: the network's tensors by name.
+      duplicates: names that occur more than once.
+      licence: terms of the weights where the source is known; None where it is not.
+    """
+
+    name: str
+    files: tuple[pathlib.Path, ...]
+    config: DUSt3RConfig | FlowConfig
+    tensors: dict[str, LazyTensor]
+    duplicates: tuple[str, ...]
+    licence: str | None = None
+
+
+def read_array(path: pathlib.Path, offset: int, count: int, dtype: str, byteorder: ByteOrder = "little") -> np.ndarray:
+    """Reads `count` elements that start at byte `offset`. The caller has checked that the file is long enough."""
+    raw_dtype = np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder(byteorder)
+    array = np.empty(count, raw_dtype)
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            view, got = memoryview(array.data).cast("B") if count else memoryview(b""), 0
+            while got < len(view):
+                step = file.readinto(view[got:])
+                if not step:
+                    raise CheckpointError(f"{path} became shorter while it was read: is it still being written?")
+                got += step
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
+    return array
+
+
+def as_float32(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Numbers of any stored floating-point type as float32 in the machine's byte order."""
+    if dtype == "bfloat16":  # the upper half of a float32
+        return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and that is reported by name
+        return array.astype(np.float32, copy=False)

@@ -1,1 +1,0 @@
-"""Stage-by-stage comparison with reference arrays; see `experiments.parity.__main__`."""

@@ -1,0 +1,67 @@
+"""Programs run as their users run them: by a command, in a process of their own."""
+
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from easi3r_jax.apps import reconstruct
+from easi3r_jax.apps.app.store import Store
+
+ROOT = pathlib.Path(__file__).parents[2]
+Command = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> pathlib.Path:
+    """Where converted checkpoints go while the tests run."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def environment(cache) -> dict[str, str]:
+    return {**os.environ, "EASI3R_JAX_CACHE": str(cache), "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="session")
+def command(environment) -> Command:
+    """`command("reconstruct", "--seq=demo")` runs the program and gives its exit code and what it printed."""
+
+    def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", f"experiments.{program}", *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    return run
+
+
+@pytest.fixture
+def reconstruct_here(tmp_path, capsys, cache, monkeypatch) -> Callable[..., tuple[int, str, str]]:
+    """`reconstruct_here(first=3)` runs the program in this process: exit code, stdout and stderr.
+
+    Its output goes to `tmp_path / "out"`.
+    """
+    monkeypatch.setenv("EASI3R_JAX_CACHE", str(cache))
+
+    def run(**values):
+        values = {"output": str(tmp_path / "out"), **values}
+        code = reconstruct.FLAGS.execute(reconstruct.main, ["", *(f"--{k}={v}" for k, v in values.items())])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch) -> Iterator[Store]:
+    """Where the web app keeps what it works with, below the test's own folder."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Store(keep_seconds=3600) as store:
+        yield store

@@ -1,0 +1,293 @@
+"""The web app without its page: jobs, and what is kept of them. The page: test_app_browser.py."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import sys
+import threading
+import time
+import zipfile
+
+import pytest
+import trimesh
+
+from easi3r_jax.apps.app import main as program
+from easi3r_jax.apps.app import options
+from easi3r_jax.apps.app.job import Jobs, Limits, Networks, ServerError, StoppedError
+from easi3r_jax.apps.app.store import Store
+from easi3r_jax.core.errors import ConfigError, InputError, OutputError
+from easi3r_jax.inference import pipeline
+from easi3r_jax.io import export
+from tests.apps.app_stand_ins import FRAMES, quick_reconstruction, write_video
+
+
+@pytest.fixture(scope="module")
+def networks() -> Networks:
+    return Networks(["embedded"])
+
+
+@pytest.fixture
+def jobs(store, networks, monkeypatch) -> Jobs:
+    """Jobs in which all is real but the network's and the alignment's work."""
+    monkeypatch.setattr(pipeline, "encode", lambda *args, **options: None)
+    monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction())
+    return Jobs(store, networks, Limits(megabytes=1, frames=4, minutes=5))
+
+
+def working(store: Store) -> list[str]:
+    """What jobs have under their hands."""
+    return os.listdir(store.served.parent / "work")
+
+
+def served(store: Store) -> list[str]:
+    return os.listdir(store.served)
+
+
+def test_an_upload_becomes_a_scene_films_and_packed_exports(jobs, store, tmp_path):
+    seen = []
+    values = {"graph": "complete", "export": ["colmap", "ply"], "report": True, "iterations": 5, "fps": None}
+    products = jobs.run(FRAMES[:3], "embedded", values, lambda *report: seen.append(report))
+    assert {stage for stage, *_ in seen} >= {"read", "write", "export", "pictures", "pack"}
+    assert trimesh.load(products.scene).geometry
+    assert set(products.films) == {"panel", "depth", "masks", "attention"}
+    assert [path.name for path in products.downloads] == [
+        *("result.zip", "scene.glb", "report.html", "colmap.zip", "ply.zip")
+    ]
+    assert {path.parent for path in (products.scene, *products.films.values(), *products.downloads)} == {
+        products.folder
+    }
+    with zipfile.ZipFile(products.downloads[0]) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    assert export.load_scene(tmp_path / "unpacked" / "result").depth.shape == (3, 64, 96)
+    with zipfile.ZipFile(products.downloads[3]) as archive:
+        assert {"colmap/images/00000.png", "colmap/sparse/0/cameras.bin"} <= set(archive.namelist())
+    assert working(store) == []
+
+
+def test_nothing_that_is_downloaded_tells_where_it_was_made(jobs, store):
+    products = jobs.run(FRAMES[:2], "embedded", {"export": list(export.FORMATS), "report": True})
+    root = str(store.served.parent).encode()
+    for path in products.folder.iterdir():
+        assert root not in path.read_bytes()
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    assert root not in archive.read(name), name
+                    assert not name.startswith("/") and ".." not in name
+
+
+def test_a_video_is_reconstructed_and_its_upload_may_go_meanwhile(jobs, tmp_path, monkeypatch):
+    video = write_video(tmp_path / "../clip.mp4", FRAMES[:4])
+    monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(lambda observer: video.unlink()))
+    products = jobs.run([video], "embedded", {"every": 2, "export": ["colmap"]})
+    assert products.text.startswith("2 frames")
+    with zipfile.ZipFile(products.downloads[-1]) as archive:  # of the video itself, when it was gone
+        assert sum(name.startswith("colmap/images/") for name in archive.namelist()) == 2
+
+
+def test_images_go_by_their_names_and_numbers(jobs, store, tmp_path):
+    names = ["frame_10.png", "frame_2.png", "frame_1.png"]
+    for name, frame in zip(names, FRAMES, strict=False):
+        shutil.copy(frame, tmp_path / name)
+    products = jobs.run([tmp_path / name for name in names], "embedded", {"export": ["npz"]})
+    with zipfile.ZipFile(products.downloads[0]) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    images = export.load_scene(tmp_path / "unpacked" / "result").rgb
+    straight = jobs.run(FRAMES[:3], "embedded", {})
+    with zipfile.ZipFile(straight.downloads[0]) as archive:
+        archive.extractall(tmp_path / "straight")
+    assert (images == export.load_scene(tmp_path / "straight" / "result").rgb[::-1]).all()
+
+
+def upload(tmp_path, name: str, content: bytes):
+    path = tmp_path / name
+    path.write_bytes(content)
+    return path
+
+
+def test_what_is_no_clip_is_refused_in_words_of_the_user(jobs, store, tmp_path):
+    text = upload(tmp_path, "holiday <b>.mp4", b"this is no video\n" * 100)
+    theirs = write_video(tmp_path / "theirs.mp4", FRAMES[:2])  # a file of the server, which a list of files names
+    lists = [
+        ("hls", f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{theirs}\n#EXT-X-ENDLIST\n".encode()),
+        ("concat", f"ffconcat version 1.0\nfile '{theirs}'\n".encode()),
+        ("sdp", b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=-\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n"),
+    ]
+    cases = [
+        ([], "nothing to reconstruct"),
+        ([text], "holiday <b>.mp4 cannot be opened as a video"),
+        ([upload(tmp_path, "empty.mp4", b"")], "empty.mp4 is empty"),
+        ([upload(tmp_path, "notes.txt", b"hello\n")], "notes.txt"),
+        ([upload(tmp_path, "torn.png", FRAMES[0].read_bytes()[:500])], "torn.png"),
+        *(([upload(tmp_path, f"{kind}.mp4", content)], f"{kind}.mp4 cannot be opened") for kind, content in lists),
+        ([upload(tmp_path, "huge.mp4", bytes(1_000_001))], "it may have 1 MB here"),
+        ([FRAMES[0], text], "one video, or images only"),
+        ([tmp_path / "gone.mp4"], "not there any more"),
+        (FRAMES[:5], "5 frames, and it may have 4"),
+        ([write_video(tmp_path / "long.mp4", FRAMES[:6])], "6 frames, and it may have 4"),
+    ]
+    for files, expected in cases:
+        with pytest.raises(InputError) as caught:
+            jobs.run(files, "embedded", {})
+        assert expected in str(caught.value)
+        assert str(tmp_path) not in str(caught.value) and "\n" not in str(caught.value)
+    assert working(store) == served(store) == []
+
+
+def test_a_clip_whose_length_only_reading_tells_is_cut_short_as_soon_as_it_is_too_long(jobs, tmp_path):
+    seen = []
+    video = write_video(tmp_path / "long.mp4", FRAMES[:16])
+    with pytest.raises(InputError, match="more than 4 frames"):
+        jobs.run([video], "embedded", {"fps": 1000.0}, lambda *report: seen.append(report))
+    assert max(done for stage, done, *_ in seen if stage == "read") == 4
+    assert jobs.run([video], "embedded", {"first": 3}).text.startswith("3 frames")
+    assert jobs.run([video], "embedded", {"first": 1, "motion": "none"}).text.startswith("1 frame in")
+
+
+def test_a_clip_that_says_how_long_it_is_is_refused_before_it_is_read(jobs, tmp_path):
+    seen = []
+    video = write_video(tmp_path / "long.mp4", FRAMES[:16])
+    with pytest.raises(InputError, match="16 frames"):
+        jobs.run([video], "embedded", {}, lambda *report: seen.append(report))
+    assert not [done for stage, done, *_ in seen if stage == "read" and done]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"output": "/tmp/x"}, "no option"),
+        ({"seq": "/etc"}, "no option"),
+        ({"checkpoint": "/weights"}, "no option"),
+        ({"masks": "/etc"}, "masks is one of motion, none"),
+        ({"masks": "motion+/etc"}, "masks is one of"),
+        ({"motion": "x"}, "motion is one of"),
+        ({"report": "yes"}, "no value"),
+        ({"iterations": True}, "no value"),
+        ({"iterations": "5"}, "no value"),
+        ({"iterations": 2.5}, "whole number"),
+        ({"iterations": 0}, "iterations"),
+        ({"iterations": 10**6}, "at most 3000"),
+        ({"size": 10**4}, "at most 512"),
+        ({"fps": float("nan")}, "fps is at most"),
+        ({"fps": 1e-6}, "at least 0.1"),
+        ({"graph": "x" * 65}, "no value"),
+        ({"graph": "nothing"}, "graph"),
+        ({"foreground": "9"}, "frame number from 0 to 1"),
+        ({"export": ["colmap", "../x"]}, "Export format"),
+        ({"mode": "feedforward", "iterations": 5}, "no use for --iterations=5"),
+    ],
+)
+def test_options_that_the_page_does_not_allow_are_refused(jobs, store, values, expected):
+    with pytest.raises(ConfigError, match=expected):
+        jobs.run(FRAMES[:2], "embedded", values)
+    assert working(store) == served(store) == []
+
+
+def test_checkpoints_are_those_of_the_operator(jobs, tmp_path):
+    with pytest.raises(ConfigError, match="one of embedded"):
+        jobs.run(FRAMES[:2], "naver/DUSt3R", {})
+    weights = tmp_path / "a_network"
+    weights.mkdir()
+    names = Networks([str(weights), "someone/network"], load=lambda name, *_: (None, {"source": name})).names
+    assert names == ("a_network", "someone/network")
+    for wrong in ([], ["a/b", "a/b"]):
+        with pytest.raises(ConfigError, match="--checkpoints"):
+            Networks(wrong, load=lambda *_: (None, {}))
+
+
+def test_every_option_of_the_page_is_a_flag_and_its_default_changes_nothing():
+    described = [options.described(name) for name in options.NAMES]
+    assert options.checked({flag.name: flag.default for flag in described}) == {}
+    assert all(flag.text and (not flag.choices or flag.default in flag.choices) for flag in described)
+    assert not {"seq", "output", "checkpoint", "intrinsics", "poses", "flow", "ground_truth"} & set(options.NAMES)
+
+
+def test_a_stopped_job_ends_at_the_next_report_and_leaves_nothing(jobs, store, monkeypatch):
+    stop, after = threading.Event(), []
+
+    def work(observer):
+        stop.set()
+        observer("align", 1, 10, "")
+        after.append("went on")
+
+    monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(work))
+    with pytest.raises(StoppedError):
+        jobs.run(FRAMES[:2], "embedded", {}, stopped=stop.is_set)
+    assert not after and working(store) == served(store) == []
+    monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction())
+    assert jobs.run(FRAMES[:2], "embedded", {}).scene.is_file()  # the next one works
+
+
+def test_progress_tells_the_time_that_is_left(jobs, monkeypatch):
+    took, left = [], {}
+
+    def work(observer):
+        start = time.perf_counter()
+        observer("align", 0, 10, "")
+        time.sleep(0.2)
+        observer("align", 8, 10, "")
+        took.append(time.perf_counter() - start)
+        observer("align", 10, 10, "")
+
+    monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(work))
+    jobs.run(FRAMES[:2], "embedded", {}, lambda stage, done, total, seconds: left.update({(stage, done): seconds}))
+    assert left["align", 0] is None and left["align", 10] is None
+    assert 0.2 * 2 / 8 <= left["align", 8] <= took[0] * 2 / 8
+
+
+def test_a_job_that_takes_too_long_is_ended(jobs, store, networks, monkeypatch):
+    monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(lambda observer: observer("align", 1, 10, "")))
+    monkeypatch.setattr(time, "monotonic", itertools.count(step=15.0).__next__)  # a quarter of a minute at each look
+    assert Jobs(store, networks, Limits(minutes=600)).run(FRAMES[:2], "embedded", {}).scene.is_file()
+    with pytest.raises(InputError, match="longer than the 2 minutes"):
+        Jobs(store, networks, Limits(minutes=2)).run(FRAMES[:2], "embedded", {})
+    assert working(store) == []
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: out of memory")])
+def test_too_little_memory_is_said(jobs, monkeypatch, error):
+    def work(observer):
+        raise error
+
+    monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(work))
+    with pytest.raises(InputError, match="memory does not suffice"):
+        jobs.run(FRAMES[:2], "embedded", {})
+
+
+def test_what_is_the_servers_fault_is_not_said_to_the_user(jobs, monkeypatch):
+    def full(*args, **options):
+        raise OutputError("Cannot write /secret/place: the disk is full.")
+
+    monkeypatch.setattr(export, "write_result", full)
+    with pytest.raises(ServerError):
+        jobs.run(FRAMES[:2], "embedded", {})
+
+
+def test_what_was_served_long_enough_goes_and_all_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Store(keep_seconds=100) as store:
+        assert os.stat(store.served.parent).st_mode & 0o077 == 0
+        old, new = store.new_result(), store.new_result()
+        (old / "scene.glb").write_bytes(b"x")
+        for path in (old, upload(store.served, "upload", b"x")):
+            os.utime(path, times=(time.time() - 101,) * 2)
+        store.sweep()
+        assert list(store.served.iterdir()) == [new]
+        assert len(new.name) >= 32  # not to be guessed
+        with store.job() as folder:
+            upload(folder, "half", b"x")
+        assert working(store) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_gradio_one_line_says_how_to_get_it(monkeypatch, capsys):
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "")  # what the program sets goes with the test
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "easi3r_jax.apps.app.page", raising=False)  # where another test has it
+    monkeypatch.delattr("easi3r_jax.apps.app.page", raising=False)
+    code = program.FLAGS.execute(program.main, ["", "--port=0"])
+    complaint = capsys.readouterr().err
+    assert code == 1 and "pip install -e '.[app]'" in complaint and len(complaint.splitlines()) == 1

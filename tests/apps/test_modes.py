@@ -1,0 +1,185 @@
+"""Windows and feed-forward mode from the command line."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from easi3r_jax.apps import given, modes
+from easi3r_jax.apps.window_store import WindowStore
+from easi3r_jax.core.config import AlignConfig, PipelineConfig
+from easi3r_jax.core.errors import OutputError
+from easi3r_jax.core.types import Given
+from easi3r_jax.inference import pipeline
+from easi3r_jax.io import export
+
+QUICK = {"first": 7, "graph": "complete", "iterations": 30, "compare_plain": False, "flow": "none"}
+
+
+@pytest.fixture
+def run(reconstruct_here):
+    return lambda **values: reconstruct_here(**{**QUICK, **values})
+
+
+AS_THEY_COME = {"mode": "feedforward", "graph": PipelineConfig().graph, "iterations": AlignConfig().iterations}
+
+
+def test_frames_are_placed_as_they_come(run, tmp_path):
+    code, out, errors = run(**AS_THEY_COME)
+    assert code == 0 and not errors, errors
+    assert "frames a second" in out and "frame by frame" in out and "IoU" not in out
+    scene = export.load_scene(tmp_path / "out")
+    assert all(np.isfinite(value).all() for value in vars(scene).values())
+    assert scene.depth.shape == (7, 64, 96) and not scene.dynamic_mask.any() and scene.static_mask.all()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"masks": "flow"},
+        {"poses": "p.txt"},
+        {"window": 20},
+        {"flow": "flows/"},
+        {"iterations": 5},
+        {"motion": "rigid"},
+        {"camera_weight": 1.0},
+        {"refine": "sam2"},
+    ],
+)
+def test_feedforward_mode_says_what_it_has_no_use_for(run, flags, tmp_path):
+    code, _, errors = run(**{**AS_THEY_COME, **flags})
+    assert code == 1 and f"no use for --{next(iter(flags))}=" in errors and len(errors.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flags", [{"overlap": 3}, {"window": 5, "overlap": 2, "save_flow": True}])
+def test_options_that_would_do_nothing_are_refused(run, flags, tmp_path):
+    code, _, errors = run(**flags)
+    assert code == 1 and f"--{list(flags)[-1]}" in errors and len(errors.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_windows_get_the_flow_and_masks_of_their_frames_and_keyframes_no_flow(monkeypatch, tmp_path):
+    """Pairs are of the clip's frames; keyframes, which lie apart, have none."""
+    config, masks, asked, parts = PipelineConfig(graph="complete"), np.zeros((9, 2, 2), bool), [], {}
+    masks[3] = True
+
+    def with_flow(part, source, frames, edges, stages):
+        asked.append(edges)
+        return dataclasses.replace(part, flow=edges)
+
+    def reconstruct_windows(model, frames, config, *, given, **options):
+        for numbers in (np.arange(2, 5), np.array([0, 3, 6])):
+            parts[tuple(numbers.tolist())] = given(numbers)
+
+    monkeypatch.setattr(modes, "with_flow", with_flow)
+    monkeypatch.setattr(modes, "reconstruct_windows", reconstruct_windows)
+    store = WindowStore(tmp_path / "out", {}, ())
+    shape = {"window": 3, "overlap": 1, "keyframes": True}
+    modes.window_by_window(None, None, config, Given(masks=masks), None, None, store, None, **shape)
+    (edges,) = asked
+    assert {tuple(edge) for edge in edges.tolist()} == {(i, j) for i in (2, 3, 4) for j in (2, 3, 4) if i != j}
+    for numbers, part in parts.items():
+        np.testing.assert_array_equal(part.masks[:, 0, 0], np.array(numbers) == 3)
+    assert parts[2, 3, 4].flow is edges and parts[0, 3, 6].flow is None
+
+
+def test_windows_go_on_where_they_stopped(run, tmp_path, monkeypatch):
+    """The second call reconstructs only the window that the first one did not reach, and gives the same scene."""
+    done = []
+    reconstruct_one = pipeline.reconstruct
+
+    def counted(model, frames, *args, **options):
+        done.append(int(frames.source_index[0]))
+        if failing and len(done) == 2:
+            raise KeyboardInterrupt
+        return reconstruct_one(model, frames, *args, **options)
+
+    monkeypatch.setattr(pipeline, "reconstruct", counted)
+    flags = {"window": 5, "overlap": 2}
+    failing = False
+    assert run(**flags)[0] == 0
+    assert done == [0, 2]
+    whole = export.load_scene(tmp_path / "out")
+    assert whole.depth.shape == (7, 64, 96)
+    assert np.ptp(whole.intrinsics[:, 0, 0]) < 1e-3  # one focal length for the clip
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]  # nothing is left of the windows
+
+    done.clear()
+    failing = True
+    code, _, errors = run(**flags)
+    assert code == 130 and "Interrupted" in errors
+    assert (tmp_path / ".out.windows" / "window_0000.npz").is_file()
+    failing = False
+    done.clear()
+    assert run(**flags)[0] == 0
+    assert done == [2]
+    assert not (tmp_path / ".out.windows").exists()
+    again = export.load_scene(tmp_path / "out")
+    for name, value in vars(whole).items():
+        np.testing.assert_array_equal(getattr(again, name), value, err_msg=name)
+
+
+@pytest.fixture
+def planted(run, tmp_path, monkeypatch):
+    """`planted(...)`: whether a window that an earlier call kept is still there for a call with these flags."""
+
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "reconstruct", stop)
+    folder = tmp_path / ".out.windows"
+
+    def planted(**flags):
+        assert run(window=5, overlap=2, **flags)[0] == 130
+        kept = (folder / "window_0000.npz").exists()
+        (folder / "window_0000.npz").write_bytes(b"not whole")  # and so not taken
+        return kept
+
+    return planted
+
+
+def test_windows_are_kept_for_the_same_question_only(planted, tmp_path):
+    poses = tmp_path / "poses.txt"
+    poses.write_text("".join(f"{t} {0.1 * t} 0 0 0 0 0 1\n" for t in range(7)))
+    assert [planted(poses=poses), planted(poses=poses)] == [False, True]
+    poses.write_text("".join(f"{t} {0.2 * t} 0 0 0 0 0 1\n" for t in range(7)))
+    assert [planted(poses=poses), planted(poses=poses)] == [False, True]  # the file's name is the same
+    assert planted(poses=poses, cloud_points=1000)  # nothing that the windows depend on
+    assert not planted(poses=poses, seed=1)
+
+
+def test_windows_have_the_refiner_and_depend_on_its_weights(planted, monkeypatch):
+    class Refiner:
+        def __init__(self, checkpoint, *, observer):
+            self.metadata = {"source_sha256": checkpoint}
+
+    seen = []
+
+    def stop(*args, refiner, **options):
+        seen.append(refiner)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "reconstruct", stop)
+    monkeypatch.setattr(given.sam2, "Sam2Refiner", Refiner)
+    assert not planted()
+    assert [planted(refine="sam2"), planted(refine="sam2")] == [False, True]
+    assert not planted(refine="sam2", refine_checkpoint="other/")
+    assert not planted()
+    assert [isinstance(refiner, Refiner) for refiner in seen] == [False, True, True, True, False]
+
+
+def test_windows_outlive_a_failure_to_write(run, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OutputError("No space left.")
+
+    monkeypatch.setattr(export, "write_result", full)
+    code, _, errors = run(window=5, overlap=2)
+    assert code == 1 and "No space left" in errors
+    assert len(list((tmp_path / ".out.windows").glob("window_*.npz"))) == 2
+
+
+def test_windows_shorter_than_their_overlap_are_refused(run, tmp_path):
+    code, _, errors = run(window=5, overlap=5)
+    assert code == 1 and "overlap by 1 to 4 frames, got 5" in errors
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,197 @@
+"""`python -m experiments.study` and what it is made of."""
+
+import dataclasses
+import json
+import math
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from easi3r_jax import motion
+from easi3r_jax.apps.study import clips, report, scores
+from easi3r_jax.apps.study.report import Mean, choose, mean, over_clips
+from easi3r_jax.apps.study.scores import ALL_LAYERS, FORMULA, MAPS, Score
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import AttentionStats
+from easi3r_jax.models import random_model
+from easi3r_jax.synthetic.clips import ClipConfig
+from easi3r_jax.weights.checkpoint import save_checkpoint
+from tests.networks import small_network
+
+GRID = (3, 4)
+SMALL = ClipConfig(size=(32, 48), num_frames=3)
+NETWORK = small_network(mlp_ratio=4.0)
+
+
+def temporal_state(stats):
+    edges = np.array([(i, j) for i in range(4) for j in range(4) if i != j], np.int32)
+    state = motion.init_temporal(4, *stats.src.shape[1:])
+    return motion.update_temporal(state, stats, edges, np.ones(len(edges), bool), GRID)
+
+
+def test_maps_of_a_layer_are_those_of_a_network_of_that_layer():
+    rng = np.random.default_rng(0)
+    stats = AttentionStats(*(jnp.asarray(rng.standard_normal((12, 3, 2, 12)), jnp.float32) for _ in range(2)))
+    maps = scores.attention_maps(temporal_state(stats), GRID)
+    assert maps.shape == (4, len(MAPS), 4, *GRID)
+    for n, chosen in enumerate((slice(None), slice(0, 1), slice(1, 2), slice(2, 3))):
+        alone = temporal_state(jax.tree.map(lambda x, chosen=chosen: x[:, chosen], stats))
+        fused = motion.fuse_temporal(alone, GRID)
+        ours = dict(zip(MAPS, maps[n], strict=True))
+        np.testing.assert_allclose(ours[FORMULA], motion.dynamic_score(fused), atol=1e-5)
+        for name in ("mean_src", "std_src", "mean_ref", "std_ref"):
+            np.testing.assert_allclose(ours[name], getattr(fused, name), atol=1e-5)
+            np.testing.assert_allclose(ours["1 - " + name], 1 - ours[name], atol=1e-6)
+
+
+def test_rendered_twins_differ_by_motion_only():
+    first, other = clips.rendered(0, 1, 2, SMALL)
+    assert first.name != other.name
+    assert np.abs(first.moving.frames.rgb.astype(int) - other.moving.frames.rgb).max() > 0
+    for twins in (first, other):
+        moving, still = twins.moving, twins.still
+        np.testing.assert_array_equal(moving.movers, moving.truth.masks)
+        assert moving.movers.any()
+        assert still.movers.any() and not still.truth.masks.any()
+        np.testing.assert_array_equal(moving.truth.world_from_cam, still.truth.world_from_cam)
+        # Nothing has moved yet in the middle frame.
+        np.testing.assert_array_equal(moving.frames.rgb[1], still.frames.rgb[1])
+        np.testing.assert_array_equal(moving.movers[1], still.movers[1])
+        assert (moving.movers[0] != still.movers[0]).any()
+    again = next(iter(clips.rendered(0, 1, 1, SMALL)))
+    np.testing.assert_array_equal(again.still.frames.rgb, first.still.frames.rgb)
+
+
+def write_clip(folder, twins_clip, instance=None):
+    (folder / "frames").mkdir(parents=True)
+    for t, image in enumerate(twins_clip.frames.rgb):
+        cv2.imwrite(str(folder / "frames" / f"{t:03}.png"), image[..., ::-1])
+    arrays = {k: v for k, v in vars(twins_clip.truth).items() if v is not None}
+    np.savez(folder / "ground_truth.npz", **arrays, **({} if instance is None else {"instance": instance}))
+
+
+def test_folders_of_clips_are_read_with_their_twins(tmp_path):
+    twins = next(iter(clips.rendered(0, 0, 1, SMALL)))
+    for name in ("b", "a"):
+        for part, ending in ((twins.moving, ""), (twins.still, "_still")):
+            write_clip(tmp_path / (name + ending), part, np.where(part.movers, 2, 5) if name == "a" else None)
+    write_clip(tmp_path / "alone", twins.moving)
+    found = clips.folders(tmp_path)
+    assert [p.name for p in found] == ["a", "b"]
+    a, b = (clips.read(path, NETWORK) for path in found)
+    np.testing.assert_array_equal(a.moving.frames.rgb, twins.moving.frames.rgb)
+    np.testing.assert_array_equal(a.moving.movers, twins.moving.movers)
+    np.testing.assert_array_equal(a.still.movers, twins.still.movers)
+    assert b.still.movers is None  # no instance numbers: unknown
+    np.testing.assert_array_equal(b.moving.movers, twins.moving.movers)
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no twin", "no masks", "short twin"])
+def test_folders_without_clips_are_refused(tmp_path, damage):
+    path = tmp_path / "clips"
+    if damage != "no folder":
+        twins = next(iter(clips.rendered(0, 0, 1, SMALL)))
+        still = twins.still
+        if damage == "no masks":
+            still = dataclasses.replace(still, truth=dataclasses.replace(still.truth, masks=None))
+        if damage == "short twin":
+            still = dataclasses.replace(still, frames=dataclasses.replace(still.frames, rgb=still.frames.rgb[:2]))
+        write_clip(path / "a", twins.moving)
+        if damage != "no twin":
+            write_clip(path / "a_still", still)
+    with pytest.raises(InputError, match="clips"):
+        clips.read(clips.folders(path)[0], NETWORK)
+
+
+def test_means_and_standard_errors():
+    assert mean([1.0, 2.0, None, 3.0]) == (2.0, pytest.approx(1 / math.sqrt(3)), 3)
+    assert mean([0.5]) == Mean(0.5, None, 1)
+    assert mean([None]) == Mean(None, None, 0)
+    assert [str(mean(x)) for x in ([1.0, 3.0], [0.5], [])] == ["2.000 ± 1.000", "0.500", "–"]
+    assert over_clips([{"a": {"x": 1.0}}, {"a": {"x": 3.0}}])["a"]["x"].mean == 2.0
+
+
+def test_choices_are_the_best_of_their_kind_on_development_clips():
+    def figures(auc, still):
+        return {"auc": mean([auc]), "gain": mean([None if auc is None else auc - still])}
+
+    development = {
+        Score(ALL_LAYERS, FORMULA, False): figures(0.6, 0.5),
+        Score(ALL_LAYERS, FORMULA, True): figures(0.7, 0.65),
+        Score(ALL_LAYERS, "std_src", False): figures(0.5, 0.2),
+        Score("layer 1", FORMULA, True): figures(0.4, 0.4),
+        Score("layer 2", "mean_ref", False): figures(0.9, 0.9),
+        Score("layer 2", "mean_src", False): figures(None, 0.5),
+        Score("rigid", "", False): figures(0.95, 0.1),
+    }
+    assert choose(development) == {
+        "the method's score, clustered or not": Score(ALL_LAYERS, FORMULA, True),
+        "a single map of all layers": Score(ALL_LAYERS, "std_src", False),
+        "the method's score of any layer": Score(ALL_LAYERS, FORMULA, True),
+        "any map of any layer": Score("layer 2", "mean_ref", False),
+        "any map of any layer, by AUC above still": Score(ALL_LAYERS, "std_src", False),
+        "rigid, clustered or not": Score("rigid", "", False),
+    }
+
+
+def test_tables_are_markdown():
+    table = report.Table("Title", ("a", "b"), [("x", "1"), ("y", "2")])
+    assert table.markdown() == "**Title**\n\n| a | b |\n|---|---|\n| x | 1 |\n| y | 2 |\n"
+
+
+@pytest.fixture(scope="module")
+def study(command, tmp_path_factory):
+    """A small random network, studied as two."""
+    parent = tmp_path_factory.mktemp("study")
+    folder, network = parent / "result", parent / "network"
+    save_checkpoint(network, NETWORK, random_model(NETWORK), source_name="random")
+    done = command(
+        "study",
+        *("--num=1", "--dev_num=1", "--num_frames=3", "--iterations=5", "--motion=none,attention", "--clusters=8"),
+        *(f"--checkpoint={network}", f"--tuned={network}", f"--output={folder}"),
+    )
+    assert done.returncode == 0, done.stderr
+    return done, folder
+
+
+def test_the_study_writes_what_it_prints(study):
+    done, folder = study
+    assert sorted(p.name for p in folder.iterdir()) == ["report.md", "results.json"]
+    written = (folder / "report.md").read_text()
+    assert "python -m experiments.study --checkpoint=" in written
+    assert "--num=1 --dev_num=1 --num_frames=3" in written and "--output" not in written
+    results = json.loads((folder / "results.json").read_text())
+    assert set(results["clips"]["development"]).isdisjoint(results["clips"]["test"])
+    figures = results["test"]["formula, all layers, clustered"]
+    for figure in ("auc", "still_auc", "iou", "still_share"):
+        text = f"{figures[figure]['mean']:.3f}"
+        assert text in written and text in done.stdout
+    assert figures["gain"]["mean"] == pytest.approx(figures["auc"]["mean"] - figures["still_auc"]["mean"])
+    assert len(results["test"]) == 2 * (3 * len(MAPS) + 2)
+    assert set(results["chosen"]) == set(report.CHOICES)
+    assert all(name in results["test"] for name in results["chosen"].values())
+
+
+def test_the_study_reconstructs_with_both_networks(study):
+    results = json.loads((study[1] / "results.json").read_text())["reconstructions"]
+    rows = ("plain", "plain + attention", "fine-tuned", "fine-tuned + attention")
+    assert list(results) == [f"{row}{still}" for row in rows for still in ("", ", still")]
+    for row in rows:
+        assert results[row]["ate"]["mean"] > 0
+        assert ("mask_iou" in results[row]) == ("attention" in row)
+    # The same weights twice: the same figures twice.
+    assert results["plain + attention"] == results["fine-tuned + attention"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [("--motion=none,flow", "flow"), ("--clips=nowhere", "nowhere"), ("--tuned=nothing", "nothing")],
+)
+def test_what_cannot_work_fails_in_one_line(command, tmp_path, argument, says):
+    done = command("study", argument, f"--output={tmp_path / 'x'}")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1 and says in done.stderr
+    assert not list(tmp_path.iterdir())

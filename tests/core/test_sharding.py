@@ -1,0 +1,70 @@
+"""A clip divided over eight devices of a CPU, and what of that needs no devices."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from easi3r_jax.core import sharding
+from tests.flags import run_on_devices
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What tests/eight_devices.py finds: differences between one device and eight, relative to the largest value."""
+    return json.loads(run_on_devices(8, "-m", "tests.eight_devices").splitlines()[-1])
+
+
+def test_every_device_has_its_share_of_the_pairs(found):
+    """30 pairs in 32 rows; an eighth of the operations (the counts of a loop's body are not multiplied by either)."""
+    assert found["rows"] == 32 and found["shares"] == [4]
+    one, many = found["flops"]
+    assert one > 1e6 and abs(many / one - 1 / 8) < 0.01
+
+
+@pytest.mark.parametrize("stage", ["features", "points", "statistics", "scattered"])
+def test_the_network_says_the_same_on_eight_devices(found, stage):
+    assert found[stage] < 1e-5
+
+
+@pytest.mark.parametrize("part", ["cameras", "losses", "score", "depth"])
+def test_the_whole_method_says_the_same_on_eight_devices(found, part):
+    """Motion, masks, start and 20 iterations with flow. Depth: of 999 in 1000 pixels.
+
+    Adam divides a gradient by its size: a pixel whose gradient is all but 0 takes a step by rounding.
+    """
+    assert found[part] < 1e-5
+
+
+def test_masks_are_the_same_on_eight_devices(found):
+    """A score within rounding of the threshold may fall on either side."""
+    assert found["masks"] < 1e-4 and found["static"] < 1e-3
+
+
+def test_the_alignment_ends_the_same_on_eight_devices(found):
+    """120 iterations with flow in float64."""
+    assert found["double"] < 1e-8
+
+
+def test_the_alignment_is_divided(found):
+    assert found["by_rows"]
+
+
+def test_flow_is_estimated_by_all_devices(found):
+    assert found["flow"] == 0 and found["flow_rows"] == 32
+
+
+def test_parameters_can_be_kept_in_parts(found):
+    assert found["kept"] < 0.13
+
+
+def test_one_device_needs_no_mesh():
+    x = jnp.arange(6.0)
+    mesh = sharding.data_mesh()
+    assert mesh.size == 1
+    assert sharding.whole(x, mesh) is x and sharding.scattered(x, mesh) is x and sharding.by_rows(x, None) is x
+    assert sharding.mesh_of(x) is None and sharding.mesh_of(np.zeros(2)) is None
+    assert sharding.mesh_of_rows(jax.device_put(x, sharding.replicated(mesh))) is None
+    assert sharding.num_shares(None) == 1 and sharding.divided(len, None, (), ()) is len

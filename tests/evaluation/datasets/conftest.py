@@ -1,0 +1,21 @@
+"""Shared by the tests of data sets."""
+
+from collections.abc import Callable
+
+import pytest
+
+from easi3r_jax.core.errors import InputError
+
+
+@pytest.fixture(scope="session")
+def message_of() -> Callable[[Callable[[], object]], str]:
+    """The one line that a mistake gives."""
+
+    def get(action: Callable[[], object]) -> str:
+        with pytest.raises(InputError) as error:
+            action()
+        message = str(error.value)
+        assert "\n" not in message and len(message) < 500
+        return message
+
+    return get

@@ -1,0 +1,17 @@
+"""A small random network, and what the pipeline makes of five frames with it."""
+
+import pytest
+
+from easi3r_jax.inference import pipeline
+from easi3r_jax.models import random_model
+from tests.inference.small import NETWORK, OPTIONS, clip
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_model(NETWORK, seed=3)
+
+
+@pytest.fixture(scope="module")
+def result(model):
+    return pipeline.reconstruct(model, clip(5), OPTIONS)

@@ -1,0 +1,171 @@
+"""The whole pipeline on small random networks: invariances, cues for motion, degenerate clips, refusals."""
+
+import dataclasses
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from easi3r_jax import motion
+from easi3r_jax.core import config
+from easi3r_jax.core.config import AlignConfig, MotionConfig, PipelineConfig
+from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.types import MotionResidual
+from easi3r_jax.inference import pipeline
+from easi3r_jax.models import random_model
+from tests.inference.small import NETWORK, OPTIONS, assert_finite, clip
+
+
+def test_shapes_and_ranges(result):
+    scene = result.scene
+    chex.assert_shape(scene.world_from_cam, (5, 4, 4))
+    chex.assert_shape(scene.intrinsics, (5, 3, 3))
+    chex.assert_shape([scene.depth, scene.confidence, scene.dynamic_mask, scene.dynamic_score], (5, 32, 48))
+    assert_finite(scene)
+    assert scene.dynamic_mask.dtype == bool
+    assert (scene.depth > 0).all()
+    rotation = scene.world_from_cam[:, :3, :3]
+    np.testing.assert_allclose(rotation @ rotation.swapaxes(1, 2), np.broadcast_to(np.eye(3), (5, 3, 3)), atol=1e-5)
+    assert result.losses.shape == (20,)
+    assert result.losses[-1] < result.losses[0]
+    np.testing.assert_array_equal(scene.dynamic_mask, scene.dynamic_score > result.masks.threshold)
+
+
+def test_same_seed_same_result(model, result):
+    again = pipeline.reconstruct(model, clip(5), OPTIONS)
+    chex.assert_trees_all_equal(result, again)
+
+
+def test_predictions_are_masked_by_the_first_pass(model):
+    """Re-attention changes the point maps exactly where there are masks."""
+    frames = clip(4)
+    plain = pipeline.reconstruct(model, frames, dataclasses.replace(OPTIONS, reattention=False))
+    full = pipeline.reconstruct(model, frames, OPTIONS)
+    assert plain.masks.masks.any()  # a random network marks something
+    assert np.abs(plain.losses[0] - full.losses[0]) > 0
+
+
+def test_a_mask_changes_the_pairs_of_its_frame_and_no_others(model):
+    frames = clip(4)
+    grid = model.grid(frames.rgb.shape[1:3])
+    edges = pipeline.clip_edges(4, "complete")
+    features = pipeline.encode(model, frames)
+    nothing = jnp.zeros((4, grid[0] * grid[1]), bool)
+
+    def points(dynamic):
+        return pipeline.prediction_pass(model, features, edges, grid, dynamic=dynamic)[0].points_i
+
+    plain = points(None)
+    np.testing.assert_allclose(points(nothing), plain, atol=1e-6 * np.abs(plain).max())
+    changed = np.abs(points(nothing.at[2, :3].set(True)) - plain).max((1, 2, 3)) > 1e-6 * np.abs(plain).max()
+    # Static queries of the other frame lose frame 2's keys; frame 2's own static queries see all of a static frame.
+    np.testing.assert_array_equal(changed, edges[:, 1] == 2)
+
+
+def test_without_motion_nothing_is_masked(model):
+    result = pipeline.reconstruct(model, clip(4), dataclasses.replace(OPTIONS, motion="none"))
+    assert result.motion is None
+    assert result.masks is None
+    assert not result.scene.dynamic_mask.any()
+    assert_finite(result.scene)
+
+
+@pytest.mark.parametrize(("cue", "reattention"), [("rigid", True), ("match", True), ("match", False)])
+def test_other_cues_take_the_place_of_attention(model, cue, reattention):
+    options = dataclasses.replace(OPTIONS, motion=cue, reattention=reattention)
+    result = pipeline.reconstruct(model, clip(4), options)
+    assert_finite(result.scene)
+    assert_finite(result.motion)
+    assert result.masks.masks.any()  # a random network's points fit no motionless scene
+    np.testing.assert_array_equal(result.scene.dynamic_mask, result.scene.dynamic_score > result.masks.threshold)
+    score = np.asarray(result.motion.score)
+    assert (score.min((1, 2)) == 0).all() and (score.max((1, 2)) > 0.99).all()
+
+
+def test_a_cue_of_ones_own_masks_both_passes(model):
+    """It is asked once a pass, of that pass's points, and what it marks is masked in the second one."""
+    seen = []
+    planted = np.zeros((4, 4, 6), np.float32)
+    planted[:, 1, 2:4] = 1
+
+    def cue(predictions, features, grid, *, seed):
+        assert features.shape == (4, 24, 16) and grid == (4, 6) and seed == 7
+        seen.append(np.asarray(predictions.points_i))
+        return MotionResidual(jnp.asarray(planted), jnp.ones(planted.shape, bool))
+
+    heard = []
+    segmentation = MotionConfig(num_clusters=96, restarts=1)
+    try:
+        motion.register_cue("planted", cue)
+        options = dataclasses.replace(OPTIONS, motion="planted", segmentation=segmentation, seed=7)
+        result = pipeline.reconstruct(model, clip(4), options, observer=lambda stage, *_: heard.append(stage))
+    finally:
+        motion.cues._CUES.pop("planted", None)
+        config.MOTION_SOURCES.remove("planted")
+    assert list(dict.fromkeys(heard)) == ["encode", "attention", "motion", "predict", "align"]
+    assert len(seen) == 2
+    assert np.abs(seen[1] - seen[0]).max() > 0
+    marked = motion.token_masks(result.masks.masks, NETWORK.patch_size).reshape(planted.shape)
+    assert np.asarray(marked)[planted > 0].all()
+    assert not np.asarray(marked)[:, 3].any()
+
+
+@pytest.mark.parametrize(
+    ("count", "cue"), [(1, "attention"), (1, "rigid"), (1, "match"), (2, "attention"), (2, "match"), (3, "attention")]
+)
+def test_short_clips_are_defined(model, count, cue):
+    result = pipeline.reconstruct(model, clip(count), dataclasses.replace(OPTIONS, motion=cue))
+    assert_finite(result.scene)
+    assert len(result.scene.depth) == count
+    if count == 1 or (count == 2 and cue == "attention"):
+        # No partner; or one observation per frame and role: no deviation, so no evidence of motion.
+        assert not result.scene.dynamic_mask.any()
+    if count <= 2:
+        assert result.losses.shape == (0,)
+
+
+def test_identical_frames_are_defined(model):
+    frames = clip(4)
+    still = dataclasses.replace(frames, rgb=jnp.stack([frames.rgb[0]] * 4))
+    scene = pipeline.reconstruct(model, still, OPTIONS).scene
+    assert_finite(scene)
+    assert not scene.dynamic_mask.any()
+
+
+def test_portrait_frames(model):
+    result = pipeline.reconstruct(model, clip(3, height=48, width=32), OPTIONS)
+    assert result.scene.depth.shape == (3, 48, 32)
+    assert_finite(result.scene)
+
+
+def test_a_broken_network_is_an_error_not_a_scene():
+    broken = random_model(NETWORK)
+    broken.head1.proj.bias[...] = jnp.full_like(broken.head1.proj.bias[...], jnp.nan)
+    with pytest.raises(InputError, match="infinite or undefined"):
+        pipeline.reconstruct(broken, clip(3), OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "says"),
+    [
+        (PipelineConfig, {"motion": "flow"}, "motion source"),
+        (PipelineConfig, {"pair_batch": -1}, "pair_batch"),
+        (AlignConfig, {"iterations": 0}, "iterations"),
+        (AlignConfig, {"schedule": "step"}, "schedule"),
+        (AlignConfig, {"learning_rate": 0.001, "learning_rate_min": 0.01}, "learning_rate_min"),
+        (AlignConfig, {"smoothing_weight": float("nan")}, "smoothing_weight"),
+        (MotionConfig, {"num_clusters": 0}, "num_clusters"),
+        (MotionConfig, {"otsu_classes": (2, 5)}, "otsu_classes"),
+    ],
+)
+def test_impossible_options_are_refused(kind, options, says):
+    with pytest.raises(ConfigError, match=says):
+        kind(**options)
+
+
+def test_graphs_that_leave_frames_alone_are_refused():
+    with pytest.raises(ConfigError, match="not connected to frame 0"):
+        pipeline.clip_edges(6, "swinskip_start-1-noncyclic")
+    with pytest.raises(InputError, match="no frames"):
+        pipeline.clip_edges(0, "complete")

@@ -1,0 +1,188 @@
+"""What the pipeline is given or asks for beside the frames: masks, flow, cameras, a refiner, windows."""
+
+import dataclasses
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from easi3r_jax.core.config import AlignConfig, PipelineConfig
+from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.types import Given
+from easi3r_jax.inference import pipeline
+from easi3r_jax.inference.windows import reconstruct_windows
+from tests.inference.small import OPTIONS, Corner, assert_finite, clip, known_cameras
+
+
+def test_given_masks_count_in_the_attention_and_in_the_result(model):
+    """Without a cue for motion one pass is enough; the points are those of masked attention."""
+    frames, masks = clip(4), np.zeros((4, 32, 48), bool)
+    masks[1, :16, :16] = True
+    plain = dataclasses.replace(OPTIONS, motion="none", masks=())
+    own = dataclasses.replace(plain, masks=("given",), mask_dilation=2)
+    scenes = {
+        name: pipeline.reconstruct(model, frames, options, given=Given(masks=jnp.asarray(masks))).scene
+        for name, options in {
+            "plain": plain,
+            "masked": own,
+            "not in the attention": dataclasses.replace(own, reattention=False),
+        }.items()
+    }
+    np.testing.assert_array_equal(scenes["plain"].dynamic_mask, False)
+    assert scenes["masked"].dynamic_mask[1, :18, :18].all() and scenes["masked"].dynamic_mask.sum() == 18 * 18
+    np.testing.assert_array_equal(scenes["masked"].static_mask, ~scenes["masked"].dynamic_mask)
+    np.testing.assert_array_equal(scenes["not in the attention"].depth, scenes["plain"].depth)
+    assert np.any(scenes["masked"].depth != scenes["plain"].depth)
+
+
+def test_masks_of_several_sources_are_joined(model, result):
+    masks = np.zeros((5, 32, 48), bool)
+    masks[:, -3:, -3:] = True
+    flow = jnp.zeros((len(pipeline.clip_edges(5, OPTIONS.graph)), 32, 48, 2))
+    config_of = {
+        name: dataclasses.replace(OPTIONS, masks=tuple(name.split("+")), reattention=False)
+        for name in ("motion", "flow", "motion+flow+given")
+    }
+    moving = {
+        name: np.asarray(
+            pipeline.reconstruct(
+                model, clip(5), options, given=Given(flow=flow, masks=jnp.asarray(masks))
+            ).scene.dynamic_mask
+        )
+        for name, options in config_of.items()
+    }
+    assert moving["flow"].any() and np.any(moving["flow"] != moving["motion"])
+    np.testing.assert_array_equal(moving["motion+flow+given"], moving["motion"] | moving["flow"] | masks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "given", "error", "words"),
+    [
+        ({"masks": ("flow",)}, Given(), ConfigError, "'flow'"),
+        ({"masks": ("given",)}, Given(), ConfigError, "'given'"),
+        ({}, Given(flow=jnp.zeros((3, 32, 48, 2))), InputError, "does not fit 20 pairs"),
+        ({"masks": ("given",)}, Given(masks=jnp.zeros((4, 32, 48), bool)), InputError, "do not fit"),
+        ({}, Given(cameras=known_cameras(4)), InputError, "known for 4 frames, but the clip has 5"),
+    ],
+)
+def test_what_does_not_fit_the_clip_is_refused(model, changes, given, error, words):
+    options = dataclasses.replace(OPTIONS, graph="complete", **changes)
+    with pytest.raises(error, match=words):
+        pipeline.reconstruct(model, clip(5), options, given=given)
+
+
+def test_unknown_mask_sources_are_refused():
+    with pytest.raises(ConfigError, match="motion, flow, given"):
+        PipelineConfig(masks=("sam",))
+    with pytest.raises(ConfigError, match="float16"):
+        PipelineConfig(point_dtype="int8")  # pyright: ignore[reportArgumentType]: the wrong name is the point
+
+
+def test_keyframes_come_last_and_need_neither_flow_nor_a_refiner(model, monkeypatch):
+    """Three windows of a clip and one of frames from all over it, not held to a smooth path; off, there is none."""
+    frames, kept, seen = clip(11), {}, []
+    alignment = AlignConfig(iterations=5, smoothing_weight=0.1)
+    options, refiner, smoothing = (
+        dataclasses.replace(OPTIONS, masks=("motion", "flow"), alignment=alignment),
+        Corner(),
+        [],
+    )
+    reconstruct_one = pipeline.reconstruct
+
+    def spy(model, frames, config, **others):
+        smoothing.append(config.alignment.smoothing_weight)
+        return reconstruct_one(model, frames, config, **others)
+
+    monkeypatch.setattr(pipeline, "reconstruct", spy)
+
+    def given(numbers):
+        seen.append(numbers.tolist())
+        if numbers[-1] - numbers[0] > 5:
+            return Given()
+        edges = pipeline.clip_edges(len(numbers), options.graph)
+        return Given(flow=jnp.zeros((len(edges), 32, 48, 2)))
+
+    sides = {"window": 5, "overlap": 2, "given": given, "keep": lambda number, part: kept.update({number: part})}
+    scene = reconstruct_windows(model, frames, options, refiner=refiner, **sides)
+    assert seen == [[0, 1, 2, 3, 4], [3, 4, 5, 6, 7], [6, 7, 8, 9, 10], [0, 2, 5, 8, 10]]
+    assert list(kept) == [0, 1, 2, -1]
+    assert len(refiner.calls) == 3 and not kept[-1].dynamic_mask[:, :6, :6].all()
+    assert smoothing == [0.1, 0.1, 0.1, 0.0]
+    np.testing.assert_allclose(scene.intrinsics[:, 0, 0], kept[0].intrinsics[0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(kept[-1].intrinsics[:, 0, 0], kept[0].intrinsics[0, 0, 0], rtol=1e-6)
+    assert_finite(scene)
+    seen.clear()
+    reconstruct_windows(model, frames, options, keyframes=False, **sides, recall=lambda number: kept.get(number))
+    assert not seen  # all is recalled, and no keyframes are asked for
+
+
+def test_refined_masks_are_grown_and_count_in_the_alignment_and_in_the_result(model, monkeypatch):
+    masks = np.zeros((4, 32, 48), bool)
+    masks[1, -6:, -6:] = True
+    given, frames, refiner = Given(masks=jnp.asarray(masks)), clip(4), Corner()
+    options = dataclasses.replace(OPTIONS, motion="none", masks=("given",), mask_dilation=2, reattention=False)
+    align, dynamic, heard = pipeline.align.align, [], []
+
+    def spy(*args, **kwargs):
+        dynamic.append(kwargs["dynamic"])
+        return align(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline.align, "align", spy)
+    scene = pipeline.reconstruct(
+        model, frames, options, given=given, refiner=refiner, observer=lambda stage, *_: heard.append(stage)
+    ).scene
+    ((rgb, seen),) = refiner.calls
+    assert isinstance(rgb, np.ndarray) and isinstance(seen, np.ndarray)
+    np.testing.assert_array_equal(rgb, frames.rgb)
+    np.testing.assert_array_equal(seen, masks)  # not grown yet
+    expected = np.zeros((4, 32, 48), bool)
+    expected[:, :8, :8] = True
+    expected[1, -8:, -8:] = True
+    np.testing.assert_array_equal(scene.dynamic_mask, expected)
+    np.testing.assert_array_equal(scene.static_mask, ~expected)
+    np.testing.assert_array_equal(dynamic, [expected])
+    assert heard.index("predict") < heard.index("refine") < heard.index("align")
+
+
+def test_the_cues_own_masks_are_told_as_they_were(model, result):
+    refined = pipeline.reconstruct(model, clip(5), OPTIONS, refiner=Corner())
+    chex.assert_trees_all_equal(refined.masks, result.masks)
+    corner = np.zeros((5, 32, 48), bool)
+    corner[:, :6, :6] = True
+    np.testing.assert_array_equal(refined.scene.dynamic_mask, result.scene.dynamic_mask | corner)
+
+
+@pytest.mark.parametrize("wrong", [lambda masks: masks[1:], lambda masks: masks.astype(np.uint8)])
+def test_a_refiner_must_return_masks_of_the_clip(model, wrong):
+    with pytest.raises(InputError, match=r"must be bool of shape \(3, 32, 48\)"):
+        pipeline.reconstruct(model, clip(3), OPTIONS, refiner=lambda rgb, masks, *, observer: wrong(masks))
+
+
+def test_windows_see_their_frames_and_keep_the_first_focal_length(model):
+    """Two windows of a still clip; what is known of its cameras reaches the window that it is of. Each is refined."""
+    frames = clip(7)
+    poses_known = np.arange(7) == 6
+    cameras = known_cameras(7, poses_known=poses_known)
+    seen, kept, refiner = [], {}, Corner()
+    scene = reconstruct_windows(
+        model,
+        frames,
+        OPTIONS,
+        window=5,
+        overlap=3,
+        given=lambda numbers: seen.append(numbers.tolist()) or Given(),
+        cameras=cameras,
+        refiner=refiner,
+        keep=lambda number, part: kept.update({number: part}),
+    )
+    assert seen == [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]]
+    for (rgb, _), numbers in zip(refiner.calls, seen, strict=True):
+        np.testing.assert_array_equal(rgb, np.asarray(frames.rgb)[numbers])
+    assert scene.dynamic_mask[:, :6, :6].all()
+    assert scene.depth.shape == (7, 32, 48)
+    np.testing.assert_array_equal(scene.rgb, frames.rgb)
+    np.testing.assert_allclose(scene.intrinsics[:, 0, 0], kept[0].intrinsics[0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(kept[1].world_from_cam[4], np.eye(4), atol=1e-6)
+    np.testing.assert_allclose(scene.world_from_cam[6], np.eye(4), atol=1e-4)
+    assert_finite(scene)

@@ -1,0 +1,62 @@
+"""Measures the exports of a long clip: seconds, size, memory beyond the scene's. Linux only.
+
+python -m tests.export.measure --frames=300
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import pathlib
+import tempfile
+import threading
+import time
+
+from easi3r_jax.io import export, results
+from tests.viewer.conftest import make_scene, write_scene
+
+
+def measure(folder: pathlib.Path, name: str, output: pathlib.Path) -> None:
+    """Prints what one format takes."""
+    saved = results.load_scene(folder)
+    exported = export.frames_of(saved.scene, saved.time)
+    peak, done = [_anonymous()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            peak.append(max(peak.pop(), _anonymous()))
+
+    base = peak[0]
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    began, worked = time.perf_counter(), time.process_time()
+    _, size = export.write_export(output / name, name, exported)
+    seconds, work = time.perf_counter() - began, time.process_time() - worked
+    done.set()
+    watcher.join()
+    print(
+        f"{name:12}{seconds:8.1f} s{work:8.1f} s of a CPU{size / 1e6:10.1f} MB{(peak[0] - base) / 1e9:8.2f} GB",
+        flush=True,
+    )
+
+
+def _anonymous() -> int:
+    """Bytes of this process that are no mapped file's."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("RssAnon:")[1].split()[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=300, help="of the made-up clip of 512x288 pixels")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = write_scene(pathlib.Path(scratch) / "clip", make_scene(options.frames, 288, 512)).folder
+        for name in export.FORMATS:  # each in a process of its own, whose memory is all its own
+            process = multiprocessing.get_context("spawn").Process(target=measure, args=(folder, name, folder.parent))
+            process.start()
+            process.join()
+
+
+if __name__ == "__main__":
+    main()

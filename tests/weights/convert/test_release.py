@@ -1,0 +1,95 @@
+"""The way back to the released layout: what goes out comes in again."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from easi3r_jax.core.config import PRESETS
+from easi3r_jax.core.errors import CheckpointError, OutputError
+from easi3r_jax.models import model_from, parameters_of, random_model
+from easi3r_jax.weights.checkpoint import load_checkpoint, save_checkpoint
+from easi3r_jax.weights.convert import table
+from easi3r_jax.weights.convert.conversion import convert
+from easi3r_jax.weights.convert.model_string import parse_arguments
+from easi3r_jax.weights.convert.release import official_arguments, release
+from tests.networks import small_released
+
+
+@pytest.fixture(scope="module", params=["dpt", "linear"])
+def checkpoint(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint") / request.param
+    config = small_released(request.param)
+    model = random_model(config, seed=3)
+    save_checkpoint(folder, config, model, source_name="a test", licence="Apache-2.0")
+    return folder, parameters_of(model)
+
+
+def test_a_released_folder_converts_back_to_the_same_weights(checkpoint, tmp_path):
+    folder, parameters = checkpoint
+    release(folder, tmp_path / "official")
+    convert(tmp_path / "official", tmp_path / "back")
+    config, model, _ = load_checkpoint(tmp_path / "back")
+    assert config == load_checkpoint(folder)[0]
+    for name, value in parameters_of(model).items():
+        np.testing.assert_array_equal(value, parameters[name], err_msg=name)
+
+
+def test_half_precision_rounds_and_halves_the_file(checkpoint, tmp_path):
+    folder, parameters = checkpoint
+    release(folder, tmp_path / "whole")
+    release(folder, tmp_path / "half", half=True)
+    whole, half = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half"))
+    assert half < 0.6 * whole
+    convert(tmp_path / "half", tmp_path / "back")
+    for name, value in parameters_of(load_checkpoint(tmp_path / "back")[1]).items():
+        np.testing.assert_allclose(value, parameters[name], rtol=5e-4, atol=1e-7, err_msg=name)
+
+
+def test_names_and_shapes_are_the_released_ones(golden):
+    """The manifest lists the tensors of a released checkpoint."""
+    manifest = json.loads((golden / "manifests" / "DUSt3R_ViTLarge_BaseDecoder_512_dpt.json").read_text())
+    config = PRESETS["512-dpt"]()
+    shapes = table.parameter_shapes(config)
+    zeros = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    # Shapes alone: 2 GB of zeros are not made, a broadcast zero keeps its strides through every change of layout.
+    ours = {}
+    for rule in table.rules(config):
+        value = zeros[rule.target]
+        if "{}" in rule.source:
+            ours |= {rule.source.format(n): rule.transform.undo(block).shape for n, block in enumerate(value)}
+        else:
+            ours[rule.source] = rule.transform.undo(value).shape
+    theirs = {name: tuple(shape) for name, (shape, _) in manifest["entries"].items()}
+    assert ours.items() <= theirs.items()
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_arguments_describe_the_same_network(name):
+    config = PRESETS[name]()
+    assert parse_arguments(official_arguments(config)) == config
+
+
+def test_weights_beyond_half_precision_are_refused(tmp_path):
+    config = small_released("linear")
+    parameters = parameters_of(random_model(config))
+    parameters["encoder.norm.scale"] = parameters["encoder.norm.scale"] * 1e6
+    save_checkpoint(tmp_path / "large", config, model_from(config, parameters), source_name="a test")
+    with pytest.raises(CheckpointError, match="too large for half precision"):
+        release(tmp_path / "large", tmp_path / "out", half=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(checkpoint, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("important")
+    with pytest.raises(OutputError, match="not empty"):
+        release(checkpoint[0], tmp_path / "mine")
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_the_file_says_where_it_comes_from(checkpoint, tmp_path):
+    release(checkpoint[0], tmp_path / "official")
+    with safetensors.safe_open(tmp_path / "official" / "model.safetensors", framework="numpy") as file:
+        assert file.metadata() == {"source": "a test", "licence": "Apache-2.0"}
