@@ -14,17 +14,17 @@ import numpy as np
 from jax.tree_util import Partial
 
 from easi3r_jax import align
-from easi3r_jax.apps.checkpoints import EMBEDDED, load_model
 from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import padded
-from easi3r_jax.core.config import AlignConfig, FrameConfig, MotionConfig, PipelineConfig
+from easi3r_jax.core.config import AlignConfig, FrameConfig, PipelineConfig, SegmentationConfig
 from easi3r_jax.core.types import Frames, Given
 from easi3r_jax.inference import flow, passes, pipeline
 from easi3r_jax.io.video import load_frames
+from easi3r_jax.weights.load import EMBEDDED, load_model
 
 CONFIG = PipelineConfig(
     graph="complete",
-    segmentation=MotionConfig(restarts=1),
+    segmentation=SegmentationConfig(restarts=1),
     alignment=AlignConfig(iterations=20, flow_start=0.2, depth_weight=0.1),
 )
 FRAMES = 6  # see `whole_method`
@@ -42,7 +42,7 @@ def stages(model, on_all, frames: Frames, edges: np.ndarray) -> dict:
     dynamic = jnp.asarray(np.random.default_rng(0).random((FRAMES, grid[0] * grid[1])) < 0.3)
     for network in (model, on_all):
         features = passes.encode(network, frames)
-        predictions, temporal = passes.prediction_pass(network, features, edges, grid, dynamic=dynamic)
+        predictions, temporal = passes.prediction_pass(network, features, edges, grid, dynamic_tokens=dynamic)
         first = passes.attention_pass(network, features, edges, grid)
         rows.append((features, predictions, temporal, first))
     (features, one, temporal, first), (many_features, many, many_temporal, many_first) = rows
@@ -101,14 +101,14 @@ def whole_method(model, on_all, frames: Frames, edges: np.ndarray) -> dict:
 def alignment_in_double(model, frames: Frames, edges: np.ndarray) -> dict:
     """All iterations in float64, in which rounding does not grow into differences that a person could see.
 
-    On all devices there is room for more frames, and flow has more rows than the predictions.
+    On all devices there are padded frames and pairs.
     """
     grid = model.grid(frames.rgb.shape[1:3])
     one, _ = passes.prediction_pass(model, passes.encode(model, frames), edges, grid)
-    start = align.initial_state(one, FRAMES, CONFIG.alignment)
+    start = align.initial_state(one, CONFIG.alignment)
     moved = np.random.default_rng(2).normal(0, 1, (len(edges), *frames.rgb.shape[1:3], 2))
     config = dataclasses.replace(CONFIG.alignment, iterations=120)
-    mesh, rows, room = sharding.data_mesh(), -(-len(edges) // 8) * 8, FRAMES + 2
+    mesh, rows, total = sharding.data_mesh(), -(-len(edges) // 8) * 8, FRAMES + 2
 
     def longer(x, count: int):
         return padded(np.asarray(x, np.float64), count)
@@ -116,19 +116,21 @@ def alignment_in_double(model, frames: Frames, edges: np.ndarray) -> dict:
     with jax.enable_x64():
         wide = jax.tree.map(lambda x: np.asarray(x, np.float64), one)
         state = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), start)
-        problem = align.make_problem(dataclasses.replace(wide, edges=edges), FRAMES, config, flow=jnp.asarray(moved))
+        problem = align.make_problem(dataclasses.replace(wide, edges=edges), config, flow=jnp.asarray(moved))
         end, losses = align.optimise(state, problem, config)
 
         divided = sharding.by_rows(jax.tree.map(lambda x: longer(x, rows), wide), mesh)
-        divided = dataclasses.replace(divided, edges=edges)
+        divided = dataclasses.replace(
+            divided, edges=padded(edges, rows), valid=np.arange(rows) < len(edges), num_frames=total
+        )
         more = dataclasses.replace(
             state,
             pair_poses=jnp.asarray(longer(state.pair_poses, rows)),
-            frame_poses=jnp.asarray(longer(state.frame_poses, room)),
-            log_depth=jnp.asarray(longer(state.log_depth, room)),
+            frame_poses=jnp.asarray(longer(state.frame_poses, total)),
+            log_depth=jnp.asarray(longer(state.log_depth, total)),
         )
-        flow_rows = sharding.by_rows(longer(moved, rows + 16), mesh)
-        problem = align.make_problem(divided, FRAMES, config, flow=flow_rows, room=room)
+        flow_rows = sharding.by_rows(longer(moved, rows), mesh)
+        problem = align.make_problem(divided, config, flow=flow_rows)
         assert problem.flow is not None
         laid_out = (problem.points_i, problem.weights_j, problem.edges, problem.flow.flow)
         by_rows = all(x.sharding.spec == sharding.ROWS for x in laid_out)
@@ -151,7 +153,7 @@ def flow_of_pairs(frames: Frames, edges: np.ndarray) -> dict:
 
 def main() -> None:
     assert jax.local_device_count() == 8
-    model, _ = load_model("embedded")
+    model = load_model("embedded")
     on_all, in_parts = (f(model, sharding.data_mesh()) for f in (sharding.whole, sharding.scattered))
     frames = load_frames(CLIP, FrameConfig(size=96, patch_size=model.config.patch_size, first=FRAMES))
     edges = pipeline.clip_edges(FRAMES, CONFIG.graph)

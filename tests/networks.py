@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from easi3r_jax.core.config import DUSt3RConfig
+from easi3r_jax.models.config import DUSt3RConfig
 
 _SMALL = dataclasses.replace(DUSt3RConfig.thumbnail(), enc_dim=16, enc_depth=1, dec_dim=16)
 

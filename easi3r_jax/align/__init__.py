@@ -29,7 +29,7 @@ from easi3r_jax.align.known import (
     with_known_cameras,
 )
 from easi3r_jax.align.known_scale import known_scale
-from easi3r_jax.align.optimise import Progress, adam_steps, init_moments, iterate, learning_rates, optimise
+from easi3r_jax.align.optimise import adam_steps, init_moments, iterate, learning_rates, optimise
 from easi3r_jax.align.pair import one_frame, two_frames
 from easi3r_jax.align.residuals import (
     camera_loss,
@@ -42,7 +42,6 @@ from easi3r_jax.align.residuals import (
 )
 from easi3r_jax.align.state import (
     AlignProblem,
-    AlignResult,
     AlignState,
     CameraPrior,
     DepthPrior,
@@ -52,16 +51,14 @@ from easi3r_jax.align.state import (
 )
 from easi3r_jax.align.windows import join_windows, keyframe_numbers, window_ranges
 from easi3r_jax.core.config import AlignConfig
-from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.core.types import KnownCameras, PairPredictions
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import Array, Geometry, KnownCameras, PairPredictions, Progress, all_finite, silent
 
 __all__ = [
     "AlignProblem",
-    "AlignResult",
     "AlignState",
     "CameraPrior",
     "DepthPrior",
-    "Progress",
     "SpanningTree",
     "adam_steps",
     "align",
@@ -76,6 +73,7 @@ __all__ = [
     "flow_loss",
     "flow_residual",
     "frame_confidence",
+    "geometry_of",
     "init_moments",
     "initial_state",
     "iterate",
@@ -90,7 +88,6 @@ __all__ = [
     "optimise",
     "pair_loss",
     "pair_terms",
-    "result_of",
     "robust_sum",
     "spanning_tree",
     "static_regions",
@@ -105,41 +102,39 @@ __all__ = [
 
 def align(
     predictions: PairPredictions,
-    num_frames: int,
-    config: AlignConfig,
+    config: AlignConfig = AlignConfig(),
     *,
-    flow: jax.Array | None = None,
-    flow_known: jax.Array | None = None,
-    dynamic: jax.Array | None = None,
+    flow: Array | None = None,
+    flow_known: Array | None = None,
+    dynamic: Array | None = None,
     known: KnownCameras | None = None,
     seed: int = 0,
-    room: int = 0,
     release: bool = False,
-    progress: Progress | None = None,
-) -> AlignResult:
-    """Cameras and depth of a clip from its pairs.
+    progress: Progress = silent,
+) -> tuple[Geometry, Array]:
+    """Cameras and depth of a clip from its pairs. Runs on the host; `adam_steps` is its pure part.
 
     Three and more frames are optimised from the spanning-tree start; two are solved in closed form from their better
-    direction; one is its own world. The result is finite whatever the predictions are, as long as they are.
+    direction; one is its own world. The result is finite as long as the predictions are.
 
-    Where the predictions are divided over the devices of a mesh, so is the work.
+    Where the predictions are sharded over the devices of a mesh, so is the work.
 
     Args:
       predictions: point maps of pairs that connect all frames; for one frame, the pair (0, 0).
-      num_frames: T.
       config: options.
       flow: (E, H, W, 2) optical flow of every pair from i to j in pixels, which come in both directions; None: without.
       flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
-      dynamic: (T, H, W) bool, what moves by itself: flow does not count there, and depth stays closer to its start's
-        where `config.depth_weight` keeps it.
+      dynamic: (T, H, W) bool, dynamic regions: flow does not count there, and depth stays closer to its start's where
+        `config.depth_weight` keeps it.
       known: cameras known beforehand. They stay fixed or attract (`config.camera_weight`); with known poses the result
         is in their world and unit.
       seed: of RANSAC.
-      room: frames of `dynamic` and, of three and more, of the result, at least T: those beyond the clip's mean nothing.
-        0: T.
       release: nobody needs the predictions' arrays any more: they are freed, which nearly halves the peak of memory.
-      progress: called at the start, after every few iterations and at the end with (done, total, loss); the loss is
-        NaN where there is none (before the first step, closed forms).
+      progress: called at the start, after every few iterations and at the end, of the stage "align".
+
+    Returns:
+      cameras and depth of all frames of the predictions (padding included, whose values mean nothing), confidence not
+      cleaned; and the (iterations,) float32 loss before each step, empty for one or two frames.
 
     Raises:
       ConfigError: a pair graph that leaves frames unconnected; an unknown schedule; known focal lengths that differ
@@ -147,65 +142,63 @@ def align(
       InputError: pairs of frames that do not exist; predictions that are not finite, or so large that their squares
         are not.
     """
-    check_edges(np.asarray(predictions.edges), num_frames)
-    if room and (known is not None or room < num_frames):
-        raise ConfigError(f"Room for {room} frames does not do for {num_frames}, or with known cameras.")
-    if not bool(_all_finite(dataclasses.replace(predictions, edges=None))):
+    num_frames = predictions.clip_length
+    check_edges(predictions.clip_edges, num_frames)
+    if not bool(all_finite(predictions)):
         raise InputError(
             "The pairs' points or confidences are infinite or undefined: wrong weights, or frames of noise."
         )
     if known is not None:
         check_known(known, num_frames)
     if num_frames <= 2:
-        nothing = float("nan")
-        if progress:
-            progress(0, 1, nothing)
-        if num_frames == 1:
-            result = one_frame(predictions, known=known)
-        else:
-            result = two_frames(predictions, config, known=known, seed=seed)
-        if progress:
-            progress(1, 1, nothing)
+        geometry, losses = _closed_form(predictions, config, known, seed, progress), jnp.zeros(0, jnp.float32)
     else:
-        if known is not None and np.any(known.poses_known):
-            unaware = dataclasses.replace(known, poses_known=np.zeros(num_frames, bool))
-            found = initial_state(predictions, num_frames, config, known=unaware, seed=seed)
-            known = settle_scale(known, np.asarray(state_of.world_from_cam(found)), np.asarray(state_of.depth(found)))
-            if known is not None and scale_is_known(known):
-                known = dataclasses.replace(known, start_scale=known_scale(predictions, known, found))
-        start = initial_state(predictions, num_frames, config, known=known, seed=seed, room=room)
-        confidence = frame_confidence(predictions, room or num_frames)
-        problem = make_problem(
-            predictions,
-            num_frames,
-            config,
-            flow=flow,
-            flow_known=flow_known,
-            dynamic=dynamic,
-            room=room,
-            release=release,
-        )
+        known = _with_scale(known, predictions, config, seed)
+        start = initial_state(predictions, config, known=known, seed=seed)
+        confidence = frame_confidence(predictions)
+        problem = make_problem(predictions, config, flow=flow, flow_known=flow_known, dynamic=dynamic, release=release)
         problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic)
         state, losses = optimise(start, problem, config, progress=progress)
-        result = result_of(state, problem, confidence, losses)
-    result = in_known_world(result, known, config)
-    if not bool(_all_finite(result)):
+        geometry = geometry_of(state, problem, confidence)
+    geometry = in_known_world(geometry, known, config)
+    if not bool(all_finite((geometry, losses))):
         raise InputError("The alignment overflows: the network predicts points too far away. Wrong weights?")
-    return result
+    return geometry, losses
+
+
+def _closed_form(
+    predictions: PairPredictions, config: AlignConfig, known: KnownCameras | None, seed: int, progress: Progress
+) -> Geometry:
+    """One or two frames."""
+    progress("align", 0, 1, "")
+    if predictions.clip_length == 1:
+        geometry = one_frame(predictions, known=known)
+    else:
+        geometry = two_frames(predictions, config, known=known, seed=seed)
+    progress("align", 1, 1, "")
+    return geometry
+
+
+def _with_scale(
+    known: KnownCameras | None, predictions: PairPredictions, config: AlignConfig, seed: int
+) -> KnownCameras | None:
+    """Known poses with their say on the world's scale, decided by a start that does not know them."""
+    if known is None or not np.any(known.poses_known):
+        return known
+    unaware = dataclasses.replace(known, poses_known=np.zeros(len(known.poses_known), bool))
+    found = initial_state(predictions, config, known=unaware, seed=seed)
+    known = settle_scale(known, np.asarray(state_of.world_from_cam(found)), np.asarray(state_of.depth(found)))
+    if known is not None and scale_is_known(known):
+        known = dataclasses.replace(known, start_scale=known_scale(predictions, known, found))
+    return known
 
 
 @jax.jit
-def result_of(state: AlignState, problem: AlignProblem, confidence: jax.Array, losses: jax.Array) -> AlignResult:
-    """Cameras and depth of a state."""
-    return AlignResult(
+def geometry_of(state: AlignState, problem: AlignProblem, confidence: Array) -> Geometry:
+    """Cameras and depth of a state. Pure."""
+    return Geometry(
         world_from_cam=state_of.world_from_cam(state),
         intrinsics=state_of.intrinsics(state, problem),
         depth=state_of.depth(state),
         confidence=confidence.astype(jnp.float32),
-        losses=losses,
     )
-
-
-@jax.jit
-def _all_finite(tree) -> jax.Array:
-    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]).all()

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from easi3r_jax.align.state import AlignResult
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Geometry
 
 # Cameras that a frame's points are projected into at a time.
 _CAMERAS_AT_ONCE = 8
 
 
-def clean_confidence(result: AlignResult, config: AlignConfig, num_frames: int = 0) -> Array:
+def clean_confidence(geometry: Geometry, config: AlignConfig = AlignConfig(), valid: Array | None = None) -> Array:
     """(T, H, W) confidence, 0 where a point stands in front of a more confident depth of another frame.
 
     A point of frame a is bad if in some other camera b it falls on a pixel (rounded) whose depth it undercuts by more
     than the relative `config.clean_tolerance`, and is less confident than that pixel. Frames are cleaned in order, and
-    a confidence already lowered counts as lowered for the frames after: as in DUSt3R's released program. Of a result
-    with more frames than `num_frames`, only the first so many see anything (0: all).
+    a confidence already lowered counts as lowered for the frames after: as in DUSt3R's released program. Frames that
+    are not `valid` (T,), padding, see nothing.
     """
-    present = np.arange(len(result.depth)) < (num_frames or len(result.depth))
+    depth = geometry.depth
     return _clean(
-        result.world_from_cam,
-        result.intrinsics,
-        jnp.where(present[:, None, None], result.depth, 0),  # nothing is in front of it
-        result.confidence,
+        geometry.world_from_cam,
+        geometry.intrinsics,
+        depth if valid is None else jnp.where(valid[:, None, None], depth, 0),  # nothing is in front of depth 0
+        geometry.confidence,
         jnp.float32(config.clean_tolerance),
     )
 

@@ -14,15 +14,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from easi3r_jax.align.flow import ego_flow
-from easi3r_jax.align.optimise import Progress
 from easi3r_jax.align.pair import two_frames
-from easi3r_jax.align.state import AlignResult
 from easi3r_jax.core import sharding
-from easi3r_jax.core.batches import padded
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.sharding import ROWS, WHOLE
-from easi3r_jax.core.types import Array, PairPredictions
+from easi3r_jax.core.types import Array, Geometry, PairPredictions, Progress, silent
 
 # Pairs between two reports.
 _REPORT = 10
@@ -33,12 +30,11 @@ _BOTH_WAYS = np.array([[0, 1], [1, 0]], np.int32)
 def flow_residual(
     predictions: PairPredictions,
     flow: Array,
-    num_frames: int,
-    config: AlignConfig,
+    config: AlignConfig = AlignConfig(),
     *,
     flow_known: Array | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Array:
     """How far the flow is from what the camera's motion gives, (T, H, W) float32 in [0, 1].
 
@@ -50,13 +46,12 @@ def flow_residual(
     Args:
       predictions: pairs in both directions.
       flow: (E, H, W, 2) pixels, from i to j.
-      num_frames: T.
       config: of PnP.
       flow_known: (E, H, W) bool; None: all of it.
       seed: of RANSAC.
-      progress: called with (pairs done, pairs, NaN).
+      progress: called every few pairs, of the stage "flow masks".
     """
-    edges = np.asarray(predictions.edges)
+    edges, num_frames = predictions.clip_edges, predictions.total_frames
     number = {(int(i), int(j)): e for e, (i, j) in enumerate(edges)}
     pairs = [(e, number[j, i]) for (i, j), e in number.items() if i < j and (j, i) in number]
     size = flow.shape[1:3]
@@ -65,20 +60,25 @@ def flow_residual(
         flow_known = jnp.ones((1, *size), bool)
     config = dataclasses.replace(config, shared_focal=False)
     for done, pair in enumerate(pairs):  # PnP is host code: one pair after another
-        if progress and not done % _REPORT:
-            progress(done, len(pairs), float("nan"))
+        if not done % _REPORT:
+            progress("flow masks", done, len(pairs), "")
         there = np.asarray(pair)
-        both = jax.tree.map(lambda x, there=there: x[there], predictions)
+        both = dataclasses.replace(predictions, valid=None, num_frames=2)
+        both = jax.tree.map(lambda x, there=there: x[there], both)
         result = two_frames(dataclasses.replace(both, edges=_BOTH_WAYS), config, seed=seed)
         known = flow_known[there if len(flow_known) > 1 else np.zeros(2, int)]
         total, count = _add_pair(total, count, result, flow[there], known, edges[there, 0])
-    if progress:
-        progress(len(pairs), len(pairs), float("nan"))
+    progress("flow masks", len(pairs), len(pairs), "")
     return total / jnp.maximum(count, 1)
 
 
 def static_regions(
-    result: AlignResult, flow: Array, edges: Array, tolerance: float, flow_known: Array | None = None
+    geometry: Geometry,
+    flow: Array,
+    edges: Array,
+    tolerance: float,
+    flow_known: Array | None = None,
+    valid: Array | None = None,
 ) -> Array:
     """Where the flow is that of the cameras, (T, H, W) bool: in half of a frame's pairs at least.
 
@@ -86,25 +86,25 @@ def static_regions(
     (MonST3R, eq. 3). Pairs whose flow is not known there do not vote; without votes, a pixel counts as static.
 
     Args:
-      result: of the alignment.
-      flow: (E, H, W, 2) pixels; what is beyond the edges does not count.
+      geometry: of the alignment.
+      flow: (E, H, W, 2) pixels.
       edges: (E, 2).
       tolerance: pixels.
       flow_known: (E, H, W) bool; None: all of it.
+      valid: (E,) bool, False for padding; None: all pairs count.
     """
-    counts = np.arange(len(flow)) < len(edges)
-    edges = padded(np.asarray(edges, np.int32), len(flow))
+    counts = np.ones(len(edges), bool) if valid is None else np.asarray(valid)
     known = counts[:, None, None] & (True if flow_known is None else np.asarray(flow_known))
     known = np.broadcast_to(known, flow.shape[:3])
     mesh = sharding.mesh_of_rows(flow)
-    edges, known = sharding.by_rows((edges, known), mesh)
-    return _votes(result, flow, edges, jnp.float32(tolerance), known, mesh)
+    edges, known = sharding.by_rows((np.asarray(edges, np.int32), known), mesh)
+    return _votes(geometry, flow, edges, jnp.float32(tolerance), known, mesh)
 
 
 @jax.jit
-def _add_pair(total, count, result: AlignResult, flow: Array, known: Array, frames: Array) -> tuple[Array, Array]:
+def _add_pair(total, count, geometry: Geometry, flow: Array, known: Array, frames: Array) -> tuple[Array, Array]:
     """Adds the errors of both directions of one pair to the sums of its frames."""
-    error = _distance(result, flow, jnp.asarray(_BOTH_WAYS), order=2)
+    error = _distance(geometry, flow, jnp.asarray(_BOTH_WAYS), order=2)
     low = jnp.min(error, axis=(1, 2), keepdims=True, where=known, initial=jnp.inf)
     high = jnp.max(error, axis=(1, 2), keepdims=True, where=known, initial=-jnp.inf)
     spread = high - low
@@ -113,27 +113,27 @@ def _add_pair(total, count, result: AlignResult, flow: Array, known: Array, fram
 
 
 @partial(jax.jit, static_argnames=("mesh",))
-def _votes(result: AlignResult, flow: Array, edges: Array, tolerance: Array, known: Array, mesh: Mesh | None) -> Array:
-    def share(result: AlignResult, edges: Array, flow: Array, known: Array) -> tuple[Array, Array]:
+def _votes(geometry: Geometry, flow: Array, edges: Array, tolerance: Array, known: Array, mesh: Mesh | None) -> Array:
+    def share(geometry: Geometry, edges: Array, flow: Array, known: Array) -> tuple[Array, Array]:
         def vote(carry: tuple[Array, Array], inputs: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
             agree, asked = carry
             edge, one_flow, one_known = inputs
-            close = _distance(result, one_flow[None], edge[None], order=1)[0] < tolerance
+            close = _distance(geometry, one_flow[None], edge[None], order=1)[0] < tolerance
             agree = agree.at[edge[0]].add((close & one_known).astype(jnp.int32))
             return (agree, asked.at[edge[0]].add(one_known.astype(jnp.int32))), None
 
-        nobody = jnp.zeros(result.depth.shape, jnp.int32)
+        nobody = jnp.zeros(geometry.depth.shape, jnp.int32)
         return sharding.summed(jax.lax.scan(vote, (nobody, nobody), (edges, flow, known))[0], mesh)
 
-    agree, asked = sharding.divided(share, mesh, (WHOLE, ROWS, ROWS, ROWS), WHOLE)(result, edges, flow, known)
+    agree, asked = sharding.divided(share, mesh, (WHOLE, ROWS, ROWS, ROWS), WHOLE)(geometry, edges, flow, known)
     return 2 * agree >= asked
 
 
-def _distance(result: AlignResult, flow: Array, edges: Array, order: int) -> Array:
+def _distance(geometry: Geometry, flow: Array, edges: Array, order: int) -> Array:
     """(B, H, W): norm of the given order of flow less ego flow."""
     i, j = edges[:, 0], edges[:, 1]
-    poses, matrices = result.world_from_cam, result.intrinsics
+    poses, matrices = geometry.world_from_cam, geometry.intrinsics
     j_from_i = se3.compose(se3.inverse(poses[j]), poses[i])
-    expected = ego_flow(j_from_i, result.depth[i], matrices[i], matrices[j])
+    expected = ego_flow(j_from_i, geometry.depth[i], matrices[i], matrices[j])
     difference = jnp.moveaxis(expected, 1, -1).reshape(flow.shape) - flow
     return jnp.sum(jnp.abs(difference), axis=-1) if order == 1 else jnp.sqrt(jnp.sum(difference**2, axis=-1))

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from easi3r_jax.align.graph import SpanningTree, nearest_first, spanning_tree
 from easi3r_jax.align.known import known_focals, principal_points, scale_is_known, with_known_poses
 from easi3r_jax.align.narrow import in_bits, widened
-from easi3r_jax.align.state import MEAN_PAIR_SCALE, AlignState, make_state, padded_edges
+from easi3r_jax.align.state import MEAN_PAIR_SCALE, AlignState, make_state
 from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import padded
 from easi3r_jax.core.config import AlignConfig
@@ -37,12 +37,10 @@ _FEW, _BEST = 0.01, 0.25
 
 def initial_state(
     predictions: PairPredictions,
-    num_frames: int,
-    config: AlignConfig,
+    config: AlignConfig = AlignConfig(),
     *,
     known: KnownCameras | None = None,
     seed: int = 0,
-    room: int = 0,
 ) -> AlignState:
     """Start of the alignment (DUSt3R's released initialisation; sec. 3.4 says only that there is one).
 
@@ -57,24 +55,26 @@ def initial_state(
        camera.
 
     Args:
-      predictions: pairs that connect all frames.
-      num_frames: T >= 2.
+      predictions: pairs that connect all frames, of which there are two at least.
       config: `initialisation`, `shared_focal`, `free_principal_point`, `min_confidence`, `pnp_iterations`.
       known: cameras known beforehand.
       seed: of RANSAC.
-      room: frames that the state is to have; 0: `num_frames`. It has as many pairs as there are rows of predictions.
+
+    Returns:
+      the state of all frames and pairs of the predictions, padding included. Runs on the host: the spanning tree, the
+      walk along it and PnP are not differentiable.
     """
-    edges, scores = np.asarray(predictions.edges), np.asarray(edge_scores(predictions))
+    edges, scores = predictions.clip_edges, edge_scores(predictions)
     if config.initialisation == "chain":
         scores = nearest_first(edges, scores)
-    tree = spanning_tree(edges, scores, num_frames)
-    return _state_along(tree, predictions, num_frames, config, known, seed, room or num_frames)
+    tree = spanning_tree(edges, scores, predictions.clip_length)
+    return _state_along(tree, predictions, config, known, seed)
 
 
 def edge_scores(predictions: PairPredictions) -> np.ndarray:
-    """(E,) mean confidence of frame i times that of frame j."""
+    """(E',) mean confidence of frame i times that of frame j, of the pairs that are not padding."""
     scores = _mean_confidence(predictions.confidence_i) * _mean_confidence(predictions.confidence_j)
-    return np.asarray(scores)[: len(predictions.edges)]
+    return np.asarray(scores)[: len(predictions.clip_edges)]
 
 
 @jax.jit
@@ -82,13 +82,13 @@ def _mean_confidence(confidence: Array) -> Array:
     return jnp.mean(_wide(confidence), axis=(1, 2))
 
 
-def frame_confidence(predictions: PairPredictions, num_frames: int) -> Array:
+def frame_confidence(predictions: PairPredictions) -> Array:
     """(T, H, W): every pixel's largest confidence over the pairs its frame is in; 0 for a frame in none."""
     return _largest_confidence(
-        padded_edges(predictions),
+        np.asarray(predictions.edges, np.int32),
         predictions.confidence_i,
         predictions.confidence_j,
-        num_frames,
+        predictions.total_frames,
         sharding.mesh_of_rows(predictions),
     )
 
@@ -127,25 +127,23 @@ def positive_depth(depth: Array) -> Array:
 def _state_along(
     tree: SpanningTree,
     predictions: PairPredictions,
-    num_frames: int,
     config: AlignConfig,
     known: KnownCameras | None,
     seed: int,
-    room: int,
 ) -> AlignState:
-    edges = np.asarray(predictions.edges)
+    edges, num_frames, total = predictions.clip_edges, predictions.clip_length, predictions.total_frames
     home = _homes(tree, edges, num_frames)
-    focals, shared_focal = known_focals(_frame_focals(tree, predictions, room), known, config)
+    focals, shared_focal = known_focals(_frame_focals(tree, predictions, total), known, config)
 
     # Registrations to the frames' home point maps: of all pairs' i sides, and of the j sides that tree edges join by.
-    home_points, _ = frame_maps(predictions, home, room)
+    home_points, _ = frame_maps(predictions, home, total)
     of_pairs = _similarities(*_register_pairs(predictions, home_points))
     by_j = np.flatnonzero(~tree.joins_i)
     sides_j = np.stack([tree.edges[by_j], np.full(len(by_j), _FRAME_J)], axis=1)
     of_joins = of_pairs[tree.edges]
     if len(by_j):
-        targets = np.resize(edges[tree.edges[by_j], 1], room)
-        of_joins[by_j] = _similarities(*_register(*frame_maps(predictions, sides_j, room), home_points, targets))[
+        targets = np.resize(edges[tree.edges[by_j], 1], total)
+        of_joins[by_j] = _similarities(*_register(*frame_maps(predictions, sides_j, total), home_points, targets))[
             : len(by_j)
         ]
 
@@ -156,12 +154,12 @@ def _state_along(
     world_from_home = np.stack([world_from_edge[int(e)] for e in home[:, 0]])
     world_from_pair = world_from_home[edges[:, 0]] @ of_pairs[: len(edges)]
 
-    points = _home_points(home_points, padded(world_from_home, room))
+    points = _home_points(home_points, padded(world_from_home, total))
     tree_poses = {}
     for e in tree.edges:  # the first tree edge of which a frame is the i side
         tree_poses.setdefault(int(edges[e, 0]), _without_scale(world_from_edge[int(e)]))
     pair_poses = {int(edges[e, 0]): _without_scale(world_from_pair[e]) for e in range(len(edges))}
-    confidence = np.asarray(frame_confidence(predictions, room))
+    confidence = np.asarray(frame_confidence(predictions))
     centres = principal_points(np.asarray(camera.centre(*points.shape[1:3])), num_frames, known)
     on_host = np.asarray(points)
     poses = np.empty((num_frames, 4, 4))
@@ -181,16 +179,16 @@ def _state_along(
     pair_rigid[:, :3, 3] /= np.exp(log_scales)[:, None]  # the scale multiplies the translation, too
     if scale_is_known(known):  # see `pair_scales`
         log_scales = log_scales - log_scales.mean()
-    rows = len(predictions.points_i)
-    pair_params = np.concatenate([_rigid_params(padded(pair_rigid, rows)), padded(log_scales, rows)[:, None]], 1)
-    poses = padded(poses, room)
+    pairs = len(predictions.edges)
+    pair_params = np.concatenate([_rigid_params(padded(pair_rigid, pairs)), padded(log_scales, pairs)[:, None]], 1)
+    poses = padded(poses, total)
     depth = _depth(points, np.asarray(poses, np.float32), np.float32(factor))
     as_float32 = partial(np.asarray, dtype=np.float32)
     return make_state(
         jnp.asarray(as_float32(pair_params)),
         jnp.asarray(as_float32(_rigid_params(poses))),
         depth,
-        jnp.asarray(as_float32(np.full(1, focals.mean()) if shared_focal else padded(focals, room))),
+        jnp.asarray(as_float32(np.full(1, focals.mean()) if shared_focal else padded(focals, total))),
         shared_focal=shared_focal,
         free_principal_point=config.free_principal_point,
     )
@@ -207,11 +205,11 @@ def _homes(tree: SpanningTree, edges: np.ndarray, num_frames: int) -> np.ndarray
     return home
 
 
-def _frame_focals(tree: SpanningTree, predictions: PairPredictions, room: int) -> np.ndarray:
+def _frame_focals(tree: SpanningTree, predictions: PairPredictions, total: int) -> np.ndarray:
     """(T,) focal lengths; a frame that no pair has as frame i gets the mean of the others."""
     known = tree.focal_edges >= 0
     sides = np.stack([np.maximum(tree.focal_edges, 0), np.full(len(known), _FRAME_I)], axis=1)
-    points, _ = frame_maps(predictions, sides, room)
+    points, _ = frame_maps(predictions, sides, total)
     focals = np.asarray(_focals(points, tuple(predictions.points_i.shape[1:3])), np.float64)[: len(known)]
     return np.where(known, focals, focals[known].mean())
 
@@ -222,18 +220,18 @@ def _focals(points: Array, size: tuple[int, int]) -> Array:
     return jax.lax.map(lambda x: weiszfeld_focal(x.reshape(*size, 3), principal_point), points)
 
 
-def frame_maps(predictions: PairPredictions, sides: np.ndarray, room: int) -> tuple[Array, Array]:
+def frame_maps(predictions: PairPredictions, sides: np.ndarray, count: int) -> tuple[Array, Array]:
     """Point maps of some sides of pairs, on every device.
 
     Args:
       predictions: of all pairs.
       sides: (K, 2) row of the pair, and which side of it (0: i, 1: j).
-      room: how many are returned, at least K: the last one is repeated.
+      count: how many are returned, at least K: the last one is repeated.
 
     Returns:
-      (room, H, W, 3) float32 points and (room, H, W) confidence.
+      (count, H, W, 3) float32 points and (count, H, W) confidence.
     """
-    sides = padded(np.asarray(sides, np.int32), room)
+    sides = padded(np.asarray(sides, np.int32), count)
     arrays = (predictions.points_i, predictions.points_j, predictions.confidence_i, predictions.confidence_j)
     return _frame_maps(*arrays, sides, sharding.mesh_of_rows(predictions))
 
@@ -263,7 +261,7 @@ def _frame_maps(points_i, points_j, confidence_i, confidence_j, sides: Array, me
 def _register_pairs(predictions: PairPredictions, home_points: Array) -> tuple[Array, Array, Array]:
     """Similarities (R,), (R, 3, 3), (R, 3) of all pairs' i sides to their frames' home point maps (T, H, W, 3)."""
     mesh = sharding.mesh_of_rows(predictions)
-    frames = sharding.by_rows(padded_edges(predictions)[:, 0], mesh)
+    frames = sharding.by_rows(np.asarray(predictions.edges, np.int32)[:, 0], mesh)
     return _register(predictions.points_i, predictions.confidence_i, home_points, frames, mesh)
 
 

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.align import state as state_of
-from easi3r_jax.align.state import FOCAL_PARAM_SCALE, AlignProblem, AlignResult, AlignState, CameraPrior
+from easi3r_jax.align.state import FOCAL_PARAM_SCALE, AlignProblem, AlignState, CameraPrior
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.core.types import KnownCameras
+from easi3r_jax.core.types import Geometry, KnownCameras
 
 # Known focal lengths that differ less are one.
 _SAME_FOCAL = 0.01
@@ -196,17 +196,17 @@ def with_known_cameras(
     return dataclasses.replace(problem, camera_prior=prior, free=free)
 
 
-def in_known_world(result: AlignResult, known: KnownCameras | None, config: AlignConfig) -> AlignResult:
-    """The result in the world of the known poses, and in its unit. Known poses that stay fixed come out as given."""
+def in_known_world(geometry: Geometry, known: KnownCameras | None, config: AlignConfig) -> Geometry:
+    """The geometry in the world of the known poses, and in its unit. Known poses that stay fixed come out as given."""
     if known is None or not np.any(known.poses_known):
-        return result
-    known_from_world = np.linalg.inv(world_from_known(np.asarray(result.world_from_cam), known))
-    poses = transformed_poses(np.asarray(result.world_from_cam, np.float64), known_from_world)
+        return geometry
+    known_from_world = np.linalg.inv(world_from_known(np.asarray(geometry.world_from_cam), known))
+    poses = transformed_poses(np.asarray(geometry.world_from_cam, np.float64), known_from_world)
     if math.isinf(config.camera_weight):
         poses = np.where(np.asarray(known.poses_known)[:, None, None], known.world_from_cam, poses)
     scale = np.cbrt(np.linalg.det(known_from_world[:3, :3]))
     return dataclasses.replace(
-        result, world_from_cam=jnp.asarray(poses, jnp.float32), depth=result.depth * jnp.float32(scale)
+        geometry, world_from_cam=jnp.asarray(poses, jnp.float32), depth=geometry.depth * jnp.float32(scale)
     )
 
 

@@ -39,7 +39,7 @@ def known_scale(predictions: PairPredictions, known: KnownCameras, found: AlignS
     Returns:
       the scale, or None where no pair tells.
     """
-    edges = np.asarray(predictions.edges)
+    edges = predictions.clip_edges
     both = np.asarray(known.poses_known)[edges].all(axis=1) & (edges[:, 0] != edges[:, 1])
     if not both.any():
         return None
@@ -47,9 +47,8 @@ def known_scale(predictions: PairPredictions, known: KnownCameras, found: AlignS
     j_from_i = np.linalg.inv(poses[edges[:, 1]]) @ poses[edges[:, 0]]
     height, width = predictions.points_j.shape[1:3]
     centres = principal_points(np.asarray(camera.centre(height, width)), len(poses), known)
-    rows = len(predictions.points_j)
     per_pair = (
-        padded(np.asarray(x, np.float32), rows)
+        padded(np.asarray(x, np.float32), len(predictions.edges))
         for x in (j_from_i, np.asarray(state_of.focals(found))[edges[:, 1]], centres[edges[:, 1]])
     )
     mesh = sharding.mesh_of_rows(predictions)

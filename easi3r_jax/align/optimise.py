@@ -16,10 +16,8 @@ from easi3r_jax.align.residuals import total_loss
 from easi3r_jax.align.state import AlignProblem, AlignState
 from easi3r_jax.core import sharding
 from easi3r_jax.core.config import AlignConfig
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Progress, silent
 
-#: Called with (steps done, steps in all, loss before the last of them).
-Progress = Callable[[int, int, float], None]
 #: What is minimised. It is a static argument of the compiled loop: pass one function object, not a new lambda a call.
 Loss = Callable[[AlignState, AlignProblem], Array]
 
@@ -136,7 +134,7 @@ def optimise(
     config: AlignConfig,
     *,
     loss: Loss = total_loss,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> tuple[AlignState, Array]:
     """Minimises `loss` by `config.iterations` steps of Adam (betas 0.9, 0.9).
 
@@ -145,11 +143,9 @@ def optimise(
     """
     total = config.iterations
     losses = []
-    if progress:
-        progress(0, total, float("nan"))
+    progress("align", 0, total, "")
     for done, latest, values in iterate(state, problem, config, [*range(CHUNK, total, CHUNK), total], loss=loss):
         state = latest
         losses.append(values)
-        if progress:
-            progress(done, total, float(values[-1]))
+        progress("align", done, total, f"loss {float(values[-1]):.4f}")
     return state, jnp.asarray(np.concatenate(losses))

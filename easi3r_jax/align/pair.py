@@ -7,17 +7,16 @@ import numpy as np
 
 from easi3r_jax.align.initialise import confident_pixels, edge_scores, frame_confidence, positive_depth
 from easi3r_jax.align.known import known_focals, principal_points, with_known_poses
-from easi3r_jax.align.state import AlignResult
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.pnp import solve_pnp
-from easi3r_jax.core.types import Array, KnownCameras, PairPredictions
+from easi3r_jax.core.types import Array, Geometry, KnownCameras, PairPredictions
 
 _PNP_ITERATIONS = 100
 
 
-def one_frame(predictions: PairPredictions, *, known: KnownCameras | None = None) -> AlignResult:
+def one_frame(predictions: PairPredictions, *, known: KnownCameras | None = None) -> Geometry:
     """A frame predicted against itself, edge (0, 0): the camera is the world, depth is z of its own point map."""
     points = predictions.points_i[0].astype(jnp.float32)
     centre = camera.centre(*points.shape[:2])
@@ -30,8 +29,12 @@ def one_frame(predictions: PairPredictions, *, known: KnownCameras | None = None
 
 
 def two_frames(
-    predictions: PairPredictions, config: AlignConfig, *, known: KnownCameras | None = None, seed: int = 0
-) -> AlignResult:
+    predictions: PairPredictions,
+    config: AlignConfig = AlignConfig(),
+    *,
+    known: KnownCameras | None = None,
+    seed: int = 0,
+) -> Geometry:
     """Two frames in closed form (what DUSt3R's released program shows for a pair).
 
     The more confident of the two directions decides (of equals, (1, 0)): its frame i is the world and has depth z of
@@ -42,7 +45,7 @@ def two_frames(
 
     Scale is that of the pair's prediction. Known intrinsics are taken as they are.
     """
-    edges, scores = np.asarray(predictions.edges), np.asarray(edge_scores(predictions))
+    edges, scores = predictions.clip_edges, edge_scores(predictions)
     best = {frame: _best(edges, scores, frame) for frame in (0, 1)}
     forward = best[1] is None or (best[0] is not None and scores[best[0]] > scores[best[1]])
     reference, other = (0, 1) if forward else (1, 0)
@@ -61,7 +64,7 @@ def two_frames(
     )
 
     points = predictions.points_j[pair].astype(jnp.float32)
-    mask = confident_pixels(np.asarray(frame_confidence(predictions, 2)[other]), config.min_confidence)
+    mask = confident_pixels(np.asarray(frame_confidence(predictions)[other]), config.min_confidence)
     pose = solve_pnp(
         np.asarray(points)[mask],
         np.asarray(camera.pixel_grid(height, width))[mask],
@@ -86,12 +89,10 @@ def _best(edges: np.ndarray, scores: np.ndarray, frame: int) -> int | None:
     return int(candidates[np.argmax(scores[candidates])]) if len(candidates) else None
 
 
-def _result(predictions: PairPredictions, poses: np.ndarray, intrinsics: Array, depth: Array) -> AlignResult:
-    num_frames = len(depth)
-    return AlignResult(
+def _result(predictions: PairPredictions, poses: np.ndarray, intrinsics: Array, depth: Array) -> Geometry:
+    return Geometry(
         world_from_cam=jnp.asarray(poses, jnp.float32),
         intrinsics=intrinsics,
         depth=positive_depth(depth),
-        confidence=frame_confidence(predictions, num_frames).astype(jnp.float32),
-        losses=jnp.zeros(0, jnp.float32),
+        confidence=frame_confidence(predictions).astype(jnp.float32),
     )

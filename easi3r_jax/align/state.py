@@ -1,4 +1,4 @@
-"""What alignment optimises (`AlignState`), what it is fitted to (`AlignProblem`), what comes out."""
+"""What alignment optimises (`AlignState`), and what it is fitted to (`AlignProblem`)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from easi3r_jax.align.narrow import in_bits
 from easi3r_jax.core import sharding
-from easi3r_jax.core.batches import padded
 from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.types import Array, PairPredictions, pytree_dataclass
 
@@ -33,7 +32,7 @@ UNKNOWN_FLOW = 1e9
 class AlignState:
     """Unknowns of the alignment, in the parametrisation that Adam walks in.
 
-    There may be more pairs and frames than in the clip, so that clips share shapes: `AlignProblem` says which count.
+    Pairs and frames may include padding: `AlignProblem` says which count.
 
     Attributes:
       pair_poses: (E, 8), world from the pair's camera i: quaternion x y z w (any length), translation as
@@ -123,8 +122,7 @@ class AlignProblem:
       flow: optical flow of the pairs, or None.
       depth_prior, camera_prior: or None.
       free: factors 0 or 1 of the optimiser's steps, broadcast to the state's shapes: 0 stays as it is. None: all free.
-      pair_counts, frame_counts: (E,) and (T,) float, 0 where the state has more pairs and frames than the clip; None:
-        all count.
+      pair_counts, frame_counts: (E,) and (T,) float, 0 for padding; None: all count.
       mesh: over which the blocks are divided; None: one device.
     """
 
@@ -144,25 +142,6 @@ class AlignProblem:
     pair_counts: Array | None = None
     frame_counts: Array | None = None
     mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
-
-
-@pytree_dataclass
-class AlignResult:
-    """Cameras and depth of a clip, in one world frame.
-
-    Attributes:
-      world_from_cam: (T, 4, 4) float32 rigid.
-      intrinsics: (T, 3, 3) float32 pixels.
-      depth: (T, H, W) float32 z in the camera, world units, positive.
-      confidence: (T, H, W) float32, the largest of every pixel over its pairs; not cleaned (see `clean_confidence`).
-      losses: (iterations,) float32, before each step; empty for one or two frames (closed form).
-    """
-
-    world_from_cam: Array
-    intrinsics: Array
-    depth: Array
-    confidence: Array
-    losses: Array
 
 
 def make_state(
@@ -185,41 +164,39 @@ def make_state(
 
 def make_problem(
     predictions: PairPredictions,
-    num_frames: int,
-    config: AlignConfig,
+    config: AlignConfig = AlignConfig(),
     *,
     flow: Array | None = None,
     flow_known: Array | None = None,
     dynamic: Array | None = None,
     block: int | None = None,
-    room: int = 0,
     release: bool = False,
 ) -> AlignProblem:
     """Lays the predictions out for the optimiser.
 
     Args:
-      predictions: point maps of every pair. Where they are divided over the devices of a mesh, so is the problem.
-      num_frames: T.
+      predictions: point maps of every pair. Where they are sharded over the devices of a mesh, so is the problem.
       config: gives the weights of the temporal term and of the flow's.
-      flow: (E, H, W, 2) optical flow of every pair from i to j in pixels, or more rows, which do not count; None leaves
-        its term away.
+      flow: (E, H, W, 2) optical flow of every pair from i to j in pixels; None omits its term.
       flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
-      dynamic: (T, H, W) bool, what moves: flow does not count there.
+      dynamic: (T, H, W) bool, dynamic regions: flow does not count there.
       block: edges worked on at a time; None chooses for the backend.
-      room: frames that the state has, which it shares with other clips; 0: `num_frames`.
       release: nobody needs the predictions' arrays any more: each is freed as soon as it is laid out, so that there is
         hardly more than one set of them in memory.
+
+    Raises:
+      InputError: flow of other pairs.
     """
-    rows, height, width = predictions.points_i.shape[:3]
-    num_edges, pixels, shared, room = len(predictions.edges), height * width, room > 0, room or num_frames
+    count, height, width = predictions.points_i.shape[:3]
+    num_frames, pixels = predictions.total_frames, height * width
     mesh = sharding.mesh_of_rows(predictions)
-    layout = _layout_of(rows, pixels, block, mesh)
+    layout = _layout_of(count, pixels, block, mesh)
     dtype = predictions.confidence_i.dtype
     dtype = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)  # what is computed with
-    counts = np.arange(rows) < num_edges
+    valid = jnp.ones(count, bool) if predictions.valid is None else jnp.asarray(predictions.valid)
 
     def laid_out(lay_out: Callable[..., Array], x: Array) -> Array:
-        out = in_bits(lay_out(x, layout, counts))
+        out = in_bits(lay_out(x, layout, valid))
         if release and isinstance(x, jax.Array):
             jax.block_until_ready(out)
             x.delete()
@@ -227,38 +204,41 @@ def make_problem(
 
     targets = None
     if flow is not None:
+        if len(flow) != count:
+            raise InputError(f"There is flow of {len(flow)} pairs for the point maps of {count}.")
         if flow_known is not None:
             flow = jnp.where(flow_known[..., None], flow, UNKNOWN_FLOW)
-        if len(flow) != rows:
-            flow = jnp.pad(flow[:rows], [(0, max(0, rows - len(flow))), (0, 0), (0, 0), (0, 0)])
-        moving = jnp.zeros((room, pixels), bool) if dynamic is None else dynamic.reshape(room, pixels)
+        is_dynamic = jnp.zeros((num_frames, pixels), bool) if dynamic is None else dynamic.reshape(num_frames, pixels)
         targets = FlowTargets(
-            flow=_flow_rows(sharding.by_rows(flow, mesh), layout, counts).astype(dtype),
-            static=~moving,
+            flow=_flow_rows(sharding.by_rows(flow, mesh), layout, valid).astype(dtype),
+            static=~is_dynamic,
             weight=jnp.asarray(config.flow_weight, dtype),
             outlier=jnp.asarray(config.flow_outlier, dtype),
             limit=jnp.asarray(config.flow_limit, dtype),
         )
     return AlignProblem(
-        edges=_blocked(sharding.by_rows(padded_edges(predictions), mesh), layout),
+        edges=_blocked(sharding.by_rows(jnp.asarray(predictions.edges, jnp.int32), mesh), layout),
         points_i=laid_out(_channels_first, predictions.points_i),
         points_j=laid_out(_channels_first, predictions.points_j),
         weights_i=laid_out(_log_confidence, predictions.confidence_i),
         weights_j=laid_out(_log_confidence, predictions.confidence_j),
-        principal_point=jnp.tile(camera.centre(height, width, dtype)[None], (room, 1)),
+        principal_point=jnp.tile(camera.centre(height, width, dtype)[None], (num_frames, 1)),
         smoothing_weight=jnp.asarray(config.smoothing_weight, dtype),
         translation_weight=jnp.asarray(config.translation_weight, dtype),
         scale_known=jnp.zeros((), bool),
         flow=targets,
-        pair_counts=jnp.asarray(counts, dtype) if shared or rows > num_edges else None,
-        frame_counts=jnp.asarray(np.arange(room) < num_frames, dtype) if shared else None,
+        pair_counts=None if predictions.valid is None else valid.astype(dtype),
+        frame_counts=_padding_counts(predictions, dtype),
         mesh=mesh,
     )
 
 
-def padded_edges(predictions: PairPredictions) -> np.ndarray:
-    """(R, 2) int32, an edge for every row of the point maps: those beyond the pairs repeat the last one."""
-    return padded(np.asarray(predictions.edges, np.int32), len(predictions.points_i))
+def _padding_counts(predictions: PairPredictions, dtype: jnp.dtype) -> Array | None:
+    """(T,) 0 for padding, 1 for frames of the clip; None where nothing is padding."""
+    if predictions.valid is None:
+        return None
+    last = jnp.max(jnp.where(jnp.asarray(predictions.valid)[:, None], jnp.asarray(predictions.edges), 0))
+    return (jnp.arange(predictions.total_frames) <= last).astype(dtype)
 
 
 class Layout(NamedTuple):

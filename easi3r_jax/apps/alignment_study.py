@@ -22,20 +22,20 @@ import numpy as np
 
 from easi3r_jax import align, motion
 from easi3r_jax.apps import cli
-from easi3r_jax.apps.checkpoints import load_model
 from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.study.clips import from_render
 from easi3r_jax.apps.study.report import mean
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, Frames, KnownCameras, PairPredictions, Scene4D
+from easi3r_jax.core.types import Array, Frames, Geometry, KnownCameras, PairPredictions, Scene4D
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io import export
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.synthetic.clips import ClipConfig, ClipPlan, plan_clip, render_clip
 from easi3r_jax.synthetic.flow import exact_flow
+from easi3r_jax.weights.load import load_model
 
 FLAGS = cli.Flags(__doc__)
 #: Name of a row -> figures.
@@ -91,7 +91,7 @@ STARTS: tuple[Start, ...] = ("spanning-tree", "chain")
 
 
 def main() -> None:
-    model, _ = load_model(CHECKPOINT.value)
+    model = load_model(CHECKPOINT.value)
     config = PipelineConfig(graph=GRAPH.value, seed=SEED.value, alignment=AlignConfig(iterations=ITERATIONS.value))
     edges = pipeline.clip_edges(NUM_FRAMES.value, GRAPH.value)
     clip_config = ClipConfig(size=model.config.image_size, num_frames=NUM_FRAMES.value)
@@ -206,12 +206,10 @@ def masks_of(model: DUSt3R, given: Observed, features: Array, config: PipelineCo
     labels = motion.cluster_labels(features, grid, config.segmentation, jax.random.key(config.seed))
     truth = jnp.asarray(given.truth.masks)
     _, masks = pipeline.segment(temporal, labels, size, config.segmentation)
-    return {"none": jnp.zeros_like(truth), "attention": masks.masks, "truth": truth}
+    return {"none": jnp.zeros_like(truth), "attention": masks.mask, "truth": truth}
 
 
-def aligned(
-    given: Observed, kinds: tuple[str, ...], masks: Array, config: AlignConfig
-) -> tuple[Scene4D, align.AlignResult]:
+def aligned(given: Observed, kinds: tuple[str, ...], masks: Array, config: AlignConfig) -> tuple[Scene4D, Array]:
     """The scene that the alignment makes of the point maps, and of what else is given."""
     count = len(given.frames.rgb)
     matrices, poses = (np.asarray(x, np.float64) for x in (given.truth.intrinsics, given.truth.world_from_cam))
@@ -223,38 +221,34 @@ def aligned(
         world_from_cam=poses,
         poses_known=everything if "poses" in kinds else nothing,
     )
-    result = align.align(
+    geometry, losses = align.align(
         given.predictions,
-        count,
         config,
         flow=given.flow if "flow" in kinds else None,
         dynamic=masks,
         known=known,
         seed=SEED.value,
     )
-    return scene_of(result, given, masks), result
+    return scene_of(geometry, given, masks), losses
 
 
 def start_and_end(given: Observed, initialisation: Start, config: AlignConfig) -> dict[str, float | None]:
     """Figures of where the alignment starts, and of where it ends."""
     config = dataclasses.replace(config, initialisation=initialisation)
-    count, nothing = len(given.frames.rgb), jnp.zeros(given.frames.rgb.shape[:3], bool)
-    start = align.initial_state(given.predictions, count, config, seed=SEED.value)
-    problem = align.make_problem(given.predictions, count, config)
-    at_start = align.result_of(start, problem, align.frame_confidence(given.predictions, count), jnp.zeros(0))
-    scene, result = aligned(given, (), nothing, config)
+    nothing = jnp.zeros(given.frames.rgb.shape[:3], bool)
+    start = align.initial_state(given.predictions, config, seed=SEED.value)
+    problem = align.make_problem(given.predictions, config)
+    at_start = align.geometry_of(start, problem, align.frame_confidence(given.predictions))
+    scene, steps = aligned(given, (), nothing, config)
     before = figures_of(scene_of(at_start, given, nothing), given)
-    losses = {"start_loss": float(result.losses[0]), "loss": float(result.losses[-1])}
+    losses = {"start_loss": float(steps[0]), "loss": float(steps[-1])}
     return figures_of(scene, given) | {f"start_{name}": value for name, value in before.items()} | losses
 
 
-def scene_of(result: align.AlignResult, given: Observed, masks: Array) -> Scene4D:
+def scene_of(geometry: Geometry, given: Observed, masks: Array) -> Scene4D:
     """What is measured."""
     return Scene4D(
-        world_from_cam=result.world_from_cam,
-        intrinsics=result.intrinsics,
-        depth=result.depth,
-        confidence=result.confidence,
+        **vars(geometry),
         dynamic_mask=masks,
         dynamic_score=masks.astype(jnp.float32),
         static_mask=~masks,

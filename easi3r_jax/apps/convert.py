@@ -18,8 +18,8 @@ import time
 
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.progress import Stages
-from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.convert.conversion import convert
 from easi3r_jax.weights.convert.release import release
 

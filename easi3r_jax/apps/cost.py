@@ -17,12 +17,13 @@ import jax.numpy as jnp
 
 from easi3r_jax.apps import cli, flops
 from easi3r_jax.apps.progress import table
-from easi3r_jax.core.batches import room
-from easi3r_jax.core.config import PRESETS, FlowConfig, MotionConfig
+from easi3r_jax.core.batches import bucket_size
+from easi3r_jax.core.config import SegmentationConfig
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.inference import pipeline
 from easi3r_jax.inference.flow import network_size
 from easi3r_jax.models import abstract_model, flow_network
+from easi3r_jax.models.config import PRESETS, FlowConfig
 from easi3r_jax.models.flow_layers import ITERATIONS as FLOW_ITERATIONS
 
 FLAGS = cli.Flags(__doc__)
@@ -75,7 +76,7 @@ def main() -> None:
     print(f"  {FRAMES.value} frames of {size[1]}x{size[0]}, {edges} directed pairs, {PRESET.value}")
     print(table(rows, ("stage", "GFLOP/frame", "GB/frame", "s/frame", "s/sequence")))
     kept = 32 * size[0] * size[1] * edges
-    longer = len(pipeline.clip_edges(room(FRAMES.value), GRAPH.value))
+    longer = len(pipeline.clip_edges(bucket_size(FRAMES.value), GRAPH.value))
     print(
         f"  Point maps of all pairs: {kept / 1e9:.1f} GB ({kept / DEVICES.value / 1e9:.1f} GB on each device where a "
         f"sequence is divided over {DEVICES.value}); shapes shared by clips: pairs x {longer / edges:.3f}."
@@ -120,7 +121,7 @@ def counted(num_edges: int) -> Work:
         per_pair = flops.traced_flops(lambda f, a, b: f(a, b, FLOW_ITERATIONS)[0], network, image, image)
         weights = 4.0 * sum(leaf.size for leaf in jax.tree.leaves(network))
         work["optical flow"] = num_edges * per_pair, num_edges * weights
-    clusters = MotionConfig()
+    clusters = SegmentationConfig()
     distances = 2.0 * frames * grid[0] * grid[1] * clusters.num_clusters * config.enc_dim
     rounds = clusters.restarts * clusters.kmeans_iterations  # each: distances, and sums over clusters
     work["k-means, at most"] = 2 * rounds * distances, 8.0 * rounds * frames * grid[0] * grid[1] * config.enc_dim

@@ -57,13 +57,6 @@ def code_version() -> str:
         return version
 
 
-def layer_dtype(name: str) -> str:
-    """What `--dtype` stands for: "auto" is bfloat16 on accelerators and float32 on CPUs."""
-    if name != "auto":
-        return name
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
-
-
 def reset_peak_memory() -> None:
     """Makes the host's peak begin anew, where the system lets it: Linux."""
     with contextlib.suppress(OSError):

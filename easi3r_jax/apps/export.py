@@ -43,8 +43,8 @@ def main() -> None:
         raise ConfigError(f"--format names what to write: {', '.join(export.FORMATS)} (commas between).")
     if not SCENE.value:
         raise ConfigError("--scene names the result to export, results/demo for instance.")
-    saved = results.load_scene(SCENE.value)
-    output = pathlib.Path(OUTPUT.value).expanduser() if OUTPUT.value else saved.folder / "exports"
+    saved = results.load_result(SCENE.value)
+    output = pathlib.Path(OUTPUT.value).expanduser() if OUTPUT.value else saved.saved_folder() / "exports"
     for name in formats:
         export.ensure_export_writable(output / name)
     stages = Stages()

@@ -7,12 +7,11 @@ import pathlib
 from collections.abc import Sequence
 
 from easi3r_jax.apps.originals import original_views
-from easi3r_jax.apps.sequences import find_sequence
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Observer
+from easi3r_jax.core.types import Observer, Reconstruction
 from easi3r_jax.io import export
 from easi3r_jax.io.export.pointcloud import static_pixels
-from easi3r_jax.io.results import SavedScene
+from easi3r_jax.io.sequences import find_sequence
 
 #: Help on `--source`, after what it is of.
 SOURCE_HELP = (
@@ -22,7 +21,7 @@ SOURCE_HELP = (
 
 
 def write_exports(
-    saved: SavedScene,
+    saved: Reconstruction,
     formats: Sequence[str],
     output: pathlib.Path,
     *,
@@ -50,7 +49,9 @@ def write_exports(
       InputError: originals that are asked for and cannot be had.
       OutputError: a folder cannot be written.
     """
-    exported = export.frames_of(saved.scene, saved.time, every, min_confidence=min_confidence, max_points=max_points)
+    exported = export.frames_of(
+        saved.scene, saved.frames.time, every, min_confidence=min_confidence, max_points=max_points
+    )
     clip, kind = None, ""
     if set(formats) & set(export.WITH_IMAGES):
         clip, kind = _clip_of(saved, source)
@@ -84,15 +85,15 @@ def write_exports(
     return lines
 
 
-def _clip_of(saved: SavedScene, source: str) -> tuple[pathlib.Path | None, str]:
+def _clip_of(saved: Reconstruction, source: str) -> tuple[pathlib.Path | None, str]:
     """Where the originals are, None: the network's frames are to be taken; and what to say of it."""
     frames = "the network's frames"
     if source == "frames":
         return None, frames
     if source == "auto":
-        options = saved.config.get("options")
+        options = saved.record.get("options")
         seq = options.get("seq") if isinstance(options, dict) else None
-        if saved.source is None:
+        if saved.frames.frame_from_source is None:
             return None, f"{frames} (a result of an older version does not say where they lie in the originals)"
         if not isinstance(seq, str):
             return None, f"{frames} (config.json names no clip: give it as --source)"

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from easi3r_jax.core.config import DUSt3RConfig
+from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.heads import DPTHead
 
 

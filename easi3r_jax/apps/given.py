@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ import numpy as np
 from easi3r_jax.apps import cli
 from easi3r_jax.core.config import MASK_SOURCES
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.core.types import Frames, Given, Observer
+from easi3r_jax.core.types import Frames, Given, Progress
+from easi3r_jax.inference.clip import FlowEstimator
 from easi3r_jax.inference.flow import estimate_flow
 from easi3r_jax.inference.refine import sam2
 from easi3r_jax.io.priors.cameras import load_cameras
@@ -91,7 +93,7 @@ class NetworkFlags:
             without = "" if motion else "--motion=none "
             raise ConfigError(f"--refine={self.refine.value}: with {without}--masks={self.masks.value} there are none.")
 
-    def refiner(self, observer: Observer) -> sam2.Sam2Refiner | None:
+    def refiner(self, progress: Progress) -> sam2.Sam2Refiner | None:
         """The network that `--refine` names, loaded.
 
         Raises:
@@ -100,7 +102,7 @@ class NetworkFlags:
         """
         if self.refine.value == "none":
             return None
-        return sam2.Sam2Refiner(self.refine_checkpoint.value, observer=observer)
+        return sam2.Sam2Refiner(self.refine_checkpoint.value, progress=progress)
 
     def flow_source(self) -> tuple[FlowNetwork | pathlib.Path | None, dict[str, Any]]:
         """The network, or the folder, that flow comes from, and what is known of it; None: there is none.
@@ -202,25 +204,20 @@ class GivenFlags(NetworkFlags):
         return Given(masks=masks, cameras=cameras)
 
 
-def with_flow(
-    given: Given,
-    source: FlowNetwork | pathlib.Path | None,
-    frames: Frames,
-    edges: np.ndarray,
-    observer: Observer,
-    *,
-    rows: int = 0,
-) -> Given:
-    """Adds the flow of pairs (E, 2) of the clip's frames: estimated by a network, or read from a folder.
+def estimator(source: FlowNetwork | pathlib.Path | None) -> FlowEstimator | None:
+    """The flow network as `reconstruct(..., flow=...)` takes it; None where flow does not come from a network."""
+    return None if source is None or isinstance(source, pathlib.Path) else partial(estimate_flow, source)
 
-    A network's flow has `rows` rows at least: see `estimate_flow`.
+
+def with_flow_files(
+    given: Given, source: FlowNetwork | pathlib.Path | None, frames: Frames, edges: np.ndarray
+) -> Given:
+    """Adds the flow of pairs (E, 2) of the clip's frames where it comes from a folder.
 
     Raises:
-      InputError: files that do not fit the clip; a network that gives no finite flow.
+      InputError: files that do not fit the clip.
     """
-    if source is None or len(frames.rgb) == 1:
+    if not isinstance(source, pathlib.Path) or len(frames.rgb) == 1:
         return given
-    if isinstance(source, pathlib.Path):
-        flow, known = (jnp.asarray(x) for x in load_flow(source, frames, edges))
-        return dataclasses.replace(given, flow=flow, flow_known=known)
-    return dataclasses.replace(given, flow=estimate_flow(source, frames.rgb, edges, rows=rows, observer=observer))
+    flow, known = (jnp.asarray(x) for x in load_flow(source, frames, edges))
+    return dataclasses.replace(given, flow=flow, flow_known=known)

@@ -16,13 +16,18 @@ Known = TypeVar("Known", bound=NetworkFlags)
 
 
 def checkpoint_flag(group: cli.Group):
-    """`--checkpoint`, which `experiments.checkpoints.load_model` takes."""
+    """`--checkpoint`, which `weights.load.load_model` takes."""
     return group.string(
         "checkpoint",
         "embedded",
         "Weights: a converted folder, a .pth file, a folder with model.safetensors, a hub name (naver/..., "
         "Junyi42/...), or embedded, the small network that ships with the package.",
     )
+
+
+def devices_flag(group: cli.Group):
+    """`--devices`."""
+    return group.integer("devices", 0, "Devices of this machine that share the work (0: all).", at_least=0)
 
 
 def dtype_flag(group: cli.Group):
@@ -86,7 +91,7 @@ class MethodFlags(Generic[Known]):
         self.motion = motion.choice(
             "motion",
             "attention",
-            options.MOTION_SOURCES,
+            options.CUES,
             "Where motion is read from: the network's attention (Easi3R), point maps that no rigid motion brings "
             "together (rigid), matches that no camera explains (match), or nowhere (none: plain DUSt3R / MonST3R).",
         )
@@ -150,7 +155,7 @@ class MethodFlags(Generic[Known]):
         """
         return options.PipelineConfig(
             graph=self.graph.value,
-            motion=self.motion.value,
+            cue=self.motion.value,
             reattention=self.reattention.value,
             masks=self.known.mask_sources()[0],
             mask_dilation=self.known.dilation.value,
@@ -158,7 +163,7 @@ class MethodFlags(Generic[Known]):
             pair_batch=self.pair_batch.value,
             frame_batch=self.frame_batch.value,
             seed=seed,
-            segmentation=options.MotionConfig(
+            segmentation=options.SegmentationConfig(
                 num_clusters=self.clusters.value,
                 restarts=self.restarts.value,
                 kmeans_iterations=self.kmeans_iterations.value,

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import Frames, Reconstruction
 from easi3r_jax.io.export import Views
-from easi3r_jax.io.results import SavedScene, Source
 from easi3r_jax.io.video import original_images
 from easi3r_jax.io.video.images import SUFFIXES, list_images, read_image
 
@@ -20,7 +20,7 @@ from easi3r_jax.io.video.images import SUFFIXES, list_images, read_image
 _OTHER_CLIP = 8.0
 
 
-def original_views(saved: SavedScene, numbers: np.ndarray, path: pathlib.Path) -> Views:
+def original_views(saved: Reconstruction, numbers: np.ndarray, path: pathlib.Path) -> Views:
     """The originals of some of a result's frames.
 
     Images that are JPEG or PNG files of RGB pixels, upright as they are, are copied; others are kept as PNG. Frames of
@@ -35,19 +35,20 @@ def original_views(saved: SavedScene, numbers: np.ndarray, path: pathlib.Path) -
       InputError: a result that does not say where its frames were; a clip that is missing or another one. (What can be
         seen of single images only, is seen when they are written.)
     """
-    source = saved.source
-    if source is None:
+    source = saved.frames
+    if source.frame_from_source is None:
         raise InputError(
             f"{saved.folder} is of an older version and does not say where its frames lie in the original images: "
             "reconstruct the clip again, or export with --source=frames."
         )
     image_from_frame = np.linalg.inv(source.frame_from_source)
-    index = source.index[numbers]
+    index = np.asarray(source.source_index)[numbers]
+    height, width = (int(side) for side in source.source_size)
     rgb = saved.scene.rgb
 
     def check(image: Image.Image, t: int) -> Image.Image:
         number = int(numbers[t])
-        if image.size[::-1] != source.size or _difference(image, image_from_frame, rgb[number]) > _OTHER_CLIP:
+        if image.size != (width, height) or _difference(image, image_from_frame, rgb[number]) > _OTHER_CLIP:
             raise InputError(
                 f"Image {index[t]} of {path} is not what frame {number} of {saved.folder} was made of: give the clip "
                 "that was reconstructed (--source), or export with --source=frames."
@@ -66,14 +67,14 @@ def original_views(saved: SavedScene, numbers: np.ndarray, path: pathlib.Path) -
                 image.save(target, compress_level=3)
 
         names = [file.name if copy else f"{file.name}.png" for file, copy in zip(files, copied, strict=True)]
-        return Views(without_white_space(names), source.size, image_from_frame, write_image)
+        return Views(without_white_space(names), (height, width), image_from_frame, write_image)
 
     images = _Sequential(path, index)
 
     def write_frame(t: int, target: pathlib.Path) -> None:
         check(images[t], t).save(target, quality=95, subsampling=0)
 
-    return Views([f"{number:05d}.jpg" for number in index], source.size, image_from_frame, write_frame)
+    return Views([f"{number:05d}.jpg" for number in index], (height, width), image_from_frame, write_frame)
 
 
 def without_white_space(names: Sequence[str]) -> list[str]:
@@ -89,7 +90,7 @@ def without_white_space(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _image_files(path: pathlib.Path, source: Source, numbers: np.ndarray) -> list[pathlib.Path]:
+def _image_files(path: pathlib.Path, source: Frames, numbers: np.ndarray) -> list[pathlib.Path]:
     """Files of the frames: by their names, if these are known, else by their place."""
     files = list_images(path) if path.is_dir() else [path]
     advice = "give the clip that was reconstructed (--source), or export with --source=frames"
@@ -100,7 +101,7 @@ def _image_files(path: pathlib.Path, source: Source, numbers: np.ndarray) -> lis
             if name not in by_name:
                 raise InputError(f"{path} has no image {name}: {advice}.")
         return [by_name[name] for name in names]
-    index = source.index[numbers]
+    index = np.asarray(source.source_index)[numbers]
     if len(files) <= index.max():
         raise InputError(f"{path} has {len(files)} images, no number {index.max()} (from 0): {advice}.")
     return [files[number] for number in index]

@@ -25,25 +25,26 @@ import numpy as np
 
 from easi3r_jax import align, viewer
 from easi3r_jax.apps import cli
-from easi3r_jax.apps.checkpoints import devices_flag, load_model, on_devices
 from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
 from easi3r_jax.apps.exporting import write_exports
-from easi3r_jax.apps.given import GivenFlags, with_flow
-from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, dtype_flag
-from easi3r_jax.apps.modes import frame_by_frame, window_by_window
+from easi3r_jax.apps.given import GivenFlags
+from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, dtype_flag
+from easi3r_jax.apps.modes import Figures, Method, frame_by_frame, whole_clip, window_by_window
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.reporting import METRICS, PictureFlags, timings
-from easi3r_jax.apps.sequences import Sequence, file_names, find_sequence, load_ground_truth
 from easi3r_jax.apps.view import serve, usual_port
-from easi3r_jax.apps.window_store import WindowStore
 from easi3r_jax.core import config as options
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import Frames, Given, MaskRefiner
+from easi3r_jax.core.types import Frames
 from easi3r_jax.evaluation import metrics
-from easi3r_jax.inference import pipeline
+from easi3r_jax.evaluation.ground_truth import load_ground_truth
+from easi3r_jax.inference.clip import clip_edges
 from easi3r_jax.io import export, results
+from easi3r_jax.io.sequences import Sequence, find_sequence
 from easi3r_jax.io.video import load_frames
+from easi3r_jax.io.window_store import WindowStore
 from easi3r_jax.models import DUSt3R
+from easi3r_jax.weights.load import load_model_and_metadata, on_devices
 
 FLAGS = cli.Flags(__doc__)
 
@@ -110,7 +111,7 @@ DTYPE = dtype_flag(_COMPUTE)
 DEVICES = devices_flag(_COMPUTE)
 SEED = _COMPUTE.integer("seed", 0, "Of k-means and RANSAC.", at_least=0)
 
-#: From `--checkpoint`, `--dtype` and an observer to the network and what is known of its weights.
+#: From `--checkpoint`, `--dtype` and progress to the network and what is known of its weights.
 Load = Callable[[str, str, Stages], tuple[DUSt3R, dict[str, Any]]]
 
 
@@ -123,7 +124,7 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
 
     Args:
       stages: told of progress.
-      load: in the place of `load_model`: of a program that keeps its networks.
+      load: replaces `load_model_and_metadata`, for a program that keeps its networks.
 
     Returns:
       the result's folder.
@@ -134,88 +135,51 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     formats = export.parse_formats(EXPORT.value)
     sequence = find_sequence(SEQ.value, GROUND_TRUTH.value)
     output = pathlib.Path(OUTPUT.value or pathlib.Path("results") / sequence.name)
-    export.ensure_writable(output)
+    results.ensure_writable(output)
 
-    refiner = GIVEN.refiner(stages)
-    refiner_weights = None if refiner is None else refiner.metadata
-    flow_source, flow_weights = GIVEN.flow_source() if MODE.value == "align" else (None, {})
-    model, checkpoint = (load or load_model)(CHECKPOINT.value, DTYPE.value, stages)
-    if MODE.value == "align":  # frame by frame there is nothing to share
-        model, flow_source = on_devices(model, DEVICES.value), on_devices(flow_source, DEVICES.value)
-    frames = load_frames(sequence.frames, frame_config(model), progress=lambda d, n: stages("read", d, n))
+    method = load_method(config, stages, load or _load)
+    frames = load_frames(
+        sequence.frames, frame_config(method.model), progress=lambda done, total: stages("read", done, total)
+    )
     stages.close()
-    print(describe(sequence, frames, model))
+    print(describe(sequence, frames, method.model))
     if MODE.value == "align" and GIVEN.lacks_weights():
         print("  No weights for optical flow (--flow_checkpoint): the alignment goes without it.")
     # What cannot work fails now, not after the work.
-    windows = 0 < WINDOW.value < len(frames.rgb)
-    edges = pipeline.clip_edges(WINDOW.value if windows else len(frames.rgb), config.graph)
-    export.check_foreground(FOREGROUND.value, len(frames.rgb))
+    length = WINDOW.value if 0 < WINDOW.value < len(frames.rgb) else len(frames.rgb)
+    clip_edges(length, config.graph)
+    clouds().check(len(frames.rgb))
     truth = None if sequence.ground_truth is None else load_ground_truth(sequence.ground_truth, frames)
-
     given = GIVEN.load(frames, sequence.frames, stopped_early=FIRST.value > 0)
     if given.cameras is not None and METHOD.shared_focal.value and not np.all(given.cameras.intrinsics_known):
         align.clip_focal(given.cameras)
-    figures, store, maps, threshold, losses = {}, None, None, None, None
+
+    figures: Figures = {}
+    store = None
     if MODE.value == "feedforward":
-        scene = frame_by_frame(model, frames, config, stages)
+        result = frame_by_frame(method, frames, stages)
         truth = None if truth is None else dataclasses.replace(truth, masks=None)  # it says nothing about motion
-    elif windows:
-        made_by = {
-            "pipeline": config,
-            "window": (WINDOW.value, OVERLAP.value, KEYFRAMES.value),
-            "weights": (checkpoint, flow_weights, refiner_weights),
-            "dtype": str(model.dtype),
-            "versions": versions(),
-        }
-        store = WindowStore(output, made_by, (frames.rgb, given))
+    elif length < len(frames.rgb):
         shape = {"window": WINDOW.value, "overlap": OVERLAP.value, "keyframes": KEYFRAMES.value}
-        scene = window_by_window(model, frames, config, given, flow_source, refiner, store, stages, **shape)
+        store = WindowStore(output, method.made_by() | shape, (frames.rgb, given))
+        result = window_by_window(method, frames, given, store, stages, **shape)
     else:
-        given = with_flow(given, flow_source, frames, edges, stages)
-        flow_source = None  # its memory
-        features = pipeline.encode(model, frames, batch=config.frame_batch, observer=stages)
-        result = pipeline.reconstruct(
-            model, frames, config, features=features, given=given, refiner=refiner, observer=stages
-        )
-        scene, maps, losses = result.scene, result.motion, np.asarray(result.losses)
-        threshold = None if result.masks is None else float(result.masks.threshold)
-        stages.close()
-        if truth is not None and COMPARE.value and config.motion != "none":
-            figures = compared(truth, sequence.twin, model, frames, config, features, given, refiner, stages)
+        wanted = truth if COMPARE.value else None
+        result, figures = whole_clip(method, frames, given, wanted, sequence.twin, stages)
     stages.close()
     if truth is not None:
         name = "frame by frame" if MODE.value == "feedforward" else "full method"
-        figures = shown({name: metrics.evaluate_scene(scene, truth)} | figures)
+        figures = shown({name: metrics.evaluate_scene(result.scene, truth)} | figures)
 
-    record = {
-        "options": FLAGS.values(),
-        "changed": [flag[2:].split("=")[0] for flag in FLAGS.changed()],
-        "pipeline": dataclasses.asdict(config),
-        "checkpoint": checkpoint,
-        "refiner": refiner_weights,
-        "flow": {key: value for key, value in flow_weights.items() if key != "files"} or None,
-        "network": dataclasses.asdict(model.config),
-        "dtype": str(model.dtype),
-        "versions": versions(),
-    }
-    written = export.write_result(
+    written = results.save_result(
         output,
-        scene,
-        maps,
-        config=record,
-        flow=None if given.flow is None else (given.flow[: len(edges)], edges, given.flow_known),
-        keep_flow=GIVEN.save_flow.value,
+        result,
+        record=record_of(method),
         metrics=figures or None,
-        threshold=threshold,
-        losses=losses,
-        frames=frames,
-        source_names=file_names(sequence.frames, frames),
         name=sequence.name,
-        foreground=FOREGROUND.value,
-        min_confidence=CLOUD_CONFIDENCE.value,
-        max_points=CLOUD_POINTS.value,
-        progress=lambda d, n, file: stages("write", d, n, file),
+        clouds=clouds(),
+        keep_flow=GIVEN.save_flow.value,
+        progress=stages,
     )
     if store is not None:
         store.clear()
@@ -223,7 +187,7 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     try:
         if formats:
             lines = write_exports(
-                results.load_scene(written),
+                results.load_result(written),
                 formats,
                 written / "exports",
                 min_confidence=CLOUD_CONFIDENCE.value,
@@ -232,15 +196,51 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
             )
             stages.close()
         export.write_json(written / "timings.json", timings(stages, time.perf_counter() - began))
-        lines += PICTURES.write(results.load_scene(written), written, name=sequence.name, observer=stages)
+        lines += PICTURES.write(results.load_result(written), written, name=sequence.name, observer=stages)
     finally:  # the result stands, whatever becomes of what is made from it
         stages.close()
         print(closing_table(stages, time.perf_counter() - began, written))
     if lines:
         print("\n".join(lines))
     if VIEW.value:
-        serve([results.load_scene(written)], port=usual_port())
+        serve([results.load_result(written)], port=usual_port())
     return written
+
+
+def _load(checkpoint: str, dtype: str, stages: Stages) -> tuple[DUSt3R, dict[str, Any]]:
+    return load_model_and_metadata(checkpoint, dtype, progress=stages)
+
+
+def load_method(config: options.PipelineConfig, stages: Stages, load: Load) -> Method:
+    """Loads what the flags name."""
+    refiner = GIVEN.refiner(stages)
+    flow, flow_weights = GIVEN.flow_source() if MODE.value == "align" else (None, {})
+    model, checkpoint = load(CHECKPOINT.value, DTYPE.value, stages)
+    if MODE.value == "align":  # frame by frame there is nothing to share
+        model, flow = on_devices(model, DEVICES.value), on_devices(flow, DEVICES.value)
+    weights = {"checkpoint": checkpoint, "flow": flow_weights, "refiner": refiner and refiner.metadata}
+    return Method(model, config, frame_config(model), refiner, flow, weights)
+
+
+def record_of(method: Method) -> dict[str, Any]:
+    """`config.json`."""
+    flow = {key: value for key, value in method.weights["flow"].items() if key != "files"}
+    return {
+        "options": FLAGS.values(),
+        "changed": [flag[2:].split("=")[0] for flag in FLAGS.changed()],
+        "pipeline": dataclasses.asdict(method.config),
+        "checkpoint": method.weights["checkpoint"],
+        "refiner": method.weights["refiner"],
+        "flow": flow or None,
+        "network": dataclasses.asdict(method.model.config),
+        "dtype": str(method.model.dtype),
+        "versions": versions(),
+    }
+
+
+def clouds() -> export.CloudOptions:
+    """Which points scene.glb and scene.ply hold."""
+    return export.CloudOptions(FOREGROUND.value, CLOUD_CONFIDENCE.value, CLOUD_POINTS.value)
 
 
 def check_options() -> None:
@@ -264,42 +264,12 @@ def check_options() -> None:
     if VIEW.value:
         viewer.library()
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
-    export.check_foreground(FOREGROUND.value, 2**31)
+    clouds().check(2**31)
 
 
 def frame_config(model: DUSt3R) -> options.FrameConfig:
     """How frames are read."""
     return SIZE.frame_config(model, every=EVERY.value, fps=FPS.value, first=FIRST.value)
-
-
-Figures = dict[str, dict[str, float | None]]
-
-
-def compared(
-    truth: metrics.GroundTruth,
-    twin: Sequence | None,
-    model: DUSt3R,
-    frames: Frames,
-    config: options.PipelineConfig,
-    features,
-    given: Given,
-    refiner: MaskRefiner | None,
-    stages: Stages,
-) -> Figures:
-    """Metrics of plain DUSt3R, and of the method on the clip's motionless twin."""
-    stages("compare", 0, 2)
-    plain = dataclasses.replace(config, motion="none", masks=())
-    scene = pipeline.reconstruct(model, frames, plain, features=features).scene
-    geometry_only = dataclasses.replace(truth, masks=None)  # plain DUSt3R says nothing about motion
-    figures = {"plain DUSt3R": metrics.evaluate_scene(scene, geometry_only)}
-    stages("compare", 1, 2)
-    # Flow and masks of the clip say nothing of its twin.
-    if twin is not None and twin.ground_truth is not None and given.flow is None and given.masks is None:
-        still = load_frames(twin.frames, frame_config(model))
-        scene = pipeline.reconstruct(model, still, config, given=given, refiner=refiner).scene
-        figures["full, motionless twin"] = metrics.evaluate_scene(scene, load_ground_truth(twin.ground_truth, still))
-    stages("compare", 2, 2)
-    return figures
 
 
 def shown(columns: Figures) -> Figures:

@@ -41,10 +41,10 @@ def main() -> None:
         raise ConfigError("--scene names the result to show, results/demo for instance.")
     if not PICTURES.any():
         raise ConfigError("There is nothing to write: leave one of --novideos and --noreport out, or add --gif.")
-    saved = results.load_scene(SCENE.value)
-    output = pathlib.Path(OUTPUT.value).expanduser() if OUTPUT.value else saved.folder
+    saved = results.load_result(SCENE.value)
+    output = pathlib.Path(OUTPUT.value).expanduser() if OUTPUT.value else saved.saved_folder()
     PICTURES.check()
     ensure_gallery_writable(output)
     stages = Stages()
-    name = saved.folder.name
+    name = saved.saved_folder().name
     print("\n".join(PICTURES.write(saved, output, name=name, ground_truth=GROUND_TRUTH.value, observer=stages)))

@@ -12,15 +12,14 @@ import numpy as np
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import peak_memory_bytes
 from easi3r_jax.apps.progress import TITLES, Stages
-from easi3r_jax.apps.sequences import find_sequence, load_arrays
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Frames, Observer
+from easi3r_jax.core.types import Observer, Reconstruction
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.io.export.jsonfile import read_object, write_json
 from easi3r_jax.io.pictures.gallery import MARKER, Gallery, gallery_files
 from easi3r_jax.io.pictures.movies import ensure_encoder
 from easi3r_jax.io.pictures.page import Media, Part, Row, Table, Text, page
-from easi3r_jax.io.results import SavedScene
+from easi3r_jax.io.sequences import find_sequence, load_arrays
 
 #: Metrics worth a line on the screen; metrics.json has them all.
 METRICS = {
@@ -107,7 +106,7 @@ class PictureFlags:
             ensure_encoder()
 
     def write(
-        self, saved: SavedScene, output: pathlib.Path, *, name: str, ground_truth: str = "", observer: Observer
+        self, saved: Reconstruction, output: pathlib.Path, *, name: str, ground_truth: str = "", observer: Observer
     ) -> list[str]:
         """Writes what is asked for into a folder, beside what is there: all of it, or nothing.
 
@@ -130,7 +129,7 @@ class PictureFlags:
         centres, why_not = true_centres(saved, ground_truth)
         gallery = Gallery(
             saved.scene,
-            saved.time,
+            saved.frames.time,
             motion=saved.motion,
             threshold=saved.threshold,
             losses=saved.losses,
@@ -138,7 +137,7 @@ class PictureFlags:
         )
         left_out = gallery.left_out | ({"true path": why_not} if why_not else {})
         page_wanted = self._report.value
-        figures, times = (read_object(saved.folder / file) for file in ("metrics.json", "timings.json"))
+        figures, times = (read_object(saved.saved_folder() / file) for file in ("metrics.json", "timings.json"))
         if page_wanted and not figures:
             left_out["figures"] = "the result was not compared with ground truth: it has no metrics.json"
         steps = gallery.writers(videos=self._videos.value, gif=self._gif.value, stills=page_wanted)
@@ -166,7 +165,7 @@ def timings(stages: Stages, seconds: float) -> dict[str, Any]:
     return {"stages": rows, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
 
 
-def true_centres(saved: SavedScene, ground_truth: str = "") -> tuple[np.ndarray | None, str]:
+def true_centres(saved: Reconstruction, ground_truth: str = "") -> tuple[np.ndarray | None, str]:
     """Camera centres of the truth, brought to the result's world.
 
     By the inverse of the similarity that brings the result to the truth, as for the ATE: the gaps between the paths
@@ -183,10 +182,10 @@ def true_centres(saved: SavedScene, ground_truth: str = "") -> tuple[np.ndarray 
     Raises:
       InputError: a file that was asked for and is not there or does not fit.
     """
-    options = saved.config.get("options")
+    options = saved.record.get("options")
     options = options if isinstance(options, dict) else {}
     seq, kept = options.get("seq"), options.get("ground_truth", "")
-    if saved.source is None:
+    if saved.frames.frame_from_source is None:
         reason = "the result is of an older version, which does not say what its frames were"
         if ground_truth:
             raise InputError(f"--ground_truth cannot be brought to the frames: {reason}.")
@@ -200,10 +199,7 @@ def true_centres(saved: SavedScene, ground_truth: str = "") -> tuple[np.ndarray 
             path = find_sequence(seq, kept).ground_truth if isinstance(seq, str) and isinstance(kept, str) else None
         if path is None:
             return None, "the clip has no ground truth"
-        frames = Frames(
-            saved.scene.rgb, saved.source.index, saved.time, saved.source.frame_from_source, np.array(saved.source.size)
-        )
-        truth = load_arrays(path, frames, ("world_from_cam",)).get("world_from_cam")
+        truth = load_arrays(path, saved.frames, ("world_from_cam",)).get("world_from_cam")
         if truth is None:
             return None, "the ground truth has no camera path"
         estimate = np.asarray(saved.scene.world_from_cam)
@@ -220,7 +216,7 @@ def true_centres(saved: SavedScene, ground_truth: str = "") -> tuple[np.ndarray 
 
 
 def report_page(
-    saved: SavedScene,
+    saved: Reconstruction,
     name: str,
     folder: pathlib.Path,
     left_out: Mapping[str, str],
@@ -243,7 +239,7 @@ def report_page(
         path = folder / file
         return [Media(kind, path.read_bytes(), text)] if path.is_file() else []
 
-    texts = _captions(saved.config)
+    texts = _captions(saved.record)
     # The panel has depth and masks: their own videos would only make the page larger.
     videos: list[Part] = []
     room, beside = _MOST_VIDEO, []
@@ -266,12 +262,12 @@ def report_page(
         ("Against ground truth", _metrics(figures)),
         ("Frames", list(sheets)),
         ("Time", _timings(times)),
-        ("Weights and versions", _versions(saved.config)),
-        ("Options", _options(saved.config)),
+        ("Weights and versions", _versions(saved.record)),
+        ("Options", _options(saved.record)),
         ("Left out", [Table(("part", "why"), [*left_out.items()])] if left_out else []),
     ]
     count, height, width = saved.scene.depth.shape
-    lead = [f"{count} frames of {width}x{height}, {saved.time[-1] - saved.time[0]:.2f} s."]
+    lead = [f"{count} frames of {width}x{height}, {saved.frames.time[-1] - saved.frames.time[0]:.2f} s."]
     seen = [(heading, parts) for heading, parts in sections if parts]
     return page(name, lead, seen, "Written by easi3r_jax. World units are arbitrary unless known poses give them.")
 

@@ -29,8 +29,8 @@ from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.types import Array
 from easi3r_jax.io import export
+from easi3r_jax.io.sequences import STILL
 from easi3r_jax.synthetic import Clip, ClipConfig, PairSampling, pair_as_clip, sample_clip
-from easi3r_jax.training.datasets import STILL
 
 FLAGS = cli.Flags(__doc__)
 

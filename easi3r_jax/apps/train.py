@@ -27,21 +27,22 @@ import numpy as np
 from jax.sharding import Mesh
 
 from easi3r_jax.apps import cli
-from easi3r_jax.apps.checkpoints import load_model
-from easi3r_jax.apps.environment import device, layer_dtype, versions
+from easi3r_jax.apps.environment import device, versions
 from easi3r_jax.apps.run_folder import held
 from easi3r_jax.apps.training_data import Source, open_source
 from easi3r_jax.apps.training_log import TrainingLog, preview
 from easi3r_jax.apps.validate import measure, shown
 from easi3r_jax.core import sharding
 from easi3r_jax.core.atomic import atomic_file
-from easi3r_jax.core.config import DUSt3RConfig, TrainConfig
 from easi3r_jax.core.errors import CheckpointError, ConfigError, UserError
 from easi3r_jax.models import DUSt3R, abstract_model, parameters_of, random_model
+from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.training.batch import ViewPairs
+from easi3r_jax.training.config import TrainConfig
 from easi3r_jax.training.step import TrainState, averaged_model, init_state, make_step
 from easi3r_jax.training.validation import evaluate
 from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, load_newest, save_checkpoint, save_state, state_options
+from easi3r_jax.weights.load import layer_dtype, load_model_and_metadata
 
 FLAGS = cli.Flags(__doc__)
 
@@ -205,7 +206,7 @@ def starting_point(begun: pathlib.Path | None) -> tuple[DUSt3RConfig, DUSt3R | N
     if begun is not None:
         options = state_options(begun)
         return described_network(options, begun), None, options.get("licence", LICENCE_UNKNOWN)
-    first, metadata = load_model(CHECKPOINT.value, "float32")
+    first, metadata = load_model_and_metadata(CHECKPOINT.value, "float32")
     return first.config, first, f"That of the weights it was made of: {metadata['licence']}"
 
 

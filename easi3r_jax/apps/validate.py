@@ -11,7 +11,6 @@ twice: what it knows without a second one. `experiments.train` ends with the sam
 from __future__ import annotations
 
 from easi3r_jax.apps import cli
-from easi3r_jax.apps.checkpoints import load_model
 from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.progress import table
 from easi3r_jax.apps.training_data import rendered
@@ -21,6 +20,7 @@ from easi3r_jax.models import DUSt3R
 from easi3r_jax.synthetic import PairSampling
 from easi3r_jax.training.batch import ViewPairs
 from easi3r_jax.training.validation import evaluate
+from easi3r_jax.weights.load import load_model_and_metadata
 
 FLAGS = cli.Flags(__doc__)
 
@@ -42,7 +42,7 @@ JSON = _WHAT.string("json", "", "Also write the figures here.")
 def main() -> None:
     if MOVING.value and ARC_DEG.present:
         raise ConfigError("--arc_deg is of scenes at rest; leave it or --moving away.")
-    model, metadata = load_model(CHECKPOINT.value, DTYPE.value)
+    model, metadata = load_model_and_metadata(CHECKPOINT.value, DTYPE.value)
     pairs = rendered(model.config.image_size, seed=0, moving=MOVING.value, arc_deg=ARC_DEG.value).held_out(NUM.value)
     figures = measure(model, pairs, BATCH_SIZE.value)
     print(shown(figures, len(pairs.rgb)))

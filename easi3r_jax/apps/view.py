@@ -18,6 +18,7 @@ from easi3r_jax.apps import cli
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core import interrupt
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.types import Reconstruction
 from easi3r_jax.io import results
 from easi3r_jax.viewer.listening import check_address, invitation
 
@@ -54,7 +55,7 @@ def main() -> None:
     viewer.library()
     if not EXPORT_HTML.value:
         check_address(HOST.value, PORT.value)
-    saved = [results.load_scene(folder) for folder in folders]
+    saved = [results.load_result(folder) for folder in folders]
     if EXPORT_HTML.value:
         stages = Stages()
         path = viewer.export_html(
@@ -82,7 +83,7 @@ def usual_port() -> int:
 
 
 def serve(
-    saved: Sequence[results.SavedScene],
+    saved: Sequence[Reconstruction],
     host: str = _HOST,
     port: int = _PORT,
     most: viewer.Budget = viewer.Budget(),

@@ -1,11 +1,11 @@
-"""Work on many pairs, in batches of one shape, divided over devices: which pair is done when, and where it is kept.
+"""Work on many pairs, in batches of one shape, sharded over devices: which pair is done when, and where it is kept.
 
-    batches = Batches(edges, largest=28, mesh=mesh)
+    batches = Batches(edges, most=28, mesh=mesh)
     for n in range(batches.count):
-        part, counts = batches[n]
+        part, valid = batches[n]
         ...                                   # (B, 2) frames of the batch's pairs, (B,) which of them count
 
-Letters: D devices, B pairs of a batch, R rows of the arrays that keep what comes out, at least E.
+Letters: D devices, B pairs of a batch.
 """
 
 from __future__ import annotations
@@ -21,74 +21,91 @@ from easi3r_jax.core import sharding
 from easi3r_jax.core.sharding import ROWS, WHOLE
 from easi3r_jax.core.types import Array
 
-# So many full batches or more stay full: the last one wastes an eighth of the work at most.
-_MANY = 8
+# Rounds from which on all batches are full: the last one then wastes an eighth of the work at most.
+_ROUNDS_OF_FULL_BATCHES = 8
 
 
 class Batches:
     """A clip's pairs in batches.
 
-    Each device has R / D rows of the arrays, one after another; a batch takes the next few of every device. The last
-    batch takes rows of the one before along, which do not count again: no other shape. Rows beyond the pairs repeat the
-    last one.
+    Each device has E / D consecutive rows of the arrays; a batch takes the next few of every device. The last batch
+    repeats rows of the one before, which do not count again: no other shape.
 
     Args:
-      edges: (E, 2) pairs of frames.
+      edges: (E, 2) pairs of frames; E is a multiple of D (see `pad_pairs`).
       most: pairs that a device takes at a time at most.
       mesh: of the devices; None: one.
-      rows: R at least; 0: as many as there are pairs.
+      valid: (E,) bool, which pairs are not padding; None: all.
       batch: B; 0 chooses: `most` on every device where there are many, so that the shape does not depend on the clip's
         length, else equal batches.
 
     Attributes:
       count: of batches.
-      rows: R, a multiple of D.
     """
 
-    def __init__(self, edges: np.ndarray, most: int, mesh: Mesh | None, *, rows: int = 0, batch: int = 0):
+    def __init__(
+        self, edges: np.ndarray, most: int, mesh: Mesh | None, *, valid: np.ndarray | None = None, batch: int = 0
+    ):
         self._edges, self._mesh = np.asarray(edges), mesh
-        shares = sharding.num_shares(mesh)
-        self._of_device = -(-max(rows, len(edges)) // shares)
-        share = -(-batch // shares) if batch else batch_size(self._of_device, most)
-        self._share = min(share, self._of_device)
-        self.count = -(-self._of_device // self._share)
-        self.rows = self._of_device * shares
+        self._valid = np.ones(len(edges), bool) if valid is None else np.asarray(valid)
+        self._shards = sharding.num_shares(mesh)
+        self._per_device, rest = divmod(len(edges), self._shards)
+        assert not rest, "pairs must be padded to a multiple of the devices"
+        per_batch = -(-batch // self._shards) if batch else batch_size(self._per_device, most)
+        self._per_batch = min(per_batch, self._per_device)
+        self.count = -(-self._per_device // self._per_batch)
 
     def __getitem__(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """Frames of the n-th batch's pairs (B, 2), and (B,) bool which of them count."""
-        shares = self.rows // self._of_device
-        own = self._start(n) + np.arange(self._share)
-        numbers = (np.arange(shares)[:, None] * self._of_device + own[None]).ravel()
-        counts = (numbers < len(self._edges)) & np.tile(own >= n * self._share, shares)
-        return self._edges[np.minimum(numbers, len(self._edges) - 1)], counts
+        own = self._start(n) + np.arange(self._per_batch)
+        numbers = (np.arange(self._shards)[:, None] * self._per_device + own[None]).ravel()
+        is_new = np.tile(own >= n * self._per_batch, self._shards)
+        return self._edges[numbers], self._valid[numbers] & is_new
 
     def done(self, n: int) -> int:
         """About how many pairs are done before the n-th batch."""
-        return min(n * self._share * (self.rows // self._of_device), len(self._edges))
+        return min(n * self._per_batch * self._shards, int(self._valid.sum()))
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """(R, ...) zeros, on the devices that will fill them."""
+        """(E, ...) zeros, on the devices that will fill them."""
         place = None if self._mesh is None else NamedSharding(self._mesh, ROWS)
-        return jnp.zeros((self.rows, *shape), dtype, device=place)
+        return jnp.zeros((len(self._edges), *shape), dtype, device=place)
 
     def keep(self, store: tuple[Array, ...], values: tuple[Array, ...], n: int) -> tuple[Array, ...]:
-        """Writes what came out of the n-th batch, (B, ...) each, to its rows. The store is used up."""
+        """Writes what came out of the n-th batch, (B, ...) each, to its rows. The store is donated."""
         return _keep(store, values, self._start(n), self._mesh)
 
     def _start(self, n: int) -> int:
-        return min(n * self._share, self._of_device - self._share)
+        return min(n * self._per_batch, self._per_device - self._per_batch)
+
+
+def pad_pairs(edges: np.ndarray, count: int, mesh: Mesh | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pairs that clips of similar lengths and equal shards on all devices share the shape of.
+
+    Args:
+      edges: (E, 2) pairs of frames.
+      count: pairs there shall be, at least.
+      mesh: over whose devices they are sharded; None: one device.
+
+    Returns:
+      (E', 2) int32, the last pair repeated, and (E',) bool which are not padding; None where there is none to tell.
+    """
+    shards = sharding.num_shares(mesh)
+    total = -(-max(len(edges), count) // shards) * shards
+    longer = padded(np.asarray(edges, np.int32), total)
+    return longer, None if count == 0 and total == len(edges) else np.arange(total) < len(edges)
 
 
 def batch_size(count: int, most: int) -> int:
     """Items at a time: `most` where there are many, else as many as make equal batches."""
     rounds = -(-count // most)
-    return most if rounds >= _MANY else -(-count // rounds)
+    return most if rounds >= _ROUNDS_OF_FULL_BATCHES else -(-count // rounds)
 
 
-def room(count: int) -> int:
+def bucket_size(count: int) -> int:
     """The smallest of 1, 2, ... 16, 18, 20, ... 32, 36, ... that is not less: eight lengths between powers of two.
 
-    Clips that are made so long share what is compiled, and are an eighth longer at most.
+    Clips that are padded to it share what is compiled, and are an eighth longer at most.
     """
     step = 1 << max(0, (count - 1).bit_length() - 4)
     return -(-count // step) * step

@@ -15,11 +15,15 @@ Every class is a frozen dataclass registered as a pytree, so `jax.jit`, `jax.vma
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+from easi3r_jax.core.errors import InputError
 
 if TYPE_CHECKING:
     # Stages take host arrays as well as device arrays, and type checkers know no union that has the methods of both.
@@ -28,26 +32,35 @@ else:
     Array = jax.Array
 
 #: Called with (stage, done, total, note) at the start (done = 0), during and at the end (done = total) of a stage.
-Observer: TypeAlias = Callable[[str, int, int, str], None]
+Progress: TypeAlias = Callable[[str, int, int, str], None]
+
+Observer = Progress
 
 _T = TypeVar("_T")
 
 
 def silent(stage: str, done: int, total: int, note: str) -> None:
-    """The observer that tells nobody."""
+    """Progress that is not shown."""
     del stage, done, total, note
 
 
-class MaskRefiner(Protocol):
-    """Improves masks of what moves by looking at the frames, e.g. `refine.Sam2Refiner`. Works on host arrays."""
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """() bool: whether every floating-point leaf of a pytree is finite everywhere."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating)]
+    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]).all()
 
-    def __call__(self, rgb: np.ndarray, masks: np.ndarray, /, *, observer: Observer = silent) -> np.ndarray:
+
+class MaskRefiner(Protocol):
+    """Improves dynamic masks by looking at the frames, e.g. `inference.refine.Sam2Refiner`. Works on host arrays."""
+
+    def __call__(self, rgb: np.ndarray, masks: np.ndarray, /, *, progress: Progress = silent) -> np.ndarray:
         """Refines the masks of a clip.
 
         Args:
-          rgb: (T, H, W, 3) uint8 frames; not to be written to.
-          masks: (T, H, W) bool, True where the frame moves; not to be written to.
-          observer: told of progress.
+          rgb: (T, H, W, 3) uint8 frames, read-only.
+          masks: (T, H, W) bool, True where the frame is dynamic, read-only.
+          progress: called while it works.
 
         Returns:
           (T, H, W) bool.
@@ -61,6 +74,11 @@ def pytree_dataclass(cls: type[_T]) -> type[_T]:
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
+def static_field(**options: Any) -> Any:
+    """A field of a `pytree_dataclass` that is part of the tree's structure, not one of its leaves."""
+    return dataclasses.field(metadata={"static": True}, **options)
+
+
 @pytree_dataclass
 class Frames:
     """A clip, resized and cropped for the network.
@@ -72,6 +90,8 @@ class Frames:
       frame_from_source: (3, 3) float64, maps homogeneous pixel coordinates of the *original* image (x, y, 1) to
         those of `rgb`: a scaling followed by a crop. Known intrinsics go through it, exports go back.
       source_size: (2,) int32, (height, width) of the original images after EXIF orientation.
+      valid: (T,) bool, False for padding at the end, which repeats the last frame; None: all are frames of the clip.
+      names: file name of each frame's original, for a folder of images; else None.
     """
 
     rgb: Array
@@ -79,12 +99,24 @@ class Frames:
     time: Array
     frame_from_source: Array
     source_size: Array
+    valid: Array | None = None
+    names: tuple[str, ...] | None = static_field(default=None)
+
+    def original_intrinsics(self, intrinsics: Array) -> np.ndarray:
+        """(T, 3, 3) intrinsics in pixels of the frames to float64 ones in pixels of the original images."""
+        return np.linalg.inv(self.frame_from_source) @ np.asarray(intrinsics, np.float64)
 
 
 def frames_at(frames: Frames, numbers: Any) -> Frames:
     """Some of a clip's frames, by their numbers in the clip: an array of int, or a slice."""
+    names = None if frames.names is None else tuple(np.asarray(frames.names, object)[numbers])
     return dataclasses.replace(
-        frames, rgb=frames.rgb[numbers], source_index=frames.source_index[numbers], time=frames.time[numbers]
+        frames,
+        rgb=frames.rgb[numbers],
+        source_index=frames.source_index[numbers],
+        time=frames.time[numbers],
+        valid=None if frames.valid is None else frames.valid[numbers],
+        names=names,
     )
 
 
@@ -120,7 +152,7 @@ class Given:
 
     Attributes:
       flow: (E, H, W, 2) float32 optical flow of every directed pair from i to j, pixels (x, y), in the order of the
-        clip's edges; there may be more rows, which do not count (see `PairPredictions`).
+        clip's edges.
       flow_known: (E, H, W) bool; None: all of the flow.
       masks: (T, H, W) bool, what moves.
       cameras: intrinsics and poses.
@@ -136,15 +168,15 @@ class Given:
 class PairPredictions:
     """What the network says of E directed pairs (i, j): two point maps, both in camera i's frame.
 
-    Point maps and confidences may have more rows than there are edges, so that clips share compiled shapes and devices
-    have equal shares: these repeat the last pair and do not count.
-
     Attributes:
       edges: (E, 2) int32, (i, j) frame numbers.
       points_i: (E, H, W, 3) float, frame i's pixels as points in camera i, arbitrary scale per pair.
       points_j: (E, H, W, 3) float, frame j's pixels as points in camera *i*, same scale as `points_i`.
       confidence_i: (E, H, W) float, > 1.
       confidence_j: (E, H, W) float, > 1.
+      valid: (E,) bool, False for padding, which repeats the last pair; None: all are pairs of the clip. Where it is
+        given, frames that no valid pair names are padding, too.
+      num_frames: T; 0: as many as the edges name.
     """
 
     edges: Array
@@ -152,6 +184,24 @@ class PairPredictions:
     points_j: Array
     confidence_i: Array
     confidence_j: Array
+    valid: Array | None = None
+    num_frames: int = static_field(default=0)
+
+    @property
+    def total_frames(self) -> int:
+        """T, padding included."""
+        return self.num_frames or int(np.max(np.asarray(self.edges), initial=-1)) + 1
+
+    @property
+    def clip_edges(self) -> np.ndarray:
+        """(E', 2) int32 on the host, the edges without padding."""
+        edges = np.asarray(self.edges, np.int32)
+        return edges if self.valid is None else edges[np.asarray(self.valid)]
+
+    @property
+    def clip_length(self) -> int:
+        """Frames of the clip, without padding; on the host."""
+        return self.total_frames if self.valid is None else int(np.max(self.clip_edges)) + 1
 
 
 @pytree_dataclass
@@ -216,41 +266,107 @@ class MotionMaps:
 
 
 @pytree_dataclass
-class MotionMasks:
-    """What moves, as masks.
+class Segmentation:
+    """A dynamic score in pixels, and the regions where it is high.
 
     Attributes:
-      score: (T, H, W) float32, the token score brought to pixels bilinearly.
+      score: (T, H, W) float32, the token score upsampled bilinearly.
       threshold: () float32, one for the whole clip (multi-Otsu).
-      masks: (T, H, W) bool, score > threshold: True where the frame moves.
+      mask: (T, H, W) bool, score > threshold: True where the frame is dynamic.
     """
 
     score: Array
     threshold: Array
-    masks: Array
+    mask: Array
 
 
 @pytree_dataclass
-class Scene4D:
-    """The reconstruction: cameras and geometry over time, one world frame.
+class Geometry:
+    """Cameras and depth over time, in one world frame.
 
     Attributes:
       world_from_cam: (T, 4, 4) float32, rigid camera-to-world transforms, OpenCV axes, arbitrary global scale.
       intrinsics: (T, 3, 3) float32, in pixels of the network's frames.
-      depth: (T, H, W) float32, z in the camera, in world units.
-      confidence: (T, H, W) float32, after clean-up (0 where a point floats in front of others).
-      dynamic_mask: (T, H, W) bool, True where the frame moves.
-      dynamic_score: (T, H, W) float32.
-      static_mask: (T, H, W) bool, True where nothing says that the frame moves: it is not masked, and the optical flow,
-        where it is known, is that of the cameras.
-      rgb: (T, H, W, 3) uint8.
+      depth: (T, H, W) float32, z in the camera, in world units, positive.
+      confidence: (T, H, W) float32, the largest of every pixel over its pairs; in a `Scene4D` after clean-up (0 where a
+        point floats in front of others).
     """
 
     world_from_cam: Array
     intrinsics: Array
     depth: Array
     confidence: Array
+
+
+@pytree_dataclass
+class Scene4D(Geometry):
+    """The reconstruction: cameras and geometry over time, and what in it is dynamic.
+
+    Attributes:
+      dynamic_mask: (T, H, W) bool, True where the frame is dynamic.
+      dynamic_score: (T, H, W) float32 in [0, 1], of the motion cue; masks may also come from flow or be given.
+      static_mask: (T, H, W) bool, True where nothing says that the frame is dynamic: it is not masked, and the optical
+        flow, where it is known, is that of the cameras.
+      rgb: (T, H, W, 3) uint8.
+    """
+
     dynamic_mask: Array
     dynamic_score: Array
     static_mask: Array
     rgb: Array
+
+
+@pytree_dataclass
+class Reconstruction:
+    """All that a reconstruction yields, as NumPy arrays. `easi3r_jax.save_result` writes it, `load_result` reads it.
+
+    Attributes:
+      scene: cameras, geometry and masks over time.
+      frames: the clip: where its frames come from, and when. Results without a format version do not say where: their
+        `source_index`, `frame_from_source` and `source_size` are None.
+      motion: score maps of the last pass; None without a motion cue.
+      threshold: () float32 of `scene.dynamic_score`, above which the cue calls a pixel dynamic; None without a cue, or
+        where there is not one for the clip (windows).
+      losses: (iterations,) float32 alignment loss before every step; empty for one or two frames (closed form).
+      given: what was known beside the frames; None in results that are read back.
+      edges: (E, 2) int32 directed pairs of frames; None in results that are read back or made without pairs.
+      record: what made the result: options, versions, hashes (`config.json`).
+      folder: where the result was read from; None before it is saved.
+    """
+
+    scene: Scene4D
+    frames: Frames
+    motion: MotionMaps | None = None
+    threshold: Array | None = None
+    losses: Array | None = None
+    given: Given | None = None
+    edges: Array | None = None
+    record: Mapping[str, Any] = static_field(default_factory=dict)
+    folder: pathlib.Path | None = static_field(default=None)
+
+    def show(self) -> Any:
+        """The result at a glance, as a matplotlib figure: frames, depth, attention, score, masks. Notebooks draw it."""
+        from easi3r_jax.io.pictures.summary import result_figure  # a result draws itself, wherever it was made
+
+        return result_figure(self)
+
+    def _repr_html_(self) -> str:
+        from easi3r_jax.io.pictures.summary import result_html
+
+        return result_html(self)
+
+    def __repr__(self) -> str:
+        count, height, width = self.scene.depth.shape
+        where = f", {self.folder}" if self.folder else ""
+        dynamic = float(np.mean(self.scene.dynamic_mask))
+        return f"Reconstruction({count} frames of {width}x{height}, {dynamic:.1%} dynamic{where})"
+
+    def saved_folder(self) -> pathlib.Path:
+        """The folder that the result was read from.
+
+        Raises:
+          InputError: it was not saved yet.
+        """
+        if self.folder is None:
+            raise InputError("The result is not saved yet: save_result, then load_result.")
+        return self.folder

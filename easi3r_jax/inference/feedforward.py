@@ -11,21 +11,35 @@ the frame before where its own pairs get much less confident. Nothing is revisit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.align import clean_confidence
+from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.procrustes import robust_similarity
-from easi3r_jax.core.types import Array, Frames, Scene4D, pytree_dataclass
+from easi3r_jax.core.types import (
+    Array,
+    Frames,
+    Geometry,
+    Progress,
+    Reconstruction,
+    Scene4D,
+    all_finite,
+    pytree_dataclass,
+    silent,
+)
+from easi3r_jax.inference.clip import check_size
 from easi3r_jax.models import DUSt3R
 
-# The reference's pair may be so much less confident than the previous frame's before it is changed.
-_LOST = 0.5
+# Below this share of the previous frame's confidence, the reference frame is replaced.
+_MIN_RELATIVE_CONFIDENCE = 0.5
 
 
 @pytree_dataclass
@@ -82,28 +96,52 @@ def track(model: DUSt3R, frames: Iterable[np.ndarray], *, shared_focal: bool = T
             if bool(lost):
                 reference = previous
             previous = anchor
-        if not bool(_all_finite(frame)):
+        if not bool(all_finite(frame)):
             raise InputError(f"Frame {len(focals)} gets no finite camera or depth: wrong weights, or frames of noise.")
         focals.append(float(frame.focal))
         focal = np.float32(np.mean(focals)) if shared_focal else np.float32(focals[-1])
         yield TrackedFrame(frame.world_from_cam, jnp.asarray(focal), frame.depth, frame.confidence)
 
 
-def scene_of(tracked: Sequence[TrackedFrame], frames: Frames) -> Scene4D:
-    """The scene of frames that have all come in; nothing is said of motion."""
+def reconstruct_stream(
+    model: DUSt3R, frames: Frames, config: AlignConfig = AlignConfig(), *, progress: Progress = silent
+) -> Reconstruction:
+    """Reconstructs a clip frame by frame, without optimisation: `track`, then the confidence clean-up.
+
+    Nothing is said of motion: no mask marks anything, and every pixel counts as static.
+
+    Args:
+      model: the network.
+      frames: the clip.
+      config: `shared_focal`, `clean_tolerance`.
+      progress: called after each frame, of the stage "track".
+
+    Raises:
+      InputError: as `track`.
+    """
+    check_size(model, frames.rgb.shape[1:3])
+    tracked, total = [], len(frames.rgb)
+    progress("track", 0, total, "")
+    for frame in track(model, frames.rgb, shared_focal=config.shared_focal):
+        tracked.append(jax.block_until_ready(frame))
+        progress("track", len(tracked), total, "")
     shape = frames.rgb.shape[:3]
-    focals = jnp.stack([frame.focal for frame in tracked])
-    centres = jnp.tile(camera.centre(*shape[1:])[None], (len(tracked), 1))
-    return Scene4D(
+    centres = jnp.tile(camera.centre(*shape[1:])[None], (total, 1))
+    geometry = Geometry(
         world_from_cam=jnp.stack([frame.world_from_cam for frame in tracked]),
-        intrinsics=camera.intrinsics(focals, centres),
+        intrinsics=camera.intrinsics(jnp.stack([frame.focal for frame in tracked]), centres),
         depth=jnp.stack([frame.depth for frame in tracked]),
         confidence=jnp.stack([frame.confidence for frame in tracked]),
-        dynamic_mask=jnp.zeros(shape, bool),
-        dynamic_score=jnp.zeros(shape, jnp.float32),
-        static_mask=jnp.ones(shape, bool),
-        rgb=jnp.asarray(frames.rgb),
     )
+    geometry = dataclasses.replace(geometry, confidence=clean_confidence(geometry, config))
+    scene = Scene4D(
+        **vars(geometry),
+        dynamic_mask=np.zeros(shape, bool),
+        dynamic_score=np.zeros(shape, np.float32),
+        static_mask=np.ones(shape, bool),
+        rgb=frames.rgb,
+    )
+    return Reconstruction(scene=jax.tree.map(np.asarray, scene), frames=frames, losses=np.zeros(0, np.float32))
 
 
 @jax.jit
@@ -144,7 +182,7 @@ def _next(model: DUSt3R, rgb: Array, reference: Anchor, previous: Anchor) -> tup
     pose = se3.from_parts(world_from_own[:3, :3] / scale, world_from_own[:3, 3])
     frame = TrackedFrame(pose, _focal(own), _positive(scale * own[..., 2]), own_confidence)
     placed = Anchor(features[0], se3.transform_points(world_from_own, own), own_confidence)
-    return frame, placed, trust[0] < _LOST * trust[1]
+    return frame, placed, trust[0] < _MIN_RELATIVE_CONFIDENCE * trust[1]
 
 
 def _pairs(model: DUSt3R, features_i: Array, features_j: Array, size: tuple[int, int]) -> tuple[Array, ...]:
@@ -153,11 +191,6 @@ def _pairs(model: DUSt3R, features_i: Array, features_j: Array, size: tuple[int,
     decoded = model.decode(features_i, features_j, grid)
     points_i, confidence_i, points_j, confidence_j = model.predict(features_i, features_j, decoded, grid)
     return points_i, confidence_i, points_j, confidence_j
-
-
-@jax.jit
-def _all_finite(frame: TrackedFrame) -> Array:
-    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(frame)]).all()
 
 
 def _focal(points: Array) -> Array:

@@ -17,11 +17,11 @@ from jax.scipy.ndimage import map_coordinates
 from jax.sharding import Mesh
 
 from easi3r_jax.core import sharding
-from easi3r_jax.core.batches import Batches
+from easi3r_jax.core.batches import Batches, pad_pairs
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.sharding import ROWS, WHOLE
-from easi3r_jax.core.types import Array, Observer, silent
+from easi3r_jax.core.types import Array, Progress, all_finite, silent
 from easi3r_jax.models import FlowNetwork
 from easi3r_jax.models.correlation import MOST_BYTES
 from easi3r_jax.models.flow_layers import ITERATIONS, STRIDE
@@ -42,15 +42,14 @@ def estimate_flow(
     edges: np.ndarray,
     *,
     batch: int = 0,
-    rows: int = 0,
     iterations: int = ITERATIONS,
-    observer: Observer = silent,
+    progress: Progress = silent,
 ) -> Array:
     """Flow of every directed pair of a clip.
 
     Frames with a padded side below `SMALLEST_SIDE` are enlarged by the smallest whole factor that mends it (bilinear),
     and the flow is brought back (mean over the factor's blocks, over the factor). All batches have one shape: one
-    compilation. A network that lies on a mesh has its pairs divided over the devices.
+    compilation. Where the network lies on a mesh, its pairs are sharded.
 
     Memory on the device: 3 bytes for each pixel of the clip and 8 for each pixel of a pair (65 frames of 512 × 288 in
     600 pairs: 0.7 GB), and for a batch, of what the network sees, about 1 KiB a pixel and pair and the correlations,
@@ -61,13 +60,11 @@ def estimate_flow(
       rgb: (T, H, W, 3) uint8.
       edges: (E, 2) int, pairs of frame numbers (i, j).
       batch: pairs at a time; 0: as many as fit into modest memory.
-      rows: of the result at least; those beyond the pairs repeat the last one. 0: one for each pair, and on a mesh a
-        few more where devices need equal shares.
       iterations: of the network's refinement.
-      observer: told of progress, of the stage "flow".
+      progress: called before each batch and at the end, of the stage "flow".
 
     Returns:
-      (E, H, W, 2) float32 pixels (x, y), from frame i to frame j.
+      (E, H, W, 2) float32 pixels (x, y), from frame i to frame j; sharded by pairs where the network lies on a mesh.
 
     Raises:
       InputError: pairs of frames that do not exist; weights or frames that give no finite flow.
@@ -81,16 +78,17 @@ def estimate_flow(
         raise InputError(f"Flow is wanted between frames {edges.min()}..{edges.max()}; there are 0..{num_frames - 1}.")
     mesh = sharding.mesh_of(network)
     rgb = sharding.whole(jnp.asarray(rgb), mesh)
-    batches = Batches(edges, _most_at_once(math.prod(network_size(height, width))), mesh, rows=rows, batch=batch)
+    edges, valid = pad_pairs(edges, 0, mesh)
+    batches = Batches(edges, _most_at_once(math.prod(network_size(height, width))), mesh, valid=valid, batch=batch)
     store = (batches.empty((height, width, 2), "float32"),)
     for n in range(batches.count):
-        observer("flow", batches.done(n), total, "")
+        progress("flow", batches.done(n), total, "")
         images = _gather_batch(rgb, batches[n][0], mesh)
         store = jax.block_until_ready(batches.keep(store, (_flow_batch(network, *images, iterations, mesh),), n))
-    if not bool(_all_finite(store[0])):
+    if not bool(all_finite(store[0])):
         raise InputError("The network's flow is infinite or undefined: wrong weights?")
-    observer("flow", total, total, "")
-    return store[0]
+    progress("flow", total, total, "")
+    return store[0] if len(edges) == total else store[0][:total]
 
 
 def pad_images(rgb: Array, multiple: int = STRIDE) -> tuple[Array, tuple[int, int]]:
@@ -192,6 +190,3 @@ def _flow_of(network: FlowNetwork, rgb_i: Array, rgb_j: Array, iterations: int) 
     flow, _ = network(padded[:count], padded[count:], iterations)
     flow = flow[:, top : top + factor * height, left : left + factor * width]
     return jnp.mean(flow.reshape(count, height, factor, width, factor, 2), axis=(2, 4)) / factor
-
-
-_all_finite = jax.jit(lambda x: jnp.all(jnp.isfinite(x)))

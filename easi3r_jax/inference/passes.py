@@ -17,39 +17,38 @@ from jax.sharding import Mesh
 
 from easi3r_jax import motion
 from easi3r_jax.core import sharding
-from easi3r_jax.core.batches import Batches, batch_size, padded
+from easi3r_jax.core.batches import Batches, batch_size, pad_pairs, padded
 from easi3r_jax.core.sharding import ROWS, WHOLE
-from easi3r_jax.core.types import Array, Frames, Observer, PairPredictions, silent
+from easi3r_jax.core.types import Array, Frames, PairPredictions, Progress, silent
 from easi3r_jax.models import DUSt3R
 
 # Tokens of a batch and device: as many as keep it busy, within modest memory.
 _TOKENS_CPU, _TOKENS = 2048, 16384
 
 
-def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, full: bool = False, observer: Observer = silent) -> Array:
-    """Encodes every frame once: (T, N, C) float32, whole on every device of the network's mesh.
+def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, progress: Progress = silent) -> Array:
+    """Encodes every frame once: (T, N, C) float32, replicated on every device of the network's mesh. Runs on the host.
 
     Args:
       model: the network.
-      frames: the clip.
+      frames: the clip. Where it has a `valid` field, clips are to share compiled shapes: if it does not fit into one
+        batch, all batches are full. What that wastes is little beside the work on pairs.
       batch: frames at a time; 0: chosen by the number of tokens.
-      full: of a clip that does not fit into one batch, all batches are full: clips share their shape. What that wastes
-        is little beside the work on pairs.
-      observer: told of progress.
+      progress: called before each batch and at the end.
     """
     num_frames, height, width = frames.rgb.shape[:3]
     mesh = sharding.mesh_of(model)
-    shares = sharding.num_shares(mesh)
-    of_device, most = -(-num_frames // shares), _most_at_once(model.grid((height, width)))
-    share = -(-batch // shares) or (most if full and of_device > most else batch_size(of_device, most))
-    batch = share * shares
+    shards = sharding.num_shares(mesh)
+    per_device, most = -(-num_frames // shards), _most_at_once(model.grid((height, width)))
+    full = frames.valid is not None and per_device > most
+    batch = shards * (-(-batch // shards) or (most if full else batch_size(per_device, most)))
     parts = []
     for start in range(0, num_frames, batch):
-        observer("encode", start, num_frames, "")
+        progress("encode", start, num_frames, "")
         rgb = sharding.by_rows(padded(np.asarray(frames.rgb[start : start + batch]), batch), mesh)
         parts.append(sharding.whole(_encode_batch(model, rgb, mesh).block_until_ready(), mesh))
     features = jnp.concatenate(parts)[:num_frames]
-    observer("encode", num_frames, num_frames, "")
+    progress("encode", num_frames, num_frames, "")
     return features
 
 
@@ -59,33 +58,35 @@ def attention_pass(
     edges: np.ndarray,
     grid: tuple[int, int],
     *,
+    valid: np.ndarray | None = None,
     batch: int = 0,
-    rows: int = 0,
-    observer: Observer = silent,
+    progress: Progress = silent,
 ) -> motion.TemporalState:
     """First pass: statistics of every pair's cross-attention, aggregated over the pairs of each frame. No heads.
+
+    Runs on the host; `attention_statistics` is its pure counterpart.
 
     Args:
       model: the network.
       features: (T, N, C) of all frames.
       edges: (E, 2) int, frames of the pairs.
       grid: (h, w) tokens.
+      valid: (E,) bool, False for padding; None: all count.
       batch: pairs at a time; 0: chosen by the number of tokens.
-      rows: of how many pairs the size of a batch is chosen, so that clips share it; 0: E.
-      observer: told of progress.
+      progress: called before each batch and at the end.
     """
     mesh = sharding.mesh_of(model)
     features = sharding.whole(features, mesh)
     state = _empty_temporal(model, len(features), grid, mesh)
-    batches = Batches(edges, _most_at_once(grid), mesh, rows=rows, batch=batch)
+    batches, _, _, total = _batched(edges, valid, grid, mesh, batch)
     for n in range(batches.count):
-        observer("attention", batches.done(n), len(edges), "")
-        part, valid = batches[n]
-        if not valid.any():
+        progress("attention", batches.done(n), total, "")
+        part, counts = batches[n]
+        if not counts.any():
             continue
         stats, _ = _network_batch(model, *_gather_batch(features, part, None, mesh), grid, mesh, heads=False)
-        state = jax.block_until_ready(_merge_batch(state, sharding.whole(stats, mesh), part, valid, grid))
-    observer("attention", len(edges), len(edges), "")
+        state = jax.block_until_ready(_merge_batch(state, sharding.whole(stats, mesh), part, counts, grid))
+    progress("attention", total, total, "")
     return state
 
 
@@ -95,41 +96,53 @@ def prediction_pass(
     edges: np.ndarray,
     grid: tuple[int, int],
     *,
-    dynamic: Array | None = None,
+    valid: np.ndarray | None = None,
+    dynamic_tokens: Array | None = None,
     dtype: str = "float32",
     batch: int = 0,
-    rows: int = 0,
-    observer: Observer = silent,
+    progress: Progress = silent,
     stage: str = "predict",
 ) -> tuple[PairPredictions, motion.TemporalState]:
-    """Point maps of every pair, and the statistics of this pass.
+    """Point maps of every pair, and the statistics of this pass. Runs on the host; see `predict_pairs` for a pure one.
 
     Args:
-      model, features, edges, grid: as in `attention_pass`.
-      dynamic: (T, N) bool token masks for masked re-attention; None for plain attention.
+      model, features, edges, grid, valid: as in `attention_pass`.
+      dynamic_tokens: (T, N) bool, for masked re-attention; None for plain attention.
       dtype: of the point maps.
-      batch: pairs at a time.
-      rows: of the point maps at least, so that clips share shapes; 0: one for each pair. A network on a mesh has them
-        divided over the devices, and a few more where these need equal shares.
-      observer: told of progress.
-      stage: what the observer hears this pass called.
+      batch: pairs at a time; 0: chosen by the number of tokens.
+      progress: called before each batch and at the end.
+      stage: what `progress` is told.
+
+    Returns:
+      point maps sharded by pairs over the network's mesh, padded where the devices need equal shards; statistics.
     """
     mesh = sharding.mesh_of(model)
-    features, dynamic = sharding.whole((features, dynamic), mesh)
-    batches = Batches(edges, _most_at_once(grid), mesh, rows=rows, batch=batch)
+    features, dynamic_tokens = sharding.whole((features, dynamic_tokens), mesh)
+    batches, edges, valid, total = _batched(edges, valid, grid, mesh, batch)
     state = _empty_temporal(model, len(features), grid, mesh)
     size = (grid[0] * model.config.patch_size, grid[1] * model.config.patch_size)
     store = tuple(batches.empty((*size, *channels), dtype) for channels in ((3,), (), (3,), ()))
     for n in range(batches.count):
-        observer(stage, batches.done(n), len(edges), "")
-        part, valid = batches[n]
-        inputs = _gather_batch(features, part, dynamic, mesh)
+        progress(stage, batches.done(n), total, "")
+        part, counts = batches[n]
+        inputs = _gather_batch(features, part, dynamic_tokens, mesh)
         stats, predicted = _network_batch(model, *inputs, grid, mesh, heads=True)
         store = batches.keep(store, predicted, n)
-        state = jax.block_until_ready(_merge_batch(state, sharding.whole(stats, mesh), part, valid, grid))
-    observer(stage, len(edges), len(edges), "")
+        state = jax.block_until_ready(_merge_batch(state, sharding.whole(stats, mesh), part, counts, grid))
+    progress(stage, total, total, "")
     points_i, confidence_i, points_j, confidence_j = store
-    return PairPredictions(np.asarray(edges, np.int32), points_i, points_j, confidence_i, confidence_j), state
+    return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j, valid, len(features)), state
+
+
+def _batched(
+    edges: np.ndarray, valid: np.ndarray | None, grid: tuple[int, int], mesh: Mesh | None, batch: int
+) -> tuple[Batches, np.ndarray, np.ndarray | None, int]:
+    """Batches of pairs, the pairs padded for the mesh, which of them are valid, and how many are."""
+    count = len(edges)
+    edges, added = pad_pairs(edges, 0, mesh)
+    valid = added if valid is None else padded(valid, len(edges)) & (np.arange(len(edges)) < count)
+    total = len(edges) if valid is None else int(np.sum(valid))
+    return Batches(edges, _most_at_once(grid), mesh, valid=valid, batch=batch), edges, valid, total
 
 
 def _most_at_once(grid: tuple[int, int]) -> int:

@@ -9,13 +9,23 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
-from easi3r_jax import align
+from easi3r_jax import align, motion
 from easi3r_jax.core.config import PipelineConfig
-from easi3r_jax.core.types import Frames, Given, KnownCameras, MaskRefiner, Observer, Scene4D, frames_at, silent
+from easi3r_jax.core.types import (
+    Frames,
+    Given,
+    KnownCameras,
+    MaskRefiner,
+    Progress,
+    Reconstruction,
+    Scene4D,
+    frames_at,
+    silent,
+)
 from easi3r_jax.inference import pipeline
+from easi3r_jax.inference.clip import FlowEstimator
 from easi3r_jax.models import DUSt3R
 
 
@@ -29,11 +39,13 @@ def reconstruct_windows(
     keyframes: bool = True,
     given: Callable[[np.ndarray], Given] = lambda numbers: Given(),
     cameras: KnownCameras | None = None,
+    cue: motion.Cue | None = None,
+    flow: FlowEstimator | None = None,
     refiner: MaskRefiner | None = None,
     recall: Callable[[int], Scene4D | None] = lambda number: None,
     keep: Callable[[int, Scene4D], None] = lambda number, scene: None,
-    observer: Observer = silent,
-) -> Scene4D:
+    progress: Progress = silent,
+) -> Reconstruction:
     """Reconstructs a long clip window by window, in memory that a window needs, and joins the windows.
 
     Three and more windows are held together by a further one of as many frames from all over the clip, its keyframes,
@@ -48,12 +60,14 @@ def reconstruct_windows(
       keyframes: whether there is a window of them.
       given: from the numbers of a window's frames, increasing, to its flow and masks. Keyframes need no flow.
       cameras: known cameras of the whole clip; the result is in their world.
-      refiner: as in `pipeline.reconstruct`, of each window's masks; not of the keyframes', which are far apart.
-      recall, keep: a window's scene by its number, to go on where an earlier call stopped; the keyframes' is -1.
-      observer: told of progress.
+      cue: as in `pipeline.reconstruct`.
+      flow: estimates the windows' optical flow where `given` has none; not the keyframes', which are far apart.
+      refiner: as in `pipeline.reconstruct`, of each window's masks; not of the keyframes'.
+      recall, keep: a window's scene by its number, to resume an earlier call; the keyframes' is -1.
+      progress: called during each stage of each window.
 
     Returns:
-      the scene of all frames, host arrays.
+      the scene of all frames. There are no score maps, threshold and losses: each window has its own.
 
     Raises:
       ConfigError: windows that do not overlap; see `align.window_ranges`.
@@ -79,12 +93,13 @@ def reconstruct_windows(
             frames_at(frames, numbers),
             options,
             given=dataclasses.replace(part, cameras=_cameras_of(cameras, numbers, focal)),
+            cue=cue,
+            flow=flow if number >= 0 else None,
             refiner=refiner if number >= 0 else None,
-            observer=lambda stage, done, total, note: observer(stage, done, total, f"{title} {note}".rstrip()),
+            progress=lambda stage, done, total, note: progress(stage, done, total, f"{title} {note}".rstrip()),
         )
-        scene = jax.tree.map(np.asarray, result.scene)
-        keep(number, scene)
-        return scene
+        keep(number, result.scene)
+        return result.scene
 
     scenes: list[Scene4D] = []
     for number, range_ in enumerate(ranges):
@@ -94,11 +109,11 @@ def reconstruct_windows(
     if keyframes and len(ranges) > 2 and 2 * num_frames <= window**2:
         numbers = align.keyframe_numbers(num_frames, window)
         apart = scene_of(-1, numbers, "keyframes"), numbers
-    observer("join", 0, 1, "")
+    progress("join", 0, 1, "")
     fixed = math.isinf(config.alignment.camera_weight)
     joined = align.join_windows(scenes, ranges, keyframes=apart, cameras=cameras, fixed=fixed, seed=config.seed)
-    observer("join", 1, 1, "")
-    return joined
+    progress("join", 1, 1, "")
+    return Reconstruction(scene=joined, frames=frames, record={"pipeline": dataclasses.asdict(config)})
 
 
 def _cameras_of(cameras: KnownCameras | None, numbers: np.ndarray, focal: float | None) -> KnownCameras | None:

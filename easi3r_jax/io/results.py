@@ -1,19 +1,17 @@
-"""A result folder read back: what exports, viewers and scripts begin with.
+"""Result folders: written atomically, read back without trust.
 
-    saved = results.load_scene("results/my_video")
-    saved.scene.depth[7]                      # z of frame 7, a memory map of scene.npz
-    saved.source.intrinsics(saved.scene)      # in pixels of the original video
+    save_result("results/my_video", result)
+    result = load_result("results/my_video")
+    result.scene.depth[7]                                          # z of frame 7, a memory map of scene.npz
+    result.frames.original_intrinsics(result.scene.intrinsics)     # in pixels of the original video
 
 Nothing in the folder is trusted or executed: shapes, types, checksums, cameras and text are checked before they are
-used. Pixels are not judged: where depth is not finite or not positive, there is none. A result is replaced by renaming,
-so one that is open stays as it was when a newer takes its place.
+used. Pixels are not: where depth is not finite or not positive, there is none. A result is replaced by renaming, so one
+that is open stays as it was when a newer one takes its place.
 
-It stands beside `export`, which writes what is read here, and not in it: writers take pytrees and need no folder.
-
-Versions: `format_version` in scene.npz. Results of before there were numbers are brought to today's form as far as
-their files go: times come from trajectory.txt, and what is not masked stands still where the first of them say no more.
-But what frame of the source a frame was, and where its pixels were, is nowhere said. Then `source` is None, and cameras
-can be had in pixels of the network's frames only.
+Versions: `format_version` in scene.npz. Results that have none are read as far as possible: times come from
+trajectory.txt, and the oldest, without static masks, take what is not masked for static. They do not say where in the
+source their frames come from: cameras are then known in pixels of the network's frames only.
 """
 
 from __future__ import annotations
@@ -21,73 +19,127 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from easi3r_jax.core import atomic
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import MotionMaps, Scene4D, TemporalMaps
+from easi3r_jax.core.types import Frames, Given, MotionMaps, Progress, Reconstruction, Scene4D, TemporalMaps, silent
 from easi3r_jax.io.export import npz
-from easi3r_jax.io.export.jsonfile import read_object
-from easi3r_jax.io.export.trajectory import read_tum
+from easi3r_jax.io.export.flow import write_flow
+from easi3r_jax.io.export.glb import write_glb
+from easi3r_jax.io.export.images import write_depth, write_masks
+from easi3r_jax.io.export.jsonfile import read_object, write_json
+from easi3r_jax.io.export.ply import write_ply
+from easi3r_jax.io.export.pointcloud import CloudOptions, point_cloud
+from easi3r_jax.io.export.trajectory import read_tum, write_intrinsics, write_tum
+from easi3r_jax.io.pictures.summary import write_summary
 
 # Poses are float32, and composed in it.
 _ORTHONORMAL = 1e-3
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Source:
-    """Where the frames of a result come from. As in `types.Frames`.
-
-    Attributes:
-      index: (T,) int32, the number of each frame in the source.
-      frame_from_source: (3, 3) float64, pixels of the original images (integers at pixel centres) to the frames'.
-      size: (height, width) of the original images.
-      names: file name of each frame's original, of a source that is a folder of images; else None.
-    """
-
-    index: np.ndarray
-    frame_from_source: np.ndarray
-    size: tuple[int, int]
-    names: tuple[str, ...] | None
-
-    def intrinsics(self, scene: Scene4D) -> np.ndarray:
-        """(T, 3, 3) float64, in pixels of the original images, integers at pixel centres."""
-        return np.linalg.inv(self.frame_from_source) @ np.asarray(scene.intrinsics, np.float64)
+# Every result holds it: a folder without it is somebody else's and is never replaced.
+_MARKER = "scene.npz"
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SavedScene:
-    """A result in memory. Arrays are host arrays, not to be written to; those of `scene` memory maps.
-
-    Attributes:
-      folder: where it lies, absolute.
-      scene: the reconstruction.
-      time: (T,) float64 seconds since the first frame of the source.
-      source: where the frames come from; None in results of an older version, which do not say.
-      motion: what the masks were made of; None where that was not kept (no motion cue, windows, an older version).
-      config: `config.json`: every option, versions, hashes; empty where there is none.
-      threshold: of `scene.dynamic_score`, above which a pixel moves; None where there is not one for the clip, or it
-        was not kept.
-      losses: (iterations,) float32 loss of every step of the alignment; likewise.
-    """
-
-    folder: pathlib.Path
-    scene: Scene4D
-    time: np.ndarray
-    source: Source | None
-    motion: MotionMaps | None
-    config: Mapping[str, Any]
-    threshold: float | None = None
-    losses: np.ndarray | None = None
-
-
-def load_scene(folder: str | os.PathLike) -> SavedScene:
-    """Reads a result folder.
+def save_result(
+    folder: str | os.PathLike,
+    result: Reconstruction,
+    *,
+    record: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    clouds: CloudOptions = CloudOptions(),
+    keep_flow: bool = False,
+    progress: Progress = silent,
+) -> pathlib.Path:
+    """Writes a result folder atomically: all of it, or nothing where anything fails. An earlier result is replaced.
 
     Args:
-      folder: as `export.write_result` writes it; the path of its scene.npz does too.
+      folder: missing parents are created.
+      result: host arrays, as `reconstruct` returns them.
+      record: every option, version, hash and seed that made it: `config.json`. None: `result.record`.
+      metrics: `metrics.json` where there is ground truth.
+      name: heads `summary.png`; the folder's name by default.
+      clouds: which points `scene.glb` and `scene.ply` hold.
+      keep_flow: also write the optical flow that was used, to the folder `flow`.
+      progress: called before each file, of the stage "write".
+
+    Returns:
+      the absolute path of the folder.
+
+    Raises:
+      ConfigError: a foreground of `clouds` that is not a frame of the clip.
+      OutputError: the folder cannot be written.
+    """
+    scene, frames = result.scene, result.frames
+    time = np.asarray(frames.time, np.float64)
+    clouds.check(len(scene.depth))
+    target = pathlib.Path(folder).expanduser().resolve()
+    given = result.given or Given()
+    flow = None if given.flow is None else np.asarray(given.flow)
+    edges = np.zeros((0, 2), np.int32) if result.edges is None else np.asarray(result.edges)
+
+    def write_clouds(path: pathlib.Path) -> None:  # scene.glb and scene.ply
+        cloud = point_cloud(scene, **dataclasses.asdict(clouds))
+        write_glb(path.with_suffix(".glb"), cloud, scene, time)
+        write_ply(path.with_suffix(".ply"), cloud, scene)
+
+    steps: dict[str, Callable[[pathlib.Path], object]] = {
+        "trajectory.txt": lambda path: write_tum(path, time, scene.world_from_cam),
+        "intrinsics.txt": lambda path: write_intrinsics(path, scene.intrinsics),
+        "config.json": lambda path: write_json(path, result.record if record is None else record),
+        "depth": lambda path: write_depth(path, scene.depth),
+        "masks": lambda path: write_masks(path, scene.dynamic_mask),
+        "scene.glb": write_clouds,
+        "summary.png": lambda path: write_summary(
+            path,
+            scene,
+            result.motion,
+            title=name or target.name,
+            time=time,
+            flow=None if flow is None else (flow, edges),
+        ),
+        "scene.npz": lambda path: npz.write_scene(
+            path,
+            scene,
+            frames,
+            names=frames.names,
+            motion=result.motion,
+            threshold=None if result.threshold is None else float(result.threshold),
+            losses=result.losses,
+        ),
+    }
+    if metrics is not None:
+        steps["metrics.json"] = lambda path: write_json(path, metrics)
+    if flow is not None and keep_flow:
+        steps["flow"] = lambda path: write_flow(path, flow, edges, known=given.flow_known)
+    with atomic.atomic_folder(target, marker=_MARKER) as new:
+        for done, (file, write) in enumerate(steps.items()):
+            progress("write", done, len(steps), file)
+            write(new / file)
+    progress("write", len(steps), len(steps), "")
+    return target
+
+
+def ensure_writable(folder: str | os.PathLike) -> None:
+    """Fails now, before hours of work, where `save_result` would fail at the end.
+
+    Raises:
+      OutputError: no permission, a read-only or full disk, a file in the way, or a folder that holds something other
+        than an earlier result.
+    """
+    atomic.ensure_writable(folder, marker=_MARKER)
+
+
+def load_result(folder: str | os.PathLike) -> Reconstruction:
+    """Reads a result folder. Arrays are read-only host arrays, those of the scene memory maps of `scene.npz`.
+
+    Args:
+      folder: as `save_result` writes it; the path of its scene.npz does too.
 
     Raises:
       InputError: not a result, damaged or incomplete; cameras that are none; of a newer version, or of an older one
@@ -115,19 +167,21 @@ def load_scene(folder: str | os.PathLike) -> SavedScene:
         arrays["static_mask"].flags.writeable = False
     scene = npz.scene_of(arrays)
     _check_cameras(path, scene)
-    if version:
-        time, source = arrays["time"], _source(path, arrays)
-    else:
-        time, source = _time_of_older(folder, len(scene.depth)), None
+    time = arrays["time"] if version else _time_of_older(folder, len(scene.depth))
     if not np.isfinite(time).all():
         raise InputError(f"{path}: times that are not finite. Restore the result, or reconstruct it again.")
     motion = None
     if "motion_labels" in arrays:
         temporal = TemporalMaps(*(arrays[f"motion_{field.name}"] for field in dataclasses.fields(TemporalMaps)))
         motion = MotionMaps(temporal, *(arrays[f"motion_{name}"] for name in ("raw_score", "labels", "score")))
-    threshold = float(arrays["dynamic_threshold"]) if "dynamic_threshold" in arrays else None
-    return SavedScene(
-        folder, scene, time, source, motion, read_object(folder / "config.json"), threshold, arrays.get("losses")
+    return Reconstruction(
+        scene=scene,
+        frames=_frames(path, arrays, time) if version else Frames(scene.rgb, None, time, None, None),
+        motion=motion,
+        threshold=arrays.get("dynamic_threshold"),
+        losses=arrays.get("losses"),
+        record=read_object(folder / "config.json"),
+        folder=folder,
     )
 
 
@@ -149,7 +203,7 @@ def _check_cameras(path: pathlib.Path, scene: Scene4D) -> None:
             raise InputError(f"{path}: {name} of frame {t} is not {needed}. Restore it, or reconstruct it again.")
 
 
-def _source(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> Source:
+def _frames(path: pathlib.Path, arrays: Mapping[str, np.ndarray], time: np.ndarray) -> Frames:
     matrix, size, index = arrays["frame_from_source"], arrays["source_size"], arrays["source_index"]
     (sx, _, x), (_, sy, y), _ = matrix
     is_crop = np.isfinite(matrix).all() and sx > 0 and sy > 0 and (matrix == [[sx, 0, x], [0, sy, y], [0, 0, 1]]).all()
@@ -160,7 +214,7 @@ def _source(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> Source:
         # Exports call files by them.
         if name in ("", ".", "..") or not name.isprintable() or {"/", "\\"} & set(name):
             raise InputError(f"{path}: {name!r} is no name of a file. Restore it, or reconstruct it again.")
-    return Source(index, matrix, (int(size[0]), int(size[1])), names)
+    return Frames(arrays["images"], index, time, matrix, size, names=names)
 
 
 def _time_of_older(folder: pathlib.Path, num_frames: int) -> np.ndarray:

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from easi3r_jax.core.config import DUSt3RConfig
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.decoder import Decoded, Decoder
 from easi3r_jax.models.encoder import Encoder
 from easi3r_jax.models.heads import make_head, points_and_confidence

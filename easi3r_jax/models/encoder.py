@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.core.config import DUSt3RConfig
 from easi3r_jax.models.attention import SelfAttention
+from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.layers import MLP, LayerNorm, Linear
 from easi3r_jax.models.rope import rope_table
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.core.config import DUSt3RConfig
+from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.layers import Conv, Linear, TransposedConv, upsample
 
 Array = jax.Array

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
+from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.models.dust3r import DType, DUSt3R, abstract_model
 from easi3r_jax.models.raft import RAFT
 from easi3r_jax.models.sea_raft import SEARAFT

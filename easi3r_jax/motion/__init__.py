@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from easi3r_jax.core.config import MotionConfig
-from easi3r_jax.core.types import Array, MotionMaps, MotionMasks, MotionResidual, TemporalMaps
+from easi3r_jax.core.config import SegmentationConfig
+from easi3r_jax.core.types import Array, MotionMaps, MotionResidual, Segmentation, TemporalMaps
 from easi3r_jax.motion.aggregate import (
     Moments,
     RawMoments,
@@ -19,7 +19,7 @@ from easi3r_jax.motion.aggregate import (
     update_temporal,
 )
 from easi3r_jax.motion.cluster import Clusters, cluster_score, kmeans
-from easi3r_jax.motion.cues import Cue, find_cue, register_cue
+from easi3r_jax.motion.cues import Cue, Evidence, find_cue, needs_points, reads_attention
 from easi3r_jax.motion.masks import dilate, token_masks, upsample
 from easi3r_jax.motion.match import match_residual
 from easi3r_jax.motion.normalise import min_max
@@ -31,6 +31,7 @@ from easi3r_jax.motion.threshold import Otsu, multi_otsu
 __all__ = [
     "Clusters",
     "Cue",
+    "Evidence",
     "Moments",
     "Otsu",
     "RawMoments",
@@ -49,8 +50,9 @@ __all__ = [
     "motion_maps",
     "motion_masks",
     "multi_otsu",
+    "needs_points",
     "raw_moments",
-    "register_cue",
+    "reads_attention",
     "rigid_residual",
     "token_masks",
     "update_temporal",
@@ -61,9 +63,9 @@ __all__ = [
 def motion_maps(
     temporal: TemporalState | TemporalMaps,
     labels: Array,
-    config: MotionConfig,
+    config: SegmentationConfig,
     residual: MotionResidual | None = None,
-    present: Array | None = None,
+    valid: Array | None = None,
 ) -> MotionMaps:
     """Scores every token of a clip. Pure; `config` is static under `jit`.
 
@@ -72,57 +74,56 @@ def motion_maps(
       labels: (T, h, w) int from `cluster_labels`. Features do not change between passes: k-means runs once.
       config: number of clusters.
       residual: of another cue: it, min-max per frame, takes the place of the attention's score.
-      present: (T,) bool, which frames are the clip's; the others' scores mean nothing. None: all.
+      valid: (T,) bool, as `Frames.valid`; the scores of padding mean nothing.
     """
     maps = fuse_temporal(temporal, labels.shape[1:]) if isinstance(temporal, TemporalState) else temporal
     if residual is None:
         raw_score, observed = dynamic_score(maps), None
     else:
         raw_score, observed = min_max(residual.value, axis=(-2, -1), where=residual.observed), residual.observed
-    if present is not None:
-        of_clip = jnp.broadcast_to(present[:, None, None], labels.shape)
+    if valid is not None:
+        of_clip = jnp.broadcast_to(valid[:, None, None], labels.shape)
         observed = of_clip if observed is None else observed & of_clip
     score = cluster_score(raw_score, labels, config.num_clusters, observed)
     return MotionMaps(temporal=maps, raw_score=raw_score, labels=labels, score=score)
 
 
 def cluster_labels(
-    features: Array, grid: tuple[int, int], config: MotionConfig, key: Array, num_frames: Array | None = None
+    features: Array, grid: tuple[int, int], config: SegmentationConfig, key: Array, valid: Array | None = None
 ) -> Array:
     """k-means clusters of all tokens of a clip, (T, N, C) to (T, h, w) int32, joint over frames.
 
-    Pure; `grid` and `config` are static under `jit`. Of more frames than `num_frames`, () int, the first so many are
-    the clip's; None: all.
+    Pure; `grid` and `config` are static under `jit`. `valid` is (T,) bool, as `Frames.valid`: padding is at the end.
     """
-    room, num_tokens, channels = features.shape
+    num_frames, num_tokens, channels = features.shape
     points = features.reshape(-1, channels)
     clusters = kmeans(
         points,
         config.num_clusters,
         key,
-        count=None if num_frames is None else num_frames * num_tokens,
+        count=None if valid is None else jnp.sum(valid) * num_tokens,
         restarts=config.restarts,
         max_iterations=config.kmeans_iterations,
     )
-    return clusters.labels.reshape(room, *grid)
+    return clusters.labels.reshape(num_frames, *grid)
 
 
 def motion_masks(
-    maps: MotionMaps, image_size: tuple[int, int], config: MotionConfig, present: Array | None = None
-) -> MotionMasks:
+    maps: MotionMaps, image_size: tuple[int, int], config: SegmentationConfig, valid: Array | None = None
+) -> Segmentation:
     """Brings the scores to pixels and thresholds them. Pure; `image_size` and `config` are static under `jit`.
 
     Args:
       maps: scores per token.
       image_size: (H, W) pixels.
       config: class counts of multi-Otsu.
-      present: (T,) bool, which frames are the clip's; None: all.
+      valid: (T,) bool, as `Frames.valid`.
 
     Returns:
-      Masks of what moves; all False where the scores are constant, and in frames that are not the clip's.
+      Dynamic regions; the mask is all False where the scores are constant, and in padding.
     """
     score = upsample(maps.score, image_size)
-    where = None if present is None else jnp.broadcast_to(present[:, None, None], score.shape)
+    where = None if valid is None else jnp.broadcast_to(valid[:, None, None], score.shape)
     threshold = multi_otsu(score, config.otsu_classes, where).threshold
     moving = score > threshold
-    return MotionMasks(score=score, threshold=threshold, masks=moving if where is None else moving & where)
+    return Segmentation(score=score, threshold=threshold, mask=moving if where is None else moving & where)

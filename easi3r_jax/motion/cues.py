@@ -1,40 +1,79 @@
-"""Motion cues beside the attention's: functions that say how badly each token fits a motionless scene.
+"""Motion cues: functions that say how badly each token fits a static scene.
 
-A cue is a function
+A cue is a function of the `Evidence` of one decoder pass:
 
-    cue(predictions, features, grid, *, seed) -> MotionResidual
+    cue(evidence) -> MotionResidual
 
-of a pass's point maps, the frames' features (T, N, C) and the token grid (h, w). `register_cue` makes it a choice of
-`PipelineConfig.motion`. Its residuals go through the same clustering, threshold and masks as the attention's score.
+Pass it to `reconstruct(..., cue=my_cue)`. Its residual goes through the same clustering, threshold and masks as the
+attention's score. A cue that reads no point maps is marked by `reads_attention`: the first pass then runs no heads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
-from easi3r_jax.core.config import MOTION_SOURCES
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import MotionResidual
+from easi3r_jax.core.types import Array, MotionResidual, PairPredictions, pytree_dataclass, static_field
+from easi3r_jax.motion.aggregate import TemporalState
 from easi3r_jax.motion.match import match_residual
 from easi3r_jax.motion.rigid import rigid_residual
 
-Cue = Callable[..., MotionResidual]
 
-_CUES: dict[str, Cue] = {"rigid": rigid_residual, "match": match_residual}
+@pytree_dataclass
+class Evidence:
+    """What one decoder pass says of a clip.
 
-
-def register_cue(name: str, cue: Cue) -> None:
-    """Makes `cue` what `PipelineConfig(motion=name)` means.
-
-    Raises:
-      ConfigError: the name is taken.
+    Attributes:
+      predictions: point maps of all pairs, without padding; None in the first pass of a cue that `reads_attention`.
+      statistics: attention statistics of all pairs.
+      features: (T, N, C) encoder features.
+      grid: (h, w) tokens.
+      seed: for what a cue draws.
     """
-    if name in MOTION_SOURCES:
-        raise ConfigError(f"There is a motion source {name!r} already: choose another name.")
-    _CUES[name] = cue
-    MOTION_SOURCES.append(name)
+
+    predictions: PairPredictions | None
+    statistics: TemporalState
+    features: Array
+    grid: tuple[int, int] = static_field()
+    seed: int = static_field(default=0)
+
+    def points(self) -> PairPredictions:
+        """The point maps, for cues that need them.
+
+        Raises:
+          ConfigError: there are none: the cue is marked by `reads_attention`.
+        """
+        if self.predictions is None:
+            raise ConfigError("A cue marked by reads_attention gets no point maps in the first pass: remove the mark.")
+        return self.predictions
+
+
+Cue: TypeAlias = Callable[[Evidence], MotionResidual]
+
+
+def reads_attention(cue: Cue) -> Cue:
+    """Marks a cue that reads attention statistics and features only: the first pass then runs no prediction heads."""
+    cue.needs_points = False  # type: ignore[attr-defined]
+    return cue
+
+
+def needs_points(cue: Cue | None) -> bool:
+    """Whether the cue reads point maps; the attention's own score (None) does not."""
+    return cue is not None and getattr(cue, "needs_points", True)
+
+
+def _rigid(evidence: Evidence) -> MotionResidual:
+    return rigid_residual(evidence.points(), evidence.features, evidence.grid, seed=evidence.seed)
+
+
+def _match(evidence: Evidence) -> MotionResidual:
+    return match_residual(evidence.points(), evidence.features, evidence.grid, seed=evidence.seed)
+
+
+_CUES: dict[str, Cue] = {"rigid": _rigid, "match": _match}
 
 
 def find_cue(name: str) -> Cue | None:
-    """The cue of this name; None for "attention" and "none", which look at no point maps."""
+    """The cue that `PipelineConfig.cue` names; None for "attention", the method's own score, and "none"."""
     return _CUES.get(name)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.core.config import ObjectiveConfig
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.types import pytree_dataclass
 from easi3r_jax.models import Decoded, DUSt3R
 from easi3r_jax.models.attention import attention_logits
 from easi3r_jax.training.batch import Targets, ViewPairs, both_ways, targets_of
+from easi3r_jax.training.config import ObjectiveConfig
 
 Array = jax.Array
 

@@ -9,7 +9,7 @@ import jax
 import optax
 from optax import contrib
 
-from easi3r_jax.core.config import TrainConfig
+from easi3r_jax.training.config import TrainConfig
 
 Array = jax.Array
 

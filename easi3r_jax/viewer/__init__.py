@@ -1,6 +1,6 @@
 """A result in the browser: played, coloured, looked at from everywhere. Needs viser (`pip install -e '.[viewer]'`).
 
-    with Viewer([load_scene("results/my_video")], port=8080) as viewer:
+    with Viewer([load_result("results/my_video")], port=8080) as viewer:
         viewer.wait()
 
     clouds      what is shown, as points

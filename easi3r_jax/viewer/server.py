@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import pathlib
 import queue
 import threading
 import time
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.io.results import SavedScene
+from easi3r_jax.core.types import Reconstruction
 from easi3r_jax.viewer.clouds import middle_depth, of_one_size, preview_cloud, side_by_side, static_cloud
 from easi3r_jax.viewer.colors import measure
 from easi3r_jax.viewer.library import library
@@ -58,7 +59,7 @@ class Budget:
         return max(1, self.moving // num_frames)
 
 
-def scenes_shown(saved: Sequence[SavedScene]) -> list[Shown]:
+def scenes_shown(saved: Sequence[Reconstruction]) -> list[Shown]:
     """One scene as it is, or two side by side.
 
     Raises:
@@ -73,10 +74,13 @@ def scenes_shown(saved: Sequence[SavedScene]) -> list[Shown]:
                 f"{other.folder} has {count} frames and {first.folder} {expected}: side by side go results of one clip."
             )
         placements.append(side_by_side(first.scene, other.scene, placements[0]))
-    ranges = measure(first.scene, first.time, placements[0].scale)  # one for both, or colours could not be compared
-    titles = [s.folder.name for s in saved]
+    ranges = measure(
+        first.scene, first.frames.time, placements[0].scale
+    )  # one for both, or colours could not be compared
+    folders = [pathlib.Path("result") if s.folder is None else s.folder for s in saved]
+    titles = [folder.name for folder in folders]
     if len(set(titles)) < len(titles):
-        titles = [f"{s.folder.parent.name}/{s.folder.name}" for s in saved]
+        titles = [f"{folder.parent.name}/{folder.name}" for folder in folders]
     return [Shown(t, s.scene, p, ranges) for t, s, p in zip(titles, saved, placements, strict=True)]
 
 
@@ -97,7 +101,7 @@ def quiet() -> Iterator[None]:
 class Viewer:
     """Shows one result, or two of one clip side by side, in browsers.
 
-        with Viewer([load_scene("results/my_video")], port=8080) as viewer:
+        with Viewer([load_result("results/my_video")], port=8080) as viewer:
             viewer.wait()
 
     Args:
@@ -116,7 +120,7 @@ class Viewer:
 
     def __init__(
         self,
-        saved: Sequence[SavedScene],
+        saved: Sequence[Reconstruction],
         *,
         host: str = "127.0.0.1",
         port: int = 8080,
@@ -134,7 +138,7 @@ class Viewer:
             raise in_use(port)
         self._shown = shown
         self._most_moving = budget.per_frame(len(shown[0].scene.depth))
-        self._view = View(Playback(len(shown[0].scene.depth), rate=frame_rate(saved[0].time)))
+        self._view = View(Playback(len(shown[0].scene.depth), rate=frame_rate(saved[0].frames.time)))
         self._lock, self._wake, self._stopped = threading.Lock(), threading.Event(), threading.Event()
         self._frame_shown, self._settled = -1, threading.Condition()
         self._loaded: queue.SimpleQueue = queue.SimpleQueue()

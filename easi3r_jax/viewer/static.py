@@ -7,8 +7,7 @@ import pathlib
 from collections.abc import Sequence
 
 from easi3r_jax.core.atomic import atomic_file, check_file
-from easi3r_jax.core.types import Observer, silent
-from easi3r_jax.io.results import SavedScene
+from easi3r_jax.core.types import Observer, Reconstruction, silent
 from easi3r_jax.viewer import server
 from easi3r_jax.viewer.clouds import static_cloud
 from easi3r_jax.viewer.library import library
@@ -20,7 +19,7 @@ BUDGET = server.Budget(static=300_000, moving=1_000_000)
 
 
 def export_html(
-    saved: Sequence[SavedScene],
+    saved: Sequence[Reconstruction],
     path: str | os.PathLike[str],
     *,
     color: str = "RGB",
@@ -45,7 +44,7 @@ def export_html(
     target = pathlib.Path(path).expanduser().absolute()
     check_file(target)
     shown = server.scenes_shown(saved)
-    count, rate = len(shown[0].scene.depth), server.frame_rate(saved[0].time)
+    count, rate = len(shown[0].scene.depth), server.frame_rate(saved[0].frames.time)
     view = View(Playback(count, rate=rate), Look(color=color))
     with server.quiet():  # nobody is told of its port: it only collects what it would send
         collector = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)

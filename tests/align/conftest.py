@@ -53,7 +53,7 @@ def predictions(reference, scene) -> PairPredictions:
 
 @pytest.fixture(scope="session")
 def problem(predictions) -> align.AlignProblem:
-    return align.make_problem(predictions, 8, CONFIG)
+    return align.make_problem(predictions, CONFIG)
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +103,7 @@ def exact_clip() -> Callable[..., ExactClip]:
         points = (points + noise * rng.standard_normal(points.shape)) * pair_scale[:, None, None, None]
         confidence = rng.uniform(3, 8, (2, len(edges), height, width))
         arrays = (jnp.asarray(x, jnp.float32) for x in (*points, *confidence))
-        return ExactClip(PairPredictions(jnp.asarray(edges), *arrays), poses, focals, depth, pair_scale)
+        predictions = PairPredictions(jnp.asarray(edges), *arrays, num_frames=len(poses))
+        return ExactClip(predictions, poses, focals, depth, pair_scale)
 
     return make

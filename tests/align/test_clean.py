@@ -8,6 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from easi3r_jax import align
+from easi3r_jax.core.types import Geometry
 
 H, W, F = 6, 8, 8.0
 
@@ -17,7 +18,7 @@ def result_of(poses, depth, confidence):
     matrix = np.array([[F, 0, W / 2], [0, F, H / 2], [0, 0, 1]], np.float32)
     matrices = np.tile(matrix, (len(poses), 1, 1))
     arrays = (jnp.asarray(x) for x in (poses, matrices, depth, confidence))
-    return align.AlignResult(*arrays, losses=jnp.zeros(0, jnp.float32))
+    return Geometry(*arrays)
 
 
 def same_camera(*depths, confidence):
@@ -132,12 +133,11 @@ def test_one_frame_keeps_its_confidence(config):
 
 def test_result_of_the_reference(reference, config):
     arrays = reference("a_noflow_linear")
-    result = align.AlignResult(
+    result = Geometry(
         world_from_cam=jnp.asarray(arrays["final_im_poses"]),
         intrinsics=jnp.asarray(arrays["final_intrinsics"]),
         depth=jnp.asarray(arrays["final_depth"]),
         confidence=jnp.asarray(arrays["im_conf_before_clean"]),
-        losses=jnp.zeros(0, jnp.float32),
     )
     expected = arrays["im_conf_after_clean"]
     assert (expected != arrays["im_conf_before_clean"]).mean() > 0.01

@@ -13,6 +13,7 @@ from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.types import PairPredictions
+from tests.align.aligned import aligned
 
 T, H, W = 3, 4, 6
 EDGES = jnp.asarray([[0, 1], [1, 0], [1, 2], [2, 1], [0, 2], [2, 0]])
@@ -41,7 +42,7 @@ def scene():
     confidence = rng.uniform(1, 9, (2, len(EDGES), H, W))
     predictions = PairPredictions(EDGES, *(jnp.asarray(x) for x in (*points, *confidence)))
     poses, depth = state_of.world_from_cam(state), state_of.depth(state)
-    intrinsics = state_of.intrinsics(state, align.make_problem(predictions, T, CONFIG))
+    intrinsics = state_of.intrinsics(state, align.make_problem(predictions, CONFIG))
     i, j = EDGES.T
     exact = align.ego_flow(se3.compose(se3.inverse(poses[j]), poses[i]), depth[i], intrinsics[i], intrinsics[j])
     return state, predictions, jnp.moveaxis(exact, 1, -1).reshape(len(EDGES), H, W, 2)
@@ -49,7 +50,7 @@ def scene():
 
 def loss_of(scene, flow, config=CONFIG, **options):
     state, predictions, _ = scene
-    return float(FLOW_LOSS(state, align.make_problem(predictions, T, config, flow=flow, **options)))
+    return float(FLOW_LOSS(state, align.make_problem(predictions, config, flow=flow, **options)))
 
 
 FLOW_LOSS = jax.jit(align.flow_loss)
@@ -57,8 +58,8 @@ FLOW_LOSS = jax.jit(align.flow_loss)
 
 def test_ego_flow_is_where_the_point_is_seen_less_where_it_was(scene):
     state, predictions, flow = scene
-    intrinsics = state_of.intrinsics(state, align.make_problem(predictions, T, CONFIG))
-    points = state_of.world_points(state, align.make_problem(predictions, T, CONFIG))
+    intrinsics = state_of.intrinsics(state, align.make_problem(predictions, CONFIG))
+    points = state_of.world_points(state, align.make_problem(predictions, CONFIG))
     cam_from_world = se3.inverse(state_of.world_from_cam(state))
     for edge, (i, j) in enumerate(np.asarray(EDGES)):
         seen, _ = camera.project(se3.transform_points(cam_from_world[j], points[i]), intrinsics[j])
@@ -126,7 +127,7 @@ def test_its_gradient_is_the_slope_of_the_objective(scene):
     state, predictions, exact = scene
     rng = np.random.default_rng(1)
     flow = exact + jnp.asarray(rng.normal(0, 2, exact.shape))
-    problem = align.make_problem(predictions, T, CONFIG, flow=flow)
+    problem = align.make_problem(predictions, CONFIG, flow=flow)
     terms = align.loss_terms(state, problem)
     parts = terms["pair_i"] + terms["pair_j"] + 0.01 * terms["temporal"] + 0.7 * terms["flow"]
     np.testing.assert_allclose(terms["total"], parts, rtol=1e-9)
@@ -149,7 +150,7 @@ def test_flow_counts_from_its_share_of_the_iterations_on(scene):
 
     def losses(start, flow):
         config = dataclasses.replace(CONFIG, iterations=10, flow_start=start)
-        problem = align.make_problem(predictions, T, config, flow=flow)
+        problem = align.make_problem(predictions, config, flow=flow)
         return np.asarray(align.optimise(state, problem, config)[1])
 
     without, late, always = losses(0.0, None), losses(0.3, flow), losses(0.0, flow)
@@ -172,7 +173,7 @@ def test_flow_puts_right_what_points_got_wrong(exact_clip):
         flow = jnp.moveaxis(flow, 1, -1).reshape(*clip.predictions.points_i.shape[:3], 2)
         errors = []
         for given in (None, flow):
-            result = align.align(clip.predictions, frames, config, flow=given)
+            result = aligned(clip.predictions, config, flow=given)
             relative = np.linalg.inv(result.world_from_cam[0]) @ np.asarray(result.world_from_cam)
             true = np.linalg.inv(clip.world_from_cam[0]) @ np.asarray(clip.world_from_cam)
             errors.append(np.abs(relative[:, :3, :3] - true[:, :3, :3]).max())

@@ -86,14 +86,14 @@ def test_focals_of_the_reference_with_its_stale_map(predictions, reference):
 
 
 def test_confidence_is_the_largest_over_the_pairs(predictions, reference):
-    confidence = align.frame_confidence(predictions, 9)
+    confidence = align.frame_confidence(dataclasses.replace(predictions, num_frames=9))
     np.testing.assert_array_equal(confidence[:8], reference("a_noflow_linear")["im_conf_before_clean"])
     np.testing.assert_array_equal(confidence[8], 0)  # a frame in no pair
 
 
 def test_start_of_the_reference(predictions, config, reference):
     """Poses by registration are equal; RANSAC and the stale focal leave the others their noise."""
-    ours, arrays = align.initial_state(predictions, 8, config), reference("a_noflow_linear")
+    ours, arrays = align.initial_state(predictions, config), reference("a_noflow_linear")
     a, b = (np.asarray(x, np.float64) for x in (state_of.world_from_cam(ours), arrays["init_im_poses"]))
     turn = (Rotation.from_matrix(a[:, :3, :3]).inv() * Rotation.from_matrix(b[:, :3, :3])).magnitude()
     shift = np.linalg.norm(a[:, :3, 3] - b[:, :3, 3], axis=1)
@@ -125,7 +125,7 @@ def test_faultless_predictions_start_at_the_truth(shared, initialisation, exact_
     """Up to the world: its frame is that of the best pair's first camera, its size makes the mean pair scale 0.5."""
     clip = exact_clip(focals=20.0 if shared else np.array([18.0, 20.0, 23.0, 26.0]))
     config = dataclasses.replace(config, shared_focal=shared, initialisation=initialisation)
-    state = align.initial_state(clip.predictions, 4, config)
+    state = align.initial_state(clip.predictions, config)
     assert state.log_focal.shape == ((1,) if shared else (4,))
     np.testing.assert_allclose(state_of.focals(state), clip.focals, rtol=1e-4)
 
@@ -138,12 +138,12 @@ def test_faultless_predictions_start_at_the_truth(shared, initialisation, exact_
     np.testing.assert_allclose(poses, truth, atol=2e-3)
     np.testing.assert_allclose(state_of.depth(state), clip.depth * size, rtol=5e-3)
     np.testing.assert_allclose(state_of.pair_scales(state), size / clip.pair_scale, rtol=1e-4)
-    assert align.total_loss(state, align.make_problem(clip.predictions, 4, config)) < 0.02
+    assert align.total_loss(state, align.make_problem(clip.predictions, config)) < 0.02
 
 
 def test_mean_pair_scale_is_a_half_and_frames_and_pairs_stay_together(predictions, config):
     """The world is scaled by what normalising the scales does to the pairs: no other size of the depth fits better."""
-    state, problem = align.initial_state(predictions, 8, config), align.make_problem(predictions, 8, config)
+    state, problem = align.initial_state(predictions, config), align.make_problem(predictions, config)
     np.testing.assert_allclose(np.exp(np.log(state_of.pair_scales(state)).mean()), 0.5, rtol=1e-5)
     loss = jax.jit(align.total_loss)
     smaller, larger = (dataclasses.replace(state, log_depth=state.log_depth + d) for d in (-0.05, 0.05))

@@ -16,6 +16,7 @@ from easi3r_jax.align.known_scale import known_scale
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.types import KnownCameras
+from tests.align.aligned import aligned
 
 T = 4
 
@@ -65,7 +66,7 @@ def degrees(a, b):
 
 def test_known_poses_come_out_as_given_and_depth_in_their_unit(clip, quick):
     poses = moved(clip)
-    result = align.align(clip.predictions, T, quick, known=known_cameras(clip, poses=poses))
+    result = aligned(clip.predictions, quick, known=known_cameras(clip, poses=poses))
     np.testing.assert_allclose(result.world_from_cam, poses, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(result.depth, 3.0 * clip.depth, rtol=0.03)
 
@@ -78,7 +79,7 @@ def test_parallax_tells_the_scale_of_known_poses(noise, tolerance, exact_clip, q
     points[:, : points.shape[1] // 4] += 0.5
     predictions = dataclasses.replace(clip.predictions, points_j=jnp.asarray(points))
     known = known_cameras(clip, poses=moved(clip))
-    found = align.initial_state(clip.predictions, T, quick)
+    found = align.initial_state(clip.predictions, quick)
     expected = 0.5 * np.exp(np.log(clip.pair_scale).mean()) / 3.0
     assert known_scale(predictions, known, found) == pytest.approx(expected, rel=tolerance)
     one = dataclasses.replace(known, poses_known=np.arange(T) == 1)
@@ -88,7 +89,7 @@ def test_parallax_tells_the_scale_of_known_poses(noise, tolerance, exact_clip, q
 def test_poses_of_some_frames_place_the_others(clip, quick):
     poses = moved(clip)
     known = known_cameras(clip, poses=poses, which=(True, False, True, False))
-    result = align.align(clip.predictions, T, quick, known=known)
+    result = aligned(clip.predictions, quick, known=known)
     np.testing.assert_allclose(result.world_from_cam[::2], poses[::2], rtol=1e-6, atol=1e-6)
     assert degrees(result.world_from_cam, poses).max() < 0.5
     np.testing.assert_allclose(result.world_from_cam[:, :3, 3], poses[:, :3, 3], atol=0.05)
@@ -99,8 +100,8 @@ def test_one_known_pose_places_the_world_but_gives_it_no_unit(clip, quick):
     poses = moved(clip)
     known = known_cameras(clip, poses=poses, which=(False, False, True, False))
     assert not scale_is_known(known)
-    result = align.align(clip.predictions, T, quick, known=known)
-    free = align.align(clip.predictions, T, quick)
+    result = aligned(clip.predictions, quick, known=known)
+    free = aligned(clip.predictions, quick)
     np.testing.assert_allclose(result.world_from_cam[2], poses[2], rtol=1e-6, atol=1e-6)
     assert degrees(result.world_from_cam, poses).max() < 0.5
     np.testing.assert_allclose(np.median(result.depth), np.median(free.depth), rtol=0.02)
@@ -111,7 +112,7 @@ def test_known_poses_that_all_lie_at_one_place_give_no_unit(clip, quick):
     poses[:, :3, 3] = [1.0, 2.0, 3.0]
     known = known_cameras(clip, poses=poses)
     assert not scale_is_known(known)
-    result = align.align(clip.predictions, T, quick, known=known)
+    result = aligned(clip.predictions, quick, known=known)
     np.testing.assert_allclose(result.world_from_cam, poses, atol=1e-6)
     assert np.isfinite(result.depth).all()
 
@@ -121,16 +122,16 @@ def test_a_camera_that_only_turns_gives_no_unit(clip, quick):
     for jitter in (1e-17, 1e-4):
         poses = clip.world_from_cam.copy()
         poses[:, :3, 3] = jitter * np.random.default_rng(0).standard_normal((T, 3))
-        result = align.align(clip.predictions, T, quick, known=known_cameras(clip, poses=poses))
-        free = align.align(clip.predictions, T, quick)
+        result = aligned(clip.predictions, quick, known=known_cameras(clip, poses=poses))
+        free = aligned(clip.predictions, quick)
         np.testing.assert_allclose(np.median(result.depth), np.median(free.depth), rtol=0.2)
 
 
 def test_known_poses_do_not_let_the_world_shrink(noisy, quick):
     """With noise, distances are smaller in a smaller world: in units of the pairs' scales they are not."""
     poses = moved(noisy)
-    result = align.align(
-        noisy.predictions, T, dataclasses.replace(quick, iterations=300), known=known_cameras(noisy, poses=poses)
+    result = aligned(
+        noisy.predictions, dataclasses.replace(quick, iterations=300), known=known_cameras(noisy, poses=poses)
     )
     np.testing.assert_allclose(np.median(result.depth / (3.0 * noisy.depth)), 1, atol=0.03)
 
@@ -138,16 +139,16 @@ def test_known_poses_do_not_let_the_world_shrink(noisy, quick):
 def test_known_intrinsics_come_out_as_given(noisy, quick):
     focals = np.array([18.0, 20.0, 23.0, 26.0])  # of each frame, though all share one where none is known
     known = known_cameras(noisy, focals=focals, centre=[7.0, 6.5])
-    result = align.align(noisy.predictions, T, quick, known=known)
+    result = aligned(noisy.predictions, quick, known=known)
     np.testing.assert_allclose(result.intrinsics[:, 0, 0], focals, rtol=1e-6)
     np.testing.assert_allclose(result.intrinsics[:, :2, 2], np.tile([7.0, 6.5], (T, 1)), rtol=1e-6)
 
 
 def test_intrinsics_of_some_frames(noisy, quick):
     known = known_cameras(noisy, focals=np.full(T, 20.0), focal_which=(True, False, False, True))
-    shared = align.align(noisy.predictions, T, quick, known=known)
+    shared = aligned(noisy.predictions, quick, known=known)
     np.testing.assert_allclose(shared.intrinsics[:, 0, 0], 20.0, rtol=1e-6)
-    own = align.align(noisy.predictions, T, dataclasses.replace(quick, shared_focal=False), known=known)
+    own = aligned(noisy.predictions, dataclasses.replace(quick, shared_focal=False), known=known)
     np.testing.assert_allclose(own.intrinsics[[0, 3], 0, 0], 20.0, rtol=1e-6)
     assert (np.abs(own.intrinsics[1:3, 0, 0] - 20.0) > 1e-3).all()
 
@@ -155,7 +156,7 @@ def test_intrinsics_of_some_frames(noisy, quick):
 def test_a_focal_length_shared_by_all_stays_and_leaves_the_principal_point_free(noisy, quick):
     known = dataclasses.replace(align.nothing_known(T), shared_focal=np.float64(24.0))
     quick = dataclasses.replace(quick, free_principal_point=True)
-    result = align.align(noisy.predictions, T, quick, known=known)
+    result = aligned(noisy.predictions, quick, known=known)
     np.testing.assert_allclose(result.intrinsics[:, 0, 0], 24.0, rtol=1e-6)
     height, width = noisy.depth.shape[1:]
     assert (np.abs(np.asarray(result.intrinsics)[:, :2, 2] - np.array([width / 2, height / 2])) > 1e-3).any()
@@ -169,7 +170,7 @@ def test_known_cameras_as_priors_pull_by_their_weight(noisy, quick):
     def run(weight):
         # Long enough to leave the start, which is at the known cameras, where nothing attracts.
         config = dataclasses.replace(quick, camera_weight=weight, iterations=400)
-        result = align.align(noisy.predictions, T, config, known=known)
+        result = aligned(noisy.predictions, config, known=known)
         return degrees(result.world_from_cam, poses)[1], float(result.intrinsics[0, 0, 0])
 
     (none, focal_none), (some, focal_some), (much, focal_much) = (run(w) for w in (0.0, 0.01, 10.0))
@@ -190,7 +191,7 @@ def test_one_and_two_frames(count, exact_clip, quick):
     known = known_cameras(
         clip, poses=poses, which=everything, focals=np.full(count, 20.0), focal_which=everything, centre=[8.0, 6.0]
     )
-    result = align.align(predictions, count, quick, known=known)
+    result = aligned(predictions, quick, known=known)
     np.testing.assert_allclose(result.world_from_cam, poses, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(result.intrinsics[:, 0, 0], 20.0, rtol=1e-6)
     if count == 2:
@@ -200,10 +201,10 @@ def test_one_and_two_frames(count, exact_clip, quick):
 def test_known_cameras_are_refused_in_one_line(clip, quick):
     few = known_cameras(clip, poses=clip.world_from_cam[:2], which=(True, True), focal_which=(True, True))
     with pytest.raises(InputError, match="known for 2 frames, but the clip has 4"):
-        align.align(clip.predictions, T, quick, known=few)
+        aligned(clip.predictions, quick, known=few)
     differing = known_cameras(clip, focals=np.array([18.0, 20, 23, 26]), focal_which=(True, True, False, False))
     with pytest.raises(ConfigError, match="noshared_focal"):
-        align.align(clip.predictions, T, quick, known=differing)
+        aligned(clip.predictions, quick, known=differing)
 
 
 def test_the_similarity_between_two_worlds_is_found(clip):
@@ -215,7 +216,7 @@ def test_the_similarity_between_two_worlds_is_found(clip):
 
 
 def test_without_known_poses_the_world_stays(clip, quick):
-    result = align.align(clip.predictions, T, quick)
+    result = aligned(clip.predictions, quick)
     assert in_known_world(result, known_cameras(clip, focals=np.full(T, 20.0)), quick) is result
 
 
@@ -236,9 +237,9 @@ def test_the_principal_point_is_found_where_it_is_free(exact_clip, quick):
     )
     quick = dataclasses.replace(quick, iterations=300)
     centre = np.array([width / 2, height / 2])
-    fixed = align.align(predictions, T, quick)
+    fixed = aligned(predictions, quick)
     np.testing.assert_array_equal(fixed.intrinsics[:, :2, 2], np.tile(centre, (T, 1)))
-    free = align.align(predictions, T, dataclasses.replace(quick, free_principal_point=True))
+    free = aligned(predictions, dataclasses.replace(quick, free_principal_point=True))
     found = np.asarray(free.intrinsics[:, :2, 2])
     assert np.linalg.norm(found - truth, axis=1).max() < 0.2 * np.linalg.norm(truth - centre)
     assert free.losses[-1] < 0.5 * fixed.losses[-1]
@@ -257,11 +258,9 @@ def test_depth_prior_of_the_reference(golden):
 
 
 def test_the_depth_prior_holds_the_shape_of_depth_but_not_its_size(noisy, quick):
-    start = align.initial_state(noisy.predictions, T, quick)
+    start = align.initial_state(noisy.predictions, quick)
     quick = dataclasses.replace(quick, iterations=300)
-    held, loose = (
-        align.align(noisy.predictions, T, dataclasses.replace(quick, depth_weight=weight)) for weight in (1e4, 0.0)
-    )
+    held, loose = (aligned(noisy.predictions, dataclasses.replace(quick, depth_weight=weight)) for weight in (1e4, 0.0))
 
     def departure(result):
         change = np.log(result.depth) - start.log_depth
@@ -276,8 +275,8 @@ def test_the_depth_prior_holds_the_shape_of_depth_but_not_its_size(noisy, quick)
 def test_terms_add_up_to_the_objective(noisy, quick):
     config = dataclasses.replace(quick, depth_weight=0.3, camera_weight=0.7, smoothing_weight=0.2)
     known = known_cameras(noisy, poses=noisy.world_from_cam, focals=np.full(T, 22.0))
-    start = align.initial_state(noisy.predictions, T, config, known=known)
-    problem = align.make_problem(noisy.predictions, T, config)
+    start = align.initial_state(noisy.predictions, config, known=known)
+    problem = align.make_problem(noisy.predictions, config)
     problem = align.with_known_cameras(problem, start, known, config)
     problem = align.with_depth_prior(problem, start, config)
     state = dataclasses.replace(start, log_depth=start.log_depth * 1.1, log_focal=start.log_focal + 0.5)

@@ -12,6 +12,7 @@ from easi3r_jax.align import state as state_of
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.types import PairPredictions
+from tests.align.aligned import aligned
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def noisy(exact_clip):
 def small(noisy, config):
     """(start, problem) of the noisy clip."""
     own = dataclasses.replace(config, shared_focal=False)
-    return align.initial_state(noisy.predictions, 4, own), align.make_problem(noisy.predictions, 4, own)
+    return align.initial_state(noisy.predictions, own), align.make_problem(noisy.predictions, own)
 
 
 def bowl(state, problem):
@@ -108,11 +109,12 @@ def test_progress_is_told_from_the_start_to_the_end(small, run, config):
     told = []
     config = dataclasses.replace(config, iterations=50)
     _, losses = align.optimise(*small, config, progress=lambda *report: told.append(report))
-    done, total, values = zip(*told, strict=True)
+    stages, done, total, notes = zip(*told, strict=True)
+    assert set(stages) == {"align"}
     assert done[0] == 0 and done[-1] == 50 and list(done) == sorted(set(done)) and len(done) >= 3
     assert set(total) == {50}
-    assert np.isnan(values[0])
-    np.testing.assert_array_equal(values[1:], np.asarray(losses)[np.array(done[1:]) - 1])
+    assert notes[0] == ""
+    assert list(notes[1:]) == [f"loss {loss:.4f}" for loss in np.asarray(losses)[np.array(done[1:]) - 1]]
 
 
 RATES, ACTIVE = jnp.asarray([0.01, 0.02], jnp.float32), jnp.asarray([True, True])
@@ -154,12 +156,12 @@ def test_inactive_steps_change_nothing(small):
     np.testing.assert_array_equal(losses, 0)
 
 
-def aligned(clip, config, **change):
-    return align.align(clip.predictions, 4, dataclasses.replace(config, iterations=200, **change))
+def of_200_steps(clip, config, **change):
+    return aligned(clip.predictions, dataclasses.replace(config, iterations=200, **change))
 
 
 def test_optimising_lowers_the_loss_and_own_focals_are_found(noisy, config):
-    own, shared = (aligned(noisy, config, shared_focal=flag) for flag in (False, True))
+    own, shared = (of_200_steps(noisy, config, shared_focal=flag) for flag in (False, True))
     assert own.losses[-1] < 0.9 * own.losses[0]
     np.testing.assert_allclose(own.intrinsics[:, 0, 0], noisy.focals, rtol=0.03)
     assert len(np.unique(shared.intrinsics[:, 0, 0])) == 1
@@ -174,7 +176,7 @@ def jitter(result):
 
 def test_smoothing_shortens_the_camera_path(exact_clip, config):
     trembling = exact_clip(noise=0.05, jitter=0.15)
-    none, some, much = (jitter(aligned(trembling, config, smoothing_weight=w)) for w in (0.0, 0.1, 1.0))
+    none, some, much = (jitter(of_200_steps(trembling, config, smoothing_weight=w)) for w in (0.0, 0.1, 1.0))
     assert much < some < none
     assert much < 0.8 * none
 
@@ -183,7 +185,7 @@ def test_half_precision_observations_do_not_halve_the_state(noisy, config):
     """Predictions may arrive in bfloat16: parameters and losses stay float32."""
     half = jax.tree.map(lambda x: x if x.dtype == jnp.int32 else x.astype(jnp.bfloat16), noisy.predictions)
     assert isinstance(half, PairPredictions)
-    state = align.initial_state(half, 4, config)
+    state = align.initial_state(half, config)
     assert {x.dtype for x in jax.tree.leaves(state)} == {np.dtype(np.float32)}
-    full = state_of.focals(align.initial_state(noisy.predictions, 4, config))
+    full = state_of.focals(align.initial_state(noisy.predictions, config))
     np.testing.assert_allclose(state_of.focals(state), full, rtol=0.02)

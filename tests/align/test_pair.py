@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from easi3r_jax import align
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.types import PairPredictions
+from tests.align.aligned import aligned
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_two_frames_of_the_reference(frames, reference, own_focals):
         jnp.asarray([[0, 1], [1, 0]]), *(jnp.asarray(arrays[k]) for k in ("pts3d_1", "pts3d_2", "conf_1", "conf_2"))
     )
     np.testing.assert_allclose(align.edge_scores(predictions), arrays["conf_product"], rtol=1e-6)
-    result = align.align(predictions, 2, own_focals)
+    result = aligned(predictions, own_focals)
     np.testing.assert_allclose(result.intrinsics, arrays["K"], rtol=1e-5)
     a, b = (
         Rotation.from_matrix(np.asarray(p, np.float64)[:, :3, :3]) for p in (result.world_from_cam, arrays["im_poses"])
@@ -59,7 +60,7 @@ def test_the_more_confident_direction_decides(two, own_focals):
     for factors, reference in (((1.5, 1), 0), ((1, 1.5), 1)):
         factor = jnp.asarray(factors, jnp.float32)[:, None, None]
         louder = dataclasses.replace(two.predictions, confidence_i=factor * two.predictions.confidence_i)
-        result = align.align(louder, 2, own_focals)
+        result = aligned(louder, own_focals)
         check_two(result, two, reference, pair=reference)
         np.testing.assert_allclose(result.intrinsics[:, 0, 0], two.focals, rtol=1e-4)
         expected = np.maximum(louder.confidence_i, louder.confidence_j[::-1])
@@ -70,11 +71,11 @@ def test_constant_confidence_takes_the_second_direction(two, own_focals):
     """Below `min_confidence` everywhere: the best quarter is everything. Of equals, (1, 0)."""
     flat = jnp.ones_like(two.predictions.confidence_i)
     flat = dataclasses.replace(two.predictions, confidence_i=flat, confidence_j=flat)
-    check_two(align.align(flat, 2, own_focals), two, reference=1, pair=1)
+    check_two(aligned(flat, own_focals), two, reference=1, pair=1)
 
 
 def test_a_shared_focal_is_the_mean(two, config):
-    result = align.align(two.predictions, 2, config)
+    result = aligned(two.predictions, config)
     np.testing.assert_allclose(result.intrinsics[:, 0, 0], two.focals.mean(), rtol=1e-4)
 
 
@@ -82,7 +83,7 @@ def test_a_shared_focal_is_the_mean(two, config):
 def test_one_direction_alone_is_enough(direction, two, own_focals):
     """The released program gives NaN here. The other frame's focal length is taken to be the known one."""
     alone = jax.tree.map(lambda x: x[direction : direction + 1], two.predictions)
-    result = align.align(alone, 2, own_focals)
+    result = aligned(alone, own_focals)
     np.testing.assert_allclose(result.intrinsics[:, 0, 0], two.focals[direction], rtol=1e-4)
     np.testing.assert_array_equal(result.world_from_cam[direction], np.eye(4))
     np.testing.assert_allclose(result.depth[direction], two.pair_scale[direction] * two.depth[direction], rtol=1e-5)
@@ -91,7 +92,7 @@ def test_one_direction_alone_is_enough(direction, two, own_focals):
 def test_without_a_pose_both_cameras_are_the_same(two, config):
     """All points one point: no PnP can answer."""
     point = jnp.zeros_like(two.predictions.points_i) + jnp.asarray([0.0, 0.0, 2.0])[None, None, None]
-    result = align.align(dataclasses.replace(two.predictions, points_i=point, points_j=point), 2, config)
+    result = aligned(dataclasses.replace(two.predictions, points_i=point, points_j=point), config)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(result))
     np.testing.assert_array_equal(result.world_from_cam, np.tile(np.eye(4), (2, 1, 1)))
     np.testing.assert_array_equal(result.depth, 2)
@@ -103,16 +104,16 @@ def test_two_identical_frames_have_one_camera(exact_clip, config):
     clip = exact_clip(num_frames=2)
     points = jnp.tile(clip.predictions.points_i[:1], (2, 1, 1, 1))
     twice = dataclasses.replace(clip.predictions, points_i=points, points_j=points)
-    result = align.align(twice, 2, config)
+    result = aligned(twice, config)
     np.testing.assert_allclose(result.world_from_cam, np.tile(np.eye(4), (2, 1, 1)), atol=1e-3)
     np.testing.assert_allclose(result.depth[0], result.depth[1], rtol=1e-3)
 
 
 def test_one_frame_is_its_own_world(exact_clip, config):
     clip = exact_clip(num_frames=2)
-    alone = jax.tree.map(lambda x: x[:1], clip.predictions)
+    alone = jax.tree.map(lambda x: x[:1], dataclasses.replace(clip.predictions, num_frames=1))
     alone = dataclasses.replace(alone, edges=jnp.zeros((1, 2), jnp.int32), points_j=alone.points_i)
-    result = align.align(alone, 1, config)
+    result = aligned(alone, config)
     np.testing.assert_array_equal(result.world_from_cam, np.eye(4)[None])
     np.testing.assert_allclose(result.depth[0], clip.pair_scale[0] * clip.depth[0], rtol=1e-6)
     np.testing.assert_allclose(result.intrinsics[0], [[20, 0, 8], [0, 20, 6], [0, 0, 1]], rtol=1e-4)

@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from easi3r_jax import align
 from easi3r_jax.align import state as state_of
+from tests.align.aligned import aligned
 
 SCHEDULES = ["linear", "cosine"]
 
@@ -17,7 +18,7 @@ SCHEDULES = ["linear", "cosine"]
 @pytest.fixture(scope="module")
 def gradients(start, predictions, config):
     """Gradients at the reference's start: of the library in float32, and of the plain loss in float64."""
-    ours = jax.jit(jax.grad(align.total_loss))(start, align.make_problem(predictions, 8, config))
+    ours = jax.jit(jax.grad(align.total_loss))(start, align.make_problem(predictions, config))
 
     def plain(state, problem):
         pair_i, pair_j = align.pair_terms(state, problem)
@@ -29,7 +30,7 @@ def gradients(start, predictions, config):
             return jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
         wide_state, wide_predictions = jax.tree.map(widen, start), jax.tree.map(widen, predictions)
-        exact = jax.jit(jax.grad(plain))(wide_state, align.make_problem(wide_predictions, 8, config))
+        exact = jax.jit(jax.grad(plain))(wide_state, align.make_problem(wide_predictions, config))
         assert exact.log_depth.dtype == jnp.float64
         exact = jax.tree.map(np.asarray, exact)
     return jax.tree.map(np.asarray, ours), exact
@@ -119,5 +120,5 @@ def test_end(run):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_our_own_start_ends_as_low(schedule, predictions, config, reference):
     config = dataclasses.replace(config, schedule=schedule)
-    result = align.align(predictions, 8, config)
+    result = aligned(predictions, config)
     assert float(result.losses[-1]) <= 1.02 * reference(f"a_noflow_{schedule}")["losses"][-1]

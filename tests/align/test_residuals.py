@@ -48,7 +48,7 @@ def random_state(seed=0, num_focals=T):
 
 
 def problem_of(observed, config, block=1):
-    return align.make_problem(observed, T, config, block=block)
+    return align.make_problem(observed, config, block=block)
 
 
 def plain(state, problem):

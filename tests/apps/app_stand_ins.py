@@ -9,9 +9,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from easi3r_jax.apps.sequences import CLIPS
 from easi3r_jax.core.types import Frames, MotionMaps, MotionMasks, Observer, Scene4D, TemporalMaps, silent
 from easi3r_jax.inference.pipeline import Reconstruction
+from easi3r_jax.io.sequences import CLIPS
 
 FRAMES = sorted((CLIPS / "demo" / "frames").glob("*.png"))
 

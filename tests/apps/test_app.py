@@ -190,11 +190,11 @@ def test_checkpoints_are_those_of_the_operator(jobs, tmp_path):
         jobs.run(FRAMES[:2], "naver/DUSt3R", {})
     weights = tmp_path / "a_network"
     weights.mkdir()
-    names = Networks([str(weights), "someone/network"], load=lambda name, *_: (None, {"source": name})).names
+    names = Networks([str(weights), "someone/network"], load=lambda name, *_, **__: (None, {"source": name})).names
     assert names == ("a_network", "someone/network")
     for wrong in ([], ["a/b", "a/b"]):
         with pytest.raises(ConfigError, match="--checkpoints"):
-            Networks(wrong, load=lambda *_: (None, {}))
+            Networks(wrong, load=lambda *_, **__: (None, {}))
 
 
 def test_every_option_of_the_page_is_a_flag_and_its_default_changes_nothing():

@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from easi3r_jax.apps import reconstruct
-from easi3r_jax.apps.checkpoints import EMBEDDED
-from easi3r_jax.apps.sequences import CLIPS
 from easi3r_jax.io import export
+from easi3r_jax.io.sequences import CLIPS
+from easi3r_jax.weights.load import EMBEDDED
 
 QUICK = {"first": 3, "graph": "complete", "iterations": 5, "compare_plain": False}
 
@@ -178,7 +178,7 @@ def test_ground_truth_that_is_none(complaint, images, tmp_path):
 def test_impossible_options_fail_before_the_work(complaint, monkeypatch, values, says):
     monkeypatch.setattr(reconstruct.pipeline, "encode", lambda *_, **__: pytest.fail("began to work"))
     if says not in ("oneref-7", "'3'"):  # these two depend on the clip's length
-        monkeypatch.setattr(reconstruct, "load_model", lambda *_: pytest.fail("loaded the network"))
+        monkeypatch.setattr(reconstruct, "load_model_and_metadata", lambda *_, **__: pytest.fail("loaded the network"))
     assert says in complaint(seq="demo", **values)
 
 
@@ -232,7 +232,7 @@ def test_somebody_elses_folder_is_never_replaced(complaint, tmp_path):
 
 
 def test_output_where_nothing_can_be_written(complaint, tmp_path, monkeypatch):
-    monkeypatch.setattr(reconstruct, "load_model", lambda *_: pytest.fail("began to work"))
+    monkeypatch.setattr(reconstruct, "load_model_and_metadata", lambda *_, **__: pytest.fail("began to work"))
     (tmp_path / "file").write_text("x")
     assert "choose another --output" in complaint(output=str(tmp_path / "file" / "result"))
     if pathlib.Path("/proc/self").is_dir():  # nobody, root included, makes a folder there

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from easi3r_jax.apps import flops
-from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.models import flow_network, random_model
+from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from tests.networks import small_network
 
 GRID = (6, 8)

@@ -107,7 +107,7 @@ def stand_in(monkeypatch):
         return pipeline.Reconstruction(scene, None, None, jnp.zeros(0))
 
     metadata = {"source_sha256": "5e", "source_name": "stand-in"}
-    monkeypatch.setattr(program, "load_model", lambda *_: (model, metadata))
+    monkeypatch.setattr(program, "load_model_and_metadata", lambda *_, **__: (model, metadata))
     monkeypatch.setattr(Method, "clip", clip)
     return state
 

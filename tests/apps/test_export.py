@@ -11,10 +11,10 @@ import PIL.ImageOps
 import pycolmap
 import pytest
 import trimesh
+from easi3r_jax.apps.sequences import file_names
 
 from easi3r_jax.apps import export
 from easi3r_jax.apps.originals import _difference, without_white_space
-from easi3r_jax.apps.sequences import file_names
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.types import Scene4D
 from easi3r_jax.io import results

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from easi3r_jax.apps import given, reconstruct
-from easi3r_jax.apps.sequences import CLIPS
-from easi3r_jax.core.config import FlowConfig
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io import export
+from easi3r_jax.io.sequences import CLIPS
 from easi3r_jax.models import flow_network
+from easi3r_jax.models.config import FlowConfig
 
 QUICK = {"first": 3, "graph": "complete", "iterations": 5, "compare_plain": False}
 EDGES = pipeline.clip_edges(3, "complete")
@@ -148,7 +148,7 @@ def test_what_is_wrong_is_told_in_a_line(complaint, flags, words):
 @pytest.mark.parametrize("library", ["torch", "transformers"])
 def test_without_its_libraries_refinement_is_refused_before_any_work(complaint, monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)  # whether it is installed or not
-    monkeypatch.setattr(reconstruct, "load_model", pytest.fail)
+    monkeypatch.setattr(reconstruct, "load_model_and_metadata", pytest.fail)
     assert "pip install 'easi3r_jax[sam2]'" in complaint(refine="sam2")
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from easi3r_jax.apps import given, modes
-from easi3r_jax.apps.window_store import WindowStore
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.errors import OutputError
 from easi3r_jax.core.types import Given
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io import export
+from easi3r_jax.io.window_store import WindowStore
 
 QUICK = {"first": 7, "graph": "complete", "iterations": 30, "compare_plain": False, "flow": "none"}
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.apps.checkpoints import load_model
 from easi3r_jax.apps.parity.folders import find_checks
 from easi3r_jax.apps.parity.report import Golden, compare
 from easi3r_jax.apps.parity.weights import golden_config, golden_model
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.models import normalize_rgb
+from easi3r_jax.weights.load import load_model
 from tests.flags import callers_flags
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def test_all_golden_folders_are_recognised(golden):
 def test_a_trained_network_gives_the_reference_networks_output(golden, cache, monkeypatch):
     """Random weights, as of all other comparisons, keep every activation small."""
     monkeypatch.setenv("EASI3R_JAX_CACHE", str(cache))
-    model, _ = load_model(str(golden / "trained"), "float32")
+    model = load_model(str(golden / "trained"), "float32")
     expected = np.load(golden / "trained" / "expected.npz")
     images = jnp.asarray(expected["images"])  # (pairs, 2, H, W, 3) in [0, 1], not of whole 255ths
     grid = model.grid(images.shape[2:4])

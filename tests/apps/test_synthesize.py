@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from easi3r_jax.apps import synthesize
-from easi3r_jax.apps.sequences import find_sequence, load_ground_truth
 from easi3r_jax.apps.study.clips import folders
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.evaluation.ground_truth import load_ground_truth
 from easi3r_jax.io import export
+from easi3r_jax.io.sequences import find_sequence
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.training.datasets import open_dataset
 

@@ -19,10 +19,11 @@ from tensorboardX.proto import event_pb2
 
 from easi3r_jax.apps import train, training_log
 from easi3r_jax.apps.training_data import Source
-from easi3r_jax.core.config import DUSt3RConfig, ObjectiveConfig, TrainConfig
 from easi3r_jax.models import parameters_of
+from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.synthetic import PairSampling
 from easi3r_jax.training.batch import targets_of
+from easi3r_jax.training.config import ObjectiveConfig, TrainConfig
 from easi3r_jax.training.objective import Predicted
 from easi3r_jax.training.rendered import draw_static, held_out_pairs
 from easi3r_jax.weights.checkpoint import latest_state, load_checkpoint

@@ -4,23 +4,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.core.batches import Batches, _within, batch_size, padded, room
+from easi3r_jax.core.batches import Batches, _within, batch_size, bucket_size, pad_pairs, padded
 
 
 @pytest.mark.parametrize("batch", [0, 1, 3, 4, 50])
-@pytest.mark.parametrize("rows", [0, 13, 16])
-def test_every_pair_is_done_once_and_kept_in_its_row(batch, rows):
+@pytest.mark.parametrize("count", [0, 13, 16])
+def test_every_pair_is_done_once_and_kept_in_its_row(batch, count):
     edges = np.stack([np.arange(11), np.arange(11) + 100], axis=1)
-    batches = Batches(edges, 4, None, rows=rows, batch=batch)
+    longer, valid = pad_pairs(edges, count, None)
+    batches = Batches(longer, 4, None, valid=valid, batch=batch)
     (store,) = (batches.empty((2,), "float32"),)
     seen = []
     for n in range(batches.count):
         part, counts = batches[n]
         seen += part[counts].tolist()
         store = batches.keep((store,), (jnp.asarray(part, jnp.float32),), n)[0]
-    assert seen == edges.tolist() and batches.rows >= max(rows, 11) and len(store) == batches.rows
+    assert seen == edges.tolist() and len(store) == max(count, 11)
+    np.testing.assert_array_equal(store, longer)
     np.testing.assert_array_equal(store[:11], edges)
-    np.testing.assert_array_equal(store[11:], np.broadcast_to(edges[-1], (batches.rows - 11, 2)))
+    np.testing.assert_array_equal(store[11:], np.broadcast_to(edges[-1], (len(store) - 11, 2)))
     assert batches.done(0) == 0 and batches.done(batches.count) == 11
 
 
@@ -31,13 +33,22 @@ def test_many_pairs_come_in_full_batches_whatever_their_number():
         assert batch_size(count, 28) <= 28 and 0 <= rounds * batch_size(count, 28) - count < rounds
 
 
-def test_rooms_are_eight_between_powers_of_two_and_at_most_an_eighth_too_large():
-    rooms = [room(count) for count in range(1, 1025)]
-    assert all(count <= r <= count * 9 / 8 for count, r in enumerate(rooms, 1))
-    assert rooms == sorted(rooms) and rooms[:16] == list(range(1, 17))
+def test_padding_is_told_where_shapes_are_shared():
+    """Also where nothing had to be padded: the same program serves both."""
+    edges = np.array([[0, 1], [1, 0]])
+    assert pad_pairs(edges, 0, None)[1] is None
+    np.testing.assert_array_equal(pad_pairs(edges, 2, None)[1], [True, True])
+    np.testing.assert_array_equal(pad_pairs(edges, 3, None)[0], [[0, 1], [1, 0], [1, 0]])
+    np.testing.assert_array_equal(pad_pairs(edges, 3, None)[1], [True, True, False])
+
+
+def test_buckets_are_eight_between_powers_of_two_and_at_most_an_eighth_too_large():
+    sizes = [bucket_size(count) for count in range(1, 1025)]
+    assert all(count <= r <= count * 9 / 8 for count, r in enumerate(sizes, 1))
+    assert sizes == sorted(sizes) and sizes[:16] == list(range(1, 17))
     for power in range(4, 10):
-        assert len({r for r in rooms if 2**power < r <= 2 ** (power + 1)}) == 8
-    assert all(room(r) == r for r in rooms)
+        assert len({r for r in sizes if 2**power < r <= 2 ** (power + 1)}) == 8
+    assert all(bucket_size(r) == r for r in sizes)
 
 
 def test_padding_repeats_the_last_entry():

@@ -53,7 +53,7 @@ def test_the_alignment_is_divided(found):
 
 
 def test_flow_is_estimated_by_all_devices(found):
-    assert found["flow"] == 0 and found["flow_rows"] == 32
+    assert found["flow"] == 0 and found["flow_rows"] == 30
 
 
 def test_parameters_can_be_kept_in_parts(found):

@@ -6,12 +6,14 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.core.config import AlignConfig, MotionConfig, PipelineConfig
+from easi3r_jax.core.config import AlignConfig, PipelineConfig, SegmentationConfig
 from easi3r_jax.core.types import Frames, KnownCameras
 from tests.networks import small_network
 
 NETWORK = small_network(enc_depth=2)
-OPTIONS = PipelineConfig(segmentation=MotionConfig(num_clusters=8, restarts=1), alignment=AlignConfig(iterations=20))
+OPTIONS = PipelineConfig(
+    segmentation=SegmentationConfig(num_clusters=8, restarts=1), alignment=AlignConfig(iterations=20)
+)
 
 
 def clip(count, height=32, width=48, seed=0):
@@ -48,9 +50,9 @@ class Corner:
     def __init__(self, size=6):
         self.size, self.calls = size, []
 
-    def __call__(self, rgb, masks, *, observer):
+    def __call__(self, rgb, masks, *, progress):
         self.calls.append((rgb, masks))
-        observer("refine", 0, 1, "")
+        progress("refine", 0, 1, "")
         refined = masks.copy()
         refined[:, : self.size, : self.size] = True
         return refined

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from easi3r_jax import motion
-from easi3r_jax.core import config
-from easi3r_jax.core.config import AlignConfig, MotionConfig, PipelineConfig
+from easi3r_jax.core.config import AlignConfig, PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import MotionResidual
 from easi3r_jax.inference import pipeline
@@ -29,7 +28,7 @@ def test_shapes_and_ranges(result):
     np.testing.assert_allclose(rotation @ rotation.swapaxes(1, 2), np.broadcast_to(np.eye(3), (5, 3, 3)), atol=1e-5)
     assert result.losses.shape == (20,)
     assert result.losses[-1] < result.losses[0]
-    np.testing.assert_array_equal(scene.dynamic_mask, scene.dynamic_score > result.masks.threshold)
+    np.testing.assert_array_equal(scene.dynamic_mask, scene.dynamic_score > result.threshold)
 
 
 def test_same_seed_same_result(model, result):
@@ -42,7 +41,7 @@ def test_predictions_are_masked_by_the_first_pass(model):
     frames = clip(4)
     plain = pipeline.reconstruct(model, frames, dataclasses.replace(OPTIONS, reattention=False))
     full = pipeline.reconstruct(model, frames, OPTIONS)
-    assert plain.masks.masks.any()  # a random network marks something
+    assert plain.scene.dynamic_mask.any()  # a random network marks something
     assert np.abs(plain.losses[0] - full.losses[0]) > 0
 
 
@@ -54,7 +53,7 @@ def test_a_mask_changes_the_pairs_of_its_frame_and_no_others(model):
     nothing = jnp.zeros((4, grid[0] * grid[1]), bool)
 
     def points(dynamic):
-        return pipeline.prediction_pass(model, features, edges, grid, dynamic=dynamic)[0].points_i
+        return pipeline.prediction_pass(model, features, edges, grid, dynamic_tokens=dynamic)[0].points_i
 
     plain = points(None)
     np.testing.assert_allclose(points(nothing), plain, atol=1e-6 * np.abs(plain).max())
@@ -64,21 +63,21 @@ def test_a_mask_changes_the_pairs_of_its_frame_and_no_others(model):
 
 
 def test_without_motion_nothing_is_masked(model):
-    result = pipeline.reconstruct(model, clip(4), dataclasses.replace(OPTIONS, motion="none"))
+    result = pipeline.reconstruct(model, clip(4), dataclasses.replace(OPTIONS, cue="none"))
     assert result.motion is None
-    assert result.masks is None
+    assert result.threshold is None
     assert not result.scene.dynamic_mask.any()
     assert_finite(result.scene)
 
 
 @pytest.mark.parametrize(("cue", "reattention"), [("rigid", True), ("match", True), ("match", False)])
 def test_other_cues_take_the_place_of_attention(model, cue, reattention):
-    options = dataclasses.replace(OPTIONS, motion=cue, reattention=reattention)
+    options = dataclasses.replace(OPTIONS, cue=cue, reattention=reattention)
     result = pipeline.reconstruct(model, clip(4), options)
     assert_finite(result.scene)
     assert_finite(result.motion)
-    assert result.masks.masks.any()  # a random network's points fit no motionless scene
-    np.testing.assert_array_equal(result.scene.dynamic_mask, result.scene.dynamic_score > result.masks.threshold)
+    assert result.scene.dynamic_mask.any()  # a random network's points fit no motionless scene
+    np.testing.assert_array_equal(result.scene.dynamic_mask, result.scene.dynamic_score > result.threshold)
     score = np.asarray(result.motion.score)
     assert (score.min((1, 2)) == 0).all() and (score.max((1, 2)) > 0.99).all()
 
@@ -89,33 +88,58 @@ def test_a_cue_of_ones_own_masks_both_passes(model):
     planted = np.zeros((4, 4, 6), np.float32)
     planted[:, 1, 2:4] = 1
 
-    def cue(predictions, features, grid, *, seed):
-        assert features.shape == (4, 24, 16) and grid == (4, 6) and seed == 7
-        seen.append(np.asarray(predictions.points_i))
+    def cue(evidence):
+        assert evidence.features.shape == (4, 24, 16) and evidence.grid == (4, 6) and evidence.seed == 7
+        seen.append(np.asarray(evidence.points().points_i))
         return MotionResidual(jnp.asarray(planted), jnp.ones(planted.shape, bool))
 
     heard = []
-    segmentation = MotionConfig(num_clusters=96, restarts=1)
-    try:
-        motion.register_cue("planted", cue)
-        options = dataclasses.replace(OPTIONS, motion="planted", segmentation=segmentation, seed=7)
-        result = pipeline.reconstruct(model, clip(4), options, observer=lambda stage, *_: heard.append(stage))
-    finally:
-        motion.cues._CUES.pop("planted", None)
-        config.MOTION_SOURCES.remove("planted")
+    options = dataclasses.replace(OPTIONS, segmentation=SegmentationConfig(num_clusters=96, restarts=1), seed=7)
+    result = pipeline.reconstruct(model, clip(4), options, cue=cue, progress=lambda stage, *_: heard.append(stage))
     assert list(dict.fromkeys(heard)) == ["encode", "attention", "motion", "predict", "align"]
     assert len(seen) == 2
     assert np.abs(seen[1] - seen[0]).max() > 0
-    marked = motion.token_masks(result.masks.masks, NETWORK.patch_size).reshape(planted.shape)
+    marked = motion.token_masks(result.scene.dynamic_mask, NETWORK.patch_size).reshape(planted.shape)
     assert np.asarray(marked)[planted > 0].all()
     assert not np.asarray(marked)[:, 3].any()
+
+
+def test_a_cue_that_reads_attention_needs_no_heads_in_the_first_pass(model):
+    """The method's own score, written as a cue: the same masks, and no point maps before the second pass."""
+    seen = []
+
+    @motion.reads_attention
+    def own(evidence):
+        seen.append(evidence.predictions is None)
+        maps = motion.fuse_temporal(evidence.statistics, evidence.grid)
+        value = (1 - maps.mean_src) * maps.std_src * maps.mean_ref * (1 - maps.std_ref)
+        return MotionResidual(value, jnp.ones(value.shape, bool))
+
+    expected = pipeline.reconstruct(model, clip(4), OPTIONS)
+    ours = pipeline.reconstruct(model, clip(4), OPTIONS, cue=own)
+    assert seen == [True, False]
+    np.testing.assert_allclose(ours.scene.dynamic_score, expected.scene.dynamic_score, atol=1e-5)
+
+    @motion.reads_attention
+    def greedy(evidence):
+        return MotionResidual(evidence.points().confidence_i, jnp.ones(1, bool))
+
+    with pytest.raises(ConfigError, match="remove the mark"):
+        pipeline.reconstruct(model, clip(4), OPTIONS, cue=greedy)
+
+
+def test_frames_that_do_not_fit_the_network_are_refused(model):
+    with pytest.raises(InputError, match=r"patches of 8.*FrameConfig\.for_model"):
+        pipeline.reconstruct(model, clip(3, height=30), OPTIONS)
+    with pytest.raises(InputError, match=r"192x128 do not fit a network trained at 48x32.*FrameConfig\.for_model"):
+        pipeline.reconstruct(model, clip(3, height=128, width=192), OPTIONS)
 
 
 @pytest.mark.parametrize(
     ("count", "cue"), [(1, "attention"), (1, "rigid"), (1, "match"), (2, "attention"), (2, "match"), (3, "attention")]
 )
 def test_short_clips_are_defined(model, count, cue):
-    result = pipeline.reconstruct(model, clip(count), dataclasses.replace(OPTIONS, motion=cue))
+    result = pipeline.reconstruct(model, clip(count), dataclasses.replace(OPTIONS, cue=cue))
     assert_finite(result.scene)
     assert len(result.scene.depth) == count
     if count == 1 or (count == 2 and cue == "attention"):
@@ -149,14 +173,14 @@ def test_a_broken_network_is_an_error_not_a_scene():
 @pytest.mark.parametrize(
     ("kind", "options", "says"),
     [
-        (PipelineConfig, {"motion": "flow"}, "motion source"),
+        (PipelineConfig, {"cue": "flow"}, "motion cue"),
         (PipelineConfig, {"pair_batch": -1}, "pair_batch"),
         (AlignConfig, {"iterations": 0}, "iterations"),
         (AlignConfig, {"schedule": "step"}, "schedule"),
         (AlignConfig, {"learning_rate": 0.001, "learning_rate_min": 0.01}, "learning_rate_min"),
         (AlignConfig, {"smoothing_weight": float("nan")}, "smoothing_weight"),
-        (MotionConfig, {"num_clusters": 0}, "num_clusters"),
-        (MotionConfig, {"otsu_classes": (2, 5)}, "otsu_classes"),
+        (SegmentationConfig, {"num_clusters": 0}, "num_clusters"),
+        (SegmentationConfig, {"otsu_classes": (2, 5)}, "otsu_classes"),
     ],
 )
 def test_impossible_options_are_refused(kind, options, says):

@@ -7,12 +7,12 @@ import pytest
 from jax.tree_util import Partial
 from scipy.ndimage import map_coordinates
 
-from easi3r_jax.core.config import FlowConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.pairs import make_edges
 from easi3r_jax.inference.flow import consistent_flow, estimate_flow, pad_images, reverse_edges
 from easi3r_jax.models import model_from, parameter_shapes
+from easi3r_jax.models.config import FlowConfig
 
 
 def echo(rgb_i, rgb_j, iterations):
@@ -94,7 +94,7 @@ def test_a_released_network_runs_in_batches():
 def test_progress_is_told_from_beginning_to_end():
     told = []
     estimate_flow(
-        Partial(echo), frames(3, 128, 128), make_edges(3, "complete"), batch=4, observer=lambda *a: told.append(a)
+        Partial(echo), frames(3, 128, 128), make_edges(3, "complete"), batch=4, progress=lambda *a: told.append(a)
     )
     assert told == [("flow", 0, 6, ""), ("flow", 4, 6, ""), ("flow", 6, 6, "")]
 

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.core.types import Given
+from easi3r_jax.core.types import Given, silent
 from easi3r_jax.inference import passes, pipeline
+from easi3r_jax.inference.clip import prepare
 from easi3r_jax.models.encoder import Encoder
 from tests.inference.small import OPTIONS, Corner, assert_finite, clip, known_cameras
 
@@ -24,8 +25,8 @@ def test_batches_do_not_change_statistics_and_points(model, batch):
     features = pipeline.encode(model, frames)
     np.testing.assert_allclose(pipeline.encode(model, frames, batch=batch), features, atol=1e-5)
     dynamic = jnp.asarray(np.random.default_rng(0).random((4, 24)) < 0.3)
-    expected = pipeline.prediction_pass(model, features, edges, grid, dynamic=dynamic, batch=len(edges))
-    ours = pipeline.prediction_pass(model, features, edges, grid, dynamic=dynamic, batch=batch)
+    expected = pipeline.prediction_pass(model, features, edges, grid, dynamic_tokens=dynamic, batch=len(edges))
+    ours = pipeline.prediction_pass(model, features, edges, grid, dynamic_tokens=dynamic, batch=batch)
     chex.assert_trees_all_close(ours, expected, atol=2e-5)
     first = pipeline.attention_pass(model, features, edges, grid, batch=batch)
     unmasked = pipeline.prediction_pass(model, features, edges, grid, batch=len(edges))[1]
@@ -64,7 +65,7 @@ def test_nothing_is_compiled_between_pair_batches(model):
     before = passes._network_batch._cache_size()
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        pipeline.reconstruct(model, frames, dataclasses.replace(OPTIONS, pair_batch=5), observer=observe)
+        pipeline.reconstruct(model, frames, dataclasses.replace(OPTIONS, pair_batch=5), progress=observe)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert len(compiled) > 3  # the listener does hear
@@ -92,6 +93,13 @@ def given_for(count):
     return Given(masks=jnp.asarray(masks), flow=jnp.asarray(flow, jnp.float32))
 
 
+def padding(model, config, given):
+    """Frames and pairs of 17 frames' arrays."""
+    ready = prepare(model, clip(17, height=16, width=24), config, given, None, None, silent)
+    assert (ready.length, ready.num_pairs) == (17, len(pipeline.clip_edges(17, config.graph)))
+    return len(ready.frames.rgb), len(ready.edges)
+
+
 @pytest.fixture(scope="module")
 def shared(model):
     """17 frames in arrays of 18, and the refiner that was asked."""
@@ -101,8 +109,8 @@ def shared(model):
 
 
 def test_a_clip_with_room_in_its_arrays_gives_the_same_result(model, shared):
-    """Nothing of the clip's result is of the frame that is not its."""
-    assert pipeline.clip_room(17, SHARED, given_for(17)) == (18, len(pipeline.clip_edges(18, SHARED.graph)))
+    """Nothing of the padding shows in the clip's result."""
+    assert padding(model, SHARED, given_for(17)) == (18, len(pipeline.clip_edges(18, SHARED.graph)))
     ours, corner = shared
     exact = dataclasses.replace(SHARED, shared_shapes=False)
     frames = clip(17, height=16, width=24)
@@ -130,17 +138,17 @@ def test_clips_of_similar_lengths_share_everything_that_is_compiled(model):
     assert not compiled
 
 
-def test_what_knows_of_no_room_gets_none():
-    cameras = Given(cameras=known_cameras(17))
-    assert pipeline.clip_room(17, SHARED, cameras) == (17, 0)
-    assert pipeline.clip_room(17, dataclasses.replace(SHARED, motion="rigid"), Given()) == (17, 0)
-    assert pipeline.clip_room(17, dataclasses.replace(SHARED, shared_shapes=False), Given()) == (17, 0)
+def test_what_knows_of_no_padding_gets_none(model):
+    config, pairs = dataclasses.replace(SHARED, masks=("motion",)), len(pipeline.clip_edges(17, SHARED.graph))
+    assert padding(model, config, Given(cameras=known_cameras(17))) == (17, pairs)
+    assert padding(model, dataclasses.replace(config, cue="rigid"), Given()) == (17, pairs)
+    assert padding(model, dataclasses.replace(config, shared_shapes=False), Given()) == (17, pairs)
 
 
 def test_the_observer_hears_every_stage(model):
     heard = []
     pipeline.reconstruct(
-        model, clip(4), OPTIONS, observer=lambda stage, done, total, note: heard.append((stage, done, total))
+        model, clip(4), OPTIONS, progress=lambda stage, done, total, note: heard.append((stage, done, total))
     )
     stages = list(dict.fromkeys(stage for stage, _, _ in heard))
     assert stages == ["encode", "attention", "predict", "align"]

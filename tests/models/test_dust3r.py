@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.core.config import PRESETS, DUSt3RConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.models import abstract_model, normalize_rgb, random_model
+from easi3r_jax.models.config import PRESETS, DUSt3RConfig
 from easi3r_jax.models.heads import points_and_confidence
 from easi3r_jax.models.layers import TransposedConv, upsample
 from tests.networks import small_released

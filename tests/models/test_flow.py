@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from easi3r_jax.core.config import FlowConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.inference.flow import pad_images
 from easi3r_jax.models import flow_network
+from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.models.correlation import LEVELS, halve, make_lookup, window
 from easi3r_jax.models.flow_layers import bilinear_upsample, convex_upsample
 

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 
 from easi3r_jax import motion
-from easi3r_jax.core import config
-from easi3r_jax.core.config import MotionConfig, PipelineConfig
+from easi3r_jax.core.config import PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.types import MotionResidual, PairPredictions
-from easi3r_jax.motion import cues
 from easi3r_jax.motion.match import frame_focals, match_tokens
 from easi3r_jax.motion.normalise import min_max
 from easi3r_jax.motion.partners import reverse_edges
@@ -258,7 +256,7 @@ def test_unobserved_tokens_take_their_clusters_score():
 
     def maps(elsewhere):
         residual = MotionResidual(jnp.asarray(np.where(observed, value, elsewhere)), jnp.asarray(observed))
-        return motion.motion_maps(temporal, jnp.asarray(labels), MotionConfig(num_clusters=3), residual)
+        return motion.motion_maps(temporal, jnp.asarray(labels), SegmentationConfig(num_clusters=3), residual)
 
     first, second = maps(np.float32(0)), maps(np.float32(1e3))
     chex.assert_trees_all_equal(first, second)
@@ -270,21 +268,9 @@ def test_unobserved_tokens_take_their_clusters_score():
     np.testing.assert_array_equal(labels[score > 0.99] == np.argmax(means), True)
 
 
-def test_a_cue_of_ones_own_has_a_name_of_its_own():
-    def zero(predictions, features, grid, *, seed):
-        raise AssertionError("not called here")
-
-    with pytest.raises(ConfigError, match="zero"):
-        PipelineConfig(motion="zero")
-    try:
-        motion.register_cue("zero", zero)
-        assert motion.find_cue(PipelineConfig(motion="zero").motion) is zero
-        with pytest.raises(ConfigError, match="already"):
-            motion.register_cue("zero", zero)
-    finally:
-        cues._CUES.pop("zero", None)
-        config.MOTION_SOURCES.remove("zero")
-    for name in ("attention", "none", "rigid"):
-        with pytest.raises(ConfigError, match="already"):
-            motion.register_cue(name, zero)
-    assert motion.find_cue("attention") is None
+def test_only_known_cues_are_named():
+    with pytest.raises(ConfigError, match=r"Unknown motion cue 'zero'.*pass a function"):
+        PipelineConfig(cue="zero")
+    assert motion.find_cue("attention") is None and not motion.needs_points(None)
+    assert motion.needs_points(motion.find_cue("rigid")) and motion.needs_points(lambda evidence: None)
+    assert not motion.needs_points(motion.reads_attention(lambda evidence: None))

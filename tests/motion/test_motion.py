@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from easi3r_jax import motion
-from easi3r_jax.core.config import MotionConfig
+from easi3r_jax.core.config import SegmentationConfig
 from easi3r_jax.core.types import AttentionStats, TemporalMaps
 from easi3r_jax.motion.aggregate import _fuse
 from easi3r_jax.motion.normalise import min_max
@@ -15,7 +15,7 @@ from easi3r_jax.motion.normalise import min_max
 RUNS = [f"{graph}_pass{n}" for graph in ("swinstride_5_noncyclic", "swin_2_noncyclic", "complete") for n in (1, 2)]
 MAPS = {"mean_src": "i_mean", "std_src": "i_var", "mean_ref": "j_mean", "std_ref": "j_var"}
 IMAGE_SIZE = (96, 128)
-CONFIG = MotionConfig(num_clusters=8, restarts=1)
+CONFIG = SegmentationConfig(num_clusters=8, restarts=1)
 
 
 def relative_error(found, expected):
@@ -75,10 +75,10 @@ def test_golden_scores_thresholds_and_masks(golden, run):
     """From the golden fused maps and labels: score, refined score, pixels, thresholds, masks."""
     g = np.load(golden / "aggregation" / f"{run}.npz")
     labels = jnp.asarray(g["cluster_labels"])
-    maps = motion.motion_maps(golden_maps(g), labels, MotionConfig())
+    maps = motion.motion_maps(golden_maps(g), labels, SegmentationConfig())
     assert relative_error(maps.raw_score, g["dynamic_map"]) <= 1e-5
     assert relative_error(maps.score, g["refined_dynamic_map"]) <= 1e-5
-    masks = motion.motion_masks(maps, IMAGE_SIZE, MotionConfig())
+    masks = motion.motion_masks(maps, IMAGE_SIZE, SegmentationConfig())
     assert relative_error(masks.score[:2], g["upsampled_first2"]) <= 1e-5
     np.testing.assert_allclose(masks.threshold, g["threshold_f64"], atol=1e-6)
     assert np.mean(np.asarray(masks.masks) != g["masks"]) <= 5e-4
@@ -122,7 +122,7 @@ def test_a_moving_region_is_masked():
     state = motion.init_temporal(num_frames, 2, 2, 48)
     state = motion.update_temporal(state, stats, edges, jnp.ones(len(edges), bool), grid)
     colour = np.where(moving[..., None], 1.0, -1.0) + 0.1 * rng.standard_normal((num_frames, 48, 3))
-    config = MotionConfig(num_clusters=2)
+    config = SegmentationConfig(num_clusters=2)
     maps, masks = segment(state, jnp.asarray(colour, jnp.float32), jax.random.key(0), grid, config)
     found = motion.token_masks(masks.masks, 4).reshape(moving.shape)
     assert np.all(np.asarray(found)[moving])
@@ -188,4 +188,4 @@ def test_one_trace_for_many_clips():
     for seed in range(3):
         state, features = random_clip(seed)
         _, masks = traced(state, features, jax.random.key(seed))
-    assert masks.masks.shape == (5, 12, 16)
+    assert masks.mask.shape == (5, 12, 16)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from easi3r_jax.core.config import DUSt3RConfig
+from easi3r_jax.models.config import DUSt3RConfig
 from tests.networks import small_network
 from tests.walls import HEIGHT, PATCH, WIDTH
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.core.config import ObjectiveConfig
 from easi3r_jax.models import random_model
 from easi3r_jax.training import objective
 from easi3r_jax.training.batch import Targets, targets_of
+from easi3r_jax.training.config import ObjectiveConfig
 from easi3r_jax.training.objective import Predicted
 from tests.walls import PATCH, wall
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from easi3r_jax.core import sharding
-from easi3r_jax.core.config import ObjectiveConfig, TrainConfig
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.models import parameters_of, random_model
+from easi3r_jax.training.config import ObjectiveConfig, TrainConfig
 from easi3r_jax.training.optimiser import learning_rate, make_optimiser
 from easi3r_jax.training.step import averaged_model, init_state, make_step, pair_numbers
 from easi3r_jax.weights.checkpoint import latest_state, load_state, save_state
@@ -113,7 +113,7 @@ def test_no_pair_is_drawn_twice():
 ONE_AND_TWO_DEVICES = """
 import jax
 from easi3r_jax.core import sharding
-from easi3r_jax.core.config import TrainConfig
+from easi3r_jax.training.config import TrainConfig
 from easi3r_jax.models import parameters_of, random_model
 from easi3r_jax.training.step import init_state, make_step
 from tests.networks import small_network

@@ -19,12 +19,12 @@ from typing import Any
 from easi3r_jax.apps import reconstruct
 from easi3r_jax.apps.app import options
 from easi3r_jax.apps.app.store import Store
-from easi3r_jax.apps.checkpoints import load_model, on_devices
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.errors import ConfigError, InputError, OutputError, UserError
 from easi3r_jax.io.pictures.gallery import FILMS
 from easi3r_jax.io.video.images import SUFFIXES, in_order
 from easi3r_jax.models import DUSt3R
+from easi3r_jax.weights.load import load_model_and_metadata, on_devices
 
 #: Told of a stage, how much of it is done, of how much, and how many seconds the rest of it may take (None: unknown).
 Report = Callable[[str, int, int | None, float | None], None]
@@ -83,19 +83,19 @@ class Networks:
     Args:
       checkpoints: as `--checkpoint` of reconstruct takes them.
       dtype: as its `--dtype`.
-      load: `load_model`, or what stands in for it.
+      load: `load_model_and_metadata`, or what stands in for it.
 
     Attributes:
       names: in the order given; of a path its last part.
     """
 
-    def __init__(self, checkpoints: Sequence[str], dtype: str = "auto", load=load_model):
+    def __init__(self, checkpoints: Sequence[str], dtype: str = "auto", load=load_model_and_metadata):
         self._loaded: dict[str, tuple[DUSt3R, dict[str, Any]]] = {}
         for checkpoint in checkpoints:
             name = pathlib.PurePath(checkpoint).name if pathlib.Path(checkpoint).expanduser().exists() else checkpoint
             if not name or name in self._loaded:
                 raise ConfigError(f"--checkpoints: {checkpoint!r} is empty, or one of its name is there already.")
-            model, metadata = load(checkpoint, dtype, Stages())
+            model, metadata = load(checkpoint, dtype, progress=Stages())
             self._loaded[name] = on_devices(model, 0), metadata
         if not self._loaded:
             raise ConfigError("--checkpoints names no weights: leave it out for the small embedded network.")
@@ -105,7 +105,7 @@ class Networks:
         return tuple(self._loaded)
 
     def load(self, name: str, dtype: str, observer: Stages) -> tuple[DUSt3R, dict[str, Any]]:
-        """The network of a name: what reconstruct calls in the place of `load_model`."""
+        """The network of a name: what reconstruct calls in the place of `load_model_and_metadata`."""
         del dtype, observer
         if name not in self._loaded:
             raise ConfigError(f"checkpoint is one of {', '.join(self._loaded)}.")

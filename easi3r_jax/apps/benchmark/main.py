@@ -17,13 +17,15 @@ from easi3r_jax.apps import cli
 from easi3r_jax.apps.benchmark.promises import statistics_cost, whole_reconstruction
 from easi3r_jax.apps.benchmark.stages import alignment_stages, flow_stage, network_stages, noise_frames
 from easi3r_jax.apps.benchmark.timing import Compilations, StageTimer, copy_rate, matmul_rate
-from easi3r_jax.apps.environment import device, layer_dtype, peak_memory_bytes, versions
+from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
 from easi3r_jax.apps.progress import table
-from easi3r_jax.core.config import PRESETS, AlignConfig, FlowConfig, PipelineConfig
+from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io.export import write_json
 from easi3r_jax.models import random_model
+from easi3r_jax.models.config import PRESETS, FlowConfig
+from easi3r_jax.weights.load import layer_dtype
 
 FLAGS = cli.Flags(__doc__)
 _WHAT = FLAGS.group("What is measured")

@@ -84,7 +84,7 @@ def whole_reconstruction(model, frames: Frames, config: PipelineConfig, compilat
     options = dataclasses.replace(config, frame_batch=batch)
     with counted_encodings() as seen:
         began = time.perf_counter()
-        jax.block_until_ready(pipeline.reconstruct(model, frames, options, observer=observe))
+        jax.block_until_ready(pipeline.reconstruct(model, frames, options, progress=observe))
         seconds = time.perf_counter() - began
     return {
         "seconds_with_compilation": seconds,

@@ -12,12 +12,13 @@ import numpy as np
 from easi3r_jax import align, motion
 from easi3r_jax.apps import flops
 from easi3r_jax.apps.benchmark.timing import StageTimer
-from easi3r_jax.core.config import DUSt3RConfig, FlowConfig, PipelineConfig
+from easi3r_jax.core.config import PipelineConfig
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.types import Array, Frames, PairPredictions
 from easi3r_jax.inference import pipeline
 from easi3r_jax.inference.flow import estimate_flow, network_size
 from easi3r_jax.models import FlowNetwork, flow_network
+from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.models.flow_layers import ITERATIONS as FLOW_ITERATIONS
 
 
@@ -57,11 +58,11 @@ def network_stages(stage: StageTimer, model, frames: Frames, edges: np.ndarray, 
     _, masks = stage(
         "masks", num_frames, lambda: pipeline.segment(temporal, labels, (height, width), options.segmentation)
     )
-    dynamic = motion.token_masks(masks.masks, config.patch_size)
+    dynamic = motion.token_masks(masks.mask, config.patch_size)
     stage(
         "second pass",
         len(edges),
-        lambda: pipeline.prediction_pass(model, features, edges, grid, dynamic=dynamic),
+        lambda: pipeline.prediction_pass(model, features, edges, grid, dynamic_tokens=dynamic),
         flops=len(edges) * with_heads,
     )
 
@@ -93,11 +94,9 @@ def alignment_stages(stage: StageTimer, frames: Frames, edges: np.ndarray, optio
         predictions = slanted_wall(jnp.asarray(edges), (height, width), options.point_dtype)
         number = predictions.points_i.dtype.itemsize
         if start is None:
-            start = stage(
-                "start of alignment", num_frames, partial(align.initial_state, predictions, num_frames, config)
-            )
+            start = stage("start of alignment", num_frames, partial(align.initial_state, predictions, config))
         flow = jnp.zeros((len(edges), height, width, 2), jnp.float32) if with_flow else None
-        problem = align.make_problem(predictions, num_frames, config, flow=flow, release=True)
+        problem = align.make_problem(predictions, config, flow=flow, release=True)
         stage(
             "alignment, flow" if with_flow else "alignment",
             config.iterations,

@@ -26,7 +26,6 @@ from typing import Any
 
 from easi3r_jax.apps import cli, compilation
 from easi3r_jax.apps.benchmark.timing import Compilations
-from easi3r_jax.apps.checkpoints import devices_flag, load_model, on_devices
 from easi3r_jax.apps.environment import device, versions
 from easi3r_jax.apps.evaluate import compare, records, rendered
 from easi3r_jax.apps.evaluate.configuration import describe, weights_hash
@@ -38,7 +37,7 @@ from easi3r_jax.apps.evaluate.schedule import Job, Part, all_jobs
 from easi3r_jax.apps.evaluate.tables import HEADLINES
 from easi3r_jax.apps.given import NetworkFlags
 from easi3r_jax.apps.hosts import HostFlags, HostLostError, Hosts
-from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, dtype_flag
+from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, dtype_flag
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.apps.run_folder import locked
 from easi3r_jax.core.atomic import ensure_writable
@@ -48,6 +47,7 @@ from easi3r_jax.evaluation.datasets import TEST_SETS, TestSequence, TestSet, fin
 from easi3r_jax.io import export
 from easi3r_jax.models import DUSt3R, FlowNetwork
 from easi3r_jax.synthetic import ClipConfig
+from easi3r_jax.weights.load import load_model_and_metadata, on_devices
 
 FLAGS = cli.Flags(__doc__, positional=True)
 
@@ -241,7 +241,7 @@ def load_method(stages: Stages, hosts: Hosts) -> tuple[Method, dict[str, str | N
     refiner = METHOD.known.refiner(stages)
     flow, flow_weights = METHOD.known.flow_source()
     assert flow is None or not isinstance(flow, pathlib.Path)  # `NetworkFlags` refuses folders
-    model, checkpoint = load_model(CHECKPOINT.value, DTYPE.value, stages)
+    model, checkpoint = load_model_and_metadata(CHECKPOINT.value, DTYPE.value, progress=stages)
     stages.close()
     hosts.tell("loaded", True)
     scattered = PARAMETERS.value == "scattered"

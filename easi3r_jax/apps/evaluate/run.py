@@ -10,23 +10,20 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from easi3r_jax.apps.environment import code_version, peak_memory_bytes, processor, reset_peak_memory
 from easi3r_jax.apps.evaluate import records
 from easi3r_jax.apps.evaluate.judge import Prediction, judge
 from easi3r_jax.apps.evaluate.records import Record
 from easi3r_jax.apps.evaluate.rendered import RenderedSequence, rendered_frames
 from easi3r_jax.apps.evaluate.schedule import Job
-from easi3r_jax.apps.given import with_flow
+from easi3r_jax.apps.given import estimator
 from easi3r_jax.core.atomic import output_error
-from easi3r_jax.core.batches import padded
 from easi3r_jax.core.config import FrameConfig, PipelineConfig
 from easi3r_jax.core.errors import UserError
-from easi3r_jax.core.types import Frames, Given, MaskRefiner, Observer, frames_at
+from easi3r_jax.core.types import Frames, MaskRefiner, Observer, Reconstruction, frames_at
 from easi3r_jax.evaluation.datasets import TestSequence
 from easi3r_jax.inference import pipeline
-from easi3r_jax.io import export
+from easi3r_jax.io.results import save_result
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.models import DUSt3R, FlowNetwork
 
@@ -61,18 +58,16 @@ class Method:
             return rendered_frames(sequence, self.frames)
         return load_frames(sequence.images, self.frames, progress=lambda d, n: observer("read", d, n or d + 1, ""))
 
-    def clip(self, frames: Frames, seed: int, observer: Observer) -> pipeline.Reconstruction:
+    def clip(self, frames: Frames, seed: int, observer: Observer) -> Reconstruction:
         """The whole method on a clip."""
         config = dataclasses.replace(self.config, seed=seed)
-        edges = pipeline.clip_edges(len(frames.rgb), config.graph)
-        length, rows = pipeline.clip_room(len(frames.rgb), config, Given())
-        longer = dataclasses.replace(frames, rgb=padded(np.asarray(frames.rgb), length))
-        given = with_flow(Given(), self.flow, longer, edges, observer, rows=rows)
-        return pipeline.reconstruct(self.model, frames, config, given=given, refiner=self.refiner, observer=observer)
+        return pipeline.reconstruct(
+            self.model, frames, config, flow=estimator(self.flow), refiner=self.refiner, progress=observer
+        )
 
-    def single_frames(self, frames: Frames, seed: int, observer: Observer) -> Iterator[pipeline.Reconstruction]:
+    def single_frames(self, frames: Frames, seed: int, observer: Observer) -> Iterator[Reconstruction]:
         """Every frame alone, paired with itself. A frame alone does not show motion: none is looked for."""
-        config = dataclasses.replace(self.config, seed=seed, motion="none", masks=())
+        config = dataclasses.replace(self.config, seed=seed, cue="none", masks=())
         for t in range(len(frames.rgb)):
             observer("frames alone", t, len(frames.rgb), "")
             yield pipeline.reconstruct(self.model, frames_at(frames, slice(t, t + 1)), config)
@@ -96,18 +91,14 @@ class Keeping:
         dataset, sequence, seed, config = job.key
         return os.path.join("results", config, dataset, sequence.replace("/", "_"), f"seed_{seed}")
 
-    def write(self, job: Job, result: pipeline.Reconstruction, frames: Frames, figures: dict[str, Any]) -> str:
+    def write(self, job: Job, result: Reconstruction, figures: dict[str, Any]) -> str:
         """Writes the result folder of a clip, as `experiments.reconstruct` does."""
         folder = self.folder(job)
-        export.write_result(
+        save_result(
             self.output / folder,
-            result.scene,
-            result.motion,
-            frames=frames,
-            config=self.record | {"configuration": job.part.configuration, "seed": job.seed},
+            result,
+            record=self.record | {"configuration": job.part.configuration, "seed": job.seed},
             metrics=figures,
-            threshold=None if result.masks is None else float(result.masks.threshold),
-            losses=result.losses,
             name=job.sequence.name,
         )
         return folder
@@ -134,7 +125,7 @@ def evaluate(job: Job, method: Method, keeping: Keeping | None, observer: Observ
     seconds = time.perf_counter() - began
     kept = None
     if keeping is not None and result is not None:
-        kept = keeping.write(job, result, frames, figures)
+        kept = keeping.write(job, result, figures)
     return {"figures": figures, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes(), "result": kept}
 
 

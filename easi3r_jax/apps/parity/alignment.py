@@ -20,7 +20,7 @@ from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.procrustes import register_similarity
-from easi3r_jax.core.types import PairPredictions
+from easi3r_jax.core.types import Geometry, PairPredictions
 from easi3r_jax.inference.flow import consistent_flow
 
 _GRADIENT = 1e-4
@@ -49,7 +49,7 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
             golden = Golden(folder / f"{case}.npz")
             flow, dynamic = load_flow(folder) if options.get("flow_w") else (None, None)
             config = case_config(options)
-            problem = align.make_problem(predictions, num_frames, config, flow=flow, dynamic=dynamic)
+            problem = align.make_problem(predictions, config, flow=flow, dynamic=dynamic)
             yield from _check_case(f"{folder.name}/{case}", golden, predictions, num_frames, problem, config)
     if (folder / "primitives.npz").is_file():
         yield from _check_primitives(folder)
@@ -106,7 +106,7 @@ def _check_case(stage, golden, predictions, num_frames, problem, config: AlignCo
     yield compare(stage, "learning rates", align.learning_rates(config), golden["lrs_f64"], ROUNDING)
     yield from _check_start(stage, golden, predictions, num_frames)
 
-    own = align.initial_state(predictions, num_frames, config)
+    own = align.initial_state(predictions, config)
     _, losses = align.optimise(own, problem, config)
     best = float(golden["losses"][-1])
     yield at_most(stage, "final loss from our start / golden's", float(losses[-1]) / best, _OWN_START)
@@ -165,14 +165,13 @@ def _check_path(stage, golden, predictions, num_frames, problem, config: AlignCo
     yield at_most(stage, "final focals, relative", focal_error, _FOCAL)
 
     if "im_conf_before_clean" in golden:
-        before = align.frame_confidence(predictions, len(golden["final_depth"]))
+        before = align.frame_confidence(predictions)
         yield compare(stage, "im_conf_before_clean", before, golden["im_conf_before_clean"], ROUNDING)
-        done = align.AlignResult(
+        done = Geometry(
             world_from_cam=jnp.asarray(golden["final_im_poses"]),
             intrinsics=jnp.asarray(golden["final_intrinsics"]),
             depth=jnp.asarray(golden["final_depth"]),
             confidence=before,
-            losses=jnp.asarray(losses),
         )
         after = np.asarray(clean_confidence(done, config))
         # A projection that rounds to the next pixel may flip a decision.
@@ -228,7 +227,7 @@ def _exact_gradient(start, predictions, num_frames: int, config: AlignConfig) ->
         return jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
     with jax.enable_x64(True):
-        problem = align.make_problem(jax.tree.map(widen, predictions), num_frames, config)
+        problem = align.make_problem(jax.tree.map(widen, predictions), config)
         return jax.tree.map(np.asarray, jax.jit(jax.grad(plain))(jax.tree.map(widen, start), problem))
 
 
@@ -301,7 +300,7 @@ def _check_flow_masks(folder: pathlib.Path, predictions: PairPredictions, num_fr
     """MonST3R's masks: flow that the cameras of each pair do not explain."""
     golden, stage = Golden(folder / "motion_masks_from_pairs.npz"), f"{folder.name}/motion_masks_from_pairs"
     config = dataclasses.replace(AlignConfig(), min_confidence=2.5)
-    residual = align.flow_residual(predictions, load_flow(folder)[0], num_frames, config)
+    residual = align.flow_residual(predictions, load_flow(folder)[0], config)
     yield at_most(stage, "mean_error", float(jnp.abs(residual - golden["mean_error"]).max()), _FLOW_RESIDUAL)
     differ = float((np.asarray(residual > PipelineConfig().flow_threshold) != golden["masks"]).mean())
     yield at_most(stage, "masks, share that differs", differ, 1e-3)
@@ -319,7 +318,7 @@ def _check_two_frames(stage: str, path: pathlib.Path) -> Iterator[Row]:
     )
     yield compare(stage, "conf_product", align.edge_scores(predictions), golden["conf_product"], ROUNDING)
     config = dataclasses.replace(AlignConfig(), shared_focal=False, min_confidence=2.5)
-    result = align.align(predictions, 2, config)
+    result, _ = align.align(predictions, config)
     yield compare(stage, "focals", result.intrinsics[:, 0, 0], golden["focals"], _CLOSED_FORM)
     # RANSAC draws its own samples: the other camera agrees to the noise of the point maps.
     turn = rotation_degrees(np.asarray(result.world_from_cam), golden["im_poses"])

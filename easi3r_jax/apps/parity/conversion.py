@@ -15,9 +15,9 @@ from flax import nnx
 
 from easi3r_jax.apps.parity.report import NETWORK, Row, at_most, compare
 from easi3r_jax.apps.parity.weights import golden_model, golden_tensor
-from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.models import DUSt3R
+from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights import convert
 from easi3r_jax.weights.checkpoint import load_checkpoint
 from easi3r_jax.weights.convert import flow_table, table

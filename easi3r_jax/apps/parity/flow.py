@@ -12,8 +12,8 @@ import numpy as np
 
 from easi3r_jax.apps.parity.report import AGGREGATED, Golden, Row, compare, equal
 from easi3r_jax.apps.parity.weights import golden_flow_network
-from easi3r_jax.core.config import FlowConfig
 from easi3r_jax.inference.flow import pad_images
+from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.models.correlation import correlate, halve, make_lookup
 
 _NETWORKS = {

@@ -23,7 +23,7 @@ from easi3r_jax.apps.parity.report import (
     differing,
 )
 from easi3r_jax.apps.parity.weights import golden_config, golden_model
-from easi3r_jax.core.config import MotionConfig
+from easi3r_jax.core.config import SegmentationConfig
 from easi3r_jax.core.types import Frames, TemporalMaps
 from easi3r_jax.inference import pipeline
 from easi3r_jax.models import DUSt3R
@@ -54,7 +54,7 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
         yield from _check_pairs(folder, model, features, rgb.shape[1:3])
     if (folder / "otsu_synthetic.npz").is_file():
         yield from _check_otsu(folder)
-    segmentation = MotionConfig(num_clusters=settings.get("kmeans", {}).get("n_clusters", 64))
+    segmentation = SegmentationConfig(num_clusters=settings.get("kmeans", {}).get("n_clusters", 64))
     for graph in settings["graphs"]:
         stem = graph.replace("-", "_")
         if (folder / f"{stem}_pass1.npz").is_file():
@@ -87,7 +87,7 @@ def _check_graph(folder, stem, model, features, edges, size, segmentation) -> It
 
     # The second pass starts from the golden masks, so that a pixel on the threshold is counted once, above.
     dynamic = motion.token_masks(jnp.asarray(first["masks"]), model.config.patch_size)
-    predictions, temporal = pipeline.prediction_pass(model, features, edges, grid, dynamic=dynamic)
+    predictions, temporal = pipeline.prediction_pass(model, features, edges, grid, dynamic_tokens=dynamic)
     second = Golden(folder / f"{stem}_pass2.npz")
     yield from _check_pass(f"{folder.name}/{stem} pass 2", temporal, features, second, grid, segmentation)
     if (folder / f"{stem}_pass2_pairs.npz").is_file():
@@ -97,7 +97,7 @@ def _check_graph(folder, stem, model, features, edges, size, segmentation) -> It
         )
 
 
-def _check_pass(stage, temporal, features, golden, grid, config: MotionConfig) -> Iterator[Row]:
+def _check_pass(stage, temporal, features, golden, grid, config: SegmentationConfig) -> Iterator[Row]:
     raw = motion.raw_moments(temporal, grid)
     maps = motion.fuse_temporal(temporal, grid)
     for golden_name, ours in _RAW.items():
@@ -117,7 +117,7 @@ def _check_pass(stage, temporal, features, golden, grid, config: MotionConfig) -
     yield from golden.unread(stage, "min_abs_margin_f64")
 
 
-def _check_masks(stage, maps: TemporalMaps, features, golden, config: MotionConfig) -> Iterator[Row]:
+def _check_masks(stage, maps: TemporalMaps, features, golden, config: SegmentationConfig) -> Iterator[Row]:
     points = np.asarray(features, np.float64).reshape(-1, features.shape[-1])
     clusters = motion.kmeans(
         jnp.asarray(points, jnp.float32),

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.models import DUSt3R, FlowNetwork, parameter_shapes
+from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network
 from easi3r_jax.weights.convert import conversion, table
 from easi3r_jax.weights.convert.model_string import parse_model_string

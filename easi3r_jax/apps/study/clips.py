@@ -11,14 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.apps.sequences import Sequence, find_sequence, load_arrays, load_ground_truth
-from easi3r_jax.core.config import DUSt3RConfig, FrameConfig
+from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Array, Frames
+from easi3r_jax.evaluation.ground_truth import load_ground_truth
 from easi3r_jax.evaluation.metrics import GroundTruth
+from easi3r_jax.io.sequences import STILL, Sequence, find_sequence, load_arrays
 from easi3r_jax.io.video import load_frames
+from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.synthetic.clips import Clip, ClipConfig, plan_clip, render_clip
-from easi3r_jax.training.datasets import STILL
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

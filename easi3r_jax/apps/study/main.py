@@ -21,14 +21,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from easi3r_jax.apps import cli
-from easi3r_jax.apps.checkpoints import load_model
 from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.study import clips as study_clips
 from easi3r_jax.apps.study import report, scores
 from easi3r_jax.apps.study.clips import StudyClip, Twins
 from easi3r_jax.core.atomic import atomic_folder, ensure_writable
-from easi3r_jax.core.config import AlignConfig, MotionConfig, PipelineConfig
+from easi3r_jax.core.config import AlignConfig, PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.pairs import make_edges
 from easi3r_jax.core.types import Array
@@ -37,6 +36,7 @@ from easi3r_jax.inference import pipeline
 from easi3r_jax.io import export
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.synthetic.clips import ClipConfig
+from easi3r_jax.weights.load import load_model_and_metadata
 
 FLAGS = cli.Flags(__doc__)
 
@@ -68,17 +68,17 @@ def main() -> None:
     config = PipelineConfig(
         graph=GRAPH.value,
         seed=SEED.value,
-        segmentation=MotionConfig(num_clusters=CLUSTERS.value),
+        segmentation=SegmentationConfig(num_clusters=CLUSTERS.value),
         alignment=AlignConfig(iterations=ITERATIONS.value),
     )
-    sources = [dataclasses.replace(config, motion=name) for name in filter(None, MOTION.value.split(","))]
+    sources = [dataclasses.replace(config, cue=name) for name in filter(None, MOTION.value.split(","))]
     make_edges(NUM_FRAMES.value, GRAPH.value)
     output = pathlib.Path(OUTPUT.value)
     ensure_writable(output, marker=MARKER)
     stages = Stages()
-    networks = {"": load_model(CHECKPOINT.value, DTYPE.value, stages)}
+    networks = {"": load_model_and_metadata(CHECKPOINT.value, DTYPE.value, progress=stages)}
     if TUNED.value:
-        networks["tuned"] = load_model(TUNED.value, DTYPE.value, stages)
+        networks["tuned"] = load_model_and_metadata(TUNED.value, DTYPE.value, progress=stages)
     model = networks[""][0]
     for other, _ in networks.values():
         if (other.config.image_size, other.config.patch_size) != (model.config.image_size, model.config.patch_size):
@@ -108,7 +108,7 @@ def main() -> None:
             for options in sources:
                 for (kind, clip), encoded in zip(kinds.items(), features, strict=True):
                     stages("clips", done, total, twins.name)
-                    name = f"{system_name(network, options.motion)}{kind}"
+                    name = f"{system_name(network, options.cue)}{kind}"
                     per_clip[-1][name] = measured(weights, clip, encoded, options)
                     done += 1
     stages("clips", total, total)
@@ -158,7 +158,7 @@ def find_clips(model: DUSt3R) -> tuple[Iterator[Twins], Iterator[Twins], tuple[i
 def measured(model: DUSt3R, clip: StudyClip, features: Array, config: PipelineConfig) -> dict[str, float | None]:
     """Figures of a whole reconstruction. A twin's `score_auc` is that of the objects that would move."""
     scene = pipeline.reconstruct(model, clip.frames, config, features=features).scene
-    if config.motion == "none":  # says nothing about motion
+    if config.cue == "none":  # says nothing about motion
         return metrics.evaluate_scene(scene, dataclasses.replace(clip.truth, masks=None))
     figures = metrics.evaluate_scene(scene, clip.truth)
     if clip.movers is not None:

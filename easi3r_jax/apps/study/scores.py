@@ -18,7 +18,7 @@ import numpy as np
 
 from easi3r_jax import motion
 from easi3r_jax.apps.study.clips import StudyClip, Twins
-from easi3r_jax.core.config import MotionConfig, PipelineConfig
+from easi3r_jax.core.config import PipelineConfig, SegmentationConfig
 from easi3r_jax.core.types import Array, MotionResidual
 from easi3r_jax.evaluation.metrics import pooled_iou, roc_auc
 from easi3r_jax.inference import pipeline
@@ -87,7 +87,7 @@ def scored(
     for cue in CUES:
         function = motion.find_cue(cue)
         assert function is not None
-        residual = function(predictions, features, grid, seed=config.seed)
+        residual = function(motion.Evidence(predictions, temporal, features, grid, config.seed))
         found, masks = pixels(residual.value[None], residual.observed)
         for clustered in (False, True):
             yield Score(cue, "", clustered), found[int(clustered), 0], masks[int(clustered), 0]
@@ -132,14 +132,14 @@ def _masks(
     temporal: motion.TemporalState,
     labels: Array,
     size: tuple[int, int],
-    config: MotionConfig,
+    config: SegmentationConfig,
 ) -> tuple[Array, Array]:
     """Scores and masks (2, M, T, H, W) of M maps (M, T, h, w): without and with clusters."""
 
     def of_one(value: Array) -> tuple[Array, Array]:
         maps = motion.motion_maps(temporal, labels, config, MotionResidual(value, observed))
         both = [motion.motion_masks(m, size, config) for m in (dataclasses.replace(maps, score=maps.raw_score), maps)]
-        return jnp.stack([m.score for m in both]), jnp.stack([m.masks for m in both])
+        return jnp.stack([m.score for m in both]), jnp.stack([m.mask for m in both])
 
     found, masks = jax.lax.map(of_one, values)  # one after another: a threshold's histograms need room
     return jnp.swapaxes(found, 0, 1), jnp.swapaxes(masks, 0, 1)

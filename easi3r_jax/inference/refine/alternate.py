@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from easi3r_jax.core.types import Observer, silent
+from easi3r_jax.core.types import Progress, silent
 
 
 class Tracker(Protocol):
@@ -29,7 +29,7 @@ class Tracker(Protocol):
 
 
 def alternate(
-    start: Callable[[], Tracker], masks: np.ndarray, *, observer: Observer = silent, stage: str = "refine"
+    start: Callable[[], Tracker], masks: np.ndarray, *, progress: Progress = silent, stage: str = "refine"
 ) -> np.ndarray:
     """Refines masks: those of odd frames prompt the even ones, those of even frames the odd ones; the union counts.
 
@@ -39,8 +39,8 @@ def alternate(
     Args:
       start: a tracker of the video that knows no prompts yet.
       masks: (T, H, W) bool.
-      observer: told of progress, in frames; a frame counts in both halves.
-      stage: what the observer hears this called.
+      progress: called after each frame; a frame counts in both halves.
+      stage: what `progress` is told.
 
     Returns:
       (T, H, W) bool: the input's pixels and those found.
@@ -54,18 +54,18 @@ def alternate(
     for half in halves:
         tracker = start()
         for t in half:
-            observer(stage, done, total, "")
+            progress(stage, done, total, "")
             tracker.prompt(t, masks[t])
             done += 1
         order = [(t, False) for t in range(half[0], len(masks))] + [(t, True) for t in range(half[0] - 1, -1, -1)]
         for t, reverse in order:
             if t in half:
                 continue
-            observer(stage, done, total, "")
+            progress(stage, done, total, "")
             found = tracker.follow(t, reverse=reverse)
             if (t - half[0]) % 2:  # not of this half: its own empty masks are the other half's to fill
                 refined[t] |= found
             done += 1
     if halves:
-        observer(stage, total, total, "")
+        progress(stage, total, total, "")
     return refined

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from easi3r_jax.core.errors import CheckpointError, ConfigError
-from easi3r_jax.core.types import Observer, silent
+from easi3r_jax.core.types import Progress, silent
 from easi3r_jax.inference.refine.alternate import alternate
 from easi3r_jax.weights.hub import fetch, is_name
 
@@ -40,7 +40,7 @@ class Sam2Refiner:
       device: PyTorch's name of the device, e.g. "cpu"; None: the GPU where PyTorch has one.
       most_prompts: a frame looks at so many prompted frames, the nearest; 0: at all, as in the released program. Time
         and memory of a frame grow with them.
-      observer: told of a download.
+      progress: called during a download.
 
     Attributes:
       metadata: source_name, source_sha256 of the weights, versions of the libraries.
@@ -57,7 +57,7 @@ class Sam2Refiner:
         *,
         device: str | None = None,
         most_prompts: int = 0,
-        observer: Observer = silent,
+        progress: Progress = silent,
     ):
         if most_prompts < 0 or most_prompts == 1:
             raise ConfigError(f"most_prompts is 0 (all) or at least 2 (one on each side), got {most_prompts}.")
@@ -67,7 +67,7 @@ class Sam2Refiner:
             self._device = torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:  # no such device; PyTorch without CUDA
             raise ConfigError(f"PyTorch has no device {name!r} here: {_first_line(error)}") from error
-        folder = _folder(checkpoint, observer)
+        folder = _folder(checkpoint, progress)
         self._model = _load(folder)
         self._model.config.max_cond_frame_num = most_prompts or -1
         self.metadata = {
@@ -77,13 +77,13 @@ class Sam2Refiner:
             "transformers": transformers.__version__,
         }
 
-    def __call__(self, rgb: np.ndarray, masks: np.ndarray, /, *, observer: Observer = silent) -> np.ndarray:
+    def __call__(self, rgb: np.ndarray, masks: np.ndarray, /, *, progress: Progress = silent) -> np.ndarray:
         """Refines the masks of a clip.
 
         Args:
           rgb: (T, H, W, 3) uint8.
           masks: (T, H, W) bool, True where the frame moves.
-          observer: told of progress.
+          progress: called during the work.
 
         Returns:
           (T, H, W) bool, the input's pixels and those found.
@@ -94,7 +94,7 @@ class Sam2Refiner:
         torch, _ = _libraries()
         try:
             self._model.to(self._device)
-            return alternate(lambda: _Sam2Tracker(self._model, rgb, self._device), masks, observer=observer)
+            return alternate(lambda: _Sam2Tracker(self._model, rgb, self._device), masks, progress=progress)
         except torch.OutOfMemoryError as error:
             raise ConfigError(
                 "The device's memory does not suffice for SAM 2: leave it more "
@@ -176,11 +176,11 @@ def _libraries() -> tuple[Any, Any]:
     return torch, transformers
 
 
-def _folder(checkpoint: str | os.PathLike[str], observer: Observer) -> pathlib.Path:
+def _folder(checkpoint: str | os.PathLike[str], progress: Progress) -> pathlib.Path:
     """The local folder of a checkpoint that is one, or of one on the hub."""
     folder = pathlib.Path(checkpoint).expanduser()
     if not folder.exists() and is_name(os.fspath(checkpoint)) and not folder.parent.is_dir():
-        return fetch(os.fspath(checkpoint), (_CONFIG, _WEIGHTS), "SAM 2", observer)
+        return fetch(os.fspath(checkpoint), (_CONFIG, _WEIGHTS), "SAM 2", progress)
     missing = [name for name in (_CONFIG, _WEIGHTS) if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(

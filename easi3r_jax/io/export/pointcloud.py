@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.types import Scene4D
 
 #: Static points below it are left out: the network's confidence starts at 1, the clean-up sets floating points to 0.
@@ -51,6 +52,35 @@ class SceneCloud:
 
     background: Points
     foreground: dict[int, Points]
+
+
+@dataclasses.dataclass(frozen=True)
+class CloudOptions:
+    """Which points `scene.glb` and `scene.ply` hold.
+
+    Attributes:
+      foreground: dynamic points of "all" frames, "none", or the number of one frame.
+      min_confidence: of the static points.
+      max_points: in each file.
+    """
+
+    foreground: str | int = "all"
+    min_confidence: float = MIN_CONFIDENCE
+    max_points: int = 2_000_000
+
+    def check(self, num_frames: int) -> None:
+        """Refuses a foreground that is not one.
+
+        Raises:
+          ConfigError: it is neither "all" nor "none" nor the number of a frame.
+        """
+        if self.foreground in ("all", "none"):
+            return
+        word = str(self.foreground)
+        if not (word.isascii() and word.isdecimal()) or int(word) >= num_frames:
+            raise ConfigError(
+                f"Foreground {self.foreground!r}: 'all', 'none', or a frame number from 0 to {num_frames - 1}."
+            )
 
 
 def point_cloud(

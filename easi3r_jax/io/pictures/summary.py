@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import os
 
 import numpy as np
@@ -11,7 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from easi3r_jax.core.types import MotionMaps, Scene4D
+from easi3r_jax.core.types import MotionMaps, Reconstruction, Scene4D
 from easi3r_jax.io.export.flow import flow_image
 from easi3r_jax.io.pictures.colors import Scale, tinted
 from easi3r_jax.io.pictures.panels import (
@@ -93,6 +96,25 @@ def write_summary(
 ) -> None:
     """Writes `summary_figure` as a PNG."""
     FigureCanvasAgg(summary_figure(scene, motion, title=title, time=time, flow=flow)).print_png(os.fspath(path))
+
+
+def result_figure(result: Reconstruction) -> Figure:
+    """`summary_figure` of a result."""
+    given = result.given
+    flow = None if given is None or given.flow is None else (np.asarray(given.flow), np.asarray(result.edges))
+    title = result.folder.name if result.folder else ""
+    return summary_figure(result.scene, result.motion, title=title, time=np.asarray(result.frames.time), flow=flow)
+
+
+def result_html(result: Reconstruction) -> str:
+    """A result for notebooks: one line in words, and its summary as a picture within the HTML."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(result_figure(result)).print_png(buffer)
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    style = "max-width: 100%"
+    return (
+        f'<p>{html.escape(repr(result))}</p><img style="{style}" alt="summary" src="data:image/png;base64,{picture}">'
+    )
 
 
 def _rows(

@@ -21,12 +21,14 @@ class ClipFrame:
       time: seconds since the source's first frame, exact.
       label: names the frame in messages.
       read: gives the upright RGB image at full size; raises InputError where it cannot be read.
+      name: of the image's file; None for frames of a video.
     """
 
     index: int
     time: Fraction
     label: str
     read: Callable[[], Image.Image]
+    name: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

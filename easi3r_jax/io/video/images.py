@@ -53,7 +53,8 @@ def open_images(images: Sequence[pathlib.Path | StoredImage], name: str) -> Clip
     def frames() -> Generator[ClipFrame, None, None]:
         for index, image in enumerate(images):
             read = image.read if isinstance(image, StoredImage) else functools.partial(read_image, image)
-            yield ClipFrame(index, index / ASSUMED_RATE, str(image), read)
+            name = image.name if isinstance(image, pathlib.Path) else None
+            yield ClipFrame(index, index / ASSUMED_RATE, str(image), read, name)
 
     return Clip(name, frames(), len(images), ASSUMED_RATE)
 

@@ -48,7 +48,7 @@ def load_frames(
     """
     clip = _open(source)
     total = _expected(clip, config)
-    rgb, index, time = [], [], []
+    rgb, index, time, names = [], [], [], []
     geometry = None
     with contextlib.closing(clip.frames) as stream:
         for frame in _taken(stream, clip.rate, config):
@@ -57,6 +57,7 @@ def load_frames(
             rgb.append(np.asarray(resize_image(image, geometry)))
             index.append(frame.index)
             time.append(float(frame.time))
+            names.append(frame.name)
             if progress is not None and (total is None or len(rgb) < total):
                 progress(len(rgb), total)
     if geometry is None:
@@ -69,6 +70,7 @@ def load_frames(
         time=np.array(time, np.float64),
         frame_from_source=geometry.frame_from_source,
         source_size=np.array(geometry.source[::-1], np.int32),
+        names=tuple(names) if all(names) and len(set(names)) == len(names) else None,
     )
 
 

@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.core.errors import CheckpointError, ConfigError
 from easi3r_jax.models import RAFT, SEARAFT, DUSt3R, FlowNetwork, model_from, parameter_shapes, parameters_of
+from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.checkpoint import folder as folders
 
 FORMAT = "easi3r_jax checkpoint"

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.core.errors import CheckpointError
+from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, save_checkpoint
 from easi3r_jax.weights.convert import table
 from easi3r_jax.weights.convert.sources import open_source

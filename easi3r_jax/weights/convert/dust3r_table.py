@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from easi3r_jax.core.config import DUSt3RConfig
+from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.weights.convert.rules import CONV, LINEAR, PATCH, POINTWISE, TRANSPOSED, Rule, Shape, layer, norm
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from easi3r_jax.core.config import FlowConfig
+from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.weights.convert.rules import CONV, LINEAR, Rule, layer, norm
 
 LICENCE = "The terms of the source apply; the released RAFT and SEA-RAFT are under the BSD 3-Clause licence."

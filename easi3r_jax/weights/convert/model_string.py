@@ -14,8 +14,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from easi3r_jax.core.config import DUSt3RConfig
 from easi3r_jax.core.errors import CheckpointError, ConfigError
+from easi3r_jax.models.config import DUSt3RConfig
 
 _CLASS = "AsymmetricCroCo3DStereo"
 _MAX_LENGTH = 10_000

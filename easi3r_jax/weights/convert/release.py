@@ -14,9 +14,9 @@ import numpy as np
 import safetensors.numpy
 
 from easi3r_jax.core.atomic import atomic_folder
-from easi3r_jax.core.config import DUSt3RConfig
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.models import parameters_of
+from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.weights.checkpoint import load_checkpoint
 from easi3r_jax.weights.convert.model_string import WIDTHS
 from easi3r_jax.weights.convert.safetensors_folder import CONFIG, WEIGHTS

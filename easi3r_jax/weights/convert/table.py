@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.models import parameter_shapes
+from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.convert import dust3r_table, flow_table
 from easi3r_jax.weights.convert.rules import Rule, Shape, Transform
 from easi3r_jax.weights.convert.tensors import FLOATS, LazyTensor, Source

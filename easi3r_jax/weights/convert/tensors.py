@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.core.errors import CheckpointError
+from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 
 #: Bytes of an element, by the names that PyTorch and we give the types.
 ITEM_SIZES = {

@@ -93,7 +93,7 @@ def test_a_half_without_prompts_finds_nothing(refined):
 @pytest.mark.parametrize("masks", [clip_of((), 4), clip_of((0,), 1)])
 def test_where_nothing_can_be_found_no_tracker_is_started(refined, masks):
     heard = []
-    result, logs = refined(masks, observer=lambda *told: heard.append(told))
+    result, logs = refined(masks, progress=lambda *told: heard.append(told))
     np.testing.assert_array_equal(result, masks)
     assert not logs and not heard
 
@@ -127,5 +127,5 @@ def test_a_mask_lost_in_one_frame_comes_back(refined):
 
 def test_progress_counts_every_frame_of_both_halves(refined):
     heard = []
-    refined(clip_of((0, 1, 4), 5), observer=lambda *told: heard.append(told), stage="refine")
+    refined(clip_of((0, 1, 4), 5), progress=lambda *told: heard.append(told), stage="refine")
     assert [told[:3] for told in heard] == [("refine", done, 10) for done in range(11)]

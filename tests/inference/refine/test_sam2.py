@@ -102,7 +102,7 @@ def test_without_masks_nothing_is_found(refiner, rgb):
 
 def test_progress_is_told(refiner, rgb):
     heard = []
-    refiner(rgb, square(), observer=lambda *told: heard.append(told))
+    refiner(rgb, square(), progress=lambda *told: heard.append(told))
     assert [told[:3] for told in heard] == [("refine", done, 2 * T) for done in range(2 * T + 1)]
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from easi3r_jax.core.config import DUSt3RConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.export import load_scene, read_tum, to_json, write_intrinsics, write_json, write_scene, write_tum
+from easi3r_jax.models.config import DUSt3RConfig
 
 KEYS = {
     *("format_version", "world_from_cam", "intrinsics", "depth", "confidence"),

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from easi3r_jax.apps.sequences import load_arrays
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.export.images import write_masks
 from easi3r_jax.io.priors.masks import load_masks
+from easi3r_jax.io.sequences import load_arrays
 from easi3r_jax.io.video import load_frames
 
 BRIGHT = {"L": 255, "1": True, "RGB": (0, 200, 0), "LA": (255, 0), "RGBA": (200, 0, 0, 0)}

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.core.config import TrainConfig
 from easi3r_jax.core.errors import CheckpointError, ConfigError, OutputError
+from easi3r_jax.training.config import TrainConfig
 from easi3r_jax.training.step import init_state
 from easi3r_jax.weights.checkpoint import folder as folders
 from easi3r_jax.weights.checkpoint import latest_state, load_newest, load_state, save_state, state_options

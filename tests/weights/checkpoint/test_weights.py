@@ -12,9 +12,9 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
-from easi3r_jax.core.config import PRESETS, DUSt3RConfig
 from easi3r_jax.core.errors import CheckpointError, OutputError
 from easi3r_jax.models import abstract_model, parameter_shapes, random_model
+from easi3r_jax.models.config import PRESETS, DUSt3RConfig
 from easi3r_jax.weights.checkpoint import (
     FORMAT_VERSION,
     is_checkpoint,

@@ -8,9 +8,9 @@ import pytest
 import safetensors.numpy
 
 from easi3r_jax.apps.parity.weights import golden_source
-from easi3r_jax.core.config import FlowConfig
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.models import flow_network, parameter_shapes, parameters_of
+from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network, save_checkpoint
 from easi3r_jax.weights.convert import convert, open_source, table
 from easi3r_jax.weights.convert.conversion import silent

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from easi3r_jax.core.config import DUSt3RConfig
 from easi3r_jax.core.errors import CheckpointError
+from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.weights.checkpoint import load_checkpoint
 from easi3r_jax.weights.convert import convert, open_source
 from easi3r_jax.weights.convert.conversion import silent

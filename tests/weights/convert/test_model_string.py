@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from easi3r_jax.core.config import DUSt3RConfig
 from easi3r_jax.core.errors import CheckpointError
+from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.weights.convert.model_string import parse_arguments, parse_model_string
 
 RELEASED = {

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from easi3r_jax.core.config import PRESETS
 from easi3r_jax.core.errors import CheckpointError, OutputError
 from easi3r_jax.models import model_from, parameters_of, random_model
+from easi3r_jax.models.config import PRESETS
 from easi3r_jax.weights.checkpoint import load_checkpoint, save_checkpoint
 from easi3r_jax.weights.convert import table
 from easi3r_jax.weights.convert.conversion import convert

@@ -8,19 +8,23 @@ for all frames, in pixels of the original images.
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import zipfile
+from collections.abc import Callable
 
 import numpy as np
 
 import easi3r_jax
+from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry.grids import resample_nearest
 from easi3r_jax.core.types import Frames
-from easi3r_jax.evaluation.metrics import GroundTruth
-from easi3r_jax.io.video.images import SUFFIXES, list_images
-from easi3r_jax.training.datasets import STILL
+from easi3r_jax.io import video
+from easi3r_jax.io.video.load import Source
 
+#: What the folder of a clip's motionless twin is called after the clip's own name.
+STILL = "_still"
 CLIPS = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "clips"
 
 
@@ -74,41 +78,34 @@ def _clip_folder(name: str, path: pathlib.Path) -> Sequence:
     return Sequence(name, path / "frames", truth if truth.is_file() else None, twin)
 
 
-def file_names(source: pathlib.Path, frames: Frames) -> list[str] | None:
-    """Names of the images that a clip's frames were, None for a video."""
-    if source.is_dir():
-        images = list_images(source)
-        return [images[index].name for index in np.asarray(frames.source_index)]
-    return [source.name] if source.suffix.lower() in SUFFIXES else None
+def load_frames(
+    source: Source,
+    config: FrameConfig = FrameConfig(),
+    progress: Callable[[int, int | None], None] | None = None,
+) -> Frames:
+    """Reads a clip and brings it to the network's size: `video.load_frames` of whatever `--seq` takes.
 
-
-def load_ground_truth(path: pathlib.Path, frames: Frames) -> GroundTruth:
-    """Reads ground truth and brings it to the frames: their choice, their scaling, their crop.
-
-    Depth and masks are sampled at the nearest original pixel, intrinsics are mapped by `frame_from_source`.
+    Args:
+      source: a video file, a folder of images, one image, a clip folder, "demo" (the bundled clip), or a sequence of
+        image files.
+      config: which frames are taken, and their size: `FrameConfig.for_model(model)` for a network.
+      progress: called with (frames taken, how many there will be or None).
 
     Raises:
-      InputError: an unreadable file, wrong shapes, or fewer entries than the clip has frames.
+      InputError, ConfigError: as `video.load_frames`.
     """
-    known = ("depth", "masks", "world_from_cam", "intrinsics")
-    arrays = load_arrays(path, frames, known)
-    if not arrays:
-        raise InputError(f"{path} holds none of {', '.join(known)}.")
-    if "intrinsics" in arrays:
-        arrays["intrinsics"] = np.asarray(frames.frame_from_source) @ arrays["intrinsics"]
-    return GroundTruth(
-        depth=arrays["depth"].astype(np.float32) if "depth" in arrays else None,
-        masks=arrays["masks"].astype(bool) if "masks" in arrays else None,
-        world_from_cam=arrays.get("world_from_cam"),
-        intrinsics=arrays.get("intrinsics"),
-    )
+    if isinstance(source, str | os.PathLike):
+        path = pathlib.Path(source).expanduser()
+        if os.fspath(source) == "demo" or (path / "frames").is_dir():
+            source = find_sequence(os.fspath(source)).frames
+    return video.load_frames(source, config, progress)
 
 
 def load_arrays(path: pathlib.Path, frames: Frames, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Those of the named arrays that an npz file has, one entry per frame, images at the frames' pixels.
 
     Raises:
-      InputError: as `load_ground_truth`.
+      InputError: an unreadable file, wrong shapes, or fewer entries than the clip has frames.
     """
     try:
         with path.open("rb") as opened:

@@ -1,0 +1,241 @@
+"""A clip made ready for the devices: sizes checked, frames and pairs padded, inputs placed. The only such place."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax import align, motion
+from easi3r_jax.core import sharding
+from easi3r_jax.core.batches import bucket_size, pad_pairs, padded
+from easi3r_jax.core.config import PipelineConfig
+from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.pairs import make_edges
+from easi3r_jax.core.types import (
+    Array,
+    Frames,
+    Given,
+    MotionMaps,
+    PairPredictions,
+    Progress,
+    Reconstruction,
+    Scene4D,
+    frames_at,
+)
+from easi3r_jax.models import DUSt3R
+
+# By this factor frames may be larger or smaller than what the network was trained at.
+_MAX_SIZE_RATIO = 2
+
+
+class FlowEstimator(Protocol):
+    """Estimates optical flow of directed pairs, e.g. `functools.partial(estimate_flow, network)`."""
+
+    def __call__(self, rgb: Array, edges: np.ndarray, /, *, progress: Progress) -> Array:
+        """Flow from i to j.
+
+        Args:
+          rgb: (T, H, W, 3) uint8.
+          edges: (E, 2) int32; padding repeats the last pair.
+          progress: called while it works.
+
+        Returns:
+          (E, H, W, 2) float32 pixels (x, y).
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clip:
+    """What the stages work on.
+
+    Attributes:
+      frames: padded where clips share shapes; `frames.valid` then says which are the clip's.
+      length: frames of the clip, without padding.
+      edges: (E, 2) int32 pairs, padded where clips share shapes or devices need equal shards.
+      valid: (E,) bool, which pairs are not padding; None: all.
+      given: on the devices, padded likewise.
+      cue: None for the attention's own score.
+      finds_motion: whether motion is looked for at all.
+      grid: (h, w) tokens.
+    """
+
+    frames: Frames
+    length: int
+    edges: np.ndarray
+    valid: np.ndarray | None
+    given: Given
+    cue: motion.Cue | None
+    finds_motion: bool
+    grid: tuple[int, int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) pixels."""
+        return self.frames.rgb.shape[1], self.frames.rgb.shape[2]
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs without padding."""
+        return len(self.edges) if self.valid is None else int(self.valid.sum())
+
+    def padded(self, x: Any) -> Array:
+        """An array of the clip's frames with the last entry repeated for padding."""
+        return jnp.asarray(x if self.frames.valid is None else padded(np.asarray(x), len(self.frames.rgb)))
+
+    def pairs_of(self, evidence: motion.Evidence) -> PairPredictions:
+        """The point maps of a pass."""
+        return evidence.points()
+
+    def without_padding(self, evidence: motion.Evidence) -> motion.Evidence:
+        """What a cue sees: it knows of no padding."""
+        predictions = evidence.predictions
+        if predictions is not None and self.valid is not None:
+            pairs = dataclasses.replace(predictions, valid=None, num_frames=self.length)
+            predictions = jax.tree.map(lambda x: x[: self.num_pairs], pairs)
+        return dataclasses.replace(evidence, predictions=predictions)
+
+    def result(
+        self, scene: Scene4D, maps: MotionMaps | None, threshold: Array | None, losses: Array, config: PipelineConfig
+    ) -> Reconstruction:
+        """The result, as host arrays without padding. Cut on the host: no length has to be compiled for."""
+
+        def cut(x: Array) -> np.ndarray:
+            return np.asarray(x)[: self.length]
+
+        frames = frames_at(dataclasses.replace(self.frames, valid=None), slice(self.length))
+        given = self.given
+        pairs = self.num_pairs
+        return Reconstruction(
+            scene=jax.tree.map(cut, scene),
+            frames=frames,
+            motion=None if maps is None else jax.tree.map(cut, maps),
+            threshold=None if threshold is None else np.asarray(threshold),
+            losses=np.asarray(losses),
+            given=dataclasses.replace(
+                given,
+                flow=None if given.flow is None else given.flow[:pairs],
+                flow_known=None if given.flow_known is None else given.flow_known[:pairs],
+                masks=None if given.masks is None else given.masks[: self.length],
+            ),
+            edges=self.edges[:pairs],
+            record={"pipeline": dataclasses.asdict(config)},
+        )
+
+
+def prepare(
+    model: DUSt3R,
+    frames: Frames,
+    config: PipelineConfig,
+    given: Given,
+    cue: motion.Cue | None,
+    flow: FlowEstimator | None,
+    progress: Progress,
+) -> Clip:
+    """Checks the inputs, pads them where `config.shared_shapes` says so, and places them on the network's mesh.
+
+    Known cameras and cues that read point maps know of no padding: their clips keep their length.
+
+    Raises:
+      ConfigError, InputError: as `pipeline.reconstruct`.
+    """
+    size = frames.rgb.shape[1], frames.rgb.shape[2]
+    check_size(model, size)
+    length, mesh = len(frames.rgb), sharding.mesh_of(model)
+    edges = clip_edges(length, config.graph)
+    cue = motion.find_cue(config.cue) if cue is None else cue
+    finds_motion = cue is not None or config.cue != "none"
+    pads = config.shared_shapes and given.cameras is None and cue is None
+    num_pairs = len(edges)
+    pair_bucket = 0
+    if pads:
+        bucket = bucket_size(length)
+        frames = dataclasses.replace(
+            frames,
+            **{name: padded(np.asarray(getattr(frames, name)), bucket) for name in ("rgb", "source_index", "time")},
+            valid=jnp.asarray(np.arange(bucket) < length),
+        )
+        pair_bucket = len(clip_edges(bucket, config.graph))
+    edges, valid = pad_pairs(edges, pair_bucket, mesh)
+    if given.flow is None and flow is not None and length > 1:
+        given = dataclasses.replace(given, flow=flow(frames.rgb, edges, progress=progress))
+    _check_given(given, config, (num_pairs, len(edges)), (length, *size))
+    return Clip(
+        frames=frames,
+        length=length,
+        edges=edges,
+        valid=valid,
+        given=_placed(given, len(frames.rgb), len(edges), mesh),
+        cue=cue,
+        finds_motion=finds_motion,
+        grid=model.grid(size),
+    )
+
+
+def clip_edges(num_frames: int, graph: str) -> np.ndarray:
+    """Directed pairs of a clip, (E, 2) int32, that connect all frames. One frame is paired with itself.
+
+    Raises:
+      ConfigError: an unknown graph, or one that leaves frames unconnected.
+      InputError: no frames.
+    """
+    if num_frames < 1:
+        raise InputError("The clip has no frames.")
+    if num_frames == 1:
+        return np.zeros((1, 2), np.int32)
+    edges = make_edges(num_frames, graph)
+    align.check_edges(edges, num_frames)
+    return edges
+
+
+def check_size(model: DUSt3R, size: tuple[int, int]) -> None:
+    """Refuses frames of a size that the network cannot take, or that is far from what it was trained at.
+
+    Raises:
+      InputError: with what to do.
+    """
+    (height, width), patch, trained = size, model.config.patch_size, model.config.image_size
+    advice = "Load them with FrameConfig.for_model(model)."
+    if height % patch or width % patch:
+        raise InputError(f"Frames of {width}x{height} do not divide into the network's patches of {patch}. {advice}")
+    ratio = max(height, width) / max(trained)
+    if not 1 / _MAX_SIZE_RATIO <= ratio <= _MAX_SIZE_RATIO:
+        raise InputError(
+            f"Frames of {width}x{height} do not fit a network trained at {trained[1]}x{trained[0]}: it predicts well "
+            f"near its own size only. {advice}"
+        )
+
+
+def _check_given(given: Given, config: PipelineConfig, pairs: tuple[int, int], size: tuple[int, int, int]) -> None:
+    """Refuses masks from sources that are missing, and arrays of another clip."""
+    for source, value in (("flow", given.flow), ("given", given.masks)):
+        if source in config.masks and value is None and (source != "flow" or size[0] > 1):
+            raise ConfigError(f"Masks are to come from {source!r}, but there is none: pass it in `given`.")
+    if given.flow is not None and (len(given.flow) not in pairs or given.flow.shape[1:] != (*size[1:], 2)):
+        raise InputError(f"Flow of shape {given.flow.shape} does not fit {pairs[0]} pairs of {size[2]}x{size[1]}.")
+    if given.masks is not None and given.masks.shape != size:
+        raise InputError(f"Masks of shape {given.masks.shape} do not fit a clip of shape {size}.")
+
+
+def _placed(given: Given, num_frames: int, num_pairs: int, mesh: jax.sharding.Mesh | None) -> Given:
+    """Masks replicated on the devices of the mesh, flow sharded over them; both padded."""
+    masks, flow, flow_known = given.masks, given.flow, given.flow_known
+    if masks is not None:
+        masks = sharding.whole(jnp.asarray(padded(np.asarray(masks), num_frames)), mesh)
+
+    def place(x: Array) -> Array:
+        if sharding.mesh_of_rows(x) is not None:
+            return x
+        longer = x if len(x) == num_pairs else padded(np.asarray(x), num_pairs)
+        return jnp.asarray(longer) if mesh is None else sharding.by_rows(longer, mesh)
+
+    return dataclasses.replace(
+        given,
+        masks=masks,
+        flow=None if flow is None else place(flow),
+        flow_known=None if flow_known is None else place(flow_known),
+    )

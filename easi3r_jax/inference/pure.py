@@ -1,0 +1,149 @@
+"""The network's stages and the masks as pure functions: `jit`, `vmap` and `grad` take them, by the model too.
+
+    encode_frames ──▶ features ──▶ attention_statistics ──▶ attention_maps ──▶ motion_masks
+                         └──▶ predict_pairs ──▶ alignment.make_problem, alignment.total_loss
+
+`pipeline` runs the same stages batch by batch from the host, with progress and in bounded memory. Here a whole stage is
+one expression. `batch_size` bounds its memory: frames and pairs are then taken so many at a time (`jax.lax.map`), and
+what a batch computes is computed again in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax import motion
+from easi3r_jax.core.config import SegmentationConfig
+from easi3r_jax.core.types import Array, AttentionStats, PairPredictions, Segmentation, TemporalMaps
+from easi3r_jax.inference.clip import check_size
+from easi3r_jax.models import DUSt3R
+
+
+def encode_frames(model: DUSt3R, rgb: Array, *, batch_size: int = 0) -> Array:
+    """Encodes every frame once: (T, H, W, 3) uint8 to (T, N, C) float32 features.
+
+    Raises:
+      InputError: frames of a size that the network cannot take or was not made for.
+    """
+    check_size(model, (rgb.shape[1], rgb.shape[2]))
+    return _batched(model.encode, batch_size, rgb)
+
+
+def predict_pairs(
+    model: DUSt3R,
+    rgb: Array,
+    edges: Array,
+    *,
+    dynamic_mask: Array | None = None,
+    features: Array | None = None,
+    batch_size: int = 0,
+) -> PairPredictions:
+    """Point maps of directed pairs of a clip's frames.
+
+    Args:
+      model: the network.
+      rgb: (T, H, W, 3) uint8.
+      edges: (E, 2) int, frames (i, j) of each pair.
+      dynamic_mask: (T, H, W) bool, masked in the decoder's cross-attention (Easi3R, sec. 3.3); None: plain attention.
+      features: `encode_frames(model, rgb)` where it is known already.
+      batch_size: frames and pairs at a time; 0: all at once.
+
+    Raises:
+      InputError: as `encode_frames`.
+    """
+    encoded = encode_frames(model, rgb, batch_size=batch_size) if features is None else features
+    grid, edges = model.grid((rgb.shape[1], rgb.shape[2])), jnp.asarray(edges, jnp.int32)
+    tokens = None if dynamic_mask is None else motion.token_masks(dynamic_mask, model.config.patch_size)
+
+    def pairs(edges: Array) -> tuple[Array, ...]:
+        i, j = edges[:, 0], edges[:, 1]
+        masked = None if tokens is None else (tokens[i], tokens[j])
+        decoded = model.decode(encoded[i], encoded[j], grid, masked)
+        return model.predict(encoded[i], encoded[j], decoded, grid)
+
+    points_i, confidence_i, points_j, confidence_j = _batched(pairs, batch_size, edges)
+    return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j, num_frames=len(rgb))
+
+
+def attention_statistics(
+    model: DUSt3R, features: Array, edges: Array, grid: tuple[int, int], *, batch_size: int = 0
+) -> motion.TemporalState:
+    """Moments over each frame's pairs of the cross-attention statistics (Easi3R, sec. 3.2, eq. 3).
+
+    Args:
+      model: the network.
+      features: (T, N, C) from `encode_frames`.
+      edges: (E, 2) int, frames (i, j) of each pair.
+      grid: (h, w) tokens: `model.grid((H, W))`.
+      batch_size: pairs at a time; 0: all at once.
+    """
+    edges = jnp.asarray(edges, jnp.int32)
+
+    def pairs(edges: Array) -> AttentionStats:
+        return model.decode(features[edges[:, 0]], features[edges[:, 1]], grid).stats
+
+    config = model.config
+    empty = motion.init_temporal(len(features), config.dec_depth, config.dec_heads, grid[0] * grid[1])
+    return motion.update_temporal(empty, _batched(pairs, batch_size, edges), edges, jnp.ones(len(edges), bool), grid)
+
+
+def attention_maps(model: DUSt3R, rgb: Array, edges: Array, *, batch_size: int = 0) -> TemporalMaps:
+    """The four temporal attention maps of every frame, (T, h, w) float32 in [0, 1] each (Easi3R, sec. 3.2).
+
+    Args:
+      model: the network.
+      rgb: (T, H, W, 3) uint8.
+      edges: (E, 2) int, frames (i, j) of each pair.
+      batch_size: frames and pairs at a time; 0: all at once.
+
+    Raises:
+      InputError: as `encode_frames`.
+    """
+    grid = model.grid((rgb.shape[1], rgb.shape[2]))
+    features = encode_frames(model, rgb, batch_size=batch_size)
+    return motion.fuse_temporal(attention_statistics(model, features, edges, grid, batch_size=batch_size), grid)
+
+
+def motion_masks(
+    model: DUSt3R,
+    rgb: Array,
+    edges: Array,
+    config: SegmentationConfig = SegmentationConfig(),
+    *,
+    key: Array | None = None,
+    batch_size: int = 0,
+) -> Segmentation:
+    """Dynamic regions of a clip, read from plain attention: the method up to its first masks (Easi3R, sec. 3.2).
+
+    `score` is differentiable by the model; clusters, threshold and mask are piecewise constant.
+
+    Args:
+      model: the network.
+      rgb: (T, H, W, 3) uint8.
+      edges: (E, 2) int, frames (i, j) of each pair.
+      config: of clustering and threshold.
+      key: of k-means; None: `jax.random.key(0)`.
+      batch_size: frames and pairs at a time; 0: all at once.
+
+    Raises:
+      InputError: as `encode_frames`.
+    """
+    size = rgb.shape[1], rgb.shape[2]
+    grid = model.grid(size)
+    features = encode_frames(model, rgb, batch_size=batch_size)
+    statistics = attention_statistics(model, features, edges, grid, batch_size=batch_size)
+    key = jax.random.key(0) if key is None else key
+    labels = motion.cluster_labels(jax.lax.stop_gradient(features), grid, config, key)
+    return motion.motion_masks(motion.motion_maps(statistics, labels, config), size, config)
+
+
+def _batched(f: Callable[[Array], Any], batch_size: int, x: Array) -> Any:
+    """`f(x)`, or with a batch size the same from so many rows at a time, in the memory of one batch."""
+    if not batch_size or batch_size >= len(x):
+        return f(x)
+    one = jax.checkpoint(lambda row: jax.tree.map(lambda y: y[0], f(row[None])))
+    return jax.lax.map(one, x, batch_size=batch_size)

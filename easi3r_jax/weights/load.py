@@ -1,0 +1,92 @@
+"""Anything that names weights becomes a network."""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import easi3r_jax
+from easi3r_jax.core import sharding
+from easi3r_jax.core.errors import CheckpointError
+from easi3r_jax.core.types import Progress, silent
+from easi3r_jax.models import DUSt3R, FlowNetwork
+from easi3r_jax.weights import convert
+from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network
+
+_T = TypeVar("_T")
+#: The small network that ships with the package, in the released layout.
+EMBEDDED = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "model"
+
+
+def load_model(checkpoint: str = "embedded", dtype: str = "auto", *, progress: Progress = silent) -> DUSt3R:
+    """Loads a DUSt3R or MonST3R network. Sources of other layouts are converted on first use and kept.
+
+    Args:
+      checkpoint: "embedded" (the small network that ships with the package), a converted folder, a `.pth` file, a
+        folder with `model.safetensors` and `config.json`, or a name on the Hugging Face hub.
+      dtype: of the layers: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPUs. Heads and
+        statistics are float32 always.
+      progress: called during download and conversion.
+
+    Raises:
+      CheckpointError: a source that is missing, damaged, unsafe or of another architecture.
+    """
+    return load_model_and_metadata(checkpoint, dtype, progress=progress)[0]
+
+
+def load_model_and_metadata(
+    checkpoint: str = "embedded", dtype: str = "auto", *, progress: Progress = silent
+) -> tuple[DUSt3R, dict[str, Any]]:
+    """As `load_model`, with what the checkpoint says of itself: source, SHA-256, licence."""
+    if not checkpoint:
+        raise CheckpointError("No checkpoint is named: name weights, or omit it for the small embedded network.")
+    if checkpoint == "embedded":  # small: converted each time, so that it needs no cache
+        with tempfile.TemporaryDirectory() as folder:
+            path = convert.convert(EMBEDDED, pathlib.Path(folder) / "embedded").path
+            _, model, metadata = load_checkpoint(path)
+        metadata |= {"source_name": "embedded", "licence": "Apache-2.0"}
+    else:
+        _, model, metadata = load_checkpoint(convert.resolve(checkpoint, progress=progress))
+    model.dtype = jnp.dtype(layer_dtype(dtype))
+    return model, metadata
+
+
+def load_flow_model(checkpoint: str, *, progress: Progress = silent) -> FlowNetwork:
+    """Loads a RAFT or SEA-RAFT network, as `load_model` does.
+
+    `functools.partial(estimate_flow, network)` is what `reconstruct(..., flow=...)` takes.
+
+    Raises:
+      CheckpointError: as `load_model`.
+    """
+    _, network, _ = load_flow_network(convert.resolve(checkpoint, progress=progress))
+    return network
+
+
+def layer_dtype(name: str) -> str:
+    """The dtype that a name stands for: "auto" is bfloat16 on accelerators and float32 on CPUs."""
+    if name != "auto":
+        return name
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def on_devices(network: _T, count: int = 0, *, in_parts: bool = False) -> _T:
+    """A network on devices of this process, replicated or sharded (see `sharding.scattered`): they share its work.
+
+    Args:
+      network: anything else (a folder, None) is returned as it is, and so is a network on one device.
+      count: of devices; 0: all.
+      in_parts: each keeps a part of every parameter.
+
+    Raises:
+      ConfigError: the process has fewer devices.
+    """
+    if not isinstance(network, nnx.Module):
+        return network
+    place = sharding.scattered if in_parts else sharding.whole
+    return place(network, sharding.data_mesh(count or None))
