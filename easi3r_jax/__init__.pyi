@@ -10,7 +10,7 @@ from .align import geometry_of as geometry_of
 from .align import init_moments as init_moments
 from .align import initial_state as initial_state
 from .align import make_problem as make_problem
-from .align import optimise as optimise
+from .align.optimise import optimise as optimise
 from .core.config import AlignConfig as AlignConfig
 from .core.config import FrameConfig as FrameConfig
 from .core.config import PipelineConfig as PipelineConfig

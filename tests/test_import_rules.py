@@ -46,16 +46,21 @@ WITHIN = {
         "pairs": {"errors"},
     },
     "io": {
+        "sequences": {"video"},
         "priors": {"video"},
         "pictures": {"export"},
         "export": {"pictures"},
-        "results": {"export"},
+        "results": {"export", "pictures"},
+        "window_store": {"export"},
     },
     "inference": {
+        "clip": set(),
         "passes": set(),
-        "pipeline": {"passes"},
-        "windows": {"pipeline"},
-        "feedforward": set(),
+        "pure": {"clip"},
+        "flow": set(),
+        "pipeline": {"clip", "passes"},
+        "windows": {"clip", "pipeline"},
+        "feedforward": {"clip"},
     },
 }
 #: Parts that touch files; of the others none does.

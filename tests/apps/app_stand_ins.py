@@ -9,8 +9,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from easi3r_jax.core.types import Frames, MotionMaps, MotionMasks, Observer, Scene4D, TemporalMaps, silent
-from easi3r_jax.inference.pipeline import Reconstruction
+from easi3r_jax.core.types import Frames, MotionMaps, Progress, Reconstruction, Scene4D, TemporalMaps, silent
 from easi3r_jax.io.sequences import CLIPS
 
 FRAMES = sorted((CLIPS / "demo" / "frames").glob("*.png"))
@@ -29,16 +28,16 @@ def write_video(path: pathlib.Path, images: Sequence[pathlib.Path]) -> pathlib.P
 
 
 def quick_reconstruction(
-    before: Callable[[Observer], None] = lambda observer: None,
+    before: Callable[[Progress], None] = lambda progress: None,
 ) -> Callable[..., Reconstruction]:
     """Stands in for `pipeline.reconstruct`: a wall that a camera passes, and a square that moves.
 
     Args:
-      before: called with the observer, in the place of the work.
+      before: called with progress, in the place of the work.
     """
 
-    def reconstruct(model, frames: Frames, config, *, observer: Observer = silent, **options) -> Reconstruction:
-        before(observer)
+    def reconstruct(model, frames: Frames, config, *, progress: Progress = silent, **options) -> Reconstruction:
+        before(progress)
         length, height, width = frames.rgb.shape[:3]
         poses = np.tile(np.eye(4, dtype=np.float32), (length, 1, 1))
         poses[:, 0, 3] = 0.1 * np.arange(length)
@@ -59,7 +58,7 @@ def quick_reconstruction(
         maps = MotionMaps(
             TemporalMaps(tokens, tokens, tokens, tokens), tokens, np.zeros(tokens.shape, np.int32), tokens
         )
-        found = MotionMasks(score=scene.dynamic_score, masks=masks, threshold=np.float32(0.5))
-        return Reconstruction(scene=scene, motion=maps, masks=found, losses=np.linspace(1, 0.1, 10, dtype=np.float32))
+        losses = np.linspace(1, 0.1, 10, dtype=np.float32)
+        return Reconstruction(scene, frames, motion=maps, threshold=np.float32(0.5), losses=losses)
 
     return reconstruct

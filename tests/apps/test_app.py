@@ -19,7 +19,7 @@ from easi3r_jax.apps.app.job import Jobs, Limits, Networks, ServerError, Stopped
 from easi3r_jax.apps.app.store import Store
 from easi3r_jax.core.errors import ConfigError, InputError, OutputError
 from easi3r_jax.inference import pipeline
-from easi3r_jax.io import export
+from easi3r_jax.io import export, results
 from tests.apps.app_stand_ins import FRAMES, quick_reconstruction, write_video
 
 
@@ -260,7 +260,7 @@ def test_what_is_the_servers_fault_is_not_said_to_the_user(jobs, monkeypatch):
     def full(*args, **options):
         raise OutputError("Cannot write /secret/place: the disk is full.")
 
-    monkeypatch.setattr(export, "write_result", full)
+    monkeypatch.setattr(results, "save_result", full)
     with pytest.raises(ServerError):
         jobs.run(FRAMES[:2], "embedded", {})
 

@@ -65,7 +65,7 @@ def test_the_bundled_clip_from_upload_to_download(browser, url, tmp_path):
         with zipfile.ZipFile(io.BytesIO(files[name])) as archive:
             assert archive.testzip() is None
             archive.extractall(tmp_path)
-    assert results.load_scene(tmp_path / "result").scene.depth.shape == (16, 64, 96)
+    assert results.load_result(tmp_path / "result").scene.depth.shape == (16, 64, 96)
     assert (tmp_path / "colmap" / "sparse" / "0" / "points3D.bin").stat().st_size > 1000
     assert not tab.errors
     assert all(request.startswith((url, "blob:", "data:")) for request in tab.requests)

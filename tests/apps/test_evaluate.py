@@ -22,7 +22,7 @@ from easi3r_jax.apps.evaluate.schedule import Job, Part
 from easi3r_jax.apps.run_folder import locked
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Scene4D
+from easi3r_jax.core.types import Reconstruction, Scene4D
 from easi3r_jax.evaluation.datasets import TEST_SETS, Published, TestSequence, TestSet, Trajectory, Truth
 from easi3r_jax.evaluation.metrics import DepthOptions
 from easi3r_jax.inference import pipeline
@@ -104,7 +104,7 @@ def stand_in(monkeypatch):
             static_mask=jnp.asarray(~masks),
             rgb=jnp.asarray(frames.rgb),
         )
-        return pipeline.Reconstruction(scene, None, None, jnp.zeros(0))
+        return Reconstruction(jax.tree.map(np.asarray, scene), frames, losses=np.zeros(0, np.float32))
 
     metadata = {"source_sha256": "5e", "source_name": "stand-in"}
     monkeypatch.setattr(program, "load_model_and_metadata", lambda *_, **__: (model, metadata))

@@ -11,15 +11,14 @@ import PIL.ImageOps
 import pycolmap
 import pytest
 import trimesh
-from easi3r_jax.apps.sequences import file_names
 
 from easi3r_jax.apps import export
 from easi3r_jax.apps.originals import _difference, without_white_space
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.types import Scene4D
 from easi3r_jax.io import results
-from easi3r_jax.io.export import write_result
 from easi3r_jax.io.video import load_frames, original_images
+from tests.results import write_result
 
 WIDTH, HEIGHT = 110, 70
 TAKEN = FrameConfig(size=48, patch_size=16, every=2)
@@ -81,7 +80,7 @@ def result_of(source: pathlib.Path, folder: pathlib.Path, seq: str | None = None
         rgb=frames.rgb,
     )
     config = {"options": {"seq": seq or str(source)}}
-    return write_result(folder, scene, frames=frames, source_names=file_names(source, frames), config=config)
+    return write_result(folder, scene, frames=frames, source_names=frames.names, config=config)
 
 
 @pytest.fixture
@@ -98,8 +97,8 @@ def run(capsys):
 def sees_its_points(folder: pathlib.Path, result: pathlib.Path, *, original: bool) -> dict[str, PIL.Image.Image]:
     """Checks the model against the result's cameras; the images by name."""
     read = pycolmap.Reconstruction(folder / "sparse" / "0")
-    saved = results.load_scene(result)
-    frame_from_image = saved.source.frame_from_source if original else np.eye(3)
+    saved = results.load_result(result)
+    frame_from_image = saved.frames.frame_from_source if original else np.eye(3)
     for t, image in enumerate(sorted(read.images.values(), key=lambda image: image.name)):
         for row, column in ((0, 0), (11, 30), (31, 47)):
             ray = np.linalg.inv(saved.scene.intrinsics[t].astype(np.float64)) @ [column, row, 1]
@@ -167,7 +166,7 @@ def test_the_networks_frames_are_taken_where_asked_for_or_the_clip_has_moved(fol
         assert "48x16 pixels: the network's frames" in out
         assert ("is no longer at" in out and "give it as --source" in out) == (source == "auto")
         images = sees_its_points(result / "exports" / "colmap", result, original=False)
-        rgb = results.load_scene(result).scene.rgb
+        rgb = results.load_result(result).scene.rgb
         np.testing.assert_array_equal(list(map(np.asarray, images.values())), rgb)
     moved = shutil.copytree(folder_of_images, tmp_path / "moved")
     (moved / "shot 0.png").write_bytes((moved / "shot 4.png").read_bytes())  # one more, in front

@@ -97,9 +97,9 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
     network = flow_network(FlowConfig("raft-small"), seed=0)
     seen = {}
 
-    def estimate(net, rgb, edges, *, rows, observer):
+    def estimate(net, rgb, edges, *, progress):
         seen.update(net=net, shape=rgb.shape)
-        observer("flow", len(edges), len(edges), "")
+        progress("flow", len(edges), len(edges), "")
         return np.full((len(edges), *rgb.shape[1:3], 2), 2.0, np.float32)
 
     align, aligned_with = pipeline.align.align, []
@@ -157,7 +157,7 @@ def corner(monkeypatch):
     """Takes SAM 2's place: adds the upper left corner of every frame. Its weights are named by their folder."""
 
     class Corner:
-        def __init__(self, checkpoint, *, observer):
+        def __init__(self, checkpoint, *, progress):
             self.metadata = {"source_name": checkpoint}
             self.seen = []
             made.append(self)

@@ -10,7 +10,7 @@ from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.errors import OutputError
 from easi3r_jax.core.types import Given
 from easi3r_jax.inference import pipeline
-from easi3r_jax.io import export
+from easi3r_jax.io import export, results
 from easi3r_jax.io.window_store import WindowStore
 
 QUICK = {"first": 7, "graph": "complete", "iterations": 30, "compare_plain": False, "flow": "none"}
@@ -64,7 +64,7 @@ def test_windows_get_the_flow_and_masks_of_their_frames_and_keyframes_no_flow(mo
     config, masks, asked, parts = PipelineConfig(graph="complete"), np.zeros((9, 2, 2), bool), [], {}
     masks[3] = True
 
-    def with_flow(part, source, frames, edges, stages):
+    def with_flow_files(part, source, frames, edges):
         asked.append(edges)
         return dataclasses.replace(part, flow=edges)
 
@@ -72,11 +72,11 @@ def test_windows_get_the_flow_and_masks_of_their_frames_and_keyframes_no_flow(mo
         for numbers in (np.arange(2, 5), np.array([0, 3, 6])):
             parts[tuple(numbers.tolist())] = given(numbers)
 
-    monkeypatch.setattr(modes, "with_flow", with_flow)
+    monkeypatch.setattr(modes, "with_flow_files", with_flow_files)
     monkeypatch.setattr(modes, "reconstruct_windows", reconstruct_windows)
     store = WindowStore(tmp_path / "out", {}, ())
-    shape = {"window": 3, "overlap": 1, "keyframes": True}
-    modes.window_by_window(None, None, config, Given(masks=masks), None, None, store, None, **shape)
+    method = modes.Method(None, config, None, None, None, {})
+    modes.window_by_window(method, None, Given(masks=masks), store, None, window=3, overlap=1, keyframes=True)
     (edges,) = asked
     assert {tuple(edge) for edge in edges.tolist()} == {(i, j) for i in (2, 3, 4) for j in (2, 3, 4) if i != j}
     for numbers, part in parts.items():
@@ -151,7 +151,7 @@ def test_windows_are_kept_for_the_same_question_only(planted, tmp_path):
 
 def test_windows_have_the_refiner_and_depend_on_its_weights(planted, monkeypatch):
     class Refiner:
-        def __init__(self, checkpoint, *, observer):
+        def __init__(self, checkpoint, *, progress):
             self.metadata = {"source_sha256": checkpoint}
 
     seen = []
@@ -173,7 +173,7 @@ def test_windows_outlive_a_failure_to_write(run, tmp_path, monkeypatch):
     def full(*args, **options):
         raise OutputError("No space left.")
 
-    monkeypatch.setattr(export, "write_result", full)
+    monkeypatch.setattr(results, "save_result", full)
     code, _, errors = run(window=5, overlap=2)
     assert code == 1 and "No space left" in errors
     assert len(list((tmp_path / ".out.windows").glob("window_*.npz"))) == 2

@@ -76,13 +76,13 @@ def test_the_files_agree_with_the_scene(demo):
 
 def test_exports_stand_in_the_result_and_agree_with_it(demo):
     done, folder = demo
-    saved = results.load_scene(folder)
+    saved = results.load_result(folder)
     read = pycolmap.Reconstruction(folder / "exports" / "colmap" / "sparse" / "0")
     assert len(read.images) == 4 and len(read.points3D) > 1000
     assert f"colmap: {folder / 'exports' / 'colmap'}, " in done.stdout
     for t, image in enumerate(sorted(read.images.values(), key=lambda image: image.name)):
-        assert image.name == saved.source.names[t]
-        ray = np.linalg.inv(saved.source.intrinsics(saved.scene)[t]) @ [10, 20, 1]
+        assert image.name == saved.frames.names[t]
+        ray = np.linalg.inv(saved.frames.original_intrinsics(saved.scene.intrinsics)[t]) @ [10, 20, 1]
         pose = saved.scene.world_from_cam[t].astype(np.float64)
         found = image.project_point(pose[:3, :3] @ ray + pose[:3, 3])
         np.testing.assert_allclose(found, [10.5, 20.5], atol=1e-3)
@@ -94,7 +94,7 @@ def test_pictures_and_the_report_stand_in_the_result(demo):
     done, folder = demo
     assert f"{folder / 'report.html'}, " in done.stdout
     assert json.loads((folder / "pictures.json").read_text())["left_out"] == {}
-    saved = results.load_scene(folder)
+    saved = results.load_result(folder)
     assert saved.losses.shape == (20,)
     # The threshold is that of the masks.
     np.testing.assert_array_equal(saved.scene.dynamic_score > saved.threshold, saved.scene.dynamic_mask)

@@ -18,10 +18,11 @@ from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames, MotionMaps, Scene4D, TemporalMaps
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.io import results
-from easi3r_jax.io.export import write_json, write_result
+from easi3r_jax.io.export import write_json
 from easi3r_jax.io.pictures import gallery
 from easi3r_jax.io.pictures import movies as video
 from tests.html_page import HOSTILE, Reader
+from tests.results import write_result
 
 T, H, W = 4, 16, 24
 FILMS = {"panel", "depth", "masks", "attention"}
@@ -190,7 +191,7 @@ def test_the_page_holds_the_pictures_and_what_the_result_says(made):
 
 
 def test_the_true_path_is_brought_to_the_result(made):
-    saved = results.load_scene(made / "result")
+    saved = results.load_result(made / "result")
     found, why_not = reporting.true_centres(saved)
     assert why_not == ""
     np.testing.assert_allclose(found, centres(), atol=1e-5)
@@ -198,7 +199,7 @@ def test_the_true_path_is_brought_to_the_result(made):
 
 def test_the_gaps_between_the_paths_are_those_of_the_ate(made, tmp_path):
     """Also where the result is poor: the similarity that fits the truth to it would make the truth smaller."""
-    saved = results.load_scene(made / "result")
+    saved = results.load_result(made / "result")
     truth = np.tile(np.eye(4), (T, 1, 1))
     truth[:, :3, 3] = 3 * centres() + np.random.default_rng(0).normal(0, 0.2, (T, 3))
     np.savez(tmp_path / "truth.npz", world_from_cam=truth)
@@ -213,7 +214,7 @@ def test_the_gaps_between_the_paths_are_those_of_the_ate(made, tmp_path):
 def test_paths_that_are_no_numbers_are_refused(made, tmp_path):
     np.savez(tmp_path / "truth.npz", world_from_cam=np.full((T, 4, 4), "x"))
     with pytest.raises(InputError, match="not numbers"):
-        reporting.true_centres(results.load_scene(made / "result"), str(tmp_path / "truth.npz"))
+        reporting.true_centres(results.load_result(made / "result"), str(tmp_path / "truth.npz"))
 
 
 def test_a_page_without_videos_is_smaller(made, run, tmp_path):
@@ -231,7 +232,7 @@ def test_videos_that_are_too_large_lie_beside_the_page(made, monkeypatch, tmp_pa
 
     def shown(most, folder=made / "shown"):
         monkeypatch.setattr(reporting, "_MOST_VIDEO", most)
-        text = reporting.report_page(results.load_scene(made / "shown"), "name", folder, {}, {}, {})
+        text = reporting.report_page(results.load_result(made / "shown"), "name", folder, {}, {}, {})
         beside = re.findall(r"Beside this page, which would be too large with them: (.*?)\.</p>", text)
         return [base64.b64decode(a["src"].split(",")[1]) for a in Reader(text).all("video")], beside
 
@@ -267,7 +268,7 @@ def test_videos_that_are_too_large_lie_beside_the_page(made, monkeypatch, tmp_pa
     ],
 )
 def test_captions_say_what_score_and_masks_were_made_of(made, pipeline, said, unsaid):
-    saved = dataclasses.replace(results.load_scene(made / "shown"), config={"pipeline": pipeline})
+    saved = dataclasses.replace(results.load_result(made / "shown"), record={"pipeline": pipeline})
     read = Reader(reporting.report_page(saved, "name", made / "shown", {}, {}, {}))
     captions = " ".join(text for tag, text in read.texts if tag == "figcaption")
     assert [words for words in said if words not in captions] == []
@@ -307,7 +308,7 @@ def test_hostile_names_are_text(folder, run):
 
 
 def test_the_page_says_that_the_embedded_network_is_small(made):
-    saved = results.load_scene(made / "shown")
+    saved = results.load_result(made / "shown")
     for name, said in (("embedded", True), ("weights.pth", False)):
         small = dataclasses.replace(saved, config={"checkpoint": {"source_name": name}})
         assert ("for trials" in reporting.report_page(small, "name", made / "shown", {}, {}, {})) == said
@@ -333,7 +334,7 @@ def test_an_older_result_says_what_it_lacks(folder, run):
 
 def test_ground_truth_that_is_gone_is_left_out_and_one_that_is_asked_for_is_needed(folder, run, clip):
     write_json(folder / "config.json", {"options": {"seq": "/nowhere/clip"}})
-    saved = results.load_scene(folder)
+    saved = results.load_result(folder)
     found, why_not = reporting.true_centres(saved)
     assert found is None and "the ground truth cannot be had (There is no video" in why_not
     found, _ = reporting.true_centres(saved, str(clip / "ground_truth.npz"))
@@ -344,7 +345,7 @@ def test_ground_truth_that_is_gone_is_left_out_and_one_that_is_asked_for_is_need
 
 @pytest.mark.parametrize("still", ["estimate", "truth"])
 def test_a_path_of_one_place_is_compared_to_none(folder, tmp_path, still):
-    saved = results.load_scene(folder)
+    saved = results.load_result(folder)
     path = tmp_path / "truth.npz"
     truth = np.tile(np.eye(4), (T, 1, 1))
     if still == "estimate":
@@ -416,7 +417,7 @@ def test_interrupted_while_it_writes_leaves_nothing(folder):
 
     report.FLAGS.execute(lambda: None, ["", "--videos", "--report"])
     with pytest.raises(KeyboardInterrupt):
-        report.PICTURES.write(results.load_scene(folder), folder, name="x", observer=observer)
+        report.PICTURES.write(results.load_result(folder), folder, name="x", observer=observer)
     assert names(folder) == before
 
 

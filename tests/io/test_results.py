@@ -12,7 +12,8 @@ import pytest
 
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames, MotionMaps, Scene4D, TemporalMaps
-from easi3r_jax.io import export, results
+from easi3r_jax.io import results
+from tests.results import write_result
 
 T, H, W = 3, 4, 6
 NAMES = ["b 1.jpg", "b 3.jpg", "ä.jpg"]
@@ -54,7 +55,7 @@ def motion():
 @pytest.fixture(scope="module")
 def written(scene, frames, motion, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "result"
-    return export.write_result(
+    return write_result(
         folder,
         scene,
         motion,
@@ -89,43 +90,45 @@ def test_what_was_written_is_read(folder, scene, frames, motion, save):
     if save:
         rewrite(folder, lambda arrays: arrays, save)
     for path in (folder, str(folder), folder / "scene.npz"):
-        saved = results.load_scene(path)
+        saved = results.load_result(path)
         assert_same(saved.scene, scene)
         assert_same(saved.motion, motion)
-        np.testing.assert_array_equal(saved.time, frames.time)
-        assert saved.source is not None
-        np.testing.assert_array_equal(saved.source.index, frames.source_index)
-        np.testing.assert_array_equal(saved.source.frame_from_source, frames.frame_from_source)
-        assert saved.source.size == (8, 16)
-        assert saved.source.names == tuple(NAMES)
-        assert saved.config == {"seed": 3}
+        np.testing.assert_array_equal(saved.frames.time, frames.time)
+        assert saved.frames.frame_from_source is not None
+        np.testing.assert_array_equal(saved.frames.source_index, frames.source_index)
+        np.testing.assert_array_equal(saved.frames.frame_from_source, frames.frame_from_source)
+        np.testing.assert_array_equal(saved.frames.source_size, (8, 16))
+        assert saved.frames.names == tuple(NAMES)
+        assert saved.record == {"seed": 3}
         assert saved.threshold == 0.625
         np.testing.assert_array_equal(saved.losses, LOSSES)
         assert saved.folder == folder
 
 
 def test_what_is_not_known_is_none(scene, frames, tmp_path):
-    folder = export.write_result(tmp_path / "r", scene, frames=frames, losses=np.zeros(0), config={})
-    saved = results.load_scene(folder)
+    folder = write_result(tmp_path / "r", scene, frames=frames, losses=np.zeros(0), config={})
+    saved = results.load_result(folder)
     assert saved.motion is None and saved.threshold is None and saved.losses is None
-    assert saved.source is not None and saved.source.names is None
+    assert saved.frames.frame_from_source is not None and saved.frames.names is None
 
 
 def test_a_config_that_is_gone_is_empty(folder):
     (folder / "config.json").unlink()
-    assert results.load_scene(folder).config == {}
+    assert results.load_result(folder).record == {}
 
 
 def test_intrinsics_of_the_source_see_a_point_where_the_original_has_it(folder, frames):
     """A frame's pixel (x, y) is the original's (2 x + 2.5, 2 y + 0.5)."""
-    saved = results.load_scene(folder)
+    saved = results.load_result(folder)
     ray = np.array([0.3, -0.2, 1.0])
     x, y, _ = np.asarray(saved.scene.intrinsics[0], np.float64) @ ray
-    np.testing.assert_allclose(saved.source.intrinsics(saved.scene)[0] @ ray, [2 * x + 2.5, 2 * y + 0.5, 1])
+    np.testing.assert_allclose(
+        saved.frames.original_intrinsics(saved.scene.intrinsics)[0] @ ray, [2 * x + 2.5, 2 * y + 0.5, 1]
+    )
 
 
 def test_arrays_are_mapped_not_read_and_cannot_be_written_to(folder):
-    scene = results.load_scene(folder).scene
+    scene = results.load_result(folder).scene
     base = scene.depth
     while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
         base = base.base
@@ -135,11 +138,11 @@ def test_arrays_are_mapped_not_read_and_cannot_be_written_to(folder):
 
 
 def test_a_scene_that_is_open_outlives_its_replacement(folder, scene, frames):
-    saved = results.load_scene(folder)
+    saved = results.load_result(folder)
     other = dataclasses.replace(scene, depth=scene.depth + 1)
-    export.write_result(folder, other, frames=frames, config={})
+    write_result(folder, other, frames=frames, config={})
     np.testing.assert_array_equal(saved.scene.depth, scene.depth)
-    np.testing.assert_array_equal(results.load_scene(folder).scene.depth, other.depth)
+    np.testing.assert_array_equal(results.load_result(folder).scene.depth, other.depth)
 
 
 def without(*keys):
@@ -148,7 +151,7 @@ def without(*keys):
 
 def test_a_scene_of_before_losses_and_threshold_were_kept_is_read(folder, scene, motion):
     rewrite(folder, without("losses", "dynamic_threshold"))
-    saved = results.load_scene(folder)
+    saved = results.load_result(folder)
     assert saved.threshold is None and saved.losses is None
     assert_same(saved.motion, motion)
 
@@ -158,20 +161,25 @@ OLDER = ("format_version", "time", "source", "frame_from_source", "motion")
 
 def test_a_scene_of_before_there_were_versions_takes_its_times_from_the_trajectory(folder, scene, frames):
     rewrite(folder, without(*OLDER))
-    saved = results.load_scene(folder)
-    np.testing.assert_allclose(saved.time, frames.time, atol=1e-6)
-    assert saved.source is None and saved.motion is None
+    saved = results.load_result(folder)
+    np.testing.assert_allclose(saved.frames.time, frames.time, atol=1e-6)
+    assert saved.frames.frame_from_source is None and saved.motion is None
     assert_same(saved.scene, scene)
 
 
 @pytest.mark.parametrize("version", ["before_static_masks", "before_versions"])
 def test_what_an_older_program_wrote_is_read(version):
     """`older_results` holds files of its own making, not of ours with arrays taken out."""
-    folder = pathlib.Path(__file__).parent / "older_results" / version
-    saved = results.load_scene(folder)
-    assert saved.source is None and saved.motion is None and saved.threshold is None and saved.losses is None
-    assert saved.config["options"]["seq"] == "clip"
-    np.testing.assert_allclose(saved.time, [0, 1 / 24], atol=1e-6)
+    folder = pathlib.Path(__file__).parents[1] / "older_results" / version
+    saved = results.load_result(folder)
+    assert (
+        saved.frames.frame_from_source is None
+        and saved.motion is None
+        and saved.threshold is None
+        and saved.losses is None
+    )
+    assert saved.record["options"]["seq"] == "clip"
+    np.testing.assert_allclose(saved.frames.time, [0, 1 / 24], atol=1e-6)
     with np.load(folder / "scene.npz") as file:
         assert ("static_mask" in file.files) == (version == "before_versions")
         for name, array in vars(saved.scene).items():
@@ -189,7 +197,7 @@ def test_an_older_scene_without_its_times_is_refused(folder, text, words):
     if text:
         (folder / "trajectory.txt").write_text(text)
     with pytest.raises(InputError, match=words):
-        results.load_scene(folder)
+        results.load_result(folder)
 
 
 def changed(key, value):
@@ -241,7 +249,7 @@ def entry(index, value):
 def test_a_wrong_scene_is_refused_in_one_line(folder, change, words):
     rewrite(folder, change)
     with pytest.raises(InputError, match=words) as error:
-        results.load_scene(folder)
+        results.load_result(folder)
     assert "\n" not in str(error.value)
 
 
@@ -250,7 +258,7 @@ def test_what_is_no_result_is_refused(tmp_path, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="No scene at"):
-        results.load_scene(tmp_path / name)
+        results.load_result(tmp_path / name)
 
 
 def test_damage_anywhere_is_seen(folder):
@@ -262,18 +270,18 @@ def test_damage_anywhere_is_seen(folder):
     for length in np.linspace(0, len(whole) - 1, 40).astype(int):
         path.write_bytes(whole[:length])
         with pytest.raises(InputError, match="Cannot read the scene"):
-            results.load_scene(folder)
+            results.load_result(folder)
     assert len(inside) == 5
     for offset in inside:
         path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 1]) + whole[offset + 1 :])
         with pytest.raises(InputError, match="Cannot read the scene"):
-            results.load_scene(folder)
+            results.load_result(folder)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '"x"', "[" * 100_000])
 def test_a_config_that_is_none_is_refused(folder, text):
     (folder / "config.json").write_text(text)
     with pytest.raises(InputError, match=r"config\.json"):
-        results.load_scene(folder)
+        results.load_result(folder)
     (folder / "config.json").write_text(json.dumps({"a": 1}))
-    assert results.load_scene(folder).config == {"a": 1}
+    assert results.load_result(folder).record == {"a": 1}

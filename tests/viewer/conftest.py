@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from easi3r_jax.core.types import Frames, Scene4D
+from easi3r_jax.core.types import Frames, Reconstruction, Scene4D
 from easi3r_jax.io import results
-from easi3r_jax.io.export import write_result
+from tests.results import write_result
 
 T, H, W = 6, 24, 32
 
@@ -41,7 +41,7 @@ def make_scene(count: int = T, height: int = H, width: int = W) -> Scene4D:
     )
 
 
-def write_scene(folder: pathlib.Path, scene: Scene4D) -> results.SavedScene:
+def write_scene(folder: pathlib.Path, scene: Scene4D) -> Reconstruction:
     """A result folder, read back."""
     count, height, width = scene.depth.shape
     frames = Frames(
@@ -51,7 +51,7 @@ def write_scene(folder: pathlib.Path, scene: Scene4D) -> results.SavedScene:
         frame_from_source=np.eye(3),
         source_size=np.array([height, width], np.int32),
     )
-    return results.load_scene(write_result(folder, scene, frames=frames, config={}))
+    return results.load_result(write_result(folder, scene, frames=frames, config={}))
 
 
 @pytest.fixture
@@ -60,5 +60,5 @@ def scene() -> Scene4D:
 
 
 @pytest.fixture(scope="session")
-def saved(tmp_path_factory) -> results.SavedScene:
+def saved(tmp_path_factory) -> Reconstruction:
     return write_scene(tmp_path_factory.mktemp("results") / "clip", make_scene())

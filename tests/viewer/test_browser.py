@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from easi3r_jax import viewer
-from easi3r_jax.io.results import SavedScene
+from easi3r_jax.core.types import Reconstruction
 from easi3r_jax.viewer.clouds import middle_depth
 from easi3r_jax.viewer.playback import Look
 from tests.viewer.conftest import make_scene, write_scene
@@ -65,7 +65,7 @@ def tab(browser, url):
 
 @contextlib.contextmanager
 def opened(
-    browser, *saved: SavedScene, size: tuple[int, int] = (1100, 620)
+    browser, *saved: Reconstruction, size: tuple[int, int] = (1100, 620)
 ) -> Iterator[tuple[viewer.Viewer, driver.Tab]]:
     """A viewer in this process, and a tab with it."""
     with viewer.Viewer(saved, port=0) as running:

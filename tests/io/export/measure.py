@@ -18,8 +18,8 @@ from tests.viewer.conftest import make_scene, write_scene
 
 def measure(folder: pathlib.Path, name: str, output: pathlib.Path) -> None:
     """Prints what one format takes."""
-    saved = results.load_scene(folder)
-    exported = export.frames_of(saved.scene, saved.time)
+    saved = results.load_result(folder)
+    exported = export.frames_of(saved.scene, saved.frames.time)
     peak, done = [_anonymous()], threading.Event()
 
     def watch() -> None:

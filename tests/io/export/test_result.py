@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from easi3r_jax.core.errors import ConfigError, OutputError
-from easi3r_jax.io import export
-from easi3r_jax.io.export import load_scene, write_result
+from easi3r_jax.io import export, results
+from easi3r_jax.io.export import load_scene
+from tests.results import write_result
 
 FILES = {
     "scene.npz", "trajectory.txt", "intrinsics.txt", "depth", "masks", "scene.glb", "scene.ply", "summary.png",
@@ -94,8 +95,8 @@ def test_progress_counts_the_files(write):
 
 
 def test_ensure_writable_knows_earlier_results(write, tmp_path):
-    export.ensure_writable(write())
+    results.ensure_writable(write())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"no scene\.npz in it"):
-        export.ensure_writable(tmp_path / "other")
+        results.ensure_writable(tmp_path / "other")
