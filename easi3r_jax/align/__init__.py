@@ -31,15 +31,7 @@ from easi3r_jax.align.known import (
 from easi3r_jax.align.known_scale import known_scale
 from easi3r_jax.align.optimise import Progress, adam_steps, init_moments, iterate, learning_rates, optimise
 from easi3r_jax.align.pair import one_frame, two_frames
-from easi3r_jax.align.residuals import (
-    camera_loss,
-    depth_loss,
-    loss_terms,
-    pair_loss,
-    pair_terms,
-    temporal_loss,
-    total_loss,
-)
+from easi3r_jax.align.residuals import pair_terms, points_loss
 from easi3r_jax.align.state import (
     AlignProblem,
     AlignResult,
@@ -50,12 +42,22 @@ from easi3r_jax.align.state import (
     make_state,
     with_depth_prior,
 )
+from easi3r_jax.align.terms import (
+    DEFAULT_TERMS,
+    Term,
+    cameras_loss,
+    depth_loss,
+    loss_terms,
+    smoothness_loss,
+    total_loss,
+)
 from easi3r_jax.align.windows import join_windows, keyframe_numbers, window_ranges
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import KnownCameras, PairPredictions
 
 __all__ = [
+    "DEFAULT_TERMS",
     "AlignProblem",
     "AlignResult",
     "AlignState",
@@ -63,9 +65,10 @@ __all__ = [
     "DepthPrior",
     "Progress",
     "SpanningTree",
+    "Term",
     "adam_steps",
     "align",
-    "camera_loss",
+    "cameras_loss",
     "check_edges",
     "check_known",
     "clean_confidence",
@@ -88,13 +91,13 @@ __all__ = [
     "nothing_known",
     "one_frame",
     "optimise",
-    "pair_loss",
     "pair_terms",
+    "points_loss",
     "result_of",
     "robust_sum",
+    "smoothness_loss",
     "spanning_tree",
     "static_regions",
-    "temporal_loss",
     "total_loss",
     "two_frames",
     "window_ranges",

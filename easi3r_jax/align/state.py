@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from easi3r_jax.align.narrow import in_bits
+from easi3r_jax.align.narrow import in_bits, kept
 from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import padded
 from easi3r_jax.core.config import AlignConfig
@@ -60,8 +60,9 @@ class FlowTargets:
     Attributes:
       flow: (G, B, 2, P) float, from i to j, pixels (x, y); `UNKNOWN_FLOW` where it is not known.
       static: (T, P) bool, what does not move by itself.
-      weight: () float, 0 where the flow does not count yet.
+      weight: () float.
       outlier, limit: () float, see `AlignConfig`.
+      counts: () bool, False where the flow does not count yet.
     """
 
     flow: Array
@@ -69,6 +70,7 @@ class FlowTargets:
     weight: Array
     outlier: Array
     limit: Array
+    counts: Array
 
 
 @pytree_dataclass
@@ -119,7 +121,7 @@ class AlignProblem:
       principal_point: (T, 2) pixels, what `AlignState.principal_offset` counts from.
       scale_known: () bool, known poses give the world its scale: the pairs' scales are not normalised, and distances
         are measured in units of their mean.
-      smoothing_weight, translation_weight: () float, see `residuals.temporal_loss`.
+      smoothing_weight, translation_weight: () float, see `terms.smoothness_loss`.
       flow: optical flow of the pairs, or None.
       depth_prior, camera_prior: or None.
       free: factors 0 or 1 of the optimiser's steps, broadcast to the state's shapes: 0 stays as it is. None: all free.
@@ -197,18 +199,21 @@ def make_problem(
 ) -> AlignProblem:
     """Lays the predictions out for the optimiser.
 
+    Differentiable by points, confidences and flow in float32 or float64; in half precision, whoever differentiates by
+    them gets a `GradientError`.
+
     Args:
       predictions: point maps of every pair. Where they are divided over the devices of a mesh, so is the problem.
       num_frames: T.
       config: gives the weights of the temporal term and of the flow's.
-      flow: (E, H, W, 2) optical flow of every pair from i to j in pixels, or more rows, which do not count; None leaves
-        its term away.
+      flow: (E, H, W, 2) optical flow of every pair from i to j in pixels, or more rows, which do not count. Its term
+        is omitted without it, and where `config.flow_weight` is 0.
       flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
       dynamic: (T, H, W) bool, what moves: flow does not count there.
       block: edges worked on at a time; None chooses for the backend.
       room: frames that the state has, which it shares with other clips; 0: `num_frames`.
       release: nobody needs the predictions' arrays any more: each is freed as soon as it is laid out, so that there is
-        hardly more than one set of them in memory.
+        hardly more than one set of them in memory. While the function is traced, nothing is freed.
     """
     rows, height, width = predictions.points_i.shape[:3]
     num_edges, pixels, shared, room = len(predictions.edges), height * width, room > 0, room or num_frames
@@ -220,13 +225,14 @@ def make_problem(
 
     def laid_out(lay_out: Callable[..., Array], x: Array) -> Array:
         out = in_bits(lay_out(x, layout, counts))
-        if release and isinstance(x, jax.Array):
+        if release and isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer):
             jax.block_until_ready(out)
             x.delete()
         return out
 
     targets = None
-    if flow is not None:
+    if flow is not None and config.flow_weight:
+        flow = kept(flow)
         if flow_known is not None:
             flow = jnp.where(flow_known[..., None], flow, UNKNOWN_FLOW)
         if len(flow) != rows:
@@ -238,6 +244,7 @@ def make_problem(
             weight=jnp.asarray(config.flow_weight, dtype),
             outlier=jnp.asarray(config.flow_outlier, dtype),
             limit=jnp.asarray(config.flow_limit, dtype),
+            counts=jnp.ones((), bool),
         )
     return AlignProblem(
         edges=_blocked(sharding.by_rows(padded_edges(predictions), mesh), layout),
@@ -256,9 +263,12 @@ def make_problem(
     )
 
 
-def padded_edges(predictions: PairPredictions) -> np.ndarray:
+def padded_edges(predictions: PairPredictions) -> Array:
     """(R, 2) int32, an edge for every row of the point maps: those beyond the pairs repeat the last one."""
-    return padded(np.asarray(predictions.edges, np.int32), len(predictions.points_i))
+    edges = predictions.edges
+    if isinstance(edges, jax.core.Tracer):
+        return edges.astype(jnp.int32)[np.minimum(np.arange(len(predictions.points_i)), len(edges) - 1)]
+    return padded(np.asarray(edges, np.int32), len(predictions.points_i))
 
 
 class Layout(NamedTuple):
