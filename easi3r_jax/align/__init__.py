@@ -18,6 +18,7 @@ from easi3r_jax.align.clean import clean_confidence
 from easi3r_jax.align.flow import ego_flow, flow_loss, robust_sum
 from easi3r_jax.align.flow_masks import flow_residual, static_regions
 from easi3r_jax.align.graph import SpanningTree, check_edges, spanning_tree
+from easi3r_jax.align.implicit import at_minimum
 from easi3r_jax.align.initialise import edge_scores, frame_confidence, initial_state
 from easi3r_jax.align.known import (
     check_known,
@@ -49,6 +50,7 @@ from easi3r_jax.align.terms import (
     depth_loss,
     loss_terms,
     smoothness_loss,
+    softened,
     total_loss,
 )
 from easi3r_jax.align.windows import join_windows, keyframe_numbers, window_ranges
@@ -68,6 +70,7 @@ __all__ = [
     "Term",
     "adam_steps",
     "align",
+    "at_minimum",
     "cameras_loss",
     "check_edges",
     "check_known",
@@ -96,6 +99,7 @@ __all__ = [
     "result_of",
     "robust_sum",
     "smoothness_loss",
+    "softened",
     "spanning_tree",
     "static_regions",
     "total_loss",

@@ -53,11 +53,16 @@ def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
     return pair_i, pair_j
 
 
-def points_loss(state: AlignState, problem: AlignProblem) -> Array:
+def points_loss(state: AlignState, problem: AlignProblem, softness: float = 0.0) -> Array:
     """Sum of the two `pair_terms`, () float, by a streaming kernel with its own gradient.
 
     Differentiable in reverse mode, any number of times and forward over reverse, by the state and by whatever the
     problem holds in float32 or float64.
+
+    Args:
+      state, problem: of the alignment.
+      softness: s >= 0 in the world's units: sqrt(d^2 + s^2) - s takes a distance d's place, which has no corner at 0.
+        Static under `jit`.
 
     Raises:
       GradientError: differentiated by observations that are kept in half precision.
@@ -65,7 +70,8 @@ def points_loss(state: AlignState, problem: AlignProblem) -> Array:
     transforms, frames = _transforms_and_frames(state, problem)
     observed = (problem.points_i, problem.weights_i, problem.points_j, problem.weights_j)
     observed = tuple(kept(x) for x in observed)
-    return _weighted_distance(transforms, frames, problem.edges, observed, problem.mesh) / _divisor(state, problem)
+    total = _weighted_distance(transforms, frames, problem.edges, observed, problem.mesh, float(softness))
+    return total / _divisor(state, problem)
 
 
 def _divisor(state: AlignState, problem: AlignProblem) -> Array:
@@ -90,9 +96,6 @@ def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Ar
 # jit: this scan, unrolled 4 times, 52 (not unrolled 76, 8 times 47 but twice the compile time, 16 times 74);
 # autodiff of all edges at once 111, rematerialised 119; autodiff of the scan, rematerialised 382; one-pass gradient
 # of all edges at once with segment sums 172; in blocks of 16 edges 81.
-
-
-#
 # By the observations there is a gradient, too, as large as they are: it is computed in the same pass where it is asked
 # for, so an alignment's step does not pay for it. A second derivative goes through the pass by autodiff, which
 # computes each block anew instead of keeping its intermediates.
@@ -102,8 +105,10 @@ _Wanted = tuple[bool, bool, bool, bool]
 _NONE: _Wanted = (False, False, False, False)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _weighted_distance(transforms: Array, frames: Array, edges: Array, observed: _Observed, mesh: Mesh | None) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _weighted_distance(
+    transforms: Array, frames: Array, edges: Array, observed: _Observed, mesh: Mesh | None, softness: float
+) -> Array:
     """Sum over sides, edges, pixels of weight * |transform @ point - frame point|, () float.
 
     Args:
@@ -112,28 +117,29 @@ def _weighted_distance(transforms: Array, frames: Array, edges: Array, observed:
       edges: (G, B, 2).
       observed: points (G, B, 3, P) and weights (G, B, P) of the i sides, and of the j sides.
       mesh: over which blocks are divided.
+      softness: see `points_loss`.
     """
-    return _value_and_gradients(transforms, frames, edges, observed, mesh, _NONE)[0]
+    return _value_and_gradients(transforms, frames, edges, observed, mesh, softness, _NONE)[0]
 
 
 def _value_and_gradients(
-    transforms: Array, frames: Array, edges: Array, observed: _Observed, mesh: Mesh | None, wanted: _Wanted
+    transforms, frames, edges, observed: _Observed, mesh: Mesh | None, softness: float, wanted: _Wanted
 ) -> tuple[Array, Array, Array, tuple[Array | None, ...]]:
     """The value and its gradients by transforms, frames and those of the observations that are wanted."""
     inputs = (transforms, edges, *observed)
 
     def share(frames: Array, *inputs: Array):
-        value, transforms_grad, frames_grad, observed_grads = _streamed(frames, inputs, wanted)
+        value, transforms_grad, frames_grad, observed_grads = _streamed(frames, inputs, softness, wanted)
         return sharding.summed(value, mesh), transforms_grad, sharding.summed(frames_grad, mesh), observed_grads
 
     specs = (WHOLE, *(ROWS for _ in inputs))
     return sharding.divided(share, mesh, specs, (WHOLE, ROWS, WHOLE, ROWS))(frames, *inputs)
 
 
-def _streamed(frames: Array, inputs: tuple[Array, ...], wanted: _Wanted):
+def _streamed(frames: Array, inputs: tuple[Array, ...], softness: float, wanted: _Wanted):
     """Value, (G, B, 3, 4) gradient by transforms, (T, 3, P) by frames and those by observations of so many blocks."""
     shape, observed_shapes = inputs[0].shape, [x.shape for x in inputs[2:]]
-    sides = [partial(_distance_and_gradients, wanted=of_side) for of_side in (wanted[:2], wanted[2:])]
+    sides = [partial(_distance_and_gradients, softness=softness, wanted=w) for w in (wanted[:2], wanted[2:])]
     if shape[1] == 1:  # blocks of one edge lose their axis: batched products are slow on a CPU
         inputs = jax.tree.map(lambda x: x[:, 0], inputs)
     else:
@@ -159,7 +165,7 @@ def _streamed(frames: Array, inputs: tuple[Array, ...], wanted: _Wanted):
 
 
 def _distance_and_gradients(
-    transform: Array, frame: Array, points: Array, weights: Array, *, wanted: tuple[bool, bool]
+    transform: Array, frame: Array, points: Array, weights: Array, *, softness: float, wanted: tuple[bool, bool]
 ) -> tuple[Array, Array, Array, tuple[Array | None, Array | None]]:
     """The weighted sum of distances of one side of one pair, with its gradients.
 
@@ -175,9 +181,15 @@ def _distance_and_gradients(
         for a in range(3)
     ]  # fmt: skip
     squared = residual[0] * residual[0] + residual[1] * residual[1] + residual[2] * residual[2]
-    positive = squared > 0
-    inverse = jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, squared, 1)), 0)
-    scaled, distance = weights * inverse, squared * inverse
+    if softness:
+        squared = squared + softness**2
+        inverse = jax.lax.rsqrt(squared)
+        distance = squared * inverse - softness
+    else:
+        positive = squared > 0
+        inverse = jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, squared, 1)), 0)
+        distance = squared * inverse
+    scaled = weights * inverse
     pulls = [scaled * r for r in residual]
     pull = jnp.stack(pulls)
     linear_grad = jnp.matmul(pull, points.T, precision=_HIGHEST)
@@ -191,14 +203,15 @@ def _distance_and_gradients(
     return jnp.sum(weights * distance), pull, transform_grad, (points_grad, weights_grad)
 
 
-def _forward(transforms, frames, edges, observed, mesh: Mesh | None):
+def _forward(transforms, frames, edges, observed, mesh: Mesh | None, softness: float):
     wanted = tuple(is_wanted(x) for x in observed)
-    value, *gradients = _value_and_gradients(*values_of((transforms, frames, edges, observed)), mesh, wanted)
+    arrays = values_of((transforms, frames, edges, observed))
+    value, *gradients = _value_and_gradients(*arrays, mesh, softness, wanted)
     return value, gradients
 
 
-def _backward(mesh: Mesh | None, gradients, cotangent):
-    del mesh
+def _backward(mesh: Mesh | None, softness: float, gradients, cotangent):
+    del mesh, softness
     cotangent = instantiated(cotangent)
     by_transforms, by_frames, by_observed = jax.tree.map(lambda g: cotangent.astype(g.dtype) * g, gradients)
     return by_transforms, by_frames, None, by_observed

@@ -130,6 +130,26 @@ DEFAULT_TERMS = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class _SoftPoints:
+    softness: float
+
+    def __call__(self, state: AlignState, problem: AlignProblem) -> Array:
+        return points_loss(state, problem, self.softness)
+
+
+def softened(softness: float, terms: Iterable[Term] = DEFAULT_TERMS) -> tuple[Term, ...]:
+    """The terms with the points' distances d as sqrt(d^2 + s^2) - s: a sum of them has a second derivative everywhere.
+
+    Args:
+      softness: s > 0, in the world's units.
+      terms: of which `points_loss` is replaced.
+    """
+    return tuple(
+        dataclasses.replace(term, value=_SoftPoints(softness)) if term.value is points_loss else term for term in terms
+    )
+
+
 def total_loss(state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS) -> Array:
     """The objective, () float: the weighted sum of the terms that the problem has something for.
 
