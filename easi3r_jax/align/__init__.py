@@ -18,6 +18,7 @@ from easi3r_jax.align.clean import clean_confidence
 from easi3r_jax.align.flow import ego_flow, flow_loss, robust_sum
 from easi3r_jax.align.flow_masks import flow_residual, static_regions
 from easi3r_jax.align.graph import SpanningTree, check_edges, spanning_tree
+from easi3r_jax.align.implicit import at_minimum
 from easi3r_jax.align.initialise import edge_scores, frame_confidence, initial_state
 from easi3r_jax.align.known import (
     check_known,
@@ -31,15 +32,7 @@ from easi3r_jax.align.known import (
 from easi3r_jax.align.known_scale import known_scale
 from easi3r_jax.align.optimise import adam_steps, init_moments, iterate, learning_rates, optimise
 from easi3r_jax.align.pair import one_frame, two_frames
-from easi3r_jax.align.residuals import (
-    camera_loss,
-    depth_loss,
-    loss_terms,
-    pair_loss,
-    pair_terms,
-    temporal_loss,
-    total_loss,
-)
+from easi3r_jax.align.residuals import pair_terms, points_loss
 from easi3r_jax.align.state import (
     AlignProblem,
     AlignState,
@@ -49,20 +42,33 @@ from easi3r_jax.align.state import (
     make_state,
     with_depth_prior,
 )
+from easi3r_jax.align.terms import (
+    DEFAULT_TERMS,
+    Term,
+    cameras_loss,
+    depth_loss,
+    loss_terms,
+    smoothness_loss,
+    softened,
+    total_loss,
+)
 from easi3r_jax.align.windows import join_windows, keyframe_numbers, window_ranges
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Array, Geometry, KnownCameras, PairPredictions, Progress, all_finite, silent
 
 __all__ = [
+    "DEFAULT_TERMS",
     "AlignProblem",
     "AlignState",
     "CameraPrior",
     "DepthPrior",
     "SpanningTree",
+    "Term",
     "adam_steps",
     "align",
-    "camera_loss",
+    "at_minimum",
+    "cameras_loss",
     "check_edges",
     "check_known",
     "clean_confidence",
@@ -86,12 +92,13 @@ __all__ = [
     "nothing_known",
     "one_frame",
     "optimise",
-    "pair_loss",
     "pair_terms",
+    "points_loss",
     "robust_sum",
+    "smoothness_loss",
+    "softened",
     "spanning_tree",
     "static_regions",
-    "temporal_loss",
     "total_loss",
     "two_frames",
     "window_ranges",

@@ -136,4 +136,4 @@ def _distance(geometry: Geometry, flow: Array, edges: Array, order: int) -> Arra
     j_from_i = se3.compose(se3.inverse(poses[j]), poses[i])
     expected = ego_flow(j_from_i, geometry.depth[i], matrices[i], matrices[j])
     difference = jnp.moveaxis(expected, 1, -1).reshape(flow.shape) - flow
-    return jnp.sum(jnp.abs(difference), axis=-1) if order == 1 else jnp.sqrt(jnp.sum(difference**2, axis=-1))
+    return jnp.sum(jnp.abs(difference), axis=-1) if order == 1 else se3.safe_norm(difference)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import cast
 
@@ -12,14 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from easi3r_jax.align.residuals import total_loss
 from easi3r_jax.align.state import AlignProblem, AlignState
+from easi3r_jax.align.terms import DEFAULT_TERMS, Term, total_loss
 from easi3r_jax.core import sharding
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.types import Array, Progress, silent
-
-#: What is minimised. It is a static argument of the compiled loop: pass one function object, not a new lambda a call.
-Loss = Callable[[AlignState, AlignProblem], Array]
 
 #: Steps per call of the compiled loop: about 15 reports for the usual 300 iterations.
 CHUNK = 20
@@ -47,13 +44,14 @@ def adam_steps(
     problem: AlignProblem,
     rates: Array,
     active: Array,
-    loss: Loss,
+    terms: Sequence[Term] = DEFAULT_TERMS,
     with_flow: Array | None = None,
 ) -> tuple[AlignState, optax.OptState, Array]:
     """Pure: as many steps as there are (S,) `rates`; those not `active` change nothing. Returns (S,) losses before.
 
-    The problem's flow, if it has one, counts in the steps that are in `with_flow`; None: in all. Differentiable
-    (reverse mode) and vmappable; start `moments` from `init_moments(state)`.
+    The problem's flow, if it has one, counts in the steps that are in `with_flow`; None: in all. Start `moments` from
+    `init_moments(state)`. Vmappable, and differentiable in reverse mode, by the start, the rates and the problem: a
+    step keeps a state for it, not its intermediates.
     """
 
     def step(carry, inputs):
@@ -63,9 +61,9 @@ def adam_steps(
             state, moments = carry
             now = problem
             if problem.flow is not None:
-                weight = jnp.where(flow_counts, problem.flow.weight, 0)
-                now = dataclasses.replace(problem, flow=dataclasses.replace(problem.flow, weight=weight))
-            value, gradient = jax.value_and_grad(loss)(state, now)
+                counts = problem.flow.counts & flow_counts
+                now = dataclasses.replace(problem, flow=dataclasses.replace(problem.flow, counts=counts))
+            value, gradient = jax.value_and_grad(total_loss)(state, now, terms)
             with jax.numpy_dtype_promotion("standard"):  # optax mixes its integer step count with floats
                 update, moments = _ADAM.update(gradient, moments)
             if problem.free is not None:
@@ -87,7 +85,7 @@ def init_moments(state: AlignState) -> optax.OptState:
     return _ADAM.init(cast(optax.Params, state))
 
 
-_compiled_steps = partial(jax.jit, static_argnames=("loss",))(adam_steps)
+_compiled_steps = partial(jax.jit, static_argnames=("terms",))(adam_steps)
 
 
 def iterate(
@@ -96,7 +94,7 @@ def iterate(
     config: AlignConfig,
     stops: Sequence[int],
     *,
-    loss: Loss = total_loss,
+    terms: Sequence[Term] = DEFAULT_TERMS,
 ) -> Iterator[tuple[int, AlignState, np.ndarray]]:
     """Runs the schedule and yields (steps done, state, losses of the steps since the last stop) at every stop.
 
@@ -107,8 +105,10 @@ def iterate(
       state, problem: where to start and what to fit.
       config: number of iterations and schedule.
       stops: increasing step counts, the last at most `config.iterations`.
-      loss: the objective.
+      terms: of the objective. They are a static argument of the compiled loop: terms of other functions compile anew,
+        so make them once, not as new lambdas for each call.
     """
+    terms = tuple(terms)
     rates = learning_rates(config).astype(np.float32)
     state = sharding.whole(state, problem.mesh)
     moments, done = sharding.whole(init_moments(state), problem.mesh), 0
@@ -121,7 +121,7 @@ def iterate(
             padded[:count] = rates[done : done + count]
             with_flow = np.arange(done, done + CHUNK) >= config.flow_start * config.iterations
             state, moments, values = _compiled_steps(
-                state, moments, problem, padded, active, loss=loss, with_flow=with_flow
+                state, moments, problem, padded, active, terms=terms, with_flow=with_flow
             )
             losses.append(np.asarray(values)[:count])
             done += count
@@ -133,10 +133,12 @@ def optimise(
     problem: AlignProblem,
     config: AlignConfig,
     *,
-    loss: Loss = total_loss,
+    terms: Sequence[Term] = DEFAULT_TERMS,
     progress: Progress = silent,
 ) -> tuple[AlignState, Array]:
-    """Minimises `loss` by `config.iterations` steps of Adam (betas 0.9, 0.9).
+    """Minimises the sum of the terms by `config.iterations` steps of Adam (betas 0.9, 0.9).
+
+    Make the terms once, not for each call: see `iterate`. On the host, and so not differentiable: `adam_steps` is.
 
     Returns:
       The last state, and the (iterations,) losses before each step.
@@ -144,7 +146,7 @@ def optimise(
     total = config.iterations
     losses = []
     progress("align", 0, total, "")
-    for done, latest, values in iterate(state, problem, config, [*range(CHUNK, total, CHUNK), total], loss=loss):
+    for done, latest, values in iterate(state, problem, config, [*range(CHUNK, total, CHUNK), total], terms=terms):
         state = latest
         losses.append(values)
         progress("align", done, total, f"loss {float(values[-1]):.4f}")

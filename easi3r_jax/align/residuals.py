@@ -1,30 +1,25 @@
-"""Terms of the alignment's objective: pure functions of (state, problem), to be added to.
+"""How far the pairs' points are from the frames' (DUSt3R, eq. 5): the alignment's first term, by a streaming kernel.
 
-    total = pair term of the i sides + pair term of the j sides + smoothing_weight * temporal term
-            + weight of the flow * flow term + weight of the depth prior * depth term
-            + weight of the camera prior * camera term
-
-Own terms go to `optimise(..., loss=lambda state, problem: total_loss(state, problem) + mine(state))`.
+`terms` has the other terms and their sum.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
-from easi3r_jax.align.flow import flow_loss
-from easi3r_jax.align.narrow import widened
+from easi3r_jax.align.derivatives import instantiated, is_wanted, values_of
+from easi3r_jax.align.narrow import kept, widened
 from easi3r_jax.align.state import (
-    FOCAL_PARAM_SCALE,
     AlignProblem,
     AlignState,
-    CameraPrior,
-    DepthPrior,
     blocked_like,
     pair_transforms,
     unit_length,
     unroll_of,
-    world_from_cam,
     world_points,
 )
 from easi3r_jax.core import sharding
@@ -35,81 +30,13 @@ from easi3r_jax.core.types import Array
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def total_loss(state: AlignState, problem: AlignProblem) -> Array:
-    """The objective, () float. Differentiable in reverse mode."""
-    return pair_loss(state, problem) + sum(weight * value for value, weight in _other_terms(state, problem).values())
-
-
-def loss_terms(state: AlignState, problem: AlignProblem) -> dict[str, Array]:
-    """The objective, "total", and its parts without weights.
-
-    These are "pair_i", "pair_j", "temporal" and, where they are in use, "flow", "depth" and "camera".
-    """
-    pair_i, pair_j = pair_terms(state, problem)
-    others = _other_terms(state, problem)
-    total = pair_i + pair_j + sum(weight * value for value, weight in others.values())
-    return {"total": total, "pair_i": pair_i, "pair_j": pair_j} | {name: value for name, (value, _) in others.items()}
-
-
-def _other_terms(state: AlignState, problem: AlignProblem) -> dict[str, tuple[Array, Array]]:
-    """Value and weight of the terms beside those of the pairs."""
-    temporal = temporal_loss(state, problem.translation_weight, problem.frame_counts)
-    terms = {"temporal": (temporal, problem.smoothing_weight)}
-    if problem.flow is not None:
-        terms["flow"] = flow_loss(state, problem), problem.flow.weight
-    if problem.depth_prior is not None:
-        terms["depth"] = depth_loss(state.log_depth, problem.depth_prior), problem.depth_prior.weight
-    if problem.camera_prior is not None:
-        terms["camera"] = camera_loss(state, problem, problem.camera_prior), problem.camera_prior.weight
-    return terms
-
-
-def temporal_loss(state: AlignState, translation_weight: Array, counts: Array | None = None) -> Array:
-    """Change of pose between neighbouring frames (MonST3R, eq. 4): sum_t |R_rel - I|_F + weight * |t_rel|.
-
-    `rel` is cam_t from cam_(t+1). `counts`: `AlignProblem.frame_counts`.
-    """
-    residual = relative_pose_residual(world_from_cam(state), translation_weight)
-    return jnp.sum(residual if counts is None else counts[1:] * residual)
-
-
-def relative_pose_residual(poses: Array, translation_weight: Array | float) -> Array:
-    """(T, 4, 4) world_from_cam -> (T-1,) residuals of `temporal_loss`."""
-    relative = se3.compose(se3.inverse(poses[:-1]), poses[1:])
-    turn = (relative[:, :3, :3] - jnp.eye(3, dtype=poses.dtype)[None]).reshape(-1, 9)
-    return se3.safe_norm(turn) + translation_weight * se3.safe_norm(relative[:, :3, 3])
-
-
-def depth_loss(log_depth: Array, prior: DepthPrior) -> Array:
-    """Variance of the change of every frame's log depth, pixels weighted, mean over frames, () float.
-
-    A factor per frame costs nothing: of the change, its plain mean is taken off.
-    """
-    change = log_depth - prior.log_depth
-    centred = change - jnp.mean(change, axis=(1, 2), keepdims=True)
-    return jnp.mean(prior.pixel_weight * centred * centred)
-
-
-def camera_loss(state: AlignState, problem: AlignProblem, prior: CameraPrior) -> Array:
-    """Distance from known cameras, () float.
-
-    Sums over frames of |R - R_known|_F, of the distance of the camera's centre (in units of `unit_length`) and of the
-    difference of the logarithms of focal lengths.
-    """
-    difference = world_from_cam(state)[:, :3] - prior.world_from_cam[:, :3]
-    turn = se3.safe_norm(difference[:, :, :3].reshape(-1, 9))
-    moved = se3.safe_norm(difference[:, :, 3]) / _unit_length(state, problem)
-    zoom = jnp.abs(state.log_focal - prior.log_focal) / FOCAL_PARAM_SCALE
-    return jnp.sum(prior.poses_known * (turn + moved)) + jnp.sum(prior.focals_known * zoom)
-
-
 def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
     """DUSt3R's eq. 5 for the i and the j sides.
 
     Log-confidence-weighted distances between each pair's points and the frames' points, in units of `unit_length`,
     summed over edges and pixels, divided by the number of pixels of all edges.
 
-    Straightforward and differentiable in every mode; holds all residuals at once. `pair_loss` is their sum.
+    Straightforward and differentiable in every mode; holds all residuals at once. `points_loss` is their sum.
     """
     transforms, frames = _transforms_and_frames(state, problem)
     edges = problem.edges.reshape(-1, 2)
@@ -126,20 +53,31 @@ def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
     return pair_i, pair_j
 
 
-def pair_loss(state: AlignState, problem: AlignProblem) -> Array:
-    """Sum of the two `pair_terms`, by a streaming kernel with its own gradient: reverse mode only."""
+def points_loss(state: AlignState, problem: AlignProblem, softness: float = 0.0) -> Array:
+    """Sum of the two `pair_terms`, () float, by a streaming kernel with its own gradient.
+
+    Differentiable in reverse mode, any number of times and forward over reverse, by the state and by whatever the
+    problem holds in float32 or float64.
+
+    Args:
+      state, problem: of the alignment.
+      softness: s >= 0 in the world's units: sqrt(d^2 + s^2) - s takes a distance d's place, which has no corner at 0.
+        Static under `jit`.
+
+    Raises:
+      GradientError: differentiated by observations that are kept in half precision.
+    """
     transforms, frames = _transforms_and_frames(state, problem)
-    return _weighted_distance(transforms, frames, problem) / _divisor(state, problem)
+    observed = (problem.points_i, problem.weights_i, problem.points_j, problem.weights_j)
+    observed = tuple(kept(x) for x in observed)
+    total = _weighted_distance(transforms, frames, problem.edges, observed, problem.mesh, float(softness))
+    return total / _divisor(state, problem)
 
 
 def _divisor(state: AlignState, problem: AlignProblem) -> Array:
     counts = problem.pair_counts
     num_edges = len(state.pair_poses) if counts is None else jnp.sum(counts)
-    return _unit_length(state, problem) * (num_edges * state.log_depth[0].size)
-
-
-def _unit_length(state: AlignState, problem: AlignProblem) -> Array:
-    return unit_length(state, problem.scale_known, problem.pair_counts)
+    return unit_length(state, problem.scale_known, counts) * (num_edges * state.log_depth[0].size)
 
 
 def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
@@ -158,55 +96,84 @@ def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Ar
 # jit: this scan, unrolled 4 times, 52 (not unrolled 76, 8 times 47 but twice the compile time, 16 times 74);
 # autodiff of all edges at once 111, rematerialised 119; autodiff of the scan, rematerialised 382; one-pass gradient
 # of all edges at once with segment sums 172; in blocks of 16 edges 81.
+# By the observations there is a gradient, too, as large as they are: it is computed in the same pass where it is asked
+# for, so an alignment's step does not pay for it. A second derivative goes through the pass by autodiff, which
+# computes each block anew instead of keeping its intermediates.
+
+_Observed = tuple[Array, Array, Array, Array]
+_Wanted = tuple[bool, bool, bool, bool]
+_NONE: _Wanted = (False, False, False, False)
 
 
-@jax.custom_vjp
-def _weighted_distance(transforms: Array, frames: Array, problem: AlignProblem) -> Array:
-    """Sum over sides, edges, pixels of weight * |transform @ point - frame point|, () float."""
-    return _value_and_gradients(transforms, frames, problem)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _weighted_distance(
+    transforms: Array, frames: Array, edges: Array, observed: _Observed, mesh: Mesh | None, softness: float
+) -> Array:
+    """Sum over sides, edges, pixels of weight * |transform @ point - frame point|, () float.
+
+    Args:
+      transforms: (G, B, 3, 4), world from the pair's points.
+      frames: (T, 3, P) points in the world.
+      edges: (G, B, 2).
+      observed: points (G, B, 3, P) and weights (G, B, P) of the i sides, and of the j sides.
+      mesh: over which blocks are divided.
+      softness: see `points_loss`.
+    """
+    return _value_and_gradients(transforms, frames, edges, observed, mesh, softness, _NONE)[0]
 
 
-def _value_and_gradients(transforms: Array, frames: Array, problem: AlignProblem) -> tuple[Array, Array, Array]:
-    mesh = problem.mesh
-    inputs = (transforms, problem.edges, problem.points_i, problem.weights_i, problem.points_j, problem.weights_j)
+def _value_and_gradients(
+    transforms, frames, edges, observed: _Observed, mesh: Mesh | None, softness: float, wanted: _Wanted
+) -> tuple[Array, Array, Array, tuple[Array | None, ...]]:
+    """The value and its gradients by transforms, frames and those of the observations that are wanted."""
+    inputs = (transforms, edges, *observed)
 
-    def share(frames: Array, *inputs: Array) -> tuple[Array, Array, Array]:
-        value, transforms_grad, frames_grad = _streamed(frames, inputs)
-        return sharding.summed(value, mesh), transforms_grad, sharding.summed(frames_grad, mesh)
+    def share(frames: Array, *inputs: Array):
+        value, transforms_grad, frames_grad, observed_grads = _streamed(frames, inputs, softness, wanted)
+        return sharding.summed(value, mesh), transforms_grad, sharding.summed(frames_grad, mesh), observed_grads
 
     specs = (WHOLE, *(ROWS for _ in inputs))
-    return sharding.divided(share, mesh, specs, (WHOLE, ROWS, WHOLE))(frames, *inputs)
+    return sharding.divided(share, mesh, specs, (WHOLE, ROWS, WHOLE, ROWS))(frames, *inputs)
 
 
-def _streamed(frames: Array, inputs: tuple[Array, ...]) -> tuple[Array, Array, Array]:
-    """Value, (G, B, 3, 4) gradient by transforms and (T, 3, P) by frames of so many blocks."""
-    shape = inputs[0].shape
-    side = jax.vmap(_distance_and_gradients)
+def _streamed(frames: Array, inputs: tuple[Array, ...], softness: float, wanted: _Wanted):
+    """Value, (G, B, 3, 4) gradient by transforms, (T, 3, P) by frames and those by observations of so many blocks."""
+    shape, observed_shapes = inputs[0].shape, [x.shape for x in inputs[2:]]
+    sides = [partial(_distance_and_gradients, softness=softness, wanted=w) for w in (wanted[:2], wanted[2:])]
     if shape[1] == 1:  # blocks of one edge lose their axis: batched products are slow on a CPU
-        inputs, side = jax.tree.map(lambda x: x[:, 0], inputs), _distance_and_gradients
+        inputs = jax.tree.map(lambda x: x[:, 0], inputs)
+    else:
+        sides = [jax.vmap(side) for side in sides]
 
+    @jax.checkpoint
     def block(carry, inputs):
         value, frames_grad = carry
         transform, edges, points_i, weights_i, points_j, weights_j = inputs
-        value_i, pull_i, grad_i = side(transform, frames[edges[..., 0]], points_i, weights_i)
-        value_j, pull_j, grad_j = side(transform, frames[edges[..., 1]], points_j, weights_j)
+        value_i, pull_i, grad_i, observed_i = sides[0](transform, frames[edges[..., 0]], points_i, weights_i)
+        value_j, pull_j, grad_j, observed_j = sides[1](transform, frames[edges[..., 1]], points_j, weights_j)
         frames_grad = frames_grad.at[edges[..., 0]].add(-pull_i).at[edges[..., 1]].add(-pull_j)
-        return (value + jnp.sum(value_i + value_j), frames_grad), grad_i + grad_j
+        return (value + jnp.sum(value_i + value_j), frames_grad), (grad_i + grad_j, (*observed_i, *observed_j))
 
     start = (jnp.zeros((), frames.dtype), jnp.zeros_like(frames))
-    (value, frames_grad), transforms_grad = jax.lax.scan(block, start, inputs, unroll=unroll_of(shape[0]))
-    return value, transforms_grad.reshape(shape), frames_grad
+    (value, frames_grad), (transforms_grad, observed_grads) = jax.lax.scan(
+        block, start, inputs, unroll=unroll_of(shape[0])
+    )
+    observed_grads = tuple(
+        None if x is None else x.reshape(s) for x, s in zip(observed_grads, observed_shapes, strict=True)
+    )
+    return value, transforms_grad.reshape(shape), frames_grad, observed_grads
 
 
 def _distance_and_gradients(
-    transform: Array, frame: Array, points: Array, weights: Array
-) -> tuple[Array, Array, Array]:
+    transform: Array, frame: Array, points: Array, weights: Array, *, softness: float, wanted: tuple[bool, bool]
+) -> tuple[Array, Array, Array, tuple[Array | None, Array | None]]:
     """The weighted sum of distances of one side of one pair, with its gradients.
 
     Returns:
-      () sum, (3, P) gradient by the transformed points and (3, 4) by the transform; 0 where a distance is 0.
+      () sum, (3, P) gradient by the transformed points, (3, 4) by the transform, and, where wanted, (3, P) by the
+      points and (P,) by the weights; 0 where a distance is 0.
     """
-    points, weights = widened(points, frame.dtype), widened(weights, frame.dtype)
+    dtypes, points, weights = (points.dtype, weights.dtype), widened(points, frame.dtype), widened(weights, frame.dtype)
     # Written out by coordinates: a (3, 3) x (3, P) product is a slow library call on a CPU.
     residual = [
         transform[a, 0] * points[0] + transform[a, 1] * points[1] + transform[a, 2] * points[2] + transform[a, 3]
@@ -214,23 +181,40 @@ def _distance_and_gradients(
         for a in range(3)
     ]  # fmt: skip
     squared = residual[0] * residual[0] + residual[1] * residual[1] + residual[2] * residual[2]
-    positive = squared > 0
-    inverse = jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, squared, 1)), 0)
+    if softness:
+        squared = squared + softness**2
+        inverse = jax.lax.rsqrt(squared)
+        distance = squared * inverse - softness
+    else:
+        positive = squared > 0
+        inverse = jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, squared, 1)), 0)
+        distance = squared * inverse
     scaled = weights * inverse
-    pull = jnp.stack([scaled * r for r in residual])
+    pulls = [scaled * r for r in residual]
+    pull = jnp.stack(pulls)
     linear_grad = jnp.matmul(pull, points.T, precision=_HIGHEST)
     transform_grad = jnp.concatenate([linear_grad, jnp.sum(pull, axis=1, keepdims=True)], axis=1)
-    return jnp.sum(weights * (squared * inverse)), pull, transform_grad
+    points_grad = weights_grad = None
+    if wanted[0]:
+        points_grad = jnp.stack([sum(transform[a, b] * pulls[a] for a in range(3)) for b in range(3)])
+        points_grad = points_grad.astype(dtypes[0])
+    if wanted[1]:
+        weights_grad = distance.astype(dtypes[1])
+    return jnp.sum(weights * distance), pull, transform_grad, (points_grad, weights_grad)
 
 
-def _forward(transforms: Array, frames: Array, problem: AlignProblem):
-    value, *gradients = _value_and_gradients(transforms, frames, problem)
+def _forward(transforms, frames, edges, observed, mesh: Mesh | None, softness: float):
+    wanted = tuple(is_wanted(x) for x in observed)
+    arrays = values_of((transforms, frames, edges, observed))
+    value, *gradients = _value_and_gradients(*arrays, mesh, softness, wanted)
     return value, gradients
 
 
-def _backward(gradients, cotangent: Array):
-    # None: the observations are constants. Differentiate `pair_terms` to learn what they do.
-    return (*(cotangent * g for g in gradients), None)
+def _backward(mesh: Mesh | None, softness: float, gradients, cotangent):
+    del mesh, softness
+    cotangent = instantiated(cotangent)
+    by_transforms, by_frames, by_observed = jax.tree.map(lambda g: cotangent.astype(g.dtype) * g, gradients)
+    return by_transforms, by_frames, None, by_observed
 
 
-_weighted_distance.defvjp(_forward, _backward)
+_weighted_distance.defvjp(_forward, _backward, symbolic_zeros=True)

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.sharding import Mesh
 
-from easi3r_jax.align.narrow import in_bits
+from easi3r_jax.align.narrow import in_bits, kept
 from easi3r_jax.core import sharding
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
@@ -59,8 +60,9 @@ class FlowTargets:
     Attributes:
       flow: (G, B, 2, P) float, from i to j, pixels (x, y); `UNKNOWN_FLOW` where it is not known.
       static: (T, P) bool, what does not move by itself.
-      weight: () float, 0 where the flow does not count yet.
+      weight: () float.
       outlier, limit: () float, see `AlignConfig`.
+      counts: () bool, False where the flow does not count yet.
     """
 
     flow: Array
@@ -68,6 +70,7 @@ class FlowTargets:
     weight: Array
     outlier: Array
     limit: Array
+    counts: Array
 
 
 @pytree_dataclass
@@ -118,7 +121,7 @@ class AlignProblem:
       principal_point: (T, 2) pixels, what `AlignState.principal_offset` counts from.
       scale_known: () bool, known poses give the world its scale: the pairs' scales are not normalised, and distances
         are measured in units of their mean.
-      smoothing_weight, translation_weight: () float, see `residuals.temporal_loss`.
+      smoothing_weight, translation_weight: () float, see `terms.smoothness_loss`.
       flow: optical flow of the pairs, or None.
       depth_prior, camera_prior: or None.
       free: factors 0 or 1 of the optimiser's steps, broadcast to the state's shapes: 0 stays as it is. None: all free.
@@ -174,15 +177,19 @@ def make_problem(
 ) -> AlignProblem:
     """Lays the predictions out for the optimiser.
 
+    Differentiable by points, confidences and flow in float32 or float64; in half precision, whoever differentiates by
+    them gets a `GradientError`.
+
     Args:
       predictions: point maps of every pair. Where they are sharded over the devices of a mesh, so is the problem.
       config: gives the weights of the temporal term and of the flow's.
-      flow: (E, H, W, 2) optical flow of every pair from i to j in pixels; None omits its term.
+      flow: (E, H, W, 2) optical flow of every pair from i to j in pixels. Its term is omitted without it, and where
+        `config.flow_weight` is 0.
       flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
       dynamic: (T, H, W) bool, dynamic regions: flow does not count there.
       block: edges worked on at a time; None chooses for the backend.
       release: nobody needs the predictions' arrays any more: each is freed as soon as it is laid out, so that there is
-        hardly more than one set of them in memory.
+        hardly more than one set of them in memory. While the function is traced, nothing is freed.
 
     Raises:
       InputError: flow of other pairs.
@@ -197,24 +204,24 @@ def make_problem(
 
     def laid_out(lay_out: Callable[..., Array], x: Array) -> Array:
         out = in_bits(lay_out(x, layout, valid))
-        if release and isinstance(x, jax.Array):
+        if release and isinstance(x, jax.Array) and not isinstance(x, Tracer):
             jax.block_until_ready(out)
             x.delete()
         return out
 
     targets = None
-    if flow is not None:
-        if len(flow) != count:
-            raise InputError(f"There is flow of {len(flow)} pairs for the point maps of {count}.")
-        if flow_known is not None:
-            flow = jnp.where(flow_known[..., None], flow, UNKNOWN_FLOW)
+    if flow is not None and len(flow) != count:
+        raise InputError(f"There is flow of {len(flow)} pairs for the point maps of {count}.")
+    if flow is not None and config.flow_weight:
+        known = kept(flow) if flow_known is None else jnp.where(flow_known[..., None], kept(flow), UNKNOWN_FLOW)
         is_dynamic = jnp.zeros((num_frames, pixels), bool) if dynamic is None else dynamic.reshape(num_frames, pixels)
         targets = FlowTargets(
-            flow=_flow_rows(sharding.by_rows(flow, mesh), layout, valid).astype(dtype),
+            flow=_flow_rows(sharding.by_rows(known, mesh), layout, valid).astype(dtype),
             static=~is_dynamic,
             weight=jnp.asarray(config.flow_weight, dtype),
             outlier=jnp.asarray(config.flow_outlier, dtype),
             limit=jnp.asarray(config.flow_limit, dtype),
+            counts=jnp.ones((), bool),
         )
     return AlignProblem(
         edges=_blocked(sharding.by_rows(jnp.asarray(predictions.edges, jnp.int32), mesh), layout),

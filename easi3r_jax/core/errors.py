@@ -22,5 +22,9 @@ class ConfigError(UserError):
     """Options that contradict each other or a value outside its range."""
 
 
+class GradientError(UserError):
+    """A derivative that is asked for and is not defined, or that its type cannot hold."""
+
+
 class OutputError(UserError):
     """A result that cannot be written (permissions, full disk)."""

@@ -41,6 +41,8 @@ class GRU(nnx.Module):
 class RAFT(nnx.Module):
     """Optical flow from image i to image j.
 
+    Its derivative goes through all iterations; RAFT's training stops it between them (sec. 3.3).
+
     Attributes:
       config: which of the two networks.
       radius: of the window in which correlations are looked up.
@@ -88,7 +90,6 @@ class RAFT(nnx.Module):
 
             def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
                 hidden, flow = carry
-                flow = jax.lax.stop_gradient(flow)  # as in training (sec. 3.3); inference does not notice
                 motion = self.motion(flow, lookup(start + flow))
                 for gru in self.grus:
                     hidden = gru(hidden, jnp.concatenate([inputs, motion], axis=-1))

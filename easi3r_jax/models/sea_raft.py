@@ -38,7 +38,7 @@ class ConvNextBlock(nnx.Module):
 
 
 class SEARAFT(nnx.Module):
-    """Optical flow from image i to image j.
+    """Optical flow from image i to image j. For its derivative see `RAFT`.
 
     Attributes:
       config: which network this is.
@@ -81,7 +81,6 @@ class SEARAFT(nnx.Module):
 
             def step(carry: tuple[Array, Array, Array], _: None):
                 hidden, flow, _uncertainty = carry
-                flow = jax.lax.stop_gradient(flow)
                 motion = self.motion(flow, lookup(start + flow))
                 for block in self.refine:
                     hidden = block(jnp.concatenate([hidden, inputs, motion], axis=-1))

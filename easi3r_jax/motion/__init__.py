@@ -5,6 +5,7 @@ Other cues (`cues`) take the place of the first two steps.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.config import SegmentationConfig
@@ -25,12 +26,13 @@ from easi3r_jax.motion.match import match_residual
 from easi3r_jax.motion.normalise import min_max
 from easi3r_jax.motion.partners import mean_over_partners
 from easi3r_jax.motion.rigid import rigid_residual
-from easi3r_jax.motion.score import dynamic_score
+from easi3r_jax.motion.score import CueWeights, dynamic_score
 from easi3r_jax.motion.threshold import Otsu, multi_otsu
 
 __all__ = [
     "Clusters",
     "Cue",
+    "CueWeights",
     "Evidence",
     "Moments",
     "Otsu",
@@ -66,6 +68,7 @@ def motion_maps(
     config: SegmentationConfig,
     residual: MotionResidual | None = None,
     valid: Array | None = None,
+    weights: CueWeights | None = None,
 ) -> MotionMaps:
     """Scores every token of a clip. Pure; `config` is static under `jit`.
 
@@ -75,10 +78,13 @@ def motion_maps(
       config: number of clusters.
       residual: of another cue: it, min-max per frame, takes the place of the attention's score.
       valid: (T,) bool, as `Frames.valid`; the scores of padding mean nothing.
+      weights: of the attention's layers, heads and maps; maps that are fused already keep their layers and heads. None:
+        as in the paper.
     """
-    maps = fuse_temporal(temporal, labels.shape[1:]) if isinstance(temporal, TemporalState) else temporal
+    channels, factors = (None, None) if weights is None else (weights.channels, weights.maps)
+    maps = fuse_temporal(temporal, labels.shape[1:], channels) if isinstance(temporal, TemporalState) else temporal
     if residual is None:
-        raw_score, observed = dynamic_score(maps), None
+        raw_score, observed = dynamic_score(maps, factors), None
     else:
         raw_score, observed = min_max(residual.value, axis=(-2, -1), where=residual.observed), residual.observed
     if valid is not None:
@@ -96,6 +102,8 @@ def cluster_labels(
     Pure; `grid` and `config` are static under `jit`. `valid` is (T,) bool, as `Frames.valid`: padding is at the end.
     """
     num_frames, num_tokens, channels = features.shape
+    # Labels are steps: no derivative goes through them, and that of the iterations need not be set up.
+    features = jax.lax.stop_gradient(features)
     points = features.reshape(-1, channels)
     clusters = kmeans(
         points,

@@ -96,24 +96,30 @@ def update_temporal(
 def raw_moments(state: TemporalState, grid: tuple[int, int]) -> RawMoments:
     """Mean and unbiased standard deviation over pairs.
 
-    The deviation of a single observation is 0 (the reference divides by zero), as are mean and deviation of none.
+    The deviation of a single observation is 0 (the reference divides by zero), as are mean and deviation of none. Where
+    a deviation is 0, it has a corner there, and its derivative is taken as 0.
     """
     (mean_src, std_src), (mean_ref, std_ref) = _mean_std(state.src, grid), _mean_std(state.ref, grid)
     return RawMoments(mean_src, std_src, mean_ref, std_ref, state.src.count, state.ref.count)
 
 
-def fuse_temporal(state: TemporalState, grid: tuple[int, int]) -> TemporalMaps:
+def fuse_temporal(state: TemporalState, grid: tuple[int, int], weights: Array | None = None) -> TemporalMaps:
     """Fuses the moments over layers and heads: min-max over everything, mean over channels, min-max again.
 
     A frame without observations (deviation: with fewer than two) tells nothing: it takes no part in the extremes and
     its map is 0. Its dynamic score is then 0 through `std_src` or `mean_ref`: no evidence of motion.
+
+    Args:
+      state: over T frames.
+      grid: (h, w) tokens.
+      weights: (L, A) float >= 0, of layers and heads in the mean; None: all 1. With weight 0 a head has no influence.
     """
     raw = raw_moments(state, grid)
     return TemporalMaps(
-        mean_src=_fuse(raw.mean_src, raw.count_src >= 1),
-        std_src=_fuse(raw.std_src, raw.count_src >= 2),
-        mean_ref=_fuse(raw.mean_ref, raw.count_ref >= 1),
-        std_ref=_fuse(raw.std_ref, raw.count_ref >= 2),
+        mean_src=_fuse(raw.mean_src, raw.count_src >= 1, weights),
+        std_src=_fuse(raw.std_src, raw.count_src >= 2, weights),
+        mean_ref=_fuse(raw.mean_ref, raw.count_ref >= 1, weights),
+        std_ref=_fuse(raw.std_ref, raw.count_ref >= 2, weights),
     )
 
 
@@ -170,7 +176,8 @@ def _merge(moments: Moments, x: Array, frame: Array, valid: Array) -> Moments:
 def _mean_std(moments: Moments, grid: tuple[int, int]) -> tuple[Array, Array]:
     """Mean and unbiased deviation, (T, h, w, L * A) each."""
     freedom = jnp.maximum(moments.count - 1, 1).astype(jnp.float32)[:, None, None, None]
-    std = jnp.sqrt(moments.squares / freedom)  # a single observation has no squares: 0
+    variance = moments.squares / freedom  # a single observation has no squares: 0
+    std = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
 
     def as_grid(x: Array) -> Array:
         num_frames, num_layers, num_heads, _ = x.shape
@@ -179,7 +186,13 @@ def _mean_std(moments: Moments, grid: tuple[int, int]) -> tuple[Array, Array]:
     return as_grid(moments.mean), as_grid(std)
 
 
-def _fuse(x: Array, observed: Array) -> Array:
+def _fuse(x: Array, observed: Array, weights: Array | None = None) -> Array:
     """(T, h, w, channels) to (T, h, w) in [0, 1)."""
     channels = min_max(x, where=observed[:, None, None, None])
-    return min_max(jnp.mean(channels, axis=-1), where=observed[:, None, None])
+    if weights is None:
+        fused = jnp.mean(channels, axis=-1)
+    else:  # the first normalisation is one for all channels, so the second undoes it for those that are left
+        total = jnp.sum(weights)
+        share = weights.ravel() / jnp.where(total > 0, total, 1)
+        fused = jnp.sum(channels * share[None, None, None], axis=-1)
+    return min_max(fused, where=observed[:, None, None])

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.core.geometry import camera
+from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.pnp import solve_pnp
 from easi3r_jax.core.types import Array, MotionResidual, PairPredictions
@@ -106,7 +106,7 @@ def match_tokens(features: Array, edges: Array, grid: tuple[int, int]) -> tuple[
     """
     features = features.astype(jnp.float32)
     features = features - jnp.mean(features, axis=(0, 1), keepdims=True)
-    norms = jnp.sqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True))
+    norms = se3.safe_norm(features)[..., None]
     features = features / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)
     height, width = grid
     places = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).reshape(-1, 2).astype(np.int32)

@@ -12,6 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.geometry.procrustes import register_similarity
 from easi3r_jax.core.types import Array, MotionResidual, PairPredictions
 from easi3r_jax.motion.partners import mean_over_partners, reverse_edges
@@ -93,8 +94,7 @@ def _register_robustly(source: Array, target: Array, confidence: Array) -> tuple
 
 def _relative_distance(found: Array, points: Array) -> Array:
     """|found - points| / |points| of (..., 3) points, at most 1."""
-    distance = jnp.sqrt(jnp.sum(jnp.square(found - points), axis=-1))
-    reach = jnp.sqrt(jnp.sum(jnp.square(points), axis=-1))
+    distance, reach = se3.safe_norm(found - points), se3.safe_norm(points)
     return jnp.where(distance < reach, distance / jnp.where(reach > 0, reach, 1.0), jnp.sign(distance))
 
 

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from easi3r_jax.core.types import Array, TemporalMaps
+from easi3r_jax.core.types import Array, TemporalMaps, pytree_dataclass
 from easi3r_jax.motion.normalise import min_max
 
 
-def dynamic_score(maps: TemporalMaps) -> Array:
+@pytree_dataclass
+class CueWeights:
+    """How much the parts of the attention's cue count. Ones are the paper's; the score can be differentiated by them.
+
+    Attributes:
+      channels: (L, A) float >= 0, of decoder layers and heads in the mean that fuses them.
+      maps: (4,) float in [0, 1], of mean_src, std_src, mean_ref and std_ref: 1 as a factor of the score, 0 omitted.
+    """
+
+    channels: Array
+    maps: Array
+
+
+def dynamic_score(maps: TemporalMaps, weights: Array | None = None) -> Array:
     """(1 - mean_src) · std_src · mean_ref · (1 - std_ref), min-max per frame: (T, h, w) float32 in [0, 1).
 
     As a source view, what moves is attended to little (it has no match) and unsteadily over pairs; as a reference
     view, much and steadily.
+
+    Args:
+      maps: the four factors.
+      weights: (4,) of them, see `CueWeights`: a factor f of weight w is 1 - w + w f. None: all 1.
     """
-    score = (1.0 - maps.mean_src) * maps.std_src * maps.mean_ref * (1.0 - maps.std_ref)
+    factors = (1.0 - maps.mean_src, maps.std_src, maps.mean_ref, 1.0 - maps.std_ref)
+    if weights is not None:
+        factors = tuple(1.0 - weights[n] + weights[n] * factor for n, factor in enumerate(factors))
+    score = factors[0] * factors[1] * factors[2] * factors[3]
     return min_max(score, axis=(-2, -1))

@@ -112,7 +112,14 @@ def test_nothing_counts_where_all_is_off(scene):
     config = dataclasses.replace(CONFIG, flow_limit=10.0)
     assert loss_of(scene, scene[2] + 4, config) == pytest.approx(7)
     assert loss_of(scene, scene[2] + 6, config) == 0
-    assert loss_of(scene, scene[2] + 4, dataclasses.replace(CONFIG, flow_weight=0.0)) == 0
+
+
+def test_flow_of_weight_zero_is_no_term(scene):
+    state, predictions, flow = scene
+    problem = align.make_problem(predictions, dataclasses.replace(CONFIG, flow_weight=0.0), flow=flow)
+    assert "flow" not in align.loss_terms(state, problem)
+    with pytest.raises(ConfigError, match="optical flow"):
+        align.flow_loss(state, problem)
 
 
 def test_blocks_change_nothing(scene):
@@ -129,7 +136,7 @@ def test_its_gradient_is_the_slope_of_the_objective(scene):
     flow = exact + jnp.asarray(rng.normal(0, 2, exact.shape))
     problem = align.make_problem(predictions, CONFIG, flow=flow)
     terms = align.loss_terms(state, problem)
-    parts = terms["pair_i"] + terms["pair_j"] + 0.01 * terms["temporal"] + 0.7 * terms["flow"]
+    parts = terms["points"] + 0.01 * terms["smoothness"] + 0.7 * terms["flow"]
     np.testing.assert_allclose(terms["total"], parts, rtol=1e-9)
     value = jax.jit(align.total_loss)
     np.testing.assert_allclose(value(state, problem), parts, rtol=1e-9)

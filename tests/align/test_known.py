@@ -13,6 +13,7 @@ from easi3r_jax import align
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.known import in_known_world, scale_is_known, world_from_known
 from easi3r_jax.align.known_scale import known_scale
+from easi3r_jax.align.terms import depth_change
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.types import KnownCameras
@@ -254,7 +255,7 @@ def test_depth_prior_of_the_reference(golden):
     for weighted, value in expected.items():
         weight = 1.0 + moving * weighted
         prior = align.DepthPrior(jnp.log(initial), jnp.asarray(weight, jnp.float32), jnp.ones(()))
-        np.testing.assert_allclose(align.depth_loss(jnp.log(predicted), prior), value, rtol=1e-5)
+        np.testing.assert_allclose(depth_change(jnp.log(predicted), prior), value, rtol=1e-5)
 
 
 def test_the_depth_prior_holds_the_shape_of_depth_but_not_its_size(noisy, quick):
@@ -269,7 +270,7 @@ def test_the_depth_prior_holds_the_shape_of_depth_but_not_its_size(noisy, quick)
     assert departure(held) < 0.3 * departure(loose)
     prior = align.DepthPrior(start.log_depth, jnp.ones_like(start.log_depth), jnp.ones(()))
     factors = jnp.asarray([1.0, 2.0, 3.0, 4.0])[:, None, None]
-    assert float(align.depth_loss(start.log_depth + factors, prior)) < 1e-9
+    assert float(depth_change(start.log_depth + factors, prior)) < 1e-9
 
 
 def test_terms_add_up_to_the_objective(noisy, quick):
@@ -281,11 +282,11 @@ def test_terms_add_up_to_the_objective(noisy, quick):
     problem = align.with_depth_prior(problem, start, config)
     state = dataclasses.replace(start, log_depth=start.log_depth * 1.1, log_focal=start.log_focal + 0.5)
     terms = jax.jit(align.loss_terms)(state, problem)
-    weights = {"pair_i": 1, "pair_j": 1, "temporal": 0.2, "depth": 0.3, "camera": 0.7}
+    weights = {"points": 1, "smoothness": 0.2, "depth": 0.3, "cameras": 0.7}
     assert set(terms) == {"total", *weights}
     assert all(float(terms[name]) > 0 for name in weights)
     total = sum(weight * float(terms[name]) for name, weight in weights.items())
     np.testing.assert_allclose(float(terms["total"]), total, rtol=1e-6)
     np.testing.assert_allclose(jax.jit(align.total_loss)(state, problem), total, rtol=1e-5)
-    np.testing.assert_allclose(float(terms["camera"]), T * 0.5 / state_of.FOCAL_PARAM_SCALE, rtol=1e-4)
+    np.testing.assert_allclose(float(terms["cameras"]), T * 0.5 / state_of.FOCAL_PARAM_SCALE, rtol=1e-4)
     assert math.isfinite(float(terms["total"]))

@@ -34,11 +34,14 @@ def bowl(state, problem):
     return jnp.sum(state.frame_poses**2) + 3 * jnp.sum(state.log_focal)
 
 
+BOWL = (align.Term("bowl", bowl),)
+
+
 def test_steps_are_adams(small, config):
     """Kingma & Ba (2015), alg. 1, betas (0.9, 0.9), eps 1e-8, in float64; parameters without a gradient stay."""
     state, problem = small
     config = dataclasses.replace(config, iterations=30)
-    end, losses = align.optimise(state, problem, config, loss=bowl)
+    end, losses = align.optimise(state, problem, config, terms=BOWL)
     pose, focal = np.asarray(state.frame_poses, np.float64), np.asarray(state.log_focal, np.float64)
     m, v, expected = 0.0, 0.0, []
     for k, rate in enumerate(np.linspace(0.01, 0.001, 31)[:30], start=1):
@@ -77,12 +80,15 @@ def test_one_compilation_whatever_the_number_of_iterations_and_the_rates(small, 
         traces.append(1)
         return bowl(state, problem)
 
-    align.optimise(*small, dataclasses.replace(config, iterations=1), loss=counted)
+    def run(config):
+        return align.optimise(*small, config, terms=[align.Term("counted", counted)])
+
+    run(dataclasses.replace(config, iterations=1))
     first = len(traces)
     assert first > 0
     for change in ({"iterations": 7}, {"iterations": 45}, {"schedule": "cosine"}, {"learning_rate": 0.3}):
-        align.optimise(*small, dataclasses.replace(config, **{"iterations": 20, **change}), loss=counted)
-    list(align.iterate(*small, config, [3, 4, 41], loss=counted))
+        run(dataclasses.replace(config, **{"iterations": 20, **change}))
+    list(align.iterate(*small, config, [3, 4, 41], terms=(align.Term("counted", counted),)))
     assert len(traces) == first
 
 
@@ -125,7 +131,7 @@ def test_steps_map_over_starts(small):
     starts = jax.tree.map(lambda x: jnp.stack([x, x + 0.01]), state)
 
     def two_steps(state):
-        return align.adam_steps(state, align.init_moments(state), problem, RATES, ACTIVE, align.total_loss)
+        return align.adam_steps(state, align.init_moments(state), problem, RATES, ACTIVE)
 
     both, one = jax.jit(jax.vmap(two_steps))(starts), jax.jit(two_steps)
     for k in range(2):
@@ -139,7 +145,7 @@ def test_steps_differentiate_through(small):
     state, problem = small
 
     def final(rates):
-        return bowl(align.adam_steps(state, align.init_moments(state), problem, rates, ACTIVE, bowl)[0], problem)
+        return bowl(align.adam_steps(state, align.init_moments(state), problem, rates, ACTIVE, BOWL)[0], problem)
 
     slope = jax.grad(final)(RATES)
     for k in range(2):
@@ -151,7 +157,7 @@ def test_inactive_steps_change_nothing(small):
     state, problem = small
     moments = align.init_moments(state)
     rates, active = jnp.asarray([0.01, 0.01], jnp.float32), jnp.asarray([False, False])
-    after, memory, losses = align.adam_steps(state, moments, problem, rates, active, bowl)
+    after, memory, losses = align.adam_steps(state, moments, problem, rates, active, BOWL)
     jax.tree.map(np.testing.assert_array_equal, (after, memory), (state, moments))
     np.testing.assert_array_equal(losses, 0)
 

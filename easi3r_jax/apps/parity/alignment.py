@@ -14,7 +14,7 @@ import numpy as np
 from easi3r_jax import align
 from easi3r_jax.align import state as state_of
 from easi3r_jax.align.clean import clean_confidence
-from easi3r_jax.align.residuals import relative_pose_residual
+from easi3r_jax.align.terms import depth_change, relative_pose_residual
 from easi3r_jax.apps.parity.report import ROUNDING, Golden, Row, at_most, compare, equal
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.geometry import se3
@@ -130,9 +130,10 @@ def _check_start(stage, golden, predictions, num_frames) -> Iterator[Row]:
 def _check_path(stage, golden, predictions, num_frames, problem, config: AlignConfig) -> Iterator[Row]:
     start = golden_start(golden, predictions)
     observed, problem = problem, dataclasses.replace(problem, flow=None)  # it does not count yet
-    terms = jax.jit(align.loss_terms)(start, problem)
-    for k, name in enumerate(("total", "pair_i", "pair_j", "temporal")):
-        yield compare(stage, f"loss term {name}", terms[name], golden["iter0_loss_terms"][k], _CLOSED_FORM)
+    terms, sides = jax.jit(align.loss_terms)(start, problem), jax.jit(align.pair_terms)(start, problem)
+    ours = {"total": terms["total"], "points, i": sides[0], "points, j": sides[1], "smoothness": terms["smoothness"]}
+    for k, (name, value) in enumerate(ours.items()):
+        yield compare(stage, f"loss term {name}", value, golden["iter0_loss_terms"][k], _CLOSED_FORM)
     gradient = jax.jit(jax.grad(align.total_loss))(start, problem)
     for name, ours in _by_golden_name(gradient).items():
         if f"iter0_grad_{name}" in golden:
@@ -220,8 +221,7 @@ def _exact_gradient(start, predictions, num_frames: int, config: AlignConfig) ->
     """The gradient of the plainly written loss in float64, as numpy arrays."""
 
     def plain(state, problem):
-        pair_i, pair_j = align.pair_terms(state, problem)
-        return pair_i + pair_j + problem.smoothing_weight * align.temporal_loss(state, problem.translation_weight)
+        return sum(align.pair_terms(state, problem)) + align.total_loss(state, problem, align.DEFAULT_TERMS[1:])
 
     def widen(x):
         return jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
@@ -290,7 +290,7 @@ def _check_primitives(folder: pathlib.Path) -> Iterator[Row]:
         with np.load(folder / "scene.npz") as scene:
             moving = jnp.asarray(scene["masks"][: len(predicted)], jnp.float32)
         for name, weight in (("depth_reg_value", 1 + moving), ("depth_reg_value_nomask", jnp.ones_like(moving))):
-            ours = align.depth_loss(predicted, align.DepthPrior(initial, weight, jnp.ones(())))
+            ours = depth_change(predicted, align.DepthPrior(initial, weight, jnp.ones(())))
             yield compare(stage, name, ours, golden[name], _CLOSED_FORM)
     # Smooth L1 without outliers has another denominator; the median focal is no default.
     yield from golden.unread(stage, r"rel_pose_loss_.*|ego_tgt_coord|smooth_l1_value_nothre|focal_median")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.core.geometry import camera
+from easi3r_jax.core.geometry import camera, se3
 
 Array = jax.Array
 
@@ -32,14 +32,20 @@ def weiszfeld_focal(points: Array, principal_point: Array, iterations: int = 10)
     """
     height, width = points.shape[:2]
     pixels = camera.pixel_grid(height, width, points.dtype) - principal_point[None, None]
-    rays = _finite(points[..., :2] / points[..., 2:])
+    # Divided where the quotient is finite: elsewhere an infinite derivative would meet a zero and make NaN.
+    finite = jnp.isfinite(points[..., :2] / points[..., 2:])
+    rays = jnp.where(finite, points[..., :2], 0) / jnp.where(finite, points[..., 2:], 1)
     across, along = jnp.sum(rays * pixels, axis=-1), jnp.sum(rays * rays, axis=-1)
 
     def reweighted(_, focal):
-        weights = 1 / jnp.maximum(jnp.linalg.norm(pixels - focal * rays, axis=-1), 1e-8)
-        return jnp.sum(weights * across) / jnp.sum(weights * along)
+        weights = 1 / jnp.maximum(se3.safe_norm(pixels - focal * rays), 1e-8)
+        return fitted(weights)
 
-    focal = jax.lax.fori_loop(0, iterations, reweighted, jnp.sum(across) / jnp.sum(along))
+    def fitted(weights):
+        total = jnp.sum(weights * along)
+        return jnp.sum(weights * across) / jnp.where(total > 0, total, 1)
+
+    focal = jax.lax.fori_loop(0, iterations, reweighted, fitted(jnp.ones_like(along)))
     return _believable(focal, height, width)
 
 
@@ -55,12 +61,7 @@ def median_focal(points: Array, principal_point: Array) -> Array:
     return _believable(votes[jnp.maximum(known - 1, 0) // 2], height, width)
 
 
-def _finite(x: Array) -> Array:
-    return jnp.where(jnp.isfinite(x), x, 0)
-
-
 def _believable(focal: Array, height: int, width: int) -> Array:
     side = max(height, width)
-    # NaN fails both comparisons.
     good = (focal > _BELIEVABLE[0] * side) & (focal < _BELIEVABLE[1] * side)
     return jnp.where(good, focal, camera.default_focal(height, width))

@@ -33,12 +33,7 @@ def register_similarity(source: Array, target: Array, weights: Array) -> tuple[A
     mean_source, mean_target = (jnp.matmul(w, points, precision=_HIGHEST) for points in (source, target))
     x, y = source - mean_source[None], target - mean_target[None]
     covariance = jnp.matmul((w[:, None] * y).T, x, precision=_HIGHEST)
-    u, singular, vt = jnp.linalg.svd(covariance)
-    handedness = jnp.linalg.det(jnp.matmul(u, vt, precision=_HIGHEST))
-    signs = jnp.stack([jnp.ones_like(handedness), jnp.ones_like(handedness), jnp.sign(handedness)])
-    rotation = jnp.matmul(u * signs[None, :], vt, precision=_HIGHEST)
-
-    correlation = jnp.sum(singular * signs)
+    rotation, correlation = _nearest_rotation(covariance)
     variance = jnp.sum(w[:, None] * x * x)
     # Relative to the means: centring leaves rounding noise where all points coincide.
     noise = (jnp.finfo(source.dtype).eps * 8) ** 2
@@ -49,6 +44,37 @@ def register_similarity(source: Array, target: Array, weights: Array) -> tuple[A
     rotation = jnp.where(meaningful, rotation, jnp.eye(3, dtype=rotation.dtype))
     translation = mean_target - scale * jnp.matmul(rotation, mean_source, precision=_HIGHEST)
     return scale, rotation, translation
+
+
+@jax.custom_jvp
+def _nearest_rotation(matrix: Array) -> tuple[Array, Array]:
+    """The rotation R with the largest trace(R^T M), and that trace."""
+    return _rotation_and_factors(matrix)[:2]
+
+
+def _rotation_and_factors(matrix: Array) -> tuple[Array, Array, Array, Array]:
+    """That rotation and trace, and V, s with R^T M = V diag(s) V^T."""
+    u, singular, vt = jnp.linalg.svd(matrix)
+    handedness = jnp.linalg.det(jnp.matmul(u, vt, precision=_HIGHEST))
+    signs = jnp.stack([jnp.ones_like(handedness), jnp.ones_like(handedness), jnp.sign(handedness)])
+    rotation = jnp.matmul(u * signs[None, :], vt, precision=_HIGHEST)
+    return rotation, jnp.sum(singular * signs), vt.T, singular * signs
+
+
+@_nearest_rotation.defjvp
+def _nearest_rotation_jvp(primals: tuple[Array], tangents: tuple[Array]):
+    """By R^T M being symmetric: autodiff of the SVD divides by s_i - s_j, which is 0 for round clouds of points.
+
+    With dR = R V W V^T and K = V^T R^T dM V, W_ij = (K_ij - K_ji) / (s_i + s_j). Where that sum is 0, any turn about
+    an axis fits as well; none is taken.
+    """
+    rotation, correlation, v, s = _rotation_and_factors(primals[0])
+    turned = jnp.matmul(rotation.T, tangents[0], precision=_HIGHEST)
+    k = jnp.matmul(v.T, jnp.matmul(turned, v, precision=_HIGHEST), precision=_HIGHEST)
+    total = s[:, None] + s[None, :]
+    w = jnp.where(total > 0, (k - k.T) / jnp.where(total > 0, total, 1), 0)
+    turn = jnp.matmul(v, jnp.matmul(w, v.T, precision=_HIGHEST), precision=_HIGHEST)
+    return (rotation, correlation), (jnp.matmul(rotation, turn, precision=_HIGHEST), jnp.trace(turned))
 
 
 def robust_similarity(source: Array, target: Array, weights: Array, rounds: int = 30) -> Array:

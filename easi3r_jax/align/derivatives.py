@@ -1,0 +1,45 @@
+"""What the kernels' own derivatives share: they give every cotangent that is asked for, or raise."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
+
+from easi3r_jax.core.errors import GradientError
+from easi3r_jax.core.types import Array
+
+_T = TypeVar("_T")
+
+
+def is_wanted(x: CustomVJPPrimal) -> bool:
+    """Within a forward rule with `symbolic_zeros`: whether somebody differentiates by this argument."""
+    return bool(x.perturbed) and jnp.issubdtype(x.value.dtype, jnp.floating)
+
+
+def values_of(tree: Any) -> Any:
+    """Within a forward rule with `symbolic_zeros`: the arguments' arrays."""
+    return jax.tree.map(lambda x: x.value, tree)
+
+
+def instantiated(cotangent: Array | SymbolicZero) -> Array:
+    """Within a backward rule with `symbolic_zeros`: the cotangent as an array."""
+    if isinstance(cotangent, SymbolicZero):
+        return jnp.zeros(cotangent.aval.shape, cotangent.aval.dtype)
+    return cotangent
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def without_derivative(x: _T, reason: str) -> _T:
+    """`x`; whoever differentiates by it gets a `GradientError` with this reason instead of a derivative."""
+    del reason
+    return x
+
+
+@without_derivative.defjvp
+def _refuse(reason: str, primals: tuple, tangents: tuple):
+    del primals, tangents
+    raise GradientError(reason)
