@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 
@@ -22,7 +23,7 @@ TITLES = {
     "join": "joining windows",
     "track": "frames as they come",
     "compare": "measuring, comparing",
-    "judge": "measuring",
+    "metrics": "computing metrics",
     "write": "writing",
     "export": "exporting",
     "pack": "packing",
@@ -95,3 +96,11 @@ def table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> str:
         return "  " + "  ".join(cells).rstrip()
 
     return "\n".join([line(header), "  " + "-" * (sum(widths) + 2 * (len(widths) - 1)), *map(line, rows)])
+
+
+def clock(seconds: float) -> str:
+    """e.g. "40 s", "12 min", "3 h 05 min"."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
