@@ -41,7 +41,7 @@ from easi3r_jax.synthetic.clips import ClipConfig
 FLAGS = cli.Flags(__doc__)
 
 _NETWORK = FLAGS.group("Networks")
-CHECKPOINT = _NETWORK.string("checkpoint", "embedded", "Weights, as experiments.reconstruct takes them.")
+CHECKPOINT = _NETWORK.string("checkpoint", "embedded", "Weights, as for experiments.reconstruct.")
 TUNED = _NETWORK.string("tuned", "", "Weights of the same network after fine-tuning on dynamic clips.")
 DTYPE = _NETWORK.choice("dtype", "auto", ["auto", "float32", "bfloat16"], "Number type of the network's layers.")
 
