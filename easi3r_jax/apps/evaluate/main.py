@@ -91,9 +91,9 @@ SEEDS = _COMPUTE.integer(
 DEVICES = devices_flag(_COMPUTE)
 PARAMETERS = _COMPUTE.choice(
     "parameters",
-    "whole",
-    ["whole", "scattered"],
-    "whole: each device keeps all parameters. scattered: an equal part of each while they are not needed.",
+    "replicated",
+    ["replicated", "sharded"],
+    "replicated: each device keeps all parameters. sharded: an equal part of each, gathered for every batch.",
 )
 SHARED_SHAPES = _COMPUTE.boolean(
     "shared_shapes",
@@ -217,9 +217,9 @@ def load_method(stages: Stages, hosts: Hosts) -> tuple[Method, dict[str, str | N
     model, checkpoint = load_model(CHECKPOINT.value, DTYPE.value, stages)
     stages.close()
     hosts.publish("loaded", True)
-    scattered = PARAMETERS.value == "scattered"
-    model = on_devices(model, DEVICES.value, in_parts=scattered)
-    flow = on_devices(flow, DEVICES.value, in_parts=scattered)
+    sharded = PARAMETERS.value == "sharded"
+    model = on_devices(model, DEVICES.value, in_parts=sharded)
+    flow = on_devices(flow, DEVICES.value, in_parts=sharded)
     if METHOD.known.lacks_weights() and hosts.index == 0:
         print("  No weights for optical flow (--flow_checkpoint): the alignment runs without it.")
     config = dataclasses.replace(METHOD.pipeline_config(SEED.value), shared_shapes=SHARED_SHAPES.value)
