@@ -4,15 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
-# Processes that run the tests. A file's tests stay together: they share what is slow to make.
+# Processes that run the tests. A file's tests stay in one process: they share fixtures that are slow to make.
 WORKERS ?= 2
 
-# An environment or module path of the caller's must not leak into ours.
+# The caller's environment or module path must not leak into ours.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 
-# Stamps are named by content, not by time: a fresh checkout, a switched branch or a copied tree re-use the environment
+# Stamps are named by content, not by time: a fresh checkout, a switched branch or a copied tree reuses the environment
 # exactly as long as the lock file and the package's metadata are the same. They are written last, so a set-up that
-# failed or was interrupted is begun again.
+# failed or was interrupted starts again.
 MARK := $(VENV)/.made-by-make
 LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < requirements.lock))
 INSTALLED := $(VENV)/.installed-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < pyproject.toml))
@@ -21,8 +21,8 @@ BROWSER := tests/requirements-browser.txt
 BROWSER_INSTALLED := $(VENV)/.browser-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < $(BROWSER)))
 TORCH_INSTALLED := $(VENV)/.torch-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < $(TORCH)))
 
-# What pip is told when it installs PyTorch for `make test-torch`. On Linux, PyPI's build brings several GB of CUDA along;
-# the one for CPUs only, which is enough, is at
+# Options of pip when it installs PyTorch for `make test-torch`. On Linux, PyPI's build includes several GB of CUDA. The
+# CPU-only build suffices:
 #   make test-torch PIP_TORCH="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_TORCH ?=
 
@@ -37,7 +37,7 @@ env: $(INSTALLED) ## Create .venv from requirements.lock (once; CPU only)
 
 $(LOCKED): | check-python
 	@if [ -e $(VENV) ] && [ ! -e $(MARK) ]; then \
-	  echo "error: $(VENV) was not made by this Makefile, so it is left alone. Move it away or delete it." >&2; \
+	  echo "error: $(VENV) was not made by this Makefile, so it is left unchanged. Move or delete it." >&2; \
 	  exit 1; fi
 	@echo "Creating $(VENV) from requirements.lock ..."
 	@rm -rf $(VENV) && mkdir $(VENV) && touch $(MARK)
@@ -56,7 +56,7 @@ check-python:
 	  echo "error: $(PYTHON) not found. Install Python 3.11, 3.12 or 3.13, or name it: make PYTHON=python3.12 ..." >&2; \
 	  exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
-	  echo "error: $$($(PYTHON) --version 2>&1) does not fit: Python 3.11, 3.12 or 3.13 is needed." \
+	  echo "error: $$($(PYTHON) --version 2>&1) is not supported: Python 3.11, 3.12 or 3.13 is needed." \
 	       "Name one: make PYTHON=python3.12 ..." >&2; \
 	  exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2> /dev/null || { \
@@ -72,7 +72,8 @@ test: env ## Run the tests
 test-slow: env ## Run the heavy checks
 	$(RUN) -m pytest -q -m slow
 
-# One thread: on networks this small, PyTorch's wait for each other, on a busy machine a hundred times as long as they work.
+# One thread: on networks this small, PyTorch's threads wait for each other, on a busy machine a hundred times longer than
+# they compute.
 test-torch: env $(TORCH_INSTALLED) ## Run the tests that need PyTorch (installs it; see PIP_TORCH in the Makefile)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m torch
 
@@ -82,7 +83,7 @@ $(TORCH_INSTALLED): | $(INSTALLED)
 	@rm -f $(VENV)/.torch-*
 	@touch $@
 
-test-browser: env $(BROWSER_INSTALLED) chromium ## Run the tests in Chromium (installed where that needs no password; without it they are skipped)
+test-browser: env $(BROWSER_INSTALLED) chromium ## Run the tests in Chromium (installed if that needs no password; skipped without it)
 	$(RUN) -m pytest -q -m browser
 
 $(BROWSER_INSTALLED): | $(INSTALLED)
@@ -97,7 +98,7 @@ chromium:
 	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
 	  echo "Installing chromium ..."; \
 	  apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium > /dev/null && exit 0; fi; \
-	echo "No Chromium here (on Debian: apt-get install chromium): its tests will be skipped." >&2
+	echo "Chromium not found (on Debian: apt-get install chromium): its tests will be skipped." >&2
 
 lint: env ## Check rules, format and types
 	$(RUN) -m ruff check
@@ -114,15 +115,15 @@ parity: env ## Compare every stage with the reference numbers
 bench: env ## Measure every stage
 	$(RUN) -m experiments.benchmark
 
-# Stopped at any time, it goes on where it stopped; the weights are replaced when it is done.
-embedded: env ## Train the small network that ships with the package (hours; call again to go on)
+# After an interruption it resumes; the weights are replaced when it is done.
+embedded: env ## Train the small network that ships with the package (hours; call again to resume)
 	$(RUN) -m experiments.train --preset=embedded --output=runs/embedded \
 	  $(if $(wildcard runs/embedded/states/step_*),--resume)
 	$(RUN) -m experiments.train --preset=embedded --checkpoint=runs/embedded/model --output=runs/embedded2 \
 	  --seed=1 --steps=3600 --learning_rate=1.5e-3 $(if $(wildcard runs/embedded2/states/step_*),--resume)
 	$(RUN) -m convert --source=runs/embedded2/model --output=easi3r_jax/assets/model --to=official --half
 
-# Without UPGRADE, versions that still fit are kept.
+# Without UPGRADE, versions that still satisfy the bounds are kept.
 lock: env ## Make requirements.lock from pyproject.toml (UPGRADE=1: newest versions)
 	$(RUN) -m uv pip compile --quiet --universal --python-version 3.11 --extra dev --generate-hashes \
 	  $(if $(UPGRADE),--upgrade) --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml

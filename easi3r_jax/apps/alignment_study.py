@@ -1,13 +1,12 @@
-"""What flow, masks, known cameras and the start are worth to the alignment, on rendered clips with ground truth.
+"""Measures what flow, masks, known cameras and the initialisation contribute to the alignment, on rendered clips.
 
     python -m experiments.alignment_study                    # 8 clips of 12 frames
     python -m experiments.alignment_study --num=4 --noise=0.02
 
-First table: no network takes part but for the masks of its attention. Point maps are the exact geometry of a rendered
-clip, off by noise, half of it smooth over the image; flow is the exact one, off by noise. Confidence falls with a
-point's true error, which a network only guesses. So a row shows what the alignment makes of what it is given, and
-nothing else. Second table: where the alignment starts and ends by each initialisation, on the same point maps and on
-the network's own.
+First table: the network contributes only the masks of its attention. Point maps are the exact geometry of a rendered
+clip with noise, half of it smooth over the image; flow is exact with noise. Confidence decreases with a point's true
+error, which a network can only guess. A row therefore isolates what the alignment makes of its inputs. Second table:
+the first and last state of the alignment for each initialisation, on the same point maps and on the network's own.
 """
 
 from __future__ import annotations
@@ -38,34 +37,34 @@ from easi3r_jax.synthetic.flow import exact_flow
 from easi3r_jax.weights.load import load_model
 
 FLAGS = cli.Flags(__doc__)
-#: Name of a row -> figures.
+#: Name of a row -> metrics.
 Rows = dict[str, dict[str, float | None]]
 
 _CLIPS = FLAGS.group("Clips")
 NUM = _CLIPS.integer("num", 8, "Clips.", at_least=1)
 NUM_FRAMES = _CLIPS.integer("num_frames", 12, "Frames of a clip.", at_least=3)
-SEED = _CLIPS.integer("seed", 0, "Of the clips and the noise.")
-NOISE = _CLIPS.number("noise", 0.05, "Of the point maps, as a share of each point's distance.", at_least=0.0)
-FLOW_NOISE = _CLIPS.number("flow_noise", 0.3, "Of the flow, in pixels.", at_least=0.0)
+SEED = _CLIPS.integer("seed", 0, "Seed of the clips and the noise.")
+NOISE = _CLIPS.number("noise", 0.05, "Noise of the point maps, as a fraction of each point's distance.", at_least=0.0)
+FLOW_NOISE = _CLIPS.number("flow_noise", 0.3, "Noise of the flow, in pixels.", at_least=0.0)
 
 _METHOD = FLAGS.group("Method")
 GRAPH = _METHOD.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
 ITERATIONS = _METHOD.integer("iterations", 300, "Alignment steps.", at_least=1)
-CHECKPOINT = _METHOD.string("checkpoint", "embedded", "The network whose attention gives the masks.")
+CHECKPOINT = _METHOD.string("checkpoint", "embedded", "Network whose attention gives the masks.")
 
 _OUTPUT = FLAGS.group("Output")
-JSON = _OUTPUT.string("json", "", "Also write the figures here.")
+JSON = _OUTPUT.string("json", "", "Also write the metrics to this file.")
 
-#: Figure -> its heading.
-FIGURES = {
+#: Metric -> its heading.
+METRICS = {
     "ate": "ATE",
     "rpe_translation": "RPE, translation",
     "rpe_rotation_deg": "RPE, degrees",
     "abs_rel": "AbsRel",
     "focal_relative_error": "focal",
 }
-#: The same of a start, and of where the alignment gets from it.
-START_FIGURES = {
+#: The same for the first state and the last.
+START_METRICS = {
     "start_ate": "ATE, start",
     "ate": "ATE, end",
     "start_rpe_rotation_deg": "RPE, degrees, start",
@@ -73,7 +72,7 @@ START_FIGURES = {
     "start_loss": "loss, start",
     "loss": "loss, end",
 }
-#: Row -> what is given, of "flow", "intrinsics" and "poses"; the masks, of "none", "attention" and "truth".
+#: Row -> the inputs, some of "flow", "intrinsics" and "poses"; the masks, one of "none", "attention" and "truth".
 ROWS = {
     "points only": ((), "none"),
     **{f"flow, masks: {masks}": (("flow",), masks) for masks in ("none", "attention", "truth")},
@@ -108,7 +107,7 @@ def main() -> None:
         given_rows.append({})
         for name, (kinds, mask) in ROWS.items():
             scene, _ = aligned(clip, kinds, masks[mask], config.alignment)
-            given_rows[-1][name] = figures_of(scene, clip)
+            given_rows[-1][name] = metrics_of(scene, clip)
             stages("clips", number * per_clip + len(given_rows[-1]), total)
         predicted, _ = pipeline.prediction_pass(model, features, edges, model.grid(clip.frames.rgb.shape[1:3]))
         start_rows.append({})
@@ -118,22 +117,22 @@ def main() -> None:
                 start_rows[-1][f"{start}, {name}"] = start_and_end(of_maps, start, config.alignment)
                 stages("clips", number * per_clip + len(ROWS) + len(start_rows[-1]), total)
     stages.close()
-    print(shown(given_rows, FIGURES))
-    print(shown(start_rows, START_FIGURES))
+    print(shown(given_rows, METRICS))
+    print(shown(start_rows, START_METRICS))
     if JSON.value:
         record = {"options": FLAGS.values(), "versions": versions(), "given": given_rows, "starts": start_rows}
         export.write_json(JSON.value, record)
 
 
-def shown(clips: list[Rows], figures: dict[str, str]) -> str:
+def shown(clips: list[Rows], columns: dict[str, str]) -> str:
     """Means over the clips, as a table."""
-    lines = [(name, *(str(mean(clip[name].get(f) for clip in clips)) for f in figures)) for name in clips[0]]
-    return table(lines, ("", *figures.values()))
+    lines = [(name, *(str(mean(clip[name].get(c) for clip in clips)) for c in columns)) for name in clips[0]]
+    return table(lines, ("", *columns.values()))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Observed:
-    """A clip as the alignment sees it.
+    """Inputs of the alignment for a clip, and its ground truth.
 
     Attributes:
       frames: the images.
@@ -149,7 +148,7 @@ class Observed:
 
 
 def observed(key: Array, config: ClipConfig, edges: np.ndarray) -> Observed:
-    """Renders a clip and makes of it what a network and a flow network might say."""
+    """Renders a clip and simulates the outputs of a network and a flow network."""
     plan_key, render_key, noise_key = jax.random.split(key, 3)
     plan, clip = _rendered(plan_key, render_key, config)
     predictions, flow = _predicted(noise_key, plan, clip.views, jnp.asarray(edges), NOISE.value, FLOW_NOISE.value)
@@ -167,8 +166,8 @@ def _rendered(plan_key: Array, render_key: Array, config: ClipConfig):
 def _predicted(key: Array, plan: ClipPlan, views, edges: Array, noise: Array, flow_noise: Array):
     """Point maps and flow of every pair, with noise.
 
-    A point is off along its ray by a share of its distance that is the same for a pair's neighbours in the image: half
-    of the noise's variance is smooth (a grid of 4 x 6), half is each pixel's own. Every pair has a scale of its own.
+    A point is displaced along its ray by a fraction of its distance: half of the noise's variance is smooth over the
+    image (a grid of 4 x 6), half is independent per pixel. Every pair has its own scale.
     """
     height, width = views.depth.shape[1:]
     cam_from_world = se3.inverse(views.world_from_cam)
@@ -199,7 +198,7 @@ def _predicted(key: Array, plan: ClipPlan, views, edges: Array, noise: Array, fl
 
 
 def masks_of(model: DUSt3R, given: Observed, features: Array, config: PipelineConfig) -> dict[str, Array]:
-    """What moves, as nobody, the network's attention and the renderer say, (T, H, W) each."""
+    """Masks of dynamic regions, (T, H, W) each: empty, from the network's attention, and the ground truth."""
     size = given.frames.rgb.shape[1:3]
     edges, grid = np.asarray(given.predictions.edges), model.grid(size)
     temporal = pipeline.attention_pass(model, features, edges, grid)
@@ -210,7 +209,7 @@ def masks_of(model: DUSt3R, given: Observed, features: Array, config: PipelineCo
 
 
 def aligned(given: Observed, kinds: tuple[str, ...], masks: Array, config: AlignConfig) -> tuple[Scene4D, Array]:
-    """The scene that the alignment makes of the point maps, and of what else is given."""
+    """The scene that the alignment computes from the point maps and the other inputs."""
     count = len(given.frames.rgb)
     matrices, poses = (np.asarray(x, np.float64) for x in (given.truth.intrinsics, given.truth.world_from_cam))
     everything, nothing = np.ones(count, bool), np.zeros(count, bool)
@@ -233,20 +232,20 @@ def aligned(given: Observed, kinds: tuple[str, ...], masks: Array, config: Align
 
 
 def start_and_end(given: Observed, initialisation: Start, config: AlignConfig) -> dict[str, float | None]:
-    """Figures of where the alignment starts, and of where it ends."""
+    """Metrics of the alignment's first state and of its last."""
     config = dataclasses.replace(config, initialisation=initialisation)
     nothing = jnp.zeros(given.frames.rgb.shape[:3], bool)
     start = align.initial_state(given.predictions, config, seed=SEED.value)
     problem = align.make_problem(given.predictions, config)
     at_start = align.geometry_of(start, problem, align.frame_confidence(given.predictions))
     scene, steps = aligned(given, (), nothing, config)
-    before = figures_of(scene_of(at_start, given, nothing), given)
+    before = metrics_of(scene_of(at_start, given, nothing), given)
     losses = {"start_loss": float(steps[0]), "loss": float(steps[-1])}
-    return figures_of(scene, given) | {f"start_{name}": value for name, value in before.items()} | losses
+    return metrics_of(scene, given) | {f"start_{name}": value for name, value in before.items()} | losses
 
 
 def scene_of(geometry: Geometry, given: Observed, masks: Array) -> Scene4D:
-    """What is measured."""
+    """The alignment's result as a scene."""
     return Scene4D(
         **vars(geometry),
         dynamic_mask=masks,
@@ -256,6 +255,6 @@ def scene_of(geometry: Geometry, given: Observed, masks: Array) -> Scene4D:
     )
 
 
-def figures_of(scene: Scene4D, given: Observed) -> dict[str, float | None]:
-    """Of cameras and depth."""
+def metrics_of(scene: Scene4D, given: Observed) -> dict[str, float | None]:
+    """Metrics of cameras and depth."""
     return metrics.evaluate_scene(scene, dataclasses.replace(given.truth, masks=None))

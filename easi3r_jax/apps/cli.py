@@ -1,4 +1,4 @@
-"""What every program shares: grouped flags with a `--help` that teaches, one-line errors, exit codes.
+"""Shared by all programs: grouped flags with a readable `--help`, one-line errors, exit codes.
 
     FLAGS = cli.Flags(__doc__)
     INPUT = FLAGS.group("Input")
@@ -8,7 +8,7 @@
 
 `command.run` starts a program: it parses the command line into `FLAGS` and calls `main`.
 
-Exit codes: 0 done, 1 an error the user can mend (one line on stderr), 2 wrong flags, 130 Ctrl-C.
+Exit codes: 0 success, 1 an error that the user can fix (one line on stderr), 2 wrong flags, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from absl import flags
 from easi3r_jax.core.errors import ConfigError, UserError
 
 INTERRUPTED = 130
-_LARGEST = 2**31 - 1
+_MAX_INTEGER = 2**31 - 1
 
-#: Flags that decide how much memory a program takes, and what to do with them where it does not suffice.
-_SMALLER = {
+#: Flags that determine a program's memory, with the advice to print if memory does not suffice.
+_MEMORY_ADVICE = {
     "first": "fewer frames (--every, --first)",
     "frames": "fewer --frames",
     "num_frames": "fewer --num_frames",
@@ -43,12 +43,12 @@ _SMALLER = {
 }
 
 
-#: What absl and Python say of a flag's value, and what a user is told.
-_WORDS = (
+#: Messages of absl and Python on a flag's value, and our wording.
+_FLAG_MESSAGES = (
     (r"invalid literal for int\(\) with base 10: .*", "it must be a whole number"),
     (r"could not convert string to float: .*", "it must be a number"),
     (r"\('Non-boolean argument to boolean flag', .*\)", "it must be true or false"),
-    (rf"\S+ is not an integer in the range \[(\d+), {_LARGEST}\]", r"it must be a whole number of at least \1"),
+    (rf"\S+ is not an integer in the range \[(\d+), {_MAX_INTEGER}\]", r"it must be a whole number of at least \1"),
     (r"\S+ is not a number >= (\S+)", r"it must be at least \1"),
     (r"\S+ is not a (non-negative|positive) number", r"it must be a \1 number"),
 )
@@ -70,7 +70,7 @@ class Group:
         return self._keep(flags.DEFINE_string(name, default, text, self._flag_values))
 
     def integer(self, name: str, default: int, text: str, *, at_least: int = 0) -> flags.FlagHolder:
-        holder = flags.DEFINE_integer(name, default, text, at_least, _LARGEST, flag_values=self._flag_values)
+        holder = flags.DEFINE_integer(name, default, text, at_least, _MAX_INTEGER, flag_values=self._flag_values)
         return self._keep(holder)
 
     def number(self, name: str, default: float, text: str, *, at_least: float | None = None) -> flags.FlagHolder:
@@ -86,14 +86,14 @@ class Group:
 
 
 @dataclasses.dataclass(frozen=True)
-class Described:
-    """What a flag is.
+class FlagDescription:
+    """Description of a flag.
 
     Attributes:
       name: without the dashes.
       text: of the help.
-      default: of its own type: bool, int, float or str.
-      choices: its only values; empty where it has others.
+      default: of the flag's type: bool, int, float or str.
+      choices: the allowed values; empty if other values are possible.
     """
 
     name: str
@@ -103,17 +103,17 @@ class Described:
 
 
 class Flags:
-    """The flags of a program, in groups, and the program's outermost frame.
+    """The flags of a program, in groups, and the program's entry point.
 
-    They are the program's own, not absl's global ones: importing a program disturbs no other, and whatever is not
-    listed in its help is unknown.
+    They are the program's own, not absl's global ones: importing a program does not affect others, and flags that are
+    not listed in its help are unknown.
 
     Args:
-      doc: the module's docstring; heads the help.
-      positional: arguments without a name are allowed.
+      doc: the module's docstring, printed first in the help.
+      positional: whether positional arguments are allowed.
 
     Attributes:
-      rest: these arguments.
+      rest: the positional arguments.
     """
 
     def __init__(self, doc: str | None, *, positional: bool = False):
@@ -135,27 +135,27 @@ class Flags:
         return {h.name: h.value for g in self._groups for h in g.holders}
 
     def changed(self) -> list[str]:
-        """The flags that differ from their defaults, as one would type them."""
+        """The flags that differ from their defaults, as typed on a command line."""
         return [f"--{h.name}={h.value}" for g in self._groups for h in g.holders if h.value != h.default]
 
     def assign(self, values: Mapping[str, object]) -> None:
-        """Gives flags their values, as a command line would; the others get their defaults.
+        """Sets flags to the given values, as a command line would, and the others to their defaults.
 
         Raises:
-          ConfigError: an unknown name, or a value that the flag does not take.
+          ConfigError: an unknown name, or an invalid value.
         """
         self._flag_values.unparse_flags()
         try:
             self._flag_values(["", *(f"--{name}={value}" for name, value in values.items())])
         except flags.Error as error:
-            raise ConfigError(_in_words(error)) from error
+            raise ConfigError(_message_of(error)) from error
 
-    def describe(self, name: str) -> Described:
-        """What the flag of that name is."""
+    def describe(self, name: str) -> FlagDescription:
+        """Description of the flag with that name."""
         flag = self._flag_values[name]
         choices = tuple(getattr(flag.parser, "enum_values", None) or ())
-        text = flag.help.strip().removeprefix(f"<{'|'.join(choices)}>: ")  # absl's own way of listing the choices
-        return Described(name, text, flag.default, choices)
+        text = flag.help.strip().removeprefix(f"<{'|'.join(choices)}>: ")  # absl's listing of the choices
+        return FlagDescription(name, text, flag.default, choices)
 
     def help(self) -> str:
         lines = [self._doc]
@@ -188,23 +188,23 @@ class Flags:
             return 0
         self._flag_values.unparse_flags()
         try:
-            self.rest = self._flag_values([self._spelled(argument) for argument in argv])[1:]
+            self.rest = self._flag_values([self._normalised(argument) for argument in argv])[1:]
         except flags.Error as error:
-            return _complain(f"{_in_words(error)} (--help lists the flags)", 2)
+            return _complain(f"{_message_of(error)} (--help lists the flags)", 2)
         if self.rest and not self._positional:
             return _complain(f"Unexpected argument {self.rest[0]!r}: options are written --name=value (see --help).", 2)
         return guarded(main, debug=bool(self._debug.value), out_of_memory=self._out_of_memory())
 
-    def _spelled(self, argument: str) -> str:
-        """An argument as absl knows it: `--export-html=x` is `--export_html=x`."""
+    def _normalised(self, argument: str) -> str:
+        """An argument in absl's spelling: `--export-html=x` becomes `--export_html=x`."""
         name, equals, value = argument.partition("=")
         underscored = "--" + name[2:].replace("-", "_")
         return underscored + equals + value if name[:2] == "--" and underscored[2:] in self._flag_values else argument
 
     def _out_of_memory(self) -> str:
-        """What to do where memory does not suffice: of the flags that there are."""
-        advice = [text for name, text in _SMALLER.items() if name in self.values()]
-        return f"use {' or '.join(advice)}" if advice else "this needs a machine or a device that has more"
+        """Advice for running out of memory, from the flags that this program has."""
+        advice = [text for name, text in _MEMORY_ADVICE.items() if name in self.values()]
+        return f"use {' or '.join(advice)}" if advice else "this needs a machine or a device with more memory"
 
 
 def leave(code: int) -> NoReturn:
@@ -217,12 +217,12 @@ def leave(code: int) -> NoReturn:
 
 
 def guarded(main: Callable[[], None], *, debug: bool, out_of_memory: str) -> int:
-    """Calls `main` and returns the exit code; errors that a user can mend become one line on stderr.
+    """Calls `main` and returns the exit code; errors that the user can fix become one line on stderr.
 
     Args:
       main: the program.
-      debug: show the traceback too.
-      out_of_memory: what to do where memory does not suffice.
+      debug: also show the traceback.
+      out_of_memory: advice for running out of memory.
     """
     try:
         main()
@@ -233,7 +233,7 @@ def guarded(main: Callable[[], None], *, debug: bool, out_of_memory: str) -> int
         return _complain(str(error), 1, debug=debug)
     except MemoryError:
         return _complain(f"Out of memory: {out_of_memory}.", 1, debug=debug)
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -247,10 +247,10 @@ def guarded(main: Callable[[], None], *, debug: bool, out_of_memory: str) -> int
         return _complain(f"Out of memory: {out_of_memory}.", 1, debug=debug)
 
 
-def _in_words(error: flags.Error) -> str:
-    """What is wrong with a flag, in a line."""
+def _message_of(error: flags.Error) -> str:
+    """An error on a flag, as one line."""
     text = str(error).splitlines()[0]
-    for theirs, ours in _WORDS:
+    for theirs, ours in _FLAG_MESSAGES:
         text = re.sub(theirs, ours, text)
     return text
 

@@ -1,9 +1,9 @@
-"""The command `easi3r`: one program after its name.
+"""The command `easi3r`, which runs the program named by its first argument.
 
     easi3r reconstruct --seq=demo
     easi3r reconstruct --help
 
-`run` starts a program. It installs the handler of Ctrl-C first: importing a program takes seconds.
+`run` starts a program. It first installs the handler for Ctrl-C, since importing a program takes seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 
 from easi3r_jax.core import interrupt
 
-#: Module of each program below `easi3r_jax.apps`, and what it does, in the order of the help.
+#: Each program's module below `easi3r_jax.apps` and its description, in the order of the help.
 PROGRAMS = {
     "reconstruct": ("reconstruct", "reconstruct a video in 4D"),
     "view": ("view", "show a result in the browser"),
@@ -23,7 +23,7 @@ PROGRAMS = {
     "convert": ("convert", "convert DUSt3R, MonST3R, RAFT or SEA-RAFT weights"),
     "evaluate": ("evaluate.main", "evaluate on data sets: the papers' tables"),
     "train": ("train", "train or fine-tune a network"),
-    "validate": ("validate", "measure a network on held-out rendered pairs"),
+    "validate": ("validate", "evaluate a network on held-out rendered pairs"),
     "synthesize": ("synthesize", "render clips with ground truth"),
     "study": ("study.main", "compare motion cues on rendered clips"),
     "alignment_study": ("alignment_study", "compare alignment options on rendered clips"),
@@ -54,12 +54,12 @@ def main() -> None:
     if name in ("--help", "-h", "help"):
         print(usage())
         sys.exit(0)
-    print(f"error: There is no program {name!r}: one of {', '.join(PROGRAMS)} (easi3r --help).", file=sys.stderr)
+    print(f"error: Unknown program {name!r}: choose one of {', '.join(PROGRAMS)} (easi3r --help).", file=sys.stderr)
     sys.exit(2)
 
 
 def usage() -> str:
-    """The programs, a line each."""
+    """The list of programs, one per line."""
     width = max(map(len, PROGRAMS))
     lines = [f"  easi3r {name:{width}}  {text}" for name, (_, text) in PROGRAMS.items()]
-    return "\n".join(["4D reconstruction of moving scenes. Each program explains itself with --help.", "", *lines])
+    return "\n".join(["4D reconstruction of dynamic scenes. Each program lists its flags with --help.", "", *lines])

@@ -1,4 +1,4 @@
-"""The persistent compilation cache: what one run has compiled, the next one finds."""
+"""The persistent compilation cache, shared by successive runs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import jax
 
 from easi3r_jax.weights.convert.cache import cache_folder
 
-# What compiles faster is not kept. JAX's own limit, a second, leaves out most of what small networks need.
-_LEAST_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+# Programs that compile faster are not cached. JAX's default, one second, excludes most programs of small networks.
+_MIN_COMPILE_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
 def use_cache() -> pathlib.Path | None:
-    """Turns the cache on, beside the converted checkpoints; a folder that the user has chosen for JAX stays.
+    """Turns the cache on, beside the converted checkpoints, unless the user has set a folder for JAX.
+
+    To be called before anything is compiled.
 
     Returns:
-      its folder, or None where there is no place to write. To be called before anything is compiled.
+      its folder, or None if it cannot be written.
     """
     chosen = jax.config.values.get("jax_compilation_cache_dir")
     if chosen:
@@ -30,6 +32,6 @@ def use_cache() -> pathlib.Path | None:
     if not os.access(folder, os.W_OK):
         return None
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
-    if _LEAST_SECONDS not in os.environ:
-        jax.config.update(_LEAST_SECONDS.lower(), 0.2)
+    if _MIN_COMPILE_SECONDS not in os.environ:
+        jax.config.update(_MIN_COMPILE_SECONDS.lower(), 0.2)
     return folder

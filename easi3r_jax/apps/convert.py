@@ -1,4 +1,4 @@
-"""Converts weights to a checkpoint of easi3r_jax, or one of ours back to the released layout.
+"""Converts weights to a checkpoint of easi3r_jax, or such a checkpoint back to the released layout.
 
     python -m convert --source=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth --output=checkpoints/dust3r
     python -m convert --source=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt --output=checkpoints/monst3r
@@ -6,7 +6,7 @@
     python -m convert --source=runs/embedded/model --output=release --to=official --half
     python -m convert --source=raft-things.pth --output=checkpoints/raft
 
-Takes weights of DUSt3R, MonST3R, and the flow networks RAFT and SEA-RAFT. PyTorch is not needed, and nothing in a
+Converts weights of DUSt3R, MonST3R, and the flow networks RAFT and SEA-RAFT. PyTorch is not needed, and nothing in a
 checkpoint is ever executed. Released weights of DUSt3R and MonST3R are under CC BY-NC-SA 4.0: attribution,
 non-commercial use, share alike.
 """
@@ -30,17 +30,17 @@ SOURCE = _FILES.string(
     "source",
     "",
     "A .pth file (either format of torch.save), a folder of model.safetensors and config.json, or a name on the "
-    "Hugging Face hub, downloaded with its client into its cache (HF_HOME says where).",
+    "Hugging Face hub, downloaded with its client into its cache (location: HF_HOME).",
 )
 OUTPUT = _FILES.string(
-    "output", "", "Folder to write. An older checkpoint there is replaced when the new one is complete."
+    "output", "", "Output folder. An existing checkpoint there is replaced once the new one is complete."
 )
 TO = _FILES.choice(
     "to",
     "jax",
     ["jax", "official"],
-    "jax: a checkpoint of ours. official: from a checkpoint of ours, a folder of model.safetensors and config.json "
-    "with the released networks' names and shapes.",
+    "jax: a checkpoint of this project. official: the reverse, a folder of model.safetensors and config.json with the "
+    "released networks' names and shapes.",
 )
 HALF = _FILES.boolean("half", False, "With --to=official: store half precision.")
 
@@ -73,12 +73,12 @@ def main() -> None:
 
 
 def _reconstruct() -> str:
-    """How the program `reconstruct` is called by who called this one."""
+    """The command for the program `reconstruct`, in the form in which this program was called."""
     return "easi3r reconstruct" if sys.argv[0].startswith("easi3r ") else "python -m experiments.reconstruct"
 
 
 def described(config: DUSt3RConfig | FlowConfig) -> str:
-    """The network in words."""
+    """A description of the network."""
     if isinstance(config, FlowConfig):
         return f"optical flow by {config.network}"
     height, width = config.image_size

@@ -1,13 +1,13 @@
-"""What an evaluation costs before it is run: operations and bytes counted, seconds from the rates of your device.
+"""Estimates the cost of an evaluation: operations and bytes are counted, seconds follow from your device's rates.
 
     python -m experiments.cost                                                  # 65 frames of 512x288, one device
     python -m experiments.cost --sequences=10000 --devices=8 --flow
     python -m experiments.cost --matmul_tflops=0.209 --copy_gbs=12              # rates of this machine
 
-Operations and bytes are counted from the architecture and the pair graph, nothing is computed. Rates are those of a
-large matrix product and a large copy, which `python -m experiments.benchmark` measures on your device along with the
-shares of them that the stages reach. k-means is counted with as many iterations as it may take. What is not counted:
-reading frames, RANSAC, measuring.
+Operations and bytes are counted from the architecture and the pair graph; nothing is computed. Rates are those of a
+large matrix product and a large copy. `python -m experiments.benchmark` measures them on your device, together with the
+fractions of them that the stages reach. k-means is counted with its maximum number of iterations. Not counted: reading
+frames, RANSAC, metrics.
 """
 
 from __future__ import annotations
@@ -33,15 +33,19 @@ FRAMES = _WHAT.integer("frames", 65, "Frames of a sequence.", at_least=3)
 HEIGHT = _WHAT.integer("height", 288, "Pixels.", at_least=16)
 WIDTH = _WHAT.integer("width", 512, "Pixels.", at_least=16)
 GRAPH = _WHAT.string("graph", "swinstride-5-noncyclic", "Pair graph.")
-ITERATIONS = _WHAT.integer("iterations", 300, "Of the alignment.", at_least=1)
-WITH_FLOW = _WHAT.boolean("flow", False, 'Optical flow by SEA-RAFT "M", too.')
-SEQUENCES = _WHAT.integer("sequences", 1, "How many.", at_least=1)
+ITERATIONS = _WHAT.integer("iterations", 300, "Iterations of the alignment.", at_least=1)
+WITH_FLOW = _WHAT.boolean("flow", False, 'Include optical flow by SEA-RAFT "M".')
+SEQUENCES = _WHAT.integer("sequences", 1, "Number of sequences.", at_least=1)
 _WHERE = FLAGS.group("Where")
-DEVICES = _WHERE.integer("devices", 1, "Among which sequences, or the pairs of each, are divided.", at_least=1)
+DEVICES = _WHERE.integer(
+    "devices", 1, "Devices over which sequences, or the pairs of each, are distributed.", at_least=1
+)
 MATMUL = _WHERE.number("matmul_tflops", 400.0, "TFLOP/s of a large matrix product on one device.", at_least=1e-6)
 COPY = _WHERE.number("copy_gbs", 2000.0, "GB/s read and written by a large copy on one device.", at_least=1e-6)
-NETWORK_SHARE = _WHERE.number("network_share", 0.5, "Share of the former that the networks reach.", at_least=1e-6)
-ALIGN_SHARE = _WHERE.number("alignment_share", 0.6, "Share of the latter that the alignment reaches.", at_least=1e-6)
+NETWORK_SHARE = _WHERE.number(
+    "network_share", 0.5, "Fraction of --matmul_tflops that the networks reach.", at_least=1e-6
+)
+ALIGN_SHARE = _WHERE.number("alignment_share", 0.6, "Fraction of --copy_gbs that the alignment reaches.", at_least=1e-6)
 
 Work = dict[str, tuple[float, float]]
 
@@ -66,7 +70,7 @@ def main() -> None:
     operations, moved = (sum(amounts) for amounts in zip(*work.values(), strict=True))
     rows.append(
         (
-            "in all",
+            "total",
             f"{operations / FRAMES.value / 1e9:.1f}",
             f"{moved / FRAMES.value / 1e9:.2f}",
             _short(total / FRAMES.value),
@@ -78,21 +82,21 @@ def main() -> None:
     kept = 32 * size[0] * size[1] * edges
     longer = len(pipeline.clip_edges(bucket_size(FRAMES.value), GRAPH.value))
     print(
-        f"  Point maps of all pairs: {kept / 1e9:.1f} GB ({kept / DEVICES.value / 1e9:.1f} GB on each device where a "
-        f"sequence is divided over {DEVICES.value}); shapes shared by clips: pairs x {longer / edges:.3f}."
+        f"  Point maps of all pairs: {kept / 1e9:.1f} GB ({kept / DEVICES.value / 1e9:.1f} GB per device if a sequence "
+        f"is sharded over {DEVICES.value}); with shapes shared by clips: pairs x {longer / edges:.3f}."
     )
     hours = SEQUENCES.value * total / DEVICES.value / 3600
     print(
         f"  {SEQUENCES.value} such sequences on {DEVICES.value} devices, each device with its own: {hours:.2f} h, "
-        f"at most {total / 60:.1f} min more for the last ones; {SEQUENCES.value * 2e3 / 1e6:.1f} MB of records."
+        f"plus at most {total / 60:.1f} min for the last ones; {SEQUENCES.value * 2e3 / 1e6:.1f} MB of records."
     )
 
 
 def counted(num_edges: int) -> Work:
     """Stage -> operations and bytes of one sequence.
 
-    Of the networks, bytes are those of float32 weights, once for each frame or pair: as if there were no batches.
-    Activations, which a compiler may or may not keep on the chip, are not in them.
+    Bytes of the networks are those of float32 weights, once per frame or pair, as if there were no batches. They
+    exclude activations, which a compiler may or may not keep on the chip.
     """
     config = PRESETS[PRESET.value]()
     grid = (HEIGHT.value // config.patch_size, WIDTH.value // config.patch_size)
@@ -123,7 +127,7 @@ def counted(num_edges: int) -> Work:
         work["optical flow"] = num_edges * per_pair, num_edges * weights
     clusters = SegmentationConfig()
     distances = 2.0 * frames * grid[0] * grid[1] * clusters.num_clusters * config.enc_dim
-    rounds = clusters.restarts * clusters.kmeans_iterations  # each: distances, and sums over clusters
+    rounds = clusters.restarts * clusters.kmeans_iterations  # each round: distances, and sums over clusters
     work["k-means, at most"] = 2 * rounds * distances, 8.0 * rounds * frames * grid[0] * grid[1] * config.enc_dim
     options = {"with_flow": WITH_FLOW.value}
     work["alignment"] = (

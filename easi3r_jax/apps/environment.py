@@ -1,4 +1,4 @@
-"""What a program ran on: versions, device, peak memory."""
+"""The environment of a program: versions, device, peak memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def device() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides the numbers."""
+    """Versions of everything that affects the results."""
     return {
         "easi3r_jax": easi3r_jax.__version__,
         "jax": jax.__version__,
@@ -34,13 +34,13 @@ def versions() -> dict[str, str]:
 
 
 def processor() -> str:
-    """What computes, with the machine around it: device, CPUs, system."""
+    """The device and the machine: CPUs, system."""
     return f"{device()}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}"
 
 
 @functools.cache
 def code_version() -> str:
-    """The commit of the checkout that runs, "+" where files of it were changed; outside of one the version."""
+    """Version and commit of the running checkout, with "+" if files were changed; outside of a checkout the version."""
     root = pathlib.Path(easi3r_jax.__file__).parents[1]
     version = f"easi3r_jax {easi3r_jax.__version__}"
     if not (root / ".git").exists():
@@ -58,13 +58,13 @@ def code_version() -> str:
 
 
 def reset_peak_memory() -> None:
-    """Makes the host's peak begin anew, where the system lets it: Linux."""
+    """Resets the host's peak memory if the system supports it (Linux)."""
     with contextlib.suppress(OSError):
         pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_bytes() -> dict[str, int]:
-    """Peak memory so far: of this process, and of the first accelerator where there is one."""
+    """Peak memory so far, of this process and of the first accelerator if there is one."""
     peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)}
     stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     if stats and "peak_bytes_in_use" in stats:

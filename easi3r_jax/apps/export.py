@@ -6,7 +6,7 @@
 
 Each format becomes a folder: colmap (images, masks, binary and text model), nerfstudio (transforms.json, images,
 masks, points), easi3r (the released programs' files), ply and glb (static, per frame, animated), exr and png (depth),
-npz. Their conventions: docs/conventions.md.
+npz. For their conventions see docs/conventions.md.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ _INPUT = FLAGS.group("What is exported")
 SCENE = _INPUT.string("scene", "", "A result's folder, as reconstruct writes it.")
 EVERY = _INPUT.integer("every", 1, "Take every n-th frame of the result.", at_least=1)
 SOURCE = _INPUT.string(
-    "source", "auto", f"The images of colmap, nerfstudio and npz, in whose pixels the cameras are: {SOURCE_HELP}"
+    "source", "auto", f"Images of colmap, nerfstudio and npz, to which their cameras belong: {SOURCE_HELP}"
 )
-CONFIDENCE = _INPUT.number("cloud_confidence", export.MIN_CONFIDENCE, "Least confidence of static points.")
-POINTS = _INPUT.integer("cloud_points", 200_000, "Most points in a cloud.", at_least=1)
+CONFIDENCE = _INPUT.number("cloud_confidence", export.MIN_CONFIDENCE, "Minimum confidence of static points.")
+POINTS = _INPUT.integer("cloud_points", 200_000, "Maximum number of points in a cloud.", at_least=1)
 
 _OUTPUT = FLAGS.group("Output")
-FORMAT = _OUTPUT.string("format", "", f"One or more, with commas between: {', '.join(export.FORMATS)}.")
+FORMAT = _OUTPUT.string("format", "", f"One or more, separated by commas: {', '.join(export.FORMATS)}.")
 OUTPUT = _OUTPUT.string(
-    "output", "", "Folder in which each format gets its own (default: exports in the result). Older ones are replaced."
+    "output",
+    "",
+    "Folder with a subfolder for each format (default: exports in the result). Existing ones are replaced.",
 )
 
 
 def main() -> None:
     formats = export.parse_formats(FORMAT.value)
     if not formats:
-        raise ConfigError(f"--format names what to write: {', '.join(export.FORMATS)} (commas between).")
+        raise ConfigError(f"--format is required: one or more of {', '.join(export.FORMATS)}, separated by commas.")
     if not SCENE.value:
-        raise ConfigError("--scene names the result to export, results/demo for instance.")
+        raise ConfigError("--scene is required: the result to export, e.g. results/demo.")
     saved = results.load_result(SCENE.value)
     output = pathlib.Path(OUTPUT.value).expanduser() if OUTPUT.value else saved.saved_folder() / "exports"
     for name in formats:

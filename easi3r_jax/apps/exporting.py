@@ -1,4 +1,4 @@
-"""Exports of a result: what `--export` of reconstruct and the program `export` have in common."""
+"""Exports of a result, shared by `--export` of reconstruct and the program `export`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from easi3r_jax.io import export
 from easi3r_jax.io.export.pointcloud import static_pixels
 from easi3r_jax.io.sequences import find_sequence
 
-#: Help on `--source`, after what it is of.
+#: Second part of the help on `--source`.
 SOURCE_HELP = (
-    "auto (the clip that the result was made of, if it is still where config.json says, else the network's frames), "
-    "frames (the network's frames), or that clip's path, where it has moved."
+    "auto (those of the result's clip, if it is still where config.json says, else the network's frames), frames (the "
+    "network's frames), or the clip's path if it has moved."
 )
 
 
@@ -31,22 +31,22 @@ def write_exports(
     max_points: int,
     observer: Observer,
 ) -> list[str]:
-    """Writes formats into folders of their names.
+    """Writes each format into a folder of its name.
 
     Args:
       saved: the result.
       formats: names of `export.FORMATS`.
-      output: the folder of these folders.
-      source: where images come from, as typed: see SOURCE_HELP.
+      output: parent of these folders.
+      source: source of the images, as typed: see SOURCE_HELP.
       every: take every n-th frame.
       min_confidence, max_points: of the point clouds.
-      observer: told of progress.
+      observer: called with progress.
 
     Returns:
-      a line on each: folder, size, what the cameras are for; and one where there are no static points.
+      a line for each: folder, size, the images of the cameras; and one if there are no static points.
 
     Raises:
-      InputError: originals that are asked for and cannot be had.
+      InputError: requested originals that are not available.
       OutputError: a folder cannot be written.
     """
     exported = export.frames_of(
@@ -79,14 +79,14 @@ def write_exports(
         static_pixels(scene, t, min_confidence).any() for t in range(len(scene.depth))
     ):
         lines.append(
-            f"  without static points: no pixel that stands still has a confidence of {min_confidence:g} "
+            f"  without static points: no static pixel has a confidence of at least {min_confidence:g} "
             "(--cloud_confidence)"
         )
     return lines
 
 
 def _clip_of(saved: Reconstruction, source: str) -> tuple[pathlib.Path | None, str]:
-    """Where the originals are, None: the network's frames are to be taken; and what to say of it."""
+    """The path of the originals, or None for the network's frames; and a description for the output."""
     frames = "the network's frames"
     if source == "frames":
         return None, frames
@@ -94,7 +94,7 @@ def _clip_of(saved: Reconstruction, source: str) -> tuple[pathlib.Path | None, s
         options = saved.record.get("options")
         seq = options.get("seq") if isinstance(options, dict) else None
         if saved.frames.frame_from_source is None:
-            return None, f"{frames} (a result of an older version does not say where they lie in the originals)"
+            return None, f"{frames} (a result of an older version does not record their crop of the originals)"
         if not isinstance(seq, str):
             return None, f"{frames} (config.json names no clip: give it as --source)"
         try:

@@ -48,12 +48,12 @@ def heads_flops(config: DUSt3RConfig, grid: tuple[int, int]) -> float:
 
 
 def alignment_flops(num_edges: int, num_pixels: int, iterations: int, *, with_flow: bool) -> float:
-    """The objective and its gradient at every pixel of every pair; all else is small beside it.
+    """The objective and its gradient at every pixel of every pair; everything else is negligible.
 
-    Per observation, of which both sides have one: residual 21, squared distance 5, inverse root and weight 2, value 3,
-    pull on the points 3 + 3, gradient by the pair's transform 18 + 3. With flow, per pixel of a pair: projection 20,
-    for each coordinate the loss 14, its slope 10 and the pull on the depth 4, gradients 24 + 5. Comparisons and choices
-    are not counted.
+    Per observation (two per pixel of a pair): residual 21, squared distance 5, inverse root and weight 2, value 3,
+    gradient by the points 3 + 3, gradient by the pair's transform 18 + 3. With flow, per pixel of a pair: projection
+    20; for each coordinate the loss 14, its slope 10 and the gradient by the depth 4; gradients 24 + 5. Comparisons and
+    selections are not counted.
     """
     return float((2 * 58 + (105 if with_flow else 0)) * num_edges * num_pixels * iterations)
 
@@ -61,11 +61,11 @@ def alignment_flops(num_edges: int, num_pixels: int, iterations: int, *, with_fl
 def alignment_bytes(
     num_frames: int, num_edges: int, num_pixels: int, iterations: int, *, with_flow: bool, number: int = 4
 ) -> float:
-    """What the same reads and writes, if nothing stays in a cache from one pair to the next.
+    """Bytes that it reads and writes, if nothing stays in a cache from one pair to the next.
 
-    Per observation: its point and weight, 4 `number`s of bytes, the frame's point, 12, and that point's gradient, read
-    and written, 24. With flow, per pixel of a pair: the flow, 8, whether it counts, 1, the depth, 4, and its gradient,
-    read and written, 8. Per pixel of a frame: Adam's gradient, moments and parameter, 28; world points and their
+    Per observation: its point and weight, 4 x `number`; the frame's point, 12; and that point's gradient, read and
+    written, 24. With flow, per pixel of a pair: the flow, 8; whether it counts, 1; the depth, 4; and its gradient, read
+    and written, 8. Per pixel of a frame: Adam's gradient, moments and parameter, 28; world points and their
     gradient, 24.
     """
     pair = 2 * (4 * number + 36) + (21 if with_flow else 0)
@@ -73,7 +73,7 @@ def alignment_bytes(
 
 
 def traced_flops(function: Callable[..., Any], *arguments: Any) -> float:
-    """Of the matrix products and convolutions of a function, its loops of known length included.
+    """Operations of a function's matrix products and convolutions, including loops of known length.
 
     For networks that are not counted by hand. Nothing is computed: `arguments` may be `jax.ShapeDtypeStruct`s.
     """
@@ -94,7 +94,7 @@ def _jaxpr_flops(jaxpr: Any) -> float:
             total += 2.0 * result * math.prod(kernel) / kernel[params["dimension_numbers"].rhs_spec[0]]
         else:
             inner = [_jaxpr_flops(getattr(x, "jaxpr", x)) for value in params.values() for x in _jaxprs(value)]
-            if name == "cond":  # the dearer branch
+            if name == "cond":  # the more expensive branch
                 total += max(inner, default=0.0)
             else:
                 total += sum(inner) * (params["length"] if name == "scan" else 1)
@@ -102,6 +102,6 @@ def _jaxpr_flops(jaxpr: Any) -> float:
 
 
 def _jaxprs(value: Any) -> list[Any]:
-    """The programs within an equation's parameter."""
+    """The jaxprs in an equation's parameter."""
     values = value if isinstance(value, (tuple, list)) else [value]
     return [x for x in values if hasattr(x, "eqns")]

@@ -1,4 +1,4 @@
-"""The images that a result's frames were made of, at their full size, for exports with cameras in their pixels."""
+"""The original images of a result's frames, at full size, for exports with cameras in their pixels."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from easi3r_jax.io.export import Views
 from easi3r_jax.io.video import original_images
 from easi3r_jax.io.video.images import SUFFIXES, list_images, read_image
 
-# Levels of 255, mean over a frame. Made again, a frame differs by less than two.
-_OTHER_CLIP = 8.0
+# Levels of 255, mean over a frame. A frame that is resized again differs by less than two.
+_MAX_MEAN_DIFFERENCE = 8.0
 
 
 def original_views(saved: Reconstruction, numbers: np.ndarray, path: pathlib.Path) -> Views:
     """The originals of some of a result's frames.
 
-    Images that are JPEG or PNG files of RGB pixels, upright as they are, are copied; others are kept as PNG. Frames of
-    a video become JPEGs. Each is compared with the frame that was made of it when it is written.
+    Upright JPEG and PNG files of RGB pixels are copied; other images are stored as PNG. Frames of a video become JPEGs.
+    Each is compared with the result's frame when it is written.
 
     Args:
       saved: the result.
-      numbers: (T,) which frames.
+      numbers: (T,) frame numbers.
       path: the video, the folder of images or the image that was reconstructed.
 
     Raises:
-      InputError: a result that does not say where its frames were; a clip that is missing or another one. (What can be
-        seen of single images only, is seen when they are written.)
+      InputError: a result that does not record its source; a clip that is missing or different. (Differences in single
+        images are found when they are written.)
     """
     source = saved.frames
     if source.frame_from_source is None:
         raise InputError(
-            f"{saved.folder} is of an older version and does not say where its frames lie in the original images: "
+            f"{saved.folder} is from an older version and does not record its crop of the original images: "
             "reconstruct the clip again, or export with --source=frames."
         )
     image_from_frame = np.linalg.inv(source.frame_from_source)
@@ -48,10 +48,10 @@ def original_views(saved: Reconstruction, numbers: np.ndarray, path: pathlib.Pat
 
     def check(image: Image.Image, t: int) -> Image.Image:
         number = int(numbers[t])
-        if image.size != (width, height) or _difference(image, image_from_frame, rgb[number]) > _OTHER_CLIP:
+        if image.size != (width, height) or _difference(image, image_from_frame, rgb[number]) > _MAX_MEAN_DIFFERENCE:
             raise InputError(
-                f"Image {index[t]} of {path} is not what frame {number} of {saved.folder} was made of: give the clip "
-                "that was reconstructed (--source), or export with --source=frames."
+                f"Image {index[t]} of {path} is not the source of frame {number} of {saved.folder}: give the clip that "
+                "was reconstructed (--source), or export with --source=frames."
             )
         return image
 
@@ -78,7 +78,7 @@ def original_views(saved: Reconstruction, numbers: np.ndarray, path: pathlib.Pat
 
 
 def without_white_space(names: Sequence[str]) -> list[str]:
-    """The names with each stretch of white space made one underscore, and a number before those that were so before."""
+    """The names with white space replaced by underscores, and a number before duplicates."""
     taken: set[str] = set()
     found = []
     for number, name in enumerate(names):
@@ -91,7 +91,7 @@ def without_white_space(names: Sequence[str]) -> list[str]:
 
 
 def _image_files(path: pathlib.Path, source: Frames, numbers: np.ndarray) -> list[pathlib.Path]:
-    """Files of the frames: by their names, if these are known, else by their place."""
+    """Files of the frames: by name if the names are known, else by index."""
     files = list_images(path) if path.is_dir() else [path]
     advice = "give the clip that was reconstructed (--source), or export with --source=frames"
     if source.names is not None:
@@ -108,29 +108,29 @@ def _image_files(path: pathlib.Path, source: Frames, numbers: np.ndarray) -> lis
 
 
 def _is_plain(file: pathlib.Path) -> bool:
-    """Whether every program reads the file as we do: no turning by EXIF, no palette, no alpha, no 16 bits."""
+    """Whether every program reads the file as we do: no EXIF rotation, no palette, no alpha, no 16 bits."""
     suffixes = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",)}
     try:
         with Image.open(file) as image:
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
             return file.suffix.lower() in suffixes.get(image.format or "", ()) and image.mode == "RGB" and upright
-    except Exception:  # damaged: `read_image` will say so
+    except Exception:  # damaged: `read_image` will report it
         return False
 
 
 def _difference(image: Image.Image, image_from_frame: np.ndarray, frame: np.ndarray) -> float:
-    """Mean difference of a frame and what the same part of an image looks like at the frame's size."""
+    """Mean difference between a frame and the same crop of an image, resized to the frame's size."""
     height, width = frame.shape[:2]
     (sx, _, x), (_, sy, y), _ = image_from_frame
-    # Pillow counts from corners. Rounding must not lead out of the image.
+    # Pillow counts from corners. Rounding must not leave the image.
     corners = np.array([[-0.5, -0.5], [width - 0.5, height - 0.5]]) * [sx, sy] + [x, y] + 0.5
     left, top, right, bottom = np.clip(corners, 0, image.size).reshape(-1).tolist()
-    again = image.resize((width, height), Image.Resampling.LANCZOS, box=(left, top, right, bottom))
-    return float(np.abs(np.asarray(again, np.float32) - frame).mean())
+    resized = image.resize((width, height), Image.Resampling.LANCZOS, box=(left, top, right, bottom))
+    return float(np.abs(np.asarray(resized, np.float32) - frame).mean())
 
 
 class _Sequential:
-    """A video's frames by number: one after the other, from the start again where an earlier one is asked for."""
+    """A video's frames by number: read sequentially, from the start again if an earlier one is requested."""
 
     def __init__(self, path: pathlib.Path, index: np.ndarray):
         self._path, self._index = path, index

@@ -1,7 +1,8 @@
-"""Progress bars with time left, and what each stage took."""
+"""Progress bars with the remaining time, and the time of each stage."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 
@@ -20,9 +21,9 @@ TITLES = {
     "refine": "refining masks",
     "align": "global alignment",
     "join": "joining windows",
-    "track": "frames as they come",
-    "compare": "measuring, comparing",
-    "judge": "measuring",
+    "track": "frame by frame",
+    "compare": "metrics, comparison",
+    "metrics": "computing metrics",
     "write": "writing",
     "export": "exporting",
     "pack": "packing",
@@ -31,15 +32,15 @@ TITLES = {
 
 
 class Stages:
-    """An observer (see `easi3r_jax.inference.pipeline`) that draws a bar for every stage and keeps its time.
+    """An observer (see `easi3r_jax.inference.pipeline`) that draws a bar for every stage and records its time.
 
     Attributes:
-      seconds: stage -> wall-clock seconds, in the order the stages began; repeated stages add up.
-      units: stage -> how many frames, pairs or iterations.
+      seconds: stage -> wall-clock seconds, in the order of the stages; repeated stages are summed.
+      units: stage -> number of frames, pairs or iterations.
 
     Args:
       quiet: draw nothing.
-      leave: bars stay when their stage has ended.
+      leave: keep bars on screen when their stage has ended.
     """
 
     def __init__(self, *, quiet: bool = False, leave: bool = True):
@@ -53,8 +54,8 @@ class Stages:
 
     def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
         if done == 0:
-            self._done.discard(stage)  # it begins again
-        if stage == "download" or stage in self._done:  # the hub's client draws its own; a late report
+            self._done.discard(stage)  # it starts again
+        if stage == "download" or stage in self._done:  # the hub's client draws its own bar; a late report
             return
         if stage != self._stage:
             self.close()
@@ -87,7 +88,7 @@ class Stages:
 
 
 def table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> str:
-    """Plain-text table; the first column flush left, the others flush right."""
+    """A plain-text table; the first column is left-aligned, the others right-aligned."""
     widths = [max(len(r[c]) for r in [header, *rows]) for c in range(len(header))]
 
     def line(row: tuple[str, ...]) -> str:
@@ -95,3 +96,11 @@ def table(rows: list[tuple[str, ...]], header: tuple[str, ...]) -> str:
         return "  " + "  ".join(cells).rstrip()
 
     return "\n".join([line(header), "  " + "-" * (sum(widths) + 2 * (len(widths) - 1)), *map(line, rows)])
+
+
+def clock(seconds: float) -> str:
+    """e.g. "40 s", "12 min", "3 h 05 min"."""
+    if seconds < 90:
+        return f"{math.ceil(seconds)} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

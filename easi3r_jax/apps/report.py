@@ -4,9 +4,9 @@
     python -m experiments.report --scene=results/demo --output=pages/demo --gif
     python -m experiments.report --scene=results/demo --novideos        # a smaller page
 
-Into the result's folder, or another: report.html, one page that needs no other file and no network; panel.mp4 (image,
-depth, score, masks), depth.mp4, masks.mp4, attention.mp4; contact_*.jpg, plot_*.png. What a result has nothing for,
-masks of a clip in which nothing was looked for, for instance, is left out, and the page says so.
+Written into the result's folder, or another: report.html, one page that needs no other file and no network; panel.mp4
+(image, depth, score, masks), depth.mp4, masks.mp4, attention.mp4; contact_*.jpg, plot_*.png. Parts for which a result
+has no data are omitted, e.g. masks of a clip without a motion cue, and the page says so.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ SCENE = _INPUT.string("scene", "", "A result's folder, as reconstruct writes it.
 GROUND_TRUTH = _INPUT.string(
     "ground_truth",
     "",
-    "An .npz with world_from_cam, for the true path (default: that of the clip that the result was made of, if it is "
-    "still where config.json says).",
+    "An .npz with world_from_cam, for the true path (default: that of the result's clip, if it is still where "
+    "config.json says).",
 )
 
 _OUTPUT = FLAGS.group("Output")
-OUTPUT = _OUTPUT.string("output", "", "Folder of the files (default: the result's). Other files in it stay.")
+OUTPUT = _OUTPUT.string("output", "", "Folder of the files (default: the result's). Other files in it are kept.")
 PICTURES = PictureFlags(_OUTPUT, wanted=True)
 
 
 def main() -> None:
     if not SCENE.value:
-        raise ConfigError("--scene names the result to show, results/demo for instance.")
+        raise ConfigError("--scene is required: the result to show, e.g. results/demo.")
     if not PICTURES.any():
-        raise ConfigError("There is nothing to write: leave one of --novideos and --noreport out, or add --gif.")
+        raise ConfigError("There is nothing to write: omit --novideos or --noreport, or add --gif.")
     saved = results.load_result(SCENE.value)
     output = pathlib.Path(OUTPUT.value).expanduser() if OUTPUT.value else saved.saved_folder()
     PICTURES.check()

@@ -1,4 +1,4 @@
-"""A run's folder: held by one program at a time, and free of what killed ones left half-written."""
+"""A run's folder: locked by one program at a time, and cleaned of incomplete files of killed programs."""
 
 from __future__ import annotations
 
@@ -14,63 +14,64 @@ from easi3r_jax.core.atomic import ensure_writable, output_error
 from easi3r_jax.core.errors import CheckpointError, OutputError
 from easi3r_jax.weights.checkpoint import latest_state
 
-#: The file that is locked. It stays: deleting it would let two programs lock two files of one name.
+#: The locked file. It is never deleted: otherwise two programs could lock two files of the same name.
 LOCK = "run.lock"
 
-# `checkpoint.folder` and `export.atomic` build beside the target, and move the older one aside, under such names.
+# `weights.checkpoint.folder` and `core.atomic` write beside the target, and move the older one aside, under such names.
 _LEFTOVER = re.compile(r"\..+\.(partial|older|tmp|old)-\d+")
 
 
 @contextlib.contextmanager
 def held(output: pathlib.Path, *, resume: bool) -> Iterator[pathlib.Path | None]:
-    """Holds a run's folder until the block ends, or the process does, however it ends.
+    """Locks a run's folder until the context or the process ends, however it ends.
 
     A folder in which nothing was written is removed again.
 
     Args:
       output: the folder; it and its parents may be missing.
-      resume: whether a run is to be there.
+      resume: whether to resume an existing run.
 
     Yields:
-      The newest state of the run that is there, or None for a new one.
+      The newest state of the existing run, or None for a new one.
 
     Raises:
       CheckpointError: nothing to resume.
-      OutputError: another program holds it, a run that would be overwritten, or no place to write.
+      OutputError: another program holds the lock, a run would be overwritten, or the folder cannot be written.
     """
-    there = latest_state(output / "states") is not None
-    if resume and not there:
-        raise CheckpointError(f"There is no training state in {output / 'states'}: leave --resume away to begin.")
-    if not there:
+    exists = latest_state(output / "states") is not None
+    if resume and not exists:
+        raise CheckpointError(f"There is no training state in {output / 'states'}: omit --resume to start a new run.")
+    if not exists:
         ensure_writable(output, marker=LOCK)
-    with locked(output, busy="another program trains there") as alone:
+    with locked(output, busy="another program trains there") as is_locked:
         begun = latest_state(output / "states")
         if begun is not None and not resume:
-            raise OutputError(f"{output} holds a run: add --resume to go on with it, or choose another --output.")
+            raise OutputError(f"{output} contains a run: add --resume to resume it, or choose another --output.")
         try:
-            if alone:
+            if is_locked:
                 sweep(output)
             yield begun
         finally:
-            if alone and os.listdir(output) == [LOCK]:
+            if is_locked and os.listdir(output) == [LOCK]:
                 (output / LOCK).unlink()
                 output.rmdir()
 
 
 @contextlib.contextmanager
 def locked(output: pathlib.Path, *, busy: str, name: str = LOCK) -> Iterator[bool]:
-    """Holds a lock file in a folder, which is made where it is missing, until the block ends or the process does.
+    """Holds a lock file in a folder, which is created if missing, until the context or the process ends.
 
     Args:
       output: the folder.
-      busy: what a program that holds it does, for the message.
+      busy: what the program that holds the lock is doing, for the message.
       name: of the file.
 
     Yields:
-      Whether the lock is ours: False where the disk has none, as some network disks; programs go on without.
+      Whether the lock was acquired: False if the file system has no locks, like some network disks. Programs then
+      continue without one.
 
     Raises:
-      OutputError: another program holds it, or no place to write.
+      OutputError: another program holds the lock, or the folder cannot be written.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def locked(output: pathlib.Path, *, busy: str, name: str = LOCK) -> Iterator[boo
 
 
 def _lock(descriptor: int, in_use: OutputError) -> bool:
-    """Locks the file; False where the disk has no locks."""
+    """Locks the file; False if the file system has no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -97,7 +98,7 @@ def _lock(descriptor: int, in_use: OutputError) -> bool:
 
 
 def sweep(output: pathlib.Path) -> None:
-    """Removes what programs killed by force left half-written in a run's folder. To be called by its holder."""
+    """Removes incomplete files of killed programs from a run's folder. To be called by the holder of the lock."""
     for folder in (output, output / "states", output / "preview"):
         for path in folder.iterdir() if folder.is_dir() else ():
             if _LEFTOVER.fullmatch(path.name):

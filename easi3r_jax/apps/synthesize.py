@@ -1,12 +1,12 @@
-"""Renders clips with ground truth: depth, camera, masks of what moves, exact optical flow.
+"""Renders clips with ground truth: depth, cameras, masks of dynamic regions, exact optical flow.
 
     python -m experiments.synthesize --output=clips                    # 4 clips and their twins, about a minute
     python -m experiments.synthesize --output=clips --num=100 --frames=24 --size=96x128
     python -m experiments.synthesize --output=pairs --kind=pairs --num=1000
-    python -m experiments.reconstruct --seq=clips/clip_0_00000         # what the method makes of one
+    python -m experiments.reconstruct --seq=clips/clip_0_00000         # reconstructs one of them
 
-Each clip is a folder: frames/00000.png ..., ground_truth.npz (arrays in docs/conventions.md) and clip.json (how it was
-made). Beside clip NAME stands its twin NAME_still: the same scene, camera path, sensor and noise, but nothing moves.
+Each clip is a folder: frames/00000.png ..., ground_truth.npz (arrays in docs/conventions.md) and clip.json (its
+options). Clip NAME has a motionless twin NAME_still: the same scene, camera path, sensor and noise, but nothing moves.
 The same seed gives the same clips; a larger --num adds to them.
 """
 
@@ -39,26 +39,28 @@ KIND = _CONTENT.choice(
     "kind",
     "clips",
     ["clips", "pairs"],
-    "Clips in which camera and objects move, or the pairs that a static-scene network is trained on: two frames, other "
-    "gain in each, nothing moves.",
+    "clips: camera and objects move. pairs: training pairs of a static-scene network, two frames with different gain "
+    "in which nothing moves.",
 )
-NUM = _CONTENT.integer("num", 4, "How many.", at_least=1)
-SEED = _CONTENT.integer("seed", 0, "Everything follows from it; part of the folders' names.")
+NUM = _CONTENT.integer("num", 4, "Number of clips or pairs.", at_least=1)
+SEED = _CONTENT.integer("seed", 0, "Seed of everything; part of the folders' names.")
 SIZE = _CONTENT.string("size", "64x96", "HEIGHTxWIDTH of the frames in pixels, 16 to 4096 each.")
 FRAMES = _CONTENT.integer("frames", 16, "Frames of a clip.", at_least=2)
 NUM_OBJECTS = _CONTENT.integer("num_objects", 0, "Objects in a room (0: 12 in clips, 10 in pairs).")
-NUM_MOVING = _CONTENT.integer("num_moving", 6, "Objects that move in a clip, in view or not.")
-SWEEPS = _CONTENT.integer("sweeps", 1, "How often the camera goes along its path: for long clips.", at_least=1)
-MOTION = _CONTENT.boolean("motion", True, "Render clips in which objects move; --nomotion renders the twins only.")
+NUM_MOVING = _CONTENT.integer("num_moving", 6, "Moving objects in a clip, in view or not.")
+SWEEPS = _CONTENT.integer(
+    "sweeps", 1, "Number of times that the camera traverses its path, for long clips.", at_least=1
+)
+MOTION = _CONTENT.boolean("motion", True, "Render clips with moving objects; --nomotion renders only the twins.")
 TWINS = _CONTENT.boolean("twins", True, "Render each clip's twin beside it.")
 
 _OUTPUT = FLAGS.group("Output")
-FLOW = _OUTPUT.boolean("flow", True, "Write optical flow and where it is visible: two thirds of a clip's size.")
+FLOW = _OUTPUT.boolean("flow", True, "Write optical flow and its visibility: two thirds of a clip's size.")
 OUTPUT = _OUTPUT.string(
-    "output", "clips", "Folder of the clips' folders. Earlier clips of the same seed and number are replaced."
+    "output", "clips", "Parent folder of the clips. Existing clips of the same seed and number are replaced."
 )
 
-_LARGEST = 4096
+_MAX_SIZE = 4096
 
 
 def main() -> None:
@@ -95,7 +97,7 @@ def main() -> None:
 
 
 def chosen() -> ClipConfig | PairSampling:
-    """The options of what is rendered, from the flags."""
+    """Rendering options from the flags."""
     size = parse_size(SIZE.value)
     if KIND.value == "pairs":
         return PairSampling(size=size, num_objects=NUM_OBJECTS.value or PairSampling.num_objects)
@@ -112,19 +114,19 @@ def parse_size(text: str) -> tuple[int, int]:
     """(H, W) from HEIGHTxWIDTH.
 
     Raises:
-      ConfigError: anything else, or a size that is too large. (What is too small, the configuration refuses.)
+      ConfigError: any other text, or a size that is too large. (The configuration refuses sizes that are too small.)
     """
     match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
     if not match:
-        raise ConfigError(f"--size={text}: write HEIGHTxWIDTH in pixels, 64x96 for instance.")
+        raise ConfigError(f"--size={text}: write HEIGHTxWIDTH in pixels, e.g. 64x96.")
     height, width = int(match[1]), int(match[2])
-    if max(height, width) > _LARGEST:
-        raise ConfigError(f"--size={text}: at most {_LARGEST} pixels in each direction.")
+    if max(height, width) > _MAX_SIZE:
+        raise ConfigError(f"--size={text}: at most {_MAX_SIZE} pixels in each direction.")
     return height, width
 
 
 def variants() -> list[bool]:
-    """Whether things move, for each folder of a clip."""
+    """For each folder of a clip, whether objects move."""
     if KIND.value == "pairs":
         return [False]
     return [moving for moving, wanted in ((True, MOTION.value), (False, TWINS.value or not MOTION.value)) if wanted]
@@ -137,14 +139,14 @@ def folder_name(number: int, moving: bool) -> str:
 
 
 def render(number: int, moving: bool, config: ClipConfig | PairSampling) -> Clip:
-    """Clip or pair `number` of the seed. One at a time: another --num may not change how sums are rounded."""
+    """Clip or pair `number` of the seed. One at a time, so that --num does not affect rounding."""
     key = jax.random.fold_in(jax.random.key(SEED.value), number)
     if isinstance(config, PairSampling):
         return _render_pair(key, config)
     return _render_clip(key, jnp.asarray(moving), config)
 
 
-# A compiled program serves a clip and its twin.
+# A clip and its twin share a compiled program.
 @partial(jax.jit, static_argnames=("config",))
 def _render_clip(key: Array, moving: Array, config: ClipConfig) -> Clip:
     return sample_clip(key, config, moving)

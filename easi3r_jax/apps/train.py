@@ -1,15 +1,15 @@
-"""Trains a network, or goes on training one, on pairs of views.
+"""Trains or fine-tunes a network on pairs of views.
 
     python -m experiments.train --preset=embedded                    # the network that ships with the package
-    python -m experiments.train --preset=embedded --resume           # go on where it stopped, exactly
+    python -m experiments.train --preset=embedded --resume           # resumes an interrupted run exactly
     python -m experiments.train --preset=dust3r --steps=2000         # the paper's objective and optimiser alone
-    python -m experiments.train --finetune=monst3r --checkpoint=embedded         # on rendered scenes that move
+    python -m experiments.train --finetune=monst3r --checkpoint=embedded         # on rendered dynamic scenes
     python -m experiments.train --finetune=monst3r --checkpoint=naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt \\
         --data=pointodyssey:/data/po,tartanair:/data/tartanair,spring:/data/spring,waymo:/data/waymo
 
-Pairs are rendered on the device that trains, unless --data names folders. The run's folder has log.csv, TensorBoard
-logs (tensorboard --logdir=RUN), previews of held-out pairs, states to resume from, and model/, a checkpoint that every
-program takes as --checkpoint. A run that is stopped and resumed gives the same losses as one that is not.
+Pairs are rendered on the training device, unless --data names folders. The run's folder has log.csv, TensorBoard logs
+(tensorboard --logdir=RUN), previews of held-out pairs, states to resume from, and model/, a checkpoint that every
+program accepts as --checkpoint. A run that is stopped and resumed gives the same losses as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -58,45 +58,45 @@ PRESET = _RUN.choice(
     "preset",
     "embedded",
     sorted(PRESETS),
-    "Network, optimiser and objective; the flags below change them. embedded: the network that ships; embedded-wide: "
-    "a larger one, for an accelerator; dust3r: the embedded network by the paper's objective and optimiser alone; "
-    "tiny: a network for trying out this program. With "
-    "--checkpoint, the network is that of the weights.",
+    "Network, optimiser and objective; the flags below override them. embedded: the network that ships with the "
+    "package; embedded-wide: a larger one, for an accelerator; dust3r: the embedded network with the paper's objective "
+    "and optimiser alone; tiny: a network for trying out this program. With --checkpoint, the network is that of the "
+    "weights.",
 )
 FINETUNE = _RUN.choice(
     "finetune",
     "none",
     ["none", "monst3r"],
-    "monst3r: as MonST3R was made of DUSt3R: encoder frozen, learning rate 5e-5, scenes that move. Takes the place of "
-    "--preset and needs --checkpoint.",
+    "monst3r: the fine-tuning that made MonST3R from DUSt3R: encoder frozen, learning rate 5e-5, dynamic scenes. "
+    "Replaces --preset and requires --checkpoint.",
 )
-CHECKPOINT = _RUN.string("checkpoint", "", "Weights to start from, as reconstruct takes them (default: random ones).")
+CHECKPOINT = _RUN.string("checkpoint", "", "Initial weights, as for reconstruct (default: random).")
 OUTPUT = _RUN.string("output", "", "Folder of the run (default: runs/<preset or finetune>).")
 RESUME = _RUN.boolean(
-    "resume", False, "Go on from the newest state in the run's folder that can be read, with the same options."
+    "resume", False, "Resume from the newest readable state in the run's folder, with the same options."
 )
-STEPS = _RUN.integer("steps", 0, "Steps of the whole run; the learning rate has fallen at the last (0: the preset's).")
-STOP_AFTER = _RUN.integer("stop_after", 0, "Stop after so many steps, to be resumed another day (0: never).")
-SEED = _RUN.integer("seed", 0, "Decides the first weights and the data.")
+STEPS = _RUN.integer(
+    "steps", 0, "Steps of the complete run; the learning rate schedule ends at the last (0: the preset's)."
+)
+STOP_AFTER = _RUN.integer("stop_after", 0, "Stop after this many steps, to be resumed later (0: never).")
+SEED = _RUN.integer("seed", 0, "Seed of the initial weights and the data.")
 
 _DATA = FLAGS.group("Data")
 DATA = _DATA.string(
     "data",
     "",
     "Folders to train on: NAME:FOLDER or NAME:FOLDER:WEIGHT, separated by commas; NAME is pairs (clip folders, see "
-    "docs/datasets.md), pointodyssey, tartanair, spring or waymo. Weights count relative to each other; by default "
-    "they are MonST3R's shares (0.5, 0.25, 0.05, 0.2), and 1 for pairs. Of a set of 5 or more scenes, one in ten is "
-    "held out. Empty: rendered scenes.",
+    "docs/datasets.md), pointodyssey, tartanair, spring or waymo. Weights are relative to each other; by default they "
+    "are MonST3R's mixture weights (0.5, 0.25, 0.05, 0.2), and 1 for pairs. In a set of 5 or more scenes, one in ten "
+    "is held out. Empty: rendered scenes.",
 )
-BATCH_SIZE = _DATA.integer("batch_size", 0, "Pairs a step, each trained both ways (0: the preset's).")
+BATCH_SIZE = _DATA.integer("batch_size", 0, "Pairs per step, each trained in both directions (0: the preset's).")
 
 _OBJECTIVE = FLAGS.group("Objective (negative: the preset's; the last three are not in the paper, 0 switches them off)")
 ALPHA = _OBJECTIVE.number("alpha", -1.0, "Weight of the confidence's logarithm; 0.2 in the papers, 0.4 in embedded.")
 SCALE = _OBJECTIVE.number("scale_weight", -1.0, "Weight of keeping the predicted scale near 1.")
-MATCHING = _OBJECTIVE.number(
-    "matching_weight", -1.0, "Weight of matching encoder tokens (InfoNCE); for scenes at rest."
-)
-ATTENTION = _OBJECTIVE.number("attention_weight", -1.0, "Weight of supervising cross-attention; for scenes at rest.")
+MATCHING = _OBJECTIVE.number("matching_weight", -1.0, "Weight of matching encoder tokens (InfoNCE); for static scenes.")
+ATTENTION = _OBJECTIVE.number("attention_weight", -1.0, "Weight of supervising cross-attention; for static scenes.")
 
 _OPTIMISER = FLAGS.group("Optimiser")
 OPTIMISER = _OPTIMISER.choice(
@@ -107,15 +107,17 @@ DTYPE = _OPTIMISER.choice(
     "dtype",
     "auto",
     ["auto", "float32", "bfloat16"],
-    "Number type of the network's layers; auto is bfloat16 on GPUs and TPUs. Parameters, loss and averages are "
-    "float32 always.",
+    "Number type of the network's layers; auto is bfloat16 on GPUs and TPUs. Parameters, loss and averages are always "
+    "float32.",
 )
 
 _REPORT = FLAGS.group("Reports")
-LOG_EVERY = _REPORT.integer("log_every", 20, "Steps between lines of log.csv, which are means over them.", at_least=1)
+LOG_EVERY = _REPORT.integer(
+    "log_every", 20, "Steps between lines of log.csv; each line is a mean over them.", at_least=1
+)
 CHECK_EVERY = _REPORT.integer("check_every", 1000, "Steps between validations, previews and saved states.", at_least=1)
-HELD_OUT = _REPORT.integer("held_out", 32, "Held-out pairs of a validation while training.", at_least=1)
-FINAL = _REPORT.integer("held_out_final", 256, "Held-out pairs of the last validation.", at_least=1)
+HELD_OUT = _REPORT.integer("held_out", 32, "Held-out pairs of a validation during training.", at_least=1)
+FINAL = _REPORT.integer("held_out_final", 256, "Held-out pairs of the final validation.", at_least=1)
 
 
 def main() -> None:
@@ -128,15 +130,15 @@ def main() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What stays the same from the first step to the last.
+    """The constants of a run.
 
     Attributes:
       output: its folder.
-      config: how the network is trained.
+      config: training options.
       network: its architecture.
       source: of the pairs.
       held_out: pairs that no step trains on.
-      recorded: what decides the numbers, JSON values; see `describe`.
+      recorded: everything that determines the results, JSON values; see `describe`.
     """
 
     output: pathlib.Path
@@ -148,12 +150,12 @@ class Run:
 
 
 def train_in(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConfig) -> None:
-    """Trains in a folder that is held, from the state `begun` on if there is one."""
-    # The shares of a batch are averaged device by device: a run goes on with as many as it began with.
+    """Trains in a locked folder, from the state `begun` on if there is one."""
+    # The shards of a batch are averaged device by device: a run resumes with the number of devices it began with.
     sharding.split_cpu(config.batch_size, None if begun is None else state_options(begun).get("devices"))
     mesh = sharding.data_mesh()
     if config.batch_size % mesh.size:
-        raise ConfigError(f"--batch_size={config.batch_size} does not divide among {mesh.size} devices.")
+        raise ConfigError(f"--batch_size={config.batch_size} is not a multiple of the number of devices, {mesh.size}.")
     network, first, licence = starting_point(begun)
     source = open_source(DATA.value, network.image_size, seed=SEED.value, moving=FINETUNE.value == "monst3r")
     check_terms(config, network, source)
@@ -191,14 +193,14 @@ def train_in(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConf
     if redrawn := source.redrawn():
         print("pairs drawn again: " + ", ".join(f"{count} ({reason})" for reason, count in sorted(redrawn.items())))
     if int(state.step) < config.steps:
-        print(f"Stopped at step {int(state.step)} of {config.steps}. Add --resume to go on.")
+        print(f"Stopped at step {int(state.step)} of {config.steps}. Add --resume to continue.")
 
 
 def starting_point(begun: pathlib.Path | None) -> tuple[DUSt3RConfig, DUSt3R | None, str]:
-    """The architecture, the first weights and their licence.
+    """The architecture, the initial weights and their licence.
 
-    A run that goes on needs no first weights, its state has all: they are None, and those that --checkpoint names may
-    be gone by then.
+    A resumed run needs no initial weights, since its state has all: they are None, and those of --checkpoint may have
+    been deleted.
     """
     if not CHECKPOINT.value:
         model_config = PRESETS[PRESET.value][0]()
@@ -207,24 +209,24 @@ def starting_point(begun: pathlib.Path | None) -> tuple[DUSt3RConfig, DUSt3R | N
         options = state_options(begun)
         return described_network(options, begun), None, options.get("licence", LICENCE_UNKNOWN)
     first, metadata = load_model_and_metadata(CHECKPOINT.value, "float32")
-    return first.config, first, f"That of the weights it was made of: {metadata['licence']}"
+    return first.config, first, f"That of the initial weights: {metadata['licence']}"
 
 
 def resumed(
     output: pathlib.Path, parameters: dict[str, Any], config: TrainConfig, mesh: Mesh, recorded: dict[str, Any]
 ) -> TrainState:
-    """The newest state that can be read; `parameters` are shapes."""
+    """The newest readable state; `parameters` are shapes."""
     shapes = jax.eval_shape(lambda p: init_state(p, config), parameters)
     everywhere = sharding.replicated(mesh)
     like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), shapes)
-    state, step, passed_over = load_newest(output / "states", like, recorded)
-    for reason in passed_over:
-        print(f"warning: {reason} The run goes on from step {step}.", file=sys.stderr)
+    state, step, skipped = load_newest(output / "states", like, recorded)
+    for reason in skipped:
+        print(f"warning: {reason} The run resumes from step {step}.", file=sys.stderr)
     return state
 
 
 def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
-    """Takes the steps up to `last`, with reports and saved states on the way."""
+    """Runs the steps up to `last`, with reports and saved states."""
     done = int(state.step)
     log = TrainingLog(run.output, first_step=done, total=run.config.steps, samples_per_step=run.config.batch_size)
     some = jax.tree.map(lambda a: a[: HELD_OUT.value], run.held_out)
@@ -235,52 +237,52 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
             done += 1
             pending.append(terms)
             check = done % CHECK_EVERY.value == 0 or done == last
-            # A check ends a line: a run resumed from a regular one has the same lines.
+            # A check ends a line of the log, so that a run resumed from a regular check has the same lines.
             if done % LOG_EVERY.value == 0 or check:
                 terms_of = jax.device_get(pending)
                 means = {name: float(np.mean([t[name] for t in terms_of])) for name in pending[0]}
                 pending = []
                 if wrong := sorted(name for name, value in means.items() if not np.isfinite(value)):
                     raise UserError(
-                        f"Not finite at step {done}: {', '.join(wrong)}. To go on from the last saved state with a "
+                        f"Not finite at step {done}: {', '.join(wrong)}. To continue from the last saved state with a "
                         f"lower --learning_rate, add --resume --stop_after=1, which writes {run.output / 'model'}, "
-                        "and give that as --checkpoint of a new run."
+                        "and use that as --checkpoint of a new run."
                     )
                 log.write(done, means)
             if check:
                 save_state(run.output / "states", done, state, run.recorded)
                 model = averaged_model(state, run.network)
-                log.validated(done, evaluate(model, some, batch_size=_at_a_time(run.config)))
+                log.validated(done, evaluate(model, some, batch_size=_validation_batch(run.config)))
                 preview(run.output / "preview" / f"{done:08d}.png", model, some)
     log.close()
     return state
 
 
 def finish(run: Run, model: DUSt3R, done: int, licence: str) -> None:
-    """Writes the model and what it measures on the held-out pairs."""
+    """Writes the model and its metrics on the held-out pairs."""
     origin = f"experiments.train, {done} steps from {CHECKPOINT.value or 'random weights'}"
     save_checkpoint(run.output / "model", model.config, model, source_name=origin, licence=licence)
-    figures = measure(model, run.held_out, _at_a_time(run.config))
+    metrics = measure(model, run.held_out, _validation_batch(run.config))
     with atomic_file(run.output / "metrics.json") as file:
-        file.write_text(json.dumps(figures, indent=1) + "\n")
-    print(shown(figures, len(run.held_out.rgb)))
+        file.write_text(json.dumps(metrics, indent=1) + "\n")
+    print(shown(metrics, len(run.held_out.rgb)))
     print(f"use: python -m experiments.reconstruct --checkpoint={run.output / 'model'} --seq=VIDEO")
 
 
-def _at_a_time(config: TrainConfig) -> int:
-    """Pairs of a validation at a time: never more than a step has, since no more may fit."""
+def _validation_batch(config: TrainConfig) -> int:
+    """Pairs per batch of a validation: at most as many as in a step, since more may not fit in memory."""
     return min(config.batch_size, 16)
 
 
 def training_options() -> TrainConfig:
-    """The preset, or MonST3R's fine-tuning, with the flags' changes."""
+    """The preset or MonST3R's fine-tuning, with the flags applied."""
     if FINETUNE.value == "monst3r":
         if PRESET.present:
             raise ConfigError(
-                "--finetune=monst3r is a preset of its own, and --checkpoint has the network: drop --preset."
+                "--finetune=monst3r is its own preset, and --checkpoint determines the network: omit --preset."
             )
         if not CHECKPOINT.value:
-            raise ConfigError("--finetune=monst3r needs --checkpoint: the weights to start from.")
+            raise ConfigError("--finetune=monst3r requires --checkpoint, the initial weights.")
         config = TrainConfig.monst3r()
     else:
         config = PRESETS[PRESET.value][1]()
@@ -298,7 +300,7 @@ def training_options() -> TrainConfig:
     samples = config.steps * config.batch_size
     batch_size = BATCH_SIZE.value or config.batch_size
     steps = STEPS.value or max(samples // batch_size, 1)
-    # A shorter or longer run is the same schedule, shorter or longer.
+    # A shorter or longer run has the same schedule, compressed or stretched.
     warmup = config.warmup_samples * steps * batch_size // samples
     changes |= {"batch_size": batch_size, "steps": steps, "warmup_samples": warmup}
     changes |= {"optimiser": OPTIMISER.value} if OPTIMISER.value != "preset" else {}
@@ -311,19 +313,19 @@ def training_options() -> TrainConfig:
 
 
 def check_terms(config: TrainConfig, model_config: DUSt3RConfig, source: Source) -> None:
-    """Refuses the terms that the papers do not have where they would teach something wrong, or nothing."""
+    """Refuses the terms that are not in the papers where they would be wrong or without effect."""
     chosen = {"matching_weight": MATCHING.value, "attention_weight": ATTENTION.value}
     used = [name for name in chosen if getattr(config.objective, name) > 0]
     off = " ".join(f"--{name}=0" for name in used)
-    if used and source.at_rest is False:
+    if used and source.is_static is False:
         raise ConfigError(
-            f"{' and '.join(used)} above 0 hold for scenes at rest, and scenes of this data move: add {off}."
+            f"{' and '.join(used)} above 0 require static scenes, and this data has dynamic ones: add {off}."
         )
-    if source.at_rest is None and (unsaid := [name for name in used if chosen[name] < 0]):
+    if source.is_static is None and (unsaid := [name for name in used if chosen[name] < 0]):
         weights = " ".join(f"--{name}={getattr(config.objective, name)}" for name in unsaid)
         raise ConfigError(
-            f"{' and '.join(unsaid)} hold for scenes at rest, and scenes of this data may move: add {off}, or "
-            f"{weights} if you know that none does."
+            f"{' and '.join(unsaid)} require static scenes, and this data may have dynamic ones: add {off}, or "
+            f"{weights} if you know that it has none."
         )
     layer = config.objective.attention_layer
     if config.objective.attention_weight > 0 and (layer >= model_config.dec_depth or model_config.dec_heads < 2):
@@ -334,7 +336,7 @@ def check_terms(config: TrainConfig, model_config: DUSt3RConfig, source: Source)
 
 
 def describe(model_config: DUSt3RConfig, config: TrainConfig, source: Source) -> dict[str, Any]:
-    """What decides a run's numbers: kept with its states, and compared when it is resumed."""
+    """Everything that determines a run's results: stored with its states, and compared when it is resumed."""
     network = dataclasses.asdict(model_config)
     network["confidence_range"] = [str(bound) for bound in model_config.confidence_range]  # JSON has no infinity
     training = dataclasses.asdict(config)
@@ -350,7 +352,7 @@ def describe(model_config: DUSt3RConfig, config: TrainConfig, source: Source) ->
 
 
 def described_network(options: dict[str, Any], state: pathlib.Path) -> DUSt3RConfig:
-    """The architecture that `describe` wrote into a state."""
+    """The architecture recorded by `describe` in a state."""
     fields = {name.removeprefix("network."): value for name, value in options.items() if name.startswith("network.")}
     try:
         fields["image_size"] = tuple(fields["image_size"])

@@ -1,4 +1,4 @@
-"""`--data`: where training pairs come from."""
+"""The sources of training pairs (`--data`)."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from easi3r_jax.training.datasets import (
 from easi3r_jax.training.rendered import HELD_OUT, draw_moving, draw_static, held_out_pairs
 from easi3r_jax.training.step import Draw
 
-#: More would wait for the disk, and hold batches in memory.
-_MOST_THREADS = 8
-#: Whether the scenes of a layout are at rest. Of clip folders nobody knows.
-_AT_REST = {"tartanair": True, "pointodyssey": False, "spring": False, "waymo": False}
+#: More threads would only wait for the disk and hold batches in memory.
+_MAX_THREADS = 8
+#: Whether the scenes of a layout are static; unknown for clip folders.
+_IS_STATIC = {"tartanair": True, "pointodyssey": False, "spring": False, "waymo": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,45 +42,45 @@ class Source:
     """A source of training pairs.
 
     Attributes:
-      description: what decides the pairs, JSON values.
-      draw: renders pairs on the device that trains; None where pairs are read.
-      held_out: gives so many pairs that no step trains on.
-      at_rest: whether nothing moves in any scene; None where that is not known.
-      notes: what the user should know of the data, lines.
-      redrawn: how many pairs had another drawn in their place so far, by reason.
-      batches: (step, batch size) -> a context with an iterator over the batches from that step on, or with None where
+      description: everything that determines the pairs, JSON values.
+      draw: renders pairs on the training device; None if pairs are read.
+      held_out: returns the given number of pairs that no step trains on.
+      is_static: whether all scenes are static; None if unknown.
+      notes: lines about the data for the user.
+      redrawn: number of rejected pairs so far, by reason.
+      batches: (step, batch size) -> a context with an iterator over the batches from that step on, or with None if
         pairs are rendered.
     """
 
     description: dict[str, Any]
     draw: Draw | None
     held_out: Callable[[int], ViewPairs]
-    at_rest: bool | None
+    is_static: bool | None
     notes: tuple[str, ...]
     redrawn: Callable[[], dict[str, int]]
     batches: Callable[[int, int], AbstractContextManager[Iterator[ViewPairs] | None]]
 
 
 def open_source(data: str, image_size: tuple[int, int], *, seed: int, moving: bool) -> Source:
-    """Opens what `--data` names.
+    """Opens the source that `--data` names.
 
     Args:
       data: as typed; empty for rendered scenes.
       image_size: (H, W) of the network.
       seed: of the pairs.
-      moving: whether rendered scenes move.
+      moving: whether rendered scenes are dynamic.
 
     Raises:
-      ConfigError: a seed that is reserved, or names and weights that make no sense.
-      InputError: folders that are not there, or not what they are said to be.
+      ConfigError: a reserved seed, or invalid names or weights.
+      InputError: folders that are missing or do not have the named layout.
     """
     if seed >= HELD_OUT:
-        raise ConfigError(f"--seed must be below {HELD_OUT}, which is the held-out pairs' own.")
+        raise ConfigError(f"--seed must be below {HELD_OUT}, the seed of the held-out pairs.")
     return _read(data, image_size, seed) if data else rendered(image_size, seed, moving=moving)
 
 
 def rendered(image_size: tuple[int, int], seed: int, *, moving: bool, arc_deg: float = PairSampling.arc_deg) -> Source:
-    """Pairs of procedural scenes, rendered where they are trained on; of scenes at rest within `arc_deg`."""
+    """Pairs of procedural scenes, rendered on the training device; static ones have cameras within `arc_deg`."""
     if moving:
         sampling = MovingSampling(clip=ClipConfig(size=image_size))
         draw = functools.partial(draw_moving, sampling)
@@ -91,7 +91,7 @@ def rendered(image_size: tuple[int, int], seed: int, *, moving: bool, arc_deg: f
         description={"moving" if moving else "static": dataclasses.asdict(sampling)},
         draw=functools.partial(draw, seed),
         held_out=functools.partial(held_out_pairs, draw),
-        at_rest=not moving,
+        is_static=not moving,
         notes=(),
         redrawn=dict,
         batches=lambda step, batch_size: contextlib.nullcontext(None),
@@ -100,23 +100,23 @@ def rendered(image_size: tuple[int, int], seed: int, *, moving: bool, arc_deg: f
 
 def _read(data: str, image_size: tuple[int, int], seed: int) -> Source:
     height, width = image_size
-    # A network of 512 pixels is trained at several shapes; the small ones at their own.
+    # A network of 512 pixels is trained at several sizes; small ones at their own.
     sampling = SamplingConfig() if max(image_size) == 512 else SamplingConfig(sizes=((width, height),))
     parts = [_part(part) for part in data.split(",")]
     read, trained, validated, notes = [], [], [], []
     for name, folder, weight in parts:
         dataset = open_dataset(name, folder)
-        rest, apart = hold_out(dataset)
-        trained.append((rest, weight))
-        validated.append((apart or dataset, weight))
-        read.append([name, _fingerprint(dataset), len(apart.sequences) if apart else 0, weight])
-        if apart is None:
+        remaining, held_out = hold_out(dataset)
+        trained.append((remaining, weight))
+        validated.append((held_out or dataset, weight))
+        read.append([name, _fingerprint(dataset), len(held_out.sequences) if held_out else 0, weight])
+        if held_out is None:
             notes.append(
                 f"{name}:{folder} has fewer than {FEWEST_SCENES} scenes: none is held out. Its held-out pairs are "
-                "other pairs of the scenes that are trained on, and say little of new ones."
+                "other pairs of the training scenes, and say little about new ones."
             )
     mixture, others = Mixture(trained, sampling), Mixture(validated, sampling)
-    threads = min(max(sharding.num_cores() // 2, 2), _MOST_THREADS)
+    threads = min(max(sharding.num_cores() // 2, 2), _MAX_THREADS)
 
     @contextlib.contextmanager
     def batches(step: int, batch_size: int) -> Iterator[Iterator[ViewPairs]]:
@@ -126,12 +126,12 @@ def _read(data: str, image_size: tuple[int, int], seed: int) -> Source:
         with prefetched(batch, step, threads=threads, ahead=2 * threads) as opened:
             yield iter(opened)
 
-    known = [_AT_REST.get(name) for name, *_ in parts]
+    known = [_IS_STATIC.get(name) for name, *_ in parts]
     return Source(
         description={"read": read, "sampling": dataclasses.asdict(sampling)},
         draw=None,
         held_out=lambda count: ViewPairs(*others.batch(HELD_OUT, 0, count)),
-        at_rest=False if False in known else None if None in known else True,
+        is_static=False if False in known else None if None in known else True,
         notes=tuple(notes),
         redrawn=lambda: mixture.redrawn,
         batches=batches,
@@ -156,6 +156,6 @@ def _part(text: str) -> tuple[str, str, float]:
 
 
 def _fingerprint(dataset: Dataset) -> str:
-    """Tells two data sets apart by their sequences' names and lengths, wherever they lie."""
+    """Identifies a data set by its sequences' names and lengths, independent of its location."""
     names = sorted(f"{os.path.relpath(s.name, dataset.root)} {s.num_frames}" for s in dataset.sequences)
     return hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()

@@ -1,4 +1,4 @@
-"""What a training run says of itself: log.csv, TensorBoard, a progress bar, pictures."""
+"""Logs of a training run: log.csv, TensorBoard, a progress bar, pictures."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from easi3r_jax.training.objective import Predicted, point_errors, predict
 
 
 class TrainingLog:
-    """Writes `log.csv`, `validation.csv` and `tensorboard/` in a run's folder, and draws the bar.
+    """Writes `log.csv`, `validation.csv` and `tensorboard/` in a run's folder, and draws the progress bar.
 
-    A resumed run continues the tables: lines of steps after the state it resumes from are dropped.
+    A resumed run continues the tables: lines of steps after its state are dropped.
     """
 
     def __init__(self, output: pathlib.Path, *, first_step: int, total: int, samples_per_step: int):
@@ -49,10 +49,10 @@ class TrainingLog:
         self._bar.set_postfix_str(f"loss {means['loss']:.3f}, error {means['error_2']:.3f}", refresh=False)
         self._bar.update(step - self._bar.n)
 
-    def validated(self, step: int, figures: Mapping[str, float]) -> None:
+    def validated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds a line to validation.csv and the curves."""
-        _append(self._output / "validation.csv", {"step": step, "samples": step * self._samples, **figures})
-        for name, value in figures.items():
+        _append(self._output / "validation.csv", {"step": step, "samples": step * self._samples, **metrics})
+        for name, value in metrics.items():
             self._board.add_scalar(f"held_out/{name}", value, step)
         self._board.flush()
 
@@ -81,7 +81,7 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
 
 
 @jax.jit
-def _answers(model: DUSt3R, pairs: ViewPairs) -> tuple[Predicted, Targets, jax.Array, jax.Array]:
+def _predict_errors(model: DUSt3R, pairs: ViewPairs) -> tuple[Predicted, Targets, jax.Array, jax.Array]:
     predicted, targets = predict(model, pairs.rgb)[0], targets_of(pairs)
     return predicted, targets, *point_errors(predicted, targets)[:2]
 
@@ -90,18 +90,18 @@ def preview(path: pathlib.Path, model: DUSt3R, pairs: ViewPairs, count: int = 6)
     """Draws pairs: both images; true and predicted depth and confidence of view 1; point errors of both views.
 
     Errors are distances of normalised points, in view 1's camera: black 0, white half of the scene's mean distance.
-    Grey: depth that is not known.
+    Grey: unknown depth.
     """
     count = min(count, len(pairs.rgb))
     pairs = jax.tree.map(lambda a: a[:count], pairs)
-    predicted, targets, *errors = _answers(model, pairs)
+    predicted, targets, *errors = _predict_errors(model, pairs)
     depth, true = (np.array(p.points_i[:count, ..., 2]) for p in (predicted, targets))
     known = np.stack([np.asarray(valid[:count]) for valid in (targets.valid_i, targets.valid_j)])
     rows = []
     for n in range(count):
         here = known[0, n]
         if not here.any():
-            here[0, 0] = true[n, 0, 0] = 1  # nothing to scale by: a picture all the same
+            here[0, 0] = true[n, 0, 0] = 1  # nothing to scale by, but still draw a picture
         depth[n] *= np.median(true[n][here] / np.maximum(depth[n][here], 1e-6))
         span = (true[n][here].min(), true[n][here].max())
         cells = [

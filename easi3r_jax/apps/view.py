@@ -1,11 +1,11 @@
-"""Shows a result in the browser: played, coloured, from every side.
+"""Shows a result in the browser, with playback, colour maps and free viewpoints.
 
     python -m experiments.view --scene=results/demo
     python -m experiments.view --scene=results/plain,results/full        # two results of one clip, side by side
     python -m experiments.view --scene=results/demo --export-html=demo.html
 
-It needs viser (pip install -e '.[viewer]') and listens on this machine only. Ctrl-C ends it. How to see it from
-another machine, and what the panel does: docs/viewer.md.
+It needs viser (pip install -e '.[viewer]') and listens on this machine only. Ctrl-C stops it. For access from another
+machine and the panel's controls, see docs/viewer.md.
 """
 
 from __future__ import annotations
@@ -28,29 +28,31 @@ FLAGS = cli.Flags(__doc__)
 
 _INPUT = FLAGS.group("What is shown")
 SCENE = _INPUT.string(
-    "scene", "", "A result's folder, as reconstruct writes it; or two of one clip, a comma between, to be side by side."
+    "scene", "", "A result's folder, as reconstruct writes it; or two of one clip, separated by a comma, side by side."
 )
-STATIC_POINTS = _INPUT.integer("static_points", viewer.Budget.static, "Most points of what stands still.", at_least=1)
+STATIC_POINTS = _INPUT.integer("static_points", viewer.Budget.static, "Maximum number of static points.", at_least=1)
 MOVING_POINTS = _INPUT.integer(
-    "moving_points", viewer.Budget.moving, "Most points of what moves, in all frames together.", at_least=1
+    "moving_points", viewer.Budget.moving, "Maximum number of dynamic points, in all frames together.", at_least=1
 )
 
 _WHERE = FLAGS.group("Where")
-PORT = _WHERE.integer("port", _PORT, "Port of the server (0: any that is free).")
-HOST = _WHERE.string("host", _HOST, "Address to listen at; 0.0.0.0 lets everybody in who can reach this machine.")
+PORT = _WHERE.integer("port", _PORT, "Port of the server (0: any free port).")
+HOST = _WHERE.string("host", _HOST, "Address to listen at; 0.0.0.0 admits everybody who can reach this machine.")
 EXPORT_HTML = _WHERE.string(
-    "export_html", "", "Instead, write one HTML file that plays without a server; fewer points, unless they are given."
+    "export_html",
+    "",
+    "Write one HTML file that plays without a server instead; with fewer points, unless their number is given.",
 )
 COLOR = _WHERE.choice("color", "RGB", viewer.CHOICES, "Colours of the points in that file.")
 
 
 def main() -> None:
-    names = [SCENE.value] if os.path.exists(SCENE.value) else SCENE.value.split(",")  # a name may have a comma
+    names = [SCENE.value] if os.path.exists(SCENE.value) else SCENE.value.split(",")  # a name may contain a comma
     folders = [name for name in names if name]
     if not 1 <= len(folders) <= 2:
         given = f" ({len(folders)} were given)" if folders else ""
         raise ConfigError(
-            f"--scene names the result to show, results/demo for instance, or two with a comma between{given}."
+            f"--scene is required: the result to show, e.g. results/demo, or two separated by a comma{given}."
         )
     viewer.library()
     if not EXPORT_HTML.value:
@@ -68,13 +70,13 @@ def main() -> None:
 
 
 def budget(default: viewer.Budget) -> viewer.Budget:
-    """Most points: those of the flags that are given."""
+    """Maximum numbers of points, with the given flags."""
     static = STATIC_POINTS.value if STATIC_POINTS.present else default.static
     return viewer.Budget(static, MOVING_POINTS.value if MOVING_POINTS.present else default.moving)
 
 
 def usual_port() -> int:
-    """The port of `--port`'s default, or, where that is in use, any that is free: for programs without the flag."""
+    """The default of `--port`, or any free port if that is in use: for programs without the flag."""
     try:
         check_address(_HOST, _PORT)
     except ConfigError:
@@ -88,7 +90,7 @@ def serve(
     port: int = _PORT,
     most: viewer.Budget = viewer.Budget(),
 ) -> None:
-    """Shows results until the program is ended."""
+    """Shows results until the program is stopped."""
     with viewer.Viewer(saved, host=host, port=port, budget=most) as running:
         print(invitation(host, running.port), flush=True)
         with interrupt.serving():

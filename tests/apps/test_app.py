@@ -122,11 +122,11 @@ def test_what_is_no_clip_is_refused_in_words_of_the_user(jobs, store, tmp_path):
         ([upload(tmp_path, "notes.txt", b"hello\n")], "notes.txt"),
         ([upload(tmp_path, "torn.png", FRAMES[0].read_bytes()[:500])], "torn.png"),
         *(([upload(tmp_path, f"{kind}.mp4", content)], f"{kind}.mp4 cannot be opened") for kind, content in lists),
-        ([upload(tmp_path, "huge.mp4", bytes(1_000_001))], "it may have 1 MB here"),
+        ([upload(tmp_path, "huge.mp4", bytes(1_000_001))], "the limit is 1 MB"),
         ([FRAMES[0], text], "one video, or images only"),
-        ([tmp_path / "gone.mp4"], "not there any more"),
-        (FRAMES[:5], "5 frames, and it may have 4"),
-        ([write_video(tmp_path / "long.mp4", FRAMES[:6])], "6 frames, and it may have 4"),
+        ([tmp_path / "gone.mp4"], "has expired"),
+        (FRAMES[:5], "5 frames, and the limit is 4"),
+        ([write_video(tmp_path / "long.mp4", FRAMES[:6])], "6 frames, and the limit is 4"),
     ]
     for files, expected in cases:
         with pytest.raises(InputError) as caught:
@@ -157,22 +157,22 @@ def test_a_clip_that_says_how_long_it_is_is_refused_before_it_is_read(jobs, tmp_
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"output": "/tmp/x"}, "no option"),
-        ({"seq": "/etc"}, "no option"),
-        ({"checkpoint": "/weights"}, "no option"),
-        ({"masks": "/etc"}, "masks is one of motion, none"),
-        ({"masks": "motion+/etc"}, "masks is one of"),
-        ({"motion": "x"}, "motion is one of"),
-        ({"report": "yes"}, "no value"),
-        ({"iterations": True}, "no value"),
-        ({"iterations": "5"}, "no value"),
+        ({"output": "/tmp/x"}, "not an option"),
+        ({"seq": "/etc"}, "not an option"),
+        ({"checkpoint": "/weights"}, "not an option"),
+        ({"masks": "/etc"}, "masks must be one of motion, none"),
+        ({"masks": "motion+/etc"}, "masks must be one of"),
+        ({"motion": "x"}, "motion must be one of"),
+        ({"report": "yes"}, "not a valid value"),
+        ({"iterations": True}, "not a valid value"),
+        ({"iterations": "5"}, "not a valid value"),
         ({"iterations": 2.5}, "whole number"),
         ({"iterations": 0}, "iterations"),
         ({"iterations": 10**6}, "at most 3000"),
         ({"size": 10**4}, "at most 512"),
-        ({"fps": float("nan")}, "fps is at most"),
+        ({"fps": float("nan")}, "fps must be finite"),
         ({"fps": 1e-6}, "at least 0.1"),
-        ({"graph": "x" * 65}, "no value"),
+        ({"graph": "x" * 65}, "not a valid value"),
         ({"graph": "nothing"}, "graph"),
         ({"foreground": "9"}, "frame number from 0 to 1"),
         ({"export": ["colmap", "../x"]}, "Export format"),
@@ -241,7 +241,7 @@ def test_a_job_that_takes_too_long_is_ended(jobs, store, networks, monkeypatch):
     monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(lambda observer: observer("align", 1, 10, "")))
     monkeypatch.setattr(time, "monotonic", itertools.count(step=15.0).__next__)  # a quarter of a minute at each look
     assert Jobs(store, networks, Limits(minutes=600)).run(FRAMES[:2], "embedded", {}).scene.is_file()
-    with pytest.raises(InputError, match="longer than the 2 minutes"):
+    with pytest.raises(InputError, match="longer than the limit of 2 minutes"):
         Jobs(store, networks, Limits(minutes=2)).run(FRAMES[:2], "embedded", {})
     assert working(store) == []
 

@@ -208,7 +208,7 @@ def test_what_is_no_clip_is_said_and_the_server_stays_up(served, quick, tmp_path
         ([tmp_path / "letter.mp4"], {}, "letter.mp4 cannot be opened as a video"),
         ([tmp_path / "empty.mp4"], {}, "is empty"),
         ([], {}, "nothing to reconstruct"),
-        (FRAMES[:5], {}, "5 frames, and it may have 4"),
+        (FRAMES[:5], {}, "5 frames, and the limit is 4"),
         (FRAMES[:2], {"graph": "nothing"}, "graph"),
         (FRAMES[:2], {"iterations": 10**7}, "at most 3000"),
     ]:
@@ -254,7 +254,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(served, caplog):
 
 def test_an_upload_that_does_not_go_on_is_ended(served, monkeypatch, capfd):
     url, store = served
-    monkeypatch.setattr("easi3r_jax.apps.app.gate._PATIENCE", 0.5)
+    monkeypatch.setattr("easi3r_jax.apps.app.gate._UPLOAD_TIMEOUT_SECONDS", 0.5)
     before = set(store.served.rglob("*"))
     with raw_upload(url, "Content-Length: 900000") as connection:
         assert connection.recv(100).startswith(b"HTTP/1.1 408 ")

@@ -137,7 +137,7 @@ def test_of_an_upload_that_breaks_off_nothing_is_left_when_no_other_comes(store)
 
 
 def test_an_upload_that_says_nothing_any_more_gives_its_room_back(store, monkeypatch):
-    monkeypatch.setattr(gates, "_PATIENCE", 0.05)
+    monkeypatch.setattr(gates, "_UPLOAD_TIMEOUT_SECONDS", 0.05)
 
     async def receive():
         await asyncio.sleep(5)
@@ -149,13 +149,13 @@ def test_an_upload_that_says_nothing_any_more_gives_its_room_back(store, monkeyp
 
     gate = Gate(page, store, megabytes=1, local=True)
     assert asked(gate, UPLOAD, "POST", receive=receive, content_length="1000") == 408
-    assert gate._coming == os.listdir(store.served) == []
+    assert gate._pending == os.listdir(store.served) == []
 
 
 def test_an_upload_that_drips_is_ended_too(store, monkeypatch):
     """Each byte comes in time, all of them do not."""
-    monkeypatch.setattr(gates, "_PATIENCE", 0.2)
-    monkeypatch.setattr(gates, "_SLOWEST", 10_000)
+    monkeypatch.setattr(gates, "_UPLOAD_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(gates, "_MIN_UPLOAD_RATE", 10_000)
     came = []
 
     async def receive():
@@ -183,7 +183,7 @@ def test_nothing_but_http_is_let_in(gate):
 
 
 def test_an_upload_that_has_come_may_take_its_time(store, monkeypatch):
-    monkeypatch.setattr(gates, "_PATIENCE", 0.05)
+    monkeypatch.setattr(gates, "_UPLOAD_TIMEOUT_SECONDS", 0.05)
     waits = iter([0, 0.2])
 
     async def receive():

@@ -1,4 +1,4 @@
-"""What an evaluation costs, counted."""
+"""The estimated cost of an evaluation."""
 
 import pathlib
 import re
@@ -20,7 +20,7 @@ def run(capsys):
 
 
 def rows(text: str) -> dict[str, list[float]]:
-    """Stage -> figures of the printed table."""
+    """Stage -> numbers of the printed table."""
     found = {}
     for line in text.splitlines():
         if match := re.fullmatch(r"  (\S.*?)((?:\s+[\d.]+){4})", line):
@@ -37,8 +37,8 @@ def test_sequences_divide_over_devices(run):
     assert hours[1] == pytest.approx(2 * hours[0], abs=0.02) and hours[2] == pytest.approx(hours[1] / 4, abs=0.01)
 
 
-def test_the_slower_of_computing_and_moving_decides(run):
-    """Halved, the rate of copies doubles the alignment's time, and the rate of products that of the networks."""
+def test_the_slower_of_compute_and_memory_decides(run):
+    """Half the copy rate doubles the alignment's time, half the product rate that of the networks."""
     usual = rows(run("--flow")[1])
     slow_memory, slow_products = (
         rows(run("--flow", "--copy_gbs=1000")[1]),
@@ -48,8 +48,8 @@ def test_the_slower_of_computing_and_moving_decides(run):
     assert slow_memory["first pass"][3] == usual["first pass"][3]
     assert slow_products["first pass"][3] == pytest.approx(2 * usual["first pass"][3], rel=2e-3)
     assert slow_products["alignment"][3] == usual["alignment"][3]
-    parts = [values for name, values in usual.items() if name != "in all"]
-    assert usual["in all"] == pytest.approx([sum(column) for column in zip(*parts, strict=True)], rel=1e-2)
+    parts = [values for name, values in usual.items() if name != "total"]
+    assert usual["total"] == pytest.approx([sum(column) for column in zip(*parts, strict=True)], rel=1e-2)
 
 
 def test_the_documented_table_is_what_the_command_prints(run):

@@ -1,6 +1,6 @@
-"""The evaluation's program: what it keeps, takes up again, refuses to average, and says.
+"""The evaluation program: what it saves, resumes, refuses to average, and prints.
 
-Where only its book-keeping is asked for, a stand-in knows the truth and takes the place of the networks.
+For tests of its book-keeping, a stand-in that knows the ground truth replaces the networks.
 """
 
 import csv
@@ -32,7 +32,7 @@ LENGTHS = {"ant": 3, "bee": 5, "cat": 4}
 
 
 def truth_of(num_frames):
-    """A camera on an arc before a wavy wall; a square that moves."""
+    """A camera on an arc in front of a wavy wall; a moving square."""
     t = np.arange(num_frames, dtype=np.float64)
     poses = np.tile(np.eye(4), (num_frames, 1, 1))
     poses[:, :3, 3] = np.stack([t, t**2 / 4, 0 * t], 1)
@@ -51,7 +51,7 @@ def truth_of(num_frames):
 
 @pytest.fixture
 def toys(tmp_path, monkeypatch):
-    """A data set of three short sequences, one of which is of no use for camera paths; its folder."""
+    """A data set of three short sequences, one of which has no camera path; its folder."""
     root = tmp_path / "toys"
     for name, length in LENGTHS.items():
         (root / name).mkdir(parents=True)
@@ -78,7 +78,7 @@ def toys(tmp_path, monkeypatch):
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    """Takes the place of the networks; `stand_in.fails` names the sequences that fail, by number of frames."""
+    """Replaces the networks; `stand_in.fails` names the sequences that fail, by number of frames."""
     model = types.SimpleNamespace(
         config=types.SimpleNamespace(image_size=(H, W), patch_size=8), dtype=jnp.dtype("float32")
     )
@@ -133,7 +133,7 @@ def run_toys(run, toys, stand_in):
 
 
 def test_rendered_clips_through_the_embedded_network(run, tmp_path):
-    """Everything for real, small; the second call has nothing to do, and another option begins anew."""
+    """A small real run; the second call has nothing to do."""
     quick = ("--dataset=synthetic", "--num_sequences=2", "--num_frames=3", "--graph=complete", "--kmeans_restarts=1")
     code, out, errors = run(*quick, "--iterations=3", "--seed=7")
     assert code == 0 and not errors, errors
@@ -141,14 +141,14 @@ def test_rendered_clips_through_the_embedded_network(run, tmp_path):
     found = records.read(tmp_path / "out")
     assert [r.sequence for r in found] == ["clip_7_00000", "clip_7_00001"]
     for r in found:
-        assert set(r.figures) == {"masks", "poses", "depth", "points"} and r.error is None
-        assert 0 < r.figures["depth"]["abs_rel"] < 1 and r.figures["depth"]["pixels"] == 3 * 64 * 96
-        assert r.figures["points"]["distance"] > 0 and r.figures["poses"]["poses"] == 3
+        assert set(r.metrics) == {"masks", "poses", "depth", "points"} and r.error is None
+        assert 0 < r.metrics["depth"]["abs_rel"] < 1 and r.metrics["depth"]["pixels"] == 3 * 64 * 96
+        assert r.metrics["points"]["distance"] > 0 and r.metrics["poses"]["poses"] == 3
         assert r.seconds > 0 and r.peak_memory_bytes["host"] > 1e7 and r.num_frames == 3
     report = (tmp_path / "out" / "report.md").read_text()
     assert "| ours | 2/2 |" in report and "commit" in report and "a small network for trials" in report
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
-    assert float(rows[1]["depth.abs_rel"]) == found[1].figures["depth"]["abs_rel"]
+    assert float(rows[1]["depth.abs_rel"]) == found[1].metrics["depth"]["abs_rel"]
 
     before = (tmp_path / "out" / "results.000.jsonl").read_bytes()
     code, out, _ = run(*quick, "--iterations=3", "--seed=7")
@@ -156,7 +156,7 @@ def test_rendered_clips_through_the_embedded_network(run, tmp_path):
     assert (tmp_path / "out" / "results.000.jsonl").read_bytes() == before
 
 
-def test_clips_are_rendered_as_the_network_sees_them():
+def test_clips_are_rendered_at_the_size_of_the_network():
     config = FrameConfig(size=96, patch_size=24)
     _, (sequence,) = rendered_set(1, 3, program.ClipConfig(size=(64, 96), num_frames=3))
     frames = rendered_frames(sequence, config)
@@ -172,29 +172,29 @@ def test_tables_have_the_papers_rows_and_count_by_task(run_toys, tmp_path):
     report = (tmp_path / "out" / "report.md").read_text()
     assert "| A Paper |  | 0.500 | - |" in report  # pooled
     assert "Table 1" in report and "| 0.250 |" in report
-    assert "toys: poses  2/2" not in out and "2/2" in out and "3/3" in out  # two have a camera path
+    assert "toys: poses  2/2" not in out and "2/2" in out and "3/3" in out  # only two have a camera path
     assert "INCOMPLETE" not in report
     assert "ours: with the weights stand-in" in out and "Ours: with the weights stand-in." in report
 
 
-def test_a_failed_sequence_is_recorded_and_no_average_is_made(run_toys, stand_in, tmp_path):
+def test_a_failed_sequence_is_recorded_and_no_mean_is_shown(run_toys, stand_in, tmp_path):
     stand_in.fails = {5: InputError("Frame 3 is damaged:\ncopy it again."), 4: ZeroDivisionError()}
     code, out, errors = run_toys()
     assert code == 1 and len(errors.splitlines()) == 1 and "Failed: 2 of 3 sequences" in errors
     assert "FAILED: Frame 3 is damaged: copy it again." in out and "FAILED: ZeroDivisionError" in out
     assert "ours: INCOMPLETE  1/3" in out and "toys (depth) has 1 of 3 sequences" in out
-    assert "ours: INCOMPLETE  1/2" in out  # of two that have a camera path
+    assert "ours: INCOMPLETE  1/2" in out  # of the two with a camera path
     log = (tmp_path / "out" / "errors.000.log").read_text()
     assert log.count("Traceback") == 2 and "toys bee, seed 0" in log
     report = (tmp_path / "out" / "report.md").read_text()
     assert "**INCOMPLETE**" in report and "| bee | toys | 0 | Frame 3 is damaged: copy it again. |" in report
     assert "| ours: INCOMPLETE | 1/3 | - |" in report
 
-    code, out, errors = run_toys("--num_sequences=1")  # which is none of those
+    code, out, errors = run_toys("--num_sequences=1")  # not one of those
     assert code == 0 and not errors and "INCOMPLETE" in out
     assert "| bee | toys | 0 | Frame 3 is damaged" in (tmp_path / "out" / "report.md").read_text()
 
-    code, out, errors = run_toys("--allow_missing")  # they fail again, and that is allowed
+    code, out, errors = run_toys("--allow_missing")  # they fail again, which is allowed
     assert code == 0 and not errors and stand_in.seen.count((3, 0)) == 1
     report = (tmp_path / "out" / "report.md").read_text()
     assert "not a result" in report and "| ours | 1/3 | 0.5" in report and "*" in report
@@ -208,14 +208,14 @@ def test_a_failed_sequence_is_recorded_and_no_average_is_made(run_toys, stand_in
 @pytest.mark.parametrize(
     "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")]
 )
-def test_exhausted_memory_costs_one_sequence(run_toys, stand_in, error):
+def test_out_of_memory_loses_one_sequence(run_toys, stand_in, error):
     stand_in.fails = {5: error}
     code, out, _ = run_toys()
     assert code == 1 and "FAILED: Out of memory" in out and len(stand_in.seen) == 3
 
 
-def test_an_interrupted_run_goes_on(run_toys, stand_in, tmp_path):
-    """The longest comes first; what was complete is not done again, even if the line after it was cut."""
+def test_an_interrupted_run_resumes(run_toys, stand_in, tmp_path):
+    """The longest comes first; complete sequences are not repeated, even if the next line was truncated."""
     stand_in.fails = {4: KeyboardInterrupt()}
     code, _, errors = run_toys()
     assert code == 130 and errors.splitlines() == ["error: Interrupted. Nothing half-written was left behind."]
@@ -231,14 +231,14 @@ def test_an_interrupted_run_goes_on(run_toys, stand_in, tmp_path):
     assert code == 0 and "0 to do" in out and len(stand_in.seen) == 4
 
 
-def test_options_that_decide_numbers_begin_anew_and_others_do_not(run_toys, stand_in, toys):
+def test_options_that_change_results_start_over_and_others_do_not(run_toys, stand_in, toys):
     run_toys()
     for same in ("--pair_batch=4", "--frame_batch=2", "--nocompilation_cache"):
         assert "0 to do" in run_toys(same)[1]
     for number, other in enumerate(("--iterations=9", "--motion=none", "--nocrop", "--seed=1", "--mask_dilation=2")):
         assert "3 to do" in run_toys(other)[1], other
         assert len(stand_in.seen) == 6 + 3 * number
-    Image.new("RGB", (W, H)).save(toys / "ant" / "9.png")  # downloads go on
+    Image.new("RGB", (W, H)).save(toys / "ant" / "9.png")  # the data set grows
     assert "1 to do" in run_toys()[1]
 
 
@@ -251,16 +251,16 @@ def test_seeds_give_a_deviation(run_toys, stand_in, tmp_path):
     assert "standard deviation over 3 seeds" in report and " ± 0.0" in report
 
 
-def test_only_the_first_sequences_are_no_result_of_the_data_set(run_toys, stand_in, tmp_path):
+def test_the_first_sequences_are_not_a_result_of_the_data_set(run_toys, stand_in, tmp_path):
     code, out, errors = run_toys("--num_sequences=1")
     assert code == 0 and not errors and len(stand_in.seen) == 1  # nothing failed
     assert "INCOMPLETE" in out and "| ours: INCOMPLETE | 1/3 |" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_results_are_kept_where_they_are_asked_for(run_toys, stand_in, tmp_path):
+def test_results_are_saved_if_requested(run_toys, stand_in, tmp_path):
     run_toys("--num_sequences=1")
     code, out, errors = run_toys("--num_sequences=1", "--save=results")
-    assert code == 0 and "1 to do" in out, errors  # the figures are there, the result is not
+    assert code == 0 and "1 to do" in out, errors  # the metrics exist, the result does not
     (scene,) = (tmp_path / "out" / "results").rglob("scene.npz")
     assert scene.parts[-4:-1] == ("toys", "ant", "seed_0")
     assert json.loads((scene.parent / "config.json").read_text())["configuration"]["dataset"] == "toys"
@@ -294,14 +294,14 @@ def test_a_folder_has_one_run_at_a_time(run_toys, stand_in, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--dataset=davos",), "Unknown data set 'davos': choose some of .*toys, synthetic"),
-        (("--dataset=",), "--dataset names what"),
+        (("--dataset=davos",), "Unknown data set 'davos': choose one or more of .*toys, synthetic"),
+        (("--dataset=",), "--dataset is required"),
         (("--dataset=toys,toys",), "twice"),
-        (("--dataset=toys",), "--data_root=FOLDER says where toys lies"),
+        (("--dataset=toys",), "--data_root=FOLDER is required for toys"),
         (("--dataset=toys", "--data_root=a,b"), "names 2 folders for 1"),
         (("--dataset=toys", "--data_root=nowhere"), "There is no folder nowhere"),
         (("--dataset=synthetic", "--data_root=x"), "needs no data"),
-        (("--dataset=toys", "--num_frames=5"), "is of synthetic"),
+        (("--dataset=toys", "--num_frames=5"), "applies to synthetic only"),
         (("--dataset=synthetic", "--masks=given/"), "some of motion and flow"),
         (("--dataset=synthetic", "--masks=flow"), "needs optical flow"),
         (("--dataset=synthetic", "--flow=flows/"), "raft-small or none"),
@@ -315,18 +315,18 @@ def test_bad_input_is_one_line(run, toys, stand_in, tmp_path, arguments, says):
     assert not (tmp_path / "out" / "results.000.jsonl").exists()
 
 
-def test_sequences_of_which_nothing_is_known(run, toys, stand_in, tmp_path):
-    """They are reconstructed where that is kept, and else are a mistake."""
+def test_sequences_without_ground_truth(run, toys, stand_in, tmp_path):
+    """They are reconstructed if results are saved; otherwise they are an error."""
     arguments = ("--dataset=custom", f"--data_root={toys}")
     code, _, errors = run(*arguments)
-    assert code == 1 and len(errors.splitlines()) == 1 and "Nothing is known" in errors and str(toys) in errors
+    assert code == 1 and len(errors.splitlines()) == 1 and "no ground truth" in errors and str(toys) in errors
     assert not stand_in.seen and not (tmp_path / "out").exists()
     code, out, errors = run(*arguments, "--save=results")
-    assert code == 0 and not errors and out.count("nothing to judge") == 3
+    assert code == 0 and not errors and out.count("no ground truth") == 3
     assert len(list((tmp_path / "out").rglob("scene.npz"))) == 3
 
 
-def test_a_folder_of_somebody_elses_is_left_alone(run_toys, stand_in, tmp_path):
+def test_a_foreign_folder_is_left_unchanged(run_toys, stand_in, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
     code, _, errors = run_toys()
@@ -334,7 +334,7 @@ def test_a_folder_of_somebody_elses_is_left_alone(run_toys, stand_in, tmp_path):
 
 
 def test_single_frames_are_reconstructed_alone(toys, stand_in, monkeypatch):
-    """Each is a clip of its own, in which no motion is looked for; figures are over all of them."""
+    """Each is its own clip, without a motion cue; metrics are over all of them."""
     calls = []
 
     def reconstruct(model, frames, config):
@@ -348,4 +348,4 @@ def test_single_frames_are_reconstructed_alone(toys, stand_in, monkeypatch):
     method = Method(None, FrameConfig(size=W, patch_size=8), program.METHOD.pipeline_config(0))
     found = evaluate(Job(Part.of(alone, [sequence], 0, {}), sequence, 0), method, None, lambda *_: None)
     assert calls == [(1, "none", ())] * 5
-    assert found["figures"]["depth"]["pixels"] == 5 * H * W and set(found["figures"]) == {"depth"}
+    assert found["metrics"]["depth"]["pixels"] == 5 * H * W and set(found["metrics"]) == {"depth"}

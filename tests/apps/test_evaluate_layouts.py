@@ -1,9 +1,9 @@
-"""Every data set end to end: files in its layout, the program, the embedded network, figures in the table.
+"""Every data set end to end: files in its layout, the program, the embedded network, metrics in the table.
 
-What the files show is rendered, so that the right figures are known without any file: those of the same frames and the
-same truth, judged by the data set's protocol. A reader that turns an axis, mistakes a unit, a time, an inverse or a
-colour, or takes another frame, gives others. Depth's alignment hides a wrong unit from AbsRel but not from RMSE, and
-every copy has pixels on both sides of its data set's limit.
+The content of the files is rendered, so the expected metrics are known without any file: those of the same frames and
+the same ground truth, by the data set's protocol. A reader that rotates an axis, confuses a unit, a time, an inverse or
+a colour, or reads another frame, gives different ones. Depth's alignment hides a wrong unit from AbsRel but not from
+RMSE, and every copy has pixels on both sides of its data set's limit.
 
 All clips have one shape, so that the network compiles once, and each is reconstructed once.
 """
@@ -25,7 +25,7 @@ from scipy.spatial.transform import Rotation
 
 from easi3r_jax.apps.evaluate import main as program
 from easi3r_jax.apps.evaluate import records
-from easi3r_jax.apps.evaluate.judge import Prediction, judge
+from easi3r_jax.apps.evaluate.sequence_metrics import Prediction, evaluate_sequence
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.types import Frames
 from easi3r_jax.evaluation.datasets import (
@@ -282,7 +282,7 @@ def network_frames(film: Film, jpeg: bool) -> Frames:
     )
 
 
-def right_figures(
+def expected_metrics(
     test_set: TestSet, film: Film, layout: Layout, seen: dict[bytes, pipeline.Reconstruction]
 ) -> dict[str, dict[str, float | None]]:
     """Those of the film itself: no file, no reader."""
@@ -298,11 +298,11 @@ def right_figures(
         intrinsics=np.tile(film.intrinsics, (T, 1, 1)) if layout.has_intrinsics else None,
         trajectory=None if film.world_from_cam is None else Trajectory(times, film.world_from_cam),
     )
-    return judge(test_set, TestSequence("", (), times, truth, T), prediction)
+    return evaluate_sequence(test_set, TestSequence("", (), times, truth, T), prediction)
 
 
 def tables_of(report: str) -> list[dict[str, str]]:
-    """Of every table that has a row of ours: title of a column -> what stands there."""
+    """For every table with a row of ours: title of a column -> its cell."""
     found, header = [], []
     for line in report.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -313,8 +313,8 @@ def tables_of(report: str) -> list[dict[str, str]]:
     return found
 
 
-def check_tables(report: str, figures: list[dict[str, dict[str, float]]]) -> None:
-    """Means over sequences, pixels or frames, as they are defined, to the digits that are printed."""
+def check_tables(report: str, measured: list[dict[str, dict[str, float]]]) -> None:
+    """Means over sequences, pixels or frames, as they are defined, to the printed digits."""
     shown: set[str] = set()
     for table in tables_of(report):
         prefix = "davis_" if "J&F" in table else "pooled_"
@@ -327,14 +327,12 @@ def check_tables(report: str, figures: list[dict[str, dict[str, float]]]) -> Non
             ("J mean", "masks", f"{prefix}j_mean", "pooled_frames" if prefix == "pooled_" else None),
         ):
             if title in table:
-                judged = [one[task] for one in figures if task in one]
-                mean = np.average(
-                    [one[name] for one in judged], weights=[one[weight] if weight else 1 for one in judged]
-                )
-                assert table["n/N"] == f"{len(judged)}/{len(judged)}"
+                known = [one[task] for one in measured if task in one]
+                mean = np.average([one[name] for one in known], weights=[one[weight] if weight else 1 for one in known])
+                assert table["n/N"] == f"{len(known)}/{len(known)}"
                 assert float(table[title]) == pytest.approx(mean, abs=0.6e-3), title
                 shown.add(task)
-    assert shown == {task for one in figures for task in one}
+    assert shown == {task for one in measured for task in one}
 
 
 @pytest.fixture
@@ -354,7 +352,7 @@ def evaluated(tmp_path, capsys, cache, monkeypatch) -> Callable[..., pathlib.Pat
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_figures_of_files_are_those_of_what_they_show(layout, films, seen, evaluated, tmp_path):
+def test_metrics_of_files_are_those_of_their_content(layout, films, seen, evaluated, tmp_path):
     shown = layout.write(tmp_path / "data", tuple(of_layout(film, layout) for film in films))
     output = evaluated(layout.name, tmp_path / "data")
     found = {record.sequence: record for record in records.read(output)}
@@ -362,13 +360,13 @@ def test_figures_of_files_are_those_of_what_they_show(layout, films, seen, evalu
     test_set, right = TEST_SETS[layout.name], []
     off = 0.5 * 10**-layout.digits
     for name, film in shown.items():
-        right.append(right_figures(test_set, film, layout, seen))
-        assert set(found[name].figures) == set(right[-1])
-        for task, figures in right[-1].items():
+        right.append(expected_metrics(test_set, film, layout, seen))
+        assert set(found[name].metrics) == set(right[-1])
+        for task, measured in right[-1].items():
             allowed = {DEGREES: np.degrees(30 * off), **dict.fromkeys(METRES, 20 * off)} if task == "poses" else {}
-            for figure, value in figures.items():
-                own = found[name].figures[task][figure]
-                assert own == pytest.approx(value, rel=1e-6, abs=allowed.get(figure, 1e-9)), (name, task, figure)
+            for metric, value in measured.items():
+                own = found[name].metrics[task][metric]
+                assert own == pytest.approx(value, rel=1e-6, abs=allowed.get(metric, 1e-9)), (name, task, metric)
     check_tables((output / "report.md").read_text(), right)
     rows = csv.DictReader((output / "results.csv").read_text().splitlines())
     assert {row["sequence"] for row in rows} == set(shown)

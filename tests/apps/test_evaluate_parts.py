@@ -1,4 +1,4 @@
-"""The parts of an evaluation: figures of known answers, records that survive, means that keep their weights."""
+"""The parts of an evaluation: metrics with known answers, records that survive, means with the right weights."""
 
 import dataclasses
 import json
@@ -12,9 +12,9 @@ import pytest
 from easi3r_jax.apps import compilation
 from easi3r_jax.apps.evaluate import compare, records, tables
 from easi3r_jax.apps.evaluate.configuration import describe, weights_hash
-from easi3r_jax.apps.evaluate.judge import MAX_POINTS, Prediction, depth_figures, judge, tasks_of
 from easi3r_jax.apps.evaluate.records import Record, configuration_digest
-from easi3r_jax.apps.evaluate.schedule import Job, Part, all_jobs, share_of
+from easi3r_jax.apps.evaluate.schedule import Job, Part, all_jobs, shard_of
+from easi3r_jax.apps.evaluate.sequence_metrics import MAX_POINTS, Prediction, depth_metrics, evaluate_sequence, tasks_of
 from easi3r_jax.apps.evaluate.summary import Mean, data_set_mean, summarise
 from easi3r_jax.core.config import AlignConfig, FrameConfig, PipelineConfig
 from easi3r_jax.core.errors import InputError
@@ -35,7 +35,7 @@ def a_set(depth=SCALE, tasks=("masks", "poses", "depth", "points"), **options):
 
 @pytest.fixture
 def perfect():
-    """A sequence and what a method that knows it would say: at the crop, in a world of other origin, turn and scale."""
+    """A sequence and a perfect prediction: at the crop, in a world with another origin, rotation and scale."""
     rng = np.random.default_rng(0)
     geometry = frame_geometry(SOURCE[1], SOURCE[0], FrameConfig(size=48, patch_size=8))
     crop, shape = geometry.frame_from_source, geometry.size[::-1]
@@ -67,50 +67,52 @@ def perfect():
 
 def test_a_perfect_prediction_has_no_error(perfect):
     sequence, prediction = perfect
-    figures = judge(a_set(), sequence, prediction)
-    assert figures["masks"]["pooled_j_mean"] == figures["masks"]["pooled_f_mean"] == 1
-    assert figures["masks"]["pooled_frames"] == T and figures["masks"]["davis_frames"] == T - 2
-    assert 0.85 < figures["masks"]["davis_j_mean"] < 1  # the network's pixels are twice as large
-    assert figures["poses"]["poses"] == T
+    measured = evaluate_sequence(a_set(), sequence, prediction)
+    assert measured["masks"]["pooled_j_mean"] == measured["masks"]["pooled_f_mean"] == 1
+    assert measured["masks"]["pooled_frames"] == T and measured["masks"]["davis_frames"] == T - 2
+    assert 0.85 < measured["masks"]["davis_j_mean"] < 1  # the network's pixels are twice as large
+    assert measured["poses"]["poses"] == T
     for name in ("ate", "rpe_translation", "rpe_rotation_deg", "focal_relative_error"):
-        assert figures["poses"][name] == pytest.approx(0, abs=1e-6), name
-    assert figures["points"]["distance"] == pytest.approx(0, abs=1e-5)
-    assert figures["points"]["points"] == prediction.depth.size < MAX_POINTS
+        assert measured["poses"][name] == pytest.approx(0, abs=1e-6), name
+    assert measured["points"]["distance"] == pytest.approx(0, abs=1e-5)
+    assert measured["points"]["points"] == prediction.depth.size < MAX_POINTS
 
 
-def test_only_the_tasks_that_are_known_are_judged(perfect):
+def test_only_tasks_with_ground_truth_are_evaluated(perfect):
     sequence, prediction = perfect
     truth = dataclasses.replace(sequence.truth, trajectory=None)
     assert tasks_of(a_set(), truth) == ("masks", "depth")
     assert tasks_of(a_set(tasks=("poses",)), truth) == ()
-    figures = judge(a_set(), dataclasses.replace(sequence, truth=truth), prediction)
-    assert set(figures) == {"masks", "depth"}
+    measured = evaluate_sequence(a_set(), dataclasses.replace(sequence, truth=truth), prediction)
+    assert set(measured) == {"masks", "depth"}
 
 
-def test_void_pixels_count_for_neither(perfect):
+def test_void_pixels_do_not_count(perfect):
     sequence, prediction = perfect
     wrong = prediction.masks.copy()
     wrong[:, :5] = True
     void = np.zeros(SOURCE, bool)
     void[:16] = True
     truth = dataclasses.replace(sequence.truth, void=lambda t: void)
-    figures = [
-        judge(a_set(), dataclasses.replace(sequence, truth=t), dataclasses.replace(prediction, masks=wrong))["masks"]
+    measured = [
+        evaluate_sequence(
+            a_set(), dataclasses.replace(sequence, truth=t), dataclasses.replace(prediction, masks=wrong)
+        )["masks"]
         for t in (sequence.truth, truth)
     ]
-    assert figures[0]["pooled_j_mean"] < 0.8 and figures[1]["pooled_j_mean"] == 1
+    assert measured[0]["pooled_j_mean"] < 0.8 and measured[1]["pooled_j_mean"] == 1
 
 
 @pytest.mark.parametrize("options", [DepthOptions("median"), DepthOptions("median", per_frame=True, max_depth=4.0)])
-def test_sparse_depth_is_judged_as_the_whole_maps_would_be(perfect, options):
-    """The same numbers as from arrays of every pixel; nothing outside the crop counts."""
+def test_sparse_depth_gives_the_metrics_of_full_maps(perfect, options):
+    """The same numbers as from arrays of all pixels; pixels outside the crop are ignored."""
     sequence, prediction = perfect
     rng = np.random.default_rng(1)
     keep = rng.uniform(size=(T, *SOURCE)) < 0.3
-    keep[2] = False  # a frame of which nothing is known
+    keep[2] = False  # a frame without ground truth
     depth = np.stack([sequence.truth.depth(t) for t in range(T)]) * keep
     noisy = dataclasses.replace(prediction, depth=prediction.depth * rng.uniform(0.7, 1.3, prediction.depth.shape))
-    found = depth_figures(noisy, Truth(depth=lambda t: depth[t]), options)
+    found = depth_metrics(noisy, Truth(depth=lambda t: depth[t]), options)
     back = np.linalg.inv(prediction.frame_from_source)
     full = resample_nearest(noisy.depth, back, SOURCE, outside=0.0)
     covered = resample_nearest(np.ones(noisy.depth.shape, bool), back, SOURCE, outside=False)
@@ -120,52 +122,52 @@ def test_sparse_depth_is_judged_as_the_whole_maps_would_be(perfect, options):
     assert found == pytest.approx(expected, rel=1e-9)
 
 
-def test_truth_of_another_size_and_no_truth_at_all(perfect):
+def test_ground_truth_of_another_size_and_none_at_all(perfect):
     sequence, prediction = perfect
     other = Truth(depth=lambda t: np.ones((10, 10), np.float32))
     with pytest.raises(InputError, match=r"depth of frame 0 has shape \(10, 10\), its image \(70, 100\)"):
-        judge(a_set(), dataclasses.replace(sequence, truth=other), prediction)
+        evaluate_sequence(a_set(), dataclasses.replace(sequence, truth=other), prediction)
     nothing = Truth(depth=lambda t: np.zeros(SOURCE, np.float32))
-    figures = judge(a_set(), dataclasses.replace(sequence, truth=nothing), prediction)["depth"]
-    assert figures["abs_rel"] is None and figures["pixels"] == 0
+    measured = evaluate_sequence(a_set(), dataclasses.replace(sequence, truth=nothing), prediction)["depth"]
+    assert measured["abs_rel"] is None and measured["pixels"] == 0
 
 
 def test_points_need_a_camera_that_moves(perfect):
     sequence, prediction = perfect
     still = dataclasses.replace(prediction, world_from_cam=np.tile(np.eye(4), (T, 1, 1)))
-    figures = judge(a_set(), sequence, still)
-    assert figures["points"]["distance"] is None and figures["points"]["points"] == 0
-    assert figures["poses"]["ate"] is None and figures["poses"]["rpe_rotation_deg"] is not None
+    measured = evaluate_sequence(a_set(), sequence, still)
+    assert measured["points"]["distance"] is None and measured["points"]["points"] == 0
+    assert measured["poses"]["ate"] is None and measured["poses"]["rpe_rotation_deg"] is not None
 
 
-def record(sequence="a", seed=0, figures=None, **options):
+def record(sequence="a", seed=0, metrics=None, **options):
     values = {"dataset": "set", "config": "c", "num_frames": 3, "error": None, "seconds": 1.0, "ended": 1.0}
     values |= {"peak_memory_bytes": {"host": 1}, "hardware": "x", "code": "y"}
-    return Record(sequence=sequence, seed=seed, figures={"depth": figures or {}}, **(values | options))
+    return Record(sequence=sequence, seed=seed, metrics={"depth": metrics or {}}, **(values | options))
 
 
-def test_records_survive_a_line_that_was_cut(tmp_path):
+def test_records_survive_a_truncated_line(tmp_path):
     first, second = tmp_path / "results.000.jsonl", tmp_path / "results.001.jsonl"
-    records.append(first, record("a", figures={"abs_rel": 0.1, "sq_rel": None, "log_rmse": math.nan}))
+    records.append(first, record("a", metrics={"abs_rel": 0.1, "sq_rel": None, "log_rmse": math.nan}))
     line = first.read_bytes()
-    first.write_bytes(line + line[:50])  # power failed
+    first.write_bytes(line + line[:50])  # power loss
     assert [r.sequence for r in records.read(tmp_path)] == ["a"]
     records.append(first, record("b", ended=3.0))
     records.append(second, record("c", ended=2.0))
     with second.open("a") as file:
         file.write('{"another": "program"}\n\n[]\n{"dataset": NaN}\n')
     found = records.read(tmp_path)
-    assert [r.sequence for r in found] == ["a", "c", "b"]  # as they ended
-    assert found[0].figures["depth"] == {"abs_rel": 0.1, "sq_rel": None, "log_rmse": None}
+    assert [r.sequence for r in found] == ["a", "c", "b"]  # in the order of their ends
+    assert found[0].metrics["depth"] == {"abs_rel": 0.1, "sq_rel": None, "log_rmse": None}
     assert [json.loads(text)["sequence"] for text in first.read_text().splitlines() if text.endswith("}")] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"figures": None},
-        {"figures": {"depth": None}},
-        {"figures": {"depth": {"abs_rel": "0.1"}}},
+        {"metrics": None},
+        {"metrics": {"depth": None}},
+        {"metrics": {"depth": {"abs_rel": "0.1"}}},
         {"seed": [0]},
         {"num_frames": None},
         {"ended": "yesterday"},
@@ -175,9 +177,9 @@ def test_records_survive_a_line_that_was_cut(tmp_path):
         {"error": 1},
     ],
 )
-def test_a_line_that_is_no_record_is_passed_over(tmp_path, change):
+def test_an_invalid_line_is_skipped(tmp_path, change):
     path = tmp_path / "results.000.jsonl"
-    records.append(path, record("a", figures={"abs_rel": 0.1}))
+    records.append(path, record("a", metrics={"abs_rel": 0.1}))
     line = json.loads(path.read_text())
     path.write_text(json.dumps(line | {"sequence": "b"} | change) + "\n" + json.dumps(line) + "\n")
     assert [r.sequence for r in records.read(tmp_path)] == ["a"]
@@ -195,30 +197,30 @@ def test_the_last_record_of_a_sequence_counts():
     assert records.latest([failed, again, other]) == {again.key: again, other.key: other}
 
 
-def test_work_is_divided_once_and_evenly():
+def test_jobs_are_distributed_once_and_evenly():
     lengths = [90, 5, 40, 41, 3, 88, 17, 60, 8, 30]
     sequences = [TestSequence(f"s{n}", (), np.arange(float(n)), Truth(), n) for n in lengths]
     jobs = all_jobs([Part.of(a_set(), sequences, 0, {})], [0, 1])
     assert len(jobs) == 20
-    shares = [share_of(jobs, index, 3) for index in range(3)]
-    assert sorted(job.key for share in shares for job in share) == sorted(job.key for job in jobs)
-    assert shares == [share_of(jobs[::-1], index, 3) for index in range(3)]  # whatever the order they come in
-    frames = [sum(job.num_frames for job in share) for share in shares]
+    shards = [shard_of(jobs, index, 3) for index in range(3)]
+    assert sorted(job.key for shard in shards for job in shard) == sorted(job.key for job in jobs)
+    assert shards == [shard_of(jobs[::-1], index, 3) for index in range(3)]  # in any order of the jobs
+    frames = [sum(job.num_frames for job in shard) for shard in shards]
     assert max(frames) <= 4 / 3 * sum(lengths) * 2 / 3
-    for share in shares:
-        assert [job.num_frames for job in share] == sorted((job.num_frames for job in share), reverse=True)
-    assert len(share_of(jobs, 0, 1)) == 20 and share_of(jobs[:1], 1, 2) == []
+    for shard in shards:
+        assert [job.num_frames for job in shard] == sorted((job.num_frames for job in shard), reverse=True)
+    assert len(shard_of(jobs, 0, 1)) == 20 and shard_of(jobs[:1], 1, 2) == []
 
 
-def test_the_first_sequences_are_done_and_all_are_expected():
+def test_the_first_sequences_are_evaluated_and_all_are_expected():
     sequences = [TestSequence(name, (), np.arange(3.0), Truth(depth=lambda t: t), 3) for name in "abc"]
     part = Part.of(a_set(tasks=("depth", "masks")), sequences, 2, {})
     assert [job.sequence.name for job in all_jobs([part], [0])] == ["a", "b"]
     assert isinstance(all_jobs([part], [0])[0], Job)
     own = part.own([record("a", config=part.digest), record("b", config="other"), record("c", num_frames=9)])
     assert [r.sequence for r in own] == ["a"]
-    (summary,) = part.summaries([0], own)  # of masks nothing is known anywhere
-    assert (summary.task, summary.done, summary.expected, summary.whole) == ("depth", 1, 3, False)
+    (summary,) = part.summaries([0], own)  # no sequence has masks
+    assert (summary.task, summary.done, summary.expected, summary.is_complete) == ("depth", 1, 3, False)
 
 
 def test_means_have_the_weights_of_their_protocols():
@@ -236,34 +238,34 @@ def test_summaries_are_over_seeds_of_the_same_sequences():
     found = [record(n, s, {"abs_rel": v, "pixels": 1}) for n, s, v in (("a", 0, 1.0), ("a", 1, 3.0), ("b", 0, 100.0))]
     found.append(record("b", 1, error="broken"))
     summary = summarise("set", "depth", ["a", "b"], [0, 1], found)
-    assert (summary.done, summary.expected, summary.whole) == (1, 2, False)
-    assert summary.figures["abs_rel"] == Mean(2.0, pytest.approx(math.sqrt(2)), 0)
-    assert "pixels" not in summary.figures
+    assert (summary.done, summary.expected, summary.is_complete) == (1, 2, False)
+    assert summary.metrics["abs_rel"] == Mean(2.0, pytest.approx(math.sqrt(2)), 0)
+    assert "pixels" not in summary.metrics
     one = summarise("set", "depth", ["a"], [0], found)
-    assert one.whole and one.figures["abs_rel"] == Mean(1.0, None, 0)
-    unknown = summarise("set", "depth", ["a", "c"], [0], [*found, record("c", figures={"abs_rel": None, "pixels": 0})])
-    assert unknown.whole and unknown.figures["abs_rel"] == Mean(1.0, None, 1)
+    assert one.is_complete and one.metrics["abs_rel"] == Mean(1.0, None, 0)
+    unknown = summarise("set", "depth", ["a", "c"], [0], [*found, record("c", metrics={"abs_rel": None, "pixels": 0})])
+    assert unknown.is_complete and unknown.metrics["abs_rel"] == Mean(1.0, None, 1)
 
 
-def test_pooled_figures_are_those_of_all_frames_at_once():
+def test_pooled_metrics_are_those_of_all_frames_at_once():
     rng = np.random.default_rng(3)
     sequences = [[rng.uniform(size=(n, 24, 30)) < 0.4 for _ in range(2)] for n in (4, 9)]
     together = metrics.pooled_metrics(*zip(*sequences, strict=True))
     apart = []
     for masks, truth in sequences:
-        figures = metrics.pooled_metrics(masks, truth)
-        apart.append({f"pooled_{name}": value for name, value in figures.items()})
+        measured = metrics.pooled_metrics(masks, truth)
+        apart.append({f"pooled_{name}": value for name, value in measured.items()})
     for name in ("j_mean", "j_recall", "f_mean", "f_recall"):
         assert data_set_mean(f"pooled_{name}", apart) == pytest.approx(together[name])
 
 
-def test_rows_of_papers_stand_in_the_table_of_their_protocol():
+def test_rows_of_papers_are_in_the_table_of_their_protocol():
     table, davis, *_ = tables.TABLES
     row = Published("M", "masks", {"j_mean": 0.5, "davis_f_mean": 0.25}, "there")
-    assert tables.published_figures(table, row) == {"j_mean": 0.5}
-    assert tables.published_figures(davis, row) == {"f_mean": 0.25}
-    found = [record("a", figures={"pooled_j_mean": 0.4, "pooled_frames": 3})]
-    found = [dataclasses.replace(r, figures={"masks": r.figures["depth"]}) for r in found]
+    assert tables.published_metrics(table, row) == {"j_mean": 0.5}
+    assert tables.published_metrics(davis, row) == {"f_mean": 0.25}
+    found = [record("a", metrics={"pooled_j_mean": 0.4, "pooled_frames": 3})]
+    found = [dataclasses.replace(r, metrics={"masks": r.metrics["depth"]}) for r in found]
     known = a_set(published=(row,))
     for expected, allow, cells in ((["a"], False, "0.400"), (["a", "b"], False, "-"), (["a", "b"], True, "0.400*")):
         summary = summarise("set", "masks", expected, [0], found)
@@ -277,12 +279,12 @@ def test_rows_of_papers_stand_in_the_table_of_their_protocol():
     assert "| a\\|b | c |" in tables.markdown([("a|b", "c")], ("x", "y"))
 
 
-def test_titles_say_how_depth_is_aligned():
+def test_titles_state_how_depth_is_aligned():
     titles = [
         next(tables.title_of(table, a_set(depth)) for table in tables.TABLES if table.task == "depth")
         for depth in (DepthOptions("scale", max_depth=70.0), DepthOptions("median", per_frame=True, max_depth=None))
     ]
-    assert titles[0].endswith("fitted once a sequence (scale), true depth below 70")
+    assert titles[0].endswith("fitted once per sequence (scale), true depth below 70")
     assert titles[1].endswith("fitted frame by frame (median)")
     assert tables.title_of(tables.TABLES[0], a_set()) == tables.TABLES[0].title
 
@@ -295,7 +297,7 @@ def described(
     )
 
 
-def test_the_digest_follows_what_decides_numbers_and_nothing_else():
+def test_the_digest_depends_only_on_what_determines_results():
     assert described() == described() == described(PipelineConfig(pair_batch=4, frame_batch=2, seed=5))
     others = [
         described(PipelineConfig(graph="complete")),
@@ -310,7 +312,7 @@ def test_the_digest_follows_what_decides_numbers_and_nothing_else():
     assert len({described(), *others}) == 9
 
 
-def test_what_is_compiled_is_kept_where_the_user_says(tmp_path, monkeypatch):
+def test_compiled_programs_are_cached_where_the_user_says(tmp_path, monkeypatch):
     assert str(compilation.use_cache()) == jax.config.values["jax_compilation_cache_dir"]  # the tests' own
     changed = {}
     config = types.SimpleNamespace(values={"jax_compilation_cache_dir": None}, update=changed.__setitem__)
@@ -322,17 +324,17 @@ def test_what_is_compiled_is_kept_where_the_user_says(tmp_path, monkeypatch):
     assert changed["jax_compilation_cache_dir"] == str(folder)
     monkeypatch.setenv("EASI3R_JAX_CACHE", str(tmp_path / "file"))
     (tmp_path / "file").write_text("")
-    assert compilation.use_cache() is None  # no place: without
+    assert compilation.use_cache() is None  # not writable: no cache
 
 
-def test_weights_of_no_file_are_hashed_themselves():
+def test_weights_without_a_file_are_hashed_themselves():
     assert weights_hash(None, None) is None
     assert weights_hash({"source_sha256": "ab"}, None) == "ab"
     one, same, other = ({"w": np.full(3, value)} for value in (1.0, 1.0, 2.0))
     assert weights_hash({}, one) == weights_hash({"source_sha256": ""}, same) != weights_hash({}, other)
 
 
-def test_the_bootstrap_knows_chance_from_a_difference():
+def test_the_bootstrap_separates_chance_from_a_difference():
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 1, 400)
     low, high = compare.bootstrap_interval(noise)
@@ -348,10 +350,10 @@ def test_runs_are_compared_over_common_sequences_and_their_newest_configuration(
         (tmp_path / folder).mkdir()
         path = tmp_path / folder / "results.000.jsonl"
         for name, value in values.items():
-            records.append(path, record(name, figures={"abs_rel": 77.0}, config="old", ended=1.0))
+            records.append(path, record(name, metrics={"abs_rel": 77.0}, config="old", ended=1.0))
             for seed, offset in ((0, -0.25), (1, 0.25)):
-                figures = {"abs_rel": value + offset, "sq_rel": None, "pixels": 10}
-                records.append(path, record(name, seed, figures, ended=2.0))
+                values_of_seed = {"abs_rel": value + offset, "sq_rel": None, "pixels": 10}
+                records.append(path, record(name, seed, values_of_seed, ended=2.0))
         records.append(path, record("w", error="broken", ended=3.0))
     (found,) = compare.compare(tmp_path / "a", tmp_path / "b")
     assert (found.name, found.count, found.first, found.second, found.difference) == ("abs_rel", 2, 1.5, 2.5, 1.0)

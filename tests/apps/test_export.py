@@ -144,7 +144,7 @@ def test_clouds_of_nothing_are_told(video, tmp_path, run):
         output = tmp_path / f"{confidence} {formats}"
         code, out, err = run(scene=result, format=formats, cloud_confidence=confidence, output=output)
         assert (code, err) == (0, "")
-        assert (f"no pixel that stands still has a confidence of {confidence:g}" in out) == told
+        assert (f"no static pixel has a confidence of at least {confidence:g}" in out) == told
 
 
 def test_frames_of_a_video_are_decoded_again(video, tmp_path, run):
@@ -231,8 +231,8 @@ def test_another_clip_is_refused_and_nothing_is_left(folder_of_images, video, tm
     empty.mkdir()
     PIL.Image.fromarray(pictures()[0]).save(empty / "shot 1.png")
     for source, words in (
-        (other, "is not what frame 0"),
-        (framed, "is not what frame 0"),  # the same pictures, with a border to the right and below
+        (other, "is not the source of frame 0"),
+        (framed, "is not the source of frame 0"),  # the same pictures, with a border to the right and below
         (empty, "has no image shot 3.jpg"),
         (tmp_path / "nowhere", "no video, image or folder"),
     ):
@@ -270,9 +270,9 @@ def test_an_older_result_has_no_originals(folder_of_images, tmp_path, run):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"format": ""}, "--format names"),
+        ({"format": ""}, "--format is required"),
         ({"format": "colmap,fbx"}, "'fbx'"),
-        ({"scene": ""}, "--scene names"),
+        ({"scene": ""}, "--scene is required"),
         ({"scene": "/nowhere"}, "No scene at /nowhere"),
     ],
 )

@@ -1,4 +1,4 @@
-"""One run on several processes: what they tell each other, and a real run of two, one of which is killed."""
+"""One run on several processes: their messages, and a real run of two processes, one of which is killed."""
 
 import json
 import os
@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from easi3r_jax.apps import cli, hosts
-from easi3r_jax.apps.evaluate import main as program
 from easi3r_jax.apps.evaluate import records
-from easi3r_jax.apps.evaluate.gather import Gathering
+from easi3r_jax.apps.evaluate.gather import Gathering, claimed
 from easi3r_jax.apps.evaluate.records import Record
-from easi3r_jax.apps.evaluate.schedule import Part, all_jobs, share_of
-from easi3r_jax.apps.hosts import HostFlags, HostLostError, Hosts
+from easi3r_jax.apps.evaluate.schedule import Part, all_jobs, shard_of
+from easi3r_jax.apps.host_flags import HostFlags
+from easi3r_jax.apps.hosts import HostLostError, Hosts
 from easi3r_jax.apps.run_folder import locked
 from easi3r_jax.core.errors import OutputError, UserError
 from easi3r_jax.evaluation.datasets import TestSequence, TestSet, Truth
@@ -35,9 +35,9 @@ class Table:
     def __init__(self):
         self.texts, self._lock = {}, threading.Lock()
 
-    def put(self, name, text, *, anew=False):
+    def put(self, name, text, *, overwrite=False):
         with self._lock:
-            if name in self.texts and not anew:
+            if name in self.texts and not overwrite:
                 raise UserError("twice")
             self.texts[name] = text
 
@@ -47,65 +47,67 @@ class Table:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(hosts, "_PAUSE", 0.01)
+    monkeypatch.setattr(hosts, "_POLL_SECONDS", 0.01)
 
 
-def group(count, patience=60.0):
+def group(count, timeout=60.0):
     table = Table()
-    return [Hosts(index, count, table, patience) for index in range(count)], table
+    return [Hosts(index, count, table, timeout) for index in range(count)], table
 
 
 def together(*calls):
-    """All at once, each in a thread: what they return, or raise."""
+    """Runs the calls at once, each in a thread; their results or exceptions."""
     with futures.ThreadPoolExecutor(len(calls)) as pool:
         running = [pool.submit(call) for call in calls]
         return [future.exception(60) or future.result() for future in running]
 
 
-# --- what they tell each other --------------------------------------------------------------------------------------
+# --- messages --------------------------------------------------------------------------------------------------------
 
 
-def test_a_message_of_any_length_is_heard_by_all():
+def test_a_message_of_any_length_is_received_by_all():
     (first, second, third), table = group(3)
     message = {"text": "é" * 1_000_000, "numbers": [1, 2.5, None]}
-    heard = together(
-        lambda: second.hear("m", 0), lambda: third.hear("m", 0), lambda: time.sleep(0.05) or first.tell("m", message)
+    received = together(
+        lambda: second.receive("m", 0),
+        lambda: third.receive("m", 0),
+        lambda: time.sleep(0.05) or first.publish("m", message),
     )
-    assert heard[:2] == [message, message]
-    assert max(map(len, table.texts.values())) <= 1 << 18  # gRPC takes 4 MB
+    assert received[:2] == [message, message]
+    assert max(map(len, table.texts.values())) <= 1 << 18  # gRPC accepts 4 MB
     with pytest.raises(UserError, match="twice"):
-        Hosts(0, 3, table).tell("m", 1)
+        Hosts(0, 3, table).publish("m", 1)
 
 
 def test_a_process_that_stops_says_why():
     (first, second), _ = group(2)
 
     def fail():
-        with second.taking_part():
+        with second.participating():
             raise UserError("The disk\n is full.")
 
     def listen():
-        with first.taking_part():
-            first.hear("m", 1)
+        with first.participating():
+            first.receive("m", 1)
 
     failed, lost = together(fail, listen)
     assert str(failed) == "The disk\n is full."
     assert isinstance(lost, HostLostError) and str(lost) == "Process 1 has stopped: The disk is full."
 
 
-def test_a_process_that_is_silent_counts_as_dead():
-    (first, second), _ = group(2, patience=1.0)
+def test_a_silent_process_is_considered_dead():
+    (first, second), _ = group(2, timeout=1.0)
     began = time.monotonic()
     with pytest.raises(HostLostError, match="Process 1 is silent"):
-        first.hear("m", 1)
+        first.receive("m", 1)
     assert 1.0 < time.monotonic() - began < 30
 
     def live():
-        with second.taking_part():
-            time.sleep(2.0)  # busy for twice as long as silence is borne
-            second.tell("n", "alive")
+        with second.participating():
+            time.sleep(2.0)  # busy for twice the timeout
+            second.publish("n", "alive")
 
-    assert together(live, lambda: Hosts(0, 2, second._store, 1.0).hear("n", 1))[1] == "alive"
+    assert together(live, lambda: Hosts(0, 2, second._store, 1.0).receive("n", 1))[1] == "alive"
 
 
 def test_process_0_leaves_last():
@@ -113,7 +115,7 @@ def test_process_0_leaves_last():
     order = []
 
     def member(host, seconds):
-        with host.taking_part():
+        with host.participating():
             time.sleep(seconds)
             order.append(host.index)
         order.append(f"{host.index} left")
@@ -122,26 +124,26 @@ def test_process_0_leaves_last():
     assert order[0] == 0 and order[-1] == "0 left"
 
 
-def test_where_process_0_stops_the_others_finish_and_learn_why(capsys):
+def test_when_process_0_stops_the_others_finish_and_learn_why(capsys):
     (first, second), _ = group(2)
 
     def fail():
-        with first.taking_part():
+        with first.participating():
             raise UserError("The disk is full.")
 
     def work():
-        with second.taking_part():
+        with second.participating():
             time.sleep(0.5)
-            second.hear("wanted", 0)
+            second.receive("wanted", 0)
 
     failed, told = together(fail, work)
     assert str(failed) == "The disk is full." and str(told) == "Process 0 has stopped: The disk is full."
     assert (
-        "[0] has stopped, and waits for the others to finish their share: The disk is full." in capsys.readouterr().out
+        "[0] has stopped, waiting for the others to finish their shards: The disk is full." in capsys.readouterr().out
     )
 
 
-# --- division and gathering -----------------------------------------------------------------------------------------
+# --- distribution and gathering --------------------------------------------------------------------------------------
 
 LENGTHS = (90, 5, 40, 41, 3, 88, 17, 60)
 
@@ -155,7 +157,7 @@ def jobs():
 
 def record_of(job, **options):
     dataset, sequence, seed, config = job.key
-    values = {"figures": {"depth": {"abs_rel": job.num_frames / 100}}, "error": None, "seconds": 1.0, "ended": 1.0}
+    values = {"metrics": {"depth": {"abs_rel": job.num_frames / 100}}, "error": None, "seconds": 1.0, "ended": 1.0}
     values |= {"peak_memory_bytes": {"host": 1}, "hardware": "x", "code": "y", "num_frames": job.num_frames}
     return Record(dataset=dataset, sequence=sequence, seed=seed, config=config, **(values | options))
 
@@ -174,26 +176,26 @@ def gatherings(members, jobs, folders):
 
 
 @pytest.mark.parametrize("own_disks", [False, True])
-def test_only_what_nobody_has_is_divided_and_process_0_gets_everything(tmp_path, jobs, own_disks):
-    """Whether they share a folder or not; also what an earlier run of other processes has left, failures included."""
+def test_only_missing_jobs_are_distributed_and_process_0_gets_all_records(tmp_path, jobs, own_disks):
+    """With a shared folder or not; also with records of an earlier run of other processes, failures included."""
     folders = [tmp_path / str(n) if own_disks else tmp_path / "all" for n in range(3)]
     write(folders[0], 0, record_of(jobs[0]))
-    write(folders[1], 5, record_of(jobs[1]), record_of(jobs[2], error="broken", figures={}))
+    write(folders[1], 5, record_of(jobs[1]), record_of(jobs[2], error="broken", metrics={}))
     write(folders[2], 1, record_of(jobs[0], ended=0.5, error="older"))
     members, table = group(3)
 
     def process(gathering, host, folder):
         gathering.agree()
-        left, share = gathering.divide()
-        for job in share:
+        left, shard = gathering.divide()
+        for job in shard:
             error = "broken again" if job is jobs[2] else None
             write(folder, host.index, record_of(job, ended=2.0, error=error))
-        return left, share, gathering.collect("after") if host.index == 0 else gathering.offer("after")
+        return left, shard, gathering.collect("after") if host.index == 0 else gathering.offer("after")
 
     every = gatherings(members, jobs, folders)
     found = together(*(lambda a=a: process(*a) for a in zip(every, members, folders, strict=True)))
     assert all(left == jobs[2:] for left, _, _ in found)
-    assert [share for _, share, _ in found] == [share_of(jobs[2:], n, 3) for n in range(3)]
+    assert [shard for _, shard, _ in found] == [shard_of(jobs[2:], n, 3) for n in range(3)]
     assert found[0][2] == ({n for n in range(len(jobs)) if n != 2}, [])
 
     complete = records.latest(records.read(folders[0]))
@@ -204,19 +206,19 @@ def test_only_what_nobody_has_is_divided_and_process_0_gets_everything(tmp_path,
     assert all(sent) if own_disks else not any(sent)
 
 
-def test_a_host_that_dies_costs_only_what_it_had_not_finished(tmp_path, jobs):
-    members, _ = group(3, patience=1.0)
+def test_a_dead_host_loses_only_its_unfinished_jobs(tmp_path, jobs):
+    members, _ = group(3, timeout=1.0)
     folders = [tmp_path / str(n) for n in range(3)]
     for index, folder in enumerate(folders):
         write(folder, index, record_of(jobs[index]))
     first, _, third = gatherings(members, jobs, folders)
 
     def live():
-        with members[2].taking_part():
+        with members[2].participating():
             third.offer("after")
 
     def gather():
-        with members[0].taking_part():  # or it would count as dead itself while it waits for the dead one
+        with members[0].participating():  # or it would itself be considered dead while it waits for the dead one
             return first.collect("after")
 
     (done, lost), _ = together(gather, live)
@@ -224,40 +226,40 @@ def test_a_host_that_dies_costs_only_what_it_had_not_finished(tmp_path, jobs):
     assert set(records.latest(records.read(folders[0]))) == {jobs[0].key, jobs[2].key}
 
 
-def test_processes_that_are_about_to_do_different_things_do_nothing(tmp_path, jobs):
+def test_processes_with_different_plans_do_nothing(tmp_path, jobs):
     members, _ = group(2)
     every = [Gathering(members[0], jobs, tmp_path, is_done), Gathering(members[1], jobs[:-1], tmp_path, is_done)]
     for error in together(*(gathering.agree for gathering in every)):
-        assert isinstance(error, UserError) and "Processes 0 and 1 are not about to do the same" in str(error)
+        assert isinstance(error, UserError) and "Processes 0 and 1 have different plans" in str(error)
 
 
-def test_what_was_not_asked_for_is_not_written(tmp_path, jobs):
+def test_records_that_were_not_requested_are_not_written(tmp_path, jobs):
     (first, second), _ = group(2)
     write(tmp_path / "0", 0)
-    second.tell("after/offer", [[0, 1.0, True]])
-    asked = record_of(jobs[0])
-    stranger = records.line(asked).replace('"s90"', '"another"')
-    second.tell("after/records", [stranger, "no line", records.line(asked)])
+    second.publish("after/offer", [[0, 1.0, True]])
+    requested = record_of(jobs[0])
+    stranger = records.line(requested).replace('"s90"', '"another"')
+    second.publish("after/records", [stranger, "not a line", records.line(requested)])
     Gathering(first, jobs, tmp_path / "0", is_done).collect("after")
-    assert records.read(tmp_path / "0") == [asked]
+    assert records.read(tmp_path / "0") == [requested]
 
 
 # --- folders --------------------------------------------------------------------------------------------------------
 
 
 def claim(output, host):
-    with program.claimed(output, host):
+    with claimed(output, host):
         return sorted(path.name for path in output.glob("run.*.lock"))
 
 
 def test_a_folder_has_one_run_whatever_its_processes(tmp_path):
-    """A process of a larger run that still lives keeps others out, and their other processes end, too."""
+    """A process of a larger run that is still alive keeps another run out; the other processes of that run end too."""
     output = tmp_path / "out"
     with locked(output, busy="", name="run.002.lock"):
         (first, second), _ = group(2)
 
         def member(host):
-            with host.taking_part():
+            with host.participating():
                 claim(output, host)
 
         refused, told = together(lambda: member(first), lambda: member(second))
@@ -266,8 +268,8 @@ def test_a_folder_has_one_run_whatever_its_processes(tmp_path):
     assert claim(output, Hosts()) == ["run.000.lock", "run.002.lock"]
 
 
-def test_a_folder_that_another_process_began_is_taken_up(tmp_path):
-    """On disks of their own, hosts may have other numbers the next time."""
+def test_a_folder_of_another_process_is_reused(tmp_path):
+    """With a disk each, hosts may have other numbers the next time."""
     (first, second), _ = group(2)
     both = together(lambda: claim(tmp_path / "a", first), lambda: claim(tmp_path / "b", second))
     assert both == [["run.000.lock"], ["run.001.lock"]]
@@ -279,13 +281,13 @@ def test_a_folder_that_another_process_began_is_taken_up(tmp_path):
 
 @pytest.fixture
 def start(capsys):
-    """`start("--process_id=1")` runs a program that does nothing but join: exit code, stdout and stderr."""
+    """`start("--process_id=1")` runs a program that only joins: exit code, stdout and stderr."""
     flags = cli.Flags("A program.")
     host_flags = HostFlags(flags)
 
     def main():
         with host_flags.joined() as joined:
-            print(joined.index, joined.count, joined.mark)
+            print(joined.index, joined.count, joined.prefix)
 
     return lambda *arguments: (flags.execute(main, ["", *arguments]), *capsys.readouterr())
 
@@ -295,32 +297,32 @@ def start(capsys):
     [
         (("--process_id=1",), "belong together"),
         (("--coordinator=a:1", "--num_processes=2"), "belong together"),
-        (("--coordinator=a:1", "--num_processes=2", "--process_id=2"), "numbered from 0 on"),
-        (("--coordinator=a:1", "--num_processes=0", "--process_id=0"), "numbered from 0 on"),
-        (("--coordinator=a", "--num_processes=2", "--process_id=0"), "--coordinator=a is no address: HOST:PORT"),
-        (("--coordinator=a:70000", "--num_processes=2", "--process_id=0"), "no address"),
-        (("--coordinator=http://a:1", "--num_processes=2", "--process_id=0"), "no address"),
+        (("--coordinator=a:1", "--num_processes=2", "--process_id=2"), "numbered from 0 to"),
+        (("--coordinator=a:1", "--num_processes=0", "--process_id=0"), "numbered from 0 to"),
+        (("--coordinator=a", "--num_processes=2", "--process_id=0"), "--coordinator=a is not an address: HOST:PORT"),
+        (("--coordinator=a:70000", "--num_processes=2", "--process_id=0"), "not an address"),
+        (("--coordinator=http://a:1", "--num_processes=2", "--process_id=0"), "not an address"),
     ],
 )
-def test_flags_that_make_no_sense_are_one_line(start, arguments, says):
+def test_inconsistent_flags_are_one_line(start, arguments, says):
     code, out, errors = start(*arguments)
     assert code == 1 and not out and len(errors.splitlines()) == 1 and says in errors
 
 
-def test_a_port_that_is_taken_is_one_line(start):
+def test_a_port_in_use_is_one_line(start):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         code, _, errors = start(f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--process_id=0")
-    assert code == 1 and len(errors.splitlines()) == 1 and "another program has that port" in errors
+    assert code == 1 and len(errors.splitlines()) == 1 and "another program uses that port" in errors
 
 
 def test_without_flags_a_process_is_alone(start):
     assert start() == (0, "0 1 \n", "")
 
 
-# --- for real -------------------------------------------------------------------------------------------------------
+# --- real processes --------------------------------------------------------------------------------------------------
 
 SEQUENCES = 6
 EVALUATE = ("-m", "experiments.evaluate", "--dataset=synthetic", f"--num_sequences={SEQUENCES}", "--num_frames=3")
@@ -328,12 +330,12 @@ EVALUATE += ("--graph=complete", "--kmeans_restarts=1", "--iterations=3")
 #: A program that only joins.
 JOIN = """
 from easi3r_jax.core import interrupt
-from easi3r_jax.apps import cli, hosts
+from easi3r_jax.apps import cli, host_flags
 interrupt.install()
 flags = cli.Flags("")
-host_flags = hosts.HostFlags(flags)
+hosts = host_flags.HostFlags(flags)
 def main():
-    with host_flags.joined():
+    with hosts.joined():
         print("together")
 flags.run(main)
 """
@@ -349,7 +351,7 @@ def free_port():
 def launch(environment, tmp_path):
     """`launch("name", *arguments)` starts Python in a process; its output goes to files `name.out`, `name.err`.
 
-    Each has two devices, which share its sequences. What is compiled is kept however quickly it was, as four processes
+    Each has two devices, which shard its sequences. What is compiled is kept however quickly it was, as four processes
     need the same.
     """
     started = []
@@ -386,16 +388,16 @@ def test_processes_that_do_not_find_each_other_end_with_one_line(launch, tmp_pat
     lost = join("lost", *elsewhere(1), "--start_timeout=2")
     unknown = join("unknown", "--distributed")
     assert [process.wait(120) for process in (alone, lost, unknown)] == [1, 1, 1]
-    assert last_line(tmp_path / "alone.err").startswith("error: Not all processes came within 2 s")
+    assert last_line(tmp_path / "alone.err").startswith("error: Not all processes connected within 2 s")
     (error,) = (tmp_path / "lost.err").read_text().splitlines()
     assert "Process 0 could not be reached at 127.0.0.1" in error
-    assert "JAX does not see Slurm, a TPU pod, Kubernetes or Open MPI here" in last_line(tmp_path / "unknown.err")
-    waiting.send_signal(signal.SIGTERM)  # while JAX looks for process 0
+    assert "JAX does not detect Slurm, a TPU pod, Kubernetes or Open MPI here" in last_line(tmp_path / "unknown.err")
+    waiting.send_signal(signal.SIGTERM)  # while JAX is looking for process 0
     assert waiting.wait(10) == 128 + signal.SIGTERM
 
 
 def test_a_run_on_two_processes_survives_one_of_them(launch, tmp_path):
-    """Process 1 is killed after its first sequence; one process alone does the rest, and all figures are as ever."""
+    """Process 1 is killed after its first sequence; one process completes the rest, and all metrics are the same."""
     output = tmp_path / "out"
     flags = (f"--output={output}", f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
     limits = ("--start_timeout=120", "--host_timeout=15")
@@ -407,7 +409,7 @@ def test_a_run_on_two_processes_survives_one_of_them(launch, tmp_path):
         time.sleep(0.02)
     os.kill(second.pid, signal.SIGKILL)
     assert first.wait(200) == 1
-    assert "Process 1 is silent: it or its host has died. What was finished is kept" in last_line(
+    assert "Process 1 is silent: it or its host has died. Finished sequences are saved" in last_line(
         tmp_path / "process_0.err"
     )
     there = records.read(output)
@@ -415,7 +417,7 @@ def test_a_run_on_two_processes_survives_one_of_them(launch, tmp_path):
     printed = (tmp_path / "process_0.out").read_text()
     assert f"INCOMPLETE: synthetic (masks) has {len(there)} of {SEQUENCES} sequences" in printed
     assert f"[0] {SEQUENCES} sequences, {SEQUENCES} to do, {SEQUENCES // 2} of them here" in printed
-    assert "masks" not in (tmp_path / "process_1.out").read_text()  # the tables are process 0's affair
+    assert "masks" not in (tmp_path / "process_1.out").read_text()  # only process 0 prints the tables
 
     again = launch("again", *EVALUATE, f"--output={output}")
     plain = launch("plain", *EVALUATE, f"--output={tmp_path / 'plain'}")
@@ -425,5 +427,5 @@ def test_a_run_on_two_processes_survives_one_of_them(launch, tmp_path):
     found, expected = (records.latest(records.read(folder)) for folder in (output, tmp_path / "plain"))
     assert len(records.read(output)) == SEQUENCES and found.keys() == expected.keys()
     for key, record in expected.items():
-        for task, figures in record.figures.items():
-            assert found[key].figures[task] == pytest.approx(figures, rel=1e-5, abs=1e-7), (key, task)
+        for task, values in record.metrics.items():
+            assert found[key].metrics[task] == pytest.approx(values, rel=1e-5, abs=1e-7), (key, task)

@@ -157,7 +157,7 @@ def test_an_unknown_array_fails_the_program(command, tiny):
     [
         (lambda folder: (folder / "config.json").unlink(), "No golden folder"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
-        (lambda folder: (folder / "linear_64x96.npz").unlink(), "not there"),
+        (lambda folder: (folder / "linear_64x96.npz").unlink(), "are missing"),
     ],
     ids=["no description", "damaged description", "no arrays"],
 )
@@ -181,7 +181,7 @@ def test_arrays_that_nothing_read_are_told(tmp_path):
 def test_a_network_must_be_described_once(golden, tmp_path):
     shutil.copytree(golden / "pairs", tmp_path / "alone")
     (tmp_path / "alone" / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="neither"):
+    with pytest.raises(InputError, match="do not either"):
         golden_config(tmp_path / "alone", "linear", (64, 96))
     for name, depth in (("a", "2"), ("b", "3")):
         (tmp_path / name).mkdir()

@@ -176,7 +176,7 @@ def test_the_page_holds_the_pictures_and_what_the_result_says(made):
     assert ["camera path, ATE (units of the truth)", "0.2500", "0.1250"] in rows
     assert ["depth, AbsRel", "-", "-"] in rows and ["own_figure", "-", "3.0000"] in rows
     assert ["global alignment", "7", "12.3"] in rows and [
-        "in all before the pictures, compilation included",
+        "total before the pictures, compilation included",
         "",
         "56.8",
     ] in rows
@@ -231,9 +231,9 @@ def test_videos_that_are_too_large_lie_beside_the_page(made, monkeypatch, tmp_pa
     videos = {name: (made / "shown" / f"{name}.mp4").read_bytes() for name in sizes}
 
     def shown(most, folder=made / "shown"):
-        monkeypatch.setattr(reporting, "_MOST_VIDEO", most)
+        monkeypatch.setattr(reporting, "_MAX_VIDEO_BYTES", most)
         text = reporting.report_page(results.load_result(made / "shown"), "name", folder, {}, {}, {})
-        beside = re.findall(r"Beside this page, which would be too large with them: (.*?)\.</p>", text)
+        beside = re.findall(r"Stored beside this page, which would otherwise be too large: (.*?)\.</p>", text)
         return [base64.b64decode(a["src"].split(",")[1]) for a in Reader(text).all("video")], beside
 
     assert shown(sum(sizes.values())) == ([videos["panel"], videos["attention"]], [])
@@ -248,23 +248,27 @@ def test_videos_that_are_too_large_lie_beside_the_page(made, monkeypatch, tmp_pa
     [
         (
             {"motion": "attention", "masks": ["motion"]},
-            ["score made of them", "score above its threshold"],
+            ["score computed from them", "score above its threshold"],
             ["not made"],
         ),
         (
             {"motion": "rigid", "masks": ["motion", "flow"]},
             ["another cue: --motion=rigid", "or optical flow"],
-            ["made of"],
+            ["computed from"],
         ),
         (
             {"motion": "attention", "masks": ["flow"]},
-            ["masks are not made of it", "(red): optical flow"],
+            ["masks are not computed from it", "(red): optical flow"],
             ["above its"],
         ),
-        ({"motion": "attention", "masks": []}, ["(red): nothing, since no masks were asked", "not made of it"], []),
-        ({"motion": HOSTILE, "masks": {}}, ["the dynamic score, which is of another cue"], ["made of"]),
-        ({"motion": ["x"], "masks": 3}, ["the dynamic score."], ["made of", "another cue"]),
-        (None, ["the dynamic score.", "What moves (red)."], ["made of", "another cue"]),
+        (
+            {"motion": "attention", "masks": []},
+            ["(red): none, since no masks were requested", "not computed from it"],
+            [],
+        ),
+        ({"motion": HOSTILE, "masks": {}}, ["the dynamic score, which comes from another cue"], ["computed from"]),
+        ({"motion": ["x"], "masks": 3}, ["the dynamic score."], ["computed from", "another cue"]),
+        (None, ["the dynamic score.", "Dynamic regions (red)."], ["computed from", "another cue"]),
     ],
 )
 def test_captions_say_what_score_and_masks_were_made_of(made, pipeline, said, unsaid):
@@ -322,21 +326,21 @@ def test_an_older_result_says_what_it_lacks(folder, run):
         (folder / name).unlink()
     code, out, err = run(scene=folder, videos=False)
     assert (code, err) == (0, "")
-    lacking = {"attention", "threshold of the score", "losses", "true path", "figures"}
+    lacking = {"attention", "threshold of the score", "losses", "true path", "metrics"}
     assert set(json.loads((folder / "pictures.json").read_text())["left_out"]) == lacking
     assert {name for name in lacking if f"without {name}: " in out} == lacking
     assert "plot_losses.png" not in names(folder)
     assert {"contact_masks.jpg", "plot_score.png", "plot_trajectory.png"} <= names(folder)
     _, text = read(folder)
     assert {row[0] for row in cells(text)} >= lacking
-    assert "does not say" in text
+    assert "does not record" in text
 
 
 def test_ground_truth_that_is_gone_is_left_out_and_one_that_is_asked_for_is_needed(folder, run, clip):
     write_json(folder / "config.json", {"options": {"seq": "/nowhere/clip"}})
     saved = results.load_result(folder)
     found, why_not = reporting.true_centres(saved)
-    assert found is None and "the ground truth cannot be had (There is no video" in why_not
+    assert found is None and "the ground truth is not available (There is no video" in why_not
     found, _ = reporting.true_centres(saved, str(clip / "ground_truth.npz"))
     np.testing.assert_allclose(found, centres(), atol=1e-5)
     code, _, err = run(scene=folder, ground_truth=clip / "none.npz")
@@ -360,7 +364,7 @@ def test_a_path_of_one_place_is_compared_to_none(folder, tmp_path, still):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"scene": ""}, "--scene names"),
+        ({"scene": ""}, "--scene is required"),
         ({"scene": "/nowhere"}, "No scene at /nowhere"),
         ({"videos": False, "report": False}, "nothing to write"),
         ({"output": "{folder}/scene.npz"}, "it is a file"),

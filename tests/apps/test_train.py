@@ -117,7 +117,7 @@ def test_the_preview_of_a_perfect_prediction_has_no_error(tmp_path, monkeypatch)
     for off in (0.0, 1.0):
         perfect = Predicted(truth.points_i, truth.points_j + off, ones, ones)
         monkeypatch.setattr(training_log, "predict", lambda model, rgb, answer=perfect: (answer, None, None))
-        training_log._answers.clear_cache()
+        training_log._predict_errors.clear_cache()
         training_log.preview(tmp_path / "a.png", None, pairs)
         with Image.open(tmp_path / "a.png") as picture:
             cells = np.split(np.asarray(picture), 7, axis=1)
@@ -261,7 +261,7 @@ def test_a_run_goes_on_from_the_state_before_a_damaged_one(interrupted):
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     warnings = [line for line in resumed.stderr.splitlines() if line.startswith("warning:")]
     assert len(warnings) == 1
-    assert f"step_{newest:08d} is damaged (config.json). The run goes on from step {newest - 1}." in warnings[0]
+    assert f"step_{newest:08d} is damaged (config.json). The run resumes from step {newest - 1}." in warnings[0]
     assert f"Stopped at step {newest + 1} of 500" in resumed.stdout
     states = sorted(path.name for path in (output / "states").iterdir())
     assert states == [f"step_{newest:08d}", f"step_{newest + 1:08d}"]  # and nothing half-written
@@ -291,7 +291,9 @@ def complaint(capsys, main, *arguments):
 
 
 def test_fine_tuning_needs_weights(capsys, tmp_path):
-    assert "needs --checkpoint" in complaint(capsys, train.main, "--finetune=monst3r", f"--output={tmp_path / 'run'}")
+    assert "requires --checkpoint" in complaint(
+        capsys, train.main, "--finetune=monst3r", f"--output={tmp_path / 'run'}"
+    )
 
 
 def test_too_little_memory_names_a_flag_that_there_is(capsys):
@@ -301,8 +303,8 @@ def test_too_little_memory_names_a_flag_that_there_is(capsys):
     assert complaint(capsys, main) == "error: Out of memory: use a smaller --batch_size."
 
 
-def check(objective, network, at_rest):
-    source = Source({}, None, lambda count: None, at_rest, (), dict, lambda step, size: None)  # pyright: ignore
+def check(objective, network, is_static):
+    source = Source({}, None, lambda count: None, is_static, (), dict, lambda step, size: None)  # pyright: ignore
     return lambda: train.check_terms(TrainConfig(objective=objective), network, source)
 
 
@@ -311,16 +313,16 @@ BOTH = ObjectiveConfig(matching_weight=0.1, attention_weight=0.2)
 
 @pytest.mark.parametrize("objective", [BOTH, ObjectiveConfig(matching_weight=1), ObjectiveConfig(attention_weight=1)])
 def test_terms_for_scenes_at_rest_are_refused_where_scenes_move(capsys, objective):
-    line = complaint(capsys, check(objective, DUSt3RConfig.embedded(), at_rest=False))
-    assert "scenes of this data move" in line
+    line = complaint(capsys, check(objective, DUSt3RConfig.embedded(), is_static=False))
+    assert "this data has dynamic ones" in line
     for name in ("matching_weight", "attention_weight"):
         assert (f"--{name}=0" in line) == (getattr(objective, name) > 0)
-    assert train.FLAGS.execute(check(objective, DUSt3RConfig.embedded(), at_rest=True), ["train"]) == 0
-    assert train.FLAGS.execute(check(ObjectiveConfig(), DUSt3RConfig.embedded(), at_rest=False), ["train"]) == 0
+    assert train.FLAGS.execute(check(objective, DUSt3RConfig.embedded(), is_static=True), ["train"]) == 0
+    assert train.FLAGS.execute(check(ObjectiveConfig(), DUSt3RConfig.embedded(), is_static=False), ["train"]) == 0
 
 
 def test_terms_for_scenes_at_rest_must_be_asked_for_where_scenes_may_move(capsys):
-    unknown = check(BOTH, DUSt3RConfig.embedded(), at_rest=None)
+    unknown = check(BOTH, DUSt3RConfig.embedded(), is_static=None)
     line = complaint(capsys, unknown)
     assert "--matching_weight=0 --attention_weight=0, or --matching_weight=0.1 --attention_weight=0.2 if" in line
     assert "attention_weight=0.2" in complaint(capsys, unknown, "--matching_weight=0.1")
@@ -330,8 +332,8 @@ def test_terms_for_scenes_at_rest_must_be_asked_for_where_scenes_may_move(capsys
 @pytest.mark.parametrize("sizes", [{"dec_depth": 1}, {"dec_heads": 1}])
 def test_attention_that_the_network_lacks_is_not_supervised(capsys, sizes):
     network = DUSt3RConfig(**{"head": "linear", "dec_depth": 2, "dec_heads": 2, **sizes})
-    assert "add --attention_weight=0" in complaint(capsys, check(BOTH, network, at_rest=True))
-    assert train.FLAGS.execute(check(ObjectiveConfig(matching_weight=0.1), network, at_rest=True), ["train"]) == 0
+    assert "add --attention_weight=0" in complaint(capsys, check(BOTH, network, is_static=True))
+    assert train.FLAGS.execute(check(ObjectiveConfig(matching_weight=0.1), network, is_static=True), ["train"]) == 0
 
 
 def test_somebody_elses_folder_is_left_alone(command, tmp_path):

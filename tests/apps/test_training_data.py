@@ -112,9 +112,9 @@ def test_pairs_drawn_again_are_counted(scenes):
 
 
 def test_what_is_known_of_motion(scenes):
-    assert open_source("", SIZE, seed=0, moving=True).at_rest is False
-    assert open_source("", SIZE, seed=0, moving=False).at_rest is True
-    assert open_source(f"pairs:{scenes(1)}", SIZE, seed=0, moving=True).at_rest is None
+    assert open_source("", SIZE, seed=0, moving=True).is_static is False
+    assert open_source("", SIZE, seed=0, moving=False).is_static is True
+    assert open_source(f"pairs:{scenes(1)}", SIZE, seed=0, moving=True).is_static is None
 
 
 def test_weights_are_positive(scenes):

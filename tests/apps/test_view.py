@@ -80,7 +80,7 @@ def test_what_cannot_be_shown_is_refused_in_a_line(run, result, tmp_path):
         taken.listen()
         port = f"--port={taken.getsockname()[1]}"
         for flags, expected in [
-            ((), "--scene names the result"),
+            ((), "--scene is required: the result"),
             (("--scene=a,b,c",), "3 were given"),
             ((f"--scene={tmp_path / 'none'}", "--port=0"), "there is no such folder"),
             ((f"--scene={tmp_path}", "--port=0"), "expected a result folder"),

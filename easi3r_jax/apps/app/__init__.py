@@ -1,8 +1,8 @@
-"""The web app: a video or images are dropped on a page, a scene and its files come back.
+"""The web app: users drop a video or images on a page and get a scene and its files.
 
-options   which flags of reconstruct the page offers, and how far they go
-store     the private folder that uploads and results lie in, and when they leave it
-job       what becomes of an upload: checked, reconstructed, packed; it knows of no page
-gate      which requests reach the page's server at all
+options   the flags of reconstruct that the page offers, and their limits
+store     the private folder of uploads and results, and their lifetime
+job       processing of an upload: checked, reconstructed, packed; independent of the page
+gate      the requests that may reach the page's server
 page      the page (gradio, which nothing else imports)
 """

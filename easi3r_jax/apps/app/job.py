@@ -1,6 +1,6 @@
-"""What becomes of an upload: it is checked, reconstructed by `experiments.reconstruct`, and packed for download.
+"""Processing of an upload: it is checked, reconstructed by `experiments.reconstruct`, and packed for download.
 
-One job at a time: reconstruct's flags are the process's.
+One job at a time, since reconstruct's flags are global to the process.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from easi3r_jax.io.video.images import SUFFIXES, in_order
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.weights.load import load_model_and_metadata, on_devices
 
-#: Told of a stage, how much of it is done, of how much, and how many seconds the rest of it may take (None: unknown).
+#: Called with the stage, the amount done, the total, and the estimated seconds to the stage's end (None: unknown).
 Report = Callable[[str, int, int | None, float | None], None]
 
-# Text in which reconstruct says where things were.
+# Text files of a result, in which reconstruct writes paths.
 _TEXT_FILES = {".json", ".html", ".txt"}
-# Packed already, and large.
+# Large files that are already compressed.
 _COMPRESSED = {".npz", ".png", ".jpg", ".glb", ".mp4", ".exr"}
 
 
 class StoppedError(UserError):
-    """The job was stopped by whoever began it."""
+    """The job was stopped by the user who started it."""
 
 
 class ServerError(Exception):
-    """The server's fault, not the user's: the message is for its operator."""
+    """An error of the server, not of the user: the message is for the operator."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a job may be.
+    """Limits of a job.
 
     Attributes:
       megabytes: of an upload.
       frames: of a clip.
-      minutes: from its beginning to its end, the waiting not counted.
+      minutes: of a job, without waiting.
     """
 
     megabytes: float = 200.0
@@ -60,14 +60,14 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Products:
-    """What a job leaves to be shown and downloaded; all of it lies in `folder`.
+    """Files of a job for display and download, all in `folder`.
 
     Attributes:
-      folder: nothing else is in it.
+      folder: contains nothing else.
       scene: a GLB.
-      films: MP4s by their names in `gallery.FILMS`; those that the options give.
-      downloads: the scene, the whole result and each export.
-      text: what was done, in a line.
+      films: MP4s by their names in `gallery.FILMS`, as far as the options give them.
+      downloads: the scene, the complete result and each export.
+      text: a one-line summary.
     """
 
     folder: pathlib.Path
@@ -78,15 +78,15 @@ class Products:
 
 
 class Networks:
-    """The checkpoints that the operator allows, by the names that the page shows; loaded when it is made.
+    """The checkpoints that the operator allows, by the names shown on the page. All are loaded on construction.
 
     Args:
-      checkpoints: as `--checkpoint` of reconstruct takes them.
-      dtype: as its `--dtype`.
-      load: `load_model_and_metadata`, or what stands in for it.
+      checkpoints: as for `--checkpoint` of reconstruct.
+      dtype: as for its `--dtype`.
+      load: `load_model_and_metadata`, or a replacement.
 
     Attributes:
-      names: in the order given; of a path its last part.
+      names: in the given order; for a path its last component.
     """
 
     def __init__(self, checkpoints: Sequence[str], dtype: str = "auto", load=load_model_and_metadata):
@@ -94,21 +94,21 @@ class Networks:
         for checkpoint in checkpoints:
             name = pathlib.PurePath(checkpoint).name if pathlib.Path(checkpoint).expanduser().exists() else checkpoint
             if not name or name in self._loaded:
-                raise ConfigError(f"--checkpoints: {checkpoint!r} is empty, or one of its name is there already.")
+                raise ConfigError(f"--checkpoints: {checkpoint!r} is empty, or its name occurs twice.")
             model, metadata = load(checkpoint, dtype, progress=Stages())
             self._loaded[name] = on_devices(model, 0), metadata
         if not self._loaded:
-            raise ConfigError("--checkpoints names no weights: leave it out for the small embedded network.")
+            raise ConfigError("--checkpoints is empty: omit it for the small embedded network.")
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._loaded)
 
     def load(self, name: str, dtype: str, observer: Stages) -> tuple[DUSt3R, dict[str, Any]]:
-        """The network of a name: what reconstruct calls in the place of `load_model_and_metadata`."""
+        """The network of a name; replaces `load_model` in reconstruct."""
         del dtype, observer
         if name not in self._loaded:
-            raise ConfigError(f"checkpoint is one of {', '.join(self._loaded)}.")
+            raise ConfigError(f"checkpoint must be one of {', '.join(self._loaded)}.")
         return self._loaded[name]
 
 
@@ -116,9 +116,9 @@ class Jobs:
     """Runs jobs, one after the other.
 
     Args:
-      store: where they work and what they leave.
-      networks: that they may use.
-      limits: of each.
+      store: of their working files and results.
+      networks: available checkpoints.
+      limits: of each job.
     """
 
     def __init__(self, store: Store, networks: Networks, limits: Limits = Limits()):
@@ -136,23 +136,23 @@ class Jobs:
         """Reconstructs an upload.
 
         Args:
-          uploads: one video, or images; their names serve in messages and for the order only.
+          uploads: one video, or images; their names are used only for messages and the order.
           checkpoint: a name of the networks.
           values: see `options.checked`.
-          report: told of progress.
-          stopped: asked at every report; the job ends when it says so.
+          report: called with progress.
+          stopped: called at every report; the job ends when it returns True.
 
         Raises:
           StoppedError: it was stopped.
-          UserError: an upload or options that nothing can be made of; no path of this machine is in the message.
+          UserError: an invalid upload or invalid options; the message contains no path of this machine.
           ServerError: the result cannot be written.
         """
         with self._one_at_a_time, self.store.job() as folder:
-            watched = _Watched(report, stopped, self.limits)
-            watched("begin", 0, 1)
+            observer = _JobObserver(report, stopped, self.limits)
+            observer("begin", 0, 1)
             names = _Names(folder)
-            with _said_to_the_user(names):
-                self.networks.load(checkpoint, "", watched)  # an unknown name is refused first
+            with _user_errors(names):
+                self.networks.load(checkpoint, "", observer)  # an unknown name is refused first
                 flags = options.checked(values)
                 clip = _clip(uploads, folder, names, self.limits)
                 reconstruct.FLAGS.assign(
@@ -164,12 +164,12 @@ class Jobs:
                         "videos": True,
                     }
                 )
-                result = reconstruct.run(watched, self.networks.load)
-                watched("pack", 0, 1)
-                return self._published(result, names, watched)
+                result = reconstruct.run(observer, self.networks.load)
+                observer("pack", 0, 1)
+                return self._published(result, names, observer)
 
-    def _published(self, result: pathlib.Path, names: _Names, watched: _Watched) -> Products:
-        """Moves what is to be had into a folder that is served."""
+    def _published(self, result: pathlib.Path, names: _Names, observer: _JobObserver) -> Products:
+        """Moves the results into a served folder."""
         for path in result.rglob("*"):
             if path.suffix in _TEXT_FILES:
                 path.write_text(names.cleaned(path.read_text(encoding="utf-8")), encoding="utf-8")
@@ -177,23 +177,23 @@ class Jobs:
         try:
             exports = result / "exports"
             formats = sorted(exports.iterdir()) if exports.is_dir() else []
-            packed = [_zip(served / f"{folder.name}.zip", folder, watched) for folder in formats]
+            packed = [_zip(served / f"{folder.name}.zip", folder, observer) for folder in formats]
             shutil.rmtree(exports, ignore_errors=True)
-            whole = _zip(served / "result.zip", result, watched)
+            archive = _zip(served / "result.zip", result, observer)
             films = {name: result / f"{name}.mp4" for name in FILMS}
             films = {name: _moved(path, served) for name, path in films.items() if path.is_file()}
             scene = _moved(result / "scene.glb", served)
             pages = [_moved(result / "report.html", served)] if (result / "report.html").is_file() else []
-            frames = watched.units["read"]
-            text = f"{frames} frame{'s' * (frames != 1)} in {watched.elapsed():.0f} s"
-            return Products(served, scene, films, [whole, scene, *pages, *packed], text)
+            frames = observer.units["read"]
+            text = f"{frames} frame{'s' * (frames != 1)} in {observer.elapsed():.0f} s"
+            return Products(served, scene, films, [archive, scene, *pages, *packed], text)
         except BaseException:
             self.store.remove(served)
             raise
 
 
-class _Watched(Stages):
-    """Reports progress, and ends the job where it is stopped, takes too long or has too many frames."""
+class _JobObserver(Stages):
+    """Reports progress, and ends the job if it is stopped, takes too long or has too many frames."""
 
     def __init__(self, report: Report, stopped: Callable[[], bool], limits: Limits):
         super().__init__(quiet=True)
@@ -205,19 +205,19 @@ class _Watched(Stages):
             raise StoppedError("Stopped.")
         if self.elapsed() > 60 * self._limits.minutes:
             raise InputError(
-                f"It takes longer than the {self._limits.minutes:g} minutes that a job may: fewer frames (fps, first), "
-                "fewer iterations, or a graph with fewer pairs."
+                f"The job takes longer than the limit of {self._limits.minutes:g} minutes: use fewer frames (fps, "
+                "first), fewer iterations, or a graph with fewer pairs."
             )
         if stage == "read" and max(done, total or 0) > self._limits.frames:
             most = self._limits.frames
-            many = f"has {total} frames, and it may have {most} here" if total else f"has more than {most} frames"
-            raise InputError(f"The clip {many}: take fewer (fps, every or first).")
+            count = f"{total} frames, and the limit is {most}" if total else f"more than {most} frames"
+            raise InputError(f"The clip has {count}: take fewer (fps, every or first).")
         super().__call__(stage, done, total, note)
         self._report(stage, done, total, self._left(stage, done, total))
 
     def _left(self, stage: str, done: int, total: int | None) -> float | None:
-        """Seconds to the end of the stage, if it goes on as it went so far."""
-        if stage != self._stage or not done or total is None:  # between stages, at the beginning
+        """Estimated seconds to the end of the stage, at its rate so far."""
+        if stage != self._stage or not done or total is None:  # between stages, or at the start
             return None
         return (time.perf_counter() - self._began) * (total - done) / done
 
@@ -227,7 +227,7 @@ class _Watched(Stages):
 
 
 class _Names:
-    """What the user calls the files that lie in the job's folder, for messages and records."""
+    """The user's names of the files in the job's folder, for messages and records."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
@@ -237,20 +237,20 @@ class _Names:
         self._names[path] = name
 
     def cleaned(self, text: str) -> str:
-        """The text with the user's names in the place of paths, and no path of this machine."""
+        """The text with the user's names instead of paths, and without any path of this machine."""
         for path, name in self._names.items():
             text = text.replace(str(path), name)
         return text.replace(f"{self._folder}{os.sep}", "").replace(str(self._folder), "")
 
 
 @contextlib.contextmanager
-def _said_to_the_user(names: _Names) -> Iterator[None]:
-    """Errors as whoever uploaded may read them."""
+def _user_errors(names: _Names) -> Iterator[None]:
+    """Converts errors to those that may be shown to the user."""
     try:
         yield
     except (StoppedError, ServerError):
         raise
-    except OutputError as error:  # nothing that they could choose another of
+    except OutputError as error:  # the user cannot change the output
         raise ServerError(str(error)) from error
     except UserError as error:
         raise type(error)(names.cleaned(str(error))) from error
@@ -258,16 +258,16 @@ def _said_to_the_user(names: _Names) -> Iterator[None]:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise InputError(
-            "The server's memory does not suffice for this clip: fewer frames (fps, first), a smaller size, or a graph "
-            "with fewer pairs."
+            "The server's memory does not suffice for this clip: use fewer frames (fps, first), a smaller size, or a "
+            "graph with fewer pairs."
         ) from error
 
 
 def _clip(uploads: Sequence[str | os.PathLike], folder: pathlib.Path, names: _Names, limits: Limits) -> pathlib.Path:
-    """Links the upload into the job's folder, under names of our own: what reconstruct's `--seq` takes.
+    """Links the upload into the job's folder under our own names; returns the path for reconstruct's `--seq`.
 
     Raises:
-      InputError: nothing, too much, or files of different kinds.
+      InputError: no files, too large, or files of different kinds.
     """
     paths = in_order(pathlib.Path(path) for path in uploads)
     if not paths:
@@ -275,12 +275,12 @@ def _clip(uploads: Sequence[str | os.PathLike], folder: pathlib.Path, names: _Na
     try:
         size = sum(path.stat().st_size for path in paths)
     except OSError as error:
-        raise InputError("The upload is not there any more: drop the files again.") from error
+        raise InputError("The upload has expired: drop the files again.") from error
     if size > 1e6 * limits.megabytes:
-        raise InputError(f"The upload has {size / 1e6:.0f} MB, and it may have {limits.megabytes:g} MB here: cut it.")
+        raise InputError(f"The upload has {size / 1e6:.0f} MB, and the limit is {limits.megabytes:g} MB: shorten it.")
     are_images = [path.suffix.lower() in SUFFIXES for path in paths]
     if not all(are_images) and len(paths) > 1:
-        raise InputError("Drop one video, or images only: of several videos or a mixture no clip can be made.")
+        raise InputError("Drop one video, or images only: several videos or a mixture do not make a clip.")
     if not all(are_images):
         clip = folder / "video"
         _link(paths[0], clip)
@@ -296,12 +296,12 @@ def _clip(uploads: Sequence[str | os.PathLike], folder: pathlib.Path, names: _Na
 
 
 def _link(path: pathlib.Path, target: pathlib.Path) -> None:
-    """A second name for a file, so that the first may go while the job runs."""
+    """Hard-links a file, so that the original may be removed while the job runs."""
     try:
         os.link(path, target)
     except FileNotFoundError as error:
-        raise InputError("The upload is not there any more: drop the files again.") from error
-    except OSError:  # another disk, or one without links
+        raise InputError("The upload has expired: drop the files again.") from error
+    except OSError:  # another file system, or one without hard links
         shutil.copyfile(path, target)
 
 
@@ -309,13 +309,13 @@ def _moved(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(shutil.move(path, folder / path.name))
 
 
-def _zip(target: pathlib.Path, folder: pathlib.Path, watched: _Watched) -> pathlib.Path:
-    """Packs a folder, under its own name."""
+def _zip(target: pathlib.Path, folder: pathlib.Path, observer: _JobObserver) -> pathlib.Path:
+    """Packs a folder into a ZIP file."""
     root = target.stem
     with zipfile.ZipFile(target, "w", strict_timestamps=False) as archive:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         for done, path in enumerate(files):
-            watched("pack", done, len(files))
+            observer("pack", done, len(files))
             method = zipfile.ZIP_STORED if path.suffix in _COMPRESSED else zipfile.ZIP_DEFLATED
             archive.write(path, pathlib.PurePath(root) / path.relative_to(folder), method, 1)
     return target

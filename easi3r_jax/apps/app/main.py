@@ -1,15 +1,15 @@
-"""A page in the browser: drop a video or images, get the scene, its films and its files.
+"""A web page: drop a video or images, get the scene, its videos and its files.
 
     python -m experiments.app --port=7860
     python -m experiments.app --checkpoints=embedded,Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt
 
-It needs gradio (pip install -e '.[app]') and listens on this machine only. From another one, open a tunnel,
+It needs gradio (pip install -e '.[app]') and listens on this machine only. From another machine, open a tunnel,
 
     ssh -L 7860:127.0.0.1:7860 THIS_MACHINE
 
 and then http://localhost:7860 there. One job runs at a time, the others wait in a queue. Options on the page have the
-names of reconstruct's flags. What is kept how long, and what the page's users cannot do: docs/app.md. Ctrl-C ends it
-and removes all of its files.
+names of reconstruct's flags. For the lifetime of files and the limits of users, see docs/app.md. Ctrl-C stops the
+program and removes all of its files.
 """
 
 from __future__ import annotations
@@ -29,29 +29,33 @@ from easi3r_jax.viewer.listening import check_address, invitation
 FLAGS = cli.Flags(__doc__)
 
 _WHERE = FLAGS.group("Where")
-PORT = _WHERE.integer("port", 7860, "Port of the page (0: any that is free).")
-HOST = _WHERE.string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 lets everybody in who can reach this machine.")
+PORT = _WHERE.integer("port", 7860, "Port of the page (0: any free port).")
+HOST = _WHERE.string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 admits everybody who can reach this machine.")
 
 _NETWORKS = FLAGS.group("Networks")
 CHECKPOINTS = _NETWORKS.string(
     "checkpoints",
     "embedded",
-    "What users may choose from, with commas between, each as --checkpoint of reconstruct takes it. All are loaded "
-    "now, and stay in memory.",
+    "Checkpoints that users may choose from, separated by commas, each as for --checkpoint of reconstruct. All are "
+    "loaded at start-up and stay in memory.",
 )
 DTYPE = dtype_flag(_NETWORKS)
 
 _LIMITS = FLAGS.group("Limits")
-MAX_MEGABYTES = _LIMITS.number("max_megabytes", Limits.megabytes, "Of an upload.", at_least=0.001)
-MAX_FRAMES = _LIMITS.integer("max_frames", Limits.frames, "Of a clip, after fps, every and first.", at_least=1)
-MAX_MINUTES = _LIMITS.number(
-    "max_minutes", Limits.minutes, "A job that takes longer is ended; waiting does not count.", at_least=0.01
+MAX_MEGABYTES = _LIMITS.number("max_megabytes", Limits.megabytes, "Maximum size of an upload.", at_least=0.001)
+MAX_FRAMES = _LIMITS.integer(
+    "max_frames", Limits.frames, "Maximum length of a clip, after fps, every and first.", at_least=1
 )
-MAX_WAITING = _LIMITS.integer("max_waiting", 16, "Jobs in the queue; further ones are refused.", at_least=1)
+MAX_MINUTES = _LIMITS.number(
+    "max_minutes", Limits.minutes, "A job that takes longer is stopped; waiting does not count.", at_least=0.01
+)
+MAX_WAITING = _LIMITS.integer(
+    "max_waiting", 16, "Maximum number of jobs in the queue; further ones are refused.", at_least=1
+)
 KEEP_MINUTES = _LIMITS.number(
     "keep_minutes",
     60.0,
-    "Uploads and results are removed after so long; results also when their page is closed.",
+    "Lifetime of uploads and results; results are also removed when their page is closed.",
     at_least=0.01,
 )
 
@@ -60,8 +64,8 @@ def main() -> None:
     port = check_address(HOST.value, PORT.value)
     logging.basicConfig(format="%(asctime)s %(message)s")
     with Store(60 * KEEP_MINUTES.value) as store:
-        # Where gradio puts uploads, and the only place that it serves files from. It makes folders of its own there as
-        # soon as it is imported, and would tell its makers of every start.
+        # The folder where gradio stores uploads, and the only one that it serves files from. Gradio creates folders
+        # there when it is imported, and by default reports every start to its makers.
         os.environ["GRADIO_TEMP_DIR"] = os.environ["GRADIO_EXAMPLES_CACHE"] = str(store.served)
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         try:

@@ -1,4 +1,4 @@
-"""The page: files and options on the left, the scene, its films and its downloads on the right (gradio)."""
+"""The page (gradio): files and options on the left; the scene, its videos and downloads on the right."""
 
 from __future__ import annotations
 
@@ -24,24 +24,29 @@ from easi3r_jax.io import export
 from easi3r_jax.io.pictures.gallery import FILMS
 from easi3r_jax.viewer.listening import is_local
 
-# Seconds between two reports to the browser: the alignment has hundreds of them.
-_BETWEEN_REPORTS = 0.25
-# Pixels. Many images are a long list, which is not to push the options out of sight.
+# Minimum seconds between two reports to the browser: the alignment has hundreds of them.
+_REPORT_SECONDS = 0.25
+# Pixels. A long list of images must not push the options out of view.
 _UPLOADS_HEIGHT, _SCENE_HEIGHT, _FILM_HEIGHT = 220, 460, 280
-# Red, green, blue, alpha behind the points: dark, as in the films and the viewer.
-_GROUND = (0.16, 0.17, 0.2, 1.0)
+# Red, green, blue, alpha behind the points: dark, as in the videos and the viewer.
+_BACKGROUND = (0.16, 0.17, 0.2, 1.0)
 _FAILED = "failed: see the server's log"
-_TITLES = {"panel": "Image, depth, score, masks", "depth": "Depth", "masks": "What moves", "attention": "Attention"}
-# Gradio knows by such a default that a function reports, and gives it one of its own.
+_TITLES = {
+    "panel": "Image, depth, score, masks",
+    "depth": "Depth",
+    "masks": "Dynamic regions",
+    "attention": "Attention",
+}
+# From such a default gradio recognises that a function reports progress, and passes its own object.
 _PROGRESS = gr.Progress()
 _LOG = logging.getLogger("experiments.app")
 
 
 class Sessions:
-    """What belongs to each open page: whether its job is to stop, and its results.
+    """State of each open page: whether its job is to stop, and its results.
 
     Args:
-      jobs: whose results they are.
+      jobs: the owner of the results.
     """
 
     def __init__(self, jobs: Jobs):
@@ -51,12 +56,12 @@ class Sessions:
         self._results: dict[str, list[Products]] = {}
 
     def begin(self, session: str) -> threading.Event:
-        """A job of the page begins; the event ends it."""
+        """Registers a job of the page; setting the event ends it."""
         with self._lock:
             return self._stops.setdefault(session, threading.Event())
 
     def end(self, session: str, event: threading.Event, products: Products | None) -> None:
-        """It has ended, with or without a result; one that nobody waits for any more goes at once."""
+        """Registers the end of a job. A result that nobody waits for any more is removed at once."""
         with self._lock:
             is_wanted = self._stops.get(session) is event
             if is_wanted:
@@ -67,14 +72,14 @@ class Sessions:
                 self._jobs.store.remove(products.folder)
 
     def stop(self, session: str) -> None:
-        """Ends the page's job at its next report."""
+        """Ends the page's job at its next progress report."""
         with self._lock:
             event = self._stops.pop(session, None)
         if event is not None:
             event.set()
 
     def close(self, session: str) -> None:
-        """The page is closed: its job ends, its results go."""
+        """The page was closed: ends its job and removes its results."""
         self.stop(session)
         with self._lock:
             results = self._results.pop(session, [])
@@ -83,15 +88,15 @@ class Sessions:
 
 
 def serve(jobs: Jobs, host: str, port: int, waiting: int) -> gr.Blocks:
-    """Starts the server, in a thread of its own.
+    """Starts the server in its own thread.
 
     Args:
-      jobs: what runs the jobs.
-      host, port: where it listens.
-      waiting: jobs that may wait; further ones are refused.
+      jobs: runs the jobs.
+      host, port: address to listen at.
+      waiting: maximum number of waiting jobs; further ones are refused.
 
     Returns:
-      what is to be closed at the end.
+      the page, to be closed at the end.
     """
     page = _page(jobs)
     page.queue(max_size=waiting, default_concurrency_limit=1, api_open=True)
@@ -114,7 +119,7 @@ def serve(jobs: Jobs, host: str, port: int, waiting: int) -> gr.Blocks:
         enable_monitoring=False,
         footer_links=[],
         theme=Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        # No pages that describe the interface: they draw scripts from elsewhere.
+        # No API documentation pages: they load scripts from other sites.
         app_kwargs={"middleware": [gate], "docs_url": None, "redoc_url": None, "openapi_url": None},
     )
     return page
@@ -126,8 +131,8 @@ def _page(jobs: Jobs) -> gr.Blocks:
         gr.Markdown(
             "# A video of a moving scene, in 4D\n"
             f"One video, or images; up to {limits.megabytes:g} MB, {limits.frames} frames and {limits.minutes:g} "
-            "minutes of work. One is worked on at a time, the others wait. Closing the page stops its job and removes "
-            "its results."
+            "minutes of work. One job runs at a time, the others wait. Closing the page stops its job and removes its "
+            "results."
         )
         with gr.Row():
             with gr.Column(scale=1):
@@ -143,14 +148,14 @@ def _page(jobs: Jobs) -> gr.Blocks:
                     with gr.Accordion(title, open=title == "Frames"):
                         inputs |= {name: _component(name) for name in names}
                 inputs[options.EXPORT] = gr.CheckboxGroup(
-                    list(export.FORMATS), value=[], label=options.EXPORT, info="Also formats of other tools."
+                    list(export.FORMATS), value=[], label=options.EXPORT, info="Additional formats for other tools."
                 )
             with gr.Column(scale=2):
                 said = gr.Markdown()
                 scene = gr.Model3D(
-                    label="The scene: drag to turn, scroll to come nearer",
+                    label="The scene: drag to rotate, scroll to zoom",
                     height=_SCENE_HEIGHT,
-                    clear_color=_GROUND,
+                    clear_color=_BACKGROUND,
                     interactive=False,
                 )
                 films = []
@@ -181,20 +186,20 @@ def _page(jobs: Jobs) -> gr.Blocks:
         def close(request: gr.Request) -> None:
             sessions.close(request.session_hash or "")
 
-        # cancels: also where it still waits
+        # cancels: also removes a job that still waits
         stop.click(stop_job, None, said, queue=False, cancels=[running], api_name="stop")
         page.unload(close)
     return page
 
 
 def _uploads() -> gr.File:
-    """Where files are dropped. Gradio would also fetch an address that a client sends in the place of a file."""
+    """The upload component. Gradio would otherwise also fetch a URL that a client sends instead of a file."""
     files = gr.File(label="Video or images", file_count="multiple", type="filepath", height=_UPLOADS_HEIGHT)
     take = files.async_move_resource_to_block_cache
 
     async def take_file(url_or_file_path: str | pathlib.Path | None) -> str | None:
         if "://" in str(url_or_file_path):
-            raise _error("Drop files, not addresses.")
+            raise _error("Drop files, not URLs.")
         return await take(url_or_file_path)
 
     files.async_move_resource_to_block_cache = take_file
@@ -202,7 +207,7 @@ def _uploads() -> gr.File:
 
 
 def _film(name: str) -> gr.Video:
-    """Its pictures have titles and scales of their own, which labels and buttons would lie over."""
+    """A video component without label and buttons, which would cover the titles and scales in the picture."""
     return gr.Video(
         label=_TITLES[name],
         show_label=False,
@@ -215,7 +220,7 @@ def _film(name: str) -> gr.Video:
 
 
 def _component(name: str) -> Component:
-    """The component that sets a flag."""
+    """The input component of a flag."""
     flag = options.described(name)
     told: dict[str, Any] = {"label": name, "info": flag.text, "value": flag.default}
     if flag.choices:
@@ -236,7 +241,7 @@ def _run(
     request: gr.Request,
     progress: gr.Progress,
 ) -> list[Any]:
-    """One job, and what the page shows of it. Errors become one line."""
+    """Runs a job and returns the values of the page's output components. Errors become one line."""
     session = request.session_hash or ""
     event, products = sessions.begin(session), None
     last = 0.0
@@ -244,7 +249,7 @@ def _run(
     def report(stage: str, done: int, total: int | None, left: float | None) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= _BETWEEN_REPORTS or done in (0, total):
+        if now - last >= _REPORT_SECONDS or done in (0, total):
             last = now
             title = TITLES.get(stage, stage)
             progress((done, total), desc=title if left is None else f"{title}, {_duration(left)} left")
@@ -267,10 +272,10 @@ def _run(
 
 
 def _duration(seconds: float) -> str:
-    """To the precision of a guess."""
+    """A duration, rounded as an estimate."""
     return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"
 
 
 def _error(message: str) -> gr.Error:
-    """Gradio shows messages as HTML; names of files are in some."""
+    """An error whose message is escaped: gradio shows messages as HTML, and some contain names of files."""
     return gr.Error(html.escape(message, quote=False), duration=None, print_exception=False)

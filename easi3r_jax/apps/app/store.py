@@ -1,10 +1,10 @@
-"""The private folder that uploads and results lie in, and when they leave it.
+"""The private folder of uploads and results, and their lifetime.
 
-    ROOT/served   what the page's server may send: uploads, and results under names that cannot be guessed
-    ROOT/work     what a job has under its hands; never sent
+    ROOT/served   files that the page's server may send: uploads, and results under names that cannot be guessed
+    ROOT/work     working files of a job; never sent
 
-All of it is gone when the program ends. What is served goes when it has lain as long as it may, results also as soon
-as the page that asked for them is closed.
+The folder is removed when the program ends. Served files are removed after their lifetime, results also as soon as the
+page that requested them is closed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from collections.abc import Iterator
 
 from easi3r_jax.core import interrupt
 
+#: Interval of the removal of expired files.
 _SWEEP_SECONDS = 20.0
 
 
 class Store:
-    """The folder; a context that ends with its removal.
+    """The folder; a context manager that removes it at its end.
 
     Args:
       keep_seconds: how long files are served.
@@ -55,7 +56,7 @@ class Store:
 
     @contextlib.contextmanager
     def job(self) -> Iterator[pathlib.Path]:
-        """An empty folder to work in, removed afterwards however the job ends."""
+        """An empty working folder, removed at the end of the job, however it ends."""
         folder = self._work / secrets.token_hex(16)
         folder.mkdir()
         try:
@@ -64,30 +65,30 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def new_result(self) -> pathlib.Path:
-        """An empty folder that is served to whoever knows its name."""
+        """An empty folder that is served to anyone who knows its name."""
         folder = self.served / secrets.token_hex(16)
         folder.mkdir()
         return folder
 
     def remove(self, folder: pathlib.Path) -> None:
-        """Ends the serving of a result; it may be gone already."""
+        """Removes a result, which may be gone already."""
         shutil.rmtree(folder, ignore_errors=True)
 
-    def remove_halves(self) -> None:
-        """Removes what came of uploads that broke off: files that have no folder yet. To be called while none comes."""
+    def remove_partial_uploads(self) -> None:
+        """Removes remains of aborted uploads: files without a folder. To be called while no upload is in progress."""
         for entry in os.scandir(self.served):
             if not entry.is_dir(follow_symlinks=False):
                 pathlib.Path(entry.path).unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
-        """Room on the disk."""
+        """Free disk space."""
         return shutil.disk_usage(self._root).free
 
     def sweep(self) -> None:
-        """Removes what is served longer than it may be."""
+        """Removes served files that have expired."""
         before = time.time() - self._keep_seconds
         for entry in os.scandir(self.served):
-            # Something else may be removing the same, or writing it just now.
+            # Another thread may be removing or writing the same entry.
             with contextlib.suppress(OSError):
                 if entry.stat(follow_symlinks=False).st_mtime > before:
                     continue

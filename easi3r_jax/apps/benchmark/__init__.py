@@ -1,1 +1,1 @@
-"""The benchmark: `python -m experiments.benchmark`."""
+"""The benchmark, `python -m experiments.benchmark`."""

@@ -1,20 +1,20 @@
-"""Times every stage, counts its operations and bytes, and checks three promises of the design.
+"""Times every stage, counts its operations and bytes, and measures three properties of the design.
 
     python -m experiments.benchmark --preset=embedded --frames=16
     python -m experiments.benchmark --preset=512-dpt --frames=4 --height=288 --width=512 --json=bench.json
     python -m experiments.benchmark --stages=alignment --frames=65 --height=288 --width=512 --iterations=10
 
-Weights are random (times do not depend on them), frames are noise. For each stage: compilation apart, the median of
-`--repeats` runs, counted operations and bytes, the rates reached as shares of what a large matrix product and a large
-copy reach in the same process, and the process's peak memory up to there. With the network's stages: what the
-attention statistics cost, how often a frame is encoded in a whole reconstruction, and how often anything is compiled
-after the first batch.
+Weights are random (times do not depend on them), frames are noise. For each stage: the compilation time, the median
+time of `--repeats` runs, counted operations and bytes, the rates as fractions of what a large matrix product and a
+large copy reach in the same process, and the process's peak memory so far. With the network's stages: the cost of the
+attention statistics, how often a frame is encoded in a full reconstruction, and how many programs are compiled after
+the first batch.
 """
 
 from __future__ import annotations
 
 from easi3r_jax.apps import cli
-from easi3r_jax.apps.benchmark.promises import statistics_cost, whole_reconstruction
+from easi3r_jax.apps.benchmark.properties import full_reconstruction, statistics_cost
 from easi3r_jax.apps.benchmark.stages import alignment_stages, flow_stage, network_stages, noise_frames
 from easi3r_jax.apps.benchmark.timing import Compilations, StageTimer, copy_rate, matmul_rate
 from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
@@ -29,27 +29,27 @@ from easi3r_jax.weights.load import layer_dtype
 
 FLAGS = cli.Flags(__doc__)
 _WHAT = FLAGS.group("What is measured")
-STAGES = _WHAT.string("stages", "network,flow,alignment", "Some of network, flow and alignment, with commas between.")
+STAGES = _WHAT.string("stages", "network,flow,alignment", "Some of network, flow and alignment, separated by commas.")
 PRESET = _WHAT.choice("preset", "embedded", list(PRESETS), "Architecture.")
 FLOW = _WHAT.choice("flow", "sea-raft", ["sea-raft", "raft", "raft-small"], "Architecture of the flow network.")
 FRAMES = _WHAT.integer("frames", 16, "Frames of the clip.", at_least=3)
-HEIGHT = _WHAT.integer("height", 0, "Pixels (0: what the preset was trained at).", at_least=0)
-WIDTH = _WHAT.integer("width", 0, "Pixels (0: what the preset was trained at).", at_least=0)
+HEIGHT = _WHAT.integer("height", 0, "Pixels (0: the training size of the preset).", at_least=0)
+WIDTH = _WHAT.integer("width", 0, "Pixels (0: the training size of the preset).", at_least=0)
 GRAPH = _WHAT.string("graph", "swinstride-5-noncyclic", "Pair graph.")
-ITERATIONS = _WHAT.integer("iterations", 300, "Of the alignment.", at_least=1)
+ITERATIONS = _WHAT.integer("iterations", 300, "Iterations of the alignment.", at_least=1)
 POINT_DTYPE = _WHAT.choice(
-    "point_dtype", "float32", ["float32", "float16", "bfloat16"], "Of the point maps that are aligned."
+    "point_dtype", "float32", ["float32", "float16", "bfloat16"], "Number type of the aligned point maps."
 )
-DTYPE = _WHAT.choice("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the network's layers.")
+DTYPE = _WHAT.choice("dtype", "auto", ["auto", "float32", "bfloat16"], "Number type of the network's layers.")
 _HOW = FLAGS.group("How")
-REPEATS = _HOW.integer("repeats", 3, "Timed runs of each stage, after one that is not counted.", at_least=1)
-JSON = _HOW.string("json", "", "Also write the figures here.")
+REPEATS = _HOW.integer("repeats", 3, "Timed runs of each stage, after one warm-up run.", at_least=1)
+JSON = _HOW.string("json", "", "Also write the results to this file.")
 
 
 def main() -> None:
     chosen = STAGES.value.split(",")
     if not set(chosen) <= {"network", "flow", "alignment"}:
-        raise ConfigError(f"--stages={STAGES.value}: some of network, flow and alignment, with commas between.")
+        raise ConfigError(f"--stages={STAGES.value}: some of network, flow and alignment, separated by commas.")
     config = PRESETS[PRESET.value]()
     dtype = layer_dtype(DTYPE.value)
     size = (HEIGHT.value or config.image_size[0], WIDTH.value or config.image_size[1])
@@ -64,38 +64,38 @@ def main() -> None:
 
     compilations = Compilations()
     stage = StageTimer(compilations, REPEATS.value)
-    figures = {"frames": FRAMES.value, "size": size, "pairs": len(edges), "versions": versions()}
-    if "alignment" in chosen:  # first: its peak of memory shows while nothing else has been higher
+    found = {"frames": FRAMES.value, "size": size, "pairs": len(edges), "versions": versions()}
+    if "alignment" in chosen:  # first: its peak memory is only visible before other stages exceed it
         alignment_stages(stage, frames, edges, options)
     if "flow" in chosen:
         flow_stage(stage, FlowConfig(FLOW.value), frames, edges)
     if "network" in chosen:
         model = random_model(config, dtype=dtype)
         network_stages(stage, model, frames, edges, options)
-        figures |= {
+        found |= {
             "preset": PRESET.value,
             "dtype": dtype,
             "statistics_cost": statistics_cost(model, frames, REPEATS.value),
-            "reconstruction": whole_reconstruction(model, frames, options, compilations),
+            "reconstruction": full_reconstruction(model, frames, options, compilations),
         }
-    figures |= {
+    found |= {
         "stages": stage.results,
         "peak_memory_bytes": peak_memory_bytes(),
-        # Roofs: other work on the machine must not lower them.
+        # Upper bounds: other work on the machine must not lower them.
         "matmul_flops_per_s": max(matmul_rate(dtype) for _ in range(2)),
         "copy_bytes_per_s": max(copy_rate() for _ in range(2)),
     }
-    print(report(figures))
+    print(report(found))
     if JSON.value:
-        write_json(JSON.value, figures)
+        write_json(JSON.value, found)
 
 
-def report(figures: dict) -> str:
-    """The figures as a table."""
+def report(found: dict) -> str:
+    """The results as a table."""
     rows = []
-    for name, f in figures["stages"].items():
+    for name, f in found["stages"].items():
         shares = [
-            (f"{f[counted] / 1e9:.1f}", f"{100 * f[counted] / f['seconds'] / figures[roof]:.0f} %")
+            (f"{f[counted] / 1e9:.1f}", f"{100 * f[counted] / f['seconds'] / found[roof]:.0f} %")
             if f[counted]
             else ("-", "-")
             for counted, roof in (("flops", "matmul_flops_per_s"), ("bytes", "copy_bytes_per_s"))
@@ -115,17 +115,17 @@ def report(figures: dict) -> str:
     header = ("stage", "items", "compile s", "median s", "ms/item", "GFLOP", "of matmul", "GB", "of copy", "peak GB")
     lines = [
         table(rows, header),
-        f"  large matrix product: {figures['matmul_flops_per_s'] / 1e9:.1f} GFLOP/s, "
-        f"large copy: {figures['copy_bytes_per_s'] / 1e9:.1f} GB/s",
+        f"  large matrix product: {found['matmul_flops_per_s'] / 1e9:.1f} GFLOP/s, "
+        f"large copy: {found['copy_bytes_per_s'] / 1e9:.1f} GB/s",
     ]
-    if "reconstruction" in figures:
-        cost, whole = figures["statistics_cost"], figures["reconstruction"]
+    if "reconstruction" in found:
+        cost, full = found["statistics_cost"], found["reconstruction"]
         low, median, high = cost["time_ratio_quartiles"]
         lines += [
             f"  decoder with statistics / without: median {median:.3f}, quartiles {low:.3f} to {high:.3f} of "
             f"{cost['runs']} pairs of runs (counted operations: +{100 * cost['counted_flops_share']:.3f} %)",
-            f"  encodings per frame in a whole reconstruction: {whole['encodings_per_frame']:g}",
-            f"  compilations between pair batches: {whole['compilations_between_pair_batches']}",
+            f"  encodings per frame in a full reconstruction: {full['encodings_per_frame']:g}",
+            f"  compilations between pair batches: {full['compilations_between_pair_batches']}",
         ]
-    memory = ", ".join(f"{where} {size / 1e9:.2f} GB" for where, size in figures["peak_memory_bytes"].items())
+    memory = ", ".join(f"{where} {size / 1e9:.2f} GB" for where, size in found["peak_memory_bytes"].items())
     return "\n".join([*lines, f"  peak memory: {memory}"])

@@ -1,4 +1,4 @@
-"""The stages, each with what the one before it gives, or with noise of the same shape."""
+"""The stages, each with the output of the previous one, or with noise of the same shape."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def flow_stage(stage: StageTimer, config: FlowConfig, frames: Frames, edges: np.
 
 
 def alignment_stages(stage: StageTimer, frames: Frames, edges: np.ndarray, options: PipelineConfig) -> None:
-    """The start, then the iterations, without flow and with flow that counts in each of them."""
+    """The initialisation, then the iterations, without flow and with flow that counts in every iteration."""
     num_frames, height, width = frames.rgb.shape[:3]
     config = dataclasses.replace(options.alignment, flow_start=0.0)
     start = None
@@ -94,7 +94,7 @@ def alignment_stages(stage: StageTimer, frames: Frames, edges: np.ndarray, optio
         predictions = slanted_wall(jnp.asarray(edges), (height, width), options.point_dtype)
         number = predictions.points_i.dtype.itemsize
         if start is None:
-            start = stage("start of alignment", num_frames, partial(align.initial_state, predictions, config))
+            start = stage("initialisation", num_frames, partial(align.initial_state, predictions, config))
         flow = jnp.zeros((len(edges), height, width, 2), jnp.float32) if with_flow else None
         problem = align.make_problem(predictions, config, flow=flow, release=True)
         stage(
@@ -106,12 +106,12 @@ def alignment_stages(stage: StageTimer, frames: Frames, edges: np.ndarray, optio
                 num_frames, len(edges), height * width, config.iterations, with_flow=with_flow, number=number
             ),
         )
-        del problem  # or the next one were a second in memory
+        del problem  # otherwise two problems would be in memory
 
 
 @partial(jax.jit, static_argnames=("size", "dtype"))
 def slanted_wall(edges: Array, size: tuple[int, int], dtype: str) -> PairPredictions:
-    """Point maps of pairs whose two cameras stand in one place before a wall, with noise."""
+    """Noisy point maps of pairs whose two cameras are at the same place in front of a wall."""
     height, width = size
     matrix = camera.intrinsics(jnp.float32(width), camera.centre(height, width))
     depth = jnp.broadcast_to(jnp.linspace(1.0, 3.0, width), size)
@@ -120,7 +120,7 @@ def slanted_wall(edges: Array, size: tuple[int, int], dtype: str) -> PairPredict
     def one(key: Array) -> Array:
         return ((1 + 0.01 * jax.random.normal(key, (height, width, 1))) * wall).astype(dtype)
 
-    # Map by map: no more memory than the result's, or the alignment's peak would not show.
+    # One map at a time needs no memory beyond the result, which would otherwise hide the alignment's peak.
     points_i, points_j = (jax.lax.map(one, jax.random.split(jax.random.key(side), len(edges))) for side in (0, 1))
     confidence = jnp.full((2, len(edges), height, width), 5, dtype)
     return PairPredictions(edges, points_i, points_j, confidence[0], confidence[1])

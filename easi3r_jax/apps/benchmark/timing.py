@@ -18,8 +18,8 @@ class Compilations:
 
     Attributes:
       count: programs.
-      cached: of them, those that a persistent cache had.
-      seconds: that all of them took.
+      cached: programs that were found in a persistent cache.
+      seconds: total compilation time.
     """
 
     def __init__(self):
@@ -37,7 +37,7 @@ class Compilations:
 
 
 def median_seconds(run: Callable[[], object], repeats: int) -> float:
-    """Median wall-clock time of a call that waits for its result."""
+    """Median wall-clock time of a call, until its result is ready."""
     times = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -47,7 +47,7 @@ def median_seconds(run: Callable[[], object], repeats: int) -> float:
 
 
 def matmul_rate(dtype: str) -> float:
-    """FLOP/s of a large square matrix product: the roof for this process on this machine."""
+    """FLOP/s of a large square matrix product: the peak rate for this process on this machine."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((side, side), dtype)
     product = jax.jit(jnp.matmul)
@@ -56,7 +56,7 @@ def matmul_rate(dtype: str) -> float:
 
 
 def copy_rate() -> float:
-    """Bytes read and written a second where a large array is negated: the roof of what moves more than it computes."""
+    """Bytes read and written per second when negating a large array: the peak rate of memory-bound stages."""
     x = jnp.ones(1 << (25 if jax.default_backend() == "cpu" else 30), jnp.float32)
     negate = jax.jit(jnp.negative)
     jax.block_until_ready(negate(x))
@@ -64,11 +64,11 @@ def copy_rate() -> float:
 
 
 class StageTimer:
-    """Times stages one after the other and keeps their figures in `results`.
+    """Times stages one after the other and stores their measurements in `results`.
 
     Args:
-      compilations: a counter that is running.
-      repeats: timed runs of each stage, after one that is not counted.
+      compilations: a running counter.
+      repeats: timed runs of each stage, after one warm-up run.
     """
 
     def __init__(self, compilations: Compilations, repeats: int):
@@ -78,7 +78,7 @@ class StageTimer:
     def __call__(
         self, name: str, items: int, run: Callable[[], Any], *, flops: float | None = None, moved: float | None = None
     ) -> Any:
-        """Runs a stage of so many items, counted operations and moved bytes; returns what it gives."""
+        """Runs and times a stage with its number of items, counted operations and moved bytes; returns its result."""
         before, began = self._compilations.seconds, time.perf_counter()
         out = jax.block_until_ready(run())
         first = time.perf_counter() - began

@@ -1,1 +1,1 @@
-"""The papers' tables: data sets through the method, sequence by sequence, judged by each one's protocol."""
+"""Evaluation on data sets: the papers' tables, sequence by sequence, by the protocol of each data set."""

@@ -1,4 +1,4 @@
-"""What decides a run's numbers, and so what may be set beside what, or taken over from an earlier run."""
+"""Everything that determines a run's results: runs with equal configurations may be compared and resumed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import easi3r_jax
 from easi3r_jax.core.config import FrameConfig, PipelineConfig
 from easi3r_jax.evaluation.datasets import TestSet
 
-#: Of `PipelineConfig`: they decide how fast it is done, or, the seed, stand beside the configuration in a record.
-_NOT_DECIDING = ("pair_batch", "frame_batch", "shared_shapes", "seed")
+#: Fields of `PipelineConfig` that only affect speed; and the seed, which a record has beside the configuration.
+_EXCLUDED = ("pair_batch", "frame_batch", "shared_shapes", "seed")
 
 
 def describe(
@@ -27,14 +27,14 @@ def describe(
     dtype: str,
     weights: Mapping[str, str | None],
 ) -> dict[str, Any]:
-    """Everything that decides the numbers, but for the seed: no path, no size of a batch.
+    """Everything that determines the results, except the seed. No paths, no batch sizes.
 
     Args:
-      test_set: whose protocol it is.
-      protocol: what else belongs to it.
+      test_set: the data set with its protocol.
+      protocol: further entries of the protocol.
       pipeline, frames: options.
       dtype: of the network's layers.
-      weights: of networks, by name: see `weights_hash`.
+      weights: hashes of the networks' weights by name, see `weights_hash`.
     """
     return {
         "easi3r_jax": easi3r_jax.__version__,
@@ -43,7 +43,7 @@ def describe(
         "single_frames": test_set.single_frames,
         "depth": test_set.depth,
         "protocol": dict(protocol),
-        "pipeline": {name: v for name, v in dataclasses.asdict(pipeline).items() if name not in _NOT_DECIDING},
+        "pipeline": {name: v for name, v in dataclasses.asdict(pipeline).items() if name not in _EXCLUDED},
         "frames": frames,
         "dtype": dtype,
         "weights": dict(weights),
@@ -51,7 +51,7 @@ def describe(
 
 
 def weights_hash(metadata: Mapping[str, Any] | None, network: Any) -> str | None:
-    """SHA-256 of the file that the weights are from, or of the weights, where they are of no file; None without any."""
+    """SHA-256 of the file that the weights come from, or of the weights if there is no file; None without weights."""
     if metadata is None:
         return None
     if metadata.get("source_sha256"):

@@ -1,27 +1,24 @@
-"""Evaluates the method on data sets: the papers' tables, from one command.
+"""Evaluates the method on data sets and prints the papers' tables.
 
     python -m experiments.evaluate --dataset=synthetic --num_sequences=4          # rendered clips: needs no data
     python -m experiments.evaluate --dataset=davis --data_root=data/DAVIS --output=evaluations/davis \\
         --checkpoint=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt
     python -m experiments.evaluate --dataset=sintel,bonn --data_root=data/sintel,data/bonn --seeds=3
-    srun python -m experiments.evaluate --distributed --dataset=davis ...         # many hosts share the work
+    srun python -m experiments.evaluate --distributed --dataset=davis ...         # distributes the work over hosts
     python -m experiments.evaluate --compare evaluations/a evaluations/b          # paired differences of two runs
 
-Defaults are the released program's. The output folder has a line for every sequence (results.000.jsonl), written the
-moment it ends, and in the end report.md and results.csv. Stopped at any time, the same command goes on, on any number
-of hosts: what is complete in the same configuration is not done again, what failed is tried again. An average over
-fewer sequences than the data set has is not shown, unless --allow_missing, and then marked.
+Defaults are the released program's. The output folder has a line for every sequence (results.000.jsonl), written as
+soon as it ends, and at the end report.md and results.csv. The same command resumes an interrupted run, on any number of
+hosts: complete sequences of the same configuration are not repeated, failed ones are retried. A mean over fewer
+sequences than the data set has is not shown, unless --allow_missing is given; then it is marked.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
 import pathlib
 import shlex
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from easi3r_jax.apps import cli, compilation
@@ -29,18 +26,17 @@ from easi3r_jax.apps.benchmark.timing import Compilations
 from easi3r_jax.apps.environment import device, versions
 from easi3r_jax.apps.evaluate import compare, records, rendered
 from easi3r_jax.apps.evaluate.configuration import describe, weights_hash
-from easi3r_jax.apps.evaluate.gather import Gathering
-from easi3r_jax.apps.evaluate.judge import tasks_of
+from easi3r_jax.apps.evaluate.gather import Gathering, claimed
 from easi3r_jax.apps.evaluate.report import Report
-from easi3r_jax.apps.evaluate.run import Keeping, Method, evaluate, run
+from easi3r_jax.apps.evaluate.run import Method, ResultFolders, evaluate, is_done, run
 from easi3r_jax.apps.evaluate.schedule import Job, Part, all_jobs
-from easi3r_jax.apps.evaluate.tables import HEADLINES
+from easi3r_jax.apps.evaluate.sequence_metrics import tasks_of
+from easi3r_jax.apps.evaluate.tables import outcome
 from easi3r_jax.apps.given import NetworkFlags
-from easi3r_jax.apps.hosts import HostFlags, HostLostError, Hosts
+from easi3r_jax.apps.host_flags import HostFlags
+from easi3r_jax.apps.hosts import HostLostError, Hosts
 from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, dtype_flag
-from easi3r_jax.apps.progress import Stages
-from easi3r_jax.apps.run_folder import locked
-from easi3r_jax.core.atomic import ensure_writable
+from easi3r_jax.apps.progress import Stages, clock
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import ConfigError, InputError, UserError
 from easi3r_jax.evaluation.datasets import TEST_SETS, TestSequence, TestSet, find_test_set
@@ -53,17 +49,17 @@ FLAGS = cli.Flags(__doc__, positional=True)
 
 _DATA = FLAGS.group("Data")
 DATASET = _DATA.string(
-    "dataset", "", f"One or several with commas between, of: {', '.join([*TEST_SETS, rendered.NAME])}."
+    "dataset", "", f"One or several, separated by commas, of: {', '.join([*TEST_SETS, rendered.NAME])}."
 )
 DATA_ROOT = _DATA.string(
     "data_root",
     "",
-    "Folder of the data set. Of several: their folders with commas between, or one that holds a folder of each name.",
+    "Folder of the data set. For several: their folders, separated by commas, or one with a subfolder of each name.",
 )
 NUM_SEQUENCES = _DATA.integer(
     "num_sequences",
     0,
-    f"Evaluate the first so many sequences of each data set (0: all; of {rendered.NAME}, {rendered.NUM_CLIPS}).",
+    f"Evaluate only the first sequences of each data set (0: all; for {rendered.NAME}, {rendered.NUM_CLIPS}).",
 )
 NUM_FRAMES = _DATA.integer("num_frames", 16, f"Frames of a clip of {rendered.NAME}.", at_least=2)
 CHECKPOINT = checkpoint_flag(_DATA)
@@ -77,34 +73,34 @@ SAVE = _OUTPUT.choice(
     "save",
     "metrics",
     ["metrics", "results"],
-    "Keep the figures, or every sequence's result folder, too, as experiments.reconstruct writes it.",
+    "Save the metrics, or also every sequence's result folder, as experiments.reconstruct writes it.",
 )
 ALLOW_MISSING = _OUTPUT.boolean(
     "allow_missing",
     False,
-    "Show averages of the sequences that there are, marked; otherwise none unless all are there.",
+    "Show means over the complete sequences, marked, if some are missing; without it such means are not shown.",
 )
-COMPARE = _OUTPUT.string("compare", "", "Compare the runs in two folders, RUN_A RUN_B, and do nothing else.")
+COMPARE = _OUTPUT.string("compare", "", "Only compare the runs in two folders, RUN_A RUN_B.")
 
 _COMPUTE = FLAGS.group("Computation")
 DTYPE = dtype_flag(_COMPUTE)
-SEED = _COMPUTE.integer("seed", 0, f"Of k-means and RANSAC, and of the clips of {rendered.NAME}.", at_least=0)
+SEED = _COMPUTE.integer("seed", 0, f"Seed of k-means and RANSAC, and of the clips of {rendered.NAME}.", at_least=0)
 SEEDS = _COMPUTE.integer(
-    "seeds", 1, "Evaluate with so many seeds, from --seed on: mean and standard deviation. Clips stay.", at_least=1
+    "seeds", 1, "Number of seeds, from --seed on: mean and standard deviation. The clips do not change.", at_least=1
 )
 DEVICES = devices_flag(_COMPUTE)
 PARAMETERS = _COMPUTE.choice(
     "parameters",
-    "whole",
-    ["whole", "scattered"],
-    "Each device keeps all parameters, or, while they are not needed, an equal part of each.",
+    "replicated",
+    ["replicated", "sharded"],
+    "replicated: each device keeps all parameters. sharded: an equal part of each, gathered for every batch.",
 )
 SHARED_SHAPES = _COMPUTE.boolean(
     "shared_shapes",
     True,
-    "Clips of similar lengths share what is compiled: arrays are up to an eighth longer than the clip.",
+    "Clips of similar lengths share compiled programs: arrays are up to an eighth longer than the clip.",
 )
-CACHE = _COMPUTE.boolean("compilation_cache", True, "Keep what is compiled for later runs (XDG cache folder).")
+CACHE = _COMPUTE.boolean("compilation_cache", True, "Cache compiled programs for later runs (XDG cache folder).")
 
 HOSTS = HostFlags(FLAGS)
 
@@ -127,50 +123,27 @@ def main() -> None:
         with claimed(output, hosts):
             method, weights, record = load_method(stages, hosts)
             parts = plan(names, opened, method, weights)
-            keeping = Keeping(output, record) if SAVE.value == "results" else None
+            results = ResultFolders(output, record) if SAVE.value == "results" else None
             jobs = all_jobs(parts, seeds)
-            gathering = Gathering(hosts, jobs, output, lambda job, known: is_done(job, known, output, keeping))
+            gathering = Gathering(hosts, jobs, output, lambda job, known: is_done(job, known, output, results))
             gathering.agree()
             if hosts.index == 0:
                 for part in parts:
                     export.write_json(output / "configurations" / f"{part.digest}.json", part.configuration)
-            work(gathering, hosts, len(jobs), method, keeping, output, stages)
+            work(gathering, hosts, len(jobs), method, results, output, stages)
             stages.close()
             cached = f"{compilations.cached} of them found in the cache"
-            print(f"  {hosts.mark}compiled {compilations.count} programs, {cached}")
+            print(f"  {hosts.prefix}compiled {compilations.count} programs, {cached}")
             if hosts.index != 0:
                 gathering.offer("after")
                 return
             if hosts.others:
-                print(f"  {hosts.mark}waits for the others")
+                print(f"  {hosts.prefix}waiting for the other processes")
             conclude(parts, seeds, record, output, gathering.collect("after")[1])
 
 
-@contextlib.contextmanager
-def claimed(output: pathlib.Path, hosts: Hosts) -> Iterator[None]:
-    """Holds the folder of the run: a lock for each process, process 0's first.
-
-    Raises:
-      OutputError: another run holds it, or one of its processes, or no place to write.
-      HostLostError: process 0 could not hold it.
-    """
-    own = f"run.{hosts.index:03d}.lock"
-    busy = "another evaluation writes there"
-    if hosts.index != 0:
-        hosts.hear("locked", 0)
-    there = sorted(path.name for path in output.glob("run.*.lock"))
-    ensure_writable(output, marker=there[0] if there else own)
-    if hosts.index == 0:
-        for name in there:  # of a run that was larger, and part of which may live
-            with locked(output, busy=busy, name=name):
-                pass
-    with locked(output, busy=busy, name=own):
-        hosts.tell("locked", True)
-        yield
-
-
 def check_options() -> list[str]:
-    """Refuses what no data could make right; the names of the data sets.
+    """Checks options that do not depend on data; returns the names of the data sets.
 
     Raises:
       ConfigError: unknown data sets, options that contradict each other.
@@ -180,43 +153,43 @@ def check_options() -> list[str]:
     names = DATASET.value.split(",")
     known = ", ".join([*TEST_SETS, rendered.NAME])
     if not DATASET.value:
-        raise ConfigError(f"--dataset names what to evaluate on: some of {known}, with commas between.")
+        raise ConfigError(f"--dataset is required: one or more of {known}, separated by commas.")
     for name in names:
         if name != rendered.NAME and name not in TEST_SETS:
-            raise ConfigError(f"Unknown data set {name!r}: choose some of {known}, with commas between.")
+            raise ConfigError(f"Unknown data set {name!r}: choose one or more of {known}, separated by commas.")
     if len(set(names)) < len(names):
         raise ConfigError(f"--dataset={DATASET.value} names a data set twice.")
     if rendered.NAME not in names and NUM_FRAMES.present:
-        raise ConfigError(f"--num_frames is of {rendered.NAME}: protocols of data sets choose their own frames.")
+        raise ConfigError(f"--num_frames applies to {rendered.NAME} only: other protocols select their own frames.")
     if SAVE.value == "results":
         alone = [name for name in names if name in TEST_SETS and find_test_set(name).single_frames]
         if alone:
-            raise ConfigError(f"--save=results: {alone[0]} is of single frames, which give no result folder.")
+            raise ConfigError(f"--save=results: {alone[0]} has single frames, for which there is no result folder.")
     return names
 
 
 def open_data_sets(names: list[str]) -> Opened:
-    """Those that lie on the disk: protocols and sequences.
+    """Protocols and sequences of the data sets on disk.
 
     Raises:
-      ConfigError: folders that do not go with the names.
-      InputError: a folder that is not there or not whole, or that has nothing to judge by.
+      ConfigError: folders that do not match the names.
+      InputError: a folder that is missing, incomplete or without any ground truth.
     """
     names = [name for name in names if name != rendered.NAME]
     words = DATA_ROOT.value.split(",") if DATA_ROOT.value else []
     roots = [pathlib.Path(word).expanduser() for word in words]
     if not names:
         if roots:
-            raise ConfigError(f"--data_root: {rendered.NAME} needs no data; leave it out.")
+            raise ConfigError(f"--data_root: {rendered.NAME} needs no data; omit it.")
         return []
     if not roots:
-        raise ConfigError(f"--data_root=FOLDER says where {', '.join(names)} lies: see docs/datasets.md.")
+        raise ConfigError(f"--data_root=FOLDER is required for {', '.join(names)}: see docs/datasets.md.")
     if len(roots) == 1 and len(names) > 1:
         roots = [roots[0] / name for name in names]
     if len(roots) != len(names):
         raise ConfigError(
-            f"--data_root names {len(roots)} folders for {len(names)} data sets ({', '.join(names)}): as many, or one "
-            "that holds a folder of each name."
+            f"--data_root names {len(roots)} folders for {len(names)} data sets ({', '.join(names)}): give one for "
+            "each, or a single one with a subfolder of each name."
         )
     opened = []
     for name, root in zip(names, roots, strict=True):
@@ -224,31 +197,31 @@ def open_data_sets(names: list[str]) -> Opened:
         sequences = test_set.find(root)
         if SAVE.value == "metrics" and not any(tasks_of(test_set, sequence.truth) for sequence in sequences):
             raise InputError(
-                f"Nothing is known of the sequences in {root}, so nothing can be judged: add what is known of them "
-                "(docs/datasets.md), or keep their reconstructions with --save=results."
+                f"The sequences in {root} have no ground truth, so nothing can be evaluated: add ground truth "
+                "(docs/datasets.md), or save their reconstructions with --save=results."
             )
         opened.append((test_set, sequences))
     return opened
 
 
 def load_method(stages: Stages, hosts: Hosts) -> tuple[Method, dict[str, str | None], dict[str, Any]]:
-    """Networks and options; the hashes of the weights; what `config.json` says of them.
+    """Networks and options, the hashes of the weights, and their description for `config.json`.
 
-    Process 0 begins: what it downloads and converts, those with the same disk find there.
+    Process 0 begins: processes that share its disk then find what it has downloaded and converted.
     """
     if hosts.index != 0:
-        hosts.hear("loaded", 0)
+        hosts.receive("loaded", 0)
     refiner = METHOD.known.refiner(stages)
     flow, flow_weights = METHOD.known.flow_source()
     assert flow is None or not isinstance(flow, pathlib.Path)  # `NetworkFlags` refuses folders
     model, checkpoint = load_model_and_metadata(CHECKPOINT.value, DTYPE.value, progress=stages)
     stages.close()
-    hosts.tell("loaded", True)
-    scattered = PARAMETERS.value == "scattered"
-    model = on_devices(model, DEVICES.value, in_parts=scattered)
-    flow = on_devices(flow, DEVICES.value, in_parts=scattered)
+    hosts.publish("loaded", True)
+    sharded = PARAMETERS.value == "sharded"
+    model = on_devices(model, DEVICES.value, in_parts=sharded)
+    flow = on_devices(flow, DEVICES.value, in_parts=sharded)
     if METHOD.known.lacks_weights() and hosts.index == 0:
-        print("  No weights for optical flow (--flow_checkpoint): the alignment goes without it.")
+        print("  No weights for optical flow (--flow_checkpoint): the alignment runs without it.")
     config = dataclasses.replace(METHOD.pipeline_config(SEED.value), shared_shapes=SHARED_SHAPES.value)
     method = Method(model, SIZE.frame_config(model), config, flow, refiner)
     known = {"network": checkpoint, "flow": flow_weights or None, "refiner": refiner and refiner.metadata}
@@ -259,7 +232,7 @@ def load_method(stages: Stages, hosts: Hosts) -> tuple[Method, dict[str, str | N
 
 
 def plan(names: list[str], opened: Opened, method: Method, weights: dict[str, str | None]) -> list[Part]:
-    """The data sets in the order in which they were named, and what is to be done of each."""
+    """The data sets in the order of their names, with the sequences to evaluate."""
     found = {test_set.name: (test_set, sequences) for test_set, sequences in opened}
     parts = []
     for name in names:
@@ -278,7 +251,7 @@ def plan(names: list[str], opened: Opened, method: Method, weights: dict[str, st
 
 
 def clip_config(frames: FrameConfig) -> ClipConfig:
-    """Clips of 3:2 at the network's long side."""
+    """Clips of 3:2 with the network's long side."""
     return ClipConfig(size=(round(frames.size * 2 / 3), frames.size), num_frames=NUM_FRAMES.value)
 
 
@@ -287,46 +260,29 @@ def work(
     hosts: Hosts,
     num_jobs: int,
     method: Method,
-    keeping: Keeping | None,
+    results: ResultFolders | None,
     output: pathlib.Path,
     stages: Stages,
 ) -> None:
-    """Does this process's share of what is not done yet."""
-    every, left = gathering.divide()
-    frames, began = sum(job.num_frames for job in left), time.perf_counter()
-    share = f"{len(left)} to do" if hosts.count == 1 else f"{len(every)} to do, {len(left)} of them here"
-    print(f"  {hosts.mark}{num_jobs} sequences, {share}: {frames} frames; {device()}. Results: {output}")
-    if left and hosts.index == 0:
-        print("  Every sequence is kept the moment it ends: after an interruption, the same command goes on.")
+    """Evaluates this process's shard of the remaining jobs."""
+    remaining, own = gathering.divide()
+    frames, began = sum(job.num_frames for job in own), time.perf_counter()
+    shard = f"{len(own)} to do" if hosts.count == 1 else f"{len(remaining)} to do, {len(own)} of them here"
+    print(f"  {hosts.prefix}{num_jobs} sequences, {shard}: {frames} frames; {device()}. Results: {output}")
+    if own and hosts.index == 0:
+        print("  Every sequence is saved as soon as it ends: after an interruption, the same command resumes.")
     ended = 0
 
-    def tell(job: Job, record: records.Record, number: int) -> None:
+    def report(job: Job, record: records.Record, number: int) -> None:
         nonlocal ended
         ended += job.num_frames
         stages.close()
-        remaining = (time.perf_counter() - began) / ended * (frames - ended)
-        time_left = f"; {clock(remaining)} left" if number < len(left) else ""
+        seconds = (time.perf_counter() - began) / ended * (frames - ended)
+        time_left = f"; {clock(seconds)} left" if number < len(own) else ""
         name = f"{record.dataset} {record.sequence}" + (f", seed {job.seed}" if SEEDS.value > 1 else "")
-        print(f"  {hosts.mark}{number}/{len(left)} {name}: {outcome(record)} ({record.seconds:.1f} s{time_left})")
+        print(f"  {hosts.prefix}{number}/{len(own)} {name}: {outcome(record)} ({record.seconds:.1f} s{time_left})")
 
-    run(left, lambda job: evaluate(job, method, keeping, stages), output, hosts.index, tell)
-
-
-def outcome(record: records.Record) -> str:
-    """A sequence's main figures, or why there are none."""
-    if record.error is not None:
-        return f"FAILED: {record.error}"
-    found = {name: value for figures in record.figures.values() for name, value in figures.items()}
-    shown = [f"{name} {value:.3f}" for name in HEADLINES if (value := found.get(name)) is not None]
-    return ", ".join(shown) or "nothing to judge"
-
-
-def is_done(job: Job, known: dict[records.Key, records.Record], output: pathlib.Path, keeping: Keeping | None) -> bool:
-    """Whether a job is complete: without an error, with the frames that there are now, and kept if it is to be."""
-    record = known.get(job.key)
-    if record is None or record.error is not None or record.num_frames != job.num_frames:
-        return False
-    return keeping is None or (output / keeping.folder(job) / "scene.npz").is_file()
+    run(own, lambda job: evaluate(job, method, results, stages), output, hosts.index, report)
 
 
 def conclude(
@@ -336,13 +292,13 @@ def conclude(
 
     Args:
       parts, seeds: of the run.
-      record: what the report says of the networks.
+      record: description of the networks for the report.
       output: folder of the run.
-      lost: what became of processes that did not do all of their share.
+      lost: errors of processes that did not complete their shards.
 
     Raises:
-      HostLostError: there are such.
-      UserError: sequences failed, and nobody allowed that.
+      HostLostError: some processes were lost.
+      UserError: sequences failed, and --allow_missing was not given.
     """
     known = list(records.latest(records.read(output)).values())
     own = [[r for r in part.own(known) if r.seed in seeds] for part in parts]
@@ -357,15 +313,15 @@ def conclude(
         print(f"  INCOMPLETE: {'; '.join(report.missing)}.")
     if lost:
         raise HostLostError(
-            f"{' '.join(map(str, lost))} What was finished is kept; the same command, with any number of hosts, does "
-            "the rest."
+            f"{' '.join(map(str, lost))} Finished sequences are saved; the same command, with any number of hosts, "
+            "completes the rest."
         )
     chosen = {(part.test_set.name, sequence.name) for part in parts for sequence in part.chosen}
-    failed = {(r.dataset, r.sequence) for r in report.failed} & chosen  # others are missing, but were not tried now
+    failed = {(r.dataset, r.sequence) for r in report.failed} & chosen  # others are missing, but were not attempted now
     if failed and not ALLOW_MISSING.value:
         raise UserError(
             f"Failed: {len(failed)} of {len(chosen)} sequences, so there is no result: see {output / 'report.md'} and "
-            "errors.*.log. The same command tries them again; --allow_missing shows averages of the others, marked."
+            "errors.*.log. The same command retries them; --allow_missing shows means over the others, marked."
         )
 
 
@@ -378,12 +334,4 @@ def print_comparison() -> None:
         raise ConfigError("--compare takes two folders: --compare RUN_A RUN_B.")
     print(f"  A: {folders[0]}\n  B: {folders[1]}")
     print(compare.printed(compare.compare(*folders)))
-    print("  *: the 95 % bootstrap interval of the mean paired difference does not hold 0 (one in twenty by chance).")
-
-
-def clock(seconds: float) -> str:
-    """e.g. "40 s", "12 min", "3 h 05 min"."""
-    if seconds < 90:
-        return f"{math.ceil(seconds)} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+    print("  *: the 95 % bootstrap interval of the mean paired difference excludes 0 (one in twenty by chance).")

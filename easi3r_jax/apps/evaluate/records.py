@@ -1,7 +1,7 @@
-"""What a run has found, a line for each sequence the moment it ends, in files that survive whatever ends the run.
+"""Results of a run: one line per sequence, written as soon as it ends, in files that survive however the run ends.
 
-Every process writes its own `results.NNN.jsonl`; whoever reads takes all of them together. A line is written in one
-go and forced to the disk; one that was cut all the same (power, a full disk) is not a line and its sequence not done.
+Every process writes its own `results.NNN.jsonl`; a reader takes all of them together. A line is written at once and
+synced to disk. If it is truncated nevertheless (power loss, full disk), it is ignored and its sequence is not complete.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _FILES = "results.*.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """A sequence that has ended.
+    """The record of an evaluated sequence.
 
     Attributes:
       dataset, sequence: their names.
       seed: of the method.
-      config: digest of all else that decides the numbers: see `configuration`.
+      config: digest of everything else that determines the results, see `configuration`.
       num_frames: T.
-      figures: task -> name -> value, None where it is not defined; empty where the sequence failed.
-      error: why it failed, in one line; None where it did not.
-      seconds: from reading the frames to the figures.
-      peak_memory_bytes: "host", and "device" where it is known (there of the whole process so far).
+      metrics: task -> name -> value, None if undefined; empty if the sequence failed.
+      error: the reason of a failure, in one line; None if there was none.
+      seconds: from reading the frames to the metrics.
+      peak_memory_bytes: "host", and "device" if it is known (that of the process so far).
       hardware: what it ran on.
       code: version and commit.
       ended: seconds since 1970.
-      result: folder of the result within the run's; None where none was kept.
+      result: folder of the result within the run's folder; None if none was saved.
     """
 
     dataset: str
@@ -47,7 +47,7 @@ class Record:
     seed: int
     config: str
     num_frames: int
-    figures: dict[str, dict[str, float | None]]
+    metrics: dict[str, dict[str, float | None]]
     error: str | None
     seconds: float
     peak_memory_bytes: dict[str, int]
@@ -58,32 +58,32 @@ class Record:
 
     @property
     def key(self) -> Key:
-        """What makes it another sequence, or the same one under other conditions."""
+        """Identifies the sequence and its conditions."""
         return self.dataset, self.sequence, self.seed, self.config
 
 
 def configuration_digest(configuration: dict[str, Any]) -> str:
-    """Names a configuration: the first 12 digits of the SHA-256 of its JSON."""
+    """Identifies a configuration: the first 12 digits of the SHA-256 of its JSON."""
     text = json.dumps(to_json(configuration), sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def line(record: Record) -> str:
-    """A record in the form in which it is kept, without the end of the line."""
+    """A record as it is stored, without the line break."""
     return json.dumps(to_json(record), allow_nan=False)
 
 
 def parse(text: str | bytes) -> Record | None:
-    """The record of a line; None where it is no whole one."""
+    """The record of a line; None if the line is not a valid record."""
     try:
         record = Record(**json.loads(text, parse_constant=_refuse))
     except (ValueError, TypeError):
         return None
-    return record if _is_whole(record) else None
+    return record if _is_valid(record) else None
 
 
 def append(path: pathlib.Path, *added: Record) -> None:
-    """Adds a line for each, and returns when they are on the disk.
+    """Appends a line for each record, and returns when they are on disk.
 
     Raises:
       OutputError: they cannot be written.
@@ -93,7 +93,7 @@ def append(path: pathlib.Path, *added: Record) -> None:
         with interrupt.uninterrupted(), path.open("ab+") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a line was cut: the new ones shall not be part of it
+                if file.read(1) != b"\n":  # a line was truncated: do not append to it
                     lines = "\n" + lines
             file.write(lines.encode())
             file.flush()
@@ -103,7 +103,7 @@ def append(path: pathlib.Path, *added: Record) -> None:
 
 
 def read(folder: pathlib.Path) -> list[Record]:
-    """The records of all processes in the order in which they ended. What is no whole record is passed over.
+    """The records of all processes in the order in which they ended. Invalid lines are skipped.
 
     Raises:
       InputError: a file that cannot be read.
@@ -114,14 +114,14 @@ def read(folder: pathlib.Path) -> list[Record]:
             lines = path.read_bytes().splitlines()
         except OSError as error:
             raise InputError(
-                f"Cannot read {path}: {error.strerror}. Make it readable, or name another folder."
+                f"Cannot read {path}: {error.strerror}. Make it readable, or use another folder."
             ) from error
         found += [record for text in lines if (record := parse(text)) is not None]
     return sorted(found, key=lambda record: record.ended)
 
 
 def latest(records: Iterable[Record]) -> dict[Key, Record]:
-    """The last record of each key. One that failed takes no success's place: the clocks of hosts may differ."""
+    """The last record of each key. A failure does not replace a success: the clocks of hosts may differ."""
     found: dict[Key, Record] = {}
     for record in records:
         older = found.get(record.key)
@@ -130,9 +130,9 @@ def latest(records: Iterable[Record]) -> dict[Key, Record]:
     return found
 
 
-def _is_whole(record: Record) -> bool:
-    """Whether everything is of its kind: lines are plain text, which people mend."""
-    figures, number = record.figures, (int, float)
+def _is_valid(record: Record) -> bool:
+    """Whether every field has its type: the files are plain text, which people may edit."""
+    metrics, number = record.metrics, (int, float)
     return (
         all(isinstance(getattr(record, name), str) for name in ("dataset", "sequence", "config", "hardware", "code"))
         and all(isinstance(getattr(record, name), int) for name in ("seed", "num_frames"))
@@ -140,11 +140,11 @@ def _is_whole(record: Record) -> bool:
         and all(isinstance(getattr(record, name), str | None) for name in ("error", "result"))
         and isinstance(record.peak_memory_bytes, dict)
         and all(isinstance(value, number) for value in record.peak_memory_bytes.values())
-        and isinstance(figures, dict)
-        and all(isinstance(task, dict) for task in figures.values())
-        and all(value is None or isinstance(value, number) for task in figures.values() for value in task.values())
+        and isinstance(metrics, dict)
+        and all(isinstance(task, dict) for task in metrics.values())
+        and all(value is None or isinstance(value, number) for task in metrics.values() for value in task.values())
     )
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")

@@ -1,4 +1,4 @@
-"""The synthetic data set: clips rendered when they are asked for, with everything known of them."""
+"""The synthetic data set: clips rendered on demand, with complete ground truth."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from easi3r_jax.io.video import frame_geometry, resize_image
 from easi3r_jax.synthetic.clips import Clip, ClipConfig, ClipPlan, plan_clip, render_clip
 
 NAME = "synthetic"
-#: Clips, where nobody says how many.
+#: Default number of clips.
 NUM_CLIPS = 4
-_RATE = 24.0
+_FRAMES_PER_SECOND = 24.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +36,17 @@ class RenderedSequence(TestSequence):
 
 
 def rendered_set(count: int, seed: int, config: ClipConfig) -> tuple[TestSet, list[TestSequence]]:
-    """Moving clips: those of `python -m experiments.synthesize` of the same seed and size, up to rounding.
+    """Dynamic clips: those of `python -m experiments.synthesize` with the same seed and size, up to rounding.
 
     Nothing is rendered yet.
 
     Args:
-      count: how many; more add to them.
+      count: number of clips; a larger one adds clips.
       seed: of the clips.
-      config: how they are drawn.
+      config: their distribution.
     """
 
-    @functools.lru_cache(maxsize=1)  # its truth is asked for frame by frame, clip after clip
+    @functools.lru_cache(maxsize=1)  # its ground truth is requested frame by frame, clip after clip
     def rendered(number: int) -> Clip:
         return jax.tree.map(np.asarray, _render(keys[number][1], plans[number], config.size))
 
@@ -69,7 +69,7 @@ def rendered_set(count: int, seed: int, config: ClipConfig) -> tuple[TestSet, li
 
 def _sequence(name: str, plan: ClipPlan, clip: Callable[[], Clip]) -> RenderedSequence:
     cameras = np.asarray(plan.world_from_cam, np.float64)
-    times = np.arange(len(cameras)) / _RATE
+    times = np.arange(len(cameras)) / _FRAMES_PER_SECOND
     truth = Truth(
         masks=lambda t: np.asarray(clip().moving[t]),
         depth=lambda t: np.asarray(clip().views.depth[t]),

@@ -1,4 +1,4 @@
-"""What a run leaves for people: the tables on the screen, `report.md` and `results.csv`."""
+"""Human-readable results of a run: the printed tables, `report.md` and `results.csv`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from easi3r_jax.apps import progress
 from easi3r_jax.apps.evaluate.records import Record
 from easi3r_jax.apps.evaluate.schedule import Part
 from easi3r_jax.apps.evaluate.summary import TaskSummary
-from easi3r_jax.apps.evaluate.tables import TABLES, Column, Row, Table, lay_out, markdown, published_figures, title_of
+from easi3r_jax.apps.evaluate.tables import TABLES, Column, Row, Table, lay_out, markdown, published_metrics, title_of
 from easi3r_jax.core.atomic import atomic_file
 from easi3r_jax.io.export import to_json
 
@@ -23,10 +23,10 @@ class Report:
 
     Args:
       parts: its data sets.
-      records: of each data set, `Part.own`: the last of every sequence.
+      records: `Part.own` of each data set: the last record of every sequence.
       seeds: of the method.
-      network: whose weights these are.
-      allow_missing: means of incomplete data sets are shown, marked.
+      network: name of the weights.
+      allow_missing: show means of incomplete data sets, marked.
     """
 
     def __init__(
@@ -42,26 +42,26 @@ class Report:
         self.allow_missing = allow_missing
         self.ours = f"ours: with the weights {network}"
         if network == "embedded":
-            self.ours += ", a small network for trials: not what the papers' rows are of"
+            self.ours += ", a small network for trials, not the one of the papers' rows"
         self.summaries = [part.summaries(seeds, found) for part, found in zip(parts, records, strict=True)]
 
     @property
     def missing(self) -> list[str]:
-        """What is incomplete, in words."""
+        """A phrase for each incomplete task."""
         return [
             f"{s.dataset} ({s.task}) has {s.done} of {s.expected} sequences"
             for summaries in self.summaries
             for s in summaries
-            if not s.whole
+            if not s.is_complete
         ]
 
     @property
     def failed(self) -> list[Record]:
-        """Sequences that failed when they were last tried."""
+        """Sequences that failed at their last attempt."""
         return [record for found in self.records for record in found if record.error is not None]
 
     def printed(self) -> str:
-        """The tables, for the screen."""
+        """The tables as plain text."""
         blocks = [f"  {self.ours}"]
         for part, table, columns, rows in self._tables():
             header = (f"{part.test_set.name}: {table.task}", "n/N", *(c.title for c in columns))
@@ -72,20 +72,20 @@ class Report:
         """`report.md`.
 
         Args:
-          command: that made the run.
-          configurations: what is to be said of each data set's method.
+          command: of the run.
+          configurations: description of the method for each data set.
         """
         lines = ["# Evaluation", "", f"    {command}", ""]
         lines += [
             "n/N: sequences in the mean, of those that the data set has for the task. "
             + (f"± is the standard deviation over {len(self.seeds)} seeds. " if len(self.seeds) > 1 else "")
-            + f"Figures are defined in docs/metrics.md. {self.ours[0].upper()}{self.ours[1:]}.",
+            + f"Metrics are defined in docs/metrics.md. {self.ours[0].upper()}{self.ours[1:]}.",
             "",
         ]
         if self.missing:
             lines += ["**INCOMPLETE**: " + "; ".join(self.missing) + ".", ""]
             if self.allow_missing:
-                lines += ["\\* Mean of the sequences that there are, **not a result of the data set**.", ""]
+                lines += ["\\* Mean over the available sequences, **not a result of the data set**.", ""]
         titled = set()
         for part, table, columns, rows in self._tables():
             if part.digest not in titled:
@@ -103,15 +103,15 @@ class Report:
         return "\n".join(lines)
 
     def csv(self) -> str:
-        """`results.csv`: a row for every sequence and seed, a column for every figure."""
+        """`results.csv`: a row for every sequence and seed, a column for every metric."""
         found = [record for records in self.records for record in records]
-        figures = dict.fromkeys((task, name) for r in found for task in r.figures for name in r.figures[task])
+        columns = dict.fromkeys((task, name) for r in found for task in r.metrics for name in r.metrics[task])
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         facts = ("dataset", "sequence", "seed", "config", "num_frames", "seconds", "peak_host_bytes")
-        writer.writerow((*facts, "peak_device_bytes", *(f"{task}.{name}" for task, name in figures), "error"))
+        writer.writerow((*facts, "peak_device_bytes", *(f"{task}.{name}" for task, name in columns), "error"))
         for r in found:
-            values = (r.figures.get(task, {}).get(name) for task, name in figures)
+            values = (r.metrics.get(task, {}).get(name) for task, name in columns)
             memory = (r.peak_memory_bytes.get(where) for where in ("host", "device"))
             row = (
                 r.dataset,
@@ -148,10 +148,10 @@ class Report:
         return found
 
     def _sources(self, part: Part, table: Table) -> list[str]:
-        """Where the papers' rows are from; of rows that are in the table."""
+        """Sources of the papers' rows that are in the table."""
         methods: dict[str, list[str]] = {}
         for row in part.test_set.published:
-            if row.task == table.task and published_figures(table, row):
+            if row.task == table.task and published_metrics(table, row):
                 methods.setdefault(row.source, []).append(row.method)
         return [*(f"- {source}: {', '.join(names)}." for source, names in methods.items()), ""] if methods else []
 

@@ -1,4 +1,4 @@
-"""The loop: sequence after sequence through the method, each one's line on the disk before the next one begins."""
+"""The evaluation loop: one sequence after the other, each record on disk before the next sequence begins."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 from easi3r_jax.apps.environment import code_version, peak_memory_bytes, processor, reset_peak_memory
 from easi3r_jax.apps.evaluate import records
-from easi3r_jax.apps.evaluate.judge import Prediction, judge
 from easi3r_jax.apps.evaluate.records import Record
 from easi3r_jax.apps.evaluate.rendered import RenderedSequence, rendered_frames
 from easi3r_jax.apps.evaluate.schedule import Job
+from easi3r_jax.apps.evaluate.sequence_metrics import Prediction, evaluate_sequence
 from easi3r_jax.apps.given import estimator
 from easi3r_jax.core.atomic import output_error
 from easi3r_jax.core.config import FrameConfig, PipelineConfig
@@ -27,18 +27,18 @@ from easi3r_jax.io.results import save_result
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.models import DUSt3R, FlowNetwork
 
-_LONGEST_REASON = 500
+_MAX_REASON_LENGTH = 500
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Method:
-    """What every sequence goes through.
+    """The method that every sequence is evaluated with.
 
     Attributes:
       model: the network.
-      frames: how frames are brought to its size.
-      config: of all stages; the seed is the job's.
-      flow: network of the optical flow, or None.
+      frames: how frames are resized for it.
+      config: options of all stages; the seed is the job's.
+      flow: optical flow network, or None.
       refiner: of masks, or None.
     """
 
@@ -66,7 +66,7 @@ class Method:
         )
 
     def single_frames(self, frames: Frames, seed: int, observer: Observer) -> Iterator[Reconstruction]:
-        """Every frame alone, paired with itself. A frame alone does not show motion: none is looked for."""
+        """Every frame alone, paired with itself, without a motion cue: a single frame shows no motion."""
         config = dataclasses.replace(self.config, seed=seed, cue="none", masks=())
         for t in range(len(frames.rgb)):
             observer("frames alone", t, len(frames.rgb), "")
@@ -75,40 +75,50 @@ class Method:
 
 
 @dataclasses.dataclass(frozen=True)
-class Keeping:
-    """Where results go that are kept.
+class ResultFolders:
+    """Writes result folders of a run.
 
     Attributes:
       output: folder of the run.
-      record: `config.json` of each, but for the seed.
+      record: content of each `config.json`, except the seed.
     """
 
     output: pathlib.Path
     record: dict[str, Any]
 
     def folder(self, job: Job) -> str:
-        """That of a job, within the run's."""
+        """The folder of a job, within the run's."""
         dataset, sequence, seed, config = job.key
         return os.path.join("results", config, dataset, sequence.replace("/", "_"), f"seed_{seed}")
 
-    def write(self, job: Job, result: Reconstruction, figures: dict[str, Any]) -> str:
+    def write(self, job: Job, result: Reconstruction, metrics: dict[str, Any]) -> str:
         """Writes the result folder of a clip, as `experiments.reconstruct` does."""
         folder = self.folder(job)
         save_result(
             self.output / folder,
             result,
             record=self.record | {"configuration": job.part.configuration, "seed": job.seed},
-            metrics=figures,
+            metrics=metrics,
             name=job.sequence.name,
         )
         return folder
 
 
-def evaluate(job: Job, method: Method, keeping: Keeping | None, observer: Observer) -> dict[str, Any]:
-    """`figures`, `seconds`, `peak_memory_bytes` and `result` of a sequence's record.
+def is_done(
+    job: Job, known: dict[records.Key, records.Record], output: pathlib.Path, results: ResultFolders | None
+) -> bool:
+    """Whether a job is complete: no error, the current number of frames, and its result saved if requested."""
+    record = known.get(job.key)
+    if record is None or record.error is not None or record.num_frames != job.num_frames:
+        return False
+    return results is None or (output / results.folder(job) / "scene.npz").is_file()
+
+
+def evaluate(job: Job, method: Method, results: ResultFolders | None, observer: Observer) -> dict[str, Any]:
+    """`metrics`, `seconds`, `peak_memory_bytes` and `result` of a sequence's record.
 
     Raises:
-      UserError: what cannot be read, does not fit, or cannot be reconstructed.
+      UserError: input that cannot be read, does not match, or cannot be reconstructed.
     """
     reset_peak_memory()
     began = time.perf_counter()
@@ -119,14 +129,14 @@ def evaluate(job: Job, method: Method, keeping: Keeping | None, observer: Observ
     else:
         result = method.clip(frames, job.seed, observer)
         scenes = [result.scene]
-    observer("judge", 0, 1, "")
-    figures = judge(job.part.test_set, job.sequence, Prediction.of(scenes, frames))
-    observer("judge", 1, 1, "")
+    observer("metrics", 0, 1, "")
+    metrics = evaluate_sequence(job.part.test_set, job.sequence, Prediction.of(scenes, frames))
+    observer("metrics", 1, 1, "")
     seconds = time.perf_counter() - began
-    kept = None
-    if keeping is not None and result is not None:
-        kept = keeping.write(job, result, figures)
-    return {"figures": figures, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes(), "result": kept}
+    folder = None
+    if results is not None and result is not None:
+        folder = results.write(job, result, metrics)
+    return {"metrics": metrics, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes(), "result": folder}
 
 
 def run(
@@ -134,16 +144,16 @@ def run(
     attempt: Callable[[Job], dict[str, Any]],
     output: pathlib.Path,
     process_index: int,
-    tell: Callable[[Job, Record, int], None],
+    report: Callable[[Job, Record, int], None],
 ) -> None:
-    """Does the jobs in their order. What fails is recorded with its reason; the others go on.
+    """Runs the jobs in order. A failure is recorded with its reason, and the others continue.
 
     Args:
       jobs: of this process.
       attempt: see `evaluate`.
       output: folder of the run: `results.NNN.jsonl`, and `errors.NNN.log` with the traceback of every failure.
       process_index: NNN.
-      tell: called with the job, its record and the number of jobs that have ended.
+      report: called with the job, its record and the number of jobs that have ended.
 
     Raises:
       OutputError: a record cannot be written.
@@ -152,11 +162,11 @@ def run(
         began = time.perf_counter()
         try:
             found, error = attempt(job), None
-        except Exception as failure:  # whatever it was, the other sequences have nothing to do with it
+        except Exception as failure:  # any failure: the other sequences are not affected
             error = reason(failure)
             _log(output / f"errors.{process_index:03d}.log", job, failure)
             found = {
-                "figures": {},
+                "metrics": {},
                 "seconds": time.perf_counter() - began,
                 "peak_memory_bytes": peak_memory_bytes(),
             }
@@ -174,17 +184,19 @@ def run(
             **found,
         )
         records.append(output / f"results.{process_index:03d}.jsonl", record)
-        tell(job, record, number)
+        report(job, record, number)
 
 
 def reason(failure: Exception) -> str:
-    """An exception in one line."""
+    """An exception as one line."""
     text = " ".join(str(failure).split())
     if isinstance(failure, MemoryError) or "RESOURCE_EXHAUSTED" in text:
-        return "Out of memory: a smaller --size, --pair_batch or --frame_batch, --point_dtype=float16, or fewer pairs."
+        return (
+            "Out of memory: use a smaller --size, --pair_batch or --frame_batch, --point_dtype=float16, or fewer pairs."
+        )
     if not isinstance(failure, UserError):
         text = f"{type(failure).__name__}: {text}" if text else type(failure).__name__
-    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 3] + "..."
+    return text if len(text) <= _MAX_REASON_LENGTH else text[: _MAX_REASON_LENGTH - 3] + "..."
 
 
 def _log(path: pathlib.Path, job: Job, failure: Exception) -> None:

@@ -1,4 +1,4 @@
-"""What is to be done, and by whom."""
+"""The jobs of a run, and their distribution over processes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from easi3r_jax.apps.evaluate.judge import tasks_of
 from easi3r_jax.apps.evaluate.records import Key, Record, configuration_digest
+from easi3r_jax.apps.evaluate.sequence_metrics import tasks_of
 from easi3r_jax.apps.evaluate.summary import TaskSummary, summarise
 from easi3r_jax.evaluation.datasets import TestSequence, TestSet
 
@@ -18,10 +18,10 @@ class Part:
 
     Attributes:
       test_set: its protocol.
-      sequences: all that it has.
-      chosen: those that are to be evaluated, the first of them.
-      configuration: everything that decides the numbers but the seed.
-      digest: names the configuration.
+      sequences: all of its sequences.
+      chosen: those to be evaluated: the first of them.
+      configuration: everything that determines the results, except the seed.
+      digest: identifies the configuration.
     """
 
     test_set: TestSet
@@ -34,13 +34,13 @@ class Part:
     def of(
         cls, test_set: TestSet, sequences: Iterable[TestSequence], num_sequences: int, configuration: dict[str, Any]
     ) -> Part:
-        """The first `num_sequences` of a data set, or all of them (0)."""
+        """The first `num_sequences` of a data set, or all (0)."""
         every = tuple(sequences)
         chosen = every[: num_sequences or None]
         return cls(test_set, every, chosen, configuration, configuration_digest(configuration))
 
     def own(self, records: Iterable[Record]) -> list[Record]:
-        """The records of this data set in this configuration, of sequences as they are now, in their order."""
+        """The records of this data set in this configuration, for the sequences as they are now, in their order."""
         order = {sequence.name: (number, len(sequence.times)) for number, sequence in enumerate(self.sequences)}
         own = [
             record
@@ -52,10 +52,12 @@ class Part:
         return sorted(own, key=lambda record: (order[record.sequence], record.seed))
 
     def summaries(self, seeds: Iterable[int], records: Iterable[Record]) -> list[TaskSummary]:
-        """Means of every task that some sequence can be judged on, from `own` records."""
+        """Means of every task for which some sequence has ground truth, from `own` records."""
         seeds, records = list(seeds), list(records)
-        judged = {sequence.name: tasks_of(self.test_set, sequence.truth) for sequence in self.sequences}
-        expected = {task: [name for name, tasks in judged.items() if task in tasks] for task in self.test_set.tasks}
+        tasks_of_each = {sequence.name: tasks_of(self.test_set, sequence.truth) for sequence in self.sequences}
+        expected = {
+            task: [name for name, tasks in tasks_of_each.items() if task in tasks] for task in self.test_set.tasks
+        }
         return [summarise(self.test_set.name, task, names, seeds, records) for task, names in expected.items() if names]
 
 
@@ -75,31 +77,31 @@ class Job:
 
     @property
     def key(self) -> Key:
-        """That of its record."""
+        """Key of its record."""
         return self.part.test_set.name, self.sequence.name, self.seed, self.part.digest
 
     @property
     def num_frames(self) -> int:
-        """T, which its time is taken to grow with."""
+        """T, the estimate of its cost."""
         return len(self.sequence.times)
 
 
 def all_jobs(parts: Iterable[Part], seeds: Iterable[int]) -> list[Job]:
-    """Every chosen sequence with every seed."""
+    """All chosen sequences with all seeds."""
     seeds = list(seeds)
     return [Job(part, sequence, seed) for part in parts for sequence in part.chosen for seed in seeds]
 
 
-def share_of(jobs: list[Job], process_index: int, process_count: int) -> list[Job]:
+def shard_of(jobs: list[Job], process_index: int, process_count: int) -> list[Job]:
     """The jobs of one of several processes, longest first.
 
-    Each job, the longest first, goes to the process that has the least to do: at most a third above the best division
-    (Graham, 1969). All processes come to the same division without talking to each other.
+    Jobs are assigned longest first, each to the process with the least work: the longest total is at most a third above
+    the optimum (Graham, 1969). All processes compute the same assignment without communication.
     """
-    shares: list[list[Job]] = [[] for _ in range(process_count)]
+    shards: list[list[Job]] = [[] for _ in range(process_count)]
     frames = [0] * process_count
     for job in sorted(jobs, key=lambda job: (-job.num_frames, job.key)):
         least = frames.index(min(frames))
-        shares[least].append(job)
+        shards[least].append(job)
         frames[least] += job.num_frames
-    return shares[process_index]
+    return shards[process_index]

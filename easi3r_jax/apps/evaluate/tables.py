@@ -1,22 +1,23 @@
-"""The papers' tables: which figures stand in them, and how they are written."""
+"""The papers' tables: their metrics and their formatting."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 
+from easi3r_jax.apps.evaluate.records import Record
 from easi3r_jax.apps.evaluate.summary import Mean, TaskSummary
 from easi3r_jax.evaluation.datasets import Published, TestSet
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A figure of a table.
+    """A metric of a table.
 
     Attributes:
-      name: of the figure.
-      title: heads the column.
-      digits: after the point.
+      name: of the metric.
+      title: heading of the column.
+      digits: after the decimal point.
     """
 
     name: str
@@ -26,13 +27,13 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """What stands side by side.
+    """A table of one task and protocol.
 
     Attributes:
-      task: of the data set's.
-      title: says the protocol; of depth, `title_of` adds the data set's.
-      columns: figures.
-      prefix: of our figures' names, which published rows leave out.
+      task: one of the data set's tasks.
+      title: states the protocol; for depth, `title_of` adds the data set's.
+      columns: metrics.
+      prefix: of our metrics' names, which published rows omit.
     """
 
     task: str
@@ -57,7 +58,7 @@ TABLES = (
     ),
     Table(
         "poses",
-        "camera paths, every sequence alike",
+        "camera paths, sequences weighted equally",
         (
             Column("ate", "ATE", 4),
             Column("rpe_translation", "RPE transl.", 4),
@@ -67,7 +68,7 @@ TABLES = (
     ),
     Table(
         "depth",
-        "depth, sequences by their judged pixels",
+        "depth, sequences weighted by evaluated pixels",
         (
             Column("abs_rel", "AbsRel"),
             Column("sq_rel", "SqRel"),
@@ -80,7 +81,7 @@ TABLES = (
     ),
     Table(
         "points",
-        "points, every sequence alike",
+        "points, sequences weighted equally",
         tuple(
             Column(name + end, name + text)
             for name in ("accuracy", "completeness", "distance")
@@ -98,7 +99,7 @@ def title_of(table: Table, test_set: TestSet) -> str:
     if table.task != "depth" or test_set.depth is None:
         return table.title
     options = test_set.depth
-    fitted = f"fitted {'frame by frame' if options.per_frame else 'once a sequence'} ({options.alignment})"
+    fitted = f"fitted {'frame by frame' if options.per_frame else 'once per sequence'} ({options.alignment})"
     limit = "" if options.max_depth is None else f", true depth below {options.max_depth:g}"
     return f"{table.title}; {fitted}{limit}"
 
@@ -106,18 +107,18 @@ def title_of(table: Table, test_set: TestSet) -> str:
 def lay_out(
     table: Table, test_set: TestSet, summary: TaskSummary, *, allow_missing: bool
 ) -> tuple[list[Column], list[Row]]:
-    """The columns that anything is known of, and a row for us and for every paper.
+    """The columns that have any value, and the rows: ours and one per paper.
 
-    A row of ours has figures where all sequences are in the mean, or with `allow_missing`, and then a star.
+    Our row has values if all sequences are in the mean, or with `allow_missing`, and then a star.
     """
-    papers = [(row, published_figures(table, row)) for row in test_set.published if row.task == table.task]
-    papers = [(row, figures) for row, figures in papers if figures]
-    ours = {column.name: summary.figures.get(table.prefix + column.name) for column in table.columns}
-    known = [c for c in table.columns if ours[c.name] is not None or any(c.name in figures for _, figures in papers)]
+    papers = [(row, published_metrics(table, row)) for row in test_set.published if row.task == table.task]
+    papers = [(row, values) for row, values in papers if values]
+    ours = {column.name: summary.metrics.get(table.prefix + column.name) for column in table.columns}
+    known = [c for c in table.columns if ours[c.name] is not None or any(c.name in values for _, values in papers)]
     columns = known or list(table.columns)
     count = f"{summary.done}/{summary.expected}"
-    shown = summary.whole or (allow_missing and summary.done > 0)
-    mark = "" if summary.whole else "*"
+    shown = summary.is_complete or (allow_missing and summary.done > 0)
+    mark = "" if summary.is_complete else "*"
     rows = [
         (
             "ours" if shown else "ours: INCOMPLETE",
@@ -125,14 +126,14 @@ def lay_out(
             *(written(ours[c.name], c, mark) if shown else "-" for c in columns),
         )
     ]
-    for row, figures in papers:
-        cells = (f"{figures[c.name]:.{c.digits}f}" if c.name in figures else "-" for c in columns)
+    for row, values in papers:
+        cells = (f"{values[c.name]:.{c.digits}f}" if c.name in values else "-" for c in columns)
         rows.append((row.method, "", *cells))
     return columns, rows
 
 
 def written(mean: Mean | None, column: Column, mark: str = "") -> str:
-    """A mean with its deviation; a dash where there is none, which may be for want of a defined figure."""
+    """A mean with its deviation; a dash if there is none, possibly because the metric is undefined."""
     if mean is None:
         return "-"
     text = "-" if mean.value is None else f"{mean.value:.{column.digits}f}{mark}"
@@ -141,10 +142,10 @@ def written(mean: Mean | None, column: Column, mark: str = "") -> str:
     return text + (f" ({mean.undefined} undefined)" if mean.undefined else "")
 
 
-def published_figures(table: Table, row: Published) -> dict[str, float]:
-    """The row's figures that belong into the table, by the names of its columns.
+def published_metrics(table: Table, row: Published) -> dict[str, float]:
+    """The row's values that belong in the table, by the names of its columns.
 
-    Of masks, papers print the pooled figures, unless their names say "davis_".
+    For masks, papers print the pooled metrics, unless their names begin with "davis_".
     """
     names = {column.name for column in table.columns}
     bare = {name: value for name, value in row.figures.items() if name in names and table.prefix != "davis_"}
@@ -153,6 +154,15 @@ def published_figures(table: Table, row: Published) -> dict[str, float]:
 
 
 def markdown(rows: Sequence[Row], header: Row) -> str:
-    """A table in Markdown; the first column flush left, the others flush right."""
+    """A Markdown table; the first column is left-aligned, the others right-aligned."""
     lines = [header, ("---", *("---:" for _ in header[1:])), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def outcome(record: Record) -> str:
+    """A sequence's main metrics, or the reason why there are none."""
+    if record.error is not None:
+        return f"FAILED: {record.error}"
+    found = {name: value for values in record.metrics.values() for name, value in values.items()}
+    shown = [f"{name} {value:.3f}" for name in HEADLINES if (value := found.get(name)) is not None]
+    return ", ".join(shown) or "no ground truth"

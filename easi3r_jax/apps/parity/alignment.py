@@ -1,4 +1,4 @@
-"""Global alignment: closed forms, initialisation, gradients, the optimiser's path and its end."""
+"""Global alignment: closed forms, initialisation, gradients, the optimiser's trajectory and result."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from easi3r_jax.inference.flow import consistent_flow
 
 _GRADIENT = 1e-4
 _FIRST_LOSSES = 1e-4
-_CURVE = 3e-2  # the reference itself moves so much when its input moves by 1e-7
+_CURVE = 3e-2  # the reference itself changes this much when its input changes by 1e-7
 _FINAL_LOSS = 1e-3
 _ROTATION_DEGREES = 0.2
 _FOCAL = 2e-4
 _OWN_START = 1.02
 _CLOSED_FORM = 1e-5
 _FLOW_RESIDUAL = 1e-2  # of a range of 1: RANSAC draws its own samples
-#: Of the documented format: states on the way, other forms of what is compared, and, where a case lacks the initial
-#: depth, all that starts from it.
+#: Arrays of the documented format that are skipped: intermediate states, equivalent forms of compared arrays, and, if a
+#: case lacks the initial depth, everything that depends on it.
 _NOT_COMPARED = (
     r"(after|before_iter)\d+_.*|iter\d+_.*|im_conf_.*|init_.*|mst_im_poses_unscaled|final_(im|pw)_poses_param|final_pw_scale"
     r"|final_(depth|log_focal_param|pts3d_frame0|intrinsics|tum_.*|focals|im_poses)"
@@ -41,7 +41,7 @@ _NOT_COMPARED = (
 
 
 def check_folder(folder: pathlib.Path) -> Iterator[Row]:
-    """Every case of the folder: with optical flow and without, both schedules, one focal length or one a frame."""
+    """Every case of the folder: with optical flow and without, both schedules, shared or separate focal lengths."""
     settings = json.loads((folder / "config.json").read_text())
     predictions, num_frames = load_predictions(folder)
     for case, options in settings["cases"].items():
@@ -73,13 +73,13 @@ def load_predictions(folder: pathlib.Path) -> tuple[PairPredictions, int]:
 
 
 def load_flow(folder: pathlib.Path) -> tuple[jax.Array, jax.Array]:
-    """The folder's flow of every pair (E, H, W, 2), and what moves (T, H, W)."""
+    """The folder's flow of every pair (E, H, W, 2), and masks of dynamic regions (T, H, W)."""
     with np.load(folder / "flow.npz") as flow, np.load(folder / "scene.npz") as scene:
         return jnp.moveaxis(jnp.asarray(flow["flow_ij"]), 1, -1), jnp.asarray(scene["masks"])
 
 
 def case_config(options: dict) -> AlignConfig:
-    """Options of a golden case; those it does not name are the golden format's."""
+    """Options of a golden case; missing ones are the defaults of the golden format."""
     return AlignConfig(
         iterations=options.get("niter", 300),
         schedule=options.get("schedule", "linear"),
@@ -92,7 +92,7 @@ def case_config(options: dict) -> AlignConfig:
 
 
 def golden_start(golden: dict[str, np.ndarray], predictions: PairPredictions) -> align.AlignState:
-    """The golden's initial state. Where its depth is not stored it is that of our own start (see `_check_case`)."""
+    """The golden initial state."""
     return align.AlignState(
         pair_poses=jnp.asarray(golden["init_pw_poses_param"]),
         frame_poses=jnp.asarray(golden["init_im_poses_param"]),
@@ -117,7 +117,7 @@ def _check_case(stage, golden, predictions, num_frames, problem, config: AlignCo
 
 
 def _check_start(stage, golden, predictions, num_frames) -> Iterator[Row]:
-    """The spanning tree, and the focal lengths with the released program's fault (a stale point map) switched on."""
+    """The spanning tree, and the focal lengths with the released program's bug (a stale point map) enabled."""
     edges = np.asarray(predictions.edges)
     tree = align.spanning_tree(edges, np.asarray(align.edge_scores(predictions)), num_frames, stale_focal=True)
     yield equal(stage, "spanning tree", edges[tree.edges], golden["mst_edges"])
@@ -143,9 +143,9 @@ def _check_path(stage, golden, predictions, num_frames, problem, config: AlignCo
             if row.passed or name != "logdepth_f0":
                 yield row
                 continue
-            # The gradient of a distance is a direction. Where the first state is all but exact, a distance is as
-            # small as float32 rounding, and so is what is left of its direction. In float64 it shows who is right:
-            # ours must be, everywhere, and equal the golden value wherever that is right too.
+            # The gradient of a distance is a direction. If the initial state is nearly exact, the distance is as small
+            # as float32 rounding, and its direction is rounding too. Float64 shows which is right: ours must be right
+            # everywhere, and equal the golden value wherever that is right too.
             exact = _exact_gradient(start, predictions, num_frames, config).log_depth[0].reshape(array.shape)
             yield compare(stage, f"iter0_grad_{name}, ours against float64", ours, exact, _GRADIENT)
             right = np.abs(array - exact) <= _GRADIENT * np.abs(array).max()
@@ -175,13 +175,13 @@ def _check_path(stage, golden, predictions, num_frames, problem, config: AlignCo
             confidence=before,
         )
         after = np.asarray(clean_confidence(done, config))
-        # A projection that rounds to the next pixel may flip a decision.
+        # A projection that rounds to the next pixel may change a decision.
         differ = float((np.abs(after - golden["im_conf_after_clean"]) > ROUNDING * after.max()).mean())
         yield at_most(stage, "im_conf_after_clean, share of pixels", differ, 1e-3)
 
 
 def _by_golden_name(gradient: align.AlignState) -> dict[str, jax.Array]:
-    """The parts of a gradient that golden files hold, by their names there."""
+    """The parts of a gradient that golden files contain, by their golden names."""
     return {
         "im_poses": gradient.frame_poses,
         "pw_poses": gradient.pair_poses,
@@ -193,7 +193,7 @@ def _by_golden_name(gradient: align.AlignState) -> dict[str, jax.Array]:
 def _check_flow_start(stage, golden, start, problem, config: AlignConfig) -> Iterator[Row]:
     """Loss terms and gradients at the first iteration in which the flow counts.
 
-    Of the golden's state there all is stored but the depth: that is ours after as many steps.
+    The golden state at that iteration is stored except for the depth, which is ours after the same number of steps.
     """
     first = int(np.ceil(config.flow_start * config.iterations))
     ((_, state, _),) = align.iterate(start, problem, config, [first])
@@ -212,13 +212,13 @@ def _check_flow_start(stage, golden, start, problem, config: AlignConfig) -> Ite
     for name, ours in _by_golden_name(gradient).items():
         if f"iter{first}_grad_{name}" in golden:
             array = golden[f"iter{first}_grad_{name}"]
-            # Those of focal and depth feel the rounding of 30 steps in the depth, which Adam amplifies.
+            # Those of focal and depth are affected by the rounding of 30 steps in the depth, which Adam amplifies.
             tolerance = _GRADIENT if name.endswith("poses") else _CURVE
             yield compare(stage, f"iter{first}_grad_{name}", ours.reshape(array.shape), array, tolerance)
 
 
 def _exact_gradient(start, predictions, num_frames: int, config: AlignConfig) -> align.AlignState:
-    """The gradient of the plainly written loss in float64, as numpy arrays."""
+    """The gradient of the plainly written loss in float64, as NumPy arrays."""
 
     def plain(state, problem):
         return sum(align.pair_terms(state, problem)) + align.total_loss(state, problem, align.DEFAULT_TERMS[1:])
@@ -254,7 +254,7 @@ def _check_primitives(folder: pathlib.Path) -> Iterator[Row]:
             for k, tail in (("pts1", (3,)), ("pts2", (3,)), ("conf", ()))
         )
         for name, ours in zip("sRT", register_similarity(source, target, weights), strict=True):
-            # T is a difference of means of points far from the origin: float32 leaves it a digit less.
+            # T is a difference of means of points far from the origin, which costs a digit in float32.
             tolerance = 5 * _CLOSED_FORM if name == "T" else _CLOSED_FORM
             yield compare(stage, f"rigid_{name}", ours, golden[f"rigid_{name}"], tolerance)
     if "rel_pose_loss" in golden:
@@ -273,7 +273,7 @@ def _check_primitives(folder: pathlib.Path) -> Iterator[Row]:
             se3.compose(se3.inverse(poses[1]), poses[0]),
             *(jnp.asarray(golden[f"ego_{k}"]) for k in ("depth_src", "K_src", "K_tgt")),
         )
-        array = golden["ego_flow"][:, :2]  # the third channel is 0 but for rounding
+        array = golden["ego_flow"][:, :2]  # the third channel is 0 up to rounding
         yield compare(stage, "ego_flow", ours.reshape(array.shape), array, _CLOSED_FORM)
     if "smooth_l1_value" in golden:
         error = jnp.asarray(golden["occ_flow12"] - golden["smooth_l1_target"]).reshape(2, -1)
@@ -282,9 +282,9 @@ def _check_primitives(folder: pathlib.Path) -> Iterator[Row]:
             total, count = align.robust_sum(error, static, outlier)
             yield compare(stage, name, total / count, golden[name], _CLOSED_FORM)
     if "occ_valid12" in golden:
-        there, back = (jnp.moveaxis(jnp.asarray(golden[f"occ_flow{k}"]), 0, -1)[None] for k in ("12", "21"))
-        yield equal(stage, "occ_valid12", np.asarray(consistent_flow(there, back))[0], golden["occ_valid12"])
-        yield equal(stage, "occ_valid21", np.asarray(consistent_flow(back, there))[0], golden["occ_valid21"])
+        forward, backward = (jnp.moveaxis(jnp.asarray(golden[f"occ_flow{k}"]), 0, -1)[None] for k in ("12", "21"))
+        yield equal(stage, "occ_valid12", np.asarray(consistent_flow(forward, backward))[0], golden["occ_valid12"])
+        yield equal(stage, "occ_valid21", np.asarray(consistent_flow(backward, forward))[0], golden["occ_valid21"])
     if "depth_reg_value" in golden:
         predicted, initial = (jnp.log(jnp.asarray(golden[f"depth_reg_{k}"])) for k in ("pred", "init"))
         with np.load(folder / "scene.npz") as scene:
@@ -292,7 +292,7 @@ def _check_primitives(folder: pathlib.Path) -> Iterator[Row]:
         for name, weight in (("depth_reg_value", 1 + moving), ("depth_reg_value_nomask", jnp.ones_like(moving))):
             ours = depth_change(predicted, align.DepthPrior(initial, weight, jnp.ones(())))
             yield compare(stage, name, ours, golden[name], _CLOSED_FORM)
-    # Smooth L1 without outliers has another denominator; the median focal is no default.
+    # Smooth L1 without outliers has another denominator; the median focal is not a default.
     yield from golden.unread(stage, r"rel_pose_loss_.*|ego_tgt_coord|smooth_l1_value_nothre|focal_median")
 
 

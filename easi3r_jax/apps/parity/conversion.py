@@ -26,7 +26,7 @@ from easi3r_jax.weights.convert.tensors import LazyTensor, Source
 
 
 def check_checkpoints(folder: pathlib.Path) -> Iterator[Row]:
-    """Good files give the golden weights exactly; those that are damaged, incomplete or malicious are refused."""
+    """Valid files give the golden weights exactly; damaged, incomplete or malicious ones are refused."""
     index = json.loads((folder / "index.json").read_text())
     config = parse_model_string(index["model_string"])
     golden = golden_model(config, index["weight_seed"], index["gains"])
@@ -47,7 +47,7 @@ def check_checkpoints(folder: pathlib.Path) -> Iterator[Row]:
 
 
 def _load(path: pathlib.Path) -> DUSt3R | None:
-    """The file's network; None where it is refused."""
+    """The file's network; None if it is refused."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             convert.convert(path, pathlib.Path(folder) / "out")
@@ -57,7 +57,7 @@ def _load(path: pathlib.Path) -> DUSt3R | None:
 
 
 def _same_weights(stage: str, name: str, ours: DUSt3R | None, golden: DUSt3R, *, copied: bool = False) -> Row:
-    """Largest difference of any parameter; `copied`: the second decoder must be the first one's copy."""
+    """Largest difference of any parameter; with `copied` the second decoder must be a copy of the first."""
     if ours is None:
         return Row(stage, f"{name} loads", np.inf, np.inf, 0.0)
     wanted = nnx.to_pure_dict(nnx.state(golden))
@@ -83,7 +83,7 @@ def _check_forward(folder: pathlib.Path, model: DUSt3R) -> Iterator[Row]:
 
 
 def is_manifest(path: pathlib.Path) -> bool:
-    """Whether the file lists the state dict of a network of ours."""
+    """Whether the file lists the state dict of a supported network."""
     record = json.loads(path.read_text())
     return isinstance(record, dict) and "entries" in record and _network(record) is not None
 
@@ -96,7 +96,7 @@ def _network(record: dict[str, Any]) -> DUSt3RConfig | FlowConfig | None:
 
 
 def check_manifests(folder: pathlib.Path) -> Iterator[Row]:
-    """Every name and shape of a released network has its place in ours, and none of ours stays empty."""
+    """Every name and shape of a released network maps onto ours, and no parameter of ours stays unset."""
     for path in sorted(folder.glob("*.json")):
         if not is_manifest(path):
             continue
@@ -120,11 +120,11 @@ def check_manifests(folder: pathlib.Path) -> Iterator[Row]:
 
 
 def _no_numbers() -> np.ndarray:
-    raise AssertionError("a manifest has names and shapes only")
+    raise AssertionError("a manifest has only names and shapes")
 
 
 def check_test_vectors() -> Iterator[Row]:
-    """The format's own samples: that we make the weights that it means."""
+    """The format's own samples: checks that our deterministic weights are the intended ones."""
     for seed, name, shape, first in (
         (1, "enc_norm.weight", (64,), (1.1008920669555664, 0.9529634118080139, 1.0747483968734741)),
         (

@@ -22,7 +22,7 @@ _NETWORKS = {
     "sea_raft_m": FlowConfig("sea-raft"),
 }
 _ITERATIONS = 20
-# Arrays that say something of the others.
+# Arrays that describe other arrays.
 _NOT_COMPARED = r"flow_up_unpadded_shape|n_predictions"
 
 
@@ -44,7 +44,7 @@ def _check_file(stage: str, network, golden: Golden) -> Iterator[Row]:
     yield equal(stage, "pad_l_r_t_b", np.array([left, right, top, bottom]), golden["pad_l_r_t_b"])
     run = jax.jit(lambda network, i, j, iterations: network(i, j, iterations), static_argnums=3)
     flow, out = run(network, padded[:1], padded[1:], _ITERATIONS)
-    first = 0 if "flow_low_iter0" in golden else 1  # SEA-RAFT has a first guess
+    first = 0 if "flow_low_iter0" in golden else 1  # SEA-RAFT has an initial estimate
 
     ours = {"cnet_out": out["context"], "fmap1": out["features_i"], "fmap2": out["features_j"]}
     if first == 0:
@@ -64,14 +64,14 @@ def _check_file(stage: str, network, golden: Golden) -> Iterator[Row]:
     for name, array in ours.items():
         if name in golden:
             theirs = golden[name]
-            if array.shape != theirs.shape:  # SEA-RAFT's fine flow is that of the image, RAFT's of the padded one
+            if array.shape != theirs.shape:  # SEA-RAFT's fine flow has the image's size, RAFT's the padded size
                 array = array[..., top : top + height, left : left + width]
             yield compare(stage, name, array, theirs, AGGREGATED)
     yield from golden.unread(stage, _NOT_COMPARED)
 
 
 def _lookups(radius: int, features_i: jax.Array, features_j: jax.Array, golden: Golden) -> dict[str, np.ndarray]:
-    """Correlations around given coordinates, and the third level of the first pixel's map."""
+    """Correlations around the given coordinates, and the third level of the first pixel's map."""
     coords = jnp.moveaxis(jnp.asarray(golden["lookup_coords"]), 1, -1)
     windows = make_lookup(features_i, features_j, radius)(coords)
     levels = [features_j]

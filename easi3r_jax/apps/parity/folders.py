@@ -1,4 +1,4 @@
-"""What a golden folder holds, and what checks it."""
+"""Recognises golden folders and selects their checks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Check = Callable[[pathlib.Path], Iterator[Row]]
 
 
 def find_checks(root: pathlib.Path) -> list[tuple[pathlib.Path, Check]]:
-    """Every golden folder at or directly below `root`, with what checks it.
+    """Every golden folder at or directly below `root`, with its check.
 
     Raises:
-      InputError: a folder's description is not readable.
+      InputError: a folder's description cannot be read.
     """
     found = []
     for folder in [root, *sorted(p for p in root.glob("*") if p.is_dir())]:
@@ -28,7 +28,7 @@ def find_checks(root: pathlib.Path) -> list[tuple[pathlib.Path, Check]]:
 
 
 def missing_files(folder: pathlib.Path) -> list[str]:
-    """Files that the folder's description lists and that are not there: a part of a golden folder is one too."""
+    """Files that the folder's description lists but that are missing. A subset of a golden folder is allowed."""
     settings = _read(folder / "config.json") if (folder / "config.json").is_file() else {}
     index = _read(folder / "index.json") if (folder / "index.json").is_file() else {}
     names = [*settings.get("files", ()), *(f"{case}.npz" for case in settings.get("cases", ()))]

@@ -1,4 +1,4 @@
-"""What goes into the network: resized and cropped frames, and the pair graphs."""
+"""Inputs of the network: resized and cropped frames, and the pair graphs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from easi3r_jax.io.video import load_frames
 
 
 def check_frames(folder: pathlib.Path) -> Iterator[Row]:
-    """Every image of `inputs/` at every size and crop; at most one of 255 levels apart."""
+    """Every image of `inputs/` at every size and crop; within one of 255 levels."""
     for path in sorted(folder.glob("size*_crop*_sq*.npz")):
         size, crop, square = (int(n) for n in re.findall(r"\d+", path.stem))
         config = FrameConfig(size=size, crop=bool(crop), square_ok=bool(square))
@@ -36,8 +36,8 @@ def check_frames(folder: pathlib.Path) -> Iterator[Row]:
 def check_pairs(folder: pathlib.Path) -> Iterator[Row]:
     """Every graph's set of directed pairs.
 
-    The reference leaves some graphs one-sided and lets cyclic windows pair a frame with itself on short clips: the
-    golden sets are compared after symmetrising and removing those.
+    The reference does not symmetrise some graphs, and its cyclic windows pair a frame with itself on short clips. The
+    golden sets are compared after symmetrising and removing self-pairs.
     """
     golden = json.loads((folder / "pairs.json").read_text())
     for graph, clips in golden["symmetrize_true"].items():

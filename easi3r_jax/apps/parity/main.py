@@ -1,4 +1,4 @@
-"""Compares every stage with reference arrays of the published method; exits with status 1 where one is off.
+"""Compares every stage with reference arrays of the published method; exits with status 1 if any differs.
 
     python -m experiments.parity --golden=tests/golden
     python -m experiments.parity --golden=my_golden/aggregation --json=parity.json
@@ -26,7 +26,7 @@ from easi3r_jax.io.export import write_json
 FLAGS = cli.Flags(__doc__)
 _WHAT = FLAGS.group("What is compared")
 GOLDEN = _WHAT.string("golden", "tests/golden", "Folder of golden arrays, or of such folders.")
-JSON = _WHAT.string("json", "", "Also write every row here.")
+JSON = _WHAT.string("json", "", "Also write all rows to this file.")
 _HOW = FLAGS.group("How it is shown")
 ALL = _HOW.boolean("all", True, "Print every row; --noall prints only those that exceed their tolerance.")
 
@@ -36,7 +36,7 @@ def main() -> None:
     root = pathlib.Path(GOLDEN.value)
     checks = find_checks(root)
     if not checks:
-        raise InputError(f"No golden folder at {root}: see docs/parity.md for what one looks like.")
+        raise InputError(f"No golden folder at {root}: see docs/parity.md for the format.")
     rows = []
     for row in check_test_vectors():
         show(row)
@@ -52,21 +52,21 @@ def main() -> None:
                 f"{folder} is damaged or not of the documented format: {error} (--debug shows where)."
             ) from error
         if len(rows) == before:
-            raise InputError(f"{folder} is a golden folder, but the arrays that it lists are not there.")
+            raise InputError(f"{folder} is a golden folder, but the arrays that it lists are missing.")
     if JSON.value:
         record = {"versions": versions(), "rows": [{**vars(r), "passed": r.passed} for r in rows]}
         write_json(JSON.value, record)
     print(summary(rows))
     missing = [name for folder, _ in checks for name in missing_files(folder)]
     if missing:
-        print(f"  listed, but not there, and so not compared: {', '.join(missing)}")
+        print(f"  listed but missing, so not compared: {', '.join(missing)}")
     failed = sum(not r.passed for r in rows)
     if failed:
         raise UserError(f"{failed} of {len(rows)} comparisons exceed their tolerance.")
 
 
 def show(row: Row) -> None:
-    """Prints a comparison as soon as it is made."""
+    """Prints a comparison as soon as it is done."""
     if ALL.value or not row.passed:
         print(
             f"{'ok  ' if row.passed else 'FAIL'} {row.stage:<40} {row.name:<48} "
@@ -76,11 +76,11 @@ def show(row: Row) -> None:
 
 
 def summary(rows: list[Row]) -> str:
-    """A line per stage: how many comparisons, the one closest to its tolerance."""
+    """A line per stage: the number of comparisons, and the one closest to its tolerance."""
     lines = []
     for stage in dict.fromkeys(r.stage for r in rows):
         mine = [r for r in rows if r.stage == stage]
-        worst = max(mine, key=_strain)
+        worst = max(mine, key=_tolerance_used)
         lines.append(
             (
                 stage,
@@ -95,7 +95,7 @@ def summary(rows: list[Row]) -> str:
     return table(lines, ("stage", "arrays", "closest to its tolerance", "max abs", "error", "tolerance", ""))
 
 
-def _strain(row: Row) -> float:
+def _tolerance_used(row: Row) -> float:
     if row.error != row.error or (row.tolerance == 0 and row.error > 0):
         return float("inf")
     return row.error / row.tolerance if row.tolerance else 0.0

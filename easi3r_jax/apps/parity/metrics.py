@@ -1,4 +1,4 @@
-"""Figures of merit: masks, depth, points, camera paths, as the released evaluation computes them."""
+"""Metrics of masks, depth, points and camera paths, as the released evaluation computes them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from easi3r_jax.core.geometry.grids import resample_nearest
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.io.video.resize import frame_geometry
 
-_FIGURE = 1e-5  # relative, of every figure
+_METRIC = 1e-5  # relative, of every metric
 _EXACT = 1e-12  # double precision on both sides
-_THREE_DIGITS = 5.1e-4  # how the tables are printed
+_THREE_DIGITS = 5.1e-4  # rounding of the printed tables
 
 _DEPTH_NAMES = {
     "abs_rel": "Abs Rel",
@@ -41,12 +41,12 @@ _POINT_NAMES = {
 
 
 def is_folder(folder: pathlib.Path) -> bool:
-    """Whether it holds golden figures of merit."""
+    """Whether the folder contains golden metrics."""
     return all((folder / name).is_file() for name in ("results.json", "masks_JF.npz", "depth.npz", "pose.npz"))
 
 
 def check_folder(folder: pathlib.Path) -> Iterator[Row]:
-    """Every figure of every file."""
+    """Every metric of every file."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     yield from _check_masks(f"{folder.name}/masks_JF", Golden(folder / "masks_JF.npz"), results)
     yield from _check_depth(f"{folder.name}/depth", Golden(folder / "depth.npz"), results["depth"])
@@ -108,7 +108,7 @@ def _check_masks(stage: str, golden: Golden, results: dict) -> Iterator[Row]:
 
 
 def _check_mask_files(stage: str, golden: Golden, results: dict) -> Iterator[Row]:
-    """Masks of another size than the truth, and two sequences of them: one with the truth as it is, one in reverse."""
+    """Masks of another size than the ground truth, and two sequences: with the ground truth in order and reversed."""
     truth, masks = golden["eval_gt480x640_u8"], golden["eval_pred384x512_u8"]
     (height, width), size = truth.shape[1:], masks.shape[1:]
     geometry = frame_geometry(width, height, FrameConfig(size=max(size)))
@@ -116,7 +116,7 @@ def _check_mask_files(stage: str, golden: Golden, results: dict) -> Iterator[Row
     sequences = [metrics.score_masks(masks, t) for t in (truth, truth[::-1])]
     per_frame = []
     for letter, values in (("j", sequences[0].region), ("f", sequences[0].boundary)):
-        matrix = golden[f"eval_{letter}_matrix_f64"]  # a frame's figure all along its row
+        matrix = golden[f"eval_{letter}_matrix_f64"]  # a frame's metric, repeated along its row
         yield compare(stage, f"eval_{letter}_matrix_f64", np.tile(values[:, None], matrix.shape[1]), matrix, _EXACT)
         name = f"eval_{letter.upper()}_MRD_f64"
         ours = [metrics.mean_recall_decay(np.full(matrix.shape[1], value)) for value in values]
@@ -143,8 +143,8 @@ def _check_depth(stage: str, golden: Golden, results: dict) -> Iterator[Row]:
         maps = {"aligned_pred": aligned, "error_map": metrics.relative_error(aligned, truth, counted)}
         for name, ours in maps.items():
             if f"{variant}_{name}" in golden:
-                theirs = golden[f"{variant}_{name}"]  # frames one below the other
-                yield compare(stage, f"{variant}_{name}", ours.reshape(theirs.shape), theirs, _FIGURE)
+                theirs = golden[f"{variant}_{name}"]  # frames stacked vertically
+                yield compare(stage, f"{variant}_{name}", ours.reshape(theirs.shape), theirs, _METRIC)
     if "scale_frame0_only" in results["results"]:
         options = depth_options({"align_with_scale": True})
         expected = results["results"]["scale_frame0_only"]
@@ -163,9 +163,9 @@ def _check_pose(stage: str, golden: Golden) -> Iterator[Row]:
     estimate, truth = (tum_poses(golden[f"{name}_tum_xyz_qwxyz_f64"]) for name in ("pred", "gt"))
     expected, times = golden["result_ate_rpet_rper_f64"], golden["timestamps_f64"]
     by_order = list(metrics.pose_metrics(estimate, truth).values())
-    yield compare(stage, "ATE, RPE translation and rotation", by_order, expected, _FIGURE)
+    yield compare(stage, "ATE, RPE translation and rotation", by_order, expected, _METRIC)
     by_time = metrics.pose_metrics(estimate, truth, times=times, true_times=times)
-    yield compare(stage, "the same, by time stamps", list(by_time.values()), expected, _FIGURE)
+    yield compare(stage, "the same, by time stamps", list(by_time.values()), expected, _METRIC)
     yield from golden.unread(stage, "")
 
 
@@ -183,6 +183,6 @@ def _check_points(stage: str, golden: Golden, results: dict) -> Iterator[Row]:
 
 
 def _relative(stage: str, name: str, ours: dict, expected: dict, names: dict[str, str]) -> Row:
-    """The largest relative error of a set of figures, none of which is 0."""
+    """The largest relative error of a set of metrics, none of which is 0."""
     pairs = [(ours[key], expected[there]) for key, there in names.items()]
-    return at_most(stage, name, max(abs(mine / theirs - 1) for mine, theirs in pairs), _FIGURE)
+    return at_most(stage, name, max(abs(mine / theirs - 1) for mine, theirs in pairs), _METRIC)

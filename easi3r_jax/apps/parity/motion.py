@@ -29,13 +29,13 @@ from easi3r_jax.inference import pipeline
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.motion.normalise import min_max
 
-#: The golden names say i for the frame as source view, j for it as reference view, and var for a standard deviation.
+#: In golden names, i is the frame as source view, j the frame as reference view, and var a standard deviation.
 _MAPS = {"i_mean": "mean_src", "i_var": "std_src", "j_mean": "mean_ref", "j_var": "std_ref"}
 _RAW = {"i_mean": "mean_src", "i_std": "std_src", "j_mean": "mean_ref", "j_std": "std_ref"}
 
 
 def check_folder(folder: pathlib.Path) -> Iterator[Row]:
-    """Runs both passes of every graph in the folder and compares each array on the way."""
+    """Runs both passes of every graph in the folder and compares all arrays."""
     settings = json.loads((folder / "config.json").read_text())
     with np.load(folder / "input_frames.npz") as file:
         rgb = file["frames_u8"]
@@ -85,7 +85,7 @@ def _check_graph(folder, stem, model, features, edges, size, segmentation) -> It
     if not (folder / f"{stem}_pass2.npz").is_file():
         return
 
-    # The second pass starts from the golden masks, so that a pixel on the threshold is counted once, above.
+    # The second pass starts from the golden masks, so that a pixel on the threshold counts only once, above.
     dynamic = motion.token_masks(jnp.asarray(first["masks"]), model.config.patch_size)
     predictions, temporal = pipeline.prediction_pass(model, features, edges, grid, dynamic_tokens=dynamic)
     second = Golden(folder / f"{stem}_pass2.npz")
@@ -129,7 +129,7 @@ def _check_masks(stage, maps: TemporalMaps, features, golden, config: Segmentati
     ratio = _inertia(points, np.asarray(clusters.labels)) / _inertia(points, golden["cluster_labels"].ravel())
     yield at_most(stage, "k-means inertia / golden's", ratio, 1.02)
 
-    # k-means depends on its random numbers: from here on with the golden labels.
+    # k-means depends on its random numbers: use the golden labels from here on.
     labels = jnp.asarray(golden["cluster_labels"])
     scored = motion.motion_maps(maps, labels, config)
     yield compare(stage, "refined_dynamic_map", scored.score, golden["refined_dynamic_map"], AGGREGATED)
@@ -137,7 +137,7 @@ def _check_masks(stage, maps: TemporalMaps, features, golden, config: Segmentati
     few = len(golden["upsampled_first2"])
     yield compare(stage, "upsampled_first2", masks.score[:few], golden["upsampled_first2"], AGGREGATED)
 
-    # Thresholds of the golden's own map: the histogram is a step function of it.
+    # Thresholds of the golden map: the histogram is a step function of it.
     exact = motion.upsample(jnp.asarray(golden["refined_dynamic_map"]), golden["masks"].shape[1:])
     otsu = motion.multi_otsu(exact, config.otsu_classes)
     yield compare(stage, "threshold", otsu.threshold, golden["threshold_f64"], ROUNDING)
@@ -146,9 +146,9 @@ def _check_masks(stage, maps: TemporalMaps, features, golden, config: Segmentati
         yield compare(
             stage, f"otsu_thresholds_{count}classes", values, golden[f"otsu_thresholds_{count}classes_f64"], ROUNDING
         )
-    # A threshold is the centre of a bin, chosen among near-equals: noise of 1e-5 in the score, which is what float32
-    # leaves of it, can move it to the next bin (scikit-image's own does so on such a map). So masks are compared at
-    # the threshold of the golden map, and the threshold of our own map is held to the bins beside the golden one.
+    # A threshold is the centre of a bin, selected among nearly equal ones: noise of 1e-5 in the score, its float32
+    # precision, can move it to the next bin (scikit-image's does so on such a map). So masks are compared at the
+    # threshold of the golden map, and the threshold of our own map may be at most in an adjacent bin.
     yield differing(stage, "masks", masks.score > otsu.threshold, golden["masks"], MASK_PIXELS)
     bin_width = float(exact.max() - exact.min()) / 256
     off = abs(float(masks.threshold) - float(golden["threshold_f64"])) / bin_width

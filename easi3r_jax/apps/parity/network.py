@@ -16,7 +16,7 @@ from easi3r_jax.apps.parity.report import NETWORK, Row, compare, equal
 from easi3r_jax.apps.parity.weights import golden_config, golden_model
 from easi3r_jax.models import DUSt3R, normalize_rgb
 
-#: Arrays of a golden file that are inputs, or describe another array.
+#: Arrays of a golden file that are inputs.
 _INPUTS = {"frames_u8", "atten_mask_full"}
 
 
@@ -76,7 +76,7 @@ def _encoder_arrays(model: DUSt3R, rgb: jax.Array, grid: tuple[int, int]) -> Ite
 
 
 def _pair_arrays(model, features_i, features_j, grid, dynamic, prefix: str) -> dict[str, np.ndarray]:
-    """All arrays of one directed pair; those that have no order in their golden name are given without prefix too."""
+    """All arrays of one directed pair; arrays whose golden name has no order are also returned without prefix."""
 
     @jax.jit
     def run(model, features_i, features_j, dynamic):
@@ -116,13 +116,13 @@ def _raw_layout(raw: np.ndarray, config) -> np.ndarray:
 
 
 def _pick(ours: dict[str, np.ndarray], name: str, golden: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Our array under a golden name, thinned out as the golden one is."""
+    """Our array for a golden name, subsampled like the golden one."""
     array = golden[name]
     base = re.sub(r"_stride\d+$", "", name)
-    if thinned := re.fullmatch(r"(dpt_refinenet\d_h\d_out)_every(\d+)ch", base):
-        full = ours.get(thinned[1])
-        channels = None if full is None else np.asarray(full)[:: int(thinned[2])]
-        return None if channels is None else _thin(channels, array.shape, axes=(1, 2))
+    if subsampled := re.fullmatch(r"(dpt_refinenet\d_h\d_out)_every(\d+)ch", base):
+        full = ours.get(subsampled[1])
+        channels = None if full is None else np.asarray(full)[:: int(subsampled[2])]
+        return None if channels is None else _subsample(channels, array.shape, axes=(1, 2))
     full = ours.get(base)
     if full is None:
         return None
@@ -130,14 +130,14 @@ def _pick(ours: dict[str, np.ndarray], name: str, golden: dict[str, np.ndarray])
     if re.search(r"_dec_b\d$", base):
         return full[golden[base[:-1].removesuffix("_b") + "_layers"]]
     if re.search(r"head\d_raw$", base) and full.ndim == 3:
-        return _thin(full, array.shape, axes=(1, 2))
+        return _subsample(full, array.shape, axes=(1, 2))
     if re.search(r"(pts3d|conf)_\d$", base):
-        return _thin(full, array.shape, axes=(0, 1))
+        return _subsample(full, array.shape, axes=(0, 1))
     return full
 
 
-def _thin(full: np.ndarray, shape: tuple[int, ...], axes: tuple[int, int]) -> np.ndarray:
-    """Takes every k-th entry of two axes so that the shape is the golden one's."""
+def _subsample(full: np.ndarray, shape: tuple[int, ...], axes: tuple[int, int]) -> np.ndarray:
+    """Subsamples two axes with an integer step to the golden shape."""
     for axis in axes:
         step = -(-full.shape[axis] // shape[axis])
         full = full.take(np.arange(0, full.shape[axis], step), axis=axis)

@@ -11,15 +11,15 @@ import numpy as np
 
 NETWORK = 1e-5  # relative to the array's largest magnitude, float32, highest matmul precision
 AGGREGATED = 1e-4
-MASK_PIXELS = 5e-4  # share of pixels
+MASK_PIXELS = 5e-4  # fraction of pixels
 ROUNDING = 1e-6
 
 
 class Golden(dict):
-    """A file's arrays by name; remembers which were asked for.
+    """A file's arrays by name; records which were read.
 
     Attributes:
-      used: their names.
+      used: names of the arrays that were read.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -32,7 +32,7 @@ class Golden(dict):
         return super().__getitem__(name)
 
     def unread(self, stage: str, known: str) -> Iterator[Row]:
-        """A failed row for every array that no comparison read, other than those whose name matches `known`."""
+        """A failed row for every array that was not read and whose name does not match `known`."""
         for name in sorted(set(self) - self.used):
             if not re.fullmatch(known, name):
                 yield Row(stage, f"{name}: unknown array", np.inf, np.inf, 0.0)
@@ -44,9 +44,9 @@ class Row:
 
     Attributes:
       stage: e.g. "model_tiny_dpt/dpt_96x128".
-      name: the golden array, or what of it is compared.
+      name: the golden array, or the compared part of it.
       max_abs: largest absolute error, in the array's units.
-      error: what the tolerance bounds; by default `max_abs` over the array's largest magnitude.
+      error: the value bounded by the tolerance; by default `max_abs` over the array's largest magnitude.
       tolerance: of `error`.
     """
 
@@ -72,12 +72,12 @@ def compare(stage: str, name: str, ours: object, golden: object, tolerance: floa
 
 
 def equal(stage: str, name: str, ours: object, golden: object) -> Row:
-    """Share of entries that differ; none may."""
+    """Fraction of entries that differ; must be 0."""
     return differing(stage, name, ours, golden, 0.0)
 
 
 def differing(stage: str, name: str, ours: object, golden: object, tolerance: float) -> Row:
-    """Share of entries that differ."""
+    """Fraction of entries that differ."""
     ours, golden = np.asarray(ours), np.asarray(golden)
     if ours.shape != golden.shape:
         return Row(stage, f"{name}: shape {ours.shape}, golden {golden.shape}", np.inf, np.inf, tolerance)
@@ -86,5 +86,5 @@ def differing(stage: str, name: str, ours: object, golden: object, tolerance: fl
 
 
 def at_most(stage: str, name: str, value: float, bound: float) -> Row:
-    """A figure of ours that must not exceed a bound."""
+    """A value of ours that must not exceed a bound."""
     return Row(stage, name, float(value), float(value), bound)

@@ -22,7 +22,7 @@ from easi3r_jax.weights.convert.tensors import LazyTensor, Source
 
 
 def golden_tensor(seed: int, name: str, shape: tuple[int, ...], gains: Mapping[str, float]) -> np.ndarray:
-    """The tensor of a state-dict entry, as the golden format documents it; `name` is the canonical one of aliases."""
+    """The tensor of a state-dict entry, as the golden format defines it; `name` is the canonical one of aliases."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     if len(shape) >= 2:
         tensor = rng.standard_normal(shape) * np.sqrt(1.0 / np.prod(shape[1:]))
@@ -44,17 +44,17 @@ def golden_tensor(seed: int, name: str, shape: tuple[int, ...], gains: Mapping[s
 def golden_config(folder: pathlib.Path, head: str, image_size: tuple[int, int]) -> DUSt3RConfig:
     """The architecture that a golden folder's `config.json` describes under `model`.
 
-    A folder that describes none was made with the network of the folders beside it.
+    A folder without a description uses the network of its sibling folders.
 
     Raises:
-      InputError: no description, or different ones beside a folder that has none.
+      InputError: no description, or siblings with different ones.
     """
     own = [folder / "config.json"]
     models = _descriptions(own) or _descriptions(sorted(folder.parent.glob("*/config.json")))
     if len(models) != 1:
         raise InputError(
-            f"{folder / 'config.json'} describes no network under 'model', and the folders beside it "
-            f"{'describe different ones' if models else 'neither'}."
+            f"{folder / 'config.json'} describes no network under 'model', and its sibling folders "
+            f"{'describe different ones' if models else 'do not either'}."
         )
     arguments = models[0]
     arguments |= {"head_type": head, "img_size": str(tuple(image_size))}
@@ -64,7 +64,7 @@ def golden_config(folder: pathlib.Path, head: str, image_size: tuple[int, int]) 
 
 
 def _descriptions(paths: list[pathlib.Path]) -> list[dict[str, str]]:
-    """The different networks that the files describe."""
+    """The distinct networks that the files describe."""
     found: list[dict[str, str]] = []
     for path in paths:
         model = json.loads(path.read_text()).get("model")
@@ -83,7 +83,7 @@ def _source(value: str) -> str:
 
 
 def golden_model(config: DUSt3RConfig, seed: int, gains: Mapping[str, float]) -> DUSt3R:
-    """The network with golden weights. They take the way of a real checkpoint: converted, written, read."""
+    """The network with golden weights, which are converted, written and read like a real checkpoint."""
     return _golden_model(config, seed, tuple(gains.items()))
 
 
@@ -94,7 +94,7 @@ def _golden_model(config: DUSt3RConfig, seed: int, gains: tuple[tuple[str, float
 
 
 def golden_flow_network(config: FlowConfig, seed: int, gains: Mapping[str, float]) -> FlowNetwork:
-    """As `golden_model`, of a network that estimates optical flow."""
+    """As `golden_model`, for an optical flow network."""
     with tempfile.TemporaryDirectory() as folder:
         return load_flow_network(_written(folder, config, seed, gains))[1]
 
@@ -108,7 +108,7 @@ def _written(folder: str, config: DUSt3RConfig | FlowConfig, seed: int, gains: M
 
 
 def golden_source(config: DUSt3RConfig | FlowConfig, seed: int, gains: Mapping[str, float]) -> Source:
-    """Golden weights under their state-dict names, as an opened checkpoint whose tensors are made when asked for."""
+    """Golden weights under their state-dict names, as an open checkpoint whose tensors are computed on demand."""
 
     def lazy(name: str, shape: tuple[int, ...]) -> LazyTensor:
         return LazyTensor(shape, "float32", lambda: golden_tensor(seed, name, shape, gains), identity=name)

@@ -1,1 +1,1 @@
-"""What the network's motion cues are worth, on clips in which something moves and on their motionless twins."""
+"""Evaluates the network's motion cues, on clips with moving objects and on their motionless twins."""

@@ -1,4 +1,4 @@
-"""Clips to study: rendered ones, or folders. Each comes with its twin, in which nothing moves."""
+"""Clips to study: rendered ones, or folders. Each comes with its motionless twin."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from easi3r_jax.synthetic.clips import Clip, ClipConfig, plan_clip, render_clip
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StudyClip:
-    """A clip and what is known of it.
+    """A clip and its ground truth.
 
     Attributes:
       frames: at the network's size.
-      truth: cameras, depth, masks of what moves: all False in a twin.
-      movers: (T, H, W) bool, pixels of the objects that move in the clip, or in a twin of those that would: where a
-        score that sees motion and nothing else is no higher. None where unknown.
+      truth: cameras, depth, masks of dynamic regions (all False in a twin).
+      movers: (T, H, W) bool, pixels of the objects that move in the clip; in a twin, of those that would move. In a
+        twin, a score that responds to motion alone is no higher there than elsewhere. None if unknown.
     """
 
     frames: Frames
@@ -40,7 +40,7 @@ class StudyClip:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Twins:
-    """A clip and the same scene, camera path and noise with the motion switched off."""
+    """A clip, and the same scene, camera path and noise without motion."""
 
     name: str
     moving: StudyClip
@@ -48,7 +48,7 @@ class Twins:
 
 
 def rendered(seed: int, split: int, count: int, config: ClipConfig) -> Iterator[Twins]:
-    """`count` new clips. Another split of the same seed has other clips."""
+    """`count` new clips. Different splits of a seed have different clips."""
     for n in range(count):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), split), n)
         parts = (jax.tree.map(np.asarray, _render(key, jnp.asarray(moving), config)) for moving in (True, False))
@@ -57,10 +57,10 @@ def rendered(seed: int, split: int, count: int, config: ClipConfig) -> Iterator[
 
 
 def folders(path: pathlib.Path) -> list[pathlib.Path]:
-    """Clip folders under `path` that have a twin, by name.
+    """Clip folders under `path` that have a twin, sorted by name.
 
     Raises:
-      InputError: there is none.
+      InputError: there are none.
     """
     try:
         names = {p.name for p in path.iterdir() if (p / "frames").is_dir() and (p / "ground_truth.npz").is_file()}
@@ -78,7 +78,8 @@ def folders(path: pathlib.Path) -> list[pathlib.Path]:
 def read(path: pathlib.Path, network: DUSt3RConfig) -> Twins:
     """A clip folder and its twin, at the network's size.
 
-    What would move in the twin is found by the instance numbers, array `instance` (T, H, W) of both ground truths.
+    The objects that would move in the twin are found by their instance numbers: the array `instance` (T, H, W) of both
+    ground truths.
 
     Raises:
       InputError: unreadable files, ground truth without masks, or a twin of another length.
@@ -89,7 +90,7 @@ def read(path: pathlib.Path, network: DUSt3RConfig) -> Twins:
     truths = [load_ground_truth(_file(s), f) for s, f in zip(sequences, frames, strict=True)]
     masks = truths[0].masks
     if masks is None or truths[1].masks is None:
-        raise InputError(f"The ground truth of {path} or of its twin has no masks of what moves.")
+        raise InputError(f"The ground truth of {path} or of its twin has no masks of dynamic regions.")
     if frames[0].rgb.shape != frames[1].rgb.shape:
         raise InputError(f"{path} and its twin differ in length or size.")
     instance, twins_instance = (
@@ -110,7 +111,7 @@ def _file(sequence: Sequence) -> pathlib.Path:
 
 @partial(jax.jit, static_argnames=("config",))
 def _render(key: Array, moving: Array, config: ClipConfig) -> tuple[Clip, Array]:
-    """The clip, or its twin, and the pixels of what moves in the clip: `synthetic.sample_clip` does not tell these."""
+    """The clip or its twin, and the pixels of the moving objects, which `synthetic.sample_clip` does not return."""
     plan_key, noise_key = jax.random.split(key)
     moves = plan_clip(plan_key, config).moves
     clip = render_clip(noise_key, plan_clip(plan_key, config, moving), config.size)

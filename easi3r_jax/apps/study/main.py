@@ -1,13 +1,13 @@
-"""Measures what motion cues are worth, on clips in which objects move and on their motionless twins.
+"""Compares motion cues on clips with moving objects and on their motionless twins.
 
     python -m experiments.study                                    # the embedded network on clips rendered here
-    python -m experiments.study --tuned=runs/tuned/model           # and one fine-tuned on dynamic clips beside it
+    python -m experiments.study --tuned=runs/tuned/model           # compared with one fine-tuned on dynamic clips
     python -m experiments.study --clips=clips/ --num=16            # on clips of experiments.synthesize
 
-Every figure on a clip stands beside the same figure on its twin: the same scene, camera path and noise with the motion
-switched off. "AUC, still" scores the objects that would move against the rest of the twin: 0.5 says that a score sees
-nothing but motion. Choices are made on development clips and measured on test clips. The result is a folder:
-results.json with every figure of every clip, and report.md with the tables.
+Every metric of a clip is reported beside the same metric of its twin: the same scene, camera path and noise without
+motion. "AUC, still" scores the objects that would move against the rest of the twin: 0.5 means that a score responds to
+nothing but motion. Choices are made on development clips and evaluated on test clips. The result is a folder:
+results.json with every metric of every clip, and report.md with the tables.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ from easi3r_jax.weights.load import load_model_and_metadata
 FLAGS = cli.Flags(__doc__)
 
 _NETWORK = FLAGS.group("Networks")
-CHECKPOINT = _NETWORK.string("checkpoint", "embedded", "Weights, as experiments.reconstruct takes them.")
+CHECKPOINT = _NETWORK.string("checkpoint", "embedded", "Weights, as for experiments.reconstruct.")
 TUNED = _NETWORK.string("tuned", "", "Weights of the same network after fine-tuning on dynamic clips.")
-DTYPE = _NETWORK.choice("dtype", "auto", ["auto", "float32", "bfloat16"], "Of the network's layers.")
+DTYPE = _NETWORK.choice("dtype", "auto", ["auto", "float32", "bfloat16"], "Number type of the network's layers.")
 
 _CLIPS = FLAGS.group("Clips")
-CLIPS = _CLIPS.string("clips", "", "Folder of clips NAME with twins NAME_still; the first ones by name develop.")
-NUM = _CLIPS.integer("num", 24, "Test clips (with --clips: at most so many).", at_least=1)
-DEV_NUM = _CLIPS.integer("dev_num", 8, "Development clips, others than the test clips.", at_least=1)
+CLIPS = _CLIPS.string("clips", "", "Folder of clips NAME with twins NAME_still; the first by name are for development.")
+NUM = _CLIPS.integer("num", 24, "Test clips (with --clips: the maximum).", at_least=1)
+DEV_NUM = _CLIPS.integer("dev_num", 8, "Development clips, distinct from the test clips.", at_least=1)
 NUM_FRAMES = _CLIPS.integer("num_frames", 16, "Frames of a rendered clip.", at_least=2)
-SEED = _CLIPS.integer("seed", 0, "Of rendered clips, k-means and RANSAC.")
+SEED = _CLIPS.integer("seed", 0, "Seed of rendered clips, k-means and RANSAC.")
 
 _METHOD = FLAGS.group("Method")
 GRAPH = _METHOD.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
 CLUSTERS = _METHOD.integer("clusters", 64, "k-means clusters.", at_least=1)
 ITERATIONS = _METHOD.integer("iterations", 300, "Alignment steps.", at_least=1)
-MOTION = _METHOD.string("motion", "none,attention,rigid,match", "Whole reconstructions to measure: motion sources.")
+MOTION = _METHOD.string("motion", "none,attention,rigid,match", "Motion sources to reconstruct and evaluate with.")
 
 _OUTPUT = FLAGS.group("Output")
-OUTPUT = _OUTPUT.string("output", "results/study", "Folder of the result. An older one is replaced.")
+OUTPUT = _OUTPUT.string("output", "results/study", "Folder of the result. An existing one is replaced.")
 MARKER = "results.json"
 
 
@@ -82,13 +82,13 @@ def main() -> None:
     model = networks[""][0]
     for other, _ in networks.values():
         if (other.config.image_size, other.config.patch_size) != (model.config.image_size, model.config.patch_size):
-            raise ConfigError("--checkpoint and --tuned must be networks of one image size and patch size.")
+            raise ConfigError("--checkpoint and --tuned must have the same image size and patch size.")
     stages.close()
     development, test, counts = find_clips(model)
     print(f"  {counts[0]} development and {counts[1]} test clips, each with its twin")
 
     total = sum(counts) + 2 * counts[1] * len(networks) * len(sources)
-    judged: list[dict] = []
+    evaluated: list[dict] = []
     per_clip: list[dict] = []
     names = []
     done = 0
@@ -96,7 +96,7 @@ def main() -> None:
         stages("clips", done, total, twins.name)
         kinds = {"": twins.moving, ", still": twins.still}
         features = [pipeline.encode(model, clip.frames) for clip in kinds.values()]
-        judged.append(scores.judged(model, twins, (features[0], features[1]), config))
+        evaluated.append(scores.evaluated(model, twins, (features[0], features[1]), config))
         names.append(twins.name)
         done += 1
         if number < counts[0] or not sources:
@@ -113,11 +113,11 @@ def main() -> None:
                     done += 1
     stages("clips", total, total)
 
-    developed, tested = (report.over_clips(part) for part in (judged[: counts[0]], judged[counts[0] :]))
+    developed, tested = (report.over_clips(part) for part in (evaluated[: counts[0]], evaluated[counts[0] :]))
     systems = report.over_clips(per_clip)
     layers = scores.layer_names(model.config.dec_depth)
     tables = report.score_tables(tested, developed, layers)
-    tables += [report.system_table(systems)] if systems else []
+    tables += report.system_tables(systems) if systems else []
     record = {
         "options": FLAGS.values(),
         "pipeline": config,
@@ -128,7 +128,7 @@ def main() -> None:
         "test": _named(tested),
         "chosen": {kind: score.name for kind, score in report.choose(developed).items()},
         "reconstructions": _named(systems),
-        "per_clip": {"scores": [_named(clip) for clip in judged], "reconstructions": per_clip},
+        "per_clip": {"scores": [_named(clip) for clip in evaluated], "reconstructions": per_clip},
     }
     with atomic_folder(output, marker=MARKER) as folder:
         export.write_json(folder / MARKER, record)
@@ -139,7 +139,7 @@ def main() -> None:
 
 
 def find_clips(model: DUSt3R) -> tuple[Iterator[Twins], Iterator[Twins], tuple[int, int]]:
-    """Development and test clips, read or rendered one at a time, and how many they are."""
+    """Development and test clips, read or rendered one at a time, and their numbers."""
     if not CLIPS.value:
         config = ClipConfig(size=model.config.image_size, num_frames=NUM_FRAMES.value)
         counts = (DEV_NUM.value, NUM.value)
@@ -148,7 +148,7 @@ def find_clips(model: DUSt3R) -> tuple[Iterator[Twins], Iterator[Twins], tuple[i
     found = study_clips.folders(pathlib.Path(CLIPS.value).expanduser())
     if len(found) <= DEV_NUM.value:
         raise InputError(
-            f"{CLIPS.value} has {len(found)} clips with twins; with --dev_num={DEV_NUM.value} none is left to test."
+            f"{CLIPS.value} has {len(found)} clips with twins; with --dev_num={DEV_NUM.value} none is left for testing."
         )
     parts = found[: DEV_NUM.value], found[DEV_NUM.value :][: NUM.value]
     development, test = ((study_clips.read(path, model.config) for path in part) for part in parts)
@@ -156,18 +156,18 @@ def find_clips(model: DUSt3R) -> tuple[Iterator[Twins], Iterator[Twins], tuple[i
 
 
 def measured(model: DUSt3R, clip: StudyClip, features: Array, config: PipelineConfig) -> dict[str, float | None]:
-    """Figures of a whole reconstruction. A twin's `score_auc` is that of the objects that would move."""
+    """Metrics of a full reconstruction. A twin's `score_auc` is that of the objects that would move."""
     scene = pipeline.reconstruct(model, clip.frames, config, features=features).scene
-    if config.cue == "none":  # says nothing about motion
+    if config.cue == "none":  # no statement about motion
         return metrics.evaluate_scene(scene, dataclasses.replace(clip.truth, masks=None))
-    figures = metrics.evaluate_scene(scene, clip.truth)
+    values = metrics.evaluate_scene(scene, clip.truth)
     if clip.movers is not None:
-        figures["score_auc"] = metrics.roc_auc(np.asarray(scene.dynamic_score), clip.movers)
-    return figures
+        values["score_auc"] = metrics.roc_auc(np.asarray(scene.dynamic_score), clip.movers)
+    return values
 
 
 def system_name(network: str, motion: str) -> str:
-    """A row of the table."""
+    """Name of a row of the table."""
     plain = "fine-tuned" if network else "plain"
     return plain if motion == "none" else f"{plain} + {motion}"
 
@@ -180,17 +180,17 @@ def document(tables: list[report.Table], counts: tuple[int, int]) -> str:
         f"    {command}",
         "",
         f"Means over {counts[1]} test clips (choices: {counts[0]} other clips) and their standard errors. *Still*: the "
-        "same clips with the motion switched off; AUC there is that of the objects that would move.",
+        "same clips without motion; their AUC is that of the objects that would move.",
         "",
     ]
     return "\n".join([*head, *(each.markdown() for each in tables)])
 
 
-def _named(figures: dict) -> dict:
-    """Keys and means as JSON takes them."""
+def _named(results: dict) -> dict:
+    """Keys and means as JSON values."""
     return {
         key if isinstance(key, str) else key.name: {
-            figure: value._asdict() if isinstance(value, report.Mean) else value for figure, value in values.items()
+            metric: value._asdict() if isinstance(value, report.Mean) else value for metric, value in values.items()
         }
-        for key, values in figures.items()
+        for key, values in results.items()
     }

@@ -1,4 +1,4 @@
-"""From figures of clips to tables: means with standard errors, choices on development clips, Markdown."""
+"""From metrics of clips to tables: means with standard errors, choices on development clips, Markdown."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import NamedTuple
 
 from easi3r_jax.apps.study.scores import ALL_LAYERS, CUES, FORMULA, MAPS, Score
 
-Figures = Mapping[str, float | None]
-
 
 class Mean(NamedTuple):
-    """Mean over clips where a figure is defined, its standard error (None for one clip), and how many they are."""
+    """Mean over the clips where a metric is defined, its standard error (None for one clip), and their number."""
 
     mean: float | None
     error: float | None
@@ -25,7 +23,7 @@ class Mean(NamedTuple):
 
 
 def mean(values: Iterable[float | None]) -> Mean:
-    """Undefined figures (None) do not count."""
+    """Mean and standard error; undefined values (None) do not count."""
     known = [v for v in values if v is not None]
     if not known:
         return Mean(None, None, 0)
@@ -37,12 +35,12 @@ def mean(values: Iterable[float | None]) -> Mean:
 
 
 def over_clips(clips: Sequence[Mapping]) -> dict:
-    """{key: figures} of every clip to {key: {figure: Mean}}."""
+    """{key: metrics} of every clip to {key: {metric: Mean}}."""
     if not clips:
         return {}
     return {
-        key: {figure: mean(clip[key].get(figure) for clip in clips) for figure in figures}
-        for key, figures in clips[0].items()
+        key: {metric: mean(clip[key].get(metric) for clip in clips) for metric in values}
+        for key, values in clips[0].items()
     }
 
 
@@ -50,7 +48,7 @@ def _of_attention(score: Score) -> bool:
     return score.source not in CUES
 
 
-#: What is chosen on development clips: from which scores, and by which figure.
+#: What is chosen on development clips: from which scores, and by which metric.
 CHOICES: dict[str, tuple[Callable[[Score], bool], str]] = {
     "the method's score, clustered or not": (lambda s: s.source == ALL_LAYERS and s.map == FORMULA, "auc"),
     "a single map of all layers": (lambda s: s.source == ALL_LAYERS and s.map != FORMULA, "auc"),
@@ -63,10 +61,10 @@ CHOICES: dict[str, tuple[Callable[[Score], bool], str]] = {
 
 
 def choose(development: Mapping[Score, Mapping[str, Mean]]) -> dict[str, Score]:
-    """Of each kind of score the one that is best on the mean of the development clips (the first of equals)."""
+    """The best score of each kind by its mean over the development clips (the first in a tie)."""
     chosen = {}
-    for kind, (belongs, figure) in CHOICES.items():
-        values = {score: means[figure].mean for score, means in development.items() if belongs(score)}
+    for kind, (belongs, metric) in CHOICES.items():
+        values = {score: means[metric].mean for score, means in development.items() if belongs(score)}
         known = {score: value for score, value in values.items() if value is not None}
         if known:
             chosen[kind] = max(known, key=lambda score: known[score])
@@ -89,59 +87,65 @@ class Table(NamedTuple):
         return "\n".join([f"**{self.title}**", "", *lines, ""])
 
 
+#: Metrics of a score by their headings: what it ranks, and the masks it gives. Two tables, so that each stays narrow.
+_AUC = {"auc": "AUC", "still_auc": "AUC, still", "gain": "difference"}
+_MASK = {"iou": "IoU", "share": "marked", "still_share": "marked, still"}
+
+
 def score_tables(
     test: Mapping[Score, Mapping[str, Mean]], development: Mapping[Score, Mapping[str, Mean]], layers: Sequence[str]
 ) -> list[Table]:
-    """The method's score and its parts, layers, and what was chosen."""
-
-    def columns(score: Score) -> tuple[str, ...]:
-        return tuple(str(test[score][figure]) for figure in ("auc", "still_auc", "gain", "iou", "share", "still_share"))
-
-    measured = ("AUC", "AUC, still", "difference", "IoU", "marked", "marked, still")
-    rows = [
-        (Score(source, name, clustered).name, *columns(Score(source, name, clustered)))
+    """The method's score and its parts, single layers, and the chosen scores."""
+    tables = []
+    listed = [
+        Score(source, name, clustered)
         for source, name in (*((ALL_LAYERS, name) for name in MAPS), *((cue, "") for cue in CUES))
         for clustered in (False, True)
     ]
-    tables = [Table("Scores of the first pass, test clips", ("score", *measured), rows)]
+    for what, columns in (("AUC", _AUC), ("masks", _MASK)):
+        rows = [(score.name, *(str(test[score][metric]) for metric in columns)) for score in listed]
+        tables.append(Table(f"Scores of the first pass, test clips: {what}", ("score", *columns.values()), rows))
     for clustered in (False, True):
         title = (
-            f"AUC (in brackets: still) by layer and map, {'clustered' if clustered else 'not clustered'}, test clips"
+            f"AUC (in brackets: still) by map and layer, {'clustered' if clustered else 'not clustered'}, test clips"
         )
         rows = []
-        for layer in layers:
-            figures = [test[Score(layer, name, clustered)] for name in MAPS]
-            rows.append((layer, *(f"{_short(f['auc'])} ({_short(f['still_auc'])})" for f in figures)))
-        tables.append(Table(title, ("layer", *MAPS), rows))
-    rows = [
-        (kind, score.name, str(development[score]["auc"]), *columns(score))
-        for kind, score in choose(development).items()
-    ]
-    header = ("chosen from", "on development clips", "its AUC there", *measured)
-    tables.append(Table("Chosen on development clips, measured on test clips", header, rows))
+        for name in MAPS:
+            values = [test[Score(layer, name, clustered)] for layer in layers]
+            rows.append((name, *(f"{_short(v['auc'])} ({_short(v['still_auc'])})" for v in values)))
+        tables.append(Table(title, ("map", *layers), rows))
+    chosen = choose(development)
+    rows = [(kind, score.name, str(development[score]["auc"])) for kind, score in chosen.items()]
+    tables.append(Table("Chosen on development clips", ("chosen from", "score", "its AUC there"), rows))
+    for what, columns in (("AUC", _AUC), ("masks", _MASK)):
+        rows = [(kind, *(str(test[score][metric]) for metric in columns)) for kind, score in chosen.items()]
+        tables.append(Table(f"The chosen scores, test clips: {what}", ("chosen from", *columns.values()), rows))
     return tables
 
 
-#: Figures of a reconstruction that are tabled; results.json has all.
-SYSTEM_FIGURES = {
+#: Metrics of a reconstruction in the tables; results.json has all.
+_GEOMETRY = {
     "ate": "ATE",
     "rpe_translation": "RPE",
     "rpe_rotation_deg": "RPE, degrees",
     "abs_rel": "AbsRel",
     "delta_1_25": "δ < 1.25",
-    "score_auc": "AUC",
-    "mask_iou": "mask IoU",
-    "mask_share": "marked",
 }
+_MOTION = {"score_auc": "AUC", "mask_iou": "mask IoU", "mask_share": "marked"}
 
 
-def system_table(systems: Mapping[str, Mapping[str, Mean]]) -> Table:
-    """Whole reconstructions; rows come in the order measured."""
-    rows = [
-        (name, *(str(figures.get(figure, Mean(None, None, 0))) for figure in SYSTEM_FIGURES))
-        for name, figures in systems.items()
-    ]
-    return Table("Reconstructions, test clips", ("network and motion", *SYSTEM_FIGURES.values()), rows)
+def system_tables(systems: Mapping[str, Mapping[str, Mean]]) -> list[Table]:
+    """Full reconstructions: geometry of all, and masks of those that have a motion source. Rows keep their order."""
+    tables = []
+    for what, columns in (("geometry", _GEOMETRY), ("motion", _MOTION)):
+        rows = [
+            (name, *(str(means.get(metric, Mean(None, None, 0))) for metric in columns))
+            for name, means in systems.items()
+            if any(metric in means for metric in columns)
+        ]
+        if rows:
+            tables.append(Table(f"Reconstructions, test clips: {what}", ("network, motion", *columns.values()), rows))
+    return tables
 
 
 def _short(value: Mean) -> str:

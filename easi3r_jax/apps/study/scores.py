@@ -1,7 +1,7 @@
-"""Every score that is compared: the method's, its parts, single decoder layers, other cues; and what each is worth.
+"""All compared scores: the method's, its parts, single decoder layers, other cues; and the metrics of each.
 
-All scores are of the first pass, in which nothing is masked yet, and all go the same way: min-max per frame, average
-over clusters or not, bilinear upsampling, one multi-Otsu threshold per clip.
+All scores come from the first pass, in which nothing is masked yet. All are processed in the same way: min-max per
+frame, mean over clusters or not, bilinear upsampling, one multi-Otsu threshold per clip.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CUES = ("rigid", "match")
 
 
 class Score(NamedTuple):
-    """Which score: of which decoder layer ("all layers", "layer 1", ...) and map, or of which cue; clustered or not."""
+    """Identifies a score: the decoder layer ("all layers", "layer 1", ...) and map, or the cue; clustered or not."""
 
     source: str
     map: str
@@ -50,7 +50,7 @@ def layer_names(num_layers: int) -> tuple[str, ...]:
 
 @partial(jax.jit, static_argnames=("grid",))
 def attention_maps(temporal: motion.TemporalState, grid: tuple[int, int]) -> Array:
-    """(L + 1, 9, T, h, w) float32 in [0, 1]: the MAPS of all layers together and of each alone."""
+    """(L + 1, 9, T, h, w) float32 in [0, 1]: the MAPS of all layers together and of each layer."""
     num_layers = temporal.src.mean.shape[1]
 
     def of_layers(chosen: slice) -> Array:
@@ -68,7 +68,7 @@ def attention_maps(temporal: motion.TemporalState, grid: tuple[int, int]) -> Arr
 def scored(
     model: DUSt3R, clip: StudyClip, features: Array, config: PipelineConfig
 ) -> Iterator[tuple[Score, np.ndarray, np.ndarray]]:
-    """Every score of a clip as pixels: (T, H, W) float32, and the mask it gives. `features` are `pipeline.encode`'s."""
+    """Every score of a clip per pixel, (T, H, W) float32, and its mask. `features` are those of `pipeline.encode`."""
     size = clip.frames.rgb.shape[1:3]
     grid = model.grid(size)
     edges = pipeline.clip_edges(len(clip.frames.rgb), config.graph)
@@ -93,10 +93,10 @@ def scored(
             yield Score(cue, "", clustered), found[int(clustered), 0], masks[int(clustered), 0]
 
 
-def judged(
+def evaluated(
     model: DUSt3R, twins: Twins, features: tuple[Array, Array], config: PipelineConfig
 ) -> dict[Score, dict[str, float | None]]:
-    """What each score is worth on a clip and on its twin.
+    """Metrics of each score on a clip and on its twin.
 
     Args:
       model: the network.
@@ -105,21 +105,22 @@ def judged(
       config: graph, clusters, seed.
 
     Returns:
-      for each score `auc` (of pixels) and `iou` against what moves; `still_auc` against what would move in the twin,
-      and `gain`, the difference: what of `auc` comes from motion; `share` and `still_share` of pixels marked.
+      for each score `auc` (over pixels) and `iou` against the moving objects; `still_auc` against the objects that
+      would move in the twin; `gain`, the difference: the part of `auc` that comes from motion; `share` and
+      `still_share`, the fractions of pixels marked.
     """
     masks = twins.moving.truth.masks
     assert masks is not None
-    figures: dict[Score, dict[str, float | None]] = {}
+    results: dict[Score, dict[str, float | None]] = {}
     for name, score, mask in scored(model, twins.moving, features[0], config):
-        figures[name] = {"auc": roc_auc(score, masks), "iou": pooled_iou(mask, masks), "share": float(mask.mean())}
+        results[name] = {"auc": roc_auc(score, masks), "iou": pooled_iou(mask, masks), "share": float(mask.mean())}
     for name, score, mask in scored(model, twins.still, features[1], config):
-        figure, movers = figures[name], twins.still.movers
-        figure["still_share"] = float(mask.mean())
-        figure["still_auc"] = None if movers is None else roc_auc(score, movers)
-        moving, still = figure["auc"], figure["still_auc"]
-        figure["gain"] = None if moving is None or still is None else moving - still
-    return figures
+        of_score, movers = results[name], twins.still.movers
+        of_score["still_share"] = float(mask.mean())
+        of_score["still_auc"] = None if movers is None else roc_auc(score, movers)
+        moving, still = of_score["auc"], of_score["still_auc"]
+        of_score["gain"] = None if moving is None or still is None else moving - still
+    return results
 
 
 _cluster = jax.jit(motion.cluster_labels, static_argnames=("grid", "config"))
@@ -134,12 +135,12 @@ def _masks(
     size: tuple[int, int],
     config: SegmentationConfig,
 ) -> tuple[Array, Array]:
-    """Scores and masks (2, M, T, H, W) of M maps (M, T, h, w): without and with clusters."""
+    """Scores and masks (2, M, T, H, W) of M maps (M, T, h, w): without and with clustering."""
 
     def of_one(value: Array) -> tuple[Array, Array]:
         maps = motion.motion_maps(temporal, labels, config, MotionResidual(value, observed))
         both = [motion.motion_masks(m, size, config) for m in (dataclasses.replace(maps, score=maps.raw_score), maps)]
         return jnp.stack([m.score for m in both]), jnp.stack([m.mask for m in both])
 
-    found, masks = jax.lax.map(of_one, values)  # one after another: a threshold's histograms need room
+    found, masks = jax.lax.map(of_one, values)  # one after another: a threshold's histograms take much memory
     return jnp.swapaxes(found, 0, 1), jnp.swapaxes(masks, 0, 1)

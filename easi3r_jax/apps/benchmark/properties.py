@@ -1,4 +1,4 @@
-"""What the design promises of the network, measured: cheap statistics, one encoding a frame, one compilation."""
+"""Measures three properties of the design: cheap statistics, one encoding per frame, one compilation per pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from easi3r_jax.models.encoder import Encoder
 
 
 def statistics_cost(model, frames: Frames, repeats: int) -> dict[str, Any]:
-    """Median time of the decoder with its statistics over that of one that computes none, taken in turn."""
+    """Time of the decoder with statistics over its time without, from alternating runs."""
     grid = model.grid(frames.rgb.shape[1:3])
     features = pipeline.encode(model, frames)
     batch = min(len(features) - 1, max(1, 2048 // (grid[0] * grid[1])))
@@ -52,7 +52,7 @@ def statistics_cost(model, frames: Frames, repeats: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def counted_encodings() -> Iterator[list[int]]:
-    """Counts, while the program runs, the frames that go through the encoder."""
+    """Counts the frames that go through the encoder while the context is open."""
     seen: list[int] = []
     original = Encoder.__call__
 
@@ -67,19 +67,19 @@ def counted_encodings() -> Iterator[list[int]]:
     jax.clear_caches()
 
 
-def whole_reconstruction(model, frames: Frames, config: PipelineConfig, compilations: Compilations) -> dict[str, float]:
-    """Frames encoded per frame of the clip, and compilations after the first batch of each pass."""
+def full_reconstruction(model, frames: Frames, config: PipelineConfig, compilations: Compilations) -> dict[str, float]:
+    """Encodings per frame of the clip, and compilations after the first batch of each pass."""
     after_first: dict[str, int] = {}
     at_first: dict[str, int] = {}
 
     def observe(stage: str, done: int, total: int, note: str) -> None:
         del note
-        if stage in ("attention", "predict") and 0 < done < total:  # before every batch but the first
+        if stage in ("attention", "predict") and 0 < done < total:  # before every batch except the first
             at_first.setdefault(stage, compilations.count)
             after_first[stage] = compilations.count - at_first[stage]
 
     num_frames = len(frames.rgb)
-    # Batches that divide the clip: padding rows would be counted too.
+    # Batch sizes that divide the clip: padding would be counted too.
     batch = math.gcd(num_frames, 4)
     options = dataclasses.replace(config, frame_batch=batch)
     with counted_encodings() as seen:

@@ -1,8 +1,8 @@
-"""Figures of one sequence: what the method says of it against what is known.
+"""Metrics of one sequence: the prediction against the ground truth.
 
-Masks are compared at both resolutions, one for each protocol (docs/metrics.md). Depth is compared at the truth's
-resolution: a true pixel's prediction is that of the nearest pixel of the network's frame, and true pixels outside its
-crop do not count. Points are those of the network's pixels.
+Masks are compared at two resolutions, one for each protocol (docs/metrics.md). Depth is compared at the ground truth's
+resolution: a true pixel is compared with the nearest pixel of the network's frame, and true pixels outside its crop are
+ignored. Points are those of the network's pixels.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from easi3r_jax.evaluation.datasets import TestSequence, TestSet, Truth
 from easi3r_jax.evaluation.metrics import DepthOptions, MaskScores
 from easi3r_jax.evaluation.metrics.masks import Protocol
 
-#: What a task needs to be known.
+#: Ground truth that each task needs.
 NEEDS = {
     "masks": ("masks",),
     "poses": ("trajectory",),
     "depth": ("depth",),
     "points": ("depth", "intrinsics", "trajectory"),
 }
-#: Figures that say how much was judged; they are no results.
+#: Entries that count what was evaluated; they are not results.
 COUNTS = ("pooled_frames", "davis_frames", "poses", "pixels", "points")
-#: Points of a cloud that are judged: more make the nearest ones nearer, and the search slow.
+#: Points of a cloud that are evaluated: with more, nearest points get nearer and the search gets slow.
 MAX_POINTS = 500_000
 
-Figures = dict[str, float | None]
+Metrics = dict[str, float | None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the method says of a sequence, on the host.
+    """The method's output for a sequence, on the host.
 
     Attributes:
       depth: (T, H, W) float32.
@@ -57,7 +57,7 @@ class Prediction:
 
     @classmethod
     def of(cls, scenes: Iterable[Scene4D], frames: Frames) -> Prediction:
-        """That of a whole clip, or of its frames one by one."""
+        """From the scene of a clip, or from the scenes of its frames one by one."""
         names = ("depth", "dynamic_mask", "world_from_cam", "intrinsics")
         parts = [[np.asarray(getattr(scene, name)) for name in names] for scene in scenes]
         depth, masks, world_from_cam, intrinsics = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -72,28 +72,28 @@ class Prediction:
 
 
 def tasks_of(test_set: TestSet, truth: Truth) -> tuple[str, ...]:
-    """The data set's tasks that a sequence can be judged on."""
+    """The data set's tasks for which a sequence has the ground truth."""
     return tuple(task for task in test_set.tasks if all(getattr(truth, name) is not None for name in NEEDS[task]))
 
 
-def judge(test_set: TestSet, sequence: TestSequence, prediction: Prediction) -> dict[str, Figures]:
-    """Figures of every task, by name.
+def evaluate_sequence(test_set: TestSet, sequence: TestSequence, prediction: Prediction) -> dict[str, Metrics]:
+    """Metrics of every task, by name.
 
     Raises:
-      InputError: truth that cannot be read or does not fit the frames; a prediction that is not finite.
+      InputError: ground truth that cannot be read or does not match the frames; a prediction that is not finite.
     """
     truth = sequence.truth
-    judges: dict[str, Callable[[], Figures]] = {
-        "masks": lambda: mask_figures(prediction, truth),
-        "poses": lambda: pose_figures(prediction, sequence),
-        "depth": lambda: depth_figures(prediction, truth, test_set.depth or DepthOptions()),
-        "points": lambda: point_figures(prediction, sequence, test_set.depth or DepthOptions()),
+    compute: dict[str, Callable[[], Metrics]] = {
+        "masks": lambda: mask_metrics(prediction, truth),
+        "poses": lambda: pose_metrics(prediction, sequence),
+        "depth": lambda: depth_metrics(prediction, truth, test_set.depth or DepthOptions()),
+        "points": lambda: point_metrics(prediction, sequence, test_set.depth or DepthOptions()),
     }
-    return {task: judges[task]() for task in tasks_of(test_set, truth)}
+    return {task: compute[task]() for task in tasks_of(test_set, truth)}
 
 
-def mask_figures(prediction: Prediction, truth: Truth) -> Figures:
-    """`pooled_j_mean` ..., `davis_j_mean` ...: J and F by both protocols, and the frames that each judges."""
+def mask_metrics(prediction: Prediction, truth: Truth) -> Metrics:
+    """`pooled_j_mean` ..., `davis_j_mean` ...: J and F by both protocols, and the number of frames in each."""
     crop, size = prediction.frame_from_source, prediction.source_size
     scores: dict[Protocol, list[MaskScores]] = {"pooled": [], "davis": []}
     for t, mask in enumerate(prediction.masks):
@@ -108,36 +108,36 @@ def mask_figures(prediction: Prediction, truth: Truth) -> Figures:
         scores["pooled"].append(
             metrics.score_masks(mask[None], at_crop(true), void=None if void is None else at_crop(void))
         )
-    figures: Figures = {}
+    found: Metrics = {}
     for protocol, frames in scores.items():
-        whole = MaskScores(*(np.concatenate([getattr(s, name) for s in frames]) for name in ("region", "boundary")))
-        summary = metrics.summarise_masks([whole], protocol)
-        figures |= {f"{protocol}_{name}": value for name, value in summary.items() if name != "sequences"}
-    return figures
+        clip = MaskScores(*(np.concatenate([getattr(s, name) for s in frames]) for name in ("region", "boundary")))
+        summary = metrics.summarise_masks([clip], protocol)
+        found |= {f"{protocol}_{name}": value for name, value in summary.items() if name != "sequences"}
+    return found
 
 
-def pose_figures(prediction: Prediction, sequence: TestSequence) -> Figures:
-    """As `metrics.pose_metrics`, frames and true poses brought together by time; `poses`: how many there were."""
+def pose_metrics(prediction: Prediction, sequence: TestSequence) -> Metrics:
+    """As `metrics.pose_metrics`, with frames and true poses matched by time; `poses`: their number."""
     trajectory = sequence.truth.trajectory
     assert trajectory is not None
-    figures = metrics.pose_metrics(
+    found = metrics.pose_metrics(
         prediction.world_from_cam, trajectory.world_from_cam, times=sequence.times, true_times=trajectory.times
     )
-    figures["poses"] = len(metrics.associate(sequence.times, trajectory.times)[0])
+    found["poses"] = len(metrics.associate(sequence.times, trajectory.times)[0])
     if sequence.truth.intrinsics is not None:
         known = prediction.frame_from_source @ sequence.truth.intrinsics
-        figures["focal_relative_error"] = metrics.focal_relative_error(prediction.intrinsics, known)
-    return figures
+        found["focal_relative_error"] = metrics.focal_relative_error(prediction.intrinsics, known)
+    return found
 
 
-def depth_figures(prediction: Prediction, truth: Truth, options: DepthOptions) -> Figures:
-    """As `metrics.depth_metrics`; `pixels`: how many were judged.
+def depth_metrics(prediction: Prediction, truth: Truth, options: DepthOptions) -> Metrics:
+    """As `metrics.depth_metrics`; `pixels`: the number of evaluated pixels.
 
-    Only pixels whose truth is known are kept, so that a clip with sparse truth takes little memory.
+    Only pixels with known ground truth are kept, so that a clip with sparse ground truth takes little memory.
     """
     size, source_from_frame = prediction.source_size, np.linalg.inv(prediction.frame_from_source)
-    there = np.ones((1, *prediction.depth.shape[1:]), bool)
-    covered = resample_nearest(there, source_from_frame, size, outside=False)
+    inside = np.ones((1, *prediction.depth.shape[1:]), bool)
+    covered = resample_nearest(inside, source_from_frame, size, outside=False)
     pairs = []
     for t in range(len(prediction.depth)):
         true = _map_of("depth", truth.depth, t, size)
@@ -151,26 +151,26 @@ def depth_figures(prediction: Prediction, truth: Truth, options: DepthOptions) -
     return {**_of_all_pixels(parts, weights), "pixels": int(weights.sum())}
 
 
-def _of_all_pixels(parts: list[Figures], weights: np.ndarray) -> Figures:
-    """Figures over the pixels of all parts together, from those of each and their numbers of pixels."""
-    figures: Figures = {}
+def _of_all_pixels(parts: list[Metrics], weights: np.ndarray) -> Metrics:
+    """Metrics over the pixels of all parts together, from those of each part and their numbers of pixels."""
+    found: Metrics = {}
     for name in parts[0]:
         values = np.array([0.0 if part[name] is None else part[name] for part in parts])
         if not weights.any():
-            figures[name] = None
+            found[name] = None
         elif name.endswith("rmse"):
-            figures[name] = float(np.sqrt(np.average(values**2, weights=weights)))
+            found[name] = float(np.sqrt(np.average(values**2, weights=weights)))
         else:
-            figures[name] = float(np.average(values, weights=weights))
-    return figures
+            found[name] = float(np.average(values, weights=weights))
+    return found
 
 
-def point_figures(prediction: Prediction, sequence: TestSequence, options: DepthOptions) -> Figures:
-    """As `metrics.point_metrics`, after the similarity that brings the camera path to the true one.
+def point_metrics(prediction: Prediction, sequence: TestSequence, options: DepthOptions) -> Metrics:
+    """As `metrics.point_metrics`, after the similarity that aligns the camera path with the true one.
 
-    Points are those of the network's pixels whose truth is known in frames whose pose is known, `points` of them: all,
-    or a choice of `MAX_POINTS` that is the same in every run. All None where a path does not move: then there is no
-    similarity.
+    The points are those of the network's pixels with known ground truth, in frames with known pose; `points` is their
+    number: all of them, or a subset of `MAX_POINTS` that is the same in every run. All metrics are None if a path does
+    not move, since then there is no similarity.
     """
     truth, trajectory = sequence.truth, sequence.truth.trajectory
     assert trajectory is not None and truth.intrinsics is not None
@@ -178,7 +178,7 @@ def point_figures(prediction: Prediction, sequence: TestSequence, options: Depth
     frames, poses = metrics.associate(sequence.times, trajectory.times)
     true_poses, own_poses = trajectory.world_from_cam[poses], prediction.world_from_cam[frames]
     names = ("accuracy", "completeness", "distance")
-    undefined: Figures = dict.fromkeys([name + end for name in names for end in ("", "_median")])
+    undefined: Metrics = dict.fromkeys([name + end for name in names for end in ("", "_median")])
     if metrics.pose_metrics(own_poses, true_poses)["ate"] is None:
         return {**undefined, "points": 0}
     scale, rotation, translation = metrics.umeyama(own_poses[:, :3, 3], true_poses[:, :3, 3])
@@ -201,10 +201,10 @@ def point_figures(prediction: Prediction, sequence: TestSequence, options: Depth
 
 
 def _map_of(name: str, read: Callable[[int], np.ndarray] | None, t: int, size: tuple[int, int]) -> np.ndarray:
-    """(1, height, width): what is known of a frame, at the size of its image.
+    """(1, height, width): a frame's ground truth, at the size of its image.
 
     Raises:
-      InputError: it has another size.
+      InputError: it has a different size.
     """
     assert read is not None
     array = np.asarray(read(t))
