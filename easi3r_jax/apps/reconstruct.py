@@ -262,7 +262,7 @@ def check_options() -> None:
     METHOD.check()
     PICTURES.check()
     if VIEW.value:
-        viewer.library()
+        viewer.import_viser()
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
     export.check_foreground(FOREGROUND.value, 2**31)
 

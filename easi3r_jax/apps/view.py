@@ -19,7 +19,7 @@ from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core import interrupt
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.io import results
-from easi3r_jax.viewer.listening import check_address, invitation
+from easi3r_jax.viewer.listening import check_address, connection_hint
 
 _HOST, _PORT = "127.0.0.1", 8080
 
@@ -51,7 +51,7 @@ def main() -> None:
         raise ConfigError(
             f"--scene names the result to show, results/demo for instance, or two with a comma between{given}."
         )
-    viewer.library()
+    viewer.import_viser()
     if not EXPORT_HTML.value:
         check_address(HOST.value, PORT.value)
     saved = [results.load_scene(folder) for folder in folders]
@@ -89,6 +89,6 @@ def serve(
 ) -> None:
     """Shows results until the program is ended."""
     with viewer.Viewer(saved, host=host, port=port, budget=most) as running:
-        print(invitation(host, running.port), flush=True)
+        print(connection_hint(host, running.port), flush=True)
         with interrupt.serving():
             running.wait()
