@@ -142,7 +142,7 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     model, checkpoint = (load or load_model)(CHECKPOINT.value, DTYPE.value, stages)
     if MODE.value == "align":  # frame by frame there is nothing to share
         model, flow_source = on_devices(model, DEVICES.value), on_devices(flow_source, DEVICES.value)
-    frames = load_frames(sequence.frames, frame_config(model), progress=lambda d, n: stages("read", d, n))
+    frames = load_frames(sequence.frames, frame_config(model), progress=stages)
     stages.close()
     print(describe(sequence, frames, model))
     if MODE.value == "align" and GIVEN.lacks_weights():
