@@ -207,7 +207,7 @@ def _of_frames(
 
 
 def _check_intrinsics(matrices: np.ndarray, labels: Sequence[str], size: tuple[int, int]) -> None:
-    """Raises InputError for the first of (N, 3, 3) that is not a pinhole of an image of (height, width); NaN is valid."""
+    """Raises InputError for the first of (N, 3, 3) that is not a pinhole of an image of this size; NaN is valid."""
     height, width = size
     for matrix, label in zip(matrices, labels, strict=True):
         if np.isnan(matrix).all():
