@@ -93,7 +93,7 @@ def scene_of(tracked: Sequence[TrackedFrame], frames: Frames) -> Scene4D:
     """The scene of frames that have all come in; nothing is said of motion."""
     shape = frames.rgb.shape[:3]
     focals = jnp.stack([frame.focal for frame in tracked])
-    centres = jnp.tile(camera.centre(*shape[1:])[None], (len(tracked), 1))
+    centres = jnp.tile(camera.default_principal_point(*shape[1:])[None], (len(tracked), 1))
     return Scene4D(
         world_from_cam=jnp.stack([frame.world_from_cam for frame in tracked]),
         intrinsics=camera.intrinsics(focals, centres),
@@ -161,7 +161,7 @@ def _all_finite(frame: TrackedFrame) -> Array:
 
 
 def _focal(points: Array) -> Array:
-    return weiszfeld_focal(points, camera.centre(*points.shape[:2]))
+    return weiszfeld_focal(points, camera.default_principal_point(*points.shape[:2]))
 
 
 def _positive(depth: Array) -> Array:

@@ -1,6 +1,6 @@
-"""What moves, from attention statistics: aggregate → score → cluster → threshold → masks (Easi3R, sec. 3.2).
+"""Dynamic regions from attention statistics: aggregate → score → cluster → threshold → masks (Easi3R, sec. 3.2).
 
-Other cues (`cues`) take the place of the first two steps.
+Other cues (`cues`) replace the first two steps.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def motion_maps(
       temporal: statistics of all pairs, or the maps fused from them.
       labels: (T, h, w) int from `cluster_labels`. Features do not change between passes: k-means runs once.
       config: number of clusters.
-      residual: of another cue: it, min-max per frame, takes the place of the attention's score.
+      residual: of another cue; normalised min-max per frame, it replaces the attention's score.
       present: (T,) bool, which frames are the clip's; the others' scores mean nothing. None: all.
     """
     maps = fuse_temporal(temporal, labels.shape[1:]) if isinstance(temporal, TemporalState) else temporal
@@ -110,7 +110,7 @@ def cluster_labels(
 def motion_masks(
     maps: MotionMaps, image_size: tuple[int, int], config: MotionConfig, present: Array | None = None
 ) -> MotionMasks:
-    """Brings the scores to pixels and thresholds them. Pure; `image_size` and `config` are static under `jit`.
+    """Upsamples the scores to pixels and thresholds them. Pure; `image_size` and `config` are static under `jit`.
 
     Args:
       maps: scores per token.
@@ -119,7 +119,7 @@ def motion_masks(
       present: (T,) bool, which frames are the clip's; None: all.
 
     Returns:
-      Masks of what moves; all False where the scores are constant, and in frames that are not the clip's.
+      Masks of dynamic regions; all False if the scores are constant, and in frames that are not the clip's.
     """
     score = upsample(maps.score, image_size)
     where = None if present is None else jnp.broadcast_to(present[:, None, None], score.shape)

@@ -1,11 +1,11 @@
-"""Motion cues beside the attention's: functions that say how badly each token fits a motionless scene.
+"""Motion cues besides the attention's: functions that measure how badly each token fits a static scene.
 
 A cue is a function
 
     cue(predictions, features, grid, *, seed) -> MotionResidual
 
 of a pass's point maps, the frames' features (T, N, C) and the token grid (h, w). `register_cue` makes it a choice of
-`PipelineConfig.motion`. Its residuals go through the same clustering, threshold and masks as the attention's score.
+`PipelineConfig.motion`. Its residuals are clustered, thresholded and masked like the attention's score.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dynamic score: four temporal maps to one (Easi3R, arXiv 2503.24391, eq. 7-8)."""
+"""The dynamic score, from four temporal maps (Easi3R, arXiv 2503.24391, eq. 7-8)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from easi3r_jax.motion.normalise import min_max
 def dynamic_score(maps: TemporalMaps) -> Array:
     """(1 - mean_src) · std_src · mean_ref · (1 - std_ref), min-max per frame: (T, h, w) float32 in [0, 1).
 
-    As a source view, what moves is attended to little (it has no match) and unsteadily over pairs; as a reference
-    view, much and steadily.
+    In a source view, dynamic regions get little attention (they have no match), which varies over pairs; in a reference
+    view, they get much attention, which is constant.
     """
     score = (1.0 - maps.mean_src) * maps.std_src * maps.mean_ref * (1.0 - maps.std_ref)
     return min_max(score, axis=(-2, -1))

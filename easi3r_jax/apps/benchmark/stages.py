@@ -114,7 +114,7 @@ def alignment_stages(stage: StageTimer, frames: Frames, edges: np.ndarray, optio
 def slanted_wall(edges: Array, size: tuple[int, int], dtype: str) -> PairPredictions:
     """Point maps of pairs whose two cameras stand in one place before a wall, with noise."""
     height, width = size
-    matrix = camera.intrinsics(jnp.float32(width), camera.centre(height, width))
+    matrix = camera.intrinsics(jnp.float32(width), camera.default_principal_point(height, width))
     depth = jnp.broadcast_to(jnp.linspace(1.0, 3.0, width), size)
     wall = camera.unproject(depth, matrix)
 
