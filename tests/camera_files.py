@@ -1,16 +1,16 @@
-"""Files of known cameras, as users have them."""
+"""Writers of files with known cameras, in the formats that users have."""
 
 import json
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-#: Of images of 100x70 pixels.
+#: Intrinsics of images of 100x70 pixels.
 K = np.array([[80.0, 0, 47], [0, 81, 33], [0, 0, 1]])
 
 
 def path_of_cameras(length, seed=0):
-    """(length, 4, 4) poses anywhere."""
+    """(length, 4, 4) random poses."""
     poses = np.tile(np.eye(4), (length, 1, 1))
     random = np.random.default_rng(seed)
     poses[:, :3, :3] = Rotation.random(length, rng=random).as_matrix()
@@ -19,13 +19,13 @@ def path_of_cameras(length, seed=0):
 
 
 def save(path, text):
-    """Writes a text file; its path."""
+    """Writes a text file and returns its path."""
     path.write_text(text)
     return path
 
 
 def rows(matrices):
-    """A line for each."""
+    """One line per matrix."""
     return "\n".join(" ".join(f"{value:.17g}" for value in np.ravel(matrix)) for matrix in matrices)
 
 

@@ -42,4 +42,4 @@ def room_with(kinds: list[int], half_sizes: list, poses: list[np.ndarray]) -> Sc
 
 def intrinsics(size: tuple[int, int], focal: float) -> jax.Array:
     """(3, 3) with the project's principal point."""
-    return camera.intrinsics(jnp.float32(focal), camera.centre(*size))
+    return camera.intrinsics(jnp.float32(focal), camera.default_principal_point(*size))

@@ -16,7 +16,7 @@ def wall(shift: tuple[float, float, float], *, depth: float = 2.0, focal: float 
     poses[:, 1, :3, 3] = shift
     z = np.full((batch, 2, HEIGHT, WIDTH), depth, np.float32)
     z[:, 1] -= shift[2]
-    intrinsics = camera.intrinsics(jnp.float32(focal), camera.centre(HEIGHT, WIDTH))
+    intrinsics = camera.intrinsics(jnp.float32(focal), camera.default_principal_point(HEIGHT, WIDTH))
     rgb = jax.random.randint(jax.random.key(0), (batch, 2, HEIGHT, WIDTH, 3), 0, 256).astype(jnp.uint8)
     return ViewPairs(
         rgb=rgb,

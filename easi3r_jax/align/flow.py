@@ -107,7 +107,7 @@ def _projections(state: AlignState, problem: AlignProblem) -> Array:
     j_from_i = se3.compose(se3.inverse(poses)[j], poses[i])[:, :3]
     intrinsics = state_of.intrinsics(state, problem)
     focals, height, width = intrinsics[:, 0, 0], *state.log_depth.shape[1:]
-    offset = intrinsics[:, :2, 2] - camera.centre(height, width, focals.dtype)[None]
+    offset = intrinsics[:, :2, 2] - camera.default_principal_point(height, width, focals.dtype)[None]
     one = jnp.ones_like(focals)
     scaled = jnp.stack([focals, focals, one], axis=1)[j][:, :, None] * j_from_i
     scaled = scaled / jnp.stack([focals, focals, one, one], axis=1)[i][:, None, :]
@@ -169,7 +169,7 @@ def _streamed(disparity: Array, static: Array, outlier: Array, inputs: tuple[Arr
     """
     height, width = disparity.shape[1:]
     disparity = disparity.reshape(len(disparity), -1)
-    centre = camera.centre(height, width, disparity.dtype)
+    centre = camera.default_principal_point(height, width, disparity.dtype)
     pixels = (camera.pixel_grid(height, width, disparity.dtype).reshape(-1, 2) - centre[None]).T
     shape, flow_shape = inputs[0].shape, inputs[2].shape
 

@@ -160,7 +160,7 @@ def _state_along(
         tree_poses.setdefault(int(edges[e, 0]), _without_scale(world_from_edge[int(e)]))
     pair_poses = {int(edges[e, 0]): _without_scale(world_from_pair[e]) for e in range(len(edges))}
     confidence = np.asarray(frame_confidence(predictions))
-    centres = principal_points(np.asarray(camera.centre(*points.shape[1:3])), num_frames, known)
+    centres = principal_points(np.asarray(camera.default_principal_point(*points.shape[1:3])), num_frames, known)
     on_host = np.asarray(points)
     poses = np.empty((num_frames, 4, 4))
     for t in range(num_frames):
@@ -216,7 +216,7 @@ def _frame_focals(tree: SpanningTree, predictions: PairPredictions, total: int) 
 
 @partial(jax.jit, static_argnames=("size",))
 def _focals(points: Array, size: tuple[int, int]) -> Array:
-    principal_point = camera.centre(*size)
+    principal_point = camera.default_principal_point(*size)
     return jax.lax.map(lambda x: weiszfeld_focal(x.reshape(*size, 3), principal_point), points)
 
 

@@ -46,7 +46,7 @@ def known_scale(predictions: PairPredictions, known: KnownCameras, found: AlignS
     poses = np.asarray(known.world_from_cam, np.float64)
     j_from_i = np.linalg.inv(poses[edges[:, 1]]) @ poses[edges[:, 0]]
     height, width = predictions.points_j.shape[1:3]
-    centres = principal_points(np.asarray(camera.centre(height, width)), len(poses), known)
+    centres = principal_points(np.asarray(camera.default_principal_point(height, width)), len(poses), known)
     per_pair = (
         padded(np.asarray(x, np.float32), len(predictions.edges))
         for x in (j_from_i, np.asarray(state_of.focals(found))[edges[:, 1]], centres[edges[:, 1]])

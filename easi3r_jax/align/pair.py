@@ -19,7 +19,7 @@ _PNP_ITERATIONS = 100
 def one_frame(predictions: PairPredictions, *, known: KnownCameras | None = None) -> Geometry:
     """A frame predicted against itself, edge (0, 0): the camera is the world, depth is z of its own point map."""
     points = predictions.points_i[0].astype(jnp.float32)
-    centre = camera.centre(*points.shape[:2])
+    centre = camera.default_principal_point(*points.shape[:2])
     estimate = np.asarray(weiszfeld_focal(points, centre))[None]
     focal = estimate if known is None else np.where(known.intrinsics_known, known.focal, estimate)
     intrinsics = camera.intrinsics(
@@ -53,7 +53,7 @@ def two_frames(
     assert pair is not None, "check_edges lets no pair of unconnected frames through"
 
     height, width = predictions.points_i.shape[1:3]
-    centre = camera.centre(height, width)
+    centre = camera.default_principal_point(height, width)
     own_maps = [pair if best[frame] is None else best[frame] for frame in (0, 1)]
     estimates = [weiszfeld_focal(predictions.points_i[e].astype(jnp.float32), centre) for e in own_maps]
     focals, shared = known_focals(np.asarray(jnp.stack(estimates)), known, config)

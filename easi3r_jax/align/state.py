@@ -229,7 +229,7 @@ def make_problem(
         points_j=laid_out(_channels_first, predictions.points_j),
         weights_i=laid_out(_log_confidence, predictions.confidence_i),
         weights_j=laid_out(_log_confidence, predictions.confidence_j),
-        principal_point=jnp.tile(camera.centre(height, width, dtype)[None], (num_frames, 1)),
+        principal_point=jnp.tile(camera.default_principal_point(height, width, dtype)[None], (num_frames, 1)),
         smoothing_weight=jnp.asarray(config.smoothing_weight, dtype),
         translation_weight=jnp.asarray(config.translation_weight, dtype),
         scale_known=jnp.zeros((), bool),

@@ -52,7 +52,7 @@ class Stages:
         self._began = 0.0
         self._stage = ""
 
-    def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         if done == 0:
             self._done.discard(stage)  # it starts again
         if stage == "download" or stage in self._done:  # the hub's client draws its own bar; a late report
@@ -61,7 +61,7 @@ class Stages:
             self.close()
             self._stage, self._began = stage, time.perf_counter()
             self._bar = tqdm(
-                total=total,
+                total=total or None,
                 desc=f"{TITLES.get(stage, stage):>26}",
                 file=sys.stderr,
                 disable=True if self._quiet else None,  # None: no bar where stderr is not a terminal
@@ -74,7 +74,7 @@ class Stages:
                 self._bar.set_postfix_str(note, refresh=False)
             self._bar.refresh() if done in (0, total) else self._bar.update(0)
         self.units[stage] = max(done, self.units.get(stage, 0))
-        if total is not None and done >= total:
+        if total and done >= total:  # 0: unknown
             self.close()
             self._done.add(stage)
 

@@ -138,9 +138,7 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     results.ensure_writable(output)
 
     method = load_method(config, stages, load or _load)
-    frames = load_frames(
-        sequence.frames, frame_config(method.model), progress=lambda done, total: stages("read", done, total)
-    )
+    frames = load_frames(sequence.frames, method.frames, progress=stages)
     stages.close()
     print(describe(sequence, frames, method.model))
     if MODE.value == "align" and GIVEN.lacks_weights():
@@ -262,7 +260,7 @@ def check_options() -> None:
     METHOD.check()
     PICTURES.check()
     if VIEW.value:
-        viewer.library()
+        viewer.import_viser()
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
     clouds().check(2**31)
 

@@ -135,7 +135,7 @@ class PictureFlags:
             losses=saved.losses,
             true_centres=centres,
         )
-        left_out = gallery.left_out | ({"true path": why_not} if why_not else {})
+        left_out = gallery.omitted | ({"true path": why_not} if why_not else {})
         page_wanted = self._report.value
         values, times = (read_object(saved.saved_folder() / file) for file in ("metrics.json", "timings.json"))
         if page_wanted and not values:

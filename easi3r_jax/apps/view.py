@@ -20,7 +20,7 @@ from easi3r_jax.core import interrupt
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.types import Reconstruction
 from easi3r_jax.io import results
-from easi3r_jax.viewer.listening import check_address, invitation
+from easi3r_jax.viewer.listening import check_address, connection_hint
 
 _HOST, _PORT = "127.0.0.1", 8080
 
@@ -54,7 +54,7 @@ def main() -> None:
         raise ConfigError(
             f"--scene is required: the result to show, e.g. results/demo, or two separated by a comma{given}."
         )
-    viewer.library()
+    viewer.import_viser()
     if not EXPORT_HTML.value:
         check_address(HOST.value, PORT.value)
     saved = [results.load_result(folder) for folder in folders]
@@ -92,6 +92,6 @@ def serve(
 ) -> None:
     """Shows results until the program is stopped."""
     with viewer.Viewer(saved, host=host, port=port, budget=most) as running:
-        print(invitation(host, running.port), flush=True)
+        print(connection_hint(host, running.port), flush=True)
         with interrupt.serving():
             running.wait()

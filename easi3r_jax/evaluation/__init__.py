@@ -1,1 +1,1 @@
-"""Measuring results against ground truth: metrics, and the data sets that they are published on."""
+"""Evaluation against ground truth: metrics, and the data sets on which they are published."""

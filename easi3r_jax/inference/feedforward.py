@@ -126,7 +126,7 @@ def reconstruct_stream(
         tracked.append(jax.block_until_ready(frame))
         progress("track", len(tracked), total, "")
     shape = frames.rgb.shape[:3]
-    centres = jnp.tile(camera.centre(*shape[1:])[None], (total, 1))
+    centres = jnp.tile(camera.default_principal_point(*shape[1:])[None], (total, 1))
     geometry = Geometry(
         world_from_cam=jnp.stack([frame.world_from_cam for frame in tracked]),
         intrinsics=camera.intrinsics(jnp.stack([frame.focal for frame in tracked]), centres),
@@ -194,7 +194,7 @@ def _pairs(model: DUSt3R, features_i: Array, features_j: Array, size: tuple[int,
 
 
 def _focal(points: Array) -> Array:
-    return weiszfeld_focal(points, camera.centre(*points.shape[:2]))
+    return weiszfeld_focal(points, camera.default_principal_point(*points.shape[:2]))
 
 
 def _positive(depth: Array) -> Array:

@@ -1,1 +1,1 @@
-"""Files in and out: videos, priors, results, pictures, exports. Nothing that is read is trusted."""
+"""Input and output: videos, priors, results, pictures, exports. Files that are read are not trusted."""

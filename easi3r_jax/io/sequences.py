@@ -11,7 +11,6 @@ import dataclasses
 import os
 import pathlib
 import zipfile
-from collections.abc import Callable
 
 import numpy as np
 
@@ -19,7 +18,7 @@ import easi3r_jax
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry.grids import resample_nearest
-from easi3r_jax.core.types import Frames
+from easi3r_jax.core.types import Frames, Progress, silent
 from easi3r_jax.io import video
 from easi3r_jax.io.video.load import Source
 
@@ -81,7 +80,7 @@ def _clip_folder(name: str, path: pathlib.Path) -> Sequence:
 def load_frames(
     source: Source,
     config: FrameConfig = FrameConfig(),
-    progress: Callable[[int, int | None], None] | None = None,
+    progress: Progress = silent,
 ) -> Frames:
     """Reads a clip and brings it to the network's size: `video.load_frames` of whatever `--seq` takes.
 
@@ -89,7 +88,7 @@ def load_frames(
       source: a video file, a folder of images, one image, a clip folder, "demo" (the bundled clip), or a sequence of
         image files.
       config: which frames are taken, and their size: `FrameConfig.for_model(model)` for a network.
-      progress: called with (frames taken, how many there will be or None).
+      progress: called for each frame, of the stage "read"; the total is 0 where only reading tells.
 
     Raises:
       InputError, ConfigError: as `video.load_frames`.

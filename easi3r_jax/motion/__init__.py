@@ -1,6 +1,6 @@
-"""What moves, from attention statistics: aggregate → score → cluster → threshold → masks (Easi3R, sec. 3.2).
+"""Dynamic regions from attention statistics: aggregate → score → cluster → threshold → masks (Easi3R, sec. 3.2).
 
-Other cues (`cues`) take the place of the first two steps.
+Other cues (`cues`) replace the first two steps.
 """
 
 from __future__ import annotations

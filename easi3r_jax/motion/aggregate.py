@@ -1,12 +1,12 @@
 """Temporal aggregation: attention statistics of many pairs to four maps per frame (Easi3R, arXiv 2503.24391, sec. 3.2).
 
-A frame is seen by several pairs. Over those where it is j it gathers *source* statistics, over those where it is i
-*reference* statistics; their mean and standard deviation over the pairs tell how consistently the network attends to
-each of its tokens.
+A frame occurs in several pairs. Its *source* statistics are from the pairs where it is j, its *reference* statistics
+from those where it is i. Their mean and standard deviation over the pairs measure how consistently the network attends
+to each of its tokens.
 
 The moments are kept as running count, mean and sum of squared deviations, merged a batch at a time (Chan, Golub &
-LeVeque 1979). Sums of squares would need less code, but logits have means that are large against their deviation over
-pairs, and in float32 `E[x²] - E[x]²` then loses every digit. Memory is O(T), whatever the number of pairs.
+LeVeque 1979). Sums of squares would need less code, but the logits' means are large compared with their deviation over
+pairs, and in float32 `E[x²] - E[x]²` would lose every digit. Memory is O(T), independent of the number of pairs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Moments:
 
 @pytree_dataclass
 class TemporalState:
-    """Attention statistics of all pairs seen so far.
+    """Attention statistics of all pairs so far.
 
     Attributes:
       src: moments over the pairs where the frame is j (branch 1's keys).
@@ -65,10 +65,10 @@ class RawMoments(NamedTuple):
 
 
 def init_temporal(num_frames: int, num_layers: int, num_heads: int, num_tokens: int) -> TemporalState:
-    """The state before any pair."""
+    """The state without any pair."""
 
     def empty() -> Moments:
-        # Separate buffers for each field: callers donate the state, and a buffer can be donated only once.
+        # A buffer for each field: callers donate the state, and a buffer can be donated only once.
         shape = (num_frames, num_layers, num_heads, num_tokens)
         return Moments(jnp.zeros(num_frames, jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
@@ -126,8 +126,8 @@ def fuse_temporal(state: TemporalState, grid: tuple[int, int], weights: Array | 
 def _replace_first_token(x: Array, grid: tuple[int, int]) -> Array:
     """Replaces token (0, 0), an attention sink, by the mean of its right and lower neighbours.
 
-    Done on each pair's map: the deviation of a mean is not the mean of deviations. A grid of one row or one column
-    has one neighbour, a single token none: it stays.
+    This is done on each pair's map, since the deviation of a mean is not the mean of deviations. With a single row or
+    column there is one neighbour; a single token has none and is kept.
     """
     height, width = grid
     x = x.astype(jnp.float32)
@@ -140,8 +140,8 @@ def _replace_first_token(x: Array, grid: tuple[int, int]) -> Array:
 def _merge(moments: Moments, x: Array, frame: Array, valid: Array) -> Moments:
     """Merges observations `x` (E, L, A, N) float32 of frames `frame` (E,) into the moments.
 
-    Pairs of the batch that observe the same frame are first reduced among themselves; then the first of them writes
-    the frame's entry. Only the entries of observed frames are read and written.
+    Pairs of the batch that observe the same frame are first reduced to one; the first of them writes the frame's entry.
+    Only the entries of observed frames are read and written.
     """
     num_frames = moments.count.shape[0]
     x = jnp.where(valid[:, None, None, None], x, 0.0)
@@ -160,10 +160,10 @@ def _merge(moments: Moments, x: Array, frame: Array, valid: Array) -> Moments:
 
     old_count = moments.count[frame]
     count = old_count + batch_count
-    share = column(batch_count) / jnp.maximum(column(count), 1.0)
+    fraction = column(batch_count) / jnp.maximum(column(count), 1.0)
     difference = batch_mean - moments.mean[frame]
-    mean = moments.mean[frame] + difference * share
-    squares = moments.squares[frame] + batch_squares + jnp.square(difference) * column(old_count) * share
+    mean = moments.mean[frame] + difference * fraction
+    squares = moments.squares[frame] + batch_squares + jnp.square(difference) * column(old_count) * fraction
 
     target = jnp.where(first, frame, num_frames)  # out of range: dropped
     return Moments(

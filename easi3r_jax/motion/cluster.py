@@ -1,10 +1,10 @@
-"""k-means of encoder features: tokens that belong together move together (Easi3R, sec. 3.2).
+"""k-means on encoder features: tokens that belong together move together (Easi3R, sec. 3.2).
 
-Greedy k-means++ (Arthur & Vassilvitskii 2007: of a few candidates the one that lowers the inertia most) and
-Lloyd's iterations, restarted from several seeds. Distances are matrix products, |x|² - 2 x·c + |c|², of features
-whose mean is taken away, which keeps float32 accurate; nothing larger than points × clusters is ever stored, and
-restarts run one after another. Sums over a cluster are products with its indicator, not scattered additions: these
-are unordered on a GPU, and the same seed must give the same labels.
+Greedy k-means++ (Arthur & Vassilvitskii 2007: of a few candidates, the one that lowers the inertia most) and Lloyd's
+iterations, restarted from several seeds. Distances are matrix products, |x|² - 2 x·c + |c|², of features minus their
+mean, which keeps float32 accurate. Nothing larger than points × clusters is ever stored, and restarts run one after
+another. Sums over a cluster are products with its indicator and not scattered additions: these are unordered on a GPU,
+and the same seed must give the same labels.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.types import Array
 from easi3r_jax.motion.normalise import min_max
 
-#: Lloyd stops when the centroids' total squared shift falls below this share of the mean variance of a feature.
+#: Lloyd stops when the centroids' total squared shift falls below this fraction of the mean variance of a feature.
 TOLERANCE = 1e-4
 
 
 class Clusters(NamedTuple):
-    """A clustering of n points; k is the smaller of the wanted number and n.
+    """A clustering of n points; k is the smaller of the requested number and n.
 
     Attributes:
       labels: (n,) int32 index of the nearest centroid.
-      centroids: (k, C) float32. Identical points can leave some without a point.
+      centroids: (k, C) float32. With identical points, some may have no points.
       inertia: () float32, sum of squared distances to the nearest centroid.
     """
 
@@ -46,18 +46,18 @@ def kmeans(
     restarts: int = 1,
     max_iterations: int = 300,
 ) -> Clusters:
-    """Clusters points; of all restarts the one with the lowest inertia. Same key, same machine: same result.
+    """Clusters points; of all restarts, returns the one with the lowest inertia. Deterministic for a key and machine.
 
     Args:
       points: (n, C) float, finite; n at least 1.
-      num_clusters: wanted number of clusters; n where there are fewer points.
+      num_clusters: requested number of clusters; n if there are fewer points.
       key: random key.
-      count: () int, only so many of the first points count; the others get labels. None: all.
-      restarts: independent initialisations.
-      max_iterations: most Lloyd iterations of each.
+      count: () int, how many of the first points count; the others only get labels. None: all.
+      restarts: number of independent initialisations.
+      max_iterations: largest number of Lloyd iterations of each.
 
     Raises:
-      ConfigError: a number that is not positive.
+      ConfigError: a number is not positive.
     """
     if min(num_clusters, restarts, max_iterations) < 1:
         raise ConfigError("k-means needs at least one cluster, one restart and one iteration.")
@@ -76,10 +76,10 @@ def kmeans(
 
 
 def init_plus_plus(points: Array, num_clusters: int, key: Array, counts: Array | None = None) -> Array:
-    """Greedy k-means++: (k, C) centroids, each drawn in proportion to the squared distance to those before it.
+    """Greedy k-means++: (k, C) centroids, drawn with probability proportional to the squared distance to earlier ones.
 
-    Each is the best of 2 + log k candidates, the number Arthur's own code and scikit-learn try. The points should
-    have mean zero. Of `counts` (n,) float, 1 for the first points and 0 for the others, the others are not drawn.
+    Each is the best of 2 + log k candidates, as in Arthur's own code and scikit-learn. The points should have zero
+    mean. `counts` is (n,) float, 1 for the first points and 0 for the others, which are never drawn.
     """
     num_points = len(points) if counts is None else jnp.sum(counts).astype(jnp.int32)
     candidates = 2 + int(math.log(num_clusters))
@@ -94,7 +94,7 @@ def init_plus_plus(points: Array, num_clusters: int, key: Array, counts: Array |
         centroids, nearest = carry
         cumulative = jnp.cumsum(nearest)
         draws = jax.random.uniform(jax.random.fold_in(key, n), (candidates,)) * cumulative[-1]
-        # Ties to the right: a point at distance 0 is never drawn while there are others.
+        # Ties go to the right: a point at distance 0 is never drawn while there are others.
         drawn = jnp.minimum(jnp.searchsorted(cumulative, draws, side="right"), num_points - 1)
         distances = jnp.minimum(_counted(squared_distances(points, points[drawn], norms), counts), nearest[:, None])
         best = jnp.argmin(jnp.sum(distances, axis=0))
@@ -104,9 +104,9 @@ def init_plus_plus(points: Array, num_clusters: int, key: Array, counts: Array |
 
 
 def lloyd(points: Array, centroids: Array, max_iterations: int = 300, counts: Array | None = None) -> Clusters:
-    """Alternates nearest centroids and cluster means until they rest. The points should have mean zero.
+    """Alternates nearest centroids and cluster means until convergence. The points should have zero mean.
 
-    Where `counts` (n,) float is 0, a point is given a label and otherwise does not exist.
+    A point whose `counts` (n,) float is 0 gets a label and has no other influence.
     """
     points, centroids = jnp.asarray(points), jnp.asarray(centroids)
     norms = _squared_norms(points)
@@ -118,14 +118,14 @@ def lloyd(points: Array, centroids: Array, max_iterations: int = 300, counts: Ar
         new = _update(points, centroids, squared_distances(points, centroids, norms), counts)
         return iteration + 1, new, jnp.sum(jnp.square(new - centroids))
 
-    def moving(carry: tuple[Array, Array, Array]) -> Array:
+    def unfinished(carry: tuple[Array, Array, Array]) -> Array:
         iteration, _, shift = carry
         return (iteration < max_iterations) & (shift > tolerance)
 
     start = (jnp.zeros((), jnp.int32), centroids, jnp.array(jnp.inf, jnp.float32))
-    _, centroids, _ = jax.lax.while_loop(moving, step, start)
+    _, centroids, _ = jax.lax.while_loop(unfinished, step, start)
     labels = jnp.argmin(squared_distances(points, centroids, norms), axis=1).astype(jnp.int32)
-    # From differences, not from the expanded square: exact for tight clusters far from the mean.
+    # From differences and not from the expanded square: accurate for tight clusters far from the mean.
     inertia = jnp.sum(_counted(jnp.square(points - centroids[labels]), counts))
     return Clusters(labels, centroids, inertia)
 
@@ -143,7 +143,7 @@ def cluster_score(score: Array, labels: Array, num_clusters: int, observed: Arra
       score: (T, h, w) float32.
       labels: (T, h, w) int in [0, num_clusters), joint over frames.
       num_clusters: of the labels.
-      observed: (T, h, w) bool, tokens that count in the mean; None: all. A cluster of which none counts scores 0.
+      observed: (T, h, w) bool, tokens that count in the mean; None: all. A cluster without any scores 0.
 
     Returns:
       (T, h, w) float32 in [0, 1).
@@ -161,17 +161,17 @@ def _squared_norms(x: Array) -> Array:
 
 
 def _counted(x: Array, counts: Array | None) -> Array:
-    """(n, ...) with zeros where points do not count."""
+    """(n, ...) with zeros for points that do not count."""
     return x if counts is None else x * counts.reshape(-1, *(1 for _ in x.shape[1:]))
 
 
 def _mean(x: Array, counts: Array | None) -> Array:
-    """Mean over the first axis, of what counts."""
+    """Mean over the points (first axis) that count."""
     return jnp.mean(x, axis=0) if counts is None else jnp.sum(_counted(x, counts), axis=0) / jnp.sum(counts)
 
 
 def _update(points: Array, centroids: Array, distances: Array, counts: Array | None) -> Array:
-    """Means of the nearest points. A cluster without any restarts at a point that is farthest from its centroid."""
+    """Means of the nearest points. An empty cluster is restarted at one of the points farthest from their centroid."""
     num_clusters = len(centroids)
     labels = jnp.argmin(distances, axis=1)
     indicator = _counted(jax.nn.one_hot(labels, num_clusters, dtype=jnp.float32), counts)

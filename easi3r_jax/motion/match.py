@@ -1,6 +1,6 @@
-"""Motion from matching: tokens are matched between two frames, one camera is fitted, what disagrees moves.
+"""Motion from matching: tokens are matched between two frames and a camera is fitted; outliers are dynamic.
 
-Matching is array code, on batches of pairs; RANSAC runs on the host, pair by pair.
+Matching is array code, in batches of pairs. RANSAC runs on the host, pair by pair.
 """
 
 from __future__ import annotations
@@ -17,29 +17,31 @@ from easi3r_jax.core.geometry.pnp import solve_pnp
 from easi3r_jax.core.types import Array, MotionResidual, PairPredictions
 from easi3r_jax.motion.partners import mean_over_partners
 
-# Of the softmax over cosine similarities, and how far from its start a match may come back, in tokens.
-_TEMPERATURE, _NEAR = 0.05, 1
-# Pairs matched at a time: a batch's similarities are held, (batch, N, N).
+# Temperature of the softmax over cosine similarities.
+_TEMPERATURE = 0.05
+# Largest distance, in tokens, between a token and the match of its match (mutual consistency).
+_MAX_RETURN_DISTANCE = 1
+# Pairs matched at a time: a batch's similarities are in memory, (batch, N, N).
 _BATCH = 8
 _RANSAC_ITERATIONS = 100
-# Inliers of RANSAC, in patches.
+# Inlier threshold of RANSAC, in patches.
 _MAX_ERROR = 0.5
 
 
 def match_residual(
     predictions: PairPredictions, features: Array, grid: tuple[int, int], *, seed: int = 0
 ) -> MotionResidual:
-    """How far from its match a token lands in the partner's camera. Host code between two device calls.
+    """Distance of a token's projection into the partner's camera from its match. Host code between two device calls.
 
-    For frame i and partner j: the tokens of i are matched to those of j (`match_tokens`). RANSAC-PnP finds camera j
-    from the points of i in camera i (pair (i, j), means over patches) and the matched pixels of j, with inliers within
-    half a patch. All matched points are projected into it: the residual is the distance from the matched pixel over
-    the focal length, about the angle in radians, at most 1. A token's is the mean over the partners for which it has a
-    match and PnP finds a camera.
+    For frame i and partner j, the tokens of i are matched to those of j (`match_tokens`). RANSAC-PnP estimates camera j
+    from the points of i in camera i (pair (i, j), means over patches) and the matched pixels of j, with an inlier
+    threshold of half a patch. All matched points are projected into camera j. The residual is the distance from the
+    matched pixel divided by the focal length (about the angle in radians), at most 1. A token's residual is the mean
+    over the partners for which it has a match and PnP finds a camera.
 
     Args:
-      predictions: of E pairs; one of a frame with itself tells nothing.
-      features: (T, N, C), the encoder's.
+      predictions: of E pairs; a pair of a frame with itself is ignored.
+      features: (T, N, C), from the encoder.
       grid: (h, w) tokens.
       seed: of RANSAC.
 
@@ -52,9 +54,9 @@ def match_residual(
     positions, matched = match_tokens(jnp.asarray(features), jnp.asarray(edges), grid)
     points, focals = _points_and_focals(predictions.points_i, grid)
     points, matched = np.asarray(points, np.float64), np.array(matched)
-    pixels = np.asarray(positions, np.float64) * patch + (patch - 1) / 2  # the middle of a patch, on the integer grid
+    pixels = np.asarray(positions, np.float64) * patch + (patch - 1) / 2  # patch centres in pixels
     focals = frame_focals(np.asarray(focals, np.float64), edges, len(features))
-    centre = np.asarray(camera.centre(height, width), np.float64)
+    centre = np.asarray(camera.default_principal_point(height, width), np.float64)
 
     residual = np.ones(matched.shape)
     matched &= (edges[:, 0] != edges[:, 1])[:, None] & np.isfinite(points).all(-1)
@@ -74,10 +76,10 @@ def match_residual(
             matched[e] = False
             continue
         in_camera = (points[e, chosen] - pose[:3, 3]) @ pose[:3, :3]
-        ahead = in_camera[:, 2] > 0  # a point behind the camera fits no match
-        rays = in_camera[:, :2] / np.where(ahead, in_camera[:, 2], 1)[:, None]
+        in_front = in_camera[:, 2] > 0  # a point behind the camera gets the largest residual
+        rays = in_camera[:, :2] / np.where(in_front, in_camera[:, 2], 1)[:, None]
         distance = np.linalg.norm(rays - (pixels[e, chosen] - centre) / focal, axis=-1)
-        residual[e, chosen] = np.where(ahead, np.minimum(distance, 1), 1)
+        residual[e, chosen] = np.where(in_front, np.minimum(distance, 1), 1)
     shape = (len(edges), *grid)
     return _mean_over_partners(
         jnp.asarray(residual.reshape(shape), jnp.float32),
@@ -91,9 +93,9 @@ def match_residual(
 def match_tokens(features: Array, edges: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
     """Matches the tokens of frame i to those of frame j, for every pair.
 
-    Features are compared by cosine after the clip's mean is taken away (a part common to all tokens says nothing). The
-    best token of j is refined by a softmax over it and its eight neighbours. A match holds where the best token's own
-    best token in i is the start, or next to it.
+    Features are compared by cosine similarity, after the clip's mean feature is subtracted: a part common to all tokens
+    carries no information. The best token of j is refined by a softmax over it and its eight neighbours. A match is
+    valid if the best token's own best token in i is the starting token or one of its neighbours.
 
     Args:
       features: (T, N, C).
@@ -101,8 +103,8 @@ def match_tokens(features: Array, edges: Array, grid: tuple[int, int]) -> tuple[
       grid: (h, w).
 
     Returns:
-      (E, N, 2) float32 positions (x, y) in tokens of frame j, (0, 0) the middle of the first one; (E, N) bool, which
-      of them hold.
+      (E, N, 2) float32 positions (x, y) in tokens of frame j, (0, 0) at the centre of the first one; (E, N) bool, which
+      matches are valid.
     """
     features = features.astype(jnp.float32)
     features = features - jnp.mean(features, axis=(0, 1), keepdims=True)
@@ -122,13 +124,13 @@ def match_tokens(features: Array, edges: Array, grid: tuple[int, int]) -> tuple[
         weights = jax.nn.softmax(values / _TEMPERATURE, axis=-1)
         position = jnp.sum(weights[..., None] * around.astype(jnp.float32), axis=1)
         away = jnp.max(jnp.abs(jnp.asarray(places)[back[best]] - places), axis=-1)
-        return position, away <= _NEAR
+        return position, away <= _MAX_RETURN_DISTANCE
 
     return jax.lax.map(of_pair, edges, batch_size=_BATCH)
 
 
 def frame_focals(focals: np.ndarray, edges: np.ndarray, num_frames: int) -> np.ndarray:
-    """(T,) focal length of each frame: the median over the pairs in which it is i; of all pairs where it never is."""
+    """(T,) focal length of each frame: the median over the pairs in which it is i, or over all pairs if it never is."""
     chosen = edges[:, 0][None] == np.arange(num_frames)[:, None]
     return np.array([np.median(focals[pairs] if pairs.any() else focals) for pairs in chosen])
 
@@ -138,7 +140,7 @@ def _points_and_focals(points_i: Array, grid: tuple[int, int]) -> tuple[Array, A
     """(E, N, 3) means of the points over patches, and (E,) focal lengths in pixels."""
     num_edges, height, width, _ = points_i.shape
     patches = points_i.reshape(num_edges, grid[0], height // grid[0], grid[1], width // grid[1], 3)
-    principal_point = camera.centre(height, width)
+    principal_point = camera.default_principal_point(height, width)
     focals = jax.lax.map(lambda x: weiszfeld_focal(x.astype(jnp.float32), principal_point), points_i, batch_size=_BATCH)
     return jnp.mean(patches, axis=(2, 4)).reshape(num_edges, -1, 3), focals
 

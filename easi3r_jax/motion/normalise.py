@@ -1,4 +1,4 @@
-"""Min-max normalisation, the one that every step of the motion stage shares."""
+"""Min-max normalisation, shared by all steps of the motion stage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from easi3r_jax.core.types import Array
 
-#: Added to the range, as the released program does: a constant map becomes all zeros, never NaN.
+#: Added to the range, as in the released program: a constant map becomes all zeros and never NaN.
 EPSILON = 1e-6
 
 
@@ -16,10 +16,10 @@ def min_max(x: Array, axis: int | tuple[int, ...] | None = None, where: Array | 
     Args:
       x: (...) float32.
       axis: axes that share one minimum and maximum.
-      where: bool, as many axes as `x`: only these entries count towards the extremes, the others become 0.
+      where: bool, with as many axes as `x`: only these entries count for the extremes, the others become 0.
 
     Returns:
-      As `x`, in [0, 1). All 0 where nothing counts.
+      As `x`, in [0, 1); all 0 if no entry counts.
     """
     if where is None:
         low, high = jnp.min(x, axis, keepdims=True), jnp.max(x, axis, keepdims=True)

@@ -1,4 +1,4 @@
-"""What pairs say of a frame, gathered over its partners."""
+"""Gathers per-pair results for each frame, over its partners."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from easi3r_jax.core.types import Array, MotionResidual
 
 
 def reverse_edges(edges: Array, num_frames: int) -> tuple[Array, Array]:
-    """Where the reverse (j, i) of every pair (i, j) stands among the pairs.
+    """The index of the reverse pair (j, i) of every pair (i, j).
 
     Args:
       edges: (E, 2) int, each directed pair at most once.
       num_frames: T.
 
     Returns:
-      (E,) int32 index, and (E,) bool whether there is one: False for a missing reverse and for a frame paired with
-      itself, which has no partner. The index is arbitrary there.
+      (E,) int32 index, and (E,) bool whether the reverse exists: False if it is missing, and for a frame paired with
+      itself, which has no partner. There the index is arbitrary.
     """
     number, wanted = edges[:, 0] * num_frames + edges[:, 1], edges[:, 1] * num_frames + edges[:, 0]
     order = jnp.argsort(number)
@@ -26,15 +26,15 @@ def reverse_edges(edges: Array, num_frames: int) -> tuple[Array, Array]:
 
 
 def mean_over_partners(residual: Array, observed: Array, edges: Array, num_frames: int) -> MotionResidual:
-    """Residuals of the pairs' first frames, (E, h, w), to those of the clip's frames.
+    """Mean residual of each frame over the pairs in which it is the first.
 
     Args:
-      residual: (E, h, w) float32 >= 0, of the tokens of frame i; whatever it is where not observed.
+      residual: (E, h, w) float32 >= 0, of the tokens of frame i; arbitrary where not observed.
       observed: (E, h, w) bool, which of them count.
       edges: (E, 2) int.
       num_frames: T.
     """
-    # A product, not a scattered sum: that is unordered on a GPU.
+    # A product and not a scattered sum, which is unordered on a GPU.
     of_frame = jax.nn.one_hot(edges[:, 0], num_frames, dtype=jnp.float32)
     values = jnp.where(observed, residual, 0.0)
 

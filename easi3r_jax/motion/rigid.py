@@ -1,8 +1,8 @@
-"""Motion from rigid registration: a frame's point map as itself and a partner see it, brought to coincide.
+"""Motion from rigid registration of a frame's point map as predicted in its own and in a partner's camera.
 
-The network sees a frame's pixels twice: as points in the frame's own camera (pair (i, j)) and as points in the
-partner's camera (pair (j, i)). What stands still differs between the two by one similarity: the camera motion and the
-pairs' scales. What moves does not follow it.
+The network predicts a frame's pixels twice: as points in the frame's own camera (pair (i, j)) and as points in the
+partner's camera (pair (j, i)). Static points differ between the two by one similarity: the camera motion and the
+pairs' scales. Dynamic points do not follow it.
 """
 
 from __future__ import annotations
@@ -20,34 +20,35 @@ from easi3r_jax.motion.partners import mean_over_partners, reverse_edges
 # Pairs registered at a time.
 _BATCH = 16
 _ITERATIONS = 10
-# Errors beyond so many times the median one lose their weight; the second number keeps exact maps from dividing by 0.
-_WIDTH, _SMALLEST_WIDTH = 1.5, 1e-4
-# Nearer points weigh as if they were there; in root mean square distances.
-_NEAREST = 0.1
+# Errors beyond this multiple of the median error lose their weight. The second number is added to that, so that exact
+# maps do not divide by 0.
+_WIDTH, _EXTRA_WIDTH = 1.5, 1e-4
+# Nearer points get the weight of this distance, relative to the root mean square distance.
+_MIN_DISTANCE = 0.1
 
 
 @partial(jax.jit, static_argnames=("grid",))
 def rigid_residual(
     predictions: PairPredictions, features: Array, grid: tuple[int, int], *, seed: int = 0
 ) -> MotionResidual:
-    """How far a partner's view of a frame is from the frame's own, after registration.
+    """Distance between a frame's points predicted in its own and in a partner's camera, after registration.
 
-    For frame i and partner j: x are the points of i in camera i by pair (i, j), y the same pixels' points in camera j
-    by pair (j, i), c the geometric mean of the two confidences. The similarity (s, R, t) minimises
+    For frame i and partner j, x are the points of i in camera i by pair (i, j), y the same pixels' points in camera j
+    by pair (j, i), and c the geometric mean of the two confidences. The similarity (s, R, t) minimises
 
         sum_p c_p ρ(|s R y_p + t - x_p| / |x_p|),    ρ(e) = e² / (1 + (e / σ)²),   σ = 1.5 median(e)
 
     (Geman & McClure's function, by ten reweighted registrations of the means of x and y over patches; a similarity
-    maps means to means). A token's residual is the mean of |s R y + t - x| / |x|, at most 1, over its pixels, and then
-    over partners. Neither the scale of a pair nor that of the world changes it.
+    maps means to means). A token's residual is the mean of |s R y + t - x| / |x|, at most 1, over its pixels and then
+    over partners. It is invariant to the scale of a pair and of the world.
 
-    A network that was taught what moves (MonST3R) has no reason to leave a residual: it may see the object move along.
+    A network trained on dynamic scenes (MonST3R) need not leave a residual: it may predict that the object has moved.
 
     Args:
-      predictions: of E pairs; a pair whose reverse is missing, or of a frame with itself, tells nothing.
-      features: (T, N, C), only counted.
+      predictions: of E pairs; a pair whose reverse is missing, or of a frame with itself, is ignored.
+      features: (T, N, C), of which only T is used.
       grid: (h, w) tokens.
-      seed: nothing here is random.
+      seed: unused, as nothing is random.
 
     Returns:
       Residuals relative to the distance of a point.
@@ -76,17 +77,17 @@ def rigid_residual(
 
 def _register_robustly(source: Array, target: Array, confidence: Array) -> tuple[Array, Array, Array]:
     """The similarity of `rigid_residual`, from (P, 3) points and (P,) weights."""
-    # Errors are relative to the distance, so squares are weighted by its inverse square; a stray point close to the
-    # camera must not get all the weight.
+    # Errors are relative to the distance, so squared errors are weighted by its inverse square. A stray point close to
+    # the camera must not get all the weight.
     squares = jnp.sum(jnp.square(target), axis=-1)
-    squares = jnp.maximum(squares, _NEAREST**2 * jnp.mean(squares))
+    squares = jnp.maximum(squares, _MIN_DISTANCE**2 * jnp.mean(squares))
     base = jnp.where(squares > 0, confidence / jnp.where(squares > 0, squares, 1.0), 0.0)
 
     def reweighted(_, weights: Array) -> Array:
         scale, rotation, translation = register_similarity(source, target, weights)
         moved = scale * jnp.matmul(source, rotation.T, precision=jax.lax.Precision.HIGHEST) + translation[None]
         error = _relative_distance(moved, target)
-        width = _WIDTH * jnp.median(error) + _SMALLEST_WIDTH
+        width = _WIDTH * jnp.median(error) + _EXTRA_WIDTH
         return base / jnp.square(1.0 + jnp.square(error / width))
 
     return register_similarity(source, target, jax.lax.fori_loop(0, _ITERATIONS, reweighted, base))
@@ -99,7 +100,7 @@ def _relative_distance(found: Array, points: Array) -> Array:
 
 
 def _pool(x: Array, grid: tuple[int, int]) -> Array:
-    """(H, W, C) pixels to the (h, w, C) means over patches."""
+    """(H, W, C) pixels -> (h, w, C) means over patches."""
     height, width = grid
     patches = x.reshape(height, x.shape[0] // height, width, x.shape[1] // width, x.shape[2])
     return jnp.mean(patches, axis=(1, 3))

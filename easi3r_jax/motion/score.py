@@ -1,4 +1,4 @@
-"""Dynamic score: four temporal maps to one (Easi3R, arXiv 2503.24391, eq. 7-8)."""
+"""The dynamic score, from four temporal maps (Easi3R, arXiv 2503.24391, eq. 7-8)."""
 
 from __future__ import annotations
 

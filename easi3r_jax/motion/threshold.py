@@ -1,10 +1,11 @@
 """One threshold for a clip's score maps: multi-level Otsu with the number of classes chosen (Easi3R, sec. 3.2).
 
 Otsu's classes maximise the variance between class means, Σ Sₖ² / Pₖ over classes k, where Pₖ counts the values of a
-class and Sₖ sums them (Liao, Chen & Chung 2001). On a histogram of B = 256 bins the score of every interval of bins is
-one B×B table; all partitions are then compared at once, B³ sums for four classes. Of equally good ones (thresholds
-that move through empty bins) the first is taken. Dynamic programming would need B² sums for any number of classes, but
-adds in another order, and then thresholds differ from the released program's where partitions are nearly as good.
+class and Sₖ sums them (Liao, Chen & Chung 2001). On a histogram of B = 256 bins, the scores of all intervals of bins
+are a B×B table; all partitions are then compared at once, B³ sums for four classes. Of equally good partitions (their
+thresholds differ by empty bins) the first is taken. Dynamic programming would need B² sums for any number of classes,
+but it adds in another order, and thresholds would differ from the released program's where partitions are almost
+equally good.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ class Otsu(NamedTuple):
     """Thresholds of a map.
 
     Attributes:
-      threshold: () float32, the highest threshold of the best class count. The map's maximum where no class count
-        fits: nothing lies above.
-      scores: (n,) float32 of each class count: var(class means) / sqrt(classes); -inf where it does not fit.
-      thresholds: one (classes - 1,) float32 array per class count, ascending bin centres; without meaning where the
-        count does not fit.
+      threshold: () float32, the highest threshold of the best class count. If no class count is feasible, the map's
+        maximum: no value is above it.
+      scores: (n,) float32 per class count: var(class means) / sqrt(classes); -inf if it is not feasible.
+      thresholds: one (classes - 1,) float32 array per class count, ascending bin centres; meaningless if the count is
+        not feasible.
     """
 
     threshold: Array
@@ -39,21 +40,21 @@ class Otsu(NamedTuple):
 
 
 def multi_otsu(x: Array, class_counts: tuple[int, ...] = (2, 3, 4), where: Array | None = None) -> Otsu:
-    """Thresholds `x` into each number of classes and chooses the number whose class means spread most.
+    """Thresholds `x` into each number of classes, and selects the number with the largest spread of class means.
 
-    A class count fits when the map fills at least as many of the 256 bins; the reference raises where one does not,
-    here the others decide. A constant map fits none.
+    A class count is feasible if the map fills at least as many of the 256 bins. The reference raises if one is not;
+    here it is skipped. For a constant map none is feasible.
 
     Args:
       x: float array of any shape, finite.
       class_counts: numbers of classes to try, each 2, 3 or 4; the first wins ties.
-      where: bool of the same shape, some of it True: only these values are looked at; None: all.
+      where: bool of the same shape, True somewhere: only these values count; None: all.
 
     Raises:
-      ConfigError: no class count, or one that is not 2, 3 or 4.
+      ConfigError: there is no class count, or one is not 2, 3 or 4.
     """
     if not class_counts or not set(class_counts) <= {2, 3, 4}:
-        raise ConfigError(f"Otsu class counts are some of 2, 3 and 4, not {class_counts}.")
+        raise ConfigError(f"Otsu class counts must be among 2, 3 and 4, not {class_counts}.")
     x = x.astype(jnp.float32)
     if where is None:
         where = jnp.ones(x.shape, bool)
@@ -75,13 +76,13 @@ def multi_otsu(x: Array, class_counts: tuple[int, ...] = (2, 3, 4), where: Array
 
 
 def histogram(x: Array, low: Array, high: Array, where: Array) -> Array:
-    """Counts of `x` in 256 equal bins over [low, high], (256,) int32. A bin holds its lower edge, the last both.
+    """Counts of `x` in 256 equal bins over [low, high], (256,) int32; values where `where` is False are ignored.
 
-    Values where `where` is False are not counted.
+    A bin includes its lower edge, and the last bin both edges.
     """
     width = (high - low) / NUM_BINS
     index = jnp.floor((x - low) / jnp.where(width > 0, width, 1.0))
-    # The division rounds: a value goes by the comparison with the edges of its bin.
+    # The division rounds, so the index is corrected by comparing the value with the edges of its bin.
     index = index - (x < low + index * width).astype(jnp.float32)
     index = index + (x >= low + (index + 1) * width).astype(jnp.float32)
     index = jnp.clip(index, 0, NUM_BINS - 1).astype(jnp.int32)
@@ -91,22 +92,22 @@ def histogram(x: Array, low: Array, high: Array, where: Array) -> Array:
 def _interval_scores(counts: Array) -> Array:
     """S² / P of the values in bins i..j, (B, B) [i, j] float32; -inf for j < i.
 
-    Values stand for their bin's number. Two partitions can be equally good to float32's last digits; so that the same
-    one is found as by scikit-image's `threshold_multiotsu`, which the released program calls, sums are taken as it
-    takes them: in float32, one bin after another, and the first bin counting with the number of the second. (Sums in
-    this order also make partitions that differ by empty bins exactly equal.) Numbers relative to their mean are more
-    accurate, but then 6 in 900 random histograms got a neighbouring threshold.
+    A value is represented by the number of its bin. Two partitions can be equally good up to float32's last digits. To
+    find the same one as scikit-image's `threshold_multiotsu`, which the released program calls, sums are computed as
+    there: in float32, bin by bin, with the first bin represented by the number of the second. (This order also makes
+    partitions that differ by empty bins exactly equal.) Bin numbers relative to their mean would be more accurate, but
+    with them 6 of 900 random histograms got a neighbouring threshold.
     """
-    # Behind the barrier XLA divides; else it multiplies by the reciprocal, which rounds differently.
+    # Because of the barrier XLA divides; otherwise it multiplies by the reciprocal, which rounds differently.
     total = jax.lax.optimization_barrier(jnp.full(NUM_BINS, jnp.sum(counts)).astype(jnp.float32))
-    share = counts.astype(jnp.float32) / total
+    probability = counts.astype(jnp.float32) / total
     number = np.maximum(np.arange(NUM_BINS, dtype=np.float32), 1.0)
 
     def add(total: Array, value: Array) -> tuple[Array, Array]:
         return total + value, total + value
 
     zero = jnp.zeros(2, jnp.float32)
-    _, sums = jax.lax.scan(add, zero, jnp.stack([share, share * number], axis=1))
+    _, sums = jax.lax.scan(add, zero, jnp.stack([probability, probability * number], axis=1))
     upto, before = sums[None], jnp.concatenate([zero[None], sums[:-1]])[:, None]
     count, moment = jnp.moveaxis(upto - before, -1, 0)
     score = jnp.where(count > 0, jnp.square(moment) / jnp.where(count > 0, count, 1.0), 0.0)
@@ -114,27 +115,27 @@ def _interval_scores(counts: Array) -> Array:
 
 
 def _best_partition(intervals: Array, counts: Array, num_classes: int) -> Array:
-    """Last bin of every class but the highest, (num_classes - 1,) int32, maximising the sum of interval scores."""
+    """Last bin of every class except the highest, (num_classes - 1,) int32, maximising the sum of interval scores."""
     following = jnp.concatenate([intervals[1:], jnp.full((1, NUM_BINS), -jnp.inf)])  # [s, t]: bins s+1..t
 
     def along(scores: Array, axis: int) -> Array:
-        """Scores on the axes of the thresholds that bound the class, the first being `axis`."""
+        """Scores, broadcastable over the axes of the thresholds that bound the class, the first being `axis`."""
         shape = [1] * (num_classes - 1)
         shape[axis : axis + scores.ndim] = scores.shape
         return scores.reshape(shape)
 
-    # First and last class, then those between, as scikit-image adds them: see above.
+    # First and last class, then those between, in scikit-image's order: see above.
     total = along(intervals[0], 0) + along(following[:, -1], num_classes - 2)
     for axis in range(num_classes - 2):
         total = total + along(following, axis)
     ends = jnp.stack(jnp.unravel_index(jnp.argmax(total), total.shape)).astype(jnp.int32)
-    # As many filled bins as classes: one each.
+    # If there are as many filled bins as classes, each class gets one.
     (filled,) = jnp.nonzero(counts > 0, size=num_classes, fill_value=0)
     return jnp.where(jnp.sum(counts > 0) == num_classes, filled[:-1].astype(jnp.int32), ends)
 
 
 def _spread(x: Array, thresholds: Array, where: Array) -> Array:
-    """Variance of class means over sqrt(classes); NaN where a class is empty."""
+    """Variance of class means divided by sqrt(classes); NaN if a class is empty."""
     num_classes = len(thresholds) + 1
     bounds = [jnp.array(-jnp.inf, jnp.float32), *thresholds, jnp.array(jnp.inf, jnp.float32)]
     means = []

@@ -21,7 +21,7 @@ FOCAL_RANGE = (0.75, 1.25)
 def random_intrinsics(key: Array, size: tuple[int, int]) -> Array:
     """(3, 3) of a camera of (H, W) pixels whose focal length is drawn evenly in its logarithm."""
     focal = max(size) * log_between(*FOCAL_RANGE, jax.random.uniform(key))
-    return camera.intrinsics(focal, camera.centre(*size))
+    return camera.intrinsics(focal, camera.default_principal_point(*size))
 
 
 def look_at(position: Array, target: Array, roll: Array) -> Array:

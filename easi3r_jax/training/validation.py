@@ -71,7 +71,7 @@ def _answers(model: DUSt3R, pairs: ViewPairs, *, copied: bool) -> dict[str, Arra
     invariant_i, invariant_j = scale_shift_invariant_errors(predicted, targets)
     over = (1, 2)
     height, width = pairs.depth.shape[2:]
-    centre = camera.centre(height, width)
+    centre = camera.default_principal_point(height, width)
     reverse = jnp.roll(jnp.arange(len(error_i)), len(pairs.rgb))
     own_j = predicted.points_i[reverse]
     weights = jnp.where(targets.valid_j, predicted.confidence_j, 0)

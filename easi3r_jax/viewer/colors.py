@@ -1,4 +1,4 @@
-"""Colours of points and pixels: as filmed, or by a quantity through a perceptually uniform map. NumPy only."""
+"""Colours of points and pixels: the image's own, or a quantity through a perceptually uniform map. NumPy only."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from easi3r_jax.viewer.clouds import Cloud
 
 #: What points can be coloured by.
 CHOICES = ("RGB", "depth", "confidence", "dynamic score", "mask", "time")
-# Of the quantities, matplotlib's maps: all perceptually uniform. Near is bright, as in a result's previews.
+# Matplotlib's map for each quantity: all are perceptually uniform. Near is bright, as in a result's previews.
 _MAPS = {"depth": "viridis_r", "confidence": "cividis", "dynamic score": "inferno"}
-_MOVING, _PALE = np.array([240, 78, 60], np.uint8), 0.45
+# Mask overlay: the colour of dynamic pixels, and how far static ones are blended towards white.
+_DYNAMIC_RGB, _STATIC_WHITENING = np.array([240, 78, 60], np.uint8), 0.45
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranges:
-    """What the colour maps' ends stand for: most of a clip's values.
+    """The values at the ends of the colour maps; they span most of a clip's values.
 
     Attributes:
-      limits: (low, high) of each quantity that has a map, depth as shown.
-      num_frames: of the clip, for time.
-      seconds: when the clip begins and ends.
-      scale: of the scene as shown; the legend has the scene's own units.
+      limits: (low, high) of each quantity that has a map; depth in units of the placed scene.
+      num_frames: number of frames of the clip, for the colours of time.
+      seconds: time of the first and the last frame.
+      scale: of the scene's placement; the legend divides by it and so shows the scene's own units.
     """
 
     limits: Mapping[str, tuple[float, float]]
@@ -42,7 +43,7 @@ def measure(scene: Scene4D, time: np.ndarray, scale: float = 1.0) -> Ranges:
     Args:
       scene: host arrays.
       time: (T,) seconds.
-      scale: of its placement; depth is in units of what is shown.
+      scale: of the scene's placement; the limits of depth include it.
     """
     step = max(1, len(scene.depth) // 16)
     fields = {"depth": scene.depth, "confidence": scene.confidence, "dynamic score": scene.dynamic_score}
@@ -50,10 +51,10 @@ def measure(scene: Scene4D, time: np.ndarray, scale: float = 1.0) -> Ranges:
     seen = np.isfinite(samples["depth"]) & (samples["depth"] > 0)
     limits = {}
     for name, sample in samples.items():
-        known = seen & np.isfinite(sample) & (sample > 0 if name == "confidence" else True)  # 0: taken away
+        known = seen & np.isfinite(sample) & (sample > 0 if name == "confidence" else True)  # 0: set by the clean-up
         sample = sample[known]
         low, high = np.percentile(sample, (2, 98)).tolist() if sample.size else (0.0, 1.0)
-        if name == "dynamic score":  # its zero means something
+        if name == "dynamic score":  # its zero is meaningful, so the range starts there
             low, high = 0.0, float(sample.max()) if sample.size else 1.0
         limits[name] = (low, high if high > low else low + 1.0)
     low, high = limits["depth"]
@@ -62,26 +63,26 @@ def measure(scene: Scene4D, time: np.ndarray, scale: float = 1.0) -> Ranges:
 
 
 def shades(values: np.ndarray, quantity: str, ranges: Ranges) -> np.ndarray:
-    """(...,) values of a quantity that has a map -> (..., 3) uint8. What is not finite is black."""
+    """(...,) values of a quantity that has a map -> (..., 3) uint8. Values that are not finite are black."""
     low, high = ranges.limits[quantity]
     known = np.isfinite(values)
-    share = np.clip((np.where(known, values, low) - low) / (high - low), 0, 1)
-    return np.where(known[..., None], colormaps[_MAPS[quantity]](share, bytes=True)[..., :3], 0).astype(np.uint8)
+    position = np.clip((np.where(known, values, low) - low) / (high - low), 0, 1)
+    return np.where(known[..., None], colormaps[_MAPS[quantity]](position, bytes=True)[..., :3], 0).astype(np.uint8)
 
 
-def marked(rgb: np.ndarray, moving: np.ndarray) -> np.ndarray:
-    """(..., 3) uint8: what stands still in pale grey, what moves in red over its own light and shade."""
+def mask_overlay(rgb: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8: static pixels in pale grey, dynamic ones tinted red over their own brightness."""
     grey = rgb.mean(axis=-1, keepdims=True)
-    still = np.broadcast_to((1 - _PALE) * grey + _PALE * 255, rgb.shape)
-    return np.where(moving[..., None], 0.35 * grey + 0.65 * _MOVING, still).astype(np.uint8)
+    static = np.broadcast_to((1 - _STATIC_WHITENING) * grey + _STATIC_WHITENING * 255, rgb.shape)
+    return np.where(moving[..., None], 0.35 * grey + 0.65 * _DYNAMIC_RGB, static).astype(np.uint8)
 
 
 def point_colors(cloud: Cloud, choice: str, ranges: Ranges) -> np.ndarray:
-    """(P, 3) uint8 colours of points by one of `CHOICES`."""
+    """(P, 3) uint8: the colours of points, by one of `CHOICES`."""
     if choice == "RGB":
         return cloud.rgb
     if choice == "mask":
-        return marked(cloud.rgb, cloud.moving)
+        return mask_overlay(cloud.rgb, cloud.moving)
     if choice == "time":
         return time_colors(ranges.num_frames)[cloud.frame]
     values = {"depth": cloud.depth, "confidence": cloud.confidence, "dynamic score": cloud.score}[choice]
@@ -89,12 +90,12 @@ def point_colors(cloud: Cloud, choice: str, ranges: Ranges) -> np.ndarray:
 
 
 def legend(choice: str, ranges: Ranges) -> str:
-    """What the colours mean, as HTML: a bar with its two ends; nothing for RGB."""
+    """The legend as HTML: a colour bar with the values at its ends; empty for RGB."""
     if choice == "RGB":
         return ""
     if choice == "mask":
-        red = "rgb({}, {}, {})".format(*_MOVING)
-        return _caption(f'<b style="color: {red}">&#9632;</b> moves', "stands still &#9632;")
+        red = "rgb({}, {}, {})".format(*_DYNAMIC_RGB)
+        return _caption(f'<b style="color: {red}">&#9632;</b> dynamic', "static &#9632;")
     if choice == "time":
         stops, (low, high), unit = time_colors(9), ranges.seconds, " s"
     else:

@@ -1,8 +1,8 @@
-"""One scene on a server: what stands still in parts, what moves frame by frame, cameras.
+"""One scene on a server: static points in parts, dynamic points frame by frame, and cameras.
 
-Nothing is sent before it is to be seen (or is about to be). What was sent stays in the browser: to show another frame
-that was shown before is to flip what is visible. Points are sent again only where their choice has changed; colours
-and sizes alone where these have.
+Nothing is sent before it is visible (or about to be). What was sent stays in the browser, so showing a frame again only
+switches visibility. Points are sent again only when their selection has changed; when colours or sizes have changed,
+only those are sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from easi3r_jax.core.types import Scene4D
 from easi3r_jax.io.export.pointcloud import camera_lines, camera_size
 from easi3r_jax.io.pictures.colors import time_colors
-from easi3r_jax.viewer.clouds import Cloud, Placement, middle_depth, moving_cloud, parts
+from easi3r_jax.viewer.clouds import Cloud, Placement, median_depth, moving_cloud, parts
 from easi3r_jax.viewer.colors import Ranges, point_colors
 from easi3r_jax.viewer.paths import quaternion
 from easi3r_jax.viewer.pictures import frame_picture
@@ -25,12 +25,12 @@ from easi3r_jax.viewer.playback import Look, View
 if TYPE_CHECKING:
     import viser
 
-# The background is sent in so many messages, and its share of points chosen in so many steps.
-_PARTS = 20
-# Cameras that are drawn of a clip, at most: more would hide each other, and the scene.
-_CAMERAS = 40
-# Points of the background that are sent before frames have their turn again.
-_AT_ONCE = 40_000
+# Parts of the background: each is one message, and the fraction of points shown changes in steps of one part.
+_BACKGROUND_PARTS = 20
+# Most cameras drawn of a clip: more would hide each other, and the scene.
+_MAX_CAMERAS = 40
+# Points of the background sent before the frames get their turn again.
+_POINTS_PER_STEP = 40_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,10 +38,10 @@ class Shown:
     """A scene and how it is shown.
 
     Attributes:
-      title: what it is called.
+      title: its name.
       scene: host arrays.
-      placement: among the others.
-      ranges: of the colours.
+      placement: of the scene in the viewer.
+      ranges: the colour maps' ranges.
     """
 
     title: str
@@ -50,13 +50,13 @@ class Shown:
     ranges: Ranges
 
     def poses(self) -> np.ndarray:
-        """(T, 4, 4) float64 world_from_cam, as shown."""
+        """(T, 4, 4) float64 world_from_cam, after placement."""
         return self.placement.poses(np.asarray(self.scene.world_from_cam))
 
     def pixel_width(self) -> float:
-        """What a pixel covers at the clip's middle depth, as shown."""
+        """Width of a pixel at the clip's median depth, after placement."""
         focal = float(np.median(np.asarray(self.scene.intrinsics)[:, 0, 0]))
-        return self.placement.scale * middle_depth(self.scene) / focal
+        return self.placement.scale * median_depth(self.scene) / focal
 
     def picture(self, t: int) -> np.ndarray:
         """(H', W', 3) uint8: RGB, depth, dynamic score and mask of frame t."""
@@ -67,13 +67,13 @@ class Shown:
         return 2 * float(np.arctan(self.scene.depth.shape[1] / 2 / self.scene.intrinsics[t, 1, 1]))
 
     def aspect(self, t: int) -> float:
-        """Width of frame t over its height, as fields of view: pixels need not be square."""
+        """Aspect of frame t's field of view, tan(horizontal / 2) / tan(vertical / 2): pixels need not be square."""
         height, width = self.scene.depth.shape[1:]
         return float(width / self.scene.intrinsics[t, 0, 0] * self.scene.intrinsics[t, 1, 1] / height)
 
 
 class _Points:
-    """Points under one name, sent when they are first shown."""
+    """A point cloud under one name, sent when it is first shown."""
 
     def __init__(self, scene_api: viser.SceneApi, name: str, cloud: Cloud, ranges: Ranges, pixel_width: float):
         self._api, self._name, self._cloud, self._ranges, self._width = scene_api, name, cloud, ranges, pixel_width
@@ -85,7 +85,7 @@ class _Points:
         return len(self._cloud)
 
     def show(self, look: Look) -> bool:
-        """Makes them visible; whether anything but that had to be sent."""
+        """Makes the points visible. Returns whether anything besides visibility had to be sent."""
         stale = look != self._look
         if stale:
             self._send(look)
@@ -103,8 +103,8 @@ class _Points:
 
     def _send(self, look: Look) -> None:
         before, self._look = self._look, look
-        if before is None or (before.confidence, before.share) != (look.confidence, look.share):
-            cloud = self._cloud[: round(look.share * len(self._cloud))]
+        if before is None or (before.confidence, before.fraction) != (look.confidence, look.fraction):
+            cloud = self._cloud[: round(look.fraction * len(self._cloud))]
             self._chosen = cloud[cloud.moving | (cloud.confidence >= look.confidence)]
             if not len(self._chosen):
                 self.remove()
@@ -114,7 +114,7 @@ class _Points:
                 self._name,
                 self._chosen.xyz,
                 point_colors(self._chosen, look.color, self._ranges),
-                point_size=look.size * self._width / 2,  # viser's is a radius
+                point_size=look.size * self._width / 2,  # a radius in viser
                 point_shape="circle",
                 point_shading="flat",
                 precision="float32",
@@ -126,13 +126,13 @@ class _Points:
 
 
 class SceneNodes:
-    """A scene's nodes on a server. Not for several threads at once.
+    """A scene's nodes on a server. Not thread-safe.
 
     Args:
       scene_api: of the server.
-      name: of the node above all of them, "/left" for instance.
+      name: of the parent node, "/left" for instance.
       shown: the scene.
-      most_moving: most moving points in a frame.
+      most_moving: most dynamic points of a frame.
     """
 
     def __init__(self, scene_api: viser.SceneApi, name: str, shown: Shown, most_moving: int):
@@ -149,18 +149,18 @@ class SceneNodes:
         self._lines = self._add_lines()
 
     def set_background(self, cloud: Cloud) -> None:
-        """Another background, in random order. It takes the old one's place when `refine` has sent it."""
+        """Sets another background, in random order. It replaces the old one when `refine` has sent it."""
         self._generation += 1
         for points in self._next_background:
             points.remove()
-        names = (f"{self._name}/static/{self._generation}/{number:02d}" for number in range(_PARTS))
-        # Fewer points than an image has pixels lie farther apart, and close their ranks by being larger.
+        names = (f"{self._name}/static/{self._generation}/{number:02d}" for number in range(_BACKGROUND_PARTS))
+        # Fewer points than an image has pixels lie farther apart: they are drawn larger, to close the gaps.
         width = self._width * max(1.0, math.sqrt(self._shown.scene.depth[0].size / max(len(cloud), 1)))
-        pieces = zip(names, parts(cloud, _PARTS), strict=True)
+        pieces = zip(names, parts(cloud, _BACKGROUND_PARTS), strict=True)
         self._next_background = [_Points(self._api, n, c, self._shown.ranges, width) for n, c in pieces]
 
     def show(self, view: View) -> None:
-        """Brings frames and cameras to a view; the background is brought there by `refine`."""
+        """Shows frames and cameras as the view says; the background follows by `refine`."""
         frames = [min(t, len(self._poses) - 1) for t in view.moving_frames()]
         for t in frames:
             self._points(t).show(view.look)
@@ -180,16 +180,16 @@ class SceneNodes:
                 points.hide()
 
     def refine(self, view: View) -> bool:
-        """Sends some of the background that is not yet as it should be; False when all of it is."""
-        look = dataclasses.replace(view.look, share=1.0)
-        count = -(-round(1000 * view.look.share) * _PARTS // 1000)
+        """Sends some of the background that is out of date. Returns False when all of it is up to date."""
+        look = dataclasses.replace(view.look, fraction=1.0)
+        count = -(-round(1000 * view.look.fraction) * _BACKGROUND_PARTS // 1000)
         if not view.background:
             return False
         coming = self._next_background
         sent = 0
         for points in (coming or self._background)[:count]:
             sent += len(points) if points.show(look) else 0
-            if sent >= _AT_ONCE:
+            if sent >= _POINTS_PER_STEP:
                 return True
         if coming:
             for points in self._background:
@@ -200,7 +200,7 @@ class SceneNodes:
         return False
 
     def prepare(self, t: int, look: Look) -> bool:
-        """Sends frame t, unseen, so that to show it is but a flip; whether it was not there yet."""
+        """Sends frame t, hidden, so that showing it only switches visibility. Returns whether it had to be sent."""
         if t in self._moving:
             return False
         points = self._points(t)
@@ -236,9 +236,9 @@ class SceneNodes:
         return self._cameras[t]
 
     def _add_lines(self) -> list[viser.LineSegmentsHandle]:
-        """The path and cameras on it, from violet to yellow in time."""
+        """The camera path and the cameras on it, coloured from violet to yellow over time."""
         scene, colors = self._shown.scene, time_colors(len(self._poses))
-        step = -(-len(self._poses) // _CAMERAS)
+        step = -(-len(self._poses) // _MAX_CAMERAS)
         segments = self._shown.placement.points(camera_lines(scene, camera_size(scene))[::step])
         shades = np.broadcast_to(colors[::step, None, None], segments.shape).reshape(-1, 2, 3)
         flat = segments.reshape(-1, 2, 3).astype(np.float32)

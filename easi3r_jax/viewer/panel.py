@@ -1,7 +1,7 @@
 """The panel beside the scene. Its callbacks only replace the player's view.
 
-They are coroutines, which viser runs at once and in order. Functions it would run in threads, some time later, when a
-control's value may already be another: the player moves the time line, too.
+Callbacks are coroutines, which viser runs immediately and in order. It would run plain functions later, in threads,
+when a control's value may have changed already, since the player moves the time line, too.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from easi3r_jax.viewer import capture, colors
-from easi3r_jax.viewer.clouds import LEAST_CONFIDENCE
+from easi3r_jax.viewer.clouds import MIN_NETWORK_CONFIDENCE
 from easi3r_jax.viewer.colors import Ranges
-from easi3r_jax.viewer.library import library
 from easi3r_jax.viewer.playback import MOVING, View
+from easi3r_jax.viewer.viser_import import import_viser
 
 if TYPE_CHECKING:
     import viser
@@ -27,45 +27,45 @@ _STEPS = {"|<": None, "<": -1, ">": 1}
 
 
 class Panel:
-    """All controls; they are shared by the browsers, as the view is.
+    """All controls. Browsers share them, as they share the view.
 
     Args:
-      server: its panel is filled.
-      view: where controls begin.
-      ranges: of the colours.
+      server: gets the controls in its panel.
+      view: initial values of the controls.
+      ranges: the colour maps' ranges.
       titles: of the scenes.
-      player: told of changes.
+      player: its view is updated.
     """
 
     def __init__(
-        self, server: viser.ViserServer, view: View, ranges: Ranges, titles: Sequence[str], player: capture.Stage
+        self, server: viser.ViserServer, view: View, ranges: Ranges, titles: Sequence[str], player: capture.Player
     ):
-        self._gui, self._icons, self._ranges, self._player = server.gui, library().Icon, ranges, player
+        self._gui, self._icons, self._ranges, self._player = server.gui, import_viser().Icon, ranges, player
         self._recording = threading.Lock()
         with self._gui.add_folder("Time"):
             self._time(view)
-        with self._gui.add_folder("What is shown"):
-            self._what(view)
+        with self._gui.add_folder("Display"):
+            self._display(view)
         with self._gui.add_folder("Points"):
             self._points(view)
         with self._gui.add_folder("Save"):
             self._save()
         window = self._gui.add_panel()
         self._pictures: list[viser.GuiImageHandle] = []
-        names = titles if len(titles) > 1 else ["Current frame"]  # in tabs, as two at once would cover the scenes
+        names = titles if len(titles) > 1 else ["Current frame"]  # in tabs: two images at once would cover the scenes
         self._tabs = [window.add_tab(name, self._icons.PHOTO) for name in names]
         self._gui.main_panel.dock_right()
         window.float(x=12, y=-12, width=_PICTURES_WIDTH)
 
     def show(self, view: View) -> None:
-        """Brings what follows the view to it: the time line, the button that plays, the legend."""
+        """Updates the controls that follow the view: the time line, the play button, the legend."""
         self._frame.value = view.playback.frame
         self._play.label = "Pause" if view.playback.playing else "Play"
         self._play.icon = self._icons.PLAYER_PAUSE if view.playback.playing else self._icons.PLAYER_PLAY
         self._legend.content = colors.legend(view.look.color, self._ranges)
 
     def show_pictures(self, pictures: Sequence[np.ndarray]) -> None:
-        """The current frame of each scene."""
+        """Shows the current frame of each scene."""
         for number, picture in enumerate(pictures):
             if number == len(self._pictures):
                 with self._tabs[number]:
@@ -76,54 +76,56 @@ class Panel:
     def _time(self, view: View) -> None:
         count, rate = view.playback.num_frames, view.playback.rate
         self._frame = self._gui.add_slider("frame", 0, count - 1, 1, 0)
-        _when(self._frame.on_update, lambda v: self._playback("sought", v))
+        _when(self._frame.on_update, lambda v: self._playback("at_frame", v))
         self._play = self._gui.add_button("Play", icon=self._icons.PLAYER_PLAY, disabled=count == 1)
         _when(self._play.on_click, lambda _: self._playback("toggled"))
-        steps = self._gui.add_button_group("step", tuple(_STEPS), hint="To the beginning, one back, one on.")
+        steps = self._gui.add_button_group("step", tuple(_STEPS), hint="First frame, previous, next.")
         _when(steps.on_click, lambda v: self._step(_STEPS[v]))
         speed = self._gui.add_slider("speed", 1.0, 60.0, 0.5, float(np.round(2 * rate) / 2), hint="Frames per second.")
         _when(speed.on_update, lambda v: self._set("playback", rate=v))
         widest = max(1, min(20, count // 2))
-        stride = self._gui.add_slider("stride", 1, widest, 1, 1, hint="Show every so many-th frame.")
+        stride = self._gui.add_slider("stride", 1, widest, 1, 1, hint="Show every n-th frame.")
         _when(stride.on_update, lambda v: self._set("playback", stride=v))
         follow = self._gui.add_checkbox("follow camera", view.follow, hint="Look through the current camera.")
         _when(follow.on_update, lambda v: self._set(follow=v))
 
-    def _what(self, view: View) -> None:
+    def _display(self, view: View) -> None:
         color = self._gui.add_dropdown("colour", colors.CHOICES, initial_value=view.look.color)
         _when(color.on_update, lambda v: self._set("look", color=v))
         self._legend = self._gui.add_html(colors.legend(view.look.color, self._ranges))
-        moving = self._gui.add_dropdown("moving", MOVING, initial_value=view.moving, hint="The points of what moves.")
+        moving = self._gui.add_dropdown("moving", MOVING, initial_value=view.moving, hint="Dynamic points.")
         _when(moving.on_update, lambda v: self._set(moving=v))
         longest = max(1, view.playback.num_frames - 1)
-        trail = self._gui.add_slider("trail", 1, longest, 1, min(view.trail, longest), hint="Frames in a trail.")
+        trail = self._gui.add_slider(
+            "trail", 1, longest, 1, min(view.trail, longest), hint="Earlier frames in a trail."
+        )
         _when(trail.on_update, lambda v: self._set(trail=v))
         for field, label in (("background", "background"), ("cameras", "path and cameras"), ("image", "current image")):
             box = self._gui.add_checkbox(label, getattr(view, field))
             _when(box.on_update, lambda v, field=field: self._set(**{field: v}))
 
     def _points(self, view: View) -> None:
-        highest = float(np.ceil(max(self._ranges.limits["confidence"][1], LEAST_CONFIDENCE + 1)))
+        highest = float(np.ceil(max(self._ranges.limits["confidence"][1], MIN_NETWORK_CONFIDENCE + 1)))
         confidence = self._gui.add_slider(
-            "confidence", LEAST_CONFIDENCE, highest, 0.1, view.look.confidence, hint="Least of static points."
+            "confidence", MIN_NETWORK_CONFIDENCE, highest, 0.1, view.look.confidence, hint="Minimum, for static points."
         )
         _when(confidence.on_update, lambda v: self._set("look", confidence=v))
-        size = self._gui.add_slider("size", 0.5, 12.0, 0.5, view.look.size, hint="Of points, in pixels of the clip.")
+        size = self._gui.add_slider("size", 0.5, 12.0, 0.5, view.look.size, hint="Diameter of points, in pixels.")
         _when(size.on_update, lambda v: self._set("look", size=v))
-        share = self._gui.add_slider("share (%)", 5, 100, 5, round(100 * view.look.share), hint="Of all points.")
-        _when(share.on_update, lambda v: self._set("look", share=v / 100))
+        fraction = self._gui.add_slider("points (%)", 5, 100, 5, round(100 * view.look.fraction), hint="Of all points.")
+        _when(fraction.on_update, lambda v: self._set("look", fraction=v / 100))
 
     def _save(self) -> None:
         self._gui.add_button("Screenshot", icon=self._icons.CAMERA).on_click(self._screenshot)
         path = self._gui.add_dropdown(
-            "path", capture.PATHS, initial_value=capture.PATHS[0], hint="Of the video's camera."
+            "path", capture.PATHS, initial_value=capture.PATHS[0], hint="Camera path of the video."
         )
-        sweep = self._gui.add_slider("angle (°)", 10, 360, 10, 60, hint="Of an orbit; 360 goes around.")
+        sweep = self._gui.add_slider("angle (°)", 10, 360, 10, 60, hint="Of an orbit; 360 is a full turn.")
         button = self._gui.add_button("Video", icon=self._icons.MOVIE)
         button.on_click(lambda event: self._video(event.client, path.value, float(sweep.value)))
 
     def _set(self, part: str = "", **fields: Any) -> None:
-        """Replaces fields of the view, or of a part of it."""
+        """Replaces fields of the view, or of its field `part`."""
 
         def changed(view: View) -> View:
             if part:
@@ -137,29 +139,29 @@ class Panel:
 
     def _step(self, steps: int | None) -> None:
         if steps is None:
-            self._playback("sought", 0)
+            self._playback("at_frame", 0)
         else:
             self._playback("stepped", steps)
 
     def _screenshot(self, event: viser.GuiEvent) -> None:
         client = event.client
         if client is not None:
-            _told(client, lambda: capture.screenshot(client, self._player))
+            _reporting_errors(client, lambda: capture.screenshot(client, self._player))
 
     def _video(self, client: viser.ClientHandle | None, path: str, degrees: float) -> None:
         if client is None:
             return
         if not self._recording.acquire(blocking=False):
-            client.add_notification("A video is being made", "Wait until it is done.", auto_close_seconds=5)
+            client.add_notification("A video is being recorded", "Wait until it is finished.", auto_close_seconds=5)
             return
         try:
-            _told(client, lambda: capture.record(client, self._player, path, degrees))
+            _reporting_errors(client, lambda: capture.record(client, self._player, path, degrees))
         finally:
             self._recording.release()
 
 
 def _when(listen: Callable[[Callable], Any], do: Callable[[Any], None]) -> None:
-    """Calls `do` with a control's value when a browser, not this program, has changed it."""
+    """Calls `do` with a control's value when a browser has changed it, but not when this program has."""
 
     async def changed(event: viser.GuiEvent) -> None:
         if event.client is not None:
@@ -168,11 +170,11 @@ def _when(listen: Callable[[Callable], Any], do: Callable[[Any], None]) -> None:
     listen(changed)
 
 
-def _told(client: viser.ClientHandle, do: Callable[[], None]) -> None:
-    """Tells the browser why it gets no picture; one that is gone needs none."""
+def _reporting_errors(client: viser.ClientHandle, do: Callable[[], None]) -> None:
+    """Runs `do` and shows its errors in the browser. A browser that was closed is ignored."""
     try:
         do()
-    except capture.NoPictureError as error:
-        client.add_notification("No picture", str(error), color="red", auto_close_seconds=10)
-    except capture.GoneError:
+    except capture.RenderError as error:
+        client.add_notification("No image", str(error), color="red", auto_close_seconds=10)
+    except capture.BrowserClosedError:
         pass

@@ -1,4 +1,4 @@
-"""Camera paths of videos. NumPy only."""
+"""Camera paths for videos. NumPy only."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from scipy.spatial.transform import Rotation
 
 
 def orbit(position: np.ndarray, look_at: np.ndarray, up: np.ndarray, count: int, degrees: float = 60.0) -> np.ndarray:
-    """A path around a point that begins and ends at a view and always looks at the point.
+    """A closed path around a point. It starts at a given view and always looks at the point.
 
     Args:
-      position, look_at: (3,), not the same.
-      up: (3,), the axis; not the direction of view.
-      count: number of poses, evenly spaced in time; the last is one step before the first is reached again.
-      degrees: 360 goes once around; less swings to both sides, so far in all.
+      position, look_at: (3,), distinct.
+      up: (3,), the axis of rotation; not parallel to the viewing direction.
+      count: number of poses, evenly spaced in time; one more step after the last would return to the first.
+      degrees: 360 is a full turn; less swings to both sides, and is the total angle of the swing.
 
     Returns:
       (count, 4, 4) float64 world_from_cam, OpenCV axes.
@@ -22,11 +22,11 @@ def orbit(position: np.ndarray, look_at: np.ndarray, up: np.ndarray, count: int,
     angle = phase if degrees >= 360 else np.radians(degrees) / 2 * np.sin(phase)
     axis = np.asarray(up, np.float64) / np.linalg.norm(up)
     offsets = Rotation.from_rotvec(angle[:, None] * axis).apply(np.asarray(position, np.float64) - look_at)
-    return np.array([looking(look_at + offset, np.asarray(look_at, np.float64), axis) for offset in offsets])
+    return np.array([look_at_pose(look_at + offset, np.asarray(look_at, np.float64), axis) for offset in offsets])
 
 
-def looking(position: np.ndarray, look_at: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """(4, 4) world_from_cam of a camera at a point that looks at another, its image upright."""
+def look_at_pose(position: np.ndarray, look_at: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """(4, 4) world_from_cam of an upright camera at `position` that looks at `look_at`."""
     forward = (look_at - position) / np.linalg.norm(look_at - position)
     right = np.cross(forward, up)
     right /= np.linalg.norm(right)
@@ -36,23 +36,23 @@ def looking(position: np.ndarray, look_at: np.ndarray, up: np.ndarray) -> np.nda
 
 
 def fitting_fov(fov: float, aspect: float, window: float) -> float:
-    """Vertical field of view, radians, at which a window holds all of an image, its width too.
+    """Vertical field of view, radians, at which a window shows the whole of an image.
 
     Args:
-      fov: vertical, of the image, radians.
+      fov: vertical field of view of the image, radians.
       aspect: width of the image over its height.
-      window: the same of the window.
+      window: width of the window over its height.
     """
     return 2 * float(np.arctan(np.tan(fov / 2) * max(1.0, aspect / window)))
 
 
 def quaternion(rotation: np.ndarray) -> np.ndarray:
-    """(3, 3) -> (4,) float64, the scalar first."""
+    """(3, 3) rotation -> (4,) float64 quaternion, scalar first."""
     return Rotation.from_matrix(rotation).as_quat(scalar_first=True)
 
 
-def upwards(world_from_cam: np.ndarray) -> np.ndarray:
-    """(3,) unit vector: what is up for a hand-held camera, the mean over (T, 4, 4) poses."""
+def up_direction(world_from_cam: np.ndarray) -> np.ndarray:
+    """(3,) unit vector that points up for a hand-held camera: the mean of the images' up axes over (T, 4, 4) poses."""
     up = -np.asarray(world_from_cam, np.float64)[:, :3, 1].mean(axis=0)
     length = np.linalg.norm(up)
     return up / length if length > 1e-6 else -np.asarray(world_from_cam[0, :3, 1], np.float64)

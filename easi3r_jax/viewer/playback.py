@@ -1,4 +1,4 @@
-"""Where the player stands and what is to be seen: a pure state machine."""
+"""The player's state and what it displays: a pure state machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 
 from easi3r_jax.io.export.pointcloud import MIN_CONFIDENCE
 
-#: What is shown of the things that move: those of the frame, of the last frames too, or none.
+#: Which moving points are shown: those of the current frame, also those of the last frames, or none.
 MOVING = ("this frame", "trail", "hidden")
 
 
@@ -16,11 +16,11 @@ class Playback:
 
     Attributes:
       num_frames: at least 1.
-      frame: number of the frame that is shown.
-      playing: whether time goes on.
-      rate: frames shown per second.
-      stride: every so many-th frame is shown.
-      owed: frames, a fraction of one, by which time is ahead of what is shown.
+      frame: number of the current frame.
+      playing: False while paused.
+      rate: frames of the clip per second.
+      stride: every n-th frame is shown.
+      pending: time that has passed since the current frame was due, in frames: a fraction of one.
     """
 
     num_frames: int
@@ -28,39 +28,39 @@ class Playback:
     playing: bool = False
     rate: float = 10.0
     stride: int = 1
-    owed: float = 0.0
+    pending: float = 0.0
 
     def toggled(self) -> Playback:
-        """Playing instead of paused, and the other way round."""
-        return dataclasses.replace(self, playing=not self.playing, owed=0.0)
+        """Playing if paused, paused if playing."""
+        return dataclasses.replace(self, playing=not self.playing, pending=0.0)
 
-    def sought(self, frame: int) -> Playback:
-        """At another frame; one beyond an end is that end."""
-        return dataclasses.replace(self, frame=min(max(frame, 0), self.num_frames - 1), owed=0.0)
+    def at_frame(self, frame: int) -> Playback:
+        """At another frame, clamped to the clip."""
+        return dataclasses.replace(self, frame=min(max(frame, 0), self.num_frames - 1), pending=0.0)
 
     def stepped(self, steps: int) -> Playback:
-        """Paused, `steps` strides further, or back; from one end to the other."""
-        return dataclasses.replace(self, frame=self._moved(steps), playing=False, owed=0.0)
+        """Paused, `steps` strides forward, or backward if negative; wraps around."""
+        return dataclasses.replace(self, frame=self._moved(steps), playing=False, pending=0.0)
 
     def ticked(self, seconds: float) -> Playback:
-        """After some time. Frames whose time has passed are left out, so that the clip keeps its pace."""
+        """After some time has passed. Frames that are overdue are skipped, so that playback keeps its rate."""
         if not self.playing:
             return self
-        owed = self.owed + max(seconds, 0.0) * self.rate
-        steps = int(owed)
-        return dataclasses.replace(self, frame=self._moved(steps) if steps else self.frame, owed=owed - steps)
+        pending = self.pending + max(seconds, 0.0) * self.rate
+        steps = int(pending)
+        return dataclasses.replace(self, frame=self._moved(steps) if steps else self.frame, pending=pending - steps)
 
     def until_next(self) -> float | None:
-        """Seconds until another frame is due; None while paused."""
-        return (1.0 - self.owed) / self.rate if self.playing else None
+        """Seconds until the next frame is due; None while paused."""
+        return (1.0 - self.pending) / self.rate if self.playing else None
 
     def coming(self, count: int) -> list[int]:
-        """The next frames, at most `count`, and none twice."""
+        """The next frames, at most `count`, without repeats."""
         positions = -(-self.num_frames // self.stride)
         return [self._moved(step) for step in range(1, min(count, positions - 1) + 1)]
 
     def _moved(self, steps: int) -> int:
-        """The frame `steps` strides further, on the grid of frames that the stride shows."""
+        """The frame `steps` strides on, among the multiples of the stride; wraps around."""
         positions = -(-self.num_frames // self.stride)
         return (self.frame // self.stride + steps) % positions * self.stride
 
@@ -71,30 +71,32 @@ class Look:
 
     Attributes:
       color: one of `colors.CHOICES`.
-      confidence: static points below it are left out.
-      size: of points, in widths of a pixel at the clip's middle depth. At 1 discs touch; at 2 they leave no gaps there.
-      share: of all points, in (0, 1].
+      confidence: static points below it are hidden.
+      size: diameter of points, in pixel widths at the clip's median depth. There, discs touch at 1 and leave no gaps
+        at 2.
+      fraction: of all points that is shown, in (0, 1].
     """
 
     color: str = "RGB"
     confidence: float = MIN_CONFIDENCE
     size: float = 2.0
-    share: float = 1.0
+    fraction: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """All that the panel sets.
+    """Everything that the panel sets.
 
     Attributes:
-      playback: where the player stands.
+      playback: the player's state.
       look: how points are drawn.
       moving: one of `MOVING`.
-      trail: frames before the current one whose moving points a trail shows.
-      background, cameras, image: whether what stands still, the path with all cameras, the current camera with its
-        image are shown.
-      follow: browsers look through the current camera.
-      filmed: a video is taken through the current camera.
+      trail: number of frames before the current one whose moving points a trail shows.
+      background: whether static points are shown.
+      cameras: whether the camera path and the cameras on it are shown.
+      image: whether the current camera is shown with its image.
+      follow: whether browsers look through the current camera.
+      recording_camera: whether a video is being recorded through the current camera.
     """
 
     playback: Playback
@@ -105,20 +107,20 @@ class View:
     cameras: bool = True
     image: bool = True
     follow: bool = False
-    filmed: bool = False
+    recording_camera: bool = False
 
     @property
     def shows_image(self) -> bool:
-        """Whether the current camera is drawn with its image: to who looks through it, it would hide the points."""
-        return self.image and not self.follow and not self.filmed
+        """Whether the current camera is drawn with its image. Seen through that camera, it would hide the points."""
+        return self.image and not self.follow and not self.recording_camera
 
     def resumed(self, before: View) -> View:
-        """After a video: where the player was, going on if it did."""
-        playback = dataclasses.replace(self.playback.sought(before.playback.frame), playing=before.playback.playing)
-        return dataclasses.replace(self, playback=playback, filmed=False)
+        """The view after a recording: at the frame where it was `before`, and playing if it was playing."""
+        playback = dataclasses.replace(self.playback.at_frame(before.playback.frame), playing=before.playback.playing)
+        return dataclasses.replace(self, playback=playback, recording_camera=False)
 
     def moving_frames(self) -> list[int]:
-        """The frames whose moving points are shown: on the grid of the stride, the current one last."""
+        """The frames whose moving points are shown, spaced by the stride, the current one last."""
         if self.moving == "hidden":
             return []
         if self.moving == "this frame":

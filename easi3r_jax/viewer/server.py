@@ -1,8 +1,8 @@
-"""The viewer: a viser server with the scenes, a panel, and the one thread that shows what the panel says.
+"""The viewer: a viser server with the scenes, a panel, and one thread that shows what the panel says.
 
-Callbacks of the panel, which run in viser's thread, only replace the `View`; the showing thread reads it, and it
-alone touches the scenes. So two browsers at once, or one that is closed in the middle, cannot leave anything half done:
-browsers share the view (each has its own camera), and what a browser has missed viser sends it when it comes.
+The panel's callbacks, which run in viser's thread, only replace the `View`. The display thread reads it, and it alone
+changes the scenes. So several browsers at once, or one that closes during an update, cannot leave anything half done.
+Browsers share the view (each has its own camera), and viser sends a new browser everything it has missed.
 """
 
 from __future__ import annotations
@@ -21,62 +21,62 @@ import numpy as np
 
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Reconstruction
-from easi3r_jax.viewer.clouds import middle_depth, of_one_size, preview_cloud, side_by_side, static_cloud
+from easi3r_jax.viewer.clouds import median_depth, preview_cloud, side_by_side, static_cloud, unit_depth_placement
 from easi3r_jax.viewer.colors import measure
-from easi3r_jax.viewer.library import library
-from easi3r_jax.viewer.listening import check_address, in_use
+from easi3r_jax.viewer.listening import check_address, port_in_use
 from easi3r_jax.viewer.nodes import SceneNodes, Shown
 from easi3r_jax.viewer.panel import Panel
-from easi3r_jax.viewer.paths import fitting_fov, quaternion, upwards
+from easi3r_jax.viewer.paths import fitting_fov, quaternion, up_direction
 from easi3r_jax.viewer.playback import Playback, View
+from easi3r_jax.viewer.viser_import import import_viser
 
 if TYPE_CHECKING:
     import viser
 
-#: Above the nodes of each scene.
+#: Parent node of each scene.
 NODES = ("/left", "/right")
-# Frames that are sent before they are due, and pictures of the panel per second. All frames at once would keep a slow
-# line from anything else.
-_AHEAD, _PICTURE_RATE = 8, 8.0
-# Seconds between two looks at whether there is work, while there is some; and before a frame is asked for again.
-_PAUSE, _AGAIN = 0.02, 0.5
+# Frames that are sent before they are due. Sending all of them at once would block a slow connection.
+_PREFETCH_FRAMES = 8
+# Updates of the panel's images per second.
+_PICTURE_RATE = 8.0
+# Seconds between two steps of the display thread while it has work, and before a frame is requested again.
+_STEP_PAUSE, _RETRY_AFTER = 0.02, 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """Most points.
+    """Limits on the number of points.
 
     Attributes:
       static: of a background.
-      moving: of what moves in all frames together.
+      moving: dynamic points, all frames together.
     """
 
     static: int = 500_000
     moving: int = 4_000_000
 
     def per_frame(self, num_frames: int) -> int:
-        """Most moving points in a frame."""
+        """Limit on the dynamic points of one frame."""
         return max(1, self.moving // num_frames)
 
 
 def scenes_shown(saved: Sequence[Reconstruction]) -> list[Shown]:
-    """One scene as it is, or two side by side.
+    """One scene, or two side by side.
 
     Raises:
-      InputError: two that are not of one clip.
+      InputError: two results of different clips.
     """
     first, *others = saved
-    placements = [of_one_size(first.scene)]
+    placements = [unit_depth_placement(first.scene)]
     for other in others:
         count, expected = len(other.scene.depth), len(first.scene.depth)
         if count != expected:
             raise InputError(
-                f"{other.folder} has {count} frames and {first.folder} {expected}: side by side go results of one clip."
+                f"{other.folder} has {count} frames and {first.folder} {expected}: "
+                "only two results of the same clip can be shown side by side."
             )
         placements.append(side_by_side(first.scene, other.scene, placements[0]))
-    ranges = measure(
-        first.scene, first.frames.time, placements[0].scale
-    )  # one for both, or colours could not be compared
+    ranges = measure(first.scene, first.frames.time, placements[0].scale)  # shared, so that colours can be compared
     folders = [pathlib.Path("result") if s.folder is None else s.folder for s in saved]
     titles = [folder.name for folder in folders]
     if len(set(titles)) < len(titles):
@@ -85,37 +85,37 @@ def scenes_shown(saved: Sequence[Reconstruction]) -> list[Shown]:
 
 
 def frame_rate(time: np.ndarray) -> float:
-    """Frames per second of (T,) times, between 1 and 60; 10 where they do not say."""
+    """Frames per second from (T,) times in seconds, clipped to 1..60; 10 if no two times differ."""
     steps = np.diff(time)
     steps = steps[steps > 0]
     return float(np.clip(1 / np.median(steps), 1, 60)) if steps.size else 10.0
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps what viser says of itself off the standard output; programs here say what there is to say."""
+def without_stdout() -> Iterator[None]:
+    """Discards viser's own messages on standard output; our programs print what the user needs."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
 class Viewer:
-    """Shows one result, or two of one clip side by side, in browsers.
+    """Shows one result, or two of the same clip side by side, in browsers.
 
         with Viewer([load_result("results/my_video")], port=8080) as viewer:
             viewer.wait()
 
     Args:
       saved: one or two results.
-      host: address to listen at. Whoever reaches it sees the scenes: 127.0.0.1 is this machine only.
-      port: 0 is any that is free.
-      budget: most points.
+      host: address to listen at. Anyone who can reach it sees the scenes; 127.0.0.1 is this machine only.
+      port: 0 for any free port.
+      budget: limits on the number of points.
 
     Attributes:
-      port: where it listens.
+      port: the port it listens at.
 
     Raises:
-      ConfigError: viser is missing, or the address cannot be had.
-      InputError: two results that are not of one clip.
+      ConfigError: viser is missing, or it cannot listen at the address.
+      InputError: two results of different clips.
     """
 
     def __init__(
@@ -126,16 +126,16 @@ class Viewer:
         port: int = 8080,
         budget: Budget = Budget(),
     ):
-        viser = library()
+        viser = import_viser()
         check_address(host, port)
         shown = scenes_shown(saved)
-        with quiet():
+        with without_stdout():
             self._server: viser.ViserServer = viser.ViserServer(host=host, port=port, verbose=False)
         self.port = self._server.get_port()
-        if port not in (0, self.port):  # somebody was quicker, and viser took the next
-            with quiet():
+        if port not in (0, self.port):  # another program took the port meanwhile, and viser chose the next one
+            with without_stdout():
                 self._server.stop()
-            raise in_use(port)
+            raise port_in_use(port)
         self._shown = shown
         self._most_moving = budget.per_frame(len(shown[0].scene.depth))
         self._view = View(Playback(len(shown[0].scene.depth), rate=frame_rate(saved[0].frames.time)))
@@ -159,54 +159,54 @@ class Viewer:
         self.close()
 
     def close(self) -> None:
-        """Ends threads and server. Browsers keep what they have."""
+        """Stops the threads and the server. Browsers keep what they have received."""
         self._stopped.set()
         self._wake.set()
         for thread in self._threads:
             thread.join()
-        with quiet():
+        with without_stdout():
             self._server.stop()
 
     def wait(self) -> None:
-        """Until the program ends; raises what went wrong where something does."""
+        """Waits until the viewer is closed. Raises the exception of a thread that has failed."""
         self._stopped.wait()
         if self._failure is not None:
             raise self._failure
 
     @property
     def view(self) -> View:
-        """What is to be seen."""
+        """What is displayed."""
         with self._lock:
             return self._view
 
     def update(self, function: Callable[[View], View]) -> None:
-        """Replaces the view by a function of it. From any thread."""
+        """Replaces the view by a function of it. Thread-safe."""
         with self._lock:
             self._view = function(self._view)
         self._wake.set()
 
     def poses(self) -> np.ndarray:
-        """(T, 4, 4) world_from_cam of the (left) scene, as shown."""
+        """(T, 4, 4) world_from_cam of the first scene, after placement."""
         return self._shown[0].poses()
 
     def fov(self, t: int) -> float:
-        """Vertical field of view of its frame t, radians."""
+        """Vertical field of view of the first scene's frame t, radians."""
         return self._shown[0].fov(t)
 
     def aspect(self) -> float:
-        """Width of its images over their height, as fields of view."""
+        """Aspect of the first scene's field of view, see `Shown.aspect`."""
         return self._shown[0].aspect(0)
 
     def show_frame(self, t: int) -> None:
-        """Pauses at a frame, and returns when it has been handed to viser, which sends it within moments."""
+        """Pauses at a frame. Returns when it has been handed to viser, which sends it within moments."""
         while not self._stopped.is_set():
             self.update(lambda view: dataclasses.replace(view, playback=paused_at(view.playback, t)))
             with self._settled:
-                if self._settled.wait_for(lambda: self._frame_shown == t, _AGAIN):
+                if self._settled.wait_for(lambda: self._frame_shown == t, _RETRY_AFTER):
                     return
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """A thread's frame: `wait` raises what it raises."""
+        """Runs a thread's work and keeps its exception for `wait` to raise."""
         try:
             work()
         except BaseException as error:
@@ -214,7 +214,7 @@ class Viewer:
             self._stopped.set()
 
     def _load(self, most_static: int) -> None:
-        """Gathers backgrounds: of each scene first a preview, then all of it."""
+        """Gathers the backgrounds: first a preview of each scene, then the whole."""
         for gather in (preview_cloud, lambda scene, placement: static_cloud(scene, placement, most_static)):
             for number, shown in enumerate(self._shown):
                 if self._stopped.is_set():
@@ -223,7 +223,7 @@ class Viewer:
                 self._wake.set()
 
     def _run(self) -> None:
-        """Shows the view, until the end."""
+        """The display thread: shows the view until the viewer is closed."""
         nodes = [
             SceneNodes(self._server.scene, name, shown, self._most_moving)
             for name, shown in zip(NODES, self._shown, strict=False)
@@ -246,31 +246,31 @@ class Viewer:
                 pictured, late = (frame, now), False
             busy = self._work(nodes, view)
             due = view.playback.until_next()
-            self._wake.wait(_PAUSE if busy else 1 / _PICTURE_RATE if late and due is None else due)
+            self._wake.wait(_STEP_PAUSE if busy else 1 / _PICTURE_RATE if late and due is None else due)
             self._wake.clear()
 
     def _show(self, nodes: list[SceneNodes], view: View) -> None:
         with self._server.atomic():
             for scene in nodes:
                 scene.show(view)
-        self._panel.show(self.view)  # the latest: an older frame would push back a time line that somebody draws
+        self._panel.show(self.view)  # the latest: an older frame would push back a time line that is being dragged
         with self._settled:
             self._frame_shown = view.playback.frame
             self._settled.notify_all()
 
     def _work(self, nodes: list[SceneNodes], view: View) -> bool:
-        """A little of what is not urgent; whether there is more."""
+        """Does some of the work that is not urgent. Returns whether there is more."""
         while not self._loaded.empty():
             number, cloud = self._loaded.get()
             nodes[number].set_background(cloud)
         busy = any(scene.refine(view) for scene in nodes)
-        for t in view.playback.coming(_AHEAD) if view.moving != "hidden" else ():
+        for t in view.playback.coming(_PREFETCH_FRAMES) if view.moving != "hidden" else ():
             if any(scene.prepare(t, view.look) for scene in nodes):
                 return True
         return busy
 
     def _follow(self, view: View) -> None:
-        """Lets browsers look through the current camera."""
+        """Moves the browsers' views to the current camera, if they follow it."""
         if not view.follow:
             return
         pose, fov = self.poses()[view.playback.frame], self.fov(view.playback.frame)
@@ -282,15 +282,15 @@ class Viewer:
 
 
 def paused_at(playback: Playback, t: int) -> Playback:
-    """At a frame, standing still."""
-    return dataclasses.replace(playback.sought(t), playing=False)
+    """Paused at a frame."""
+    return dataclasses.replace(playback.at_frame(t), playing=False)
 
 
 def add_surroundings(server: viser.ViserServer, shown: Sequence[Shown]) -> None:
-    """Where up is, how bright it is, from where one looks first, and names where there are two scenes."""
+    """Sets the up direction, the theme, the initial view, and titles above the scenes if there are two."""
     first = shown[0]
-    poses, depth = first.poses(), first.placement.scale * middle_depth(first.scene)
-    up, camera = upwards(poses), poses[0]
+    poses, depth = first.poses(), first.placement.scale * median_depth(first.scene)
+    up, camera = up_direction(poses), poses[0]
     server.scene.set_up_direction(up)
     server.gui.set_panel_label(" | ".join(scene.title for scene in shown))
     server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
@@ -298,7 +298,7 @@ def add_surroundings(server: viser.ViserServer, shown: Sequence[Shown]) -> None:
     start.fov = min(first.fov(0), 1.2)
     middle = np.mean([shown_scene.poses()[0, :3, 3] for shown_scene in shown], axis=0)
     back = 0.8 * depth
-    if len(shown) > 1:  # together they are twice as wide as they are apart; the panel leaves about a square to see them
+    if len(shown) > 1:  # both together are twice as wide as their distance; the panel leaves about a square for them
         apart = np.linalg.norm(shown[1].poses()[0, :3, 3] - camera[:3, 3])
         back = max(back, 1.15 * apart / np.tan(start.fov / 2) - depth)
     start.position = middle - back * camera[:3, 2] + 0.4 * depth * up

@@ -1,4 +1,4 @@
-"""A scene that plays in one HTML file, without a server and without a network."""
+"""A scene as one HTML file that plays without a server or a network."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from easi3r_jax.core.atomic import atomic_file, check_file
 from easi3r_jax.core.types import Observer, Reconstruction, silent
 from easi3r_jax.viewer import server
 from easi3r_jax.viewer.clouds import static_cloud
-from easi3r_jax.viewer.library import library
 from easi3r_jax.viewer.nodes import SceneNodes
 from easi3r_jax.viewer.playback import Look, Playback, View
+from easi3r_jax.viewer.viser_import import import_viser
 
-#: Most points of a file that a browser still opens at once.
+#: Point limits at which a browser still opens the file without delay.
 BUDGET = server.Budget(static=300_000, moving=1_000_000)
 
 
@@ -26,27 +26,27 @@ def export_html(
     budget: server.Budget = BUDGET,
     observer: Observer = silent,
 ) -> pathlib.Path:
-    """Writes one or two scenes, played in a loop, as a file that holds all it needs: the player of viser too.
+    """Writes one or two scenes, played in a loop, as a self-contained HTML file that includes viser's player.
 
     Args:
-      saved: one result, or two of one clip.
-      path: of the file; an older one is replaced.
+      saved: one result, or two of the same clip.
+      path: of the file; an existing file is replaced.
       color: one of `colors.CHOICES`.
-      budget: most points.
-      observer: told of progress.
+      budget: point limits.
+      observer: called with progress.
 
     Raises:
       ConfigError: viser is missing.
-      InputError: two results that are not of one clip.
-      OutputError: it cannot be written.
+      InputError: two results of different clips.
+      OutputError: the file cannot be written.
     """
-    viser = library()
+    viser = import_viser()
     target = pathlib.Path(path).expanduser().absolute()
     check_file(target)
     shown = server.scenes_shown(saved)
     count, rate = len(shown[0].scene.depth), server.frame_rate(saved[0].frames.time)
     view = View(Playback(count, rate=rate), Look(color=color))
-    with server.quiet():  # nobody is told of its port: it only collects what it would send
+    with server.without_stdout():  # its port is not announced: it only records what it would send
         collector = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
     try:
         server.add_surroundings(collector, shown)
@@ -61,12 +61,12 @@ def export_html(
         for t in range(count):
             observer("record", t, count, "")
             for scene_nodes in nodes:
-                scene_nodes.show(View(view.playback.sought(t), view.look))
+                scene_nodes.show(View(view.playback.at_frame(t), view.look))
             recording.insert_sleep(1 / rate)
         observer("record", count, count, "")
         page = recording.as_html(dark_mode=True)
     finally:
-        with server.quiet():
+        with server.without_stdout():
             collector.stop()
     with atomic_file(target) as new:
         new.write_text(page, encoding="utf-8")

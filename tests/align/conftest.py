@@ -94,7 +94,7 @@ def exact_clip() -> Callable[..., ExactClip]:
         focals = np.broadcast_to(focals, num_frames).astype(float)
 
         edges = np.array([(i, j) for i in range(num_frames) for j in range(num_frames) if i != j])
-        centre = np.tile(camera.centre(height, width)[None], (num_frames, 1))
+        centre = np.tile(camera.default_principal_point(height, width)[None], (num_frames, 1))
         matrices = camera.intrinsics(jnp.asarray(focals, jnp.float32), jnp.asarray(centre))
         own = np.asarray(camera.unproject(jnp.asarray(depth, jnp.float32), matrices))
         i_from_j = jnp.asarray(np.linalg.inv(poses)[edges[:, 0]] @ poses[edges[:, 1]], jnp.float32)

@@ -68,7 +68,7 @@ def test_ego_flow_is_where_the_point_is_seen_less_where_it_was(scene):
 
 def test_ego_flow_of_known_motions():
     """Sideways the flow is f t / z; a turn's does not depend on depth; standing still there is none."""
-    intrinsics = camera.intrinsics(jnp.float64(50.0), camera.centre(H, W, jnp.float64))
+    intrinsics = camera.intrinsics(jnp.float64(50.0), camera.default_principal_point(H, W, jnp.float64))
     depth = jnp.asarray(np.random.default_rng(0).uniform(1, 4, (H, W)))
 
     def flow(rotation, translation, depth=depth):
@@ -173,7 +173,7 @@ def test_flow_puts_right_what_points_got_wrong(exact_clip):
         frames, config = len(clip.world_from_cam), AlignConfig(iterations=200, flow_weight=0.1)
         i, j = np.asarray(clip.predictions.edges).T
         poses, depth = jnp.asarray(clip.world_from_cam, jnp.float32), jnp.asarray(clip.depth, jnp.float32)
-        centre = jnp.tile(camera.centre(*depth.shape[1:])[None], (frames, 1))
+        centre = jnp.tile(camera.default_principal_point(*depth.shape[1:])[None], (frames, 1))
         intrinsics = camera.intrinsics(jnp.asarray(clip.focals, jnp.float32), centre)
         j_from_i = se3.compose(se3.inverse(poses[j]), poses[i])
         flow = align.ego_flow(j_from_i, depth[i], intrinsics[i], intrinsics[j])

@@ -20,7 +20,7 @@ def clip(exact_clip):
 
 @pytest.fixture(scope="module")
 def solved(clip):
-    centre = jnp.tile(camera.centre(H, W)[None], (T, 1))
+    centre = jnp.tile(camera.default_principal_point(H, W)[None], (T, 1))
     return Geometry(
         world_from_cam=jnp.asarray(clip.world_from_cam, jnp.float32),
         intrinsics=camera.intrinsics(jnp.asarray(clip.focals, jnp.float32), centre),

@@ -75,7 +75,7 @@ def test_focals_of_the_reference_with_its_stale_map(predictions, reference):
     """The reference measures a tree edge's focal length in the edge before: equal only where that is switched on."""
     expected = reference("a_noflow_linear")["mst_focals"]
     edges, scores = np.asarray(predictions.edges), np.asarray(align.edge_scores(predictions))
-    centre = camera.centre(*predictions.points_i.shape[1:3])
+    centre = camera.default_principal_point(*predictions.points_i.shape[1:3])
     found = {}
     for stale in (True, False):
         number = align.spanning_tree(edges, scores, 8, stale_focal=stale).focal_edges

@@ -118,7 +118,7 @@ def test_sparse_depth_gives_the_metrics_of_full_maps(perfect, options):
     covered = resample_nearest(np.ones(noisy.depth.shape, bool), back, SOURCE, outside=False)
     assert not covered.all()
     expected = metrics.depth_metrics(full, np.where(covered, depth, 0), options)
-    assert found.pop("pixels") == metrics.judged_pixels(np.where(covered, depth, 0), options).sum()
+    assert found.pop("pixels") == metrics.evaluated_pixels(np.where(covered, depth, 0), options).sum()
     assert found == pytest.approx(expected, rel=1e-9)
 
 

@@ -47,7 +47,7 @@ def truth():
     poses[:, :3, :3] = Rotation.from_rotvec(np.arange(T)[:, None] * [[0.02, -0.05, 0.01]]).as_matrix()
     poses[:, :3, 3] = np.arange(T)[:, None] * [[0.2, -0.1, 0.15]]
     depth = rng.uniform(2, 5, (T, H, W))
-    matrices = camera.intrinsics(jnp.full(T, FOCAL), jnp.tile(camera.centre(H, W)[None], (T, 1)))
+    matrices = camera.intrinsics(jnp.full(T, FOCAL), jnp.tile(camera.default_principal_point(H, W)[None], (T, 1)))
     own = np.asarray(camera.unproject(jnp.asarray(depth, jnp.float32), matrices))
     scale = np.exp(rng.uniform(-0.5, 0.5, (T, T)))
     scale[0, 0] = 1.0

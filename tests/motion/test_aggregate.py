@@ -1,4 +1,4 @@
-"""Streaming moments against two passes in float64, and their degenerate cases."""
+"""Streaming moments against a two-pass computation in float64, and degenerate cases."""
 
 import chex
 import jax
@@ -24,7 +24,7 @@ def random_stats(rng, num_pairs, grid=GRID, offset=0.0):
 
 
 def stream(stats, edges, num_frames, batch, grid=GRID, padding=np.nan):
-    """Feeds the pairs in batches; the last one is padded with `padding`."""
+    """Adds the pairs in batches, the last one padded with `padding`."""
     state = motion.init_temporal(num_frames, LAYERS, HEADS, grid[0] * grid[1])
     for start in range(0, len(edges), batch):
         part = slice(start, start + batch)
@@ -66,7 +66,7 @@ def test_streaming_equals_two_passes(seed, batch):
         np.testing.assert_array_equal(getattr(raw, f"count_{name}"), np.bincount(frame, minlength=num_frames))
 
 
-def test_a_frame_many_times_in_one_batch():
+def test_a_frame_may_occur_many_times_in_one_batch():
     rng = np.random.default_rng(0)
     edges = np.array([[0, 1]] * 5 + [[1, 0]] * 3, np.int32)
     stats = random_stats(rng, len(edges))
@@ -76,7 +76,7 @@ def test_a_frame_many_times_in_one_batch():
     np.testing.assert_allclose(raw.std_src, std, atol=1e-6)
 
 
-def test_order_of_pairs_matters_to_rounding_only():
+def test_the_order_of_pairs_changes_only_the_rounding():
     rng = np.random.default_rng(1)
     edges = rng.integers(0, 5, (40, 2)).astype(np.int32)
     stats = random_stats(rng, 40)
@@ -88,7 +88,7 @@ def test_order_of_pairs_matters_to_rounding_only():
 
 
 def test_large_means_keep_small_deviations():
-    """Logits around 1000 with deviation 1: sums of squares in float32 would be off by 6 % and more."""
+    """Logits around 1000 with deviation 1: with sums of squares in float32 the error would be 6 % and more."""
     rng = np.random.default_rng(2)
     edges = np.stack([np.zeros(200), np.ones(200)], 1).astype(np.int32)
     stats = random_stats(rng, 200, offset=1000.0)
@@ -97,8 +97,8 @@ def test_large_means_keep_small_deviations():
     np.testing.assert_allclose(raw.std_src[1], std[1], rtol=2e-4)
 
 
-def test_branches_and_channels_go_where_they_belong():
-    """Pair (2, 0): branch 1 describes frame 0 as source, 2 frame 2 as reference; channel = layer * heads + head."""
+def test_branches_and_channels_are_assigned_correctly():
+    """Pair (2, 0): branch 1 is of frame 0 (source), branch 2 of frame 2 (reference); channel = layer * heads + head."""
     shape = (1, LAYERS, HEADS, 12)
     channel = jnp.arange(LAYERS * HEADS, dtype=jnp.float32).reshape(1, LAYERS, HEADS, 1)
     stats = AttentionStats(src=jnp.broadcast_to(channel, shape), ref=jnp.broadcast_to(-channel, shape))
@@ -113,7 +113,7 @@ def test_branches_and_channels_go_where_they_belong():
 
 @pytest.mark.parametrize(("grid", "expected"), [((2, 3), 2.0), ((1, 5), 1.0), ((5, 1), 1.0), ((1, 1), 0.0)])
 def test_first_token_becomes_the_mean_of_its_neighbours(grid, expected):
-    """Tokens hold their number: (0, 1) is 1, (1, 0) is the width."""
+    """Each token's value is its number: (0, 1) is 1, (1, 0) is the width."""
     tokens = jnp.arange(grid[0] * grid[1], dtype=jnp.float32)
     x = jnp.broadcast_to(tokens, (1, LAYERS, HEADS, len(tokens)))
     state = motion.init_temporal(1, LAYERS, HEADS, len(tokens))
@@ -122,8 +122,8 @@ def test_first_token_becomes_the_mean_of_its_neighbours(grid, expected):
     np.testing.assert_allclose(raw.mean_src[0].reshape(len(tokens), -1)[1:, 0], tokens[1:])
 
 
-def test_no_observation_and_a_single_one_are_defined():
-    """Frame 3 is in no pair, frame 2 in one: no NaN, no motion there, and the other frames' maps as if without them."""
+def test_frames_with_no_or_one_observation_are_defined():
+    """Frame 3 is in no pair, frame 2 in one: no NaN, no motion there, and no influence on the other frames' maps."""
     rng = np.random.default_rng(3)
     edges = np.array([[0, 1], [1, 0], [0, 1], [1, 0], [0, 1], [1, 2], [2, 0]], np.int32)
     stats = random_stats(rng, len(edges))
@@ -135,8 +135,8 @@ def test_no_observation_and_a_single_one_are_defined():
     score = motion.dynamic_score(maps)
     np.testing.assert_array_equal(score[2:], 0)
     assert score[:2].max() > 0.99
-    among_two = motion.fuse_temporal(stream(stats, edges, 4, 3), GRID).std_src[:2]
-    assert among_two.min() == 0 and among_two.max() > 0.99  # extremes over frames 0 and 1 only
+    observed = motion.fuse_temporal(stream(stats, edges, 4, 3), GRID).std_src[:2]
+    assert observed.min() == 0 and observed.max() > 0.99  # extremes are over frames 0 and 1 only
 
 
 def test_two_frames_have_no_motion():
@@ -173,7 +173,7 @@ def test_vmap_over_clips():
         chex.assert_trees_all_close(jax.tree.map(lambda x, n=n: x[n], together), alone, atol=1e-5)
 
 
-def test_batches_compile_once():
+def test_all_batches_use_one_compilation():
     chex.clear_trace_counter()
     traced = jax.jit(chex.assert_max_traces(motion.update_temporal, n=1), static_argnums=4)
     state = motion.init_temporal(4, LAYERS, HEADS, 12)

@@ -21,7 +21,7 @@ def exact_inertia(points, labels):
 
 
 def blobs(rng, num_blobs=10, size=40, channels=8, spread=0.05):
-    """Well separated groups; their order is shuffled."""
+    """Well-separated groups in random order."""
     centres = rng.permutation(np.eye(num_blobs, channels + num_blobs)[:, :])[:, : channels + num_blobs] * 3
     truth = rng.permutation(np.repeat(np.arange(num_blobs), size))
     return (centres[truth] + spread * rng.standard_normal((len(truth), centres.shape[1]))).astype(np.float32), truth
@@ -32,13 +32,13 @@ def test_separated_blobs_are_found(seed):
     points, truth = blobs(np.random.default_rng(seed))
     found = run(points, 10, jax.random.key(seed), restarts=2)
     pairs = set(zip(truth.tolist(), np.asarray(found.labels).tolist(), strict=True))
-    assert len(pairs) == 10, "labels are not the blobs up to their names"
+    assert len(pairs) == 10, "labels are not the blobs up to a permutation"
     np.testing.assert_allclose(found.inertia, exact_inertia(points, truth), rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_optimum_of_a_few_points(seed):
-    """Nine points in the plane, three clusters: all 3^9 labellings tried."""
+    """Nine points in the plane, three clusters: all 3^9 labellings are tried."""
     points = np.random.default_rng(seed).standard_normal((9, 2)).astype(np.float32)
     best = min(exact_inertia(points, np.array(labels)) for labels in itertools.product(range(3), repeat=9))
     found = run(points, 3, jax.random.key(seed), restarts=10)
@@ -53,11 +53,11 @@ def test_labels_centroids_and_inertia_agree():
     labels = np.asarray(found.labels)
     np.testing.assert_allclose(distances[np.arange(500), labels], distances.min(1), rtol=1e-4)
     np.testing.assert_allclose(found.inertia, distances.min(1).sum(), rtol=1e-5)
-    for k in range(12):  # stopped where the means rest, to the tolerance
+    for k in range(12):  # converged, up to the tolerance
         np.testing.assert_allclose(points[labels == k].mean(0), found.centroids[k], atol=0.02)
 
 
-def test_lloyd_never_raises_inertia():
+def test_lloyd_never_increases_the_inertia():
     points = np.random.default_rng(1).standard_normal((400, 8)).astype(np.float32)
     points -= points.mean(0)
     start = jnp.asarray(points[:20])
@@ -83,7 +83,7 @@ def test_plus_plus_beats_random_points():
     assert greedy < 0.5 * random
 
 
-def test_same_key_same_result():
+def test_equal_keys_give_equal_results():
     points = np.random.default_rng(4).standard_normal((200, 6)).astype(np.float32)
     a, b = (run(points, 8, jax.random.key(5), restarts=2) for _ in range(2))
     chex.assert_trees_all_equal(a, b)
@@ -92,7 +92,7 @@ def test_same_key_same_result():
 
 
 def test_points_that_do_not_count_only_get_labels():
-    """Far out as they are, they are drawn by no centroid and move none."""
+    """Although they are far away, they are not drawn as centroids and do not move any."""
     points, _ = blobs(np.random.default_rng(8))
     more = np.concatenate([points, np.full((7, points.shape[1]), 1e3, np.float32)])
     expected = run(points, 10, jax.random.key(2), restarts=2)
@@ -127,15 +127,15 @@ def test_fewer_distinct_points_than_clusters():
 
 
 def test_empty_clusters_are_refilled():
-    """Two of three starting centroids are out of every point's reach; both restart at 1.2, so one restarts again."""
+    """Two of three initial centroids are far from all points; both restart at 1.2, so one has to restart again."""
     points = np.array([[-1.0], [-1.0], [0.0], [0.1], [1.2], [1.2]], np.float32)
     found = lloyd(jnp.asarray(points), jnp.array([[0.0], [100.0], [200.0]]))
     assert len(set(np.asarray(found.labels).tolist())) == 3
     np.testing.assert_allclose(found.inertia, 0.005, rtol=1e-4)
 
 
-def test_far_from_the_origin():
-    """A common offset of a thousand deviations costs no accuracy."""
+def test_points_far_from_the_origin():
+    """A common offset of a thousand standard deviations costs no accuracy."""
     points, truth = blobs(np.random.default_rng(6))
     found = run(points + 1000, 10, jax.random.key(0), restarts=2)
     assert len(set(zip(truth.tolist(), np.asarray(found.labels).tolist(), strict=True))) == 10
@@ -150,18 +150,18 @@ def test_bfloat16_points_and_vmap():
         np.testing.assert_array_equal(together.labels[n], alone.labels)
 
 
-def test_memory_stays_at_points_times_clusters():
-    """Twenty restarts of 20 000 points: one distance matrix and one indicator at a time, beside the centred points."""
+def test_memory_is_limited_to_points_times_clusters():
+    """Twenty restarts of 20 000 points: one distance matrix and one indicator at a time, and the centred points."""
     n, channels, k = 20_000, 32, 64
     shape = jax.ShapeDtypeStruct((n, channels), jnp.float32)
     compiled = run.lower(shape, k, jax.random.key(0), restarts=20).compile()
     analysis = compiled.memory_analysis()
     if analysis is None:
-        pytest.skip("this backend does not tell its memory")
+        pytest.skip("this backend does not report its memory")
     assert analysis.temp_size_in_bytes < 4 * n * (3 * k + 4 * channels) + 8 * 20 * n
 
 
-def test_wrong_numbers_are_refused():
+def test_numbers_that_are_not_positive_are_refused():
     for wrong in ({"num_clusters": 0}, {"restarts": 0}, {"max_iterations": 0}):
         with pytest.raises(ConfigError, match="at least one"):
             kmeans(jnp.zeros((4, 2)), key=jax.random.key(0), **{"num_clusters": 2, **wrong})

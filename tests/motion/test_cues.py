@@ -1,4 +1,4 @@
-"""The cues that read motion from point maps: planted motion is found, and nothing else."""
+"""The cues that read motion from point maps: they find planted motion, and nothing else."""
 
 import dataclasses
 
@@ -35,14 +35,14 @@ def pixels_of(tokens):
 
 
 def seen_by_partners(moves, *, num_frames=3, distance=0.4, seed=0):
-    """Random depth maps of frames and their partners' views, in which the `moves` (h, w) tokens are displaced.
+    """Random depth maps of frames and their partners' views, in which the tokens of `moves` (h, w) are displaced.
 
-    Every pair has a scale of its own. A displacement is `distance` times as long as the point is far.
+    Each pair has its own scale. A displacement is `distance` times the point's distance from the camera.
     """
     rng = np.random.default_rng(seed)
     edges = complete(num_frames)
     depth = rng.uniform(1, 3, (num_frames, *SIZE))
-    matrix = camera.intrinsics(jnp.float32(FOCAL), camera.centre(*SIZE))
+    matrix = camera.intrinsics(jnp.float32(FOCAL), camera.default_principal_point(*SIZE))
     points = np.asarray(camera.unproject(jnp.asarray(depth, jnp.float32), jnp.tile(matrix[None], (num_frames, 1, 1))))
     direction = rng.standard_normal(3)
     direction *= distance / np.linalg.norm(direction)
@@ -74,7 +74,7 @@ def block():
     return tokens
 
 
-def test_rigid_residual_is_the_displacement_where_there_is_one():
+def test_rigid_residual_equals_the_displacement():
     moves = block()
     found = motion.rigid_residual(seen_by_partners(moves), features_like(3), GRID)
     assert found.observed.all()
@@ -83,12 +83,12 @@ def test_rigid_residual_is_the_displacement_where_there_is_one():
     np.testing.assert_array_equal(maps > 0.5, moves[None].repeat(3, 0))
 
 
-def test_rigid_residual_of_a_motionless_scene_is_rounding_noise():
+def test_rigid_residual_of_a_static_scene_is_rounding_noise():
     found = motion.rigid_residual(seen_by_partners(np.zeros(GRID, bool)), features_like(3), GRID)
     assert found.value.max() < 1e-5
 
 
-def test_rigid_residual_does_not_see_the_scales_of_pairs():
+def test_rigid_residual_is_invariant_to_the_scales_of_pairs():
     predictions = seen_by_partners(block())
     factor = jnp.asarray(np.random.default_rng(1).uniform(0.01, 100, (6, 1, 1, 1)), jnp.float32)
     scaled = dataclasses.replace(
@@ -98,7 +98,7 @@ def test_rigid_residual_does_not_see_the_scales_of_pairs():
     chex.assert_trees_all_close(found, expected, atol=1e-5)
 
 
-def test_rigid_residual_does_not_see_the_order_of_pairs():
+def test_rigid_residual_is_invariant_to_the_order_of_pairs():
     predictions = seen_by_partners(block())
     order = np.random.default_rng(2).permutation(6)
     shuffled = jax.tree.map(lambda x: x[order], predictions)
@@ -106,7 +106,7 @@ def test_rigid_residual_does_not_see_the_order_of_pairs():
     chex.assert_trees_all_close(found, expected, atol=1e-5)
 
 
-def test_a_pair_whose_reverse_is_missing_says_nothing():
+def test_a_pair_whose_reverse_is_missing_is_ignored():
     predictions = seen_by_partners(block(), num_frames=3)
     kept = np.array([tuple(e) not in ((0, 2), (2, 0), (2, 1)) for e in np.asarray(predictions.edges)])
     found = motion.rigid_residual(jax.tree.map(lambda x: x[kept], predictions), features_like(3), GRID)
@@ -115,7 +115,7 @@ def test_a_pair_whose_reverse_is_missing_says_nothing():
     np.testing.assert_array_equal(found.value[2], np.zeros(GRID))
 
 
-def test_reverses_are_found():
+def test_reverse_edges_are_found():
     edges = np.array([[0, 1], [3, 2], [1, 0], [2, 2], [2, 3], [1, 3]])
     index, known = jax.jit(reverse_edges, static_argnums=1)(edges, 4)
     np.testing.assert_array_equal(known, [True, True, True, False, True, False])
@@ -126,12 +126,12 @@ def test_reverses_are_found():
 
 
 def camera_that_slides(*, object_moves, num_frames=3, seed=0):
-    """A camera that moves sideways past two layers: far tokens shift by one a frame, near ones by two.
+    """A camera that moves sideways past two layers: far tokens shift by one token per frame, near ones by two.
 
-    A near block also sinks by one token a frame if `object_moves`. Tokens are recognised by features of their own.
+    A near block also moves down by one token per frame if `object_moves`. Each token has a feature of its own.
 
     Returns:
-      predictions, features, the block's tokens (T, h, w), tokens (T, h, w) that all other frames show, too.
+      predictions, features, the block's tokens (T, h, w), and the tokens (T, h, w) that are visible in all frames.
     """
     rng = np.random.default_rng(seed)
     h, w = GRID
@@ -160,7 +160,7 @@ def camera_that_slides(*, object_moves, num_frames=3, seed=0):
                         is_object[t, row, column] = layer == 2
     shared = np.stack([np.all([np.isin(owner[t], other) for other in owner], axis=0) for t in range(num_frames)])
     edges = complete(num_frames)
-    matrix = camera.intrinsics(jnp.float32(FOCAL), camera.centre(*SIZE))
+    matrix = camera.intrinsics(jnp.float32(FOCAL), camera.default_principal_point(*SIZE))
     pixel_depth = np.stack([pixels_of(d) for d in depth]).astype(np.float32)
     points = camera.unproject(jnp.asarray(pixel_depth), jnp.tile(matrix[None], (num_frames, 1, 1)))[edges[:, 0]]
     ones = jnp.ones((len(edges), *SIZE))
@@ -169,26 +169,26 @@ def camera_that_slides(*, object_moves, num_frames=3, seed=0):
 
 
 def test_match_residual_is_the_motion_across_the_epipolar_line():
-    """The camera's own motion leaves nothing; a block that sinks by a token a frame is off by just that."""
+    """The camera's own motion leaves no residual; a block that moves down by a token per frame leaves exactly that."""
     predictions, features, is_object, shared = camera_that_slides(object_moves=True)
     found = motion.match_residual(predictions, features, GRID)
     static = np.asarray(found.observed) & ~is_object & shared
     assert static.mean() > 0.4
     assert np.asarray(found.value)[static].max() < 1e-2 * PATCH / FOCAL
     assert found.observed[is_object & shared].all()
-    # Frame 1 is one token from both partners, frames 0 and 2 one from one and two from the other.
+    # Frame 1 differs by one token from both partners, frames 0 and 2 by one token from one and two from the other.
     for t, tokens in ((0, 1.5), (1, 1.0), (2, 1.5)):
         moved = np.asarray(found.value)[t][is_object[t] & shared[t]]
         np.testing.assert_allclose(moved, tokens * PATCH / FOCAL, rtol=0.02)
 
 
-def test_match_residual_of_a_motionless_scene_is_small():
+def test_match_residual_of_a_static_scene_is_small():
     predictions, features, _, shared = camera_that_slides(object_moves=False)
     found = motion.match_residual(predictions, features, GRID)
     assert np.asarray(found.value)[np.asarray(found.observed) & shared].max() < 1e-2 * PATCH / FOCAL
 
 
-def test_match_residual_does_not_see_the_scales_of_pairs():
+def test_match_residual_is_invariant_to_the_scales_of_pairs():
     predictions, features, _, _ = camera_that_slides(object_moves=True)
     factor = 2.0 ** jnp.asarray([[[[-3.0]]], [[[1.0]]], [[[0.0]]], [[[5.0]]], [[[2.0]]], [[[-1.0]]]])
     scaled = dataclasses.replace(predictions, points_i=factor * predictions.points_i)
@@ -196,14 +196,14 @@ def test_match_residual_does_not_see_the_scales_of_pairs():
     chex.assert_trees_all_close(found, expected, atol=1e-4)
 
 
-def test_tokens_find_themselves_and_strangers_find_none():
+def test_tokens_are_matched_if_they_are_in_both_frames():
     rng = np.random.default_rng(0)
     features = rng.standard_normal((2, *GRID, 64)).astype(np.float32)
     features[1, :, 2:] = features[0, :, :-2]  # everything moves right by two tokens
     position, held = match_tokens(jnp.asarray(features.reshape(2, -1, 64)), jnp.array([[0, 1]]), GRID)
     position, held = np.asarray(position).reshape(*GRID, 2), np.asarray(held).reshape(GRID)
     assert held[:, :-2].all()
-    assert held[:, -2:].mean() < 0.3  # their places lie outside frame 1; some stray back by chance
+    assert held[:, -2:].mean() < 0.3  # they are outside frame 1; some match mutually by chance
     x, y = np.meshgrid(np.arange(GRID[1]), np.arange(GRID[0]))
     np.testing.assert_allclose(position[:, :-2], np.stack([x + 2, y], -1)[:, :-2], atol=1e-2)
 
@@ -211,7 +211,7 @@ def test_tokens_find_themselves_and_strangers_find_none():
 def test_focal_lengths_are_medians_over_pairs():
     edges = np.array([[0, 1], [0, 2], [0, 3], [1, 0]])
     found = frame_focals(np.array([1.0, 5.0, 2.0, 10.0]), edges, 3)
-    np.testing.assert_array_equal(found, [2.0, 10.0, 3.5])  # frame 2 is nowhere the first one
+    np.testing.assert_array_equal(found, [2.0, 10.0, 3.5])  # frame 2 is never the first one
 
 
 # --- both -----------------------------------------------------------------------------------------------------------
@@ -243,12 +243,12 @@ def test_degenerate_input_is_defined(cue, case):
     assert found.value.shape == found.observed.shape == (len(features), *GRID)
     chex.assert_tree_all_finite(found)
     assert (found.value >= 0).all() and (found.value <= 1).all()
-    if case in ("one frame", "one point", "all zero"):  # nothing can be told, or everything coincides
+    if case in ("one frame", "one point", "all zero"):  # nothing is known, or all points coincide
         assert not found.value.any()
 
 
 def test_unobserved_tokens_take_their_clusters_score():
-    """They count neither in the extremes of the frame nor in the mean of their cluster."""
+    """They count neither for the extremes of the frame nor for the mean of their cluster."""
     rng = np.random.default_rng(0)
     value, observed = rng.random((2, 4, 6)).astype(np.float32), rng.random((2, 4, 6)) < 0.6
     labels = rng.integers(0, 3, (2, 4, 6)).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Upsampling against its formula, token masks against loops."""
+"""Upsampling against its formula, and token masks against loops."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,7 @@ from easi3r_jax.motion.masks import token_masks, upsample
 
 
 def bilinear(x, size):
-    """One pixel at a time: half-pixel centres, clamped at the border, float64."""
+    """Pixel by pixel, in float64: half-pixel centres, clamped at the border."""
     out = np.zeros((len(x), *size))
     for y, column in np.ndindex(*size):
         sy = np.clip((y + 0.5) * x.shape[1] / size[0] - 0.5, 0, x.shape[1] - 1)
@@ -39,7 +39,7 @@ def test_upsampling_keeps_linear_ramps_inside():
 
 
 @pytest.mark.parametrize("patch", [1, 4, 16])
-def test_a_token_moves_where_any_pixel_does(patch):
+def test_a_token_is_dynamic_if_any_of_its_pixels_is(patch):
     masks = np.random.default_rng(1).random((2, 32, 48)) > 0.99
     found = token_masks(jnp.asarray(masks), patch)
     rows, columns = 32 // patch, 48 // patch
@@ -49,6 +49,6 @@ def test_a_token_moves_where_any_pixel_does(patch):
         assert bool(found[t, y * columns + x]) == expected
 
 
-def test_masks_that_do_not_divide_are_refused():
+def test_masks_that_do_not_divide_into_patches_are_refused():
     with pytest.raises(InputError, match="patches of 16"):
         token_masks(jnp.zeros((1, 32, 40), bool), 16)

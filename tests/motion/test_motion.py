@@ -1,4 +1,4 @@
-"""The stage as a whole: golden arrays of the published program, degenerate clips, transforms."""
+"""The motion stage as a whole: golden arrays of the published program, degenerate clips, transforms."""
 
 import chex
 import jax
@@ -28,7 +28,7 @@ def golden_maps(g):
 
 @pytest.mark.parametrize("name", ["i_mean", "i_std", "j_mean", "j_std"])
 def test_golden_normalisation_and_fusion(golden, name):
-    """Raw moments to normalised channels to the fused map; from two observations on, as the golden graph has."""
+    """Raw moments to normalised channels to the fused map; all golden frames have two observations or more."""
     g = np.load(golden / "aggregation" / "swinstride_5_noncyclic_pass1.npz")
     raw, theirs = jnp.asarray(g[f"raw_{name}"]), name.replace("std", "var")
     assert relative_error(min_max(raw), g[f"norm_{theirs}"]) <= 1e-5
@@ -37,9 +37,9 @@ def test_golden_normalisation_and_fusion(golden, name):
 
 @pytest.mark.parametrize("side", ["i", "j"])
 def test_golden_moments_survive_streaming(golden, side):
-    """Observations made to have the golden mean and deviation give the golden fused maps.
+    """Observations constructed to have the golden mean and deviation give the golden fused maps.
 
-    The pairs' own attention is compared where the network is run. Here each frame is seen by two pairs, at mean ±
+    The pairs' own attention is compared in the tests that run the network. Here each frame has two observations, mean ±
     std / √2, whose unbiased moments are the golden ones.
     """
     g = np.load(golden / "aggregation" / "swinstride_5_noncyclic_pass1.npz")
@@ -61,7 +61,7 @@ def test_golden_moments_survive_streaming(golden, side):
     maps = motion.fuse_temporal(state, grid)
     ours = {"i": "src", "j": "ref"}[side]
     others = np.ones(48, bool).reshape(grid)
-    others[0, 0] = False  # replaced per pair: the golden moments hold it replaced already
+    others[0, 0] = False  # replaced per pair: in the golden moments it already is
     for kind, theirs in (("mean", "mean"), ("std", "std")):
         found, expected = getattr(raw, f"{kind}_{ours}"), g[f"raw_{side}_{theirs}"]
         assert relative_error(found[:, others], expected[:, others]) <= 1e-5
@@ -72,7 +72,7 @@ def test_golden_moments_survive_streaming(golden, side):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_golden_scores_thresholds_and_masks(golden, run):
-    """From the golden fused maps and labels: score, refined score, pixels, thresholds, masks."""
+    """From the golden fused maps and labels: score, refined score, upsampled score, thresholds, masks."""
     g = np.load(golden / "aggregation" / f"{run}.npz")
     labels = jnp.asarray(g["cluster_labels"])
     maps = motion.motion_maps(golden_maps(g), labels, SegmentationConfig())
@@ -89,7 +89,7 @@ def test_golden_scores_thresholds_and_masks(golden, run):
 
 
 def random_clip(seed, num_frames=5, grid=(3, 4), offset=0.0):
-    """State and features of a clip whose pairs are all ordered ones."""
+    """State and features of a clip with all ordered pairs."""
     rng = np.random.default_rng(seed)
     edges = np.array([(i, j) for i in range(num_frames) for j in range(num_frames) if i != j], np.int32)
     shape = (len(edges), 2, 2, grid[0] * grid[1])
@@ -105,7 +105,7 @@ def segment(state, features, key, grid=(3, 4), config=CONFIG):
 
 
 def test_a_moving_region_is_masked():
-    """The method's premise, planted: a region attended little, unsteadily as source, much, steadily as reference."""
+    """The method's premise, planted: a region of low, varying attention as source and high, steady one as reference."""
     rng = np.random.default_rng(0)
     num_frames, grid = 6, (6, 8)
     edges = np.array([(i, j) for i in range(num_frames) for j in range(num_frames) if i != j], np.int32)
@@ -135,7 +135,7 @@ def test_a_moving_region_is_masked():
     ("num_frames", "grid"), [(1, (3, 4)), (2, (3, 4)), (3, (1, 4)), (3, (4, 1)), (3, (1, 1)), (3, (2, 2))]
 )
 def test_degenerate_clips_are_defined(num_frames, grid):
-    if num_frames == 1:  # paired with itself, as the pipeline does
+    if num_frames == 1:  # paired with itself, as in the pipeline
         x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2, 2, 12)), jnp.float32)
         state = motion.init_temporal(1, 2, 2, 12)
         state = motion.update_temporal(
@@ -160,8 +160,8 @@ def test_constant_attention_has_no_motion():
     assert not jnp.any(masks.masks)
 
 
-def test_frames_in_another_order():
-    """Nothing but the clusters' random start depends on the order of frames."""
+def test_the_order_of_frames_does_not_matter():
+    """Only the clusters' random initialisation depends on it."""
     state, features = random_clip(2)
     order = np.random.default_rng(0).permutation(5)
     labels = motion.cluster_labels(features, (3, 4), CONFIG, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Multi-Otsu against exhaustive search and the reference's thresholds."""
+"""Multi-Otsu against exhaustive search and the reference thresholds."""
 
 import itertools
 
@@ -41,18 +41,18 @@ def test_reference_thresholds(golden, name):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("num_classes", [2, 3, 4])
 def test_no_partition_is_better(seed, num_classes):
-    """Twelve filled bins of 256, so that all partitions can be tried."""
+    """Twelve of 256 bins are filled, so that all partitions can be tried."""
     rng = np.random.default_rng(seed)
     counts = np.zeros(256, np.int32)
     counts[rng.choice(256, 12, replace=False)] = rng.integers(1, 50, 12)
     found = jax.jit(_best_partition, static_argnums=2)(_interval_scores(jnp.asarray(counts)), counts, num_classes)
     scores = exhaustive(counts, num_classes)
-    # Thresholds that move through empty bins are as good: the first is taken, which lies on a filled bin.
+    # Thresholds that differ by empty bins are equally good: the first is taken, which is at a filled bin.
     np.testing.assert_allclose(scores[tuple(int(e) for e in found)], max(scores.values()), rtol=1e-6)
 
 
 def test_as_many_values_as_classes():
-    """Three values, one per class: thresholds separate them, the higher class counts do not fit."""
+    """Three values, one per class: thresholds separate them, and higher class counts are not feasible."""
     x = jnp.repeat(jnp.array([0.0, 0.25, 1.0]), jnp.array([50, 20, 7]))
     found = otsu(x)
     low, high = found.thresholds[1]
@@ -63,7 +63,7 @@ def test_as_many_values_as_classes():
     assert jnp.isfinite(found.threshold)
 
 
-def test_two_values_are_told_apart():
+def test_two_values_are_separated():
     x = jnp.array([0.2] * 90 + [0.9] * 10)
     found = otsu(x)
     np.testing.assert_array_equal(x > found.threshold, x > 0.5)
@@ -87,7 +87,7 @@ def test_tiny_maps_are_defined(x):
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(4.0, 0.0), (0.5, 8.0)])
-def test_affine_maps_move_the_threshold_along(scale, shift):
+def test_the_threshold_is_equivariant_to_affine_maps(scale, shift):
     x = np.round(np.random.default_rng(0).beta(0.5, 2, 5000) * 1024).astype(np.float32) / 1024
     a, b = otsu(jnp.asarray(x)), otsu(jnp.asarray(scale * x + shift))
     np.testing.assert_allclose(b.threshold, scale * a.threshold + shift, rtol=1e-6)
@@ -124,7 +124,7 @@ def test_vmap_and_one_trace():
         chex.assert_trees_all_close(jax.tree.map(lambda y, n=n: y[n], together), once(x[n]), atol=1e-6)
 
 
-def test_values_that_do_not_count_change_nothing():
+def test_values_that_do_not_count_have_no_influence():
     random = np.random.default_rng(3)
     x = np.concatenate([random.normal(0.2, 0.05, 500), random.normal(0.7, 0.05, 300)]).astype(np.float32)
     more = np.concatenate([x, [-9.0, 0.45, 7.0, 7.0]]).astype(np.float32)

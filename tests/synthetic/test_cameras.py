@@ -76,7 +76,7 @@ def test_random_intrinsics_fill_their_range():
     assert focal.min() >= 0.75 * 48 * (1 - 1e-6)
     assert focal.max() <= 1.25 * 48 * (1 + 1e-6)
     assert np.histogram(np.log(focal), 4, (np.log(36), np.log(60)))[0].min() > 50
-    np.testing.assert_array_equal(matrices[:, :2, 2], np.tile(camera.centre(*SIZE), (300, 1)))
+    np.testing.assert_array_equal(matrices[:, :2, 2], np.tile(camera.default_principal_point(*SIZE), (300, 1)))
 
 
 def looking(direction: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Chromium without a screen, and the viewer's controls in it. Needs playwright (tests/requirements-browser.txt)."""
+"""Headless Chromium, and the viewer's controls in it. Needs playwright (tests/requirements-browser.txt)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = pathlib.Path(__file__).parents[2]
-#: WebGL on the CPU: there may be no GPU. Root may not use Chromium's sandbox; what is shown is our own.
+#: WebGL on the CPU: there may be no GPU. Root cannot use Chromium's sandbox; the pages are our own.
 _OPTIONS = ("--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
-#: Milliseconds for anything to happen, on a CPU that draws.
+#: Timeout in milliseconds for anything to happen; a CPU may be rendering.
 PATIENCE = 60_000
 
 
 def chromium() -> str | None:
-    """Path of the system's Chromium, or of $CHROMIUM; None where there is none."""
+    """Path of $CHROMIUM, or of the system's Chromium; None if there is none."""
     names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
@@ -44,33 +44,33 @@ def launched() -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def served(*scenes: pathlib.Path, flags: Sequence[str] = ()) -> Iterator[str]:
-    """`python -m experiments.view` of one result or two; its address."""
+    """Runs `python -m experiments.view` on one result or two. Yields its URL."""
     command = [sys.executable, "-m", "experiments.view", "--scene=" + ",".join(map(str, scenes)), "--port=0", *flags]
-    with tempfile.TemporaryFile("w+") as said:
-        program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=said, text=True)
+    with tempfile.TemporaryFile("w+") as stderr:
+        program = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True)
         try:
             yield re.search(r"http://[\w.:]+", program.stdout.readline())[0]
-            assert program.poll() is None, "the viewer has ended"
+            assert program.poll() is None, "the viewer has stopped"
         finally:
             program.terminate()
-            told, _ = program.communicate(timeout=60)
-        said.seek(0)
-        told += said.read()
-        assert "Traceback" not in told and "error" not in told.lower(), told
+            output, _ = program.communicate(timeout=60)
+        stderr.seek(0)
+        output += stderr.read()
+        assert "Traceback" not in output and "error" not in output.lower(), output
         assert program.returncode == 0
 
 
 class WatchedPage:
-    """A page, and what happens in it.
+    """A page whose errors and requests are recorded.
 
     Args:
-      page: nothing has been loaded in it.
-      url: to be loaded now.
+      page: a new page.
+      url: is loaded.
 
     Attributes:
       page: the page itself.
-      errors: what went wrong in it.
-      requests: addresses of all that was loaded.
+      errors: uncaught exceptions in it.
+      requests: URLs of everything that was loaded.
     """
 
     def __init__(self, page: Page, url: str):
@@ -87,9 +87,9 @@ class Tab(WatchedPage):
     """A page with the viewer.
 
     Args:
-      browser: a new tab of it.
+      browser: in which the tab is opened.
       url: of the viewer, or of an exported file.
-      size: of the window.
+      size: (width, height) of the window.
       offline: without a network.
     """
 
@@ -98,14 +98,14 @@ class Tab(WatchedPage):
         self.page.locator("canvas[data-engine]").wait_for()
 
     def picture(self) -> np.ndarray:
-        """(H, W, 3) int, the scene beside the window with the current frame."""
+        """(H, W, 3) int, the scene right of the window that shows the current frame."""
         box = self.page.locator("canvas[data-engine]").bounding_box()
         clip = {"x": box["x"] + 350, "y": box["y"], "width": box["width"] - 350, "height": box["height"]}
         return np.asarray(Image.open(io.BytesIO(self.page.screenshot(clip=clip))).convert("RGB")).astype(int)
 
     def settled(self) -> np.ndarray:
-        """The scene when it does not change any more."""
-        self.page.mouse.move(400, 5)  # off the controls, whose hints would lie over the scene
+        """The scene once it no longer changes."""
+        self.page.mouse.move(400, 5)  # off the controls, whose tooltips would cover the scene
         self.page.wait_for_timeout(400)
         pictures = [self.picture()]
 
@@ -131,7 +131,7 @@ class Tab(WatchedPage):
         self.number(label).press("Enter")
 
     def choose(self, label: str, choice: str) -> None:
-        """Takes a choice of a list."""
+        """Selects an entry of a dropdown list."""
         self.page.locator(f"xpath=//*[text()='{label}']/following::input[@role='combobox'][1]").click()
         self.page.get_by_role("option", name=choice, exact=True).click()
 
@@ -140,24 +140,24 @@ class Tab(WatchedPage):
         self.page.get_by_role("button", name=button, exact=True).click()
 
     def download(self, button: str) -> bytes:
-        """Presses a button and takes the file that it brings."""
+        """Presses a button and returns the file that is downloaded."""
         with self.page.expect_download(timeout=5 * PATIENCE) as download:
             self.click(button)
         return pathlib.Path(download.value.path()).read_bytes()
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Waits."""
+    """Waits for the condition to become true."""
     deadline = time.monotonic() + PATIENCE / 1000
     while not condition():
-        assert time.monotonic() < deadline, "it does not happen"
+        assert time.monotonic() < deadline, "the condition has not become true in time"
         time.sleep(0.05)
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Share of the picture, in squares of 8 pixels, that differs visibly.
+    """Fraction of the image, in blocks of 8 x 8 pixels, that differs visibly.
 
-    A slow machine's pictures become coarser after a while (the page adapts its resolution): that is no difference.
+    Blocks are averaged: on a slow machine the page lowers its resolution after a while, which must not count.
     """
     height, width = (side // 8 * 8 for side in first.shape[:2])
     means = (first - second)[:height, :width].reshape(height // 8, 8, width // 8, 8, 3).mean(axis=(1, 3))

@@ -1,4 +1,4 @@
-"""A wall and a square before it that moves to the right, seen by a camera that moves to the right too."""
+"""A wall and, in front of it, a square that moves to the right, seen by a camera that also moves to the right."""
 
 import pathlib
 
@@ -14,7 +14,7 @@ T, H, W = 6, 24, 32
 
 
 def make_scene(count: int = T, height: int = H, width: int = W) -> Scene4D:
-    """Everything scales with the size: the square is a quarter as wide as the image."""
+    """The scene; everything scales with the image size, and the square is a quarter of the image wide."""
     world_from_cam = np.tile(np.eye(4, dtype=np.float32), (count, 1, 1))
     world_from_cam[:, :3, :3] = Rotation.from_rotvec([[0, 0.2, 0.1]] * count).as_matrix()
     world_from_cam[:, :3, 3] = np.linspace([0.3, -0.2, 0.1], [0.8, -0.2, 0.1], count)

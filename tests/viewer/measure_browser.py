@@ -1,4 +1,4 @@
-"""Measures the viewer in Chromium, and takes the picture of the README. See docs/viewer.md.
+"""Measures the viewer in Chromium, and takes the screenshot in docs/images. See docs/viewer.md.
 
 python -m tests.viewer.measure_browser --frames=300
 python -m tests.viewer.measure_browser --picture=docs/images/viewer.png --scene=results/demo
@@ -17,7 +17,7 @@ from easi3r_jax.viewer import Budget
 from tests.viewer import browser as driver
 from tests.viewer.conftest import make_scene, write_scene
 
-# Frames that the page draws, and different frames of the clip among them, in some milliseconds.
+# Counts, for a number of milliseconds, the frames that the page renders and how often the clip's frame changes.
 _COUNT = """([input, duration]) => new Promise(resolve => {
   const began = performance.now();
   let drawn = 0, shown = 0, last = input.value;
@@ -39,14 +39,14 @@ def measure(folder: pathlib.Path, seconds: float, static_points: int) -> None:
             listening = time.perf_counter() - began
             tab = driver.Tab(browser, url)
             driver.until(lambda: (tab.picture().max(axis=-1) > 40).mean() > 0.1)
-            print(f"  listening after {listening:.1f} s, points seen after {time.perf_counter() - began:.1f} s")
+            print(f"  listening after {listening:.1f} s, points visible after {time.perf_counter() - began:.1f} s")
             tab.page.wait_for_timeout(20_000)
-            print(f"  the renderer draws {_rates(tab, 5)[0]:.1f} pictures a second while the clip stands still")
+            print(f"  {_rates(tab, 5)[0]:.1f} rendered frames per second while paused")
             tab.set_number("speed", 30)
             tab.click("Play")
             for turn in ("first", "second"):
                 drawn, shown = _rates(tab, seconds)
-                print(f"  played, {turn} time: {drawn:.1f} pictures a second, {shown:.1f} of them another frame")
+                print(f"  {turn} playback: {drawn:.1f} rendered frames per second, {shown:.1f} frames of the clip")
             began = time.perf_counter()
             tab.click("Pause")
             driver.until(lambda: tab.page.get_by_role("button", name="Play", exact=True).count() == 1)
@@ -58,11 +58,11 @@ def _rates(tab: driver.Tab, seconds: float) -> list[float]:
 
 
 def picture(folder: pathlib.Path, path: pathlib.Path) -> None:
-    """The viewer's window, in few enough colours to be small."""
+    """Saves a screenshot of the viewer, with 256 colours to keep the file small."""
     with driver.launched() as browser, driver.served(folder) as url:
         tab = driver.Tab(browser, url, (1280, 760))
         tab.set_number("frame", 6)
-        for notice in tab.page.locator(".mantine-Notification-closeButton").all():  # that no GPU draws
+        for notice in tab.page.locator(".mantine-Notification-closeButton").all():  # about the missing GPU
             notice.click()
         tab.choose("moving", "trail")
         tab.settled()
@@ -75,11 +75,11 @@ def picture(folder: pathlib.Path, path: pathlib.Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scene", type=pathlib.Path, help="a result (default: a made-up clip of 512x288 pixels)")
-    parser.add_argument("--frames", type=int, default=300, help="of the made-up clip")
-    parser.add_argument("--seconds", type=float, default=15, help="of each turn of playback")
-    parser.add_argument("--static_points", type=int, default=Budget.static, help="of the viewer")
-    parser.add_argument("--picture", type=pathlib.Path, help="take a picture instead")
+    parser.add_argument("--scene", type=pathlib.Path, help="a result (default: a synthetic clip of 512x288 pixels)")
+    parser.add_argument("--frames", type=int, default=300, help="number of frames of the synthetic clip")
+    parser.add_argument("--seconds", type=float, default=15, help="duration of each playback")
+    parser.add_argument("--static_points", type=int, default=Budget.static, help="limit on the static points")
+    parser.add_argument("--picture", type=pathlib.Path, help="take a screenshot instead, and save it here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         scene = options.scene

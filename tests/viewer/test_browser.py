@@ -18,7 +18,7 @@ from PIL import Image
 
 from easi3r_jax import viewer
 from easi3r_jax.core.types import Reconstruction
-from easi3r_jax.viewer.clouds import middle_depth
+from easi3r_jax.viewer.clouds import median_depth
 from easi3r_jax.viewer.playback import Look
 from tests.viewer.conftest import make_scene, write_scene
 
@@ -33,7 +33,7 @@ if driver.chromium() is None:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> pathlib.Path:
-    """The bundled clip, reconstructed."""
+    """The result of the bundled clip."""
     folder = tmp_path_factory.mktemp("results") / "demo"
     flags = ["--seq=demo", "--nocompare_plain", f"--output={folder}"]
     command = [sys.executable, "-m", "experiments.reconstruct", *flags]
@@ -55,7 +55,7 @@ def browser():
 
 @pytest.fixture
 def tab(browser, url):
-    """The viewer as it begins."""
+    """A tab with the viewer at the first frame."""
     tab = driver.Tab(browser, url)
     tab.page.get_by_role("button", name="|<", exact=True).click()
     yield tab
@@ -77,11 +77,11 @@ def opened(
 
 
 def lit(picture: np.ndarray) -> float:
-    """Share of pixels that are not background."""
+    """Fraction of pixels that are not background."""
     return float((picture.max(axis=-1) > 40).mean())
 
 
-def test_it_loads_and_frames_and_colours_differ_as_they_should(tab):
+def test_it_loads_and_frames_and_colours_change_the_picture(tab):
     first = tab.settled()
     assert lit(first) > 0.2
     tab.set_number("frame", 9)
@@ -127,15 +127,15 @@ def test_it_plays_pauses_and_steps(tab):
     driver.until(lambda: tab.frame() == (at + 1) % 16)
 
 
-def test_less_confident_points_and_a_part_of_them_can_be_left_out(tab):
+def test_points_can_be_filtered_by_confidence_and_thinned(tab):
     first = tab.settled()
     everything = lit(first)
     tab.set_number("confidence", 8)
     sure = lit(tab.settled())
     tab.set_number("confidence", 1.1)
-    tab.set_number("share (%)", 10)
+    tab.set_number("points (%)", 10)
     some = lit(tab.settled())
-    tab.set_number("share (%)", 100)
+    tab.set_number("points (%)", 100)
     assert max(sure, some) < 0.9 * everything
     assert driver.difference(first, tab.settled()) < 0.004  # as it was
 
@@ -148,15 +148,15 @@ def test_the_camera_is_followed(tab):
     assert driver.difference(free, first) > 0.1
     tab.set_number("frame", 15)
     assert driver.difference(first, tab.settled()) > 0.1
-    # The points are seen, not the image of that camera in front of them.
+    # The points are visible, and not covered by the image of that camera.
     tab.choose("colour", "depth")
     assert driver.difference(first, tab.settled()) > 0.3
     tab.choose("colour", "RGB")
     box.uncheck()
 
 
-def test_a_seek_waits_for_nothing(browser, saved):
-    """Threads may be busy, with videos for instance: the time line does not need them."""
+def test_a_seek_does_not_wait_for_other_threads(browser, saved):
+    """Viser's threads may be busy, with videos for instance; the time line does not need them."""
     free = threading.Event()
     with opened(browser, saved) as (running, tab):
         try:
@@ -170,7 +170,7 @@ def test_a_seek_waits_for_nothing(browser, saved):
             free.set()
 
 
-def test_two_results_stand_beside_each_other(browser, tmp_path, saved, scene):
+def test_two_results_are_shown_side_by_side(browser, tmp_path, saved, scene):
     still = dataclasses.replace(scene, dynamic_mask=np.zeros_like(scene.dynamic_mask))
     with opened(browser, saved, write_scene(tmp_path / "plain", still), size=(1100, 800)) as (_, tab):
         for title in ("clip", "plain"):
@@ -190,7 +190,7 @@ def test_two_results_stand_beside_each_other(browser, tmp_path, saved, scene):
         assert red[0] > 0.01 > red[1]
 
 
-def test_a_result_of_one_frame_in_which_nothing_moves(browser, tmp_path):
+def test_a_result_of_one_static_frame(browser, tmp_path):
     scene = make_scene(1)
     still = dataclasses.replace(scene, dynamic_mask=np.zeros_like(scene.dynamic_mask))
     with opened(browser, write_scene(tmp_path / "one", still)) as (_, tab):
@@ -201,7 +201,7 @@ def test_a_result_of_one_frame_in_which_nothing_moves(browser, tmp_path):
         assert tab.frame() == 0
 
 
-def test_two_browsers_share_the_view_and_one_may_leave_in_the_middle(browser, url, tab):
+def test_two_browsers_share_the_view_and_one_may_close_during_playback(browser, url, tab):
     other = driver.Tab(browser, url)
     other.click("Play")
     driver.until(lambda: tab.page.get_by_role("button", name="Pause", exact=True).count() == 1)
@@ -216,26 +216,26 @@ def test_two_browsers_share_the_view_and_one_may_leave_in_the_middle(browser, ur
     third.page.close()
 
 
-def test_a_screenshot_is_handed_over(tab):
+def test_a_screenshot_can_be_downloaded(tab):
     tab.settled()
     picture = np.asarray(Image.open(io.BytesIO(tab.download("Screenshot"))).convert("RGB"))
     box = tab.page.locator("canvas[data-engine]").bounding_box()
     assert picture.shape == (box["height"], box["width"], 3)
-    assert (picture[0, -1] == 20).all()  # the dark ground of the page
+    assert (picture[0, -1] == 20).all()  # the page's dark background
     seen = picture.astype(int)[:, 350:]
     assert driver.difference(seen, tab.settled()[: len(seen), : seen.shape[1]]) < 0.05
 
 
-def test_a_video_along_the_cameras_path_shows_each_frame_as_it_was_filmed(browser, saved):
-    """The square is where it is in the images, in all of them; and the player goes on as before."""
+def test_a_video_along_the_camera_path_shows_each_frame_as_it_was_filmed(browser, saved):
+    """The square is at its place in every image, and the player resumes afterwards."""
     with opened(browser, saved, size=(720, 420)) as (running, tab):
         running.update(lambda view: dataclasses.replace(view, background=False, cameras=False, look=Look(size=1)))
-        running.update(lambda view: dataclasses.replace(view, playback=view.playback.sought(3).toggled()))
+        running.update(lambda view: dataclasses.replace(view, playback=view.playback.at_frame(3).toggled()))
         tab.choose("path", "camera path")
         with av.open(io.BytesIO(tab.download("Video"))) as container:
             frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
             assert container.streams.video[0].average_rate == 20
-        driver.until(lambda: running.view.playback.playing and not running.view.filmed)
+        driver.until(lambda: running.view.playback.playing and not running.view.recording_camera)
     masks = saved.scene.dynamic_mask
     assert len(frames) == len(masks)
     for frame, mask in zip(frames, masks, strict=True):
@@ -245,16 +245,16 @@ def test_a_video_along_the_cameras_path_shows_each_frame_as_it_was_filmed(browse
             [(np.mean(axis) + 0.5) / side for axis, side in zip(np.nonzero(a), a.shape, strict=True)]
             for a in (red, mask)
         )
-        # DUSt3R's principal point is half a pixel off the middle; viser's cameras have it there.
+        # DUSt3R's principal point is half a pixel off the image centre; that of viser's cameras is the centre.
         np.testing.assert_allclose(seen, expected, atol=0.6 / mask.shape[0])
-        # Discs as wide as a pixel at the median depth, more than one at the depth of the square, 2. Corners are round.
-        wide = middle_depth(saved.scene) / 2.0
+        # Discs are one pixel wide at the median depth, and wider at the square's depth, 2. So its corners are round.
+        wide = median_depth(saved.scene) / 2.0
         height, width = (np.ptp(axis) + wide for axis in np.nonzero(mask))
         area = height * width - (1 - np.pi / 4) * wide**2
         assert red.mean() == pytest.approx(area / mask.size, rel=0.1)
 
 
-def test_a_video_of_an_orbit_swings_to_both_sides_of_the_view_it_begins_at(browser, saved):
+def test_a_video_of_an_orbit_swings_to_both_sides_of_the_initial_view(browser, saved):
     with opened(browser, saved, size=(720, 420)) as (running, tab):
         running.update(lambda view: dataclasses.replace(view, moving="hidden", cameras=False, image=False))
         seen = tab.settled()
@@ -269,7 +269,7 @@ def test_a_video_of_an_orbit_swings_to_both_sides_of_the_view_it_begins_at(brows
         assert driver.difference(frames[one], frames[other]) > 0.05
 
 
-def test_a_video_is_handed_over_and_one_that_is_left_harms_nobody(browser, url):
+def test_a_video_can_be_downloaded_and_an_abandoned_one_does_not_block_others(browser, url):
     leaving = driver.Tab(browser, url, (720, 420))
     leaving.click("Video")
     leaving.page.get_by_text("frame 2 of 16").wait_for()
@@ -287,7 +287,7 @@ def test_a_video_is_handed_over_and_one_that_is_left_harms_nobody(browser, url):
     tab.page.close()
 
 
-def test_a_file_plays_without_a_server_and_a_network(browser, demo, tmp_path):
+def test_an_exported_file_plays_without_a_server_or_a_network(browser, demo, tmp_path):
     page = tmp_path / "demo.html"
     command = [sys.executable, "-m", "experiments.view", f"--scene={demo}", f"--export-html={page}"]
     subprocess.run(command, cwd=driver.ROOT, check=True, capture_output=True)

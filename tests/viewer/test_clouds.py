@@ -1,4 +1,4 @@
-"""Points of the viewer: where they are, which are kept, and in what order."""
+"""The viewer's points: where they are, which are kept, and in what order."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def test_static_and_moving_points_are_those_of_the_export(scene):
 
 
 def test_attributes_belong_to_their_points(scene):
-    """Each point, seen by the camera that it says it comes from, is at the pixel whose values it has."""
+    """Each point, projected into the frame it comes from, falls on the pixel whose values it has."""
     cloud = static_cloud(scene, PLACED, 10**6)
     back = (cloud.xyz - PLACED.translation) @ PLACED.rotation / PLACED.scale
     cam_from_world = np.linalg.inv(scene.world_from_cam.astype(np.float64))[cloud.frame]
@@ -43,8 +43,8 @@ def test_attributes_belong_to_their_points(scene):
     np.testing.assert_array_equal(cloud.score, scene.dynamic_score[at])
 
 
-def test_of_a_voxel_the_surest_pixel_stays(scene):
-    """A camera at rest sees the same wall in each frame: the background is that of the surest frame alone."""
+def test_the_most_confident_pixel_of_a_voxel_is_kept(scene):
+    """A static camera sees the same wall in each frame: the background is that of the most confident frame alone."""
     still = dataclasses.replace(
         scene,
         world_from_cam=np.tile(scene.world_from_cam[:1], (len(scene.depth), 1, 1)),
@@ -59,27 +59,27 @@ def test_of_a_voxel_the_surest_pixel_stays(scene):
     assert len(cloud) <= scene.depth[0].size
 
 
-def test_floating_points_are_left_out(scene):
+def test_floating_points_are_omitted(scene):
     scene.confidence[:, :, ::2] = 0.0
     assert static_cloud(scene, Placement(), 10**6).confidence.min() >= 1.0
 
 
 @pytest.mark.parametrize("most", [1, 50, 300])
-def test_a_bound_is_kept_by_a_fair_choice(scene, most):
+def test_above_the_limit_a_uniform_sample_is_kept(scene, most):
     whole, some = static_cloud(scene, Placement(), 10**6), static_cloud(scene, Placement(), most)
     assert len(some) == most < len(whole)
     if most == 300:  # no side of the wall is preferred
         assert abs(some.xyz.mean(0) - whole.xyz.mean(0)).max() < 0.2
 
 
-def test_any_beginning_of_a_cloud_is_spread_over_it(scene):
+def test_any_prefix_of_a_cloud_is_spread_over_it(scene):
     cloud = static_cloud(scene, Placement(), 10**6)
     tenth = cloud[: len(cloud) // 10]
     assert abs(tenth.xyz.mean(0) - cloud.xyz.mean(0)).max() < 0.3
     np.testing.assert_array_less(0.5 * cloud.xyz.std(0), tenth.xyz.std(0) + 1e-6)
 
 
-def test_parts_are_the_whole(scene):
+def test_parts_add_up_to_the_cloud(scene):
     cloud = static_cloud(scene, Placement(), 103)
     pieces = clouds.parts(cloud, 20)
     assert [len(piece) for piece in pieces].count(5) + [len(piece) for piece in pieces].count(6) == 20
@@ -91,16 +91,16 @@ def test_a_scene_without_depth_is_empty(scene):
     nothing = dataclasses.replace(scene, depth=np.full_like(scene.depth, np.nan))
     assert len(static_cloud(nothing, Placement(), 100)) == 0
     assert len(moving_cloud(nothing, 0, Placement(), 100)) == 0
-    assert clouds.middle_depth(nothing) == 1.0
+    assert clouds.median_depth(nothing) == 1.0
 
 
-def test_the_preview_is_quick_and_of_the_same_wall(scene):
+def test_the_preview_shows_the_same_wall(scene):
     preview, whole = clouds.preview_cloud(scene, PLACED), static_cloud(scene, PLACED, 10**6)
     np.testing.assert_allclose(preview.xyz.mean(0), whole.xyz.mean(0), atol=0.3 * PLACED.scale)
 
 
 def test_a_placement_moves_points_and_cameras_alike(scene):
-    """A pixel's point seen from its camera stays where it was seen, and its distance is scaled."""
+    """In its camera's frame a point keeps its direction, and its distance is scaled."""
     poses = PLACED.poses(scene.world_from_cam)
     np.testing.assert_allclose(
         poses[:, :3, :3] @ poses[:, :3, :3].swapaxes(1, 2), np.tile(np.eye(3), (6, 1, 1)), atol=1e-6
@@ -111,15 +111,15 @@ def test_a_placement_moves_points_and_cameras_alike(scene):
     np.testing.assert_allclose(after[:3], PLACED.scale * before[:3], rtol=1e-5)
 
 
-def test_any_world_is_shown_in_one_size(scene):
+def test_any_world_is_shown_at_the_same_size(scene):
     metres = dataclasses.replace(scene, depth=1000 * scene.depth)
     for some in (scene, metres):
-        assert clouds.of_one_size(some).scale * clouds.middle_depth(some) == pytest.approx(1)
+        assert clouds.unit_depth_placement(some).scale * clouds.median_depth(some) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("first", [Placement(), PLACED])
-def test_two_scenes_of_a_clip_stand_side_by_side_in_one_size(scene, first):
-    """The second is the first in another world, twelve times as large."""
+def test_two_scenes_of_a_clip_are_placed_side_by_side_at_the_same_size(scene, first):
+    """The second is the first in another world frame, twelve times as large."""
     other_world = Placement(Rotation.from_rotvec([1.0, 0.4, -2.0]).as_matrix(), np.array([5.0, -7.0, 2.0]), 12.0)
     other = dataclasses.replace(
         scene,
@@ -134,7 +134,7 @@ def test_two_scenes_of_a_clip_stand_side_by_side_in_one_size(scene, first):
     assert placement.scale == pytest.approx(first.scale / 12)
     aside = left[0, :3, 0]
     np.testing.assert_allclose(shift[0], (shift[0] @ aside) * aside, atol=1e-4)
-    # Nothing of the one is within the other: most of the left lies to the left of most of the right.
+    # They do not overlap: most of the left scene lies to the left of most of the right one.
     most_left = np.percentile(static_cloud(scene, first, 10**6).xyz @ aside, 95)
     least_right = np.percentile(static_cloud(other, placement, 10**6).xyz @ aside, 5)
     assert most_left < least_right

@@ -1,4 +1,4 @@
-"""Colours of the viewer's points and the legend that explains them."""
+"""Colours of the viewer's points, and their legend."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ def ranges(scene):
     return colors.measure(scene, np.arange(6) / 20)
 
 
-def test_ranges_hold_most_of_the_values(scene, ranges):
+def test_ranges_span_most_of_the_values(scene, ranges):
     low, high = ranges.limits["depth"]
     inside = (scene.depth >= low) & (scene.depth <= high)
     assert inside.mean() > 0.9 and low < high
@@ -26,22 +26,22 @@ def test_ranges_hold_most_of_the_values(scene, ranges):
     assert scaled.limits["confidence"] == ranges.limits["confidence"]
 
 
-def test_wild_values_do_not_spoil_a_range(scene, ranges):
-    wild = dataclasses.replace(scene, depth=scene.depth.copy())
-    wild.depth[:, 0, :8] = 1e9
-    wild.depth[:, 1, :8] = np.inf
-    wild.depth[:, 2, :8] = np.nan
-    low, high = colors.measure(wild, np.zeros(6)).limits["depth"]
+def test_outliers_do_not_spoil_a_range(scene, ranges):
+    outliers = dataclasses.replace(scene, depth=scene.depth.copy())
+    outliers.depth[:, 0, :8] = 1e9
+    outliers.depth[:, 1, :8] = np.inf
+    outliers.depth[:, 2, :8] = np.nan
+    low, high = colors.measure(outliers, np.zeros(6)).limits["depth"]
     assert low >= 1.9 and np.isfinite(high)
 
 
-def test_confidence_that_was_taken_away_is_no_end_of_its_range(scene, ranges):
+def test_confidence_zeroed_by_the_clean_up_does_not_enter_the_range(scene, ranges):
     mostly = np.where(np.arange(scene.depth.shape[2]) % 5 == 0, scene.confidence, 0).astype(np.float32)
     low, _ = colors.measure(dataclasses.replace(scene, confidence=mostly), np.zeros(6)).limits["confidence"]
     assert low >= scene.confidence.min() > 0
 
 
-def test_a_constant_or_absent_quantity_has_a_range(scene):
+def test_a_constant_or_missing_quantity_has_a_range(scene):
     flat = dataclasses.replace(scene, depth=np.full_like(scene.depth, 2), dynamic_score=np.zeros_like(scene.depth))
     nothing = dataclasses.replace(scene, depth=np.full_like(scene.depth, np.nan))
     for limits in (colors.measure(s, np.zeros(6)).limits for s in (flat, nothing)):
@@ -50,7 +50,7 @@ def test_a_constant_or_absent_quantity_has_a_range(scene):
 
 @pytest.mark.parametrize("quantity", ["depth", "confidence", "dynamic score"])
 def test_lightness_follows_the_quantity(ranges, quantity):
-    """The maps are perceptually uniform: grey values rise, or fall, all along."""
+    """The maps are perceptually uniform: luma is strictly monotonic."""
     low, high = ranges.limits[quantity]
     shades = colors.shades(np.linspace(low, high, 32), quantity, ranges).astype(np.float64)
     luma = np.diff(shades @ [0.2126, 0.7152, 0.0722])
@@ -58,7 +58,7 @@ def test_lightness_follows_the_quantity(ranges, quantity):
     np.testing.assert_array_equal(colors.shades(np.array([low - 5, high + 5]), quantity, ranges), shades[[0, -1]])
 
 
-def test_what_is_not_finite_is_black(ranges):
+def test_values_that_are_not_finite_are_black(ranges):
     assert not colors.shades(np.array([np.nan, np.inf]), "depth", ranges).any()
 
 
@@ -76,7 +76,7 @@ def test_points_have_the_colours_of_their_attributes(scene, ranges):
 
 
 @pytest.mark.parametrize("choice", colors.CHOICES)
-def test_every_choice_colours_every_cloud_and_has_its_legend(scene, ranges, choice):
+def test_every_choice_colours_every_cloud_and_has_a_legend(scene, ranges, choice):
     for cloud in (
         moving_cloud(scene, 0, Placement(), 20),
         static_cloud(scene, Placement(), 20),
@@ -96,7 +96,7 @@ def test_every_choice_colours_every_cloud_and_has_its_legend(scene, ranges, choi
         assert (legend == "") == (choice == "RGB")
 
 
-def test_the_legend_has_the_scenes_own_units(scene, ranges):
+def test_the_legend_is_in_the_scenes_own_units(scene, ranges):
     scaled = colors.measure(scene, np.arange(6) / 20, scale=0.01)
     assert colors.legend("depth", scaled) == colors.legend("depth", ranges)
 

@@ -1,11 +1,11 @@
-"""Where servers listen."""
+"""The address at which servers listen."""
 
 import socket
 
 import pytest
 
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.viewer.listening import check_address, invitation, is_local
+from easi3r_jax.viewer.listening import check_address, connection_hint, is_local
 
 
 def test_a_port_in_use_is_refused_and_a_free_one_is_found():
@@ -22,31 +22,33 @@ def test_a_port_in_use_is_refused_and_a_free_one_is_found():
 @pytest.mark.parametrize(
     ("host", "port", "says"),
     [
-        ("192.0.2.7", 8080, "--host"),  # kept for documents (RFC 5737): nobody's
+        ("192.0.2.7", 8080, "--host"),  # reserved for documentation (RFC 5737), so not this machine's
         ("no such name", 0, "--host"),
-        ("127.0.0.1", 70_000, "up to 65535"),
-        ("127.0.0.1", -1, "up to 65535"),
+        ("127.0.0.1", 70_000, "0 to 65535"),
+        ("127.0.0.1", -1, "0 to 65535"),
     ],
 )
-def test_what_cannot_be_listened_at_is_refused(host, port, says):
+def test_an_invalid_address_is_refused(host, port, says):
     with pytest.raises(ConfigError, match=says):
         check_address(host, port)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_only_this_machine_reaches_its_loopback(host):
+def test_loopback_addresses_are_local(host):
     assert is_local(host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "localhost.example", ""])
-def test_others_reach_every_other_address(host):
+def test_all_other_addresses_are_not_local(host):
     assert not is_local(host)
 
 
-def test_the_invitation_says_who_can_come_and_how():
-    assert "ssh -L 7860:127.0.0.1:7860 " in invitation("127.0.0.1", 7860)
-    assert "http://[::1]:80 " in invitation("::1", 80) and "ssh -L 80:[::1]:80 " in invitation("::1", 80)
+def test_the_hint_says_who_can_connect_and_how():
+    assert "ssh -L 7860:127.0.0.1:7860 " in connection_hint("127.0.0.1", 7860)
+    assert "http://[::1]:80 " in connection_hint("::1", 80) and "ssh -L 80:[::1]:80 " in connection_hint("::1", 80)
     for host in ("0.0.0.0", "::", "192.168.1.4"):
-        told = invitation(host, 7860)
-        assert "whoever reaches" in told and "ssh" not in told
-    assert socket.gethostname() in invitation("0.0.0.0", 7860) and "192.168.1.4:7860" in invitation("192.168.1.4", 7860)
+        hint = connection_hint(host, 7860)
+        assert "anyone who can reach" in hint and "ssh" not in hint
+    assert socket.gethostname() in connection_hint("0.0.0.0", 7860) and "192.168.1.4:7860" in connection_hint(
+        "192.168.1.4", 7860
+    )

@@ -1,4 +1,4 @@
-"""What is sent of a scene and when, on a stand-in of viser's scene that keeps count."""
+"""What of a scene is sent and when, on a stand-in for viser's scene that counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.viewer.conftest import T
 
 
 class Node:
-    """A node's handle: what is assigned to it counts as sent."""
+    """A node's handle: an assignment counts as sent."""
 
     def __init__(self, api: SceneApi, name: str, fields: dict):
         object.__setattr__(self, "api", api)
@@ -27,7 +27,7 @@ class Node:
     def __setattr__(self, field, value):
         old = getattr(self, field)
         object.__setattr__(self, field, value)
-        if not np.array_equal(old, value):  # viser sends no value twice
+        if not np.array_equal(old, value):  # viser does not send an unchanged value
             self.api.sent[field] += 1
 
     def remove(self):
@@ -35,7 +35,7 @@ class Node:
 
 
 class SceneApi:
-    """Takes nodes as viser's does."""
+    """Has the methods of viser's scene that are used."""
 
     def __init__(self):
         self.nodes: dict[str, Node] = {}
@@ -101,12 +101,12 @@ def test_nothing_is_sent_before_it_is_shown(api, nodes):
 
 def test_the_size_of_points_is_in_pixels_of_the_clip(api, nodes, shown):
     nodes.show(at(0, look=Look(size=1.0)))
-    diameter = 2 * api.nodes["/left/moving/00000"].point_size  # viser's is a radius
+    diameter = 2 * api.nodes["/left/moving/00000"].point_size  # a radius in viser
     depth = np.median(shown.scene.depth)
     assert diameter * shown.scene.intrinsics[0, 0, 0] / depth == pytest.approx(1, rel=0.1)
 
 
-def test_to_show_a_frame_again_is_but_a_flip(api, nodes):
+def test_showing_a_frame_again_only_switches_visibility(api, nodes):
     for t in (0, 1, 2):
         nodes.show(at(t))
     api.sent.clear()
@@ -115,10 +115,10 @@ def test_to_show_a_frame_again_is_but_a_flip(api, nodes):
         assert api.visible("moving") == [f"/left/moving/{t:05d}"]
         assert api.visible("camera") == [f"/left/camera/{t:05d}"]
     assert set(api.sent) == {"visible"}
-    assert api.sent["visible"] == 12  # each time, one camera and one cloud less and one more
+    assert api.sent["visible"] == 12  # each time, one camera and one cloud are hidden and one of each is shown
 
 
-def test_a_prepared_frame_is_there_unseen(api, nodes):
+def test_a_prepared_frame_is_sent_but_hidden(api, nodes):
     nodes.show(at(0))
     assert nodes.prepare(1, Look()) and not nodes.prepare(1, Look())
     assert api.visible("moving") == ["/left/moving/00000"]
@@ -127,7 +127,7 @@ def test_a_prepared_frame_is_there_unseen(api, nodes):
     assert api.sent["points"] == before
 
 
-def test_a_trail_shows_the_last_frames_and_then_one(api, nodes):
+def test_a_trail_shows_the_last_frames_and_its_end_hides_them(api, nodes):
     nodes.show(at(4, moving="trail", trail=2))
     assert [name[-1] for name in api.visible("moving")] == ["2", "3", "4"]
     nodes.show(at(4))
@@ -136,7 +136,7 @@ def test_a_trail_shows_the_last_frames_and_then_one(api, nodes):
     assert not api.visible("moving")
 
 
-def test_another_colour_sends_colours_only_and_only_of_what_is_seen(api, nodes, shown):
+def test_another_colour_sends_only_colours_of_visible_points(api, nodes, shown):
     for t in range(T):
         nodes.show(at(t))
     refined(nodes, at(0))
@@ -148,7 +148,7 @@ def test_another_colour_sends_colours_only_and_only_of_what_is_seen(api, nodes, 
     assert api.sent["colors"] == 1 + len(api.visible("static"))
     for name in api.visible("static"):
         assert len(np.unique(api.nodes[name].colors)) > 3
-    nodes.show(at(3, look=Look(color="depth")))  # catches up when it is shown
+    nodes.show(at(3, look=Look(color="depth")))  # is updated when it is shown
     cloud = api.nodes["/left/moving/00003"]
     np.testing.assert_array_equal(np.unique(cloud.colors, axis=0), [point_colors_of(shown, "depth")])
 
@@ -170,7 +170,7 @@ def test_another_size_sends_no_points(api, nodes):
     }
 
 
-def test_confidence_chooses_static_points_and_no_others(api, nodes, shown):
+def test_confidence_filters_static_points_only(api, nodes, shown):
     for least in (1.1, 3.0, 4.2, 99.0, 2.0):
         view = at(0, look=Look(confidence=least))
         nodes.show(view)
@@ -180,20 +180,20 @@ def test_confidence_chooses_static_points_and_no_others(api, nodes, shown):
         assert len(api.points("moving")) == 48
 
 
-@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
-def test_a_share_of_the_points(api, nodes, shown, share):
-    view = at(0, look=Look(share=share))
+@pytest.mark.parametrize("fraction", [0.05, 0.5, 1.0])
+def test_a_fraction_of_the_points(api, nodes, shown, fraction):
+    view = at(0, look=Look(fraction=fraction))
     nodes.show(view)
     refined(nodes, view)
-    assert len(api.points("static")) == pytest.approx(share * 1000, abs=1)
-    assert len(api.points("moving")) == pytest.approx(share * 48, abs=1)
+    assert len(api.points("static")) == pytest.approx(fraction * 1000, abs=1)
+    assert len(api.points("moving")) == pytest.approx(fraction * 48, abs=1)
     sent = api.sent["points"]
-    refined(nodes, at(0, look=Look(share=share / 2)))
-    assert api.sent["points"] == sent  # static points that are there are only hidden
+    refined(nodes, at(0, look=Look(fraction=fraction / 2)))
+    assert api.sent["points"] == sent  # static points already sent are only hidden
 
 
-def test_a_preview_stays_until_all_of_the_background_is_there(api, shown, monkeypatch):
-    monkeypatch.setattr("easi3r_jax.viewer.nodes._AT_ONCE", 1)
+def test_a_preview_stays_until_the_whole_background_is_sent(api, shown, monkeypatch):
+    monkeypatch.setattr("easi3r_jax.viewer.nodes._POINTS_PER_STEP", 1)
     nodes = SceneNodes(api, "/left", shown, 1000)
     nodes.set_background(static_cloud(shown.scene, Placement(), 60))
     refined(nodes, at(0))
@@ -206,7 +206,7 @@ def test_a_preview_stays_until_all_of_the_background_is_there(api, shown, monkey
     assert not [name for name in api.nodes if name.startswith("/left/static/1/")]
 
 
-def test_what_is_switched_off_is_not_seen(api, nodes):
+def test_what_is_switched_off_is_hidden(api, nodes):
     view = at(1)
     nodes.show(view)
     refined(nodes, view)
@@ -222,11 +222,11 @@ def test_what_is_switched_off_is_not_seen(api, nodes):
     assert len(api.points("static")) == 1000
 
 
-def test_cameras_stand_where_the_poses_are(api, nodes, shown):
+def test_cameras_are_at_their_poses(api, nodes, shown):
     nodes.show(at(5))
     camera = api.nodes["/left/camera/00005"]
     np.testing.assert_allclose(camera.position, shown.scene.world_from_cam[5, :3, 3], atol=1e-6)
-    np.testing.assert_array_equal(camera.image, shown.scene.rgb[5])  # and no other frame's: the square is elsewhere
+    np.testing.assert_array_equal(camera.image, shown.scene.rgb[5])  # frames differ: the square moves
     assert camera.fov == pytest.approx(2 * np.arctan(24 / 2 / 40)) and camera.aspect == pytest.approx(32 / 24)
     np.testing.assert_allclose(api.nodes["/left/path"].points[:, 0], shown.scene.world_from_cam[:-1, :3, 3], atol=1e-6)
 

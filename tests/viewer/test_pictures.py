@@ -1,4 +1,4 @@
-"""The panel's picture, and videos: read back by FFmpeg."""
+"""The panel's image, and videos, which are read back by FFmpeg."""
 
 import io
 
@@ -25,13 +25,13 @@ def test_the_picture_shows_four_views_and_fits_the_panel(size):
         np.ix_((rows / tile.shape[0] * size[0]).astype(int), (columns / tile.shape[1] * size[1]).astype(int))
     ]
     red = sampled[..., 0] > sampled[..., 2] + 60
-    assert (red == mask).mean() > 0.93  # but for the title, and half a pixel at the edges
+    assert (red == mask).mean() > 0.93  # except for the title, and half a pixel at the edges
     step = -(-size[1] // 240)
     expected = [
         scene.rgb[1],
         colors.shades(scene.depth[1], "depth", ranges),
         colors.shades(scene.dynamic_score[1], "dynamic score", ranges),
-        colors.marked(scene.rgb[1], scene.dynamic_mask[1]),
+        colors.mask_overlay(scene.rgb[1], scene.dynamic_mask[1]),
     ]
     for number, values in enumerate(expected):
         tile = values[::step, ::step]

@@ -1,4 +1,4 @@
-"""The viewer without a browser: it serves, shows what the view says, refuses what cannot be. viser's server is real."""
+"""The viewer on a real viser server, without a browser: it serves, shows the view, and refuses invalid input."""
 
 import dataclasses
 import socket
@@ -13,7 +13,7 @@ from easi3r_jax import viewer
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.viewer import server
 from easi3r_jax.viewer.clouds import Placement, static_cloud
-from easi3r_jax.viewer.paths import looking
+from easi3r_jax.viewer.paths import look_at_pose
 from easi3r_jax.viewer.pictures import frame_picture
 from easi3r_jax.viewer.playback import Look
 from tests.viewer.conftest import make_scene, write_scene
@@ -26,14 +26,14 @@ def running(saved):
 
 
 def soon(condition) -> None:
-    """Waits for what another thread does."""
+    """Waits for another thread to make the condition true."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_it_serves_this_machine(running):
+def test_it_serves_this_machine_only(running):
     with urllib.request.urlopen(f"http://127.0.0.1:{running.port}") as page:
         assert b"<html" in page.read(1000)
     assert running._server.get_host() == "127.0.0.1"
@@ -46,7 +46,7 @@ def test_it_plays_and_the_time_line_follows(running):
     assert running._panel._play.label == "Pause"
 
 
-def test_it_shows_a_frame_when_it_says_so(running):
+def test_when_show_frame_returns_the_frame_is_shown(running):
     for t in (4, 1, 5):
         running.show_frame(t)
         assert running.view.playback.frame == t
@@ -56,7 +56,7 @@ def test_it_shows_a_frame_when_it_says_so(running):
         ]
 
 
-def test_the_panel_has_the_pictures_of_the_frame_that_is_shown(running, saved):
+def test_the_panel_shows_the_pictures_of_the_current_frame(running, saved):
     for t in (4, 1):
         running.show_frame(t)
         expected = frame_picture(saved.scene, t, running._shown[0].ranges, running._shown[0].placement.scale)
@@ -68,7 +68,7 @@ def test_the_legend_follows_the_colour(running):
     soon(lambda: "linear-gradient" in running._panel._legend.content)
 
 
-def test_all_of_the_background_arrives(running):
+def test_the_whole_background_arrives(running):
     def static() -> list:
         return [
             n for name, n in running._server.scene._handle_from_node_name.items() if name.startswith("/left/static/2/")
@@ -77,7 +77,7 @@ def test_all_of_the_background_arrives(running):
     soon(lambda: sum(len(node.points) for node in static() if hasattr(node, "points")) > 500)
 
 
-def test_what_breaks_in_a_thread_is_not_lost(saved, monkeypatch):
+def test_an_exception_in_a_thread_is_not_lost(saved, monkeypatch):
     def broken(*_: object) -> None:
         raise ZeroDivisionError("a bug")
 
@@ -87,7 +87,7 @@ def test_what_breaks_in_a_thread_is_not_lost(saved, monkeypatch):
 
 
 def test_a_result_of_an_older_version_is_shown(saved):
-    """Its source is not known (see `results`)."""
+    """Its source is unknown (see `results`)."""
     older = dataclasses.replace(saved, source=None, motion=None, config={})
     with viewer.Viewer([older], port=0) as running:
         running.show_frame(3)
@@ -102,13 +102,13 @@ def test_two_results_of_one_clip(tmp_path, saved, scene):
         assert "/left/moving/00002" in names and "/right/moving/00002" not in names  # nothing moves there
 
 
-def test_two_results_begin_in_the_view(tmp_path, saved, scene):
-    """Most points of both, in a square; and they fill some of it."""
+def test_the_initial_view_shows_one_or_two_results(tmp_path, saved, scene):
+    """Most points of both lie within a square, and they fill part of it."""
     for several in ([saved], [saved, write_scene(tmp_path / "b" / "clip", scene)]):
         with viewer.Viewer(several, port=0) as running:
             start = running._server.initial_camera
             assert start.up is not None
-            pose = looking(start.position, start.look_at, start.up)
+            pose = look_at_pose(start.position, start.look_at, start.up)
             for shown in running._shown:
                 xyz = static_cloud(shown.scene, shown.placement, 10**4).xyz
                 x, y, z = ((xyz - pose[:3, 3]) @ pose[:3, :3]).T
@@ -117,8 +117,8 @@ def test_two_results_begin_in_the_view(tmp_path, saved, scene):
                 assert x.std() > 0.15
 
 
-def test_worlds_of_any_unit_are_shown_in_one_size(tmp_path, scene):
-    """What the page draws for pictures is cut off at 1000 units."""
+def test_worlds_of_any_unit_are_shown_at_the_same_size(tmp_path, scene):
+    """The page renders images only up to a depth of 1000 units."""
     far = dataclasses.replace(
         scene, depth=10_000 * scene.depth, world_from_cam=Placement(scale=1e4).poses(scene.world_from_cam)
     )
@@ -128,14 +128,14 @@ def test_worlds_of_any_unit_are_shown_in_one_size(tmp_path, scene):
         assert np.median(cloud.depth) == pytest.approx(1, rel=0.2)
 
 
-def test_results_of_one_name_are_told_apart(tmp_path, scene):
+def test_results_of_the_same_name_get_distinct_titles(tmp_path, scene):
     pair = [write_scene(tmp_path / name / "clip", scene) for name in ("plain", "full")]
     assert [shown.title for shown in server.scenes_shown(pair)] == ["plain/clip", "full/clip"]
     other = write_scene(tmp_path / "other", scene)
     assert [shown.title for shown in server.scenes_shown([pair[0], other])] == ["clip", "other"]
 
 
-def test_two_results_of_two_clips_are_refused(tmp_path, saved):
+def test_results_of_different_clips_are_refused(tmp_path, saved):
     with pytest.raises(InputError, match=r"has 4 frames and .*clip 6"):
         viewer.Viewer([saved, write_scene(tmp_path / "other", make_scene(4))], port=0)
 
@@ -161,14 +161,14 @@ def test_the_shortest_clips(tmp_path, count):
         assert running._failure is None
 
 
-def test_without_viser_one_line_says_what_to_do(monkeypatch):
+def test_without_viser_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "viser", None)
     with pytest.raises(ConfigError, match=r"pip install -e '.\[viewer\]'"):
-        viewer.library()
+        viewer.import_viser()
 
 
 @pytest.mark.parametrize(
     ("time", "rate"), [([0, 0.05, 0.1], 20), ([0.0], 10), ([0, 0, 0], 10), ([0, 60], 1), ([0, 1e-5], 60)]
 )
-def test_the_clips_own_pace(time, rate):
+def test_the_frame_rate_is_the_clips_own(time, rate):
     assert server.frame_rate(np.array(time, np.float64)) == pytest.approx(rate)

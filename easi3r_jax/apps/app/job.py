@@ -200,7 +200,7 @@ class _JobObserver(Stages):
         self._report, self._stopped, self._limits = report, stopped, limits
         self._start = time.monotonic()
 
-    def __call__(self, stage: str, done: int, total: int | None, note: str = "") -> None:
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         if self._stopped():
             raise StoppedError("Stopped.")
         if self.elapsed() > 60 * self._limits.minutes:
@@ -208,16 +208,16 @@ class _JobObserver(Stages):
                 f"The job takes longer than the limit of {self._limits.minutes:g} minutes: use fewer frames (fps, "
                 "first), fewer iterations, or a graph with fewer pairs."
             )
-        if stage == "read" and max(done, total or 0) > self._limits.frames:
+        if stage == "read" and max(done, total) > self._limits.frames:
             most = self._limits.frames
             count = f"{total} frames, and the limit is {most}" if total else f"more than {most} frames"
             raise InputError(f"The clip has {count}: take fewer (fps, every or first).")
         super().__call__(stage, done, total, note)
-        self._report(stage, done, total, self._left(stage, done, total))
+        self._report(stage, done, total or None, self._left(stage, done, total))
 
     def _left(self, stage: str, done: int, total: int | None) -> float | None:
         """Estimated seconds to the end of the stage, at its rate so far."""
-        if stage != self._stage or not done or total is None:  # between stages, or at the start
+        if stage != self._stage or not done or not total:  # between stages, or at the start
             return None
         return (time.perf_counter() - self._began) * (total - done) / done
 

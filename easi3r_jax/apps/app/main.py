@@ -24,7 +24,7 @@ from easi3r_jax.apps.app.store import Store
 from easi3r_jax.apps.method_flags import dtype_flag
 from easi3r_jax.core import interrupt
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.viewer.listening import check_address, invitation
+from easi3r_jax.viewer.listening import check_address, connection_hint
 
 FLAGS = cli.Flags(__doc__)
 
@@ -78,7 +78,7 @@ def main() -> None:
         limits = Limits(MAX_MEGABYTES.value, MAX_FRAMES.value, MAX_MINUTES.value)
         running = page.serve(Jobs(store, networks, limits), HOST.value, port, MAX_WAITING.value)
         try:
-            print(invitation(HOST.value, port), flush=True)
+            print(connection_hint(HOST.value, port), flush=True)
             with interrupt.serving():
                 threading.Event().wait()
         finally:

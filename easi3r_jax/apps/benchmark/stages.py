@@ -113,7 +113,7 @@ def alignment_stages(stage: StageTimer, frames: Frames, edges: np.ndarray, optio
 def slanted_wall(edges: Array, size: tuple[int, int], dtype: str) -> PairPredictions:
     """Noisy point maps of pairs whose two cameras are at the same place in front of a wall."""
     height, width = size
-    matrix = camera.intrinsics(jnp.float32(width), camera.centre(height, width))
+    matrix = camera.intrinsics(jnp.float32(width), camera.default_principal_point(height, width))
     depth = jnp.broadcast_to(jnp.linspace(1.0, 3.0, width), size)
     wall = camera.unproject(depth, matrix)
 

@@ -56,7 +56,7 @@ class Method:
         """
         if isinstance(sequence, RenderedSequence):
             return rendered_frames(sequence, self.frames)
-        return load_frames(sequence.images, self.frames, progress=lambda d, n: observer("read", d, n or d + 1, ""))
+        return load_frames(sequence.images, self.frames, progress=observer)
 
     def clip(self, frames: Frames, seed: int, observer: Observer) -> Reconstruction:
         """The whole method on a clip."""

@@ -148,8 +148,8 @@ def published_metrics(table: Table, row: Published) -> dict[str, float]:
     For masks, papers print the pooled metrics, unless their names begin with "davis_".
     """
     names = {column.name for column in table.columns}
-    bare = {name: value for name, value in row.figures.items() if name in names and table.prefix != "davis_"}
-    own = {name.removeprefix(table.prefix): v for name, v in row.figures.items() if name.startswith(table.prefix)}
+    bare = {name: value for name, value in row.metrics.items() if name in names and table.prefix != "davis_"}
+    own = {name.removeprefix(table.prefix): v for name, v in row.metrics.items() if name.startswith(table.prefix)}
     return bare | {name: value for name, value in own.items() if name in names}
 
 

@@ -139,7 +139,7 @@ def _check_depth(stage: str, golden: Golden, results: dict) -> Iterator[Row]:
         judged = golden[call["custom_mask"]] if "custom_mask" in call else None
         yield from _check_variant(stage, variant, predicted, truth, options, judged, results["results"][variant])
         aligned = metrics.align_depth(predicted, truth, options)
-        counted = metrics.judged_pixels(truth, options, judged)
+        counted = metrics.evaluated_pixels(truth, options, judged)
         maps = {"aligned_pred": aligned, "error_map": metrics.relative_error(aligned, truth, counted)}
         for name, ours in maps.items():
             if f"{variant}_{name}" in golden:
@@ -153,9 +153,9 @@ def _check_depth(stage: str, golden: Golden, results: dict) -> Iterator[Row]:
 
 
 def _check_variant(stage, variant, predicted, truth, options, judged, expected: dict) -> Iterator[Row]:
-    ours = metrics.depth_metrics(predicted, truth, options, judged=judged)
+    ours = metrics.depth_metrics(predicted, truth, options, evaluated=judged)
     yield _relative(stage, f"{variant}, figures", ours, expected, _DEPTH_NAMES)
-    pixels = int(metrics.judged_pixels(truth, options, judged).sum())
+    pixels = int(metrics.evaluated_pixels(truth, options, judged).sum())
     yield equal(stage, f"{variant}, pixels", pixels, int(expected["valid_pixels"]))
 
 

@@ -1,1 +1,1 @@
-"""Rigid motions, cameras and registration: array code that imports no sibling but itself."""
+"""Rigid motions, cameras and registration: array code."""

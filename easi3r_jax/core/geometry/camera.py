@@ -1,10 +1,10 @@
 """Pinhole cameras.
 
-The convention of the whole project, written down here once:
+The conventions of the whole project, stated once:
 
 - Camera axes are OpenCV's: x right, y down, z forward. `depth` is z, not the length of the ray.
-- Pixel coordinates (u, v) are integers *at pixel centres*: the top left pixel's centre is (0, 0), the grid runs over
-  0..W-1 by 0..H-1. DUSt3R puts the principal point at (W / 2, H / 2) of this grid.
+- Pixel coordinates (u, v) are integers *at pixel centres*: the centre of the top left pixel is (0, 0), and the grid is
+  0..W-1 by 0..H-1. DUSt3R's principal point is (W / 2, H / 2) on this grid.
 - Intrinsics are [[f, 0, cx], [0, f, cy], [0, 0, 1]] in pixels; pixels are square, there is no distortion.
 """
 
@@ -22,13 +22,13 @@ def pixel_grid(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Array
     return jnp.stack([u, v], axis=-1)
 
 
-def centre(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Array:
-    """(2,) DUSt3R's principal point, (W / 2, H / 2)."""
+def default_principal_point(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Array:
+    """(2,) DUSt3R's principal point, (W / 2, H / 2), in pixels; half a pixel off the image centre."""
     return jnp.asarray([width / 2, height / 2], dtype)
 
 
 def default_focal(height: int, width: int) -> float:
-    """Focal length in pixels of a 60 degree field of view along the longer side: where nothing better is known."""
+    """Focal length in pixels of a 60 degree field of view along the longer side: the fallback."""
     return max(height, width) * 3**0.5 / 2
 
 
@@ -40,7 +40,7 @@ def intrinsics(focal: Array, principal_point: Array) -> Array:
 
 
 def unproject(depth: Array, cam_intrinsics: Array) -> Array:
-    """(..., H, W) depth and (..., 3, 3) intrinsics -> (..., H, W, 3) points in the camera."""
+    """(..., H, W) depth and (..., 3, 3) intrinsics -> (..., H, W, 3) points in the camera's frame."""
     offset = cam_intrinsics[..., None, None, :2, 2]
     focal = jnp.diagonal(cam_intrinsics, axis1=-2, axis2=-1)[..., None, None, :2]
     height, width = depth.shape[-2:]
@@ -52,10 +52,10 @@ def unproject(depth: Array, cam_intrinsics: Array) -> Array:
 def project(points: Array, cam_intrinsics: Array) -> tuple[Array, Array]:
     """Points in the camera (B..., P..., 3), intrinsics (B..., 3, 3) -> pixels (B..., P..., 2), depth (B..., P...).
 
-    Pixels are only meaningful where depth > 0; elsewhere they are finite but arbitrary.
+    Pixels are meaningful only where depth > 0; elsewhere they are finite but arbitrary.
     """
     depth = points[..., 2]
-    spread = (*cam_intrinsics.shape[:-2], *(1,) * (points.ndim - cam_intrinsics.ndim + 1), 2)
-    focal = jnp.diagonal(cam_intrinsics, axis1=-2, axis2=-1)[..., :2].reshape(spread)
-    offset = cam_intrinsics[..., :2, 2].reshape(spread)
+    shape = (*cam_intrinsics.shape[:-2], *(1,) * (points.ndim - cam_intrinsics.ndim + 1), 2)
+    focal = jnp.diagonal(cam_intrinsics, axis1=-2, axis2=-1)[..., :2].reshape(shape)
+    offset = cam_intrinsics[..., :2, 2].reshape(shape)
     return points[..., :2] / jnp.where(depth > 0, depth, 1)[..., None] * focal + offset, depth

@@ -1,6 +1,6 @@
 """Focal length from a point map in its own camera: pixel - principal_point = f (x / z, y / z) for every pixel.
 
-Integer pixel grid, see `camera`. Robust to points off the ray: both estimators are medians of a kind.
+Integer pixel grid, see `camera`. The estimator is a kind of median, and so robust to points off their ray.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from easi3r_jax.core.geometry import camera, se3
 
 Array = jax.Array
 
-# Shortest and longest focal length, in units of the longer side, that is taken for a camera (168 to 0.6 degrees).
+# Shortest and longest plausible focal length, in units of the longer side (fields of view of 168 and 0.6 degrees).
 _BELIEVABLE = (0.05, 100.0)
 
 
 def weiszfeld_focal(points: Array, principal_point: Array, iterations: int = 10) -> Array:
     """Focal length that minimises the sum of pixel distances |p - f (x, y) / z| (DUSt3R, sec. 3.3).
 
-    Weiszfeld's iteration: least squares weighted by the inverse of the last distances. Points with z = 0 count as on
-    the axis. A map that shows no camera (all points one, all behind) gives the focal length of a 60 degree view.
+    Weiszfeld's iteration: least squares weighted by the inverse of the previous distances. Points with z = 0 count as
+    on the axis. A degenerate map (all points equal, or all behind the camera) gives the focal length of a 60 degree
+    field of view.
 
     Args:
       points: (H, W, 3) in the camera, any scale.
@@ -47,18 +48,6 @@ def weiszfeld_focal(points: Array, principal_point: Array, iterations: int = 10)
 
     focal = jax.lax.fori_loop(0, iterations, reweighted, fitted(jnp.ones_like(along)))
     return _believable(focal, height, width)
-
-
-def median_focal(points: Array, principal_point: Array) -> Array:
-    """Median of the focal lengths that each pixel's x and y vote for: u z / x and v z / y. As `weiszfeld_focal`.
-
-    Of an even number of votes the lower middle one; undefined votes (0 / 0) do not count.
-    """
-    height, width = points.shape[:2]
-    pixels = camera.pixel_grid(height, width, points.dtype) - principal_point[None, None]
-    votes = jnp.sort((pixels * points[..., 2:] / points[..., :2]).reshape(-1))  # NaN sorts last
-    known = jnp.sum(~jnp.isnan(votes))
-    return _believable(votes[jnp.maximum(known - 1, 0) // 2], height, width)
 
 
 def _believable(focal: Array, height: int, width: int) -> Array:

@@ -1,12 +1,12 @@
-"""Camera pose from points in the world and their pixels (host code: OpenCV)."""
+"""Camera pose from points in the world and their pixels. Host code, by OpenCV."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-# SQPNP needs three points; fewer than this leave RANSAC nothing to vote with.
-_FEWEST_POINTS = 6
+# SQPNP needs three points; with fewer than this, RANSAC has none left to vote.
+_MIN_POINTS = 6
 
 
 def solve_pnp(
@@ -22,16 +22,16 @@ def solve_pnp(
 
     Args:
       points: (P, 3) float, in the world.
-      pixels: (P, 2) float, integer-grid pixel coordinates (see `camera`).
+      pixels: (P, 2) float, pixel coordinates with integers at pixel centres (see `camera`).
       intrinsics: (3, 3).
-      iterations: RANSAC draws.
+      iterations: of RANSAC.
       max_error: reprojection error in pixels up to which a point is an inlier.
-      seed: of OpenCV's generator.
+      seed: of OpenCV's random generator.
 
     Returns:
-      (4, 4) float64 rigid `world_from_cam`, or None where no pose is found (too few points, all of them one, ...).
+      (4, 4) float64 rigid `world_from_cam`, or None if no pose is found (too few points, coincident points, ...).
     """
-    if len(points) < _FEWEST_POINTS:
+    if len(points) < _MIN_POINTS:
         return None
     cv2.setRNGSeed(seed)
     try:

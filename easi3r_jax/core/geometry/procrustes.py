@@ -1,4 +1,4 @@
-"""Weighted registration of point sets with known correspondence."""
+"""Weighted registration of corresponding point sets."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from easi3r_jax.core.geometry import se3
 Array = jax.Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-# Of `robust_similarity`: its width as a share of the mean distance, and at least as one of the target's extent.
-_WIDTH, _SMALL = 0.3, 1e-3
+# The width of `robust_similarity`, relative to the mean distance; and its minimum, relative to the target's extent.
+_WIDTH, _MIN_WIDTH = 0.3, 1e-3
 
 
 def register_similarity(source: Array, target: Array, weights: Array) -> tuple[Array, Array, Array]:
-    """The similarity that brings `source` closest to `target`: minimises sum_p w_p |s R x_p + t - y_p|^2.
+    """The similarity that aligns `source` best with `target`: minimises sum_p w_p |s R x_p + t - y_p|^2.
 
-    Umeyama (PAMI 1991), with weights. R is a proper rotation even where a reflection would fit better. A scale has no
-    meaning where the source or its correlation with the target vanishes (coincident points, weights all 0): then
-    s = 1, R = I, and t is the shift of the weighted means.
+    Umeyama (PAMI 1991), with weights. R is a proper rotation even if a reflection would fit better. The scale is
+    undefined if the source's variance or its correlation with the target vanishes (coincident points, all weights 0):
+    then s = 1, R = I, and t is the shift of the weighted means.
 
     Args:
       source, target: (P, 3) points; `jax.vmap` for batches.
@@ -78,10 +78,10 @@ def _nearest_rotation_jvp(primals: tuple[Array], tangents: tuple[Array]):
 
 
 def robust_similarity(source: Array, target: Array, weights: Array, rounds: int = 30) -> Array:
-    """A similarity that most points agree on: those far off, such as what moves, hardly pull.
+    """A similarity on which most points agree: outliers, such as dynamic points, have little influence.
 
-    Registration again and again, each point's weight times (c / d)^2 where its distance d is above c, a share of the
-    mean distance: as the fit gets better, c gets smaller.
+    Iteratively reweighted registration. The weight of a point whose distance d exceeds c is multiplied by (c / d)^2; c
+    is proportional to the mean distance and so shrinks as the fit improves.
 
     Args:
       source, target: (P, 3) points.
@@ -100,15 +100,15 @@ def robust_similarity(source: Array, target: Array, weights: Array, rounds: int 
 
 
 def robust_weights(points: Array, target: Array, weights: Array) -> Array:
-    """(P,) weights of points that should be at `target`, lessened where they are not: see `robust_similarity`."""
+    """(P,) weights, normalised, and reduced for points that are far from `target`: see `robust_similarity`."""
     total = jnp.sum(weights)
-    share = weights / jnp.where(total > 0, total, 1)
-    middle = jnp.matmul(share, target, precision=_HIGHEST)
-    least = _SMALL * jnp.sum(share * se3.safe_norm(target - middle[None]))
+    normalised = weights / jnp.where(total > 0, total, 1)
+    middle = jnp.matmul(normalised, target, precision=_HIGHEST)
+    min_width = _MIN_WIDTH * jnp.sum(normalised * se3.safe_norm(target - middle[None]))
     distance = se3.safe_norm(points - target)
-    width = jnp.maximum(_WIDTH * jnp.sum(share * distance), least)
+    width = jnp.maximum(_WIDTH * jnp.sum(normalised * distance), min_width)
     near = width / jnp.maximum(jnp.maximum(distance, width), 1e-30)
-    return share * near * near
+    return normalised * near * near
 
 
 def _registered(source: Array, target: Array, weights: Array) -> Array:

@@ -1,11 +1,11 @@
-"""Rigid motions and similarities of space.
+"""Rigid motions and similarities in 3-D space.
 
-Letters: `b_from_a` is a (..., 4, 4) matrix that maps homogeneous coordinates in frame a to frame b, so
+Notation: `b_from_a` is a (..., 4, 4) matrix that maps homogeneous coordinates in frame a to frame b, so
 `c_from_a = c_from_b @ b_from_a`. A rigid motion has an orthonormal upper-left block R; a similarity has s R with s > 0.
-Quaternions are (..., 4) in the order x y z w; they need not have unit length where they are read.
+Quaternions are (..., 4) in the order x y z w; as inputs they need not have unit length.
 
-All functions take any leading batch axes and any float dtype. Products run at the highest precision: a TPU's or a
-GPU's default (bfloat16, TF32) loses four digits, which a pose cannot spare.
+All functions take any leading batch axes and any float dtype. Products run at the highest precision: the default of a
+TPU or a GPU (bfloat16, TF32) loses four digits, which is too much for a pose.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def safe_norm(x: Array) -> Array:
-    """Euclidean length over the last axis, with gradient 0 (not NaN) where the vector is 0."""
+    """Euclidean norm over the last axis, with gradient 0 (not NaN) where the vector is 0."""
     squared = jnp.sum(x * x, axis=-1)
     positive = squared > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
 
 
 def matrix_from_quaternion(quaternion: Array) -> Array:
-    """(..., 4) quaternion x y z w of any length but 0 -> (..., 3, 3) rotation; a zero quaternion gives the identity."""
+    """(..., 4) quaternion x y z w of any length -> (..., 3, 3) rotation; a zero quaternion gives the identity."""
     norm = safe_norm(quaternion)[..., None]
     x, y, z, w = jnp.moveaxis(quaternion / jnp.where(norm > 0, norm, 1), -1, 0)
     rows = (
@@ -42,8 +42,8 @@ def matrix_from_quaternion(quaternion: Array) -> Array:
 def quaternion_from_matrix(rotation: Array) -> Array:
     """(..., 3, 3) rotation -> (..., 4) unit quaternion x y z w with w >= 0.
 
-    4 q q^T has entries linear in R (Shepperd 1978). Its row with the largest diagonal entry, brought to unit length,
-    is q up to sign: no division by a small number for any angle.
+    The entries of 4 q q^T are linear in R (Shepperd 1978). Its row with the largest diagonal entry, normalised, is q up
+    to sign: there is no division by a small number at any angle.
     """
     m = rotation
     xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
@@ -72,14 +72,14 @@ def signed_log1p(x: Array) -> Array:
 def signed_expm1(x: Array) -> Array:
     """Inverse of `signed_log1p`. Its derivative at exactly 0 is taken as 0 (that of sign and |.|), not 1.
 
-    A translation that starts at exactly 0 therefore stays there under gradient descent. The alignment's root frame
-    starts so: this is what holds the world's origin in place, there and in the reference.
+    So a translation that starts at exactly 0 stays there under gradient descent. This applies to the alignment's root
+    frame: it fixes the world's origin, here and in the reference.
     """
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 
 
 def from_parts(linear: Array, translation: Array) -> Array:
-    """(..., 3, 3) rotation (times scale) and (..., 3) translation -> (..., 4, 4)."""
+    """(..., 3, 3) rotation, possibly times a scale, and (..., 3) translation -> (..., 4, 4)."""
     top = jnp.concatenate([linear, translation[..., None]], axis=-1)
     bottom = jnp.broadcast_to(jnp.asarray([[0, 0, 0, 1]], top.dtype), (*top.shape[:-2], 1, 4))
     return jnp.concatenate([top, bottom], axis=-2)

@@ -3,10 +3,10 @@
     ROOT/[FOLDER/]rgbd_bonn_balloon2/
       rgb/1548266486.08.png, rgb.txt, depth/, depth.txt       as published
     or
-      rgb_110/, depth_110/                                    as prepared for MonST3R: frames and depth by their order
+      rgb_110/, depth_110/                                    as prepared for MonST3R: frames and depth in order
 
-Depth is 16 bit, 5000 a metre, 0 unknown. Frames 30 to 139 of five sequences (DepthCrafter, arXiv 2409.02095, and
-MonST3R, sec. 4). A folder of a single one of them may be the root.
+Depth is 16 bit, 5000 units per metre, 0 unknown. Frames 30 to 139 of five sequences (DepthCrafter, arXiv 2409.02095,
+and MonST3R, sec. 4). The root may also be the folder of one of them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from easi3r_jax.io import files
 START, LIMIT = 30, 110
 SEQUENCES = tuple(f"rgbd_bonn_{name}" for name in ("balloon2", "crowd2", "crowd3", "person_tracking2", "synchronous"))
 _UNITS_PER_METRE = 5000
-# Seconds between a frame and its depth map: less than one frame.
-_APART = 1 / 30
+# Largest time in seconds between a frame and its depth map: one frame.
+_MAX_TIME_DIFFERENCE = 1 / 30
 
 
 def read(root: pathlib.Path) -> list[TestSequence]:
-    """The five sequences, or the one whose folder it is."""
+    """The five sequences, or the one whose folder is given."""
     return [_sequence(folder) for folder in common.recordings(root, SEQUENCES)]
 
 
@@ -44,7 +44,7 @@ def _sequence(folder: pathlib.Path) -> TestSequence:
         times, images = stamps[START:][:LIMIT], common.chosen(source, start=START, limit=LIMIT)
         num_source_frames = len(source)
         if not images:
-            raise InputError(f"{folder} has {len(source)} frames, more than {START} needed: download it again.")
+            raise InputError(f"{folder} has {len(source)} frames, but more than {START} are needed: download it again.")
         depths = _nearest(folder, times, images)
 
     def depth(frame: int) -> np.ndarray:
@@ -57,8 +57,8 @@ def _nearest(folder: pathlib.Path, times: np.ndarray, images: list[pathlib.Path]
     """The depth map nearest in time to each frame."""
     stamps, paths = stamped_images(folder, "depth")
     nearest = np.abs(times[:, None] - stamps).argmin(axis=1)
-    for frame in np.flatnonzero(np.abs(times - stamps[nearest]) > _APART):
+    for frame in np.flatnonzero(np.abs(times - stamps[nearest]) > _MAX_TIME_DIFFERENCE):
         raise InputError(
-            f"{folder / 'depth'} has nothing at the time of {images[frame].name}: download the sequence again."
+            f"{folder / 'depth'} has no depth map at the time of {images[frame].name}: download the sequence again."
         )
     return [paths[entry] for entry in nearest]

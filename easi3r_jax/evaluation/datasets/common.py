@@ -1,4 +1,4 @@
-"""What the readers share: finding sequences, and holding frames and truth against each other."""
+"""Shared by the readers: finding sequences, and checking frames against their ground truth."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from easi3r_jax.io.video.images import image_shape, list_images
 
 _T = TypeVar("_T")
 
-# Of the frames that a trajectory must have a pose for. Motion capture loses sight of a camera now and then.
-_SEEN = 0.5
+# Fraction of the frames for which a trajectory must have a pose. Motion capture loses track of a camera at times.
+_MIN_POSES_PER_FRAME = 0.5
 
 
 def finder(
     name: str, read: Callable[[pathlib.Path], list[TestSequence]]
 ) -> Callable[[str | os.PathLike[str]], list[TestSequence]]:
-    """Makes a reader a `TestSet.find`.
+    """Turns a reader into a `TestSet.find`.
 
     Args:
       name: of the data set.
-      read: existing folder, which has a name -> its sequences, in any order; an empty list where nothing has a layout
-        that it knows.
+      read: function from a folder, which exists and has a name, to its sequences in any order; empty if nothing in the
+        folder has a layout that it knows.
     """
 
     def find(root: str | os.PathLike[str]) -> list[TestSequence]:
-        path = pathlib.Path(os.path.abspath(pathlib.Path(root).expanduser()))  # "." has a name, and links keep theirs
+        path = pathlib.Path(os.path.abspath(pathlib.Path(root).expanduser()))  # "." gets a name, a link keeps its own
         if not path.is_dir():
             raise InputError(f"There is no folder {path} for the data set {name!r}: correct the path.")
         sequences = read(path)
@@ -48,39 +48,37 @@ def finder(
         sequences = sorted(sequences, key=lambda sequence: sequence.name)
         for one, other in itertools.pairwise(sequences):
             if one.name == other.name:
-                raise InputError(
-                    f"{path} has two sequences of the name {one.name!r}: rename one, or move it elsewhere."
-                )
+                raise InputError(f"{path} has two sequences named {one.name!r}: rename one, or move it elsewhere.")
         return sequences
 
     return find
 
 
 def below(root: pathlib.Path, marker: str, levels: int = 2) -> pathlib.Path | None:
-    """The first folder that holds an entry called `marker`: `root`, or one up to so many levels below it."""
+    """The first folder that holds an entry called `marker`: `root`, or a folder at most `levels` below it."""
     return next(iter(files.folders_with(root, marker, levels)), None)
 
 
 def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The folders in a folder, sorted by name, hidden ones left out."""
+    """The folders in a folder, sorted by name, without hidden ones."""
     return [folder / name for name in files.names_in(folder) if (folder / name).is_dir()]
 
 
 def require_folder(folder: pathlib.Path, what: str) -> pathlib.Path:
-    """Raises InputError unless a folder is there: "... it holds the `what`"."""
+    """Raises InputError unless a folder exists; `what`, which it should hold, is for the message."""
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}, which holds the {what}: download it, or correct the path.")
     return folder
 
 
 def protocol_folders(parent: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path]:
-    """The folders of the sequences that the protocol names: all, since a mean over some of them is another figure.
+    """The folders of the protocol's sequences. All must exist: a mean over some of them is a different metric.
 
     Raises:
-      InputError: some are not there.
+      InputError: some are missing.
     """
-    there = set(files.names_in(parent))
-    missing = [name for name in names if name not in there]
+    existing = set(files.names_in(parent))
+    missing = [name for name in names if name not in existing]
     if missing:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise InputError(f"{parent} lacks {len(missing)} of the protocol's {len(names)} sequences: {shown}. Add them.")
@@ -88,12 +86,12 @@ def protocol_folders(parent: pathlib.Path, names: Sequence[str]) -> list[pathlib
 
 
 def recordings(root: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path]:
-    """Folders of the sequences that the protocol names: in the root, one folder below it, or a single one, the root.
+    """The folders of the protocol's sequences: in `root` or in a folder in it; or `root` itself, if it is one of them.
 
-    Empty where there is none of them.
+    Empty if none of them is found.
 
     Raises:
-      InputError: some are not there.
+      InputError: some are found, and others are missing.
     """
     if root.name in names:
         return [root]
@@ -103,10 +101,10 @@ def recordings(root: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path]:
 
 
 def frames_in(folder: pathlib.Path, what: str = "frames") -> list[pathlib.Path]:
-    """The images of a folder in the order of their names.
+    """The images of a folder, ordered by name.
 
     Raises:
-      InputError: no such folder, or nothing in it.
+      InputError: the folder does not exist or is empty.
     """
     if not any((folder / name).is_file() for name in files.names_in(require_folder(folder, what))):
         raise InputError(f"{folder} has no {what}: restore them, or remove the sequence.")
@@ -114,12 +112,12 @@ def frames_in(folder: pathlib.Path, what: str = "frames") -> list[pathlib.Path]:
 
 
 def chosen(items: Sequence[_T], *, stride: int = 1, limit: int | None = None, start: int = 0) -> list[_T]:
-    """Every `stride`-th from `start` on, at most `limit` of them."""
+    """Every `stride`-th item from `start` on, at most `limit` items."""
     return list(items[start::stride][:limit])
 
 
 def require_same_number(frames: pathlib.Path, num_frames: int, truth: pathlib.Path, num_truth: int) -> None:
-    """Raises InputError unless there is one true thing for each frame."""
+    """Raises InputError unless there are as many entries of ground truth as frames."""
     if num_frames != num_truth:
         raise InputError(
             f"{frames} has {num_frames} frames, {truth} has {num_truth}: download both again, or remove the sequence."
@@ -127,35 +125,35 @@ def require_same_number(frames: pathlib.Path, num_frames: int, truth: pathlib.Pa
 
 
 def named_like(images: Sequence[pathlib.Path], folder: pathlib.Path, suffix: str, what: str) -> list[pathlib.Path]:
-    """The file of each image in another folder: its name with another suffix. Nothing else may be there.
+    """The file in another folder for each image: same name, other suffix. There must be no other files of that suffix.
 
     Raises:
-      InputError: no such folder, an image without a file, or files without an image.
+      InputError: the folder does not exist, an image has no file, or a file has no image.
     """
-    there = {name for name in files.names_in(require_folder(folder, what)) if name.endswith(suffix)}
-    if not there:
+    existing = {name for name in files.names_in(require_folder(folder, what)) if name.endswith(suffix)}
+    if not existing:
         raise InputError(f"{folder} has no {what}: restore them, or remove the sequence.")
     paths = [folder / (image.stem + suffix) for image in images]
-    missing = [path for path in paths if path.name not in there]
-    if missing or len(there) != len(images):
-        example = f" (the first that is missing: {missing[0].name})" if missing else ""
+    missing = [path for path in paths if path.name not in existing]
+    if missing or len(existing) != len(images):
+        example = f" (the first missing one: {missing[0].name})" if missing else ""
         raise InputError(
-            f"{images[0].parent} has {len(images)} frames, {folder} has {len(there)} {what}{example}: "
+            f"{images[0].parent} has {len(images)} frames, {folder} has {len(existing)} {what}{example}: "
             "download both again, or remove the sequence."
         )
     return paths
 
 
 def make_trajectory(times: np.ndarray, world_from_cam: np.ndarray, labels: Sequence[str]) -> Trajectory:
-    """Orders poses by time and checks them. Of poses at one moment the first counts.
+    """Checks poses and orders them by time. Of several poses at the same time the first is kept.
 
     Args:
       times: (P,).
       world_from_cam: (P, 4, 4).
-      labels: a name of each pose in a message.
+      labels: a name for each pose, for messages.
 
     Raises:
-      InputError: a time or pose that is not finite, or no rigid motion.
+      InputError: a time or pose is not finite, or a pose is not a rigid motion.
     """
     poses = rigid_poses(np.asarray(world_from_cam, np.float64), labels)
     finite = np.isfinite(times) & np.isfinite(poses).all(axis=(1, 2))
@@ -166,29 +164,29 @@ def make_trajectory(times: np.ndarray, world_from_cam: np.ndarray, labels: Seque
 
 
 def read_tum(path: pathlib.Path) -> Trajectory:
-    """Reads lines of `timestamp tx ty tz qx qy qz qw`, camera to world, the scalar last (TUM RGB-D's format)."""
+    """Reads lines of `timestamp tx ty tz qx qy qz qw`, camera to world, scalar last (TUM RGB-D's format)."""
     return make_trajectory(*read_trajectory(path))
 
 
 def require_poses(trajectory: Trajectory, times: np.ndarray, path: pathlib.Path) -> None:
-    """Raises InputError unless half of the frames, and at least three of three or more, have a pose at their time."""
+    """Raises InputError unless half of the frames, and at least three (or all, of fewer), have a pose at their time."""
     try:
         known = len(associate(times, trajectory.times)[0])
     except InputError:  # none
         known = 0
-    if known < max(min(3, len(times)), _SEEN * len(times)):
+    if known < max(min(3, len(times)), _MIN_POSES_PER_FRAME * len(times)):
         raise InputError(
-            f"{path} has a pose for {known} of the {len(times)} frames only (its {len(trajectory.times)} are from "
-            f"{trajectory.times[0]:.15g} to {trajectory.times[-1]:.15g}, the frames from {times[0]:.15g} to "
+            f"{path} has a pose for {known} of the {len(times)} frames only (its {len(trajectory.times)} poses are "
+            f"from {trajectory.times[0]:.15g} to {trajectory.times[-1]:.15g}, the frames from {times[0]:.15g} to "
             f"{times[-1]:.15g}): restore it, or remove the sequence."
         )
 
 
 def make_intrinsics(intrinsics: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-    """Checks (T, 3, 3) intrinsics and makes them float64; `labels` has a name of each in a message.
+    """Checks (T, 3, 3) intrinsics and converts them to float64; `labels` has a name for each, for messages.
 
     Raises:
-      InputError: numbers that are not finite, or a focal length that is not positive.
+      InputError: numbers are not finite, or a focal length is not positive.
     """
     intrinsics = np.asarray(intrinsics, np.float64)
     usable = np.isfinite(intrinsics).all(axis=(1, 2)) & (intrinsics[:, 0, 0] > 0) & (intrinsics[:, 1, 1] > 0)
@@ -206,13 +204,13 @@ def shape_of(image: pathlib.Path | StoredImage) -> tuple[int, int]:
 
 
 def as_depth(values: np.ndarray, image: pathlib.Path | StoredImage, label: pathlib.Path | str) -> np.ndarray:
-    """(h, w) float32, 0 where values are not finite or not positive.
+    """(h, w) float32 depth, 0 where values are not finite or not positive.
 
     Raises:
-      InputError: another size than the frame's.
+      InputError: the size is not the frame's.
     """
     require_shape(values, image, label)
-    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is unknown, like infinity
+    with np.errstate(over="ignore", invalid="ignore"):  # a value that overflows float32 is unknown, like infinity
         depth = values.astype(np.float32)
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
 

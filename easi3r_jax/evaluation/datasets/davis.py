@@ -1,14 +1,14 @@
 """DAVIS (Perazzi et al., CVPR 2016; Pont-Tuset et al., arXiv 1704.00675; https://davischallenge.org): masks.
 
     ROOT/[DAVIS/]
-      JPEGImages/480p/SEQUENCE/00000.jpg        (Full-Resolution where there is no 480p)
+      JPEGImages/480p/SEQUENCE/00000.jpg        (or Full-Resolution, without 480p)
       Annotations/480p/SEQUENCE/00000.png
-      ImageSets/2016/val.txt                    one name a line (2016's own release: ImageSets/480p/val.txt, paths)
+      ImageSets/2016/val.txt                    one name per line (2016's own release: ImageSets/480p/val.txt, paths)
       ImageSets/2017/{train,val}.txt
 
-All frames of 2016's 20, 2017's 30 sequences of `val`, or 2017's 90 of `train` and `val`. Everything annotated moves.
-An annotation is a palette's number of an object, with 255 for pixels that do not count; or gray with 255 for what
-moves, if it holds no other number than 0 and 255.
+All frames of the 20 sequences of 2016's `val`, the 30 of 2017's `val`, or the 90 of 2017's `train` and `val`.
+Everything annotated is dynamic. An annotation is an image of object numbers (palette), with 255 for pixels to ignore;
+or, if it is gray and holds only 0 and 255, a mask with 255 for dynamic pixels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from easi3r_jax.io.video.images import decode_image
 
 _VOID = 255
 
-#: The benchmark's validation sequences, for copies without ImageSets.
+#: The benchmark's validation sequences, for copies that lack ImageSets.
 VAL_2016 = (
     *("blackswan", "bmx-trees", "breakdance", "camel", "car-roundabout", "car-shadow", "cows", "dance-twirl", "dog"),
     *("drift-chicane", "drift-straight", "goat", "horsejump-high", "kite-surf", "libby", "motocross-jump"),
@@ -55,7 +55,7 @@ def read_2017(root: pathlib.Path) -> list[TestSequence]:
 
 
 def read_all(root: pathlib.Path) -> list[TestSequence]:
-    """The 90 training and validation sequences of 2017; without ImageSets, all there are."""
+    """The 90 training and validation sequences of 2017; without ImageSets, all that are found."""
     base = common.below(root, "JPEGImages")
     lists = [] if base is None else [base / "ImageSets/2017" / name for name in ("train.txt", "val.txt")]
     if not all(path.is_file() for path in lists):
@@ -64,7 +64,7 @@ def read_all(root: pathlib.Path) -> list[TestSequence]:
 
 
 def _read(root: pathlib.Path, lists: tuple[str, ...], names: tuple[str, ...] | None) -> list[TestSequence]:
-    """The sequences named by the first of `lists` that is there, else by `names`, else all."""
+    """The sequences named by the first of `lists` that exists, else by `names`, else all."""
     base = common.below(root, "JPEGImages")
     if base is None:
         return []
@@ -80,13 +80,13 @@ def _read(root: pathlib.Path, lists: tuple[str, ...], names: tuple[str, ...] | N
 
 
 def _names(path: pathlib.Path) -> tuple[str, ...]:
-    """Sequences of a list of names, or of paths of frames."""
+    """The sequences in a list of names, or of paths of frames."""
     with files.reported(path):
         lines = path.read_text(encoding="utf-8").split("\n")
     words = [line.split()[0] for line in lines if line.strip()]
     names = dict.fromkeys(word.strip("/").split("/")[-2] if "/" in word else word for word in words)
     if not names:
-        raise InputError(f"{path} names no sequence: restore it.")
+        raise InputError(f"{path} does not name any sequence: restore it.")
     return tuple(names)
 
 
@@ -109,12 +109,12 @@ def _sequence(images: pathlib.Path, masks: pathlib.Path) -> TestSequence:
 
 
 def _decoded(image: Image.Image, path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """(h, w) bool of what moves and of what does not count."""
+    """(h, w) bool of dynamic pixels, and of void pixels."""
     values = np.asarray(image)
-    if image.mode in ("RGB", "RGBA"):  # as some of 2016's masks are
+    if image.mode in ("RGB", "RGBA"):  # like some masks of 2016
         values = values[..., :3].max(axis=-1)
     elif image.mode not in ("P", "L", "1"):
-        raise InputError(f"The mask {path} has {image.mode}-mode pixels: an image with a palette or gray is needed.")
+        raise InputError(f"The mask {path} has pixels of mode {image.mode}: a palette or gray image is needed.")
     values = values.astype(np.uint8)
     is_binary = image.mode != "P" and np.isin(values, (0, _VOID)).all()
     void = np.zeros_like(values, bool) if is_binary else values == _VOID

@@ -8,8 +8,8 @@
     ROOT/[raw/]2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000005.png
       (or below ROOT/val/2011_09_26_drive_0002_sync itself)
 
-Depth is 16 bit, 256 a metre, 0 unknown (most pixels: lidar). The 13 validation drives, left colour camera, the first
-110 frames that have depth (DepthCrafter, arXiv 2409.02095, and MonST3R, sec. 4).
+Depth is 16 bit, 256 units per metre, 0 unknown (most pixels: it is lidar). The 13 validation drives, left colour
+camera, the first 110 frames that have depth (DepthCrafter, arXiv 2409.02095, and MonST3R, sec. 4).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _UNITS_PER_METRE = 256
 
 
 def read(root: pathlib.Path) -> list[TestSequence]:
-    """The 13 drives, from the folders of either layout."""
+    """The 13 drives, in either layout."""
     gathered = common.below(root, "image_gathered")
     if gathered is not None:
         return _gathered(gathered)
@@ -69,14 +69,14 @@ def _published(base: pathlib.Path, folder: pathlib.Path) -> TestSequence:
     data = next((place / "image_02/data" for place in places if (place / "image_02/data").is_dir()), None)
     if data is None:
         raise InputError(
-            f"There are no frames of {folder}: {places[0] / 'image_02/data'} needed, from KITTI's raw data."
+            f"There are no frames for {folder}: {places[0] / 'image_02/data'} is needed, from KITTI's raw data."
         )
     frames = {path.stem: path for path in common.frames_in(data)}
     missing = [path for path in maps if path.stem not in frames]
     if missing:
         raise InputError(
-            f"{data} has {len(frames)} frames, {len(missing)} of the {len(maps)} depth maps have none (the first: "
-            f"{missing[0].name}): download both again, or remove the sequence."
+            f"{data} has {len(frames)} frames, but {len(missing)} of the {len(maps)} depth maps have no frame (the "
+            f"first: {missing[0].name}): download both again, or remove the sequence."
         )
     return _sequence(folder.name, [frames[path.stem] for path in maps], maps, len(frames))
 

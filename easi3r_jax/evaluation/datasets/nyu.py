@@ -5,11 +5,11 @@
     ROOT/nyu_depth_v2_labeled.mat, splits.mat       as published; the 654 images that `testNdxs` names. Needs h5py
     or
     ROOT/nyu_images/*.png, nyu_depths/*.npy         extracted (also images/, rgb/ and depths/, depth/), metres,
-                                                    or 16-bit images, 1000 a metre
+                                                    or 16-bit images, 1000 units per metre
     or
-    ROOT/[official_splits/]test/SCENE/rgb_00045.jpg, sync_depth_00045.png       16 bit, 1000 a metre
+    ROOT/[official_splits/]test/SCENE/rgb_00045.jpg, sync_depth_00045.png       16 bit, 1000 units per metre
 
-Depth is the labelled data set's `depths`, holes filled in. Nothing is cropped.
+Depth is the labelled data set's `depths`, with holes filled. Images are not cropped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from easi3r_jax.io.video import StoredImage
 
 _LABELLED, _SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 _UNITS_PER_METRE = 1000
-# Names of folders, and how far below the root they may be: common names stand in other data sets too.
+# Names of folders, and how many levels below the root they may be: other data sets use the generic names too.
 _FOLDERS = (("nyu_images", "nyu_depths", 2), ("images", "depths", 0), ("rgb", "depth", 0))
 
 
@@ -59,7 +59,7 @@ def _labelled(path: pathlib.Path, splits: pathlib.Path) -> TestSequence:
         shapes, types = (images.shape, depths.shape), (images.dtype.kind, depths.dtype.kind)
     number, width, height = shapes[1] if len(shapes[1]) == 3 else (0, 0, 0)
     if shapes[0] != (number, 3, width, height) or types != ("u", "f"):
-        raise InputError(f"{path} holds images of shape {shapes[0]} and depths of {shapes[1]}: download it again.")
+        raise InputError(f"{path} has images of shape {shapes[0]} and depths of shape {shapes[1]}: download it again.")
     chosen = _test_indices(splits, number)
 
     def image(index: int) -> Image.Image:
@@ -79,22 +79,22 @@ def _labelled(path: pathlib.Path, splits: pathlib.Path) -> TestSequence:
 
 
 def _test_indices(path: pathlib.Path, number: int) -> list[int]:
-    """Test images of splits.mat (a MATLAB 5 file), counted from 0."""
+    """The test images of splits.mat (a MATLAB 5 file), counted from 0."""
     from scipy.io import loadmat
 
     if not path.is_file():
-        raise InputError(f"There is no {path}, which names the test images: download it from the data set's page.")
+        raise InputError(f"{path}, which lists the test images, is missing: download it from the data set's page.")
     try:
         found = np.asarray(loadmat(path, variable_names=["testNdxs"])["testNdxs"]).ravel()
-    except Exception as error:  # on damaged bytes SciPy's reader raises nearly anything
-        raise InputError(f"Cannot read the list testNdxs of {path}: download it again.") from error
+    except Exception as error:  # on damaged bytes SciPy's reader raises almost anything
+        raise InputError(f"Cannot read the list testNdxs in {path}: download it again.") from error
     if not len(found) or found.dtype.kind not in "iuf" or found.min() < 1 or found.max() > number:
-        raise InputError(f"testNdxs of {path} is no list of images 1 to {number}: download both files again.")
+        raise InputError(f"testNdxs in {path} is not a list of images 1 to {number}: download both files again.")
     return [int(index) - 1 for index in found]
 
 
 def _maps(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Depth maps as arrays, or as images, in the order of their names."""
+    """Depth maps as arrays, or as images, ordered by name."""
     arrays = sorted(common.require_folder(folder, "depth maps").glob("*.npy"))
     return arrays or common.frames_in(folder, "depth maps")
 

@@ -1,4 +1,4 @@
-"""Which data sets can be evaluated on."""
+"""The data sets for evaluation."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ _ALL = (
     ),
     TestSet(
         name="custom",
-        title="Own sequences",
+        title="Custom sequences",
         tasks=("masks", "poses", "depth", "points"),
         find=finder("custom", custom.read),
         licence="your own",
@@ -140,16 +140,16 @@ _ALL = (
     ),
 )
 
-#: By name. A data set is a function from a folder to its sequences, and an entry here.
+#: Data sets by name. A new one is a function from a folder to its sequences, and an entry here.
 TEST_SETS: dict[str, TestSet] = {test_set.name: test_set for test_set in _ALL}
 
 
 def find_test_set(name: str) -> TestSet:
-    """The data set of a name.
+    """The data set with a name.
 
     Raises:
-      ConfigError: an unknown name; the message has the known ones.
+      ConfigError: the name is unknown; the message lists the known ones.
     """
     if name not in TEST_SETS:
-        raise ConfigError(f"Unknown data set {name!r}: one of {', '.join(sorted(TEST_SETS))}.")
+        raise ConfigError(f"Unknown data set {name!r}: choose one of {', '.join(sorted(TEST_SETS))}.")
     return TEST_SETS[name]

@@ -1,11 +1,11 @@
-"""ScanNet (Dai et al., CVPR 2017; http://www.scan-net.org): poses. Rooms at rest.
+"""ScanNet (Dai et al., CVPR 2017; http://www.scan-net.org): poses. Static rooms.
 
     ROOT/[FOLDER/]scene0707_00/
-      color/0.jpg, pose/0.txt                       as its own tool exports a scan: 4x4 camera to world, -inf: lost
+      color/0.jpg, pose/0.txt                       as its own tool exports a scan: 4x4 camera to world, -inf if lost
     or
-      color_90/frame_0000.jpg, pose_90.txt          as prepared for MonST3R: 16 numbers a line, a pose a frame
+      color_90/frame_0000.jpg, pose_90.txt          as prepared for MonST3R: 16 numbers per line, one pose per frame
 
-Every third frame, 90 in all, of every scene that is there (MonST3R, sec. 4).
+Every third frame, at most 90, of all scenes found (MonST3R, sec. 4).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STRIDE, LIMIT = 3, 90
 
 
 def read(root: pathlib.Path) -> list[TestSequence]:
-    """Every scene in a folder, or the one that it is."""
+    """All scenes in a folder, or the folder itself as the only one."""
     prepared = files.folders_with(root, f"color_{LIMIT}", 2)
     names = {folder.name for folder in prepared}
     original = [folder for folder in files.folders_with(root, "color", 2) if folder.name not in names]
@@ -57,7 +57,7 @@ def _original(folder: pathlib.Path) -> TestSequence:
 
 
 def _without_lost(times: np.ndarray, poses: np.ndarray, labels: list[str], path: pathlib.Path) -> Trajectory:
-    """The poses but those that the data set marks as lost, by infinities."""
+    """The poses without those that the data set marks as lost, by infinities."""
     known = np.flatnonzero(~np.isinf(poses).any(axis=(1, 2)))
     trajectory = common.make_trajectory(times[known], poses[known], [labels[entry] for entry in known])
     common.require_poses(trajectory, times, path)

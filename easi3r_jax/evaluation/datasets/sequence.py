@@ -1,4 +1,4 @@
-"""What every data set is to an evaluation: sequences of frames and what is known of them."""
+"""The interface of a data set: sequences of frames with their ground truth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Trajectory:
     """The true path of a camera.
 
     Attributes:
-      times: (P,) float64 seconds (or frame numbers, where the data set has no time stamps), increasing.
+      times: (P,) float64 seconds (frame numbers if the data set has no time stamps), increasing.
       world_from_cam: (P, 4, 4) float64 rigid, OpenCV axes, in the data set's own world and unit.
     """
 
@@ -27,18 +27,18 @@ class Trajectory:
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """What is known of a sequence's frames, in pixels of the original (upright) images.
+    """Ground truth of a sequence, in pixels of the original (upright) images.
 
-    A task is judged on those sequences whose truth has what it needs: of Sintel's 23, 14 have a trajectory. Images are
-    read when they are asked for; then what is damaged or of another size than the frame is an InputError.
+    A task is evaluated on those sequences whose truth has what it needs: of Sintel's 23, 14 have a trajectory. Images
+    are read on demand; reading raises InputError if one is damaged or differs in size from its frame.
 
     Attributes:
-      masks: frame 0..T-1 -> (h, w) bool, what moves.
-      void: frame -> (h, w) bool, pixels that do not count.
-      depth: frame -> (h, w) float32 z in the camera, 0 where unknown.
-      intrinsics: (T, 3, 3) float64, integers at pixel centres.
-      trajectory: at the times of `TestSequence.times` or near them (association is the metrics' business); it may have
-        more poses than there are frames, or fewer.
+      masks: function of the frame 0..T-1: (h, w) bool, True at dynamic pixels.
+      void: function of the frame: (h, w) bool, pixels to ignore.
+      depth: function of the frame: (h, w) float32 z in the camera, 0 where unknown.
+      intrinsics: (T, 3, 3) float64, with integer coordinates at pixel centres.
+      trajectory: at or near the times of `TestSequence.times` (the metrics associate them); it may have more or fewer
+        poses than there are frames.
     """
 
     masks: Callable[[int], np.ndarray] | None = None
@@ -50,14 +50,14 @@ class Truth:
 
 @dataclasses.dataclass(frozen=True)
 class TestSequence:
-    """One sequence after the protocol's choice of frames.
+    """One sequence, with the frames that the protocol selects.
 
     Attributes:
-      name: of the sequence, unlike any other's in its data set.
+      name: of the sequence, unique in its data set.
       images: T frames in order, as `load_frames` takes them: paths, or images within a file.
-      times: (T,) float64, of the trajectory's kind.
+      times: (T,) float64, in the unit of the trajectory's times.
       truth: see `Truth`.
-      num_source_frames: frames before the protocol's stride and limit.
+      num_source_frames: number of frames before the protocol's stride and limit.
     """
 
     __test__ = False  # for pytest
@@ -75,31 +75,31 @@ class Published:
 
     Attributes:
       method: as the paper names it.
-      task: of `TestSet.tasks`.
-      figures: name of ours -> value, in our unit (shares, not percent).
+      task: one of `TestSet.tasks`.
+      metrics: our name of a metric -> value, in our unit (fractions, not percent).
       source: paper and table, and what differs from our protocol.
     """
 
     method: str
     task: str
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     source: str
 
 
 @dataclasses.dataclass(frozen=True)
 class TestSet:
-    """A data set and the protocol it is evaluated by.
+    """A data set and its evaluation protocol.
 
     Attributes:
       name: as `--dataset` names it.
-      title: as people name it.
-      tasks: of "masks", "poses", "depth", "points".
-      find: root folder -> its sequences in the order of their names, at least one. InputError where the folder is not
-        there or not whole.
-      licence, homepage: for documents and messages; the publisher's word is the one that counts.
-      depth: alignment and limits of the protocol, or None where depth is no task.
-      single_frames: every frame is reconstructed alone.
-      published: rows of the papers for the report.
+      title: its usual name.
+      tasks: some of "masks", "poses", "depth", "points".
+      find: function from a root folder to its sequences ordered by name, at least one. Raises InputError if the folder
+        does not exist or is incomplete.
+      licence, homepage: for documents and messages; the publisher's own statement is authoritative.
+      depth: alignment and limits of the protocol; None if depth is not a task.
+      single_frames: whether each frame is reconstructed alone.
+      published: rows of the papers, for the report.
     """
 
     __test__ = False  # for pytest

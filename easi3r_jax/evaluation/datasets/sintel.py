@@ -7,9 +7,10 @@
       camdata_left/alley_2/frame_0001.cam
       depth/alley_2/frame_0001.dpt
 
-All frames of the 23 training sequences: depth of all, poses of the 14 in which the camera moves enough (MonST3R,
-sec. 4, after LEAP-VO and ParticleSfM). Both files are little endian and begin with float32 202021.25: a .dpt has
-int32 width, int32 height and float32 z row by row, a .cam the 3x3 intrinsics and the 3x4 camera from world as float64.
+All frames of the 23 training sequences: depth for all, poses for the 14 in which the camera moves enough (MonST3R,
+sec. 4, after LEAP-VO and ParticleSfM). Both file formats are little endian and start with float32 202021.25. A .dpt
+file continues with int32 width, int32 height and float32 z row by row; a .cam file with the 3x3 intrinsics and the 3x4
+camera from world, as float64.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SEQUENCES = (
     *("bandage_1", "bandage_2", "cave_2", "cave_4", "market_2", "market_5", "market_6", "mountain_1", "shaman_2"),
     *("shaman_3", "sleeping_1", "sleeping_2", "temple_2", "temple_3"),
 )
-#: Neither standing still nor moving on a straight line.
+#: Sequences whose camera neither stands still nor moves on a straight line.
 WITH_POSES = frozenset(SEQUENCES) - {
     *("alley_1", "ambush_2", "ambush_7", "bamboo_1", "bamboo_2", "bandage_1", "bandage_2", "mountain_1", "shaman_2"),
 }
@@ -79,7 +80,7 @@ def _read_camera(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     with files.reported(path):
         data = path.read_bytes()
         if len(data) != 4 + 8 * (9 + 12) or struct.unpack_from("<f", data)[0] != _TAG:
-            raise ValueError("it is no .cam file of Sintel")
+            raise ValueError("it is not a .cam file of Sintel")
     numbers = np.frombuffer(data, "<f8", offset=4)
     extrinsics = np.eye(4)
     extrinsics[:3] = numbers[9:].reshape(3, 4)
@@ -91,9 +92,9 @@ def _read_depth(path: pathlib.Path) -> np.ndarray:
     with files.reported(path), path.open("rb") as file:
         header = file.read(12)
         if len(header) < 12 or struct.unpack_from("<f", header)[0] != _TAG:
-            raise ValueError("it is no .dpt file of Sintel")
+            raise ValueError("it is not a .dpt file of Sintel")
         width, height = struct.unpack_from("<ii", header, 4)
         length = os.fstat(file.fileno()).st_size
         if min(width, height) < 1 or length != 12 + 4 * width * height:
-            raise ValueError(f"it has {length} bytes for {width} x {height} pixels")
+            raise ValueError(f"it has {length} bytes, which does not fit {width} x {height} pixels")
         return np.frombuffer(file.read(), "<f4").reshape(height, width)

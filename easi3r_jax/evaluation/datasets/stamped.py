@@ -1,4 +1,4 @@
-"""Folders in the manner of TUM RGB-D: files named by their time stamps, and lists `timestamp file` of them."""
+"""Folders in TUM RGB-D's style: files named by their time stamps, listed in text files as `timestamp file`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from easi3r_jax.io.priors.files import read_text
 
 
 def stamped_images(folder: pathlib.Path, kind: str) -> tuple[np.ndarray, list[pathlib.Path]]:
-    """The images of one kind of a recording in the order of time, as its list `kind.txt` has them, or by their names.
+    """A recording's images of one kind in order of time: from its list `kind.txt` or, without one, by their names.
 
     Args:
       folder: of the recording.
@@ -22,8 +22,8 @@ def stamped_images(folder: pathlib.Path, kind: str) -> tuple[np.ndarray, list[pa
       (N,) seconds, increasing, and N paths.
 
     Raises:
-      InputError: no images, a list that names files that are not there or is no list, names without a time stamp, one
-        stamp twice.
+      InputError: there are no images, the list is malformed or names missing files, a name is not a time stamp, or a
+        time stamp occurs twice.
     """
     index = folder / f"{kind}.txt"
     if index.is_file():
@@ -40,12 +40,12 @@ def stamped_images(folder: pathlib.Path, kind: str) -> tuple[np.ndarray, list[pa
     order = np.argsort(stamps, kind="stable")
     stamps = stamps[order]
     if np.any(np.diff(stamps) <= 0):
-        raise InputError(f"{index if index.is_file() else folder / kind} has a time stamp twice: remove one.")
+        raise InputError(f"{index if index.is_file() else folder / kind} has one time stamp twice: remove one.")
     return stamps, [paths[entry] for entry in order]
 
 
 def stamps_of(paths: list[pathlib.Path]) -> np.ndarray | None:
-    """(N,) seconds by the names of files; None where a name is no time stamp or stamps do not increase."""
+    """(N,) seconds from the names of files; None if a name is not a time stamp or the stamps do not increase."""
     try:
         stamps = np.array([_stamp(path) for path in paths])
     except InputError:
@@ -65,7 +65,7 @@ def _listed(index: pathlib.Path) -> tuple[np.ndarray, list[pathlib.Path]]:
                 raise ValueError
             stamps.append(stamp)
         except ValueError as error:
-            raise InputError(f"{index}, line {number} is no 'timestamp file': {line.strip()[:60]!r}.") from error
+            raise InputError(f"{index}, line {number} is not 'timestamp file': {line.strip()[:60]!r}.") from error
         paths.append(index.parent / words[1])
     if not paths:
         raise InputError(f"{index} lists no files: download the sequence again, or remove it.")
@@ -78,5 +78,5 @@ def _stamp(path: pathlib.Path) -> float:
     except ValueError:
         stamp = np.nan
     if not np.isfinite(stamp):
-        raise InputError(f"The name of {path} is no time stamp: restore {path.parent.name}.txt, or the names.")
+        raise InputError(f"The name of {path} is not a time stamp: restore {path.parent.name}.txt, or the names.")
     return stamp

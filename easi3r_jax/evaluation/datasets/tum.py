@@ -1,4 +1,4 @@
-"""TUM RGB-D (Sturm et al., IROS 2012), the eight sequences with people who move, "TUM-dynamics": poses.
+"""TUM RGB-D (Sturm et al., IROS 2012), the eight sequences with moving people, "TUM-dynamics": poses.
 
     https://cvg.cit.tum.de/data/datasets/rgbd-dataset
 
@@ -6,9 +6,9 @@
       rgb/1341846313.553992.png, rgb.txt            as published
       groundtruth.txt                               timestamp tx ty tz qx qy qz qw, camera to world
     or
-      rgb_90/*.png, groundtruth_90.txt              as prepared for MonST3R: a pose a frame
+      rgb_90/*.png, groundtruth_90.txt              as prepared for MonST3R: one pose per frame
 
-Every third frame, 90 in all (MonST3R, sec. 4). A folder of a single one of the sequences may be the root.
+Every third frame, at most 90 (MonST3R, sec. 4). The root may also be the folder of one of the sequences.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SEQUENCES = tuple(
 
 
 def read(root: pathlib.Path) -> list[TestSequence]:
-    """The eight sequences, or the one whose folder it is."""
+    """The eight sequences, or the one whose folder is given."""
     return [_sequence(folder) for folder in common.recordings(root, SEQUENCES)]
 
 
@@ -52,7 +52,7 @@ def _sequence(folder: pathlib.Path) -> TestSequence:
 
 
 def prepared_sequence(folder: pathlib.Path, images: pathlib.Path, poses: pathlib.Path) -> TestSequence:
-    """A sequence of which the frames were chosen before: a pose for each, by their order.
+    """A sequence whose frames were selected beforehand, with one pose per frame, in order.
 
     Args:
       folder: of the sequence.

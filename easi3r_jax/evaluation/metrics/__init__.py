@@ -1,6 +1,6 @@
-"""Figures of merit of a reconstruction against ground truth; host side, float64, no randomness.
+"""Metrics of a reconstruction against ground truth: on the host, in float64, without randomness.
 
-docs/metrics.md defines each, with the published protocols and their quirks.
+docs/metrics.md defines each of them, with the published protocols and their quirks.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from easi3r_jax.evaluation.metrics.depth import (
     align_depth,
     apply_fit,
     depth_metrics,
+    evaluated_pixels,
     fit_clip,
-    judged_pixels,
     relative_error,
     valid_depth,
 )
@@ -65,10 +65,10 @@ __all__ = [
     "davis_metrics",
     "depth_metrics",
     "evaluate_scene",
+    "evaluated_pixels",
     "fit_clip",
     "fit_depth",
     "focal_relative_error",
-    "judged_pixels",
     "mask_boundary",
     "mean_recall_decay",
     "point_metrics",
@@ -89,11 +89,11 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GroundTruth:
-    """What is known of a clip, at the resolution of the network's frames; None where unknown.
+    """Ground truth of a clip, at the resolution of the network's frames; None where unknown.
 
     Attributes:
       depth: (T, H, W) float, z in the camera; zero, negative or non-finite where unknown.
-      masks: (T, H, W) bool, True where the frame moves.
+      masks: (T, H, W) bool, True at dynamic pixels.
       world_from_cam: (T, 4, 4) float, rigid, OpenCV axes, any world.
       intrinsics: (T, 3, 3) float, in pixels of the frames.
     """
@@ -107,23 +107,28 @@ class GroundTruth:
 def evaluate_scene(
     scene: Scene4D, ground_truth: GroundTruth, *, max_depth: float | None = MAX_DEPTH
 ) -> dict[str, float | None]:
-    """Every figure that the ground truth allows.
+    """All metrics that the ground truth allows.
+
+    Args:
+      scene: the reconstruction.
+      ground_truth: of the same shapes; fields that are None are not evaluated.
+      max_depth: true depths at or beyond it are ignored; None: no limit.
 
     Returns:
-      a flat dictionary; the figures of a field that is None are absent, a figure that is not defined for this clip is
-      None (never NaN):
+      a flat dictionary. Metrics of a field that is None are absent; a metric that is undefined for this clip is None
+      (never NaN):
 
       - `ate`, `rpe_translation` (units of the true world), `rpe_rotation_deg`: see `pose_metrics`.
       - `focal_relative_error`.
       - `abs_rel`, `sq_rel`, `depth_rmse`, `log_rmse`, `delta_1_25`, `delta_1_25_2`, `delta_1_25_3`: one robust
-        scale for the clip; `abs_rel_scale_shift`, `delta_1_25_scale_shift`: one scale and shift by least squares.
+        scale for the clip. `abs_rel_scale_shift`, `delta_1_25_scale_shift`: one scale and shift by least squares.
       - `mask_iou` (all pixels pooled), `mask_j_mean`, `mask_j_recall`, `mask_j_decay`, `mask_f_mean`,
-        `mask_f_recall`, `mask_f_decay` (DAVIS): None where nothing moves, for every mask would have 0 there;
-        `mask_share` (of pixels marked as moving): the figure for such clips; `score_auc` (pixels; None where nothing
-        or everything moves).
+        `mask_f_recall`, `mask_f_decay` (DAVIS): None for a static clip, where every mask would score 0.
+        `mask_share`, the fraction of pixels marked as dynamic: the metric for such clips. `score_auc`, over pixels:
+        None if no pixel or every pixel is dynamic.
 
     Raises:
-      InputError: ground truth of another shape than the scene, or numbers that are not finite where they count.
+      InputError: the shapes of the ground truth and the scene differ, or numbers that count are not finite.
     """
     _check_shapes(scene, ground_truth)
     result: dict[str, float | None] = {}
@@ -143,14 +148,14 @@ def evaluate_scene(
 
 def _mask_metrics(scene: Scene4D, truth: np.ndarray) -> dict[str, float | None]:
     masks = np.asarray(scene.dynamic_mask, bool)
-    moves = bool(truth.any())
+    is_dynamic = bool(truth.any())
     result: dict[str, float | None] = {
-        "mask_iou": pooled_iou(masks, truth) if moves else None,
+        "mask_iou": pooled_iou(masks, truth) if is_dynamic else None,
         "mask_share": float(masks.mean()),
     }
     for letter, similarity in (("j", region_similarity), ("f", boundary_similarity)):
         for name, value in zip(("mean", "recall", "decay"), mean_recall_decay(similarity(masks, truth)), strict=True):
-            result[f"mask_{letter}_{name}"] = value if moves else None
+            result[f"mask_{letter}_{name}"] = value if is_dynamic else None
     result["score_auc"] = roc_auc(np.asarray(scene.dynamic_score), truth)
     return result
 

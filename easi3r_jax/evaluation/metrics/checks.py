@@ -1,4 +1,4 @@
-"""What every figure asks of its input: the same shape, readable numbers."""
+"""Checks that all metrics make on their input: equal shapes, finite numbers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from easi3r_jax.core.errors import InputError
 
 
 def check_same_shape(name: str, array: np.ndarray, truth: np.ndarray) -> None:
-    """Raises InputError where an array and its truth differ in shape; `name` is a plural."""
+    """Raises InputError if an array and its truth differ in shape; `name` is a plural."""
     if array.shape != truth.shape:
-        raise InputError(f"The {name} have shape {array.shape}, the true ones {truth.shape}: bring them to one shape.")
+        raise InputError(f"The {name} have shape {array.shape}, the true ones {truth.shape}: both must be the same.")
 
 
 def check_finite(name: str, array: np.ndarray) -> None:
-    """Raises InputError where an array holds NaN or an infinity; `name` is a plural."""
+    """Raises InputError if an array holds NaN or an infinity; `name` is a plural."""
     wrong = array.size - int(np.isfinite(array).sum())
     if wrong:
-        raise InputError(f"The {name} hold {wrong} of {array.size} numbers that are NaN or infinite: leave those out.")
+        raise InputError(f"In the {name}, {wrong} of {array.size} numbers are NaN or infinite: remove those.")

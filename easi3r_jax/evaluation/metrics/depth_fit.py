@@ -1,12 +1,12 @@
-"""Scale and shift that bring a depth of unknown scale to the true one.
+"""Scale and shift that align a depth of unknown scale with the true one.
 
-A fit is a pair (scale, shift) with truth ≈ scale * predicted + shift. The procedures are those of the released
-evaluation, not only their aims: two of them are not run to convergence.
+A fit is a pair (scale, shift) with truth ≈ scale * predicted + shift. The released evaluation is reproduced in its
+procedures and not only in its objectives: two of them do not run to convergence.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from scipy import optimize
@@ -17,16 +17,16 @@ from easi3r_jax.evaluation.metrics.sums import cascade_sum
 Alignment = Literal["none", "median", "scale", "lstsq", "lad", "lad2"]
 Arithmetic = Literal["double", "released"]
 
-#: Smallest prediction in ratios and logarithms.
-SMALLEST_DEPTH = 1e-5
+#: Predictions below it are replaced by it in ratios and logarithms.
+MIN_DEPTH = 1e-5
 
-# Of the robust scale fit.
+# The robust scale fit.
 _WEISZFELD_STEPS = 10
-_SMALLEST_SCALE = 1e-3
-# Of Adam, and the change of its loss at which it stops.
+_MIN_SCALE = 1e-3
+# Adam, and the change of its loss below which it stops.
 _BETAS = 0.9, 0.999
 _EPSILON = 1e-8
-_STANDSTILL = 1e-6
+_MIN_LOSS_CHANGE = 1e-6
 
 
 def fit_depth(
@@ -45,14 +45,15 @@ def fit_depth(
       alignment: what is minimised, and how:
 
         - "none": nothing, (1, 0).
-        - "median": ratio of the medians, each the lower middle of an even number.
-        - "scale": absolute deviations by ten Weiszfeld steps from the ratio of the means; at least 1e-3.
-        - "lstsq": squares, with a shift.
-        - "lad": absolute deviations with a shift, by BFGS from the ratio of the medians: from thousands of pixels on
-          their minimum; among a few it may stop at an edge of what it minimises.
-        - "lad2": the same by Adam, at most `steps` steps of `learning_rate`: on the way to the minimum.
-      arithmetic: "double", or "released" for the published numbers to the last bit: single precision and PyTorch's
-        order of sums in "scale" and "lad2", whose last step depends on rounding. Of the others it changes nothing.
+        - "median": the ratio of the medians; of an even number of values, the median is the lower middle one.
+        - "scale": absolute deviations, by ten Weiszfeld steps from the ratio of the means; at least 1e-3.
+        - "lstsq": squared deviations, with a shift.
+        - "lad": absolute deviations with a shift, by BFGS from the ratio of the medians. With thousands of pixels it
+          reaches the minimum; with few it may stop at a kink of the objective.
+        - "lad2": the same by Adam, at most `steps` steps of `learning_rate`: it stops on the way to the minimum.
+      arithmetic: "double", or "released" to reproduce the published numbers to the last bit: single precision and
+        PyTorch's order of summation in "scale" and "lad2", whose last step depends on rounding. The other alignments
+        ignore it.
       learning_rate, steps: of "lad2".
 
     Returns:
@@ -74,17 +75,17 @@ def fit_depth(
         return _least_deviations(predicted, truth)
     if alignment == "lad2":
         return _adam(predicted, truth, learning_rate, steps)
-    raise ConfigError(f"Unknown alignment of depth {alignment!r}.")
+    raise ConfigError(f"Unknown depth alignment {alignment!r}: choose one of {', '.join(get_args(Alignment))}.")
 
 
 def lower_median(x: np.ndarray) -> float:
-    """Median of (P,) numbers; the lower middle of an even number, as PyTorch's."""
+    """Median of (P,) numbers; of an even number, the lower middle one, as in PyTorch."""
     middle = (len(x) - 1) // 2
     return float(np.partition(x, middle)[middle])
 
 
 def _ratio_of_medians(predicted: np.ndarray, truth: np.ndarray) -> float:
-    return lower_median(truth) / max(lower_median(predicted), SMALLEST_DEPTH)
+    return lower_median(truth) / max(lower_median(predicted), MIN_DEPTH)
 
 
 def _sum(x: np.ndarray) -> np.floating:
@@ -94,24 +95,24 @@ def _sum(x: np.ndarray) -> np.floating:
 def _weiszfeld(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Least absolute deviations by iteratively re-weighted least squares.
 
-    After ten steps the scale still moves by some 1e-4, and where it goes is up to the few pixels whose residual is
-    nearly nothing: in single precision another order of the same pixels moves it by as much.
+    After ten steps the scale still changes by about 1e-4 per step, and the change is dominated by the few pixels whose
+    residual is almost zero. In single precision, reordering the pixels changes the result by as much.
     """
     if not predicted.any():  # nothing to scale
         return 1.0
     kind = predicted.dtype.type
-    scale = kind(_sum(truth) / len(truth)) / max(kind(_sum(predicted) / len(predicted)), kind(SMALLEST_DEPTH))
+    scale = kind(_sum(truth) / len(truth)) / max(kind(_sum(predicted) / len(predicted)), kind(MIN_DEPTH))
     for _ in range(_WEISZFELD_STEPS):
         weight = kind(1) / (np.abs(scale * predicted - truth) + kind(1e-8))
         scale = _sum(weight * predicted * truth) / _sum(weight * np.square(predicted))
-    return max(float(scale), _SMALLEST_SCALE)
+    return max(float(scale), _MIN_SCALE)
 
 
 def _least_deviations(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """The smallest mean absolute deviation; both sides are brought to a mean of 1, so that units do not count.
+    """The least mean absolute deviation. Both sides are scaled to a mean of 1, so that units do not matter.
 
-    Against the exact minimum (a linear program) the mean deviation is above it by 1e-6 of itself for 2000 pixels, 4e-5
-    for 200, 1e-2 for 20 (the worst of 40 draws each, outliers included).
+    The mean deviation exceeds the exact minimum (a linear program) by a relative 1e-6 for 2000 pixels, 4e-5 for 200
+    and 1e-2 for 20 (the worst of 40 random draws each, outliers included).
     """
     unit, true_unit = np.abs(predicted).mean(), truth.mean()
     unit = unit if unit > 0 else 1.0
@@ -132,12 +133,12 @@ def _adam(predicted: np.ndarray, truth: np.ndarray, learning_rate: float, steps:
         residual = fit[0] * predicted + fit[1] - truth
         loss, side = _sum(np.abs(residual)), np.sign(residual)
         gradient = np.array([_sum(side * predicted), _sum(side)], kind)
-        # Rounded once, as a fused multiply-add is.
+        # Rounded once, like a fused multiply-add.
         mean = (mean + np.float64(kind(1 - decay)) * (gradient - mean).astype(np.float64)).astype(kind)
         square = kind(square_decay) * square + kind(1 - square_decay) * gradient * gradient
         root = np.sqrt(square) / kind(np.sqrt(1 - square_decay**step)) + kind(_EPSILON)
         fit = fit - kind(learning_rate / (1 - decay**step)) * (mean / root)
-        if before is not None and abs(loss - before) < _STANDSTILL:
+        if before is not None and abs(loss - before) < _MIN_LOSS_CHANGE:
             break
         before = loss
     return float(fit[0]), float(fit[1])

@@ -14,7 +14,7 @@ def focal_relative_error(intrinsics: np.ndarray, truth: np.ndarray) -> float:
       intrinsics, truth: (T, 3, 3), both in pixels of the same image size.
 
     Raises:
-      InputError: shapes that differ, numbers that are not finite.
+      InputError: the shapes differ, or numbers are not finite.
     """
     check_same_shape("intrinsics", np.asarray(intrinsics), np.asarray(truth))
     check_finite("intrinsics", np.asarray(intrinsics))

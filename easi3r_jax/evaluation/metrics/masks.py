@@ -1,8 +1,8 @@
-"""How well masks of what moves agree with the true ones: region J and boundary F of DAVIS, pooled IoU, ROC-AUC.
+"""Agreement of dynamic masks with the true ones: DAVIS's region J and boundary F, pooled IoU, ROC-AUC.
 
-J and F of a frame are the benchmark's; what becomes of them is up to a protocol. "pooled" is the Easi3R paper's: all
-frames of all sequences alike, at the network's crop. "davis" is the benchmark's: sequence by sequence without the first
-and the last frame, at full resolution. `geometry.grids.resample_nearest` leads from one resolution to the other.
+J and F of a frame are the benchmark's. How frames are averaged depends on the protocol. "pooled" is the Easi3R paper's:
+over all frames of all sequences, at the network's crop. "davis" is the benchmark's: per sequence, without the first and
+the last frame, at full resolution. `geometry.grids.resample_nearest` converts between the resolutions.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from easi3r_jax.evaluation.metrics.checks import check_finite, check_same_shape
 
 Protocol = Literal["pooled", "davis"]
 
-# Boundaries match within this share of the image diagonal (DAVIS).
+# Boundaries match within this fraction of the image diagonal (DAVIS).
 _BOUNDARY_TOLERANCE = 0.008
-_FIGURES = ("jf_mean", *(f"{letter}_{name}" for letter in "jf" for name in ("mean", "recall", "decay")))
+_METRICS = ("jf_mean", *(f"{letter}_{name}" for letter in "jf" for name in ("mean", "recall", "decay")))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskScores:
-    """Agreement in every frame of a sequence.
+    """Agreement in each frame of a sequence.
 
     Attributes:
       region: (T,) float64 in [0, 1], J.
@@ -41,10 +41,10 @@ class MaskScores:
 def pooled_metrics(
     masks: np.ndarray | Sequence[np.ndarray], truth: np.ndarray | Sequence[np.ndarray]
 ) -> dict[str, float | None]:
-    """J and F by the Easi3R paper's protocol: see `summarise_masks`.
+    """J and F by the Easi3R paper's protocol, see `summarise_masks`.
 
     Args:
-      masks, truth: (T, H, W) bool, one sequence, or as many of them as there are sequences; at the network's crop.
+      masks, truth: (T, H, W) bool of one sequence, or a list with one such array per sequence; at the network's crop.
 
     Raises:
       InputError: as `score_masks`.
@@ -55,11 +55,11 @@ def pooled_metrics(
 def davis_metrics(
     masks: np.ndarray | Sequence[np.ndarray], truth: np.ndarray | Sequence[np.ndarray]
 ) -> dict[str, float | None]:
-    """J and F by the DAVIS benchmark's protocol: see `summarise_masks`.
+    """J and F by the DAVIS benchmark's protocol, see `summarise_masks`.
 
     Args:
-      masks, truth: (T, H, W) bool, one sequence, or as many of them as there are sequences; at full resolution, all
-        frames.
+      masks, truth: (T, H, W) bool of one sequence, or a list with one such array per sequence; all frames, at full
+        resolution.
 
     Raises:
       InputError: as `score_masks`.
@@ -73,12 +73,12 @@ def score_masks(
     """J and F of each frame.
 
     Args:
-      masks, truth: (T, H, W) bool, or numbers that are not 0 where the frame moves.
-      void: (T, H, W) likewise: pixels that count for neither.
-      fill_missing: as the released evaluation does, frames that the masks lack are empty, frames too many are left out.
+      masks, truth: (T, H, W) bool, or numbers that are nonzero at dynamic pixels.
+      void: (T, H, W) likewise: pixels to ignore.
+      fill_missing: treat missing masks as empty and ignore surplus ones, as the released evaluation does.
 
     Raises:
-      InputError: shapes that differ, no frame or no pixel, numbers that are not finite.
+      InputError: the shapes differ, there is no frame or no pixel, or numbers are not finite.
     """
     masks, truth = as_masks("masks", masks), as_masks("true masks", truth)
     if fill_missing and masks.shape[1:] == truth.shape[1:]:
@@ -93,47 +93,47 @@ def score_masks(
 
 
 def summarise_masks(scores: Iterable[MaskScores], protocol: Protocol) -> dict[str, float | None]:
-    """Figures of a set of sequences.
+    """Metrics of a set of sequences.
 
     Args:
-      scores: of each sequence, all its frames, at the protocol's resolution.
+      scores: one per sequence, for all its frames, at the protocol's resolution.
       protocol:
 
-        - "pooled": mean over all frames of all sequences, so that a long sequence counts more. `recall` is the share of
+        - "pooled": mean over all frames of all sequences, so a long sequence counts more. `recall` is the fraction of
           frames above 0.5. `decay` is 0: the released evaluation measures it within a frame.
-        - "davis": mean over sequences of the mean, recall and decay (`mean_recall_decay`) of each; the first frame of a
-          sequence and its last are not judged. Sequences of two frames or fewer have no figures and are left out.
+        - "davis": mean over sequences of each one's mean, recall and decay (`mean_recall_decay`). The first and the
+          last frame of a sequence are not evaluated. Sequences of two frames or fewer have no metrics and are omitted.
 
     Returns:
       `j_mean`, `j_recall`, `j_decay`, `f_mean`, `f_recall`, `f_decay`, and `jf_mean`, the mean of the two means; None
-      where no frame is judged. `frames` and `sequences`: how many are in the figures.
+      if no frame is evaluated. `frames` and `sequences`: how many were evaluated.
 
     Source: Perazzi et al., CVPR 2016; Pont-Tuset et al., The 2017 DAVIS Challenge, arXiv 1704.00675.
     """
     if protocol not in ("pooled", "davis"):
-        raise ConfigError(f"Unknown protocol of masks {protocol!r}: choose pooled or davis.")
+        raise ConfigError(f"Unknown mask protocol {protocol!r}: choose pooled or davis.")
     inner = slice(1, -1) if protocol == "davis" else slice(None)
-    judged = [np.stack([s.region, s.boundary])[:, inner] for s in scores]
-    judged = [values for values in judged if values.size]
-    result: dict[str, float | None] = dict.fromkeys(_FIGURES)
-    if judged:
+    evaluated = [np.stack([s.region, s.boundary])[:, inner] for s in scores]
+    evaluated = [values for values in evaluated if values.size]
+    result: dict[str, float | None] = dict.fromkeys(_METRICS)
+    if evaluated:
         summary = _pooled if protocol == "pooled" else _by_sequence
-        region, boundary = (summary([sequence[row] for sequence in judged]) for row in (0, 1))
-        result |= zip(_FIGURES, ((region[0] + boundary[0]) / 2, *region, *boundary), strict=True)
-    return result | {"frames": sum(values.shape[1] for values in judged), "sequences": len(judged)}
+        region, boundary = (summary([sequence[row] for sequence in evaluated]) for row in (0, 1))
+        result |= zip(_METRICS, ((region[0] + boundary[0]) / 2, *region, *boundary), strict=True)
+    return result | {"frames": sum(values.shape[1] for values in evaluated), "sequences": len(evaluated)}
 
 
 def region_similarity(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """J of each frame: intersection over union; 1 where both masks are empty.
 
     Args:
-      masks, truth: (T, H, W) bool, or numbers that are not 0 where the frame moves.
+      masks, truth: (T, H, W) bool, or numbers that are nonzero at dynamic pixels.
 
     Returns:
       (T,) float64 in [0, 1].
 
     Raises:
-      InputError: shapes that differ, no frame or no pixel, numbers that are not finite.
+      InputError: the shapes differ, there is no frame or no pixel, or numbers are not finite.
 
     Source: Perazzi et al., A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation, CVPR 2016.
     """
@@ -146,11 +146,11 @@ def region_similarity(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def boundary_similarity(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """F of each frame: harmonic mean of the precision and recall of boundary pixels.
 
-    A boundary pixel is found when the other mask has one within `boundary_tolerance`. One where both masks have no
-    boundary, zero where only one has none.
+    A boundary pixel is matched if the other mask has one within `boundary_tolerance`. F is 1 if neither mask has a
+    boundary, and 0 if only one of them has.
 
     Args:
-      masks, truth: (T, H, W) bool, or numbers that are not 0 where the frame moves.
+      masks, truth: (T, H, W) bool, or numbers that are nonzero at dynamic pixels.
 
     Returns:
       (T,) float64 in [0, 1].
@@ -166,12 +166,12 @@ def boundary_similarity(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def boundary_tolerance(height: int, width: int) -> int:
-    """Within how many pixels boundaries match: 0.008 of the image's diagonal, rounded up (DAVIS)."""
+    """Distance in pixels within which boundaries match: 0.008 of the image diagonal, rounded up (DAVIS)."""
     return math.ceil(_BOUNDARY_TOLERANCE * math.hypot(height, width))
 
 
 def mask_boundary(mask: np.ndarray) -> np.ndarray:
-    """(H, W) bool -> (H, W) bool: pixels that differ from their right, lower or lower-right neighbour in the image."""
+    """(H, W) bool -> (H, W) bool: pixels that differ from their right, lower or lower-right neighbour."""
     edge = np.zeros_like(mask)
     edge[:, :-1] |= mask[:, :-1] ^ mask[:, 1:]
     edge[:-1] |= mask[:-1] ^ mask[1:]
@@ -180,17 +180,16 @@ def mask_boundary(mask: np.ndarray) -> np.ndarray:
 
 
 def mean_recall_decay(values: np.ndarray, *, eight_bits: bool = False) -> tuple[float, float, float | None]:
-    """DAVIS statistics of a per-frame figure.
+    """DAVIS statistics of a per-frame metric.
 
     Args:
-      values: (T,) of T >= 1 frames.
-      eight_bits: the benchmark keeps the ends of the quarters in eight bits, so that beyond 256 frames they are counted
-        from 0 again and its decay is wrong, or that of no frames at all. True does as it does, and says None for the
-        latter.
+      values: (T,), T >= 1 frames.
+      eight_bits: the benchmark stores the ends of the quarters in eight bits. Beyond 256 frames they wrap around, and
+        its decay is wrong or that of no frames. True reproduces this, with None for a decay of no frames.
 
     Returns:
-      the mean; the share of frames above 0.5; the mean over the first quarter minus that over the last. Quarters
-      share their end frames, as in the benchmark.
+      the mean; the recall, the fraction of frames above 0.5; and the decay, the mean over the first quarter minus that
+      over the last. Adjacent quarters have their end frame in common, as in the benchmark.
     """
     values = np.asarray(values, np.float64)
     ends = np.floor(np.linspace(0, len(values) - 1, 5) + 0.5 + 1e-10).astype(int)
@@ -202,7 +201,7 @@ def mean_recall_decay(values: np.ndarray, *, eight_bits: bool = False) -> tuple[
 
 
 def pooled_iou(masks: np.ndarray, truth: np.ndarray) -> float | None:
-    """Intersection over union of all pixels of the clip together; None where both are empty everywhere.
+    """Intersection over union, all pixels of the clip pooled; None if both masks are empty in all frames.
 
     Raises:
       InputError: as `region_similarity`.
@@ -213,19 +212,19 @@ def pooled_iou(masks: np.ndarray, truth: np.ndarray) -> float | None:
 
 
 def roc_auc(score: np.ndarray, truth: np.ndarray) -> float | None:
-    """Area under the ROC curve of a score: the probability that it ranks a moving pixel above a static one.
+    """Area under the ROC curve of a score: the probability that it ranks a dynamic pixel above a static one.
 
     Exact, from ranks (Mann-Whitney); ties count one half, so a constant score gives 0.5.
 
     Args:
-      score: (...) float, larger for moving.
-      truth: (...) bool, True where moving.
+      score: (...) float, larger for dynamic pixels.
+      truth: (...) bool, True at dynamic pixels.
 
     Returns:
-      a share in [0, 1]; None where nothing or everything moves.
+      a number in [0, 1]; None if no pixel or every pixel is dynamic.
 
     Raises:
-      InputError: shapes that differ, scores that are not finite.
+      InputError: the shapes differ, or scores are not finite.
     """
     check_same_shape("scores", np.asarray(score), np.asarray(truth))
     check_finite("scores", np.asarray(score))
@@ -239,10 +238,10 @@ def roc_auc(score: np.ndarray, truth: np.ndarray) -> float | None:
 
 
 def as_masks(name: str, masks: np.ndarray) -> np.ndarray:
-    """(T, H, W) bool of masks given as bool or as numbers; `name` is a plural, for the message.
+    """(T, H, W) bool from masks given as bool or as numbers; `name`, a plural, is for the message.
 
     Raises:
-      InputError: another number of axes, no frame or no pixel, numbers that are not finite.
+      InputError: the masks are not (T, H, W), there is no frame or no pixel, or numbers are not finite.
     """
     masks = np.asarray(masks)
     if masks.ndim != 3 or masks.size == 0:
@@ -264,7 +263,7 @@ def _score_all(masks, truth) -> Iterable[MaskScores]:
     one = [isinstance(m, np.ndarray) and m.ndim == 3 for m in (masks, truth)]
     masks, truth = ([m] if single else m for m, single in zip((masks, truth), one, strict=True))
     if len(masks) != len(truth):
-        raise InputError(f"There are masks of {len(masks)} sequences and true ones of {len(truth)}.")
+        raise InputError(f"There are masks of {len(masks)} sequences and true masks of {len(truth)}.")
     return map(score_masks, masks, truth)
 
 
@@ -281,7 +280,7 @@ def _boundary_f(mask: np.ndarray, truth: np.ndarray, radius: int) -> float:
     found, wanted = mask_boundary(mask), mask_boundary(truth)
     if not found.any() or not wanted.any():
         return float(found.any() == wanted.any())
-    # Within a disk = within a distance; exact, since squared pixel distances are whole numbers.
+    # Dilation by a disk is a threshold on distance; exact, since squared pixel distances are integers.
     precision = (np.asarray(ndimage.distance_transform_edt(~wanted))[found] <= radius).mean()
     recall = (np.asarray(ndimage.distance_transform_edt(~found))[wanted] <= radius).mean()
     return float(2 * precision * recall / (precision + recall)) if precision + recall > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Errors of point clouds: how far predicted points are from true ones, and true ones from predicted."""
+"""Errors of point clouds: distances of predicted points to true ones, and of true points to predicted ones."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from easi3r_jax.evaluation.metrics.depth_fit import lower_median
 
 
 def point_metrics(points: np.ndarray, truth: np.ndarray, *, corresponding: bool = True) -> dict[str, float | None]:
-    """Distances between two clouds in one frame of reference.
+    """Distances between two clouds in the same frame of reference.
 
     Args:
       points: (P, 3) predicted points, aligned to the true world (`umeyama`, `align_path`).
       truth: (Q, 3) true points.
-      corresponding: point n of the one cloud is point n of the other.
+      corresponding: whether point n of one cloud corresponds to point n of the other.
 
     Returns:
-      in units of the points: `accuracy`, mean distance of a predicted point to the true point next to it, and
-      `accuracy_median`; `completeness`, of a true point to the predicted one next to it, and `completeness_median`;
-      `distance` of corresponding points, and `distance_median` (of an even number the lower middle, as published); the
-      last two None where points do not correspond.
+      in units of the points: `accuracy`, the mean distance of a predicted point to the nearest true point, and
+      `accuracy_median`; `completeness`, the mean distance of a true point to the nearest predicted point, and
+      `completeness_median`; `distance`, the mean distance of corresponding points, and `distance_median` (of an even
+      number the lower middle one, as published). The last two are None unless `corresponding`.
 
     Raises:
-      InputError: no points, another number of coordinates, numbers that are not finite, or corresponding clouds of
-        different size.
+      InputError: no points, points that are not 3-D, numbers that are not finite, or corresponding clouds of different
+        sizes.
 
     Source: Aanæs et al., Large-scale data for multiple-view stereopsis, IJCV 2016 (accuracy, completeness).
     """
@@ -44,7 +44,7 @@ def point_metrics(points: np.ndarray, truth: np.ndarray, *, corresponding: bool 
         if points.shape != truth.shape:
             raise InputError(
                 f"{len(points)} predicted and {len(truth)} true points cannot correspond: "
-                "give as many of both, or say corresponding=False."
+                "give equal numbers of both, or set corresponding=False."
             )
         distance = np.linalg.norm(points - truth, axis=1)
         result |= {"distance": float(distance.mean()), "distance_median": lower_median(distance)}
@@ -52,15 +52,15 @@ def point_metrics(points: np.ndarray, truth: np.ndarray, *, corresponding: bool 
 
 
 def world_points(depth: np.ndarray, intrinsics: np.ndarray, world_from_cam: np.ndarray) -> np.ndarray:
-    """Every pixel's point in the world, in double precision; for clouds to be judged.
+    """The 3-D points of all pixels in the world frame, in double precision, for the evaluation of point clouds.
 
     Args:
       depth: (T, H, W), z in the camera.
-      intrinsics: (T, 3, 3), pixels, integers at pixel centres.
+      intrinsics: (T, 3, 3), in pixels, with integer coordinates at pixel centres.
       world_from_cam: (T, 4, 4).
 
     Returns:
-      (T, H * W, 3) float64, row by row, in units of the depth.
+      (T, H * W, 3) float64, in row-major order, in units of the depth.
     """
     depth, world_from_cam = np.asarray(depth, np.float64), np.asarray(world_from_cam, np.float64)
     T, H, W = depth.shape

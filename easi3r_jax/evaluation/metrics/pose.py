@@ -1,6 +1,6 @@
-"""Errors of a camera path after alignment, computed as `evo` does; which poses belong together, by time.
+"""Errors of a camera path after alignment, computed as in `evo`, and the association of poses by time.
 
-Everything is float64 on the host. Poses are (T, 4, 4) `world_from_cam`; the two worlds differ by an unknown
+Everything is float64 on the host. Poses are (T, 4, 4) `world_from_cam`. The two worlds differ by an unknown
 similarity, which the alignment removes.
 """
 
@@ -15,30 +15,31 @@ from easi3r_jax.evaluation.metrics.checks import check_finite
 
 PathAlignment = Literal["similarity", "rigid", "none"]
 
-#: Largest difference of two time stamps that mean the same frame, in seconds (TUM RGB-D's tools and evo).
+#: Largest difference between two time stamps of the same frame, in seconds (as in TUM RGB-D's tools and evo).
 MAX_TIME_DIFFERENCE = 0.01
 
-# A path counts as motionless when its spread is rounding noise of float32 positions.
-_MOTIONLESS = 1e-6
+# A path whose spread, relative to its distance from the origin, is below this has no translation: it is rounding noise
+# of float32 positions.
+_MIN_RELATIVE_SPREAD = 1e-6
 
 
 def associate(
     times: np.ndarray, true_times: np.ndarray, max_difference: float = MAX_TIME_DIFFERENCE
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which poses of two paths were taken at the same time.
+    """Associates the poses of two paths by their time stamps.
 
-    Two stamps belong together where each is the other's nearest and they are at most `max_difference` apart: no pose
-    is used twice. Of two equally near ones the earlier counts.
+    Two stamps match if each is the other's nearest and they differ by at most `max_difference`. So no pose is used
+    twice. Of two equally near stamps the earlier one is taken.
 
     Args:
       times, true_times: (P,) and (Q,) seconds, increasing.
       max_difference: seconds.
 
     Returns:
-      (M,) indices into the one and (M,) into the other, increasing.
+      (M,) indices into `times` and (M,) indices into `true_times`, both increasing.
 
     Raises:
-      InputError: stamps that are not finite or do not increase, or none that belong together.
+      InputError: stamps are not finite or do not increase, or none match.
     """
     times, true_times = _stamps("time stamps", times), _stamps("true time stamps", true_times)
     nearest, back = _nearest(times, true_times), _nearest(true_times, times)
@@ -47,22 +48,22 @@ def associate(
     if not len(index):
         raise InputError(
             f"No time stamps of the two paths are within {max_difference:g} s: they run from {times[0]:g} to "
-            f"{times[-1]:g} and from {true_times[0]:g} to {true_times[-1]:g}; give a larger difference, or none at all "
-            "to take as many poses in their order."
+            f"{times[-1]:g} and from {true_times[0]:g} to {true_times[-1]:g}. Allow a larger difference, or give no "
+            "time stamps to compare equally many poses in order."
         )
     return index, nearest[index]
 
 
 def umeyama(source: np.ndarray, target: np.ndarray, *, with_scale: bool = True) -> tuple[float, np.ndarray, np.ndarray]:
-    """Similarity, or rigid motion, that maps points onto points in the least-squares sense.
+    """Least-squares similarity, or rigid motion, between corresponding points.
 
     Args:
-      source, target: (T, 3) corresponding points, `source` not all at one place.
+      source, target: (T, 3) corresponding points; those of `source` must not all coincide.
       with_scale: False for a rigid motion.
 
     Returns:
-      scale, rotation (3, 3) and translation (3,) with target ≈ scale * rotation @ source + translation. On a straight
-      path the roll about it is undetermined and some rotation is returned: no residual depends on it.
+      scale, rotation (3, 3) and translation (3,) with target ≈ scale * rotation @ source + translation. For collinear
+      points the roll about their line is undetermined; an arbitrary one is returned, as no residual depends on it.
 
     Source: Umeyama, Least-squares estimation of transformation parameters, PAMI 1991, eq. 40-43.
     """
@@ -77,7 +78,7 @@ def umeyama(source: np.ndarray, target: np.ndarray, *, with_scale: bool = True) 
 
 
 def align_path(world_from_cam: np.ndarray, true_world_from_cam: np.ndarray, *, with_scale: bool = True) -> np.ndarray:
-    """The estimated path brought to the true one by the similarity that fits the camera centres best.
+    """Aligns the estimated path with the true one by the similarity that fits the camera centres best.
 
     Args:
       world_from_cam, true_world_from_cam: (T, 4, 4) rigid.
@@ -110,37 +111,35 @@ def pose_metrics(
     Args:
       world_from_cam: (P, 4, 4) estimated poses, rigid.
       true_world_from_cam: (Q, 4, 4) true poses, rigid.
-      times, true_times: (P,) and (Q,) seconds: poses are compared that `associate` puts together. None for both: in
-        their order, P = Q. (The released evaluation goes by the order wherever the numbers are equal, whatever the
-        stamps.)
+      times, true_times: (P,) and (Q,) seconds; the poses that `associate` matches are compared. None for both: poses
+        are compared in order, and P = Q. (The released evaluation compares in order whenever the numbers of poses are
+        equal, and ignores the stamps.)
       max_difference: see `associate`.
       alignment: "similarity"; "rigid", for paths whose scale is known; "none", for poses in the same world.
-      delta: relative errors are those of all pairs of frames t, t + delta.
+      delta: relative errors are over all pairs of frames t, t + delta.
 
     Returns:
-      `ate`: root mean square distance of aligned camera centres, in units of the true world. Aligned, None below three
-        frames (two centres always fit) and where one of the paths has no translation.
+      `ate`: root mean square distance of camera centres, in units of the true world. With an alignment, None for fewer
+        than three frames (two centres always fit) or if one of the paths has no translation.
       `rpe_translation`: root mean square translation of the relative pose error, in units of the true world. None
-        without a pair, and, for a similarity, where one of the paths has no translation (no scale).
+        without a pair and, for a similarity, if one of the paths has no translation (no scale).
       `rpe_rotation_deg`: the same for the angle of its rotation, in degrees. None without a pair.
 
     Raises:
-      InputError: arrays that are no poses, numbers that are not finite, paths of different length without time stamps,
-        or as `associate`.
+      InputError: arrays that are not poses, numbers that are not finite, paths of different lengths without time
+        stamps, or as `associate`.
 
     Source: Sturm et al., A benchmark for the evaluation of RGB-D SLAM systems, IROS 2012.
     """
     if alignment not in get_args(PathAlignment):
-        raise ConfigError(
-            f"Unknown alignment of a path {alignment!r}: choose one of {', '.join(get_args(PathAlignment))}."
-        )
+        raise ConfigError(f"Unknown path alignment {alignment!r}: choose one of {', '.join(get_args(PathAlignment))}.")
     if delta < 1:
-        raise ConfigError(f"Relative errors need frames that are at least one apart, not {delta}.")
+        raise ConfigError(f"Relative pose errors need a delta of at least one frame, not {delta}.")
     estimate, truth = _poses("poses", world_from_cam), _poses("true poses", true_world_from_cam)
-    estimate, truth = _together(estimate, truth, times, true_times, max_difference)
+    estimate, truth = _matched_poses(estimate, truth, times, true_times, max_difference)
 
-    moving = _moves(estimate[:, :3, 3]) and _moves(truth[:, :3, 3])
-    # Relative errors do not see a rigid motion of the world: without translation they are those of the path as it is.
+    moving = _has_translation(estimate[:, :3, 3]) and _has_translation(truth[:, :3, 3])
+    # Relative errors are invariant to a rigid motion of the world, so a path without translation needs no alignment.
     aligned = estimate
     if alignment != "none" and moving:
         aligned = align_path(estimate, truth, with_scale=alignment == "similarity")
@@ -156,7 +155,7 @@ def pose_metrics(
 
 
 def rotation_angle(rotation: np.ndarray) -> np.ndarray:
-    """Angle in radians, in [0, pi], of rotations (..., 3, 3); exact near zero, where the arc cosine is not."""
+    """Angle in radians, in [0, pi], of rotations (..., 3, 3); accurate near zero, where the arc cosine is not."""
     axis = np.stack(
         [
             rotation[..., 2, 1] - rotation[..., 1, 2],
@@ -168,14 +167,14 @@ def rotation_angle(rotation: np.ndarray) -> np.ndarray:
     return np.arctan2(np.linalg.norm(axis, axis=-1), np.trace(rotation, axis1=-2, axis2=-1) - 1.0)
 
 
-def _together(estimate, truth, times, true_times, max_difference: float) -> tuple[np.ndarray, np.ndarray]:
-    """The poses that are compared, as many of the one path as of the other."""
+def _matched_poses(estimate, truth, times, true_times, max_difference: float) -> tuple[np.ndarray, np.ndarray]:
+    """The poses to compare, equally many of both paths."""
     if (times is None) != (true_times is None):
-        raise InputError("Poses go together by time only if both paths have time stamps.")
+        raise InputError("Poses can be matched by time only if both paths have time stamps.")
     if times is None:
         if len(estimate) != len(truth):
             raise InputError(
-                f"The path has {len(estimate)} poses and the true one {len(truth)}: give both their time stamps."
+                f"The path has {len(estimate)} poses and the true one {len(truth)}: give the time stamps of both."
             )
         return estimate, truth
     for name, path, stamps in (("path", estimate, times), ("true path", truth, true_times)):
@@ -199,12 +198,12 @@ def _stamps(name: str, times: np.ndarray) -> np.ndarray:
         raise InputError(f"The {name} have shape {times.shape}: they must be (T,), at least one.")
     check_finite(name, times)
     if np.any(np.diff(times) <= 0):
-        raise InputError(f"The {name} do not increase: sort the poses by time and keep one of each moment.")
+        raise InputError(f"The {name} do not increase: sort the poses by time and keep one per time stamp.")
     return times
 
 
 def _nearest(times: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Index of the nearest of the others for each stamp, both increasing; the earlier of two that are equally near."""
+    """Index of the nearest of `others` for each time, both increasing; the earlier of two that are equally near."""
     after = np.clip(np.searchsorted(others, times), 1, max(len(others) - 1, 1))
     before = after - 1
     after = np.minimum(after, len(others) - 1)
@@ -212,13 +211,13 @@ def _nearest(times: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _steps(world_from_cam: np.ndarray, delta: int) -> np.ndarray:
-    """Relative poses of frames delta apart: cam t from cam t+delta, (T-delta, 4, 4)."""
+    """Relative poses of frames delta apart, camera t from camera t+delta: (T-delta, 4, 4)."""
     return np.linalg.inv(world_from_cam[:-delta]) @ world_from_cam[delta:]
 
 
-def _moves(centres: np.ndarray) -> bool:
+def _has_translation(centres: np.ndarray) -> bool:
     spread = np.linalg.norm(centres - centres.mean(0), axis=1).max()
-    return bool(spread > _MOTIONLESS * np.linalg.norm(centres, axis=1).max())
+    return bool(spread > _MIN_RELATIVE_SPREAD * np.linalg.norm(centres, axis=1).max())
 
 
 def _rms(x: np.ndarray) -> float:

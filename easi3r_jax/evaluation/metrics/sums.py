@@ -1,8 +1,8 @@
 """Single-precision sums in the order in which PyTorch adds on a CPU.
 
-Two of the published depth alignments stop where rounding decides (`depth_fit`), so that their numbers can only be met
-by adding in the same order: eight lanes (AVX2), four independent rows of lanes at a time, and four levels of partial
-sums, one thread. NumPy's own sum is as exact, in another order.
+Two of the published depth alignments stop at a point that rounding decides (`depth_fit`), so their numbers can be
+reproduced only by adding in the same order: eight lanes (AVX2), four independent rows of lanes at a time, four levels
+of partial sums, one thread. NumPy's own sum is as accurate but adds in another order.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 _LANES = 8
 _ROWS = 4
 _LEVELS = 4
-_SMALLEST_BLOCK = 16
+_MIN_BLOCK = 16
 
 
 def cascade_sum(x: np.ndarray) -> np.float32:
@@ -26,7 +26,7 @@ def cascade_sum(x: np.ndarray) -> np.float32:
 
 
 def _add_rows(x: np.ndarray) -> np.ndarray:
-    """(n, K) -> (K,): every fourth row on its own, then what is left over, then the four together."""
+    """(n, K) -> (K,): four interleaved partial sums of rows, then the remaining rows, then the four sums together."""
     n, width = x.shape
     whole = n // _ROWS * _ROWS
     partial = _add_levels(x[:whole].reshape(-1, _ROWS * width)).reshape(_ROWS, width)
@@ -36,9 +36,9 @@ def _add_rows(x: np.ndarray) -> np.ndarray:
 
 
 def _add_levels(x: np.ndarray) -> np.ndarray:
-    """(n, K) -> (K,): blocks of rows, blocks of blocks; what fills no block stays at its level until the end."""
+    """(n, K) -> (K,): blocks of rows, then blocks of blocks; an incomplete block stays at its level until the end."""
     doublings = max(len(x) - 1, 1).bit_length()
-    block = max(_SMALLEST_BLOCK, 2 ** (doublings // _LEVELS))
+    block = max(_MIN_BLOCK, 2 ** (doublings // _LEVELS))
     levels = []
     for _ in range(_LEVELS - 1):
         whole = len(x) // block * block
@@ -48,7 +48,7 @@ def _add_levels(x: np.ndarray) -> np.ndarray:
 
 
 def _in_order(x: np.ndarray) -> np.ndarray:
-    """(n, ...) -> (...): one after the other, which NumPy's sum does not promise."""
+    """(n, ...) -> (...): sums strictly in order, which NumPy's sum does not guarantee."""
     total = np.zeros(x.shape[1:], np.float32)
     for row in x:
         total += row

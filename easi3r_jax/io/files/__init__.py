@@ -1,6 +1,6 @@
-"""Data sets' files as they lie on disk: nothing in them is trusted.
+"""Readers for the files of data sets. Their contents are not trusted.
 
-folders    what a folder holds
+folders    contents of folders
 arrays     .npy, .npz, tables of numbers
 images     16-bit images
 hdf5       HDF5 and MATLAB 7.3

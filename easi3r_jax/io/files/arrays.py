@@ -1,8 +1,8 @@
 """Arrays and tables of numbers.
 
-Arrays are read piece by piece with NumPy's header reader: shapes are compared before memory is taken, pickled objects
-are refused, and one frame of a long depth array costs no more than the frame (in a compressed file: than what stands
-before it).
+Arrays are read in pieces, starting with the header by NumPy's reader: shapes are checked before memory is allocated,
+pickled objects are refused, and reading one frame of a long depth array costs no more than that frame (in a compressed
+file: no more than everything up to it).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from easi3r_jax.core.errors import InputError
 
 
 def read_table(path: pathlib.Path, *columns: int) -> np.ndarray:
-    """Reads lines of numbers. Empty lines and what follows # are passed over.
+    """Reads lines of numbers. Empty lines and comments (from # on) are skipped.
 
     Args:
       path: a text file.
-      columns: how many numbers a line may have; all lines have as many as the first.
+      columns: allowed numbers of columns; all lines must have the same number.
 
     Returns:
       (lines, columns) float64.
 
     Raises:
-      InputError: no such file, or a line that is not so many numbers.
+      InputError: the file does not exist, or a line does not have that many numbers.
     """
     if not path.is_file():
         raise InputError(f"No file {path}: restore it, or remove the sequence.")
@@ -48,18 +48,18 @@ def read_table(path: pathlib.Path, *columns: int) -> np.ndarray:
                     rows.append([float(field) for field in fields])
                 except ValueError as error:
                     raise InputError(
-                        f"Line {number} of {path} is no list of numbers: {line.strip()[:60]!r}."
+                        f"Line {number} of {path} is not a list of numbers: {line.strip()[:60]!r}."
                     ) from error
                 if len(fields) not in columns or len(fields) != len(rows[0]):
                     needed = len(rows[0]) if len(rows) > 1 else " or ".join(map(str, columns))
-                    raise InputError(f"Line {number} of {path} has {len(fields)} numbers, {needed} needed.")
+                    raise InputError(f"Line {number} of {path} has {len(fields)} numbers, but {needed} are needed.")
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
     return np.array(rows, np.float64).reshape(len(rows), len(rows[0]) if rows else columns[0])
 
 
 def read_npy(path: pathlib.Path, *shapes: tuple[int, ...]) -> np.ndarray:
-    """Reads a .npy file of real numbers: it must have one of the shapes."""
+    """Reads a .npy file of real numbers, which must have one of the shapes."""
     with reported(path), path.open("rb") as file:
         return _Array(file, str(path)).read(*shapes)
 
@@ -71,19 +71,19 @@ def npz_names(path: pathlib.Path) -> list[str]:
 
 
 def npz_shape(path: pathlib.Path, name: str) -> tuple[int, ...]:
-    """Shape of an array of a .npz file; nothing but its header is read."""
+    """Shape of an array of a .npz file; only its header is read."""
     with _npz_member(path, name) as array:
         return array.shape
 
 
 def read_npz(path: pathlib.Path, name: str, *shapes: tuple[int, ...]) -> np.ndarray:
-    """Reads an array of numbers or truth values out of a .npz file: it must have one of the shapes."""
+    """Reads an array of numbers or booleans from a .npz file, which must have one of the shapes."""
     with _npz_member(path, name) as array:
         return array.read(*shapes)
 
 
 def read_npz_frame(path: pathlib.Path, name: str, frame: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Reads `array[frame]` of an array of a known shape (T, ...) out of a .npz file."""
+    """Reads `array[frame]` of an array of known shape (T, ...) from a .npz file."""
     with _npz_member(path, name) as array:
         return array.read_frame(frame, shape)
 
@@ -99,18 +99,18 @@ class _Array:
         elif version == (2, 0):
             header = np.lib.format.read_array_header_2_0(file)
         else:
-            raise ValueError(f"version {version} of the format is unknown")
+            raise ValueError(f"format version {version} is unknown")
         self.shape, self._is_fortran, self._dtype = header
         if self._dtype.hasobject:
-            raise InputError(f"{label} holds pickled objects, which are never read: save it as plain numbers.")
+            raise InputError(f"{label} holds pickled objects, which are never loaded: save it as plain numbers.")
         if self._dtype.kind not in "fiub":
-            raise InputError(f"{label} holds {self._dtype}, no real numbers: save it as float32.")
+            raise InputError(f"{label} holds {self._dtype}, not real numbers: save it as float32.")
 
     def read(self, *shapes: tuple[int, ...]) -> np.ndarray:
         """The whole array."""
         if self.shape not in shapes:
             needed = " or ".join(map(str, shapes))
-            raise InputError(f"{self._label} has shape {self.shape}, {needed} needed: restore or mend the file.")
+            raise InputError(f"{self._label} has shape {self.shape}, but {needed} is needed: restore or fix the file.")
         return self._take(self.shape).reshape(self.shape, order="F" if self._is_fortran else "C")
 
     def read_frame(self, frame: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -124,7 +124,7 @@ class _Array:
         size = math.prod(shape) * self._dtype.itemsize
         data = self._file.read(size)
         if len(data) < size:
-            raise ValueError("it is cut off")
+            raise ValueError("it is truncated")
         return np.frombuffer(data, self._dtype)
 
 
@@ -139,13 +139,13 @@ def _npz_member(path: pathlib.Path, name: str) -> Iterator[_Array]:
 
 @contextlib.contextmanager
 def reported(path: pathlib.Path) -> Iterator[None]:
-    """Turns what goes wrong in reading a file into an InputError of one line that names it."""
+    """Turns errors of reading a file into an InputError of one line that names the file."""
     try:
         yield
     except FileNotFoundError as error:
         raise InputError(f"No file {path}: restore it, or remove the sequence.") from error
-    # RuntimeError: an encrypted archive; NotImplementedError, one of its kinds: an unknown way of compressing.
-    # TokenError and SyntaxError: NumPy on the damaged header of an array.
+    # RuntimeError: an encrypted archive. NotImplementedError, a subclass: an unknown compression method.
+    # TokenError, SyntaxError: raised by NumPy on a damaged array header.
     except (
         *(OSError, EOFError, ValueError, RuntimeError, SyntaxError),
         *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),

@@ -1,4 +1,4 @@
-"""What a folder holds, and whether all that belongs there does."""
+"""Contents of folders, and checks that they are complete."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from easi3r_jax.core.errors import InputError
 
 
 def names_in(folder: pathlib.Path) -> list[str]:
-    """Names of what a folder holds, sorted, hidden entries left out."""
+    """Names of a folder's entries, sorted, without hidden ones."""
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
@@ -17,7 +17,7 @@ def names_in(folder: pathlib.Path) -> list[str]:
 
 
 def folders_with(root: pathlib.Path, marker: str, levels: int) -> list[pathlib.Path]:
-    """Folders that hold an entry called `marker`: `root` itself or up to so many levels below it, sorted."""
+    """Folders that hold an entry called `marker`: `root` itself, else those at most `levels` below it, sorted."""
     names = names_in(root)
     if marker in names:
         return [root]
@@ -28,10 +28,10 @@ def folders_with(root: pathlib.Path, marker: str, levels: int) -> list[pathlib.P
 
 
 def numbered_frames(folder: pathlib.Path, template: str, first: int = 0) -> int:
-    """How many frames a folder has whose names are `template` with numbers from `first` on, none left out.
+    """Number of frames in a folder whose names are `template` with consecutive numbers from `first` on.
 
     Raises:
-      InputError: none, or a gap.
+      InputError: there are none, or the numbers have a gap.
     """
     names = set(names_in(folder))
     end = template[template.index("}") + 1 :]
@@ -51,7 +51,7 @@ def _require(folder: pathlib.Path, template: str, first: int, count: int, names:
     for number in range(first, first + count):
         if template.format(number) not in names:
             path = folder / template.format(number)
-            raise InputError(f"{path} is missing, of {count} frames: restore it, or remove the sequence.")
+            raise InputError(f"{path}, one of {count} frames, is missing: restore it, or remove the sequence.")
 
 
 def require_length(path: pathlib.Path, count: int, num_frames: int) -> None:

@@ -1,4 +1,4 @@
-"""Arrays in HDF5 files, which MATLAB's files of version 7.3 are too. Needs h5py (extra `datasets`)."""
+"""Arrays in HDF5 files, including MATLAB files of version 7.3. Needs h5py (extra `datasets`)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from easi3r_jax.core.errors import InputError
 
 @contextlib.contextmanager
 def open_hdf5(path: pathlib.Path, name: str) -> Iterator[Any]:
-    """Opens a data set of an HDF5 file, an `h5py.Dataset`: nothing of it is read before it is indexed.
+    """Opens a data set of an HDF5 file, an `h5py.Dataset`: nothing is read before it is indexed.
 
     Args:
       path: the file.
-      name: of the data set. It must be in the file itself: a file must not make us read another.
+      name: of the data set. It must be stored in the file itself: a file must not make us read another one.
 
     Raises:
-      InputError: h5py or the file is missing; the file is damaged (also while it is read) or has no such data set.
+      InputError: h5py or the file is missing, the file has no such data set, or it is damaged (which may show only
+        while it is read).
     """
     try:
         import h5py

@@ -1,1 +1,1 @@
-"""A reconstruction as pictures: plots, contact sheets, videos, an HTML page."""
+"""Pictures of a reconstruction: plots, contact sheets, videos, an HTML page."""

@@ -1,7 +1,7 @@
-"""Colours that stand for numbers and for time.
+"""Colour scales for numbers and for time.
 
-Colour maps are perceptually uniform: lightness grows with the number, evenly, so that they read the same in grey and to
-the colour-blind.
+Colour maps are perceptually uniform: lightness grows evenly with the number, so that they can also be read in grey and
+by the colour-blind.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ import dataclasses
 import numpy as np
 from matplotlib import colormaps
 
-#: Where there is no number: a grey that none of the maps below has.
+#: Colour of missing numbers: a grey that does not occur in the maps in use.
 UNKNOWN = (110, 110, 110)
-# Percentiles of robust limits: one wild pixel must not darken a whole clip.
+# Percentiles of robust limits: one outlier must not darken a whole clip.
 _PERCENTILES = (1, 99)
-_SAMPLE = 200_000
+# The percentiles are of about this many numbers.
+_SAMPLE_SIZE = 200_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """Colours for numbers, the same for all frames of a clip.
+    """A colour scale for numbers, the same for all frames of a clip.
 
     Attributes:
-      colormap: of matplotlib; "_r" at its end turns it round.
-      low, high: numbers of the two end colours, which what lies beyond has too.
-      log: equal ratios are equal steps of colour, not equal differences; then low > 0, and numbers that are not
-        positive have no colour.
+      colormap: name in matplotlib; a final "_r" reverses it.
+      low, high: numbers at the two ends; numbers outside are clipped to them.
+      log: logarithmic: equal ratios are equal steps of colour. Then low > 0, and numbers that are not positive count as
+        missing.
     """
 
     colormap: str
@@ -35,44 +36,44 @@ class Scale:
     log: bool = False
 
     def colors(self, values: np.ndarray) -> np.ndarray:
-        """(...) numbers to (..., 3) uint8; `UNKNOWN` where there is none."""
+        """(...) numbers -> (..., 3) uint8; `UNKNOWN` where the number is missing."""
         values = np.asarray(values, np.float32)
         known = np.isfinite(values) & (values > 0 if self.log else True)
         low, high, x = self.low, self.high, np.where(known, values, self.low)
         if self.log:
             low, high, x = np.log(low), np.log(high), np.log(x)
-        share = np.clip((x - low) / (high - low), 0, 1)
+        position = np.clip((x - low) / (high - low), 0, 1)
         return np.where(
-            known[..., None], colormaps[self.colormap](share, bytes=True)[..., :3], np.array(UNKNOWN, np.uint8)
+            known[..., None], colormaps[self.colormap](position, bytes=True)[..., :3], np.array(UNKNOWN, np.uint8)
         )
 
-    def numbers(self, shares: np.ndarray) -> np.ndarray:
-        """The numbers whose colours lie at these shares of the scale, 0 to 1."""
+    def numbers(self, positions: np.ndarray) -> np.ndarray:
+        """The numbers at positions on the scale, from 0 (low) to 1 (high)."""
         if self.log:
-            return self.low * (self.high / self.low) ** np.asarray(shares)
-        return self.low + (self.high - self.low) * np.asarray(shares)
+            return self.low * (self.high / self.low) ** np.asarray(positions)
+        return self.low + (self.high - self.low) * np.asarray(positions)
 
 
 def robust_scale(values: np.ndarray, colormap: str, *, log: bool = False) -> Scale:
-    """A scale between the 1st and the 99th percentile of a clip's numbers; from a sample, where there are many."""
+    """A scale from the 1st to the 99th percentile of a clip's numbers; of a sample, if there are many."""
     flat = np.asarray(values).reshape(-1)
-    sample = flat[:: max(1, flat.size // _SAMPLE) | 1]
+    sample = flat[:: max(1, flat.size // _SAMPLE_SIZE) | 1]
     sample = sample[np.isfinite(sample) & (sample > 0 if log else True)]
     low, high = (float(x) for x in np.percentile(sample, _PERCENTILES)) if sample.size else (1.0, 2.0)
-    # Where all numbers are alike there is still a scale, and they are at its middle.
-    least = 1e-3 * max(abs(low), abs(high)) or 1e-3
-    if high - low < least:
-        low, high = low - least, high + least
+    # If all numbers are equal, they are at the middle of a small scale.
+    min_span = 1e-3 * max(abs(low), abs(high)) or 1e-3
+    if high - low < min_span:
+        low, high = low - min_span, high + min_span
     return Scale(colormap, low, high, log)
 
 
 def tinted(rgb: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """The image in grey, what is masked tinted red: (..., 3) uint8 and (...) bool."""
+    """(..., 3) uint8 image in grey, with the pixels of the (...) bool masks tinted red."""
     grey = rgb.mean(-1, keepdims=True).repeat(3, -1)
     red = 0.45 * rgb + 0.55 * np.array([235.0, 40.0, 50.0])
     return np.where(masks[..., None], red, 0.35 * 255 + 0.65 * grey).astype(np.uint8)
 
 
 def time_colors(num_frames: int) -> np.ndarray:
-    """(T, 3) uint8: from violet (first frame) to yellow (last), perceptually uniform."""
+    """(T, 3) uint8: violet (first frame) to yellow (last), perceptually uniform."""
     return colormaps["plasma"](np.linspace(0.1, 0.95, num_frames), bytes=True)[:, :3]

@@ -1,4 +1,4 @@
-"""Which videos, contact sheets and plots a scene gives, and what it has nothing for."""
+"""The videos, contact sheets and plots of a scene, and what is omitted because the scene lacks the data."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from easi3r_jax.io.pictures.summary import summary_figure
 FILMS = ("panel", "depth", "masks", "attention")
 SHEETS = ("image", "depth", "masks")
 PLOTS = ("losses", "trajectory", "score")
-#: What they are and how they came about. Files of the names below are replaced only where it is beside them.
+#: The record of the pictures. Files with the names below are replaced only if it is beside them.
 MARKER = "pictures.json"
 NAMES = frozenset(
     {MARKER, "report.html", "overview.jpg"}
@@ -40,16 +40,16 @@ class Gallery:
     Args:
       scene: host arrays.
       time: (T,) seconds.
-      motion: the maps that the masks were made of.
+      motion: the maps from which the masks were computed.
       threshold: of the score.
       losses: (iterations,) of the alignment.
-      true_centres: (T, 3) camera centres of the truth, brought to the scene's world.
+      true_centres: (T, 3) true camera centres, aligned to the scene's world.
 
     Attributes:
-      films: by name, of `FILMS`.
-      layers: of contact sheets, by name, of `SHEETS`.
-      plots: what draws them, by name, of `PLOTS`.
-      left_out: what the scene has nothing for, and why.
+      films: name (of `FILMS`) -> film.
+      layers: name (of `SHEETS`) -> layer of the contact sheet.
+      plots: name (of `PLOTS`) -> function that draws it.
+      omitted: name of what is omitted -> reason.
     """
 
     def __init__(
@@ -73,41 +73,42 @@ class Gallery:
         self.plots: dict[str, Callable[[], Figure]] = {
             "trajectory": lambda: plots.trajectory_figure(scene.world_from_cam, true_centres)
         }
-        self.left_out: dict[str, str] = {}
+        self.omitted: dict[str, str] = {}
         if has_masks:
             self.layers["masks"] = pictures.mask_layer(scene)
             self.films["masks"] = Film([self.layers["masks"]], time)
         else:
-            self.left_out["masks"] = "nothing is marked as moving, and no cue for motion was asked"
+            self.omitted["masks"] = "no pixel is marked as dynamic, and no motion cue was used"
         if motion is not None:
             self.films["attention"] = Film(pictures.attention_layers(scene, motion), time, columns=3)
         else:
-            self.left_out["attention"] = (
-                "the result has no maps of it: no cue for motion was asked, the clip was done in windows or frame by "
-                "frame, or the result is of an older version"
+            self.omitted["attention"] = (
+                "the result has no attention maps: no motion cue was used, the clip was reconstructed in windows or "
+                "frame by frame, or the result is from an older version"
             )
         if has_score:
             self.plots["score"] = lambda: plots.score_figure(scene.dynamic_score, threshold)
             if threshold is None:
-                self.left_out["threshold of the score"] = (
-                    "the result has not one for the clip: it was done in windows, or is of an older version"
+                self.omitted["threshold of the score"] = (
+                    "the result has no single threshold: it was reconstructed in windows, or is from an older version"
                 )
         else:
-            self.left_out["score"] = "no cue for motion was asked"
+            self.omitted["score"] = "no motion cue was used"
         if losses is not None and len(losses):
             self.plots["losses"] = lambda: plots.loss_figure(losses)
         else:
-            self.left_out["losses"] = (
-                "the result has none: it is of one or two frames, of windows or frame by frame, or of an older version"
+            self.omitted["losses"] = (
+                "the result has none: the clip has one or two frames, it was reconstructed in windows or frame by "
+                "frame, or the result is from an older version"
             )
 
     def writers(self, *, videos: bool, gif: bool, stills: bool) -> dict[str, Callable[[pathlib.Path], object]]:
-        """What writes each file, by its name.
+        """File name -> function that writes the file.
 
         Args:
-          videos: the films as MP4.
-          gif: the films as GIF.
-          stills: the overview, contact sheets and plots.
+          videos: include the films as MP4.
+          gif: include the films as GIF.
+          stills: include the overview, contact sheets and plots.
         """
         found: dict[str, Callable[[pathlib.Path], object]] = {}
         rate = frame_rate(self._time)
@@ -123,7 +124,7 @@ class Gallery:
         _write_jpeg(path, pictures.contact_sheet(layer, len(self._time)))
 
     def _write_overview(self, path: pathlib.Path) -> None:
-        """The picture of all there is for some frames (see `summary`), as a smaller file than that one."""
+        """Writes the overview of some frames (see `summary`) as JPEG, which is smaller than `summary.png`."""
         canvas = FigureCanvasAgg(summary_figure(self._scene, self._motion, title="", time=self._time))
         canvas.draw()
         _write_jpeg(path, np.array(canvas.buffer_rgba())[..., :3])
@@ -138,14 +139,14 @@ def _write_jpeg(path: pathlib.Path, picture: np.ndarray) -> None:
 
 
 def ensure_gallery_writable(folder: str | os.PathLike) -> None:
-    """Fails now where `gallery_files` would fail at the end.
+    """Fails early if `gallery_files` would fail at the end.
 
     Raises:
-      OutputError: the folder cannot be written, or has files of somebody's own that would be replaced.
+      OutputError: the folder cannot be written, or has other files that would be replaced.
     """
     atomic.ensure_files_writable(folder, NAMES, marker=MARKER)
 
 
 def gallery_files(folder: str | os.PathLike) -> AbstractContextManager[pathlib.Path]:
-    """Context in which files of `NAMES` are written: see `atomic.atomic_files`."""
+    """A context in which files of `NAMES` are written, see `atomic.atomic_files`."""
     return atomic.atomic_files(folder, NAMES, marker=MARKER)

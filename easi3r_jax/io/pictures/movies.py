@@ -1,4 +1,4 @@
-"""Pictures as moving pictures: MP4 (H.264) by PyAV, GIF by Pillow. The same pictures give the same bytes."""
+"""Writes videos: MP4 (H.264) by PyAV, GIF by Pillow. Equal pictures give equal bytes."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from easi3r_jax.core.atomic import atomic_file
 from easi3r_jax.core.errors import OutputError
 
 _ENCODER = "libx264"
-# Frames per second where the times do not tell, and the bounds of what players play.
-_ASSUMED_RATE, _SLOWEST, _FASTEST = 10, 1, 60
-# One thread: with more, the bytes depend on how many processors there are. Without x264's macroblock tree: with it,
-# core 165 gave two or three different files for the same pictures in ten runs.
+# Frames per second if the times do not determine it, and the range that players support.
+_ASSUMED_RATE, _MIN_RATE, _MAX_RATE = 10, 1, 60
+# One thread: with more, the bytes depend on the number of processors. Without x264's macroblock tree: with it, core 165
+# wrote two or three different files for the same pictures in ten runs.
 _OPTIONS = {"crf": "18", "preset": "medium", "threads": "1", "x264-params": "mbtree=0"}
-# The index first, so that players need not wait for the end, and no version of the writer in the file.
+# The index comes first, so that players need not wait for the end; and the writer's version is not stored.
 _CONTAINER = {"movflags": "faststart", "fflags": "bitexact"}
 _PALETTE_FRAMES = 16
-# FFmpeg's number for BT.709, of primaries and of the transfer characteristic.
+# FFmpeg's number for BT.709, for the primaries and the transfer characteristic.
 _BT709 = 1
 
 
 def frame_rate(time: np.ndarray) -> Fraction:
-    """Frames per second of a clip by its times in seconds, (T,): the median step's, between 1 and 60; 10 if unknown."""
+    """Frames per second of a clip from its (T,) times in seconds: by the median step, within 1..60; 10 if unknown."""
     steps = np.diff(np.asarray(time, np.float64))
     step = float(np.median(steps)) if steps.size else 0.0
     if not np.isfinite(step) or step <= 0:
         return Fraction(_ASSUMED_RATE)
-    return Fraction(min(max(1 / step, _SLOWEST), _FASTEST)).limit_denominator(1001)
+    return Fraction(min(max(1 / step, _MIN_RATE), _MAX_RATE)).limit_denominator(1001)
 
 
 def ensure_encoder() -> None:
-    """Fails now where `write_mp4` would fail after the work.
+    """Fails early if `write_mp4` would fail later.
 
     Raises:
       OutputError: there is no encoder for H.264.
@@ -47,17 +47,18 @@ def ensure_encoder() -> None:
         av.codec.Codec(_ENCODER, "w")
     except av.codec.codec.UnknownCodecError as error:
         raise OutputError(
-            f"Cannot write videos: PyAV was built without {_ENCODER}. Install the package av from PyPI, or leave "
-            "videos out."
+            f"Cannot write videos: PyAV was built without {_ENCODER}. Install the package av from PyPI, or omit the "
+            "videos."
         ) from error
 
 
 def write_mp4(path: str | os.PathLike, pictures: Sequence[np.ndarray], rate: Fraction) -> None:
-    """Writes H.264 in yuv420p, which every player plays; the whole file or nothing.
+    """Writes H.264 in yuv420p, which all players support. The file is written atomically.
 
     Args:
       path: the file.
-      pictures: T >= 1 of (H, W, 3) uint8, of one size. An odd side is made even: the last row or column again.
+      pictures: T >= 1 of (H, W, 3) uint8, all of one size. An odd side is made even by repeating the last row or
+        column.
       rate: frames per second, constant.
 
     Raises:
@@ -82,12 +83,12 @@ def write_mp4(path: str | os.PathLike, pictures: Sequence[np.ndarray], rate: Fra
 
 
 def write_gif(path: str | os.PathLike, pictures: Sequence[np.ndarray], rate: Fraction) -> None:
-    """Writes an endless GIF with one palette for the clip; the whole file or nothing.
+    """Writes an endless GIF with one palette for the clip. The file is written atomically.
 
     Args:
       path: the file.
-      pictures: T >= 1 of (H, W, 3) uint8, of one size.
-      rate: frames per second; GIF has steps of 1/100 s, and the shortest that is shown is 2 of them.
+      pictures: T >= 1 of (H, W, 3) uint8, all of one size.
+      rate: frames per second. GIF has steps of 1/100 s, and browsers show no frame for less than 2 of them.
 
     Raises:
       OutputError: the file cannot be written.
@@ -100,7 +101,7 @@ def write_gif(path: str | os.PathLike, pictures: Sequence[np.ndarray], rate: Fra
 
 
 def _palette(pictures: Sequence[np.ndarray]) -> Image.Image:
-    """256 colours for all pictures, from some of them."""
+    """256 colours for all pictures, computed from some of them."""
     chosen = np.unique(np.linspace(0, len(pictures) - 1, _PALETTE_FRAMES).round().astype(int))
     rows = np.concatenate([np.asarray(pictures[int(t)])[::2, ::2] for t in chosen])
     return Image.fromarray(rows).quantize(256, method=Image.Quantize.MEDIANCUT)

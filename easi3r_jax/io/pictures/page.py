@@ -1,6 +1,6 @@
-"""A page of HTML that is one file: pictures and videos inside, no scripts, nothing fetched, every text escaped.
+"""A self-contained HTML page: embedded pictures and videos, no scripts, no requests, all text escaped.
 
-It forbids itself, by a content security policy, whatever else a reader's program might do with it.
+A content security policy in the page forbids everything else.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Media:
     """A picture or a video.
 
     Attributes:
-      kind: of the data, `image/png` for instance.
-      data: the file.
-      text: what is seen, below it and for those who cannot see it.
+      kind: media type of the data, `image/png` for instance.
+      data: the content of the file.
+      text: the caption and the alternative text.
     """
 
     kind: str
@@ -73,7 +73,7 @@ class Media:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    """Pictures side by side, where the page is wide enough."""
+    """Pictures side by side if the page is wide enough."""
 
     media: Sequence[Media]
 
@@ -83,13 +83,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Table:
-    """Text and numbers in rows; columns after the first are flush right where `numbers`.
+    """A table.
 
     Attributes:
       header: of the columns.
-      rows: cells as text, as many as there are columns.
-      marked: numbers of rows that stand out.
-      numbers: the cells are numbers.
+      rows: cells as text, one per column.
+      marked: indices of highlighted rows.
+      numbers: the cells are numbers: all columns except the first are aligned right.
     """
 
     header: Sequence[str]
@@ -124,13 +124,13 @@ Part = Media | Row | Table | Text
 
 
 def page(title: str, lead: Sequence[str], sections: Sequence[tuple[str, Sequence[Part]]], footer: str) -> str:
-    """The page, as text to be written in UTF-8.
+    """The HTML text of the page, to be written as UTF-8.
 
     Args:
-      title: its heading.
-      lead: lines below it.
-      sections: headings and what is under them.
-      footer: at its end.
+      title: heading of the page.
+      lead: lines below the title.
+      sections: headings, each with its content.
+      footer: text at the end.
     """
     body = [f"<h1>{escaped(title)}</h1>", *(f'<p class="faint">{escaped(line)}</p>' for line in lead)]
     for heading, parts in sections:
@@ -151,9 +151,9 @@ def page(title: str, lead: Sequence[str], sections: Sequence[tuple[str, Sequence
 
 
 def escaped(text: str) -> str:
-    """Text that is nothing but text in HTML, in elements and in attributes.
+    """Text escaped for HTML, for elements and attributes.
 
-    Characters that UTF-8 cannot hold (file names may have them) and control characters become U+FFFD.
+    Characters that UTF-8 cannot encode (file names may have them) and control characters become U+FFFD.
     """
     plain = (c if c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs" else "\ufffd" for c in text)
     return html.escape("".join(plain), quote=True)

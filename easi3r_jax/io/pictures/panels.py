@@ -1,7 +1,7 @@
-"""A reconstruction as pictures: frames of videos, contact sheets. Pure functions of a scene; `video` writes them.
+"""Frames of videos and contact sheets, as pure functions of a scene; `movies` writes them.
 
-A *layer* is one kind of picture of a clip, such as its depth in colours; a *film* sets layers side by side, with their
-names, their scales and the frame's number. Scales are the clip's: a colour means the same in all of its frames.
+A *layer* is one kind of picture of a clip, for example its colour-mapped depth. A *film* shows layers side by side,
+with their names, their scales and the frame's number. A scale is for the clip: a colour means the same in all frames.
 
     film = Film(panel_layers(scene, motion), time)
     film[7]                       # (height, width, 3) uint8
@@ -27,8 +27,8 @@ from easi3r_jax.io.pictures.colors import Scale, robust_scale, tinted
 _BACKGROUND, _TEXT, _FAINT = (40, 43, 50), (236, 238, 242), (165, 170, 180)
 _FONT_SIZE, _STRIP, _MARGIN = 13, 22, 8
 _BAR, _BAR_TEXT, _TICKS = 12, 52, 5
-#: Long sides in pixels below which pictures are enlarged: of one that stands alone, and of one among others.
-ALONE, AMONG = 384, 288
+#: Smallest long side in pixels, of a picture that stands alone and of one of several. Smaller ones are enlarged.
+ALONE_SIZE, TILE_SIZE = 384, 288
 SCORE, ATTENTION = Scale("inferno", 0.0, 1.0), Scale("cividis", 0.0, 1.0)
 
 
@@ -38,8 +38,8 @@ class Layer:
 
     Attributes:
       name: what it shows, with the unit.
-      draw: frame t, (height, width, 3) uint8; as large for all frames.
-      scale: what its colours stand for; None where they are colours of the image.
+      draw: function from a frame number to (height, width, 3) uint8, of the same size for all frames.
+      scale: its colour scale; None if the colours are the image's.
     """
 
     name: str
@@ -53,33 +53,33 @@ def image_layer(scene: Scene4D) -> Layer:
 
 
 def depth_scale(scene: Scene4D) -> Scale:
-    """Of the clip's depth."""
+    """The colour scale of the clip's depth."""
     return robust_scale(scene.depth, "magma_r", log=True)
 
 
 def confidence_scale(scene: Scene4D) -> Scale:
-    """Of the clip's confidence, which is above 1; 0 is none: the clean-up sets that of floating points so."""
+    """The colour scale of the clip's confidence, which is above 1. The clean-up sets floating points to 0: missing."""
     return robust_scale(scene.confidence, "viridis", log=True)
 
 
 def has_score(scene: Scene4D, motion: MotionMaps | None) -> bool:
-    """Whether motion was looked for. Clips done in windows have a score, and no maps of the clip."""
+    """Whether there is a dynamic score. A clip reconstructed in windows has a score but no attention maps."""
     return motion is not None or bool(np.any(scene.dynamic_score))
 
 
 def has_masks(scene: Scene4D, motion: MotionMaps | None) -> bool:
-    """Whether there is something to say of what moves: masks may also come from flow, or be given."""
+    """Whether there are dynamic masks to show. Besides the score, they may come from flow or from the user."""
     return has_score(scene, motion) or bool(np.any(scene.dynamic_mask))
 
 
 def depth_layer(scene: Scene4D) -> Layer:
-    """Depth: near is bright, and equal ratios are equal steps, so that a room and a street are both seen."""
+    """Depth: near is bright; logarithmic, so that both a room and a street can be seen."""
     scale = depth_scale(scene)
     return Layer("depth (world units)", lambda t: scale.colors(scene.depth[t]), scale)
 
 
 def confidence_layer(scene: Scene4D) -> Layer:
-    """Confidence: high is bright; grey where the clean-up has taken it away."""
+    """Confidence: high is bright; grey where the clean-up has set it to 0."""
     scale = confidence_scale(scene)
     return Layer("confidence", lambda t: scale.colors(scene.confidence[t]), scale)
 
@@ -90,12 +90,12 @@ def score_layer(scene: Scene4D) -> Layer:
 
 
 def mask_layer(scene: Scene4D) -> Layer:
-    """The frames in grey, what moves tinted red."""
-    return Layer("what moves", lambda t: tinted(np.asarray(scene.rgb[t]), np.asarray(scene.dynamic_mask[t])))
+    """The frames in grey, dynamic regions tinted red."""
+    return Layer("dynamic regions", lambda t: tinted(np.asarray(scene.rgb[t]), np.asarray(scene.dynamic_mask[t])))
 
 
 def attention_layers(scene: Scene4D, motion: MotionMaps) -> list[Layer]:
-    """The four maps of the attention between the frames and the score that is made of them, three in a row."""
+    """The frames, the four attention maps and the score computed from them; for rows of three."""
     height, width = scene.depth.shape[1:]
 
     def of(name: str, values: np.ndarray) -> Layer:
@@ -116,47 +116,47 @@ def attention_layers(scene: Scene4D, motion: MotionMaps) -> list[Layer]:
 
 
 def panel_layers(scene: Scene4D, *, score: bool = True, masks: bool = True) -> list[Layer]:
-    """Image and depth, score and mask (or confidence, where there is nothing of what moves)."""
-    moving = [score_layer(scene)] * score + [mask_layer(scene)] * masks
-    return [image_layer(scene), depth_layer(scene), *(moving or [confidence_layer(scene)])]
+    """Image and depth; then score and mask, or confidence if there are neither."""
+    dynamic = [score_layer(scene)] * score + [mask_layer(scene)] * masks
+    return [image_layer(scene), depth_layer(scene), *(dynamic or [confidence_layer(scene)])]
 
 
 class Film(Sequence[np.ndarray]):
-    """Layers side by side, a picture for each frame, drawn when it is asked for.
+    """Layers side by side: one picture per frame, drawn on demand.
 
     Args:
-      layers: of one size.
+      layers: all of one size.
       time: (T,) seconds.
-      columns: layers in a row; 0: chosen by their number and shape.
+      columns: layers per row; 0: chosen by their number and shape.
     """
 
     def __init__(self, layers: Sequence[Layer], time: np.ndarray, columns: int = 0):
         self.layers, self.time = list(layers), np.asarray(time)
         height, width = self.layers[0].draw(0).shape[:2]
-        self._factor = enlargement(height, width, ALONE if len(self.layers) == 1 else AMONG)
+        self._factor = enlargement(height, width, ALONE_SIZE if len(self.layers) == 1 else TILE_SIZE)
         self._size = height, width = self._factor * height, self._factor * width
         columns = min(columns or _columns(len(self.layers), height, width), len(self.layers))
         beside = [
             (_MARGIN // 2 + _BAR + _BAR_TEXT) * any(layer.scale for layer in self.layers[c::columns])
             for c in range(columns)
         ]
-        # Of narrow pictures, names are wider: they would be cut to one and the same word.
-        rooms = [
+        # Names may be wider than narrow pictures: cut to that width, they would all read the same.
+        column_widths = [
             max(width + beside[c], *(_text_width(layer.name) for layer in self.layers[c::columns]))
             for c in range(columns)
         ]
-        lefts = [_MARGIN + sum(rooms[:c]) + c * _MARGIN for c in range(columns)]
+        lefts = [_MARGIN + sum(column_widths[:c]) + c * _MARGIN for c in range(columns)]
         rows = math.ceil(len(self.layers) / columns)
         self._places = [
             (_STRIP + (i // columns) * (height + _STRIP), lefts[i % columns]) for i in range(len(self.layers))
         ]
         last = _MARGIN + _text_width(self._when(len(self.time) - 1))
-        canvas = _Canvas(rows * (height + _STRIP) + _STRIP, max(lefts[-1] + rooms[-1], last) + _MARGIN)
+        canvas = _Canvas(rows * (height + _STRIP) + _STRIP, max(lefts[-1] + column_widths[-1], last) + _MARGIN)
         for i, (layer, (top, left)) in enumerate(zip(self.layers, self._places, strict=True)):
-            canvas.text(left, top - _STRIP // 2, layer.name, rooms[i % columns])
+            canvas.text(left, top - _STRIP // 2, layer.name, column_widths[i % columns])
             if layer.scale is not None:
                 canvas.bar(layer.scale, top, left + width + _MARGIN // 2, height)
-        self._empty = canvas.pixels()
+        self._template = canvas.pixels()
 
     def __len__(self) -> int:
         return len(self.time)
@@ -171,7 +171,7 @@ class Film(Sequence[np.ndarray]):
         if not -len(self) <= t < len(self):
             raise IndexError(t)
         t %= len(self)
-        picture = self._empty.copy()
+        picture = self._template.copy()
         height, width = self._size
         for layer, (top, left) in zip(self.layers, self._places, strict=True):
             picture[top : top + height, left : left + width] = enlarged(layer.draw(t), self._factor)
@@ -184,24 +184,24 @@ class Film(Sequence[np.ndarray]):
         return f"frame {t}, {self.time[t]:.2f} s"
 
     def region(self, number: int) -> tuple[slice, slice]:
-        """Rows and columns of the pictures that layer `number` fills."""
+        """The rows and columns that layer `number` fills in the pictures."""
         top, left = self._places[number]
         return slice(top, top + self._size[0]), slice(left, left + self._size[1])
 
 
-def contact_sheet(layer: Layer, num_frames: int, *, most: int = 24, columns: int = 0) -> np.ndarray:
-    """Frames spread evenly over the clip, each with its number, in rows.
+def contact_sheet(layer: Layer, num_frames: int, *, max_frames: int = 24, columns: int = 0) -> np.ndarray:
+    """Frames evenly spaced over the clip, each with its number, in rows.
 
     Args:
       layer: what is shown.
       num_frames: of the clip.
-      most: frames on the sheet.
-      columns: frames in a row; 0: chosen by their number and shape.
+      max_frames: largest number of frames on the sheet.
+      columns: frames per row; 0: chosen by their number and shape.
 
     Returns:
       (height, width, 3) uint8.
     """
-    frames = spread(num_frames, most)
+    frames = spread(num_frames, max_frames)
     height, width = layer.draw(0).shape[:2]
     larger, smaller = enlargement(height, width, 150), max(1, round(max(height, width) / 200))
     height, width = larger * math.ceil(height / smaller), larger * math.ceil(width / smaller)
@@ -218,7 +218,7 @@ def contact_sheet(layer: Layer, num_frames: int, *, most: int = 24, columns: int
     for t, (top, left) in zip(frames, places, strict=True):
         canvas.text(left, top + height + _STRIP // 2, str(t), width, _FAINT)
     if layer.scale is not None:
-        canvas.bar(layer.scale, _STRIP, columns * (width + _MARGIN) + _MARGIN // 2, min(height, 2 * ALONE))
+        canvas.bar(layer.scale, _STRIP, columns * (width + _MARGIN) + _MARGIN // 2, min(height, 2 * ALONE_SIZE))
     sheet = canvas.pixels()
     for t, (top, left) in zip(frames, places, strict=True):
         picture = np.asarray(Image.fromarray(layer.draw(t)).reduce(smaller))
@@ -226,23 +226,23 @@ def contact_sheet(layer: Layer, num_frames: int, *, most: int = 24, columns: int
     return sheet
 
 
-def spread(num_frames: int, most: int) -> list[int]:
-    """At most so many of a clip's frames, the first and the last among them, as evenly as can be."""
-    return np.unique(np.linspace(0, num_frames - 1, min(num_frames, most)).round().astype(int)).tolist()
+def spread(num_frames: int, max_frames: int) -> list[int]:
+    """At most `max_frames` of a clip's frames, evenly spaced, including the first and the last."""
+    return np.unique(np.linspace(0, num_frames - 1, min(num_frames, max_frames)).round().astype(int)).tolist()
 
 
-def enlargement(height: int, width: int, least: int) -> int:
-    """The smallest whole factor by which the long side is no shorter than `least`."""
-    return max(1, math.ceil(least / max(height, width)))
+def enlargement(height: int, width: int, min_size: int) -> int:
+    """The smallest integer factor that makes the long side at least `min_size`."""
+    return max(1, math.ceil(min_size / max(height, width)))
 
 
 def enlarged(picture: np.ndarray, factor: int) -> np.ndarray:
-    """Each pixel a square of pixels: nothing is smoothed, nothing is invented."""
+    """Enlarges by an integer factor: each pixel becomes a square, without interpolation."""
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _columns(count: int, height: int, width: int) -> int:
-    """Of the layers of a film: about as wide as a screen."""
+    """Columns of a film's layers, for about the aspect of a screen."""
     if count > 4:
         return 3
     if count == 4:
@@ -252,39 +252,41 @@ def _columns(count: int, height: int, width: int) -> int:
 
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: the same on every machine."""
+    """DejaVu Sans, which is shipped with matplotlib and so the same on every machine."""
     return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", _FONT_SIZE)
 
 
 def _text_width(text: str) -> int:
-    """Of one line."""
+    """Width of one line, in pixels."""
     return math.ceil(_font().getlength(text))
 
 
 class _Canvas:
-    """What does not change from frame to frame: names and scales."""
+    """An image on which texts and scales are drawn."""
 
     def __init__(self, height: int, width: int):
         self.image = Image.new("RGB", (width, height), _BACKGROUND)
         self._draw = ImageDraw.Draw(self.image)
 
     def text(self, left: int, middle: int, text: str, width: int, color: tuple[int, int, int] = _TEXT) -> None:
-        """One line, cut where it is too long."""
+        """Draws one line of text, truncated to the width."""
         while text and self._draw.textlength(text, _font()) > width:
             text = text[:-1]
         self._draw.text((left, middle), text, color, _font(), anchor="lm")
 
     def bar(self, scale: Scale, top: int, left: int, height: int) -> None:
-        """A scale from low (below) to high, with numbers: those of the end colours, and between."""
+        """Draws a scale, low at the bottom and high at the top, with numbers at its ends and between."""
         numbers = scale.numbers(np.linspace(1, 0, height))
         colors = np.broadcast_to(scale.colors(numbers)[:, None], (height, _BAR, 3))
         self.image.paste(Image.fromarray(np.ascontiguousarray(colors)), (left, top))
         count = _TICKS if height >= _TICKS * _STRIP else 2
-        for i, share in enumerate(np.linspace(1, 0, count)):
+        for i, position in enumerate(np.linspace(1, 0, count)):
             y = top + (height - 1) * i / (count - 1)
             self._draw.line((left + _BAR, y, left + _BAR + 3, y), _FAINT)
             anchor = "la" if i == 0 else "ld" if i == count - 1 else "lm"
-            self._draw.text((left + _BAR + 6, y), f"{float(scale.numbers(share)):.3g}", _FAINT, _font(), anchor=anchor)
+            self._draw.text(
+                (left + _BAR + 6, y), f"{float(scale.numbers(position)):.3g}", _FAINT, _font(), anchor=anchor
+            )
 
     def pixels(self) -> np.ndarray:
         return np.array(self.image)

@@ -1,4 +1,4 @@
-"""`summary.png`: the whole reconstruction at a glance."""
+"""`summary.png`: an overview of the reconstruction."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from easi3r_jax.io.pictures.panels import (
     spread,
 )
 
-_MOST_COLUMNS = 8
-# Inches: the tallest picture; the least width and height of a cell, for its labels.
-_TALLEST, _LEAST_CELL = 3.2, (0.72, 0.42)
+_MAX_COLUMNS = 8
+# Inches: the largest height of a picture; the smallest width and height of a cell, for its labels.
+_MAX_HEIGHT, _MIN_CELL = 3.2, (0.72, 0.42)
 
 
 def summary_figure(
@@ -40,23 +40,23 @@ def summary_figure(
     time: np.ndarray,
     flow: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Figure:
-    """Frames spread over the clip as columns; as rows RGB, depth, confidence, flow, attention maps, score and mask.
+    """A table of pictures: a column per frame, and rows for RGB, depth, confidence, flow, attention, score and mask.
 
     Args:
       scene: host arrays.
-      motion: None leaves out the rows of attention maps. Those of score and mask are there where the scene has any.
-      title: heads the picture.
-      time: (T,) seconds, heads the columns.
-      flow: (E, H, W, 2) optical flow of the pairs (E, 2). A frame's is shown to the nearest frame it is paired with.
+      motion: attention maps; None omits their rows. The rows of score and mask are omitted if the scene has none.
+      title: title of the figure.
+      time: (T,) seconds, shown above the columns.
+      flow: (E, H, W, 2) optical flow and its pairs (E, 2). For each frame, the flow to its nearest partner is shown.
     """
     num_frames, height, width = scene.depth.shape
-    frames = spread(num_frames, _MOST_COLUMNS)
+    frames = spread(num_frames, _MAX_COLUMNS)
     rows = _rows(scene, motion, frames, flow)
 
-    # Inches. Cells of very wide and very tall frames are larger than the frames: their labels need the room.
-    picture_width = min(2.1 * min(1.0, (width / height) ** 0.5), _TALLEST * width / height)
+    # Inches. For very wide or very tall frames the cells are larger than the frames, to hold the labels.
+    picture_width = min(2.1 * min(1.0, (width / height) ** 0.5), _MAX_HEIGHT * width / height)
     picture_height = picture_width * height / width
-    cell_width, cell_height = max(picture_width, _LEAST_CELL[0]), max(picture_height, _LEAST_CELL[1])
+    cell_width, cell_height = max(picture_width, _MIN_CELL[0]), max(picture_height, _MIN_CELL[1])
     left, right, top, bottom, gap = 1.45, 0.8, 0.75 if title else 0.45, 0.12, 0.05
     size = (left + len(frames) * (cell_width + gap) + right, top + len(rows) * (cell_height + gap) + bottom)
     figure = Figure(figsize=size, dpi=100, facecolor="white")
@@ -120,7 +120,7 @@ def result_html(result: Reconstruction) -> str:
 def _rows(
     scene: Scene4D, motion: MotionMaps | None, frames: list[int], flow: tuple[np.ndarray, np.ndarray] | None
 ) -> list[tuple[str, np.ndarray, Scale | None]]:
-    """Label, (frames, …) images or numbers, and the numbers' scale, of every row: scales are those of the videos."""
+    """For each row its label, (frames, …) images or numbers, and the numbers' scale, which is that of the videos."""
     rgb = np.asarray(scene.rgb[frames])
     rows: list[tuple[str, np.ndarray, Scale | None]] = [
         ("image", rgb, None),
@@ -128,7 +128,7 @@ def _rows(
         ("confidence", scene.confidence[frames], confidence_scale(scene)),
     ]
     if flow is not None:
-        rows.append(("optical flow\n(colour: direction)", flow_image(_flow_onwards(*flow, np.array(frames))), None))
+        rows.append(("optical flow\n(colour: direction)", flow_image(_flow_to_nearest(*flow, np.array(frames))), None))
     if motion is not None:
         maps = motion.temporal
         rows += [
@@ -140,19 +140,19 @@ def _rows(
     if has_score(scene, motion):
         rows.append(("dynamic score", scene.dynamic_score[frames], SCORE))
     if has_masks(scene, motion):
-        rows.append(("what moves", tinted(rgb, np.asarray(scene.dynamic_mask[frames])), None))
+        rows.append(("dynamic\nregions", tinted(rgb, np.asarray(scene.dynamic_mask[frames])), None))
     return rows
 
 
-def _flow_onwards(flow: np.ndarray, edges: np.ndarray, frames: np.ndarray) -> np.ndarray:
-    """(frames, H, W, 2) flow of each frame to the nearest one it is paired with, a later one if there are two."""
+def _flow_to_nearest(flow: np.ndarray, edges: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """(frames, H, W, 2) flow of each frame to the nearest frame it is paired with; of two, to the later one."""
     edges = np.asarray(edges)
     distance = np.abs(2 * (edges[:, 1] - edges[:, 0]) - 0.5)
     return np.stack([np.asarray(flow[np.where(edges[:, 0] == t, distance, np.inf).argmin()]) for t in frames])
 
 
 def _draw_bar(figure: Figure, axes: Axes, scale: Scale) -> None:
-    """The scale, with numbers at its ends, set inwards so that neighbouring bars' do not touch, and in its middle."""
+    """Draws the scale with numbers at its ends and middle. The end labels point inwards, so that bars do not touch."""
     norm = LogNorm(scale.low, scale.high) if scale.log else Normalize(scale.low, scale.high)
     bar = figure.colorbar(ScalarMappable(norm, scale.colormap), cax=axes)
     numbers = scale.numbers(np.array([0.0, 0.5, 1.0])).tolist()

@@ -1,1 +1,1 @@
-"""What a user knows of a clip beforehand, in the original image's pixels, brought to the frames."""
+"""Priors that a user gives for a clip: read in the original images' pixels and mapped to the frames."""

@@ -1,10 +1,10 @@
-"""Cameras that a user knows: intrinsics and poses of all frames or of some.
+"""Cameras known beforehand: intrinsics and poses of all frames or of some.
 
-Files state intrinsics in pixels of the *original* images; here they become pixels of the frames. Text files have this
-project's pixel coordinates, integers at pixel centres (docs/conventions.md); `transforms.json` counts from the image's
-corner, half a pixel more, and is converted (`transforms.py`). Poses are camera to world with OpenCV axes.
+Files give intrinsics in pixels of the *original* images; here they are converted to pixels of the frames. Text files
+use this project's pixel coordinates, integers at pixel centres (docs/conventions.md). `transforms.json` counts from the
+image's corner, half a pixel more, and is converted (`transforms.py`). Poses are camera to world with OpenCV axes.
 
-Lists have an entry for each frame of the clip or of its source; `matching.py` tells which entry belongs to which frame.
+Lists have one entry per frame of the clip or of its source; `matching.py` assigns entries to frames.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from easi3r_jax.io.priors.transforms import intrinsics_of, poses_of, read_transf
 
 _Path = str | os.PathLike
 
-# In sides of the image. A pinhole with the first sees 169 degrees: such numbers were not meant in pixels.
-_LEAST_FOCAL, _LARGEST_FOCAL = 1 / 20, 1e4
-# As a share of the focal length: what a calibration finds where there is none.
-_SKEW = 1e-3
-# A result's principal point is about the frame's centre. As a share of the side.
-_OFF_CENTRE = 1 / 8
-# Resizing rounds to whole pixels, a stretch to multiples of the patch can do more.
-_SQUARE = 0.02
+# Relative to the image's longer side. The smallest is a field of view of 169 degrees: such numbers are not in pixels.
+_MIN_FOCAL, _MAX_FOCAL = 1 / 20, 1e4
+# Relative to the focal length: what a calibration finds for a camera without skew.
+_MAX_SKEW = 1e-3
+# A result's principal point is near the frame's centre. Relative to the side.
+_MAX_PRINCIPAL_POINT_OFFSET = 1 / 8
+# Relative difference of fx and fy: resizing rounds to whole pixels. A stretch to multiples of the patch exceeds it.
+_MAX_FOCAL_DIFFERENCE = 0.02
 
 
 def load_cameras(
@@ -42,13 +42,13 @@ def load_cameras(
     stopped_early: bool = False,
     source_names: Sequence[str] = (),
 ) -> KnownCameras:
-    """Reads what is known of a clip's cameras, one focal length for each frame.
+    """Reads a clip's known cameras, with one focal length per frame.
 
     Args:
       frames: the clip.
-      intrinsics: what `load_intrinsics` reads; None: nothing is known.
-      poses: what `load_poses` reads; None: nothing is known.
-      stopped_early, source_names: as there.
+      intrinsics: file for `load_intrinsics`; None: unknown.
+      poses: file for `load_poses`; None: unknown.
+      stopped_early, source_names: see there.
 
     Raises:
       InputError: as `load_intrinsics`, `load_poses` and `single_focal`.
@@ -72,27 +72,27 @@ def load_cameras(
 def load_intrinsics(
     path: _Path, frames: Frames, stopped_early: bool = False, source_names: Sequence[str] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads intrinsics in pixels of the original images and brings them to the frames.
+    """Reads intrinsics in pixels of the original images and converts them to pixels of the frames.
 
-    - Text: `fx fy cx cy` or nine numbers (a matrix row by row) on one line, or a matrix of three lines, for all frames;
-      or a line for each frame, `-` where they are unknown. Integers at pixel centres.
-    - `transforms.json`: of all images, or by image; see `transforms.intrinsics_of`. Pixel corners at integers.
-    - A result's own `intrinsics.txt`, known by its first line, is in pixels of the *frames* already.
+    - Text: `fx fy cx cy`, nine numbers (a matrix row by row) or a matrix on three lines, for all frames; or one line
+      per frame, `-` where unknown. Integers are at pixel centres.
+    - `transforms.json`: for all images or per image, see `transforms.intrinsics_of`. Integers are at pixel corners.
+    - A result's own `intrinsics.txt`, recognised by its first line, which is in pixels of the *frames* already.
 
     Args:
       path: a text or .json file.
       frames: the clip.
       stopped_early: reading the source stopped before its end (`FrameConfig.first`): it may have any number of frames.
-      source_names: file names of all the source's images in their order, if it is a folder: so many frames the source
-        has, and a `transforms.json` is matched by name.
+      source_names: file names of all images of the source in order, if it is a folder. They give the number of frames
+        of the source, and a `transforms.json` is matched by name.
 
     Returns:
-      (T, 3, 3) float64 in pixels of the frames, the identity where unknown, and (T,) bool: known.
+      (T, 3, 3) float64 in pixels of the frames, the identity where unknown; and (T,) bool, where they are known.
 
     Raises:
-      InputError: a file that cannot be read or is of another kind, intrinsics for another number of frames or another
-        size, for none of the frames, that are not finite, have no positive focal length or have skew, a principal point
-        outside the image.
+      InputError: the file cannot be read or is of another kind; its intrinsics are for another number of frames,
+        another image size, or none of the frames; they are not finite, have skew or a focal length that is not
+        positive, or a principal point outside the image.
     """
     path = pathlib.Path(path).expanduser()
     source = Source.of(frames, stopped_early, source_names)
@@ -124,31 +124,31 @@ def load_intrinsics(
 def load_poses(
     path: _Path, frames: Frames, stopped_early: bool = False, source_names: Sequence[str] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads camera-to-world poses, of all frames or of some.
+    """Reads camera-to-world poses of all frames or of some.
 
-    - TUM trajectory: `timestamp tx ty tz qx qy qz qw`. As many lines as the clip or its source has frames go by order;
-      else stamps that are all whole and below the number of the source's frames are frame numbers of the source; else
-      stamps are seconds since the source's first frame, and each frame takes the nearest within half a frame of the
-      source (exactly: `matching.by_stamp`).
-    - `transforms.json`: `transform_matrix` has OpenGL axes, which become OpenCV's. Images are matched by their names
+    - TUM trajectory: `timestamp tx ty tz qx qy qz qw`. If it has as many lines as the clip or its source has frames,
+      they are matched in order. Otherwise stamps that are all integers below the number of the source's frames are
+      frame numbers of the source. Otherwise stamps are seconds since the source's first frame, and each frame takes the
+      nearest one within half a frame of the source (for details see `matching.by_stamp`).
+    - `transforms.json`: `transform_matrix` has OpenGL axes, which are converted to OpenCV's. Images are matched by name
       (`matching.by_name`).
-    - .npz with `world_from_cam` (N, 4, 4), NaN where unknown: as many as the clip or its source has frames.
+    - .npz with `world_from_cam` (N, 4, 4), NaN where unknown, for the N frames of the clip or of its source.
 
-    Rotations may be off by 0.001 (quaternions, in length, by 0.01) and are brought to the nearest rotation.
+    Rotations may be inaccurate by 0.001 (the lengths of quaternions by 0.01); the nearest rotation is used.
 
     Args:
       path: a .npz, .json or text file.
       frames: the clip.
       stopped_early: reading the source stopped before its end (`FrameConfig.first`): it may have any number of frames.
-      source_names: file names of all the source's images in their order, if it is a folder: so many frames the source
-        has, and a `transforms.json` is matched by name.
+      source_names: file names of all images of the source in order, if it is a folder. They give the number of frames
+        of the source, and a `transforms.json` is matched by name.
 
     Returns:
-      (T, 4, 4) float64 `world_from_cam`, the identity where unknown, and (T,) bool: known.
+      (T, 4, 4) float64 `world_from_cam`, the identity where unknown; and (T,) bool, where they are known.
 
     Raises:
-      InputError: a file that cannot be read or is of another kind, poses for another number of frames or for none of
-        the frames, that are not finite or not rigid.
+      InputError: the file cannot be read or is of another kind; its poses are for another number of frames, for none of
+        the frames, not finite or not rigid.
     """
     path = pathlib.Path(path).expanduser()
     source = Source.of(frames, stopped_early, source_names)
@@ -156,7 +156,7 @@ def load_poses(
     if path.suffix.lower() == ".npz":
         poses = read_npz(path, "world_from_cam")
         if poses.ndim != 3 or poses.shape[1:] != (4, 4):
-            raise InputError(f"{path}: world_from_cam has shape {poses.shape}, (frames, 4, 4) is needed.")
+            raise InputError(f"{path}: world_from_cam has shape {poses.shape}, but (frames, 4, 4) is needed.")
         labels = [f"{path}, pose {entry} (from 0)" for entry in range(len(poses))]
         entries = by_count(len(poses), source, what)
     elif path.suffix.lower() == ".json":
@@ -170,7 +170,7 @@ def load_poses(
 
 
 def single_focal(intrinsics: np.ndarray) -> np.ndarray:
-    """One focal length for each frame, which is what the alignment has: the geometric mean of fx and fy.
+    """One focal length per frame, as the alignment needs: the geometric mean of fx and fy.
 
     Args:
       intrinsics: (T, 3, 3), in pixels of the frames.
@@ -179,14 +179,14 @@ def single_focal(intrinsics: np.ndarray) -> np.ndarray:
       (T,) float64, pixels.
 
     Raises:
-      InputError: fx and fy differ by more than 2 %, as where a resize has stretched the pixels.
+      InputError: fx and fy differ by more than 2 %, for example because a resize has stretched the pixels.
     """
     focals = np.diagonal(np.asarray(intrinsics, np.float64), axis1=1, axis2=2)[:, :2]
-    for frame in np.flatnonzero(focals.max(1) > (1 + _SQUARE) * focals.min(1)):
+    for frame in np.flatnonzero(focals.max(1) > (1 + _MAX_FOCAL_DIFFERENCE) * focals.min(1)):
         raise InputError(
             f"The focal lengths of frame {frame}, {focals[frame, 0]:.6g} and {focals[frame, 1]:.6g} pixels, differ by "
-            f"more than {_SQUARE:.0%}: pixels must be square; crop the frames (do not stretch them), or mend the "
-            "intrinsics."
+            f"more than {_MAX_FOCAL_DIFFERENCE:.0%}: pixels must be square; crop the frames (do not stretch them), or "
+            "correct the intrinsics."
         )
     return np.sqrt(focals.prod(axis=1))
 
@@ -194,34 +194,37 @@ def single_focal(intrinsics: np.ndarray) -> np.ndarray:
 def _of_frames(
     values: np.ndarray, entries: np.ndarray, others: np.ndarray, path: pathlib.Path
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(T, n, n), `others` where a frame has no entry and the identity where that is NaN; and (T,) which are known."""
+    """Values per frame, (T, n, n), and where they are known, (T,).
+
+    A frame without an entry gets `others`; where that is NaN, the value is unknown and the identity.
+    """
     found = np.concatenate([values, others[None]])[np.where(entries == NONE, len(values), entries)]
     known = np.logical_not(np.isnan(found).all(axis=(1, 2)))
     if not known.any():
-        raise InputError(f"{path} tells nothing of any of the clip's {len(entries)} frames: leave it out, or mend it.")
+        raise InputError(f"{path} has nothing for any of the clip's {len(entries)} frames: omit it, or correct it.")
     found[~known] = np.eye(len(others))
     return found, known
 
 
 def _check_intrinsics(matrices: np.ndarray, labels: Sequence[str], size: tuple[int, int]) -> None:
-    """Raises InputError for the first of (N, 3, 3) that is no pinhole of an image of (height, width); not for NaN."""
+    """Raises InputError for the first of (N, 3, 3) that is not a pinhole of an image of this size; NaN is valid."""
     height, width = size
     for matrix, label in zip(matrices, labels, strict=True):
         if np.isnan(matrix).all():
             continue
         (fx, skew, cx), (sheared, fy, cy), last = matrix.tolist()
         if not np.isfinite(matrix).all():
-            raise InputError(f"{label}: intrinsics that are not finite.")
-        if last != [0, 0, 1] or sheared or abs(skew) > _SKEW * abs(fx):
+            raise InputError(f"{label}: the intrinsics are not finite.")
+        if last != [0, 0, 1] or sheared or abs(skew) > _MAX_SKEW * abs(fx):
             raise InputError(f"{label}: not a camera matrix [[fx, 0, cx], [0, fy, cy], [0, 0, 1]].")
-        if not _LEAST_FOCAL * max(size) <= min(fx, fy) <= max(fx, fy) <= _LARGEST_FOCAL * max(size):
+        if not _MIN_FOCAL * max(size) <= min(fx, fy) <= max(fx, fy) <= _MAX_FOCAL * max(size):
             raise InputError(
                 f"{label}: focal lengths {fx:g} and {fy:g} for an image of {width}x{height} pixels: "
-                "positive numbers of pixels are needed."
+                "plausible focal lengths in pixels are needed."
             )
         if not (0 <= cx <= width - 1 and 0 <= cy <= height - 1):
             raise InputError(
-                f"{label}: the principal point ({cx:g}, {cy:g}) is not in the image of {width}x{height} pixels: "
+                f"{label}: the principal point ({cx:g}, {cy:g}) is outside the image of {width}x{height} pixels: "
                 "give the intrinsics of the original video, at its size."
             )
 
@@ -229,8 +232,8 @@ def _check_intrinsics(matrices: np.ndarray, labels: Sequence[str], size: tuple[i
 def _check_size_of_result(matrices: np.ndarray, path: pathlib.Path, size: tuple[int, int]) -> None:
     height, width = size
     offset = np.abs(matrices[:, :2, 2] - np.array([width, height]) / 2)
-    if (offset > _OFF_CENTRE * np.array([width, height])).any():
+    if (offset > _MAX_PRINCIPAL_POINT_OFFSET * np.array([width, height])).any():
         raise InputError(
-            f"{path} is a result's, in pixels of its frames, which were not of {width}x{height} pixels: "
+            f"{path} belongs to a result and is in pixels of its frames, which did not have {width}x{height} pixels: "
             "reconstruct with the same size, or scale it to the original video and remove its first line."
         )

@@ -1,4 +1,4 @@
-"""Text and arrays as users write them: nothing in them is trusted."""
+"""Reading of text and arrays written by users. Their contents are not trusted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from easi3r_jax.core.errors import InputError
 
-#: A file of cameras that is larger is some other file. An hour of video at 30 frames per second takes 13 MB.
+#: Largest file of cameras, in bytes. An hour of video at 30 frames per second takes 13 MB.
 MAX_BYTES = 64 << 20
 
 
@@ -19,7 +19,7 @@ def read_text(path: pathlib.Path) -> str:
     """The text (UTF-8) of a small file.
 
     Raises:
-      InputError: no such file, no permission, no text, an empty file, or one of more than MAX_BYTES.
+      InputError: the file does not exist, cannot be read, is not text, is empty, or is larger than MAX_BYTES.
     """
     try:
         _require_file(path)
@@ -29,22 +29,22 @@ def read_text(path: pathlib.Path) -> str:
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text file: save it as UTF-8.") from error
+        raise InputError(f"{path} is not a text file: save it as UTF-8.") from error
     if len(data) > MAX_BYTES:
-        raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MB: it cannot be a file of cameras.")
+        raise InputError(f"{path} is larger than {MAX_BYTES >> 20} MB: it is not a file of cameras.")
     if not text.strip():
         raise InputError(f"{path} is empty: write it again.")
     return text
 
 
 def lines_of_numbers(text: str, path: pathlib.Path) -> Iterator[tuple[str, list[float]]]:
-    """Yields (name of the line in a message, its numbers, at least one).
+    """Yields (name of the line for messages, its numbers) for each line that has numbers.
 
-    Spaces, commas or semicolons stand between the numbers; `-` stands for NaN. Empty lines and what follows # are
-    passed over.
+    Numbers are separated by spaces, commas or semicolons; `-` stands for NaN. Empty lines and comments (from # on) are
+    skipped.
 
     Raises:
-      InputError: a word that is no number; `path` names the file.
+      InputError: a word is not a number; `path` is for the message.
     """
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split("#")[0].replace(",", " ").replace(";", " ").split()
@@ -52,16 +52,17 @@ def lines_of_numbers(text: str, path: pathlib.Path) -> Iterator[tuple[str, list[
         try:
             values = [float("nan" if word == "-" else word) for word in words]
         except ValueError as error:
-            raise InputError(f"{label} is no list of numbers: {line.strip()[:60]!r}.") from error
+            raise InputError(f"{label} is not a list of numbers: {line.strip()[:60]!r}.") from error
         if values:
             yield label, values
 
 
 def read_npz(path: pathlib.Path, name: str) -> np.ndarray:
-    """An array of real numbers of a .npz file, as float64. Only it is read, and nothing in the file is ever executed.
+    """An array of real numbers from a .npz file, as float64. Nothing else is read, and nothing is ever executed.
 
     Raises:
-      InputError: no such file or array, another format, damage, an array of more than MAX_BYTES.
+      InputError: the file or the array does not exist, is in another format or damaged, or the array is larger than
+        MAX_BYTES.
     """
     try:
         _require_file(path)
@@ -69,19 +70,19 @@ def read_npz(path: pathlib.Path, name: str) -> np.ndarray:
             member = f"{name}.npy"
             if member not in archive.namelist():
                 raise InputError(f"{path} has no array {name!r}.")
-            if archive.getinfo(member).file_size > MAX_BYTES:  # reading stops there, whatever comes out
-                raise InputError(f"{name} in {path} is larger than {MAX_BYTES >> 20} MB: it cannot be of cameras.")
+            if archive.getinfo(member).file_size > MAX_BYTES:  # reading is limited to this declared size
+                raise InputError(f"{name} in {path} is larger than {MAX_BYTES >> 20} MB: it does not hold cameras.")
             with archive.open(member) as file:
                 array = np.lib.format.read_array(file, allow_pickle=False)
-    # RuntimeError: an encrypted archive; NotImplementedError, one of its kinds: an unknown way of compressing.
+    # RuntimeError: an encrypted archive. NotImplementedError, a subclass: an unknown compression method.
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"Cannot read {path}: {reason}.") from error
     if array.dtype.kind not in "fiu":
-        raise InputError(f"{name} in {path} holds {array.dtype}, no real numbers: save it as float64.")
+        raise InputError(f"{name} in {path} holds {array.dtype}, not real numbers: save it as float64.")
     return array.astype(np.float64)
 
 
 def _require_file(path: pathlib.Path) -> None:
     if not path.is_file():
-        raise InputError(f"{path} is no file: copy it to one." if path.exists() else f"There is no file {path}.")
+        raise InputError(f"{path} is not a file: copy it to one." if path.exists() else f"There is no file {path}.")

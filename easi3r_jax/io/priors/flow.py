@@ -1,11 +1,11 @@
-"""Optical flow from a folder with a file for each directed pair.
+"""Optical flow from a folder with one file per directed pair.
 
-    00003_00005.flo     from frame 3 to frame 5 of the clip (as it is reconstructed, counted from 0)
-    00003_00005.npz     the same as array `flow`, (H, W, 2); where both are there, the .flo is taken
+    00003_00005.flo     from frame 3 to frame 5 of the clip (numbered as reconstructed, from 0)
+    00003_00005.npz     the same as array `flow`, (H, W, 2); if both exist, the .flo file is used
 
 `.flo` is Middlebury's format (https://vision.middlebury.edu/flow/code/flow-code/README.txt), little endian: float32
-202021.25, int32 width, int32 height, then float32 (x, y) of every pixel, row by row. A component above 1e9 in size
-marks a pixel whose flow is unknown, in both formats.
+202021.25, int32 width, int32 height, then float32 (x, y) of every pixel, row by row. In both formats, a component whose
+absolute value exceeds 1e9 marks a pixel with unknown flow.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ _Size = tuple[int, int]
 
 
 def load_flow(folder: str | os.PathLike, frames: Frames, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the flow of every pair and brings it to the frames.
+    """Reads the flow of every pair, in pixels of the frames.
 
-    Flow of the frames' size is taken as it is. That of the original images' size is sampled bilinearly where the
-    frames' pixels lie and scaled as they are.
+    Flow of the frames' size is used unchanged. Flow of the original images' size is sampled bilinearly at the frames'
+    pixels, and scaled like the images.
 
     Args:
-      folder: see the module; other files in it are passed over.
+      folder: see the module; other files in it are ignored.
       frames: the clip.
       edges: (E, 2) int, pairs of frame numbers (i, j).
 
     Returns:
       flow: (E, H, W, 2) float32 pixels (x, y) of the frames, from frame i to frame j; 0 where it is unknown.
-      known: (E, H, W) bool; a sampled pixel is, where all that it is sampled from are.
+      known: (E, H, W) bool; a sampled pixel is known if all pixels it is sampled from are.
 
     Raises:
-      InputError: no such folder, pairs without a file, a file that is damaged, of another size or not finite.
+      InputError: the folder does not exist, a pair has no file, or a file is damaged, of another size or not finite.
     """
     folder = pathlib.Path(folder).expanduser()
     paths = _paths(folder, np.asarray(edges))
@@ -53,9 +53,9 @@ def load_flow(folder: str | os.PathLike, frames: Frames, edges: np.ndarray) -> t
     flow = np.zeros((len(paths), *size, 2), np.float32)
     known = np.zeros((len(paths), *size), bool)
     for e, path in enumerate(paths):
-        given = _read(path, size, original).astype(np.float64)  # half floats do not reach 1e9, integers have no NaN
+        given = _read(path, size, original).astype(np.float64)  # float16 does not reach 1e9, integers have no NaN
         if not np.isfinite(given).all():
-            raise InputError(f"{path} holds infinite or undefined flow: mark unknown pixels by a value above 1e9.")
+            raise InputError(f"{path} holds NaN or infinite flow: mark unknown pixels with a value above 1e9.")
         is_known = np.abs(given).max(axis=-1) <= _UNKNOWN
         given = np.where(is_known[..., None], given, 0).astype(np.float32)
         if given.shape[:2] != size:
@@ -65,10 +65,10 @@ def load_flow(folder: str | os.PathLike, frames: Frames, edges: np.ndarray) -> t
 
 
 def check_flow(folder: str | os.PathLike, frames: Frames, edges: np.ndarray) -> None:
-    """Refuses a folder that `load_flow` could not read, as far as names and headers of the files tell.
+    """Checks a folder for `load_flow` by the names and headers of its files, without reading them.
 
     Raises:
-      InputError: no such folder, pairs without a file, a file that is damaged or of another size.
+      InputError: the folder does not exist, a pair has no file, or a file is damaged or of another size.
     """
     sizes = _sizes(frames)
     for path in _paths(pathlib.Path(folder).expanduser(), np.unique(edges, axis=0)):
@@ -76,7 +76,7 @@ def check_flow(folder: str | os.PathLike, frames: Frames, edges: np.ndarray) -> 
 
 
 def _paths(folder: pathlib.Path, edges: np.ndarray) -> list[pathlib.Path]:
-    """The file of every pair."""
+    """The file of each pair."""
     try:
         names = {path.name for path in folder.iterdir() if path.is_file()}
     except OSError as error:
@@ -92,40 +92,40 @@ def _paths(folder: pathlib.Path, edges: np.ndarray) -> list[pathlib.Path]:
 
 
 def _sizes(frames: Frames) -> tuple[_Size, _Size]:
-    """Of the frames and of the original images."""
+    """The sizes of the frames and of the original images."""
     height, width = frames.rgb.shape[1:3]
     return (int(height), int(width)), (int(frames.source_size[0]), int(frames.source_size[1]))
 
 
 def _read(path: pathlib.Path, size: _Size, original: _Size, *, header_only: bool = False) -> np.ndarray:
-    """(h, w, 2) real numbers, of one of the two sizes; an empty array where only the header is wanted."""
+    """(h, w, 2) real numbers, of one of the two sizes; an empty array with `header_only`."""
 
-    def check(found: tuple[int, ...]) -> None:  # before memory is taken
+    def check(found: tuple[int, ...]) -> None:  # before memory is allocated
         if found not in ((*size, 2), (*original, 2)):
             raise InputError(
                 f"{path} has shape {found}: the size of the frames {(*size, 2)} or of the original images "
-                f"{(*original, 2)} needed."
+                f"{(*original, 2)} is needed."
             )
 
     try:
         return (_read_flo if path.suffix == ".flo" else _read_npz)(path, check, header_only)
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # on damaged bytes NumPy's and zipfile's readers raise nearly anything
+    except Exception as error:  # on damaged bytes NumPy's and zipfile's readers raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"Cannot read the optical flow {path}: {reason}. Compute it anew.") from error
+        raise InputError(f"Cannot read the optical flow {path}: {reason}. Compute it again.") from error
 
 
 def _read_flo(path: pathlib.Path, check, header_only: bool) -> np.ndarray:
     with path.open("rb") as file:
         header = file.read(12)
         if len(header) < 12 or struct.unpack_from("<f", header)[0] != _TAG:
-            raise ValueError("it does not begin with a .flo file's tag, 202021.25")
+            raise ValueError("it does not start with a .flo file's tag, 202021.25")
         width, height = struct.unpack_from("<ii", header, 4)
         check((height, width, 2))
         length, expected = os.fstat(file.fileno()).st_size, 12 + 8 * width * height
         if length != expected:
-            raise ValueError(f"it has {length} bytes, {expected} needed for {width} x {height} pixels")
+            raise ValueError(f"it has {length} bytes, but {expected} are needed for {width} x {height} pixels")
         return np.empty(0) if header_only else np.frombuffer(file.read(), "<f4").reshape(height, width, 2)
 
 
@@ -139,7 +139,7 @@ def _read_npz(path: pathlib.Path, check, header_only: bool) -> np.ndarray:
                 raise ValueError(f"version {version} of the .npy format is unknown")
             shape, _, dtype = _HEADERS[version](file)
             if dtype.kind not in "fiu":
-                raise ValueError(f"its array 'flow' holds {dtype}, no real numbers")
+                raise ValueError(f"its array 'flow' holds {dtype}, not real numbers")
             check(shape)
             if header_only:
                 return np.empty(0)
@@ -150,14 +150,14 @@ def _read_npz(path: pathlib.Path, check, header_only: bool) -> np.ndarray:
 def _sampled(
     flow: np.ndarray, known: np.ndarray, frame_from_source: np.ndarray, size: _Size
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Flow of the original images (h, w, 2) at the frames' pixels and in their unit, and where it is known."""
+    """Flow of the original images (h, w, 2), sampled at the frames' pixels in their unit, and where it is known."""
     y, x = np.indices(size, np.float64)
     columns, rows, _ = np.linalg.inv(frame_from_source) @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
-    # A frame's outermost pixels may lie up to half a pixel beyond the original's: the nearest stands for what is there.
-    u, v, share = (
+    # A frame's outermost pixels may lie up to half a pixel outside the original's: there the nearest pixel is used.
+    u, v, known_weight = (
         ndimage.map_coordinates(image, (rows, columns), order=1, mode="nearest").reshape(size)
         for image in (flow[..., 0], flow[..., 1], known.astype(np.float32))
     )
     sampled = np.stack([u, v], axis=-1) @ frame_from_source[:2, :2].T.astype(np.float32)
-    all_known = share > 1 - 1e-6
+    all_known = known_weight > 1 - 1e-6
     return np.where(all_known[..., None], sampled, 0), all_known

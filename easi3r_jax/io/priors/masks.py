@@ -1,4 +1,4 @@
-"""A user's masks of what moves."""
+"""A user's masks of dynamic regions."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from easi3r_jax.core.types import Frames
 from easi3r_jax.io.priors.matching import Source, by_count
 from easi3r_jax.io.video.images import decode_image, list_images, to_rgb
 
-# Gray images whose brightest value in the whole clip is no more were meant as numbers of objects.
-_MOST_LABELS = 15
+# Gray images whose brightest value in the whole clip is at most this were meant as object numbers.
+_MAX_LABEL = 15
 
 
 def load_masks(
     folder: str | os.PathLike, frames: Frames, stopped_early: bool = False, source_names: Sequence[str] = ()
 ) -> np.ndarray:
-    """Reads a folder of images that say what moves, and brings them to the frames: their choice, scaling and crop.
+    """Reads a folder of mask images, and selects, scales and crops them like the frames.
 
-    One image for each frame of the source, in the order of a folder of frames (`video.images.in_order`), or one for
-    each frame of the clip. They have the size of the original images, which are then sampled at the nearest pixel to
-    each of the frame's, or the frames' own. What is bright moves: any of red, green and blue above half of its range
-    (above 127 of 255). In images with a palette, everything but index 0 moves, as in DAVIS. Alpha does not count.
+    There is one image per frame of the source, in the order of a folder of frames (`video.images.in_order`), or one per
+    frame of the clip. Images have the size of the original images, and are then sampled at the pixel nearest to each of
+    the frame's; or they have the size of the frames. Bright pixels are dynamic: red, green or blue above half of its
+    range (above 127 of 255). In palette images every index except 0 is dynamic, as in DAVIS. Alpha is ignored.
 
     Args:
       folder: of PNGs, or of other images that Pillow reads.
       frames: the clip.
       stopped_early: reading the source stopped before its end (`FrameConfig.first`): it may have any number of frames.
-      source_names: file names of all the source's images, if it is a folder: so many frames the source has.
+      source_names: file names of all images of the source, if it is a folder; they give its number of frames.
 
     Returns:
-      (T, H, W) bool, True where the frame moves.
+      (T, H, W) bool, True at dynamic pixels.
 
     Raises:
-      InputError: no such folder, an image that cannot be read, another number of images, another size, a palette whose
-        index 0 is bright, or gray values that are all 0 to 15 and so mark nothing.
+      InputError: the folder does not exist, an image cannot be read, the number or the size of the images is wrong, a
+        palette has a bright index 0, or all gray values are 0 to 15, which would mark nothing.
     """
     folder = pathlib.Path(folder).expanduser()
     paths = list_images(folder)
@@ -61,22 +61,22 @@ def load_masks(
         else:
             raise InputError(
                 f"The mask {path} is {_size(moving.shape)} pixels, the video {_size(source_size)} and its frames "
-                f"{_size(own_size)}: bring it to one of these sizes."
+                f"{_size(own_size)}: resize it to one of these sizes."
             )
-    if 0 < brightest <= _MOST_LABELS and not masks.any():
+    if 0 < brightest <= _MAX_LABEL and not masks.any():
         raise InputError(
-            f"{folder}: no mask is brighter than {brightest}, so nothing would move: save what moves as 255, or "
-            "numbers of objects with a palette."
+            f"{folder}: no mask is brighter than {brightest}, so no pixel would be dynamic: save dynamic pixels as "
+            "255, or object numbers with a palette."
         )
     return masks
 
 
 def _moving(image: Image.Image, path: pathlib.Path) -> tuple[np.ndarray, int]:
-    """(H, W) bool, and the brightest value (0 where values are no brightness)."""
+    """(H, W) bool, and the brightest value (0 for a palette, whose values are not brightnesses)."""
     if image.mode == "P":
-        if max((image.getpalette() or [0])[:3]) > 127:  # a picture in black and white that some program has packed
+        if max((image.getpalette() or [0])[:3]) > 127:  # a black-and-white image that a program saved with a palette
             raise InputError(
-                f"The mask {path} has a palette whose index 0, the background's, is bright: save it as a gray image."
+                f"The mask {path} has a palette whose index 0, the background, is bright: save it as a gray image."
             )
         return np.asarray(image) != 0, 0
     if image.mode.startswith("I;16"):

@@ -1,8 +1,8 @@
-"""Which entry of a user's file, or which file of a user's folder, belongs to which frame of the clip.
+"""Matches the entries of a user's file, or the files of a user's folder, to the frames of the clip.
 
-Lists have an entry for each frame of the clip, or for each frame of its source. Frames know their numbers in the source
-and their times, not the source's length: where every n-th frame is taken, the source ends within n frames of the last
-one, unless reading stopped early (`FrameConfig.first`).
+Lists have one entry per frame of the clip, or per frame of its source. Frames know their numbers in the source and
+their times, but not the source's length: with every n-th frame taken, the source ends within n frames of the last one,
+unless reading stopped early (`FrameConfig.first`).
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from easi3r_jax.core.types import Frames
 from easi3r_jax.io.video.clip import ASSUMED_RATE
 from easi3r_jax.io.video.images import in_order
 
-#: In place of an entry's number: there is none for the frame.
+#: In place of an entry's number: the frame has no entry.
 NONE = -1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Source:
-    """A clip's frames as the source has them.
+    """What is known of a clip's source.
 
     Attributes:
-      index: (T,) int, numbers in the source.
-      time: (T,) float64, seconds since the source's first frame.
+      index: (T,) int, numbers of the clip's frames in the source.
+      time: (T,) float64, their seconds since the source's first frame.
       stopped_early: reading stopped before the source's end.
-      names: file names of all the source's images in their order; empty where they are unknown.
+      names: file names of all images of the source in order; empty if unknown.
     """
 
     index: np.ndarray
@@ -46,13 +46,13 @@ class Source:
         return cls(np.asarray(frames.source_index), np.asarray(frames.time), stopped_early, names)
 
     @property
-    def least(self) -> int:
-        """How many frames the source has at least."""
+    def min_length(self) -> int:
+        """The smallest number of frames that the source can have."""
         return len(self.names) or int(self.index.max()) + 1
 
     @property
-    def most(self) -> float:
-        """How many frames the source has at most; infinite where nothing tells."""
+    def max_length(self) -> float:
+        """The largest number of frames that the source can have; infinite if nothing limits it."""
         if self.names:
             return len(self.names)
         if self.stopped_early:
@@ -61,41 +61,42 @@ class Source:
 
     @property
     def interval(self) -> float:
-        """Mean seconds from one frame of the source to the next."""
+        """Mean time between consecutive frames of the source, in seconds."""
         if len(self.index) < 2:
             return float(1 / ASSUMED_RATE)
         return float((self.time[-1] - self.time[0]) / (self.index[-1] - self.index[0]))
 
 
 def by_count(count: int, source: Source, what: str) -> np.ndarray:
-    """(T,) entries of a list without names or stamps: one for each frame of the source, or one for each of the clip.
+    """(T,) entries of a list without names or stamps: one entry per frame of the source, or one per frame of the clip.
 
     Args:
       count: number of entries.
       source: of the clip.
-      what: the list in a message, "poses.txt: poses".
+      what: name of the list for messages, "poses.txt: poses".
 
     Raises:
-      InputError: neither, with both counts.
+      InputError: neither; the message has both counts.
     """
-    if source.least <= count <= source.most:
+    if source.min_length <= count <= source.max_length:
         return source.index
     if count == len(source.index):
         return np.arange(count)
     raise InputError(
-        f"{what} for {count} frames, the clip has {_length(source)}: "
-        "give one for each frame of the clip or of its source."
+        f"{what} for {count} frames, the clip has {_length(source)}: give one per frame of the clip or of its source."
     )
 
 
 def by_stamp(stamps: np.ndarray, source: Source, what: str) -> np.ndarray:
     """(T,) entries by their time stamps, `NONE` where a frame has none.
 
-    - As many entries as the clip has frames: in the order of the stamps, whatever those are.
-    - Whole stamps below the number of the source's frames, with gaps: frame numbers of the source, counted from 0.
-    - As many entries as the source has frames, if that is known: in the order of the stamps.
-    - Whole stamps below the number of the source's frames: frame numbers of the source.
-    - Else seconds since the source's first frame: the nearest stamp, at most half a frame of the source away.
+    The first rule that applies is used:
+
+    - As many entries as the clip has frames: matched in the order of the stamps, whatever their values.
+    - Integer stamps below the number of the source's frames, with gaps: frame numbers of the source, from 0.
+    - As many entries as the source has frames, if that is known: matched in the order of the stamps.
+    - Integer stamps below the number of the source's frames: frame numbers of the source.
+    - Otherwise seconds since the source's first frame: the nearest stamp, at most half a frame of the source away.
 
     Args:
       stamps: (N,) finite.
@@ -103,20 +104,20 @@ def by_stamp(stamps: np.ndarray, source: Source, what: str) -> np.ndarray:
       what: as in `by_count`.
 
     Raises:
-      InputError: a stamp that is there twice, or none that is near a frame.
+      InputError: a stamp occurs twice, or no stamp is near a frame.
     """
     order = np.argsort(stamps, kind="stable")
     ordered = stamps[order]
     if len(stamps) == len(source.index):
         return order
-    whole = bool(np.all((ordered == np.rint(ordered)) & (ordered >= 0) & (ordered < source.most)))
-    fits = source.least <= len(stamps) <= source.most < math.inf
-    if fits and not (whole and np.ptp(ordered) >= len(ordered)):
+    integers = bool(np.all((ordered == np.rint(ordered)) & (ordered >= 0) & (ordered < source.max_length)))
+    fits = source.min_length <= len(stamps) <= source.max_length < math.inf
+    if fits and not (integers and np.ptp(ordered) >= len(ordered)):
         return order[source.index]
     twice = ordered[1:][np.diff(ordered) == 0]
     if len(twice):
         raise InputError(f"{what} with the stamp {twice[0]:.15g} twice: remove one.")
-    if whole:
+    if integers:
         return _looked_up({int(stamp): int(entry) for stamp, entry in zip(ordered, order, strict=True)}, source)
     after = np.searchsorted(ordered, source.time)
     around = np.clip(np.stack([after - 1, after]), 0, len(ordered) - 1)
@@ -127,7 +128,7 @@ def by_stamp(stamps: np.ndarray, source: Source, what: str) -> np.ndarray:
         raise InputError(
             f"{what} at {ordered[0]:.15g} to {ordered[-1]:.15g} s, none within half a frame of the clip's "
             f"{_length(source)}, at {source.time[0]:.6g} to {source.time[-1]:.6g} s: count seconds from the source's "
-            "first frame, or give one for each frame."
+            "first frame, or give one per frame."
         )
     return np.where(near, order[nearest], NONE)
 
@@ -135,13 +136,15 @@ def by_stamp(stamps: np.ndarray, source: Source, what: str) -> np.ndarray:
 def by_name(names: Sequence[str], source: Source, what: str) -> np.ndarray:
     """(T,) entries by the names of image files, `NONE` where a frame has none.
 
-    - The source's own names, where they are known and any of them is there; folders and suffixes do not count.
-    - As many entries as the clip has frames: in the order of the names, as of a folder.
-    - As many as the source has frames, the numbers at the names' ends without gaps: likewise.
-    - Else these numbers are the frames' in the source, counted from 0.
+    The first rule that applies is used:
+
+    - The source's own names, if they are known and any of them occurs; folders and suffixes are ignored.
+    - As many entries as the clip has frames: matched in the order of the names, sorted as in a folder.
+    - As many as the source has frames, and the numbers at the ends of the names have no gaps: likewise.
+    - Otherwise these numbers are frame numbers of the source, from 0.
 
     Raises:
-      InputError: a name that is there twice; names without a number, or numbers beyond the source.
+      InputError: a name occurs twice, names have no number, or numbers exceed the source.
     """
     paths = [pathlib.PurePosixPath(name.replace("\\", "/")) for name in names]
     entry_of = {path.stem: entry for entry, path in enumerate(paths)}
@@ -159,19 +162,20 @@ def by_name(names: Sequence[str], source: Source, what: str) -> np.ndarray:
     by_number = {int(end[0]): entry for end, entry in ends if end}
     numbered = len(by_number) == len(order)
     gaps = numbered and max(by_number) - min(by_number) >= len(order)
-    # Of a source of unknown length no part is taken for the whole, unless it begins as a folder does.
-    begins = source.most < math.inf or (numbered and min(by_number) <= 1)
-    if source.least <= len(order) <= source.most and begins and not gaps:
+    # If the source's length is unknown, a list is taken to be complete only if it starts like a folder, with 0 or 1.
+    begins = source.max_length < math.inf or (numbered and min(by_number) <= 1)
+    if source.min_length <= len(order) <= source.max_length and begins and not gaps:
         return order[source.index]
     if not numbered:
         raise InputError(
-            f"{what} for {len(order)} images, the clip has {_length(source)}: give one for each frame, or let each "
-            "name end in a number of its own, the frame's in the source."
+            f"{what} for {len(order)} images, the clip has {_length(source)}: give one per frame, or let each name end "
+            "in the number of its frame in the source."
         )
-    if max(by_number) >= source.most:
+    if max(by_number) >= source.max_length:
         raise InputError(
-            f"{what} for an image number {max(by_number)}, the clip's source ends with {int(source.most) - 1}: give "
-            "one for each frame, or let names end in the frame's number in the source, counted from 0."
+            f"{what} for an image number {max(by_number)}, but the clip's source ends with "
+            f"{int(source.max_length) - 1}: give one per frame, or let each name end in the number of its frame in the "
+            "source, from 0."
         )
     return _looked_up(by_number, source)
 

@@ -1,4 +1,4 @@
-"""Cameras in text files: one line for each frame, `#` for comments."""
+"""Cameras in text files: one line per frame, `#` starts a comment."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from scipy.spatial.transform import Rotation
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.priors.files import lines_of_numbers, read_text
 
-# What the project writes above the intrinsics of a result, which are in pixels of the frames.
+# The first line of a result's intrinsics, which are in pixels of the frames.
 _RESULT_HEADER = "# fx skew cx 0 fy cy 0 0 1 (pixels; integer coordinates at pixel centres)"
 
-# Quaternions are written with few digits: three make an error of 0.001.
-_UNIT_LENGTH = 0.01
+# Largest deviation of a quaternion's length from 1. They are written with few digits: three give an error of 0.001.
+_MAX_LENGTH_ERROR = 0.01
 
 
 def read_intrinsics(path: pathlib.Path) -> tuple[np.ndarray, list[str], bool]:
-    """Reads lines of `fx fy cx cy` or of nine numbers, a matrix row by row; or one matrix as three lines of three.
+    """Reads lines of `fx fy cx cy` or of nine numbers (a matrix row by row), or a single matrix on three lines.
 
-    A line `-` or `nan` is a frame whose intrinsics are unknown.
+    A line `-` or `nan` is a frame with unknown intrinsics.
 
     Returns:
-      (N, 3, 3), NaN where unknown; a name of each in a message; and whether the file is a result's `intrinsics.txt`.
+      (N, 3, 3), NaN where unknown; a name of each for messages; and whether the file is a result's `intrinsics.txt`.
 
     Raises:
-      InputError: no such file, or a line of another kind.
+      InputError: the file does not exist, or a line is malformed.
     """
     text = read_text(path)
     lines = list(lines_of_numbers(text, path))
@@ -43,33 +43,33 @@ def read_intrinsics(path: pathlib.Path) -> tuple[np.ndarray, list[str], bool]:
         elif len(values) == 9:
             matrix[:] = np.reshape(values, (3, 3))
         else:
-            raise InputError(f"{label} has {len(values)} numbers: fx fy cx cy, or 9 of a 3x3 matrix, are needed.")
+            raise InputError(f"{label} has {len(values)} numbers: fx fy cx cy, or a 3x3 matrix, are needed.")
     return matrices, [label for label, _ in lines], _RESULT_HEADER in text
 
 
 def read_trajectory(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Reads a TUM trajectory, lines of `timestamp tx ty tz qx qy qz qw`: camera to world, the quaternion's scalar last.
+    """Reads a TUM trajectory, lines of `timestamp tx ty tz qx qy qz qw`: camera to world, quaternions scalar last.
 
-    Where the seven numbers after the stamp are NaN the pose is unknown.
+    A pose whose seven numbers are all NaN is unknown.
 
     Returns:
-      (N,) stamps, (N, 4, 4) poses, NaN where unknown, and a name of each in a message.
+      (N,) stamps; (N, 4, 4) poses, NaN where unknown; and a name of each for messages.
 
     Raises:
-      InputError: no such file, a line of another kind, or a quaternion that is no rotation.
+      InputError: the file does not exist, a line is malformed, or a quaternion is not a rotation.
     """
     lines = list(lines_of_numbers(read_text(path), path))
     if not lines:
         raise InputError(f"{path} has no poses: write lines of 'timestamp tx ty tz qx qy qz qw'.")
     for label, values in lines:
         if len(values) != 8 or not np.isfinite(values[0]):
-            raise InputError(f"{label} is no pose: 'timestamp tx ty tz qx qy qz qw' is needed.")
+            raise InputError(f"{label} is not a pose: 'timestamp tx ty tz qx qy qz qw' is needed.")
     table = np.array([values for _, values in lines])
     labels = [label for label, _ in lines]
     with np.errstate(over="ignore"):
         length = np.linalg.norm(table[:, 4:], axis=1)
     unknown = np.isnan(table[:, 1:]).all(axis=1)
-    for entry in np.flatnonzero(~unknown & ~(abs(length - 1) <= _UNIT_LENGTH)):
+    for entry in np.flatnonzero(~unknown & ~(abs(length - 1) <= _MAX_LENGTH_ERROR)):
         raise InputError(
             f"{labels[entry]}: not a rotation, the quaternion (qx qy qz qw) has length {length[entry]:.3g}."
         )

@@ -1,8 +1,8 @@
-"""`transforms.json`, as nerfstudio, instant-ngp and their converters from COLMAP write it.
+"""`transforms.json`, as written by nerfstudio, instant-ngp and their converters from COLMAP.
 
-Its cameras have OpenGL axes (x right, y up, z backward), its pixel coordinates count from the image's corner: the
-centre of the top left pixel is (0.5, 0.5), half a pixel more than here. What comes out of this module has this
-project's conventions. Lens distortion is left out, with a warning: cameras are pinholes.
+Its cameras have OpenGL axes (x right, y up, z backward). Its pixel coordinates count from the image's corner: the
+centre of the top left pixel is (0.5, 0.5), half a pixel more than here. This module returns this project's conventions.
+Cameras are pinholes: lens distortion is ignored, with a warning.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from easi3r_jax.io.priors.files import read_text
 _FOCALS = ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y")
 _INTRINSICS = (*_FOCALS, "cx", "cy")
 _DISTORTIONS = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
-_NO_PINHOLES = ("FISHEYE", "EQUIRECT", "SPHERICAL", "OMNI", "ORTHO")
-# By column, not as a matrix product: that would spread a NaN.
+_NON_PINHOLE_MODELS = ("FISHEYE", "EQUIRECT", "SPHERICAL", "OMNI", "ORTHO")
+# Multiplied by column: a matrix product would spread a NaN.
 _OPENGL_FROM_OPENCV = np.array([1.0, -1.0, -1.0, 1.0])
-_LONGEST_NAME = 4096
+_MAX_NAME_LENGTH = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Transforms:
-    """A file's content.
+    """The content of a file.
 
     Attributes:
       path: the file.
-      shared: what holds for all images.
-      images: what holds for each listed image; each has a `file_path`.
+      shared: values that apply to all images.
+      images: values of each listed image; each has a `file_path`.
     """
 
     path: pathlib.Path
@@ -50,7 +50,7 @@ class Transforms:
 
     @property
     def labels(self) -> list[str]:
-        """Each image in a message."""
+        """The name of each image, for messages."""
         return [f"{self.path}, image {name}" for name in self.names]
 
 
@@ -58,39 +58,39 @@ def read_transforms(path: pathlib.Path) -> Transforms:
     """Reads a `transforms.json`.
 
     Raises:
-      InputError: no such file, no JSON, or of another structure.
+      InputError: the file does not exist, is not JSON, or has another structure.
     """
     try:
         content = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no valid JSON: {error}.") from error
+        raise InputError(f"{path} is not valid JSON: {error}.") from error
     images = content.get("frames", []) if isinstance(content, dict) else None
     if not isinstance(images, list) or not all(isinstance(image, dict) for image in images):
-        raise InputError(f"{path} is no transforms.json: an object with a list 'frames' of objects is needed.")
+        raise InputError(f"{path} is not a transforms.json: an object with a list 'frames' of objects is needed.")
     for number, image in enumerate(images):
         name = image.get("file_path")
-        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
-            raise InputError(f"{path}: entry {number} (from 0) of 'frames' has no 'file_path', which tells its frame.")
+        if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_LENGTH:
+            raise InputError(f"{path}: entry {number} (from 0) of 'frames' has no 'file_path', which names its image.")
     return Transforms(path, content, images)
 
 
 def intrinsics_of(transforms: Transforms, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Intrinsics of the listed images, and of all others.
 
-    Focal lengths are `fl_x` and `fl_y`, or else follow from `camera_angle_x` and `camera_angle_y` (radians); where only
-    one is told, pixels are square. The principal point is (`cx`, `cy`), or else the image's centre. An image's own
-    values go before those of the file.
+    Focal lengths are `fl_x` and `fl_y`, or else follow from `camera_angle_x` and `camera_angle_y` (radians); with only
+    one of them, pixels are square. The principal point is (`cx`, `cy`), or else the image's centre. An image's own
+    values override those of the file.
 
     Args:
       transforms: the file.
       size: (height, width) of the images.
 
     Returns:
-      (N, 3, 3) in the file's order, none where no image has its own, and (3, 3), in pixels of the original images. NaN
-      where unknown.
+      (N, 3, 3) for the listed images in the file's order, with N = 0 if no image has its own; and (3, 3) for all
+      others. In pixels of the original images, NaN where unknown.
 
     Raises:
-      InputError: another size, a camera that is no perspective one, a value that is no finite number.
+      InputError: the size differs, a camera is not a perspective camera, or a value is not a finite number.
     """
     shared = _matrix(transforms.shared, str(transforms.path), size)
     _warn_of_distortion(transforms)
@@ -108,7 +108,7 @@ def poses_of(transforms: Transforms) -> np.ndarray:
     """(N, 4, 4) camera to world of the listed images, OpenCV axes; rotations are not checked.
 
     Raises:
-      InputError: no images, or a `transform_matrix` that is not 4x4 (or 3x4) numbers.
+      InputError: there are no images, or a `transform_matrix` is not 4x4 (or 3x4) numbers.
     """
     if not transforms.images:
         raise InputError(f"{transforms.path} has no poses: its list 'frames' is empty.")
@@ -126,15 +126,15 @@ def poses_of(transforms: Transforms) -> np.ndarray:
 
 def _matrix(record: Mapping[str, Any], label: str, size: tuple[int, int]) -> np.ndarray:
     model = str(record.get("camera_model", "")).upper()
-    if any(name in model for name in _NO_PINHOLES) or record.get("is_fisheye") is True:
+    if any(name in model for name in _NON_PINHOLE_MODELS) or record.get("is_fisheye") is True:
         raise InputError(
-            f"{label}: the camera is no perspective one ({model or 'fisheye'}): undistort the video first."
+            f"{label}: the camera is not a perspective camera ({model or 'fisheye'}): undistort the video first."
         )
     height, width = size
     stated = _number(record, "w", label, width), _number(record, "h", label, height)
     if stated != (width, height):
         raise InputError(
-            f"{label} is for images of {stated[0]:g}x{stated[1]:g} pixels, the video has {width}x{height}: "
+            f"{label} is for images of {stated[0]:g}x{stated[1]:g} pixels, but the video has {width}x{height}: "
             "scale the intrinsics, or give the video that they belong to."
         )
     focal_x, focal_y = (_focal(record, axis, side, label) for axis, side in (("x", width), ("y", height)))
@@ -149,21 +149,21 @@ def _warn_of_distortion(transforms: Transforms) -> None:
     for label, record in records:
         terms = [f"{key} = {_number(record, key, label, 0):g}" for key in _DISTORTIONS if record.get(key)]
         if terms:
-            absl.logging.warning("%s: lens distortion (%s) is left out.", label, ", ".join(terms))
+            absl.logging.warning("%s: lens distortion (%s) is ignored.", label, ", ".join(terms))
             return
 
 
 def _focal(record: Mapping[str, Any], axis: str, side: int, label: str) -> float | None:
-    """In pixels; None where nothing is told."""
+    """Focal length in pixels; None if the record has none."""
     if f"fl_{axis}" in record:
         focal = _number(record, f"fl_{axis}", label, 0)
         if focal <= 0:
-            raise InputError(f"{label}: 'fl_{axis}' is {focal:g}, a focal length in pixels is positive.")
+            raise InputError(f"{label}: 'fl_{axis}' is {focal:g}, but a focal length in pixels is positive.")
         return focal
     if f"camera_angle_{axis}" in record:
         angle = _number(record, f"camera_angle_{axis}", label, 0)
         if not 0 < angle < math.pi:
-            raise InputError(f"{label}: 'camera_angle_{axis}' is {angle:g}, no angle in radians between 0 and pi.")
+            raise InputError(f"{label}: 'camera_angle_{axis}' is {angle:g}, not an angle in radians between 0 and pi.")
         return side / 2 / math.tan(angle / 2)
     return None
 
@@ -173,6 +173,6 @@ def _number(record: Mapping[str, Any], key: str, label: str, default: float) -> 
     try:
         if isinstance(value, int | float) and math.isfinite(value):
             return float(value)
-    except OverflowError:  # a whole number of hundreds of digits
+    except OverflowError:  # an integer of hundreds of digits
         pass
-    raise InputError(f"{label}: {key!r} is {str(value)[:40]}, no finite number.")
+    raise InputError(f"{label}: {key!r} is {str(value)[:40]}, not a finite number.")

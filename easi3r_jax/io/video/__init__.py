@@ -1,11 +1,11 @@
-"""Video file, folder of images or list of images → `Frames`.
+"""A video file, a folder of images or a list of images → `Frames`.
 
     frames = load_frames("clip.mp4", FrameConfig(size=512, fps=8.0))
 
-    clip      what a source yields: frames that are decoded only when they are taken
+    clip      a source's frames, decoded only when they are selected
     images    folders and lists of images (Pillow)
-    decode    video files (PyAV): strict, a cut or damaged file is an error that names the frame
-    completeness, structure    what a video file declares and how it holds together, against what was read
+    decode    video files (PyAV); strict: a truncated or damaged file is an error that names the frame
+    completeness, structure    checks of what was read against what the file declares, and of the file's structure
     resize    the network's resize and crop, and the transform that known intrinsics, masks or depth follow
 
 Frames are resized as they are decoded: the clip at its full size is never held in memory.

@@ -1,4 +1,4 @@
-"""What a source of frames yields, before anything is resized."""
+"""A source of frames, before they are resized."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from fractions import Fraction
 
 from PIL import Image
 
-#: Frames per second where the source tells none (images, raw streams); for images the published programs' too.
+#: Frames per second for sources without a rate (images, raw streams); the published programs use it for images too.
 ASSUMED_RATE = Fraction(24)
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipFrame:
-    """One frame of a source. Nothing is converted, and of images nothing is opened, before `read` is called.
+    """One frame of a source. It is not converted (an image file is not even opened) before `read` is called.
 
     Attributes:
       index: number in the source, from 0.
@@ -36,10 +36,10 @@ class Clip:
     """A source of frames.
 
     Attributes:
-      name: names the source in messages.
-      frames: the frames in order. Run to its end it has checked the whole source; closed early it frees it.
-      count: number of frames where the source declares one (it may be a little off), else None.
-      rate: frames per second, the mean where it varies.
+      name: name of the source, for messages.
+      frames: the frames in order. When exhausted, it has checked the whole source; closing it early frees the source.
+      count: number of frames that the source declares (it may be slightly off), or None.
+      rate: frames per second; the mean if it varies.
     """
 
     name: str

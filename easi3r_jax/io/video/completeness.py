@@ -1,4 +1,4 @@
-"""Did all of a video come? What the file declares against what was read."""
+"""Checks that a video was read completely: what was read against what the file declares."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from easi3r_jax.io.video import structure
 
 
 class Completeness:
-    """Watches the packets of a video go by and says whether some are missing.
+    """Observes the packets of a video and tells whether some are missing.
 
     Attributes:
-      latest_decoding: when the last picture's packet was to be decoded, in the stream's time base; None if unknown.
+      latest_decoding: decoding time of the last video packet, in the stream's time base; None if unknown.
 
     Args:
-      path, container, stream: the open file and its pictures.
+      path, container, stream: the open file and its video stream.
       rate: mean frames per second.
     """
 
@@ -35,7 +35,7 @@ class Completeness:
         self._spans: dict[int, tuple[Fraction, Fraction]] = {}  # stream -> (earliest time, end of the latest packet)
 
     def add(self, packet: Any) -> None:
-        """Notes a packet of any stream."""
+        """Records a packet of any stream."""
         time = packet.dts if packet.pts is None else packet.pts
         if time is None or packet.is_discard:  # the flush at the end, or outside the edit list
             return
@@ -48,38 +48,38 @@ class Completeness:
         self._spans[packet.stream.index] = (min(earliest, start), max(latest, start + length))
 
     def breaks_before(self, packet: Any) -> bool:
-        """Whether the file's structure is broken before this packet: the demuxer looked for it beyond the damage."""
+        """Whether the file's structure is broken before this packet, so that the demuxer has skipped the damage."""
         return self._fault is not None and packet.pos is not None and packet.pos >= self._fault
 
-    def is_whole(self) -> bool:
-        """Whether all came that the file declares; to be asked after the last packet."""
+    def is_complete(self) -> bool:
+        """Whether everything that the file declares was read. Call it after the last packet."""
         return self._fault is None and self._index_fits() and self._count_fits() and self._length_fits()
 
     def check(self, decoded: int) -> None:
-        """Raises InputError where the end of the file is missing.
+        """Raises InputError if the end of the file is missing.
 
         Args:
-          decoded: number of frames that came.
+          decoded: number of frames that were decoded.
         """
-        if not self.is_whole():
+        if not self.is_complete():
             declared = f" of {self._stream.frames}" if self._stream.frames > decoded else ""
             after = f"after frame {decoded - 1}{declared} (counted from 0)" if decoded else "before its first frame"
-            rest = f", or read only the {decoded} frames that are there (first)" if decoded else ""
+            rest = f", or read only the {decoded} frames it has (first)" if decoded else ""
             raise InputError(
-                f"{self._path} is cut: it ends {after}, short of the length it declares. Copy it again{rest}."
+                f"{self._path} is truncated: it ends {after}, short of its declared length. Copy it again{rest}."
             )
 
     def _index_fits(self) -> bool:
-        """The places where the index says packets are (mp4, avi) exist."""
+        """Whether the file reaches to the packets that its index lists (mp4, avi)."""
         entries = getattr(self._stream, "index_entries", ())  # PyAV 17 and later
         return max((e.pos + e.size for e in entries), default=0) <= self._path.stat().st_size
 
     def _count_fits(self) -> bool:
-        """AVI's header counts the pictures. In mp4 the number includes what an edit list cuts away: no use."""
+        """Whether AVI's header counts no more frames than were read. In mp4 the count includes edited-out frames."""
         return self._container.format.name != "avi" or self._packets >= self._stream.frames
 
     def _length_fits(self) -> bool:
-        """The last packet ends where the file says the clip ends."""
+        """Whether the last packet ends where the file declares the end of the clip."""
         is_matroska = "matroska" in self._container.format.name
         tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", self._stream.metadata.get("DURATION", "").strip())
         spans = self._spans.values()
@@ -93,8 +93,8 @@ class Completeness:
             declared = Fraction(self._container.duration, av.time_base)
         else:
             return True
-        # Matroska and Flash declare where the clip ends, counted from 0, and to the millisecond. Others declare the
-        # length, and some writers are a frame off: there the index or the count is the sharper test.
+        # Matroska and Flash declare the end of the clip, counted from 0, to the millisecond. Other formats declare the
+        # length, and some writers are a frame off: for these, the index or the count is the stricter test.
         from_zero = is_matroska or self._container.format.name == "flv"
         begin = Fraction(0) if from_zero else min((s[0] for s in spans), default=Fraction(0))
         slack = self._interval * (Fraction(3, 4) if from_zero else Fraction(3, 2))

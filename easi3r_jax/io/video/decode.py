@@ -1,10 +1,10 @@
-"""Video files, by PyAV (FFmpeg). Strict: a file that is cut or damaged raises, it never gives a silent short clip.
+"""Video files, by PyAV (FFmpeg). Strict: a truncated or damaged file raises; it never yields a silently shorter clip.
 
-FFmpeg's decoders hide damage by default (they patch broken pictures up from others) and its demuxers take a cut for the
-end. Here decoders are told to refuse, and at the end of the file what came is compared with what the file declares.
-Some damage stays unseen: bytes that still decode to pictures (most formats have no checksums), an index that is wrong
-and still makes sense, and a cut between two packets, or fragments, of a file that declares no length (MPEG-TS, live
-recordings, raw streams).
+By default FFmpeg's decoders conceal damage (they patch broken pictures from others) and its demuxers take a truncation
+for the end. Here decoders are told to fail on damage, and at the end of the file what was read is compared with what
+the file declares. Some damage remains undetected: bytes that still decode to pictures (most formats have no checksums),
+an index that is wrong but consistent, and a truncation between two packets or fragments of a file that declares no
+length (MPEG-TS, live recordings, raw streams).
 """
 
 from __future__ import annotations
@@ -26,32 +26,34 @@ from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.video.clip import ASSUMED_RATE, Clip, ClipFrame
 from easi3r_jax.io.video.completeness import Completeness
 
-#: Width of a pixel by its height: what players show as it is (programs that round write such numbers), and the most.
-_LEAST_ASPECT, _MOST_ASPECT = 1.01, 4.0
+# Pixel aspect ratios (width over height). Up to the first, pixels are taken as square, as players do: rounding in
+# programs leads to such numbers. Above the second, the file is refused.
+_MIN_ASPECT, _MAX_ASPECT = 1.01, 4.0
 
 
 def open_video(path: pathlib.Path) -> Clip:
-    """Opens a video file; its frames are upright (display matrix applied), of square pixels, in display order.
+    """Opens a video file. Frames are upright (display matrix applied), have square pixels and come in display order.
 
     Raises:
-      InputError: no video, no picture stream, no permission. Damage further in is raised by the clip's frames.
+      InputError: the file is not a video, has no video stream, or cannot be read. Damage further on is raised by the
+        clip's frames.
     """
     container = _container(path)
-    # Cover pictures of sound files are streams too.
+    # Cover images of audio files are streams too.
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    if not streams or container.format.name == "tty":  # FFmpeg draws any .txt file
+    if not streams or container.format.name == "tty":  # FFmpeg renders any .txt file
         container.close()
         raise InputError(f"{path} has no pictures: give a video file or a folder of images.")
     stream = streams[0]
     if stream.codec_context is None:
         container.close()
-        raise InputError(f"{path} is damaged, or its pictures are coded in an unknown way: convert it to H.264 .mp4.")
+        raise InputError(f"{path} is damaged, or its codec is unknown: convert it to H.264 .mp4.")
     stream.codec_context.options = {"err_detect": "explode+crccheck"}
     rate = stream.average_rate or stream.guessed_rate or ASSUMED_RATE
     aspect = stream.sample_aspect_ratio or Fraction(1)
-    if not 1 / _MOST_ASPECT <= aspect <= _MOST_ASPECT:
+    if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
         container.close()
-        raise InputError(f"{path} says that its pixels are {float(aspect):.3g} times as wide as high: mend its header.")
+        raise InputError(f"{path} declares pixels {float(aspect):.3g} times as wide as high: correct its header.")
     return Clip(str(path), _frames(path, container, stream, rate, aspect), stream.frames or None, rate)
 
 
@@ -60,11 +62,12 @@ def _container(path: pathlib.Path) -> Any:
         with path.open("rb") as file:
             if not file.read(1):
                 raise InputError(f"{path} is empty: copy it again.")
-        # "file:", or FFmpeg takes a colon in the name for a protocol; the whitelist, or a playlist may reach elsewhere.
+        # Without "file:", FFmpeg would take a colon in the name for a protocol. Without the whitelist, a playlist could
+        # read other files or the network.
         return av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except FFmpegError as error:
         raise InputError(
-            f"{path} cannot be opened as a video: it is of another kind, damaged, or cut before its index. "
+            f"{path} cannot be opened as a video: it is another kind of file, damaged, or truncated before its index. "
             "Copy it again, or convert it to .mp4 or to a folder of images."
         ) from error
     except OSError as error:
@@ -75,7 +78,7 @@ class _DamageError(Exception):
     """A packet that cannot be read or decoded.
 
     Attributes:
-      pts: when its picture would be shown, in the stream's time base; None where unknown.
+      pts: display time of its picture, in the stream's time base; None if unknown.
     """
 
     def __init__(self, pts: int | None):
@@ -101,13 +104,13 @@ def _frames(
         except _DamageError as error:
             rest = f", or read only the {index} frames before it (first)" if index else ""
             raise InputError(
-                f"Frame {index} of {path} cannot be read: the file is cut or damaged. Copy it again{rest}."
+                f"Frame {index} of {path} cannot be read: the file is truncated or damaged. Copy it again{rest}."
             ) from error
         completeness.check(index)
 
 
 def _pictures(container: Any, stream: Any, completeness: Completeness) -> Iterator[av.VideoFrame]:
-    """Decodes up to the first damage, and gives every picture shown before it."""
+    """Decodes up to the first damage, and yields every picture that is displayed before it."""
     gaps = _Gaps(container, stream)
     try:
         for packet in _packets(container, stream, completeness):
@@ -116,9 +119,9 @@ def _pictures(container: Any, stream: Any, completeness: Completeness) -> Iterat
             except FFmpegError as error:
                 raise _DamageError(packet.pts) from error
             gaps.given(packet)
-            # Of a cut file only those that nothing lost comes before: packets go by decoding time, which the times of
-            # all later pictures exceed.
-            limit = None if packet.size or completeness.is_whole() else completeness.latest_decoding
+            # Of a truncated file, yield only pictures that no lost picture precedes: packets are in order of decoding
+            # time, and the display times of all lost pictures are later than the last decoding time.
+            limit = None if packet.size or completeness.is_complete() else completeness.latest_decoding
             for picture in pictures:
                 if limit is not None and picture.pts is not None and picture.pts > limit:
                     return
@@ -128,7 +131,7 @@ def _pictures(container: Any, stream: Any, completeness: Completeness) -> Iterat
                 yield picture
         gaps.end()
     except _DamageError as damage:
-        # Packets come in decoding order, some pictures ahead of what is shown: those that wait in the decoder are good.
+        # Packets are in decoding order, ahead of the display order: pictures that wait in the decoder are still good.
         for picture in _drained(stream):
             if damage.pts is None or picture.pts is None or picture.pts >= damage.pts or picture.is_corrupt:
                 break
@@ -136,29 +139,33 @@ def _pictures(container: Any, stream: Any, completeness: Completeness) -> Iterat
         raise
 
 
-#: Where one packet is one picture, by format and codec. Elsewhere some packets are fields, hidden or "as before".
+# Formats and codecs in which each packet is one picture. In others, packets may be fields, hidden frames or repeats.
 _GAPLESS_FORMATS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "flv"})
 _GAPLESS_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "ffv1", "mjpeg", "prores"})
 
 
 class _Gaps:
-    """Notices pictures that a decoder drops without an error, because of damage it takes for something unknown."""
+    """Detects pictures that a decoder drops without an error, because it takes damage for unknown data."""
 
     def __init__(self, container: Any, stream: Any):
         known = stream.codec_context.codec.canonical_name in _GAPLESS_CODECS
         self._active = known and container.format.name in _GAPLESS_FORMATS
         self._context = stream.codec_context
         self._started = False
-        self._waiting: list[int] = []  # a heap of the times at which pictures must still be shown
+        self._waiting: list[int] = []  # heap of the display times of pictures that must still come
 
     def given(self, packet: Any) -> None:
-        # Reordered, but shown when decoded: some programs write the one time for the other, and order tells nothing.
+        # With reordered frames, pts == dts at a keyframe means that the program that wrote the file confused the two:
+        # then the order tells nothing.
         self._active &= not (self._context.has_b_frames and packet.is_keyframe and packet.pts == packet.dts)
         if self._active and packet.size and packet.pts is not None and not packet.is_discard:
             heapq.heappush(self._waiting, packet.pts)
 
     def shown(self, picture: av.VideoFrame) -> None:
-        """Raises _DamageError where one before it was not shown. The first ones may, they need what was before them."""
+        """Raises _DamageError if a picture before this one is missing.
+
+        At the start of a recording pictures may be missing: they refer to pictures before it.
+        """
         self._active &= picture.pts is not None and not picture.interlaced_frame
         if not self._active:
             self._waiting.clear()
@@ -169,7 +176,7 @@ class _Gaps:
         self._started = True
 
     def end(self) -> None:
-        """Raises _DamageError where the last pictures were not shown."""
+        """Raises _DamageError if the last pictures are missing."""
         if self._waiting:
             raise _DamageError(self._waiting[0])
 
@@ -182,9 +189,9 @@ def _drained(stream: Any) -> list[av.VideoFrame]:
 
 
 def _packets(container: Any, stream: Any, completeness: Completeness) -> Iterator[Any]:
-    """Packets of the pictures, from the first that decodes by itself, and the empty one that flushes the decoder."""
+    """Video packets from the first keyframe on, and the empty packet that flushes the decoder."""
     first_time, started = None, False
-    demuxed = container.demux()  # all streams: sound tells a cut from a soundtrack that outlasts the pictures
+    demuxed = container.demux()  # all streams: they tell a truncation from a soundtrack longer than the video
     while True:
         try:
             packet = next(demuxed)
@@ -200,7 +207,7 @@ def _packets(container: Any, stream: Any, completeness: Completeness) -> Iterato
         if packet.pts is None and packet.dts is None and not packet.size:
             yield packet
             continue
-        # A recording may begin amid a group of pictures; those that refer to what came before it cannot be decoded.
+        # A recording may start within a group of pictures; pictures that refer to earlier ones cannot be decoded.
         if not started:
             if not packet.is_keyframe:
                 continue
@@ -218,19 +225,19 @@ def _after(time: int | None) -> int | None:
 
 
 def _display_matrix(picture: av.VideoFrame) -> list[int] | None:
-    """(a, b, _, c, d): a pixel (x, y) of the picture is shown at (a x + c y, b x + d y). None: as it is.
+    """(a, b, _, c, d): a pixel (x, y) of the picture is displayed at (a x + c y, b x + d y). None: unchanged.
 
-    To be asked once for each orientation, not for each picture: in PyAV a picture whose side data was looked at lives
-    until the garbage collector comes by, and hundreds of 4K pictures are gigabytes.
+    Call it once per orientation and not once per picture: in PyAV a picture whose side data was accessed lives until
+    the garbage collector runs, and hundreds of 4K pictures are gigabytes.
     """
     side_data: Any = picture.side_data.get("DISPLAYMATRIX")
     return None if side_data is None else np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
 
 
 def _upright(picture: av.VideoFrame, matrix: list[int] | None, aspect: Fraction) -> Image.Image:
-    """The picture as RGB, of square pixels, turned and mirrored as its display matrix says (phones film portrait)."""
+    """The picture as RGB with square pixels, rotated and mirrored as its display matrix says (phones film portrait)."""
     rgb = picture.to_ndarray(format="rgb24")
-    if max(aspect, 1 / aspect) > _LEAST_ASPECT:  # enlarged, so that nothing is lost
+    if max(aspect, 1 / aspect) > _MIN_ASPECT:  # enlarged along one axis, so that no detail is lost
         size = round(picture.width * max(aspect, 1)), round(picture.height * max(1 / aspect, 1))
         rgb = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
     if matrix is not None:

@@ -20,18 +20,18 @@ _T = TypeVar("_T")
 _Path = TypeVar("_Path", bound=pathlib.PurePath)
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-# Pillow goes by a file's content, not by its name, and for some formats starts other programs (Ghostscript for EPS).
+# Pillow goes by a file's content, not its name, and runs external programs for some formats (Ghostscript for EPS).
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredImage:
-    """An image that is no file of its own but part of one: of an archive of arrays, say.
+    """An image stored within a file, for example in an archive of arrays.
 
     Attributes:
-      name: names it in messages.
+      name: for messages.
       shape: (height, width).
-      read: gives it as 8-bit RGB; raises InputError where it cannot be read.
+      read: returns the image as 8-bit RGB; raises InputError if it cannot be read.
     """
 
     name: str
@@ -43,12 +43,12 @@ class StoredImage:
 
 
 def open_images(images: Sequence[pathlib.Path | StoredImage], name: str) -> Clip:
-    """A clip of images in the order given."""
+    """A clip of images, in the given order."""
     if not images:
         raise InputError("The list of images is empty: give at least one.")
-    for image in images:  # before an hour's work, not after it
+    for image in images:  # now, and not after an hour of work
         if isinstance(image, pathlib.Path) and not image.is_file():
-            raise InputError(f"No image at {image}: correct the list.")
+            raise InputError(f"There is no image {image}: correct the list.")
 
     def frames() -> Generator[ClipFrame, None, None]:
         for index, image in enumerate(images):
@@ -60,10 +60,10 @@ def open_images(images: Sequence[pathlib.Path | StoredImage], name: str) -> Clip
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The images of a folder, `in_order`; hidden files, subfolders and other files are passed over.
+    """The images of a folder, sorted by `in_order`; hidden files, subfolders and other files are skipped.
 
     Raises:
-      InputError: a folder that cannot be read or has no image.
+      InputError: the folder cannot be read or has no image.
     """
     try:
         entries = [p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file()]
@@ -78,10 +78,10 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def in_order(paths: Iterable[_Path]) -> list[_Path]:
-    """Sorts files by their names.
+    """Sorts files by name.
 
-    Names that differ only in a number at their end (1.png, 2.png, 10.png or frame_1.png, ...) go by that number, padded
-    with zeros or not; any other names go by plain comparison, as in the published programs.
+    Names that differ only in a number at the end (1.png, 2.png, 10.png or frame_1.png, ...) are sorted by that number,
+    padded with zeros or not. Other names are sorted as text, as in the published programs.
     """
     ordered = sorted(paths, key=lambda p: p.name)
     numbered = [match for p in ordered if (match := re.fullmatch(r"(.*?)(\d+)", p.stem, re.ASCII | re.DOTALL))]
@@ -95,7 +95,7 @@ def read_image(path: pathlib.Path) -> Image.Image:
     """Reads an image as upright 8-bit RGB: EXIF orientation applied, alpha dropped, gray replicated.
 
     Raises:
-      InputError: a file that cannot be read or decoded, is too large or animated, or has no 8- or 16-bit channels.
+      InputError: the file cannot be read or decoded, is too large or animated, or its channels are not 8 or 16 bit.
     """
     return decode_image(path, functools.partial(to_rgb, path=path))
 
@@ -104,7 +104,7 @@ def image_shape(path: pathlib.Path) -> tuple[int, int]:
     """(height, width) of the upright image, from the file's header.
 
     Raises:
-      InputError: a file that cannot be read or is no image.
+      InputError: the file cannot be read or is not an image.
     """
     try:
         with warnings.catch_warnings(), Image.open(path, formats=_FORMATS) as image:
@@ -118,14 +118,14 @@ def image_shape(path: pathlib.Path) -> tuple[int, int]:
 
 
 def decode_image(path: pathlib.Path, convert: Callable[[Image.Image], _T]) -> _T:
-    """What `convert` makes of an image: upright, in the mode that the file has.
+    """Applies `convert` to the image of a file: upright, in the file's own mode.
 
     Raises:
-      InputError: a file that cannot be read, decoded or converted, or is too large or animated.
+      InputError: the file cannot be read, decoded or converted, or is too large or animated.
     """
     try:
         with warnings.catch_warnings(), Image.open(path, formats=_FORMATS) as image:
-            warnings.simplefilter("ignore")  # large or oddly tagged images, which are read all the same
+            warnings.simplefilter("ignore")  # about large or oddly tagged images, which are read anyway
             if image.format in ("WEBP", "PNG", "GIF") and getattr(image, "is_animated", False):
                 raise InputError(f"The image {path} is an animation: convert it to .mp4 or to a folder of images.")
             image.load()
@@ -133,24 +133,24 @@ def decode_image(path: pathlib.Path, convert: Callable[[Image.Image], _T]) -> _T
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise InputError(f"The image {path} is too large to be read safely: make it smaller. ({error})") from error
-    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
+        raise InputError(f"The image {path} is too large to be read safely: shrink it. ({error})") from error
+    except Exception as error:  # on damaged bytes Pillow's decoders raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"Cannot read the image {path}: {reason}. Replace it or remove it.") from error
 
 
 def to_rgb(image: Image.Image, path: pathlib.Path) -> Image.Image:
-    """8-bit RGB of an image of any mode.
+    """Converts an image of any mode to 8-bit RGB.
 
     Raises:
-      InputError: pixels of unknown range; `path` names them.
+      InputError: the range of the pixel values is unknown; `path` is for the message.
     """
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255: all white
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255: it is all white
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         raise InputError(
-            f"The image {path} has {image.mode}-mode pixels of unknown range: save it with 8 bits a channel."
+            f"The image {path} has pixels of mode {image.mode}, of unknown range: save it with 8 bits per channel."
         )
-    elif image.mode == "P":  # by way of its alpha, which is then dropped like any other
+    elif image.mode == "P":  # via RGBA, whose alpha is then dropped as always
         image = image.convert("RGBA")
     return image.convert("RGB")

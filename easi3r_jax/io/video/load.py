@@ -1,4 +1,4 @@
-"""Takes frames from a source and brings them to the network's size."""
+"""Selects frames of a source and resizes them for the network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import difflib
 import math
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import Image
 
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Frames
+from easi3r_jax.core.types import Frames, Observer, silent
 from easi3r_jax.io.video.clip import Clip, ClipFrame
 from easi3r_jax.io.video.decode import open_video
 from easi3r_jax.io.video.images import SUFFIXES, StoredImage, list_images, open_images
@@ -24,46 +24,45 @@ from easi3r_jax.io.video.resize import FrameGeometry, frame_geometry, resize_ima
 Source = str | os.PathLike | Sequence[str | os.PathLike | StoredImage]
 
 
-def load_frames(
-    source: Source, config: FrameConfig = FrameConfig(), progress: Callable[[int, int | None], None] | None = None
-) -> Frames:
-    """Reads a clip and brings it to the network's size.
+def load_frames(source: Source, config: FrameConfig = FrameConfig(), progress: Observer = silent) -> Frames:
+    """Reads a clip and resizes its frames for the network.
 
     Args:
-      source: a video file, a folder of images, one image, or a sequence of image files (or images within files:
-        `StoredImage`). Folders go by name (see `images.list_images`), sequences in the order given. Images are taken
-        to be 1/24 s apart.
-      config: which frames are taken, and their size. With `fps`, the source is cut into slots of 1/fps seconds and the
-        first frame of each is taken: about `fps` frames per second, never one twice, every frame where the source is
-        slower. With `first`, reading stops as soon as so many are taken: what follows in the file is not looked at.
-      progress: called with (frames taken, how many there will be or None); the two agree in the last call only.
+      source: a video file, a folder of images, one image, or a sequence of image files (or of images within files,
+        `StoredImage`). The images of a folder are sorted by name (see `images.list_images`); sequences keep their
+        order. Images are assumed to be 1/24 s apart.
+      config: selection and size of the frames. With `fps`, the source is divided into slots of 1/fps seconds and the
+        first frame of each slot is selected: about `fps` frames per second, without repeats, and every frame if the
+        source is slower. With `first`, reading stops after that many frames, and the rest of the file is not examined.
+      progress: called with the stage "read" and the number of frames so far. The total is 0 as long as it is unknown:
+        with `fps`, or if the source does not declare its length.
 
     Returns:
-      The clip, as NumPy arrays (times need float64, which JAX turns off by default).
+      The clip, as NumPy arrays (times need float64, which JAX disables by default).
 
     Raises:
-      InputError: nothing to read, a file that is no image or video, is cut or damaged (the message names the frame),
-        images of different sizes, images too small.
-      ConfigError: options out of their range.
+      InputError: there is nothing to read; a file is not an image or video, or is truncated or damaged (the message
+        names the frame); images differ in size or are too small.
+      ConfigError: options out of range.
     """
     clip = _open(source)
     total = _expected(clip, config)
+    progress("read", 0, total, "")
     rgb, index, time, names = [], [], [], []
     geometry = None
     with contextlib.closing(clip.frames) as stream:
-        for frame in _taken(stream, clip.rate, config):
+        for frame in _selected(stream, clip.rate, config):
             image = frame.read()
             geometry = _agreed_geometry(geometry, frame, image.size, config)
             rgb.append(np.asarray(resize_image(image, geometry)))
             index.append(frame.index)
             time.append(float(frame.time))
             names.append(frame.name)
-            if progress is not None and (total is None or len(rgb) < total):
-                progress(len(rgb), total)
+            if not total or len(rgb) < total:  # done = total is reported once, after the last frame
+                progress("read", len(rgb), total, "")
     if geometry is None:
-        raise InputError(f"{clip.name} has no frames: it is cut, or not what it seems. Copy it again.")
-    if progress is not None:
-        progress(len(rgb), len(rgb))
+        raise InputError(f"{clip.name} has no frames: it is truncated, or not a video. Copy it again.")
+    progress("read", len(rgb), len(rgb), "")
     return Frames(
         rgb=np.stack(rgb),
         source_index=np.array(index, np.int32),
@@ -75,14 +74,14 @@ def load_frames(
 
 
 def original_images(source: Source, numbers: Sequence[int] | np.ndarray) -> Iterator[Image.Image]:
-    """Yields frames of a source as they are: upright RGB at full size.
+    """Yields frames of a source as upright RGB images at full size.
 
     Args:
-      source: as `load_frames` takes it.
-      numbers: which ones, `Frames.source_index` for instance; ascending.
+      source: as for `load_frames`.
+      numbers: their numbers in the source, for example `Frames.source_index`; ascending.
 
     Raises:
-      InputError: as `load_frames`; a source that ends before the last of them.
+      InputError: as `load_frames`, or the source ends before the last of them.
     """
     clip = _open(source)
     wanted = list(numbers)
@@ -108,15 +107,15 @@ def _open(source: Source) -> Clip:
         if path.is_file():
             return open_images([path], str(path)) if path.suffix.lower() in SUFFIXES else open_video(path)
         exists = path.exists()
-    except OSError as error:  # a folder on the way that may not be entered, a name too long
+    except OSError as error:  # a parent folder without permission, a name too long
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
     if exists:
         raise InputError(f"{path} is neither a file nor a folder: copy the clip to a file first.")
-    raise InputError(_missing(path))
+    raise InputError(_not_found(path))
 
 
-def _missing(path: pathlib.Path) -> str:
-    """Says what is not there, and what the user may have meant."""
+def _not_found(path: pathlib.Path) -> str:
+    """The message for a path that does not exist, with a suggestion."""
     parent = path.absolute().parent
     if not parent.is_dir():
         return f"No video or folder {path}: there is no folder {parent}."
@@ -127,10 +126,10 @@ def _missing(path: pathlib.Path) -> str:
     return f"No video or folder {path}: check the path."
 
 
-def _taken(frames: Iterable[ClipFrame], rate: Fraction, config: FrameConfig) -> Iterator[ClipFrame]:
-    """The frames that `every`, `fps` and `first` choose."""
+def _selected(frames: Iterable[ClipFrame], rate: Fraction, config: FrameConfig) -> Iterator[ClipFrame]:
+    """The frames that `every`, `fps` and `first` select."""
     fps = Fraction(config.fps)
-    # Half a frame early still counts: containers round times, and a frame must not slip into the slot before.
+    # Containers round times: a frame may be half a frame early, and must not fall into the previous slot.
     early = 1 / (2 * rate)
     last_slot, count = -1, 0
     for frame in frames:
@@ -147,10 +146,10 @@ def _taken(frames: Iterable[ClipFrame], rate: Fraction, config: FrameConfig) -> 
             return
 
 
-def _expected(clip: Clip, config: FrameConfig) -> int | None:
-    """How many frames will be taken, None where only reading tells."""
+def _expected(clip: Clip, config: FrameConfig) -> int:
+    """The number of frames that will be selected; 0 if it is unknown before the source has been read."""
     if clip.count is None or config.fps > 0:
-        return None
+        return 0
     count = -(-clip.count // config.every)
     return min(count, config.first) if config.first else count
 
@@ -166,6 +165,6 @@ def _agreed_geometry(
     if size != geometry.source:  # `frame_from_source` is one for the clip
         raise InputError(
             f"{frame.label} is {size[0]}x{size[1]} pixels, the frames before it {'x'.join(map(str, geometry.source))}: "
-            "bring all to one size, or remove those of another."
+            "resize all to one size, or remove the others."
         )
     return geometry

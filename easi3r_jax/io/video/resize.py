@@ -1,8 +1,8 @@
 """The network's resize and crop (DUSt3R, arXiv 2312.14132; the released programs' sizes and filters).
 
-Long side to `size` with Pillow's Lanczos filter when that shrinks, bicubic otherwise; then a centred crop to multiples
-of the patch, or (`crop=False`) a second, Lanczos, resize to them. A square becomes 4:3 unless `square_ok`. The 224
-checkpoints see the centred square of an image whose *short* side is 224.
+The long side is resized to `size`, with Pillow's Lanczos filter when that shrinks the image and bicubic otherwise. Then
+follows a centred crop to multiples of the patch, or (`crop=False`) a second resize to them, Lanczos. A square becomes
+4:3 unless `square_ok`. The 224 checkpoints see the centred square of an image whose *short* side is 224.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from PIL import Image
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 
-# Beyond this the network sees the filter and not the image: a 1x1 image is a mistake, not a clip.
+#: Largest enlargement. Beyond it the network would see the filter rather than the image: a 1x1 image is a mistake.
 MAX_ENLARGEMENT = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameGeometry:
-    """How an image becomes a frame: resize, crop, and (`crop=False`) resize once more. Sizes are (width, height).
+    """How an image becomes a frame: resize, crop and, with `crop=False`, a second resize. Sizes are (width, height).
 
     Attributes:
       source: size of the upright original.
       resized: size after the first resize.
       box: (left, top, right, bottom) of the crop, in pixels of the resized image.
-      size: size of the frame; differs from the box's where the crop is stretched to multiples of the patch.
+      size: size of the frame; it differs from the box's if the crop is stretched to multiples of the patch.
     """
 
     source: tuple[int, int]
@@ -38,7 +38,7 @@ class FrameGeometry:
 
     @property
     def frame_from_source(self) -> np.ndarray:
-        """(3, 3) float64, homogeneous pixels of the original (integers at pixel centres) to pixels of the frame.
+        """(3, 3) float64, maps homogeneous pixels of the original (integers at pixel centres) to those of the frame.
 
         A resize by s maps *edges* to edges, x_out = (x_in + 0.5) s - 0.5; the crop subtracts its corner.
         """
@@ -52,14 +52,15 @@ class FrameGeometry:
 
 
 def frame_geometry(width: int, height: int, config: FrameConfig) -> FrameGeometry:
-    """How an upright image of width x height pixels is brought to the network.
+    """How an upright image of width x height pixels is resized and cropped for the network.
 
-    Everything that must follow the frames (masks, depth, intrinsics) takes the same geometry. Where the published
-    program fails, a square with `crop=False` and not `square_ok`, the 4:3 is cut out, not squeezed: pixels stay square.
+    Everything that must follow the frames (masks, depth, intrinsics) uses the same geometry. For a square with
+    `crop=False` and without `square_ok`, where the published program fails, the 4:3 image is cropped and not squeezed:
+    pixels stay square.
 
     Raises:
       ConfigError: a size or patch below 1, or a size below the patch.
-      InputError: an image so small or so narrow that no frame can be made of it.
+      InputError: the image is too small or too narrow for a frame.
     """
     if not 1 <= config.patch_size <= config.size:
         raise ConfigError(f"The frames' size {config.size} must be at least one patch ({config.patch_size} pixels).")
@@ -84,22 +85,22 @@ def frame_geometry(width: int, height: int, config: FrameConfig) -> FrameGeometr
 
 
 def resize_image(image: Image.Image, geometry: FrameGeometry) -> Image.Image:
-    """Brings an upright 8-bit image of the geometry's source size to the frame. Filters as the module says."""
+    """Resizes and crops an upright 8-bit image of the geometry's source size. For the filters see the module."""
     shrinks = max(geometry.resized) < max(geometry.source)
     resampling = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
     return (
         image.resize(geometry.resized, resampling)
         .crop(geometry.box)
-        .resize(geometry.size, Image.Resampling.LANCZOS)  # of the same size: Pillow copies
+        .resize(geometry.size, Image.Resampling.LANCZOS)  # a copy if the size is the same
     )
 
 
 def _resized(width: int, height: int, config: FrameConfig) -> tuple[int, int]:
     long_side = config.size
-    if config.size == 224:  # that is the short side, and the long side follows
+    if config.size == 224:  # this is the short side; the long side follows
         long_side = round(config.size * max(width / height, height / width))
     largest = max(width, height)
-    # Python's round, half to even, as the published program rounds.
+    # Python's round, half to even, as in the published program.
     return round(width * long_side / largest), round(height * long_side / largest)
 
 
@@ -117,7 +118,7 @@ def _multiple(side: int, patch_size: int) -> int:
 
 
 def _stretched(resized: tuple[int, int], target: tuple[int, int], config: FrameConfig) -> tuple[int, int]:
-    """What is stretched to the target when nothing shall be cropped: all of it, but for the 4:3 of a square."""
+    """The size that is stretched to the target with `crop=False`: the whole image, or the 4:3 part of a square."""
     if resized[0] != resized[1] or config.square_ok:
         return resized
     return resized[0], math.ceil(resized[0] * target[1] / target[0])

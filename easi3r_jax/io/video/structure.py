@@ -1,7 +1,7 @@
-"""Does a video file hold together? Walks the pieces that its format is made of, without decoding any.
+"""Checks the structure of a video file: walks the elements that its format consists of, without decoding any.
 
-FFmpeg's demuxers look for the next piece that makes sense where one does not, and take a piece that is cut off for the
-end of the file: both lose pictures without a word. The walk reads headers only, a few bytes for each piece.
+Where an element is invalid, FFmpeg's demuxers search for the next valid one, and they take a truncated element for the
+end of the file. Both lose pictures silently. The walk reads headers only, a few bytes per element.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def first_fault(path: pathlib.Path, format_name: str) -> int | None:
-    """Byte from which on the file is broken or missing; None for a sound file, or a format that is not looked at.
+    """The position in bytes from which on the file is broken or missing; None if it is intact or of another format.
 
     Args:
       path: the file.
@@ -43,7 +43,7 @@ _BOXES = frozenset(b"ftyp styp moov moof mdat mfra sidx ssix emsg prft free skip
 
 
 def _mp4(file: BinaryIO, size: int) -> int | None:
-    """Boxes of (length, type, content). Junk after an unfragmented file does no harm: its index tells all."""
+    """Boxes of (length, type, content). Junk after an unfragmented file is harmless: its index is complete."""
     position, fragmented = 0, False
     while position < size:
         file.seek(position)
@@ -52,7 +52,7 @@ def _mp4(file: BinaryIO, size: int) -> int | None:
         fragmented |= kind == b"moof"
         if kind not in _BOXES:
             return position if fragmented else None
-        if length == 0:  # up to the end
+        if length == 0:  # up to the end of the file
             return None
         if length == 1:
             length = int.from_bytes(header[8:])
@@ -68,7 +68,7 @@ _IN_SEGMENT = {0xEC, 0xBF, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x194
 
 
 def _matroska(file: BinaryIO, size: int) -> int | None:
-    """A segment of clusters of blocks; segment and clusters may leave their length open (live recordings)."""
+    """A segment of clusters of blocks; the lengths of segment and clusters may be undefined (live recordings)."""
     position, segment_end, cluster_end = 0, 0, 0
     while position < size:
         element = _element(file, position)
@@ -91,7 +91,7 @@ def _matroska(file: BinaryIO, size: int) -> int | None:
 
 
 def _element(file: BinaryIO, position: int) -> tuple[int, int, int | None] | None:
-    """(kind, begin and end of the content) of the element at a position; the end is None where it is left open."""
+    """(kind, begin and end of the content) of the element at a position; the end is None if its length is undefined."""
     file.seek(position)
     head = file.read(12)
     kind_length = 9 - head[0].bit_length()
@@ -108,7 +108,7 @@ def _element(file: BinaryIO, position: int) -> tuple[int, int, int | None] | Non
 
 
 def _gif(file: BinaryIO, size: int) -> int | None:
-    """Pictures and extensions, each a chain of small blocks, and a semicolon."""
+    """Images and extensions, each a chain of small blocks, and a final semicolon."""
 
     def skip_palette(flags: int) -> None:
         if flags & 0x80:
@@ -139,7 +139,7 @@ def _lengths(file: BinaryIO) -> Iterator[int]:
 
 
 def _png(file: BinaryIO, size: int) -> int | None:
-    """Chunks of (length, type, content, checksum), the last of them IEND."""
+    """Chunks of (length, type, content, checksum); the last is IEND."""
     position = 8
     while position + 12 <= size:
         file.seek(position)
@@ -154,7 +154,7 @@ def _png(file: BinaryIO, size: int) -> int | None:
 
 
 def _transport(path: pathlib.Path, size: int) -> int | None:
-    """Packets of equal length, plain, with a time stamp before (Blu-ray) or a checksum after, each with a sync byte."""
+    """Packets of equal length with a sync byte each: plain, preceded by a time stamp (Blu-ray) or with a checksum."""
     data = np.memmap(path, np.uint8, "r")
     for length, offset in ((188, 0), (192, 4), (204, 0)):
         if (data[offset : 5 * length : length] == 0x47).all():
@@ -166,7 +166,7 @@ _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def _asf(file: BinaryIO, size: int) -> int | None:
-    """The header (of WMV files) tells the file's length, unless it is a broadcast."""
+    """The header (of WMV files) declares the file's length, unless it is a broadcast."""
     head = file.read(1 << 16)
     properties = head.find(_ASF_FILE_PROPERTIES)
     if properties < 0:

@@ -1,4 +1,4 @@
-"""Geometry is checked in float64, where an equation holds to 1e-9 or is wrong."""
+"""Geometry is tested in float64, in which an equation holds to 1e-9 or is wrong."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Pinhole cameras: the pixel convention, projection and its inverse, and images warped by the reference program."""
+"""Pinhole cameras: the pixel convention, projection and its inverse, and the reference program's image motion."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,16 +15,16 @@ def random_intrinsics(rng, batch):
     return camera.intrinsics(jnp.asarray(focal), jnp.asarray(rng.uniform(0, 9, (*batch, 2))))
 
 
-def test_pixels_are_integers_at_their_centres_u_along_the_width():
+def test_pixel_centres_are_integers_and_u_runs_along_the_width():
     grid = camera.pixel_grid(H, W, jnp.float64)
     assert grid.shape == (H, W, 2) and grid.dtype == jnp.float64
     np.testing.assert_array_equal(grid[0, 0], [0, 0])
     np.testing.assert_array_equal(grid[2, 5], [5, 2])
-    np.testing.assert_array_equal(camera.centre(H, W), [W / 2, H / 2])
+    np.testing.assert_array_equal(camera.default_principal_point(H, W), [W / 2, H / 2])
 
 
 @pytest.mark.parametrize("shape", [(48, 64), (64, 48)])
-def test_default_focal_sees_sixty_degrees_along_the_longer_side(shape):
+def test_the_default_focal_has_sixty_degrees_along_the_longer_side(shape):
     half_angle = np.arctan(max(shape) / 2 / camera.default_focal(*shape))
     np.testing.assert_allclose(np.degrees(2 * half_angle), 60, rtol=1e-12)
 
@@ -40,7 +40,7 @@ def test_intrinsics_have_square_pixels_and_no_skew(batch, rng):
 
 
 @BATCHES
-def test_projecting_unprojected_depth_gives_the_pixel_grid(batch, rng):
+def test_projection_inverts_unprojection(batch, rng):
     depth, matrix = jnp.asarray(rng.uniform(0.1, 10, (*batch, H, W))), random_intrinsics(rng, batch)
     points = camera.unproject(depth, matrix)
     assert points.shape == (*batch, H, W, 3) and points.dtype == jnp.float64
@@ -70,7 +70,7 @@ def test_projection_is_multiplication_by_the_matrix(batch, points_shape, rng):
     np.testing.assert_array_equal(z, points[..., 2])
 
 
-def test_a_ray_projects_to_one_pixel(rng):
+def test_points_on_a_ray_project_to_one_pixel(rng):
     points, matrix = jnp.asarray(rng.uniform(0.5, 1, (10, 3))), random_intrinsics(rng, ())
     near, far = camera.project(points, matrix)[0], camera.project(1e4 * points, matrix)[0]
     np.testing.assert_allclose(near, far, rtol=1e-10)
@@ -83,7 +83,7 @@ def test_points_in_or_behind_the_camera_stay_finite():
     np.testing.assert_array_equal(z, points[:, 2])
 
 
-def test_world_points_of_the_reference_program(golden):
+def test_world_points_equal_the_reference_programs(golden):
     with np.load(golden / "alignment" / "a_noflow_linear.npz") as g:
         points = camera.unproject(jnp.asarray(g["final_depth"]), jnp.asarray(g["final_intrinsics"]))
         world = se3.transform_points(jnp.asarray(g["final_im_poses"]), points)
@@ -92,8 +92,8 @@ def test_world_points_of_the_reference_program(golden):
         np.testing.assert_allclose(world[0], g["final_pts3d_frame0"], rtol=0, atol=1e-6 * scale)
 
 
-def test_image_motion_of_a_static_scene_is_the_reference_programs(golden):
-    """Depth and poses of two cameras -> where each pixel goes; exercises every convention at once."""
+def test_image_motion_of_a_static_scene_equals_the_reference_programs(golden):
+    """Depth and poses of two cameras -> the motion of each pixel; it depends on every convention."""
     with np.load(golden / "alignment" / "primitives.npz") as file:
         g = {k: jnp.asarray(v, jnp.float64) for k, v in file.items() if k.startswith("ego_")}
     world_from_source = se3.from_parts(g["ego_R_src"], g["ego_T_src"][..., 0])

@@ -1,4 +1,4 @@
-"""Pose from pixels: known cameras, outliers, and the inputs that have no answer."""
+"""Pose from pixels: known cameras, outliers, and degenerate input."""
 
 import numpy as np
 import pytest
@@ -39,18 +39,18 @@ def test_exact_pixels_give_the_camera(count, view):
     points, pixels, truth = view(count)
     found = solve_pnp(points, pixels, K, iterations=10)
     assert_rigid(found)
-    assert degrees_between(found, truth) < 1e-3  # OpenCV is given float32
+    assert degrees_between(found, truth) < 1e-3  # OpenCV gets float32
     np.testing.assert_allclose(found[:3, 3], truth[:3, 3], atol=1e-4)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3])
-def test_outliers_do_not_move_the_camera(share, view, rng):
+@pytest.mark.parametrize("fraction", [0.1, 0.3])
+def test_outliers_do_not_move_the_camera(fraction, view, rng):
     points, pixels, truth = view()
-    wrong = rng.permutation(len(points)) < share * len(points)
+    wrong = rng.permutation(len(points)) < fraction * len(points)
     pixels[wrong] = rng.uniform(0, 60, pixels[wrong].shape)
     found = solve_pnp(points, pixels, K, iterations=100)
     assert_rigid(found)
-    # A wrong pixel that happens to fall within five pixels of its point counts as right.
+    # A wrong pixel that happens to be within five pixels of its point counts as an inlier.
     assert degrees_between(found, truth) < 0.5
     np.testing.assert_allclose(found[:3, 3], truth[:3, 3], atol=0.05)
 
@@ -61,7 +61,7 @@ def test_pixel_noise_averages_out(view, rng):
     assert degrees_between(found, truth) < 0.2
 
 
-def test_one_seed_one_answer(view, rng):
+def test_equal_seeds_give_equal_poses(view, rng):
     points, pixels, _ = view()
     pixels = pixels + 2 * rng.standard_normal(pixels.shape)
     first, again = (solve_pnp(points, pixels, K, iterations=10, seed=3) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Weighted registration: exact recovery, optimality, proper rotations, inputs without an answer."""
+"""Weighted registration: exact recovery, optimality, proper rotations, degenerate input."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_points_of_weight_zero_do_not_matter(random_motion, rng):
     np.testing.assert_allclose(found_matrix(source, target, weights), truth, rtol=1e-9, atol=1e-9)
 
 
-def test_only_the_ratio_of_weights_matters_and_a_weight_of_two_is_two_points(rng):
+def test_only_relative_weights_matter_and_a_weight_of_two_equals_two_points(rng):
     source, target = rng.standard_normal((2, 20, 3))
     weights = rng.integers(1, 4, 20)
     found = found_matrix(source, target, weights.astype(float))
@@ -53,8 +53,8 @@ def test_only_the_ratio_of_weights_matters_and_a_weight_of_two_is_two_points(rng
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nothing_near_is_better(seed, random_motion):
-    """Noisy points: no small turn, stretch or shift lowers the weighted sum of squares."""
+def test_no_nearby_similarity_has_a_lower_cost(seed, random_motion):
+    """Noisy points: no small rotation, scaling or shift lowers the weighted sum of squares."""
     rng = np.random.default_rng(seed)
     source, weights = rng.standard_normal((30, 3)), rng.uniform(0.1, 3, 30)
     target = moved_by(random_motion(similarity=True), source) + 0.3 * rng.standard_normal((30, 3))
@@ -69,7 +69,7 @@ def test_nothing_near_is_better(seed, random_motion):
         assert cost(change @ found, source, target, weights) > least
 
 
-def test_rotation_is_scipys(rng):
+def test_the_rotation_equals_scipys(rng):
     source, target = rng.standard_normal((2, 30, 3))
     weights = rng.uniform(0.1, 3, 30)
     centred = [x - np.average(x, axis=0, weights=weights) for x in (source, target)]
@@ -91,7 +91,7 @@ def test_a_reflection_is_never_returned(mirror, random_motion, rng):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("offset", [0, 100], ids=["at the origin", "far away"])
 @pytest.mark.parametrize("which", ["source is one point", "target is one point", "both are", "weights are zero"])
-def test_without_a_scale_it_shifts_the_means(which, offset, dtype, rng):
+def test_if_the_scale_is_undefined_it_shifts_the_means(which, offset, dtype, rng):
     source, target = (rng.standard_normal((2, 20, 3)) + offset).astype(dtype)
     weights = rng.uniform(1, 2, 20).astype(dtype)
     if which in ("source is one point", "both are"):
@@ -110,7 +110,7 @@ def test_without_a_scale_it_shifts_the_means(which, offset, dtype, rng):
 
 @pytest.mark.parametrize("count", [1, 2, 20])
 def test_points_on_a_line_still_give_a_proper_similarity(count, random_motion, rng):
-    """The turn about the line is free, everything else is not."""
+    """Only the rotation about the line is undetermined."""
     source = np.linspace(0, 1, count)[:, None] * rng.standard_normal(3) + rng.standard_normal(3)
     target = moved_by(random_motion(similarity=True), source)
     scale, rotation, translation = register_similarity(jnp.asarray(source), target, jnp.ones(count))
@@ -119,7 +119,7 @@ def test_points_on_a_line_still_give_a_proper_similarity(count, random_motion, r
     np.testing.assert_allclose(moved_by(se3.from_parts(scale * rotation, translation), source), target, atol=1e-9)
 
 
-def test_a_map_over_pairs(random_motion, rng):
+def test_vmap_over_pairs(random_motion, rng):
     truth = random_motion((4,), similarity=True)
     source, weights = rng.standard_normal((4, 15, 3)), jnp.asarray(rng.uniform(1, 2, (4, 15)))
     run = jax.jit(jax.vmap(register_similarity))
@@ -135,12 +135,12 @@ def test_reference_numbers(golden):
         assert scale.dtype == jnp.float32
         np.testing.assert_allclose(scale, g["rigid_s"], rtol=1e-5)
         np.testing.assert_allclose(rotation, g["rigid_R"], rtol=0, atol=1e-5)
-        # A difference of means of points far from the origin: float32 leaves it a digit less.
+        # A difference of means of points far from the origin: in float32 it has one digit less.
         np.testing.assert_allclose(translation, g["rigid_T"], rtol=0, atol=5e-5 * np.abs(g["rigid_T"]).max())
 
 
-def test_most_points_decide(random_motion, rng):
-    """Of 40 points 12 went elsewhere, together: the other 28 decide, and all but exactly."""
+def test_the_robust_similarity_is_that_of_most_points(random_motion, rng):
+    """12 of 40 points have moved together: the similarity is almost exactly that of the other 28."""
     source, truth = rng.standard_normal((40, 3)), random_motion(similarity=True)
     target = np.array(moved_by(truth, source))
     target[:12] += [3.0, -1.0, 2.0]
@@ -150,7 +150,7 @@ def test_most_points_decide(random_motion, rng):
     assert np.abs(robust - truth).max() < 0.02 * np.abs(plain - truth).max()
 
 
-def test_the_robust_similarity_of_nothing_is_finite():
+def test_the_robust_similarity_of_coincident_points_is_finite():
     points = jnp.ones((5, 3))
     for weights in (jnp.ones(5), jnp.zeros(5)):
         matrix = robust_similarity(points, points + 2, weights)

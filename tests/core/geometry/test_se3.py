@@ -1,4 +1,4 @@
-"""Rigid motions and similarities: SciPy's rotations, the axioms of a group, and the values at singular points."""
+"""Rigid motions and similarities: agreement with SciPy, group axioms, values at singular points."""
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ def test_quaternion_from_matrix_round_trip(batch, random_motion):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("angle", [0, 1e-7, 1e-3, np.pi / 2, 2 * np.pi / 3, np.pi - 1e-3, np.pi - 1e-7, np.pi])
 def test_quaternion_is_accurate_at_every_angle_and_axis(angle, dtype, rng):
-    """Half turns are where formulas that divide by w lose everything, the identity where those with arccos do."""
+    """Formulas that divide by w fail at half turns, and those with arccos near the identity."""
     axes = np.concatenate([np.eye(3), -np.eye(3), rng.standard_normal((20, 3))])
     axes /= np.linalg.norm(axes, axis=1, keepdims=True)
     rotation = Rotation.from_rotvec(angle * axes).as_matrix()
@@ -63,7 +63,7 @@ def test_zero_quaternion_is_the_identity_with_a_finite_gradient():
 
 @BATCHES
 @SIMILARITY
-def test_inverse_undoes_on_both_sides(batch, similarity, random_motion):
+def test_inverse_is_two_sided(batch, similarity, random_motion):
     b_from_a = jnp.asarray(random_motion(batch, similarity=similarity))
     identity = np.broadcast_to(np.eye(4), (*batch, 4, 4))
     a_from_b = se3.inverse(b_from_a)
@@ -80,7 +80,7 @@ def test_inverse_of_a_product_is_the_product_of_inverses(similarity, random_moti
 
 @BATCHES
 @pytest.mark.parametrize("points_shape", [(7,), (4, 5)], ids=str)
-def test_transforming_points_is_multiplying_homogeneous_coordinates(batch, points_shape, random_motion, rng):
+def test_transforming_points_equals_multiplying_homogeneous_coordinates(batch, points_shape, random_motion, rng):
     b_from_a = random_motion(batch, similarity=True)
     points = rng.standard_normal((*batch, *points_shape, 3))
     homogeneous = np.concatenate([points, np.ones((*points.shape[:-1], 1))], axis=-1)
@@ -89,14 +89,14 @@ def test_transforming_points_is_multiplying_homogeneous_coordinates(batch, point
     np.testing.assert_allclose(moved, (spread @ homogeneous[..., None])[..., :3, 0], **CLOSE)
 
 
-def test_transforming_twice_is_transforming_by_the_product(random_motion, rng):
+def test_transforming_twice_equals_transforming_by_the_product(random_motion, rng):
     c_from_b, b_from_a = (jnp.asarray(random_motion((2, 3))) for _ in range(2))
     points = jnp.asarray(rng.standard_normal((2, 3, 6, 3)))
     twice = se3.transform_points(c_from_b, se3.transform_points(b_from_a, points))
     np.testing.assert_allclose(se3.transform_points(se3.compose(c_from_b, b_from_a), points), twice, **CLOSE)
 
 
-def test_a_map_over_the_batch_is_the_batch(random_motion, rng):
+def test_vmap_over_the_batch_equals_the_batched_call(random_motion, rng):
     motions, points = jnp.asarray(random_motion((5,), similarity=True)), jnp.asarray(rng.standard_normal((5, 6, 3)))
     np.testing.assert_allclose(jax.vmap(se3.inverse)(motions), se3.inverse(motions), **CLOSE)
     mapped = jax.vmap(se3.transform_points)(motions, points)
@@ -110,7 +110,7 @@ def test_translation_parametrisation_round_trip_and_known_values():
     np.testing.assert_array_equal(se3.signed_expm1(-x), -se3.signed_expm1(x))
 
 
-def test_translation_parameter_at_zero_does_not_move():
+def test_a_translation_parameter_at_zero_has_no_gradient():
     slope = jax.vmap(jax.grad(se3.signed_expm1))(jnp.asarray([-1.0, 0.0, 1.0]))
     np.testing.assert_allclose(slope, [np.e, 0, np.e], rtol=1e-12)
 
@@ -121,8 +121,8 @@ def test_safe_norm_has_gradient_zero_at_zero_and_a_unit_vector_elsewhere():
     np.testing.assert_allclose(jax.vmap(jax.grad(se3.safe_norm))(x), [[0, 0, 0], [0.6, 0, -0.8]], rtol=1e-12)
 
 
-def test_products_are_exact_where_an_accelerators_default_is_not(random_motion, rng):
-    """On a GPU or TPU the default product rounds to 10 or 8 bits of mantissa: a pose asks for more itself."""
+def test_products_run_at_the_highest_precision(random_motion, rng):
+    """The default product of a GPU or TPU rounds to 10 or 8 bits of mantissa: these functions ask for more."""
     motions, points = jnp.asarray(random_motion((3,))), jnp.asarray(rng.standard_normal((3, 4, 3)))
     with jax.default_matmul_precision("bfloat16"):
         for function, inputs in (

@@ -1,4 +1,4 @@
-"""Shared by the tests of data sets."""
+"""Fixtures for the tests of data sets."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from easi3r_jax.core.errors import InputError
 
 @pytest.fixture(scope="session")
 def message_of() -> Callable[[Callable[[], object]], str]:
-    """The one line that a mistake gives."""
+    """A function that returns the one-line message of the InputError that an action raises."""
 
     def get(action: Callable[[], object]) -> str:
         with pytest.raises(InputError) as error:

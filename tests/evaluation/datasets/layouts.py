@@ -1,4 +1,4 @@
-"""Small copies of data sets, written as they lie on disk: of a film, which knows what is in its frames."""
+"""Writes small copies of data sets, in their own layouts, from a `Film`: frames with known ground truth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPE = (6, 8)
 
 
 def save_image(path: pathlib.Path, value: int = 0, shape: tuple[int, int] = SHAPE) -> pathlib.Path:
-    """A picture of one colour that tells which it is."""
+    """Saves an image of one gray value, by which it can be recognised."""
     return save_rgb(path, np.full((*shape, 3), value % 256, np.uint8))
 
 
@@ -41,7 +41,7 @@ def save_palette(path: pathlib.Path, indices: np.ndarray) -> None:
 
 
 def camera_path(length: int) -> np.ndarray:
-    """(T, 4, 4) world from camera: turns about all axes and moves along all."""
+    """(T, 4, 4) world from camera: rotates about all axes and moves along all of them."""
     poses = np.tile(np.eye(4), (length, 1, 1))
     for k in range(length):
         poses[k, :3, :3] = Rotation.from_euler("yxz", [0.2 + 0.03 * k, -0.05 * k, 0.02 * k]).as_matrix()
@@ -50,7 +50,7 @@ def camera_path(length: int) -> np.ndarray:
 
 
 def tum_lines(times: Sequence[float] | np.ndarray, poses: np.ndarray) -> str:
-    """A trajectory as text."""
+    """A trajectory as text in TUM's format."""
     lines = ["# timestamp tx ty tz qx qy qz qw"]
     for time, pose in zip(times, poses, strict=True):
         numbers = [*pose[:3, 3], *Rotation.from_matrix(pose[:3, :3]).as_quat()]
@@ -59,7 +59,7 @@ def tum_lines(times: Sequence[float] | np.ndarray, poses: np.ndarray) -> str:
 
 
 def depth_of(frame: int) -> np.ndarray:
-    """(h, w) metres, each pixel another, 0 in a corner; whole multiples of 1/8. Every fifth frame has the same."""
+    """(h, w) metres, different at each pixel, 0 in a corner; multiples of 1/8. Repeats every five frames."""
     depth = 1 + frame % 5 + np.arange(SHAPE[0] * SHAPE[1]).reshape(SHAPE) / 8
     depth[0, 0] = 0
     return depth
@@ -67,15 +67,15 @@ def depth_of(frame: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Film:
-    """What a copy of a data set is of.
+    """Frames and ground truth, from which copies of data sets are written.
 
     Attributes:
       rgb: (T, h, w, 3) uint8.
       depth: (T, h, w) metres, 0 where unknown.
-      objects: (T, h, w), a number for each that moves, 0 for what rests, 255 for what does not count.
-      world_from_cam: (T, 4, 4) rigid; None where a reader should find no path.
-      intrinsics: (3, 3), integers at pixel centres.
-      whole: (T,) bool. Files of other frames are damaged: whoever opens them fails.
+      objects: (T, h, w), the number of each moving object, 0 for static pixels, 255 for pixels to ignore.
+      world_from_cam: (T, 4, 4) rigid; None if a reader should find no path.
+      intrinsics: (3, 3), with integer coordinates at pixel centres.
+      whole: (T,) bool. The files of other frames are written damaged, so that opening them fails.
     """
 
     rgb: np.ndarray
@@ -109,7 +109,7 @@ class Film:
 
 
 def toy(frames: int) -> Film:
-    """A film of `SHAPE` in which every frame is another: two objects, and a row that does not count."""
+    """A film of `SHAPE` whose frames all differ: two objects, and a row of pixels to ignore."""
     objects = np.zeros((frames, *SHAPE), np.uint8)
     objects[:, 1, 1:4], objects[:, 5] = 1, 255
     for frame in range(frames):
@@ -125,9 +125,9 @@ def toy(frames: int) -> Film:
 
 
 def among_damaged(film: Film, places: Sequence[int], frames: int) -> Film:
-    """A longer film with the frames of another at some places. Whoever takes one of the others will not be right.
+    """A longer film that has the frames of another at some places, so that a reader that selects others is noticed.
 
-    Their files are damaged, their pixels inverted, their depth is NaN, their cameras are far away.
+    The other frames have damaged files, inverted pixels, NaN as depth, and cameras far away.
     """
     taken = np.zeros(frames, int)
     taken[list(places)] = np.arange(len(film))
@@ -147,7 +147,7 @@ def among_damaged(film: Film, places: Sequence[int], frames: int) -> Film:
 def write_davis(
     root: pathlib.Path, films: Mapping[str, Film] | None = None, *, val: Sequence[str] = ("dog",)
 ) -> pathlib.Path:
-    """2017's layout; what is not named for validation is for training. 2016's validation is the last one."""
+    """2017's layout. Sequences not in `val` are for training; 2016's validation set is the last one of `val`."""
     films = films or {"bear": toy(3), "dog": toy(3)}
     for name, film in films.items():
         for frame in range(len(film)):
@@ -162,7 +162,7 @@ def write_davis(
 
 
 def write_tum(folder: pathlib.Path, film: Film, start: float = 1341846313.5) -> None:
-    """A recording at 30 Hz with motion capture at 90 Hz, which between frames shows the camera elsewhere."""
+    """A recording at 30 Hz with motion capture at 90 Hz, whose poses between frames are far off."""
     poses = np.repeat(film.world_from_cam, 3, axis=0)
     poses[1::3, :3, 3] += 50
     poses[2::3, :3, 3] -= 70
@@ -212,7 +212,7 @@ def write_scannet_prepared(folder: pathlib.Path, film: Film) -> None:
 
 
 def write_adt(folder: pathlib.Path, film: Film) -> None:
-    """As published, with the calibration beside."""
+    """As published, with the calibration beside it."""
     stamps = 87551170910300 + 33_333_333 * np.arange(len(film))
     device_from_camera = np.eye(4)
     device_from_camera[:3, :3] = Rotation.from_euler("xyz", [0.4, -0.2, 1.5]).as_matrix()
@@ -237,7 +237,7 @@ def write_adt_prepared(folder: pathlib.Path, film: Film) -> None:
 
 
 def write_iphone(folder: pathlib.Path, film: Film) -> None:
-    """Frames of half the camera's size; two damaged frames of a second, still camera."""
+    """Frames at half the camera's resolution, and two damaged frames of a second, static camera."""
     height, width = film.depth.shape[1:]
     names = [f"0_{frame:05}" for frame in range(len(film))]
     for name in ("1_00000", "1_00001"):

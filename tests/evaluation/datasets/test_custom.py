@@ -1,4 +1,4 @@
-"""People's own sequences: clip folders whole and in part, plain folders of frames; damage."""
+"""Custom sequences: complete and partial clip folders, plain folders of frames, damaged files."""
 
 import numpy as np
 import pytest
@@ -35,21 +35,21 @@ def test_a_clip_folder(tmp_path):
     assert truth.trajectory.world_from_cam.dtype == np.float64
 
 
-def test_several_and_motionless_twins(tmp_path):
+def test_several_clips_and_their_motionless_twins(tmp_path):
     for name in ("a", "a_still", "alone_still"):
         write_clip(tmp_path / name, toy(T), **arrays())
     assert [s.name for s in find(tmp_path)] == ["a", "alone_still"]
     assert [s.name for s in find(tmp_path / "a_still")] == ["a_still"]
 
 
-def test_a_picture_beside_clip_folders(tmp_path):
+def test_an_image_beside_clip_folders(tmp_path):
     write_clip(tmp_path / "a", toy(T), **arrays())
     save_image(tmp_path / "b/0.png")
     save_image(tmp_path / "preview.png")
     assert [s.name for s in find(tmp_path)] == ["a", "b"]
 
 
-def test_frames_of_which_nothing_is_known(tmp_path):
+def test_frames_without_ground_truth(tmp_path):
     for name in ("b", "a"):
         for frame in (0, 2, 10):
             save_image(tmp_path / name / f"{frame}.png")
@@ -63,7 +63,7 @@ def test_frames_of_which_nothing_is_known(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["masks", "depth", "world_from_cam", "intrinsics"])
-def test_some_of_the_truth(tmp_path, name):
+def test_partial_ground_truth(tmp_path, name):
     write_clip(tmp_path / "walk", toy(T), **{name: arrays()[name]})
     truth = find(tmp_path)[0].truth
     known = {"trajectory" if name == "world_from_cam" else name}
@@ -71,13 +71,13 @@ def test_some_of_the_truth(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["masks", "depth", "world_from_cam"])
-def test_numbers_that_differ(tmp_path, message_of, name):
+def test_array_lengths_must_equal_the_number_of_frames(tmp_path, message_of, name):
     write_clip(tmp_path / "walk", toy(T), **(arrays() | {name: arrays()[name][:-1]}))
     message = message_of(lambda: find(tmp_path))
     assert name in message and "for 4 frames" in message and "ground_truth.npz" in message
 
 
-def test_truth_that_cannot_be_used(tmp_path, message_of):
+def test_invalid_ground_truth_is_refused(tmp_path, message_of):
     folder = tmp_path / "walk"
     write_clip(folder, toy(T), other=np.zeros(3))
     assert "none of masks" in message_of(lambda: find(tmp_path))

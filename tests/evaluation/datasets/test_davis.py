@@ -1,4 +1,4 @@
-"""DAVIS: which sequences, what is inside, what does not count; damage."""
+"""DAVIS: sequences, masks, void pixels, damaged files."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def find(name, root):
     return find_test_set(name).find(root)
 
 
-def test_which_sequences(root):
+def test_the_sequences_of_each_protocol(root):
     assert [s.name for s in find("davis", root)] == ["bear", "dog"]
     assert [s.name for s in find("davis2017", root)] == ["dog"] == [s.name for s in find("davis2016", root)]
     assert [s.name for s in find("davis", root.parent)] == ["bear", "dog"]  # one folder above
@@ -37,8 +37,8 @@ def test_frames_objects_and_void(root):
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "RGB", "RGBA"])
-def test_masks_in_black_and_white(root, mode):
-    """2016's: 255 moves, nothing is void."""
+def test_black_and_white_masks(root, mode):
+    """As in 2016: 255 is dynamic, and no pixel is void."""
     path = root / "Annotations/480p/bear/00000.png"
     values = np.zeros(SHAPE, np.uint8)
     values[2:4, 3:6] = 255
@@ -47,7 +47,7 @@ def test_masks_in_black_and_white(root, mode):
     assert np.array_equal(truth.masks(0), values == 255) and not truth.void(0).any()
 
 
-def test_gray_numbers_of_objects(root):
+def test_object_numbers_in_a_gray_image(root):
     path = root / "Annotations/480p/bear/00000.png"
     values = np.zeros(SHAPE, np.uint8)
     values[0], values[1], values[2] = 1, 2, 255
@@ -57,7 +57,7 @@ def test_gray_numbers_of_objects(root):
     assert np.array_equal(truth.void(0), values == 255)
 
 
-def test_lists_of_2016_and_no_lists(tmp_path, message_of):
+def test_lists_of_2016_and_missing_lists(tmp_path, message_of):
     root = write_davis(tmp_path)
     (root / "ImageSets/2016/val.txt").unlink()
     (root / "ImageSets/480p").mkdir()
@@ -72,7 +72,7 @@ def test_lists_of_2016_and_no_lists(tmp_path, message_of):
     assert len(davis.VAL_2016) == 20 and len(davis.VAL_2017) == 30 and set(davis.VAL_2016) < set(davis.VAL_2017)
 
 
-def test_half_a_download(root, message_of):
+def test_an_incomplete_download(root, message_of):
     folder = root / "Annotations/480p/bear"
     (folder / "00001.png").unlink()
     message = message_of(lambda: find("davis", root))
@@ -93,14 +93,14 @@ def test_a_sequence_without_frames(root, message_of):
     assert "no frames" in message_of(lambda: find("davis", root))
 
 
-def test_a_list_that_names_what_is_not_there(root, message_of):
+def test_a_list_that_names_a_missing_sequence_or_none(root, message_of):
     (root / "ImageSets/2017/val.txt").write_text("dog\ncat\n")
     assert "1 of the protocol's 2 sequences: cat" in message_of(lambda: find("davis2017", root))
     (root / "ImageSets/2017/val.txt").write_text("\n")
-    assert "names no sequence" in message_of(lambda: find("davis2017", root))
+    assert "does not name any sequence" in message_of(lambda: find("davis2017", root))
 
 
-def test_masks_that_cannot_be_used(root, message_of):
+def test_invalid_masks_are_refused(root, message_of):
     path = root / "Annotations/480p/bear/00000.png"
     sequence = find("davis", root)[0]
     save_palette(path, np.zeros((5, 5)))

@@ -1,4 +1,4 @@
-"""Sintel, Bonn, KITTI, NYU Depth v2: frames, scale of depth, cameras; damage."""
+"""Sintel, Bonn, KITTI, NYU Depth v2: frames, scale of depth, cameras, damaged files."""
 
 import struct
 import sys
@@ -34,7 +34,7 @@ def test_sintel(sintel_root):
     sequence = sequences["alley_2"]
     assert [path.name for path in sequence.images] == [f"frame_000{n}.png" for n in (1, 2, 3)]
     assert np.array_equal(sequence.truth.intrinsics, np.tile(film.intrinsics, (3, 1, 1)))
-    assert np.allclose(sequence.truth.trajectory.world_from_cam, film.world_from_cam)  # the files have the inverse
+    assert np.allclose(sequence.truth.trajectory.world_from_cam, film.world_from_cam)  # the files hold the inverse
     assert np.array_equal(sequence.truth.trajectory.times, sequence.times)
     check_depth(sequence, 2, depth_of(2))
     assert sequences["alley_1"].truth.trajectory is None and sequences["alley_1"].truth.depth is not None
@@ -53,7 +53,7 @@ def test_sintel_damage(sintel_root, message_of):
     path.write_bytes(struct.pack("<fii", 202021.25, 2, 2) + bytes(16))
     assert "(2, 2)" in message_of(lambda: sequence.truth.depth(0))
     path.write_bytes(b"")
-    assert "no .dpt" in message_of(lambda: sequence.truth.depth(0))
+    assert "not a .dpt" in message_of(lambda: sequence.truth.depth(0))
     path.unlink()
     assert str(path) in message() and "missing" in message()
     layouts.write_sintel(base, {"alley_1": toy(3)})
@@ -64,7 +64,7 @@ def test_sintel_damage(sintel_root, message_of):
     path.write_bytes(struct.pack("<f21d", 202021.25, *np.zeros(9), *np.eye(4)[:3].ravel()))
     assert str(path) in message() and "not positive" in message()
     path.write_bytes(b"cut")
-    assert "no .cam" in message()
+    assert "not a .cam" in message()
     (base / "camdata_left").rename(base / "away")
     assert str(base / "camdata_left") in message()
     (base / "away").rename(base / "camdata_left")
@@ -111,11 +111,11 @@ def test_bonn_damage(tmp_path, message_of):
     (folder / "depth.txt").unlink()
     for path in depths[31:34]:
         path.unlink()
-    assert "nothing at the time of" in message()
+    assert "no depth map at the time of" in message()
     (folder / "rgb.txt").unlink()
     for path in sorted((folder / "rgb").iterdir())[20:]:
         path.unlink()
-    assert "20 frames, more than 30" in message()
+    assert "20 frames, but more than 30" in message()
     layouts.write_bonn_prepared(folder, toy(4))
     next((folder / "depth_110").iterdir()).unlink()
     assert "4 frames" in message() and "has 3" in message()
@@ -149,10 +149,10 @@ def test_kitti_damage(tmp_path, message_of):
         return message_of(lambda: find_test_set("kitti").find(tmp_path))
 
     (raw / "0000000003.png").unlink()
-    assert "1 of the 2 depth maps have none" in message() and "0000000003.png" in message()
+    assert "1 of the 2 depth maps have no frame" in message() and "0000000003.png" in message()
     raw.rename(tmp_path / "away")
     assert str(raw) in message()
-    (tmp_path / "away").rename(tmp_path / "val" / drive / "data")  # nowhere it is looked for
+    (tmp_path / "away").rename(tmp_path / "val" / drive / "data")  # not a place where it is searched for
     for path in (tmp_path / "val" / drive / "proj_depth/groundtruth/image_02").iterdir():
         path.unlink()
     assert "no depth maps" in message()
@@ -171,7 +171,7 @@ def test_nyu_as_published(tmp_path):
     assert "image 2" in str(sequence.images[0])
 
 
-def test_images_within_a_file_are_frames(tmp_path):
+def test_images_within_a_file_can_be_frames(tmp_path):
     with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "w") as file:
         file["images"] = np.tile(np.arange(3, dtype=np.uint8)[:, None, None, None] * 100, (1, 3, 128, 96))
         file["depths"] = np.ones((3, 128, 96), np.float32)
@@ -197,7 +197,7 @@ def test_nyu_extracted(tmp_path, names):
     check_depth(sequence, 2, depth_of(2))
 
 
-def test_nyu_by_scenes(tmp_path, message_of):
+def test_nyu_in_folders_of_scenes(tmp_path, message_of):
     for scene, number in (("bathroom", 45), ("bathroom", 46), ("office", 7)):
         layouts.save_image(tmp_path / f"official_splits/test/{scene}/rgb_{number:05}.jpg")
         layouts.save_gray16(

@@ -1,4 +1,4 @@
-"""DyCheck's captures: cameras at another size than the frames, depth in the same world; damage."""
+"""DyCheck's captures: cameras at another resolution than the frames, depth in the same world, damaged files."""
 
 import json
 import pathlib
@@ -20,19 +20,20 @@ def folder(tmp_path) -> pathlib.Path:
 def test_frames_cameras_and_depth(folder):
     (sequence,) = find_test_set("iphone").find(folder.parents[1])
     assert sequence.name == "apple"
-    assert [path.name for path in sequence.images] == [f"0_0000{n}.png" for n in range(4)]  # the still camera's are not
+    assert [path.name for path in sequence.images] == [f"0_0000{n}.png" for n in range(4)]  # of the moving camera
     poses = camera_path(4)
     assert np.allclose(sequence.truth.trajectory.world_from_cam, poses, atol=1e-9)
     assert np.array_equal(sequence.truth.trajectory.times, sequence.times)
-    # Half of the camera's size; its corner-based 8.4 and 6.2 become 4.2 and 3.1, half a pixel less from centres.
+    # Half of the camera's resolution: its corner-based 8.4 and 6.2 become 4.2 and 3.1, and half a pixel less from
+    # pixel centres.
     expected = np.array([[10, 0, 3.7], [0, 11, 2.6], [0, 0, 1]])
     assert np.allclose(sequence.truth.intrinsics, expected)
     depth = sequence.truth.depth(2)
     assert depth.shape == SHAPE and depth.dtype == np.float32 and np.allclose(depth, depth_of(2))
 
 
-def test_points_are_seen_where_the_pixel_is(folder):
-    """The point of a pixel, in the capture's own camera, projects to the pixel's centre."""
+def test_points_project_to_their_pixels(folder):
+    """A pixel's point, projected with the capture's own camera, falls on the pixel's centre."""
     (sequence,) = find_test_set("iphone").find(folder)
     frame, truth = 1, sequence.truth
     depth = truth.depth(frame)
@@ -68,7 +69,7 @@ def test_another_resolution(folder):
 
 
 @pytest.mark.parametrize("path", ["camera/0_00002.json", "depth/2x/0_00002.npy", "rgb/2x/0_00002.png"])
-def test_half_a_download(folder, path, message_of):
+def test_an_incomplete_download(folder, path, message_of):
     (folder / path).unlink()
     message = message_of(lambda: find_test_set("iphone").find(folder))
     assert "1 of 4 frames" in message and pathlib.Path(path).name in message
@@ -79,8 +80,8 @@ def test_half_a_download(folder, path, message_of):
     [
         ({"orientation": (2 * np.eye(3)).tolist()}, "not a rotation"),
         ({"position": [0, float("nan"), 0]}, "not finite"),
-        ({"position": [0, 1]}, "no camera"),
-        ({"focal_length": None}, "no camera"),
+        ({"position": [0, 1]}, "not a DyCheck camera"),
+        ({"focal_length": None}, "not a DyCheck camera"),
         ({"focal_length": -3}, "positive"),
         ({"radial_distortion": [0.1, 0, 0]}, "distortion"),
         ({"image_size": [16, 16]}, "shape"),
@@ -89,7 +90,7 @@ def test_half_a_download(folder, path, message_of):
         ({"principal_point": [8, float("nan")]}, "not finite"),
     ],
 )
-def test_cameras_that_cannot_be_used(folder, message_of, change, words):
+def test_invalid_cameras_are_refused(folder, message_of, change, words):
     path = folder / "camera/0_00002.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     message = message_of(lambda: find_test_set("iphone").find(folder))
@@ -98,17 +99,17 @@ def test_cameras_that_cannot_be_used(folder, message_of, change, words):
 
 @pytest.mark.parametrize("name", ["camera/0_00000.json", "dataset.json", "extra.json"])
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"factor": "x", "train_ids": []}'])
-def test_json_that_cannot_be_used(folder, message_of, name, text):
+def test_invalid_json_is_refused(folder, message_of, name, text):
     (folder / name).write_text(text)
     assert str(folder / name) in message_of(lambda: find_test_set("iphone").find(folder))
 
 
-def test_a_frame_that_is_named_twice(folder, message_of):
+def test_a_frame_listed_twice_is_refused(folder, message_of):
     (folder / "dataset.json").write_text(json.dumps({"train_ids": ["0_00001", "0_00000", "0_00001"]}))
     assert "twice" in message_of(lambda: find_test_set("iphone").find(folder))
 
 
-def test_depth_that_cannot_be_used(folder, message_of):
+def test_invalid_depth_is_refused(folder, message_of):
     path = folder / "depth/2x/0_00001.npy"
     (sequence,) = find_test_set("iphone").find(folder)
     np.save(path, np.ones((3, 3)))

@@ -1,4 +1,4 @@
-"""TUM-dynamics, ScanNet, Aria Digital Twin: frames, times, direction and axes of poses; damage."""
+"""TUM-dynamics, ScanNet, Aria Digital Twin: frames, times, direction and axes of poses, damaged files."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from tests.evaluation.datasets.layouts import toy
 
 
 def at_frames(sequence) -> np.ndarray:
-    """The true poses of the frames, as the metrics associate them; all frames must have one."""
+    """The true poses of the frames, by the metrics' association; all frames must have one."""
     trajectory = sequence.truth.trajectory
     index, true_index = associate(sequence.times, trajectory.times)
     assert len(index) == len(sequence.images)
@@ -30,18 +30,18 @@ def test_tum_as_published(tum_root):
     sequences = find_test_set("tum").find(tum_root)
     assert [s.name for s in sequences] == sorted(tum.SEQUENCES) and len(sequences) == 8
     first, second = sequences[:2]
-    assert (len(first.images), first.num_source_frames) == (90, 300)  # every third, 90 in all
+    assert (len(first.images), first.num_source_frames) == (90, 300)  # every third frame, 90 in all
     assert (len(second.images), second.num_source_frames) == (4, 12)
     assert [float(path.stem) for path in second.images] == second.times.tolist()
     assert np.allclose(np.diff(second.times), 0.1, atol=1e-6)
     assert np.allclose(at_frames(second), layouts.camera_path(12)[::3], atol=1e-6)
-    figures = pose_metrics(
+    found = pose_metrics(
         at_frames(second),
         second.truth.trajectory.world_from_cam,
         times=second.times,
         true_times=second.truth.trajectory.times,
     )
-    assert figures["ate"] < 1e-9
+    assert found["ate"] < 1e-9
 
 
 def test_tum_without_lists_and_a_single_sequence(tmp_path):
@@ -61,13 +61,13 @@ def test_tum_as_prepared(tmp_path):
     assert np.allclose(np.diff(sequence.times), 0.1)
 
 
-def test_tum_sequences_that_are_missing(tmp_path, message_of):
+def test_missing_tum_sequences(tmp_path, message_of):
     layouts.write_tum(tmp_path / tum.SEQUENCES[0], toy(12))
     message = message_of(lambda: find_test_set("tum").find(tmp_path))
     assert "7 of the protocol's 8 sequences" in message and str(tmp_path) in message
 
 
-def test_tum_half_a_download(tmp_path, message_of):
+def test_an_incomplete_tum_download(tmp_path, message_of):
     folder = tmp_path / tum.SEQUENCES[0]
     layouts.write_tum(folder, toy(12))
 
@@ -90,7 +90,7 @@ def test_tum_half_a_download(tmp_path, message_of):
     assert str(folder / "rgb") in message_of(find)
 
 
-def test_tum_truth_that_is_of_no_use(tmp_path, message_of):
+def test_invalid_tum_ground_truth_is_refused(tmp_path, message_of):
     folder = tmp_path / tum.SEQUENCES[0]
     layouts.write_tum(folder, toy(12))
     path = folder / "groundtruth.txt"
@@ -110,7 +110,7 @@ def test_tum_truth_that_is_of_no_use(tmp_path, message_of):
     assert str(path) in message_of(lambda: find_test_set("tum").find(folder))
 
 
-def test_prepared_frames_and_poses_that_differ_in_number(tmp_path, message_of):
+def test_prepared_frames_and_poses_must_have_the_same_number(tmp_path, message_of):
     folder = tmp_path / tum.SEQUENCES[0]
     layouts.write_tum_prepared(folder, toy(5))
     layouts.save_image(folder / "rgb_90/1341846400.0.png")
@@ -124,7 +124,7 @@ def test_scannet_as_exported(tmp_path):
     first, second = find_test_set("scannet").find(tmp_path)
     assert [first.name, second.name] == ["scene0707_00", "scene0708_00"]
     assert (len(first.images), first.num_source_frames) == (90, 300)
-    assert [path.name for path in second.images] == ["0.jpg", "3.jpg", "6.jpg", "9.jpg"]  # 10.jpg is not second
+    assert [path.name for path in second.images] == ["0.jpg", "3.jpg", "6.jpg", "9.jpg"]  # in numerical order
     assert second.times.tolist() == [0, 3, 6, 9]
     trajectory = first.truth.trajectory
     assert len(trajectory.times) == 89 and 3 not in trajectory.times
@@ -133,7 +133,7 @@ def test_scannet_as_exported(tmp_path):
 
 def test_scannet_as_prepared(tmp_path):
     layouts.write_scannet_prepared(tmp_path / "scene0707_00", toy(5))
-    layouts.write_scannet(tmp_path / "scene0707_00", toy(12))  # beside what it was made from
+    layouts.write_scannet(tmp_path / "scene0707_00", toy(12))  # the original beside it
     (sequence,) = find_test_set("scannet").find(tmp_path)
     assert len(sequence.images) == 5 and np.allclose(at_frames(sequence), layouts.camera_path(5))
     (tmp_path / "scene0707_00/pose_90.txt").write_text(layouts.tum_lines(np.arange(5) / 10, layouts.camera_path(5)))
@@ -160,7 +160,7 @@ def test_scannet_damage(tmp_path, message_of):
     layouts.write_scannet_prepared(folder, toy(5))
     with (folder / "pose_90.txt").open("a") as file:
         file.write("1 2 3\n")
-    assert "Line 6" in message() and "16 needed" in message()
+    assert "Line 6" in message() and "16 are needed" in message()
 
 
 def test_adt_from_the_device(tmp_path):
@@ -197,7 +197,7 @@ def test_adt_damage(tmp_path, message_of):
     assert "no poses" in message()
     path.write_text(whole)
     layouts.save_image(folder / "rgb/frame.png")
-    assert "5 poses for 6 frames" in message()
+    assert "5 poses for 6 frames" in message() and "not increasing time stamps" in message()
     (folder / "rgb/frame.png").unlink()
     (folder / "device_from_camera.txt").unlink()
     assert "device_from_camera.txt" in message()

@@ -1,4 +1,4 @@
-"""What holds for every data set."""
+"""Properties of every data set."""
 
 import pathlib
 import re
@@ -13,9 +13,9 @@ from tests.evaluation.datasets import layouts
 from tests.evaluation.datasets.layouts import Film, toy
 
 TASKS = ("masks", "poses", "depth", "points")
-FIGURES = {"masks": {"j_mean", "j_recall"}, "poses": {"ate", "rpe_translation", "rpe_rotation_deg"}}
-FIGURES["depth"] = {"abs_rel", "delta_1_25"}
-#: How depth is aligned and how far it is judged; docs/datasets.md has the sources.
+METRICS = {"masks": {"j_mean", "j_recall"}, "poses": {"ate", "rpe_translation", "rpe_rotation_deg"}}
+METRICS["depth"] = {"abs_rel", "delta_1_25"}
+#: How depth is aligned and up to which depth it is evaluated; docs/datasets.md has the sources.
 DEPTHS = {
     "sintel": DepthOptions("scale", max_depth=70.0),
     "bonn": DepthOptions("scale", max_depth=10.0),
@@ -44,28 +44,28 @@ def test_names_and_tasks(data_set):
     assert data_set.single_frames == (data_set.name == "nyu")
 
 
-def test_published_rows_are_of_its_tasks_and_in_our_units(data_set):
+def test_published_rows_match_its_tasks_and_our_units(data_set):
     for row in data_set.published:
-        assert row.task in data_set.tasks and set(row.figures) <= FIGURES[row.task]
+        assert row.task in data_set.tasks and set(row.metrics) <= METRICS[row.task]
         assert re.search(r"arXiv \d{4}\.\d{5}.*Table \d", row.source)
-        for name, value in row.figures.items():
+        for name, value in row.metrics.items():
             assert 0 < value < (10 if name == "rpe_rotation_deg" else 1), (row.method, name)
     methods = [(row.method, row.task, row.source) for row in data_set.published]
     assert len(set(methods)) == len(methods)
 
 
-def test_the_document_has_a_section_for_each(data_set):
+def test_the_document_has_a_section_for_each_data_set(data_set):
     assert re.search(rf"^### `.*\b{data_set.name}\b.*`", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
-def test_a_root_that_is_not_there(data_set, tmp_path, message_of):
+def test_a_missing_root(data_set, tmp_path, message_of):
     message = message_of(lambda: data_set.find(tmp_path / "nowhere"))
     assert str(tmp_path / "nowhere") in message and data_set.name in message
     (tmp_path / "file").write_text("")
     assert "no folder" in message_of(lambda: data_set.find(tmp_path / "file"))
 
 
-def test_a_root_with_nothing_of_it(data_set, tmp_path, message_of):
+def test_a_root_without_the_data_set(data_set, tmp_path, message_of):
     (tmp_path / "other").mkdir()
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "README.txt").write_text("nothing here")
@@ -88,8 +88,8 @@ def write_custom(folder: pathlib.Path, film: Film) -> None:
         ("custom", write_custom),
     ],
 )
-def test_a_sequence_has_its_name_from_wherever_it_is_seen(known, write, tmp_path, monkeypatch):
-    """From inside its folder, and through a link that is called as the protocol wants it."""
+def test_a_sequence_keeps_its_name_however_it_is_reached(known, write, tmp_path, monkeypatch):
+    """From inside its folder, and through a link that has the protocol's name."""
     name = {"tum": tum.SEQUENCES[0], "bonn": bonn.SEQUENCES[0]}.get(known, "walk")
     write(tmp_path / name, toy(12))
     monkeypatch.chdir(tmp_path / name)

@@ -1,4 +1,4 @@
-"""Depth errors: the reference's numbers, and what each alignment removes."""
+"""Depth errors: the reference numbers, and what each alignment removes."""
 
 import dataclasses
 
@@ -11,9 +11,9 @@ from easi3r_jax.evaluation.metrics import (
     DepthOptions,
     align_depth,
     depth_metrics,
+    evaluated_pixels,
     fit_clip,
     fit_depth,
-    judged_pixels,
     relative_error,
     valid_depth,
 )
@@ -28,18 +28,18 @@ def arrays(golden):
         return dict(file)
 
 
-# The reference's numbers of every alignment and option are compared in tests/experiments/test_parity.py.
+# The reference numbers of every alignment and option are compared in tests/apps/test_parity.py.
 
 
 @pytest.mark.parametrize(("alignment", "tolerance"), [("scale", 2e-4), ("lad2", 1e-6)])
-def test_double_precision_ends_beside_the_released_arithmetic(arrays, alignment, tolerance):
+def test_double_precision_agrees_with_the_released_arithmetic(arrays, alignment, tolerance):
     valid = valid_depth(arrays["gt"])
     fits = [fit_depth(arrays["pred"][valid], arrays["gt"][valid], alignment, a) for a in ("double", "released")]
     assert fits[0] != fits[1]
     np.testing.assert_allclose(fits[0], fits[1], rtol=tolerance)
 
 
-def test_double_precision_hardly_sees_the_order_of_the_pixels(arrays):
+def test_double_precision_hardly_depends_on_the_order_of_the_pixels(arrays):
     valid = valid_depth(arrays["gt"])
     predicted, truth = arrays["pred"][valid], arrays["gt"][valid]
     order = np.random.default_rng(0).permutation(len(truth))
@@ -52,14 +52,14 @@ def test_double_precision_hardly_sees_the_order_of_the_pixels(arrays):
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 33, 511, 2576, 70_001])
-def test_sums_in_single_precision_are_sums(count):
+def test_single_precision_sums_are_accurate(count):
     x = np.random.default_rng(count).normal(size=count).astype(np.float32)
     assert cascade_sum(x) == pytest.approx(x.sum(dtype=np.float64), rel=1e-5, abs=1e-3)
     assert cascade_sum(np.ones(count)) == count
 
 
-def test_sums_go_by_eight_lanes():
-    # Small numbers would be lost beside a large one in their lane, and only there.
+def test_sums_use_eight_lanes():
+    # Small numbers are absorbed by a large one in the same lane, and only there.
     x = np.ones(64, np.float32)
     x[3] = 2.0**25
     assert cascade_sum(x) == 2.0**25 + 56
@@ -78,7 +78,7 @@ def test_alignment_removes_what_it_fits(arrays, alignment, scale, shift, toleran
 
 
 @pytest.mark.parametrize("alignment", ["lad", "lstsq"])
-def test_a_line_is_the_best_of_those_around_it(arrays, alignment):
+def test_a_fit_with_shift_is_a_local_minimum(arrays, alignment):
     valid = valid_depth(arrays["gt"])
     predicted, truth = arrays["pred"][valid].astype(float), arrays["gt"][valid].astype(float)
     scale, shift = fit_depth(predicted, truth, alignment)
@@ -92,14 +92,14 @@ def test_a_line_is_the_best_of_those_around_it(arrays, alignment):
 
 
 @pytest.mark.parametrize("alignment", [a for a in ALIGNMENTS if a != "lad2"])  # its step has the unit of the depth
-def test_the_unit_of_the_prediction_does_not_count(arrays, alignment):
+def test_the_unit_of_the_prediction_does_not_matter(arrays, alignment):
     options = DepthOptions(alignment)
     expected = depth_metrics(arrays["pred"], arrays["gt"], options)
     found = depth_metrics(arrays["pred"] * np.float32(1024), arrays["gt"], options)
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
 
 
-def test_adam_goes_to_the_least_deviations(arrays):
+def test_adam_converges_to_the_least_deviations(arrays):
     valid = valid_depth(arrays["gt"])
     predicted, truth = arrays["pred"][valid], arrays["gt"][valid]
     best = fit_depth(predicted, truth, "lad")
@@ -107,7 +107,7 @@ def test_adam_goes_to_the_least_deviations(arrays):
     assert abs(far[0] - best[0]) > 0.05
     assert near == pytest.approx(best, abs=2e-3)
     (scale, shift), median = fit_depth(predicted, truth, "lad2", steps=1), fit_depth(predicted, truth, "median")[0]
-    assert (abs(scale - median), abs(shift)) == pytest.approx((1e-4, 1e-4))  # a step of Adam's first is the rate
+    assert (abs(scale - median), abs(shift)) == pytest.approx((1e-4, 1e-4))  # Adam's first step is the learning rate
 
 
 def test_a_fit_per_frame_hides_a_drifting_scale(arrays):
@@ -121,7 +121,7 @@ def test_a_fit_per_frame_hides_a_drifting_scale(arrays):
     np.testing.assert_allclose(fits, np.stack([drift, np.zeros(3)], axis=1), rtol=1e-6)
 
 
-def test_a_frame_without_truth_is_left_alone():
+def test_a_frame_without_truth_is_not_fitted():
     truth = np.full((2, 3, 3), 4.0)
     truth[1] = 0
     fits = fit_clip(np.full(truth.shape, 2.0), truth, DepthOptions("median", per_frame=True))
@@ -138,7 +138,7 @@ def test_disparity_is_fitted_to_the_inverse_depth():
     assert align_depth(np.array([[[-1.0, 0.0, 0.5]]]), np.ones((1, 1, 3)), options).ravel() == pytest.approx([0, 0, 2])
 
 
-def test_clips_come_before_and_after_the_fit():
+def test_values_are_clipped_before_and_after_the_fit():
     truth = np.array([[[1.0, 2.0, 3.0, 9.0]]])
     before = DepthOptions("median", pre_clip=(1.0, None))
     assert depth_metrics(np.array([[[-5.0, 2.0, 3.0, 9.0]]]), truth, before)["abs_rel"] == 0
@@ -155,7 +155,7 @@ def test_the_robust_scale_ignores_outliers_that_least_squares_follows():
     assert abs(fit_depth(predicted, truth, "lstsq")[0] - 2.0) > 1
 
 
-def test_median_of_an_even_number_is_the_lower_one():
+def test_the_median_of_an_even_number_is_the_lower_middle_one():
     assert fit_depth(np.ones(4), np.array([4.0, 1.0, 3.0, 2.0]), "median") == (2.0, 0.0)
 
 
@@ -169,34 +169,34 @@ def test_known_errors():
     assert (found["delta_1_25"], found["delta_1_25_2"], found["delta_1_25_3"]) == (0.5, 0.75, 0.75)
 
 
-def test_unknown_depth_is_left_out():
+def test_unknown_depth_is_ignored():
     truth = np.array([[[2.0, 0.0, -1.0, np.nan, np.inf, 90.0]]])
     assert valid_depth(truth).tolist() == [[[True, False, False, False, False, False]]]
     assert valid_depth(truth, None)[0, 0, 5]
     assert depth_metrics(np.full(truth.shape, 2.0), truth, DepthOptions("none"))["abs_rel"] == 0
 
 
-def test_nothing_to_judge_is_none():
+def test_without_a_pixel_to_evaluate_metrics_are_none():
     nothing = depth_metrics(np.ones((1, 2, 2)), np.zeros((1, 2, 2)))
     assert len(nothing) == 7
     assert set(nothing.values()) == {None}
 
 
-def test_the_mask_of_judged_pixels_counts_errors_and_leaves_the_fit():
+def test_the_mask_of_evaluated_pixels_does_not_affect_the_fit():
     truth = np.full((1, 2, 2), 2.0)
     predicted = np.array([[[1.0, 1.0], [1.0, 3.0]]])
-    judged = np.array([[[True, True], [False, False]]])
-    assert depth_metrics(predicted, truth, DepthOptions("median"), judged=judged)["abs_rel"] == 0
-    assert judged_pixels(truth, DepthOptions(), judged).sum() == 2
-    assert judged_pixels(truth, DepthOptions(max_depth=2.0)).sum() == 0
+    evaluated = np.array([[[True, True], [False, False]]])
+    assert depth_metrics(predicted, truth, DepthOptions("median"), evaluated=evaluated)["abs_rel"] == 0
+    assert evaluated_pixels(truth, DepthOptions(), evaluated).sum() == 2
+    assert evaluated_pixels(truth, DepthOptions(max_depth=2.0)).sum() == 0
 
 
-def test_the_error_map_is_zero_where_nothing_is_judged():
+def test_the_error_map_is_zero_where_nothing_is_evaluated():
     truth = np.array([[[2.0, 0.0]]])
     assert relative_error(np.array([[[3.0, 5.0]]]), truth, valid_depth(truth)).tolist() == [[[0.5, 0.0]]]
 
 
-def test_data_sets_have_their_largest_depth():
+def test_data_sets_have_a_depth_limit():
     assert MAX_DEPTHS["sintel"] == 70
     assert all(limit > 0 for limit in MAX_DEPTHS.values())
 
@@ -240,8 +240,8 @@ def test_a_prediction_may_be_anything_where_the_truth_is_unknown(value):
 def test_bad_shapes_and_options_are_refused():
     with pytest.raises(InputError, match="T, H, W"):
         depth_metrics(np.ones((3, 4)), np.ones((3, 4)))
-    with pytest.raises(InputError, match="judged"):
-        depth_metrics(np.ones((1, 3, 4)), np.ones((1, 3, 4)), judged=np.ones((3, 4), bool))
+    with pytest.raises(InputError, match="evaluated"):
+        depth_metrics(np.ones((1, 3, 4)), np.ones((1, 3, 4)), evaluated=np.ones((3, 4), bool))
     with pytest.raises(ConfigError, match="lstsq"):
         DepthOptions("least squares")
     with pytest.raises(ConfigError, match="l1"):

@@ -1,4 +1,4 @@
-"""The figures of a whole scene."""
+"""The metrics of a whole scene."""
 
 import dataclasses
 import math
@@ -37,7 +37,7 @@ def scene():
 
 @pytest.fixture
 def truth(scene):
-    """The scene itself, in another world of another scale."""
+    """The scene itself, in a world of another scale."""
     world_from_cam = np.array(scene.world_from_cam, np.float64)
     world_from_cam[:, :3, 3] *= 3
     return GroundTruth(
@@ -57,7 +57,7 @@ BEST = {
 }  # fmt: skip
 
 
-def test_a_perfect_scene_has_the_best_figures(scene, truth):
+def test_a_perfect_scene_has_the_best_metrics(scene, truth):
     result = evaluate_scene(scene, truth)
     assert list(result) == list(BEST)
     assert all(type(value) is float for value in result.values())
@@ -66,11 +66,11 @@ def test_a_perfect_scene_has_the_best_figures(scene, truth):
 
 
 @pytest.mark.parametrize(
-    ("field", "figures"), [("depth", 9), ("masks", 9), ("world_from_cam", 3), ("intrinsics", 1), (None, 0)]
+    ("field", "count"), [("depth", 9), ("masks", 9), ("world_from_cam", 3), ("intrinsics", 1), (None, 0)]
 )
-def test_unknown_fields_have_no_figures(scene, truth, field, figures):
+def test_unknown_fields_have_no_metrics(scene, truth, field, count):
     known = GroundTruth(**{field: getattr(truth, field)}) if field else GroundTruth()
-    assert len(evaluate_scene(scene, known)) == figures
+    assert len(evaluate_scene(scene, known)) == count
 
 
 def test_focal_error(scene, truth):
@@ -79,7 +79,7 @@ def test_focal_error(scene, truth):
     assert result["focal_relative_error"] == pytest.approx((0.5 + 1.0) / 2)
 
 
-def test_undefined_figures_are_none_never_nan(scene):
+def test_undefined_metrics_are_none_never_nan(scene):
     still = jnp.tile(jnp.eye(4), (T, 1, 1))
     scene = dataclasses.replace(scene, world_from_cam=still, dynamic_mask=jnp.zeros((T, H, W), bool))
     nothing = GroundTruth(depth=np.zeros((T, H, W)), masks=np.zeros((T, H, W), bool), world_from_cam=np.asarray(still))
@@ -90,12 +90,12 @@ def test_undefined_figures_are_none_never_nan(scene):
     assert result["mask_share"] == 0
 
 
-def test_where_nothing_moves_no_overlap_is_asked_for(scene, truth):
+def test_a_static_clip_has_no_overlap_metrics(scene, truth):
     result = evaluate_scene(scene, GroundTruth(masks=np.zeros((T, H, W), bool)))
     assert {name for name, value in result.items() if value is not None} == {"mask_share"}
     assert result["mask_share"] > 0
 
 
-def test_other_shapes_are_refused(scene, truth):
+def test_mismatched_shapes_are_refused(scene, truth):
     with pytest.raises(InputError, match=r"true depth has shape \(3, 12, 16\)"):
         evaluate_scene(scene, dataclasses.replace(truth, depth=truth.depth[:3]))

@@ -1,4 +1,4 @@
-"""Mask agreement: the benchmark's numbers, and known cases."""
+"""Agreement of masks: the benchmark's numbers, and known cases."""
 
 import numpy as np
 import pytest
@@ -47,15 +47,15 @@ def test_decay_of_long_sequences_is_defined(arrays):
 
 
 @pytest.mark.parametrize(("length", "decay"), [(256, 1.0), (257, None), (300, None), (1100, 0.0)])
-def test_ends_of_quarters_in_eight_bits_are_those_of_the_benchmark(length, decay):
+def test_eight_bit_ends_of_quarters_are_those_of_the_benchmark(length, decay):
     values = np.zeros(length)
     values[: length // 2] = 1
     assert mean_recall_decay(values)[2] == 1.0
-    # 1100: the ends 275, 824 and 1099 become 19, 56 and 75, all in the first half.
+    # 1100 frames: the ends 275, 824 and 1099 wrap to 19, 56 and 75, all in the first half.
     assert mean_recall_decay(values, eight_bits=True)[2] == decay
 
 
-def test_one_frame_does_not_decay():
+def test_a_single_frame_has_no_decay():
     assert mean_recall_decay(np.array([0.7])) == (0.7, 1.0, 0.0)
 
 
@@ -68,7 +68,7 @@ def test_known_overlaps():
     assert pooled_iou(masks, truth) == pytest.approx(16 / 112)
 
 
-def test_iou_of_nothing_with_nothing_is_none():
+def test_the_pooled_iou_of_empty_masks_is_none():
     empty = np.zeros((2, 3, 4), bool)
     assert pooled_iou(empty, empty) is None
     np.testing.assert_array_equal(region_similarity(empty, empty), [1, 1])
@@ -77,7 +77,7 @@ def test_iou_of_nothing_with_nothing_is_none():
 
 @pytest.mark.parametrize(("shift", "matches"), [(1, True), (2, True), (3, False)])
 def test_boundaries_match_within_the_tolerance(shift, matches):
-    truth = np.zeros((1, 90, 160), bool)  # 0.008 of the diagonal 183.6 is 1.5: two pixels
+    truth = np.zeros((1, 90, 160), bool)  # 0.008 of the diagonal, 183.6, is 1.5, rounded up to two pixels
     truth[:, :, 40:80] = True
     found = boundary_similarity(np.roll(truth, shift, axis=2), truth)[0]
     assert found == (1.0 if matches else 0.0)
@@ -96,14 +96,14 @@ def test_auc_of_random_scores_is_a_half():
     assert roc_auc(rng.random(20000), truth) == pytest.approx(0.5, abs=0.02)
 
 
-def test_auc_counts_pairs_and_half_the_ties():
+def test_auc_counts_pairs_and_ties_as_one_half():
     score = np.array([0.0, 1.0, 1.0, 2.0, 2.0, 3.0])
     truth = np.array([False, False, True, False, True, True])
     pairs = [(p > n) + 0.5 * (p == n) for p in score[truth] for n in score[~truth]]
     assert roc_auc(score, truth) == pytest.approx(np.mean(pairs))
 
 
-def test_auc_sees_order_only():
+def test_auc_depends_on_the_order_only():
     rng = np.random.default_rng(2)
     score, truth = rng.random(500), rng.random(500) < 0.4
     assert roc_auc(np.exp(3 * score), truth) == roc_auc(score, truth)
@@ -114,7 +114,7 @@ def test_auc_without_two_classes_is_none(value):
     assert roc_auc(np.arange(6.0), np.full(6, value)) is None
 
 
-def test_boundaries_are_beside_the_change():
+def test_boundary_pixels_differ_from_a_neighbour():
     mask = np.zeros((4, 5), bool)
     mask[1:3, 1:3] = True
     expected = np.zeros((4, 5), bool)
@@ -125,7 +125,7 @@ def test_boundaries_are_beside_the_change():
 
 
 def sequence(*overlaps):
-    """Masks of ten pixels in each frame, and a truth that shares so many of them and has no others."""
+    """Masks of ten pixels in each frame, and true masks that are subsets of the given sizes."""
     truth, masks = np.zeros((2, len(overlaps), 20, 30), bool)
     masks[:, 5, :10] = True
     for frame, overlap in zip(truth, overlaps, strict=True):
@@ -133,7 +133,7 @@ def sequence(*overlaps):
     return masks, truth
 
 
-def test_protocols_on_sequences_of_different_length():
+def test_protocols_on_sequences_of_different_lengths():
     pairs = [sequence(1, 9, 8, 4, 0), sequence(10, 2, 10)]
     masks, truth = zip(*pairs, strict=True)
     pooled, davis = pooled_metrics(masks, truth), davis_metrics(masks, truth)
@@ -147,11 +147,11 @@ def test_protocols_on_sequences_of_different_length():
     assert davis["j_recall"] == pytest.approx((2 / 3 + 0) / 2)
     assert davis["j_decay"] == pytest.approx(((0.9 + 0.8) / 2 - 0.4 + 0) / 2)
     assert (davis["frames"], davis["sequences"]) == (4, 2)
-    for figures in (pooled, davis):
-        assert figures["jf_mean"] == pytest.approx((figures["j_mean"] + figures["f_mean"]) / 2)
+    for found in (pooled, davis):
+        assert found["jf_mean"] == pytest.approx((found["j_mean"] + found["f_mean"]) / 2)
 
 
-def test_protocols_agree_where_every_frame_is_alike():
+def test_protocols_agree_if_all_frames_are_alike():
     masks, truth = sequence(*[7] * 6)
     pooled, davis = pooled_metrics(masks, truth), davis_metrics(masks, truth)
     for name in ("j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay", "jf_mean"):
@@ -160,7 +160,7 @@ def test_protocols_agree_where_every_frame_is_alike():
     assert (perfect["j_mean"], perfect["f_mean"], perfect["f_recall"], perfect["j_decay"]) == (1, 1, 1, 0)
 
 
-def test_sequences_that_end_with_their_first_two_frames_are_counted_out():
+def test_davis_omits_sequences_of_two_frames():
     masks, truth = sequence(3, 4)
     assert davis_metrics(masks, truth) == {
         **dict.fromkeys(("jf_mean", "j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay")),
@@ -173,7 +173,7 @@ def test_sequences_that_end_with_their_first_two_frames_are_counted_out():
     assert pooled_metrics([], [])["j_mean"] is None
 
 
-def test_void_pixels_count_for_neither():
+def test_void_pixels_are_ignored():
     masks, truth = sequence(4, 4)
     void = np.zeros(truth.shape, bool)
     void[1, 5, 4:10] = True
@@ -182,7 +182,7 @@ def test_void_pixels_count_for_neither():
     assert scores.boundary[1] == 1.0
 
 
-def test_missing_predictions_may_count_as_empty_and_surplus_ones_not_at_all():
+def test_missing_masks_can_count_as_empty_and_surplus_ones_be_ignored():
     masks, truth = sequence(10, 10, 10)
     with pytest.raises(InputError, match=r"\(2, 20, 30\), the true ones \(3, 20, 30\)"):
         score_masks(masks[:2], truth)
@@ -190,32 +190,32 @@ def test_missing_predictions_may_count_as_empty_and_surplus_ones_not_at_all():
     assert score_masks(masks, truth[:2], fill_missing=True).region.tolist() == [1, 1]
 
 
-def test_numbers_other_than_zero_are_inside_a_mask():
+def test_nonzero_numbers_are_inside_a_mask():
     masks, truth = sequence(3, 6)
     expected = region_similarity(masks, truth)
     for scale, kind in ((1, np.uint8), (255, np.uint8), (1, np.float32), (7, np.int64)):
         np.testing.assert_array_equal(region_similarity((scale * masks).astype(kind), truth), expected)
 
 
-NO_NUMBER = np.zeros((2, 3, 4), np.float32)
-NO_NUMBER[0, 1, 1] = np.nan
+WITH_NAN = np.zeros((2, 3, 4), np.float32)
+WITH_NAN[0, 1, 1] = np.nan
 
 
 @pytest.mark.parametrize(
     ("masks", "says"),
     [
-        (np.zeros((2, 3, 5), bool), "bring them to one shape"),
+        (np.zeros((2, 3, 5), bool), "both must be the same"),
         (np.zeros((0, 3, 4), bool), "at least one frame"),
         (np.zeros((3, 4), bool), r"\(T, H, W\)"),
-        (NO_NUMBER, "1 of 24 numbers"),
+        (WITH_NAN, "1 of 24 numbers"),
     ],
     ids=["another size", "no frame", "one frame without its axis", "NaN"],
 )
-@pytest.mark.parametrize("figure", [region_similarity, boundary_similarity, pooled_iou, score_masks, davis_metrics])
-def test_bad_masks_are_refused_in_one_line(figure, masks, says):
+@pytest.mark.parametrize("metric", [region_similarity, boundary_similarity, pooled_iou, score_masks, davis_metrics])
+def test_bad_masks_are_refused_in_one_line(metric, masks, says):
     truth = np.zeros((2, 3, 4), bool)
     with pytest.raises(InputError, match=says) as caught:
-        figure(masks if figure is not davis_metrics else [masks], truth if figure is not davis_metrics else [truth])
+        metric(masks if metric is not davis_metrics else [masks], truth if metric is not davis_metrics else [truth])
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -226,6 +226,6 @@ def test_bad_sets_of_masks_are_refused():
     with pytest.raises(ConfigError, match="davis"):
         summarise_masks([MaskScores(np.ones(3), np.ones(3))], "DAVIS")
     with pytest.raises(InputError, match="scores"):
-        roc_auc(NO_NUMBER, np.zeros(NO_NUMBER.shape, bool))
+        roc_auc(WITH_NAN, np.zeros(WITH_NAN.shape, bool))
     with pytest.raises(InputError, match="scores have shape"):
         roc_auc(np.zeros(3), np.zeros(4, bool))

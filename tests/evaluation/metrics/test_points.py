@@ -1,4 +1,4 @@
-"""Errors of point clouds: known distances, and what must not change them."""
+"""Errors of point clouds: known distances and invariances."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +17,7 @@ def test_a_perfect_cloud_has_no_error():
 
 def test_known_distances():
     truth = np.array([[0.0, 0, 0], [10, 0, 0], [20, 0, 0], [30, 0, 0]])
-    points = np.array([[1.0, 0, 0], [10, 2, 0], [20, 0, 3], [4, 0, 0]])  # the last is next to the first
+    points = np.array([[1.0, 0, 0], [10, 2, 0], [20, 0, 3], [4, 0, 0]])  # the last is nearest to the first
     assert point_metrics(points, truth) == pytest.approx(
         {
             "accuracy": (1 + 2 + 3 + 4) / 4,
@@ -25,7 +25,7 @@ def test_known_distances():
             "completeness": (1 + 2 + 3 + np.hypot(10, 3)) / 4,
             "completeness_median": 2.5,
             "distance": (1 + 2 + 3 + 26) / 4,
-            "distance_median": 2,  # the lower middle
+            "distance_median": 2,  # the lower middle one
         }
     )
 
@@ -41,7 +41,7 @@ def test_clouds_of_any_size_have_accuracy_and_completeness():
         point_metrics(few, many)
 
 
-def test_a_common_motion_and_another_order_change_nothing():
+def test_a_rigid_motion_of_both_clouds_and_another_order_change_nothing():
     rng = np.random.default_rng(2)
     points, truth = rng.normal(size=(2, 40, 3))
     expected = point_metrics(points, truth)
@@ -64,7 +64,7 @@ def test_bad_clouds_are_refused_in_one_line(points, says):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_world_points_are_the_projects_unprojection():
+def test_world_points_agree_with_core_geometrys_unprojection():
     rng = np.random.default_rng(3)
     depth = rng.uniform(1, 3, (2, 4, 5))
     intrinsics = np.array([[7.0, 0, 2.5], [0, 8.0, 2], [0, 0, 1]]) * np.ones((2, 1, 1))

@@ -1,4 +1,4 @@
-"""Errors of a camera path: the reference tool's numbers, and what alignment must not see."""
+"""Errors of a camera path: agreement with evo, and invariances of the alignment."""
 
 import numpy as np
 import pytest
@@ -33,14 +33,14 @@ def test_equals_evo(paths):
     np.testing.assert_allclose(list(result.values()), expected, rtol=1e-9)
 
 
-def wander(rng, count):
-    """A path that turns and moves a little from pose to pose."""
+def random_path(rng, count):
+    """A random walk of poses."""
     turns = Rotation.from_rotvec(0.1 * rng.normal(size=(count, 3)))
     return poses(np.array([r.as_quat() for r in turns]), rng.normal(size=(count, 3)).cumsum(0))
 
 
-def disturbed(rng, world_from_cam, scale=1.0):
-    """The same path in another world, with errors of some percent and degrees."""
+def perturbed(rng, world_from_cam, scale=1.0):
+    """The same path in another world, with errors of a few percent and degrees."""
     count = len(world_from_cam)
     errors = poses(
         Rotation.from_rotvec(0.05 * rng.normal(size=(count, 3))).as_quat(), 0.1 * rng.normal(size=(count, 3))
@@ -51,17 +51,17 @@ def disturbed(rng, world_from_cam, scale=1.0):
     return result
 
 
-def evo_figures(estimate, truth, alignment, delta):
-    """ATE, RPE translation and rotation of evo's trajectories."""
+def evo_metrics(estimate, truth, alignment, delta):
+    """ATE, RPE translation and RPE rotation by evo."""
     if alignment != "none":
         estimate.align(truth, correct_scale=alignment == "similarity")
     relations = metrics.PoseRelation
-    judges = [metrics.APE(relations.translation_part)]
+    errors = [metrics.APE(relations.translation_part)]
     for relation in (relations.translation_part, relations.rotation_angle_deg):
-        judges.append(metrics.RPE(relation, delta=delta, delta_unit=Unit.frames, all_pairs=True))
-    for judge in judges:
-        judge.process_data((truth, estimate))
-    return [judge.get_statistic(metrics.StatisticsType.rmse) for judge in judges]
+        errors.append(metrics.RPE(relation, delta=delta, delta_unit=Unit.frames, all_pairs=True))
+    for error in errors:
+        error.process_data((truth, estimate))
+    return [error.get_statistic(metrics.StatisticsType.rmse) for error in errors]
 
 
 def evo_path(world_from_cam, times):
@@ -72,42 +72,42 @@ def evo_path(world_from_cam, times):
 @pytest.mark.parametrize(("delta", "count"), [(1, 3), (1, 40), (4, 40)])
 def test_equals_evo_itself(alignment, delta, count):
     rng = np.random.default_rng(count + delta)
-    truth = wander(rng, count)
-    estimate = disturbed(rng, truth, 0.3)
+    truth = random_path(rng, count)
+    estimate = perturbed(rng, truth, 0.3)
     times = np.arange(count) / 24
-    expected = evo_figures(evo_path(estimate, times), evo_path(truth, times), alignment, delta)
+    expected = evo_metrics(evo_path(estimate, times), evo_path(truth, times), alignment, delta)
     found = pose_metrics(estimate, truth, alignment=alignment, delta=delta)
-    # Between consecutive of three poses, evo and we alike are exact to rounding.
+    # Both are exact up to rounding, also for the two steps between three poses.
     np.testing.assert_allclose(list(found.values()), expected, rtol=1e-6, atol=1e-9)
 
 
 def test_equals_evo_with_poses_associated_by_time():
     rng = np.random.default_rng(5)
-    truth = wander(rng, 60)
+    truth = random_path(rng, 60)
     times = np.arange(60) / 10
     kept = np.sort(rng.choice(60, 45, replace=False))
-    stamps = times[kept] + rng.uniform(-0.015, 0.015, 45)  # some are too far off
-    estimate = disturbed(rng, truth[kept], 5.0)
+    stamps = times[kept] + rng.uniform(-0.015, 0.015, 45)  # some differ by more than 0.01
+    estimate = perturbed(rng, truth[kept], 5.0)
     index, true_index = associate(stamps, times)
     assert 20 < len(index) < 40
     pair = sync.associate_trajectories(evo_path(truth, times), evo_path(estimate, stamps), max_diff=0.01)
     np.testing.assert_array_equal(pair[0].timestamps, times[true_index])
     np.testing.assert_array_equal(pair[1].timestamps, stamps[index])
-    expected = evo_figures(pair[1], pair[0], "similarity", 1)
+    expected = evo_metrics(pair[1], pair[0], "similarity", 1)
     found = pose_metrics(estimate, truth, times=stamps, true_times=times)
     np.testing.assert_allclose(list(found.values()), expected, rtol=1e-6)
 
 
-def test_association_takes_the_nearest_and_none_twice():
+def test_association_takes_the_nearest_stamp_and_none_twice():
     index, true_index = associate([0.0, 0.004, 1.0, 2.0], [0.003, 0.995, 1.004, 2.5], 0.01)
-    assert index.tolist() == [1, 2]  # 0.0 and 0.004 are both near 0.003; 2.0 has nothing near
+    assert index.tolist() == [1, 2]  # 0.0 and 0.004 are both near 0.003; nothing is near 2.0
     assert true_index.tolist() == [0, 2]
     assert [i.tolist() for i in associate([0.0, 1, 2], [0.0, 1, 2])] == [[0, 1, 2]] * 2
     assert [i.tolist() for i in associate([1.0], [0.0, 1.0, 5.0])] == [[0], [1]]
     assert [i.tolist() for i in associate([0.0, 1.0, 5.0], [1.0])] == [[1], [0]]
 
 
-def test_association_does_not_see_which_path_is_the_true_one():
+def test_association_is_symmetric():
     rng = np.random.default_rng(6)
     a, b = np.sort(rng.uniform(0, 1, 50)), np.sort(rng.uniform(0, 1, 80))
     index, other = associate(a, b, 0.005)
@@ -117,7 +117,7 @@ def test_association_does_not_see_which_path_is_the_true_one():
     assert (np.abs(a[index] - b[other]) <= 0.005).all()
 
 
-def test_only_a_similarity_forgives_another_scale(paths):
+def test_only_a_similarity_removes_the_scale(paths):
     truth = paths[1]
     estimate = truth.copy()
     estimate[:, :3, 3] *= 2
@@ -129,7 +129,7 @@ def test_only_a_similarity_forgives_another_scale(paths):
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 40.0])
-def test_no_figure_sees_a_similarity_of_the_estimate(paths, scale):
+def test_metrics_are_invariant_to_a_similarity_of_the_estimate(paths, scale):
     estimate, truth, _ = paths
     rotation = Rotation.from_rotvec([0.4, -2.0, 0.7]).as_matrix()
     moved = estimate.copy()
@@ -145,7 +145,7 @@ def test_a_perfect_path_has_no_error(paths):
     assert all(value < 1e-6 for value in pose_metrics(truth, truth).values())
 
 
-def test_one_turned_camera_shows_in_rotation_only(paths):
+def test_one_rotated_camera_affects_the_rotation_error_only(paths):
     truth = paths[1]
     estimate = truth.copy()
     estimate[-1, :3, :3] = truth[-1, :3, :3] @ Rotation.from_rotvec([0, np.radians(3.0), 0]).as_matrix()
@@ -155,7 +155,7 @@ def test_one_turned_camera_shows_in_rotation_only(paths):
     assert result["rpe_rotation_deg"] == pytest.approx(3.0 / np.sqrt(len(truth) - 1))
 
 
-def test_one_wrong_centre_of_many_is_its_share_of_the_mean_square():
+def test_one_wrong_centre_contributes_its_part_of_the_mean_square():
     rng = np.random.default_rng(0)
     truth = poses(np.tile([0.0, 0, 0, 1], (400, 1)), rng.normal(size=(400, 3)))
     estimate = truth.copy()
@@ -175,7 +175,7 @@ def test_umeyama_recovers_a_similarity_and_never_reflects():
     assert np.linalg.det(mirrored) == pytest.approx(1.0)
 
 
-def test_a_straight_path_is_judged():
+def test_a_straight_path_is_evaluated():
     centres = np.linspace(0, 1, 6)[:, None] * [1.0, 2.0, -1.0]
     truth = poses(np.tile([0.0, 0, 0, 1], (6, 1)), centres)
     estimate = poses(np.tile(Rotation.from_rotvec([0, 1.0, 0]).as_quat(), (6, 1)), 3 * centres)
@@ -195,7 +195,7 @@ def test_without_translation_only_rotation_is_defined(paths, which):
     assert result["rpe_rotation_deg"] == pytest.approx(paths[2][2])
 
 
-def test_too_few_frames_have_no_figure(paths):
+def test_too_few_frames_have_no_metric(paths):
     estimate, truth, _ = paths
     assert set(pose_metrics(estimate[:1], truth[:1]).values()) == {None}
     two = pose_metrics(estimate[:2], truth[:2])
@@ -203,7 +203,7 @@ def test_too_few_frames_have_no_figure(paths):
     assert two["rpe_translation"] > 0
 
 
-def test_without_a_scale_to_find_a_motionless_path_is_judged(paths):
+def test_with_a_known_scale_a_static_camera_is_evaluated(paths):
     truth = paths[1]
     still = np.tile(np.eye(4), (len(truth), 1, 1))
     result = pose_metrics(still, truth, alignment="rigid")
@@ -213,7 +213,7 @@ def test_without_a_scale_to_find_a_motionless_path_is_judged(paths):
     assert pose_metrics(still[:1], still[:1], alignment="none")["ate"] == 0
 
 
-def test_frames_further_apart_than_the_path_is_long_have_no_relative_error(paths):
+def test_a_delta_longer_than_the_path_has_no_relative_error(paths):
     estimate, truth, _ = paths
     result = pose_metrics(estimate, truth, delta=len(truth))
     assert result["ate"] > 0
@@ -247,13 +247,13 @@ def test_bad_paths_are_refused_in_one_line(paths, estimate, options, says):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(("options", "says"), [({"alignment": "sim3"}, "similarity"), ({"delta": 0}, "one apart")])
+@pytest.mark.parametrize(("options", "says"), [({"alignment": "sim3"}, "similarity"), ({"delta": 0}, "one frame")])
 def test_bad_options_are_refused(paths, options, says):
     with pytest.raises(ConfigError, match=says):
         pose_metrics(*paths[:2], **options)
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-3, 2.0, np.pi])
-def test_rotation_angle_is_exact_from_zero_to_half_a_turn(angle):
+def test_rotation_angle_is_accurate_from_zero_to_half_a_turn(angle):
     rotation = Rotation.from_rotvec(angle * np.array([2, -1, 2]) / 3).as_matrix()
     assert rotation_angle(rotation) == pytest.approx(angle, rel=1e-6, abs=1e-15)

@@ -1,4 +1,4 @@
-"""Colours that stand for numbers."""
+"""Colour scales."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from matplotlib import colormaps
 
 from easi3r_jax.io.pictures.colors import UNKNOWN, Scale, robust_scale, time_colors
 
-#: Of the scales that pictures have.
+#: The colour maps that pictures use.
 USED = ("magma_r", "viridis", "inferno", "cividis")
 
 
@@ -19,7 +19,7 @@ def lightness(colors: np.ndarray) -> np.ndarray:
 
 
 def is_uniform(colors: np.ndarray) -> bool:
-    """Lightness goes one way only, over a wide range, in steps that are about even."""
+    """Whether lightness is monotonic over a wide range, in roughly even steps."""
     found = lightness(colors)
     steps = np.diff(found[:: len(found) // 16]) * np.sign(found[-1] - found[0])
     return bool(abs(found[-1] - found[0]) > 60 and (steps > 0).all() and steps.max() < 2 * steps.mean())
@@ -37,23 +37,23 @@ def test_colour_maps_are_perceptually_uniform(colormap):
 
 
 @pytest.mark.parametrize("colormap", ["turbo", "jet", "hsv"])
-def test_those_that_are_not_are_told_apart(colormap):
+def test_the_check_rejects_maps_that_are_not_uniform(colormap):
     assert not is_uniform(colormaps[colormap](np.linspace(0, 1, 256), bytes=True)[:, :3])
 
 
 @pytest.mark.parametrize("log", [False, True])
-def test_numbers_and_colours_of_a_scale_belong_together(log):
+def test_numbers_and_colours_of_a_scale_agree(log):
     scale = Scale("viridis", 0.5, 32, log)
-    shares = np.linspace(0, 1, 9)
-    numbers = scale.numbers(shares)
+    positions = np.linspace(0, 1, 9)
+    numbers = scale.numbers(positions)
     np.testing.assert_allclose(numbers[[0, -1]], [0.5, 32])
     steps = np.diff(np.log(numbers) if log else numbers)
     np.testing.assert_allclose(steps, steps[0])
-    expected = colormaps["viridis"](shares, bytes=True)[:, :3].astype(int)
+    expected = colormaps["viridis"](positions, bytes=True)[:, :3].astype(int)
     np.testing.assert_allclose(scale.colors(numbers).astype(int), expected, atol=4)  # one of 256 steps
 
 
-def test_beyond_the_scale_are_its_ends_and_nothing_is_grey():
+def test_numbers_outside_the_scale_are_clipped_and_missing_ones_are_grey():
     scale = Scale("magma_r", 1, 2, log=True)
     low, high = scale.colors(np.array([1, 2]))
     found = scale.colors(np.array([1e-9, 1e9, 0, -1, np.nan, np.inf]))
@@ -61,17 +61,17 @@ def test_beyond_the_scale_are_its_ends_and_nothing_is_grey():
     np.testing.assert_array_equal(Scale("viridis", -1, 1).colors(np.array([np.nan])), [UNKNOWN])
 
 
-def test_limits_do_not_mind_wild_numbers():
+def test_limits_are_robust_to_outliers():
     values = np.random.default_rng(0).uniform(2, 4, (5, 50, 60)).astype(np.float32)
-    calm = robust_scale(values, "viridis")
-    assert 2 < calm.low < 2.05 and 3.95 < calm.high < 4
+    plain = robust_scale(values, "viridis")
+    assert 2 < plain.low < 2.05 and 3.95 < plain.high < 4
     values[0, 0, :9] = [1e9, -1e9, np.inf, -np.inf, np.nan, 0, 1e30, 1e-30, -1]
-    wild = robust_scale(values, "viridis", log=True)
-    np.testing.assert_allclose([wild.low, wild.high], [calm.low, calm.high], rtol=0.01)
+    robust = robust_scale(values, "viridis", log=True)
+    np.testing.assert_allclose([robust.low, robust.high], [plain.low, plain.high], rtol=0.01)
 
 
-def test_limits_of_a_large_clip_see_all_of_its_columns():
-    """From a sample, which must not be one column of every frame."""
+def test_limits_of_a_large_clip_include_all_its_columns():
+    """They are from a sample, which must not be a single column of each frame."""
     values = np.broadcast_to(np.linspace(2, 4, 100, dtype=np.float32), (40, 500, 100))
     scale = robust_scale(values, "viridis")
     np.testing.assert_allclose([scale.low, scale.high], [2.02, 3.98], atol=0.03)

@@ -88,8 +88,8 @@ def labels(figure):
     return [text.get_text().replace("\n", " ") for axes in pictures(figure) for text in axes.texts]
 
 
-def test_summary_has_rows_of_what_there_is(scene, motion, time):
-    """Windows leave a score and masks without maps; masks of flow, and given ones, come without a score."""
+def test_the_summary_has_rows_for_available_data_only(scene, motion, time):
+    """Windows give a score and masks without attention maps; masks from flow or from the user come without a score."""
     always = ["image", "depth (world units)", "confidence"]
     attention = [f"attention {what}, {role}" for role in ("source", "reference") for what in ("mean", "std")]
     still = dataclasses.replace(
@@ -98,9 +98,9 @@ def test_summary_has_rows_of_what_there_is(scene, motion, time):
     masked = dataclasses.replace(still, dynamic_mask=scene.dynamic_mask)
     for shown, maps, more in (
         (still, None, []),
-        (masked, None, ["what moves"]),
-        (scene, None, ["dynamic score", "what moves"]),
-        (still, motion, [*attention, "dynamic score", "what moves"]),
+        (masked, None, ["dynamic regions"]),
+        (scene, None, ["dynamic score", "dynamic regions"]),
+        (still, motion, [*attention, "dynamic score", "dynamic regions"]),
     ):
         assert labels(summary_figure(shown, maps, title="", time=time)) == always + more
 

@@ -1,4 +1,4 @@
-"""A page is one file: well-formed, with everything inside, and text is nothing but text."""
+"""The HTML page: well-formed and self-contained, with all text escaped."""
 
 import base64
 
@@ -14,7 +14,7 @@ def made(text):
     return page(text, [text], [(text, parts)], text)
 
 
-def test_the_page_is_well_formed_and_holds_what_it_is_given():
+def test_the_page_is_well_formed_and_holds_its_content():
     read = Reader(made("a b"))
     (image,), (video,) = read.all("img"), read.all("video")
     assert base64.b64decode(image["src"].removeprefix("data:image/png;base64,")) == b"png"
@@ -28,7 +28,7 @@ def test_the_page_is_well_formed_and_holds_what_it_is_given():
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "\"'><svg onload=x>", "]]>", "<!--", "&#60;b&#62;", "日本語 ñ 😀"])
-def test_text_is_nothing_but_text(text):
+def test_text_is_escaped(text):
     plain, read = Reader(made("plain")), Reader(made(text))
     assert [tag for tag, _ in read.elements] == [tag for tag, _ in plain.elements]
     assert [set(attributes) for _, attributes in read.elements] == [set(a) for _, a in plain.elements]
@@ -36,14 +36,14 @@ def test_text_is_nothing_but_text(text):
     assert read.all("img")[0]["alt"] == text
 
 
-def test_what_is_no_text_is_replaced():
-    """A lone surrogate of a file name, control characters, and one that turns the direction of writing."""
+def test_unprintable_characters_are_replaced():
+    """A lone surrogate of a file name, control characters, and a right-to-left override."""
     text = made("a\udcffb\x00c\x1bd\u202ee\u00a0f")
     assert "a\ufffdb\ufffdc\ufffdd\ufffde\u00a0f" in text
     text.encode("utf-8")
 
 
-def test_nothing_is_fetched_and_nothing_is_run():
+def test_nothing_is_fetched_and_no_script_runs():
     text = made("a")
     read = Reader(text)
     policy = next(meta["content"] for meta in read.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
@@ -56,7 +56,7 @@ def test_nothing_is_fetched_and_nothing_is_run():
     assert "url(" not in text and "@import" not in text and "http:" not in text
 
 
-def test_light_dark_and_paper():
+def test_light_dark_and_print_styles():
     text = made("a")
     for needed in ("color-scheme: light dark", "prefers-color-scheme: dark", "@media print", 'lang="en"'):
         assert needed in text

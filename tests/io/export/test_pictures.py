@@ -15,17 +15,17 @@ from easi3r_jax.io.pictures.panels import Film
 
 
 def shown(film, t, number=0):
-    """What is at a layer's place in frame t, its pixels at their own size again."""
+    """The region of a layer in frame t, reduced to the layer's own resolution."""
     rows, columns = film.region(number)
     picture = film[t][rows, columns]
     factor = picture.shape[0] // film.layers[number].draw(0).shape[0]
     small = picture[::factor, ::factor]
-    np.testing.assert_array_equal(picture, small.repeat(factor, 0).repeat(factor, 1))  # squares, nothing smoothed
+    np.testing.assert_array_equal(picture, small.repeat(factor, 0).repeat(factor, 1))  # squares, without interpolation
     return small
 
 
 def is_written(picture, text, left, middle, anchor="lm", faint=True):
-    """Whether a picture says that, and nothing more, at that place: PIL writes it again."""
+    """Whether a picture shows exactly this text at this place: compared with the text drawn again by PIL."""
     color = pictures._FAINT if faint else pictures._TEXT
     again = Image.new("RGB", (picture.shape[1], picture.shape[0]), pictures._BACKGROUND)
     draw = ImageDraw.Draw(again)
@@ -36,8 +36,8 @@ def is_written(picture, text, left, middle, anchor="lm", faint=True):
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 32), (512, 64), (64, 512), (288, 512)])
-def test_names_numbers_and_times_are_written_whole(height, width):
-    """Also below and above very narrow pictures."""
+def test_names_numbers_and_times_are_not_truncated(height, width):
+    """Not even above and below very narrow pictures."""
     scale = Scale("viridis", 0.5, 8.0, log=True)
     names = ["attention, mean, source", "attention, mean, reference", "b"]
     layers = [pictures.Layer(name, lambda t: np.full((height, width, 3), t, np.uint8), scale) for name in names]
@@ -64,7 +64,7 @@ def test_names_and_numbers_of_a_contact_sheet():
             assert is_written(sheet, str(t), columns.min(), rows.max() + 1 + pictures._STRIP // 2)
 
 
-def test_near_and_moving_are_bright_and_a_score_is_what_it_is(scene):
+def test_near_and_dynamic_pixels_are_bright_and_the_score_has_a_fixed_scale(scene):
     for layer, values, sign in (
         (pictures.depth_layer(scene), scene.depth, -1),
         (pictures.confidence_layer(dataclasses.replace(scene, confidence=scene.depth)), scene.depth, 1),
@@ -87,15 +87,15 @@ def test_a_film_shows_each_layer_at_its_place_and_large_enough(scene, time):
         for number, layer in enumerate(film.layers):
             np.testing.assert_array_equal(shown(film, t, number), layer.draw(t))
     columns = film.region(0)[1]
-    assert columns.stop - columns.start >= pictures.AMONG
+    assert columns.stop - columns.start >= pictures.TILE_SIZE
     regions = np.zeros(film[0].shape[:2], int)
     for number in range(4):
         regions[film.region(number)] += 1
-    assert regions.max() == 1  # none covers another
+    assert regions.max() == 1  # they do not overlap
 
 
 def test_large_frames_are_not_enlarged():
-    assert pictures.enlargement(288, 512, pictures.ALONE) == 1
+    assert pictures.enlargement(288, 512, pictures.ALONE_SIZE) == 1
     assert pictures.enlargement(64, 96, 384) == 4
     assert pictures.enlargement(97, 64, 384) == 4
 
@@ -103,12 +103,12 @@ def test_large_frames_are_not_enlarged():
 def test_a_number_has_the_same_colour_in_all_frames_and_at_the_scale(scene, time):
     depth = scene.depth.copy()
     depth[:, 3, 5] = 3.0
-    depth[0] *= 0.5  # a scale of each frame's own would hide it
+    depth[0] *= 0.5  # a scale per frame would hide it
     depth[0, 3, 5] = 3.0
     film = Film([pictures.depth_layer(dataclasses.replace(scene, depth=depth))], time)
     colors = {tuple(shown(film, t)[3, 5]) for t in range(len(time))}
     assert len(colors) == 1
-    # Beside the picture is the bar, in which that colour stands at the height of that number.
+    # In the bar beside the picture, that colour is at the height of that number.
     scale = film.layers[0].scale
     rows, columns = film.region(0)
     bar = film[0][rows, columns.stop + pictures._MARGIN // 2 + 2]
@@ -142,7 +142,7 @@ def test_attention_is_shown_token_by_token(scene, motion, time):
         np.testing.assert_array_equal(shown(film, 1, number), expected)
 
 
-def test_masks_are_red_and_the_rest_is_grey(scene, time):
+def test_dynamic_pixels_are_red_and_static_ones_grey(scene, time):
     film = Film([pictures.mask_layer(scene)], time)
     picture, mask = shown(film, 1).astype(int), scene.dynamic_mask[1]
     assert (picture[mask][:, 0] > picture[mask][:, 1:].max(axis=1)).mean() > 0.95
@@ -150,15 +150,15 @@ def test_masks_are_red_and_the_rest_is_grey(scene, time):
     np.testing.assert_allclose(picture[~mask][:, 0], 89 + 0.65 * scene.rgb[1][~mask].mean(axis=1), atol=1.5)  # paler
 
 
-def test_depth_that_is_none_is_grey(scene, time):
+def test_missing_depth_is_grey(scene, time):
     depth = scene.depth.copy()
     depth[1, 2, 3:6] = [0, np.nan, -1]
     film = Film([pictures.depth_layer(dataclasses.replace(scene, depth=depth))], time)
     np.testing.assert_array_equal(shown(film, 1)[2, 3:6], [UNKNOWN] * 3)
 
 
-def test_confidence_that_was_taken_away_is_grey_and_no_end_of_the_scale(scene, time):
-    """The clean-up writes 0 where points float, often in most pixels; the network's numbers are above 1."""
+def test_confidence_zeroed_by_the_clean_up_is_grey_and_not_in_the_scale(scene, time):
+    """The clean-up writes 0 where points float, often at most pixels; the network's confidences are above 1."""
     confidence = 1 + scene.depth
     confidence[:, :, ::2] = 0
     layer = pictures.confidence_layer(dataclasses.replace(scene, confidence=confidence))
@@ -169,10 +169,10 @@ def test_confidence_that_was_taken_away_is_grey_and_no_end_of_the_scale(scene, t
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 4, 1), (7, 3, 3), (60, 6, 4)])
 def test_a_contact_sheet_has_frames_in_rows(count, columns, rows):
-    """Each frame is of one colour of its own."""
+    """Each frame has a uniform colour of its own."""
     colors = np.random.default_rng(0).integers(100, 256, (count, 3), np.uint8)
     layer = pictures.Layer("image", lambda t: np.broadcast_to(colors[t], (40, 50, 3)).copy())
-    sheet = pictures.contact_sheet(layer, count, most=24, columns=columns)
+    sheet = pictures.contact_sheet(layer, count, max_frames=24, columns=columns)
     frames = pictures.spread(count, 24)
     assert frames[0] == 0 and frames[-1] == count - 1 and len(frames) == min(count, 24)
     assert np.ptp(np.diff(frames)) <= 1 if count > 1 else True
@@ -185,36 +185,36 @@ def test_a_contact_sheet_has_frames_in_rows(count, columns, rows):
     np.testing.assert_array_equal(order, np.arange(len(frames)))
 
 
-def test_large_frames_are_made_smaller_on_a_contact_sheet():
+def test_large_frames_are_reduced_on_a_contact_sheet():
     layer = pictures.Layer("image", lambda t: np.zeros((720, 1280, 3), np.uint8))
     assert pictures.contact_sheet(layer, 24).shape[1] < 2000
 
 
-def test_what_a_scene_lacks_is_left_out_with_a_reason(scene, motion, time):
+def test_missing_data_is_omitted_with_a_reason(scene, motion, time):
     everything = Gallery(scene, time, motion=motion, threshold=0.4, losses=np.ones(5))
-    assert everything.left_out == {}
+    assert everything.omitted == {}
     assert set(everything.films) == {"panel", "depth", "masks", "attention"}
     assert len(everything.films["panel"].layers) == 4
     assert set(everything.plots) == {"losses", "trajectory", "score"}
 
     older = Gallery(scene, time)
-    assert set(older.left_out) == {"attention", "threshold of the score", "losses"}
-    assert all(older.left_out.values())
+    assert set(older.omitted) == {"attention", "threshold of the score", "losses"}
+    assert all(older.omitted.values())
     assert set(older.films) == {"panel", "depth", "masks"} and set(older.plots) == {"trajectory", "score"}
 
     still = dataclasses.replace(
         scene, dynamic_mask=np.zeros_like(scene.dynamic_mask), dynamic_score=np.zeros_like(scene.dynamic_score)
     )
     nothing = Gallery(still, time, losses=np.zeros(0))
-    assert set(nothing.left_out) == {"masks", "attention", "score", "losses"}
+    assert set(nothing.omitted) == {"masks", "attention", "score", "losses"}
     assert [layer.name for layer in nothing.films["panel"].layers] == ["image", "depth (world units)", "confidence"]
     assert set(nothing.layers) == {"image", "depth"}
-    # Masks may be given, or come from flow: then there are some, and no score.
+    # Masks may come from the user or from flow: then there is no score.
     given = Gallery(dataclasses.replace(still, dynamic_mask=scene.dynamic_mask), time)
     assert "masks" in given.films and len(given.films["panel"].layers) == 3
 
 
-def test_each_plot_is_of_what_it_is_called(scene, motion, time, tmp_path):
+def test_each_plot_file_holds_the_plot_of_its_name(scene, motion, time, tmp_path):
     losses, centres = np.linspace(3, 1, 9), scene.world_from_cam[:, :3, 3] + [0.1, 0.2, 0.3]
     gallery = Gallery(scene, time, motion=motion, threshold=0.4, losses=losses, true_centres=centres)
     writers = gallery.writers(videos=False, gif=False, stills=True)

@@ -1,4 +1,4 @@
-"""Plots, by the data that they hand to their axes."""
+"""Plots, checked by the data in their axes."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from easi3r_jax.io.pictures.plots import loss_figure, score_figure, trajectory_f
 
 
 def drawn(figure):
-    """The only axes, after drawing: matplotlib warns then, and warnings are errors."""
+    """The figure's only axes, after drawing, during which matplotlib may warn: warnings are errors."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     assert np.asarray(canvas.buffer_rgba())[..., :3].std() > 5
@@ -34,7 +34,7 @@ def test_losses_of_any_size_can_be_plotted(losses, scale):
 
 
 def path(count=6):
-    """A world turned and shifted against the first camera, which goes 2 ahead and 0.5 to the right with each frame."""
+    """A path, 2 forward and 0.5 to the right per frame, in a world rotated and shifted against the first camera."""
     ahead = np.arange(count)
     in_first = np.stack([0.5 * ahead, 0.1 * ahead**2, 2.0 * ahead], axis=1)
     turn, shift = Rotation.from_rotvec([0.3, -1.2, 0.5]).as_matrix(), np.array([4, -5, 6])
@@ -44,7 +44,7 @@ def path(count=6):
     return world_from_cam.astype(np.float32), in_first
 
 
-def test_the_path_is_seen_from_above_as_the_first_camera_has_it():
+def test_the_path_is_shown_from_above_in_the_first_cameras_axes():
     world_from_cam, in_first = path()
     axes = drawn(trajectory_figure(world_from_cam))
     (line,) = axes.lines
@@ -57,7 +57,7 @@ def test_the_path_is_seen_from_above_as_the_first_camera_has_it():
         assert limits[0] < values.min() and values.max() < limits[1]
 
 
-def test_the_true_path_stands_beside_it_frame_by_frame():
+def test_the_true_path_is_shown_and_connected_frame_by_frame():
     world_from_cam, in_first = path()
     true = in_first + np.array([0.2, 0.0, -0.3])
     centres = true @ world_from_cam[0, :3, :3].T.astype(np.float64) + world_from_cam[0, :3, 3]
@@ -83,7 +83,7 @@ def test_the_path_goes_from_violet_to_yellow():
     assert first[2] > max(first[:2]) and min(last[:2]) > last[2]
 
 
-def test_what_equals_the_threshold_does_not_move():
+def test_a_score_equal_to_the_threshold_is_static():
     score = np.array([0.25, 0.5, 0.5, 0.75], np.float32).reshape(1, 2, 2)
     assert "25.0 % above" in drawn(score_figure(score, 0.5)).lines[0].get_label()
 
@@ -97,11 +97,11 @@ def test_the_histogram_is_that_of_the_score_with_its_threshold():
     np.testing.assert_allclose(values.sum(), 100)
     k = np.searchsorted(edges, 0.4)
     np.testing.assert_allclose(edges[k], 0.4)
-    share = 100 * (score > 0.4).mean()
-    np.testing.assert_allclose(values[k:].sum(), share)
+    percentage = 100 * (score > 0.4).mean()
+    np.testing.assert_allclose(values[k:].sum(), percentage)
     (line,) = axes.lines
     assert set(line.get_xdata()) == {0.4}
-    assert f"{share:.1f} %" in line.get_label()
+    assert f"{percentage:.1f} %" in line.get_label()
 
 
 def test_a_score_without_a_threshold_and_a_constant_one():

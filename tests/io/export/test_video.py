@@ -1,4 +1,4 @@
-"""Videos and GIFs, read back by others."""
+"""Videos and GIFs, read back by independent readers."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ RATE = Fraction(12)
 
 
 def pictures(count=5, height=64, width=96):
-    """Smooth, colourful, each another."""
+    """Smooth colourful pictures, all different."""
     y, x = np.mgrid[:height, :width]
     waves = [[np.sin(0.05 * (c + 1) * x + 0.03 * y + t + c) for c in range(3)] for t in range(count)]
     return list((128 + 110 * np.array(waves)).astype(np.uint8).transpose(0, 2, 3, 1))
@@ -48,7 +48,7 @@ def test_a_video_is_read_back(tmp_path):
 
 
 def boxes(data):
-    """Names of an MP4's outermost boxes, in their order: ISO/IEC 14496-12, section 4.2."""
+    """Names of an MP4 file's top-level boxes, in order: ISO/IEC 14496-12, section 4.2."""
     names, at = [], 0
     while at < len(data):
         size, name = struct.unpack_from(">I4s", data, at)
@@ -57,16 +57,16 @@ def boxes(data):
     return names
 
 
-def test_players_need_not_wait_for_the_end_and_are_told_the_colours(tmp_path):
+def test_the_index_comes_first_and_the_colour_space_is_declared(tmp_path):
     write_mp4(tmp_path / "clip.mp4", pictures(), RATE)
     data = (tmp_path / "clip.mp4").read_bytes()
     assert boxes(data).index("moov") < boxes(data).index("mdat")
-    # Of the sample's entry: kind, primaries, transfer and matrix, all BT.709, and limited range (section 12.1.5).
+    # In the sample entry: primaries, transfer and matrix, all BT.709, and limited range (section 12.1.5).
     assert data.count(b"colrnclx" + struct.pack(">HHHB", 1, 1, 1, 0)) == 1
 
 
 def test_other_readers_see_the_same_colours(tmp_path):
-    """OpenCV's, and this project's own; large areas of pure colours, which a wrong matrix or range would change."""
+    """OpenCV's and this project's own, on large areas of pure colours: a wrong matrix or range would change them."""
     colors = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0], [90, 160, 40]], np.uint8)
     picture = np.ascontiguousarray(np.broadcast_to(colors.repeat(32, 0)[None], (64, 192, 3)))
     write_mp4(tmp_path / "clip.mp4", [picture] * 3, RATE)
@@ -85,7 +85,7 @@ def test_odd_sides_become_even(tmp_path):
     assert np.abs(found[:, :63, :95].astype(int) - pictures(3, 63, 95)).mean() < 4
 
 
-def test_one_frame_is_a_video(tmp_path):
+def test_a_video_of_one_frame(tmp_path):
     write_mp4(tmp_path / "clip.mp4", pictures(1), RATE)
     write_gif(tmp_path / "clip.gif", pictures(1), RATE)
     assert len(decoded(tmp_path / "clip.mp4")[1]) == 1
@@ -101,7 +101,7 @@ def test_same_pictures_same_bytes(tmp_path):
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
 
-def test_a_gif_is_never_faster_than_browsers_show_it(tmp_path):
+def test_a_gif_is_never_faster_than_browsers_can_show(tmp_path):
     write_gif(tmp_path / "clip.gif", pictures(2), Fraction(200))
     with Image.open(tmp_path / "clip.gif") as gif:
         assert gif.info["duration"] == 20
@@ -136,7 +136,7 @@ def test_a_gif_is_read_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["clip.gif"]
 
 
-def test_a_missing_encoder_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_missing_encoder_is_reported_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "_ENCODER", "none_such")
     with pytest.raises(OutputError, match="Cannot write videos") as error:
         write_mp4(tmp_path / "clip.mp4", pictures(), RATE)
@@ -146,9 +146,9 @@ def test_a_missing_encoder_is_told_in_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("write", [write_mp4, write_gif])
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_what_fails_in_the_middle_leaves_an_older_video(tmp_path, write, error):
+def test_an_interrupted_write_keeps_the_existing_video(tmp_path, write, error):
     class Failing(list):
-        """The encoder has begun when the fourth picture is asked for."""
+        """Fails at the fourth picture, when the encoder has already started."""
 
         def __iter__(self):
             yield from self[:3]
@@ -162,7 +162,7 @@ def test_what_fails_in_the_middle_leaves_an_older_video(tmp_path, write, error):
 
 
 @pytest.mark.parametrize("write", [write_mp4, write_gif])
-def test_a_place_that_cannot_be_written_is_told(tmp_path, write):
+def test_an_unwritable_path_is_refused(tmp_path, write):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="Cannot write"):
         write(tmp_path / "file" / "clip.mp4", pictures(), RATE)

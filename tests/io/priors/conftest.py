@@ -1,4 +1,4 @@
-"""Clips of known geometry, without any picture in them."""
+"""Black clips of known geometry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RATE = 24
 def make_clip(
     length: int = 8, *, every: int = 1, width: int = 100, height: int = 70, config: FrameConfig | None = None
 ) -> Frames:
-    """A black clip: every n-th frame of a source of width x height pixels, which is scaled and cropped by default."""
+    """A black clip: every n-th frame of a source of width x height pixels, by default scaled and cropped."""
     geometry = frame_geometry(width, height, config or FrameConfig(size=64))
     index = np.arange(length, dtype=np.int32) * every
     return Frames(

@@ -1,4 +1,4 @@
-"""Flow from a folder: both formats, both sizes, and everything that may be wrong with them."""
+"""Flow from a folder: both formats, both sizes, and damaged files."""
 
 import struct
 
@@ -41,7 +41,7 @@ def flow_of(seed, size=SIZE):
 def folder(tmp_path):
     (tmp_path / "00000_00001.flo").write_bytes(flo(flow_of(0)))
     np.savez(tmp_path / "00001_00000.npz", flow=flow_of(1), other=np.zeros(3))
-    (tmp_path / "notes.txt").write_text("other files are passed over")
+    (tmp_path / "notes.txt").write_text("other files are ignored")
     return tmp_path
 
 
@@ -62,14 +62,14 @@ def test_arrays_of_any_real_type_and_order(folder, frames, kind, order):
     assert known.all()
 
 
-def test_of_two_files_for_a_pair_the_flo_is_taken(folder, frames):
+def test_of_two_files_for_a_pair_the_flo_is_used(folder, frames):
     np.savez(folder / "00000_00001.npz", flow=np.ones((*SIZE, 2)))
     np.testing.assert_array_equal(load_flow(folder, frames, EDGES)[0][0], flow_of(0))
 
 
 @pytest.mark.parametrize("config", [FrameConfig(size=32), FrameConfig(size=80), FrameConfig(size=64, crop=False)])
-def test_flow_of_the_original_images_follows_them(tmp_path, config):
-    """A linear field is sampled without error: a point and where it goes are both brought to the frame."""
+def test_flow_of_the_original_images_is_resampled_to_the_frames(tmp_path, config):
+    """A linear field is sampled without error: a point and its target are both mapped to the frame."""
     width, height = 75, 52
     for name in "ab":
         Image.new("RGB", (width, height)).save(tmp_path / f"{name}.png")
@@ -90,11 +90,11 @@ def test_flow_of_the_original_images_follows_them(tmp_path, config):
     inside = ((here >= 0) & (here <= (width - 1, height - 1))).all(-1)
     assert known.all() and inside.mean() > 0.8
     np.testing.assert_allclose(flow[0][inside], expected[inside], atol=1e-4)
-    # beyond the last centres the original's edge goes on
+    # outside the outermost pixel centres, the original's edge pixels are repeated
     assert np.abs(flow[0] - expected).max() < 0.1 * matrix.diagonal()[:2].max()
 
 
-def test_unknown_flow_is_zero_and_told(folder, frames):
+def test_unknown_flow_is_zero_and_marked(folder, frames):
     flow = flow_of(0)
     flow[3, 4] = 1.666666752e9
     flow[5, 6, 1] = -2e9
@@ -105,7 +105,7 @@ def test_unknown_flow_is_zero_and_told(folder, frames):
     np.testing.assert_array_equal(found[0][known[0]], flow[known[0]])
 
 
-def test_what_is_sampled_from_the_unknown_is_unknown(tmp_path, frames):
+def test_flow_sampled_from_unknown_pixels_is_unknown(tmp_path, frames):
     flow = np.ones((*ORIGINAL, 2), np.float32)
     flow[9, 10] = 1e10
     (tmp_path / "00000_00001.flo").write_bytes(flo(flow))
@@ -124,7 +124,7 @@ def test_missing_pairs_are_counted_and_the_first_is_named(folder, frames):
         load_flow(folder, frames, np.array([[0, 1], [1, 2], [2, 1], [1, 0]]))
 
 
-def test_a_folder_that_cannot_be_read_is_told(folder, frames):
+def test_an_unreadable_folder_is_refused(folder, frames):
     for path in (folder / "nowhere", folder / "notes.txt"):
         with pytest.raises(InputError, match="Cannot read the folder of optical flow"):
             load_flow(path, frames, EDGES)
@@ -142,8 +142,8 @@ def with_value(value):
 
 
 def assert_refused_early(folder, frames, words):
-    """What names and headers tell is told before the work; numbers are not looked at."""
-    if words == "infinite or undefined":
+    """Errors in names and headers are found early; numbers are not examined."""
+    if words == "NaN or infinite":
         check_flow(folder, frames, EDGES)
     else:
         with pytest.raises(InputError, match=words):
@@ -157,14 +157,14 @@ def assert_refused_early(folder, frames, words):
         (flo(flow_of(0))[:11], "tag"),
         (flo(flow_of(0), tag=202021.0), "tag"),
         (struct.pack(">fii", 202021.25, 32, 16) + flow_of(0).tobytes(), "tag"),  # big endian
-        (flo(flow_of(0))[:-1], "4107 bytes, 4108 needed for 32 x 16"),
-        (flo(flow_of(0)) + b"\0", "4109 bytes, 4108 needed"),
+        (flo(flow_of(0))[:-1], "4107 bytes, but 4108 are needed for 32 x 16"),
+        (flo(flow_of(0)) + b"\0", "4109 bytes, but 4108 are needed"),
         (flo(flow_of(0), size=(17, 32)), r"shape \(17, 32, 2\): the size of the frames \(16, 32, 2\)"),
         (flo(flow_of(0), size=(32, 16)), r"shape \(32, 16, 2\)"),
         (flo(flow_of(0), size=(-16, -32)), r"shape \(-16, -32, 2\)"),
         (flo(flow_of(0), size=(2**31 - 1, 2**31 - 1)), "or of the original images"),
-        (flo(with_value(np.nan)), "infinite or undefined"),
-        (flo(with_value(-np.inf)), "infinite or undefined"),
+        (flo(with_value(np.nan)), "NaN or infinite"),
+        (flo(with_value(-np.inf)), "NaN or infinite"),
     ],
 )
 def test_a_damaged_flo_is_refused_in_one_line(folder, frames, data, words):
@@ -184,10 +184,10 @@ def test_a_damaged_flo_is_refused_in_one_line(folder, frames, data, words):
         (lambda t: npz(t, flow=flow_of(1)[..., :1]), r"shape \(16, 32, 1\)"),
         (lambda t: npz(t, flow=np.moveaxis(flow_of(1), -1, 0)), r"shape \(2, 16, 32\)"),
         (lambda t: npz(t, flow=np.float32(1)), r"shape \(\)"),
-        (lambda t: npz(t, flow=flow_of(1).astype(complex)), "complex128, no real numbers"),
-        (lambda t: npz(t, flow=flow_of(1).astype(str)), "no real numbers"),
-        (lambda t: npz(t, flow=np.full((*SIZE, 2), None)), "object, no real numbers"),
-        (lambda t: npz(t, flow=with_value(np.nan)), "infinite or undefined"),
+        (lambda t: npz(t, flow=flow_of(1).astype(complex)), "complex128, not real numbers"),
+        (lambda t: npz(t, flow=flow_of(1).astype(str)), "not real numbers"),
+        (lambda t: npz(t, flow=np.full((*SIZE, 2), None)), "object, not real numbers"),
+        (lambda t: npz(t, flow=with_value(np.nan)), "NaN or infinite"),
     ],
 )
 def test_a_damaged_npz_is_refused_in_one_line(folder, frames, make, words):
@@ -198,14 +198,14 @@ def test_a_damaged_npz_is_refused_in_one_line(folder, frames, make, words):
     assert_refused_early(folder, frames, words)
 
 
-def test_any_flipped_byte_is_read_or_refused_but_never_a_crash(folder, frames):
+def test_a_flipped_byte_is_read_or_refused_but_never_a_crash(folder, frames):
     rng = np.random.default_rng(0)
     path = folder / "00001_00000.npz"
     whole = np.frombuffer(path.read_bytes(), np.uint8)
     refused = 0
     for _ in range(200):
         damaged = whole.copy()
-        damaged[rng.integers(0, 200)] = rng.integers(256)  # the headers: of the archive and of the array
+        damaged[rng.integers(0, 200)] = rng.integers(256)  # the headers of the archive and of the array
         path.write_bytes(damaged.tobytes())
         try:
             flow, _ = load_flow(folder, frames, EDGES)
@@ -216,7 +216,7 @@ def test_any_flipped_byte_is_read_or_refused_but_never_a_crash(folder, frames):
 
 
 def test_names_cannot_leave_the_folder(folder, frames):
-    """They are made of numbers, and of an archive only its member `flow.npy` is opened."""
+    """Names are made of numbers, and only the member `flow.npy` of an archive is opened."""
     with pytest.raises(ValueError, match="format code 'd'"):
         load_flow(folder, frames, np.array([["../0", "1"]]))
     np.savez(folder / "00001_00000.npz", **{"../flow": flow_of(5)})

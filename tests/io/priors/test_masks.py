@@ -1,4 +1,4 @@
-"""A user's masks: which image belongs to which frame, how it is read, and what is refused."""
+"""A user's masks: matching of images to frames, image formats, and refused input."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def save(path, mask, mode="L"):
 def write(folder, masks, mode="L"):
     folder.mkdir()
     for number, mask in enumerate(masks):
-        save(folder / f"{number}.png", mask, mode)  # without zeros: 10.png comes before 2.png in plain order
+        save(folder / f"{number}.png", mask, mode)  # no zeros: as text, 10.png would precede 2.png
     return folder
 
 
@@ -37,7 +37,7 @@ def write(folder, masks, mode="L"):
     "config", [FrameConfig(size=64), FrameConfig(size=64, crop=False), FrameConfig(size=160), FrameConfig(size=224)]
 )
 @pytest.mark.parametrize("every", [1, 3])
-def test_masks_follow_the_frames_as_ground_truth_does(tmp_path, clip, config, every):
+def test_masks_are_mapped_to_frames_like_ground_truth(tmp_path, clip, config, every):
     frames = clip(4, every=every, config=config)
     truth = blobs(12)
     count = 4 if every == 1 else 12
@@ -47,18 +47,18 @@ def test_masks_follow_the_frames_as_ground_truth_does(tmp_path, clip, config, ev
     np.testing.assert_array_equal(found, load_arrays(tmp_path / "truth.npz", frames, ("masks",))["masks"])
 
 
-def test_masks_lie_on_what_the_video_shows(tmp_path):
-    """The video shows its own masks in white: what is white in its frames is masked, but for a pixel at the edges."""
+def test_masks_align_with_the_video(tmp_path):
+    """The video shows its own masks in white: white pixels are masked, except where resizing blends at the edges."""
     truth = blobs(3, 280, 400).repeat(2, 1).repeat(2, 2)
     folder = write(tmp_path / "frames", truth)
     frames = load_frames(folder, FrameConfig(size=160))
-    sure = np.abs(frames.rgb[..., 0].astype(int) - 127.5) > 120
-    assert sure.mean() > 0.6
-    np.testing.assert_array_equal(load_masks(folder, frames)[sure], (frames.rgb[..., 0] > 127)[sure])
+    unblended = np.abs(frames.rgb[..., 0].astype(int) - 127.5) > 120
+    assert unblended.mean() > 0.6
+    np.testing.assert_array_equal(load_masks(folder, frames)[unblended], (frames.rgb[..., 0] > 127)[unblended])
 
 
 @pytest.mark.parametrize("mode", BRIGHT)
-def test_any_mode(tmp_path, clip, mode):
+def test_all_image_modes_are_read(tmp_path, clip, mode):
     truth = blobs(2)
     expected = load_masks(write(tmp_path / "gray", truth), clip(2))
     assert 0.2 < expected.mean() < 0.8
@@ -70,14 +70,14 @@ def identity(clip, length=1):
 
 
 @pytest.mark.parametrize(("dtype", "half"), [(np.uint8, 127), (np.uint16, 32767)])
-def test_half_of_the_range_is_still(tmp_path, clip, dtype, half):
+def test_pixels_up_to_half_of_the_range_are_static(tmp_path, clip, dtype, half):
     levels = np.zeros((48, 64), dtype)
     levels[:, 10:20], levels[:, 30:40], levels[:, 50:] = half, half + 1, np.iinfo(dtype).max
     Image.fromarray(levels).save(tmp_path / "0.png")
     np.testing.assert_array_equal(load_masks(tmp_path, identity(clip))[0], levels > half)
 
 
-def test_in_a_palette_the_index_counts_and_not_the_colour(tmp_path, clip):
+def test_in_a_palette_image_the_index_counts_and_not_the_colour(tmp_path, clip):
     index = np.zeros((48, 64), np.uint8)
     index[10:20], index[30:40] = 1, 7
     image = Image.fromarray(index).convert("P")
@@ -92,7 +92,7 @@ def test_in_a_palette_the_index_counts_and_not_the_colour(tmp_path, clip):
         load_masks(tmp_path, identity(clip))
 
 
-def test_a_turned_mask_is_turned_as_the_video_is(tmp_path, clip):
+def test_the_exif_orientation_of_a_mask_is_applied(tmp_path, clip):
     upright = blobs(1, 48, 64)[0]
     exif = Image.Exif()
     exif[274] = 6  # a quarter turn
@@ -108,7 +108,7 @@ def test_a_result_s_masks_are_read_back(tmp_path, clip):
 
 
 @pytest.mark.parametrize(("every", "good"), [(1, [4]), (3, [4, 10, 11, 12])])
-def test_masks_of_the_clip_or_of_its_source_and_no_other_number(tmp_path, clip, every, good):
+def test_the_number_of_masks_is_the_clip_s_or_its_source_s(tmp_path, clip, every, good):
     frames = clip(4, every=every)
     folder = write(tmp_path / "masks", blobs(16))
     for count in range(16, 0, -1):
@@ -116,7 +116,7 @@ def test_masks_of_the_clip_or_of_its_source_and_no_other_number(tmp_path, clip, 
             assert load_masks(folder, frames).any()
         else:
             with pytest.raises(
-                InputError, match=rf"masks: masks for {count} frames, the clip has 4.*give one for each"
+                InputError, match=rf"masks: masks for {count} frames, the clip has 4.*give one per frame"
             ):
                 load_masks(folder, frames)
         (folder / f"{count - 1}.png").unlink()
@@ -132,7 +132,7 @@ def test_a_longer_source(tmp_path, clip):
         load_masks(folder, clip(4), source_names=names[:8])
 
 
-def test_only_masks_of_the_frames_taken_are_opened(tmp_path, clip):
+def test_only_masks_of_selected_frames_are_opened(tmp_path, clip):
     folder = write(tmp_path / "masks", blobs(12))
     (folder / "4.png").write_bytes(b"damaged")
     assert len(load_masks(folder, clip(4, every=3))) == 4
@@ -143,13 +143,13 @@ def test_only_masks_of_the_frames_taken_are_opened(tmp_path, clip):
 def test_a_wrong_size_is_named(tmp_path, clip):
     folder = write(tmp_path / "masks", blobs(3))
     save(folder / "1.png", np.ones((70, 90), bool))
-    with pytest.raises(InputError, match=r"1\.png is 90x70 pixels, the video 100x70 and its frames 64x32: bring it"):
+    with pytest.raises(InputError, match=r"1\.png is 90x70 pixels, the video 100x70 and its frames 64x32: resize it"):
         load_masks(folder, clip(3))
 
 
-def test_numbers_of_objects_in_gray_do_not_pass_for_stillness(tmp_path, clip):
+def test_object_numbers_in_gray_are_not_taken_for_a_static_clip(tmp_path, clip):
     Image.fromarray(blobs(1)[0].astype(np.uint8) * 2).save(tmp_path / "0.png")
-    with pytest.raises(InputError, match="no mask is brighter than 2, so nothing would move"):
+    with pytest.raises(InputError, match="no mask is brighter than 2, so no pixel would be dynamic"):
         load_masks(tmp_path, clip(1))
     Image.fromarray(np.zeros((70, 100), np.uint8)).save(tmp_path / "0.png")
     assert not load_masks(tmp_path, clip(1)).any()

@@ -1,4 +1,4 @@
-"""Known poses: what is read from which file, for which frame, in which convention; and cameras of a whole clip."""
+"""Known poses: file formats, conventions, and matching to frames; and the known cameras of a clip."""
 
 import json
 
@@ -32,22 +32,22 @@ def test_a_result_s_trajectory_is_read_back(tmp_path, clip):
 @pytest.mark.parametrize(
     ("stamps", "entries"),
     [
-        ([0, 1, 2, 3], [0, 1, 2, 3]),  # one for each frame of the clip, whatever the stamps are
+        ([0, 1, 2, 3], [0, 1, 2, 3]),  # one per frame of the clip, whatever the stamps
         ([1e9, 1e9 + 1, 1e9 + 5, 1e9 + 7], [0, 1, 2, 3]),
         ([3, 2, 1, 0], [3, 2, 1, 0]),
-        (range(8), [0, 2, 4, 6]),  # one for each frame of the source
+        (range(8), [0, 2, 4, 6]),  # one per frame of the source
         (np.arange(7) / 30 + 1e9, [0, 2, 4, 6]),
-        ([0, 1, 2, 4, 5, 6, 7], [0, 2, 3, 5]),  # frame numbers: the one left out is seen
+        ([0, 1, 2, 4, 5, 6, 7], [0, 2, 3, 5]),  # frame numbers: the gap shows it
         ([2, 3], [None, 0, None, None]),
         ([6.0, 0.0, 5.0], [1, None, None, 0]),
-        ([0.0, 4 / 24 + 0.02, 5 / 24], [0, None, 1, None]),  # seconds; half a frame is 0.0208
+        ([0.0, 4 / 24 + 0.02, 5 / 24], [0, None, 1, None]),  # seconds; half a frame is 0.0208 s
         ([4 / 24 - 0.02], [None, None, 0, None]),
         ([7.4 / 24, -0.01], [1, None, None, None]),
         (np.arange(0, 1, 0.001), [0, 83, 167, 250]),  # at another rate
     ],
 )
 def test_stamps_of_a_trajectory(tmp_path, clip, stamps, entries):
-    """Every other frame of 8, at 24 frames per second: frames 0, 2, 4 and 6."""
+    """Every second frame of 8, at 24 frames per second: frames 0, 2, 4 and 6."""
     poses = path_of_cameras(len(stamps))
     found, known = load_poses(save(tmp_path / "t.txt", tum(stamps, poses)), clip(4, every=2))
     which = [frame for frame, entry in enumerate(entries) if entry is not None]
@@ -72,7 +72,7 @@ def test_comments_and_commas_in_a_trajectory(tmp_path, clip):
 @pytest.mark.parametrize(
     ("names", "entries"),
     [
-        ([f"images/frame_{n:05}.png" for n in range(1, 9)], range(8)),  # nerfstudio's numbers begin with 1
+        ([f"images/frame_{n:05}.png" for n in range(1, 9)], range(8)),  # nerfstudio's numbers start at 1
         ([f"images\\{n}.png" for n in range(8)], range(8)),
         ([f"./train/r_{n}" for n in (9, 10, 3, 1, 2, 5, 6, 8)], [3, 4, 2, 5, 6, 7, 0, 1]),
         (["h", "b", "a", "c", "d", "e", "f", "g"], [2, 1, 3, 4, 5, 6, 7, 0]),
@@ -90,15 +90,17 @@ def test_images_of_a_transforms_file_are_matched_by_name(tmp_path, clip, names, 
 @pytest.mark.parametrize(
     ("clip_options", "stopped_early", "numbers", "entries"),
     [
-        # Every other frame of 7 or 8: a gap tells that one is left out, no gap that all of 7 are there.
+        # Every second frame of 7 or 8: a gap shows that one is missing; without a gap, all 7 are there.
         ({"length": 4, "every": 2}, False, (0, 1, 2, 4, 5, 6, 7), [0, 2, 3, 5]),
         ({"length": 4, "every": 2}, False, (1, 2, 3, 4, 5, 6, 7), [0, 2, 4, 6]),
-        # The first 4 frames of any number: all of them are listed, or some from the third on.
+        # The first 4 frames of a source of any length: all frames are listed, or some from the third on.
         ({"length": 4}, True, (1, 2, 3, 4, 5, 6), [0, 1, 2, 3]),
         ({"length": 4}, True, (2, 3, 4, 5, 6), [None, None, 0, 1]),
     ],
 )
-def test_numbers_in_names_tell_a_part_from_the_whole(tmp_path, clip, clip_options, stopped_early, numbers, entries):
+def test_numbers_in_names_distinguish_partial_from_complete_lists(
+    tmp_path, clip, clip_options, stopped_early, numbers, entries
+):
     poses = path_of_cameras(len(numbers))
     path = nerf(tmp_path / "t.json", [f"{number}.png" for number in numbers], poses)
     found, known = load_poses(path, clip(**clip_options), stopped_early)
@@ -106,7 +108,7 @@ def test_numbers_in_names_tell_a_part_from_the_whole(tmp_path, clip, clip_option
     check_poses(found, known, poses[[entry for entry in entries if entry is not None]], which)
 
 
-def test_the_source_s_own_names_go_first(tmp_path, clip):
+def test_the_source_s_own_names_take_precedence(tmp_path, clip):
     names = [f"frame_{n:05}.jpg" for n in range(1, 9)]
     poses = path_of_cameras(3)
     path = nerf(
@@ -119,7 +121,7 @@ def test_the_source_s_own_names_go_first(tmp_path, clip):
 
 
 def test_transforms_have_opengl_axes(tmp_path, clip):
-    """What lies right of, above and before an OpenGL camera lies at (x, -y, -z) of ours."""
+    """A point (x, y, z) in an OpenGL camera's axes is (x, -y, -z) in ours."""
     world_from_gl = path_of_cameras(1)[0]
     content = {"frames": [{"file_path": "0", "transform_matrix": world_from_gl.tolist()}]}
     found, _ = load_poses(save(tmp_path / "t.json", json.dumps(content)), clip(1))
@@ -138,7 +140,7 @@ def test_arrays_of_poses(tmp_path, clip, every, count):
     np.testing.assert_allclose(found[1:], chosen[1:], atol=1e-6)
 
 
-def test_rotations_are_brought_to_the_nearest_rotation(tmp_path, clip):
+def test_rotations_are_replaced_by_the_nearest_rotation(tmp_path, clip):
     poses = path_of_cameras(3)
     poses[:, :3, :3] += np.random.default_rng(1).uniform(-2e-4, 2e-4, (3, 3, 3))
     np.savez(tmp_path / "p.npz", world_from_cam=poses)
@@ -147,7 +149,7 @@ def test_rotations_are_brought_to_the_nearest_rotation(tmp_path, clip):
     np.testing.assert_allclose(rotations @ np.swapaxes(rotations, 1, 2), np.tile(np.eye(3), (3, 1, 1)), atol=1e-14)
     np.testing.assert_allclose(np.linalg.det(rotations), 1)
     np.testing.assert_allclose(found, poses, atol=1e-3)
-    # Nearest: what is left to the given one is symmetric in the rotation's own axes.
+    # It is the nearest if the remainder to the given matrix is symmetric (polar decomposition).
     left = np.swapaxes(rotations, 1, 2) @ poses[:, :3, :3]
     np.testing.assert_allclose(left, np.swapaxes(left, 1, 2), atol=1e-12)
 
@@ -160,9 +162,9 @@ GOOD = "0 1 2 3 0 0 0 1\n"
     [
         ("", "is empty"),
         ("# nothing", "has no poses"),
-        (GOOD + "1 1 2 3 0 0 0", "line 2 is no pose: 'timestamp tx ty tz qx qy qz qw'"),
-        (GOOD + "x 1 2 3 0 0 0 1", "line 2 is no list of numbers"),
-        ("nan 1 2 3 0 0 0 1", "line 1 is no pose"),
+        (GOOD + "1 1 2 3 0 0 0", "line 2 is not a pose: 'timestamp tx ty tz qx qy qz qw'"),
+        (GOOD + "x 1 2 3 0 0 0 1", "line 2 is not a list of numbers"),
+        ("nan 1 2 3 0 0 0 1", "line 1 is not a pose"),
         (GOOD + "1 1 2 3 0 0 0 0", "line 2: not a rotation, the quaternion .* has length 0"),
         (GOOD + "1 1 2 3 0 0 0 1.1", "line 2: not a rotation, the quaternion .* has length 1.1"),
         (GOOD + "1 1 2 3 1e300 0 0 1", "line 2: not a rotation"),
@@ -170,10 +172,10 @@ GOOD = "0 1 2 3 0 0 0 1\n"
         (GOOD + "1 1 inf 3 0 0 0 1", "line 2: a pose that is not finite"),
         (GOOD + GOOD, "with the stamp 0 twice"),
         (GOOD.replace("0 1", "1305031102.1758 1", 1), "none within half a frame of the clip's 8, .*count seconds from"),
-        ("3 " + "nan " * 7, "tells nothing of any of the clip's 8 frames"),
+        ("3 " + "nan " * 7, "has nothing for any of the clip's 8 frames"),
     ],
 )
-def test_wrong_trajectories_are_told_in_one_line(tmp_path, clip, text, message):
+def test_wrong_trajectories_are_refused_in_one_line(tmp_path, clip, text, message):
     with pytest.raises(InputError, match=message) as caught:
         load_poses(save(tmp_path / "t.txt", text), clip(8))
     assert "\n" not in str(caught.value) and str(tmp_path / "t.txt") in str(caught.value)
@@ -190,7 +192,7 @@ def test_wrong_trajectories_are_told_in_one_line(tmp_path, clip, text, message):
         (np.where(np.eye(4) > 0, 1, np.nan), "a pose that is not finite"),
     ],
 )
-def test_wrong_poses_are_named(tmp_path, clip, wrong, message):
+def test_wrong_poses_are_named_in_the_message(tmp_path, clip, wrong, message):
     poses = path_of_cameras(3)
     poses[1] = wrong
     np.savez(tmp_path / "p.npz", world_from_cam=poses)
@@ -228,7 +230,7 @@ def test_wrong_archives(tmp_path, clip):
     with pytest.raises(InputError, match="has no array 'world_from_cam'"):
         load_poses(path, clip(2))
     np.savez(path, world_from_cam=path_of_cameras(2)[0])
-    with pytest.raises(InputError, match=r"has shape \(4, 4\), \(frames, 4, 4\) is needed"):
+    with pytest.raises(InputError, match=r"has shape \(4, 4\), but \(frames, 4, 4\) is needed"):
         load_poses(path, clip(2))
     np.savez(path, world_from_cam=path_of_cameras(5))
     with pytest.raises(InputError, match="poses for 5 frames, the clip has 2"):
@@ -237,7 +239,7 @@ def test_wrong_archives(tmp_path, clip):
     with pytest.raises(InputError, match="Cannot read"):
         load_poses(path, clip(2))
     np.savez(path, world_from_cam=np.full((2, 4, 4), "x"))
-    with pytest.raises(InputError, match="no real numbers"):
+    with pytest.raises(InputError, match="not real numbers"):
         load_poses(path, clip(2))
     np.savez_compressed(path, world_from_cam=np.zeros(MAX_BYTES // 4, np.float32))
     assert path.stat().st_size < 1 << 20
@@ -245,7 +247,7 @@ def test_wrong_archives(tmp_path, clip):
         load_poses(path, clip(2))
 
 
-def test_cameras_of_a_clip(tmp_path, clip):
+def test_the_known_cameras_of_a_clip(tmp_path, clip):
     frames, poses = clip(4), path_of_cameras(1)
     nothing = load_cameras(frames)
     assert not (nothing.intrinsics_known | nothing.poses_known).any()

@@ -1,4 +1,4 @@
-"""Clips whose frames carry their number as a pattern of bright and dark squares, and writers for them."""
+"""Clips whose frames show their number as a pattern of bright and dark squares."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BITS = 8
 
 
 def numbered_picture(number: int) -> np.ndarray:
-    """(48, 64, 3) uint8: two rows of squares are the bits of the number, the last begins with red and goes to blue."""
+    """(48, 64, 3) uint8: two rows of squares are the bits of the number, the third has red on its left, blue right."""
     picture = np.full((HEIGHT, WIDTH, 3), 40, np.uint8)
     for bit in range(BITS):
         y, x = SQUARE * (bit // 4), SQUARE * (bit % 4)
@@ -29,7 +29,7 @@ def numbered_picture(number: int) -> np.ndarray:
 
 
 def numbers_of(rgb: np.ndarray) -> list[int]:
-    """Reads the numbers back; a blend of two pictures, or a turned one, is none and fails."""
+    """Reads the numbers back; fails for a blend of two pictures, or a rotated or mirrored one."""
     numbers = []
     for picture in np.asarray(rgb, float):
         cells = picture.reshape(HEIGHT // SQUARE, SQUARE, WIDTH // SQUARE, SQUARE, 3)[:, 3:13, :, 3:13].mean((1, 3))
@@ -58,15 +58,15 @@ def write_clip(
     """Writes a video whose frames show numbers.
 
     Args:
-      path: the suffix chooses the format.
-      codec, pixels: how pictures are coded.
+      path: its suffix selects the format.
+      codec, pixels: codec and pixel format.
       num_frames, rate: length, frames per second.
-      times: when each frame is shown, in `time_base`; by default one after the other.
+      times: display time of each frame in `time_base`; by default consecutive.
       time_base: seconds; by default one frame.
-      aspect: width of a pixel by its height.
+      aspect: width of a pixel over its height.
       muxer: options of the format.
-      sound: a silent soundtrack beside the pictures.
-      picture: which number a frame shows.
+      sound: add a silent soundtrack.
+      picture: the number that a frame shows, by its index.
       options: of the codec.
     """
     time_base = time_base or Fraction(1, rate)
@@ -93,8 +93,9 @@ def write_clip(
     return path
 
 
-#: A clip in each way that cameras, phones, browsers and programs write: file name -> arguments of `write_clip`.
-#: Small groups of pictures with B-frames, so that frames are reordered and most cuts fall amid one.
+#: A clip in each of the formats that cameras, phones, browsers and programs write: file name -> arguments of
+#: `write_clip`. Groups of pictures are small and have B-frames, so that frames are reordered and most truncations fall
+#: within a group.
 KINDS: dict[str, dict[str, Any]] = {
     "plain.mp4": {"bf": "3", "g": "12"},
     "index_first.mp4": {"bf": "3", "g": "12", "muxer": {"movflags": "faststart"}},
@@ -118,13 +119,13 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="session")
 def config() -> FrameConfig:
-    """Frames as large as the clips: nothing is resized or cropped."""
+    """Frames of the clips' own size: nothing is resized or cropped."""
     return FrameConfig(size=WIDTH)
 
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory) -> Callable[[str], pathlib.Path]:
-    """The clip of KINDS with a name, 30 frames at 24 per second, written when first asked for."""
+    """A function from a name in KINDS to its clip, 30 frames at 24 per second, written on first use."""
     folder = tmp_path_factory.mktemp("clips")
 
     def get(name: str) -> pathlib.Path:
@@ -147,6 +148,6 @@ def numbers() -> Callable[[np.ndarray], list[int]]:
 
 
 def pytest_generate_tests(metafunc):
-    """A test that takes `kind` runs for every kind of clip."""
+    """A test with an argument `kind` runs for each kind of clip."""
     if "kind" in metafunc.fixturenames:
         metafunc.parametrize("kind", KINDS)

@@ -1,4 +1,4 @@
-"""Which frames of a video are taken: the number drawn into each frame, `source_index` and `time` must agree."""
+"""Which frames of a video are selected: the number drawn into each frame, `source_index` and `time` must agree."""
 
 import dataclasses
 import gc
@@ -46,40 +46,46 @@ def test_every_frame_of_every_kind_in_display_order(clips, config, numbers, kind
     ],
     ids=str,
 )
-def test_choice(clips, config, numbers, name, change, expected):
+def test_selection_and_progress(clips, config, numbers, name, change, expected):
     calls = []
     config = dataclasses.replace(config, **change)
-    frames = load_frames(clips(name), config, lambda taken, total: calls.append((taken, total)))
+    frames = load_frames(clips(name), config, lambda stage, done, total, note: calls.append((done, total)))
     assert numbers(frames.rgb) == expected
     assert frames.source_index.tolist() == expected
     np.testing.assert_allclose(frames.time, np.array(expected) / 24, atol=1.1e-2)
-    taken = [call[0] for call in calls]
-    assert sorted(set(taken)) == list(range(1, len(expected) + 1)) and taken == sorted(taken)
+    done = [call[0] for call in calls]
+    assert sorted(set(done)) == list(range(len(expected) + 1)) and done == sorted(done)
     assert calls[-1] == (len(expected), len(expected))
-    assert all(now != total for now, total in calls[:-1])
+    assert all(now < total or total == 0 for now, total in calls[:-1])
 
 
 def test_progress_knows_the_total_from_the_start(clips, config):
     calls = []
     load_frames(clips("plain.mp4"), dataclasses.replace(config, every=4), lambda *call: calls.append(call))
-    assert calls == [(taken, 8) for taken in range(1, 9)]
+    assert calls == [("read", done, 8, "") for done in range(9)]
 
 
-def assert_one_a_slot(times, taken, fps):
-    """The first frame of each slot of 1/fps seconds that has one."""
+def test_progress_has_no_total_where_only_reading_tells(clips, config):
+    calls = []
+    load_frames(clips("plain.mp4"), dataclasses.replace(config, fps=8.0), lambda *call: calls.append(call))
+    assert calls == [*(("read", done, 0, "") for done in range(11)), ("read", 10, 10, "")]
+
+
+def assert_one_per_slot(times, selected, fps):
+    """The first frame of each slot of 1/fps seconds is selected, if the slot has one."""
     slot, times = 1 / fps, np.asarray(times, float)
-    assert taken[0] == 0 and (np.diff(taken) > 0).all()
-    # Three frames taken span a whole slot; a frame is left out only for one taken less than a slot before it.
-    assert (times[taken[2:]] - times[taken[:-2]] > slot - 2e-3).all()
-    for number in set(range(len(times))) - set(taken.tolist()):
-        assert times[number] - times[taken[taken < number].max()] < slot + 2e-3
+    assert selected[0] == 0 and (np.diff(selected) > 0).all()
+    # Three selected frames span a whole slot; a frame is skipped only for one selected less than a slot before it.
+    assert (times[selected[2:]] - times[selected[:-2]] > slot - 2e-3).all()
+    for number in set(range(len(times))) - set(selected.tolist()):
+        assert times[number] - times[selected[selected < number].max()] < slot + 2e-3
 
 
 @pytest.mark.parametrize("fps", [23.0, 10.0, 7.0, 5.5, 29.97 / 4])
-def test_rates_that_do_not_divide(clips, config, numbers, fps):
+def test_rates_that_do_not_divide_the_clips_rate(clips, config, numbers, fps):
     frames = load_frames(clips("plain.mp4"), dataclasses.replace(config, fps=fps))
     assert numbers(frames.rgb) == frames.source_index.tolist()
-    assert_one_a_slot(np.arange(30) / 24, frames.source_index, fps)
+    assert_one_per_slot(np.arange(30) / 24, frames.source_index, fps)
     assert len(frames.time) == pytest.approx(30 / 24 * fps, abs=1)
 
 
@@ -97,7 +103,7 @@ def test_variable_rate(tmp_path, write, config, numbers, suffix):
         frames = load_frames(path, dataclasses.replace(config, fps=fps))
         assert numbers(frames.rgb) == frames.source_index.tolist()
         np.testing.assert_allclose(frames.time, times[frames.source_index] / 60, atol=1.1e-3)
-        assert_one_a_slot(times / 60, frames.source_index, fps)
+        assert_one_per_slot(times / 60, frames.source_index, fps)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
@@ -108,7 +114,7 @@ def test_a_clip_that_starts_late_starts_at_time_zero(tmp_path, write, config, nu
     np.testing.assert_allclose(frames.time, np.arange(30) / 24, atol=1.1e-3)
 
 
-def test_frames_that_the_edit_list_cuts_away_do_not_count(tmp_path, write, config, numbers):
+def test_frames_removed_by_the_edit_list_do_not_count(tmp_path, write, config, numbers):
     path = write(tmp_path / "trimmed.mp4", times=range(-5, 25), bf="2")
     frames = load_frames(path, config)
     assert numbers(frames.rgb) == list(range(5, 30))
@@ -117,7 +123,7 @@ def test_frames_that_the_edit_list_cuts_away_do_not_count(tmp_path, write, confi
 
 
 def remux(source, target, keep):
-    """Copies the coded pictures whose number in the file `keep` admits."""
+    """Copies the encoded pictures for whose number in the file `keep` is true."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         for number, packet in enumerate(p for p in old.demux(video=0) if p.size):
@@ -128,7 +134,7 @@ def remux(source, target, keep):
 
 
 @pytest.mark.parametrize("suffix", ["ts", "mkv"])
-def test_a_recording_that_begins_amid_a_group_starts_at_the_next(tmp_path, clips, config, numbers, suffix):
+def test_a_recording_that_starts_within_a_group_is_read_from_the_next(tmp_path, clips, config, numbers, suffix):
     path = remux(clips("plain.ts"), tmp_path / f"tail.{suffix}", lambda number: number >= 5)
     frames = load_frames(path, config)
     found = numbers(frames.rgb)
@@ -136,8 +142,8 @@ def test_a_recording_that_begins_amid_a_group_starts_at_the_next(tmp_path, clips
     assert frames.source_index.tolist() == list(range(len(found))) and frames.time[0] == 0
 
 
-def test_times_of_decoding_written_for_those_of_showing(tmp_path, clips, config, numbers):
-    """Frames still come in display order, and none is taken for lost."""
+def test_decoding_times_written_as_display_times(tmp_path, clips, config, numbers):
+    """Frames still come in display order, and none is considered lost."""
     with av.open(str(clips("plain.mp4"))) as old, av.open(str(tmp_path / "times.mp4"), "w") as new:
         stream = new.add_stream_from_template(old.streams.video[0])
         packets = [p for p in old.demux(video=0) if p.dts is not None]
@@ -160,7 +166,7 @@ def test_times_of_decoding_written_for_those_of_showing(tmp_path, clips, config,
     ],
 )
 def test_display_matrix(tmp_path, clips, rotation, flip, turn):
-    """Phones store frames as the sensor sees them and say in the track's header how to turn them."""
+    """Phones store frames as the sensor sees them, and the rotation in the track's header."""
     plain = load_frames(clips("plain.mp4"), FrameConfig(size=64, patch_size=16)).rgb
     data = bytearray(clips("plain.mp4").read_bytes())
     one = 1 << 16
@@ -184,7 +190,7 @@ def test_display_matrix(tmp_path, clips, rotation, flip, turn):
     [(Fraction(3, 2), (48, 96)), (Fraction(1, 2), (96, 64)), (Fraction(1009, 1000), (48, 64)), (None, (48, 64))],
 )
 def test_pixels_that_are_not_square(tmp_path, write, config, numbers, suffix, aspect, size):
-    """DV and old cameras store pictures narrower than they are shown; a focal length for both axes needs them so."""
+    """DV and old cameras store pictures narrower than displayed. One focal length for both axes needs square pixels."""
     path = write(tmp_path / f"clip.{suffix}", num_frames=4, aspect=aspect)
     frames = load_frames(path, dataclasses.replace(config, size=max(size)))
     assert tuple(frames.source_size) == size
@@ -192,7 +198,7 @@ def test_pixels_that_are_not_square(tmp_path, write, config, numbers, suffix, as
     assert numbers(np.stack([np.asarray(picture) for picture in narrow])) == list(range(4))
 
 
-def test_pixels_that_cannot_be_are_refused(tmp_path, write, config):
+def test_an_implausible_pixel_aspect_is_refused(tmp_path, write, config):
     path = write(tmp_path / "clip.mp4", num_frames=2, aspect=Fraction(5))
     with pytest.raises(InputError, match="5 times as wide as high"):
         load_frames(path, config)
@@ -210,18 +216,18 @@ def test_identical_frames(tmp_path, write, config, numbers):
     assert frames.source_index.tolist() == list(range(30))
 
 
-def test_only_the_frames_taken_are_converted_and_none_is_kept(tmp_path, write, config, numbers, monkeypatch):
-    """Memory grows with what is taken, not with what the file holds."""
+def test_only_selected_frames_are_converted_and_no_decoded_frame_is_kept(tmp_path, write, config, numbers, monkeypatch):
+    """Memory grows with the selected frames, not with the file."""
     path = write(tmp_path / "long.mp4", num_frames=500)
     count, alive = itertools.count(), []
     upright = decode._upright
     monkeypatch.setattr(decode, "_upright", lambda *args: next(count) >= 0 and upright(*args))
 
-    def progress(taken, total):
+    def progress(stage, done, total, note):
         alive.append(sum(issubclass(type(o), av.VideoFrame) for o in gc.get_objects()))
 
     gc.collect()
-    gc.disable()  # what waits for it is kept
+    gc.disable()  # so that frames in reference cycles count as kept
     try:
         frames = load_frames(path, dataclasses.replace(config, every=50), progress)
     finally:
@@ -231,7 +237,7 @@ def test_only_the_frames_taken_are_converted_and_none_is_kept(tmp_path, write, c
     assert max(alive) <= 3
 
 
-def test_reading_stops_at_the_last_frame_taken(tmp_path, clips, config, numbers):
+def test_reading_stops_at_the_last_selected_frame(tmp_path, clips, config, numbers):
     data = clips("index_first.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 3 // 4])
     frames = load_frames(tmp_path / "cut.mp4", dataclasses.replace(config, first=3))

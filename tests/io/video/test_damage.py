@@ -1,4 +1,4 @@
-"""Videos that are cut, damaged or none at all: an error that says so, never a clip that is silently shorter."""
+"""Truncated and damaged videos, and files that are not videos: an error, and never a silently shorter clip."""
 
 import dataclasses
 import re
@@ -11,7 +11,7 @@ from PIL import Image
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.video import load_frames
 
-#: Coded so that some packets may rightly show nothing, or so loosely that any bytes are a picture.
+#: Formats in which packets without a picture are legal, or in which any bytes decode to a picture.
 LENIENT = {"mpeg4.avi", "plain.wmv", "plain.ts", "plain.gif"}
 ADVICE = re.compile(r"[Cc]opy (it|the clip)|convert|[Gg]ive|check the path|Replace|take larger")
 
@@ -32,20 +32,20 @@ def cut(path, folder, length):
 
 
 def is_last_byte_needed(path):
-    """Some writers put room for tags, or an index that is not needed, behind the last frame."""
+    """Some writers put padding for tags, or an optional index, after the last frame."""
     return path.suffix not in {".avi", ".flv", ".ts"}
 
 
 def outcome(path, config):
-    """(frames, "") or (None, what is wrong)."""
+    """(frames, "") or (None, error message)."""
     try:
         return load_frames(path, config), ""
     except InputError as error:
         return None, str(error)
 
 
-def test_cut_anywhere(clips, config, numbers, tmp_path, kind):
-    """What is cut either raises, or lacks nothing but bytes after the last frame."""
+def test_truncated_anywhere(clips, config, numbers, tmp_path, kind):
+    """A truncated file raises, unless only bytes after the last frame are missing."""
     path = clips(kind)
     size = path.stat().st_size
     for length in np.linspace(1, size - 1, 25).astype(int).tolist():
@@ -63,35 +63,35 @@ def test_cut_anywhere(clips, config, numbers, tmp_path, kind):
 @pytest.mark.parametrize(
     "name", ["index_first.mp4", "sound.mp4", "plain.mkv", "live.mkv", "plain.webm", "motion_jpeg.avi", "plain.flv"]
 )
-def test_a_cut_in_the_middle_names_the_frame_and_what_is_left(clips, config, numbers, tmp_path, name):
+def test_the_error_of_a_truncated_file_names_the_frame_and_what_is_left(clips, config, numbers, tmp_path, name):
     path = clips(name)
     positions = sorted(position for position, _ in packets_of(path))
-    # Amid the packet of the 20th picture: in display order up to a few more or less are left.
+    # Within the packet of the 20th picture: in display order, a few more or fewer are left.
     target = cut(path, tmp_path, positions[20] + 5)
     message = error_of(target, config)
     named = re.search(r"after frame (\d+)|Frame (\d+) of", message)
     assert named, message
     left = int(named[1]) + 1 if named[1] else int(named[2])
     assert 16 <= left <= 20
-    # The advice works: so many frames can be read, and they are the right ones.
+    # The advice works: that many frames can be read, and they are the right ones.
     assert f"only the {left} frames" in message
     frames = load_frames(target, dataclasses.replace(config, first=left))
     assert numbers(frames.rgb) == list(range(left))
 
 
-def test_an_index_at_the_end_that_is_cut_away_leaves_nothing_to_read(clips, config, tmp_path):
+def test_without_its_index_at_the_end_an_mp4_cannot_be_read(clips, config, tmp_path):
     path = clips("plain.mp4")
     assert path.read_bytes().index(b"moov") > path.read_bytes().index(b"mdat")
-    assert "cut before its index" in error_of(cut(path, tmp_path, path.stat().st_size // 2), config)
+    assert "truncated before its index" in error_of(cut(path, tmp_path, path.stat().st_size // 2), config)
 
 
-def test_a_fragment_or_block_that_is_cut_is_not_taken_for_the_end(clips, config, tmp_path):
-    """Neither file declares a length, and FFmpeg's demuxers read no error from the rest of a piece."""
+def test_a_truncated_fragment_or_block_is_not_taken_for_the_end(clips, config, tmp_path):
+    """Neither file declares a length, and FFmpeg's demuxers report no error for an incomplete element."""
     fragmented = clips("fragments.mp4")
     last = fragmented.read_bytes().rindex(b"moof")
     for length in range(last + 1, last + 300, 30):
         message = error_of(cut(fragmented, tmp_path, length), config)
-        assert re.search(r"ends after frame 2[0-3] |Frame 2\d of|cut before its index", message)
+        assert re.search(r"ends after frame 2[0-3] |Frame 2\d of|truncated before its index", message)
     live = clips("live.webm")
     assert re.search(r"ends after frame 28 ", error_of(cut(live, tmp_path, live.stat().st_size - 3), config))
 
@@ -102,8 +102,8 @@ def packets_of(path):
 
 
 @pytest.mark.parametrize("name", ["plain.mkv", "live.mkv", "plain.webm", "plain.gif", "fragments.mp4"])
-def test_a_piece_without_a_sound_head(clips, config, numbers, tmp_path, name):
-    """Demuxers skip to the next piece they know, and what lies between is lost: frames must not close ranks."""
+def test_an_element_with_a_damaged_header(clips, config, numbers, tmp_path, name):
+    """Demuxers skip to the next element they know; later frames must not take the place of the lost ones."""
     data = bytearray(clips(name).read_bytes())
     if name == "plain.gif":
         place = [m.start() for m in re.finditer(b"\x21\xf9\x04", data)][16]
@@ -125,7 +125,7 @@ def test_a_piece_without_a_sound_head(clips, config, numbers, tmp_path, name):
 
 
 def test_flipped_bytes_never_shorten_a_clip(clips, config, tmp_path, kind):
-    """In the pictures of a file (not its index, whose errors may make sense): an error, or as many frames as before."""
+    """Bytes of pictures (not of the index, whose errors may be consistent): an error, or all frames."""
     data = clips(kind).read_bytes()
     places = [(data.find(content), len(content)) for _, content in packets_of(clips(kind))[5:25]]
     places = [(begin, length) for begin, length in places if begin >= 0]
@@ -187,10 +187,10 @@ def test_sound_without_pictures(tmp_path, config, suffix):
 
 
 @pytest.mark.parametrize("name", ["none.mkv", "none.avi", "none.mov"])
-def test_a_video_of_no_frames(tmp_path, write, config, name):
+def test_a_video_without_frames(tmp_path, write, config, name):
     path = write(tmp_path / name, "mpeg4", num_frames=0)
     message = error_of(path, config)
-    assert re.search("no frames|before its first frame|no pictures|cannot be opened|unknown way", message)
+    assert re.search("no frames|before its first frame|no pictures|cannot be opened|codec is unknown", message)
 
 
 def test_a_playlist_cannot_reach_other_files(tmp_path, clips, config):

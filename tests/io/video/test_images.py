@@ -12,7 +12,7 @@ from easi3r_jax.io.video import load_frames
 
 
 def picture(level=0):
-    """(48, 64, 3) uint8: four quadrants of different colours, one of them as told."""
+    """(48, 64, 3) uint8: four quadrants of different colours, one of them gray of the given level."""
     rgb = np.empty((48, 64, 3), np.uint8)
     rgb[:24, :32], rgb[:24, 32:], rgb[24:, :32], rgb[24:, 32:] = [200, 30, 40], [30, 180, 60], [20, 50, 220], level
     return rgb
@@ -54,17 +54,17 @@ def test_fields(folder, config):
         (["frame_10.jpg", "frame_9.jpg", "frame_100.png"], ["frame_9.jpg", "frame_10.jpg", "frame_100.png"]),
         (["00010.png", "00002.png"], ["00002.png", "00010.png"]),
         (["b.png", "a.png", "C.PNG"], ["C.PNG", "a.png", "b.png"]),
-        (["1700.25.png", "1699.5.png"], ["1699.5.png", "1700.25.png"]),  # times are no numbers of frames
+        (["1700.25.png", "1699.5.png"], ["1699.5.png", "1700.25.png"]),  # times are not frame numbers
     ],
 )
-def test_a_folder_goes_by_name_and_number(tmp_path, config, names, expected):
+def test_a_folder_is_sorted_by_name_and_number(tmp_path, config, names, expected):
     for name in names:
         save(tmp_path / name, 10 + 30 * expected.index(name))
     found = np.array(levels(load_frames(tmp_path, config)))
     np.testing.assert_allclose(found, 10 + 30 * np.arange(len(names)), atol=6)  # .jpg
 
 
-def test_other_files_of_a_folder_are_passed_over(folder, config):
+def test_other_files_in_a_folder_are_skipped(folder, config):
     (folder / "notes.txt").write_text("none of it an image")
     (folder / "poses.npz").write_bytes(b"\0" * 10)
     save(folder / ".hidden.png", 255)
@@ -99,22 +99,22 @@ def test_one_image_and_identical_images(folder, config):
         ({"fps": 1000.0}, [0, 1, 2, 3, 4]),
     ],
 )
-def test_choice_of_images(folder, config, change, expected):
+def test_selection_of_images(folder, config, change, expected):
     calls = []
     config = dataclasses.replace(config, **change)
-    frames = load_frames(folder, config, lambda taken, total: calls.append((taken, total)))
+    frames = load_frames(folder, config, lambda stage, done, total, note: calls.append((done, total)))
     assert frames.source_index.tolist() == expected
     assert levels(frames) == [40 * number for number in expected]
     np.testing.assert_allclose(frames.time, np.array(expected) / 24)
-    assert [taken for taken, _ in calls] == list(range(1, len(expected) + 1)) or "fps" in change
+    assert [done for done, _ in calls] == list(range(len(expected) + 1)) or "fps" in change
     assert calls[-1] == (len(expected), len(expected))
-    assert all(taken != total for taken, total in calls[:-1])
+    assert all(done < total or total == 0 for done, total in calls[:-1])
 
 
 @pytest.mark.parametrize(
     "change", [{"every": 0}, {"first": -1}, {"fps": -1.0}, {"fps": float("nan")}, {"fps": 5.0, "every": 2}]
 )
-def test_impossible_choices(folder, config, change):
+def test_invalid_selections_are_refused(folder, config, change):
     with pytest.raises(ConfigError, match=r"\d|not both"):
         load_frames(folder, dataclasses.replace(config, **change))
 
@@ -122,7 +122,7 @@ def test_impossible_choices(folder, config, change):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, config, orientation):
     upright = picture(120)
-    # What a camera held that way stores; the tag says how it is turned back.
+    # What a camera in that orientation stores; the tag says how to undo it.
     stored = {
         1: upright,
         2: upright[:, ::-1],
@@ -155,7 +155,7 @@ def test_gray_is_replicated(tmp_path, config):
     np.testing.assert_array_equal(frames.rgb, np.broadcast_to(level[..., None], frames.rgb.shape))
 
 
-def test_two_levels(tmp_path, config):
+def test_a_bilevel_image(tmp_path, config):
     bits = picture(0)[..., 0] > 100
     Image.fromarray(bits).save(tmp_path / "1.png")
     frames = load_frames(tmp_path / "1.png", config)
@@ -211,10 +211,10 @@ def test_an_unreadable_image_among_good_ones_is_named(folder, config, damage):
     )
     with pytest.raises(InputError, match=r"Cannot read the image .*003\.png: .+\. Replace it or remove it\.$"):
         load_frames(folder, config)
-    assert len(load_frames(folder, dataclasses.replace(config, first=3)).rgb) == 3  # it is not looked at
+    assert len(load_frames(folder, dataclasses.replace(config, first=3)).rgb) == 3  # it is not examined
 
 
-def test_a_page_description_by_another_name_starts_no_program(tmp_path, config, monkeypatch):
+def test_a_postscript_file_with_another_suffix_starts_no_program(tmp_path, config, monkeypatch):
     Image.fromarray(picture(0)).save(tmp_path / "page.png", format="EPS")
     started = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args: started.append(args))
@@ -223,7 +223,7 @@ def test_a_page_description_by_another_name_starts_no_program(tmp_path, config, 
     assert not started
 
 
-def test_a_cut_jpeg_is_refused(tmp_path, config):
+def test_a_truncated_jpeg_is_refused(tmp_path, config):
     save(tmp_path / "whole.jpg", 90)
     data = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) * 3 // 4])
@@ -233,7 +233,7 @@ def test_a_cut_jpeg_is_refused(tmp_path, config):
 
 def test_images_of_different_sizes(folder, config):
     Image.fromarray(np.zeros((48, 63, 3), np.uint8)).save(folder / "002.png")
-    with pytest.raises(InputError, match=r"002\.png is 63x48 pixels, the frames before it 64x48: bring all"):
+    with pytest.raises(InputError, match=r"002\.png is 63x48 pixels, the frames before it 64x48: resize all"):
         load_frames(folder, config)
 
 
@@ -258,7 +258,7 @@ def test_missing_paths(folder, config):
         load_frames(folder / "nowhere" / "clip.mp4", config)
     with pytest.raises(InputError, match="check the path"):
         load_frames(folder / "something else altogether", config)
-    with pytest.raises(InputError, match=r"No image at .*absent\.png: correct the list"):
+    with pytest.raises(InputError, match=r"There is no image .*absent\.png: correct the list"):
         load_frames([folder / "000.png", folder / "absent.png"], config)
     with pytest.raises(InputError, match="list of images is empty"):
         load_frames([], config)

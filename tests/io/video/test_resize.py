@@ -1,4 +1,4 @@
-"""The network's resize and crop against reference arrays, against its formulas, and where single pixels land."""
+"""The network's resize and crop: against reference arrays, against its formulas, and for single pixels."""
 
 import dataclasses
 
@@ -29,11 +29,11 @@ def test_published_preprocessing(golden, name):
             frames = load_frames(golden / "preprocess" / "inputs" / f"{image}.png", PREPROCESSED[name])
             assert frames.rgb.shape[1:3] == tuple(arrays[f"{image}_true_shape"][0])
             difference = np.abs(frames.rgb[0, ::2, ::2].astype(int) - arrays[f"{image}_u8_stride2"])
-            assert difference.max() <= 1, image  # what another version of Pillow may round
+            assert difference.max() <= 1, image  # another version of Pillow may round differently
 
 
 def expected_size(width, height, size, patch, square_ok):
-    """(width, height) of a frame in the method's words. Crop and no_crop agree in it."""
+    """(width, height) of a frame by the method's formulas, the same for crop and no_crop."""
     long_side, short_side = max(width, height), min(width, height)
     if size == 224:
         side = 224 // patch * patch
@@ -60,7 +60,7 @@ def test_size_follows_the_formula(size, patch, crop, square_ok):
         assert geometry.source == (width, height) and geometry.size == expected
         left, top, right, bottom = geometry.box
         assert 0 <= left < right <= geometry.resized[0] and 0 <= top < bottom <= geometry.resized[1]
-        # Centred: what is cut at one end and at the other differs by a pixel at most.
+        # Centred: what is cropped at the two ends differs by a pixel at most.
         assert abs(geometry.resized[0] - right - left) <= 1 and abs(geometry.resized[1] - bottom - top) <= 1
         if crop or size == 224:
             assert (right - left, bottom - top) == geometry.size
@@ -70,7 +70,7 @@ def test_size_follows_the_formula(size, patch, crop, square_ok):
 
 
 @pytest.mark.parametrize(("width", "height"), [(480, 640), (389, 517), (1080, 1920), (300, 700), (60, 100)])
-def test_portrait_is_landscape_turned(width, height):
+def test_portrait_is_transposed_landscape(width, height):
     for config in (FrameConfig(), FrameConfig(crop=False), FrameConfig(size=96, patch_size=8)):
         portrait = frame_geometry(width, height, config)
         landscape = frame_geometry(height, width, config)
@@ -90,11 +90,11 @@ def test_portrait_is_landscape_turned(width, height):
     ids=str,
 )
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (389, 517), (500, 500), (150, 97), (1000, 600)])
-def test_a_marked_pixel_lands_where_the_matrix_says(tmp_path, config, width, height):
+def test_a_marked_pixel_is_where_the_matrix_maps_it(tmp_path, config, width, height):
     y, x = np.mgrid[:height, :width]
     for u, v in ((0.5, 0.5), (0.4, 0.6), (0.63, 0.35)):
         centre = np.array([u * width, v * height]).round()
-        # A soft blob: wide enough to survive shrinking, and symmetrical, so that its centroid is its centre.
+        # A soft blob: wide enough to survive shrinking, and symmetric, so that its centroid is its centre.
         sigma = max(width, height) / 60
         blob = 255 * np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * sigma**2))
         Image.fromarray(blob.round().astype(np.uint8)).save(tmp_path / "blob.png")
@@ -109,7 +109,7 @@ def test_a_marked_pixel_lands_where_the_matrix_says(tmp_path, config, width, hei
         assert frames.source_size.tolist() == [height, width]
 
 
-def test_matrix_of_an_image_that_fits_is_the_identity():
+def test_the_matrix_of_an_image_of_the_right_size_is_the_identity():
     geometry = frame_geometry(512, 384, FrameConfig())
     np.testing.assert_array_equal(geometry.frame_from_source, np.eye(3))
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (384, 512, 3), np.uint8))
@@ -126,7 +126,7 @@ def test_crop_keeps_pixels_square_and_no_crop_keeps_the_edges():
         np.testing.assert_allclose(corners[:2], np.stack([[-0.5, -0.5], size - 0.5], 1), atol=1e-9)
 
 
-def test_square_that_is_not_cropped_becomes_four_thirds_with_square_pixels():
+def test_a_square_without_crop_becomes_four_thirds_with_square_pixels():
     geometry = frame_geometry(500, 500, FrameConfig(crop=False))
     assert geometry.size == (512, 384)
     matrix = geometry.frame_from_source
@@ -134,12 +134,12 @@ def test_square_that_is_not_cropped_becomes_four_thirds_with_square_pixels():
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (16, 12), (31, 20), (2000, 20), (20, 2000), (0, 10)])
-def test_images_no_frame_can_be_made_of(width, height):
+def test_images_too_small_or_narrow_are_refused(width, height):
     with pytest.raises(InputError, match=f"{width}x{height}"):
         frame_geometry(width, height, FrameConfig())
 
 
 @pytest.mark.parametrize("change", [{"size": 8}, {"size": 0}, {"patch_size": 0}, {"patch_size": 1024}])
-def test_impossible_sizes(change):
+def test_invalid_sizes_are_refused(change):
     with pytest.raises(ConfigError, match="at least one patch"):
         frame_geometry(640, 480, dataclasses.replace(FrameConfig(), **change))

@@ -425,7 +425,7 @@ def test_a_depth_array_that_says_more_than_it_has(write):
             np.lib.format.write_array_header_1_0(member, header)
             member.write(bytes(54 * 96 * 4 * 2 + 1))
         message = reading("pairs", truth)
-        assert "cut off" in message or "shape" in message
+        assert "truncated" in message or "shape" in message
 
 
 def test_a_root_that_is_one_scene(write):

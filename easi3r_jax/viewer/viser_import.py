@@ -1,4 +1,4 @@
-"""viser, imported when a viewer is made and not before."""
+"""Imports viser when a viewer is made, and not before: it is an optional dependency."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from easi3r_jax.core.errors import ConfigError
 
 
-def library() -> Any:
-    """viser, which only the viewer needs.
+def import_viser() -> Any:
+    """The module viser.
 
     Raises:
-      ConfigError: it is not installed.
+      ConfigError: viser is not installed.
     """
     try:
         import viser
