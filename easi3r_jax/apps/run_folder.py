@@ -17,8 +17,8 @@ from easi3r_jax.weights.checkpoint import latest_state
 #: The file that is locked. It stays: deleting it would let two programs lock two files of one name.
 LOCK = "run.lock"
 
-# `checkpoint.folder` and `export.atomic` build beside the target, and move the older one aside, under such names.
-_LEFTOVER = re.compile(r"\..+\.(partial|older|tmp|old)-\d+")
+# `core.atomic` builds beside the target, and moves the older one aside, under such names.
+_LEFTOVER = re.compile(r"\..+\.(tmp|old)-\d+")
 
 
 @contextlib.contextmanager
