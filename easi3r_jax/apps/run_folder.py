@@ -17,8 +17,8 @@ from easi3r_jax.weights.checkpoint import latest_state
 #: The locked file. It is never deleted: otherwise two programs could lock two files of the same name.
 LOCK = "run.lock"
 
-# `weights.checkpoint.folder` and `core.atomic` write beside the target, and move the older one aside, under such names.
-_LEFTOVER = re.compile(r"\..+\.(partial|older|tmp|old)-\d+")
+# `core.atomic` builds beside the target, and moves the older one aside, under such names.
+_LEFTOVER = re.compile(r"\..+\.(tmp|old)-\d+")
 
 
 @contextlib.contextmanager

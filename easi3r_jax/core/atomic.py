@@ -8,21 +8,21 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from easi3r_jax.core import interrupt
 from easi3r_jax.core.errors import OutputError
 
 _REASONS = {
-    errno.ENOSPC: "the disk is full: free some space or choose another --output",
-    errno.EDQUOT: "your disk quota is used up: free some space or choose another --output",
-    errno.EACCES: "no permission to write there: choose another --output",
-    errno.EPERM: "no permission to write there: choose another --output",
-    errno.EROFS: "the file system is read-only: choose another --output",
-    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another --output",
-    errno.EEXIST: "a part of the path is a file, not a folder: choose another --output",
-    errno.ENAMETOOLONG: "the name is too long: choose another --output",
-    errno.ENOENT: "nothing can be created there: choose another --output",
+    errno.ENOSPC: "the disk is full: free some space or choose another folder",
+    errno.EDQUOT: "your disk quota is used up: free some space or choose another folder",
+    errno.EACCES: "no permission to write there: choose another folder",
+    errno.EPERM: "no permission to write there: choose another folder",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
+    errno.EEXIST: "a part of the path is a file, not a folder: choose another folder",
+    errno.ENAMETOOLONG: "the name is too long: choose another folder",
+    errno.ENOENT: "nothing can be created there: choose another folder",
     errno.EBUSY: "the folder is a mount point or in use: choose a folder inside it",
 }
 
@@ -62,7 +62,13 @@ def _try_writing(folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | os.PathLike, *, marker: str) -> Iterator[pathlib.Path]:
+def atomic_folder(
+    path: str | os.PathLike,
+    *,
+    marker: str | Callable[[pathlib.Path], bool],
+    size: int = 0,
+    durable: bool = False,
+) -> Iterator[pathlib.Path]:
     """Yields a temporary folder beside `path`, which replaces `path` when the block ends well.
 
     On any failure, Ctrl-C included, the temporary folder is removed and an older result stays as it was. The older
@@ -71,27 +77,53 @@ def atomic_folder(path: str | os.PathLike, *, marker: str) -> Iterator[pathlib.P
 
     Args:
       path: the folder to write; missing parents are created.
-      marker: see `ensure_writable`; the block must write this file.
+      marker: file whose presence shows that an existing folder is an older result, free to be replaced; the block must
+        write it. Or a function that tells whether a folder is one.
+      size: bytes that will be written: fails before the block where the disk has less.
+      durable: whether all files are flushed to the disk before the folder gets its name, so that it is complete
+        after a power cut, too.
 
     Raises:
-      OutputError: for any `OSError` inside the block or while replacing.
+      OutputError: for any `OSError` inside the block or while replacing, or a folder that is not an older result.
     """
     try:
         target = pathlib.Path(path).expanduser().resolve()
         _check_replaceable(target, marker)
         target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+        if free < size:
+            raise OutputError(
+                f"Cannot write {path}: {size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free on that disk."
+            )
         building = target.with_name(f".{target.name}.tmp-{os.getpid()}")
         shutil.rmtree(building, ignore_errors=True)  # of a killed process that had our number
         try:
             with interrupt.removed_on_exit(building):
                 building.mkdir()
                 yield building
+                for entry in (*building.rglob("*"), building) if durable else ():
+                    _flush(entry)
                 older = target.with_name(f".{target.name}.old-{os.getpid()}")
                 interrupt.replace_folder(target, building, older)
+                if durable:
+                    _flush(target.parent)
         finally:
             shutil.rmtree(building, ignore_errors=True)
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network disks cannot, of folders.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -194,25 +226,25 @@ def atomic_files(folder: str | os.PathLike, names: Collection[str], *, marker: s
 def _check_own(target: pathlib.Path, names: Collection[str], marker: str) -> None:
     """A mistyped --output must never cost somebody a file of their own."""
     if target.exists() and not target.is_dir():
-        raise OutputError(f"Cannot write into {target}: it is a file. Choose another --output.")
+        raise OutputError(f"Cannot write into {target}: it is a file. Choose another folder.")
     if not (target / marker).exists():
         for name in sorted(names):
             if (target / name).exists():
                 raise OutputError(
                     f"{target / name} is in the way, and not written by this program (no {marker} beside it): choose "
-                    "another --output."
+                    "another folder."
                 )
 
 
-def _check_replaceable(target: pathlib.Path, marker: str) -> None:
+def _check_replaceable(target: pathlib.Path, marker: str | Callable[[pathlib.Path], bool]) -> None:
     """A mistyped --output must never cost somebody a folder of their own."""
     if not target.exists():
         return
     if not target.is_dir():
-        raise OutputError(f"Cannot write {target}: it is a file. Choose another --output.")
+        raise OutputError(f"Cannot write {target}: it is a file. Choose another folder.")
     if os.path.ismount(target):
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-    if any(target.iterdir()) and not (target / marker).is_file():
-        raise OutputError(
-            f"{target} is not empty and not an earlier result (no {marker} in it): choose another --output."
-        )
+    is_ours = marker(target) if callable(marker) else (target / marker).is_file()
+    if any(target.iterdir()) and not is_ours:
+        lacks = "" if callable(marker) else f" (no {marker} in it)"
+        raise OutputError(f"{target} is not empty and not an earlier result{lacks}: choose another folder.")

@@ -234,9 +234,9 @@ def test_somebody_elses_folder_is_never_replaced(complaint, tmp_path):
 def test_output_where_nothing_can_be_written(complaint, tmp_path, monkeypatch):
     monkeypatch.setattr(reconstruct, "load_model_and_metadata", lambda *_, **__: pytest.fail("began to work"))
     (tmp_path / "file").write_text("x")
-    assert "choose another --output" in complaint(output=str(tmp_path / "file" / "result"))
+    assert "choose another folder" in complaint(output=str(tmp_path / "file" / "result"))
     if pathlib.Path("/proc/self").is_dir():  # nobody, root included, makes a folder there
-        assert "choose another --output" in complaint(output="/proc/result")
+        assert "choose another folder" in complaint(output="/proc/result")
 
 
 def test_full_disk_leaves_the_older_result(run, tmp_path, monkeypatch):

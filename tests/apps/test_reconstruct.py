@@ -238,7 +238,7 @@ def test_ctrl_c_while_it_writes(environment, older, milliseconds):
 
 def test_ctrl_c_while_a_checkpoint_is_written(environment, tmp_path):
     process = start(environment, "convert", "--source=easi3r_jax/assets/model", f"--output={tmp_path / 'network'}")
-    while not list(tmp_path.glob(".network.partial-*")):
+    while not list(tmp_path.glob(".network.tmp-*")):
         assert process.poll() is None
         time.sleep(0.002)
     assert_interrupted(process)

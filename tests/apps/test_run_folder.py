@@ -31,7 +31,7 @@ def test_nothing_stays_where_nothing_was_written(tmp_path):
 
 
 def test_only_what_is_half_written_is_swept(tmp_path):
-    half = (".log.csv.tmp-12", "states/.step_00000002.partial-7", "states/.step_00000001.older-7", "preview/.a.tmp-3")
+    half = (".log.csv.tmp-12", "states/.step_00000002.tmp-7", "states/.step_00000001.old-7", "preview/.a.tmp-3")
     kept = ("log.csv", ".hidden", "notes.tmp-12", "states/step_00000001", "model/.x.tmp-3")
     for name in (LOCK, *half, *kept):
         path = tmp_path / name

@@ -225,9 +225,9 @@ def test_somebody_elses_folder_is_never_replaced(complaint, tmp_path):
 
 def test_output_where_nothing_can_be_written(complaint, tmp_path):
     (tmp_path / "file").write_text("x")
-    assert "choose another --output" in complaint(f"--output={tmp_path / 'file'}")
+    assert "choose another folder" in complaint(f"--output={tmp_path / 'file'}")
     if pathlib.Path("/proc/self").is_dir():  # nobody, root included, makes a folder there
-        assert "choose another --output" in complaint("--output=/proc/clips")
+        assert "choose another folder" in complaint("--output=/proc/clips")
 
 
 def test_a_full_disk_leaves_whole_clips_only(clips, tmp_path, capsys, monkeypatch):

@@ -236,7 +236,7 @@ def interrupted(runs, command, environment, tmp_path_factory):
     assert newest is not None
     (newest / "config.json").write_bytes(b"")
     shutil.rmtree(work / "weights")
-    (output / "states" / ".step_00000400.partial-1").mkdir()
+    (output / "states" / ".step_00000400.tmp-1").mkdir()
     (output / ".metrics.json.tmp-1").write_text("{")
     resumed = command("train", *arguments, "--resume", "--stop_after=2")
     return output, second, (process.returncode, errors), int(newest.name.removeprefix("step_")), resumed

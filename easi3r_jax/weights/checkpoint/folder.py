@@ -1,4 +1,4 @@
-"""Folders of arrays that appear whole or not at all, with checksums: what all our checkpoints stand on.
+"""Arrays in folders, with checksums: what all our checkpoints stand on. `core.atomic` writes the folders atomically.
 
 Only this package knows Orbax.
 """
@@ -6,13 +6,11 @@ Only this package knows Orbax.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import pathlib
-import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 from typing import Any
 
@@ -23,7 +21,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 import easi3r_jax
-from easi3r_jax.core import interrupt
 from easi3r_jax.core.errors import CheckpointError, OutputError
 
 
@@ -48,6 +45,7 @@ def versions() -> dict[str, str]:
 
 def write_arrays(path: pathlib.Path, folder: pathlib.Path, arrays: Mapping[str, Any]) -> None:
     """Writes named arrays ("encoder.norm.scale") as one Orbax checkpoint into `folder`, a part of `path`."""
+    folder.parent.mkdir(exist_ok=True)
     with _writer(path) as checkpointer:
         checkpointer.save(folder, args=ocp.args.PyTreeSave(_nested(arrays)))
 
@@ -120,51 +118,6 @@ def check_files(path: pathlib.Path, expected: dict[str, list[int]], remedy: str)
             f"The checkpoint at {path} is damaged or incomplete (weights/{wrong[0]} {state}"
             f"{f', and {len(wrong) - 1} more' if wrong[1:] else ''}). {remedy}"
         )
-
-
-@contextlib.contextmanager
-def replacing(path: pathlib.Path, need: int, is_ours: Callable[[pathlib.Path], bool]) -> Iterator[pathlib.Path]:
-    """A temporary folder that takes `path`'s place when the block ends well, and disappears when it does not.
-
-    All of it is on the disk before it is renamed: after a power cut, what has its name is whole.
-    """
-    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
-    older = path.parent / f".{path.name}.older-{os.getpid()}"
-    try:
-        if path.exists() and not is_ours(path) and not (path.is_dir() and not any(path.iterdir())):
-            raise OutputError(f"{path} exists and is no checkpoint: it is left alone. Choose another name.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(path.parent).free
-        if free < need:
-            raise OutputError(
-                f"Cannot write {path}: {need / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free on that disk."
-            )
-        shutil.rmtree(partial, ignore_errors=True)
-        with interrupt.removed_on_exit(partial):
-            partial.mkdir()
-            (partial / "weights").mkdir()
-            yield partial
-            for entry in (*partial.rglob("*"), partial):
-                _flush(entry)
-            interrupt.replace_folder(path, partial, older)
-            _flush(path.parent)
-    except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _flush(path: pathlib.Path) -> None:
-    """Waits until a file, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Some network disks cannot, of folders.
-        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

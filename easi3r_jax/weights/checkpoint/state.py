@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from easi3r_jax.core.atomic import atomic_folder
 from easi3r_jax.core.errors import CheckpointError, ConfigError
 from easi3r_jax.weights.checkpoint import folder as folders
 
@@ -52,9 +53,9 @@ def save_state(states: str | os.PathLike[str], step: int, state: Any, options: M
     states = pathlib.Path(os.path.realpath(os.path.expanduser(states)))
     arrays = {name: np.asarray(leaf) for name, leaf in _named(state).items()}
     path = states / f"step_{step:08d}"
-    need = sum(array.nbytes for array in arrays.values()) + (4 << 20)
+    size = sum(array.nbytes for array in arrays.values()) + (4 << 20)
     # A folder of this name is ours, readable or not: a run that has passed a damaged state over comes by again.
-    with folders.replacing(path, need, pathlib.Path.is_dir) as partial:
+    with atomic_folder(path, marker=pathlib.Path.is_dir, size=size, durable=True) as partial:
         folders.write_arrays(path, partial / "weights" / "state", arrays)
         header = {
             "format": FORMAT,

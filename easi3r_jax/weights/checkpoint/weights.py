@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from easi3r_jax.core.atomic import atomic_folder
 from easi3r_jax.core.errors import CheckpointError, ConfigError
 from easi3r_jax.models import RAFT, SEARAFT, DUSt3R, FlowNetwork, model_from, parameter_shapes, parameters_of
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
@@ -71,8 +72,8 @@ def save_checkpoint(
         "versions": folders.versions(),
     }
     shapes = parameter_shapes(config)
-    need = 4 * sum(map(math.prod, shapes.values())) + (4 << 20)  # and Orbax's own records
-    with folders.replacing(path, need, is_checkpoint) as partial:
+    size = 4 * sum(map(math.prod, shapes.values())) + (4 << 20)  # and Orbax's own records
+    with atomic_folder(path, marker=is_checkpoint, size=size, durable=True) as partial:
         for part in _parts(shapes):
             tree = {name: _checked(name, read(name), shape) for name, shape in shapes.items() if _part(name) == part}
             folders.write_arrays(path, partial / "weights" / part, _without(tree, part))

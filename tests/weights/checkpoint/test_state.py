@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from easi3r_jax.core import atomic, interrupt
 from easi3r_jax.core.errors import CheckpointError, ConfigError, OutputError
 from easi3r_jax.training.config import TrainConfig
 from easi3r_jax.training.step import init_state
@@ -61,7 +62,7 @@ def test_a_full_disk_leaves_the_last_complete_state(state, tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(folders, "write_arrays" if when == "arrays" else "checksums", full)
-    with pytest.raises(OutputError, match=r"Cannot write .*step_00000002: No space left"):
+    with pytest.raises(OutputError, match=r"Cannot write .*step_00000002: the disk is full"):
         save_state(tmp_path, 2, state, OPTIONS)
     assert [p.name for p in tmp_path.iterdir()] == ["step_00000001"]
     monkeypatch.undo()
@@ -70,7 +71,7 @@ def test_a_full_disk_leaves_the_last_complete_state(state, tmp_path, monkeypatch
 
 
 def test_too_little_room_is_seen_before_anything_is_written(state, tmp_path, monkeypatch):
-    monkeypatch.setattr(folders.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(OutputError, match=r"MB needed, 0 MB free"):
         save_state(tmp_path / "states", 1, state, OPTIONS)
 
@@ -163,13 +164,13 @@ def test_the_options_can_be_read_alone(state, tmp_path):
 
 def test_all_is_on_the_disk_before_it_has_its_name(state, tmp_path, monkeypatch):
     flushed = []
-    monkeypatch.setattr(folders, "_flush", flushed.append)
-    replace = folders.interrupt.replace_folder
+    monkeypatch.setattr(atomic, "_flush", flushed.append)
+    replace = interrupt.replace_folder
 
     def renamed(target, new, older):
         assert set(flushed) == {new, *new.rglob("*")}
         replace(target, new, older)
 
-    monkeypatch.setattr(folders.interrupt, "replace_folder", renamed)
+    monkeypatch.setattr(interrupt, "replace_folder", renamed)
     path = save_state(tmp_path / "states", 1, state, OPTIONS)
     assert flushed[-1] == path.parent

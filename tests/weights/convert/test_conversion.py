@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from easi3r_jax.core.errors import CheckpointError, OutputError
-from easi3r_jax.weights.checkpoint import FORMAT_VERSION, folder, load_checkpoint, load_metadata
+from easi3r_jax.weights.checkpoint import FORMAT_VERSION, load_checkpoint, load_metadata
 from easi3r_jax.weights.convert import cache, convert, resolve
 from easi3r_jax.weights.convert.conversion import hash_file
 
@@ -92,7 +92,7 @@ def test_full_disk_in_the_middle_leaves_the_older_one_untouched(files, older, mo
     assert os.listdir(path.parent) == ["output"]
 
 
-@pytest.mark.parametrize("moment", [".partial-", ".older-"])
+@pytest.mark.parametrize("moment", [".tmp-", ".old-"])
 def test_interrupt_while_replacing_puts_the_older_one_back(files, older, monkeypatch, moment):
     path, before = older
     rename = pathlib.Path.rename
@@ -256,8 +256,5 @@ class TestCache:
         usable, answers = cache._usable, iter([False, True])
         monkeypatch.setattr(cache, "_usable", lambda path: next(answers) and usable(path))
 
-        def full(path, need, is_ours):
-            raise OutputError("full")
-
-        monkeypatch.setattr(folder, "replacing", full)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
         assert self.resolve(source)[0] == first

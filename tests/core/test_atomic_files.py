@@ -80,7 +80,7 @@ def test_files_of_somebodys_own_are_not_replaced(tmp_path, name):
         lambda: write(tmp_path, marker="1"),
         lambda: atomic.ensure_files_writable(tmp_path, NAMES, marker=MARKER),
     ):
-        with pytest.raises(OutputError, match=f"{name} is in the way.*choose another --output"):
+        with pytest.raises(OutputError, match=f"{name} is in the way.*choose another folder"):
             call()
     assert content(tmp_path) == {name: "mine"}
 

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from easi3r_jax.core import atomic
+from easi3r_jax.core import atomic, interrupt
 from easi3r_jax.core.errors import OutputError
 
 MARKER = "marker"
@@ -171,3 +171,44 @@ def test_a_link_keeps_pointing_where_it_did(tmp_path):
     write(tmp_path / "link", "new")
     assert (tmp_path / "link").is_symlink()
     assert content(tmp_path / "disk") == {"result/marker": "new", "result/sub/file": "new"}
+
+
+def test_a_function_may_tell_whose_a_folder_is(older):
+    def write_ours(is_ours):
+        with atomic.atomic_folder(older, marker=is_ours) as new:
+            (new / "file").write_text("new")
+
+    before = content(older)
+    with pytest.raises(OutputError, match="not an earlier result: choose"):
+        write_ours(lambda folder: (folder / "missing").exists())
+    assert content(older) == before
+    write_ours(lambda folder: (folder / "stale").exists())
+    assert content(older) == {"file": "new"}
+
+
+def test_too_small_a_disk_is_seen_before_anything_is_written(older, monkeypatch):
+    before = content(older)
+    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000})())
+    with (
+        pytest.raises(OutputError, match="2 MB needed, 1 MB free"),
+        atomic.atomic_folder(older, marker=MARKER, size=2_000_000),
+    ):
+        raise AssertionError("begun")
+    assert content(older) == before
+    assert os.listdir(older.parent) == ["result"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_files_are_on_the_disk_before_the_folder_has_its_name(older, monkeypatch, durable):
+    flushed, replace = [], interrupt.replace_folder
+    monkeypatch.setattr(atomic, "_flush", flushed.append)
+
+    def renamed(target, new, aside):
+        assert set(flushed) == ({new, *new.rglob("*")} if durable else set())
+        replace(target, new, aside)
+
+    monkeypatch.setattr(interrupt, "replace_folder", renamed)
+    with atomic.atomic_folder(older, marker=MARKER, durable=durable) as new:
+        (new / "sub").mkdir()
+        (new / "sub" / MARKER).write_text("new")
+    assert flushed[-1:] == ([older.parent] if durable else [])
