@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from easi3r_jax import motion
 from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import Batches, batch_size, padded
+from easi3r_jax.core.conversion import check_conversion
 from easi3r_jax.core.sharding import ROWS, WHOLE
 from easi3r_jax.core.types import Array, Frames, Observer, PairPredictions, silent
 from easi3r_jax.models import DUSt3R
@@ -113,7 +114,11 @@ def prediction_pass(
         divided over the devices, and a few more where these need equal shares.
       observer: told of progress.
       stage: what the observer hears this pass called.
+
+    Raises:
+      ConfigError: the device cannot convert to `dtype`.
     """
+    check_conversion(dtype)
     mesh = sharding.mesh_of(model)
     features, dynamic = sharding.whole((features, dynamic), mesh)
     batches = Batches(edges, _most_at_once(grid), mesh, rows=rows, batch=batch)

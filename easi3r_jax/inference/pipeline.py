@@ -31,6 +31,7 @@ from easi3r_jax import align, motion
 from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import padded, room
 from easi3r_jax.core.config import MotionConfig, PipelineConfig
+from easi3r_jax.core.conversion import check_conversion
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.pairs import make_edges
 from easi3r_jax.core.types import (
@@ -94,7 +95,7 @@ def reconstruct(
 
     Raises:
       ConfigError: options that do not fit the clip, e.g. a pair graph that leaves frames unconnected, or masks from
-        flow where none is given.
+        flow where none is given; point maps in a type that the device cannot convert.
       InputError: weights or frames that give no finite prediction; a refiner that returns no masks of the clip.
     """
     num_frames, height, width = frames.rgb.shape[:3]
@@ -102,6 +103,7 @@ def reconstruct(
     edges = clip_edges(num_frames, config.graph)
     given = given or Given()
     _check_given(given, config, len(edges), (num_frames, height, width))
+    check_conversion(config.point_dtype)  # before the first pass, which needs no point maps
     length, rows = clip_room(num_frames, config, given)
     # Also where the clip fills its room: it shares what is compiled with those that do not.
     present = jnp.asarray(np.arange(length) < num_frames) if rows else None
