@@ -1,7 +1,12 @@
 # Needs python3 (3.11 to 3.13) and make, nothing else. `make help` lists the targets.
 
 PYTHON ?= python3
-VENV := .venv
+# A Python that is named and is not the one of .venv has an environment of its own, e.g. .venv-3.13, so that neither
+# replaces the other.
+MADE_WITH := $(shell sed -n 's/^version *= *\([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2> /dev/null)
+VERSION_OF := import sys; print("%d.%d" % sys.version_info[:2])
+NAMED := $(if $(filter-out file,$(origin PYTHON)),$(shell $(PYTHON) -c '$(VERSION_OF)' 2> /dev/null))
+VENV := .venv$(if $(MADE_WITH),$(if $(filter-out $(MADE_WITH),$(NAMED)),-$(NAMED)))
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 # Processes that run the tests. A file's tests stay in one process: they share fixtures that are slow to make.
@@ -28,10 +33,11 @@ PIP_TORCH ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-slow test-torch test-browser lint format parity bench embedded lock clean distclean
+.PHONY: help env demo test test-quick test-optimised test-machines test-slow test-torch test-browser lint format parity
+.PHONY: bench embedded lock clean distclean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 env: $(INSTALLED) ## Create .venv from requirements.lock (once; CPU only)
 
@@ -69,6 +75,17 @@ demo: env ## Reconstruct the bundled clip and print metrics
 test: env ## Run the tests
 	$(RUN) -m pytest -q -n $(WORKERS) --dist loadfile
 
+test-quick: env ## Run a few tests of every part (tests/quick.txt), e.g. with PYTHON=python3.13
+	$(RUN) -m pytest -q -n $(WORKERS) --dist loadfile @tests/quick.txt
+
+# Nearly all of the tests' time is compilation, which `make test` cuts short: see tests/flags.py.
+test-optimised: env ## Run the tests compiled as users' programs are
+	EASI3R_TESTS_OPTIMISED=1 $(RUN) -m pytest -q -n $(WORKERS) --dist loadfile
+
+# MACHINES: some of those that `python -m tests.machines --list` prints. TIMES: how often each.
+test-machines: env ## Run the tests that compute as if on other machines: instructions, threads, order, load (hours)
+	$(RUN) -m tests.machines --workers=$(WORKERS) $(if $(TIMES),--times=$(TIMES)) $(MACHINES)
+
 test-slow: env ## Run the heavy checks
 	$(RUN) -m pytest -q -m slow
 
@@ -103,7 +120,7 @@ chromium:
 lint: env ## Check rules, format and types
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
-	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(RUN) -m pyright
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(RUN) -m pyright --pythonpath $(RUN)
 
 format: env ## Apply rules and format
 	$(RUN) -m ruff check --fix
@@ -130,7 +147,7 @@ lock: env ## Make requirements.lock from pyproject.toml (UPGRADE=1: newest versi
 
 clean: ## Remove caches and build folders
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
-distclean: clean ## Remove .venv too
-	rm -rf $(VENV)
+distclean: clean ## Remove .venv too, and those of other Pythons
+	rm -rf .venv .venv-3.*

@@ -9,7 +9,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tests.flags import compile_quickly
 
@@ -23,6 +23,9 @@ compile_quickly()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+from easi3r_jax.core.conversion import check_conversion  # noqa: E402
+from easi3r_jax.core.errors import ConfigError  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -48,6 +51,19 @@ def _compiled_programs_are_let_go() -> Iterator[None]:
     if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture
+def convertible() -> Callable[[str], None]:
+    """Skips a test whose number type this processor cannot convert to, with the reason."""
+
+    def check(dtype: str) -> None:
+        try:
+            check_conversion(dtype)
+        except ConfigError as error:
+            pytest.skip(str(error))
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Run on eight devices by tests/test_sharding.py: the same clip on one of them and on all; prints how they differ.
+"""Run on eight devices by tests/core/test_sharding.py: the same clip on one of them and on all; prints how they differ.
 
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.eight_devices
 """
@@ -21,13 +21,14 @@ from easi3r_jax.core.types import Frames, Given
 from easi3r_jax.inference import flow, passes, pipeline
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.weights.load import EMBEDDED, load_model
+from tests.starts import CommonStart
 
 CONFIG = PipelineConfig(
     graph="complete",
     segmentation=SegmentationConfig(restarts=1),
     alignment=AlignConfig(iterations=20, flow_start=0.2, depth_weight=0.1),
 )
-FRAMES = 6  # see `whole_method`
+FRAMES = 6
 CLIP = EMBEDDED.parent / "clips" / "demo" / "frames"
 
 
@@ -74,18 +75,17 @@ def _inputs(features, mesh):
 
 
 def whole_method(model, on_all, frames: Frames, edges: np.ndarray) -> dict:
-    """As experiments.evaluate has it: on all devices with shapes that clips share.
+    """As experiments.evaluate has it, on all devices with shapes that clips share, but for where the alignment starts.
 
-    Masks from flow are left out: RANSAC on each two frames answers rounding with another choice of inliers, and so it
-    does at the start for other numbers of frames of this clip.
+    Masks from flow are left out: RANSAC on each two frames decides them, too.
     """
     random = np.random.default_rng(1).normal(0, 2, (len(edges), *frames.rgb.shape[1:3], 2)).astype(np.float32)
     known = np.random.default_rng(2).random(random.shape[:3]) < 0.5  # 30 rows, which eight devices do not divide
     given = Given(flow=jnp.asarray(random), flow_known=jnp.asarray(known))
-    results = [
-        pipeline.reconstruct(network, frames, config, given=given)
-        for network, config in ((model, CONFIG), (on_all, dataclasses.replace(CONFIG, shared_shapes=True)))
-    ]
+    on_each = ((model, CONFIG), (on_all, dataclasses.replace(CONFIG, shared_shapes=True)))
+    with CommonStart() as start:
+        results = [pipeline.reconstruct(network, frames, config, given=given) for network, config in on_each]
+    assert start.count == 2
     one, many = (result.scene for result in results)
     off = np.abs(np.asarray(one.depth) - np.asarray(many.depth)) / np.asarray(one.depth)
     return {

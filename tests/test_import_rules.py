@@ -44,6 +44,7 @@ WITHIN = {
         "sharding": {"errors"},
         "batches": {"sharding", "types"},
         "pairs": {"errors"},
+        "conversion": {"errors"},
     },
     "io": {
         "sequences": {"video"},

@@ -18,6 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tests.machines import MACHINES
+
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -73,8 +75,10 @@ def pinned(text: str) -> dict[str, str]:
 def text_files() -> Iterator[pathlib.Path]:
     """Our text files; binary ones (golden arrays, weights, pictures) do not decode and are left out."""
     for folder, subfolders, names in os.walk(ROOT):
-        subfolders[:] = [name for name in subfolders if name not in NOT_OURS and not name.endswith(".egg-info")]
-        for name in names:
+        subfolders[:] = [
+            n for n in subfolders if n not in NOT_OURS and not n.endswith(".egg-info") and ".venv-" not in n
+        ]
+        for name in set(names) - NOT_OURS:  # in a worktree, .git is a file
             path = pathlib.Path(folder, name)
             try:
                 path.read_text(encoding="utf-8")
@@ -142,8 +146,26 @@ def test_the_pythons_we_promise_are_those_that_are_tested():
 def test_the_continuous_integration_lints_and_tests():
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
-    assert {"make lint", "make test", "make test-torch"} <= set(script.read_text(encoding="utf-8").splitlines())
-    assert "make test-browser" in (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    lines = script.read_text(encoding="utf-8").splitlines()
+    assert {"make lint", "make test", "make test-torch"} <= set(lines)
+    assert f"for version in {' '.join(PYTHONS)}; do" in lines
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    assert "make test-browser" in workflow and "make test-optimised" in workflow
+
+
+def test_the_quick_part_has_tests_of_every_room():
+    listed = (ROOT / "tests/quick.txt").read_text(encoding="utf-8").split()
+    for line in listed:
+        file, _, name = line.partition("::")
+        assert f"def {name}" in (ROOT / file).read_text(encoding="utf-8"), line
+    rooms = {path.name for path in (ROOT / "easi3r_jax").iterdir() if (path / "__init__.py").is_file()}
+    assert rooms - {"assets"} <= {line.split("/")[1] for line in listed}
+
+
+def test_every_machine_is_tried_in_the_continuous_integration():
+    workflow = (ROOT / ".github/workflows/machines.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"^ {10}- (\S+)$", workflow, flags=re.MULTILINE)
+    assert listed == [name for name in MACHINES if name not in ("this", "optimised")]  # which have jobs of their own
 
 
 def test_no_file_names_a_path_of_the_machine_it_was_written_on():

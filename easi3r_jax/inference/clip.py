@@ -13,6 +13,7 @@ from easi3r_jax import align, motion
 from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import bucket_size, pad_pairs, padded
 from easi3r_jax.core.config import PipelineConfig
+from easi3r_jax.core.conversion import check_conversion
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.pairs import make_edges
 from easi3r_jax.core.types import (
@@ -145,6 +146,7 @@ def prepare(
     """
     size = frames.rgb.shape[1], frames.rgb.shape[2]
     check_size(model, size)
+    check_conversion(config.point_dtype)  # before the first pass, which may need no point maps
     length, mesh = len(frames.rgb), sharding.mesh_of(model)
     edges = clip_edges(length, config.graph)
     cue = motion.find_cue(config.cue) if cue is None else cue

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from easi3r_jax import motion
 from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import Batches, batch_size, pad_pairs, padded
+from easi3r_jax.core.conversion import check_conversion
 from easi3r_jax.core.sharding import ROWS, WHOLE
 from easi3r_jax.core.types import Array, Frames, PairPredictions, Progress, silent
 from easi3r_jax.models import DUSt3R
@@ -115,7 +116,11 @@ def prediction_pass(
 
     Returns:
       point maps sharded by pairs over the network's mesh, padded where the devices need equal shards; statistics.
+
+    Raises:
+      ConfigError: the device cannot convert to `dtype`.
     """
+    check_conversion(dtype)
     mesh = sharding.mesh_of(model)
     features, dynamic_tokens = sharding.whole((features, dynamic_tokens), mesh)
     batches, edges, valid, total = _batched(edges, valid, grid, mesh, batch)

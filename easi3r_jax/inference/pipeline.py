@@ -78,7 +78,7 @@ def reconstruct(
 
     Raises:
       ConfigError: options that do not fit the clip, e.g. a pair graph that leaves frames unconnected, or masks from
-        flow where there is none.
+        flow where there is none; point maps in a type that the device cannot convert.
       InputError: frames of a size that the network cannot take or was not made for; weights or frames that give no
         finite prediction; a refiner that returns no masks of the clip.
     """

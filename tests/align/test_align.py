@@ -160,7 +160,8 @@ def test_predictions_are_freed_where_nobody_needs_them(release, clip, quick):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 3e-3), ("bfloat16", 2e-2)])
-def test_observations_may_be_half_as_long(dtype, tolerance, clip, quick):
+def test_observations_may_be_half_as_long(dtype, tolerance, clip, quick, convertible):
+    convertible(dtype)
     exact = aligned(clip.predictions, quick)
     short = dataclasses.replace(
         clip.predictions,

@@ -52,6 +52,37 @@ def test_the_slower_of_compute_and_memory_decides(run):
     assert usual["total"] == pytest.approx([sum(column) for column in zip(*parts, strict=True)], rel=1e-2)
 
 
+def test_encoding_is_by_frames_and_decoding_by_pairs(run):
+    """All pairs of 5 and of 9 frames: 4 and 8 a frame. A figure is printed with two decimals at least."""
+    few, many = (rows(run(f"--frames={count}", "--graph=complete")[1]) for count in (5, 9))
+    for name, (operations, _, _, _) in few.items():
+        ratio = many[name][0] / operations
+        if name == "encoder" or name.startswith("k-means"):
+            assert ratio == pytest.approx(1, rel=1e-3), name
+        elif name != "in all":
+            assert ratio == pytest.approx(2, rel=2e-3), name
+
+
+def test_the_networks_are_as_large_as_published(run):
+    """ViT-L/16 has 303 million parameters, of four bytes each, and does 12 C^2 multiply-adds a token and block."""
+    tokens, width, blocks = 32 * 18, 1024, 24
+    table = rows(run("--frames=5", "--graph=complete")[1])
+    operations, gigabytes, *_ = table["encoder"]
+    assert gigabytes == pytest.approx(4 * 0.303, abs=0.01)
+    attention = 2 * 2 * tokens**2 * width * blocks
+    assert operations == pytest.approx((2 * 12 * width**2 * tokens * blocks + attention) / 1e9, rel=5e-3)
+    # 300 steps, of which each reads or writes 52 bytes for every pixel of either side of a pair.
+    assert table["alignment"][1] == pytest.approx(300 * 288 * 512 * (4 * 2 * 52 + 52) / 1e9, rel=5e-3)
+
+
+def test_memory_is_that_of_the_point_maps(run):
+    """Two sides of a pair, of three coordinates and a confidence each."""
+    out = run("--frames=6", "--graph=complete", "--height=160", "--width=320", "--devices=2")[1]
+    whole, share = (float(x) for x in re.search(r"all pairs: ([\d.]+) GB \(([\d.]+) GB on each", out).groups())
+    assert whole == pytest.approx(30 * 160 * 320 * 2 * 4 * 4 / 1e9, abs=0.05)
+    assert share == pytest.approx(whole / 2, abs=0.1)
+
+
 def test_the_documented_table_is_what_the_command_prints(run):
     printed = rows(run("--flow")[1])
     table = {}

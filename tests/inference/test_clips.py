@@ -1,16 +1,17 @@
 """The whole pipeline on small random networks: invariances, cues for motion, degenerate clips, refusals."""
 
 import dataclasses
+from unittest import mock
 
 import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax import motion
+from easi3r_jax import align, motion
 from easi3r_jax.core.config import AlignConfig, PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.core.types import MotionResidual
+from easi3r_jax.core.types import Given, MotionResidual
 from easi3r_jax.inference import pipeline
 from easi3r_jax.models import random_model
 from tests.inference.small import NETWORK, OPTIONS, assert_finite, clip
@@ -36,13 +37,54 @@ def test_same_seed_same_result(model, result):
     chex.assert_trees_all_equal(result, again)
 
 
+def aligned_points(model, frames, options, **more):
+    """What `reconstruct` returns, and the point maps that it aligned, (E, H, W, 3)."""
+    seen = []
+
+    def watched(predictions, *arguments, **named):
+        seen.append(np.array(predictions.points_i))  # a copy: the alignment frees them
+        return original(predictions, *arguments, **named)
+
+    original = align.align
+    with mock.patch.object(align, "align", watched):
+        result = pipeline.reconstruct(model, frames, options, **more)
+    (points,) = seen
+    return result, points
+
+
+def changed_pairs(points, plain):
+    """(E,) bool: whose points differ by more than rounding."""
+    return np.abs(points - plain).max((1, 2, 3)) > 1e-6 * np.abs(plain).max()
+
+
 def test_predictions_are_masked_by_the_first_pass(model):
-    """Re-attention changes the point maps exactly where there are masks."""
+    """What is aligned are the points under the masks of the first pass; without re-attention, under none."""
     frames = clip(4)
-    plain = pipeline.reconstruct(model, frames, dataclasses.replace(OPTIONS, reattention=False))
-    full = pipeline.reconstruct(model, frames, OPTIONS)
-    assert plain.scene.dynamic_mask.any()  # a random network marks something
-    assert np.abs(plain.losses[0] - full.losses[0]) > 0
+    plain, unmasked = aligned_points(model, frames, dataclasses.replace(OPTIONS, reattention=False))
+    _, masked = aligned_points(model, frames, OPTIONS)
+    grid, edges = model.grid(frames.rgb.shape[1:3]), pipeline.clip_edges(4, OPTIONS.graph)
+    features = pipeline.encode(model, frames)
+    # Without re-attention, the last pass's masks are the first one's.
+    dynamic = motion.token_masks(plain.scene.dynamic_mask, NETWORK.patch_size)
+    assert dynamic.any() and not dynamic.all()  # a random network marks something
+    for found, tokens in ((unmasked, None), (masked, dynamic)):
+        expected = pipeline.prediction_pass(model, features, edges, grid, dynamic_tokens=tokens)[0].points_i
+        np.testing.assert_allclose(found[: len(edges)], expected, atol=1e-6 * np.abs(expected).max())
+    some = np.asarray(dynamic.any(1) & ~dynamic.all(1))  # static queries, and keys that they lose
+    assert changed_pairs(masked, unmasked)[: len(edges)][some[edges[:, 1]]].all()
+
+
+def test_re_attention_changes_the_points_exactly_where_there_are_masks(model):
+    """Static queries of the other frame lose frame 2's keys; frame 2's own static queries see all of a static frame."""
+    frames = clip(4)
+    masks = jnp.zeros(frames.rgb.shape[:3], bool).at[2, :8, :24].set(True)
+    options = dataclasses.replace(OPTIONS, cue="none", masks=("given",), graph="complete")
+    points = [
+        aligned_points(model, frames, dataclasses.replace(options, reattention=on), given=Given(masks=masks))[1]
+        for on in (False, True)
+    ]
+    edges = pipeline.clip_edges(4, "complete")
+    np.testing.assert_array_equal(changed_pairs(points[1], points[0])[: len(edges)], edges[:, 1] == 2)
 
 
 def test_a_mask_changes_the_pairs_of_its_frame_and_no_others(model):
@@ -57,9 +99,7 @@ def test_a_mask_changes_the_pairs_of_its_frame_and_no_others(model):
 
     plain = points(None)
     np.testing.assert_allclose(points(nothing), plain, atol=1e-6 * np.abs(plain).max())
-    changed = np.abs(points(nothing.at[2, :3].set(True)) - plain).max((1, 2, 3)) > 1e-6 * np.abs(plain).max()
-    # Static queries of the other frame lose frame 2's keys; frame 2's own static queries see all of a static frame.
-    np.testing.assert_array_equal(changed, edges[:, 1] == 2)
+    np.testing.assert_array_equal(changed_pairs(points(nothing.at[2, :3].set(True)), plain), edges[:, 1] == 2)
 
 
 def test_without_motion_nothing_is_masked(model):

@@ -14,6 +14,7 @@ from easi3r_jax.inference import passes, pipeline
 from easi3r_jax.inference.clip import prepare
 from easi3r_jax.models.encoder import Encoder
 from tests.inference.small import OPTIONS, Corner, assert_finite, clip, known_cameras
+from tests.starts import CommonStart
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7])
@@ -102,23 +103,37 @@ def padding(model, config, given):
 
 @pytest.fixture(scope="module")
 def shared(model):
-    """17 frames in arrays of 18, and the refiner that was asked."""
+    """17 frames in arrays of 18, the refiner that was asked, and where the alignment started."""
     corner = Corner()
     frames = clip(17, height=16, width=24)
-    return pipeline.reconstruct(model, frames, SHARED, given=given_for(17), refiner=corner), corner
+    with CommonStart() as start:
+        return pipeline.reconstruct(model, frames, SHARED, given=given_for(17), refiner=corner), corner, start
 
 
 def test_a_clip_with_room_in_its_arrays_gives_the_same_result(model, shared):
     """Nothing of the padding shows in the clip's result."""
     assert padding(model, SHARED, given_for(17)) == (18, len(pipeline.clip_edges(18, SHARED.graph)))
-    ours, corner = shared
+    ours, corner, start = shared
     exact = dataclasses.replace(SHARED, shared_shapes=False)
     frames = clip(17, height=16, width=24)
-    expected = pipeline.reconstruct(model, frames, exact, given=given_for(17), refiner=Corner())
+    with start:
+        expected = pipeline.reconstruct(model, frames, exact, given=given_for(17), refiner=Corner())
+    assert start.count == 2
     assert corner.calls[0][0].shape == (17, 16, 24, 3) and corner.calls[0][1].shape == (17, 16, 24)
-    assert isinstance(ours.scene.depth, np.ndarray) and isinstance(expected.scene.depth, np.ndarray)
-    chex.assert_trees_all_close(ours, dataclasses.replace(expected, record=ours.record), rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(ours.scene.dynamic_mask, expected.scene.dynamic_mask)
+    # What a threshold decides may differ in a pixel that rounding takes across it: masks, and which points float.
+    kept = [np.asarray(result.scene.confidence) > 0 for result in (ours, expected)]
+    assert np.mean(kept[0] != kept[1]) < 1e-3
+    ours, expected = (
+        dataclasses.replace(
+            r, scene=dataclasses.replace(r.scene, confidence=np.where(kept[0] & kept[1], r.scene.confidence, 0))
+        )
+        for r in (ours, expected)
+    )
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        if mine.dtype == bool:
+            assert np.mean(mine != other) < 1e-3
+        else:
+            np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.usefixtures("shared")
@@ -160,8 +175,9 @@ def test_the_observer_hears_every_stage(model):
         assert [d for d, _ in mine] == sorted(d for d, _ in mine)
 
 
-def test_point_maps_are_kept_in_half_the_memory(model):
-    dtype, step = "float16", 2**-11
+@pytest.mark.parametrize(("dtype", "step"), [("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_point_maps_are_kept_in_half_the_memory(model, dtype, step, convertible):
+    convertible(dtype)
     frames, edges = clip(3), pipeline.clip_edges(3, "complete")
     grid, features = model.grid(frames.rgb.shape[1:3]), pipeline.encode(model, frames)
     exact, _ = pipeline.prediction_pass(model, features, edges, grid)

@@ -44,8 +44,19 @@ def test_the_picture_shows_four_views_and_fits_the_panel(size):
 
 
 def test_a_picture_of_a_scene_without_depth(scene):
+    """It is black, its range is of numbers all the same, and the pictures beside it are what they would be."""
+    times = np.arange(6.0)
+    usual = colors.measure(scene, times)
+    expected = pictures.frame_picture(scene, 0, usual)
     scene.depth[:] = np.nan
-    pictures.frame_picture(scene, 0, colors.measure(scene, np.arange(6.0)))
+    picture = pictures.frame_picture(scene, 0, usual)
+    changed = np.argwhere((picture != expected).any(axis=-1))
+    height, width = ((side - 4) // 2 for side in picture.shape[:2])  # of each of the four
+    assert changed.min(axis=0).tolist() == [0, width + 4]
+    assert changed.max(axis=0).tolist() == [height - 1, 2 * width + 3]
+    assert not picture[16:height, width + 4 :].any()  # below the name
+    unknown = colors.measure(scene, times)
+    assert all(np.isfinite(limits).all() and limits[0] < limits[1] for limits in unknown.limits.values())
 
 
 def test_a_video_can_be_read_back():

@@ -33,7 +33,24 @@ def soon(condition) -> None:
         time.sleep(0.01)
 
 
-def test_it_serves_this_machine_only(running):
+def nodes(running) -> dict:
+    """By name; a copy, for another thread adds to them."""
+    return dict(running._server.scene._handle_from_node_name)
+
+
+def pictured(running, result, t: int) -> None:
+    """Waits until the panel has the picture of frame t, which comes when there is nothing more urgent."""
+    expected = frame_picture(result.scene, t, running._shown[0].ranges, running._shown[0].placement.scale)
+    shown = running._panel._pictures  # empty until the first one comes
+    soon(lambda: shown and np.array_equal(shown[0].image, expected))
+
+
+def moving(running) -> list[str]:
+    """Names of the moving points that are to be seen."""
+    return [name for name, node in nodes(running).items() if "/moving/" in name and node.visible]
+
+
+def test_it_serves_this_machine(running):
     with urllib.request.urlopen(f"http://127.0.0.1:{running.port}") as page:
         assert b"<html" in page.read(1000)
     assert running._server.get_host() == "127.0.0.1"
@@ -50,17 +67,13 @@ def test_when_show_frame_returns_the_frame_is_shown(running):
     for t in (4, 1, 5):
         running.show_frame(t)
         assert running.view.playback.frame == t
-        nodes = running._server.scene._handle_from_node_name
-        assert [name for name, node in nodes.items() if "/moving/" in name and node.visible] == [
-            f"/left/moving/{t:05d}"
-        ]
+        assert moving(running) == [f"/left/moving/{t:05d}"]
 
 
 def test_the_panel_shows_the_pictures_of_the_current_frame(running, saved):
     for t in (4, 1):
         running.show_frame(t)
-        expected = frame_picture(saved.scene, t, running._shown[0].ranges, running._shown[0].placement.scale)
-        soon(lambda expected=expected: np.array_equal(running._panel._pictures[0].image, expected))
+        pictured(running, saved, t)
 
 
 def test_the_legend_follows_the_colour(running):
@@ -70,9 +83,7 @@ def test_the_legend_follows_the_colour(running):
 
 def test_the_whole_background_arrives(running):
     def static() -> list:
-        return [
-            n for name, n in running._server.scene._handle_from_node_name.items() if name.startswith("/left/static/2/")
-        ]
+        return [node for name, node in nodes(running).items() if name.startswith("/left/static/2/")]
 
     soon(lambda: sum(len(node.points) for node in static() if hasattr(node, "points")) > 500)
 
@@ -87,17 +98,22 @@ def test_an_exception_in_a_thread_is_not_lost(saved, monkeypatch):
 
 
 def test_a_result_of_an_older_version_is_shown(saved):
-    """Its source is unknown (see `results`)."""
+    """Its source is not known (see `results`); nothing of what is seen needs it."""
     older = dataclasses.replace(saved, source=None, motion=None, config={})
-    with viewer.Viewer([older], port=0) as running:
-        running.show_frame(3)
+    with viewer.Viewer([older], port=0) as running, viewer.Viewer([saved], port=0) as newer:
+        for viewing in (running, newer):
+            viewing.show_frame(3)
+            pictured(viewing, saved, 3)
+        assert moving(running) == moving(newer) == ["/left/moving/00003"]
+        assert running.view == newer.view
+        np.testing.assert_array_equal(running.poses(), newer.poses())
 
 
 def test_two_results_of_one_clip(tmp_path, saved, scene):
     other = write_scene(tmp_path / "plain", dataclasses.replace(scene, dynamic_mask=np.zeros_like(scene.dynamic_mask)))
     with viewer.Viewer([saved, other], port=0) as running:
         running.show_frame(2)
-        names = set(running._server.scene._handle_from_node_name)
+        names = set(nodes(running))
         assert {"/left/title", "/right/title", "/left/camera/00002", "/right/camera/00002"} <= names
         assert "/left/moving/00002" in names and "/right/moving/00002" not in names  # nothing moves there
 

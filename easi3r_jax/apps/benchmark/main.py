@@ -20,6 +20,7 @@ from easi3r_jax.apps.benchmark.timing import Compilations, StageTimer, copy_rate
 from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
 from easi3r_jax.apps.progress import table
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
+from easi3r_jax.core.conversion import check_conversion
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io.export import write_json
@@ -52,6 +53,7 @@ def main() -> None:
         raise ConfigError(f"--stages={STAGES.value}: some of network, flow and alignment, separated by commas.")
     config = PRESETS[PRESET.value]()
     dtype = layer_dtype(DTYPE.value)
+    check_conversion(POINT_DTYPE.value)
     size = (HEIGHT.value or config.image_size[0], WIDTH.value or config.image_size[1])
     if size[0] % config.patch_size or size[1] % config.patch_size:
         raise ConfigError(f"{size[1]}x{size[0]} does not divide into patches of {config.patch_size}.")
