@@ -7,12 +7,35 @@
     result = e3r.reconstruct(model, frames)
     e3r.save_result("results/clip", result)
 
-All public names are in `__init__.pyi`, and are imported when they are first used: the import itself takes no time and
-starts no backend. Rooms: `core`, `models`, `motion`, `align`, `weights`, `inference`, `io`, `viewer`, `synthetic`,
-`training`, `evaluation`, `apps`.
+The public names are those of `__init__.pyi`. Each is imported when it is first used: the import itself takes no time,
+starts no backend and installs no signal handler. Rooms: `core`, `models`, `motion`, `alignment`, `weights`,
+`inference`, `io`, `viewer`, `synthetic`, `training`, `evaluation`, `apps`.
 """
 
-import lazy_loader
+import ast
+import importlib
+import pathlib
+from typing import Any
 
 __version__ = "0.1.0"
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+#: Public name -> its module and its name there.
+_PUBLIC = {
+    alias.asname or alias.name: (f"{__name__}.{node.module}", alias.name)
+    for node in ast.parse(pathlib.Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    value = globals()[name] = getattr(importlib.import_module(module), attribute)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,254 @@
+"""The public face, `import easi3r_jax as e3r`: every name through it, its pure functions against the host's drivers."""
+
+import functools
+import inspect
+import pathlib
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import easi3r_jax as e3r
+from easi3r_jax import motion
+from easi3r_jax.inference import passes, pipeline
+from easi3r_jax.models.config import FlowConfig
+from easi3r_jax.models.parameters import flow_network
+
+QUICK = e3r.PipelineConfig(alignment=e3r.AlignConfig(iterations=20), graph="complete")
+GRAPH = "swin-2-noncyclic"
+
+
+@pytest.fixture(scope="module")
+def model() -> e3r.DUSt3R:
+    return e3r.load_model("embedded")
+
+
+@pytest.fixture(scope="module")
+def frames(model) -> e3r.Frames:
+    return e3r.load_frames("demo", e3r.FrameConfig.for_model(model, first=4))
+
+
+@pytest.fixture(scope="module")
+def edges(frames) -> np.ndarray:
+    return e3r.make_edges(len(frames.rgb), GRAPH)
+
+
+@pytest.fixture(scope="module")
+def predicted(model, frames, edges):
+    """Point maps and statistics by the host's drivers."""
+    features = pipeline.encode(model, frames)
+    return pipeline.prediction_pass(model, features, edges, model.grid(frames.rgb.shape[1:3]))
+
+
+@pytest.fixture(scope="module")
+def result(model, frames) -> e3r.Reconstruction:
+    return e3r.reconstruct(model, frames, QUICK)
+
+
+def close(ours, expected, share: float = 1e-5) -> None:
+    """Equal but for rounding: a network's batches are added up in another order."""
+    chex.assert_trees_all_equal_structs(ours, expected)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        np.testing.assert_allclose(a, b, atol=share * max(np.abs(b).max(), 1e-30))
+
+
+def test_every_name_is_there_and_says_what_it_is():
+    assert set(e3r.__all__) <= set(dir(e3r))
+    for name in e3r.__all__:
+        value = getattr(e3r, name)
+        assert inspect.getdoc(value), name
+        assert value.__name__ in (name, "total_loss", "align"), name  # the face names what these are of
+
+
+def test_every_name_is_used_through_the_face():
+    """By the tests or the documents that are run as tests."""
+    root = pathlib.Path(__file__).parents[1]
+    texts = [path.read_text(encoding="utf-8") for path in (root / "tests").rglob("*.py")]
+    texts += [(root / name).read_text(encoding="utf-8") for name in ("README.md", "docs/extending.md")]
+    used = set(re.findall(r"\be3r\.(\w+)", "\n".join(texts)))
+    assert set(e3r.__all__) - used == set()
+
+
+def test_unknown_names_are_no_attributes():
+    with pytest.raises(AttributeError, match="reconstrct"):
+        _ = e3r.reconstrct
+
+
+@pytest.mark.parametrize("batch_size", [0, 1, 4])
+def test_pure_predictions_are_those_of_the_pass(model, frames, edges, predicted, batch_size):
+    pairs = jax.jit(functools.partial(e3r.predict_pairs, batch_size=batch_size))(model, frames.rgb, edges)
+    assert pairs.num_frames == 4
+    close(pairs, predicted[0])
+
+
+def test_masked_predictions_are_those_of_masked_re_attention(model, frames, edges, predicted):
+    mask = jnp.zeros(frames.rgb.shape[:3], bool).at[1, :32, 8:40].set(True)
+    grid, features = model.grid(frames.rgb.shape[1:3]), e3r.encode_frames(model, frames.rgb)
+    tokens = motion.token_masks(mask, model.config.patch_size)
+    expected, _ = pipeline.prediction_pass(model, features, edges, grid, dynamic_tokens=tokens)
+    close(e3r.predict_pairs(model, frames.rgb, edges, dynamic_mask=mask, features=features), expected)
+    assert np.abs(np.asarray(expected.points_i - predicted[0].points_i)).max() > 1e-3
+
+
+@pytest.mark.parametrize("batch_size", [0, 3])
+def test_pure_attention_is_that_of_the_pass(model, frames, edges, predicted, batch_size):
+    grid, features = model.grid(frames.rgb.shape[1:3]), e3r.encode_frames(model, frames.rgb, batch_size=batch_size)
+    close(features, passes.encode(model, frames))
+    statistics = e3r.attention_statistics(model, features, edges, grid, batch_size=batch_size)
+    close(statistics, predicted[1], share=1e-4)
+    maps = e3r.attention_maps(model, frames.rgb, edges, batch_size=batch_size)
+    close(maps, e3r.fuse_temporal(predicted[1], grid), share=1e-3)
+
+
+def test_pure_masks_are_those_of_the_first_pass(model, frames, edges):
+    """And differentiable: the score by the network's parameters, everywhere finite."""
+    config, size = e3r.SegmentationConfig(num_clusters=16, restarts=1), frames.rgb.shape[1:3]
+    segmentation = e3r.motion_masks(model, frames.rgb, edges, config, batch_size=4)
+    assert isinstance(segmentation, e3r.Segmentation)
+    grid, features = model.grid(size), pipeline.encode(model, frames)
+    labels = motion.cluster_labels(features, grid, config, jax.random.key(0))
+    temporal = pipeline.attention_pass(model, features, edges, grid)
+    _, expected = pipeline.segment(temporal, labels, size, config)
+    np.testing.assert_allclose(segmentation.score, expected.score, atol=1e-3)
+    assert np.mean(segmentation.mask != expected.mask) < 1e-2  # a threshold decides, and rounding may cross it
+    slopes = jax.grad(lambda m: jnp.mean(e3r.motion_masks(m, frames.rgb, edges, config).score))(model)
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(slopes))
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(slopes)) > 0
+
+
+def test_the_alignment_by_its_parts_is_the_alignment(model, frames, predicted):
+    """`align_pairs` is start, problem, steps, cameras; and the pure loop takes the same steps."""
+    pairs, config = predicted[0], QUICK.alignment
+    start, problem = e3r.initial_state(pairs, config), e3r.make_problem(pairs, config)
+    assert isinstance(start, e3r.AlignState) and isinstance(problem, e3r.AlignProblem)
+    state, losses = e3r.optimise(start, problem, config)
+    np.testing.assert_allclose(losses[0], e3r.alignment_loss(start, problem), rtol=1e-5)
+    geometry, expected = e3r.align_pairs(pairs, config)
+    assert isinstance(geometry, e3r.Geometry)
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    ours = e3r.geometry_of(state, problem, geometry.confidence)
+    np.testing.assert_allclose(ours.depth, geometry.depth, rtol=1e-3)
+    rates, active = jnp.full(3, config.learning_rate, jnp.float32), jnp.ones(3, bool)
+    _, _, first = e3r.adam_steps(start, e3r.init_moments(start), problem, rates, active)
+    np.testing.assert_allclose(first[0], losses[0], rtol=1e-5)
+
+
+def test_a_result_is_host_arrays_and_shows_itself(result, frames):
+    assert isinstance(result.scene, e3r.Scene4D)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves((result.scene, result.motion, result.losses)))
+    assert repr(result).startswith("Reconstruction(4 frames of 96x64, ")
+    html = result._repr_html_()
+    assert "4 frames of 96x64" in html and "data:image/png;base64," in html
+    assert result.show().get_axes()
+    with pytest.raises(e3r.InputError, match="save_result"):
+        result.saved_folder()
+    assert result.frames.rgb.shape == frames.rgb.shape
+
+
+def test_results_are_saved_and_read_back(result, tmp_path):
+    folder = e3r.save_result(tmp_path / "clip", result, clouds=e3r.CloudOptions(foreground="none"))
+    same = e3r.load_result(folder)
+    assert same.saved_folder() == folder and same.record["pipeline"]["graph"] == "complete"
+    chex.assert_trees_all_equal(same.scene, result.scene)
+    chex.assert_trees_all_equal(same.motion, result.motion)
+    np.testing.assert_array_equal(same.frames.time, result.frames.time)
+    assert same.frames.names == result.frames.names and same.frames.names is not None
+    with pytest.raises(e3r.ConfigError, match="Foreground"):
+        e3r.save_result(tmp_path / "other", result, clouds=e3r.CloudOptions(foreground=4))
+
+
+def test_a_function_is_a_cue(model, frames):
+    seen = []
+
+    @e3r.reads_attention
+    def cue(evidence: e3r.Evidence) -> e3r.MotionResidual:
+        seen.append(evidence)
+        doubt = jnp.ones((len(evidence.features), *evidence.grid)).at[:, 2, 3].set(5.0)
+        return e3r.MotionResidual(doubt, doubt > 0)
+
+    segmentation = e3r.SegmentationConfig(num_clusters=384, restarts=1)
+    config = e3r.PipelineConfig(segmentation=segmentation, alignment=QUICK.alignment, graph="complete")
+    other = e3r.reconstruct(model, frames, config, cue=cue)
+    assert len(seen) == 2 and seen[0].predictions is None
+    assert other.scene.dynamic_mask[:, 20, 28].all() and other.scene.dynamic_mask.mean() < 0.05
+
+
+def test_per_pair_values_become_a_residual(edges, frames):
+    value = jnp.ones((len(edges), 2, 3)).at[:, 0, 0].set(3.0)
+    residual = e3r.mean_over_partners(value, value > 0, edges, len(frames.rgb))
+    np.testing.assert_allclose(residual.value, jnp.broadcast_to(value[0], (4, 2, 3)))
+    assert residual.observed.all()
+
+
+def test_frames_of_another_network_are_refused(model):
+    big = e3r.load_frames("demo", e3r.FrameConfig(first=2))
+    for call in (e3r.reconstruct, e3r.reconstruct_stream, lambda m, f: e3r.predict_pairs(m, f.rgb, [[0, 1]])):
+        with pytest.raises(e3r.UserError, match=r"FrameConfig\.for_model"):
+            call(model, big)
+
+
+def test_other_ways_to_reconstruct(model, frames):
+    stream = e3r.reconstruct_stream(model, frames)
+    assert not stream.scene.dynamic_mask.any() and stream.scene.depth.shape == frames.rgb.shape[:3]
+    windows = e3r.reconstruct_windows(model, frames, QUICK, window=3, overlap=2)
+    assert windows.scene.depth.shape == frames.rgb.shape[:3] and windows.threshold is None
+
+
+def test_results_are_measured(model, frames, result):
+    truth = e3r.load_ground_truth("demo", frames)
+    assert isinstance(truth, e3r.GroundTruth)
+    metrics = e3r.evaluate_scene(result.scene, truth)
+    assert 0 < metrics["abs_rel"] < 1 and 0 <= metrics["mask_iou"] <= 1
+
+
+def test_flow_is_estimated_where_it_is_asked_for(model, frames, edges, tmp_path):
+    network = flow_network(FlowConfig("raft-small"), seed=0)
+    flow = e3r.estimate_flow(network, frames.rgb, edges[:2], iterations=1)
+    assert flow.shape == (2, *frames.rgb.shape[1:3], 2)
+    asked = []
+
+    def standing(rgb, edges, *, progress):
+        asked.append(len(edges))
+        return np.zeros((len(edges), *rgb.shape[1:3], 2), np.float32)
+
+    result = e3r.reconstruct(model, frames, QUICK, flow=standing)
+    assert asked == [12] and result.given.flow.shape == (12, *frames.rgb.shape[1:3], 2)
+    with pytest.raises(e3r.CheckpointError, match="no checkpoint at"):
+        e3r.load_flow_model(str(tmp_path / "none.pth"))
+
+
+def test_what_is_known_beforehand(model, frames):
+    count = len(frames.rgb)
+    cameras = e3r.KnownCameras(
+        focal=np.full(count, 80.0),
+        principal_point=np.tile([48.0, 32.0], (count, 1)),
+        intrinsics_known=np.ones(count, bool),
+        world_from_cam=np.tile(np.eye(4), (count, 1, 1)),
+        poses_known=np.zeros(count, bool),
+    )
+    scene = e3r.reconstruct(model, frames, QUICK, given=e3r.Given(cameras=cameras)).scene
+    np.testing.assert_allclose(scene.intrinsics[:, 0, 0], 80, rtol=1e-6)
+
+
+def test_networks_of_ones_own_and_devices():
+    config = e3r.DUSt3RConfig.thumbnail()
+    small = e3r.random_model(config, seed=3)
+    assert small.config == config
+    assert e3r.data_mesh(1).size == 1
+    assert e3r.on_devices(small, 1) is small
+    with pytest.raises(e3r.ConfigError, match="devices"):
+        e3r.data_mesh(10_000)
+
+
+def test_point_maps_are_a_pytree_of_pairs(predicted):
+    some = jax.tree.map(lambda x: x[:3], predicted[0])
+    assert isinstance(some, e3r.PairPredictions) and len(some.edges) == 3 and some.total_frames == 4
+
+
+def test_errors_are_one_family():
+    for kind in (e3r.InputError, e3r.ConfigError, e3r.CheckpointError, e3r.OutputError):
+        assert issubclass(kind, e3r.UserError)
