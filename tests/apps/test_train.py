@@ -151,7 +151,7 @@ def refused(done, text: str, code: int = 1):
 
 def test_a_run_is_not_begun_over_another(runs, command):
     folder, _ = runs
-    refused(command("train", *SMALL, f"--output={folder / 'through'}"), "holds a run: add --resume")
+    refused(command("train", *SMALL, f"--output={folder / 'through'}"), "contains a run: add --resume")
 
 
 def test_changed_options_are_named_on_resume(runs, command):
@@ -164,7 +164,7 @@ def test_changed_options_are_named_on_resume(runs, command):
     ("arguments", "text"),
     [
         (("--resume",), "no training state"),
-        (("--finetune=monst3r", "--checkpoint=embedded"), "drop --preset"),
+        (("--finetune=monst3r", "--checkpoint=embedded"), "omit --preset"),
         (("--checkpoint=nowhere.pth",), "nowhere.pth"),
         (("--seed=2147483647",), "--seed must be below"),
         (("--data=shapes:/tmp",), "shapes"),
