@@ -149,6 +149,8 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
             found.append(f"{where}: only the viewer needs viser")
         if top in ("gradio", "gradio_client", "starlette") and module != "easi3r_jax.apps.app.page":
             found.append(f"{where}: only the web app's page needs gradio")
+        if top in ("plyfile", "pycolmap", "trimesh"):
+            found.append(f"{where}: only tests read exports back (and plyfile is GPL)")
         if top in ("pickle", "cloudpickle", "dill", "joblib") and not module.startswith("easi3r_jax.weights.convert"):
             found.append(f"{where}: only weights.convert reads pickles")
         if library and top in FILE_MODULES and not touches_files:
@@ -208,6 +210,7 @@ def project_modules() -> Iterator[tuple[str, pathlib.Path]]:
         ("easi3r_jax.apps.reconstruct", "from transformers import Sam2VideoModel"),
         ("easi3r_jax.apps.view", "import viser"),
         ("easi3r_jax.io.export.ply", "import viser.transforms"),
+        ("easi3r_jax.io.export.ply", "import plyfile"),
         ("easi3r_jax.apps.app.job", "import gradio as gr"),
         ("easi3r_jax.apps.app", "from gradio import Blocks"),
         ("easi3r_jax.weights.checkpoint", "import pickle"),
@@ -267,9 +270,10 @@ def test_the_project_keeps_the_rules():
 def test_every_import_is_a_declared_dependency():
     """Of the programs in [project.dependencies], of the tests there or in the extra `dev`.
 
-    The reader of HDF5 files may import what is in the extra `datasets`, which it does where it needs it; likewise the
-    refinement by SAM 2, and its tests, what is in `sam2`, the viewer what is in `viewer`, and the web app's page what
-    is in `app` and comes with it. Tests in a browser may import what drives it, and what the page is made of.
+    The readers of HDF5 and OpenEXR files may import what is in the extra `datasets`, which they do where they need it;
+    likewise the writer of OpenEXR files what is in `export`, the refinement by SAM 2, and its tests, what is in `sam2`,
+    the viewer what is in `viewer`, and the web app's page what is in `app` and comes with it. Tests in a browser may
+    import what drives it, and what the page is made of.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {name: {_distribution(r) for r in needs} for name, needs in project["optional-dependencies"].items()}
@@ -278,6 +282,8 @@ def test_every_import_is_a_declared_dependency():
     ours = {*PACKAGES, "tests", *sys.stdlib_module_names}
     missing = []
     by_module = {"easi3r_jax.io.files.hdf5": extras["datasets"], "easi3r_jax.inference.refine.sam2": extras["sam2"]}
+    by_module["easi3r_jax.training.datasets.exr"] = extras["datasets"]
+    by_module["easi3r_jax.io.export.exr"] = extras["export"]
     by_module["easi3r_jax.viewer"] = extras["viewer"]
     by_module["easi3r_jax.apps.app.page"] = extras["app"] | {"starlette"}
     browser = {_distribution(line) for line in (ROOT / "tests/requirements-browser.txt").read_text().splitlines()}
@@ -300,7 +306,7 @@ def test_every_import_is_a_declared_dependency():
 
 
 def test_no_dependency_is_declared_in_vain():
-    """Each is imported by the project, or by its tests (`chex`, and `trimesh` as an independent reader)."""
+    """Each is imported by the project, or by its tests (`chex`)."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     sources = [path for _, path in project_modules()] + sorted((ROOT / "tests").rglob("*.py"))
     used = set()

@@ -90,8 +90,7 @@ def atomic_folder(
         target = pathlib.Path(path).expanduser().resolve()
         _check_replaceable(target, marker)
         target.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(target.parent).free
-        if free < size:
+        if size and (free := shutil.disk_usage(target.parent).free) < size:
             raise OutputError(
                 f"Cannot write {path}: {size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free on that disk."
             )

@@ -7,6 +7,12 @@
 
 Format: https://colmap.github.io/format.html. Pixels are counted from the image's corner: the centre of the top left one
 is (0.5, 0.5). Poses are camera from world, with the quaternion's scalar first.
+
+Written here rather than with pycolmap, which takes 139 MB on the disk and makes an object of each observation. For 300
+frames and 1.3 million observations it writes the same binary model in 2.2 s of CPU time and 0.06 GB, this module in
+0.2 s and 0.02 GB; binary and text together in 4.4 s and 119 MB, this module in 2.5 s and 93 MB
+(`python -m tests.io.export.libraries`). Rigs and frames, which COLMAP has since version 3.12, are left out: where a
+model has none, COLMAP makes them.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from easi3r_jax.core import atomic
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.types import Scene4D
 from easi3r_jax.io.export.colmap import write_colmap
-from easi3r_jax.io.export.exr import write_exr
+from easi3r_jax.io.export.exr import require_openexr, write_exr
 from easi3r_jax.io.export.glb import write_glb
 from easi3r_jax.io.export.images import depth_scale, encode_depth, scale_text
 from easi3r_jax.io.export.jsonfile import write_json
@@ -160,12 +160,14 @@ def parse_formats(text: str) -> tuple[str, ...]:
     """Formats from their names with commas between; none from nothing.
 
     Raises:
-      ConfigError: an unknown name.
+      ConfigError: an unknown name, or a format whose library is not installed.
     """
     names = tuple(dict.fromkeys(word.strip() for word in text.split(","))) if text.strip() else ()
     for name in names:
         if name not in FORMATS:
             raise ConfigError(f"Export format {name!r}: it must be one of {', '.join(FORMATS)} (commas between).")
+    if "exr" in names:
+        require_openexr()  # now, not after hours of work
     return names
 
 

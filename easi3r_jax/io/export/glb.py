@@ -5,8 +5,14 @@ Inside the file all geometry stands in world coordinates, under one node `scene`
 whoever wants world coordinates leaves that matrix out. The glTF cameras stand beside that node, with complete matrices,
 since some readers overlook the parents of a camera.
 
-Written here and not with a mesh library, since those have no animations: the file's animation shows the foreground
-frame by frame. Programs that do not play it show the foreground of all frames at once.
+The file's animation shows the foreground frame by frame. Programs that do not play it show the foreground of all frames
+at once.
+
+Written here rather than with a library. trimesh writes no animation, at most one camera and no unlit material, and
+stores sRGB colours as if they were linear, so the points look too bright; for 2 million points in 300 frames it takes
+0.90 s of CPU time and 0.19 GB, this module 0.40 s and 0.14 GB (`python -m tests.io.export.libraries`). pygltflib has
+classes for what are dictionaries here, but leaves accessors, their bounds and the binary chunk, most of the lines
+below, to its caller.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""`scene.ply`: all points in one vertex list; and points alone."""
+"""`scene.ply`: all points in one vertex list; and points alone.
+
+Written here rather than with a library: the format is a header and one packed array. plyfile writes the same bytes, but
+is GPL, so only the tests use it. trimesh adds an alpha channel and drops the comment; for 2 million points it takes
+0.26 s of CPU time and 0.19 GB, this module 0.13 s and 0.04 GB (`python -m tests.io.export.libraries`).
+"""
 
 from __future__ import annotations
 
@@ -57,19 +62,19 @@ def write_ply(
     """
     numbers = range(len(scene.depth)) if numbers is None else numbers
     groups = [
-        _vertices(points.xyz, points.rgb, *((BACKGROUND, -1) if t < 0 else (FOREGROUND, numbers[t])))
+        (points.xyz, points.rgb, *((BACKGROUND, -1) if t < 0 else (FOREGROUND, numbers[t])))
         for t, points in iterate_groups(cloud)
     ]
     along = np.linspace(0, 1, _DOTS_PER_EDGE, dtype=np.float32)[:, None]
     colors = time_colors(len(scene.depth))
     for t, lines in enumerate(camera_lines(scene, camera_size(scene))):
         dots = (lines[:, None, 0] * (1 - along) + lines[:, None, 1] * along).reshape(-1, 3)
-        groups.append(_vertices(dots, colors[t], CAMERA, numbers[t]))
+        groups.append((dots, colors[t], CAMERA, numbers[t]))
+    count = sum(len(xyz) for xyz, *_ in groups)
     with pathlib.Path(path).open("wb") as file:
-        header = _HEADER.format(comment=_COMMENT, count=sum(map(len, groups)), properties=_PROPERTIES)
-        file.write(header.encode("ascii"))
+        file.write(_HEADER.format(comment=_COMMENT, count=count, properties=_PROPERTIES).encode("ascii"))
         for group in groups:
-            file.write(group.tobytes())
+            file.write(_vertices(*group).data)
 
 
 def write_points(path: pathlib.Path, points: Points) -> None:

@@ -1,26 +1,21 @@
-"""Depth maps in OpenEXR files: one part of scan lines with one channel, uncompressed or deflated.
+"""Depth maps in OpenEXR files: one channel, in scan lines or tiles, of any compression.
 
-OpenCV's wheels come without an OpenEXR reader (and those that have one hide it behind an environment variable that
-must be set before the import); FFmpeg's gives a file that is cut off back as a picture that ends in zeros, which here
-would mean "unknown". What depth maps need of the format is little, so it is read here, with NumPy and zlib, and every
-scan line must be there. Format: https://openexr.com/en/latest/OpenEXRFileLayout.html.
+Needs OpenEXR (extra `datasets`). Neither OpenCV nor FFmpeg does instead: OpenCV's wheels come without a reader (and
+those that have one hide it behind an environment variable that must be set before the import); FFmpeg's gives a file
+that is cut off back as a picture that ends in zeros, which here would mean "unknown". OpenEXR refuses every cut; it
+says so in a line of its own on standard error, too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
-import struct
-import zlib
 
 import numpy as np
 
 from easi3r_jax.core.errors import InputError
 
-_MAGIC = 20000630
-_LONG_NAMES = 0x400
-_PIXELS = {0: np.dtype("<u4"), 1: np.dtype("<f2"), 2: np.dtype("<f4")}
-_NONE, _ZIPS, _ZIP = 0, 2, 3
-_LINES = {_NONE: 1, _ZIPS: 1, _ZIP: 16}
+_PIXELS = ("u4", "f2", "f4")  # by the number of the type in the header
 
 
 def read_exr(path: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
@@ -34,97 +29,28 @@ def read_exr(path: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
       (H, W) float16, float32 or uint32, as the file has it.
 
     Raises:
-      InputError: a file that is missing, damaged, cut off, of another shape, or of a kind that is not read.
+      InputError: OpenEXR or the file is missing; the file is damaged, cut off, of another shape or of several channels.
     """
     try:
-        return _decode(path.read_bytes(), shape)
-    except FileNotFoundError as error:
-        raise InputError(f"No file {path}: restore it, or remove the sequence.") from error
-    except (IndexError, struct.error) as error:
-        raise InputError(f"Cannot read {path}: its header is damaged. Restore it, or remove the sequence.") from error
-    except (OSError, ValueError, zlib.error) as error:
-        raise InputError(f"Cannot read {path}: {error}. Restore it, or remove the sequence.") from error
-
-
-def _decode(data: bytes, shape: tuple[int, int]) -> np.ndarray:
-    magic, version = struct.unpack_from("<iI", data)
-    if magic != _MAGIC:
-        raise ValueError("it is no OpenEXR file")
-    if version & ~_LONG_NAMES != 2:
-        raise ValueError("tiled, deep or of several parts; plain scan lines needed")
-    attributes, position = _attributes(data, 8)
-    for name in ("channels", "compression", "dataWindow"):
-        if name not in attributes:
-            raise ValueError(f"its header has no {name}")
-    dtype = _only_channel(attributes["channels"])
-    compression = attributes["compression"][0]
-    if compression not in _LINES:
-        raise ValueError(f"compressed by method {compression}; none, ZIPS or ZIP needed")
-    left, top, right, bottom = struct.unpack("<4i", attributes["dataWindow"])
-    height, width = bottom - top + 1, right - left + 1
-    if (height, width) != shape:
-        raise ValueError(f"it has shape {(height, width)}, its image {shape}")
-
-    lines = _LINES[compression]
-    image = np.empty(shape, dtype)
-    missing = set(range(0, height, lines))
-    for (offset,) in struct.iter_unpack("<Q", _piece(data, position, 8 * -(-height // lines))):
-        line, size = struct.unpack("<ii", _piece(data, offset, 8))
-        row = line - top
-        if row not in missing:
-            raise ValueError(f"scan line {line} is there twice or does not belong there")
-        missing.remove(row)
-        rows = min(lines, height - row)
-        block = _unpacked(_piece(data, offset + 8, size), rows * width * dtype.itemsize)
-        image[row : row + rows] = np.frombuffer(block, dtype).reshape(rows, width)
-    return image
-
-
-def _attributes(data: bytes, position: int) -> tuple[dict[str, bytes], int]:
-    """The header's attributes (name, type, size, value) and where they end."""
-    attributes = {}
-    while data[position]:
-        name, position = _text(data, position)
-        _, position = _text(data, position)
-        (size,) = struct.unpack_from("<i", data, position)
-        attributes[name] = _piece(data, position + 4, size)
-        position += 4 + size
-    return attributes, position + 1
-
-
-def _only_channel(channels: bytes) -> np.dtype:
-    """Type of the pixels; each channel is a name, a type, four bytes that say nothing here, and two steps."""
-    _, position = _text(channels, 0)
-    kind, _, step_x, step_y = struct.unpack_from("<iIii", channels, position)
-    if channels[position + 16]:
-        raise ValueError("it has several channels; one, the depth, needed")
-    if kind not in _PIXELS or (step_x, step_y) != (1, 1):
-        raise ValueError("its channel is of an unknown kind")
-    return _PIXELS[kind]
-
-
-def _unpacked(block: bytes, size: int) -> bytes:
-    """Pixels of a block: deflated differences of its even, then its odd bytes; or as they are where that is less."""
-    if len(block) == size:
-        return block
-    inflate = zlib.decompressobj()
-    packed = np.frombuffer(inflate.decompress(block, size), np.uint8).copy()
-    if len(packed) != size or not inflate.eof:
-        raise ValueError("a block of another size than its scan lines")
-    packed[1:] -= 128
-    packed = np.cumsum(packed, dtype=np.uint8)
-    pixels = np.empty_like(packed)
-    half = (size + 1) // 2
-    pixels[::2], pixels[1::2] = packed[:half], packed[half:]
-    return pixels.tobytes()
-
-
-def _text(data: bytes, position: int) -> tuple[str, int]:
-    end = data.index(b"\0", position)
-    return data[position:end].decode("latin-1"), end + 1
-
-
-def _piece(data: bytes, position: int, size: int) -> bytes:
-    if position < 0 or size < 0 or position + size > len(data):
-        raise ValueError("it is cut off")
-    return data[position : position + size]
+        import OpenEXR
+    except ImportError as error:
+        raise InputError("OpenEXR, which reads .exr files, is missing: pip install 'easi3r_jax[datasets]'.") from error
+    if not path.exists():
+        raise InputError(f"No file {path}: restore it, or remove the sequence.")
+    try:
+        # Not `OpenEXR.File`: of damaged pixels it prints what is wrong, and raises that the file has no parts.
+        with contextlib.closing(OpenEXR.InputFile(str(path))) as file:
+            header = file.header()
+            low, high = header["dataWindow"].min, header["dataWindow"].max
+            found = (high.y - low.y + 1, high.x - low.x + 1)
+            if found != shape:  # before memory is taken for it
+                raise ValueError(f"it has shape {found}, its image {shape}")
+            if len(header["channels"]) != 1:
+                raise ValueError("it has several channels; one, the depth, needed")
+            ((name, channel),) = header["channels"].items()
+            if (channel.xSampling, channel.ySampling) != (1, 1):
+                raise ValueError("its channel leaves pixels out")
+            return np.frombuffer(file.channel(name), _PIXELS[channel.type.v]).reshape(shape)
+    except (OSError, ValueError, LookupError, SystemError) as error:  # SystemError: a header with names of no encoding
+        reason = " ".join(str(error).split())
+        raise InputError(f"Cannot read {path}: {reason}. Restore it, or remove the sequence.") from error

@@ -73,6 +73,12 @@ def test_colmap_models_agree(folder):
         np.testing.assert_array_equal(binary.points3D[number].color, text.points3D[number].color)
 
 
+def test_colmap_itself_writes_the_same_bytes(folder, tmp_path):
+    pycolmap.Reconstruction(folder / "sparse" / "0").write_binary(tmp_path)
+    for name in ("cameras.bin", "images.bin", "points3D.bin"):
+        assert (tmp_path / name).read_bytes() == (folder / "sparse" / "0" / name).read_bytes()
+
+
 # --- tracks ----------------------------------------------------------------------------------------------------------
 
 

@@ -5,9 +5,12 @@ COLMAP and nerfstudio: `test_colmap.py`, `test_nerfstudio.py`.
 
 import dataclasses
 import json
+import pathlib
+import struct
+import sys
+import zlib
 
 import numpy as np
-import OpenEXR
 import PIL.Image
 import plyfile
 import pytest
@@ -16,6 +19,8 @@ from scipy.spatial.transform import Rotation
 
 from easi3r_jax.core.errors import ConfigError, OutputError
 from easi3r_jax.io import export
+from easi3r_jax.io.export import formats
+from easi3r_jax.io.export.exr import write_exr
 from easi3r_jax.training.datasets.exr import read_exr
 from tests.exact_scene import PIXELS, TIME, H, T, W, in_images, world_points, write
 
@@ -92,6 +97,15 @@ def test_plys_of_frames_hold_the_points_of_their_pixels(exported, tmp_path):
         np.testing.assert_array_equal(found, exported.scene.rgb[t, row, column])
 
 
+def test_plyfile_writes_the_same_bytes(room, tmp_path):
+    folder = write(tmp_path, "ply", export.frames_of(room, TIME))
+    paths = sorted(folder.rglob("*.ply"))
+    assert len(paths) == T + 2
+    for path in paths:
+        plyfile.PlyData.read(path).write(tmp_path / "again.ply")
+        assert (tmp_path / "again.ply").read_bytes() == path.read_bytes()
+
+
 def test_static_points_of_frames_are_those_of_confidence(room, tmp_path):
     confidence = np.where(np.arange(W) < W // 2, 2.0, 3.0).astype(np.float32) + np.zeros_like(room.confidence)
     doubted = dataclasses.replace(room, confidence=confidence)
@@ -159,15 +173,54 @@ def test_cameras_of_a_glb_see_every_point_half_a_pixel_beside_its_place(room, tm
         np.testing.assert_allclose(found, place - 0.5, atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def openexr_by_hand(data: bytes) -> np.ndarray:
+    """A file of one float channel Z in deflated blocks of 16 scan lines, by the format's description."""
+    assert struct.unpack_from("<iI", data) == (20000630, 2)
+    attributes, position = {}, 8
+    while data[position]:
+        name, kind, _ = data[position:].split(b"\0", 2)
+        position += len(name) + len(kind) + 2
+        size = int.from_bytes(data[position : position + 4], "little")
+        attributes[name.decode()] = data[position + 4 : position + 4 + size]
+        position += 4 + size
+    assert attributes["channels"] == b"Z\0" + struct.pack("<iIii", 2, 0, 1, 1) + b"\0"
+    assert attributes["compression"] == b"\3"
+    left, top, right, bottom = struct.unpack("<4i", attributes["dataWindow"])
+    assert (left, top) == (0, 0)
+    image = np.empty((bottom + 1, right + 1), "<f4")
+    for offset in np.frombuffer(data, "<u8", -(-len(image) // 16), position + 1).tolist():
+        line, size = struct.unpack_from("<ii", data, offset)
+        rows, block = image[line : line + 16], data[offset + 8 : offset + 8 + size]
+        if size < rows.nbytes:
+            differences = np.frombuffer(zlib.decompress(block), np.uint8).astype(int)
+            split = (np.cumsum(differences - 128) + 128) % 256
+            block = np.stack(np.split(split, 2), axis=1).astype(np.uint8).tobytes()  # even bytes, then the odd ones
+        rows[:] = np.frombuffer(block, "<f4").reshape(rows.shape)
+    return image
+
+
 def test_depth_as_openexr_is_exact(exported, tmp_path):
     folder = write(tmp_path, "exr", exported)
     for t, number in enumerate(exported.numbers):
         path = folder / f"{number:05d}.exr"
-        with OpenEXR.File(str(path)) as file:
-            assert list(file.channels()) == ["Z"]
-            np.testing.assert_array_equal(file.channels()["Z"].pixels, exported.scene.depth[t])
+        np.testing.assert_array_equal(openexr_by_hand(path.read_bytes()), exported.scene.depth[t])
         np.testing.assert_array_equal(read_exr(path, (H, W)), exported.scene.depth[t])
+
+
+def test_a_full_disk_is_told_with_its_reason(room, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "write_exr", lambda path, depth: write_exr(pathlib.Path("/dev/full"), depth))
+    with pytest.raises(OutputError, match=r"Cannot write .*exr: No space left on device\.$"):
+        write(tmp_path, "exr", export.frames_of(room, TIME))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_library_is_told_at_once(room, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    assert export.parse_formats("ply,png") == ("ply", "png")
+    for attempt in (export.parse_formats, lambda name: write(tmp_path, name, export.frames_of(room, TIME))):
+        with pytest.raises(ConfigError, match=r"needs OpenEXR: pip install 'easi3r_jax\[export\]'"):
+            attempt("exr")
+    assert not list(tmp_path.iterdir())
 
 
 def test_depth_as_png_is_within_half_a_step(exported, tmp_path):
