@@ -91,8 +91,8 @@ def cluster_labels(
 ) -> Array:
     """k-means clusters of all tokens of a clip, (T, N, C) to (T, h, w) int32, joint over frames.
 
-    Pure; `grid` and `config` are static under `jit`. Of more frames than `num_frames`, () int, the first so many are
-    the clip's; None: all.
+    Pure; `grid` and `config` are static under `jit`. `num_frames`, () int: how many of the first frames belong to the
+    clip; None: all.
     """
     room, num_tokens, channels = features.shape
     points = features.reshape(-1, channels)
