@@ -105,8 +105,8 @@ def raw_moments(state: TemporalState, grid: tuple[int, int]) -> RawMoments:
 def fuse_temporal(state: TemporalState, grid: tuple[int, int]) -> TemporalMaps:
     """Fuses the moments over layers and heads: min-max over everything, mean over channels, min-max again.
 
-    A frame without observations (for deviations: with fewer than two) is excluded from the extremes, and its map is 0.
-    Its dynamic score is then 0, through `std_src` or `mean_ref`: there is no evidence of motion.
+    A frame without observations (for deviations: with fewer than two) is excluded from the extremes, and
+    its map is 0. Its dynamic score is then 0 through `std_src` or `mean_ref`: no evidence of motion.
     """
     raw = raw_moments(state, grid)
     return TemporalMaps(

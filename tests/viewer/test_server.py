@@ -87,7 +87,7 @@ def test_an_exception_in_a_thread_is_not_lost(saved, monkeypatch):
 
 
 def test_a_result_of_an_older_version_is_shown(saved):
-    """Its source is unknown (see `results`)."""
+    """Its source is not known (see `results`)."""
     older = dataclasses.replace(saved, source=None, motion=None, config={})
     with viewer.Viewer([older], port=0) as running:
         running.show_frame(3)

@@ -208,16 +208,16 @@ class _Watched(Stages):
                 f"It takes longer than the {self._limits.minutes:g} minutes that a job may: fewer frames (fps, first), "
                 "fewer iterations, or a graph with fewer pairs."
             )
-        if stage == "read" and max(done, total) > self._limits.frames:
+        if stage == "read" and max(done, total or 0) > self._limits.frames:
             most = self._limits.frames
             many = f"has {total} frames, and it may have {most} here" if total else f"has more than {most} frames"
             raise InputError(f"The clip {many}: take fewer (fps, every or first).")
         super().__call__(stage, done, total, note)
-        self._report(stage, done, total or None, self._left(stage, done, total))
+        self._report(stage, done, total or None, self._left(stage, done, total or None))
 
-    def _left(self, stage: str, done: int, total: int) -> float | None:
+    def _left(self, stage: str, done: int, total: int | None) -> float | None:
         """Seconds to the end of the stage, if it goes on as it went so far."""
-        if stage != self._stage or not done or not total:  # between stages, at the beginning, without a total
+        if stage != self._stage or not done or total is None:  # between stages, at the beginning
             return None
         return (time.perf_counter() - self._began) * (total - done) / done
 
