@@ -33,7 +33,7 @@ def soon(condition) -> None:
         time.sleep(0.01)
 
 
-def test_it_serves_this_machine_only(running):
+def test_it_serves_this_machine(running):
     with urllib.request.urlopen(f"http://127.0.0.1:{running.port}") as page:
         assert b"<html" in page.read(1000)
     assert running._server.get_host() == "127.0.0.1"
