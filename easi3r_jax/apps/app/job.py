@@ -208,12 +208,12 @@ class _JobObserver(Stages):
                 f"The job takes longer than the limit of {self._limits.minutes:g} minutes: use fewer frames (fps, "
                 "first), fewer iterations, or a graph with fewer pairs."
             )
-        if stage == "read" and max(done, total) > self._limits.frames:
+        if stage == "read" and max(done, total or 0) > self._limits.frames:
             most = self._limits.frames
             count = f"{total} frames, and the limit is {most}" if total else f"more than {most} frames"
             raise InputError(f"The clip has {count}: take fewer (fps, every or first).")
         super().__call__(stage, done, total, note)
-        self._report(stage, done, total or None, self._left(stage, done, total))
+        self._report(stage, done, total or None, self._left(stage, done, total or None))
 
     def _left(self, stage: str, done: int, total: int | None) -> float | None:
         """Estimated seconds to the end of the stage, at its rate so far."""

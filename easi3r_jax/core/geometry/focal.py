@@ -1,6 +1,6 @@
 """Focal length from a point map in its own camera: pixel - principal_point = f (x / z, y / z) for every pixel.
 
-Integer pixel grid, see `camera`. The estimator is a kind of median, and so robust to points off their ray.
+Integer pixel grid, see `camera`. Robust to outliers: the estimator is a geometric median.
 """
 
 from __future__ import annotations
