@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -118,8 +119,9 @@ def align(
     seed: int = 0,
     release: bool = False,
     progress: Progress = silent,
+    terms: Sequence[Term] = DEFAULT_TERMS,
 ) -> tuple[Geometry, Array]:
-    """Cameras and depth of a clip from its pairs. Runs on the host; `adam_steps` is its pure part.
+    """Cameras and depth of a clip from its pairs. Runs on the host: differentiate `adam_steps` or `at_minimum` instead.
 
     Three and more frames are optimised from the spanning-tree start; two are solved in closed form from their better
     direction; one is its own world. The result is finite as long as the predictions are.
@@ -138,6 +140,7 @@ def align(
       seed: of RANSAC.
       release: nobody needs the predictions' arrays any more: they are freed, which nearly halves the peak of memory.
       progress: called at the start, after every few iterations and at the end, of the stage "align".
+      terms: of the objective, for three and more frames; make them once (see `iterate`).
 
     Returns:
       cameras and depth of all frames of the predictions (padding included, whose values mean nothing), confidence not
@@ -165,7 +168,7 @@ def align(
         confidence = frame_confidence(predictions)
         problem = make_problem(predictions, config, flow=flow, flow_known=flow_known, dynamic=dynamic, release=release)
         problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic)
-        state, losses = optimise(start, problem, config, progress=progress)
+        state, losses = optimise(start, problem, config, terms=terms, progress=progress)
         geometry = geometry_of(state, problem, confidence)
     geometry = in_known_world(geometry, known, config)
     if not bool(all_finite((geometry, losses))):

@@ -28,7 +28,8 @@ def values_of(tree: Any) -> Any:
 def instantiated(cotangent: Array | SymbolicZero) -> Array:
     """Within a backward rule with `symbolic_zeros`: the cotangent as an array."""
     if isinstance(cotangent, SymbolicZero):
-        return jnp.zeros(cotangent.aval.shape, cotangent.aval.dtype)
+        abstract: Any = cotangent.aval
+        return jnp.zeros(abstract.shape, abstract.dtype)
     return cotangent
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,10 +77,9 @@ def flow_loss(state: AlignState, problem: AlignProblem) -> Array:
     targets = problem.flow
     if targets is None:
         raise ConfigError("The problem has no optical flow: give it to make_problem.")
-    outlier, limit = (
-        without_derivative(x, f"The loss jumps at the flow's {name}: it has no derivative by it. Compare values.")
-        for name, x in (("outlier", targets.outlier), ("limit", targets.limit))
-    )
+    reason = "The loss jumps at the flow's {}: it has no derivative by it. Compare values."
+    outlier = without_derivative(targets.outlier, reason.format("outlier"))
+    limit = without_derivative(targets.limit, reason.format("limit"))
 
     def compute(state: AlignState) -> Array:
         total, kept = _robust_distance(
@@ -238,7 +238,7 @@ def _losses_and_gradients(
 
 
 def _forward(projections, disparity, flow, others, mesh: Mesh | None):
-    arrays = values_of((projections, disparity, flow, others))
+    arrays: Any = values_of((projections, disparity, flow, others))
     return _values_and_gradients(*arrays, mesh, flow_wanted=is_wanted(flow))
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -205,7 +206,7 @@ def _distance_and_gradients(
 
 def _forward(transforms, frames, edges, observed, mesh: Mesh | None, softness: float):
     wanted = tuple(is_wanted(x) for x in observed)
-    arrays = values_of((transforms, frames, edges, observed))
+    arrays: Any = values_of((transforms, frames, edges, observed))
     value, *gradients = _value_and_gradients(*arrays, mesh, softness, wanted)
     return value, gradients
 

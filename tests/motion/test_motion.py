@@ -81,7 +81,7 @@ def test_golden_scores_thresholds_and_masks(golden, run):
     masks = motion.motion_masks(maps, IMAGE_SIZE, SegmentationConfig())
     assert relative_error(masks.score[:2], g["upsampled_first2"]) <= 1e-5
     np.testing.assert_allclose(masks.threshold, g["threshold_f64"], atol=1e-6)
-    assert np.mean(np.asarray(masks.masks) != g["masks"]) <= 5e-4
+    assert np.mean(np.asarray(masks.mask) != g["masks"]) <= 5e-4
     otsu = motion.multi_otsu(motion.upsample(jnp.asarray(g["refined_dynamic_map"]), IMAGE_SIZE))
     np.testing.assert_allclose(otsu.scores, g["otsu_scores_f64"], atol=1e-6)
     for n, thresholds in zip((2, 3, 4), otsu.thresholds, strict=True):
@@ -124,9 +124,9 @@ def test_a_moving_region_is_masked():
     colour = np.where(moving[..., None], 1.0, -1.0) + 0.1 * rng.standard_normal((num_frames, 48, 3))
     config = SegmentationConfig(num_clusters=2)
     maps, masks = segment(state, jnp.asarray(colour, jnp.float32), jax.random.key(0), grid, config)
-    found = motion.token_masks(masks.masks, 4).reshape(moving.shape)
+    found = motion.token_masks(masks.mask, 4).reshape(moving.shape)
     assert np.all(np.asarray(found)[moving])
-    centre = np.asarray(masks.masks)[:, 2::4, 2::4].reshape(moving.shape)  # one pixel within each token
+    centre = np.asarray(masks.mask)[:, 2::4, 2::4].reshape(moving.shape)  # one pixel within each token
     np.testing.assert_array_equal(centre, moving)
     assert np.asarray(maps.raw_score)[moving.reshape(-1, *grid)].mean() > 0.5
 
@@ -147,7 +147,7 @@ def test_degenerate_clips_are_defined(num_frames, grid):
     maps, masks = segment(state, features, jax.random.key(0), grid)
     chex.assert_tree_all_finite((maps, masks))
     if num_frames <= 2 or grid == (1, 1):
-        assert not jnp.any(masks.masks)
+        assert not jnp.any(masks.mask)
 
 
 def test_constant_attention_has_no_motion():
@@ -157,7 +157,7 @@ def test_constant_attention_has_no_motion():
     state = motion.update_temporal(state, AttentionStats(x, x), edges, jnp.ones(6, bool), (3, 4))
     maps, masks = segment(state, jnp.zeros((3, 12, 6)), jax.random.key(0))
     chex.assert_tree_all_finite((maps, masks))
-    assert not jnp.any(masks.masks)
+    assert not jnp.any(masks.mask)
 
 
 def test_the_order_of_frames_does_not_matter():
