@@ -239,7 +239,8 @@ def _losses_and_gradients(
 
 def _forward(projections, disparity, flow, others, mesh: Mesh | None):
     arrays: Any = values_of((projections, disparity, flow, others))
-    return _values_and_gradients(*arrays, mesh, flow_wanted=is_wanted(flow))
+    projections, disparity, flow_values, others = arrays
+    return _values_and_gradients(projections, disparity, flow_values, others, mesh, flow_wanted=is_wanted(flow))
 
 
 def _backward(mesh: Mesh | None, gradients, cotangents):

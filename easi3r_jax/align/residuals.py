@@ -207,7 +207,8 @@ def _distance_and_gradients(
 def _forward(transforms, frames, edges, observed, mesh: Mesh | None, softness: float):
     wanted = tuple(is_wanted(x) for x in observed)
     arrays: Any = values_of((transforms, frames, edges, observed))
-    value, *gradients = _value_and_gradients(*arrays, mesh, softness, wanted)
+    transforms, frames, edges, observed = arrays
+    value, *gradients = _value_and_gradients(transforms, frames, edges, observed, mesh, softness, wanted)
     return value, gradients
 
 
