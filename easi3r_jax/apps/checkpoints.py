@@ -6,7 +6,6 @@ import pathlib
 import tempfile
 from typing import Any, TypeVar
 
-import jax.numpy as jnp
 from flax import nnx
 
 import easi3r_jax
@@ -45,8 +44,7 @@ def load_model(checkpoint: str, dtype: str = "auto", observer=None) -> tuple[DUS
         metadata |= {"source_name": "embedded", "licence": "Apache-2.0"}
     else:
         _, model, metadata = load_checkpoint(convert.resolve(checkpoint, progress=observer))
-    model.dtype = jnp.dtype(layer_dtype(dtype))
-    return model, metadata
+    return model.with_dtype(layer_dtype(dtype)), metadata
 
 
 def on_devices(network: _T, count: int, *, in_parts: bool = False) -> _T:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.models.layers import Linear
+from easi3r_jax.models.layers import DType, Linear, at_least_float32
 from easi3r_jax.models.rope import apply_rope
 
 Array = jax.Array
@@ -20,6 +20,9 @@ Array = jax.Array
 
 def dot_product_attention(queries: Array, keys: Array, values: Array) -> Array:
     """softmax(q k^T / sqrt(D)) v without keeping the N x N map where the backend has a fused kernel."""
+    if queries.dtype == jnp.float64:  # for checks of gradients: JAX's function takes its softmax in float32
+        weights = jax.nn.softmax(attention_logits(queries, keys), axis=-1)
+        return jnp.einsum("baqk,bkad->bqad", weights, values)
     head_dim = queries.shape[-1]
     half = queries.dtype in (jnp.bfloat16, jnp.float16)
     # cuDNN's fused kernel takes half precision only; elsewhere XLA's own lowering is the one there is.
@@ -39,19 +42,20 @@ def _has_fused_kernel() -> bool:
 
 
 def attention_logits(queries: Array, keys: Array) -> Array:
-    """The full pre-softmax maps, (B, A, N_query, N_key) float32. Quadratic: for research and tests only."""
-    queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
+    """The full pre-softmax maps, (B, A, N_query, N_key), float32 at least. Quadratic: for research and tests only."""
+    queries, keys = (x.astype(at_least_float32(x.dtype)) for x in (queries, keys))
     products = jnp.einsum("bqad,bkad->baqk", queries, keys, precision=jax.lax.Precision.HIGHEST)
     return products * queries.shape[-1] ** -0.5
 
 
 def mean_logits(queries: Array, keys: Array) -> Array:
-    """Mean over the queries of the pre-softmax maps, by key: (B, A, N_key) float32.
+    """Mean over the queries of the pre-softmax maps, by key: (B, A, N_key), float32 at least.
 
     mean_q(q . k) = mean_q(q) . k, so this is exact and linear in the number of tokens (Easi3R, eq. 3).
     """
-    mean_query = jnp.mean(queries.astype(jnp.float32), axis=1)
-    products = jnp.einsum("bad,bkad->bak", mean_query, keys.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+    queries, keys = (x.astype(at_least_float32(x.dtype)) for x in (queries, keys))
+    mean_query = jnp.mean(queries, axis=1)
+    products = jnp.einsum("bad,bkad->bak", mean_query, keys, precision=jax.lax.Precision.HIGHEST)
     return products * queries.shape[-1] ** -0.5
 
 
@@ -80,9 +84,9 @@ def _split_heads(x: Array, num_heads: int) -> Array:
 class SelfAttention(nnx.Module):
     """Multi-head self-attention with rotary position embedding."""
 
-    def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
-        self.qkv = Linear(dim, 3 * dim, rngs=rngs)
-        self.proj = Linear(dim, dim, rngs=rngs)
+    def __init__(self, dim: int, num_heads: int, *, dtype: DType, rngs: nnx.Rngs):
+        self.qkv = Linear(dim, 3 * dim, dtype=dtype, rngs=rngs)
+        self.proj = Linear(dim, dim, dtype=dtype, rngs=rngs)
         self.num_heads = num_heads
 
     def __call__(self, x: Array, rope: tuple[Array, Array], *, intermediates: bool = False):
@@ -105,11 +109,11 @@ class SelfAttention(nnx.Module):
 class CrossAttention(nnx.Module):
     """Multi-head attention to another view's tokens, with rotary position embedding on both sides."""
 
-    def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
-        self.q = Linear(dim, dim, rngs=rngs)
-        self.k = Linear(dim, dim, rngs=rngs)
-        self.v = Linear(dim, dim, rngs=rngs)
-        self.proj = Linear(dim, dim, rngs=rngs)
+    def __init__(self, dim: int, num_heads: int, *, dtype: DType, rngs: nnx.Rngs):
+        self.q = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.k = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.v = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.proj = Linear(dim, dim, dtype=dtype, rngs=rngs)
         self.num_heads = num_heads
 
     def __call__(
@@ -130,7 +134,8 @@ class CrossAttention(nnx.Module):
           intermediates: also return rotated queries and keys and the full pre-softmax maps.
 
         Returns:
-          output (B, N, C); statistics (B, A, N_key) float32, before softmax and masking; dict of intermediates.
+          output (B, N, C); statistics (B, A, N_key) before softmax and masking, float32 at least; dict of
+          intermediates.
         """
         queries = apply_rope(_split_heads(self.q(x), self.num_heads), rope)
         keys = apply_rope(_split_heads(self.k(memory), self.num_heads), rope)

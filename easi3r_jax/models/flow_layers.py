@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.models.layers import Conv, upsample
+from easi3r_jax.models.layers import conv2d, upsample
 
 Array = jax.Array
 NormKind = Literal["batch", "instance", "none"]
@@ -22,24 +22,15 @@ ITERATIONS = 20
 _EPSILON = 1e-5
 
 
-class Norm(nnx.Module):
+def make_norm(dim: int, kind: NormKind, *, rngs: nnx.Rngs) -> Callable[[Array], Array]:
     """Normalisation of a released network at inference: `batch` by stored statistics, `instance` by the image's own."""
-
-    def __init__(self, dim: int, kind: NormKind):
-        self.kind = kind
-        if kind == "batch":
-            self.scale, self.variance = (nnx.Param(jnp.ones((dim,), jnp.float32)) for _ in range(2))
-            self.bias, self.mean = (nnx.Param(jnp.zeros((dim,), jnp.float32)) for _ in range(2))
-
-    def __call__(self, x: Array) -> Array:
-        if self.kind == "batch":
-            factor = self.scale[...] * jax.lax.rsqrt(self.variance[...] + _EPSILON)
-            offset = self.bias[...] - self.mean[...] * factor
-            return x * jnp.broadcast_to(factor, x.shape) + jnp.broadcast_to(offset, x.shape)
-        if self.kind == "instance":
-            centred = x - jnp.mean(x, axis=(1, 2), keepdims=True)
-            return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=(1, 2), keepdims=True) + _EPSILON)
-        return x
+    if kind == "batch":
+        return nnx.BatchNorm(dim, use_running_average=True, epsilon=_EPSILON, rngs=rngs)
+    if kind == "instance":
+        return nnx.InstanceNorm(
+            dim, epsilon=_EPSILON, use_scale=False, use_bias=False, use_fast_variance=False, rngs=rngs
+        )
+    return nnx.identity
 
 
 class ResidualBlock(nnx.Module):
@@ -53,10 +44,10 @@ class ResidualBlock(nnx.Module):
             layers = ((in_dim, dim // 4, 1, 1), (dim // 4, dim // 4, 3, stride), (dim // 4, dim, 1, 1))
         else:
             layers = ((in_dim, dim, 3, stride), (dim, dim, 3, 1))
-        self.convs = nnx.List([Conv(a, b, size, stride=step, rngs=rngs) for a, b, size, step in layers])
-        self.norms = nnx.List([Norm(b, kind) for _, b, _, _ in layers])
-        self.shortcut = Conv(in_dim, dim, 1, stride=stride, rngs=rngs) if stride != 1 else None
-        self.shortcut_norm = Norm(dim, kind) if stride != 1 else None
+        self.convs = nnx.List([conv2d(a, b, size, stride=step, rngs=rngs) for a, b, size, step in layers])
+        self.norms = nnx.List([make_norm(b, kind, rngs=rngs) for _, b, _, _ in layers])
+        self.shortcut = conv2d(in_dim, dim, 1, stride=stride, rngs=rngs) if stride != 1 else None
+        self.shortcut_norm = make_norm(dim, kind, rngs=rngs) if stride != 1 else None
 
     def __call__(self, x: Array) -> Array:
         y = x
@@ -85,14 +76,15 @@ class FlowEncoder(nnx.Module):
         rngs: nnx.Rngs,
     ):
         width = stages[0][0]
-        self.conv1, self.norm1 = Conv(channels, width, 7, stride=2, rngs=rngs), Norm(width, kind)
+        self.conv1 = conv2d(channels, width, 7, stride=2, rngs=rngs)
+        self.norm1 = make_norm(width, kind, rngs=rngs)
         self.blocks = nnx.List([])
         for stage, (dim, count) in enumerate(stages):
             for n in range(count):
                 stride = 2 if stage and not n else 1
                 self.blocks.append(ResidualBlock(width, dim, stride, kind, bottleneck=bottleneck, rngs=rngs))
                 width = dim
-        self.out = Conv(width, out_dim, 1, rngs=rngs)
+        self.out = conv2d(width, out_dim, 1, rngs=rngs)
 
     def __call__(self, images: Array) -> Array:
         x = jax.nn.relu(self.norm1(self.conv1(images)))
@@ -121,11 +113,11 @@ class MotionEncoder(nnx.Module):
     ):
         widths = (correlations, *correlation_dims)
         self.correlation = nnx.List(
-            [Conv(a, b, 3 if n else 1, rngs=rngs) for n, (a, b) in enumerate(itertools.pairwise(widths))]
+            [conv2d(a, b, 3 if n else 1, rngs=rngs) for n, (a, b) in enumerate(itertools.pairwise(widths))]
         )
-        self.flow1 = Conv(2, flow_dims[0], 7, rngs=rngs)
-        self.flow2 = Conv(flow_dims[0], flow_dims[1], 3, rngs=rngs)
-        self.out = Conv(correlation_dims[-1] + flow_dims[1], dim - 2, 3, rngs=rngs)
+        self.flow1 = conv2d(2, flow_dims[0], 7, rngs=rngs)
+        self.flow2 = conv2d(flow_dims[0], flow_dims[1], 3, rngs=rngs)
+        self.out = conv2d(correlation_dims[-1] + flow_dims[1], dim - 2, 3, rngs=rngs)
 
     def __call__(self, flow: Array, correlation: Array) -> Array:
         for conv in self.correlation:
@@ -139,8 +131,8 @@ class TwoConvs(nnx.Module):
     """Convolution, ReLU, convolution: 3 x 3, then `size` x `size`."""
 
     def __init__(self, in_dim: int, dim: int, out_dim: int, size: int, *, rngs: nnx.Rngs):
-        self.conv1 = Conv(in_dim, dim, 3, rngs=rngs)
-        self.conv2 = Conv(dim, out_dim, size, rngs=rngs)
+        self.conv1 = conv2d(in_dim, dim, 3, rngs=rngs)
+        self.conv2 = conv2d(dim, out_dim, size, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.conv2(jax.nn.relu(self.conv1(x)))

@@ -1,4 +1,4 @@
-"""Prediction heads: tokens to a point map and its confidence. Always float32."""
+"""Prediction heads: tokens to a point map and its confidence. Float32 whatever the blocks compute in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from easi3r_jax.core.config import DUSt3RConfig
-from easi3r_jax.models.layers import Conv, Linear, TransposedConv, upsample
+from easi3r_jax.models.layers import Linear, TransposedConv, conv2d, upsample
 
 Array = jax.Array
 
@@ -18,7 +18,7 @@ def points_and_confidence(raw: Array, confidence_range: tuple[float, float]) -> 
     points = direction * expm1(norm) of the first three; confidence = low + exp(fourth), at most high.
 
     Args:
-      raw: (..., 4) float32.
+      raw: (..., 4).
       confidence_range: (low, high).
 
     Returns:
@@ -49,8 +49,8 @@ class ResidualConv(nnx.Module):
     """x + conv(relu(conv(relu(x))))."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
-        self.conv1 = Conv(dim, dim, 3, rngs=rngs)
-        self.conv2 = Conv(dim, dim, 3, rngs=rngs)
+        self.conv1 = conv2d(dim, dim, 3, rngs=rngs)
+        self.conv2 = conv2d(dim, dim, 3, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return x + self.conv2(jax.nn.relu(self.conv1(jax.nn.relu(x))))
@@ -82,13 +82,16 @@ class DPTHead(nnx.Module):
         self.project = nnx.List([Linear(d, level, rngs=rngs) for d, level in zip(dims, self.LEVELS, strict=True)])
         self.enlarge4 = TransposedConv(self.LEVELS[0], self.LEVELS[0], 4, rngs=rngs)
         self.enlarge2 = TransposedConv(self.LEVELS[1], self.LEVELS[1], 2, rngs=rngs)
-        self.shrink = Conv(self.LEVELS[3], self.LEVELS[3], 3, stride=2, rngs=rngs)
-        self.level_convs = nnx.List([Conv(level, self.FEATURES, 3, bias=False, rngs=rngs) for level in self.LEVELS])
+        self.shrink = conv2d(self.LEVELS[3], self.LEVELS[3], 3, stride=2, rngs=rngs)
+        self.level_convs = nnx.List(
+            [conv2d(level, self.FEATURES, 3, use_bias=False, rngs=rngs) for level in self.LEVELS]
+        )
         self.fusions = nnx.List([Fusion(self.FEATURES, coarsest=n == 3, rngs=rngs) for n in range(4)])
-        self.conv1 = Conv(self.FEATURES, self.FEATURES // 2, 3, rngs=rngs)
-        self.conv2 = Conv(self.FEATURES // 2, self.FEATURES // 2, 3, rngs=rngs)
+        self.conv1 = conv2d(self.FEATURES, self.FEATURES // 2, 3, rngs=rngs)
+        self.conv2 = conv2d(self.FEATURES // 2, self.FEATURES // 2, 3, rngs=rngs)
         # Points are exponential in these channels, which would start with a deviation of about 30.
-        self.out = Linear(self.FEATURES // 2, 4, gain=0.02, rngs=rngs)
+        small = nnx.initializers.variance_scaling(0.02**2, "fan_avg", "uniform")
+        self.out = Linear(self.FEATURES // 2, 4, kernel_init=small, rngs=rngs)
 
     def __call__(self, features: Array, tokens: Array, grid: tuple[int, int], *, intermediates: bool = False):
         """Maps encoder tokens (B, N, C_enc) and decoder tokens (3, B, N, C_dec) to raw channels (B, H, W, 4)."""

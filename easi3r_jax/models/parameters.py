@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
-from easi3r_jax.models.dust3r import DType, DUSt3R, abstract_model
+from easi3r_jax.models.dust3r import DUSt3R, abstract_model
+from easi3r_jax.models.layers import DType
 from easi3r_jax.models.raft import RAFT
 from easi3r_jax.models.sea_raft import SEARAFT
 

@@ -18,7 +18,7 @@ from easi3r_jax.models.flow_layers import (
     bilinear_upsample,
     convex_upsample,
 )
-from easi3r_jax.models.layers import Conv
+from easi3r_jax.models.layers import conv2d
 
 Array = jax.Array
 
@@ -27,9 +27,9 @@ class GRU(nnx.Module):
     """Convolutional gated recurrent unit."""
 
     def __init__(self, hidden: int, inputs: int, size: int | tuple[int, int], *, rngs: nnx.Rngs):
-        self.update = Conv(hidden + inputs, hidden, size, rngs=rngs)
-        self.reset = Conv(hidden + inputs, hidden, size, rngs=rngs)
-        self.candidate = Conv(hidden + inputs, hidden, size, rngs=rngs)
+        self.update = conv2d(hidden + inputs, hidden, size, rngs=rngs)
+        self.reset = conv2d(hidden + inputs, hidden, size, rngs=rngs)
+        self.candidate = conv2d(hidden + inputs, hidden, size, rngs=rngs)
 
     def __call__(self, hidden: Array, inputs: Array) -> Array:
         both = jnp.concatenate([hidden, inputs], axis=-1)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.models.layers import at_least_float32
+
 Array = jax.Array
 
 
@@ -32,9 +34,10 @@ def rope_table(grid: tuple[int, int], head_dim: int, base: float) -> tuple[Array
 
 
 def apply_rope(x: Array, table: tuple[Array, Array]) -> Array:
-    """Rotates queries or keys, (..., N, A, D), by the angles of `rope_table`; keeps the dtype, computes in float32."""
-    cos, sin = (t[:, None] for t in table)  # (N, 1, 2, D/4): the same for every head
-    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, 2, x.shape[-1] // 4)  # (row|col, first|second of a pair)
+    """Rotates queries or keys, (..., N, A, D), by the angles of `rope_table`, in float32 at least; keeps the dtype."""
+    dtype = at_least_float32(x.dtype)
+    cos, sin = (t[:, None].astype(dtype) for t in table)  # (N, 1, 2, D/4): the same for every head
+    pairs = x.astype(dtype).reshape(*x.shape[:-1], 2, 2, x.shape[-1] // 4)  # (row|col, first|second of a pair)
     first, second = pairs[..., 0, :], pairs[..., 1, :]
     cos, sin = (jnp.broadcast_to(t, first.shape) for t in (cos, sin))
     rotated = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-2)

@@ -11,7 +11,7 @@ from easi3r_jax.core.geometry import camera
 from easi3r_jax.models.correlation import LEVELS, make_lookup
 from easi3r_jax.models.dust3r import exact_products, normalize_rgb
 from easi3r_jax.models.flow_layers import ITERATIONS, FlowEncoder, MotionEncoder, TwoConvs, convex_upsample
-from easi3r_jax.models.layers import Conv, LayerNorm, Linear
+from easi3r_jax.models.layers import LayerNorm, Linear, conv2d
 
 Array = jax.Array
 
@@ -24,15 +24,15 @@ class ConvNextBlock(nnx.Module):
     """Depthwise 7 x 7 convolution, LayerNorm, MLP with layer scale, residual; then a projection (arXiv 2201.03545)."""
 
     def __init__(self, in_dim: int, out_dim: int, *, rngs: nnx.Rngs):
-        self.depthwise = Conv(in_dim, in_dim, 7, groups=in_dim, rngs=rngs)
+        self.depthwise = conv2d(in_dim, in_dim, 7, groups=in_dim, rngs=rngs)
         self.norm = LayerNorm(in_dim, rngs=rngs)
         self.fc1 = Linear(in_dim, 4 * out_dim, rngs=rngs)
         self.fc2 = Linear(4 * out_dim, in_dim, rngs=rngs)
         self.gamma = nnx.Param(jnp.full((in_dim,), 1e-6, jnp.float32))
-        self.out = Conv(in_dim, out_dim, 1, rngs=rngs)
+        self.out = conv2d(in_dim, out_dim, 1, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        y = self.norm(self.depthwise(x), jnp.float32)
+        y = self.norm(self.depthwise(x))
         y = self.fc2(jax.nn.gelu(self.fc1(y), approximate=False))
         return self.out(x + jnp.broadcast_to(self.gamma[...], y.shape) * y)
 
@@ -50,7 +50,7 @@ class SEARAFT(nnx.Module):
         self.radius = _RADIUS
         self.features = FlowEncoder(3, _STAGES, 2 * _DIM, "batch", rngs=rngs)
         self.context = FlowEncoder(6, _STAGES, 2 * _DIM, "batch", rngs=rngs)
-        self.split = Conv(2 * _DIM, 2 * _DIM, 3, rngs=rngs)
+        self.split = conv2d(2 * _DIM, 2 * _DIM, 3, rngs=rngs)
         self.motion = MotionEncoder(LEVELS * (2 * _RADIUS + 1) ** 2, (256, 192), (128, 64), _DIM, rngs=rngs)
         self.refine = nnx.List([ConvNextBlock(3 * _DIM, _DIM, rngs=rngs) for _ in range(2)])
         self.flow = TwoConvs(_DIM, 2 * _DIM, 6, 3, rngs=rngs)

@@ -130,6 +130,54 @@ def test_bfloat16_stays_close_and_heads_stay_float32():
         assert 0 < error < 0.03  # bfloat16 keeps 8 bits: 0.4 % a product; zero would mean it was not used
 
 
+def test_with_dtype_is_the_network_constructed_in_that_dtype():
+    rgb, model = frames(2, 32, 48), random_model(SMALL["dpt"])
+    before = run(model, rgb)
+    half = model.with_dtype("bfloat16")
+    assert half.dtype == jnp.bfloat16 and model.dtype == jnp.float32
+    chex.assert_trees_all_equal(run(half, rgb), run(random_model(SMALL["dpt"], dtype=jnp.bfloat16), rgb))
+    chex.assert_trees_all_equal(run(half.with_dtype(jnp.float32), rgb), before)
+    assert all(a is b for a, b in zip(jax.tree.leaves(half), jax.tree.leaves(model), strict=True))  # no copies
+    half.encoder.norm.scale[...] = jnp.zeros(16)
+    chex.assert_trees_all_equal(run(model, rgb), before)
+
+
+def test_with_dtype_is_pure():
+    """Compiled and differentiated through: gradients arrive at the parameters of the network it was called on."""
+    model, rgb = random_model(SMALL["linear"]), frames(1, 16, 32)
+
+    @jax.jit
+    def loss(model):
+        return jnp.sum(model.with_dtype("bfloat16").encode(rgb) ** 2)
+
+    with jax.numpy_dtype_promotion("standard"):  # JAX's attention mixes half and single precision inside
+        gradient = jax.grad(loss)(model)
+    assert type(gradient) is type(model) and gradient.dtype == jnp.float32
+    encoder = jax.tree.leaves(gradient.encoder)
+    assert all(leaf.dtype == jnp.float32 for leaf in encoder) and sum(jnp.abs(leaf).sum() for leaf in encoder) > 0
+
+
+def test_the_gradient_in_float64_is_that_of_finite_differences():
+    """By all parameters, along a random direction. Measured: 2e-9, and 1e-4 where one operation takes float32."""
+    rgb, model = frames(2, 32, 48), random_model(SMALL["linear"])  # the DPT head's many ReLUs have kinks on the way
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # Flax asks for the wider of float32 and float64
+        model = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model).with_dtype("float64")
+        leaves, structure = jax.tree.flatten(model)
+        keys = jax.random.split(jax.random.key(0), len(leaves))
+        direction = [jax.random.normal(k, leaf.shape, jnp.float64) for k, leaf in zip(keys, leaves, strict=True)]
+
+        @jax.jit
+        def loss(step):
+            moved = jax.tree.unflatten(structure, [a + step * b for a, b in zip(leaves, direction, strict=True)])
+            features, stats, points = run(moved, rgb)
+            outputs = jax.tree.leaves((features, stats, points))
+            assert all(leaf.dtype == jnp.float64 for leaf in outputs)
+            return sum(jnp.mean(jnp.sin(leaf)) for leaf in outputs)
+
+        difference = (loss(1e-6) - loss(-1e-6)) / 2e-6
+        np.testing.assert_allclose(jax.grad(loss)(0.0), difference, rtol=1e-7)
+
+
 def test_gradients_are_finite_at_a_zero_point():
     gradient = jax.grad(lambda raw: points_and_confidence(raw, (1.0, np.inf))[0].sum())(jnp.zeros((2, 4)))
     np.testing.assert_allclose(gradient, [[1, 1, 1, 0]] * 2, atol=1e-6)

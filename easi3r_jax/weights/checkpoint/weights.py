@@ -13,6 +13,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,8 @@ from easi3r_jax.models import RAFT, SEARAFT, DUSt3R, FlowNetwork, model_from, pa
 from easi3r_jax.weights.checkpoint import folder as folders
 
 FORMAT = "easi3r_jax checkpoint"
-FORMAT_VERSION = 1
+#: Written; version 1 is read too (see `_stored_name`).
+FORMAT_VERSION = 2
 LICENCE_RELEASED = "CC BY-NC-SA 4.0 (released DUSt3R and MonST3R weights: attribution, non-commercial, share alike)"
 _REMEDY = "Delete it and convert again."
 LICENCE_UNKNOWN = "The terms of the source apply; released DUSt3R and MonST3R weights are CC BY-NC-SA 4.0."
@@ -108,10 +110,10 @@ def _read_header(path: pathlib.Path) -> tuple[DUSt3RConfig | FlowConfig, dict[st
         raise CheckpointError(f"The checkpoint at {path} is damaged: config.json cannot be read ({reason}).") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of easi3r_jax; make one: python -m convert --source={path}.")
-    if header.get("format_version") != FORMAT_VERSION:
+    if header.get("format_version") not in (1, FORMAT_VERSION):
         raise CheckpointError(
             f"The checkpoint at {path} has format version {header.get('format_version')!r}; this program reads "
-            f"{FORMAT_VERSION}. Convert its source again."
+            f"1 and {FORMAT_VERSION}. Convert its source again."
         )
     if not isinstance(header.get("files"), dict):
         raise CheckpointError(f"The checkpoint at {path} is damaged: config.json lacks checksums. Convert it again.")
@@ -138,7 +140,8 @@ def load_checkpoint(
     config, expected, metadata = _read_header(path)
     if isinstance(config, FlowConfig):
         raise CheckpointError(f"The checkpoint at {path} is of {config.network}, which estimates optical flow.")
-    return config, model_from(config, _read_weights(path, config, expected, sharding)), metadata
+    parameters = _read_weights(path, config, expected, metadata["format_version"], sharding)
+    return config, model_from(config, parameters), metadata
 
 
 def load_flow_network(
@@ -153,26 +156,29 @@ def load_flow_network(
     config, expected, metadata = _read_header(path)
     if not isinstance(config, FlowConfig):
         raise CheckpointError(f"The checkpoint at {path} is of DUSt3R, which estimates no optical flow.")
-    return config, model_from(config, _read_weights(path, config, expected, sharding)), metadata
+    parameters = _read_weights(path, config, expected, metadata["format_version"], sharding)
+    return config, model_from(config, parameters), metadata
 
 
 def _read_weights(
     path: pathlib.Path,
     config: DUSt3RConfig | FlowConfig,
     expected: dict[str, list[int]],
+    version: int,
     sharding: jax.sharding.Sharding | None,
 ) -> dict[str, jax.Array]:
     folders.check_files(path, expected, _REMEDY)
     shapes = parameter_shapes(config)
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    stored = {
+        _stored_name(n, version): jax.ShapeDtypeStruct(s, np.float32, sharding=sharding) for n, s in shapes.items()
+    }
     parameters: dict[str, jax.Array] = {}
     for part in _parts(shapes):
-        wanted = {
-            n: jax.ShapeDtypeStruct(s, np.float32, sharding=sharding) for n, s in shapes.items() if _part(n) == part
-        }
+        wanted = {name: leaf for name, leaf in stored.items() if _part(name) == part}
         leaves = folders.read_arrays(path, path / "weights" / part, _without(wanted, part), _REMEDY)
         parameters |= {f"{part}.{name}": leaf for name, leaf in leaves.items()}
-    return parameters
+    return {name: parameters[_stored_name(name, version)] for name in shapes}
 
 
 # --- parameters and their names -------------------------------------------------------------------------------------
@@ -189,6 +195,11 @@ def _parts(shapes: dict[str, tuple[int, ...]]) -> list[str]:
 def _without(flat: dict[str, Any], part: str) -> dict[str, Any]:
     """The parameters of one part, with the part's own name left away."""
     return {name.removeprefix(part + "."): value for name, value in flat.items()}
+
+
+def _stored_name(name: str, version: int) -> str:
+    """A parameter's name in checkpoints of a version: 1 calls the batch norms' variance `variance`, now it is `var`."""
+    return re.sub(r"\.var$", ".variance", name) if version == 1 else name
 
 
 def _reader(model: DUSt3R | FlowNetwork) -> ReadParameter:

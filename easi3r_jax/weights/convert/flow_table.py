@@ -15,7 +15,7 @@ def _conv(source: str, target: str) -> list[Rule]:
 
 
 def _batch_norm(source: str, target: str, alias: str | None = None) -> list[Rule]:
-    names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "variance"}
+    names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
     return [
         Rule(f"{source}.{theirs}", f"{target}.{ours}", alias=f"{alias}.{theirs}" if alias else None)
         for theirs, ours in names.items()

@@ -219,15 +219,15 @@ class TestCache:
         second, _ = self.resolve(folder)
         assert [load_metadata(path)[0].rope_base for path in (first, second)] == [100.0, 50.0]
 
-    @pytest.mark.parametrize("damage", ["config.json is gone", "older version", "index is garbage", "index lies"])
+    @pytest.mark.parametrize("damage", ["config.json is gone", "another version", "index is garbage", "index lies"])
     def test_damaged_cache_is_mended(self, source, damage):
         first, _ = self.resolve(source)
         index = first.parent / "sources.json"
         if damage == "config.json is gone":
             (first / "config.json").unlink()
-        elif damage == "older version":
+        elif damage == "another version":
             header = json.loads((first / "config.json").read_text())
-            (first / "config.json").write_text(json.dumps({**header, "format_version": FORMAT_VERSION - 1}))
+            (first / "config.json").write_text(json.dumps({**header, "format_version": FORMAT_VERSION + 1}))
         else:
             index.write_text("[" if damage == "index is garbage" else json.dumps({str(source): [1, 2]}))
         assert self.resolve(source)[0] == first

@@ -3,6 +3,7 @@
 import json
 import math
 
+import chex
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -11,7 +12,7 @@ from easi3r_jax.apps.parity.weights import golden_source
 from easi3r_jax.core.config import FlowConfig
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.models import flow_network, parameter_shapes, parameters_of
-from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network, save_checkpoint
+from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network, save_checkpoint, weights
 from easi3r_jax.weights.convert import convert, open_source, table
 from easi3r_jax.weights.convert.conversion import silent
 from easi3r_jax.weights.convert.tensors import LazyTensor
@@ -92,6 +93,21 @@ def test_another_shape_is_refused(tensors, write, tmp_path):
 def test_what_is_no_flow_network_is_told_as_before(write, tmp_path):
     with pytest.raises(CheckpointError, match="no 'model' with the weights"):
         convert(write({"weight": np.zeros(3, np.float32)}), tmp_path / "out")
+
+
+def test_checkpoints_of_version_1_load(tmp_path, monkeypatch):
+    """They have `variance` for the batch norms' `var`."""
+    config = FlowConfig("raft")
+    parameters = parameters_of(flow_network(config, seed=1))
+    older = {name.replace(".var", ".variance"): np.asarray(value) for name, value in parameters.items()}
+    assert older.keys() - parameters.keys()
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "FORMAT_VERSION", 1)
+        patch.setattr(weights, "parameter_shapes", lambda _: {name: value.shape for name, value in older.items()})
+        save_checkpoint(tmp_path / "older", config, older.__getitem__, source_name="random")
+    found, network, metadata = load_flow_network(tmp_path / "older")
+    assert found == config and metadata["format_version"] == 1
+    chex.assert_trees_all_equal(parameters_of(network), parameters)
 
 
 def test_one_kind_of_network_is_not_taken_for_the_other(tmp_path, golden):
