@@ -13,6 +13,7 @@ from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import layer_dtype
 from easi3r_jax.core import sharding
 from easi3r_jax.core.errors import CheckpointError
+from easi3r_jax.core.types import Observer, silent
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.weights import convert
 from easi3r_jax.weights.checkpoint import load_checkpoint
@@ -21,7 +22,7 @@ _T = TypeVar("_T")
 EMBEDDED = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "model"
 
 
-def load_model(checkpoint: str, dtype: str = "auto", observer=None) -> tuple[DUSt3R, dict[str, Any]]:
+def load_model(checkpoint: str, dtype: str = "auto", observer: Observer = silent) -> tuple[DUSt3R, dict[str, Any]]:
     """Loads a model from a converted checkpoint, or converts a source on first use.
 
     Args:

@@ -1,6 +1,6 @@
 """Focal length from a point map in its own camera: pixel - principal_point = f (x / z, y / z) for every pixel.
 
-Integer pixel grid, see `camera`. Robust to points off the ray: both estimators are medians of a kind.
+Integer pixel grid, see `camera`. Robust to outliers: the estimator is a geometric median.
 """
 
 from __future__ import annotations
@@ -41,18 +41,6 @@ def weiszfeld_focal(points: Array, principal_point: Array, iterations: int = 10)
 
     focal = jax.lax.fori_loop(0, iterations, reweighted, jnp.sum(across) / jnp.sum(along))
     return _believable(focal, height, width)
-
-
-def median_focal(points: Array, principal_point: Array) -> Array:
-    """Median of the focal lengths that each pixel's x and y vote for: u z / x and v z / y. As `weiszfeld_focal`.
-
-    Of an even number of votes the lower middle one; undefined votes (0 / 0) do not count.
-    """
-    height, width = points.shape[:2]
-    pixels = camera.pixel_grid(height, width, points.dtype) - principal_point[None, None]
-    votes = jnp.sort((pixels * points[..., 2:] / points[..., :2]).reshape(-1))  # NaN sorts last
-    known = jnp.sum(~jnp.isnan(votes))
-    return _believable(votes[jnp.maximum(known - 1, 0) // 2], height, width)
 
 
 def _finite(x: Array) -> Array:

@@ -15,9 +15,10 @@ import shutil
 import tempfile
 
 from easi3r_jax.core.errors import OutputError, UserError
+from easi3r_jax.core.types import Observer, silent
 from easi3r_jax.weights.checkpoint import is_checkpoint, load_metadata
 from easi3r_jax.weights.convert import table
-from easi3r_jax.weights.convert.conversion import Progress, hash_file, silent, stamp, write
+from easi3r_jax.weights.convert.conversion import hash_file, stamp, write
 from easi3r_jax.weights.convert.sources import open_source
 
 
@@ -28,7 +29,7 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(os.path.expanduser(own)).absolute()
 
 
-def resolve(source: str | os.PathLike[str], progress: Progress | None = None) -> pathlib.Path:
+def resolve(source: str | os.PathLike[str], progress: Observer = silent) -> pathlib.Path:
     """A checkpoint of ours for whatever names weights; converts a source on first use.
 
     Args:
@@ -45,7 +46,6 @@ def resolve(source: str | os.PathLike[str], progress: Progress | None = None) ->
     path = pathlib.Path(os.path.expanduser(source))
     if is_checkpoint(path):
         return path
-    progress = progress or silent
     opened = open_source(source, progress)
     stamps = [stamp(file) for file in opened.files]
     digests = [_digest(pathlib.Path(os.path.realpath(file)), progress) for file in opened.files]
@@ -73,7 +73,7 @@ def _usable(path: pathlib.Path) -> bool:
     return True
 
 
-def _digest(path: pathlib.Path, progress: Progress) -> str:
+def _digest(path: pathlib.Path, progress: Observer) -> str:
     """SHA-256 of a file; remembered as long as its size and time of change stay."""
     before = [*stamp(path)]
     known = _read_index().get(str(path))

@@ -6,25 +6,18 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable
 
 import numpy as np
 
 from easi3r_jax.core.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.core.errors import CheckpointError
+from easi3r_jax.core.types import Observer, silent
 from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, save_checkpoint
 from easi3r_jax.weights.convert import table
 from easi3r_jax.weights.convert.sources import open_source
 from easi3r_jax.weights.convert.tensors import LazyTensor, Source
 
-#: Called with (stage, done, total, note); the unit is a megabyte.
-Progress = Callable[[str, int, int, str], None]
 _BLOCK = 16 << 20
-
-
-def silent(stage: str, done: int, total: int, note: str) -> None:
-    """Progress that nobody wants to see."""
-    del stage, done, total, note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,21 +41,18 @@ class Summary:
     notices: tuple[str, ...]
 
 
-def convert(
-    source: str | os.PathLike[str], output: str | os.PathLike[str], progress: Progress | None = None
-) -> Summary:
+def convert(source: str | os.PathLike[str], output: str | os.PathLike[str], progress: Observer = silent) -> Summary:
     """Converts a source to a checkpoint of ours.
 
     Args:
       source: a `.pth` file, a folder of `model.safetensors` and `config.json`, or a hub name.
       output: folder to write; an older checkpoint there is replaced when the new one is complete.
-      progress: told of the stages "download", "hash" and "convert".
+      progress: told of the stages "download" (in files), "hash" and "convert" (in megabytes).
 
     Raises:
       CheckpointError: the source is missing, damaged, unsafe or incomplete.
       OutputError: the output cannot be written.
     """
-    progress = progress or silent
     opened = open_source(source, progress)
     stamps = [stamp(file) for file in opened.files]
     recipes, dropped, notices = table.match(opened)  # before the long work
@@ -78,7 +68,7 @@ def write(
     notices: list[str],
     sha256: str,
     output: str | os.PathLike[str],
-    progress: Progress,
+    progress: Observer,
 ) -> Summary:
     """Reads every tensor of a matched source and writes the checkpoint.
 
@@ -123,7 +113,7 @@ def write(
     return Summary(pathlib.Path(output), source.config, parameters, sha256, licence, tuple(notices))
 
 
-def hash_file(path: pathlib.Path, progress: Progress = silent) -> str:
+def hash_file(path: pathlib.Path, progress: Observer = silent) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     digest, done = hashlib.sha256(), 0
     try:

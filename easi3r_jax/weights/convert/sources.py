@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable
 
 from easi3r_jax.core.errors import CheckpointError
-from easi3r_jax.weights.convert import hub, safetensors_folder, torch_file
+from easi3r_jax.core.types import Observer, silent
+from easi3r_jax.weights.checkpoint import LICENCE_RELEASED
+from easi3r_jax.weights.convert import safetensors_folder, torch_file
 from easi3r_jax.weights.convert.tensors import Source
-from easi3r_jax.weights.hub import is_name
+from easi3r_jax.weights.hub import fetch, is_name
+
+#: Hub names of the released networks.
+RELEASED = (
+    "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt",
+    "naver/DUSt3R_ViTLarge_BaseDecoder_512_linear",
+    "naver/DUSt3R_ViTLarge_BaseDecoder_224_linear",
+    "Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt",
+)
 
 
-def open_source(source: str | os.PathLike[str], progress: Callable[[str, int, int, str], None]) -> Source:
+def open_source(source: str | os.PathLike[str], progress: Observer = silent) -> Source:
     """Opens a `.pth` file, a folder of `model.safetensors` and `config.json`, or a hub name. Reads no tensor.
+
+    A model of the hub is downloaded unless it is in the hub's own cache.
 
     Raises:
       CheckpointError: it is missing, damaged, unsafe, or cannot be downloaded.
@@ -43,8 +54,10 @@ def open_source(source: str | os.PathLike[str], progress: Callable[[str, int, in
     # What looks like a path is not asked for on the hub: a mistyped one should not leave the machine.
     is_local = path.suffix in (".pth", ".safetensors") or path.parent.is_dir()
     if is_name(str(source)) and not is_local:
-        return hub.open_name(str(source), progress)
+        folder = fetch(str(source), (safetensors_folder.CONFIG, safetensors_folder.WEIGHTS), "DUSt3R", progress)
+        licence = LICENCE_RELEASED if source in RELEASED else None
+        return safetensors_folder.open_folder(folder, name=str(source), licence=licence)
     raise CheckpointError(
         f"There is no checkpoint at {source}: give a .pth file, a folder of {safetensors_folder.WEIGHTS} and "
-        f"{safetensors_folder.CONFIG}, a converted folder, or a hub name such as {hub.RELEASED[0]}."
+        f"{safetensors_folder.CONFIG}, a converted folder, or a hub name such as {RELEASED[0]}."
     )

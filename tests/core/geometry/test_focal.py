@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from easi3r_jax.core.geometry import camera
-from easi3r_jax.core.geometry.focal import median_focal, weiszfeld_focal
+from easi3r_jax.core.geometry.focal import weiszfeld_focal
 
 H, W = 12, 16
-ESTIMATORS = pytest.mark.parametrize("estimate", [weiszfeld_focal, median_focal])
 FOCALS = pytest.mark.parametrize("focal", [3.0, 17.3, 200.0])
 
 
@@ -20,30 +19,27 @@ def pinhole_points(rng, focal, point):
     return camera.unproject(depth, camera.intrinsics(jnp.asarray(focal), jnp.asarray(point)))
 
 
-@ESTIMATORS
 @FOCALS
 @pytest.mark.parametrize("point", [(8.0, 6.0), (2.5, 9.1)])
-def test_exact_camera_is_recovered(estimate, focal, point, rng):
-    found = estimate(pinhole_points(rng, focal, point), jnp.asarray(point))
+def test_exact_camera_is_recovered(focal, point, rng):
+    found = weiszfeld_focal(pinhole_points(rng, focal, point), jnp.asarray(point))
     assert found.shape == () and found.dtype == jnp.float64
     np.testing.assert_allclose(found, focal, rtol=1e-10)
 
 
-@ESTIMATORS
-def test_the_scale_of_the_points_does_not_matter(estimate, rng):
+def test_the_scale_of_the_points_does_not_matter(rng):
     points = pinhole_points(rng, 20.0, (8.0, 6.0)) + 0.05 * rng.standard_normal((H, W, 3))
     centre = camera.centre(H, W, jnp.float64)
-    reference = estimate(points, centre)
-    np.testing.assert_allclose([estimate(s * points, centre) for s in (1e-4, 1e4)], [reference] * 2, rtol=1e-10)
+    reference = weiszfeld_focal(points, centre)
+    np.testing.assert_allclose([weiszfeld_focal(s * points, centre) for s in (1e-4, 1e4)], [reference] * 2, rtol=1e-10)
 
 
-@ESTIMATORS
 @FOCALS
-def test_a_fifth_of_the_pixels_may_have_anothers_point(estimate, focal, rng):
+def test_a_fifth_of_the_pixels_may_have_anothers_point(focal, rng):
     points = np.array(pinhole_points(rng, focal, (8.0, 6.0))).reshape(-1, 3)
     wrong = rng.permutation(H * W)[: H * W // 5]
     points[wrong] = points[np.roll(wrong, 1)]
-    found = estimate(jnp.asarray(points.reshape(H, W, 3)), camera.centre(H, W, jnp.float64))
+    found = weiszfeld_focal(jnp.asarray(points.reshape(H, W, 3)), camera.centre(H, W, jnp.float64))
     np.testing.assert_allclose(found, focal, rtol=0.01)
 
 
@@ -61,14 +57,12 @@ def test_every_iteration_comes_nearer(rng):
     assert cost(best) <= min(cost(best * 0.999), cost(best * 1.001))
 
 
-@ESTIMATORS
-def test_pixels_without_a_point_do_not_matter(estimate, rng):
+def test_pixels_without_a_point_do_not_matter(rng):
     points = pinhole_points(rng, 20.0, (8.0, 6.0)).at[:3].set(0)
-    np.testing.assert_allclose(estimate(points, camera.centre(H, W, jnp.float64)), 20, rtol=1e-10)
+    np.testing.assert_allclose(weiszfeld_focal(points, camera.centre(H, W, jnp.float64)), 20, rtol=1e-10)
 
 
-@ESTIMATORS
-def test_maps_that_show_no_camera_give_a_sixty_degree_view(estimate, rng):
+def test_maps_that_show_no_camera_give_a_sixty_degree_view(rng):
     seen = pinhole_points(rng, 20.0, (8.0, 6.0))
     nothing = {
         "all zero": jnp.zeros((H, W, 3)),
@@ -78,25 +72,20 @@ def test_maps_that_show_no_camera_give_a_sixty_degree_view(estimate, rng):
         "too long a focal length": seen.at[..., 2].multiply(1e4),
         "undefined": jnp.full((H, W, 3), jnp.nan),
     }
-    found = {name: float(estimate(p, camera.centre(H, W, jnp.float64))) for name, p in nothing.items()}
+    found = {name: float(weiszfeld_focal(p, camera.centre(H, W, jnp.float64))) for name, p in nothing.items()}
     assert found == dict.fromkeys(nothing, camera.default_focal(H, W))
 
 
-@ESTIMATORS
-def test_a_map_over_frames(estimate, rng):
+def test_a_map_over_frames(rng):
     focals = [10.0, 20.0, 40.0]
     points = jnp.stack([pinhole_points(rng, f, (8.0, 6.0)) for f in focals])
     centres = jnp.tile(camera.centre(H, W, jnp.float64)[None], (3, 1))
-    np.testing.assert_allclose(jax.jit(jax.vmap(estimate))(points, centres), focals, rtol=1e-10)
+    np.testing.assert_allclose(jax.jit(jax.vmap(weiszfeld_focal))(points, centres), focals, rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["weiszfeld", "median"])
-def test_reference_numbers(name, golden):
-    """The Weiszfeld input has pixels without depth; the median's is the same map before they were taken away."""
-    with np.load(golden / "alignment" / "primitives.npz") as g, np.load(golden / "alignment" / "predictions.npz") as p:
-        points = g["focal_pts3d"] if name == "weiszfeld" else p["pts3d_1"][[0, 3, 5]]
-        centres, expected = g["focal_pp"], g[f"focal_{name}"]
-    estimate = {"weiszfeld": weiszfeld_focal, "median": median_focal}[name]
-    ours = jax.vmap(estimate)(jnp.asarray(points), jnp.asarray(centres))
+def test_reference_numbers(golden):
+    with np.load(golden / "alignment" / "primitives.npz") as g:
+        points, centres, expected = (jnp.asarray(g[name]) for name in ("focal_pts3d", "focal_pp", "focal_weiszfeld"))
+    ours = jax.vmap(weiszfeld_focal)(points, centres)
     assert ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, expected, rtol=1e-5)

@@ -15,7 +15,6 @@ import pytest
 
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.weights.convert import open_source, table
-from easi3r_jax.weights.convert.conversion import silent
 from tests.torch_writer import Tensor, namespace, write
 
 CASES = 250
@@ -43,7 +42,7 @@ def try_to_read(path):
     """Reads everything as a conversion does; None where it is refused. Anything else than a refusal passes through."""
     size = path.stat().st_size
     try:
-        source = open_source(path, silent)
+        source = open_source(path)
         recipes, _, _ = table.match(source)
         for tensor in source.tensors.values():
             assert tensor.nbytes <= size
@@ -117,17 +116,17 @@ class TestClaims:
     def test_storage_size_unlike_the_files(self, index, tmp_path, numel):
         path = self.claim(index, Tensor("0", (8,), numel=numel), tmp_path / "x.pth", np.zeros(8, np.float32))
         with pytest.raises(CheckpointError, match="do not fill 32 bytes"):
-            open_source(path, silent)
+            open_source(path)
 
     def test_tensor_larger_than_its_storage(self, index, tmp_path):
         path = self.claim(index, Tensor("0", (2**30,), numel=8), tmp_path / "x.pth", np.zeros(8, np.float32))
         with pytest.raises(CheckpointError, match="does not fit its 8 stored numbers"):
-            open_source(path, silent)
+            open_source(path)
 
     def test_storage_that_is_not_there(self, index, tmp_path):
         path = self.claim(index, Tensor("1", (8,)), tmp_path / "x.pth", np.zeros(8, np.float32))
         with pytest.raises(CheckpointError, match="numbers are missing"):
-            open_source(path, silent)
+            open_source(path)
 
     @pytest.mark.parametrize("claim", [2**20, 2**32 - 2])
     def test_zip_entry_longer_than_the_file(self, index, tmp_path, claim):
@@ -138,7 +137,7 @@ class TestClaims:
             raw[entry + 20 : entry + 28] = struct.pack("<II", claim, claim)
             (tmp_path / "y.pth").write_bytes(raw)
             with pytest.raises(CheckpointError):
-                open_source(tmp_path / "y.pth", silent)
+                open_source(tmp_path / "y.pth")
 
     def test_compressed_entries(self, index, tmp_path):
         """A zip bomb: they would grow a thousandfold, and torch writes none."""
@@ -147,7 +146,7 @@ class TestClaims:
             for entry in old.infolist():
                 new.writestr(entry.filename, old.read(entry))
         with pytest.raises(CheckpointError, match="compressed"):
-            open_source(tmp_path / "y.pth", silent)
+            open_source(tmp_path / "y.pth")
 
     @pytest.mark.parametrize(
         ("names", "words"),
@@ -166,7 +165,7 @@ class TestClaims:
             for name in names:
                 archive.writestr(name, b"\x80\x02}.")
         with pytest.raises(CheckpointError, match=words):
-            open_source(tmp_path / "x.pth", silent)
+            open_source(tmp_path / "x.pth")
 
     @pytest.mark.parametrize("byteorder", [b"big", b"middle", b"x" * 1000])
     def test_byte_order(self, index, tmp_path, byteorder):
@@ -177,8 +176,8 @@ class TestClaims:
                 new.writestr(entry.filename, byteorder if entry.filename == "x/byteorder" else old.read(entry))
         path.write_bytes(buffer.getvalue())
         if byteorder == b"big":
-            swapped = open_source(path, silent).tensors["mask_token"].read()
+            swapped = open_source(path).tensors["mask_token"].read()
             np.testing.assert_array_equal(swapped, np.arange(8, dtype="<f4").view(">f4"))
         else:
             with pytest.raises(CheckpointError, match="byte"):
-                open_source(path, silent)
+                open_source(path)

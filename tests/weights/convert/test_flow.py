@@ -14,7 +14,6 @@ from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.models import flow_network, parameter_shapes, parameters_of
 from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network, save_checkpoint, weights
 from easi3r_jax.weights.convert import convert, open_source, table
-from easi3r_jax.weights.convert.conversion import silent
 from easi3r_jax.weights.convert.tensors import LazyTensor
 from tests import torch_writer
 
@@ -77,7 +76,7 @@ def test_a_folder_of_safetensors_needs_no_architecture(tensors, tmp_path):
     folder = tmp_path / "hub"
     folder.mkdir()
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
-    assert open_source(folder, silent).config == SMALL
+    assert open_source(folder).config == SMALL
 
 
 def test_a_name_with_and_without_prefix_is_given_twice(tensors, write, tmp_path):

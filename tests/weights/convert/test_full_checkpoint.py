@@ -13,7 +13,6 @@ import pytest
 
 from easi3r_jax.weights.checkpoint import load_checkpoint
 from easi3r_jax.weights.convert import open_source
-from easi3r_jax.weights.convert.conversion import silent
 from tests import make_full_checkpoint, torch_writer
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -30,7 +29,7 @@ def test_layout_is_that_of_torch(index, files, tmp_path):
             assert entry.compress_type == zipfile.ZIP_STORED
             assert (entry.header_offset + 30 + len(entry.filename) + len(entry.extra)) % torch_writer.ALIGNMENT == 0
         assert made.testzip() is None
-    source, reference = (open_source(p, silent) for p in (tmp_path / "made.pth", files / "tiny_official.pth"))
+    source, reference = (open_source(p) for p in (tmp_path / "made.pth", files / "tiny_official.pth"))
     assert source.config == reference.config
     assert {n: t.shape for n, t in source.tensors.items()} == {n: t.shape for n, t in reference.tensors.items()}
     assert source.tensors["dec_norm.bias"].identity == source.tensors["enc_norm.bias"].identity

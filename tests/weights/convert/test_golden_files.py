@@ -18,7 +18,6 @@ from easi3r_jax.core.config import DUSt3RConfig
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.weights.checkpoint import load_checkpoint
 from easi3r_jax.weights.convert import convert, open_source
-from easi3r_jax.weights.convert.conversion import silent
 from tests import torch_writer
 
 CONFIG = DUSt3RConfig(
@@ -77,7 +76,7 @@ def test_all_golden_files_are_covered(files):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_tensors_are_the_golden_weights_exactly(files, weights, name):
-    source = open_source(files / name, silent)
+    source = open_source(files / name)
     assert source.config == CONFIG
     assert source.tensors.keys() == weights.keys()
     for key, tensor in source.tensors.items():

@@ -9,11 +9,11 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 
 from easi3r_jax.core.errors import CheckpointError, OutputError
 from easi3r_jax.weights.checkpoint import load_metadata
-from easi3r_jax.weights.convert import convert, hub, open_source
-from easi3r_jax.weights.convert.conversion import silent
+from easi3r_jax.weights.convert import convert, open_source
+from easi3r_jax.weights.convert.sources import RELEASED
 from easi3r_jax.weights.hub import is_name
 
-NAME = hub.RELEASED[0]
+NAME = RELEASED[0]
 NOT_FOUND = RepositoryNotFoundError.__new__(RepositoryNotFoundError)  # its constructor needs an HTTP response
 
 
@@ -45,7 +45,7 @@ def client(monkeypatch, files):
     return client
 
 
-@pytest.mark.parametrize("name", hub.RELEASED)
+@pytest.mark.parametrize("name", RELEASED)
 def test_released_names_are_names(name):
     assert is_name(name)
 
@@ -69,7 +69,7 @@ def test_download_is_converted_with_the_released_licence(client, tmp_path):
 
 def test_what_the_hubs_cache_holds_needs_no_network(client):
     client.cached, client.failure = True, ConnectionError("no network")
-    assert open_source(NAME, silent).tensors
+    assert open_source(NAME).tensors
     assert not client.downloaded
 
 
@@ -122,4 +122,4 @@ def test_a_folder_of_that_name_comes_first(client, files, tmp_path, monkeypatch)
     client.failure = ConnectionError("no network")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(files / "hf_tiny", tmp_path / NAME)
-    assert open_source(NAME, silent).tensors
+    assert open_source(NAME).tensors

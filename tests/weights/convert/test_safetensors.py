@@ -12,7 +12,6 @@ from safetensors.numpy import save_file
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.weights.checkpoint import load_checkpoint, load_metadata
 from easi3r_jax.weights.convert import convert, open_source
-from easi3r_jax.weights.convert.conversion import silent
 from easi3r_jax.weights.convert.safetensors_folder import read_header
 
 
@@ -39,14 +38,14 @@ def write_header(path, header, data=b""):
 def test_tokens_that_are_no_json_and_lists_are_understood(files):
     text = (files / "hf_tiny" / "config.json").read_text()
     assert "-Infinity" in text and isinstance(json.loads(text)["img_size"], list)
-    config = open_source(files / "hf_tiny", silent).config
+    config = open_source(files / "hf_tiny").config
     assert config.image_size == (64, 64)
     assert config.confidence_range == (1.0, math.inf)
 
 
 def test_folder_and_file_name_the_same_source(files):
-    by_file = open_source(files / "hf_tiny" / "model.safetensors", silent)
-    assert by_file.tensors.keys() == open_source(files / "hf_tiny", silent).tensors.keys()
+    by_file = open_source(files / "hf_tiny" / "model.safetensors")
+    assert by_file.tensors.keys() == open_source(files / "hf_tiny").tensors.keys()
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
@@ -81,7 +80,7 @@ def test_missing_file_is_named(folder, weights, missing):
     path = folder(weights)
     (path / missing).unlink()
     with pytest.raises(CheckpointError, match=missing):
-        open_source(path, silent)
+        open_source(path)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +99,7 @@ def test_broken_configurations(folder, weights, config, words):
     path = folder(weights)
     (path / "config.json").write_text(config, errors="surrogateescape")
     with pytest.raises(CheckpointError, match=words):
-        open_source(path, silent)
+        open_source(path)
 
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}

@@ -12,7 +12,6 @@ from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.models import parameter_shapes
 from easi3r_jax.weights.checkpoint import load_checkpoint
 from easi3r_jax.weights.convert import convert, open_source, table
-from easi3r_jax.weights.convert.conversion import silent
 from easi3r_jax.weights.convert.model_string import parse_model_string
 from easi3r_jax.weights.convert.tensors import LazyTensor, Source
 from tests import torch_writer
@@ -182,9 +181,9 @@ class TestAliases:
         other[0, 0, 0, 0] += 1e-3
         words = f"1 tensor different under their two names: {self.NAME} and {self.ALIAS}"
         with pytest.raises(CheckpointError, match=words):
-            table.match(open_source(dpt_pth(False, {self.ALIAS: other}), silent))
+            table.match(open_source(dpt_pth(False, {self.ALIAS: other})))
 
     def test_misshapen_ones_are_refused(self, dpt_pth):
         wrong = np.zeros((8, 8, 3, 3), np.float32)
         with pytest.raises(CheckpointError, match=f"wrong shape: {self.ALIAS}"):
-            table.match(open_source(dpt_pth(False, {self.ALIAS: wrong}), silent))
+            table.match(open_source(dpt_pth(False, {self.ALIAS: wrong})))
