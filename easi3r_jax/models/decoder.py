@@ -18,7 +18,7 @@ Array = jax.Array
 
 @pytree_dataclass
 class Decoded:
-    """What the decoder makes of E directed pairs (i, j).
+    """The decoder's outputs for E directed pairs (i, j).
 
     Attributes:
       tokens_i, tokens_j: (K, E, N, C), outputs of the K blocks that the head reads (K = 1 for the linear head);
@@ -93,7 +93,7 @@ class Decoder(nnx.Module):
         tokens_i, tokens_j = (self.embed(f) for f in (features_i, features_j))
         tokens_i, tokens_j = (x.astype(at_least_float32(x.dtype)) for x in (tokens_i, tokens_j))
 
-        # The DPT head reads a few layers: each writes its slot, all other layers write nowhere.
+        # The DPT head reads a few layers. Each of them writes to its slot; the writes of all others are dropped.
         hooks = config.dpt_hooks[1:] if config.head == "dpt" else (config.dec_depth,)
         slots = np.full(config.dec_depth, len(hooks), np.int32)
         slots[np.array(hooks) - 1] = np.arange(len(hooks))

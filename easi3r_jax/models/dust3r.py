@@ -1,7 +1,7 @@
-"""DUSt3R (arXiv 2312.14132): two views in, two point maps in the first view's camera out.
+"""DUSt3R (arXiv 2312.14132): from two views to two point maps in the first view's camera.
 
-`encode` and `decode` are separate, so that a frame is encoded once in its life however many pairs it is in, and
-`predict` runs the heads only where point maps are wanted:
+`encode` and `decode` are separate: a frame is encoded once, however many pairs it is in. `predict` runs the heads, only
+where point maps are needed:
 
     features = model.encode(rgb)                                        # (T, N, C)
     decoded = model.decode(features[i], features[j], grid)              # statistics and tokens of E pairs
@@ -36,7 +36,7 @@ def normalize_rgb(rgb: Array) -> Array:
 
 
 def exact_products(dtype: DType) -> contextlib.AbstractContextManager:
-    """Within it, products of float32 keep float32's digits: a GPU or TPU would round their factors to 10 or 8 bits."""
+    """Within it, float32 products keep float32 precision. By default, a GPU or TPU rounds factors to 10 or 8 bits."""
     return jax.default_matmul_precision("highest") if dtype == jnp.float32 else contextlib.nullcontext()
 
 
@@ -91,7 +91,7 @@ class DUSt3R(nnx.Module):
           features_i, features_j: (E, N, C).
           grid: (h, w) tokens.
           dynamic: (of i, of j) dynamic-token masks, (E, N) bool, for masked re-attention.
-          intermediates: also return every layer's output and full pre-softmax maps.
+          intermediates: also return every layer's output and its full pre-softmax maps.
         """
         with exact_products(self.dtype):
             return self.decoder(features_i, features_j, grid, dynamic, intermediates=intermediates)
@@ -113,7 +113,7 @@ class DUSt3R(nnx.Module):
 
 
 def abstract_model(config: DUSt3RConfig, *, dtype: DType = jnp.float32) -> DUSt3R:
-    """The model with shapes in place of arrays: no memory is taken."""
+    """The model with shapes in place of arrays. Allocates nothing."""
     return nnx.merge(*abstract_parts(config, jnp.dtype(dtype)), copy=True)
 
 
@@ -124,5 +124,5 @@ def abstract_parts(config: DUSt3RConfig, dtype: jnp.dtype) -> tuple[nnx.GraphDef
 
 
 def random_model(config: DUSt3RConfig, *, seed: int = 0, dtype: DType = jnp.float32) -> DUSt3R:
-    """The model with freshly initialised weights."""
+    """The model with randomly initialised weights."""
     return DUSt3R(config, rngs=nnx.Rngs(seed), dtype=dtype)

@@ -1,4 +1,4 @@
-"""The ViT encoder: frames to tokens, one frame at a time."""
+"""The ViT encoder: frames to tokens, each frame on its own."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Encoder(nnx.Module):
         self.config = config
 
     def __call__(self, images: Array, *, intermediates: bool = False) -> tuple[Array, dict]:
-        """Encodes images (B, H, W, 3) in [-1, 1] to tokens (B, N, C), float32 at least.
+        """Encodes images (B, H, W, 3) in [-1, 1] to tokens (B, N, C), float32 or wider.
 
         Returns:
           tokens: after the final norm.

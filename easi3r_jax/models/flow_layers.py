@@ -1,4 +1,4 @@
-"""What RAFT and SEA-RAFT are made of. Shapes: (B, h, w, C); flows (B, h, w, 2) are (x, y) in pixels of their grid."""
+"""Layers of RAFT and SEA-RAFT. Shapes: (B, h, w, C); flows (B, h, w, 2) are (x, y) in pixels of their grid."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from easi3r_jax.models.layers import conv2d, upsample
 Array = jax.Array
 NormKind = Literal["batch", "instance", "none"]
 
-#: Both networks estimate flow on a grid of 1/8 of the image's.
+#: Both networks estimate flow at 1/8 of the image's resolution.
 STRIDE = 8
-#: Refinements where nothing else is said, as the released programs have it.
+#: Default number of refinement iterations, as in the released programs.
 ITERATIONS = 20
 _EPSILON = 1e-5
 
 
 def make_norm(dim: int, kind: NormKind, *, rngs: nnx.Rngs) -> Callable[[Array], Array]:
-    """Normalisation of a released network at inference: `batch` by stored statistics, `instance` by the image's own."""
+    """Normalisation at inference: `batch` uses stored statistics, `instance` those of the image, `none` is identity."""
     if kind == "batch":
         return nnx.BatchNorm(dim, use_running_average=True, epsilon=_EPSILON, rngs=rngs)
     if kind == "instance":
@@ -34,9 +34,9 @@ def make_norm(dim: int, kind: NormKind, *, rngs: nnx.Rngs) -> Callable[[Array], 
 
 
 class ResidualBlock(nnx.Module):
-    """Convolutions beside the identity, or beside a 1 x 1 convolution where the size changes.
+    """Convolutions with a residual connection, through a 1 x 1 convolution where the size changes.
 
-    Two of 3 x 3, or with `bottleneck` one of 3 x 3 and a quarter of the width between two of 1 x 1.
+    Two 3 x 3 convolutions; with `bottleneck`, one at a quarter of the width between two 1 x 1 convolutions.
     """
 
     def __init__(self, in_dim: int, dim: int, stride: int, kind: NormKind, *, bottleneck: bool, rngs: nnx.Rngs):
@@ -62,7 +62,7 @@ class FlowEncoder(nnx.Module):
     """Images (B, H, W, C) to features (B, H/8, W/8, out_dim).
 
     Args:
-      stages: width and number of blocks of each; all but the first halve the size.
+      stages: width and number of blocks of each stage; all but the first stage halve the resolution.
     """
 
     def __init__(
@@ -94,12 +94,13 @@ class FlowEncoder(nnx.Module):
 
 
 class MotionEncoder(nnx.Module):
-    """Correlations and flow to features, whose last two channels are the flow itself.
+    """Encodes correlations and flow as features; their last two channels are the flow itself.
 
     Args:
-      correlation_dims: widths of the convolutions of the correlations: 1 x 1, then 3 x 3.
-      flow_dims: of those of the flow: 7 x 7, 3 x 3.
-      dim: of the result.
+      correlations: channels of the correlations.
+      correlation_dims: widths of the convolutions on correlations: 1 x 1, then 3 x 3.
+      flow_dims: widths of the convolutions on flow: 7 x 7, then 3 x 3.
+      dim: width of the result.
     """
 
     def __init__(
@@ -122,8 +123,8 @@ class MotionEncoder(nnx.Module):
     def __call__(self, flow: Array, correlation: Array) -> Array:
         for conv in self.correlation:
             correlation = jax.nn.relu(conv(correlation))
-        moved = jax.nn.relu(self.flow2(jax.nn.relu(self.flow1(flow))))
-        out = jax.nn.relu(self.out(jnp.concatenate([correlation, moved], axis=-1)))
+        flow_features = jax.nn.relu(self.flow2(jax.nn.relu(self.flow1(flow))))
+        out = jax.nn.relu(self.out(jnp.concatenate([correlation, flow_features], axis=-1)))
         return jnp.concatenate([out, flow], axis=-1)
 
 
@@ -139,13 +140,13 @@ class TwoConvs(nnx.Module):
 
 
 def convex_upsample(flow: Array, weights: Array) -> Array:
-    """Flow of the coarse grid in full resolution and in its pixels: (B, 8 h, 8 w, 2) (RAFT, sec. 3.3).
+    """Upsamples flow to full resolution, in full-resolution pixels: (B, 8 h, 8 w, 2) (RAFT, sec. 3.3).
 
-    Each fine pixel is a convex combination of the 3 x 3 coarse ones around it, 0 outside the image.
+    Each fine pixel is a convex combination of the 3 x 3 coarse pixels around it; flow outside the image counts as 0.
 
     Args:
       flow: (B, h, w, 2).
-      weights: (B, h, w, 9 * 8 * 8), before the softmax over the nine.
+      weights: (B, h, w, 9 * 8 * 8), before the softmax over the nine neighbours.
     """
     batch, h, w, channels = flow.shape
     weights = jax.nn.softmax(weights.reshape(batch, h, w, 9, STRIDE, STRIDE), axis=3)
@@ -156,5 +157,5 @@ def convex_upsample(flow: Array, weights: Array) -> Array:
 
 
 def bilinear_upsample(flow: Array) -> Array:
-    """As `convex_upsample` without weights: bilinear, corner pixels aligned with corner pixels."""
+    """As `convex_upsample`, but bilinear with aligned corners instead of learned weights."""
     return STRIDE * upsample(flow, STRIDE)

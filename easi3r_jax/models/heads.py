@@ -15,7 +15,7 @@ Array = jax.Array
 def points_and_confidence(raw: Array, confidence_range: tuple[float, float]) -> tuple[Array, Array]:
     """Turns the head's four channels into geometry (DUSt3R, sec. 3.1 and its released `exp` modes).
 
-    points = direction * expm1(norm) of the first three; confidence = low + exp(fourth), at most high.
+    points = direction * expm1(norm) of the first three; confidence = min(low + exp(fourth), high).
 
     Args:
       raw: (..., 4).
@@ -31,14 +31,14 @@ def points_and_confidence(raw: Array, confidence_range: tuple[float, float]) -> 
 
 
 class LinearHead(nnx.Module):
-    """One projection per token, then a pixel shuffle."""
+    """One linear projection per token, then a pixel shuffle."""
 
     def __init__(self, config: DUSt3RConfig, *, rngs: nnx.Rngs):
         self.proj = Linear(config.dec_dim, 4 * config.patch_size**2, rngs=rngs)
         self.patch_size = config.patch_size
 
     def __call__(self, features: Array, tokens: Array, grid: tuple[int, int], *, intermediates: bool = False):
-        """Maps tokens (1, B, N, C) to raw channels (B, H, W, 4); `features` is unused (the DPT head's signature)."""
+        """Maps tokens (1, B, N, C) to raw channels (B, H, W, 4). `features` is unused: the DPT head needs it."""
         del features, intermediates
         (h, w), p = grid, self.patch_size
         blocks = self.proj(tokens[-1]).reshape(-1, h, w, 4, p, p)  # channel-major inside a token
@@ -57,7 +57,7 @@ class ResidualConv(nnx.Module):
 
 
 class Fusion(nnx.Module):
-    """Adds a finer level to the coarser ones' path, refines, doubles the resolution."""
+    """Adds a level to the result of the coarser levels, refines the sum, and doubles the resolution."""
 
     def __init__(self, dim: int, *, coarsest: bool, rngs: nnx.Rngs):
         self.residual1 = None if coarsest else ResidualConv(dim, rngs=rngs)
@@ -67,7 +67,7 @@ class Fusion(nnx.Module):
     def __call__(self, level: Array, path: Array | None) -> Array:
         if self.residual1 is not None and path is not None:
             level = path + self.residual1(level)
-        # A 1x1 convolution and a bilinear resize commute; before the resize it costs a quarter.
+        # A 1x1 convolution and a bilinear resize commute. Before the resize, the convolution costs a quarter.
         return upsample(self.out_conv(self.residual2(level)), 2)
 
 
@@ -89,7 +89,7 @@ class DPTHead(nnx.Module):
         self.fusions = nnx.List([Fusion(self.FEATURES, coarsest=n == 3, rngs=rngs) for n in range(4)])
         self.conv1 = conv2d(self.FEATURES, self.FEATURES // 2, 3, rngs=rngs)
         self.conv2 = conv2d(self.FEATURES // 2, self.FEATURES // 2, 3, rngs=rngs)
-        # Points are exponential in these channels, which would start with a deviation of about 30.
+        # Points are exponential in these channels: by default they would start with a standard deviation of about 30.
         small = nnx.initializers.variance_scaling(0.02**2, "fan_avg", "uniform")
         self.out = Linear(self.FEATURES // 2, 4, kernel_init=small, rngs=rngs)
 
@@ -104,7 +104,7 @@ class DPTHead(nnx.Module):
         for n in (3, 2, 1, 0):
             path = self.fusions[n](levels[n], path)
             paths[f"fusion{n}"] = path
-            if n == 3:  # an odd grid rounds up when it is halved
+            if n == 3:  # halving an odd grid rounds up
                 path = path[:, : grid[0], : grid[1]]
         x = self.conv2(upsample(self.conv1(path), 2))
         return self.out(jax.nn.relu(x)), paths if intermediates else {}

@@ -1,6 +1,6 @@
-"""The layers of the networks: Flax's own with the settings that all of them share, and the few that Flax lacks.
+"""Layers of the networks: Flax's, with the settings that they share, and the few that Flax does not have.
 
-Parameters are float32. A layer computes in the dtype it is constructed with, or else in that of its inputs.
+Parameters are float32. A layer computes in the dtype that it is constructed with, else in that of its inputs.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class MLP(nnx.Module):
 
 
 class TransposedConv(nnx.Module):
-    """Transposed convolution whose stride is its kernel size: every input pixel becomes a block, without overlap.
+    """Transposed convolution whose stride is its kernel size: every input pixel becomes a block; blocks do not overlap.
 
     Kernel (in, size, size, out).
     """
@@ -88,7 +88,7 @@ class TransposedConv(nnx.Module):
 
 
 def upsample(x: Array, factor: int) -> Array:
-    """Enlarges (B, H, W, C) to (B, factor H, factor W, C): bilinear, corner pixels aligned with corner pixels."""
+    """Bilinear upsampling with aligned corners: (B, H, W, C) to (B, factor * H, factor * W, C)."""
     for axis in (1, 2):
         size = x.shape[axis]
         position = jnp.arange(factor * size, dtype=jnp.float32) * ((size - 1) / max(factor * size - 1, 1))

@@ -42,8 +42,8 @@ class RAFT(nnx.Module):
     """Optical flow from image i to image j.
 
     Attributes:
-      config: which of the two networks.
-      radius: of the window in which correlations are looked up.
+      config: which of the two networks this is.
+      radius: of the correlation lookup's window.
       hidden: width of the recurrent state.
     """
 
@@ -70,12 +70,13 @@ class RAFT(nnx.Module):
         """Estimates flow.
 
         Args:
-          rgb_i, rgb_j: (B, H, W, 3), 0 to 255, sides multiples of 8.
-          iterations: of the refinement.
+          rgb_i, rgb_j: (B, H, W, 3), 0 to 255; H and W are multiples of 8.
+          iterations: number of refinement iterations.
 
         Returns:
-          flow (B, H, W, 2) float32, (x, y) pixels from i to j; out: dict of `features_i`, `features_j`, `context`
-          (before it is divided) and `coarse`, the flow after every iteration on the grid of 1/8 (I, B, h, w, 2).
+          flow: (B, H, W, 2) float32, (x, y) pixels from i to j.
+          out: dict of `features_i`, `features_j`, `context` (before it is split) and `coarse`, the flow after every
+            iteration at 1/8 of the resolution (I, B, h, w, 2).
         """
         with exact_products(jnp.float32):
             image_i, image_j = normalize_rgb(rgb_i), normalize_rgb(rgb_j)
@@ -88,7 +89,7 @@ class RAFT(nnx.Module):
 
             def step(carry: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], Array]:
                 hidden, flow = carry
-                flow = jax.lax.stop_gradient(flow)  # as in training (sec. 3.3); inference does not notice
+                flow = jax.lax.stop_gradient(flow)  # as in training (sec. 3.3); no effect on inference
                 motion = self.motion(flow, lookup(start + flow))
                 for gru in self.grus:
                     hidden = gru(hidden, jnp.concatenate([inputs, motion], axis=-1))

@@ -1,4 +1,4 @@
-"""SEA-RAFT "M" (arXiv 2405.14793): RAFT with a first guess from the context network and a simpler recurrent unit."""
+"""SEA-RAFT "M" (arXiv 2405.14793): RAFT with an initial flow from the context network and a simpler recurrent unit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SEARAFT(nnx.Module):
 
     Attributes:
       config: which network this is.
-      radius: of the window in which correlations are looked up.
+      radius: of the correlation lookup's window.
     """
 
     def __init__(self, config: FlowConfig, *, rngs: nnx.Rngs):
@@ -60,14 +60,15 @@ class SEARAFT(nnx.Module):
         """Estimates flow.
 
         Args:
-          rgb_i, rgb_j: (B, H, W, 3), 0 to 255, sides multiples of 8.
-          iterations: of the refinement; 0 for the first guess.
+          rgb_i, rgb_j: (B, H, W, 3), 0 to 255; H and W are multiples of 8.
+          iterations: of the refinement; 0 gives the initial estimate.
 
         Returns:
-          flow (B, H, W, 2) float32, (x, y) pixels from i to j; out: dict of `features_i`, `features_j`, `context`,
-          `split` (what the context network's output is divided from), `hidden` (I, B, h, w, 128), `coarse`, the first
-          guess and the flow after every iteration on the grid of 1/8 (1 + I, B, h, w, 2), and `uncertainty`, the last
-          four channels of the flow head (B, h, w, 4): of its mixture of two Laplacians.
+          flow: (B, H, W, 2) float32, (x, y) pixels from i to j.
+          out: dict of `features_i`, `features_j`, `context`, `split` (the initial state and the inputs before they are
+            split), `hidden` (I, B, h, w, 128), `coarse`, the initial flow and the flow after every iteration at 1/8 of
+            the resolution (1 + I, B, h, w, 2), and `uncertainty`, the last four channels of the flow head (B, h, w, 4),
+            which describe its mixture of two Laplacians.
         """
         with exact_products(jnp.float32):
             image_i, image_j = normalize_rgb(rgb_i), normalize_rgb(rgb_j)
@@ -89,8 +90,8 @@ class SEARAFT(nnx.Module):
                 flow = flow + update[..., :2]
                 return (hidden, flow, update[..., 2:]), (hidden, flow)
 
-            guess = self.flow(hidden)
-            first = (hidden, guess[..., :2], guess[..., 2:])
+            initial = self.flow(hidden)
+            first = (hidden, initial[..., :2], initial[..., 2:])
             (hidden, flow, uncertainty), (hiddens, flows) = jax.lax.scan(step, first, None, length=iterations)
             fine = convex_upsample(flow, 0.25 * self.upsampling(hidden))
         return fine, {
@@ -99,6 +100,6 @@ class SEARAFT(nnx.Module):
             "context": context,
             "split": split,
             "hidden": hiddens,
-            "coarse": jnp.concatenate([guess[None, ..., :2], flows]),
+            "coarse": jnp.concatenate([initial[None, ..., :2], flows]),
             "uncertainty": uncertainty,
         }
