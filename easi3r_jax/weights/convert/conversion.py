@@ -1,4 +1,4 @@
-"""From an opened source to a checkpoint on disk, one parameter after another."""
+"""Converts an opened source to a checkpoint on disk, one parameter at a time."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _BLOCK = 16 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a conversion did.
+    """Result of a conversion.
 
     Attributes:
       path: the checkpoint.
       config: the architecture.
-      parameters: how many numbers it has.
+      parameters: number of parameters.
       source_sha256: of the file with the weights.
       licence: of the weights.
-      notices: what the user should know, a sentence each.
+      notices: sentences for the user.
     """
 
     path: pathlib.Path
@@ -46,8 +46,8 @@ def convert(source: str | os.PathLike[str], output: str | os.PathLike[str], prog
 
     Args:
       source: a `.pth` file, a folder of `model.safetensors` and `config.json`, or a hub name.
-      output: folder to write; an older checkpoint there is replaced when the new one is complete.
-      progress: told of the stages "download" (in files), "hash" and "convert" (in megabytes).
+      output: folder to write. An existing checkpoint is replaced, atomically.
+      progress: called for the stages "download" (in files), "hash" and "convert" (in megabytes).
 
     Raises:
       CheckpointError: the source is missing, damaged, unsafe or incomplete.
@@ -72,16 +72,17 @@ def write(
 ) -> Summary:
     """Reads every tensor of a matched source and writes the checkpoint.
 
-    `stamps` are those of the source's files before the checksum was taken: what is written must be what it is of.
+    `stamps` are those of the source's files before they were hashed. If a file has changed since, the checksum may not
+    be that of the weights, and nothing is written.
     """
     sizes = [tensor.nbytes for recipe in recipes.values() for _, tensor in recipe.tensors]
     total, done = _megabytes(sum(sizes)), 0
-    infinite: list[str] = []
+    non_finite: list[str] = []
 
-    def note_infinite(name: str, array: np.ndarray) -> None:
-        # The extremes carry NaN and infinity along, without an array of flags as large as a quarter of the tensor.
+    def check_finite(name: str, array: np.ndarray) -> None:
+        # Minimum and maximum propagate NaN and infinity; an array of flags would take a quarter of the tensor's memory.
         if array.size and not (np.isfinite(array.max()) and np.isfinite(array.min())):
-            infinite.append(name)
+            non_finite.append(name)
 
     def read(target: str) -> np.ndarray:
         nonlocal done
@@ -89,7 +90,7 @@ def write(
         parameter = np.empty(recipe.shape, np.float32)
         rows = parameter if recipe.stacked else parameter[None]
         for row, (name, tensor), (_, array) in zip(rows, recipe.tensors, recipe.read(), strict=True):
-            note_infinite(name, array)
+            check_finite(name, array)
             row[...] = array
             done += tensor.nbytes
             progress("convert", _megabytes(done), total, "")
@@ -97,12 +98,12 @@ def write(
 
     def finish() -> None:
         for name, tensor in dropped.items():
-            note_infinite(name, tensor.read())
-        if infinite:
-            shown = ", ".join(infinite[:40]) + (f", and {len(infinite) - 40} more" if len(infinite) > 40 else "")
+            check_finite(name, tensor.read())
+        if non_finite:
+            shown = ", ".join(non_finite[:40]) + (f", and {len(non_finite) - 40} more" if len(non_finite) > 40 else "")
             raise CheckpointError(f"Cannot use {source.name}: NaN or infinite numbers in {shown}.")
         if stamps != [stamp(file) for file in source.files]:
-            raise CheckpointError(f"{source.name} changed while it was read: try again when it is complete.")
+            raise CheckpointError(f"{source.name} changed while it was read: convert it again when it is complete.")
 
     licence = source.licence or LICENCE_UNKNOWN
     progress("convert", 0, total, "")
@@ -114,7 +115,7 @@ def write(
 
 
 def hash_file(path: pathlib.Path, progress: Observer = silent) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
+    """SHA-256 of a file, in hexadecimal."""
     digest, done = hashlib.sha256(), 0
     try:
         total = _megabytes(path.stat().st_size)
@@ -133,7 +134,7 @@ def _megabytes(count: int) -> int:
 
 
 def stamp(path: pathlib.Path) -> tuple[int, int]:
-    """Size and time of change: equal as long as nobody writes to the file."""
+    """Size and modification time: they change when the file is written to."""
     try:
         status = path.stat()
     except OSError as error:

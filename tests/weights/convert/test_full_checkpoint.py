@@ -1,4 +1,4 @@
-"""The made-up checkpoint has the official layout; converting one of full size keeps to its limits."""
+"""The generated checkpoint has the official layout; converting a full-size one stays within limits."""
 
 import os
 import pathlib
@@ -24,7 +24,7 @@ def test_layout_is_that_of_torch(index, files, tmp_path):
     make_full_checkpoint.write(manifest, tmp_path / "made.pth", seed=3)
     with zipfile.ZipFile(tmp_path / "made.pth") as made, zipfile.ZipFile(files / "tiny_official.pth") as official:
         names = [{e.filename.partition("/")[2] for e in archive.infolist()} for archive in (made, official)]
-        assert names[0] <= names[1]  # torch adds notes about itself
+        assert names[0] <= names[1]  # torch adds metadata
         for entry in made.infolist():
             assert entry.compress_type == zipfile.ZIP_STORED
             assert (entry.header_offset + 30 + len(entry.filename) + len(entry.extra)) % torch_writer.ALIGNMENT == 0
@@ -40,7 +40,7 @@ def test_layout_is_that_of_torch(index, files, tmp_path):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A folder that is emptied at once: pytest would keep the gigabytes of three runs."""
+    """A folder that is deleted after the test: pytest would keep the gigabytes of three runs."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 
