@@ -1,9 +1,9 @@
-"""Depth maps in OpenEXR files: one part of scan lines with one channel, uncompressed or deflated.
+"""Depth maps in OpenEXR files: one scan-line part with one channel, uncompressed or deflated.
 
-OpenCV's wheels come without an OpenEXR reader (and those that have one hide it behind an environment variable that
-must be set before the import); FFmpeg's gives a file that is cut off back as a picture that ends in zeros, which here
-would mean "unknown". What depth maps need of the format is little, so it is read here, with NumPy and zlib, and every
-scan line must be there. Format: https://openexr.com/en/latest/OpenEXRFileLayout.html.
+OpenCV's wheels have no OpenEXR reader, or disable it unless an environment variable is set before the import. FFmpeg's
+reader returns a truncated file as an image that ends in zeros, which here would mean "unknown". Depth maps need only a
+small part of the format. It is read here with NumPy and zlib, and every scan line must be present. Format:
+https://openexr.com/en/latest/OpenEXRFileLayout.html.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def read_exr(path: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
 
     Args:
       path: the file.
-      shape: (H, W) it must have.
+      shape: the required (H, W).
 
     Returns:
-      (H, W) float16, float32 or uint32, as the file has it.
+      (H, W) float16, float32 or uint32, as stored.
 
     Raises:
-      InputError: a file that is missing, damaged, cut off, of another shape, or of a kind that is not read.
+      InputError: a file that is missing, damaged, truncated, of another shape, or of an unsupported kind.
     """
     try:
         return _decode(path.read_bytes(), shape)
@@ -49,9 +49,9 @@ def read_exr(path: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
 def _decode(data: bytes, shape: tuple[int, int]) -> np.ndarray:
     magic, version = struct.unpack_from("<iI", data)
     if magic != _MAGIC:
-        raise ValueError("it is no OpenEXR file")
+        raise ValueError("it is not an OpenEXR file")
     if version & ~_LONG_NAMES != 2:
-        raise ValueError("tiled, deep or of several parts; plain scan lines needed")
+        raise ValueError("it is tiled, deep or has several parts; plain scan lines are needed")
     attributes, position = _attributes(data, 8)
     for name in ("channels", "compression", "dataWindow"):
         if name not in attributes:
@@ -59,7 +59,7 @@ def _decode(data: bytes, shape: tuple[int, int]) -> np.ndarray:
     dtype = _only_channel(attributes["channels"])
     compression = attributes["compression"][0]
     if compression not in _LINES:
-        raise ValueError(f"compressed by method {compression}; none, ZIPS or ZIP needed")
+        raise ValueError(f"it is compressed by method {compression}; none, ZIPS or ZIP is needed")
     left, top, right, bottom = struct.unpack("<4i", attributes["dataWindow"])
     height, width = bottom - top + 1, right - left + 1
     if (height, width) != shape:
@@ -72,7 +72,7 @@ def _decode(data: bytes, shape: tuple[int, int]) -> np.ndarray:
         line, size = struct.unpack("<ii", _piece(data, offset, 8))
         row = line - top
         if row not in missing:
-            raise ValueError(f"scan line {line} is there twice or does not belong there")
+            raise ValueError(f"scan line {line} is a duplicate or out of range")
         missing.remove(row)
         rows = min(lines, height - row)
         block = _unpacked(_piece(data, offset + 8, size), rows * width * dtype.itemsize)
@@ -93,24 +93,24 @@ def _attributes(data: bytes, position: int) -> tuple[dict[str, bytes], int]:
 
 
 def _only_channel(channels: bytes) -> np.dtype:
-    """Type of the pixels; each channel is a name, a type, four bytes that say nothing here, and two steps."""
+    """Dtype of the pixels. A channel is a name, a type, four bytes that are ignored here, and two sampling steps."""
     _, position = _text(channels, 0)
     kind, _, step_x, step_y = struct.unpack_from("<iIii", channels, position)
     if channels[position + 16]:
-        raise ValueError("it has several channels; one, the depth, needed")
+        raise ValueError("it has several channels; only one, the depth, is needed")
     if kind not in _PIXELS or (step_x, step_y) != (1, 1):
-        raise ValueError("its channel is of an unknown kind")
+        raise ValueError("its channel has an unsupported type")
     return _PIXELS[kind]
 
 
 def _unpacked(block: bytes, size: int) -> bytes:
-    """Pixels of a block: deflated differences of its even, then its odd bytes; or as they are where that is less."""
+    """Pixels of a block: deflated differences of its even, then its odd bytes; stored raw if that is smaller."""
     if len(block) == size:
         return block
     inflate = zlib.decompressobj()
     packed = np.frombuffer(inflate.decompress(block, size), np.uint8).copy()
     if len(packed) != size or not inflate.eof:
-        raise ValueError("a block of another size than its scan lines")
+        raise ValueError("a block does not have the size of its scan lines")
     packed[1:] -= 128
     packed = np.cumsum(packed, dtype=np.uint8)
     pixels = np.empty_like(packed)
@@ -126,5 +126,5 @@ def _text(data: bytes, position: int) -> tuple[str, int]:
 
 def _piece(data: bytes, position: int, size: int) -> bytes:
     if position < 0 or size < 0 or position + size > len(data):
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     return data[position : position + size]
