@@ -82,13 +82,13 @@ def test_a_flipped_byte_is_an_error_or_harmless(tmp_path, exr):
     ("change", "reason"),
     [
         (lambda exr, depth: b"", "damaged"),
-        (lambda exr, depth: b"\x89PNG\r\n\x1a\n" + bytes(40), "no OpenEXR"),
+        (lambda exr, depth: b"\x89PNG\r\n\x1a\n" + bytes(40), "not an OpenEXR"),
         (lambda exr, depth: exr(depth[1:]), r"shape \(36, 53\)"),
         (lambda exr, depth: exr(depth, channels=("B", "G", "R")), "several channels"),
         (lambda exr, depth: exr(depth, compression=0).replace(b"n\0\1\0\0\0\0data", b"n\0\1\0\0\0\4data"), "method 4"),
         (lambda exr, depth: b"v/1\1\2\2\0\0" + exr(depth)[8:], "tiled"),
         (lambda exr, depth: exr(depth).replace(b"dataWindow", b"dateWindow"), "no dataWindow"),
-        (lambda exr, depth: exr(depth)[:-2] + b"??", "check|cut|size"),
+        (lambda exr, depth: exr(depth)[:-2] + b"??", "check|truncated|size"),
     ],
 )
 def test_unsupported_files(tmp_path, exr, change, reason):
