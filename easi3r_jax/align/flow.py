@@ -82,13 +82,14 @@ def flow_loss(state: AlignState, problem: AlignProblem) -> Array:
     limit = without_derivative(targets.limit, reason.format("limit"))
 
     def compute(state: AlignState) -> Array:
-        total, kept = _robust_distance(
+        sums: Any = _robust_distance(
             _projections(state, problem),
             1 / (state_of.depth(state) + _EPSILON),
             targets.flow,
             (problem.edges[..., 0], targets.static, outlier),
             problem.mesh,
         )
+        total, kept = sums
         both = 2 * total / (kept + _EPSILON)
         return jnp.where(both > limit, 0, both)
 

@@ -205,7 +205,7 @@ def _distance_and_gradients(
 
 
 def _forward(transforms, frames, edges, observed, mesh: Mesh | None, softness: float):
-    wanted = tuple(is_wanted(x) for x in observed)
+    wanted: Any = tuple(is_wanted(x) for x in observed)
     arrays: Any = values_of((transforms, frames, edges, observed))
     transforms, frames, edges, observed = arrays
     value, *gradients = _value_and_gradients(transforms, frames, edges, observed, mesh, softness, wanted)

@@ -18,7 +18,7 @@ from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.synthetic import ClipConfig, MovingSampling, PairSampling
 from easi3r_jax.training.batch import ViewPairs
 from easi3r_jax.training.datasets import (
-    FEWEST_SCENES,
+    MIN_SCENES,
     MONST3R_SHARES,
     READERS,
     Dataset,
@@ -28,7 +28,7 @@ from easi3r_jax.training.datasets import (
     open_dataset,
     prefetched,
 )
-from easi3r_jax.training.rendered import HELD_OUT, draw_moving, draw_static, held_out_pairs
+from easi3r_jax.training.rendered import HELD_OUT_SEED, draw_moving, draw_static, held_out_pairs
 from easi3r_jax.training.step import Draw
 
 #: More threads would only wait for the disk and hold batches in memory.
@@ -74,8 +74,8 @@ def open_source(data: str, image_size: tuple[int, int], *, seed: int, moving: bo
       ConfigError: a reserved seed, or invalid names or weights.
       InputError: folders that are missing or do not have the named layout.
     """
-    if seed >= HELD_OUT:
-        raise ConfigError(f"--seed must be below {HELD_OUT}, the seed of the held-out pairs.")
+    if seed >= HELD_OUT_SEED:
+        raise ConfigError(f"--seed must be below {HELD_OUT_SEED}, the seed of the held-out pairs.")
     return _read(data, image_size, seed) if data else rendered(image_size, seed, moving=moving)
 
 
@@ -112,7 +112,7 @@ def _read(data: str, image_size: tuple[int, int], seed: int) -> Source:
         read.append([name, _fingerprint(dataset), len(held_out.sequences) if held_out else 0, weight])
         if held_out is None:
             notes.append(
-                f"{name}:{folder} has fewer than {FEWEST_SCENES} scenes: none is held out. Its held-out pairs are "
+                f"{name}:{folder} has fewer than {MIN_SCENES} scenes: none is held out. Its held-out pairs are "
                 "other pairs of the training scenes, and say little about new ones."
             )
     mixture, others = Mixture(trained, sampling), Mixture(validated, sampling)
@@ -130,7 +130,7 @@ def _read(data: str, image_size: tuple[int, int], seed: int) -> Source:
     return Source(
         description={"read": read, "sampling": dataclasses.asdict(sampling)},
         draw=None,
-        held_out=lambda count: ViewPairs(*others.batch(HELD_OUT, 0, count)),
+        held_out=lambda count: ViewPairs(*others.batch(HELD_OUT_SEED, 0, count)),
         is_static=False if False in known else None if None in known else True,
         notes=tuple(notes),
         redrawn=lambda: mixture.redrawn,

@@ -23,7 +23,7 @@ from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.sharding import ROWS, WHOLE
 from easi3r_jax.core.types import Array, Progress, all_finite, silent
 from easi3r_jax.models import FlowNetwork
-from easi3r_jax.models.correlation import MOST_BYTES
+from easi3r_jax.models.correlation import MAX_CORRELATION_BYTES
 from easi3r_jax.models.flow_layers import ITERATIONS, STRIDE
 
 #: Sides, padded to the networks' stride, below which frames are enlarged: the networks know large images only.
@@ -53,7 +53,7 @@ def estimate_flow(
 
     Memory on the device: 3 bytes for each pixel of the clip and 8 for each pixel of a pair (65 frames of 512 × 288 in
     600 pairs: 0.7 GB), and for a batch, of what the network sees, about 1 KiB a pixel and pair and the correlations,
-    (4 / 3) (H W / 32)² bytes a pair or `models.correlation.MOST_BYTES` in all, whichever is less.
+    (4 / 3) (H W / 32)² bytes a pair or `models.correlation.MAX_CORRELATION_BYTES` in all, whichever is less.
 
     Args:
       network: RAFT or SEA-RAFT.
@@ -163,7 +163,7 @@ def _most_at_once(pixels: int) -> int:
     """Pairs at a time: what fits into modest memory, and whose correlations are not computed anew at each look-up."""
     memory = 1 << (28 if jax.default_backend() == "cpu" else 32)
     correlations = 4 * (pixels / STRIDE**2) ** 2 * 4 / 3  # levels shrink by four
-    return max(1, int(min(memory / (_BYTES_PER_PIXEL * pixels + correlations), MOST_BYTES / correlations)))
+    return max(1, int(min(memory / (_BYTES_PER_PIXEL * pixels + correlations), MAX_CORRELATION_BYTES / correlations)))
 
 
 @partial(jax.jit, static_argnames=("mesh",))

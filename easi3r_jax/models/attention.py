@@ -1,4 +1,4 @@
-"""Self- and cross-attention that return statistics of their maps beside the output.
+"""Self- and cross-attention that return statistics of their maps with the output.
 
 Shapes: queries, keys and values are (B, N, A, D); pre-softmax maps ("logits") are (B, A, N_query, N_key).
 """
@@ -12,17 +12,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.models.layers import Linear
+from easi3r_jax.models.layers import DType, Linear, at_least_float32
 from easi3r_jax.models.rope import apply_rope
 
 Array = jax.Array
 
 
 def dot_product_attention(queries: Array, keys: Array, values: Array) -> Array:
-    """softmax(q k^T / sqrt(D)) v without keeping the N x N map where the backend has a fused kernel."""
+    """softmax(q k^T / sqrt(D)) v; the N x N map is not materialised where the backend has a fused kernel."""
+    if queries.dtype == jnp.float64:  # JAX's function computes the softmax in float32
+        weights = jax.nn.softmax(attention_logits(queries, keys), axis=-1)
+        return jnp.einsum("baqk,bkad->bqad", weights, values)
     head_dim = queries.shape[-1]
     half = queries.dtype in (jnp.bfloat16, jnp.float16)
-    # cuDNN's fused kernel takes half precision only; elsewhere XLA's own lowering is the one there is.
+    # cuDNN's fused kernel takes half precision only. Everywhere else, XLA's lowering is the only one.
     fused = half and head_dim % 8 == 0 and head_dim <= 128 and _has_fused_kernel()
     with jax.numpy_dtype_promotion("standard"):  # JAX's function mixes half and single precision inside
         return jax.nn.dot_product_attention(
@@ -32,35 +35,36 @@ def dot_product_attention(queries: Array, keys: Array, values: Array) -> Array:
 
 @functools.cache
 def _has_fused_kernel() -> bool:
-    """Whether this process computes on NVIDIA GPUs of compute capability 8.0 (Ampere) or later."""
-    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))  # "9.0"; ROCm's are names
+    """Whether this process runs on NVIDIA GPUs of compute capability 8.0 (Ampere) or later."""
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))  # "9.0"; a name on ROCm
     is_nvidia = jax.default_backend() == "gpu" and re.fullmatch(r"\d+\.\d+", capability) is not None
     return is_nvidia and float(capability) >= 8.0
 
 
 def attention_logits(queries: Array, keys: Array) -> Array:
-    """The full pre-softmax maps, (B, A, N_query, N_key) float32. Quadratic: for research and tests only."""
-    queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
+    """The full pre-softmax maps, (B, A, N_query, N_key), float32 or wider. Quadratic: for research and tests only."""
+    queries, keys = (x.astype(at_least_float32(x.dtype)) for x in (queries, keys))
     products = jnp.einsum("bqad,bkad->baqk", queries, keys, precision=jax.lax.Precision.HIGHEST)
     return products * queries.shape[-1] ** -0.5
 
 
 def mean_logits(queries: Array, keys: Array) -> Array:
-    """Mean over the queries of the pre-softmax maps, by key: (B, A, N_key) float32.
+    """Mean of the pre-softmax maps over the queries, for each key: (B, A, N_key), float32 or wider.
 
     mean_q(q . k) = mean_q(q) . k, so this is exact and linear in the number of tokens (Easi3R, eq. 3).
     """
-    mean_query = jnp.mean(queries.astype(jnp.float32), axis=1)
-    products = jnp.einsum("bad,bkad->bak", mean_query, keys.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+    queries, keys = (x.astype(at_least_float32(x.dtype)) for x in (queries, keys))
+    mean_query = jnp.mean(queries, axis=1)
+    products = jnp.einsum("bad,bkad->bak", mean_query, keys, precision=jax.lax.Precision.HIGHEST)
     return products * queries.shape[-1] ** -0.5
 
 
 def masked_attention(queries: Array, keys: Array, values: Array, dynamic_query: Array, dynamic_key: Array) -> Array:
-    """Attention in which static queries do not see dynamic keys (Easi3R, eq. 9).
+    """Attention in which static queries ignore dynamic keys (Easi3R, eq. 9).
 
-    The weights from static queries to dynamic keys are zeroed *after* the softmax and the rows are not renormalised.
-    That is plain attention over values that are zero at the dynamic keys, so a fused kernel still serves; an additive
-    -inf mask would renormalise and is wrong.
+    Weights from static queries to dynamic keys are zeroed *after* the softmax; rows are not renormalised. This equals
+    plain attention over values that are zero at the dynamic keys, so a fused kernel still applies. An additive -inf
+    mask would renormalise, and is wrong.
 
     Args:
       queries, keys, values: (B, N, A, D).
@@ -80,13 +84,13 @@ def _split_heads(x: Array, num_heads: int) -> Array:
 class SelfAttention(nnx.Module):
     """Multi-head self-attention with rotary position embedding."""
 
-    def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
-        self.qkv = Linear(dim, 3 * dim, rngs=rngs)
-        self.proj = Linear(dim, dim, rngs=rngs)
+    def __init__(self, dim: int, num_heads: int, *, dtype: DType, rngs: nnx.Rngs):
+        self.qkv = Linear(dim, 3 * dim, dtype=dtype, rngs=rngs)
+        self.proj = Linear(dim, dim, dtype=dtype, rngs=rngs)
         self.num_heads = num_heads
 
     def __call__(self, x: Array, rope: tuple[Array, Array], *, intermediates: bool = False):
-        """Returns the output (B, N, C) and, when asked, a dict of queries, keys and pre-softmax maps (else empty)."""
+        """Returns the output (B, N, C) and, with `intermediates`, a dict of queries, keys and pre-softmax maps."""
         queries, keys, values = (_split_heads(p, self.num_heads) for p in jnp.split(self.qkv(x), 3, axis=-1))
         rotated_queries, rotated_keys = apply_rope(queries, rope), apply_rope(keys, rope)
         out = dot_product_attention(rotated_queries, rotated_keys, values)
@@ -105,11 +109,11 @@ class SelfAttention(nnx.Module):
 class CrossAttention(nnx.Module):
     """Multi-head attention to another view's tokens, with rotary position embedding on both sides."""
 
-    def __init__(self, dim: int, num_heads: int, *, rngs: nnx.Rngs):
-        self.q = Linear(dim, dim, rngs=rngs)
-        self.k = Linear(dim, dim, rngs=rngs)
-        self.v = Linear(dim, dim, rngs=rngs)
-        self.proj = Linear(dim, dim, rngs=rngs)
+    def __init__(self, dim: int, num_heads: int, *, dtype: DType, rngs: nnx.Rngs):
+        self.q = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.k = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.v = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.proj = Linear(dim, dim, dtype=dtype, rngs=rngs)
         self.num_heads = num_heads
 
     def __call__(
@@ -124,13 +128,14 @@ class CrossAttention(nnx.Module):
         """Attends from `x` to `memory`, both (B, N, C).
 
         Args:
-          x, memory: tokens of this view and of the other one.
-          rope: table of `rope_table`.
+          x, memory: tokens of this view and of the other view.
+          rope: from `rope_table`.
           dynamic: (query, key) token masks, (B, N) bool each, for masked re-attention; None for plain attention.
           intermediates: also return rotated queries and keys and the full pre-softmax maps.
 
         Returns:
-          output (B, N, C); statistics (B, A, N_key) float32, before softmax and masking; dict of intermediates.
+          output (B, N, C); statistics (B, A, N_key) before softmax and masking, float32 or wider; dict of
+          intermediates.
         """
         queries = apply_rope(_split_heads(self.q(x), self.num_heads), rope)
         keys = apply_rope(_split_heads(self.k(memory), self.num_heads), rope)

@@ -1,6 +1,6 @@
-"""How alike the pixels of two feature maps are, around where a flow points (RAFT, arXiv 2003.12039, sec. 3.2).
+"""RAFT's correlation lookup (arXiv 2003.12039, sec. 3.2): similarity of two feature maps around the current flow.
 
-Letters: B pairs, h w the feature maps' pixels, N = h w, C channels, r the window's radius, D = 2 r + 1 its side.
+Letters: B pairs, h w pixels of the feature maps, N = h w, C channels, r the window's radius, D = 2 r + 1 its side.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ from easi3r_jax.core.errors import InputError
 Array = jax.Array
 
 LEVELS = 4
-#: Bytes of all-pairs maps above which they are computed anew, some rows at a time, whenever they are looked up.
-MOST_BYTES = 1 << 30
+#: Above this size, the all-pairs maps are not kept. Every lookup recomputes them, a few rows at a time.
+MAX_CORRELATION_BYTES = 1 << 30
 
 
 def make_lookup(
-    features_i: Array, features_j: Array, radius: int, *, most_bytes: int = MOST_BYTES
+    features_i: Array, features_j: Array, radius: int, *, max_bytes: int = MAX_CORRELATION_BYTES
 ) -> Callable[[Array], Array]:
-    """Prepares the look-up of correlations of two images' features, (B, h, w, C) each.
+    """Prepares the lookup of correlations between two images' features, (B, h, w, C) each.
 
-    A level's map is that of the image-j features averaged over 2 x 2 pixels of the level before (odd rows and columns
-    are left out): the same as averaging the map, since it is linear in them, and, for halves, as resizing bilinearly.
+    Each level correlates with the image-j features of the level before, averaged over 2 x 2 pixels (a last odd row or
+    column is omitted). The map is linear in the features, so this equals averaging the map, which at a factor of 2 is
+    bilinear resizing.
 
     Returns:
-      A function from coordinates in image j (B, h, w, 2), one for each pixel of image i, in pixels (x, y) of the
-      features, to correlations (B, h, w, LEVELS * D * D): at each level the window around the coordinate, x before y,
-      sampled bilinearly, 0 outside the image.
+      A function from coordinates in image j to correlations. Coordinates are (B, h, w, 2), one for each pixel of image
+      i, in feature pixels (x, y). Correlations are (B, h, w, LEVELS * D * D): at each level the window around the
+      coordinate, x before y, sampled bilinearly, 0 outside the image.
 
     Raises:
-      InputError: features of fewer than 8 pixels a side, so of images below 64: the coarsest level has none.
+      InputError: features of fewer than 8 pixels a side (images below 64): the coarsest level would be empty.
     """
     batch, h, w, channels = features_i.shape
     if min(h, w) < 2 ** (LEVELS - 1):
@@ -43,7 +44,7 @@ def make_lookup(
     while len(levels) < LEVELS:
         levels.append(halve(levels[-1]))
     cells = sum(level.shape[1] * level.shape[2] for level in levels)
-    rows = _rows_at_a_time(4 * batch * cells, h * w, most_bytes)
+    rows = _chunk_rows(4 * batch * cells, h * w, max_bytes)
 
     def sample(maps: list[Array], coords: Array) -> Array:
         windows = [window(m, coords * 0.5**n, radius) for n, m in enumerate(maps)]
@@ -53,23 +54,23 @@ def make_lookup(
         maps = [correlate(queries, level) for level in levels]
         return lambda coords: sample(maps, coords.reshape(batch, h * w, 2)).reshape(batch, h, w, -1)
 
-    def some(args: tuple[Array, Array]) -> Array:
-        some_queries, coords = args
-        return sample([correlate(some_queries, level) for level in levels], coords)
+    def sample_chunk(chunk: tuple[Array, Array]) -> Array:
+        chunk_queries, coords = chunk
+        return sample([correlate(chunk_queries, level) for level in levels], coords)
 
     def chunks(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(batch, h * w // rows, rows, -1), 1, 0)
 
     def lookup(coords: Array) -> Array:
-        found = jax.lax.map(some, (chunks(queries), chunks(coords.reshape(batch, h * w, 2))))
+        found = jax.lax.map(sample_chunk, (chunks(queries), chunks(coords.reshape(batch, h * w, 2))))
         return jnp.moveaxis(found, 0, 1).reshape(batch, h, w, -1)
 
     return lookup
 
 
-def _rows_at_a_time(bytes_of_a_row: int, count: int, most_bytes: int) -> int:
-    """The largest divisor of `count` whose rows fit; one row always does."""
-    return max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or n * bytes_of_a_row <= most_bytes))
+def _chunk_rows(bytes_per_row: int, count: int, max_bytes: int) -> int:
+    """Rows of a chunk: the largest divisor of `count` that stays within `max_bytes`, at least 1."""
+    return max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or n * bytes_per_row <= max_bytes))
 
 
 def halve(x: Array) -> Array:
@@ -80,15 +81,15 @@ def halve(x: Array) -> Array:
 
 
 def correlate(queries: Array, features: Array) -> Array:
-    """Products of queries (B, N, C) with the features of all pixels (B, h, w, C): (B, N, h, w)."""
+    """Dot products of queries (B, N, C) with the features of all pixels (B, h, w, C): (B, N, h, w)."""
     return jnp.einsum("bnc,byxc->bnyx", queries, features)
 
 
 def window(maps: Array, coords: Array, radius: int) -> Array:
-    """Samples maps (B, N, h, w) bilinearly around a coordinate (B, N, 2) each: (B, N, D * D), x before y, 0 outside.
+    """Samples each map of (B, N, h, w) bilinearly around its coordinate (B, N, 2): (B, N, D * D), x before y.
 
-    As products with the weights of linear interpolation, at most two of a row not 0: no gather, which accelerators do
-    slowly, and no special case outside.
+    Values outside the map are 0. Written as products with interpolation weights, of which at most two in a row are not
+    0. Gathers are slow on accelerators, and this needs no special case at the border.
     """
 
     def weights(position: Array, side: int) -> Array:

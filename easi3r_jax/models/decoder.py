@@ -10,7 +10,7 @@ from flax import nnx
 from easi3r_jax.core.types import AttentionStats, pytree_dataclass
 from easi3r_jax.models.attention import CrossAttention, SelfAttention
 from easi3r_jax.models.config import DUSt3RConfig
-from easi3r_jax.models.layers import MLP, LayerNorm, Linear
+from easi3r_jax.models.layers import MLP, DType, LayerNorm, Linear, at_least_float32
 from easi3r_jax.models.rope import rope_table
 
 Array = jax.Array
@@ -18,10 +18,10 @@ Array = jax.Array
 
 @pytree_dataclass
 class Decoded:
-    """What the decoder makes of E directed pairs (i, j).
+    """The decoder's outputs for E directed pairs (i, j).
 
     Attributes:
-      tokens_i, tokens_j: (K, E, N, C) float32, outputs of the K blocks that the head reads (K = 1 for the linear head);
+      tokens_i, tokens_j: (K, E, N, C), outputs of the K blocks that the head reads (K = 1 for the linear head);
         the last one is normalised.
       stats: statistics of the cross-attention maps, (E, L, A, N).
       intermediates: with `intermediates=True`, `branch1` and `branch2`: dicts of `blocks` (L, E, N, C), `self` and
@@ -37,34 +37,34 @@ class Decoded:
 class DecoderBlock(nnx.Module):
     """Self-attention, cross-attention to the other branch's previous layer, MLP; pre-norm, float32 residual stream."""
 
-    def __init__(self, config: DUSt3RConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DUSt3RConfig, *, dtype: DType, rngs: nnx.Rngs):
         dim, heads = config.dec_dim, config.dec_heads
         self.norm1 = LayerNorm(dim, rngs=rngs)
-        self.self_attention = SelfAttention(dim, heads, rngs=rngs)
+        self.self_attention = SelfAttention(dim, heads, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(dim, rngs=rngs)
         self.norm_y = LayerNorm(dim, rngs=rngs)
-        self.cross_attention = CrossAttention(dim, heads, rngs=rngs)
+        self.cross_attention = CrossAttention(dim, heads, dtype=dtype, rngs=rngs)
         self.norm3 = LayerNorm(dim, rngs=rngs)
-        self.mlp = MLP(dim, int(dim * config.mlp_ratio), rngs=rngs)
+        self.mlp = MLP(dim, int(dim * config.mlp_ratio), dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Array, other: Array, rope, dtype, dynamic=None, *, intermediates: bool = False):
-        attended, self_record = self.self_attention(self.norm1(x, dtype), rope, intermediates=intermediates)
+    def __call__(self, x: Array, other: Array, rope, dynamic=None, *, intermediates: bool = False):
+        attended, self_record = self.self_attention(self.norm1(x), rope, intermediates=intermediates)
         x = x + attended.astype(x.dtype)
         attended, stats, cross_record = self.cross_attention(
-            self.norm2(x, dtype), self.norm_y(other, dtype), rope, dynamic, intermediates=intermediates
+            self.norm2(x), self.norm_y(other), rope, dynamic, intermediates=intermediates
         )
         x = x + attended.astype(x.dtype)
-        x = x + self.mlp(self.norm3(x, dtype)).astype(x.dtype)
+        x = x + self.mlp(self.norm3(x)).astype(x.dtype)
         return x, stats, {"blocks": x, "self": self_record, "cross": cross_record} if intermediates else {}
 
 
 class Decoder(nnx.Module):
     """Embedding, two stacks of blocks run together by one `scan`, one norm for both branches."""
 
-    def __init__(self, config: DUSt3RConfig, *, rngs: nnx.Rngs):
-        self.embed = Linear(config.enc_dim, config.dec_dim, rngs=rngs)
-        self.branch1 = jax.vmap(lambda r: DecoderBlock(config, rngs=r))(rngs.split(config.dec_depth))
-        self.branch2 = jax.vmap(lambda r: DecoderBlock(config, rngs=r))(rngs.split(config.dec_depth))
+    def __init__(self, config: DUSt3RConfig, *, dtype: DType, rngs: nnx.Rngs):
+        self.embed = Linear(config.enc_dim, config.dec_dim, dtype=dtype, rngs=rngs)
+        self.branch1 = jax.vmap(lambda r: DecoderBlock(config, dtype=dtype, rngs=r))(rngs.split(config.dec_depth))
+        self.branch2 = jax.vmap(lambda r: DecoderBlock(config, dtype=dtype, rngs=r))(rngs.split(config.dec_depth))
         self.norm = LayerNorm(config.dec_dim, rngs=rngs)
         self.config = config
 
@@ -73,7 +73,6 @@ class Decoder(nnx.Module):
         features_i: Array,
         features_j: Array,
         grid: tuple[int, int],
-        dtype,
         dynamic: tuple[Array, Array] | None = None,
         *,
         intermediates: bool = False,
@@ -86,24 +85,24 @@ class Decoder(nnx.Module):
         Args:
           features_i, features_j: (E, N, C_enc) encoder tokens.
           grid: (h, w) tokens of either view.
-          dtype: compute dtype of the layers.
           dynamic: (of view i, of view j) token masks, (E, N) bool; masks the cross-attention of branch 1 only.
           intermediates: return every layer's record.
         """
         config = self.config
         rope = rope_table(grid, config.dec_dim // config.dec_heads, config.rope_base)
-        tokens_i, tokens_j = (self.embed(f.astype(dtype)).astype(jnp.float32) for f in (features_i, features_j))
+        tokens_i, tokens_j = (self.embed(f) for f in (features_i, features_j))
+        tokens_i, tokens_j = (x.astype(at_least_float32(x.dtype)) for x in (tokens_i, tokens_j))
 
-        # The DPT head reads a few layers: each writes its slot, all other layers write nowhere.
+        # The DPT head reads a few layers. Each of them writes to its slot; the writes of all others are dropped.
         hooks = config.dpt_hooks[1:] if config.head == "dpt" else (config.dec_depth,)
         slots = np.full(config.dec_depth, len(hooks), np.int32)
         slots[np.array(hooks) - 1] = np.arange(len(hooks))
-        kept = jnp.zeros((2, len(hooks), *tokens_i.shape), jnp.float32)
+        kept = jnp.zeros((2, len(hooks), *tokens_i.shape), tokens_i.dtype)
 
         def step(carry, layer):
             (x1, x2, kept), (block1, block2, slot) = carry, layer
-            y1, stats1, record1 = block1(x1, x2, rope, dtype, dynamic, intermediates=intermediates)
-            y2, stats2, record2 = block2(x2, x1, rope, dtype, intermediates=intermediates)
+            y1, stats1, record1 = block1(x1, x2, rope, dynamic, intermediates=intermediates)
+            y2, stats2, record2 = block2(x2, x1, rope, intermediates=intermediates)
             kept = kept.at[:, slot].set(jnp.stack([y1, y2]), mode="drop")
             records = {"branch1": record1, "branch2": record2} if intermediates else {}
             return (y1, y2, kept), (stats1, stats2, records)
@@ -111,6 +110,6 @@ class Decoder(nnx.Module):
         (_, _, kept), (stats1, stats2, records) = jax.lax.scan(
             step, (tokens_i, tokens_j, kept), (self.branch1, self.branch2, jnp.asarray(slots))
         )
-        kept = kept.at[:, -1].set(self.norm(kept[:, -1], jnp.float32))
+        kept = kept.at[:, -1].set(self.norm(kept[:, -1]))
         stats = AttentionStats(src=jnp.swapaxes(stats1, 0, 1), ref=jnp.swapaxes(stats2, 0, 1))
         return Decoded(tokens_i=kept[0], tokens_j=kept[1], stats=stats, intermediates=records)

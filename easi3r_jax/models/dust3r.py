@@ -1,7 +1,7 @@
-"""DUSt3R (arXiv 2312.14132): two views in, two point maps in the first view's camera out.
+"""DUSt3R (arXiv 2312.14132): from two views to two point maps in the first view's camera.
 
-`encode` and `decode` are separate, so that a frame is encoded once in its life however many pairs it is in, and
-`predict` runs the heads only where point maps are wanted:
+`encode` and `decode` are separate: a frame is encoded once, however many pairs it is in. `predict` runs the heads, only
+where point maps are needed:
 
     features = model.encode(rgb)                                        # (T, N, C)
     decoded = model.decode(features[i], features[j], grid)              # statistics and tokens of E pairs
@@ -13,6 +13,7 @@ Modules are pytrees: `jax.jit(lambda model, rgb: model.encode(rgb))(model, rgb)`
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,9 @@ from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.decoder import Decoded, Decoder
 from easi3r_jax.models.encoder import Encoder
 from easi3r_jax.models.heads import make_head, points_and_confidence
+from easi3r_jax.models.layers import DType
 
 Array = jax.Array
-DType = str | type | jnp.dtype
 
 
 def normalize_rgb(rgb: Array) -> Array:
@@ -35,7 +36,7 @@ def normalize_rgb(rgb: Array) -> Array:
 
 
 def exact_products(dtype: DType) -> contextlib.AbstractContextManager:
-    """Within it, products of float32 keep float32's digits: a GPU or TPU would round their factors to 10 or 8 bits."""
+    """Within it, float32 products keep float32 precision. By default, a GPU or TPU rounds factors to 10 or 8 bits."""
     return jax.default_matmul_precision("highest") if dtype == jnp.float32 else contextlib.nullcontext()
 
 
@@ -44,17 +45,23 @@ class DUSt3R(nnx.Module):
 
     Attributes:
       config: the architecture.
-      dtype: compute dtype of encoder and decoder layers. The residual stream, norms, statistics and heads are float32
-        whatever it is. bfloat16 is the accelerators' default, float32 the CPU's.
+      dtype: compute dtype of encoder and decoder layers; `with_dtype` changes it. bfloat16 is the accelerators'
+        default, float32 the CPU's. The residual stream, norms, statistics and heads stay float32. In float64, in which
+        gradients are checked, everything is float64; parameters must be, too.
     """
 
     def __init__(self, config: DUSt3RConfig, *, rngs: nnx.Rngs, dtype: DType = jnp.float32):
         self.config = config
         self.dtype = jnp.dtype(dtype)
-        self.encoder = Encoder(config, rngs=rngs)
-        self.decoder = Decoder(config, rngs=rngs)
+        self.encoder = Encoder(config, dtype=self.dtype, rngs=rngs)
+        self.decoder = Decoder(config, dtype=self.dtype, rngs=rngs)
         self.head1 = make_head(config, rngs=rngs)
         self.head2 = make_head(config, rngs=rngs)
+
+    def with_dtype(self, dtype: DType) -> DUSt3R:
+        """This network with layers that compute in another dtype. Its arrays are shared; the original is unchanged."""
+        graphdef, _ = abstract_parts(self.config, jnp.dtype(dtype))
+        return nnx.merge(graphdef, nnx.state(self), copy=True)
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """(h, w) tokens of images of (H, W) pixels; both must be multiples of the patch size."""
@@ -64,10 +71,10 @@ class DUSt3R(nnx.Module):
         return image_size[0] // p, image_size[1] // p
 
     def encode(self, rgb: Array) -> Array:
-        """Encodes frames (T, H, W, 3) uint8 to features (T, N, C) float32."""
+        """Encodes frames (T, H, W, 3) uint8 to features (T, N, C)."""
         self.grid((rgb.shape[1], rgb.shape[2]))
         with exact_products(self.dtype):
-            return self.encoder(normalize_rgb(rgb), self.dtype)[0]
+            return self.encoder(normalize_rgb(rgb))[0]
 
     def decode(
         self,
@@ -84,10 +91,10 @@ class DUSt3R(nnx.Module):
           features_i, features_j: (E, N, C).
           grid: (h, w) tokens.
           dynamic: (of i, of j) dynamic-token masks, (E, N) bool, for masked re-attention.
-          intermediates: also return every layer's output and full pre-softmax maps.
+          intermediates: also return every layer's output and its full pre-softmax maps.
         """
         with exact_products(self.dtype):
-            return self.decoder(features_i, features_j, grid, self.dtype, dynamic, intermediates=intermediates)
+            return self.decoder(features_i, features_j, grid, dynamic, intermediates=intermediates)
 
     def predict(
         self, features_i: Array, features_j: Array, decoded: Decoded, grid: tuple[int, int]
@@ -95,8 +102,8 @@ class DUSt3R(nnx.Module):
         """Runs both heads.
 
         Returns:
-          points_i (E, H, W, 3), confidence_i (E, H, W), points_j, confidence_j: float32, points of both views in
-          camera i's frame.
+          points_i (E, H, W, 3), confidence_i (E, H, W), points_j, confidence_j: points of both views in camera
+          i's frame.
         """
         with exact_products(jnp.float32):
             raw_i, _ = self.head1(features_i, decoded.tokens_i, grid)
@@ -106,10 +113,16 @@ class DUSt3R(nnx.Module):
 
 
 def abstract_model(config: DUSt3RConfig, *, dtype: DType = jnp.float32) -> DUSt3R:
-    """The model with shapes in place of arrays: no memory is taken."""
-    return nnx.eval_shape(lambda: DUSt3R(config, rngs=nnx.Rngs(0), dtype=dtype))
+    """The model with shapes in place of arrays. Allocates nothing."""
+    return nnx.merge(*abstract_parts(config, jnp.dtype(dtype)), copy=True)
+
+
+@functools.lru_cache(maxsize=16)  # tracing the initialisers of the released networks takes a second
+def abstract_parts(config: DUSt3RConfig, dtype: jnp.dtype) -> tuple[nnx.GraphDef[DUSt3R], nnx.State]:
+    """`nnx.split` of the abstract model. The parts are shared by all callers: merge them with `copy=True`."""
+    return nnx.split(nnx.eval_shape(lambda: DUSt3R(config, rngs=nnx.Rngs(0), dtype=dtype)))
 
 
 def random_model(config: DUSt3RConfig, *, seed: int = 0, dtype: DType = jnp.float32) -> DUSt3R:
-    """The model with freshly initialised weights."""
+    """The model with randomly initialised weights."""
     return DUSt3R(config, rngs=nnx.Rngs(seed), dtype=dtype)

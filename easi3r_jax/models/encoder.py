@@ -1,14 +1,13 @@
-"""The ViT encoder: frames to tokens, one frame at a time."""
+"""The ViT encoder: frames to tokens, each frame on its own."""
 
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from easi3r_jax.models.attention import SelfAttention
 from easi3r_jax.models.config import DUSt3RConfig
-from easi3r_jax.models.layers import MLP, LayerNorm, Linear
+from easi3r_jax.models.layers import MLP, DType, LayerNorm, Linear, at_least_float32
 from easi3r_jax.models.rope import rope_table
 
 Array = jax.Array
@@ -23,33 +22,33 @@ def patchify(images: Array, patch_size: int) -> Array:
 
 
 class EncoderBlock(nnx.Module):
-    """Pre-norm transformer block. The residual stream stays float32; the branches compute in `dtype`."""
+    """Pre-norm transformer block. Residual stream and norms stay float32; the branches compute in `dtype`."""
 
-    def __init__(self, config: DUSt3RConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DUSt3RConfig, *, dtype: DType, rngs: nnx.Rngs):
         dim = config.enc_dim
         self.norm1 = LayerNorm(dim, rngs=rngs)
-        self.attention = SelfAttention(dim, config.enc_heads, rngs=rngs)
+        self.attention = SelfAttention(dim, config.enc_heads, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(dim, rngs=rngs)
-        self.mlp = MLP(dim, int(dim * config.mlp_ratio), rngs=rngs)
+        self.mlp = MLP(dim, int(dim * config.mlp_ratio), dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Array, rope, dtype, *, intermediates: bool = False):
-        attended, record = self.attention(self.norm1(x, dtype), rope, intermediates=intermediates)
+    def __call__(self, x: Array, rope: tuple[Array, Array], *, intermediates: bool = False) -> tuple[Array, dict]:
+        attended, record = self.attention(self.norm1(x), rope, intermediates=intermediates)
         x = x + attended.astype(x.dtype)
-        x = x + self.mlp(self.norm2(x, dtype)).astype(x.dtype)
+        x = x + self.mlp(self.norm2(x)).astype(x.dtype)
         return x, record
 
 
 class Encoder(nnx.Module):
     """Patch embedding, stacked blocks run by one `scan`, final norm."""
 
-    def __init__(self, config: DUSt3RConfig, *, rngs: nnx.Rngs):
-        self.patch_embed = Linear(3 * config.patch_size**2, config.enc_dim, rngs=rngs)
-        self.blocks = jax.vmap(lambda r: EncoderBlock(config, rngs=r))(rngs.split(config.enc_depth))
+    def __init__(self, config: DUSt3RConfig, *, dtype: DType, rngs: nnx.Rngs):
+        self.patch_embed = Linear(3 * config.patch_size**2, config.enc_dim, dtype=dtype, rngs=rngs)
+        self.blocks = jax.vmap(lambda r: EncoderBlock(config, dtype=dtype, rngs=r))(rngs.split(config.enc_depth))
         self.norm = LayerNorm(config.enc_dim, rngs=rngs)
         self.config = config
 
-    def __call__(self, images: Array, dtype, *, intermediates: bool = False) -> tuple[Array, dict]:
-        """Encodes images (B, H, W, 3) in [-1, 1] to tokens (B, N, C) float32.
+    def __call__(self, images: Array, *, intermediates: bool = False) -> tuple[Array, dict]:
+        """Encodes images (B, H, W, 3) in [-1, 1] to tokens (B, N, C), float32 or wider.
 
         Returns:
           tokens: after the final norm.
@@ -59,13 +58,14 @@ class Encoder(nnx.Module):
         config = self.config
         grid = (images.shape[1] // config.patch_size, images.shape[2] // config.patch_size)
         rope = rope_table(grid, config.enc_dim // config.enc_heads, config.rope_base)
-        patch_tokens = self.patch_embed(patchify(images.astype(dtype), config.patch_size)).astype(jnp.float32)
+        patch_tokens = self.patch_embed(patchify(images, config.patch_size))
+        patch_tokens = patch_tokens.astype(at_least_float32(patch_tokens.dtype))
 
         def step(x: Array, block: EncoderBlock):
-            x, record = block(x, rope, dtype, intermediates=intermediates)
+            x, record = block(x, rope, intermediates=intermediates)
             return x, {"blocks": x, "attention": record} if intermediates else {}
 
         x, out = jax.lax.scan(step, patch_tokens, self.blocks)
         if intermediates:
             out["patch_tokens"] = patch_tokens
-        return self.norm(x, jnp.float32), out
+        return self.norm(x), out

@@ -1,51 +1,42 @@
-"""What RAFT and SEA-RAFT are made of. Shapes: (B, h, w, C); flows (B, h, w, 2) are (x, y) in pixels of their grid."""
+"""Layers of RAFT and SEA-RAFT. Shapes: (B, h, w, C); flows (B, h, w, 2) are (x, y) in pixels of their grid."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.models.layers import Conv, upsample
+from easi3r_jax.models.layers import conv2d, upsample
 
 Array = jax.Array
 NormKind = Literal["batch", "instance", "none"]
 
-#: Both networks estimate flow on a grid of 1/8 of the image's.
+#: Both networks estimate flow at 1/8 of the image's resolution.
 STRIDE = 8
-#: Refinements where nothing else is said, as the released programs have it.
+#: Default number of refinement iterations, as in the released programs.
 ITERATIONS = 20
 _EPSILON = 1e-5
 
 
-class Norm(nnx.Module):
-    """Normalisation of a released network at inference: `batch` by stored statistics, `instance` by the image's own."""
-
-    def __init__(self, dim: int, kind: NormKind):
-        self.kind = kind
-        if kind == "batch":
-            self.scale, self.variance = (nnx.Param(jnp.ones((dim,), jnp.float32)) for _ in range(2))
-            self.bias, self.mean = (nnx.Param(jnp.zeros((dim,), jnp.float32)) for _ in range(2))
-
-    def __call__(self, x: Array) -> Array:
-        if self.kind == "batch":
-            factor = self.scale[...] * jax.lax.rsqrt(self.variance[...] + _EPSILON)
-            offset = self.bias[...] - self.mean[...] * factor
-            return x * jnp.broadcast_to(factor, x.shape) + jnp.broadcast_to(offset, x.shape)
-        if self.kind == "instance":
-            centred = x - jnp.mean(x, axis=(1, 2), keepdims=True)
-            return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=(1, 2), keepdims=True) + _EPSILON)
-        return x
+def make_norm(dim: int, kind: NormKind, *, rngs: nnx.Rngs) -> Callable[[Array], Array]:
+    """Normalisation at inference: `batch` uses stored statistics, `instance` those of the image, `none` is identity."""
+    if kind == "batch":
+        return nnx.BatchNorm(dim, use_running_average=True, epsilon=_EPSILON, rngs=rngs)
+    if kind == "instance":
+        return nnx.InstanceNorm(
+            dim, epsilon=_EPSILON, use_scale=False, use_bias=False, use_fast_variance=False, rngs=rngs
+        )
+    return nnx.identity
 
 
 class ResidualBlock(nnx.Module):
-    """Convolutions beside the identity, or beside a 1 x 1 convolution where the size changes.
+    """Convolutions with a residual connection, through a 1 x 1 convolution where the size changes.
 
-    Two of 3 x 3, or with `bottleneck` one of 3 x 3 and a quarter of the width between two of 1 x 1.
+    Two 3 x 3 convolutions; with `bottleneck`, one at a quarter of the width between two 1 x 1 convolutions.
     """
 
     def __init__(self, in_dim: int, dim: int, stride: int, kind: NormKind, *, bottleneck: bool, rngs: nnx.Rngs):
@@ -53,10 +44,10 @@ class ResidualBlock(nnx.Module):
             layers = ((in_dim, dim // 4, 1, 1), (dim // 4, dim // 4, 3, stride), (dim // 4, dim, 1, 1))
         else:
             layers = ((in_dim, dim, 3, stride), (dim, dim, 3, 1))
-        self.convs = nnx.List([Conv(a, b, size, stride=step, rngs=rngs) for a, b, size, step in layers])
-        self.norms = nnx.List([Norm(b, kind) for _, b, _, _ in layers])
-        self.shortcut = Conv(in_dim, dim, 1, stride=stride, rngs=rngs) if stride != 1 else None
-        self.shortcut_norm = Norm(dim, kind) if stride != 1 else None
+        self.convs = nnx.List([conv2d(a, b, size, stride=step, rngs=rngs) for a, b, size, step in layers])
+        self.norms = nnx.List([make_norm(b, kind, rngs=rngs) for _, b, _, _ in layers])
+        self.shortcut = conv2d(in_dim, dim, 1, stride=stride, rngs=rngs) if stride != 1 else None
+        self.shortcut_norm = make_norm(dim, kind, rngs=rngs) if stride != 1 else None
 
     def __call__(self, x: Array) -> Array:
         y = x
@@ -71,7 +62,7 @@ class FlowEncoder(nnx.Module):
     """Images (B, H, W, C) to features (B, H/8, W/8, out_dim).
 
     Args:
-      stages: width and number of blocks of each; all but the first halve the size.
+      stages: width and number of blocks of each stage; all but the first stage halve the resolution.
     """
 
     def __init__(
@@ -85,14 +76,15 @@ class FlowEncoder(nnx.Module):
         rngs: nnx.Rngs,
     ):
         width = stages[0][0]
-        self.conv1, self.norm1 = Conv(channels, width, 7, stride=2, rngs=rngs), Norm(width, kind)
+        self.conv1 = conv2d(channels, width, 7, stride=2, rngs=rngs)
+        self.norm1 = make_norm(width, kind, rngs=rngs)
         self.blocks = nnx.List([])
         for stage, (dim, count) in enumerate(stages):
             for n in range(count):
                 stride = 2 if stage and not n else 1
                 self.blocks.append(ResidualBlock(width, dim, stride, kind, bottleneck=bottleneck, rngs=rngs))
                 width = dim
-        self.out = Conv(width, out_dim, 1, rngs=rngs)
+        self.out = conv2d(width, out_dim, 1, rngs=rngs)
 
     def __call__(self, images: Array) -> Array:
         x = jax.nn.relu(self.norm1(self.conv1(images)))
@@ -102,12 +94,13 @@ class FlowEncoder(nnx.Module):
 
 
 class MotionEncoder(nnx.Module):
-    """Correlations and flow to features, whose last two channels are the flow itself.
+    """Encodes correlations and flow as features; their last two channels are the flow itself.
 
     Args:
-      correlation_dims: widths of the convolutions of the correlations: 1 x 1, then 3 x 3.
-      flow_dims: of those of the flow: 7 x 7, 3 x 3.
-      dim: of the result.
+      correlations: channels of the correlations.
+      correlation_dims: widths of the convolutions on correlations: 1 x 1, then 3 x 3.
+      flow_dims: widths of the convolutions on flow: 7 x 7, then 3 x 3.
+      dim: width of the result.
     """
 
     def __init__(
@@ -121,17 +114,17 @@ class MotionEncoder(nnx.Module):
     ):
         widths = (correlations, *correlation_dims)
         self.correlation = nnx.List(
-            [Conv(a, b, 3 if n else 1, rngs=rngs) for n, (a, b) in enumerate(itertools.pairwise(widths))]
+            [conv2d(a, b, 3 if n else 1, rngs=rngs) for n, (a, b) in enumerate(itertools.pairwise(widths))]
         )
-        self.flow1 = Conv(2, flow_dims[0], 7, rngs=rngs)
-        self.flow2 = Conv(flow_dims[0], flow_dims[1], 3, rngs=rngs)
-        self.out = Conv(correlation_dims[-1] + flow_dims[1], dim - 2, 3, rngs=rngs)
+        self.flow1 = conv2d(2, flow_dims[0], 7, rngs=rngs)
+        self.flow2 = conv2d(flow_dims[0], flow_dims[1], 3, rngs=rngs)
+        self.out = conv2d(correlation_dims[-1] + flow_dims[1], dim - 2, 3, rngs=rngs)
 
     def __call__(self, flow: Array, correlation: Array) -> Array:
         for conv in self.correlation:
             correlation = jax.nn.relu(conv(correlation))
-        moved = jax.nn.relu(self.flow2(jax.nn.relu(self.flow1(flow))))
-        out = jax.nn.relu(self.out(jnp.concatenate([correlation, moved], axis=-1)))
+        flow_features = jax.nn.relu(self.flow2(jax.nn.relu(self.flow1(flow))))
+        out = jax.nn.relu(self.out(jnp.concatenate([correlation, flow_features], axis=-1)))
         return jnp.concatenate([out, flow], axis=-1)
 
 
@@ -139,21 +132,21 @@ class TwoConvs(nnx.Module):
     """Convolution, ReLU, convolution: 3 x 3, then `size` x `size`."""
 
     def __init__(self, in_dim: int, dim: int, out_dim: int, size: int, *, rngs: nnx.Rngs):
-        self.conv1 = Conv(in_dim, dim, 3, rngs=rngs)
-        self.conv2 = Conv(dim, out_dim, size, rngs=rngs)
+        self.conv1 = conv2d(in_dim, dim, 3, rngs=rngs)
+        self.conv2 = conv2d(dim, out_dim, size, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return self.conv2(jax.nn.relu(self.conv1(x)))
 
 
 def convex_upsample(flow: Array, weights: Array) -> Array:
-    """Flow of the coarse grid in full resolution and in its pixels: (B, 8 h, 8 w, 2) (RAFT, sec. 3.3).
+    """Upsamples flow to full resolution, in full-resolution pixels: (B, 8 h, 8 w, 2) (RAFT, sec. 3.3).
 
-    Each fine pixel is a convex combination of the 3 x 3 coarse ones around it, 0 outside the image.
+    Each fine pixel is a convex combination of the 3 x 3 coarse pixels around it; flow outside the image counts as 0.
 
     Args:
       flow: (B, h, w, 2).
-      weights: (B, h, w, 9 * 8 * 8), before the softmax over the nine.
+      weights: (B, h, w, 9 * 8 * 8), before the softmax over the nine neighbours.
     """
     batch, h, w, channels = flow.shape
     weights = jax.nn.softmax(weights.reshape(batch, h, w, 9, STRIDE, STRIDE), axis=3)
@@ -164,5 +157,5 @@ def convex_upsample(flow: Array, weights: Array) -> Array:
 
 
 def bilinear_upsample(flow: Array) -> Array:
-    """As `convex_upsample` without weights: bilinear, corner pixels aligned with corner pixels."""
+    """As `convex_upsample`, but bilinear with aligned corners instead of learned weights."""
     return STRIDE * upsample(flow, STRIDE)

@@ -1,4 +1,4 @@
-"""Prediction heads: tokens to a point map and its confidence. Always float32."""
+"""Prediction heads: tokens to a point map and its confidence. Float32 whatever the blocks compute in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from easi3r_jax.models.config import DUSt3RConfig
-from easi3r_jax.models.layers import Conv, Linear, TransposedConv, upsample
+from easi3r_jax.models.layers import Linear, TransposedConv, conv2d, upsample
 
 Array = jax.Array
 
@@ -15,10 +15,10 @@ Array = jax.Array
 def points_and_confidence(raw: Array, confidence_range: tuple[float, float]) -> tuple[Array, Array]:
     """Turns the head's four channels into geometry (DUSt3R, sec. 3.1 and its released `exp` modes).
 
-    points = direction * expm1(norm) of the first three; confidence = low + exp(fourth), at most high.
+    points = direction * expm1(norm) of the first three; confidence = min(low + exp(fourth), high).
 
     Args:
-      raw: (..., 4) float32.
+      raw: (..., 4).
       confidence_range: (low, high).
 
     Returns:
@@ -31,14 +31,14 @@ def points_and_confidence(raw: Array, confidence_range: tuple[float, float]) -> 
 
 
 class LinearHead(nnx.Module):
-    """One projection per token, then a pixel shuffle."""
+    """One linear projection per token, then a pixel shuffle."""
 
     def __init__(self, config: DUSt3RConfig, *, rngs: nnx.Rngs):
         self.proj = Linear(config.dec_dim, 4 * config.patch_size**2, rngs=rngs)
         self.patch_size = config.patch_size
 
     def __call__(self, features: Array, tokens: Array, grid: tuple[int, int], *, intermediates: bool = False):
-        """Maps tokens (1, B, N, C) to raw channels (B, H, W, 4); `features` is unused (the DPT head's signature)."""
+        """Maps tokens (1, B, N, C) to raw channels (B, H, W, 4). `features` is unused: the DPT head needs it."""
         del features, intermediates
         (h, w), p = grid, self.patch_size
         blocks = self.proj(tokens[-1]).reshape(-1, h, w, 4, p, p)  # channel-major inside a token
@@ -49,15 +49,15 @@ class ResidualConv(nnx.Module):
     """x + conv(relu(conv(relu(x))))."""
 
     def __init__(self, dim: int, *, rngs: nnx.Rngs):
-        self.conv1 = Conv(dim, dim, 3, rngs=rngs)
-        self.conv2 = Conv(dim, dim, 3, rngs=rngs)
+        self.conv1 = conv2d(dim, dim, 3, rngs=rngs)
+        self.conv2 = conv2d(dim, dim, 3, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         return x + self.conv2(jax.nn.relu(self.conv1(jax.nn.relu(x))))
 
 
 class Fusion(nnx.Module):
-    """Adds a finer level to the coarser ones' path, refines, doubles the resolution."""
+    """Adds a level to the result of the coarser levels, refines the sum, and doubles the resolution."""
 
     def __init__(self, dim: int, *, coarsest: bool, rngs: nnx.Rngs):
         self.residual1 = None if coarsest else ResidualConv(dim, rngs=rngs)
@@ -67,7 +67,7 @@ class Fusion(nnx.Module):
     def __call__(self, level: Array, path: Array | None) -> Array:
         if self.residual1 is not None and path is not None:
             level = path + self.residual1(level)
-        # A 1x1 convolution and a bilinear resize commute; before the resize it costs a quarter.
+        # A 1x1 convolution and a bilinear resize commute. Before the resize, the convolution costs a quarter.
         return upsample(self.out_conv(self.residual2(level)), 2)
 
 
@@ -82,13 +82,16 @@ class DPTHead(nnx.Module):
         self.project = nnx.List([Linear(d, level, rngs=rngs) for d, level in zip(dims, self.LEVELS, strict=True)])
         self.enlarge4 = TransposedConv(self.LEVELS[0], self.LEVELS[0], 4, rngs=rngs)
         self.enlarge2 = TransposedConv(self.LEVELS[1], self.LEVELS[1], 2, rngs=rngs)
-        self.shrink = Conv(self.LEVELS[3], self.LEVELS[3], 3, stride=2, rngs=rngs)
-        self.level_convs = nnx.List([Conv(level, self.FEATURES, 3, bias=False, rngs=rngs) for level in self.LEVELS])
+        self.shrink = conv2d(self.LEVELS[3], self.LEVELS[3], 3, stride=2, rngs=rngs)
+        self.level_convs = nnx.List(
+            [conv2d(level, self.FEATURES, 3, use_bias=False, rngs=rngs) for level in self.LEVELS]
+        )
         self.fusions = nnx.List([Fusion(self.FEATURES, coarsest=n == 3, rngs=rngs) for n in range(4)])
-        self.conv1 = Conv(self.FEATURES, self.FEATURES // 2, 3, rngs=rngs)
-        self.conv2 = Conv(self.FEATURES // 2, self.FEATURES // 2, 3, rngs=rngs)
-        # Points are exponential in these channels, which would start with a deviation of about 30.
-        self.out = Linear(self.FEATURES // 2, 4, gain=0.02, rngs=rngs)
+        self.conv1 = conv2d(self.FEATURES, self.FEATURES // 2, 3, rngs=rngs)
+        self.conv2 = conv2d(self.FEATURES // 2, self.FEATURES // 2, 3, rngs=rngs)
+        # Points are exponential in these channels: by default they would start with a standard deviation of about 30.
+        small = nnx.initializers.variance_scaling(0.02**2, "fan_avg", "uniform")
+        self.out = Linear(self.FEATURES // 2, 4, kernel_init=small, rngs=rngs)
 
     def __call__(self, features: Array, tokens: Array, grid: tuple[int, int], *, intermediates: bool = False):
         """Maps encoder tokens (B, N, C_enc) and decoder tokens (3, B, N, C_dec) to raw channels (B, H, W, 4)."""
@@ -101,7 +104,7 @@ class DPTHead(nnx.Module):
         for n in (3, 2, 1, 0):
             path = self.fusions[n](levels[n], path)
             paths[f"fusion{n}"] = path
-            if n == 3:  # an odd grid rounds up when it is halved
+            if n == 3:  # halving an odd grid rounds up
                 path = path[:, : grid[0], : grid[1]]
         x = self.conv2(upsample(self.conv1(path), 2))
         return self.out(jax.nn.relu(x)), paths if intermediates else {}

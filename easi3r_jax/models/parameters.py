@@ -1,4 +1,4 @@
-"""A network's parameters as a flat dict, {"encoder.norm.scale": array, …}: what optimisers and checkpoints hold."""
+"""A network's parameters as a flat dict, {"encoder.norm.scale": array, …}, for optimisers and checkpoints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
-from easi3r_jax.models.dust3r import DType, DUSt3R, abstract_model
+from easi3r_jax.models.dust3r import DUSt3R, abstract_model
+from easi3r_jax.models.layers import DType
 from easi3r_jax.models.raft import RAFT
 from easi3r_jax.models.sea_raft import SEARAFT
 
@@ -20,12 +21,12 @@ FlowNetwork = RAFT | SEARAFT
 
 
 def flow_network(config: FlowConfig, *, seed: int = 0) -> FlowNetwork:
-    """The network that a configuration names, with freshly initialised weights."""
+    """The network of a configuration, with randomly initialised weights."""
     return (SEARAFT if config.network == "sea-raft" else RAFT)(config, rngs=nnx.Rngs(seed))
 
 
 def parameters_of(model: DUSt3R | FlowNetwork) -> dict[str, Any]:
-    """Path and value (or, of an abstract model, shape) of every parameter."""
+    """Path and value (in an abstract model: shape) of every parameter."""
     flat = flax.traverse_util.flatten_dict(nnx.to_pure_dict(nnx.state(model)))
     return {".".join(map(str, path)): leaf for path, leaf in flat.items()}
 
@@ -37,7 +38,7 @@ def model_from(config: FlowConfig, parameters: Mapping[str, Any]) -> FlowNetwork
 def model_from(
     config: DUSt3RConfig | FlowConfig, parameters: Mapping[str, Any], *, dtype: DType = jnp.float32
 ) -> DUSt3R | FlowNetwork:
-    """The network that has these parameters; the inverse of `parameters_of`. `jax.jit` and `jax.grad` go through it.
+    """The network with these parameters; the inverse of `parameters_of`. Pure: works under `jax.jit` and `jax.grad`.
 
     Raises:
       KeyError: a parameter is missing.
@@ -50,7 +51,7 @@ def model_from(
 
 
 def parameter_shapes(config: DUSt3RConfig | FlowConfig) -> dict[str, tuple[int, ...]]:
-    """Path and shape of every parameter of the network ("encoder.norm.scale": (1024,)). No memory is taken."""
+    """Path and shape of every parameter of the network ("encoder.norm.scale": (1024,)). Allocates nothing."""
     return {path: leaf.shape for path, leaf in parameters_of(_abstract(config)).items()}
 
 

@@ -18,7 +18,7 @@ from easi3r_jax.models.flow_layers import (
     bilinear_upsample,
     convex_upsample,
 )
-from easi3r_jax.models.layers import Conv
+from easi3r_jax.models.layers import conv2d
 
 Array = jax.Array
 
@@ -27,9 +27,9 @@ class GRU(nnx.Module):
     """Convolutional gated recurrent unit."""
 
     def __init__(self, hidden: int, inputs: int, size: int | tuple[int, int], *, rngs: nnx.Rngs):
-        self.update = Conv(hidden + inputs, hidden, size, rngs=rngs)
-        self.reset = Conv(hidden + inputs, hidden, size, rngs=rngs)
-        self.candidate = Conv(hidden + inputs, hidden, size, rngs=rngs)
+        self.update = conv2d(hidden + inputs, hidden, size, rngs=rngs)
+        self.reset = conv2d(hidden + inputs, hidden, size, rngs=rngs)
+        self.candidate = conv2d(hidden + inputs, hidden, size, rngs=rngs)
 
     def __call__(self, hidden: Array, inputs: Array) -> Array:
         both = jnp.concatenate([hidden, inputs], axis=-1)
@@ -44,8 +44,8 @@ class RAFT(nnx.Module):
     Its derivative goes through all iterations; RAFT's training stops it between them (sec. 3.3).
 
     Attributes:
-      config: which of the two networks.
-      radius: of the window in which correlations are looked up.
+      config: which of the two networks this is.
+      radius: of the correlation lookup's window.
       hidden: width of the recurrent state.
     """
 
@@ -72,12 +72,13 @@ class RAFT(nnx.Module):
         """Estimates flow.
 
         Args:
-          rgb_i, rgb_j: (B, H, W, 3), 0 to 255, sides multiples of 8.
-          iterations: of the refinement.
+          rgb_i, rgb_j: (B, H, W, 3), 0 to 255; H and W are multiples of 8.
+          iterations: number of refinement iterations.
 
         Returns:
-          flow (B, H, W, 2) float32, (x, y) pixels from i to j; out: dict of `features_i`, `features_j`, `context`
-          (before it is divided) and `coarse`, the flow after every iteration on the grid of 1/8 (I, B, h, w, 2).
+          flow: (B, H, W, 2) float32, (x, y) pixels from i to j.
+          out: dict of `features_i`, `features_j`, `context` (before it is split) and `coarse`, the flow after every
+            iteration at 1/8 of the resolution (I, B, h, w, 2).
         """
         with exact_products(jnp.float32):
             image_i, image_j = normalize_rgb(rgb_i), normalize_rgb(rgb_j)

@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.models.layers import at_least_float32
+
 Array = jax.Array
 
 
 def rope_table(grid: tuple[int, int], head_dim: int, base: float) -> tuple[Array, Array]:
     """Cosines and sines of every token's rotation angles.
 
-    The first half of a head's channels turns with the row, the second half with the column. Inside a half of D
-    channels, channel c pairs with c + D/2 and turns by position * base**(-2c/D).
+    The first half of a head's channels is rotated by the row, the second half by the column. Within a half of D
+    channels, channels c and c + D/2 form a pair, rotated by position * base**(-2c/D).
 
     Args:
       grid: (h, w) tokens; token n is at row n // w, column n % w.
@@ -32,9 +34,10 @@ def rope_table(grid: tuple[int, int], head_dim: int, base: float) -> tuple[Array
 
 
 def apply_rope(x: Array, table: tuple[Array, Array]) -> Array:
-    """Rotates queries or keys, (..., N, A, D), by the angles of `rope_table`; keeps the dtype, computes in float32."""
-    cos, sin = (t[:, None] for t in table)  # (N, 1, 2, D/4): the same for every head
-    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, 2, x.shape[-1] // 4)  # (row|col, first|second of a pair)
+    """Rotates queries or keys, (..., N, A, D), by the angles of `rope_table`, in float32 or wider; keeps the dtype."""
+    dtype = at_least_float32(x.dtype)
+    cos, sin = (t[:, None].astype(dtype) for t in table)  # (N, 1, 2, D/4): the same for every head
+    pairs = x.astype(dtype).reshape(*x.shape[:-1], 2, 2, x.shape[-1] // 4)  # (row or column, first or second of a pair)
     first, second = pairs[..., 0, :], pairs[..., 1, :]
     cos, sin = (jnp.broadcast_to(t, first.shape) for t in (cos, sin))
     rotated = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-2)

@@ -1,4 +1,4 @@
-"""SEA-RAFT "M" (arXiv 2405.14793): RAFT with a first guess from the context network and a simpler recurrent unit."""
+"""SEA-RAFT "M" (arXiv 2405.14793): RAFT with an initial flow from the context network and a simpler recurrent unit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.models.correlation import LEVELS, make_lookup
 from easi3r_jax.models.dust3r import exact_products, normalize_rgb
 from easi3r_jax.models.flow_layers import ITERATIONS, FlowEncoder, MotionEncoder, TwoConvs, convex_upsample
-from easi3r_jax.models.layers import Conv, LayerNorm, Linear
+from easi3r_jax.models.layers import LayerNorm, Linear, conv2d
 
 Array = jax.Array
 
@@ -24,15 +24,15 @@ class ConvNextBlock(nnx.Module):
     """Depthwise 7 x 7 convolution, LayerNorm, MLP with layer scale, residual; then a projection (arXiv 2201.03545)."""
 
     def __init__(self, in_dim: int, out_dim: int, *, rngs: nnx.Rngs):
-        self.depthwise = Conv(in_dim, in_dim, 7, groups=in_dim, rngs=rngs)
+        self.depthwise = conv2d(in_dim, in_dim, 7, groups=in_dim, rngs=rngs)
         self.norm = LayerNorm(in_dim, rngs=rngs)
         self.fc1 = Linear(in_dim, 4 * out_dim, rngs=rngs)
         self.fc2 = Linear(4 * out_dim, in_dim, rngs=rngs)
         self.gamma = nnx.Param(jnp.full((in_dim,), 1e-6, jnp.float32))
-        self.out = Conv(in_dim, out_dim, 1, rngs=rngs)
+        self.out = conv2d(in_dim, out_dim, 1, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        y = self.norm(self.depthwise(x), jnp.float32)
+        y = self.norm(self.depthwise(x))
         y = self.fc2(jax.nn.gelu(self.fc1(y), approximate=False))
         return self.out(x + jnp.broadcast_to(self.gamma[...], y.shape) * y)
 
@@ -42,7 +42,7 @@ class SEARAFT(nnx.Module):
 
     Attributes:
       config: which network this is.
-      radius: of the window in which correlations are looked up.
+      radius: of the correlation lookup's window.
     """
 
     def __init__(self, config: FlowConfig, *, rngs: nnx.Rngs):
@@ -50,7 +50,7 @@ class SEARAFT(nnx.Module):
         self.radius = _RADIUS
         self.features = FlowEncoder(3, _STAGES, 2 * _DIM, "batch", rngs=rngs)
         self.context = FlowEncoder(6, _STAGES, 2 * _DIM, "batch", rngs=rngs)
-        self.split = Conv(2 * _DIM, 2 * _DIM, 3, rngs=rngs)
+        self.split = conv2d(2 * _DIM, 2 * _DIM, 3, rngs=rngs)
         self.motion = MotionEncoder(LEVELS * (2 * _RADIUS + 1) ** 2, (256, 192), (128, 64), _DIM, rngs=rngs)
         self.refine = nnx.List([ConvNextBlock(3 * _DIM, _DIM, rngs=rngs) for _ in range(2)])
         self.flow = TwoConvs(_DIM, 2 * _DIM, 6, 3, rngs=rngs)
@@ -60,14 +60,15 @@ class SEARAFT(nnx.Module):
         """Estimates flow.
 
         Args:
-          rgb_i, rgb_j: (B, H, W, 3), 0 to 255, sides multiples of 8.
-          iterations: of the refinement; 0 for the first guess.
+          rgb_i, rgb_j: (B, H, W, 3), 0 to 255; H and W are multiples of 8.
+          iterations: of the refinement; 0 gives the initial estimate.
 
         Returns:
-          flow (B, H, W, 2) float32, (x, y) pixels from i to j; out: dict of `features_i`, `features_j`, `context`,
-          `split` (what the context network's output is divided from), `hidden` (I, B, h, w, 128), `coarse`, the first
-          guess and the flow after every iteration on the grid of 1/8 (1 + I, B, h, w, 2), and `uncertainty`, the last
-          four channels of the flow head (B, h, w, 4): of its mixture of two Laplacians.
+          flow: (B, H, W, 2) float32, (x, y) pixels from i to j.
+          out: dict of `features_i`, `features_j`, `context`, `split` (the initial state and the inputs before they are
+            split), `hidden` (I, B, h, w, 128), `coarse`, the initial flow and the flow after every iteration at 1/8 of
+            the resolution (1 + I, B, h, w, 2), and `uncertainty`, the last four channels of the flow head (B, h, w, 4),
+            which describe its mixture of two Laplacians.
         """
         with exact_products(jnp.float32):
             image_i, image_j = normalize_rgb(rgb_i), normalize_rgb(rgb_j)
@@ -88,8 +89,8 @@ class SEARAFT(nnx.Module):
                 flow = flow + update[..., :2]
                 return (hidden, flow, update[..., 2:]), (hidden, flow)
 
-            guess = self.flow(hidden)
-            first = (hidden, guess[..., :2], guess[..., 2:])
+            initial = self.flow(hidden)
+            first = (hidden, initial[..., :2], initial[..., 2:])
             (hidden, flow, uncertainty), (hiddens, flows) = jax.lax.scan(step, first, None, length=iterations)
             fine = convex_upsample(flow, 0.25 * self.upsampling(hidden))
         return fine, {
@@ -98,6 +99,6 @@ class SEARAFT(nnx.Module):
             "context": context,
             "split": split,
             "hidden": hiddens,
-            "coarse": jnp.concatenate([guess[None, ..., :2], flows]),
+            "coarse": jnp.concatenate([initial[None, ..., :2], flows]),
             "uncertainty": uncertainty,
         }

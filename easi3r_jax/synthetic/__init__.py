@@ -1,12 +1,13 @@
 """Procedural scenes with ground truth, rendered on the device that trains.
 
-`scenes` says what is in a room, `cameras` where it is seen from, `cast` what a ray meets, `texture` and `render` what
-it looks like; `pairs` draws training pairs of chosen overlap, `clips` lets objects move, `moving` takes pairs of their
-frames, and `flow` knows where every point is seen next. Everything is a pure function of a random key: `jax.jit` and
-`jax.vmap` take it, the same key gives the same pixels.
+`scenes` samples rooms, `cameras` viewpoints. `cast` intersects rays with a scene, `texture` and `render` compute
+colours. `pairs` samples training pairs with a chosen overlap, `clips` dynamic clips, `moving` pairs of their frames,
+and `flow` computes exact optical flow. Everything is a pure function of a random key: it works under `jax.jit` and
+`jax.vmap`, and the same key gives the same pixels.
 
-World: the room's centre is the origin, y points *down* (OpenCV), the floor is the plane y = +half height. Units: a room
-is 5 to 9 wide. Pixels are integers at pixel centres, the principal point is (W/2, H/2) (see geometry/camera.py).
+World: the origin is the room's centre, y points *down* (OpenCV), the floor is the plane y = +half height. A room is 5
+to 9 units wide. Pixel coordinates are integers at pixel centres, and the principal point is (W/2, H/2) (see
+geometry/camera.py).
 """
 
 from easi3r_jax.synthetic.clips import Clip, ClipConfig, pair_as_clip, sample_clip

@@ -1,4 +1,4 @@
-"""Where a scene is seen from."""
+"""Cameras: sampling, rays, and the overlap of two views."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from easi3r_jax.synthetic.scenes import Scene
 
 Array = jax.Array
 
-#: Cameras stay so far from every wall.
+#: Minimum distance of cameras from every wall.
 WALL_MARGIN = 0.35
-#: Focal lengths over the image's longer side: fields of view from 67 to 44 degrees.
+#: Range of focal lengths relative to the image's longer side: fields of view from 67 to 44 degrees.
 FOCAL_RANGE = (0.75, 1.25)
 
 
 def random_intrinsics(key: Array, size: tuple[int, int]) -> Array:
-    """(3, 3) of a camera of (H, W) pixels whose focal length is drawn evenly in its logarithm."""
+    """(3, 3) intrinsics of a camera of (H, W) pixels with a log-uniform focal length."""
     focal = max(size) * log_between(*FOCAL_RANGE, jax.random.uniform(key))
     return camera.intrinsics(focal, camera.default_principal_point(*size))
 
 
 def look_at(position: Array, target: Array, roll: Array) -> Array:
-    """(4, 4) `world_from_cam` at `position` (3,) facing `target` (3,), turned by `roll` () radians about its axis.
+    """(4, 4) `world_from_cam` at `position` (3,), facing `target` (3,), rotated by `roll` () radians about its axis.
 
-    Without roll the camera's x axis is level. The two points must not be above one another.
+    Without roll, the camera's x axis is horizontal. The line between the two points must not be vertical.
     """
     forward = target - position
     forward = forward / jnp.sqrt(jnp.sum(forward * forward))
@@ -40,20 +40,20 @@ def look_at(position: Array, target: Array, roll: Array) -> Array:
 
 
 def on_sphere(target: Array, azimuth: Array, elevation: Array, radius: Array) -> Array:
-    """(3,) the point at `radius` from `target` in the direction given by two angles; positive elevation is above."""
+    """(3,) the point at distance `radius` from `target` in the direction of two angles; positive elevation is up."""
     level = jnp.cos(elevation)
     direction = jnp.stack([level * jnp.sin(azimuth), -jnp.sin(elevation), level * jnp.cos(azimuth)])
     return target + radius * direction
 
 
 def inside(scene_half_size: Array, position: Array, margin: float = WALL_MARGIN) -> Array:
-    """`position` (3,) moved to the nearest point that is `margin` from every wall."""
+    """The nearest point to `position` (3,) that is at least `margin` away from every wall."""
     room = scene_half_size - margin
     return jnp.clip(position, -room, room)
 
 
 def rays(world_from_cam: Array, cam_intrinsics: Array, pixels: Array) -> tuple[Array, Array]:
-    """Origin (3,) and directions (..., 3) in the world of the rays through `pixels` (..., 2); z = 1 in the camera."""
+    """Origin (3,) and directions (..., 3), world, of the rays through `pixels` (..., 2); with z = 1 in the camera."""
     focal = jnp.diagonal(cam_intrinsics)[:2]
     shape = (1,) * (pixels.ndim - 1)
     offset = (pixels - cam_intrinsics[:2, 2].reshape(*shape, 2)) / focal.reshape(*shape, 2)
@@ -62,13 +62,13 @@ def rays(world_from_cam: Array, cam_intrinsics: Array, pixels: Array) -> tuple[A
 
 
 def in_image(pixels: Array, depth: Array, size: tuple[int, int], border: float = 0.0) -> Array:
-    """(P,) bool: which points are in front of a camera and in its image.
+    """(P,) bool: which points are in front of a camera and inside its image.
 
     Args:
       pixels: (P, 2) projections.
       depth: (P,) z in the camera.
       size: (H, W).
-      border: how far beyond the outermost pixels' centres the image reaches, in pixels: 0.5 is its outer edge.
+      border: extent of the image beyond the centres of its outermost pixels, in pixels; 0.5 is its outer edge.
     """
     limit = jnp.asarray([[size[1] - 1 + border, size[0] - 1 + border]], pixels.dtype)
     return (depth > 0) & jnp.all((pixels >= -border) & (pixels <= limit), axis=1)
@@ -77,15 +77,15 @@ def in_image(pixels: Array, depth: Array, size: tuple[int, int], border: float =
 def overlap(
     scene: Scene, size: tuple[int, int], intrinsics: tuple[Array, Array], world_from_cam: tuple[Array, Array]
 ) -> Array:
-    """() share of the first view's pixels that the second one sees too: in its image, and not hidden.
+    """() fraction of the first view's pixels that are visible in the second: inside its image and not occluded.
 
-    Measured on a grid of about 100 rays.
+    Estimated on a grid of about 100 rays.
 
     Args:
       scene: the scene.
-      size: (H, W) of either image.
-      intrinsics: (3, 3) of either camera.
-      world_from_cam: (4, 4) of either camera.
+      size: (H, W) of each image.
+      intrinsics: (3, 3) of each camera.
+      world_from_cam: (4, 4) of each camera.
     """
     step = max(size) // 12
     first = [min(step // 2, side // 2) for side in size]

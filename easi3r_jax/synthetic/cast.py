@@ -1,8 +1,8 @@
-"""What a ray meets: the nearest of a scene's objects, else the room's wall.
+"""Ray casting: the first hit of a ray with a scene's objects, else with the room's walls.
 
 Every object is an affine image of a unit shape: the cube |x|, |y|, |z| <= 1, the ball of radius 1, the upright cylinder
-x^2 + z^2 <= 1, |y| <= 1, the panel |x|, |y| <= 1 in the plane z = 0. An affine map keeps a ray's parameter, so rays are
-intersected with the unit shapes. A camera ray has z = 1 in the camera, so its parameter *is* the depth.
+x^2 + z^2 <= 1, |y| <= 1, the panel |x|, |y| <= 1 in the plane z = 0. Affine maps preserve a ray's parameter, so rays
+are intersected with the unit shapes. A camera ray has z = 1 in the camera, so its parameter *is* the depth.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from easi3r_jax.synthetic.scenes import BALL, BOX, CYLINDER, PANEL, Scene
 
 Array = jax.Array
 
-# A direction's component is pushed away from 0 by this much, keeping its sign: `where(abs(d) < eps, eps, d)` would turn
-# a ray that barely points left into one that points right, and put isolated pixels behind the camera.
+# Components of directions are kept this far from 0, with their sign. `where(abs(d) < eps, eps, d)` would turn a ray
+# that points slightly left into one that points right, and put isolated pixels behind the camera.
 _EPSILON = 1e-6
-#: Objects nearer than this (in ray parameters) are not seen: the start of the ray lies on or in them.
-_NEAREST = 1e-4
+#: Hits below this ray parameter do not count: the ray starts on or in the object.
+_MIN_PARAMETER = 1e-4
 
 
 @pytree_dataclass
 class Hit:
-    """Where a ray ends.
+    """The first hit of a ray.
 
     Attributes:
-      depth: () ray parameter: distance in units of the direction's length; for camera rays the depth z.
+      depth: () ray parameter: distance in units of the direction's length; for camera rays, the depth z.
       instance: () int32, 0 for the room, k + 1 for object k.
       surface: () int32, index of the texture: k for object k, K + wall for the room's six walls.
-      local: (3,) the point in the object's (or room's) own frame, world units: what textures hang on.
-      normal: (3,) unit, world, towards the ray's start.
+      local: (3,) the point in the frame of the object (or room), in world units: coordinates of the texture.
+      normal: (3,) unit normal in the world, towards the ray's origin.
     """
 
     depth: Array
@@ -53,8 +53,8 @@ def _slabs(origin: Array, direction: Array) -> tuple[Array, Array]:
 
 
 def _roots(a: Array, half_b: Array, c: Array) -> tuple[Array, Array]:
-    """Entry and exit of a t^2 + 2 half_b t + c <= 0, for a >= 0; exit before entry where there is none."""
-    a = jnp.maximum(a, _EPSILON**2)  # a ray along a tube's axis: in it for ever where it starts in it
+    """Entry and exit of a t^2 + 2 half_b t + c <= 0, for a >= 0. Without a solution, the exit precedes the entry."""
+    a = jnp.maximum(a, _EPSILON**2)  # for a ray along a tube's axis, which never leaves the tube
     discriminant = half_b * half_b - a * c
     root = jnp.sqrt(jnp.maximum(discriminant, 0))
     missed = discriminant < 0
@@ -62,7 +62,7 @@ def _roots(a: Array, half_b: Array, c: Array) -> tuple[Array, Array]:
 
 
 def _entry(kind: Array, origin: Array, direction: Array) -> Array:
-    """Ray parameter () at which a ray enters a unit shape; infinite where it misses it or starts inside or behind."""
+    """Ray parameter () at which a ray enters a unit shape; infinite if it misses it, or starts inside or behind it."""
     near, far = _slabs(origin, direction)
     od, oo, dd = origin * direction, origin * origin, direction * direction
     ball = _roots(jnp.sum(dd), jnp.sum(od), jnp.sum(oo) - 1)
@@ -73,10 +73,10 @@ def _entry(kind: Array, origin: Array, direction: Array) -> Array:
     exits = jnp.stack(
         [jnp.min(far), ball[1], jnp.minimum(tube[1], far[1]), jnp.where(inside, plane, -jnp.inf)],
     )
-    # A choice among four by comparison: a gather for each ray and object would cost more than the shapes.
+    # Selected by comparison: a gather per ray and object would cost more than computing all four shapes.
     chosen = kind == jnp.asarray([BOX, BALL, CYLINDER, PANEL])
     entry, leave = (jnp.sum(jnp.where(chosen, t, 0)) for t in (entries, exits))
-    return jnp.where((entry <= leave) & (entry > _NEAREST), entry, jnp.inf)
+    return jnp.where((entry <= leave) & (entry > _MIN_PARAMETER), entry, jnp.inf)
 
 
 def _unit_normal(kind: Array, point: Array) -> Array:
@@ -90,23 +90,23 @@ def _unit_normal(kind: Array, point: Array) -> Array:
 
 
 def _affine(scene: Scene) -> tuple[Array, Array]:
-    """Per object k: the (3, 3) matrix and (3,) offset that take the world to its unit shape."""
+    """For each object, the (3, 3) matrix and (3,) offset from the world to its unit shape."""
     rotation, position = scene.world_from_object[:, :3, :3], scene.world_from_object[:, :3, 3]
     matrix = jnp.swapaxes(rotation, 1, 2) / scene.half_size[:, :, None]
     return matrix, -jnp.sum(matrix * position[:, None, :], axis=2)
 
 
 def _apply(matrix: Array, vector: Array) -> Array:
-    """(3, 3) by (3,) as products and sums: a rotation of rays must not be rounded to a GPU's matrix precision."""
+    """(3, 3) by (3,) as products and sums: a GPU's matrix product may round too coarsely for rays."""
     return matrix[:, 0] * vector[0] + matrix[:, 1] * vector[1] + matrix[:, 2] * vector[2]
 
 
 def distance(scene: Scene, origin: Array, direction: Array) -> tuple[Array, Array]:
-    """Ray parameter and instance of what one ray meets first: () float, () int32.
+    """Ray parameter () float and instance () int32 of a ray's first hit.
 
     Args:
       scene: the scene.
-      origin, direction: (3,) world; the origin inside the room.
+      origin, direction: (3,) world; the origin is inside the room.
     """
     matrix, offset = _affine(scene)
     entry = jax.vmap(lambda k, m, o: _entry(k, _apply(m, origin) + o, _apply(m, direction)))(scene.kind, matrix, offset)
@@ -117,7 +117,7 @@ def distance(scene: Scene, origin: Array, direction: Array) -> tuple[Array, Arra
 
 
 def cast(scene: Scene, origin: Array, direction: Array) -> Hit:
-    """Follows one ray from `origin` (3,) in the room along `direction` (3,), world. `jax.vmap` for many."""
+    """The first hit of one ray from `origin` (3,) in the room along `direction` (3,), world. For many: `jax.vmap`."""
     depth, instance = distance(scene, origin, direction)
     point = origin + depth * direction
     on_object = instance > 0

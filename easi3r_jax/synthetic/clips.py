@@ -1,8 +1,8 @@
-"""Dynamic clips with exact optical flow, and their twins in which nothing moves.
+"""Dynamic clips with exact optical flow, and their motionless twins.
 
-Nothing but motion may tell what moves. So *every* object draws a path, and only then is it drawn which of them follow
-theirs: sizes, kinds, places and the room kept free for the cameras are the same for both. A path bounces off the box
-in which objects are placed, so at any moment what moves is spread over the room as what rests is.
+Only motion may distinguish dynamic objects. So a path is sampled for *every* object, and then the objects that follow
+their path are chosen: sizes, kinds, positions and the clearance for cameras are distributed alike. A path bounces off
+the box in which objects are placed, so at any time dynamic objects are distributed over the room like static ones.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from easi3r_jax.synthetic.scenes import PLACED_WITHIN, Scene, random_scene, shru
 
 Array = jax.Array
 
-#: Least distance between a camera and the surface of an object, at any moment of a clip.
+#: Minimum distance between a camera and the surface of an object, at any time of a clip.
 CLEARANCE = 0.9
-#: Frames are rendered together as long as they have fewer rays than this.
-_RAYS = 2**20
+#: Frames are rendered in batches of at most this many rays.
+_MAX_RAYS = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
-    """How clips are drawn.
+    """How clips are sampled.
 
     Attributes:
-      size: (H, W) of the images, 16 or more each.
-      num_frames: T, 2 or more.
-      num_objects: K, in the room.
-      num_moving: of them.
-      arc_deg: range of the angle by which the camera turns around its target from one end of its path to the other.
-      sweeps: how often it goes along the path, there and back: for long clips.
-      speed: range of an object's speed across the line of sight: share of the image's longer side per frame, as seen
-        from the middle frame's camera. 0.02 is 2 pixels of 96.
+      size: (H, W) of the images, at least 16 each.
+      num_frames: T, at least 2.
+      num_objects: K, number of objects in the room.
+      num_moving: number of objects that move.
+      arc_deg: range of the angle around the target between the two ends of the camera's path.
+      sweeps: number of times that the camera moves along its path, back and forth; for long clips.
+      speed: range of an object's speed perpendicular to the line of sight, per frame, as a fraction of the image's
+        longer side, seen from the middle frame's camera. 0.02 is 2 pixels of 96.
       spin_deg: range of an object's rotation per frame.
 
     Raises:
@@ -62,26 +62,26 @@ class ClipConfig:
     def __post_init__(self):
         check_size(self.size)
         if self.num_frames < 2:
-            raise ConfigError(f"A clip of num_frames={self.num_frames}: 2 or more.")
+            raise ConfigError(f"num_frames={self.num_frames}: must be at least 2.")
         if self.sweeps < 1:
-            raise ConfigError(f"The camera goes along its path sweeps={self.sweeps} times: 1 or more.")
+            raise ConfigError(f"sweeps={self.sweeps}: must be at least 1.")
         if not 0 <= self.num_moving <= self.num_objects or self.num_objects < 1:
             raise ConfigError(
-                f"num_moving={self.num_moving} of num_objects={self.num_objects}: at least one object, and no more "
-                "moving than there are."
+                f"num_moving={self.num_moving}, num_objects={self.num_objects}: there must be at least one object, and "
+                "num_moving must be between 0 and num_objects."
             )
-        for name, most in (("arc_deg", 90.0), ("speed", 1.0), ("spin_deg", 180.0)):
+        for name, maximum in (("arc_deg", 90.0), ("speed", 1.0), ("spin_deg", 180.0)):
             low, high = getattr(self, name)
-            if not 0 <= low <= high <= most:
-                raise ConfigError(f"{name}={low:g}..{high:g}: from 0 to {most:g}, the lower end first.")
+            if not 0 <= low <= high <= maximum:
+                raise ConfigError(f"{name}={low:g}..{high:g}: not a range within 0..{maximum:g}, lower end first.")
 
 
 @pytree_dataclass
 class ClipPlan:
-    """Everything that happens in a clip, before it is rendered.
+    """A clip before it is rendered.
 
     Attributes:
-      scene: as it is in the middle frame.
+      scene: the scene in the middle frame.
       world_from_object: (T, K, 4, 4) rigid.
       moves: (K,) bool.
       world_from_cam: (T, 4, 4).
@@ -99,15 +99,15 @@ class ClipPlan:
 
 @pytree_dataclass
 class Clip:
-    """A rendered clip and what is known of it.
+    """A rendered clip and its ground truth.
 
     Attributes:
       views: with a leading axis T.
-      moving: (T, H, W) bool: the pixel belongs to an object that moves, however little it moves there and then.
+      moving: (T, H, W) bool: the pixel belongs to a moving object, however slowly it moves at that time.
       flow_forward: (T-1, H, W, 2) float32 pixels (x, y), from frame t to t + 1; see `flow.exact_flow`.
       flow_backward: (T-1, H, W, 2) float32 pixels (x, y), from frame t + 1 to t.
-      visible_forward: (T-1, H, W) bool: frame t + 1 shows the point seen in frame t.
-      visible_backward: (T-1, H, W) bool: frame t shows the point seen in frame t + 1.
+      visible_forward: (T-1, H, W) bool: the point seen in frame t is visible in frame t + 1.
+      visible_backward: (T-1, H, W) bool: the point seen in frame t + 1 is visible in frame t.
     """
 
     views: View
@@ -119,20 +119,20 @@ class Clip:
 
 
 def sample_clip(key: Array, config: ClipConfig, moving: bool | Array = True) -> Clip:
-    """A new random clip.
+    """Samples and renders a clip.
 
     Args:
-      key: everything follows from it.
-      config: how; static under `jit`.
-      moving: () bool. False gives the clip's twin: the same scene, camera path, sensor and noise, but every object
-        stays where it is in the middle frame (number T // 2), which therefore is the same in both.
+      key: determines everything.
+      config: how clips are sampled; static under `jit`.
+      moving: () bool. False gives the clip's motionless twin: the same scene, camera path, sensor and noise, but every
+        object stays at its position in the middle frame (number T // 2), which is therefore the same in both.
     """
     plan_key, noise_key = jax.random.split(key)
     return render_clip(noise_key, plan_clip(plan_key, config, moving), config.size)
 
 
 def pair_as_clip(key: Array, sampling: PairSampling) -> Clip:
-    """The static pair that `sample_pair` draws from the same key, as a clip of two frames: with flow and masks."""
+    """The static pair that `sample_pair` samples with the same key, as a clip of two frames with flow and masks."""
     arrangement = arrange_pair(key, sampling)
     scene = arrangement.scene
     plan = ClipPlan(
@@ -147,7 +147,7 @@ def pair_as_clip(key: Array, sampling: PairSampling) -> Clip:
 
 
 def plan_clip(key: Array, config: ClipConfig, moving: bool | Array = True) -> ClipPlan:
-    """What happens in a random clip; see `sample_clip`."""
+    """Samples a clip without rendering it; see `sample_clip`."""
     scene_key, path_key, focal_key, camera_key, choice_key, sensor_key = jax.random.split(key, 6)
     scene = random_scene(scene_key, config.num_objects)
     intrinsics = cameras.random_intrinsics(focal_key, config.size)
@@ -156,7 +156,8 @@ def plan_clip(key: Array, config: ClipConfig, moving: bool | Array = True) -> Cl
     paths = _object_paths(path_key, scene, world_from_cam[middle], intrinsics, config)
     resting = jnp.broadcast_to(paths[middle][None], paths.shape)
 
-    # Room for the cameras beside every object, whether it moves or not: else the smaller ones would be those that move.
+    # Every object keeps clear of the cameras on both its path and its resting position. Otherwise, size would reveal
+    # which objects move: moving ones would have to be smaller.
     eyes = world_from_cam[:, None, :3, 3]
     offset = jnp.stack([paths, resting])[..., :3, 3] - eyes[None]
     nearest = jnp.min(jnp.sqrt(jnp.sum(offset * offset, axis=-1)), axis=(0, 1))
@@ -164,7 +165,7 @@ def plan_clip(key: Array, config: ClipConfig, moving: bool | Array = True) -> Cl
 
     from_middle = se3.transform_points(se3.inverse(world_from_cam[middle]), paths[middle][:, :3, 3])
     in_view = cameras.in_image(*camera.project(from_middle, intrinsics), config.size)
-    moves = _some(choice_key, in_view, config.num_moving) & jnp.asarray(moving)
+    moves = _choose(choice_key, in_view, config.num_moving) & jnp.asarray(moving)
     sensor = random_sensor(sensor_key)
     return ClipPlan(
         scene=scene,
@@ -181,11 +182,11 @@ def render_clip(key: Array, plan: ClipPlan, size: tuple[int, int]) -> Clip:
 
     Args:
       key: of the noise.
-      plan: what happens.
+      plan: the clip.
       size: (H, W); static under `jit`.
     """
     num_frames = len(plan.world_from_cam)
-    batch = max(1, _RAYS // (size[0] * size[1]))
+    batch = max(1, _MAX_RAYS // (size[0] * size[1]))
 
     def scene_at(world_from_object: Array) -> Scene:
         return dataclasses.replace(plan.scene, world_from_object=world_from_object)
@@ -203,7 +204,7 @@ def render_clip(key: Array, plan: ClipPlan, size: tuple[int, int]) -> Clip:
     views = _map(frame, parts, num_frames, batch)
     at_time = (views, plan.world_from_object)
     earlier, later = jax.tree.map(lambda a: a[:-1], at_time), jax.tree.map(lambda a: a[1:], at_time)
-    # Both directions in one go: half as much to compile.
+    # Both directions in one call: half the compilation.
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), (*earlier, *later), (*later, *earlier))
     (flow_forward, flow_backward), (visible_forward, visible_backward) = (
         jnp.split(result, 2) for result in _map(flow, both, 2 * (num_frames - 1), batch)
@@ -219,14 +220,15 @@ def render_clip(key: Array, plan: ClipPlan, size: tuple[int, int]) -> Clip:
 
 
 def _map(function, parts, count: int, batch: int):
-    """`jax.vmap` over the leading axis, in batches where all at once would need too much memory."""
+    """`jax.vmap` over the leading axis, in batches if it is longer than `batch`."""
     return jax.vmap(function)(parts) if count <= batch else jax.lax.map(function, parts, batch_size=batch)
 
 
 def _camera_path(key: Array, room_half_size: Array, config: ClipConfig) -> Array:
-    """(T, 4, 4) `world_from_cam` on an arc of a great circle around a target, drifting a little.
+    """(T, 4, 4) `world_from_cam` on a great-circle arc around a slowly drifting target.
 
-    Seen from the target, the path's ends are exactly the drawn angle apart. One sweep is even; several turn gently.
+    Seen from the target, the ends of the path are exactly the sampled angle apart. One sweep has constant speed;
+    several sweeps slow down at the turning points.
     """
     view_key, own_key = jax.random.split(key)
     u = uniforms(own_key, arc=(), tilt=(), side=(), zoom=(), drift=(3,), roll=())
@@ -244,7 +246,7 @@ def _camera_path(key: Array, room_half_size: Array, config: ClipConfig) -> Array
     angle = (arc * step)[:, None]
     direction = jnp.cos(angle) * outwards[None] + jnp.sin(angle) * along[None]
 
-    # Not stopped at the walls, which would cut the arc short: the whole of it is made smaller until it fits.
+    # Clipping at the walls would shorten the arc. Instead, the whole path is scaled down until it fits.
     zoom = jnp.exp(between(-0.2, 0.2, u["zoom"]) * step)
     limit = (room_half_size - cameras.WALL_MARGIN)[None]
     reach = (limit - jnp.sign(direction) * view.target[None]) / jnp.maximum(jnp.abs(direction), 1e-3)
@@ -258,12 +260,12 @@ def _camera_path(key: Array, room_half_size: Array, config: ClipConfig) -> Array
 
 
 def _object_paths(key: Array, scene: Scene, world_from_cam: Array, intrinsics: Array, config: ClipConfig) -> Array:
-    """(T, K, 4, 4) where every object would be if it moved: constant speed and spin, through its place in the scene.
+    """(T, K, 4, 4) poses of every object if it moved, with constant speed and spin, through its position in the scene.
 
     Args:
       key: of directions and speeds.
-      scene: the objects' places in the middle frame.
-      world_from_cam, intrinsics: the middle frame's camera; objects move mostly across its lines of sight.
+      scene: the objects in the middle frame.
+      world_from_cam, intrinsics: the middle frame's camera. Objects move mainly perpendicular to its lines of sight.
       config: speeds.
     """
     num_objects = len(scene.kind)
@@ -276,7 +278,7 @@ def _object_paths(key: Array, scene: Scene, world_from_cam: Array, intrinsics: A
     sight = centre - world_from_cam[None, :3, 3]
     distance = jnp.sqrt(jnp.sum(sight * sight, axis=1, keepdims=True))
     level = _unit(sight * (1 - upright))
-    sight = jnp.where(stands, level, sight / distance)  # what stands slides over the floor
+    sight = jnp.where(stands, level, sight / distance)  # objects on the floor slide over it
     side = jnp.cross(jnp.broadcast_to(upright, sight.shape), level)
     heading = between(0.0, 2 * np.pi, u["heading"])
     heading = jnp.where(stands, jnp.where(heading < np.pi, 0.0, np.float32(np.pi)), heading)
@@ -296,14 +298,14 @@ def _object_paths(key: Array, scene: Scene, world_from_cam: Array, intrinsics: A
     box = PLACED_WITHIN * scene.room_half_size
     place = centre[None] + time[:, None, None] * velocity[None]
     bounced = _bounced(place, jnp.broadcast_to(box, place.shape))
-    place = jnp.where(stands[None] & (upright > 0)[None], place, bounced)  # a foot is lower than the box
+    place = jnp.where(stands[None] & (upright > 0)[None], place, bounced)  # objects on the floor are below the box
     turn = _turns(axis, time[:, None] * spin[None])
     start = jnp.broadcast_to(scene.world_from_object[None, :, :3, :3], turn.shape)
     return se3.from_parts(jnp.matmul(turn, start, precision=jax.lax.Precision.HIGHEST), place)
 
 
 def _bounced(x: Array, bound: Array) -> Array:
-    """Unhindered motion x turned into one between -bound and bound, as light between two mirrors."""
+    """Reflects unbounded motion x at -bound and bound, as light between two mirrors."""
     return bound - jnp.abs(jnp.mod(x + bound, 4 * bound) - 2 * bound)
 
 
@@ -321,15 +323,16 @@ def _unit(vectors: Array) -> Array:
     return vectors / jnp.maximum(jnp.sqrt(jnp.sum(vectors * vectors, axis=-1, keepdims=True)), 1e-6)
 
 
-def _some(key: Array, in_view: Array, count: int) -> Array:
-    """(K,) bool: `count` objects, each with the same chance, but spread evenly over those in view and the others.
+def _choose(key: Array, in_view: Array, count: int) -> Array:
+    """(K,) bool: chooses `count` objects with equal probability, spread evenly over objects in view and others.
 
-    Systematic sampling: objects are lined up in random order, those in view first, and every (K / count)-th is taken
-    from a random start. So something moves in view as good as always, and nothing else follows from being in view.
+    Systematic sampling: objects are sorted randomly, those in view first, and every (K / count)-th is chosen from a
+    random start. So there is almost always a moving object in view, but being in view does not change an object's
+    probability.
     """
     num_objects = len(in_view)
-    u = uniforms(key, lot=(num_objects,), start=())
-    lot = u["lot"] - in_view.astype(jnp.float32)
-    rank = jnp.argsort(jnp.argsort(lot))
+    u = uniforms(key, order=(num_objects,), start=())
+    order = u["order"] - in_view.astype(jnp.float32)
+    rank = jnp.argsort(jnp.argsort(order))
     taken = rank * count + one_of(num_objects, u["start"])
     return (taken + count) // num_objects > taken // num_objects

@@ -1,7 +1,7 @@
-"""Random numbers, many kinds in one call.
+"""Random numbers of several distributions from one call of `jax.random`.
 
-Every call of `jax.random` adds about 50 ms of compilation; a scene needs some sixty kinds of numbers. So a function
-asks once for all that it needs and gives each its range.
+Each call of `jax.random` adds about 50 ms of compilation, and a scene needs some sixty different quantities. So
+functions draw all their uniform numbers at once and then transform them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from easi3r_jax.core.types import Array
 
 
 def uniforms(key: Array, **shapes: tuple[int, ...]) -> dict[str, Array]:
-    """Independent numbers, uniform in [0, 1), by name: `uniforms(key, angle=(), place=(5, 3))`."""
+    """Independent numbers, uniform in [0, 1), by name: `uniforms(key, angle=(), position=(5, 3))`."""
     counts = [math.prod(shape) for shape in shapes.values()]
     values = jax.random.uniform(key, (sum(counts),))
     ends = [sum(counts[: n + 1]) for n in range(len(counts))]
@@ -27,25 +27,25 @@ def uniforms(key: Array, **shapes: tuple[int, ...]) -> dict[str, Array]:
 
 
 def between(low: float | Array, high: float | Array, uniform: Array) -> Array:
-    """Numbers uniform between `low` and `high`, of which arrays have the numbers' rank."""
+    """Uniform numbers between `low` and `high`. If these are arrays, they have the rank of `uniform`."""
     return low + (high - low) * uniform
 
 
 def log_between(low: float, high: float, uniform: Array) -> Array:
-    """Numbers whose logarithm is uniform between those of `low` and `high`."""
+    """Log-uniform numbers between `low` and `high`."""
     return jnp.exp(between(math.log(low), math.log(high), uniform))
 
 
 def one_of(count: int, uniform: Array) -> Array:
-    """int32 numbers 0 to count - 1, each as likely."""
+    """Uniform integers from 0 to count - 1, int32."""
     return jnp.minimum(uniform * count, count - 1).astype(jnp.int32)
 
 
 def normal(uniform: Array) -> Array:
-    """Numbers of the normal distribution (mean 0, deviation 1)."""
+    """Standard normal numbers."""
     return jnp.sqrt(2.0) * jax.lax.erf_inv(jnp.maximum(2 * uniform - 1, -1 + 2.0**-24))
 
 
 def rotations(uniform: Array) -> Array:
-    """(..., 3, 3) uniformly random rotations from (..., 4) numbers (Shoemake 1992: a normal quaternion)."""
+    """(..., 3, 3) uniformly random rotations from (..., 4) uniform numbers, by normal quaternions (Shoemake 1992)."""
     return se3.matrix_from_quaternion(normal(uniform))

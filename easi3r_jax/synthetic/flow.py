@@ -1,8 +1,7 @@
-"""Exact optical flow: where the point under a pixel is seen from another camera at another moment.
+"""Exact optical flow: where the point under a pixel appears to another camera at another time.
 
-Nothing is matched or searched: the point on the surface is carried along by its object's rigid motion and projected
-into the other camera. Whether that camera sees it is asked of the scene, by a ray, not of a sampled depth map: at the
-edge of an object a depth map does not know.
+There is no matching. The surface point moves with its object's rigid motion and is projected into the other camera. A
+ray cast into the scene decides whether it is visible there; a sampled depth map would be ambiguous at object edges.
 """
 
 from __future__ import annotations
@@ -18,24 +17,24 @@ from easi3r_jax.synthetic.scenes import Scene
 
 Array = jax.Array
 
-# A point is hidden where something is met earlier on the way to it, by more than rounding explains.
-_ROUNDING = 1e-3
+# A point is occluded if a ray towards it hits something earlier, by more than this relative tolerance for rounding.
+_OCCLUSION_TOLERANCE = 1e-3
 
 
 def exact_flow(view: View, scene: Scene, other_view: View, other_scene: Scene) -> tuple[Array, Array]:
-    """Flow from one view to another of the same scene, whose objects may have moved between.
+    """Flow from one view to another of the same scene, whose objects may have moved in between.
 
     Args:
-      view: where the pixels are; its depth and instances must have been cast in `scene`.
-      scene: the scene as `view` sees it.
+      view: the first view; its depth and instances must have been cast in `scene`.
+      scene: the scene at the time of `view`.
       other_view: the other camera; only its intrinsics and pose are used.
-      other_scene: the same objects where they are when `other_view` is taken.
+      other_scene: the same objects at the time of `other_view`.
 
     Returns:
-      flow: (H, W, 2) pixels (x, y): the point seen at x is at x + flow in the other image, inside it or not. 0 where
-        the point is not in front of the other camera.
-      visible: (H, W) bool, x + flow lies within the other image's outer edge, -0.5..W-0.5 by -0.5..H-0.5, and nothing
-        hides the point there.
+      flow: (H, W, 2) pixels (x, y): the point seen at x projects to x + flow in the other image, or outside of it. 0
+        where the point is not in front of the other camera.
+      visible: (H, W) bool: x + flow lies within the other image's outer edge, -0.5..W-0.5 by -0.5..H-0.5, and the point
+        is not occluded there.
     """
     height, width = view.depth.shape
     grid = camera.pixel_grid(height, width).reshape(-1, 2)
@@ -49,26 +48,26 @@ def exact_flow(view: View, scene: Scene, other_view: View, other_scene: Scene) -
     flow = jnp.where((depth > 0)[:, None], pixels - grid, 0)
     start = other_view.world_from_cam[:3, 3]
     reached, _ = jax.vmap(lambda p: distance(other_scene, start, p - start))(moved)
-    # Up to the edge, not to the last pixels' centres: there rounding would decide about what stays where it is.
-    visible = in_image(pixels, depth, (height, width), border=0.5) & (reached > 1 - _ROUNDING)
+    # Up to the outer edge: at the outermost pixels' centres, rounding would decide about points that do not move.
+    visible = in_image(pixels, depth, (height, width), border=0.5) & (reached > 1 - _OCCLUSION_TOLERANCE)
     return flow.reshape(height, width, 2), visible.reshape(height, width)
 
 
 def carried(points: Array, instance: Array, world_from_object: Array, other_world_from_object: Array) -> Array:
-    """Where points on objects go when the objects move.
+    """Moves points with their objects.
 
     Args:
       points: (P, 3) world.
-      instance: (P,) int, 0 for the room, which stays, k + 1 for object k.
+      instance: (P,) int, 0 for the room, which is static, k + 1 for object k.
       world_from_object, other_world_from_object: (K, 4, 4) before and after.
 
     Returns:
-      (P, 3) world; exactly `points` for what does not move.
+      (P, 3) world; exactly `points` where the object does not move.
     """
     motion = se3.compose(other_world_from_object, se3.inverse(world_from_object))
     still = jnp.all(world_from_object == other_world_from_object, axis=(1, 2))
     eye = jnp.eye(4, dtype=motion.dtype)
     motion = jnp.where(still[:, None, None], eye[None], motion)
     motion = jnp.concatenate([eye[None], motion])[instance]
-    # Products and sums, as in `cast`: a matrix product may round to a GPU's shorter precision.
+    # Products and sums, as in `cast`: a GPU's matrix product may round more coarsely.
     return jnp.sum(motion[:, :3, :3] * points[:, None, :], axis=2) + motion[:, :3, 3]

@@ -1,4 +1,4 @@
-"""Training pairs of scenes that move: two frames of a clip, a stride apart."""
+"""Training pairs of dynamic scenes: two frames of a clip, a stride apart."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class MovingSampling:
-    """How pairs of frames are drawn from clips.
+    """How pairs of frames are sampled from clips.
 
     Attributes:
-      clip: the clips.
-      max_stride: largest distance in time of the two frames; a stride's probability grows linearly with it (MonST3R,
-        arXiv 2410.03825, sec. 4).
+      clip: how clips are sampled.
+      max_stride: largest distance in time of the two frames. The probability of a stride is proportional to it
+        (MonST3R, arXiv 2410.03825, sec. 4).
     """
 
     clip: ClipConfig = ClipConfig()
@@ -33,8 +33,8 @@ def sample_moving_pair(key: Array, sampling: MovingSampling) -> View:
     """Two frames of a new random clip, in random order.
 
     Args:
-      key: everything follows from it.
-      sampling: how; static under `jit`.
+      key: determines everything.
+      sampling: how pairs are sampled; static under `jit`.
 
     Returns:
       A `View` whose leaves have a leading axis of 2.

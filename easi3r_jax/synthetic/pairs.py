@@ -1,4 +1,4 @@
-"""Training pairs: a static scene seen twice, with a chosen overlap."""
+"""Training pairs: two views of a static scene, with a chosen overlap."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class PairSampling:
-    """How pairs are drawn.
+    """How pairs are sampled.
 
     Attributes:
       size: (H, W) of the images.
-      num_objects: in a scene.
-      overlap: range from which the wanted share of common pixels is drawn.
-      arc_deg: the second camera lies on an arc of up to so many degrees around what the first one looks at.
-      candidates: second cameras of which the one closest to the wanted overlap is taken.
+      num_objects: number of objects in a scene.
+      overlap: range of the target overlap, the fraction of common pixels.
+      arc_deg: largest angle between the two cameras, around the target of the first.
+      candidates: number of second cameras, of which the one closest to the target overlap is used.
 
     Raises:
       ConfigError: a value outside its range.
@@ -42,26 +42,28 @@ class PairSampling:
     def __post_init__(self):
         check_size(self.size)
         if self.num_objects < 1 or self.candidates < 1:
-            raise ConfigError(f"num_objects={self.num_objects}, candidates={self.candidates}: at least one of each.")
+            raise ConfigError(f"num_objects={self.num_objects} and candidates={self.candidates} must be at least 1.")
         if not 0 <= self.overlap[0] <= self.overlap[1] <= 1:
-            raise ConfigError(f"overlap={self.overlap[0]:g}..{self.overlap[1]:g}: from 0 to 1, the lower end first.")
+            raise ConfigError(
+                f"overlap={self.overlap[0]:g}..{self.overlap[1]:g}: not a range within 0..1, lower end first."
+            )
         if not 0 <= self.arc_deg <= 90:
-            raise ConfigError(f"arc_deg={self.arc_deg:g}: from 0 to 90.")
+            raise ConfigError(f"arc_deg={self.arc_deg:g}: must be from 0 to 90.")
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Refuses images too small to measure overlap or show anything.
+    """Refuses images that are too small to show anything or to measure overlap.
 
     Raises:
-      ConfigError: fewer than 16 pixels in either direction.
+      ConfigError: a side of fewer than 16 pixels.
     """
     if min(size) < 16:
-        raise ConfigError(f"Images with size={size[0]}x{size[1]}: 16 pixels or more in each direction.")
+        raise ConfigError(f"size={size[0]}x{size[1]}: images need at least 16 pixels a side.")
 
 
 @pytree_dataclass
 class Viewpoint:
-    """A camera that looks at something: `target` (3,), angles () in radians and distance ()."""
+    """A camera that looks at a target (3,); angles () in radians, distance ()."""
 
     target: Array
     azimuth: Array
@@ -71,7 +73,7 @@ class Viewpoint:
 
 
 def random_viewpoint(key: Array, room_half_size: Array) -> Viewpoint:
-    """A camera that looks at the middle of the room from anywhere around it."""
+    """A camera that looks at the middle of the room from a random direction."""
     u = uniforms(key, target=(3,), azimuth=(), elevation=(), radius=(), roll=())
     spread = jnp.asarray([0.25, 0.3, 0.25]) * room_half_size
     reach = jnp.minimum(room_half_size[0], room_half_size[2])
@@ -91,7 +93,7 @@ def camera_at(view: Viewpoint, room_half_size: Array) -> Array:
 
 
 def moved(key: Array, view: Viewpoint, arc: float | np.floating | Array) -> Viewpoint:
-    """The viewpoint after a motion of the camera of up to about `arc` radians around its target."""
+    """The viewpoint after a random camera motion of up to about `arc` radians around the target."""
     u = uniforms(key, turn=(2,), target=(3,), radius=(), roll=())
     turn = arc * between(-1.0, 1.0, u["turn"])
     return Viewpoint(
@@ -108,9 +110,9 @@ class Arrangement:
     """A pair before it is rendered.
 
     Attributes:
-      scene: what is seen.
+      scene: the scene.
       world_from_cam: (2, 4, 4).
-      intrinsics: (3, 3), of both cameras.
+      intrinsics: (3, 3) of both cameras.
       sensors: with a leading axis of 2.
       noise_key: of the images' noise.
     """
@@ -150,8 +152,8 @@ def sample_pair(key: Array, sampling: PairSampling) -> View:
     """Two views of a new random static scene.
 
     Args:
-      key: everything follows from it.
-      sampling: how.
+      key: determines everything.
+      sampling: how pairs are sampled.
 
     Returns:
       A `View` whose leaves have a leading axis of 2.

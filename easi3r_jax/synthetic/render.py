@@ -1,4 +1,4 @@
-"""Pixels: rays through their centres, Lambert shading, exposure, noise."""
+"""Rendering: rays through pixel centres, Lambertian shading, exposure, noise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Array = jax.Array
 
 @pytree_dataclass
 class View:
-    """A rendered image and what is known of it.
+    """A rendered image and its ground truth.
 
     Attributes:
       rgb: (H, W, 3) uint8.
@@ -37,11 +37,11 @@ class View:
 
 @pytree_dataclass
 class Sensor:
-    """What a camera does to light.
+    """A camera's sensor.
 
     Attributes:
       gain: (3,) exposure and white balance.
-      noise: () standard deviation of the noise, in units of full white.
+      noise: () standard deviation of the noise, where white is 1.
     """
 
     gain: Array
@@ -63,14 +63,14 @@ def render(
     size: tuple[int, int],
     sensor: Sensor | None = None,
 ) -> View:
-    """Renders one view; `jax.vmap` for many.
+    """Renders one view. Use `jax.vmap` for many.
 
     Args:
       key: of the noise.
-      scene: what is seen.
+      scene: the scene.
       world_from_cam, cam_intrinsics: the camera.
       size: (H, W).
-      sensor: exposure and noise; None for a perfect one.
+      sensor: exposure and noise; None for an ideal sensor.
     """
     grid = camera.pixel_grid(*size).reshape(-1, 2)
     origin, directions = rays(world_from_cam, cam_intrinsics, grid)

@@ -1,4 +1,4 @@
-"""What is in a room: objects, textures, light."""
+"""Random rooms: objects, textures, light."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = jax.Array
 
 BOX, BALL, CYLINDER, PANEL = range(4)
 WALLS = 6
-#: Objects are placed within this share of the room's half extents.
+#: Objects are placed within this fraction of the room's half extents.
 PLACED_WITHIN = 0.6
 
 
@@ -30,9 +30,9 @@ class Scene:
       half_size: (K, 3) half extents along the object's own axes; a panel ignores the third.
       world_from_object: (K, 4, 4) rigid.
       room_half_size: (3,) half extents of the room, centred at the origin.
-      texture: of K + 6 surfaces, the objects' and the walls' (-x, +x, -y, +y, -z, +z; +y is the floor).
+      texture: of K + 6 surfaces: the objects and the walls (-x, +x, -y, +y, -z, +z; +y is the floor).
       light: (3,) position of the lamp in the world.
-      ambient: () share of the light that comes from everywhere.
+      ambient: () fraction of ambient light.
     """
 
     kind: Array
@@ -45,9 +45,9 @@ class Scene:
 
 
 def random_scene(key: Array, num_objects: int = 10) -> Scene:
-    """A random room. Every second object stands on the floor, the others hang anywhere around the middle.
+    """A random room. Every second object stands on the floor; the others float around the middle.
 
-    Sizes, kinds, places and textures are independent of each other.
+    Sizes, kinds, positions and textures are independent of each other.
     """
     K = num_objects
     own_key, texture_key = jax.random.split(key)
@@ -86,24 +86,24 @@ def random_scene(key: Array, num_objects: int = 10) -> Scene:
 
 
 def standing(num_objects: int) -> np.ndarray:
-    """(K,) bool: which objects of a random scene are placed on its floor; the others hang.
+    """(K,) bool: which objects of a random scene stand on its floor; the others float.
 
-    One that is then shrunk, to keep clear of the cameras, keeps its centre and no longer touches the floor.
+    An object that is later shrunk, to keep clear of the cameras, keeps its centre and no longer touches the floor.
     """
     return np.arange(num_objects) % 2 == 0
 
 
 def about_vertical(angle: Array) -> Array:
-    """(3, 3) rotation by () radians about the vertical (y) axis."""
+    """(3, 3) rotation by () radians about the vertical axis (y)."""
     c, s = jnp.cos(angle), jnp.sin(angle)
     zero, one = jnp.zeros_like(c), jnp.ones_like(c)
     return jnp.stack([jnp.stack([c, zero, s]), jnp.stack([zero, one, zero]), jnp.stack([-s, zero, c])])
 
 
 def clear_of(scene: Scene, points: Array, clearance: float) -> Scene:
-    """The scene with every object shrunk so far that it stays `clearance` away from all `points` (P, 3).
+    """The scene with every object shrunk until it is at least `clearance` away from all `points` (P, 3).
 
-    So that no camera starts inside an object or sees nothing else.
+    So no camera is inside an object, or has its whole view blocked by one.
     """
     centre = scene.world_from_object[:, :3, 3]
     offset = points[None] - centre[:, None]
@@ -111,9 +111,9 @@ def clear_of(scene: Scene, points: Array, clearance: float) -> Scene:
 
 
 def shrunk(scene: Scene, reach: Array) -> Scene:
-    """The scene with every object shrunk so far that all of it is within `reach` (K,) of its centre.
+    """The scene with every object shrunk until it lies within `reach` (K,) of its centre.
 
-    Down to a hundredth of its size at most: what would have to vanish stays as a speck.
+    Objects shrink to a hundredth of their size at most, so that none vanishes.
     """
     radius = jnp.sqrt(jnp.sum(scene.half_size * scene.half_size, axis=1))
     factor = jnp.clip(reach / radius, 0.01, 1)

@@ -1,7 +1,7 @@
 """Solid textures: hashed value noise in an object's own frame.
 
-A texture is a function of the point in the object's frame, so it moves with the object and looks the same from
-everywhere; its lattice is hashed, so it does not repeat. Octaves whose cells are smaller than a pixel fade out.
+A texture is a function of the point in the object's frame, so it moves with the object and does not depend on the view.
+Its lattice is hashed, so it does not repeat. Octaves with cells smaller than a pixel fade out.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from easi3r_jax.synthetic.draws import between, log_between, one_of, rotations, 
 Array = jax.Array
 
 OCTAVES = 4
-_LACUNARITY = 2.17  # not 2: cells of two octaves would share their edges
+_LACUNARITY = 2.17  # not 2: the cells of two octaves would share edges
 
 
 @pytree_dataclass
 class Texture:
-    """Parameters of solid noise; a leading axis makes it one texture a surface.
+    """Parameters of solid noise. With a leading axis, one texture per surface.
 
     Attributes:
-      seed: (...) uint32 of the hash.
-      lattice: (..., 3, 3) rotation of the cells against the object, so that edges do not run along its faces.
+      seed: (...) uint32, of the hash.
+      lattice: (..., 3, 3) rotation of the cells relative to the object, so that their edges are not parallel to its
+        faces.
       frequency: (...) cells of the coarsest octave per world unit.
       persistence: (...) amplitude of an octave relative to the one before.
       sharpness: (...) 1 interpolates linearly between cell centres; larger values give cells with hard edges.
       base: (..., 3) mean colour in [0, 1].
       contrast: (..., 3) amplitude by channel.
-      chroma: (...) in [0, 1]: 0 varies the channels together, 1 independently.
+      chroma: (...) in [0, 1]: with 0, channels vary together, with 1 independently.
     """
 
     seed: Array
@@ -47,7 +48,7 @@ class Texture:
 
 
 def random_textures(key: Array, count: int) -> Texture:
-    """`count` textures of all kinds: coarse and fine, smooth and tiled, grey and colourful."""
+    """`count` varied textures: coarse and fine, smooth and tiled, grey and colourful."""
     n, three = (count,), (count, 3)
     u = uniforms(
         key, seed=n, lattice=(count, 4), frequency=n, persistence=n, sharpness=n, base=three, contrast=three, chroma=n
@@ -65,7 +66,7 @@ def random_textures(key: Array, count: int) -> Texture:
 
 
 def _hash(x: Array, y: Array, z: Array, seed: Array) -> Array:
-    """uint32 hash of a lattice point: large primes, then MurmurHash3's finaliser."""
+    """uint32 hash of a lattice point: products with large primes, then the finaliser of MurmurHash3."""
     h = seed ^ (x.astype(jnp.uint32) * np.uint32(0x8DA6B343))
     h = h ^ (y.astype(jnp.uint32) * np.uint32(0xD8163841))
     h = h ^ (z.astype(jnp.uint32) * np.uint32(0xCB1AB31F))
@@ -75,7 +76,7 @@ def _hash(x: Array, y: Array, z: Array, seed: Array) -> Array:
 
 
 def _noise(seed: Array, sharpness: Array, point: Array) -> Array:
-    """(3,) value noise in [-1, 1] at a point (3,) of the lattice, trilinear between hashed corners."""
+    """(3,) value noise in [-1, 1] at a point (3,) in lattice coordinates, trilinear between hashed corners."""
     cell = jnp.floor(point)
     inside = point - cell
     weight = jnp.clip((inside - 0.5) * sharpness + 0.5, 0, 1)
@@ -97,13 +98,13 @@ def colour(texture: Texture, point: Array, footprint: Array) -> Array:
       point: (3,) world units.
       footprint: () width of a pixel on the surface, world units.
     """
-    turned = texture.lattice[:, 0] * point[0] + texture.lattice[:, 1] * point[1] + texture.lattice[:, 2] * point[2]
+    rotated = texture.lattice[:, 0] * point[0] + texture.lattice[:, 1] * point[1] + texture.lattice[:, 2] * point[2]
     total = jnp.zeros(3, point.dtype)
     for octave in range(OCTAVES):
         frequency = texture.frequency * _LACUNARITY**octave
-        visible = jnp.clip(2 - 2.5 * footprint * frequency, 0, 1)  # gone where a cell is below 1.25 pixels
+        visible = jnp.clip(2 - 2.5 * footprint * frequency, 0, 1)  # 0 where a cell is smaller than 1.25 pixels
         noise = _noise(
-            texture.seed + np.uint32(octave * 0x9E3779B9 & 0xFFFFFFFF), texture.sharpness, turned * frequency
+            texture.seed + np.uint32(octave * 0x9E3779B9 & 0xFFFFFFFF), texture.sharpness, rotated * frequency
         )
         total = total + visible * texture.persistence**octave * noise
     grey = jnp.broadcast_to(jnp.mean(total), (3,))

@@ -1,6 +1,6 @@
-"""Training: pairs of views in, a step down the gradient out.
+"""Training on pairs of views.
 
-`batch` is what a step sees, `rendered` where it comes from when no data are at hand, `objective` what is minimised,
-`optimiser` how parameters move, `step` the step itself, `validation` what comes of it. All are pure functions;
-`experiments/train.py` is the program.
+`batch` defines the pairs, `rendered` renders them, `datasets` reads them from disk. `objective` is the loss,
+`optimiser` the update rule, `step` one training step, `validation` the evaluation on held-out pairs. All but `datasets`
+are pure functions. The program is `experiments.train`.
 """

@@ -1,4 +1,4 @@
-"""What training sees of the world: pairs of views with depth and cameras."""
+"""Training data: pairs of views with depth and cameras, and the targets made from them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class ViewPairs:
 
     Attributes:
       rgb: (B, 2, H, W, 3) uint8.
-      depth: (B, 2, H, W) float32 z in the view's own camera; 0 where it is unknown.
+      depth: (B, 2, H, W) float32 z in the view's own camera; 0 where unknown.
       intrinsics: (B, 2, 3, 3) float32, pixels.
-      world_from_cam: (B, 2, 4, 4) float32. What moves is where it was at each view's own time.
+      world_from_cam: (B, 2, 4, 4) float32. Each view shows dynamic objects where they are at its own time.
     """
 
     rgb: Array
@@ -27,10 +27,10 @@ class ViewPairs:
 
 @pytree_dataclass
 class Targets:
-    """What the network is to say of E directed pairs (i, j).
+    """Ground truth for E directed pairs (i, j).
 
     Attributes:
-      points_i, points_j: (E, H, W, 3) float32, pixels of either view as points in camera *i*.
+      points_i, points_j: (E, H, W, 3) float32, the points of the pixels of each view, in camera *i*.
       valid_i, valid_j: (E, H, W) bool, where they are known.
     """
 
@@ -41,12 +41,12 @@ class Targets:
 
 
 def both_ways(first: Array, second: Array) -> tuple[Array, Array]:
-    """Of B values of either view, those of i and of j of the 2 B directed pairs (1, 2) and then (2, 1)."""
+    """From values of B first and second views to values of i and j of 2 B directed pairs: (1, 2), then (2, 1)."""
     return jnp.concatenate([first, second]), jnp.concatenate([second, first])
 
 
 def targets_of(pairs: ViewPairs) -> Targets:
-    """The point maps of both directions of every pair, 2 B of them (see `both_ways`)."""
+    """The point maps of both directions of every pair, 2 B in total (see `both_ways`)."""
     valid = pairs.depth > 0
     points = camera.unproject(pairs.depth, pairs.intrinsics)
     pose_i, pose_j = both_ways(pairs.world_from_cam[:, 0], pairs.world_from_cam[:, 1])

@@ -1,6 +1,6 @@
-"""What training minimises (DUSt3R, sec. 3.2), and optional terms that DUSt3R does not have.
+"""The training loss (DUSt3R, sec. 3.2), and optional terms that DUSt3R does not have.
 
-Letters: E directed pairs (i, j), H W pixels, N tokens. All of it is float32.
+Letters: E directed pairs (i, j), H W pixels, N tokens. Everything is float32.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from easi3r_jax.training.config import ObjectiveConfig
 
 Array = jax.Array
 
-#: A scene nearer than this has no scale.
-_SMALLEST_SCALE = 1e-8
+#: Lower bound of a scene's scale, against division by zero.
+_MIN_SCALE = 1e-8
 _TEMPERATURE = 0.1
-#: Relative difference of depths up to which a projected point counts as the pixel's own.
-_SAME_DEPTH = 0.03
+#: Largest relative difference of depths at which a projected point counts as the same surface.
+_DEPTH_TOLERANCE = 0.03
 
 
 @pytree_dataclass
 class Predicted:
-    """The network's answer to E directed pairs.
+    """The network's predictions for E directed pairs.
 
     Attributes:
       points_i, points_j: (E, H, W, 3) float32 in camera i, any scale.
@@ -40,27 +40,27 @@ class Predicted:
 
 
 def distance(a: Array, b: Array) -> Array:
-    """(...) Euclidean distance of (..., 3) points, with a gradient of 0 where they coincide."""
+    """(...) Euclidean distance of points (..., 3), with gradient 0 where they coincide."""
     return se3.safe_norm(a - b)
 
 
 def masked_mean(values: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:
-    """Mean of the values where the mask holds; 0 where it holds nowhere."""
+    """Mean of the values where the mask is True; 0 if it is True nowhere."""
     count = jnp.maximum(jnp.sum(mask.astype(values.dtype), axis=axis), 1)
     return jnp.sum(jnp.where(mask, values, 0), axis=axis) / count
 
 
 def mean_distance(points_i: Array, points_j: Array, valid_i: Array, valid_j: Array) -> Array:
-    """(E,) mean distance from camera i of the valid points of both views (`avg_dis`, DUSt3R eq. 2's z)."""
+    """(E,) mean distance of the valid points of both views from camera i (`avg_dis`; z in DUSt3R, eq. 2)."""
     lengths = jnp.concatenate([se3.safe_norm(points_i), se3.safe_norm(points_j)], axis=1)
     mean = masked_mean(lengths, jnp.concatenate([valid_i, valid_j], axis=1), axis=(1, 2))
-    return jnp.maximum(mean, _SMALLEST_SCALE)
+    return jnp.maximum(mean, _MIN_SCALE)
 
 
 def point_errors(predicted: Predicted, targets: Targets) -> tuple[Array, Array, Array]:
-    """Distances of normalised points (E, H, W), of either view, and the predicted scale (E,).
+    """Distances of normalised points (E, H, W) for each view, and the predicted scale (E,).
 
-    Both point maps are divided by their mean distance: the scale of a pair is arbitrary.
+    Predictions and targets are divided by their mean distance, since the scale of a pair is arbitrary.
     """
     scale = mean_distance(predicted.points_i, predicted.points_j, targets.valid_i, targets.valid_j)
     true = mean_distance(targets.points_i, targets.points_j, targets.valid_i, targets.valid_j)
@@ -73,10 +73,10 @@ def point_errors(predicted: Predicted, targets: Targets) -> tuple[Array, Array, 
 
 
 def scale_shift_invariant_errors(predicted: Predicted, targets: Targets) -> tuple[Array, Array]:
-    """(E, H, W) distances of either view after the scene's depth shift and scale are taken out, for validation.
+    """(E, H, W) distances for each view after removing the scene's depth shift and scale, for validation.
 
-    As DUSt3R's test criterion: the median z of all valid points becomes 0, then the mean distance from there 1; in
-    units of the true one.
+    DUSt3R's test criterion: the median z of all valid points is shifted to 0, then their mean distance is scaled to 1.
+    Distances are in units of the true mean distance.
     """
 
     def shifted(i: Array, j: Array) -> tuple[Array, Array]:
@@ -93,7 +93,7 @@ def scale_shift_invariant_errors(predicted: Predicted, targets: Targets) -> tupl
 
 
 def regression(predicted: Predicted, targets: Targets, alpha: float) -> tuple[Array, dict[str, Array]]:
-    """Confidence-weighted regression (DUSt3R, eq. 3-4): means of C * error - alpha * log C, view i's plus view j's."""
+    """Confidence-weighted regression (DUSt3R, eq. 3-4): mean of C * error - alpha * log C, summed over both views."""
     error_i, error_j, scale = point_errors(predicted, targets)
     loss = jnp.zeros(())
     for error, confidence, valid in (
@@ -110,33 +110,33 @@ def regression(predicted: Predicted, targets: Targets, alpha: float) -> tuple[Ar
     return loss, terms
 
 
-# --- optional terms, which need no labels beyond depth and cameras, and hold for static scenes only -----------------
+# --- optional terms: they need no labels beyond depth and cameras, and are valid for static scenes only -------------
 
 
 def matches(pairs: ViewPairs, patch_size: int) -> tuple[Array, Array]:
-    """Where the tokens of view i lie among the tokens of view j.
+    """Matches from the tokens of view i to the tokens of view j.
 
-    A token stands for its patch's middle pixel. It has a match where that pixel's point is inside view j and not hidden
-    there (its depth is within 3 % of what view j shows at that place).
+    A token is represented by the centre pixel of its patch. It has a match if that pixel's point is inside view j and
+    visible there: its depth is within 3 % of the depth of view j at its projection.
 
     Returns:
-      weights: (E, N, N) float32, bilinear weights of the four tokens of j around the match of a token of i; rows sum
-        to 1 where there is a match.
-      known: (E, N) bool.
+      weights: (E, N, N) float32, bilinear weights of the four tokens of j around the match of a token of i. Rows with a
+        match sum to 1.
+      known: (E, N) bool, which tokens of i have a match.
     """
     batch, _, height, width = pairs.depth.shape
-    middle = slice(patch_size // 2, None, patch_size)
+    centres = slice(patch_size // 2, None, patch_size)
     depth_i, depth_j = both_ways(pairs.depth[:, 0], pairs.depth[:, 1])
     pose_i, pose_j = both_ways(pairs.world_from_cam[:, 0], pairs.world_from_cam[:, 1])
     intrinsics_i, intrinsics_j = both_ways(pairs.intrinsics[:, 0], pairs.intrinsics[:, 1])
-    points = camera.unproject(depth_i, intrinsics_i)[:, middle, middle].reshape(2 * batch, -1, 3)
-    moved = se3.transform_points(se3.compose(se3.inverse(pose_j), pose_i), points)
-    pixels, z = camera.project(moved, intrinsics_j)
+    points = camera.unproject(depth_i, intrinsics_i)[:, centres, centres].reshape(2 * batch, -1, 3)
+    points_in_j = se3.transform_points(se3.compose(se3.inverse(pose_j), pose_i), points)
+    pixels, z = camera.project(points_in_j, intrinsics_j)
     nearest = jnp.round(pixels).astype(jnp.int32)
     column, row = (jnp.clip(nearest[..., k], 0, side - 1) for k, side in ((0, width), (1, height)))
-    seen = jnp.take_along_axis(depth_j.reshape(2 * batch, -1), row * width + column, axis=1)
+    depth_there = jnp.take_along_axis(depth_j.reshape(2 * batch, -1), row * width + column, axis=1)
     inside = (nearest[..., 0] == column) & (nearest[..., 1] == row)
-    known = inside & (z > 0) & (points[..., 2] > 0) & (jnp.abs(z - seen) < _SAME_DEPTH * z)
+    known = inside & (z > 0) & (points[..., 2] > 0) & (jnp.abs(z - depth_there) < _DEPTH_TOLERANCE * z)
 
     def hat(position: Array, count: int) -> Array:
         token = (position - patch_size // 2) / patch_size
@@ -154,26 +154,26 @@ def cross_entropy(logits: Array, weights: Array, known: Array) -> Array:
 
 
 def matching(features_i: Array, features_j: Array, weights: Array, known: Array) -> Array:
-    """() InfoNCE (arXiv 1807.03748) of the encoder's tokens (E, N, C): a token's match against all of view j's."""
+    """() InfoNCE (arXiv 1807.03748) of the encoder's tokens (E, N, C): a token's match against all tokens of view j."""
     i, j = (f / jnp.maximum(se3.safe_norm(f)[..., None], 1e-6) for f in (features_i, features_j))
     logits = jnp.einsum("enc,emc->enm", i, j, precision=jax.lax.Precision.HIGHEST) / _TEMPERATURE
     return cross_entropy(logits, weights, known)
 
 
 def attention_supervision(decoded: Decoded, layer: int, weights: Array, known: Array) -> Array:
-    """() cross-entropy of the cross-attention of a layer's first half of heads, in both branches, against the matches.
+    """() cross-entropy between matches and the cross-attention of the first half of a layer's heads, in both branches.
 
-    Branch 2 attends from view j to view i: its matches are those of the reverse pair, which is in the batch too.
+    Branch 2 attends from view j to view i. Its matches are those of the reverse pair, which is also in the batch.
     """
     total = jnp.zeros(())
-    order = jnp.roll(jnp.arange(len(known)), len(known) // 2)  # the reverse of every pair
+    order = jnp.roll(jnp.arange(len(known)), len(known) // 2)  # index of the reverse pair
     for branch, w, k in (("branch1", weights, known), ("branch2", weights[order], known[order])):
-        # The maps of this layer and these heads alone; the record has those of all.
+        # Only the maps of this layer and these heads are computed, not those of all layers in the record.
         record = decoded.intermediates[branch]["cross"]
         heads = record["rotated_queries"].shape[3] // 2
         queries, keys = (record[name][layer, :, :, :heads] for name in ("rotated_queries", "rotated_keys"))
-        spread = (w.shape[0], heads, *w.shape[1:])
-        w, k = jnp.broadcast_to(w[:, None], spread), jnp.broadcast_to(k[:, None], spread[:3])
+        shape = (w.shape[0], heads, *w.shape[1:])
+        w, k = jnp.broadcast_to(w[:, None], shape), jnp.broadcast_to(k[:, None], shape[:3])
         total = total + 0.5 * cross_entropy(attention_logits(queries, keys), w, k)
     return total
 
@@ -181,10 +181,10 @@ def attention_supervision(decoded: Decoded, layer: int, weights: Array, known: A
 def predict(
     model: DUSt3R, rgb: Array, *, intermediates: bool = False
 ) -> tuple[Predicted, tuple[Array, Array], Decoded]:
-    """Both directions of B pairs of images (B, 2, H, W, 3) uint8; every image is encoded once.
+    """Predicts both directions of B pairs of images (B, 2, H, W, 3) uint8. Every image is encoded once.
 
     Returns:
-      The point maps of 2 B directed pairs (see `both_ways`), the encoder's tokens of i and j, and what was decoded.
+      The predictions for 2 B directed pairs (see `both_ways`), the encoder's tokens of i and j, the decoder's output.
     """
     grid = model.grid((rgb.shape[2], rgb.shape[3]))
     features = model.encode(rgb.reshape(-1, *rgb.shape[2:])).reshape(*rgb.shape[:2], grid[0] * grid[1], -1)
@@ -195,7 +195,7 @@ def predict(
 
 
 def objective(model: DUSt3R, pairs: ViewPairs, config: ObjectiveConfig) -> tuple[Array, dict[str, Array]]:
-    """The loss () of a batch, and its terms by name."""
+    """The loss () of a batch, and a dict of its terms."""
     auxiliary = config.matching_weight > 0 or config.attention_weight > 0
     predicted, features, decoded = predict(model, pairs.rgb, intermediates=config.attention_weight > 0)
     targets = targets_of(pairs)

@@ -1,4 +1,4 @@
-"""Which step is taken down the gradient."""
+"""The optimiser: schedule, gradient clipping, AdamW or Muon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = jax.Array
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """Linear warm-up, then half a cosine down to `learning_rate_min`; both counted in samples (pairs)."""
+    """Linear warm-up, then half a cosine down to `learning_rate_min`. The warm-up is counted in samples (pairs)."""
     warmup = max(round(config.warmup_samples / config.batch_size), 1)
     return optax.warmup_cosine_decay_schedule(
         0.0,
@@ -27,19 +27,19 @@ def learning_rate(config: TrainConfig) -> optax.Schedule:
 
 
 def _is_matrix(name: str, value: Array) -> bool:
-    """Whether Muon takes it: the kernels inside the stacked blocks, (depth, in, out)."""
-    return name.endswith(".kernel") and getattr(value, "ndim", 0) == 3  # Optax asks about placeholders too
+    """Whether Muon updates it: the kernels of the stacked blocks, (depth, in, out)."""
+    return name.endswith(".kernel") and getattr(value, "ndim", 0) == 3  # Optax also calls this with placeholders
 
 
 def is_trained(config: TrainConfig, name: str) -> bool:
-    """Whether a parameter is trained: MonST3R's fine-tuning leaves the encoder as it is."""
+    """Whether a parameter is trained: MonST3R's fine-tuning freezes the encoder."""
     return not (config.freeze_encoder and name.startswith("encoder."))
 
 
 def make_optimiser(config: TrainConfig) -> optax.GradientTransformation:
-    """Clipping by global norm, AdamW or Muon, the schedule. Takes flat dicts of parameters (`parameters_of`).
+    """Clipping by global norm, then AdamW or Muon with the schedule, for flat dicts of parameters (`parameters_of`).
 
-    Biases and norms are not decayed; with Muon, only the matrices that it takes are.
+    Weight decay does not apply to biases and norms. With Muon, it applies only to the matrices that Muon updates.
     """
     schedule = learning_rate(config)
 
@@ -61,7 +61,7 @@ def make_optimiser(config: TrainConfig) -> optax.GradientTransformation:
             weight_decay_mask=decayed,
             adam_b1=config.beta1,
             adam_b2=config.beta2,
-            consistent_rms=0.2,  # steps as large as Adam's, so one learning rate serves both (arXiv 2502.16982)
+            consistent_rms=0.2,  # updates as large as Adam's, so that one learning rate fits both (arXiv 2502.16982)
             muon_weight_dimension_numbers=matrices,
         )
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)

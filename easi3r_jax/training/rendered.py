@@ -1,4 +1,4 @@
-"""Training pairs rendered where they are trained on: the procedural scenes of `synthetic`."""
+"""Training pairs from the procedural scenes of `synthetic`, rendered on the device that trains on them."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from easi3r_jax.training.batch import ViewPairs
 
 Array = jax.Array
 
-#: Seed of the held-out pairs; those of training runs are below it.
-HELD_OUT = 2**31 - 1
-#: Folded into a seed: the trainer's scenes are not those of `experiments.synthesize`, which may serve as test data.
-_TRAINING = 0x7261696E
-#: Held-out pairs rendered at a time.
-_TOGETHER = 8
+#: Seed of the held-out pairs. Seeds of training runs are smaller.
+HELD_OUT_SEED = 2**31 - 1
+#: Folded into every seed: scenes differ from those of `experiments.synthesize`, which may serve as test data.
+_TRAINING_STREAM = 0x7261696E
+#: Number of held-out pairs that are rendered at once.
+_HELD_OUT_BATCH = 8
 
 
 def draw_static(sampling: PairSampling, seed: int, numbers: Array) -> ViewPairs:
-    """The pairs with these numbers (B,) int32 of the endless sequence that a seed stands for; scenes at rest."""
+    """Pairs of static scenes. A seed defines an endless sequence of pairs; `numbers` (B,) int32 selects from it."""
     return _draw(lambda key: sample_pair(key, sampling), seed, numbers)
 
 
 def draw_moving(sampling: MovingSampling, seed: int, numbers: Array) -> ViewPairs:
-    """As `draw_static`, of scenes that move."""
+    """As `draw_static`, of dynamic scenes."""
     return _draw(lambda key: sample_moving_pair(key, sampling), seed, numbers)
 
 
 def held_out_pairs(draw: Callable[[int, Array], ViewPairs], count: int) -> ViewPairs:
-    """The first pairs of a sequence that no run trains on.
+    """The first `count` pairs of a sequence that no run trains on.
 
     Args:
-      draw: `draw_static` or `draw_moving` with their sampling.
-      count: how many.
+      draw: `draw_static` or `draw_moving`, with their sampling bound.
+      count: number of pairs.
     """
-    render = jax.jit(lambda numbers: draw(HELD_OUT, numbers))
-    starts = range(0, count, _TOGETHER)
-    chunks = [render(jnp.arange(start, start + _TOGETHER, dtype=jnp.int32)) for start in starts]
+    render = jax.jit(lambda numbers: draw(HELD_OUT_SEED, numbers))
+    starts = range(0, count, _HELD_OUT_BATCH)
+    chunks = [render(jnp.arange(start, start + _HELD_OUT_BATCH, dtype=jnp.int32)) for start in starts]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:count], *chunks)
 
 
 def _draw(sample: Callable[[Array], View], seed: int, numbers: Array) -> ViewPairs:
-    key = jax.random.fold_in(jax.random.key(seed), _TRAINING)
+    key = jax.random.fold_in(jax.random.key(seed), _TRAINING_STREAM)
     keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
     views = jax.vmap(sample)(keys)
     return ViewPairs(rgb=views.rgb, depth=views.depth, intrinsics=views.intrinsics, world_from_cam=views.world_from_cam)

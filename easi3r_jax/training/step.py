@@ -1,4 +1,4 @@
-"""One step of training, and what is carried from step to step."""
+"""One training step, and the state that it updates."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from easi3r_jax.training.optimiser import is_trained, make_optimiser
 
 Array = jax.Array
 Parameters = dict[str, Array]
-#: Pairs numbered (B,) int32 -> the pairs. What pair n shows follows from n alone.
+#: Numbers of pairs (B,) int32 → the pairs. Pair n depends on n only.
 Draw = Callable[[Array], ViewPairs]
 
 
 @pytree_dataclass
 class TrainState:
-    """All that a run needs to go on exactly where it was; the data of a step follow from its number.
+    """Everything that a run needs to resume exactly. The data of a step follow from its number.
 
     Attributes:
-      step: () int32, steps taken.
+      step: () int32, number of steps taken.
       frozen: parameters that are not trained.
-      trained: parameters that are.
-      average: exponential moving average of `trained`: what is evaluated and shipped.
+      trained: parameters that are trained.
+      average: exponential moving average of `trained`, which is evaluated and saved as the result.
       optimiser: the state of Optax.
     """
 
@@ -44,47 +44,46 @@ class TrainState:
 
 
 def init_state(parameters: Parameters, config: TrainConfig) -> TrainState:
-    """A run's start from the network's parameters (`parameters_of`)."""
+    """The initial state, from the network's parameters (`parameters_of`)."""
     trained = {name: value for name, value in parameters.items() if is_trained(config, name)}
     frozen = {name: value for name, value in parameters.items() if name not in trained}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         frozen=frozen,
         trained=trained,
-        average=jax.tree.map(jnp.copy, trained),  # copies: a step gives all buffers of its state away
+        average=jax.tree.map(jnp.copy, trained),  # copies: a step donates all buffers of its state
         optimiser=make_optimiser(config).init(trained),
     )
 
 
 def averaged_model(state: TrainState, model_config: DUSt3RConfig, *, dtype: Any = jnp.float32) -> DUSt3R:
-    """The network with the averaged parameters, on one device: on all, each would compute all that is asked."""
+    """The network with the averaged parameters, on one device: replicated, each device would repeat the computation."""
     parameters = jax.device_put(state.frozen | state.average, jax.local_devices()[0])
     return model_from(model_config, parameters, dtype=dtype)
 
 
 def pair_numbers(step: Array, batch_size: int) -> Array:
-    """(B,) int32 numbers of the pairs of a step: 0 to B-1 of step 0, B to 2B-1 of step 1, ..."""
+    """(B,) int32 numbers of the pairs of a step: 0 to B-1 for step 0, B to 2B-1 for step 1, ..."""
     return step * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
 
 
 def make_step(
     model_config: DUSt3RConfig, config: TrainConfig, mesh: Mesh, *, draw: Draw | None = None, dtype: Any = jnp.float32
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """The function that takes a step, compiled: data-parallel over the mesh's one axis.
+    """Makes the compiled training step, data-parallel over the mesh's only axis.
 
-    Each device computes the gradient of its share of the pairs; the mean of the shares moves the parameters, which
-    every device holds.
+    Pairs are sharded and parameters replicated. Each device computes the gradient of its shard; `pmean` averages them.
 
     Args:
       model_config: the architecture.
       config: the run. Its batch size must be a multiple of the number of devices.
       mesh: of `sharding.data_mesh`.
-      draw: makes pairs on the device that trains on them; without it the step takes them as a second argument.
+      draw: makes pairs on the device that trains on them. Without it, the step takes pairs as a second argument.
       dtype: compute dtype of the network's layers. Parameters, loss and averages are float32.
 
     Returns:
-      `step(state) -> (state, terms)`, or `step(state, pairs)`: the loss, its terms and the gradient's length, () each.
-      The state passed in is used up.
+      `step(state) -> (state, terms)`, or `step(state, pairs)`. `terms` has the loss, its terms and the gradient's norm,
+      () each. The input state is donated.
     """
     axis = mesh.axis_names[0]
     optimiser = make_optimiser(config)
@@ -96,7 +95,7 @@ def make_step(
 
         return jax.lax.pmean(jax.grad(loss, has_aux=True)(trained), axis)
 
-    spread = jax.shard_map(
+    sharded_gradients = jax.shard_map(
         gradients,
         mesh=mesh,
         in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(axis)),
@@ -106,17 +105,17 @@ def make_step(
 
     def step(state: TrainState, pairs: ViewPairs | None = None) -> tuple[TrainState, dict[str, Array]]:
         data = pairs if draw is None else pair_numbers(state.step, config.batch_size)
-        gradient, terms = spread(state.trained, state.frozen, data)
+        gradient, terms = sharded_gradients(state.trained, state.frozen, data)
         terms["gradient_norm"] = optax.tree.norm(gradient)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # Optax relies on both
-            moves, optimiser_state = optimiser.update(gradient, state.optimiser, state.trained)
-        trained = jax.tree.map(jnp.add, state.trained, moves)
-        # A young average would remember the random start: it follows faster at first.
+            updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.trained)
+        trained = jax.tree.map(jnp.add, state.trained, updates)
+        # The decay is smaller at first, so that the average forgets the random initialisation.
         age = state.step.astype(jnp.float32)
         decay = jnp.minimum(config.average_decay, (1 + age) / (10 + age))
         average = {name: decay * value + (1 - decay) * trained[name] for name, value in state.average.items()}
         return TrainState(state.step + 1, state.frozen, trained, average, optimiser_state), terms
 
-    # Devices that are cores of one CPU compute beside each other: none of them is to use the others' threads.
+    # When the devices are cores of one CPU, each of them uses one thread.
     cores = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
     return jax.jit(step, donate_argnums=0, compiler_options={"xla_cpu_multi_thread_eigen": False} if cores else None)

@@ -1,4 +1,4 @@
-"""How good a network is on held-out pairs: points, depth, relative pose, focal length."""
+"""Evaluates a network on held-out pairs: points, depth, relative pose, focal length."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ _PNP_ITERATIONS = 100
 
 
 def evaluate(model: DUSt3R, pairs: ViewPairs, *, copied: bool = False, batch_size: int = 16) -> dict[str, float]:
-    """Means over the directed pairs of B pairs; each pair counts in both directions.
+    """Metrics, averaged over both directions of B pairs.
 
     Args:
       model: the network.
-      pairs: B pairs with depth known at least in part.
-      copied: show the network view 1 twice: a baseline, what it knows without a second view.
-      batch_size: pairs at a time.
+      pairs: B pairs with depth that is at least partly known.
+      copied: give the network view 1 twice. A baseline: its predictions without a second view.
+      batch_size: number of pairs per batch.
 
     Returns:
       error_1, error_2: distance of normalised points, of view 1 and of view 2 in view 1's camera.
-      invariant_1, invariant_2: the same after a depth shift and a scale (DUSt3R's validation).
-      abs_rel, delta_1_25: of view 1's depth after scaling by the median of ratios.
-      rotation_deg, rotation_procrustes_deg: error of view 2's pose, by PnP on its points, and by registering its own
-        points (of the reverse pair) to them.
-      translation: length of the PnP pose's error over the pair's mean distance, after scaling likewise.
-      rotation_still_deg, translation_still: the same errors of saying that the camera has not moved: how far it has.
+      invariant_1, invariant_2: the same after removing a depth shift and a scale (DUSt3R's validation).
+      abs_rel, delta_1_25: of view 1's depth, scaled by the median ratio.
+      rotation_deg, rotation_procrustes_deg: error of view 2's rotation, by PnP on its points, and by registering its
+        own points, from the reverse pair, to them.
+      translation: error of the translation by PnP. Both translations are in units of their pair's mean distance.
+      rotation_still_deg, translation_still: the same errors for the prediction that the camera does not move.
       focal: relative error of the focal length.
     """
     count = len(pairs.rgb)
-    # Batches of one size: the last one is filled up with pairs that are dropped again.
+    # All batches have one size: the last one is padded, and the padding is dropped.
     batches = np.arange(-(-count // batch_size) * batch_size).reshape(-1, batch_size) % count
-    answers = [_answers(model, jax.tree.map(lambda a, n=numbers: a[n], pairs), copied=copied) for numbers in batches]
+    outputs = [_outputs(model, jax.tree.map(lambda a, n=numbers: a[n], pairs), copied=copied) for numbers in batches]
     merged = {
-        name: np.concatenate([np.asarray(a[name]).reshape(2, batch_size, *a[name].shape[1:]) for a in answers], axis=1)
-        for name in answers[0]
+        name: np.concatenate([np.asarray(a[name]).reshape(2, batch_size, *a[name].shape[1:]) for a in outputs], axis=1)
+        for name in outputs[0]
     }
-    return _figures({name: value[:, :count].reshape(2 * count, *value.shape[2:]) for name, value in merged.items()})
+    return _metrics({name: value[:, :count].reshape(2 * count, *value.shape[2:]) for name, value in merged.items()})
 
 
 @functools.partial(jax.jit, static_argnames="copied")
-def _answers(model: DUSt3R, pairs: ViewPairs, *, copied: bool) -> dict[str, Array]:
-    """Per directed pair, what needs no host code; and what PnP needs."""
+def _outputs(model: DUSt3R, pairs: ViewPairs, *, copied: bool) -> dict[str, Array]:
+    """Per directed pair: metrics that are computed on the device, and inputs of those that need the host (PnP)."""
     targets = targets_of(pairs)
     if copied:
         first, second = (predict(model, jnp.stack([pairs.rgb[:, k], pairs.rgb[:, k]], axis=1))[0] for k in (0, 1))
@@ -108,34 +108,34 @@ def _answers(model: DUSt3R, pairs: ViewPairs, *, copied: bool) -> dict[str, Arra
     }
 
 
-def _figures(answers: dict[str, np.ndarray]) -> dict[str, float]:
+def _metrics(outputs: dict[str, np.ndarray]) -> dict[str, float]:
     plain = ("error_1", "error_2", "invariant_1", "invariant_2", "abs_rel", "delta_1_25")
-    figures = {name: float(answers[name].mean()) for name in plain}
-    height, width = answers["points_j"].shape[1:3]
+    metrics = {name: float(outputs[name].mean()) for name in plain}
+    height, width = outputs["points_j"].shape[1:3]
     pixels = np.asarray(camera.pixel_grid(height, width)).reshape(-1, 2)
     rotations, translations = [], []
-    still = answers["cam_i_from_cam_j"]
-    for e, points in enumerate(answers["points_j"]):
-        f = float(answers["focal_j"][e])
-        confident = answers["confidence_j"][e] >= np.median(answers["confidence_j"][e])
+    still = outputs["cam_i_from_cam_j"]
+    for e, points in enumerate(outputs["points_j"]):
+        f = float(outputs["focal_j"][e])
+        confident = outputs["confidence_j"][e] >= np.median(outputs["confidence_j"][e])
         intrinsics = np.array([[f, 0, width / 2], [0, f, height / 2], [0, 0, 1]])
         chosen = confident.reshape(-1)
         pose = solve_pnp(points.reshape(-1, 3)[chosen], pixels[chosen], intrinsics, iterations=_PNP_ITERATIONS)
         pose = np.eye(4) if pose is None else pose
-        true = answers["cam_i_from_cam_j"][e]
+        true = outputs["cam_i_from_cam_j"][e]
         rotations.append(_angle_deg(pose[:3, :3], true[:3, :3]))
-        moved = pose[:3, 3] / answers["scale"][e] - true[:3, 3] / answers["true_scale"][e]
-        translations.append(float(np.linalg.norm(moved)))
+        error = pose[:3, 3] / outputs["scale"][e] - true[:3, 3] / outputs["true_scale"][e]
+        translations.append(float(np.linalg.norm(error)))
     procrustes = [
-        _angle_deg(a, b[:3, :3]) for a, b in zip(answers["procrustes"], answers["cam_i_from_cam_j"], strict=True)
+        _angle_deg(a, b[:3, :3]) for a, b in zip(outputs["procrustes"], outputs["cam_i_from_cam_j"], strict=True)
     ]
-    focal = np.abs(answers["focal"] - answers["true_focal"]) / answers["true_focal"]
-    return figures | {
+    focal = np.abs(outputs["focal"] - outputs["true_focal"]) / outputs["true_focal"]
+    return metrics | {
         "rotation_deg": float(np.mean(rotations)),
         "rotation_procrustes_deg": float(np.mean(procrustes)),
         "translation": float(np.mean(translations)),
         "rotation_still_deg": float(np.mean([_angle_deg(np.eye(3), pose[:3, :3]) for pose in still])),
-        "translation_still": float(np.mean(np.linalg.norm(still[:, :3, 3], axis=1) / answers["true_scale"])),
+        "translation_still": float(np.mean(np.linalg.norm(still[:, :3, 3], axis=1) / outputs["true_scale"])),
         "focal": float(focal.mean()),
     }
 

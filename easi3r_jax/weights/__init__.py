@@ -1,1 +1,1 @@
-"""Weights: conversion from the released files, checkpoints on disk, the Hugging Face hub."""
+"""Weights: conversion of released files, checkpoints on disk, downloads from the Hugging Face hub."""

@@ -1,4 +1,4 @@
-"""Files of a model on the Hugging Face hub, by the model's name."""
+"""Downloads of models from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NoReturn
 from easi3r_jax.core.errors import CheckpointError, OutputError
 from easi3r_jax.core.types import Observer, silent
 
-_PATIENCE = 10.0  # seconds
+_TIMEOUT_SECONDS = 10.0
 
 
 def is_name(text: str) -> bool:
@@ -20,19 +20,17 @@ def is_name(text: str) -> bool:
 
 
 def fetch(name: str, files: Sequence[str], what: str, observer: Observer = silent) -> pathlib.Path:
-    """Finds files of a model in the hub's own cache, and downloads them unless they are all there.
+    """Returns the folder of a model's files in the hub's own cache; downloads them if any is missing.
 
     Args:
       name: owner/name.
-      files: names of the model's files; the first is asked for before anything is downloaded.
-      what: such files are, as an error calls it: "no ... in that form".
-      observer: told of the download, in files.
-
-    Returns:
-      the folder of the cache that holds them.
+      files: names of the model's files. The first is requested before anything is downloaded.
+      what: kind of model, for error messages: "no ... in that format".
+      observer: called with the progress of the download, in files.
 
     Raises:
-      CheckpointError: no network, no such model, or a model without these files. Says what to fetch by hand.
+      CheckpointError: no network, no such model, or a model without these files. The message says what to download by
+        hand.
       OutputError: the download cannot be stored.
     """
     folder = _cached(name, files)
@@ -56,22 +54,22 @@ def _download(name: str, files: Sequence[str], what: str, observer: Observer) ->
 
     path = pathlib.Path()
     try:
-        # One question first: the download itself would try an absent network for half a minute.
-        get_hf_file_metadata(hf_hub_url(name, files[0]), timeout=_PATIENCE)
+        # A short request first: without a network, the download itself would retry for half a minute.
+        get_hf_file_metadata(hf_hub_url(name, files[0]), timeout=_TIMEOUT_SECONDS)
         for done, file in enumerate(files, 1):
-            path = pathlib.Path(hf_hub_download(name, file, etag_timeout=_PATIENCE))
+            path = pathlib.Path(hf_hub_download(name, file, etag_timeout=_TIMEOUT_SECONDS))
             observer("download", done, len(files), "")
     except RepositoryNotFoundError as error:
-        raise CheckpointError(f"The hub has no public model {name} (or it needs a login: hf auth login).") from error
+        raise CheckpointError(f"The hub has no public model {name}. If it is gated, log in: hf auth login.") from error
     except LocalEntryNotFoundError as error:
         _by_hand(name, files, error)
     except EntryNotFoundError as error:
         raise CheckpointError(
-            f"The hub's model {name} has no {' and '.join(files)}: no {what} in that form."
+            f"The hub's model {name} has no {' and '.join(files)}: no {what} in that format."
         ) from error
-    except Exception as error:  # errors of whichever HTTP library the hub's client uses
+    except Exception as error:  # the hub's client may raise errors of any HTTP library
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise OutputError(f"Cannot store the download of {name}: {error.strerror} (HF_HOME says where).") from error
+            raise OutputError(f"Cannot store the download of {name}: {error.strerror} (folder: HF_HOME).") from error
         _by_hand(name, files, error)
     return path.parent
 
@@ -79,7 +77,7 @@ def _download(name: str, files: Sequence[str], what: str, observer: Observer) ->
 def _by_hand(name: str, files: Sequence[str], error: Exception) -> NoReturn:
     folder = f"checkpoints/{name.rpartition('/')[2]}"
     raise CheckpointError(
-        f"Cannot download {name}: no connection to the hub. By hand: fetch {' and '.join(files)} from "
-        f"https://huggingface.co/{name}/tree/main into a folder, e.g. {folder}/, and give that folder "
-        f"in place of the name."
+        f"Cannot download {name}: no connection to the hub. By hand: download {' and '.join(files)} from "
+        f"https://huggingface.co/{name}/tree/main into a folder, e.g. {folder}/, and pass that folder "
+        f"instead of the name."
     ) from error

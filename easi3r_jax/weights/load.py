@@ -7,7 +7,6 @@ import tempfile
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 import easi3r_jax
@@ -52,8 +51,7 @@ def load_model_and_metadata(
         metadata |= {"source_name": "embedded", "licence": "Apache-2.0"}
     else:
         _, model, metadata = load_checkpoint(convert.resolve(checkpoint, progress=progress))
-    model.dtype = jnp.dtype(layer_dtype(dtype))
-    return model, metadata
+    return model.with_dtype(layer_dtype(dtype)), metadata
 
 
 def load_flow_model(checkpoint: str, *, progress: Progress = silent) -> FlowNetwork:

@@ -1,6 +1,5 @@
 """Every stage against the published method's numbers, and the program that compares them."""
 
-import copy
 import json
 import pathlib
 import shutil
@@ -94,7 +93,7 @@ def test_a_trained_network_gives_the_reference_networks_output(golden, cache, mo
     expected = np.load(golden / "trained" / "expected.npz")
     images = jnp.asarray(expected["images"])  # (pairs, 2, H, W, 3) in [0, 1], not of whole 255ths
     grid = model.grid(images.shape[2:4])
-    features = [model.encoder(2 * images[:, view] - 1, model.dtype)[0] for view in (0, 1)]
+    features = [model.encoder(2 * images[:, view] - 1)[0] for view in (0, 1)]
     found = model.predict(*features, model.decode(*features, grid), grid)
     for name, ours in zip(("pts3d_1", "conf_1", "pts3d_2", "conf_2"), found, strict=True):
         np.testing.assert_allclose(ours, expected[name], atol=1e-5 * np.abs(expected[name]).max(), err_msg=name)
@@ -195,8 +194,7 @@ def test_bfloat16_has_a_gate_of_its_own(golden):
     folder = golden / "model_tiny_linear"
     entry = json.loads((folder / "config.json").read_text())["files"]["linear_64x96.npz"]
     config = golden_config(folder, entry["head"], (entry["H"], entry["W"]))
-    model = copy.copy(golden_model(config, entry["weight_seed"], entry["gains"]))
-    model.dtype = jnp.dtype(jnp.bfloat16)
+    model = golden_model(config, entry["weight_seed"], entry["gains"]).with_dtype("bfloat16")
     expected = np.load(folder / "linear_64x96.npz")
     features = model.encode(jnp.asarray(expected["frames_u8"]))
     grid = model.grid((entry["H"], entry["W"]))

@@ -8,7 +8,7 @@ from PIL import Image
 
 from easi3r_jax.apps.training_data import open_source
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.training.datasets import FEWEST_SCENES, hold_out, open_dataset
+from easi3r_jax.training.datasets import MIN_SCENES, hold_out, open_dataset
 
 SIZE = (16, 24)
 
@@ -38,7 +38,7 @@ def scenes(tmp_path):
 
 def test_no_scene_is_both_trained_on_and_held_out(scenes):
     """Reading a damaged scene is an error: neither side touches the other's."""
-    root = scenes(FEWEST_SCENES)
+    root = scenes(MIN_SCENES)
     source = open_source(f"pairs:{root}", SIZE, seed=0, moving=False)
     ((_, _, apart_count, _),) = source.description["read"]
     assert source.notes == () and apart_count == 1
@@ -61,7 +61,7 @@ def test_no_scene_is_both_trained_on_and_held_out(scenes):
 
 
 def test_a_resumed_run_sees_the_pairs_that_an_unbroken_one_would_see(scenes):
-    source = open_source(f"pairs:{scenes(FEWEST_SCENES)}", SIZE, seed=0, moving=False)
+    source = open_source(f"pairs:{scenes(MIN_SCENES)}", SIZE, seed=0, moving=False)
 
     def drawn(step, count):
         with source.batches(step, 4) as batches:
@@ -76,7 +76,7 @@ def test_a_resumed_run_sees_the_pairs_that_an_unbroken_one_would_see(scenes):
 
 def test_data_are_told_apart_by_what_they_hold_not_by_where_they_are(scenes, tmp_path_factory):
     """A run may be resumed after its data moved, and not after they changed."""
-    root = scenes(FEWEST_SCENES)
+    root = scenes(MIN_SCENES)
     moved = tmp_path_factory.mktemp("moved") / "data"
     shutil.copytree(root, moved)
 
@@ -89,10 +89,10 @@ def test_data_are_told_apart_by_what_they_hold_not_by_where_they_are(scenes, tmp
 
 
 def test_too_few_scenes_to_hold_any_out_are_told_of(scenes):
-    root = scenes(FEWEST_SCENES - 1)
+    root = scenes(MIN_SCENES - 1)
     source = open_source(f"pairs:{root}", SIZE, seed=0, moving=False)
     (note,) = source.notes
-    assert f"pairs:{root} has fewer than {FEWEST_SCENES} scenes" in note and "\n" not in note
+    assert f"pairs:{root} has fewer than {MIN_SCENES} scenes" in note and "\n" not in note
     assert source.held_out(2).rgb.shape == (2, 2, *SIZE, 3)
 
 

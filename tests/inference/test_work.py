@@ -38,9 +38,9 @@ def test_every_frame_is_encoded_once(model):
     seen = []
     original = Encoder.__call__
 
-    def counting(self, images, dtype, **options):
+    def counting(self, images, **options):
         jax.debug.callback(lambda n: seen.append(int(n)), images.shape[0])
-        return original(self, images, dtype, **options)
+        return original(self, images, **options)
 
     with mock.patch.object(Encoder, "__call__", counting):
         passes._encode_batch.clear_cache()  # traced again, with what counts

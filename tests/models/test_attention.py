@@ -1,4 +1,4 @@
-"""Attention against its definition, written out with full maps."""
+"""Attention against its definition with full maps."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def test_mean_logits_equals_the_mean_of_the_full_maps(qkv):
     np.testing.assert_allclose(mean_logits(q, k), full, atol=1e-6)
 
 
-def test_mean_logits_takes_no_quadratic_memory():
+def test_mean_logits_needs_no_quadratic_memory():
     """No array of the traced computation has as many elements as an N x N map."""
     tokens = 500
     shape = jax.ShapeDtypeStruct((1, tokens, 2, 8), jnp.float32)

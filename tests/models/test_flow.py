@@ -1,4 +1,4 @@
-"""Flow networks beyond parity (tests/experiments/test_parity.py): look-up, upsampling, sizes, batches."""
+"""Flow networks beyond parity (tests/apps/test_parity.py): lookup, upsampling, sizes, batches."""
 
 import jax
 import jax.numpy as jnp
@@ -31,44 +31,44 @@ def test_a_window_is_sampled_bilinearly_x_first_and_zero_outside():
     for n in range(3):
         (x, y), steps = np.asarray(coords[0, n]), np.arange(-2, 3)
         x, y = np.meshgrid(x + steps, y + steps, indexing="ij")
-        padded = np.pad(np.asarray(maps[0, n]), 2)  # between the edge and nothing, values fade
+        padded = np.pad(np.asarray(maps[0, n]), 2)  # beyond the edge, values fade to 0
         expected = map_coordinates(padded, [y + 2, x + 2], order=1)
         np.testing.assert_allclose(found[n], expected, atol=1e-5)
 
 
-def test_far_outside_there_is_nothing():
+def test_far_outside_the_map_values_are_zero():
     assert not window(draw(0, 1, 2, 5, 7), jnp.asarray([[[1e4, 2.0], [3.0, -1e6]]]), 3).any()
 
 
 @pytest.mark.parametrize("rows", [1, 3, 36])
-def test_looking_up_some_rows_at_a_time_gives_the_same(rows):
+def test_chunked_lookup_equals_the_whole(rows):
     features_i, features_j = draw(0, 2, 9, 12, 6), draw(1, 2, 9, 12, 6)
     coords = camera.pixel_grid(9, 12)[None] + 3 * draw(2, 2, 9, 12, 2)
     cells = sum((9 >> n) * (12 >> n) for n in range(LEVELS))
     whole = make_lookup(features_i, features_j, 2)(coords)
     assert whole.shape == (2, 9, 12, LEVELS * 25)
-    some = make_lookup(features_i, features_j, 2, most_bytes=4 * 2 * cells * rows)(coords)
-    np.testing.assert_allclose(some, whole, atol=1e-5)
+    chunked = make_lookup(features_i, features_j, 2, max_bytes=4 * 2 * cells * rows)(coords)
+    np.testing.assert_allclose(chunked, whole, atol=1e-5)
 
 
-def test_rows_at_a_time_bound_the_memory():
+def test_chunks_bound_the_memory():
     features = jax.ShapeDtypeStruct((1, 48, 64, 8), jnp.float32)
 
-    def temporary(most_bytes):
-        lookup = jax.jit(lambda i, j, c: make_lookup(i, j, 4, most_bytes=most_bytes)(c))
+    def temporary(max_bytes):
+        lookup = jax.jit(lambda i, j, c: make_lookup(i, j, 4, max_bytes=max_bytes)(c))
         coords = jax.ShapeDtypeStruct((1, 48, 64, 2), jnp.float32)
         return lookup.lower(features, features, coords).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(1 << 20) < temporary(1 << 40) / 4
 
 
-def test_halving_leaves_odd_rows_out():
+def test_halving_omits_the_last_odd_row():
     x = draw(0, 1, 5, 4, 3)
     np.testing.assert_allclose(halve(x)[0, 1, 0], x[0, 2:4, :2].mean((0, 1)), rtol=1e-5)
     assert halve(x).shape == (1, 2, 2, 3)
 
 
-def test_upsampling_keeps_a_constant_flow_inside_and_its_direction():
+def test_upsampling_keeps_a_constant_flow_inside_the_image():
     flow = jnp.broadcast_to(jnp.asarray([1.5, -0.5]), (1, 4, 5, 2))
     fine = convex_upsample(flow, jnp.zeros((1, 4, 5, 576)))
     assert fine.shape == (1, 32, 40, 2)
@@ -76,9 +76,9 @@ def test_upsampling_keeps_a_constant_flow_inside_and_its_direction():
     np.testing.assert_allclose(bilinear_upsample(flow), np.broadcast_to([12.0, -4.0], (1, 32, 40, 2)), rtol=1e-5)
 
 
-def test_a_weight_chooses_its_neighbour():
+def test_each_weight_selects_its_neighbour():
     flow = draw(0, 1, 4, 5, 2)
-    weights = jnp.zeros((1, 4, 5, 9, 64)).at[:, :, :, 5].set(100.0)  # the right one
+    weights = jnp.zeros((1, 4, 5, 9, 64)).at[:, :, :, 5].set(100.0)  # the neighbour to the right
     fine = convex_upsample(flow, weights.reshape(1, 4, 5, 576)).reshape(1, 4, 8, 5, 8, 2)
     np.testing.assert_allclose(fine[0, 1, 3, 2, 6], 8 * flow[0, 1, 3], rtol=1e-5)
     np.testing.assert_array_equal(fine[0, :, :, -1], 0)
@@ -101,7 +101,7 @@ def test_padding_repeats_the_edge(size, padded, start):
     np.testing.assert_array_equal(larger[0, -1, -1], rgb[0, -1, -1])
 
 
-def test_pairs_of_a_batch_do_not_meet(network):
+def test_pairs_of_a_batch_are_independent(network):
     rgb = jax.random.randint(jax.random.key(0), (4, 64, 72, 3), 0, 256).astype(jnp.uint8)
     estimate = jax.jit(lambda n, i, j: n(i, j, 2)[0])
     together, alone = estimate(network, rgb[:2], rgb[2:]), estimate(network, rgb[1:2], rgb[3:])
@@ -109,7 +109,7 @@ def test_pairs_of_a_batch_do_not_meet(network):
     np.testing.assert_allclose(together[1:], alone, atol=1e-4 * float(jnp.abs(alone).max()))
 
 
-def test_images_without_a_coarsest_level_are_refused(network):
+def test_images_too_small_for_the_coarsest_level_are_refused(network):
     with pytest.raises(InputError, match="at least 64 pixels"):
         network(jnp.zeros((1, 56, 96, 3), jnp.uint8), jnp.zeros((1, 56, 96, 3), jnp.uint8))
 

@@ -13,7 +13,7 @@ SIZE = (32, 48)
 
 @pytest.fixture(scope="module")
 def poses():
-    """Random cameras: places, targets, rolls and the poses made of them."""
+    """Random cameras: positions, targets, rolls and the resulting poses."""
     keys = jax.random.split(jax.random.key(0), 3)
     places = jax.random.uniform(keys[0], (50, 3), minval=-2, maxval=2)
     targets = jax.random.uniform(keys[1], (50, 3), minval=-2, maxval=2)
@@ -21,7 +21,7 @@ def poses():
     return places, targets, rolls, jax.jit(jax.vmap(look_at))(places, targets, rolls)
 
 
-def test_look_at_is_a_rigid_pose_at_its_place(poses):
+def test_look_at_is_a_rigid_pose_at_its_position(poses):
     places, _, _, world_from_cam = poses
     rotation = np.asarray(world_from_cam[:, :3, :3])
     np.testing.assert_allclose(rotation @ rotation.swapaxes(1, 2), np.tile(np.eye(3), (50, 1, 1)), atol=1e-5)
@@ -30,15 +30,15 @@ def test_look_at_is_a_rigid_pose_at_its_place(poses):
     np.testing.assert_array_equal(world_from_cam[:, 3], np.tile([0, 0, 0, 1], (50, 1)))
 
 
-def test_look_at_looks_at_the_target(poses):
+def test_look_at_faces_the_target(poses):
     places, targets, _, world_from_cam = poses
     seen = np.asarray(se3.transform_points(se3.inverse(world_from_cam), targets[:, None]))[:, 0]
     np.testing.assert_allclose(seen[:, :2], 0, atol=1e-5)
     np.testing.assert_allclose(seen[:, 2], np.linalg.norm(targets - places, axis=1), rtol=1e-5)
 
 
-def test_roll_turns_the_camera_about_its_axis(poses):
-    """Without roll x is level and y points down; roll turns x towards y."""
+def test_roll_rotates_the_camera_about_its_axis(poses):
+    """Without roll, x is horizontal and y points down. Roll rotates x towards y."""
     places, targets, rolls, world_from_cam = poses
     level = np.asarray(jax.vmap(look_at)(places, targets, jnp.zeros(50)))
     np.testing.assert_allclose(level[:, 1, 0], 0, atol=1e-6)
@@ -69,7 +69,7 @@ def test_the_image_ends_at_its_last_pixels_centre():
     assert in_image(pixels, depth, SIZE, border=0.5).tolist() == [True] * 5 + [False]
 
 
-def test_random_intrinsics_fill_their_range():
+def test_random_intrinsics_cover_their_range():
     matrices = jax.vmap(lambda k: random_intrinsics(k, SIZE))(jax.random.split(jax.random.key(1), 300))
     focal = np.asarray(matrices[:, 0, 0])
     np.testing.assert_array_equal(matrices[:, 1, 1], focal)
@@ -80,7 +80,7 @@ def test_random_intrinsics_fill_their_range():
 
 
 def looking(direction: float) -> np.ndarray:
-    """A camera in the room's middle that looks along +z or -z."""
+    """A camera in the middle of the room that looks along +z or -z."""
     pose = at(0, 0, 0)
     pose[:3, :3] = np.diag([direction, 1, direction])
     return pose
@@ -88,32 +88,32 @@ def looking(direction: float) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def shared():
-    """Overlap of two cameras by poses and scene."""
+    """Overlap of two cameras from their poses and the scene."""
     both = (intrinsics(SIZE, 40.0),) * 2
     measure = jax.jit(lambda scene, a, b: overlap(scene, SIZE, both, (a, b)))
     empty = room_with([BALL], [[0.01] * 3], [at(3, 2, -4)])
     return lambda a, b, scene=empty: float(measure(scene, jnp.asarray(a), jnp.asarray(b)))
 
 
-def test_a_camera_shares_everything_with_itself_and_nothing_with_its_opposite(shared):
+def test_overlap_is_1_with_the_same_camera_and_0_with_the_opposite_one(shared):
     assert shared(looking(1), looking(1)) == 1
     assert shared(looking(1), looking(-1)) == 0
 
 
-def test_overlap_falls_as_the_camera_moves_aside(shared):
-    """The wall is 5 away and the image 6 wide there: moved aside by 1.5, a quarter is out of view."""
+def test_overlap_falls_as_the_camera_moves_sideways(shared):
+    """The wall is 5 away and the image 6 wide there. After moving sideways by 1.5, a quarter is out of view."""
     assert 0.6 < shared(looking(1), at(1.5, 0, 0)) < 0.85
     assert shared(looking(1), at(3, 0, 0)) < shared(looking(1), at(1.5, 0, 0))
 
 
-def test_overlap_of_images_much_longer_than_high():
-    """Even one row of rays measures it; none would leave every pose as good as the next."""
+def test_overlap_of_very_wide_images():
+    """One row of rays is enough to measure it. Without any, all poses would look equally good."""
     both, pose = (intrinsics((16, 400), 200.0),) * 2, jnp.asarray(looking(1))
     assert overlap(room_with([BALL], [[0.01] * 3], [at(3, 2, -4)]), (16, 400), both, (pose, pose)) == 1
 
 
-def test_what_is_hidden_is_not_shared(shared):
-    """A camera further back sees all that the first one sees, unless a panel stands between the two."""
+def test_occluded_points_do_not_count_as_overlap(shared):
+    """A camera further back sees everything that the first one sees, unless a panel is between the two."""
     scene = room_with([PANEL], [[3.5, 2.5, 0.1]], [at(0, 0, -1)])
     assert shared(looking(1), at(0, 0, -2)) == 1
     assert shared(looking(1), at(0, 0, -2), scene) == 0

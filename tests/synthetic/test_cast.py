@@ -1,4 +1,4 @@
-"""What rays meet, against closed forms and against points sampled along the rays."""
+"""Ray casting against closed forms, and against points sampled along the rays."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def cast_one(scene, origin, direction):
     [(BOX, 2 - 0.5, (0, 0, -1)), (BALL, 2 - 0.5, (0, 0, -1)), (CYLINDER, 2 - 0.5, (0, 0, -1)), (PANEL, 2, (0, 0, -1))],
 )
 def test_a_ray_through_the_middle(kind, depth, normal):
-    """All components but one are exactly 0: parallel to faces, to the tube's caps, to the room's walls."""
+    """All components but one are exactly 0: parallel to faces, to the cylinder's caps, to the room's walls."""
     hit = cast_one(room_with([kind], [HALF], [at(0.5, 1, 1)]), (0.5, 1, -1), (0, 0, 1))
     assert hit.instance == 1
     assert hit.surface == 0
@@ -60,7 +60,7 @@ def test_walls_and_their_surfaces(axis, side):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_lies_behind_and_what_the_ray_starts_in_is_not_met(kind):
+def test_objects_behind_the_ray_or_around_its_origin_are_not_hit(kind):
     scene = room_with([kind], [HALF], [at(0, 0, 0)])
     assert cast_one(scene, (0, 0, 1), (0, 0, 1)).instance == 0
     assert cast_one(scene, (0, 0, 0), (0.3, 0.2, 1)).instance == 0
@@ -68,8 +68,8 @@ def test_what_lies_behind_and_what_the_ray_starts_in_is_not_met(kind):
 
 @pytest.mark.parametrize("tiny", [0.0, -0.0, 1e-30, -1e-30, 1e-12, -1e-12, 1e-8, -1e-8, 3e-7, -3e-7])
 @pytest.mark.parametrize("kind", KINDS)
-def test_components_next_to_zero_of_either_sign(kind, tiny):
-    """They may not send the ray the other way, or behind the camera: where 0 leads, they lead too."""
+def test_components_close_to_zero_of_either_sign(kind, tiny):
+    """They must not reverse the ray or put hits behind the camera: the result is as for exactly 0."""
     scene = room_with([kind], [HALF], [at(0, 0, 1)])
     for origin in ((0.2, 0.1, -1), (0, 0, -1), (-3.9, 2.9, -4.9), (1.5, 1.5, -1)):
         for components in ((tiny, 0, 1), (0, tiny, 1), (tiny, tiny, 1), (tiny, -tiny, 1)):
@@ -80,8 +80,8 @@ def test_components_next_to_zero_of_either_sign(kind, tiny):
 
 @pytest.mark.parametrize("side", [-1.0, 1.0])
 @pytest.mark.parametrize("lean", [1e-30, 1e-9, 3e-7, 1e-3])
-def test_a_slab_that_a_ray_barely_leaves_lies_behind_it_and_one_that_it_barely_nears_before_it(side, lean):
-    """Whole rooms hide a lost sign, for a million units away there is always a wall before; so ask the slabs."""
+def test_slabs_behind_and_in_front_of_an_almost_parallel_ray(side, lean):
+    """Tested on slabs: in a room, a wrong sign goes unnoticed, since a wall is closer than a million units."""
     origin = jnp.asarray([2 * side, 0, 0], jnp.float32)
     for direction, ahead in ((side * lean, False), (-side * lean, True)):
         entry, leave = _slabs(origin, jnp.asarray([direction, 0, 1], jnp.float32))
@@ -91,7 +91,7 @@ def test_a_slab_that_a_ray_barely_leaves_lies_behind_it_and_one_that_it_barely_n
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_a_ray_along_a_face(sign):
-    """Just outside the face it passes, just inside it meets the front, whichever way it leans by next to nothing."""
+    """Just outside the face it misses, just inside it hits the front, whichever way it is slightly tilted."""
     scene = room_with([BOX], [HALF], [at(0, 0, 1)])
     for lean in (0.0, sign * 1e-9):
         assert cast_one(scene, (sign * 0.601, 0, -1), (lean, 0, 1)).instance == 0
@@ -101,7 +101,7 @@ def test_a_ray_along_a_face(sign):
 
 
 def inside_shape(kind, local):
-    """Implicit form of the unit shapes, for solids: > 0 inside."""
+    """Implicit functions of the unit solids: > 0 inside."""
     x, y, z = np.moveaxis(local, -1, 0)
     if kind == BOX:
         return 1 - np.max(np.abs(local), axis=-1)
@@ -111,7 +111,7 @@ def inside_shape(kind, local):
 
 
 @pytest.mark.parametrize("kind", [BOX, BALL, CYLINDER])
-def test_turned_solids_against_points_along_the_ray(kind):
+def test_rotated_solids_against_points_along_the_ray(kind):
     rng = np.random.default_rng(kind)
     pose = at(0.3, -0.4, 0.2)
     pose[:3, :3] = turned(rng.normal(size=3), 1.1)
@@ -133,16 +133,16 @@ def test_turned_solids_against_points_along_the_ray(kind):
     on_surface = inside_shape(kind, local(hits.depth[:, None].astype(np.float64)))[:, 0]
     np.testing.assert_allclose(on_surface[met], 0, atol=1e-4)
     before = inside_shape(kind, local(hits.depth[:, None] * np.linspace(0, 0.999, 1000)[None]))
-    assert before.max() < 2e-3  # nothing of it before the hit, nor all the way to the wall where it is missed
+    assert before.max() < 2e-3  # the ray is outside before the hit, and up to the wall if it misses
     np.testing.assert_allclose(np.linalg.norm(hits.normal, axis=1), 1, atol=1e-5)
     assert (np.sum(hits.normal * directions, axis=1) < 1e-5).all()
-    # A step along the normal leads out of the object, a step against it leads in.
+    # A step along the normal leaves the object, a step against it enters it.
     for step in (-1e-2, 1e-2):
         moved = hits.local[met] + step * hits.normal[met] @ pose[:3, :3]
-        assert (np.sign(inside_shape(kind, moved / HALF)) == -np.sign(step)).mean() > 0.95  # all but next to edges
+        assert (np.sign(inside_shape(kind, moved / HALF)) == -np.sign(step)).mean() > 0.95  # except next to edges
 
 
-def test_a_turned_panel_is_a_rectangle():
+def test_a_rotated_panel_is_a_rectangle():
     rng = np.random.default_rng(5)
     pose = at(0.3, -0.4, 0.2)
     pose[:3, :3] = turned(rng.normal(size=3), 0.8)
@@ -157,7 +157,7 @@ def test_a_turned_panel_is_a_rectangle():
     np.testing.assert_allclose(np.asarray(hits.depth)[expected & clear], 1, rtol=1e-5)
 
 
-def test_the_nearest_object_is_met():
+def test_the_nearest_object_is_hit():
     poses = [at(0, 0, 2), at(0, 0, 1), at(0, 0, 3)]
     hit = cast_one(room_with([BOX, BALL, CYLINDER], [HALF] * 3, poses), (0, 0, -1), (0.01, 0, 1))
     assert hit.instance == 2
@@ -165,7 +165,7 @@ def test_the_nearest_object_is_met():
 
 
 def test_depths_of_random_scenes_are_positive_and_below_the_rooms_diagonal():
-    """Isolated wild depths are what a lost sign looks like: many rays, a fifth of them with components next to zero."""
+    """A wrong sign shows as isolated extreme depths. Many rays, a fifth of them with components close to zero."""
     rng = np.random.default_rng(0)
     directions = rng.normal(size=(40, 600, 3))
     next_to_zero = rng.choice([0.0, 1e-12, -1e-12, 1e-7, -1e-7, 1e-6, -1e-6], directions.shape)

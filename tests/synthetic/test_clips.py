@@ -1,4 +1,4 @@
-"""Dynamic clips: the camera's arc, exact flow, what moves, and that nothing but motion tells."""
+"""Dynamic clips: the camera's arc, exact flow, moving objects, and that only motion distinguishes them."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ EARLIER, LATER = slice(None, -1), slice(1, None)
 
 @pytest.fixture(scope="module")
 def draw():
-    """Clips, and the plans they are rendered from, by keys and whether anything moves. One compilation for all."""
+    """Clips and their plans, for given keys, dynamic or motionless. One compilation for all."""
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, None))
@@ -53,14 +53,14 @@ def plans(moving):
 # --- camera ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_camera_turns_by_at_least_ten_degrees(plans):
+def test_the_camera_rotates_by_at_least_ten_degrees(plans):
     pose = plans.world_from_cam.astype(np.float64)
     relative = np.swapaxes(pose[:, 0, :3, :3], 1, 2) @ pose[:, -1, :3, :3]
     angle = np.degrees(np.arccos(np.clip((np.trace(relative, axis1=1, axis2=2) - 1) / 2, -1, 1)))
     assert angle.min() > 10
     assert np.percentile(angle, 90) > 25
     assert np.percentile(angle, 90) < 35
-    # It moves, too: the angle is one around what it looks at.
+    # It also translates: the angle is around its target.
     assert (np.linalg.norm(pose[:, -1, :3, 3] - pose[:, 0, :3, 3], axis=1) > 0.15).all()
 
 
@@ -72,7 +72,7 @@ def test_the_camera_moves_smoothly_and_stays_in_the_room(plans):
     assert (step.max(1) < 1.5 * step.min(1)).all()
 
 
-def test_no_object_comes_near_a_camera(plans):
+def test_no_object_comes_close_to_a_camera(plans):
     radius = np.linalg.norm(plans.scene.half_size, axis=-1)[:, None]
     offset = plans.world_from_object[..., :3, 3] - plans.world_from_cam[:, :, None, :3, 3]
     speck = plans.scene.half_size.max(-1)[:, None] < 0.02
@@ -85,7 +85,7 @@ def test_no_object_comes_near_a_camera(plans):
 
 
 def carried_exactly(plan, clip, source, target):
-    """Where the points under all pixels of frames `source` are at the times `target`: world, (B, P, H, W, 3), float64.
+    """World positions of the points under all pixels of frames `source` at the times `target`: (B, P, H, W, 3) float64.
 
     With their pixels and depths in the cameras `target`.
     """
@@ -111,7 +111,7 @@ def carried_exactly(plan, clip, source, target):
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_points_carried_by_their_objects_are_seen_where_the_flow_leads(moving, direction):
+def test_flow_leads_to_the_moved_points(moving, direction):
     plan, clip = moving
     source, target = (EARLIER, LATER) if direction == "forward" else (LATER, EARLIER)
     _, pixels, depth = carried_exactly(plan, clip, source, target)
@@ -122,8 +122,8 @@ def test_points_carried_by_their_objects_are_seen_where_the_flow_leads(moving, d
     assert 0.7 < visible.mean() < 0.99
 
 
-def test_a_visible_point_is_what_the_other_camera_sees_there(moving):
-    """The ray through x + flow meets the same object at the carried point; carried back, it is x again."""
+def test_the_other_camera_sees_the_visible_points(moving):
+    """The ray through x + flow hits the same object at the moved point; moved back, it projects to x."""
     plan, clip = jax.tree.map(lambda a: a[:24], moving)
     moved, _, _ = carried_exactly(plan, clip, EARLIER, LATER)
     landing = jnp.asarray((GRID + clip.flow_forward).astype(np.float32)).reshape(24, 5, -1, 2)
@@ -145,14 +145,14 @@ def test_a_visible_point_is_what_the_other_camera_sees_there(moving):
     same = np.asarray(instance).reshape(clip.views.instance[:, 1:].shape) == clip.views.instance[:, :-1]
     near = np.linalg.norm(np.asarray(points).reshape(moved.shape) - moved, axis=-1) < 0.02
     visible = clip.visible_forward
-    assert (same & near)[visible].mean() > 0.998  # all but points on the very edge of an object
+    assert (same & near)[visible].mean() > 0.998  # except points exactly on the edge of an object
     inside = ((GRID + clip.flow_forward > -0.5) & (GRID + clip.flow_forward < (23.5, 15.5))).all(-1)
-    assert near[~visible & inside].mean() < 0.02  # what is called hidden is not met
+    assert near[~visible & inside].mean() < 0.02  # occluded points are not hit
     assert (~visible & inside).sum() > 100
 
 
-def test_forward_and_backward_flow_agree_where_both_see_the_point(moving):
-    """Where a pixel lands on a neighbour that shows the same plain piece of surface, the two flows cancel."""
+def test_forward_and_backward_flow_agree_at_visible_points(moving):
+    """Where flow leads to a pixel on the same smooth piece of surface, the two flows cancel."""
     _, clip = moving
     landing = np.rint(GRID + clip.flow_forward).astype(int)
     inside = ((landing >= 0) & (landing < (24, 16))).all(-1) & clip.visible_forward
@@ -161,14 +161,14 @@ def test_forward_and_backward_flow_agree_where_both_see_the_point(moving):
     back = clip.flow_backward[b, t, y, x]
     same = inside & (clip.views.instance[:, 1:][b, t, y, x] == clip.views.instance[:, :-1])
     residual = np.linalg.norm(clip.flow_forward + back, axis=-1)[same]
-    # The landing is rounded to a pixel: what is left is how much flow changes within half a pixel.
+    # The target is rounded to a pixel: the remainder is the change of flow within half a pixel.
     assert np.median(residual) < 0.1
     assert np.percentile(residual, 95) < 0.8
     assert np.median(np.linalg.norm(clip.flow_forward, axis=-1)[same]) > 0.5
 
 
 def ego_flow(clip):
-    """Flow of a world at rest, from depth and poses: (B, T-1, H, W, 2)."""
+    """Flow of a static world, from depth and poses: (B, T-1, H, W, 2)."""
 
     def one(view, other):
         points = se3.transform_points(view.world_from_cam, camera.unproject(view.depth, view.intrinsics))
@@ -179,7 +179,7 @@ def ego_flow(clip):
     return np.asarray(jax.jit(jax.vmap(jax.vmap(one)))(earlier, later))
 
 
-def test_what_rests_has_the_cameras_flow_and_what_moves_has_not(moving):
+def test_static_objects_have_the_cameras_flow_and_moving_ones_do_not(moving):
     _, clip = moving
     own = np.linalg.norm(clip.flow_forward - ego_flow(clip), axis=-1)
     moves = clip.moving[:, :-1]
@@ -202,7 +202,7 @@ def test_nothing_moves_in_a_twin(still):
     assert in_front.mean() > 0.95
 
 
-def test_a_twin_differs_by_the_motion_alone(moving, still):
+def test_a_twin_differs_by_motion_only(moving, still):
     (plan, clip), (still_plan, twin) = moving, still
     for name in ("scene", "sensor", "world_from_cam", "intrinsics"):
         jax.tree.map(np.testing.assert_array_equal, getattr(plan, name), getattr(still_plan, name))
@@ -215,14 +215,14 @@ def test_a_twin_differs_by_the_motion_alone(moving, still):
     np.testing.assert_array_equal(
         plan.world_from_object.swapaxes(1, 2)[at_rest], still_plan.world_from_object.swapaxes(1, 2)[at_rest]
     )
-    # The same noise: pixels that show what rests are the same, value for value.
+    # The same noise: pixels of static objects have exactly the same values.
     shown_at_rest = ~clip.moving & (clip.views.instance == twin.views.instance)
     np.testing.assert_array_equal(clip.views.rgb[shown_at_rest], twin.views.rgb[shown_at_rest])
     changed = (clip.views.rgb != twin.views.rgb).any(-1)[:, np.arange(CONFIG.num_frames) != middle]
     assert 0.05 < changed.mean() < 0.5
 
 
-# --- nothing but motion tells -----------------------------------------------------------------------------------------
+# --- only motion distinguishes ----------------------------------------------------------------------------------------
 
 
 def auc(score, label):
@@ -239,8 +239,8 @@ def test_auc_of_known_scores():
     assert auc(np.zeros(4), label) == 0.5
 
 
-def test_objects_in_view_do_not_tell_by_size_kind_depth_or_place(plans):
-    """In all frames of all clips; chance's own spread is about 0.02."""
+def test_size_kind_depth_and_position_of_objects_do_not_reveal_motion(plans):
+    """In all frames of all clips. The standard deviation by chance is about 0.02."""
     height, width = CONFIG.size
     pose = plans.world_from_cam.astype(np.float64)
     away = plans.world_from_object[..., :3, 3] - pose[:, :, None, :3, 3]
@@ -259,7 +259,7 @@ def test_objects_in_view_do_not_tell_by_size_kind_depth_or_place(plans):
     assert all(abs(area - 0.5) < 0.06 for area in areas.values()), areas
 
 
-def test_objects_pixels_do_not_tell_by_size_depth_or_place(moving):
+def test_size_depth_and_position_of_pixels_do_not_reveal_motion(moving):
     _, clip = moving
     on_object = clip.views.instance > 0
     moves = clip.moving[on_object]
@@ -279,7 +279,7 @@ def test_objects_pixels_do_not_tell_by_size_depth_or_place(moving):
     assert all(abs(value - 0.5) < 0.1 for value in areas.values()), areas
 
 
-def test_the_wanted_number_moves_and_some_of_it_is_in_view(plans, moving):
+def test_num_moving_objects_move_and_some_are_in_view(plans, moving):
     np.testing.assert_array_equal(plans.moves.sum(1), CONFIG.num_moving)
     assert plans.moves.mean(0).min() > 0.4
     assert plans.moves.mean(0).max() < 0.6
@@ -287,7 +287,7 @@ def test_the_wanted_number_moves_and_some_of_it_is_in_view(plans, moving):
 
 
 def test_some_objects_enter_or_leave(moving):
-    """Also among those that move: without it, everything in view at the start would stay."""
+    """Also among moving objects: otherwise, everything in view at the start would stay in view."""
     _, clip = moving
     instances = np.arange(1, CONFIG.num_objects + 1)
     seen = np.stack([(clip.views.instance == k).any((2, 3)) for k in instances])  # (K, B, T)
@@ -309,9 +309,9 @@ def test_paths_are_rigid_smooth_and_bounce_off_the_rooms_middle(plans):
     speed = np.linalg.norm(np.diff(place, axis=1), axis=-1)
     mover = plans.moves
     assert (speed.swapaxes(1, 2)[~mover] == 0).all()
-    # Constant speed, but for the frames in which it bounces; turning all the time.
+    # Constant speed, except in frames with a bounce; constant rotation.
     fastest = speed.max(1)[mover]
-    assert (fastest > 0.001).all()  # world units: speeds are drawn as seen, so what is near moves by less
+    assert (fastest > 0.001).all()  # world units: speeds are sampled in pixels, so near objects move less
     assert (np.abs(speed.swapaxes(1, 2)[mover] - fastest[:, None]) < 1e-4).mean() > 0.85
     turn = np.swapaxes(rotation[:, :-1], -1, -2) @ rotation[:, 1:]
     angle = np.degrees(np.arccos(np.clip((np.trace(turn, axis1=-2, axis2=-1) - 1) / 2, -1, 1))).swapaxes(1, 2)[mover]
@@ -327,7 +327,7 @@ SCALE = 6
 
 @pytest.fixture(scope="module")
 def clean_clips(plans):
-    """Some clips' first two frames, larger and seen by a perfect sensor."""
+    """The first two frames of some clips, larger and with an ideal sensor."""
     size = (SCALE * CONFIG.size[0], SCALE * CONFIG.size[1])
     draw = jax.jit(lambda plan: render_clip(jax.random.key(0), plan, size))
 
@@ -344,8 +344,8 @@ def clean_clips(plans):
     return [jax.tree.map(np.asarray, draw(larger(index))) for index in range(8)]
 
 
-def test_colours_stay_along_the_flow(clean_clips):
-    """Away from edges, a frame warped by its flow is the next one, up to shading and what sampling blurs."""
+def test_colours_are_constant_along_the_flow(clean_clips):
+    """Away from edges, a frame warped by its flow is the next one, up to shading and the blur of sampling."""
     errors, moving_errors, unwarped = [], [], []
     for clip in clean_clips:
         first, second = clip.views.rgb.astype(np.float64)
@@ -368,8 +368,8 @@ def test_colours_stay_along_the_flow(clean_clips):
 # --- options --------------------------------------------------------------------------------------------------------
 
 
-def test_a_camera_sweeps_there_and_back():
-    """Three sweeps of five frames each: the path of one, forwards, backwards and forwards, without a jump."""
+def test_a_camera_sweeps_back_and_forth():
+    """Three sweeps of five frames each: one path, forwards, backwards and forwards, without a jump."""
     config = ClipConfig(num_frames=16, sweeps=3, num_objects=1, num_moving=0)
     poses = np.asarray(jax.jit(plan_clip, static_argnames="config")(jax.random.key(3), config).world_from_cam)
     np.testing.assert_allclose(poses[0], poses[10], atol=1e-5)
@@ -381,7 +381,7 @@ def test_a_camera_sweeps_there_and_back():
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"size": (8, 96)}, "8x96"),
         ({"num_frames": 1}, "num_frames=1"),
@@ -395,14 +395,14 @@ def test_a_camera_sweeps_there_and_back():
         ({"spin_deg": (-1.0, 0.1)}, "spin_deg"),
     ],
 )
-def test_impossible_options_are_refused(options, says):
-    with pytest.raises(ConfigError, match=says):
+def test_invalid_options_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
         ClipConfig(**options)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 100])
-def test_frames_in_batches_are_the_same_frames(batch):
-    """Where all at once would need too much memory, frames are rendered a few at a time."""
+def test_batches_of_frames_give_the_same_frames(batch):
+    """To bound memory, frames are rendered a few at a time."""
     parts = (jnp.arange(7.0), {"a": jnp.arange(14.0).reshape(7, 2)})
     result = _map(lambda part: (part[0] + part[1]["a"].sum(), part[1]["a"] * 2), parts, 7, batch)
     np.testing.assert_array_equal(result[0], np.arange(7) + 4 * np.arange(7) + 1)

@@ -1,4 +1,4 @@
-"""Flow and what is hidden, in rooms where both are known."""
+"""Flow and visibility in rooms where both are known."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ GRID = np.asarray(camera.pixel_grid(*SIZE))
 
 @pytest.fixture(scope="module")
 def flow_between():
-    """Flow between two moments, each a scene and a camera; gives both views, flow and visibility, as host arrays."""
+    """Flow between two times, each a scene and a camera: both views, flow and visibility, as host arrays."""
 
     @jax.jit
     def both(scene, pose, other_scene, other_pose):
@@ -42,7 +42,7 @@ def panel_at(x: float, z: float = 2.0):
 EYE = at(0, 0, -1)
 
 
-def test_a_panel_slides_before_a_wall(flow_between):
+def test_a_panel_slides_in_front_of_a_wall(flow_between):
     """Its flow is f dx / z; the wall's is 0, visible exactly where the panel does not cover it in the other frame."""
     before, after, flow, visible = flow_between(panel_at(-0.3), EYE, panel_at(0.3), EYE)
     panel, wall = before.instance == 1, before.instance == 0
@@ -53,7 +53,7 @@ def test_a_panel_slides_before_a_wall(flow_between):
     assert 20 < (~visible).sum() < 300
 
 
-def test_what_leaves_the_image_is_not_visible_but_has_flow(flow_between):
+def test_points_that_leave_the_image_have_flow_but_are_not_visible(flow_between):
     before, _, flow, visible = flow_between(panel_at(0.5), EYE, panel_at(2.1), EYE)
     panel = before.instance == 1
     np.testing.assert_allclose(flow[panel], np.tile([FOCAL * 1.6 / 3, 0], (panel.sum(), 1)), atol=1e-3)
@@ -62,8 +62,8 @@ def test_what_leaves_the_image_is_not_visible_but_has_flow(flow_between):
     assert 0.2 < visible[panel].mean() < 0.8
 
 
-def test_the_back_of_a_turning_ball_hides_its_points(flow_between):
-    """Visible is what faces the camera after the turn."""
+def test_a_rotating_ball_occludes_its_own_points(flow_between):
+    """Points are visible if they face the camera after the rotation."""
     turning = at(0, 0, 2)
     scene = room_with([BALL], [[0.8] * 3], [turning])
     for angle in (0.2, 1.2, np.pi):
@@ -94,8 +94,8 @@ def test_camera_motion_alone(flow_between):
     assert 0.3 < visible.mean() < 0.8
 
 
-def test_an_occluder_that_no_pixel_shows_still_hides(flow_between):
-    """Points are looked for by rays: a panel between two columns of pixels leaves no trace in a depth map."""
+def test_an_occluder_between_pixels_still_occludes(flow_between):
+    """Visibility is tested with rays: a panel between two columns of pixels is not in a depth map."""
     sliver = [[0.004, 2.0, 1.0]]
     aside, before_point = (room_with([PANEL], sliver, [at(x, 0, 2)]) for x in (2.5, -0.25 * 3 / FOCAL))
     shift = at(-0.25 * 6 / FOCAL, 0, -1)  # the far wall's points move by a quarter of a pixel
@@ -115,7 +115,7 @@ def test_behind_the_other_camera_there_is_no_flow(flow_between):
     assert not visible.any()
 
 
-def test_points_are_carried_by_their_own_object_and_exactly_left_by_the_others():
+def test_points_move_with_their_own_object_only():
     rng = np.random.default_rng(0)
     poses = np.stack([at(*rng.normal(size=3)) for _ in range(3)])
     later = poses.copy()

@@ -1,4 +1,4 @@
-"""Static training pairs, at full size of variety and small size of images."""
+"""Static training pairs, with full variety and small images."""
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ KEYS = jax.random.split(jax.random.key(0), COUNT)
 
 @pytest.fixture(scope="module")
 def draw():
-    """The pairs of keys, and the same as clips of two frames: what is visible is measured by a ray for every pixel."""
+    """Pairs for given keys, and the same as clips of two frames, whose visibility is exact."""
     draw = jax.jit(jax.vmap(lambda key: (sample_pair(key, SAMPLING), pair_as_clip(key, SAMPLING))))
     return lambda keys: jax.tree.map(np.asarray, draw(keys))
 
@@ -33,7 +33,7 @@ def clips(pairs_and_clips):
 
 
 def test_the_same_key_gives_the_same_pixels(draw, pairs_and_clips):
-    """Wherever in the batch it stands."""
+    """At any position in the batch."""
     backwards = jax.tree.map(lambda a: a[::-1], draw(KEYS[::-1])[0])
     jax.tree.map(np.testing.assert_array_equal, backwards, pairs_and_clips[0])
 
@@ -47,7 +47,7 @@ def test_a_pair_as_a_clip_is_the_same_pair(pairs_and_clips):
     pairs, clips = pairs_and_clips
     np.testing.assert_allclose(clips.views.world_from_cam, pairs.world_from_cam, atol=1e-6)
     np.testing.assert_array_equal(clips.views.intrinsics, pairs.intrinsics)
-    # Sums may be rounded differently: a pixel on an edge may fall on its other side.
+    # Sums may be rounded differently, so a pixel on an edge may fall on its other side.
     assert (clips.views.instance == pairs.instance).mean() > 0.999
     assert (np.abs(clips.views.rgb.astype(int) - pairs.rgb.astype(int)) <= 1).mean() > 0.998
     assert not clips.moving.any()
@@ -57,7 +57,7 @@ def test_overlap_is_in_the_chosen_range_for_most(clips):
     common = clips.visible_forward[:, 0].mean((1, 2))
     low, high = SAMPLING.overlap
     assert ((common > low - 0.05) & (common < high + 0.05)).mean() > 0.85
-    assert common.std() > 0.08  # drawn from the range, not one value
+    assert common.std() > 0.08  # sampled from the range, not one value
     assert common.max() < 1
 
 
@@ -68,7 +68,7 @@ def test_cameras_and_depths(clips):
     assert np.std(np.log(focal)) > 0.1
     np.testing.assert_array_equal(clips.views.intrinsics[..., :2, 2], np.tile([12, 8], (COUNT, 2, 1)))
     assert np.isfinite(clips.views.depth).all()
-    # Objects keep the cameras' clearance; the walls their margin, and z is less than the distance.
+    # Objects and walls keep their distance from cameras, and z is less than the distance.
     assert clips.views.depth.min() > 0.1
     assert clips.views.depth.max() < DIAGONAL
 
@@ -93,6 +93,6 @@ def test_first_and_second_camera_differ(clips):
         {"arc_deg": float("nan")},
     ],
 )
-def test_impossible_sampling_is_refused(options):
+def test_invalid_sampling_is_refused(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         PairSampling(**options)

@@ -1,4 +1,4 @@
-"""Pixels: where they look, how deep they are, what sticks to what."""
+"""Rendering: rays of pixels, depth, and textures that move with their objects."""
 
 import dataclasses
 import functools
@@ -36,8 +36,8 @@ def world_points(view):
     return np.asarray(se3.transform_points(view.world_from_cam, camera.unproject(view.depth, view.intrinsics)))
 
 
-def test_unprojected_pixels_lie_on_what_they_show(camera_pose):
-    """Depth is z: with the ray's length instead, walls would be curved."""
+def test_unprojected_pixels_lie_on_their_surfaces(camera_pose):
+    """Depth is z. With the length of the ray, walls would be curved."""
     scene = room_with([BALL], [[0.7] * 3], [at(0.5, 0.4, 1)])
     view = view_of(scene, camera_pose, intrinsics(SIZE, 30.0))
     points, ball = world_points(view), np.asarray(view.instance) == 1
@@ -46,7 +46,7 @@ def test_unprojected_pixels_lie_on_what_they_show(camera_pose):
     np.testing.assert_allclose(np.max(np.abs(points[~ball]) / ROOM, axis=1), 1, atol=1e-5)
 
 
-def test_a_wall_across_the_view_has_one_depth():
+def test_a_frontal_wall_has_constant_depth():
     view = view_of(room_with([BALL], SMALL, [at(3, 2, -4)]), jnp.asarray(at(0.3, 0.2, 1)), intrinsics(SIZE, 40.0))
     np.testing.assert_allclose(view.depth, ROOM[2] - 1, rtol=1e-5)
 
@@ -60,7 +60,7 @@ def test_the_principal_point_is_half_the_size():
 
 
 @pytest.mark.parametrize("place", [(0.4, 0.1, 1.0), (-0.6, -0.2, 0.5), (1.0, 0.9, 2.0)])
-def test_a_small_bright_ball_is_where_the_camera_model_puts_it(camera_pose, place):
+def test_a_small_bright_ball_is_where_the_camera_model_projects_it(camera_pose, place):
     scene = room_with([BALL], SMALL, [at(*place)])
     dark, bright = jnp.zeros((7, 3)), jnp.zeros((7, 3)).at[0].set(1)
     texture = dataclasses.replace(scene.texture, base=dark + bright, contrast=dark)
@@ -80,8 +80,8 @@ def test_a_small_bright_ball_is_where_the_camera_model_puts_it(camera_pose, plac
 
 
 @pytest.mark.parametrize("kind", [BOX, BALL, CYLINDER, PANEL])
-def test_texture_sticks_to_the_object(kind):
-    """Object and camera moved together: the same picture of the object, though world and walls are elsewhere."""
+def test_texture_moves_with_the_object(kind):
+    """If object and camera move together, the image of the object is the same, although world and walls are not."""
     half_size = [[0.7, 0.6, 0.5]]
     object_pose, eye = at(0, 0, 1), at(0, 0, -1.5)
     object_pose[:3, :3] = turned(np.array([1, 2, 3]), 0.6)
@@ -93,9 +93,9 @@ def test_texture_sticks_to_the_object(kind):
     shown = np.asarray(before.instance == 1) & np.asarray(after.instance == 1)
     assert shown.mean() > 0.05
     difference = np.abs(np.asarray(before.rgb, np.int32) - np.asarray(after.rgb, np.int32))
-    assert np.percentile(difference[shown], 99) <= 1  # a face's edge may fall on its other side
+    assert np.percentile(difference[shown], 99) <= 1  # a pixel on an edge may fall on its other side
     assert difference[~shown].mean() > 10
-    assert np.asarray(before.rgb)[shown].std() > 10  # there is a texture to stick
+    assert np.asarray(before.rgb)[shown].std() > 10  # there is a texture
 
     object_pose[:3, :3] = motion[:3, :3] @ object_pose[:3, :3]
     in_place = view_of(room_with([kind], half_size, [object_pose]), jnp.asarray(eye), cam_intrinsics)
@@ -119,7 +119,7 @@ def test_the_sensor_scales_and_adds_noise(camera_pose):
     np.testing.assert_allclose(np.std(np.asarray(noisy[0])), 0.02 * 255, rtol=0.05)
 
 
-def test_a_view_states_its_own_camera(camera_pose):
+def test_a_view_has_its_own_camera(camera_pose):
     cam_intrinsics = intrinsics(SIZE, 33.0)
     view = view_of(room_with([BALL], SMALL, [at(0, 0, 1)]), camera_pose, cam_intrinsics)
     np.testing.assert_array_equal(view.intrinsics, cam_intrinsics)
@@ -128,7 +128,7 @@ def test_a_view_states_its_own_camera(camera_pose):
 
 
 def test_up_is_up():
-    """What is above the camera's target (smaller y) is higher in the image; what is right of it is to the right."""
+    """Objects above the camera's target (smaller y) are higher in the image, objects to the right are on the right."""
     pose = look_at(jnp.asarray([0.0, 0, -3]), jnp.asarray([0.0, 0, 1]), jnp.float32(0))
     scene = room_with([BALL, BALL], SMALL * 2, [at(0, -0.8, 1), at(1, 0, 1)])
     instance = np.asarray(view_of(scene, pose, intrinsics(SIZE, 45.0)).instance)

@@ -1,4 +1,4 @@
-"""The network that the tests of training train."""
+"""The network of the training tests."""
 
 import pytest
 

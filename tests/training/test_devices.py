@@ -9,7 +9,7 @@ from easi3r_jax.core import sharding
 
 
 @pytest.mark.parametrize(("cores", "batch_size", "devices"), [(1, 16, 1), (2, 16, 2), (6, 16, 4), (8, 9, 3), (4, 7, 1)])
-def test_the_cores_that_divide_the_batch_become_devices(monkeypatch, cores, batch_size, devices):
+def test_cores_that_divide_the_batch_become_devices(monkeypatch, cores, batch_size, devices):
     asked = {}
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
@@ -18,7 +18,7 @@ def test_the_cores_that_divide_the_batch_become_devices(monkeypatch, cores, batc
     assert asked == {"jax_num_cpu_devices": devices}
 
 
-def test_a_number_of_devices_that_was_asked_for_is_left_alone(monkeypatch):
+def test_a_requested_number_of_devices_is_kept(monkeypatch):
     asked = {}
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
     monkeypatch.setattr(jax.config, "update", asked.__setitem__)

@@ -1,4 +1,4 @@
-"""The objective against values worked out by hand, and its invariances."""
+"""The objective against values computed by hand, and its invariances."""
 
 import dataclasses
 
@@ -28,14 +28,14 @@ def answer(targets: Targets, scale: float = 1.0, confidence: float = 2.0) -> Pre
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.01, 30.0])
-def test_the_truth_at_any_scale_costs_only_the_confidence_term(scale):
+def test_the_ground_truth_at_any_scale_leaves_only_the_confidence_term(scale):
     loss, terms = objective.regression(answer(random_targets(), scale), random_targets(), alpha=0.2)
     np.testing.assert_allclose(loss, -2 * 0.2 * np.log(2.0), rtol=1e-5)
     assert terms["error_1"] < 1e-6 and terms["error_2"] < 1e-6
 
 
-def test_a_case_worked_out_by_hand():
-    # One pixel a view. True points at distances 2 and 4 (mean 3), predicted ones at 1 and 1 (mean 1).
+def test_a_case_computed_by_hand():
+    # One pixel per view. True points at distances 2 and 4 (mean 3), predicted ones at 1 and 1 (mean 1).
     true = Targets(
         jnp.array([[[[0.0, 0, 2]]]]), jnp.array([[[[0.0, 0, 4]]]]), jnp.ones((1, 1, 1), bool), jnp.ones((1, 1, 1), bool)
     )
@@ -58,7 +58,7 @@ def test_the_best_confidence_is_alpha_over_the_error():
     np.testing.assert_allclose(jax.grad(loss)(0.2 / error), 0, atol=1e-6)
 
 
-def test_what_is_predicted_where_nothing_is_known_does_not_matter():
+def test_predictions_at_unknown_pixels_do_not_matter():
     targets = random_targets()
     predicted = answer(targets)
     changed = dataclasses.replace(predicted, points_j=predicted.points_j.at[:, 0].set(1e6))
@@ -70,7 +70,7 @@ def test_what_is_predicted_where_nothing_is_known_does_not_matter():
     assert not np.any(jax.grad(loss)(changed).points_j[:, 0])
 
 
-def test_gradients_stay_finite_without_any_known_pixel_and_at_coinciding_points():
+def test_gradients_are_finite_without_known_pixels_and_at_coinciding_points():
     targets = random_targets()
     nothing = dataclasses.replace(
         targets, valid_i=jnp.zeros_like(targets.valid_i), valid_j=jnp.zeros_like(targets.valid_j)
@@ -80,7 +80,7 @@ def test_gradients_stay_finite_without_any_known_pixel_and_at_coinciding_points(
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
-def test_validation_ignores_scale_and_depth_shift():
+def test_validation_is_invariant_to_scale_and_depth_shift():
     targets = random_targets()
     shift = jnp.asarray([0, 0, 1.7]).reshape(1, 1, 1, 3)
     moved = dataclasses.replace(
@@ -92,12 +92,12 @@ def test_validation_ignores_scale_and_depth_shift():
     assert float(objective.scale_shift_invariant_errors(sideways, targets)[0].mean()) > 0.1
 
 
-def test_targets_are_in_the_first_cameras_frame_both_ways():
+def test_targets_are_in_the_first_cameras_frame_in_both_directions():
     targets = targets_of(wall((0.5, 0.0, 0.25)))
     np.testing.assert_allclose(targets.points_i[..., 2], [[[2.0] * 24] * 16, [[1.75] * 24] * 16], rtol=1e-6)
     # View 2's wall in camera 1 is still the plane z = 2; view 1's wall in camera 2 is 1.75 away.
     np.testing.assert_allclose(targets.points_j[..., 2], [[[2.0] * 24] * 16, [[1.75] * 24] * 16], rtol=1e-6)
-    # The second camera's central ray meets the wall half a unit to the right in camera 1, and the reverse.
+    # The second camera's central ray meets the wall half a unit to the right in camera 1, and vice versa.
     np.testing.assert_allclose(targets.points_j[:, 8, 12, 0], [0.5, -0.5], atol=1e-6)
 
 
@@ -111,19 +111,17 @@ def test_a_view_matches_itself_token_by_token():
 
 
 @pytest.mark.parametrize(("patches", "first"), [(1.0, [0, 1, 0, 0, 0, 0]), (0.5, [0.5, 0.5, 0, 0, 0, 0])])
-def test_a_wall_that_moves_by_patches_matches_their_neighbours(patches, first):
-    # The camera moves left by so much that the wall's image moves right by `patches` patches: depth / focal * pixels.
+def test_a_shift_by_whole_patches_matches_neighbouring_tokens(patches, first):
+    # The camera moves left by depth / focal * pixels, so that the wall's image moves right by `patches` patches.
     weights, known = objective.matches(wall((-patches * PATCH * 2.0 / 20.0, 0.0, 0.0)), PATCH)
     np.testing.assert_allclose(weights[0, 0], first, atol=1e-5)
     np.testing.assert_array_equal(known[0], [True, True, False] * 2)  # the last column has left the image
     np.testing.assert_array_equal(known[1], [patches < 1, True, True] * 2)
 
 
-def test_what_is_hidden_has_no_match():
+def test_occluded_tokens_have_no_match():
     pairs = wall((0.0, 0.0, 0.0))
-    hidden = dataclasses.replace(
-        pairs, depth=pairs.depth.at[:, 1, :8].set(1.0)
-    )  # something stands before the upper half
+    hidden = dataclasses.replace(pairs, depth=pairs.depth.at[:, 1, :8].set(1.0))  # an object occludes the upper half
     _, known = objective.matches(hidden, PATCH)
     np.testing.assert_array_equal(known[0], [False] * 3 + [True] * 3)
 
@@ -134,7 +132,7 @@ def test_unknown_depth_has_no_match():
     assert not known.any()
 
 
-def test_cross_entropy_of_indifference_is_the_logarithm_of_the_choices():
+def test_cross_entropy_of_uniform_weights_is_the_logarithm_of_their_number():
     weights, known = objective.matches(wall((0.0, 0.0, 0.0)), PATCH)
     np.testing.assert_allclose(objective.cross_entropy(jnp.zeros((2, 6, 6)), weights, known), np.log(6), rtol=1e-5)
     assert objective.cross_entropy(50 * weights, weights, known) < 1e-5
@@ -152,7 +150,7 @@ def attend(record, logits, layers, heads):
     record["rotated_keys"] = keys.at[layers, :, :, heads].set(jnp.eye(tokens, width)[:, None])
 
 
-def test_attention_is_supervised_in_the_heads_and_layer_that_are_named(config):
+def test_only_the_given_layer_and_its_first_heads_are_supervised(config):
     pairs = wall((0.0, 0.0, 0.0))
     _, _, decoded = objective.predict(random_model(config), pairs.rgb, intermediates=True)
     weights, known = objective.matches(pairs, PATCH)
@@ -162,12 +160,12 @@ def test_attention_is_supervised_in_the_heads_and_layer_that_are_named(config):
         assert record["rotated_queries"].shape == (2, 2, 6, 2, 8)  # layers, pairs, tokens, heads, channels
         attend(record, 50 * weights, 1, slice(0, 1))
     assert before > 1 and objective.attention_supervision(decoded, 1, weights, known) < 1e-5
-    np.testing.assert_allclose(  # the other layer is as it was
+    np.testing.assert_allclose(  # the other layer is unchanged
         objective.attention_supervision(decoded, 0, weights, known), np.log(6), atol=0.5
     )
 
 
-def test_second_branch_is_compared_with_the_reverse_pairs(config):
+def test_the_second_branch_is_supervised_by_the_reverse_pairs(config):
     pairs = wall((-PATCH * 2.0 / 20.0, 0.0, 0.0))  # one patch: the two directions differ
     weights, known = objective.matches(pairs, PATCH)
     _, _, decoded = objective.predict(random_model(config), pairs.rgb, intermediates=True)
@@ -177,7 +175,7 @@ def test_second_branch_is_compared_with_the_reverse_pairs(config):
     assert objective.attention_supervision(decoded, 0, weights, known) < 1e-5
 
 
-def test_terms_that_are_off_are_not_there(config):
+def test_terms_of_weight_zero_are_absent(config):
     model, pairs = random_model(config), wall((0.1, 0.0, 0.0))
     loss, terms = objective.objective(model, pairs, ObjectiveConfig())
     assert loss == terms["regression"] and not {"matching", "attention", "scale_anchor"} & terms.keys()

@@ -1,4 +1,4 @@
-"""Rendered training pairs: endless, repeatable, never those that are held out."""
+"""Rendered training pairs: an endless, reproducible sequence, separate from the held-out pairs."""
 
 import functools
 
@@ -9,7 +9,7 @@ import numpy as np
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.synthetic import ClipConfig, MovingSampling, PairSampling, sample_pair
 from easi3r_jax.training.batch import targets_of
-from easi3r_jax.training.rendered import HELD_OUT, draw_moving, draw_static, held_out_pairs
+from easi3r_jax.training.rendered import HELD_OUT_SEED, draw_moving, draw_static, held_out_pairs
 
 SAMPLING = PairSampling(size=(16, 24), num_objects=2, candidates=2)
 STATIC = jax.jit(functools.partial(draw_static, SAMPLING))
@@ -18,10 +18,10 @@ MOVING = jax.jit(
         draw_moving, MovingSampling(ClipConfig(size=(16, 24), num_frames=5, num_objects=4, num_moving=2), max_stride=3)
     )
 )
-EIGHT = jnp.arange(8, dtype=jnp.int32)  # all tests draw as many at a time: one compilation
+EIGHT = jnp.arange(8, dtype=jnp.int32)  # all tests draw this many at a time: one compilation
 
 
-def test_a_pair_follows_from_seed_and_number_alone():
+def test_a_pair_depends_on_seed_and_number_only():
     first, again = STATIC(0, EIGHT), STATIC(0, EIGHT + 1)
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a[1:], b[:-1])
@@ -29,7 +29,7 @@ def test_a_pair_follows_from_seed_and_number_alone():
     assert not np.array_equal(first.rgb, STATIC(1, EIGHT).rgb)
 
 
-def test_the_trainer_does_not_see_what_synthesize_writes_for_the_same_seed():
+def test_training_pairs_differ_from_those_of_synthesize_with_the_same_seed():
     keys = jax.vmap(lambda n: jax.random.fold_in(jax.random.key(0), n))(EIGHT)  # as experiments.synthesize draws them
     written = jax.jit(jax.vmap(lambda key: sample_pair(key, SAMPLING)))(keys)
     assert not {rgb.tobytes() for rgb in np.asarray(written.rgb)} & {
@@ -37,15 +37,15 @@ def test_the_trainer_does_not_see_what_synthesize_writes_for_the_same_seed():
     }
 
 
-def test_held_out_pairs_are_a_sequence_of_their_own():
+def test_held_out_pairs_are_a_separate_sequence():
     held_out = held_out_pairs(STATIC, 10)
     assert held_out.rgb.shape == (10, 2, 16, 24, 3)
     np.testing.assert_array_equal(held_out.rgb[:3], held_out_pairs(STATIC, 3).rgb)
-    np.testing.assert_array_equal(held_out.rgb[:8], STATIC(HELD_OUT, EIGHT).rgb)
+    np.testing.assert_array_equal(held_out.rgb[:8], STATIC(HELD_OUT_SEED, EIGHT).rgb)
 
 
 def consistent(pairs) -> np.ndarray:
-    """(E,) share of view i's pixels whose point, seen from j, has the depth that view j shows there."""
+    """(E,) fraction of view i's pixels whose point, projected into j, agrees with the depth there."""
     targets = targets_of(pairs)
     size = pairs.depth.shape[2:]
     pose_j = jnp.concatenate([pairs.world_from_cam[:, 1], pairs.world_from_cam[:, 0]])
@@ -64,14 +64,14 @@ def consistent(pairs) -> np.ndarray:
     return np.array(shares)
 
 
-def test_resting_scenes_agree_between_the_views():
+def test_static_scenes_are_consistent_between_views():
     assert np.median(consistent(STATIC(0, EIGHT))) > 0.8
 
 
-def test_moving_pairs_are_two_moments_of_a_scene_that_moves():
+def test_moving_pairs_show_a_dynamic_scene_at_two_times():
     pairs = MOVING(0, EIGHT)
     assert pairs.rgb.dtype == jnp.uint8 and pairs.rgb.shape == (8, 2, 16, 24, 3)
     assert (np.asarray(pairs.depth) > 0).all()
-    assert np.median(consistent(pairs)) > 0.6  # most of a scene rests
+    assert np.median(consistent(pairs)) > 0.6  # most of a scene is static
     apart = np.linalg.norm(pairs.world_from_cam[:, 0, :3, 3] - pairs.world_from_cam[:, 1, :3, 3], axis=-1)
     assert (apart > 0).all() and np.unique(apart.round(5)).size == 8

@@ -1,4 +1,4 @@
-"""Steps: what they change, what they leave, that they go down, and that a stopped run goes on exactly."""
+"""Training steps: what they change, that the loss falls, and that a stopped run resumes exactly."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ EXTRA = ObjectiveConfig(alpha=0.4, scale_weight=0.01, matching_weight=0.1, atten
 
 
 def draw(numbers):
-    """Pairs that differ by their number: a wall painted at random, seen from somewhere else."""
+    """Pairs that depend on their number: a wall with a random texture, seen by a random camera."""
     pairs = wall((0.2, 0.0, 0.1), batch=len(numbers))
     shape = pairs.rgb.shape[1:]
     rgb = jax.vmap(lambda n: jax.random.randint(jax.random.fold_in(jax.random.key(0), n), shape, 0, 256))(numbers)
@@ -41,7 +41,7 @@ def begin(config, training):
     return jax.device_put(state, sharding.replicated(sharding.data_mesh()))
 
 
-def test_a_stopped_run_goes_on_exactly(run, tmp_path):
+def test_a_stopped_run_resumes_exactly(run, tmp_path):
     config, training, step = run
     through, losses = begin(config, training), []
     for _ in range(5):
@@ -66,7 +66,7 @@ def test_a_stopped_run_goes_on_exactly(run, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_loss_falls_on_pairs_seen_again(config):
+def test_the_loss_falls_on_repeated_pairs(config):
     training = TrainConfig(steps=60, batch_size=2, learning_rate=3e-3, warmup_samples=4, objective=EXTRA)
     pairs = draw(jnp.arange(2, dtype=jnp.int32))
     step = make_step(config, training, sharding.data_mesh())
@@ -78,7 +78,7 @@ def test_the_loss_falls_on_pairs_seen_again(config):
     assert np.isfinite(losses).all()
 
 
-def test_a_frozen_encoder_stays_and_the_rest_moves(config):
+def test_a_frozen_encoder_is_unchanged_and_the_rest_is_trained(config):
     training = TrainConfig(steps=10, batch_size=2, learning_rate=1e-3, warmup_samples=2, freeze_encoder=True)
     before = parameters_of(random_model(config))
     step = make_step(config, training, sharding.data_mesh(), draw=draw)
@@ -105,7 +105,7 @@ def test_the_average_follows_the_parameters(config):
         np.testing.assert_allclose(state.average[name], average, rtol=1e-5, atol=1e-7)
 
 
-def test_no_pair_is_drawn_twice():
+def test_pairs_are_not_repeated():
     numbers = np.concatenate([pair_numbers(jnp.int32(n), 8) for n in range(5)])
     np.testing.assert_array_equal(numbers, np.arange(40))
 
@@ -131,8 +131,8 @@ for count in (1, 2):
 """
 
 
-def test_two_devices_train_as_one():
-    """The batch is the same, the mean of the devices' gradients its gradient; only rounding differs."""
+def test_two_devices_train_like_one():
+    """The batch is the same, and its gradient is the mean of the devices' gradients. Only rounding differs."""
     lines = run_on_devices(2, "-c", ONE_AND_TWO_DEVICES).splitlines()
     printed = np.array([line.split() for line in lines], float).reshape(2, 3, 3)
     assert (printed[0, :, 0] == 1).all() and (printed[1, :, 0] == 2).all()
@@ -142,7 +142,7 @@ def test_two_devices_train_as_one():
 # --- the optimiser --------------------------------------------------------------------------------------------------
 
 
-def test_the_learning_rate_rises_over_samples_and_falls_to_its_least():
+def test_the_learning_rate_warms_up_over_samples_and_decays_to_its_minimum():
     schedule = learning_rate(
         TrainConfig(steps=100, batch_size=4, learning_rate=1e-2, learning_rate_min=1e-4, warmup_samples=40)
     )
@@ -153,7 +153,7 @@ def test_the_learning_rate_rises_over_samples_and_falls_to_its_least():
 
 
 def moves(training: TrainConfig, parameters, gradients, count: int = 1):
-    """What the optimiser adds in its last step but one, when the learning rate is the highest."""
+    """The update of the step before the last, at the highest learning rate."""
     rule = make_optimiser(training)
     state = rule.init(parameters)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -180,7 +180,7 @@ def test_only_matrices_are_decayed(name):
         np.testing.assert_allclose(value, np.full(value.shape, expected), rtol=1e-3, atol=1e-6, err_msg=key)
 
 
-def test_muon_takes_the_blocks_matrices_with_equal_singular_values():
+def test_muon_updates_the_blocks_matrices_with_equal_singular_values():
     training = TrainConfig(
         steps=100, batch_size=1, optimiser="muon", learning_rate=0.1, warmup_samples=1, weight_decay=0.0, clip_norm=1e9
     )
@@ -196,10 +196,10 @@ def test_muon_takes_the_blocks_matrices_with_equal_singular_values():
     assert 0.5 < np.sqrt(np.mean(np.square(update["encoder.blocks.mlp.fc1.kernel"]))) / (0.2 * 0.1) < 2
 
 
-def test_long_gradients_are_shortened():
-    """Adam forgets a gradient's length but not its growth: one that is a hundred times longer would be remembered."""
+def test_gradients_are_clipped():
+    """Adam is invariant to the gradients' scale, but not to a change of scale: an outlier would stay in its moments."""
 
-    def last_move(lengths):
+    def last_update(lengths):
         rule = make_optimiser(TrainConfig(steps=100, batch_size=1, warmup_samples=1, clip_norm=1.0, weight_decay=0.0))
         parameters = {"head1.proj.bias": jnp.zeros(4)}
         state = rule.init(parameters)
@@ -208,17 +208,17 @@ def test_long_gradients_are_shortened():
                 update, state = rule.update({"head1.proj.bias": jnp.full(4, length / 2)}, state, parameters)
         return np.asarray(update["head1.proj.bias"])
 
-    np.testing.assert_allclose(last_move([1.0, 100.0, 1.0]), last_move([1.0, 1.0, 1.0]), rtol=1e-5)
-    assert abs(last_move([1.0, 0.01, 1.0]) / last_move([1.0, 1.0, 1.0]) - 1).max() > 0.1  # shorter ones are left
+    np.testing.assert_allclose(last_update([1.0, 100.0, 1.0]), last_update([1.0, 1.0, 1.0]), rtol=1e-5)
+    assert abs(last_update([1.0, 0.01, 1.0]) / last_update([1.0, 1.0, 1.0]) - 1).max() > 0.1  # shorter ones are not
 
 
-def test_options_that_make_no_sense_are_refused():
-    for changes, says in (
+def test_invalid_options_are_refused():
+    for changes, message in (
         ({"steps": 0}, "steps must be at least 1"),
         ({"optimiser": "sgd"}, "'sgd'"),
         ({"learning_rate": 1e-9}, "last learning rate"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"warmup_samples": 8000}, "rise over 8000 pairs"),
     ):
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=message):
             dataclasses.replace(TrainConfig(), **changes)

@@ -56,9 +56,9 @@ def counted_encodings() -> Iterator[list[int]]:
     seen: list[int] = []
     original = Encoder.__call__
 
-    def counting(self, images, dtype, **options):
+    def counting(self, images, **options):
         jax.debug.callback(lambda: seen.append(images.shape[0]))
-        return original(self, images, dtype, **options)
+        return original(self, images, **options)
 
     with mock.patch.object(Encoder, "__call__", counting):
         jax.clear_caches()

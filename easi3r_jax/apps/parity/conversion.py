@@ -111,7 +111,7 @@ def check_manifests(folder: pathlib.Path) -> Iterator[Row]:
         source = Source(path.name, (), config, tensors, ())
         try:
             recipes, dropped, _ = table.match(source)
-            counters = sum(name.endswith(table.COUNTER) for name in set(tensors) - set(aliases))
+            counters = sum(name.endswith(table.STEP_COUNTER) for name in set(tensors) - set(aliases))
             placed = len(dropped) + sum(len(r.tensors) for r in recipes.values()) + counters
             unplaced = len(tensors) - len(aliases) - placed
         except CheckpointError:

@@ -59,7 +59,7 @@ def _check_file(stage: str, model: DUSt3R, golden: dict[str, np.ndarray]) -> Ite
 
 
 def _encoder_arrays(model: DUSt3R, rgb: jax.Array, grid: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
-    tokens, out = jax.jit(lambda m, x: m.encoder(normalize_rgb(x), m.dtype, intermediates=True))(model, rgb)
+    tokens, out = jax.jit(lambda m, x: m.encoder(normalize_rgb(x), intermediates=True))(model, rgb)
     yield "enc_tokens", tokens
     yield "match_feature", tokens[0].reshape(*grid, -1)
     yield "patch_tokens", out["patch_tokens"]

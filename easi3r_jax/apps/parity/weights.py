@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import silent
 from easi3r_jax.models import DUSt3R, FlowNetwork, parameter_shapes
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network
@@ -103,7 +104,7 @@ def _written(folder: str, config: DUSt3RConfig | FlowConfig, seed: int, gains: M
     source = golden_source(config, seed, gains)
     recipes, dropped, notices = table.match(source)
     path = pathlib.Path(folder) / "golden"
-    conversion.write(source, [], recipes, dropped, notices, "", path, conversion.silent)
+    conversion.write(source, [], recipes, dropped, notices, "", path, silent)
     return path
 
 

@@ -1,20 +1,20 @@
-"""Data sets for training: two frames of a sequence with depth and cameras, drawn as MonST3R draws them.
+"""Training data sets: pairs of frames with depth and cameras, sampled as in MonST3R.
 
     mixture = Mixture([(open_dataset("pointodyssey", "data/point_odyssey"), 0.5), ...], SamplingConfig())
     with prefetched(lambda step: mixture.batch(seed, step, batch_size=8), start_step) as batches:
         for batch in batches: ...
 
-    sequence    what a data set is to the sampler
-    registry    the layouts that can be read, each in a file of its own: pairs_folder (people's own data),
-                pointodyssey, spring, tartanair, waymo
-    files, exr  arrays, tables and depth maps on disk, none of them trusted
-    crop        around the principal point, at the network's size
-    sampling    which frames make a pair, and whether it is of any use
-    split       which scenes are held out
+    sequence    the interface between data sets and the sampler
+    registry    the supported layouts, one file each: pairs_folder (the user's own data), pointodyssey, spring,
+                tartanair, waymo
+    exr         depth maps in OpenEXR files
+    crop        crops around the principal point, at the network's size
+    sampling    selects pairs of frames, and rejects useless ones
+    split       selects held-out scenes
     mixture     batches, each a pure function of seed and step
-    prefetch    batches in the background
+    prefetch    batches in background threads
 
-Layouts and sources: docs/datasets.md. All arrays are NumPy's; nothing here needs a device.
+Layouts and sources: docs/datasets.md. All arrays are NumPy arrays; nothing here needs a device.
 """
 
 from easi3r_jax.training.datasets.mixture import Mixture, Pair, PairBatch
@@ -23,10 +23,10 @@ from easi3r_jax.training.datasets.prefetch import Prefetcher, prefetched
 from easi3r_jax.training.datasets.registry import READERS, open_dataset
 from easi3r_jax.training.datasets.sampling import MONST3R_SHARES, SamplingConfig
 from easi3r_jax.training.datasets.sequence import Dataset, Sequence, View
-from easi3r_jax.training.datasets.split import FEWEST_SCENES, hold_out
+from easi3r_jax.training.datasets.split import MIN_SCENES, hold_out
 
 __all__ = [
-    "FEWEST_SCENES",
+    "MIN_SCENES",
     "MONST3R_SHARES",
     "READERS",
     "STILL",

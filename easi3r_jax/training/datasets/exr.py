@@ -23,10 +23,10 @@ def read_exr(path: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
 
     Args:
       path: the file.
-      shape: (H, W) it must have.
+      shape: the required (H, W).
 
     Returns:
-      (H, W) float16, float32 or uint32, as the file has it.
+      (H, W) float16, float32 or uint32, as stored.
 
     Raises:
       InputError: OpenEXR or the file is missing; the file is damaged, cut off, of another shape or of several channels.

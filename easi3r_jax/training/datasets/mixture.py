@@ -22,10 +22,10 @@ class PairBatch(NamedTuple):
 
     Attributes:
       rgb: (B, 2, H, W, 3) uint8.
-      depth: (B, 2, H, W) float32 z; 0 where it is unknown.
+      depth: (B, 2, H, W) float32 z; 0 where unknown.
       intrinsics: (B, 2, 3, 3) float32, pixels; principal point (W / 2, H / 2).
-      world_from_cam: (B, 2, 4, 4) float32. Each pair's world is its first view's camera: a data set's own origin may be
-        kilometres away, and float32 would lose millimetres there.
+      world_from_cam: (B, 2, 4, 4) float32. Each pair's world is its first view's camera: a data set's origin may be
+        kilometres away, where float32 does not resolve millimetres.
     """
 
     rgb: np.ndarray
@@ -36,12 +36,12 @@ class PairBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One pair of a batch, and where it comes from.
+    """One pair of a batch, and its origin.
 
     Attributes:
       dataset: name of the data set.
       sequence: name of the sequence.
-      frames: numbers of the two frames in it, in the order of the views.
+      frames: numbers of its two frames, in the order of the views.
       arrays: as in `PairBatch`, without the leading axis.
     """
 
@@ -52,21 +52,20 @@ class Pair:
 
 
 class Mixture:
-    """Pairs from several data sets in given shares, endlessly.
+    """An endless stream of pairs from several data sets, in given proportions.
 
-    `batch` depends on its arguments and on the files only, so that a resumed run sees what an unbroken one sees. It may
-    be called from several threads.
+    `batch` depends only on its arguments and the files, so a resumed run gets the same batches. It is thread-safe.
     """
 
     def __init__(self, datasets: ListLike[tuple[Dataset, float]], config: SamplingConfig):
         """Mixes data sets.
 
         Args:
-          datasets: each with its weight; a pair comes from it with a probability of its weight over the sum of all.
-          config: how pairs are drawn.
+          datasets: each with its weight. The probability of a data set is its weight over the sum of all weights.
+          config: how pairs are sampled.
 
         Raises:
-          ConfigError: no data set, or a weight that is not positive.
+          ConfigError: no data sets, or a weight that is not positive.
         """
         if not datasets:
             raise ConfigError("No data set to train on: name at least one.")
@@ -82,7 +81,7 @@ class Mixture:
 
     @property
     def redrawn(self) -> dict[str, int]:
-        """How many pairs could not be used so far and had another drawn in their place, by reason."""
+        """Number of pairs that were unusable so far and were drawn again, by reason."""
         with self._lock:
             return dict(self._redrawn)
 
@@ -95,7 +94,7 @@ class Mixture:
         """The pairs of a step: `pair` 0 to batch_size - 1.
 
         Raises:
-          InputError: a file that is missing or damaged, or a sequence of which no pair can be used.
+          InputError: a missing or damaged file, or a sequence without usable pairs.
         """
         if batch_size < 1:
             raise ConfigError(f"A batch has at least one pair, got {batch_size}.")
@@ -103,7 +102,7 @@ class Mixture:
         return PairBatch(*map(np.stack, zip(*pairs, strict=True)))
 
     def pair(self, seed: int, step: int, index: int) -> Pair:
-        """One pair of a step; see `batch`. Those of a larger batch begin with those of a smaller one."""
+        """One pair of a step; see `batch`. It does not depend on the batch size."""
         size = self.size(seed, step)
         rng = _generator(seed, step, index)
         dataset, sequence = self.draw_sequence(rng)
@@ -117,34 +116,34 @@ class Mixture:
             failures[problem] += 1
             with self._lock:
                 self._redrawn[problem] += 1
-        told = ", ".join(f"{count} times {problem}" for problem, count in failures.most_common())
+        reasons = ", ".join(f"{count} times {problem}" for problem, count in failures.most_common())
         raise InputError(
-            f"{sequence.name}: none of {self.config.max_draws} pairs of frames can be used ({told}): "
-            "mend its depth and cameras, or remove it."
+            f"{sequence.name}: none of {self.config.max_draws} pairs of frames is usable ({reasons}): "
+            "fix its depth and cameras, or remove it."
         )
 
     def draw_sequence(self, rng: np.random.Generator) -> tuple[Dataset, Sequence]:
-        """A data set by its weight, and one of its sequences by its number of pairs."""
+        """Draws a data set by weight, and one of its sequences by number of pairs."""
         dataset = int(np.searchsorted(self._dataset_ends, rng.random(), "right"))
         sequence = int(np.searchsorted(self._sequence_ends[dataset], rng.random(), "right"))
         return self.datasets[dataset], self.datasets[dataset].sequences[sequence]
 
 
 def _ends(weights: ListLike[float]) -> np.ndarray:
-    """Where in [0, 1] the interval of each weight ends; the last is beyond what `random` gives."""
+    """Upper ends of the weights' intervals in [0, 1]. `random` is always below the last."""
     ends = np.cumsum(np.asarray(weights, np.float64))
     return ends / ends[-1]
 
 
 def _generator(seed: int, step: int, *index: int) -> np.random.Generator:
-    """A stream of its own for every seed, step and index."""
+    """An independent random stream for every seed, step and index."""
     if min(seed, step, *index) < 0:
-        raise ConfigError(f"Seed and step are counted from 0, got seed {seed} and step {step}.")
+        raise ConfigError(f"Seed and step must not be negative, got seed {seed} and step {step}.")
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(step, *index)))
 
 
 def _views(sequence: Sequence, frames: tuple[int, int], size: tuple[int, int], scale: float) -> PairBatch:
-    """Two views as they are, in float64; their world is the data set's."""
+    """Two cropped views in float64, in the data set's world."""
     views = []
     for frame in frames:
         view = sequence.read(frame)
@@ -158,11 +157,11 @@ def _views(sequence: Sequence, frames: tuple[int, int], size: tuple[int, int], s
 
 
 def _problem(views: PairBatch, min_overlap: float) -> str | None:
-    """Why two views are of no use, if they are of none."""
+    """Why two views are unusable; None if they are usable."""
     if not all(is_rigid(pose) for pose in views.world_from_cam):
         return "a pose that is not finite or not rigid"
     if not views.depth.any((1, 2)).all():
-        return "all depth unknown"
+        return "no known depth"
     if not overlap(views.depth, views.intrinsics, views.world_from_cam) > min_overlap:
         return "no overlap of the two views"
     return None

@@ -1,14 +1,14 @@
-"""The project's own plain layout, for people's own data: a folder of clip folders (or one clip folder).
+"""The project's own layout, for the user's data: a folder of clip folders, or one clip folder.
 
     ROOT/SCENE/
-      frames/             one image a frame, in the order of their names
-      ground_truth.npz    depth (T, H, W) z, 0 or not finite: unknown
+      frames/             one image per frame, sorted by name
+      ground_truth.npz    depth (T, H, W) z; unknown where 0 or not finite
                           world_from_cam (T, 4, 4), OpenCV axes
                           intrinsics (T, 3, 3), or (3, 3) for all frames; in pixels of the images
-      pairs.txt           optional, lines `i j`: frames, counted from 0, that make a pair
+      pairs.txt           optional, lines `i j`: two frames, counted from 0, that form a pair
 
-`experiments.synthesize` writes it and `experiments.reconstruct` reads it. Without pairs.txt, frames that are close in
-time make pairs.
+`experiments.synthesize` writes this layout and `experiments.reconstruct` reads it. Without pairs.txt, pairs are frames
+that are close in time.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from easi3r_jax.io import files
 from easi3r_jax.io.video.images import list_images
 from easi3r_jax.training.datasets.sequence import Sequence
 
-#: The motionless twin of clip folder NAME (`experiments.synthesize`), the same scene, is the folder NAME_still.
+#: Suffix of a motionless twin (`experiments.synthesize`): NAME_still shows the same scene as NAME.
 STILL = "_still"
 
 
 def sequences(root: pathlib.Path) -> list[Sequence]:
-    """All scenes in a folder, or the one that it is; see `READERS`."""
+    """All scenes in a folder, or the folder itself if it is a scene; see `READERS`."""
     return [_sequence(folder) for folder in files.folders_with(root, "frames", 1)]
 
 
@@ -38,8 +38,8 @@ def _sequence(folder: pathlib.Path) -> Sequence:
     depth_shape = files.npz_shape(truth, "depth")
     if len(depth_shape) != 3 or depth_shape[0] != num_frames:
         raise InputError(
-            f"depth in {truth} has shape {depth_shape}, ({num_frames}, H, W) needed for {num_frames} frames: "
-            "add what is missing, or remove the scene."
+            f"depth in {truth} has shape {depth_shape}; {num_frames} frames need ({num_frames}, H, W): "
+            "add the missing frames, or remove the scene."
         )
     intrinsics = files.read_npz(truth, "intrinsics", (num_frames, 3, 3), (3, 3)).astype(np.float64)
     intrinsics = np.broadcast_to(intrinsics, (num_frames, 3, 3))
@@ -59,7 +59,7 @@ def _pairs(path: pathlib.Path, num_frames: int) -> np.ndarray:
     """(P, 2) int."""
     table = files.read_table(path, 2)
     if not len(table):
-        raise InputError(f"{path} names no pair: add lines of two frame numbers, or remove it.")
+        raise InputError(f"{path} has no pairs: add lines of two frame numbers, or remove it.")
     for i, j in table:
         if not (i.is_integer() and j.is_integer() and 0 <= i < num_frames and 0 <= j < num_frames and i != j):
             raise InputError(f"{path}: {i:g} {j:g} are not two of the frames 0 to {num_frames - 1}: correct the line.")

@@ -5,7 +5,7 @@
       depths/depth_00000.png    16 bit, depth = value / 65535 * 1000 m
       anno.npz (or annot.npz)   intrinsics (T, 3, 3), extrinsics (T, 4, 4): camera from world, OpenCV axes
 
-Of a ROOT with several splits only `train` is read; give ROOT/val to read another.
+If ROOT has several splits, only `train` is read; pass ROOT/val to read another.
 """
 
 from __future__ import annotations
@@ -43,5 +43,5 @@ def _sequence(folder: pathlib.Path) -> Sequence:
 
 
 def _depth(path: pathlib.Path) -> np.ndarray:
-    """(H, W) float64 metres; unknown where the value is 0 or the end of the range."""
+    """(H, W) float64 metres; unknown where the value is 0 or the maximum of the range."""
     return without_sky(files.read_gray16(path) / 65535 * 1000)

@@ -1,4 +1,4 @@
-"""Batches made in the background while the device trains."""
+"""Makes batches in background threads while the device trains."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 class Prefetcher(Generic[T], Iterator[T]):
-    """The batches of one step after another, made by threads some steps ahead. See `prefetched`."""
+    """Batches of consecutive steps, made in advance by threads. See `prefetched`."""
 
     def __init__(self, batch_function: Callable[[int], T], start_step: int, threads: int, ahead: int):
         if threads < 1 or ahead < 1:
-            raise ConfigError(f"At least one thread and one batch ahead needed, got {threads} and {ahead}.")
+            raise ConfigError(f"threads and ahead must be at least 1, got {threads} and {ahead}.")
         self._batch_function = batch_function
         self._next_step = start_step
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="batches")
@@ -44,7 +44,7 @@ class Prefetcher(Generic[T], Iterator[T]):
         self.close()
 
     def close(self) -> None:
-        """Begins no further batch, and waits for those that are being made."""
+        """Starts no further batches, and waits for those in progress."""
         self._closed = True
         self._pending.clear()
         self._executor.shutdown(wait=True, cancel_futures=True)
@@ -65,11 +65,11 @@ def prefetched(
     Args:
       batch_function: step -> batch, called from several threads.
       start_step: step of the first batch.
-      threads: how many batches are made at a time.
-      ahead: how many batches are made or kept at most.
+      threads: number of threads.
+      ahead: maximum number of batches in progress or waiting.
 
     Returns:
-      An endless iterator, to be closed (it is a context). What `batch_function` raises it raises when that batch's turn
-      comes, and is closed then.
+      An endless iterator and context manager. An exception in `batch_function` is raised when its batch is due, and
+      closes the iterator.
     """
     return Prefetcher(batch_function, start_step, threads, ahead)

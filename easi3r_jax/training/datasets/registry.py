@@ -1,4 +1,4 @@
-"""Which layouts can be read."""
+"""The supported layouts of data sets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.training.datasets import pairs_folder, pointodyssey, spring, tartanair, waymo
 from easi3r_jax.training.datasets.sequence import Dataset, Sequence
 
-#: Name of a layout -> what finds its sequences in a folder: an empty list where there is none, InputError where one is
-#: not whole. A new layout is entered here.
+#: Name of a layout -> function that lists the sequences in a folder. It returns an empty list if there are none, and
+#: raises InputError if one is incomplete. New layouts are added here.
 READERS: Mapping[str, Callable[[pathlib.Path], list[Sequence]]] = {
     "pairs": pairs_folder.sequences,
     "pointodyssey": pointodyssey.sequences,
@@ -22,7 +22,7 @@ READERS: Mapping[str, Callable[[pathlib.Path], list[Sequence]]] = {
 
 
 def open_dataset(name: str, root: str | os.PathLike[str]) -> Dataset:
-    """Finds the sequences of a data set and checks that their files are there; images and depth are read later.
+    """Finds the sequences of a data set and checks that their files exist. Images and depth are read later.
 
     Args:
       name: of the layout, one of `READERS`.
@@ -30,13 +30,13 @@ def open_dataset(name: str, root: str | os.PathLike[str]) -> Dataset:
 
     Raises:
       ConfigError: an unknown layout.
-      InputError: no such folder, nothing in it that has the layout, or a sequence that is not whole.
+      InputError: no such folder, no sequence in this layout, or an incomplete sequence.
     """
     if name not in READERS:
         raise ConfigError(f"Unknown data set {name!r}: one of {', '.join(sorted(READERS))}.")
     path = pathlib.Path(root).expanduser()
     if not path.is_dir():
-        raise InputError(f"There is no folder {path} for the data set {name!r} (seen from {pathlib.Path.cwd()}).")
+        raise InputError(f"There is no folder {path} for the data set {name!r} (in {pathlib.Path.cwd()}).")
     sequences = READERS[name](path)
     if not sequences:
         raise InputError(

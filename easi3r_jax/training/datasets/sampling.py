@@ -1,7 +1,7 @@
-"""Which two frames make a pair, and whether a pair is of any use.
+"""Samples pairs of frames, and measures their overlap.
 
-MonST3R (arXiv 2410.03825, sec. 3.2 and 4): strides of 1 to 9 frames, with a probability that grows linearly; crops of
-varying scale around the centre. Its sizes are those of the 512 networks (arXiv 2312.14132).
+MonST3R (arXiv 2410.03825, sec. 3.2 and 4): strides of 1 to 9 frames, with linearly increasing probability; centre crops
+of varying scale. Sizes are those of the 512 networks (arXiv 2312.14132).
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ import numpy as np
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.training.datasets.sequence import Sequence
 
-#: Share of the pairs that come from each data set (MonST3R, sec. 4).
+#: Proportions of the data sets (MonST3R, sec. 4).
 MONST3R_SHARES = {"pointodyssey": 0.5, "tartanair": 0.25, "spring": 0.05, "waymo": 0.2}
 
-# A point of one view is seen in the other where the depths agree so far, as a share: surfaces, not measurements.
-_SAME_DEPTH = 0.1
-_POINTS = 2048
+# Largest relative difference of depths at which a point counts as visible in the other view. It tells surfaces apart;
+# it is not a bound on measurement errors.
+_DEPTH_TOLERANCE = 0.1
+_MAX_POINTS = 2048
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """How pairs are drawn from sequences.
+    """How pairs are sampled from sequences.
 
     Attributes:
-      sizes: (width, height) in pixels that a batch may have; each is as likely.
-      max_stride: largest distance in time of two frames. The distance s has a probability proportional to s.
-      crop_scale: bounds of the crop's side over the largest one's, drawn once a pair. (No published figures.)
-      min_overlap: smallest share of one view's points that the other must see.
-      max_draws: how many pairs of a sequence are tried before it is given up.
+      sizes: possible sizes (width, height) of a batch, in pixels; equally likely.
+      max_stride: largest distance in time of two frames. The probability of a distance s is proportional to s.
+      crop_scale: range of the crop's side relative to the largest crop, drawn once per pair. (No published values.)
+      min_overlap: smallest fraction of one view's points that must be visible in the other.
+      max_draws: number of pairs of a sequence that are tried before an error.
     """
 
     sizes: tuple[tuple[int, int], ...] = ((512, 384), (512, 336), (512, 288), (512, 256), (512, 160))
@@ -45,16 +46,16 @@ class SamplingConfig:
             raise ConfigError(f"Sizes of training views must be at least 2x2 pixels, got {self.sizes}.")
         if self.max_stride < 1 or self.max_draws < 1:
             raise ConfigError(
-                f"The largest stride ({self.max_stride}) and max_draws ({self.max_draws}) are at least 1."
+                f"max_stride and max_draws must be at least 1, got {self.max_stride} and {self.max_draws}."
             )
         if not 0 < low <= high <= 1:
-            raise ConfigError(f"The crops' scale must lie in (0, 1], the lower bound first, got {self.crop_scale}.")
+            raise ConfigError(f"crop_scale must be a range in (0, 1], lower bound first, got {self.crop_scale}.")
         if not 0 <= self.min_overlap < 1:
             raise ConfigError(f"min_overlap must lie in [0, 1), got {self.min_overlap}.")
 
 
 def draw_frames(rng: np.random.Generator, sequence: Sequence, max_stride: int) -> tuple[int, int]:
-    """Two frames of a sequence, in random order: a pair of its list, or frames that are close in time."""
+    """Two frames of a sequence, in random order: a pair from its list, or two frames that are close in time."""
     if sequence.pairs is not None:
         first, second = sequence.pairs[rng.integers(len(sequence.pairs))]
     else:
@@ -68,26 +69,25 @@ def draw_frames(rng: np.random.Generator, sequence: Sequence, max_stride: int) -
 
 
 def overlap(depth: np.ndarray, intrinsics: np.ndarray, world_from_cam: np.ndarray) -> float:
-    """Estimated share of one view's points that the other view sees; the larger of the two ways.
+    """Estimated fraction of one view's points that are visible in the other; the larger of both directions.
 
-    A point is seen where it falls into the other image and the depth that is known there agrees: what moves and what is
-    hidden count for nothing. Where depth is sparse, points that fall on unknown pixels are taken to agree as often as
-    the others.
+    A point is visible if it projects into the other image and agrees with the depth there. Dynamic and occluded points
+    do not count. Where depth is sparse, points on pixels of unknown depth are assumed to agree as often as the others.
 
     Args:
       depth: (2, H, W), 0 where unknown.
       intrinsics: (2, 3, 3).
       world_from_cam: (2, 4, 4), rigid.
     """
-    return max(_share_seen(depth, intrinsics, world_from_cam, i, 1 - i) for i in range(2))
+    return max(_visible_fraction(depth, intrinsics, world_from_cam, i, 1 - i) for i in range(2))
 
 
-def _share_seen(depth: np.ndarray, intrinsics: np.ndarray, world_from_cam: np.ndarray, i: int, j: int) -> float:
-    """Share of view i's known points that view j sees."""
+def _visible_fraction(depth: np.ndarray, intrinsics: np.ndarray, world_from_cam: np.ndarray, i: int, j: int) -> float:
+    """Fraction of view i's known points that are visible in view j."""
     rows, columns = np.nonzero(depth[i])
     if not len(rows):
         return 0.0
-    chosen = slice(None, None, -(-len(rows) // _POINTS))
+    chosen = slice(None, None, -(-len(rows) // _MAX_POINTS))
     rows, columns = rows[chosen], columns[chosen]
     rays = np.linalg.inv(intrinsics[i]) @ np.stack([columns, rows, np.ones(len(rows))])
     j_from_i = np.linalg.inv(world_from_cam[j]) @ world_from_cam[i]
@@ -102,5 +102,5 @@ def _share_seen(depth: np.ndarray, intrinsics: np.ndarray, world_from_cam: np.nd
     known = there > 0
     if not known.any():
         return 0.0
-    agrees = abs(z[inside] - there)[known] < _SAME_DEPTH * there[known]
+    agrees = abs(z[inside] - there)[known] < _DEPTH_TOLERANCE * there[known]
     return float(inside.mean() * agrees.mean())

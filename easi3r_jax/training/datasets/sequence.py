@@ -1,4 +1,4 @@
-"""What every data set is to the sampler: sequences of frames, each with depth and a camera."""
+"""The interface of data sets to the sampler: sequences of frames with depth and cameras."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from PIL import Image
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.video.images import read_image
 
-#: Metres from which on a metric data set shows its sky: TartanAir's sphere (10 000 m), the end of PointOdyssey's range.
-SKY = 1000.0
+#: Depth in metres from which on metric data sets show sky: TartanAir's sphere (10 000 m), PointOdyssey's maximum.
+SKY_DEPTH = 1000.0
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One frame as the data set has it.
+    """One frame of a data set.
 
     Attributes:
       image: upright RGB, 8 bit.
-      depth: (H, W) float32 z in the camera; 0 where it is unknown.
+      depth: (H, W) float32 z in the camera; 0 where unknown.
       intrinsics: (3, 3) float64, in pixels of `image`, integers at pixel centres.
-      world_from_cam: (4, 4) float64, OpenCV axes, as the data set says it: it may be neither finite nor rigid.
+      world_from_cam: (4, 4) float64, OpenCV axes, as stored: it may be neither finite nor rigid.
     """
 
     image: Image.Image
@@ -35,18 +35,18 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Sequence:
-    """Frames of one camera in the order of time, or photographs of one scene. Nothing is read before `read` is called.
+    """Frames of one camera in temporal order, or photographs of one scene. Frames are read by `read`.
 
     Attributes:
-      name: names the sequence in messages: its folder.
+      name: of the sequence in messages: its folder.
       num_frames: T, at least 2.
       image_path: path of the image of frame 0..T-1.
-      read_depth: frame and (H, W) of its image -> (H, W) depth in any real type. What is not finite or not positive is
-        unknown.
+      read_depth: frame and (H, W) of its image -> (H, W) depth of any real dtype. Values that are not finite or not
+        positive are unknown.
       read_camera: frame -> (3, 3) intrinsics and (4, 4) world_from_cam, see `View`.
-      pairs: (P, 2) int frame numbers that belong together, or None: frames that are close in time do.
-      together: names what several sequences show at once, as the cameras of one car do: they are held out together.
-        Empty: the sequence stands alone.
+      pairs: (P, 2) int, numbers of frames that form pairs; None: frames that are close in time do.
+      together: the same name for sequences that show the same scene, as the cameras of one car do. They are held out
+        together. Empty: no other sequence shows this scene.
     """
 
     name: str
@@ -59,16 +59,16 @@ class Sequence:
 
     def __post_init__(self):
         if self.num_frames < 2:
-            raise InputError(f"{self.name} has {self.num_frames} frames: a pair needs two. Remove it.")
+            raise InputError(f"{self.name} has {self.num_frames} frames; a pair needs two. Remove it.")
 
     @property
     def scene(self) -> str:
-        """Sequences of one scene are either all trained on or all held out."""
+        """Sequences of one scene are all trained on or all held out."""
         return self.together or self.name
 
     @property
     def num_pairs(self) -> int:
-        """How many pairs the sequence counts for when one is drawn: its list's, or those of neighbouring frames."""
+        """Weight of the sequence in sampling: the length of its list, or the number of neighbouring frames."""
         return self.num_frames - 1 if self.pairs is None else len(self.pairs)
 
     def read(self, frame: int) -> View:
@@ -80,10 +80,10 @@ class Sequence:
         path = self.image_path(frame)
         image = read_image(path)
         shape = (image.height, image.width)
-        with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is unknown, like infinity
+        with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 are unknown, like infinity
             depth = np.array(self.read_depth(frame, shape), np.float32)
         if depth.shape != shape:
-            raise InputError(f"The depth of {path} has shape {depth.shape}, the image {shape}: bring both to one size.")
+            raise InputError(f"The depth of {path} has shape {depth.shape}, the image {shape}: resize one of them.")
         depth[~(np.isfinite(depth) & (depth > 0))] = 0
         intrinsics, world_from_cam = self.read_camera(frame)
         return View(image, depth, _checked(intrinsics, path), world_from_cam)
@@ -95,8 +95,8 @@ class Dataset:
 
     Attributes:
       name: of its layout, see `READERS`.
-      root: where it is.
-      sequences: what it holds, at least one.
+      root: its folder.
+      sequences: at least one.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Dataset:
 
 
 def is_rigid(matrix: np.ndarray, tolerance: float = 1e-3) -> bool:
-    """Whether a (4, 4) matrix is a finite rigid motion; the tolerance is for poses written with few digits."""
+    """Whether a (4, 4) matrix is a finite rigid motion. The tolerance allows for poses written with few digits."""
     if not np.isfinite(matrix).all():
         return False
     rotation = matrix[:3, :3]
@@ -117,7 +117,7 @@ def is_rigid(matrix: np.ndarray, tolerance: float = 1e-3) -> bool:
 
 
 def rigid_inverse(b_from_a: np.ndarray) -> np.ndarray:
-    """(..., 4, 4) rigid motions -> their inverses. What is not rigid comes out not rigid."""
+    """(..., 4, 4) rigid motions -> their inverses. Matrices that are not rigid give matrices that are not rigid."""
     rotation = np.swapaxes(b_from_a[..., :3, :3], -1, -2)
     a_from_b = b_from_a.copy()
     a_from_b[..., :3, :3] = rotation
@@ -126,8 +126,8 @@ def rigid_inverse(b_from_a: np.ndarray) -> np.ndarray:
 
 
 def without_sky(depth: np.ndarray) -> np.ndarray:
-    """Metric depth with what lies at `SKY` or beyond made unknown."""
-    return np.where(depth < SKY, depth, 0)
+    """Metric depth with what lies at `SKY_DEPTH` or beyond set to unknown."""
+    return np.where(depth < SKY_DEPTH, depth, 0)
 
 
 def _checked(intrinsics: np.ndarray, path: pathlib.Path) -> np.ndarray:

@@ -3,11 +3,11 @@
     ROOT/train/0001/
       frame_left/frame_left_0001.png
       disp1_left/disp1_left_0001.dsp5        HDF5, "disparity" (2H, 2W), in pixels of the image
-      cam_data/intrinsics.txt                fx fy cx cy a line
-      cam_data/extrinsics.txt                16 numbers a line: camera from world, row by row, OpenCV axes
+      cam_data/intrinsics.txt                fx fy cx cy per line
+      cam_data/extrinsics.txt                16 numbers per line: camera from world, row by row, OpenCV axes
 
-depth = fx * 0.065 m / disparity. Every second row and column of the disparities is taken, as the data set's own tools
-do: they lie a quarter of a pixel left of and above the pixels' centres.
+depth = fx * 0.065 m / disparity. Every second row and column of the disparities is used, as in the data set's own
+tools: they lie a quarter of a pixel left of and above the pixels' centres.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from easi3r_jax.io import files
 from easi3r_jax.training.datasets.sequence import Sequence, rigid_inverse, without_sky
 
 _IMAGE, _DISPARITY = "frame_left_{:04d}.png", "disp1_left_{:04d}.dsp5"
-_BASELINE = 0.065
+_BASELINE_METRES = 0.065
 
 
 def sequences(root: pathlib.Path) -> list[Sequence]:
@@ -46,7 +46,7 @@ def _sequence(folder: pathlib.Path) -> Sequence:
     def depth(frame: int, shape: tuple[int, int]) -> np.ndarray:
         disparity = _disparity(folder / "disp1_left" / _DISPARITY.format(frame + 1), shape)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return without_sky(focal_and_centre[frame, 0] * _BASELINE / disparity)
+            return without_sky(focal_and_centre[frame, 0] * _BASELINE_METRES / disparity)
 
     return Sequence(
         name=str(folder),
@@ -62,7 +62,7 @@ def _disparity(path: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
     with files.open_hdf5(path, "disparity") as data:
         if data.shape != (2 * shape[0], 2 * shape[1]) or data.dtype.kind != "f":
             raise ValueError(
-                f"disparities of shape {data.shape}, twice the image's {shape} needed, as floating-point numbers"
+                f"disparities have shape {data.shape}; floating-point numbers of twice the image's {shape} are needed"
             )
-        # HDF5 picks every second element one by one; NumPy does not.
+        # HDF5 would read every second element one by one. NumPy does not.
         return data[()][::2, ::2].astype(np.float64)

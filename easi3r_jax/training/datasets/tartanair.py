@@ -2,10 +2,10 @@
 
     ROOT/SCENE/[SCENE/]{Easy,Hard}/P000/
       image_left/000000_left.png             640 x 480, focal length 320, principal point (320, 240)
-      depth_left/000000_left_depth.npy       float32 metres, about 10 000 where there is sky
-      pose_left.txt                          tx ty tz qx qy qz qw a line: world from camera, NED axes
+      depth_left/000000_left_depth.npy       float32 metres, about 10 000 for sky
+      pose_left.txt                          tx ty tz qx qy qz qw per line: world from camera, NED axes
 
-NED axes are x forward, y right, z down. The world stays TartanAir's, of the camera only the axes are turned.
+NED axes are x forward, y right, z down. The world stays TartanAir's; only the camera's axes are converted.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _sequence(folder: pathlib.Path) -> Sequence:
 
 
 def _matrices(poses: np.ndarray) -> np.ndarray:
-    """(T, 7) tx ty tz qx qy qz qw -> (T, 4, 4); NaN where a number is not finite or the quaternion is 0."""
+    """(T, 7) tx ty tz qx qy qz qw -> (T, 4, 4); NaN where a value is not finite or the quaternion is 0."""
     matrices = np.full((len(poses), 4, 4), np.nan)
     matrices[:, 3] = 0, 0, 0, 1
     valid = np.isfinite(poses).all(1) & (abs(poses[:, 3:]) > 1e-6).any(1)
@@ -58,5 +58,5 @@ def _matrices(poses: np.ndarray) -> np.ndarray:
 
 def _depth(path: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
     if shape != (_HEIGHT, _WIDTH):
-        raise InputError(f"The image of {path} has shape {shape}; TartanAir's camera is one of {(_HEIGHT, _WIDTH)}.")
+        raise InputError(f"The image of {path} has shape {shape}; TartanAir's images have {(_HEIGHT, _WIDTH)}.")
     return without_sky(files.read_npy(path, shape))

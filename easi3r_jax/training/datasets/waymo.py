@@ -1,11 +1,11 @@
-"""Waymo Open Dataset (Sun et al., CVPR 2020; https://waymo.com/open), unpacked into one file a camera and time.
+"""Waymo Open Dataset (Sun et al., CVPR 2020; https://waymo.com/open), unpacked into one file per camera and time.
 
     ROOT/SEGMENT.tfrecord/
       00000_1.jpg      time, camera (1 to 5)
-      00000_1.exr      metres of the lidar's points, 0 where there is none; one channel
+      00000_1.exr      depth of the lidar's points in metres, 0 elsewhere; one channel
       00000_1.npz      intrinsics (3, 3), cam2world (4, 4): world from camera, OpenCV axes
 
-One camera of one segment is a sequence. Its frames are the times there are, in order.
+One camera of one segment is a sequence; its frames are sorted by time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _IMAGE = re.compile(r"(\d+_([1-5]))\.jpg", re.ASCII)
 
 
 def sequences(root: pathlib.Path) -> list[Sequence]:
-    """Every camera of every segment in a folder, or of the folder if it is a segment; see `READERS`."""
+    """Every camera of every segment in a folder, or of the folder itself if it is a segment; see `READERS`."""
     found = _segment(root)
     for name in files.names_in(root):
         if (root / name).is_dir():

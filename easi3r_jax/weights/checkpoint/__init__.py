@@ -1,4 +1,4 @@
-"""Checkpoints on disk: networks (`weights`) and training runs (`state`). The only package that knows Orbax."""
+"""Checkpoints on disk: networks (`weights`) and training runs (`state`). The only package that imports Orbax."""
 
 from easi3r_jax.weights.checkpoint.state import latest_state, load_newest, load_state, save_state, state_options
 from easi3r_jax.weights.checkpoint.weights import (

@@ -1,6 +1,6 @@
 """Arrays in folders, with checksums: what all our checkpoints stand on. `core.atomic` writes the folders atomically.
 
-Only this package knows Orbax.
+Only this package imports Orbax.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from easi3r_jax.core.errors import CheckpointError, OutputError
 
 
 def has_format(path: str | os.PathLike[str], name: str) -> bool:
-    """Whether the folder's `config.json` says that it is of this format, of any version."""
+    """Whether the folder's `config.json` declares this format, in any version."""
     try:
         header = json.loads((pathlib.Path(path) / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -34,7 +34,7 @@ def has_format(path: str | os.PathLike[str], name: str) -> bool:
 
 
 def versions() -> dict[str, str]:
-    """Of the software that writes."""
+    """Versions of the software that writes a checkpoint."""
     return {
         "easi3r_jax": easi3r_jax.__version__,
         "jax": jax.__version__,
@@ -53,10 +53,10 @@ def write_arrays(path: pathlib.Path, folder: pathlib.Path, arrays: Mapping[str, 
 def read_arrays(
     path: pathlib.Path, folder: pathlib.Path, wanted: Mapping[str, jax.ShapeDtypeStruct], remedy: str
 ) -> dict[str, jax.Array]:
-    """Reads the arrays of `write_arrays`: exactly those wanted, of their shapes and types, to their shardings.
+    """Reads the arrays of `write_arrays` with the wanted shapes, dtypes and shardings.
 
     Raises:
-      CheckpointError: anything else is there, or it cannot be read; ends with the remedy.
+      CheckpointError: other arrays than those wanted, or unreadable ones. The message ends with the remedy.
     """
     tree = _nested(wanted)
     try:
@@ -70,15 +70,15 @@ def read_arrays(
             if found != needed:
                 different = sorted(n for n in found.keys() | needed.keys() if found.get(n) != needed.get(n))
                 names = ", ".join(f"{folder.name}.{name}" for name in different[:5])
-                raise CheckpointError(f"its arrays do not fit its configuration: {names}")
+                raise CheckpointError(f"its arrays do not match its configuration: {names}")
             arguments = ocp.checkpoint_utils.construct_restore_args(tree)
             restored = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(item=tree, restore_args=arguments))
             return {name: jax.block_until_ready(leaf) for name, leaf in _flat(restored).items()}
     except MemoryError:
         raise
-    except Exception as error:  # Orbax and TensorStore raise a dozen types for what is always the same to a user
+    except Exception as error:  # Orbax and TensorStore raise a dozen types; to a user they mean the same
         if "RESOURCE_EXHAUSTED" in str(error) and not isinstance(error, CheckpointError):
-            raise  # the device is full: the arrays may well be whole
+            raise  # the device is out of memory; the arrays may be intact
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"The checkpoint at {path} is damaged or incomplete ({reason}). {remedy}") from error
 
@@ -92,9 +92,9 @@ def _flat(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def checksums(folder: pathlib.Path) -> dict[str, list[int]]:
-    """Size and CRC-32 of every file below a folder. Without them, Orbax would load flipped bits as weights."""
+    """Size and CRC-32 of every file below a folder. Orbax itself does not detect flipped bits."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    with futures.ThreadPoolExecutor() as pool:  # zlib lets go of the interpreter
+    with futures.ThreadPoolExecutor() as pool:  # zlib releases the GIL
         return dict(zip(names, pool.map(lambda name: _checksum(folder / name), names), strict=True))
 
 
@@ -107,24 +107,24 @@ def _checksum(path: pathlib.Path) -> list[int]:
 
 
 def check_files(path: pathlib.Path, expected: dict[str, list[int]], remedy: str) -> None:
-    """Raises CheckpointError, ending with the remedy, unless every file below `weights/` is as it was written."""
+    """Raises CheckpointError, ending with the remedy, if a file below `weights/` is missing or has changed."""
     try:
         found = checksums(path / "weights")
     except OSError as error:
         raise CheckpointError(f"Cannot read the checkpoint at {path}: {error.strerror or error}.") from error
-    if wrong := sorted(name for name, checksum in expected.items() if found.get(name) != checksum):
-        state = "has changed" if wrong[0] in found else "is missing"
+    if damaged := sorted(name for name, checksum in expected.items() if found.get(name) != checksum):
+        state = "has changed" if damaged[0] in found else "is missing"
         raise CheckpointError(
-            f"The checkpoint at {path} is damaged or incomplete (weights/{wrong[0]} {state}"
-            f"{f', and {len(wrong) - 1} more' if wrong[1:] else ''}). {remedy}"
+            f"The checkpoint at {path} is damaged or incomplete (weights/{damaged[0]} {state}"
+            f"{f', and {len(damaged) - 1} more' if damaged[1:] else ''}). {remedy}"
         )
 
 
 @contextlib.contextmanager
 def _writer(path: pathlib.Path) -> Iterator[ocp.Checkpointer]:
-    """An Orbax writer that takes host arrays as they are.
+    """An Orbax writer that writes host arrays without copies and compression.
 
-    By default it copies every host array and compresses: twice the memory, and on trained weights a saving of 8 %.
+    By default, Orbax copies every host array (twice the memory) and compresses, which saves 8 % on trained weights.
     """
     handlers = ocp.type_handlers.create_type_handler_registry(
         (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
@@ -145,10 +145,10 @@ def _writer(path: pathlib.Path) -> Iterator[ocp.Checkpointer]:
 
 @contextlib.contextmanager
 def _checkpointer(**options: Any) -> Iterator[ocp.Checkpointer]:
-    """Orbax for one process, whichever of a program's it is: that one is to Orbax process 0, which works alone.
+    """Orbax for the calling process alone, which Orbax takes for process 0.
 
-    By default all processes would have to read and write together. There are options against that, but host arrays
-    are written by process 0 whatever they say (0.12.8), hence the function that is replaced.
+    By default, all processes must read and write together. Orbax has options against that. But host arrays are written
+    by process 0 regardless of them (0.12.8), hence the patched function.
     """
     alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, **options)
@@ -160,19 +160,19 @@ def _checkpointer(**options: Any) -> Iterator[ocp.Checkpointer]:
 
 @contextlib.contextmanager
 def _as_process_0() -> Iterator[None]:
-    from orbax.checkpoint._src.multihost import multihost  # of Orbax' own: of no concern to programs of one process
+    from orbax.checkpoint._src.multihost import multihost  # private; not needed in programs of one process
 
-    own = multihost.process_index
+    original = multihost.process_index
     multihost.process_index = lambda: 0
     try:
         yield
     finally:
-        multihost.process_index = own
+        multihost.process_index = original
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Orbax warns of matters that are as they should be here, and logs pages about errors that we tell in a line."""
+    """Silences Orbax: its warnings do not apply here, and it logs pages about errors that we report in one line."""
     before = absl.logging.get_verbosity()
     absl.logging.set_verbosity(absl.logging.FATAL)
     try:

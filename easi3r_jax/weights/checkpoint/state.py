@@ -1,9 +1,8 @@
-"""Training runs on disk: all that is needed to go on exactly where a run stopped.
+"""Training states on disk: everything that a run needs to resume exactly.
 
-Below a run's `states/` folder, `step_00001000/` holds `config.json` (format version, step, the run's options,
-checksums) and `weights/`, an Orbax checkpoint of every array of the state by name. A state is written under a
-temporary name, moved when all of it is on the disk, then older ones are deleted: the newest state loads, and where the
-disk has lost it, the one before.
+In a run's `states/` folder, `step_00001000/` has `config.json` (format version, step, options of the run, checksums)
+and `weights/`, an Orbax checkpoint of all arrays of the state by name. A state is written atomically; then older ones
+are deleted, except one. A run resumes from the newest state, or from the one before if the newest is damaged.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ from easi3r_jax.weights.checkpoint import folder as folders
 
 FORMAT = "easi3r_jax training state"
 FORMAT_VERSION = 1
-#: States kept: the newest, and the one before, should a disk lose the newest.
-KEPT = 2
+#: Number of states kept: the newest, and the one before in case the newest is damaged.
+NUM_KEPT = 2
 
-_REMEDY = "Restore it, or begin again at another --output."
+_REMEDY = "Restore it, or start again with another --output."
 
 _T = TypeVar("_T")
 
 
 def save_state(states: str | os.PathLike[str], step: int, state: Any, options: Mapping[str, Any]) -> pathlib.Path:
-    """Writes a state and deletes all but it and the one before.
+    """Writes a state and deletes all others except the one before.
 
-    States of later steps go too: a run that saves this one has passed them over, because they cannot be read.
+    States of later steps are deleted, too: a run that saves this step has skipped them, because they are unreadable.
 
     Args:
       states: folder of a run's states.
       step: number in the state's name.
-      state: a pytree of arrays, the training state.
-      options: of the run, JSON values; `load_state` compares them.
+      state: the training state, a pytree of arrays.
+      options: options of the run, JSON values; `load_state` compares them.
 
     Returns:
       The state's folder.
@@ -66,7 +65,7 @@ def save_state(states: str | os.PathLike[str], step: int, state: Any, options: M
             "files": folders.checksums(partial / "weights"),
         }
         (partial / "config.json").write_text(json.dumps(header, indent=1) + "\n")
-    kept = [p for p in _all(states) if p.name <= path.name and folders.has_format(p, FORMAT)][-KEPT:]
+    kept = [p for p in _all(states) if p.name <= path.name and folders.has_format(p, FORMAT)][-NUM_KEPT:]
     for other in _all(states):
         if other not in kept:
             shutil.rmtree(other, ignore_errors=True)
@@ -74,13 +73,13 @@ def save_state(states: str | os.PathLike[str], step: int, state: Any, options: M
 
 
 def latest_state(states: str | os.PathLike[str]) -> pathlib.Path | None:
-    """The newest complete state below a run's states folder, or None."""
+    """The newest complete state in a run's states folder, or None."""
     found = [p for p in _all(pathlib.Path(states)) if folders.has_format(p, FORMAT)]
     return found[-1] if found else None
 
 
 def state_options(path: pathlib.Path) -> dict[str, Any]:
-    """The options of the run that wrote a state, as JSON has them.
+    """The options of the run that wrote a state, as JSON values.
 
     Raises:
       CheckpointError: damaged, or of another version.
@@ -89,24 +88,24 @@ def state_options(path: pathlib.Path) -> dict[str, Any]:
 
 
 def load_newest(states: str | os.PathLike[str], like: _T, options: Mapping[str, Any]) -> tuple[_T, int, list[str]]:
-    """Reads the newest state that can be read; see `load_state`.
+    """Reads the newest readable state; see `load_state`.
 
     Returns:
-      The state, its step, and for each newer one that was passed over a line that says why.
+      The state, its step, and one line for each newer state that was skipped, with the reason.
 
     Raises:
-      CheckpointError: none can be read; says why the oldest cannot.
-      ConfigError: they are of a run with other options.
+      CheckpointError: no state is readable; gives the reason for the oldest.
+      ConfigError: the states are from a run with other options.
     """
-    passed_over: list[str] = []
+    skipped: list[str] = []
     found = _all(pathlib.Path(states))
     for path in reversed(found):
         try:
-            return *load_state(path, like, options), passed_over
+            return *load_state(path, like, options), skipped
         except CheckpointError as error:
             if path == found[0]:
                 raise
-            passed_over.append(str(error).removesuffix(f" {_REMEDY}"))
+            skipped.append(str(error).removesuffix(f" {_REMEDY}"))
     raise CheckpointError(f"There is no training state in {states}.")
 
 
@@ -114,24 +113,24 @@ def load_state(path: pathlib.Path, like: _T, options: Mapping[str, Any]) -> tupl
     """Reads a state that was written with the same options.
 
     Args:
-      path: of `latest_state`.
-      like: the state's structure: arrays or `jax.ShapeDtypeStruct`s, with the shardings that the arrays are to get.
-      options: of the run that goes on.
+      path: of the state; see `latest_state`.
+      like: the state's structure: arrays or `jax.ShapeDtypeStruct`s with the wanted shardings.
+      options: options of the run that resumes.
 
     Returns:
       The state and its step.
 
     Raises:
       CheckpointError: damaged, or of another version.
-      ConfigError: of a run with other options (they are named).
+      ConfigError: from a run with other options; lists them.
     """
     header = _header(path)
     stored = header["options"]
-    options = json.loads(json.dumps(options))  # as they look after a round trip: no tuples
+    options = json.loads(json.dumps(options))  # as after a round trip: lists, not tuples
     if changed := sorted(k for k in stored.keys() | options.keys() if stored.get(k) != options.get(k)):
-        told = "; ".join(f"{k} was {stored.get(k)!r}, is {options.get(k)!r}" for k in changed[:4])
+        differences = "; ".join(f"{k} was {stored.get(k)!r}, is {options.get(k)!r}" for k in changed[:4])
         raise ConfigError(
-            f"The run at {path.parent.parent} was begun with other options ({told}). "
+            f"The run at {path.parent.parent} was started with other options ({differences}). "
             "Resume with the same ones, or choose another --output."
         )
     folders.check_files(path, header["files"], _REMEDY)
@@ -142,7 +141,7 @@ def load_state(path: pathlib.Path, like: _T, options: Mapping[str, Any]) -> tupl
 
 
 def _header(path: pathlib.Path) -> dict[str, Any]:
-    """The state's `config.json`, of our version and with all entries."""
+    """The state's `config.json`, checked for version and entries."""
     damaged = f"The training state at {path} is damaged (config.json). {_REMEDY}"
     try:
         header = json.loads((path / "config.json").read_bytes())
@@ -154,7 +153,7 @@ def _header(path: pathlib.Path) -> dict[str, Any]:
     if header["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
             f"The training state at {path} has format version {header['format_version']!r}, not {FORMAT_VERSION}: "
-            "resume it with the release that wrote it."
+            "resume it with the version that wrote it."
         )
     return header
 
@@ -166,7 +165,7 @@ def _named(tree: Any) -> dict[str, Any]:
 
 
 def _all(states: pathlib.Path) -> list[pathlib.Path]:
-    """What has a state's name, readable or not, by its step."""
+    """All folders named like a state, readable or not, sorted by step."""
     if not states.is_dir():
         return []
     return sorted(p for p in states.iterdir() if re.fullmatch(r"step_\d{8}", p.name) and p.is_dir())

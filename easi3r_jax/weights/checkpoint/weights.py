@@ -1,9 +1,9 @@
 """Networks on disk.
 
-A checkpoint is a folder of `config.json` (architecture, format version, where the weights come from and their licence,
-checksums) and `weights/`, one Orbax checkpoint for each top-level part of the network (encoder, decoder, head1, head2):
-they are written one after another, so that no more than one part is in memory. It is written under a temporary name
-beside its place and renamed when it is complete.
+A checkpoint is a folder with `config.json` (architecture, format version, source and licence of the weights, checksums)
+and `weights/`, one Orbax checkpoint for each top-level part of the network (encoder, decoder, head1, head2). Parts are
+written one at a time, so that only one is in memory. The folder is written atomically: under a temporary name, then
+renamed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -26,12 +27,13 @@ from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.checkpoint import folder as folders
 
 FORMAT = "easi3r_jax checkpoint"
-FORMAT_VERSION = 1
+#: Written; version 1 is read too (see `_stored_name`).
+FORMAT_VERSION = 2
 LICENCE_RELEASED = "CC BY-NC-SA 4.0 (released DUSt3R and MonST3R weights: attribution, non-commercial, share alike)"
 _REMEDY = "Delete it and convert again."
 LICENCE_UNKNOWN = "The terms of the source apply; released DUSt3R and MonST3R weights are CC BY-NC-SA 4.0."
 
-#: Reads one parameter, given its path ("encoder.norm.scale"), in the network's layout.
+#: Reads one parameter by its path ("encoder.norm.scale"), in the layout of our network.
 ReadParameter = Callable[[str], np.ndarray]
 
 
@@ -45,22 +47,22 @@ def save_checkpoint(
     licence: str = LICENCE_UNKNOWN,
     finish: Callable[[], None] = lambda: None,
 ) -> None:
-    """Writes a checkpoint, whole or not at all. An older checkpoint at `path` is replaced, nothing else ever is.
+    """Writes a checkpoint atomically. An existing checkpoint at `path` is replaced; nothing else is.
 
     Args:
       path: folder to write.
       config: the architecture.
-      weights: the network, or a function that gives each of its parameters (float32) when it is asked.
+      weights: the network, or a function that reads its parameters (float32) one by one.
       source_name: where the weights come from.
-      source_sha256: of the file they come from.
+      source_sha256: of the file that they come from.
       licence: of the weights.
-      finish: called when all is written and before it takes its place; what it raises prevents that.
+      finish: called when everything is written, before the folder is renamed. If it raises, nothing is replaced.
 
     Raises:
       OutputError: the folder cannot be written.
-      CheckpointError: a parameter of the wrong shape or type.
+      CheckpointError: a parameter of the wrong shape or dtype.
     """
-    path = pathlib.Path(os.path.realpath(os.path.expanduser(path)))  # a link keeps pointing where it does
+    path = pathlib.Path(os.path.realpath(os.path.expanduser(path)))  # a symbolic link stays as it is
     read = _reader(weights) if isinstance(weights, (DUSt3R, RAFT, SEARAFT)) else weights
     header = {
         "format": FORMAT,
@@ -84,12 +86,12 @@ def save_checkpoint(
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Whether the folder says that it is one of our checkpoints, of any version."""
+    """Whether the folder is one of our checkpoints, of any version."""
     return folders.has_format(path, FORMAT)
 
 
 def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig | FlowConfig, dict[str, Any]]:
-    """Architecture, and source_name, source_sha256, licence, versions of a checkpoint; reads no weights.
+    """Architecture and metadata (source_name, source_sha256, licence, versions) of a checkpoint. Reads no weights.
 
     Raises:
       CheckpointError: not a checkpoint of ours, or of another format version.
@@ -99,7 +101,7 @@ def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig | FlowConf
 
 
 def _read_header(path: pathlib.Path) -> tuple[DUSt3RConfig | FlowConfig, dict[str, list[int]], dict[str, Any]]:
-    """Architecture, checksums of the weight files, and the rest."""
+    """Architecture, checksums of the weight files, and metadata."""
     try:
         header = json.loads((path / "config.json").read_bytes())
     except FileNotFoundError as error:
@@ -108,14 +110,14 @@ def _read_header(path: pathlib.Path) -> tuple[DUSt3RConfig | FlowConfig, dict[st
         reason = " ".join(str(error).split())
         raise CheckpointError(f"The checkpoint at {path} is damaged: config.json cannot be read ({reason}).") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of easi3r_jax; make one: python -m convert --source={path}.")
-    if header.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(f"{path} is not a converted checkpoint. Convert it: python -m convert --source={path}.")
+    if header.get("format_version") not in (1, FORMAT_VERSION):
         raise CheckpointError(
             f"The checkpoint at {path} has format version {header.get('format_version')!r}; this program reads "
-            f"{FORMAT_VERSION}. Convert its source again."
+            f"versions 1 to {FORMAT_VERSION}. Convert its source again."
         )
     if not isinstance(header.get("files"), dict):
-        raise CheckpointError(f"The checkpoint at {path} is damaged: config.json lacks checksums. Convert it again.")
+        raise CheckpointError(f"The checkpoint at {path} is damaged: config.json has no checksums. Convert it again.")
     config = _config_from_json(path, header.pop("architecture", None))
     return config, header.pop("files"), header
 
@@ -123,57 +125,61 @@ def _read_header(path: pathlib.Path) -> tuple[DUSt3RConfig | FlowConfig, dict[st
 def load_checkpoint(
     path: str | os.PathLike[str], *, sharding: jax.sharding.Sharding | None = None
 ) -> tuple[DUSt3RConfig, DUSt3R, dict[str, Any]]:
-    """Loads a checkpoint of DUSt3R. Every parameter must be there, of the right shape and type, and nothing else.
+    """Loads a checkpoint of DUSt3R. It must have exactly the network's parameters, with their shapes and dtypes.
 
     Args:
-      path: a folder that `save_checkpoint` wrote.
-      sharding: where parameters go; by default all on the first local device.
+      path: a folder written by `save_checkpoint`.
+      sharding: of the parameters; by default, all are on the first local device.
 
     Returns:
       The architecture, the network in float32, and the metadata (see `load_metadata`).
 
     Raises:
-      CheckpointError: missing, damaged, of another version, or of a flow network.
+      CheckpointError: missing, damaged, of another version, or a flow network's.
     """
     path = pathlib.Path(path).absolute()
     config, expected, metadata = _read_header(path)
     if isinstance(config, FlowConfig):
         raise CheckpointError(f"The checkpoint at {path} is of {config.network}, which estimates optical flow.")
-    return config, model_from(config, _read_weights(path, config, expected, sharding)), metadata
+    parameters = _read_weights(path, config, expected, metadata["format_version"], sharding)
+    return config, model_from(config, parameters), metadata
 
 
 def load_flow_network(
     path: str | os.PathLike[str], *, sharding: jax.sharding.Sharding | None = None
 ) -> tuple[FlowConfig, FlowNetwork, dict[str, Any]]:
-    """As `load_checkpoint`, of a network that estimates optical flow.
+    """As `load_checkpoint`, for a network that estimates optical flow.
 
     Raises:
-      CheckpointError: missing, damaged, of another version, or of another network.
+      CheckpointError: missing, damaged, of another version, or another network's.
     """
     path = pathlib.Path(path).absolute()
     config, expected, metadata = _read_header(path)
     if not isinstance(config, FlowConfig):
         raise CheckpointError(f"The checkpoint at {path} is of DUSt3R, which estimates no optical flow.")
-    return config, model_from(config, _read_weights(path, config, expected, sharding)), metadata
+    parameters = _read_weights(path, config, expected, metadata["format_version"], sharding)
+    return config, model_from(config, parameters), metadata
 
 
 def _read_weights(
     path: pathlib.Path,
     config: DUSt3RConfig | FlowConfig,
     expected: dict[str, list[int]],
+    version: int,
     sharding: jax.sharding.Sharding | None,
 ) -> dict[str, jax.Array]:
     folders.check_files(path, expected, _REMEDY)
     shapes = parameter_shapes(config)
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    stored = {
+        _stored_name(n, version): jax.ShapeDtypeStruct(s, np.float32, sharding=sharding) for n, s in shapes.items()
+    }
     parameters: dict[str, jax.Array] = {}
     for part in _parts(shapes):
-        wanted = {
-            n: jax.ShapeDtypeStruct(s, np.float32, sharding=sharding) for n, s in shapes.items() if _part(n) == part
-        }
+        wanted = {name: leaf for name, leaf in stored.items() if _part(name) == part}
         leaves = folders.read_arrays(path, path / "weights" / part, _without(wanted, part), _REMEDY)
         parameters |= {f"{part}.{name}": leaf for name, leaf in leaves.items()}
-    return parameters
+    return {name: parameters[_stored_name(name, version)] for name in shapes}
 
 
 # --- parameters and their names -------------------------------------------------------------------------------------
@@ -188,8 +194,13 @@ def _parts(shapes: dict[str, tuple[int, ...]]) -> list[str]:
 
 
 def _without(flat: dict[str, Any], part: str) -> dict[str, Any]:
-    """The parameters of one part, with the part's own name left away."""
+    """The parameters of one part, without the part's name in their paths."""
     return {name.removeprefix(part + "."): value for name, value in flat.items()}
+
+
+def _stored_name(name: str, version: int) -> str:
+    """A parameter's name in a format version. Version 1 has `variance` for the `var` of batch norms."""
+    return re.sub(r"\.var$", ".variance", name) if version == 1 else name
 
 
 def _reader(model: DUSt3R | FlowNetwork) -> ReadParameter:
@@ -204,7 +215,7 @@ def _checked(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
 
 
 def _config_to_json(config: DUSt3RConfig | FlowConfig) -> dict[str, Any]:
-    """Standard JSON has no infinity: it becomes the string "inf"."""
+    """Standard JSON has no infinity: it is written as the string "inf"."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -223,10 +234,10 @@ def _config_from_json(path: pathlib.Path, fields: Any) -> DUSt3RConfig | FlowCon
         fields["confidence_range"] = tuple(float(bound) for bound in fields["confidence_range"])
         sizes = [value for name, value in fields.items() if isinstance(getattr(DUSt3RConfig, name, None), int)]
         if any(type(size) is not int or size > 65536 for size in (*sizes, *fields["image_size"])):
-            raise ValueError("a size is no number, or beyond any network's")
+            raise ValueError("a size is not a number, or too large for any network")
         (height, width), (low, high) = fields["image_size"], fields["confidence_range"]
         if not (-math.inf < low < high and 0 < fields["mlp_ratio"] < 65536 and 1 < fields["rope_base"] < math.inf):
-            raise ValueError("a number outside its range")
+            raise ValueError("a number is out of range")
         return DUSt3RConfig(**{**fields, "image_size": (height, width)})
     except (TypeError, ValueError, KeyError, ConfigError) as error:
-        raise CheckpointError(f"The checkpoint at {path} is damaged: its architecture makes no sense.") from error
+        raise CheckpointError(f"The checkpoint at {path} is damaged: its architecture is invalid.") from error

@@ -1,10 +1,10 @@
-"""DUSt3R and MonST3R weights to our checkpoints, without torch and without running anything that a file contains.
+"""Converts DUSt3R and MonST3R weights to our checkpoints, without torch and without executing anything in a file.
 
     python -m convert --source=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth --output=checkpoints/dust3r
 
-`sources` opens what the user names; `torch_file` (with `pickles`) and `safetensors_folder` read tensors as they are
-needed; `model_string` reads the architecture; `table` says which tensor becomes which parameter; `conversion` writes
-the result; `cache` keeps results for programs that are given a source directly.
+`sources` opens the source; `torch_file` (with `pickles`) and `safetensors_folder` read tensors lazily; `model_string`
+parses the architecture; `table` maps tensors to parameters; `conversion` writes the checkpoint; `cache` keeps converted
+checkpoints for programs that are given a source.
 """
 
 from easi3r_jax.weights.convert.cache import resolve

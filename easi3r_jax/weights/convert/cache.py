@@ -1,8 +1,8 @@
-"""Programs are given a source; the first use converts it, the next ones find the result.
+"""A cache of converted checkpoints: the first use of a source converts it, later uses find the result.
 
-The cache is `$EASI3R_JAX_CACHE`, else `$XDG_CACHE_HOME/easi3r_jax`, else `~/.cache/easi3r_jax`: a folder for each
-source, named by the SHA-256 of what it was made of, and `sources.json`, which spares hashing two gigabytes again for a
-file that is as it was.
+The cache is `$EASI3R_JAX_CACHE`, else `$XDG_CACHE_HOME/easi3r_jax`, else `~/.cache/easi3r_jax`. It has a folder for
+each source, named by the SHA-256 of its files, and `sources.json`, which remembers checksums: two gigabytes are not
+hashed again while a file is unchanged.
 """
 
 from __future__ import annotations
@@ -15,25 +15,26 @@ import shutil
 import tempfile
 
 from easi3r_jax.core.errors import OutputError, UserError
+from easi3r_jax.core.types import Observer, silent
 from easi3r_jax.weights.checkpoint import is_checkpoint, load_metadata
 from easi3r_jax.weights.convert import table
-from easi3r_jax.weights.convert.conversion import Progress, hash_file, silent, stamp, write
+from easi3r_jax.weights.convert.conversion import hash_file, stamp, write
 from easi3r_jax.weights.convert.sources import open_source
 
 
 def cache_folder() -> pathlib.Path:
-    """Where converted sources are kept."""
+    """Folder of the cache."""
     common = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     own = os.environ.get("EASI3R_JAX_CACHE") or os.path.join(common, "easi3r_jax")
     return pathlib.Path(os.path.expanduser(own)).absolute()
 
 
-def resolve(source: str | os.PathLike[str], progress: Progress | None = None) -> pathlib.Path:
-    """A checkpoint of ours for whatever names weights; converts a source on first use.
+def resolve(source: str | os.PathLike[str], progress: Observer = silent) -> pathlib.Path:
+    """Returns a checkpoint of ours for any source of weights; converts the source on first use.
 
     Args:
       source: a checkpoint of ours, a `.pth` file, a folder of `model.safetensors` and `config.json`, or a hub name.
-      progress: told of the stages "download", "hash" and "convert".
+      progress: called for the stages "download", "hash" and "convert".
 
     Returns:
       Folder of a checkpoint that `load_checkpoint` reads.
@@ -45,7 +46,6 @@ def resolve(source: str | os.PathLike[str], progress: Progress | None = None) ->
     path = pathlib.Path(os.path.expanduser(source))
     if is_checkpoint(path):
         return path
-    progress = progress or silent
     opened = open_source(source, progress)
     stamps = [stamp(file) for file in opened.files]
     digests = [_digest(pathlib.Path(os.path.realpath(file)), progress) for file in opened.files]
@@ -54,14 +54,14 @@ def resolve(source: str | os.PathLike[str], progress: Progress | None = None) ->
     if _usable(kept):
         return kept
     recipes, dropped, notices = table.match(opened)
-    if not is_checkpoint(kept):  # the remains of one: nobody else's is in the way under such a name
+    if not is_checkpoint(kept):  # left over from a conversion: only the cache uses such names
         shutil.rmtree(kept, ignore_errors=True)
     try:
         write(opened, stamps, recipes, dropped, notices, digests[0], kept, progress)
     except OutputError as error:
-        if _usable(kept):  # another process was faster
+        if _usable(kept):  # another process has converted it meanwhile
             return kept
-        raise OutputError(f"{error} Set EASI3R_JAX_CACHE to a folder with room.") from error
+        raise OutputError(f"{error} Set EASI3R_JAX_CACHE to a folder with enough space.") from error
     return kept
 
 
@@ -73,8 +73,8 @@ def _usable(path: pathlib.Path) -> bool:
     return True
 
 
-def _digest(path: pathlib.Path, progress: Progress) -> str:
-    """SHA-256 of a file; remembered as long as its size and time of change stay."""
+def _digest(path: pathlib.Path, progress: Observer) -> str:
+    """SHA-256 of a file; remembered while its size and modification time are unchanged."""
     before = [*stamp(path)]
     known = _read_index().get(str(path))
     if isinstance(known, list) and len(known) == 3 and known[:2] == before and isinstance(known[2], str):
@@ -93,7 +93,7 @@ def _read_index() -> dict[str, object]:
 
 
 def _remember(path: str, entry: list[object]) -> None:
-    """Best effort: without the index the next run hashes again."""
+    """Best effort: without the index, the next run hashes the file again."""
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""From an opened source to a checkpoint on disk, one parameter after another."""
+"""Converts an opened source to a checkpoint on disk, one parameter at a time."""
 
 from __future__ import annotations
 
@@ -6,38 +6,31 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable
 
 import numpy as np
 
 from easi3r_jax.core.errors import CheckpointError
+from easi3r_jax.core.types import Observer, silent
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, save_checkpoint
 from easi3r_jax.weights.convert import table
 from easi3r_jax.weights.convert.sources import open_source
 from easi3r_jax.weights.convert.tensors import LazyTensor, Source
 
-#: Called with (stage, done, total, note); the unit is a megabyte.
-Progress = Callable[[str, int, int, str], None]
 _BLOCK = 16 << 20
-
-
-def silent(stage: str, done: int, total: int, note: str) -> None:
-    """Progress that nobody wants to see."""
-    del stage, done, total, note
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What a conversion did.
+    """Result of a conversion.
 
     Attributes:
       path: the checkpoint.
       config: the architecture.
-      parameters: how many numbers it has.
+      parameters: number of parameters.
       source_sha256: of the file with the weights.
       licence: of the weights.
-      notices: what the user should know, a sentence each.
+      notices: sentences for the user.
     """
 
     path: pathlib.Path
@@ -48,21 +41,18 @@ class Summary:
     notices: tuple[str, ...]
 
 
-def convert(
-    source: str | os.PathLike[str], output: str | os.PathLike[str], progress: Progress | None = None
-) -> Summary:
+def convert(source: str | os.PathLike[str], output: str | os.PathLike[str], progress: Observer = silent) -> Summary:
     """Converts a source to a checkpoint of ours.
 
     Args:
       source: a `.pth` file, a folder of `model.safetensors` and `config.json`, or a hub name.
-      output: folder to write; an older checkpoint there is replaced when the new one is complete.
-      progress: told of the stages "download", "hash" and "convert".
+      output: folder to write. An existing checkpoint is replaced, atomically.
+      progress: called for the stages "download" (in files), "hash" and "convert" (in megabytes).
 
     Raises:
       CheckpointError: the source is missing, damaged, unsafe or incomplete.
       OutputError: the output cannot be written.
     """
-    progress = progress or silent
     opened = open_source(source, progress)
     stamps = [stamp(file) for file in opened.files]
     recipes, dropped, notices = table.match(opened)  # before the long work
@@ -78,20 +68,21 @@ def write(
     notices: list[str],
     sha256: str,
     output: str | os.PathLike[str],
-    progress: Progress,
+    progress: Observer,
 ) -> Summary:
     """Reads every tensor of a matched source and writes the checkpoint.
 
-    `stamps` are those of the source's files before the checksum was taken: what is written must be what it is of.
+    `stamps` are those of the source's files before they were hashed. If a file has changed since, the checksum may not
+    be that of the weights, and nothing is written.
     """
     sizes = [tensor.nbytes for recipe in recipes.values() for _, tensor in recipe.tensors]
     total, done = _megabytes(sum(sizes)), 0
-    infinite: list[str] = []
+    non_finite: list[str] = []
 
-    def note_infinite(name: str, array: np.ndarray) -> None:
-        # The extremes carry NaN and infinity along, without an array of flags as large as a quarter of the tensor.
+    def check_finite(name: str, array: np.ndarray) -> None:
+        # Minimum and maximum propagate NaN and infinity; an array of flags would take a quarter of the tensor's memory.
         if array.size and not (np.isfinite(array.max()) and np.isfinite(array.min())):
-            infinite.append(name)
+            non_finite.append(name)
 
     def read(target: str) -> np.ndarray:
         nonlocal done
@@ -99,7 +90,7 @@ def write(
         parameter = np.empty(recipe.shape, np.float32)
         rows = parameter if recipe.stacked else parameter[None]
         for row, (name, tensor), (_, array) in zip(rows, recipe.tensors, recipe.read(), strict=True):
-            note_infinite(name, array)
+            check_finite(name, array)
             row[...] = array
             done += tensor.nbytes
             progress("convert", _megabytes(done), total, "")
@@ -107,12 +98,12 @@ def write(
 
     def finish() -> None:
         for name, tensor in dropped.items():
-            note_infinite(name, tensor.read())
-        if infinite:
-            shown = ", ".join(infinite[:40]) + (f", and {len(infinite) - 40} more" if len(infinite) > 40 else "")
+            check_finite(name, tensor.read())
+        if non_finite:
+            shown = ", ".join(non_finite[:40]) + (f", and {len(non_finite) - 40} more" if len(non_finite) > 40 else "")
             raise CheckpointError(f"Cannot use {source.name}: NaN or infinite numbers in {shown}.")
         if stamps != [stamp(file) for file in source.files]:
-            raise CheckpointError(f"{source.name} changed while it was read: try again when it is complete.")
+            raise CheckpointError(f"{source.name} changed while it was read: convert it again when it is complete.")
 
     licence = source.licence or LICENCE_UNKNOWN
     progress("convert", 0, total, "")
@@ -123,8 +114,8 @@ def write(
     return Summary(pathlib.Path(output), source.config, parameters, sha256, licence, tuple(notices))
 
 
-def hash_file(path: pathlib.Path, progress: Progress = silent) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
+def hash_file(path: pathlib.Path, progress: Observer = silent) -> str:
+    """SHA-256 of a file, in hexadecimal."""
     digest, done = hashlib.sha256(), 0
     try:
         total = _megabytes(path.stat().st_size)
@@ -143,7 +134,7 @@ def _megabytes(count: int) -> int:
 
 
 def stamp(path: pathlib.Path) -> tuple[int, int]:
-    """Size and time of change: equal as long as nobody writes to the file."""
+    """Size and modification time: they change when the file is written to."""
     try:
         status = path.stat()
     except OSError as error:

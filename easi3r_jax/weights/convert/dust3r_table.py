@@ -1,4 +1,4 @@
-"""Which tensor of a DUSt3R checkpoint becomes which parameter of ours."""
+"""The conversion table of DUSt3R: tensors of a released checkpoint → parameters of our network."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _dpt_head(n: int) -> list[Rule]:
             )
         ]
         rules += layer(f"{fusion}.out_conv", f"{fusion_target}.out_conv", POINTWISE)
-        for unit in (1, 2) if level < 3 else (2,):  # the coarsest level has nothing to add to: its first unit is unused
+        for unit in (1, 2) if level < 3 else (2,):  # the coarsest level adds to nothing: unit 1 is unused
             for conv in (1, 2):
                 unit_source = f"{fusion}.resConfUnit{unit}.conv{conv}"
                 rules += layer(unit_source, f"{fusion_target}.residual{unit}.conv{conv}", CONV)
@@ -81,7 +81,7 @@ def rules(config: DUSt3RConfig) -> list[Rule]:
 
 
 def unused(config: DUSt3RConfig) -> dict[str, Shape]:
-    """Tensors that every checkpoint holds and no prediction needs: checked like the others, then dropped."""
+    """Tensors in every checkpoint that inference does not need: checked like the others, then dropped."""
     shapes: dict[str, Shape] = {"mask_token": (1, 1, config.dec_dim)}  # of the pretraining
     if config.head == "dpt":
         for n in (1, 2):

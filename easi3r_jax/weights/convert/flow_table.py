@@ -1,4 +1,4 @@
-"""Which tensor of a RAFT or SEA-RAFT checkpoint becomes which parameter of ours."""
+"""The conversion tables of RAFT and SEA-RAFT: tensors of a released checkpoint → parameters of our network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _conv(source: str, target: str) -> list[Rule]:
 
 
 def _batch_norm(source: str, target: str, alias: str | None = None) -> list[Rule]:
-    names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "variance"}
+    names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
     return [
         Rule(f"{source}.{theirs}", f"{target}.{ours}", alias=f"{alias}.{theirs}" if alias else None)
         for theirs, ours in names.items()
@@ -23,7 +23,7 @@ def _batch_norm(source: str, target: str, alias: str | None = None) -> list[Rule
 
 
 def _encoder(source: str, target: str, stages: tuple[int, ...], convs: int, norms: str | None, out: str) -> list[Rule]:
-    """An encoder of residual blocks; `norms` names its normalisations where they have parameters, `out` its end."""
+    """An encoder of residual blocks. `norms`: name of its norms, if they have parameters; `out`: of its last layer."""
     rules = [*_conv(f"{source}.conv1", f"{target}.conv1"), *_conv(f"{source}.{out}", f"{target}.out")]
     if norms is not None:
         rules += _batch_norm(f"{source}.{norms}1", f"{target}.norm1")
@@ -91,7 +91,7 @@ def _sea_raft() -> list[Rule]:
 
 
 def network_of(names: Collection[str]) -> FlowConfig | None:
-    """Which flow network a state dict of these names belongs to; None where to none."""
+    """The flow network whose state dict has these names, or None."""
     if "fnet.conv1.weight" not in names:
         return None
     if "init_conv.weight" in names:

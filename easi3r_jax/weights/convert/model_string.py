@@ -1,9 +1,9 @@
-"""The architecture that a checkpoint names: `args.model` of a training checkpoint, or a hub folder's `config.json`.
+"""Parses the architecture of a checkpoint: `args.model` of a training checkpoint, or a hub folder's `config.json`.
 
     AsymmetricCroCo3DStereo(pos_embed='RoPE100', img_size=(512, 512), head_type='dpt', depth_mode=('exp', -inf, inf), …)
 
-The string is Python source that the released programs evaluate. Here it is only parsed: one call of that name whose
-keyword arguments are literals. Nothing in it is ever run.
+The string is Python source, which the released programs evaluate. Here it is only parsed: one call of that name whose
+keyword arguments are literals. Nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from easi3r_jax.models.config import DUSt3RConfig
 
 _CLASS = "AsymmetricCroCo3DStereo"
 _MAX_LENGTH = 10_000
-#: Beyond any network: refuses nonsense before it costs time or memory.
+#: Larger than any network: nonsense is refused before it costs time or memory.
 _MAX_DEPTH, _MAX_WIDTH, _MAX_IMAGE = 256, 16384, 65536
 
-#: Arguments that must have one of these values because they change the computation.
+#: Arguments that change the computation, and their supported values.
 _ONLY = {
     "output_mode": ("pts3d",),
     "depth_mode": (("exp", -math.inf, math.inf),),
-    # How patches of portrait images are ordered in training batches; the weights are the same.
+    # The order of patches of portrait images in training batches; the weights are the same.
     "patch_embed_cls": ("PatchEmbedDust3R", "ManyAR_PatchEmbed"),
-    # Training told landscape images only; every checkpoint is used with False, as the released program does.
+    # True in training only: the released program uses every checkpoint with False.
     "landscape_only": (True, False),
-    "freeze": ("none", "mask", "encoder"),  # what training left unchanged
+    "freeze": ("none", "mask", "encoder"),  # parameters that training did not change
     "norm_im2_in_dec": (True,),
 }
-#: Sizes: their argument, our field.
+#: Sizes: argument of the released network → field of `DUSt3RConfig`.
 WIDTHS = {
     "enc_embed_dim": "enc_dim",
     "enc_depth": "enc_depth",
@@ -53,7 +53,7 @@ def parse_model_string(text: str) -> DUSt3RConfig:
     call = None
     if len(text) <= _MAX_LENGTH:
         try:
-            with warnings.catch_warnings(action="ignore"):  # of odd escapes in its strings
+            with warnings.catch_warnings(action="ignore"):  # about invalid escapes in its strings
                 call = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             call = None
@@ -66,7 +66,7 @@ def parse_model_string(text: str) -> DUSt3RConfig:
         or len({keyword.arg for keyword in call.keywords}) < len(call.keywords)
     ):
         raise CheckpointError(
-            f"its model string ({text[:16]!r}…) is not of the form {_CLASS}(name=value, …); it was not run"
+            f"its model string ({text[:16]!r}…) is not of the form {_CLASS}(name=value, …); it was not executed"
         )
     arguments = {}
     for keyword in call.keywords:
@@ -74,16 +74,16 @@ def parse_model_string(text: str) -> DUSt3RConfig:
             arguments[keyword.arg] = _literal(keyword.value)
         except (ValueError, RecursionError):
             raise CheckpointError(
-                f"in its model string, the value of {str(keyword.arg)[:40]!r} is not a plain literal; it was not run"
+                f"in its model string, the value of {str(keyword.arg)[:40]!r} is not a literal; it was not executed"
             ) from None
     return parse_arguments(arguments)
 
 
 def parse_arguments(arguments: Mapping[str, Any]) -> DUSt3RConfig:
-    """The configuration that the constructor's keyword arguments describe.
+    """The configuration for the constructor's keyword arguments.
 
     Raises:
-      CheckpointError: arguments that are missing, unknown (they might change the computation) or unsupported.
+      CheckpointError: missing, unsupported or unknown arguments; unknown ones might change the computation.
     """
     left = {key: _as_tuple(value) for key, value in arguments.items()}
     for key, values in _ONLY.items():
@@ -103,7 +103,7 @@ def parse_arguments(arguments: Mapping[str, Any]) -> DUSt3RConfig:
     if left:
         raise CheckpointError(f"its network has unknown options: {', '.join(sorted(map(ascii, left)))[:200]}")
     if not isinstance(fields["head"], str):
-        raise CheckpointError("its head_type is not a name")
+        raise CheckpointError("its head_type is not a string")
     try:
         return DUSt3RConfig(**fields)
     except ConfigError as error:
@@ -128,20 +128,20 @@ def _as_tuple(value: Any, depth: int = 0) -> Any:
     if not isinstance(value, (list, tuple)):
         return value
     if depth > 3:
-        raise CheckpointError("its description of the network has lists inside lists inside lists")
+        raise CheckpointError("its description of the network has too deeply nested lists")
     return tuple(_as_tuple(item, depth + 1) for item in value)
 
 
 def _number(value: Any, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < _MAX_WIDTH:
-        raise CheckpointError(f"its {name} is {str(value)[:40]!r}, not a sensible number")
+        raise CheckpointError(f"its {name} is {str(value)[:40]!r}, not a number between 0 and {_MAX_WIDTH}")
     return float(value)
 
 
 def _size(value: Any, name: str) -> int:
-    most = _MAX_DEPTH if name.endswith("depth") else _MAX_WIDTH
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
-        raise CheckpointError(f"its {name} is {str(value)[:40]!r}, not a number from 1 to {most}")
+    maximum = _MAX_DEPTH if name.endswith("depth") else _MAX_WIDTH
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= maximum:
+        raise CheckpointError(f"its {name} is {str(value)[:40]!r}, not an integer from 1 to {maximum}")
     return value
 
 

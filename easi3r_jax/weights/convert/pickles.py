@@ -1,9 +1,9 @@
-"""A pickle reader that cannot run anything.
+"""A pickle reader that cannot execute code.
 
-Python's own `pickle.Unpickler` imports and calls whatever a file asks for, and even when `find_class` is restricted a
-few bytes can make it take any amount of memory (the index of a memo entry is an allocation). This is a small machine
-for the instructions that `torch.save` writes. It builds dictionaries, lists, tuples, sets, strings, numbers,
-`argparse.Namespace` contents and descriptions of tensors; it has no way to import or to call anything else.
+Python's own `pickle.Unpickler` imports and calls whatever a file names. Even with a restricted `find_class`, a few
+bytes can make it allocate any amount of memory (the index of a memo entry is an allocation). This reader is a small
+stack machine for the instructions that `torch.save` writes. It builds dictionaries, lists, tuples, sets, strings,
+numbers, `argparse.Namespace` contents and descriptions of tensors. It cannot import or call anything else.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any, BinaryIO
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.weights.convert.tensors import ITEM_SIZES
 
-#: A full-size training checkpoint has 100 000 instructions in 400 kB. Those that copy something count for each item.
+#: A full-size training checkpoint has 100 000 instructions in 400 kB. One that copies items counts once per item.
 MAX_INSTRUCTIONS = 500_000
 MAX_PICKLE_BYTES = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A run of numbers in the file: `numel` elements of type `dtype`, found by `key`."""
+    """A contiguous block of data in the file: `numel` elements of `dtype`, identified by `key`."""
 
     key: str
     dtype: str
@@ -35,7 +35,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """A strided view of a storage, in elements; checked to lie inside it."""
+    """A strided view of a storage, in elements. Checked to lie inside the storage."""
 
     storage: Storage
     offset: int
@@ -44,20 +44,20 @@ class TensorSpec:
 
     @property
     def extent(self) -> int:
-        """Elements from the first to the last, inclusive."""
+        """Number of elements from the first to the last, inclusive."""
         if 0 in self.shape:
             return 0
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
 
 
 class Namespace(dict):
-    """What an `argparse.Namespace` held."""
+    """The attributes of an `argparse.Namespace`."""
 
 
 class Dict(dict):
-    """A pickled dictionary that remembers which keys were given twice."""
+    """A pickled dictionary that records duplicate keys."""
 
-    __slots__ = ("duplicates",)  # as small as can be: a file may ask for many
+    __slots__ = ("duplicates",)  # small, since a file may create many
 
     def __init__(self):
         super().__init__()
@@ -65,7 +65,7 @@ class Dict(dict):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if not _is_key(key):
-            raise CheckpointError(f"the pickle uses an unusual {type(key).__name__} as a dictionary key")
+            raise CheckpointError(f"the pickle uses an unsupported {type(key).__name__} as a dictionary key")
         if key in self:
             self.duplicates.append(key)
         super().__setitem__(key, value)
@@ -73,7 +73,7 @@ class Dict(dict):
 
 @dataclasses.dataclass(frozen=True)
 class _Class:
-    """Stands for a class or function that the pickle names; `make` builds our counterpart from its arguments."""
+    """Represents a class or function named by the pickle; `make` builds our counterpart from its arguments."""
 
     name: str
     make: Callable[..., Any] | None = None
@@ -84,21 +84,21 @@ def load(file: BinaryIO, find_storage: Callable[[str, str, int], Storage]) -> An
     """Reads one pickle from the file's current position.
 
     Args:
-      file: a binary stream; read up to the pickle's end.
-      find_storage: makes a `Storage` of (key, dtype, numel), checked against the file.
+      file: a binary stream; read up to the end of the pickle.
+      find_storage: (key, dtype, numel) → `Storage`, checked against the file.
 
     Raises:
-      CheckpointError: damaged, or it asks for something that weights do not need. The message has no file name.
+      CheckpointError: damaged, or it requests something that weights do not need. The message has no file name.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # `pickletools` warns of odd escapes in names
+        with warnings.catch_warnings(action="ignore"):  # `pickletools` warns about invalid escapes in names
             return _Machine(find_storage).run(file)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, struct.error, RecursionError) as error:
         raise CheckpointError(f"the pickle is damaged ({error})") from error
 
 
 class _Machine:
-    """Stack, memo and the few instructions; `_op_<NAME>` handles the instruction of that name."""
+    """Stack, memo and instructions; `_op_<name>` executes the instruction of that name."""
 
     def __init__(self, find_storage: Callable[[str, str, int], Storage]):
         self._find_storage = find_storage
@@ -112,13 +112,13 @@ class _Machine:
             self._spend(1)
             if opcode.name == "STOP":
                 if len(self._stack) != 1:
-                    raise CheckpointError("the pickle is damaged (it leaves several values)")
+                    raise CheckpointError("the pickle is damaged (it does not end with one value)")
                 return self._stack.pop()
             self._step(opcode.name, argument)
         raise CheckpointError("the pickle has no end")
 
     def _spend(self, cost: int) -> None:
-        # Without this, an instruction of a few bytes could copy a large container again and again.
+        # Without this limit, instructions of a few bytes could copy a large container many times.
         self._left -= cost
         if self._left < 0:
             raise CheckpointError("the pickle has more instructions than any checkpoint needs")
@@ -216,14 +216,14 @@ class _Machine:
         if isinstance(target, Namespace):
             self._spend(len(_expect(state, Dict)))
             target.update(state)
-        elif not isinstance(target, Dict):  # an OrderedDict's attributes (versions of modules) are of no use
-            raise CheckpointError("the pickle gives attributes to something that has none")
+        elif not isinstance(target, Dict):  # attributes of an OrderedDict (versions of modules) are not needed
+            raise CheckpointError("the pickle sets attributes of an object that has none")
 
     def _op_binpersid(self, _: None) -> None:
         tag, kind, key, _, numel, *view = _expect(self._pop(), tuple)
         kind = _expect(kind, _Class)
         if tag != "storage" or kind.dtype is None or not _is_size(numel) or any(v is not None for v in view):
-            raise CheckpointError("the pickle refers to data that is not a plain tensor's")
+            raise CheckpointError("the pickle refers to data that does not belong to a plain tensor")
         self._stack.append(self._find_storage(_expect(key, str), kind.dtype, numel))
 
 
@@ -249,11 +249,11 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> TensorSpec:
     shape, stride = _expect(shape, tuple), _expect(stride, tuple)
     if len(shape) != len(stride) or len(shape) > 8 or not all(_is_size(n) for n in (offset, *shape, *stride)):
-        raise CheckpointError("a tensor's shape is nonsense")
+        raise CheckpointError("a tensor has an invalid shape")
     spec = TensorSpec(_expect(storage, Storage), offset, shape, stride)
-    # The count as well as the extent: strides of zero would let a tensor be larger than its data.
+    # Both extent and count: with strides of 0, a tensor could be larger than its data.
     if offset + spec.extent > spec.storage.numel or math.prod(shape) > spec.storage.numel:
-        raise CheckpointError(f"a tensor of shape {list(shape)} does not fit its {spec.storage.numel} stored numbers")
+        raise CheckpointError(f"a tensor of shape {list(shape)} does not fit its {spec.storage.numel} stored elements")
     return spec
 
 
@@ -263,13 +263,13 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> TensorSpec:
 
 def _empty_dict(*arguments: Any) -> Dict:
     if arguments:
-        raise CheckpointError("the pickle makes a dictionary in an unusual way")
+        raise CheckpointError("the pickle constructs a dictionary in an unsupported way")
     return Dict()
 
 
 def _empty_namespace(*arguments: Any) -> Namespace:
     if arguments:
-        raise CheckpointError("the pickle makes a Namespace in an unusual way")
+        raise CheckpointError("the pickle constructs a Namespace in an unsupported way")
     return Namespace()
 
 
@@ -304,25 +304,25 @@ assert all(dtype in ITEM_SIZES for dtype in _STORAGES.values())
 def _find_class(module: str, name: str) -> _Class:
     found = _CLASSES.get((module, name))
     if found is None:
-        # repr: the name comes from the file and goes to a terminal.
-        raise CheckpointError(f"it is UNSAFE: it asks to use {f'{module}.{name}'[:100]!r}; nothing in it was run")
+        # repr: the name comes from the file and is printed to a terminal.
+        raise CheckpointError(f"it is UNSAFE: it requests {f'{module}.{name}'[:100]!r}; nothing in it was executed")
     return found
 
 
 def _expect(value: Any, kind: Any) -> Any:
     if not isinstance(value, kind):
-        raise TypeError(f"a {type(value).__name__} where something else belongs")
+        raise TypeError(f"unexpected {type(value).__name__}")
     return value
 
 
 def _hashable(items: Any) -> Any:
     if not all(map(_is_key, items)):
-        raise TypeError("a set of unusual things")
+        raise TypeError("a set of unsupported items")
     return items
 
 
 def _is_key(value: Any) -> bool:
-    """Whether it may be in a set or a dictionary. Large integers can be made to have the same hash."""
+    """Whether it may be in a set or a dictionary. Large integers are excluded: they can be made to collide in hash."""
     return isinstance(value, (str, bytes, float, type(None))) or (isinstance(value, int) and abs(value) < 2**60)
 
 

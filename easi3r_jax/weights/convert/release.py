@@ -1,6 +1,6 @@
-"""The way back: a checkpoint of ours as a folder of `model.safetensors` and `config.json`, in the released layout.
+"""Exports a checkpoint of ours as a folder of `model.safetensors` and `config.json`, in the released layout.
 
-Our own converter and whatever else loads the released networks from such a folder read it.
+Our converter reads such a folder, and so do other programs that load the released networks.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from easi3r_jax.weights.convert.table import official_tensors
 
 
 def release(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], *, half: bool = False) -> pathlib.Path:
-    """Writes a checkpoint in the released layout, whole or not at all; an older such folder is replaced.
+    """Writes a checkpoint in the released layout, atomically. An existing folder of this kind is replaced.
 
     Args:
       checkpoint: a folder that `save_checkpoint` wrote.
       output: folder to write.
-      half: store the weights in half precision: half the size, relative rounding errors up to 0.0005.
+      half: store weights in half precision: half the size, relative rounding errors up to 0.0005.
 
     Returns:
       The folder.
 
     Raises:
-      CheckpointError: the checkpoint cannot be read, or has weights beyond half precision.
+      CheckpointError: the checkpoint cannot be read, or has weights beyond the range of half precision.
       OutputError: the folder cannot be written.
     """
     config, model, metadata = load_checkpoint(checkpoint)
@@ -49,7 +49,7 @@ def release(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], 
     notes = {"source": str(metadata.get("source_name", "")), "licence": str(metadata.get("licence", ""))}
     with atomic_folder(output, marker=WEIGHTS) as folder:
         safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata=notes)
-        (folder / WEIGHTS).chmod(0o644)  # the library makes it readable for its owner alone
+        (folder / WEIGHTS).chmod(0o644)  # the library makes it readable by its owner only
         (folder / CONFIG).write_text(json.dumps(official_arguments(config), indent=1) + "\n")
     return pathlib.Path(output)
 
@@ -57,7 +57,7 @@ def release(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], 
 def official_arguments(config: DUSt3RConfig) -> dict[str, object]:
     """The arguments of the released network's constructor; the inverse of `model_string.parse_arguments`.
 
-    Infinity is written as the hub's files have it, a JSON of Python's own.
+    Infinity is written as in the hub's files, which is Python's extension of JSON.
     """
     return {
         "pos_embed": f"RoPE{config.rope_base:g}",

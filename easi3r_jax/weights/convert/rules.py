@@ -1,7 +1,7 @@
-"""Rows of the conversion tables, and the changes of layout they name.
+"""Rows of the conversion tables, and their changes of layout.
 
-Left: names of a released network's state dict; right: paths of ours (see `easi3r_jax.models`). "{}" stands for a
-block's number on the left; on the right, the blocks of a stack are stacked along a leading axis.
+Source: a name in a released network's state dict. Target: a path in our network (see `easi3r_jax.models`). In a source,
+"{}" stands for the number of a block. In our networks, blocks are stacked along a leading axis.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Transform:
     """A change of layout.
 
     Attributes:
-      apply: their array to ours (a view where possible).
-      undo: ours to theirs.
-      their_shape: our shape to theirs.
+      apply: released array to ours (a view where possible).
+      undo: our array to the released one.
+      their_shape: our shape to the released one.
     """
 
     apply: Callable[[np.ndarray], np.ndarray]
@@ -62,10 +62,10 @@ class Rule:
     """One row of the table.
 
     Attributes:
-      source: name in the checkpoint, "{}" for the number of a stack's block.
-      target: our path.
+      source: name in the checkpoint, with "{}" for the number of a block.
+      target: path in our network.
       transform: change of layout.
-      alias: a second name that the checkpoint may hold the same tensor under.
+      alias: a second name under which the checkpoint may have the same tensor.
     """
 
     source: str

@@ -1,7 +1,7 @@
-"""Folders of `model.safetensors` and `config.json`, as model hubs hold them.
+"""Folders of `model.safetensors` and `config.json`, the layout of model hubs.
 
-The `safetensors` library reads the weights. A file is an 8-byte little-endian length, a JSON header of that length
-(name → dtype, shape and the byte range of the data) and the data.
+The `safetensors` library reads the weights. A file consists of an 8-byte little-endian length, a JSON header of that
+length (name → dtype, shape and byte range of the data) and the data.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def open_folder(folder: pathlib.Path, *, name: str = "", licence: str | None = N
     """Opens a folder of `model.safetensors` and `config.json`.
 
     Raises:
-      CheckpointError: a file that is missing or damaged, or another network.
+      CheckpointError: a missing or damaged file, or an unknown network.
     """
     weights, config = folder / WEIGHTS, folder / CONFIG
     tensors, duplicates = read_header(weights)
-    if (flow := flow_table.network_of(tensors)) is not None:  # its config.json, where there is one, is of its training
+    if (flow := flow_table.network_of(tensors)) is not None:  # its config.json, if any, describes its training
         return Source(name or str(folder), (weights,), flow, tensors, duplicates, licence or flow_table.LICENCE)
     arguments = _read_config(config)
     try:
@@ -52,7 +52,7 @@ def open_folder(folder: pathlib.Path, *, name: str = "", licence: str | None = N
 
 
 def read_header(path: pathlib.Path) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
-    """Tensors of a safetensors file, and the names that occur more than once. The library checks every number in it."""
+    """Tensors of a safetensors file, and names that occur more than once. The library validates the header."""
     tensors = {}
     try:
         with safe_open(path, framework="numpy") as file:
@@ -65,16 +65,16 @@ def read_header(path: pathlib.Path) -> tuple[dict[str, LazyTensor], tuple[str, .
     except OSError as error:
         raise CheckpointError(f"Cannot read {path}: {error.strerror or error}.") from error
     except SafetensorError as error:
-        _refuse(path, f"it is cut off or damaged ({error}): download or copy it again", error)
+        _refuse(path, f"it is truncated or damaged ({error}): download or copy it again", error)
 
 
 def _tensor(path: pathlib.Path, name: str, shape: tuple[int, ...], code: str) -> LazyTensor:
     dtype = _DTYPES.get(code)
     if dtype is None:
-        _refuse(path, f"the type of {name[:100]!r} is {code[:40]!r}, which no DUSt3R has")
+        _refuse(path, f"{name[:100]!r} has dtype {code[:40]!r}, which DUSt3R does not use")
 
     def read() -> np.ndarray:
-        # Opened for each tensor: the pages of a mapped file count as this process's memory while it is open.
+        # Opened for each tensor: while a mapped file is open, its pages count as memory of this process.
         try:
             with safe_open(path, framework="numpy") as file, np.errstate(over="ignore"):
                 return file.get_tensor(name).astype(np.float32, copy=False)
@@ -85,11 +85,11 @@ def _tensor(path: pathlib.Path, name: str, shape: tuple[int, ...], code: str) ->
 
 
 def _repeated_names(path: pathlib.Path) -> tuple[str, ...]:
-    """Names that the header has twice: the library takes the last one."""
+    """Names that occur twice in the header: the library uses the last one."""
     with path.open("rb") as file:
         header = file.read(int.from_bytes(file.read(8), "little"))
     seen: list[str] = []
-    # Only the outermost object's pairs matter: it is the last to be built.
+    # Only the outermost object matters. It is the last one to be built.
     json.loads(header, object_pairs_hook=lambda pairs: (seen.clear(), seen.extend(name for name, _ in pairs)))
     return tuple(name for name, count in collections.Counter(seen).items() if count > 1)
 
@@ -98,15 +98,15 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             raw = file.read(1 << 20)
-        arguments = json.loads(raw)  # takes the Infinity that hub configurations contain
+        arguments = json.loads(raw)  # accepts the Infinity in configurations of the hub
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing: it belongs beside {WEIGHTS} and names the architecture.") from error
+        raise CheckpointError(f"{path} is missing: it describes the architecture of {WEIGHTS}.") from error
     except OSError as error:
         raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:
-        _refuse(path, "it is not readable JSON", error)
+        _refuse(path, "it is not valid JSON", error)
     if not isinstance(arguments, dict):
-        _refuse(path, "it is not a table of options")
+        _refuse(path, "it is not a JSON object")
     return arguments
 
 

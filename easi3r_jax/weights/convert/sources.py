@@ -1,19 +1,30 @@
-"""What a user may name as a source, and who opens it."""
+"""Opens sources of weights: files, folders, names on the hub."""
 
 from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable
 
 from easi3r_jax.core.errors import CheckpointError
-from easi3r_jax.weights.convert import hub, safetensors_folder, torch_file
+from easi3r_jax.core.types import Observer, silent
+from easi3r_jax.weights.checkpoint import LICENCE_RELEASED
+from easi3r_jax.weights.convert import safetensors_folder, torch_file
 from easi3r_jax.weights.convert.tensors import Source
-from easi3r_jax.weights.hub import is_name
+from easi3r_jax.weights.hub import fetch, is_name
+
+#: Hub names of the released networks.
+RELEASED = (
+    "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt",
+    "naver/DUSt3R_ViTLarge_BaseDecoder_512_linear",
+    "naver/DUSt3R_ViTLarge_BaseDecoder_224_linear",
+    "Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt",
+)
 
 
-def open_source(source: str | os.PathLike[str], progress: Callable[[str, int, int, str], None]) -> Source:
+def open_source(source: str | os.PathLike[str], progress: Observer = silent) -> Source:
     """Opens a `.pth` file, a folder of `model.safetensors` and `config.json`, or a hub name. Reads no tensor.
+
+    A model on the hub is downloaded unless the hub's own cache has it.
 
     Raises:
       CheckpointError: it is missing, damaged, unsafe, or cannot be downloaded.
@@ -22,29 +33,31 @@ def open_source(source: str | os.PathLike[str], progress: Callable[[str, int, in
     try:
         is_folder, exists = path.is_dir(), path.exists()
         has_weights = (path / safetensors_folder.WEIGHTS).exists()
-    except OSError as error:  # no permission to look, a name that is too long
+    except OSError as error:  # no permission, or a name that is too long
         raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
     if is_folder:
         if has_weights:
             return safetensors_folder.open_folder(path)
         files = sorted(path.glob("*.pth"))
         hint = f" Did you mean {files[0]}?" if files else ""
-        raise CheckpointError(f"{path} holds no {safetensors_folder.WEIGHTS}.{hint}")
+        raise CheckpointError(f"{path} has no {safetensors_folder.WEIGHTS}.{hint}")
     if exists:
         if path.name == safetensors_folder.WEIGHTS:
             return safetensors_folder.open_folder(path.parent)
         if path.suffix == ".safetensors":
-            safetensors_folder.read_header(path)  # a damaged file is told first
+            safetensors_folder.read_header(path)  # reports a damaged file first
             raise CheckpointError(
-                f"Put {path} into a folder of its own as {safetensors_folder.WEIGHTS}, its {safetensors_folder.CONFIG} "
-                "beside it, and name the folder."
+                f"Put {path} into a folder of its own as {safetensors_folder.WEIGHTS}, with its "
+                f"{safetensors_folder.CONFIG}, and pass the folder."
             )
         return torch_file.open_pth(path)
-    # What looks like a path is not asked for on the hub: a mistyped one should not leave the machine.
+    # What looks like a path is not looked up on the hub: a mistyped path should not leave the machine.
     is_local = path.suffix in (".pth", ".safetensors") or path.parent.is_dir()
     if is_name(str(source)) and not is_local:
-        return hub.open_name(str(source), progress)
+        folder = fetch(str(source), (safetensors_folder.CONFIG, safetensors_folder.WEIGHTS), "DUSt3R", progress)
+        licence = LICENCE_RELEASED if source in RELEASED else None
+        return safetensors_folder.open_folder(folder, name=str(source), licence=licence)
     raise CheckpointError(
-        f"There is no checkpoint at {source}: give a .pth file, a folder of {safetensors_folder.WEIGHTS} and "
-        f"{safetensors_folder.CONFIG}, a converted folder, or a hub name such as {hub.RELEASED[0]}."
+        f"There is no checkpoint at {source}: pass a .pth file, a folder of {safetensors_folder.WEIGHTS} and "
+        f"{safetensors_folder.CONFIG}, a converted folder, or a hub name such as {RELEASED[0]}."
     )

@@ -1,4 +1,4 @@
-"""The tables that say which tensor of a checkpoint becomes which parameter of ours: their check and their inverse."""
+"""Applies the conversion tables: from the tensors of a checkpoint to our parameters, and back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from easi3r_jax.weights.convert import dust3r_table, flow_table
 from easi3r_jax.weights.convert.rules import Rule, Shape, Transform
 from easi3r_jax.weights.convert.tensors import FLOATS, LazyTensor, Source
 
-#: Ending of the names under which batch norms count their training steps: of no use afterwards, and not asked for.
-COUNTER = ".num_batches_tracked"
+#: Suffix of the training step counters of batch norms. Inference does not need them, so they are ignored.
+STEP_COUNTER = ".num_batches_tracked"
 
 
 def rules(config: DUSt3RConfig | FlowConfig) -> list[Rule]:
@@ -24,14 +24,14 @@ def rules(config: DUSt3RConfig | FlowConfig) -> list[Rule]:
 
 
 def unused(config: DUSt3RConfig | FlowConfig) -> dict[str, Shape]:
-    """Tensors that every checkpoint holds and no prediction needs: checked like the others, then dropped."""
+    """Tensors in every checkpoint that inference does not need: checked like the others, then dropped."""
     return {} if isinstance(config, FlowConfig) else dust3r_table.unused(config)
 
 
 def official_tensors(config: DUSt3RConfig, parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our parameters under the released networks' names and in their layout; the inverse of `match` and its recipes.
+    """Our parameters with the released names and layouts; the inverse of `match` and its recipes.
 
-    What every released checkpoint holds and no prediction needs is filled with zeros.
+    Tensors that inference does not need are filled with zeros.
     """
     tensors = {name: np.zeros(shape, np.float32) for name, shape in unused(config).items()}
     for rule in rules(config):
@@ -46,7 +46,7 @@ def official_tensors(config: DUSt3RConfig, parameters: Mapping[str, np.ndarray])
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How one parameter is made: of one tensor, or of those of a stack's blocks."""
+    """How to make one parameter: from one tensor, or from one tensor per block of a stack."""
 
     tensors: tuple[tuple[str, LazyTensor], ...]
     transform: Transform
@@ -60,28 +60,30 @@ class Recipe:
 
 
 def match(source: Source) -> tuple[dict[str, Recipe], dict[str, LazyTensor], list[str]]:
-    """Lays the table on a source.
+    """Matches a source with the table.
 
     Returns:
-      recipes: for each of our parameters.
-      dropped: the tensors that no prediction needs.
-      notices: what a user should know, a sentence each.
+      recipes: one for each of our parameters.
+      dropped: tensors that inference does not need.
+      notices: sentences for the user.
 
     Raises:
-      CheckpointError: names everything that is missing, unknown, given twice or of the wrong shape, all at once.
+      CheckpointError: lists all missing, unknown, duplicate and misshapen tensors together.
     """
-    tensors, notices = {n: t for n, t in source.tensors.items() if not n.endswith(COUNTER)}, []
+    tensors, notices = {n: t for n, t in source.tensors.items() if not n.endswith(STEP_COUNTER)}, []
     if not any(name.startswith("dec_blocks2.") for name in tensors):
-        # As the released loader does with checkpoints of the pretraining, whose decoder has one branch.
+        # As in the released loader: checkpoints of the pretraining have a decoder of one branch.
         copies = {
             n.replace("dec_blocks.", "dec_blocks2.", 1): t for n, t in tensors.items() if n.startswith("dec_blocks.")
         }
         if copies:
-            notices.append("There is no second decoder (dec_blocks2): it becomes a copy of the first, as released.")
+            notices.append(
+                "There is no second decoder (dec_blocks2): the first is copied, as the released loader does."
+            )
         tensors |= copies
 
-    problems: dict[str, list[str]] = {"missing": [], "unknown": [], "given twice": sorted(source.duplicates)}
-    problems |= {"of the wrong shape": [], "not of floating-point numbers": [], "different under their two names": []}
+    problems: dict[str, list[str]] = {"missing": [], "unknown": [], "duplicate": sorted(source.duplicates)}
+    problems |= {"of the wrong shape": [], "without floating-point numbers": [], "different under their two names": []}
     left = dict(tensors)
 
     def take(name: str, shape: Shape) -> LazyTensor | None:
@@ -91,7 +93,7 @@ def match(source: Source) -> tuple[dict[str, Recipe], dict[str, LazyTensor], lis
         elif tensor.shape != shape:
             problems["of the wrong shape"].append(f"{name} {list(tensor.shape)} instead of {list(shape)}")
         elif tensor.dtype not in FLOATS:
-            problems["not of floating-point numbers"].append(f"{name} ({tensor.dtype})")
+            problems["without floating-point numbers"].append(f"{name} ({tensor.dtype})")
         else:
             return tensor
         return None
@@ -104,7 +106,7 @@ def match(source: Source) -> tuple[dict[str, Recipe], dict[str, LazyTensor], lis
         their_shape = rule.transform.their_shape(shape[1:] if stacked else shape)
         names = [rule.source.format(n) for n in range(shape[0])] if stacked else [rule.source]
         if rule.alias is not None and rule.alias in left:
-            if rule.source not in left:  # files that hold no tensor twice keep either name
+            if rule.source not in left:  # a file without duplicates has either name
                 names = [rule.alias]
             elif (alias := take(rule.alias, their_shape)) is not None and not _equal(left[rule.source], alias):
                 problems["different under their two names"].append(f"{rule.source} and {rule.alias}")
@@ -128,17 +130,17 @@ def _equal(first: LazyTensor, second: LazyTensor) -> bool:
     return first.shape == second.shape and bool(np.array_equal(first.read(), second.read(), equal_nan=True))
 
 
-def _report(problems: Mapping[str, list[str]], most: int = 40) -> str:
-    """All problems in one line. A checkpoint of another network would fill pages: long lists end in a count."""
+def _report(problems: Mapping[str, list[str]], max_names: int = 40) -> str:
+    """All problems in one line. For a checkpoint of another network the lists are long: they are cut, with a count."""
     parts = []
     for kind, names in problems.items():
         if names:
-            more = f", and {len(names) - most} more" if len(names) > most else ""
+            more = f", and {len(names) - max_names} more" if len(names) > max_names else ""
             count = "1 tensor" if len(names) == 1 else f"{len(names)} tensors"
-            parts.append(f"{count} {kind}: {', '.join(map(_printable, names[:most]))}{more}")
+            parts.append(f"{count} {kind}: {', '.join(map(_printable, names[:max_names]))}{more}")
     return "; ".join(parts)
 
 
 def _printable(name: str) -> str:
-    """Names come from the file and go to a terminal: no line breaks, no control sequences."""
+    """Names come from the file and are printed to a terminal: no line breaks, no control sequences."""
     return name[:200] if name.isprintable() else ascii(name[:200])

@@ -1,4 +1,4 @@
-"""Tensors that stay in their file until they are asked for."""
+"""Tensors that are read from their file only when needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 
-#: Bytes of an element, by the names that PyTorch and we give the types.
+#: Bytes per element of each dtype, by its name in PyTorch and NumPy.
 ITEM_SIZES = {
     "float64": 8,
     "float32": 4,
@@ -37,8 +37,8 @@ class LazyTensor:
     Attributes:
       shape: as stored.
       dtype: a key of `ITEM_SIZES`.
-      read: reads it; float32 whatever the stored type is. The array may be a strided view.
-      identity: equal for two tensors that are the same numbers of the same file.
+      read: reads it as float32, whatever the stored dtype. The array may be a strided view.
+      identity: equal for two tensors that are the same data of the same file.
     """
 
     shape: tuple[int, ...]
@@ -53,15 +53,15 @@ class LazyTensor:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Opened weights, nothing read yet.
+    """Opened weights; no tensor is read yet.
 
     Attributes:
-      name: what the user called it.
-      files: the files it consists of, the weights first.
+      name: as the user gave it.
+      files: its files, the weights first.
       config: the architecture.
       tensors: the network's tensors by name.
       duplicates: names that occur more than once.
-      licence: terms of the weights where the source is known; None where it is not.
+      licence: terms of the weights; None if the source is not known.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Source:
 
 
 def read_array(path: pathlib.Path, offset: int, count: int, dtype: str, byteorder: ByteOrder = "little") -> np.ndarray:
-    """Reads `count` elements that start at byte `offset`. The caller has checked that the file is long enough."""
+    """Reads `count` elements from byte `offset` on. The caller has checked that the file is long enough."""
     raw_dtype = np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder(byteorder)
     array = np.empty(count, raw_dtype)
     try:
@@ -83,7 +83,7 @@ def read_array(path: pathlib.Path, offset: int, count: int, dtype: str, byteorde
             while got < len(view):
                 step = file.readinto(view[got:])
                 if not step:
-                    raise CheckpointError(f"{path} became shorter while it was read: is it still being written?")
+                    raise CheckpointError(f"{path} was truncated while it was read: is it still being written?")
                 got += step
     except OSError as error:
         raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
@@ -91,8 +91,8 @@ def read_array(path: pathlib.Path, offset: int, count: int, dtype: str, byteorde
 
 
 def as_float32(array: np.ndarray, dtype: str) -> np.ndarray:
-    """Numbers of any stored floating-point type as float32 in the machine's byte order."""
+    """Converts any stored floating-point dtype to float32 in native byte order."""
     if dtype == "bfloat16":  # the upper half of a float32
         return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, and that is reported by name
+    with np.errstate(over="ignore"):  # out of float32's range: infinite, which is reported by name
         return array.astype(np.float32, copy=False)

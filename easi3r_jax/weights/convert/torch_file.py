@@ -1,8 +1,8 @@
-"""Files of `torch.save`, read without torch: the zip format (since PyTorch 1.6) and the one before.
+"""Reads files of `torch.save` without torch: the zip format (since PyTorch 1.6) and the legacy format.
 
-A zip file holds `<name>/data.pkl`, a pickle that describes the tensors, `<name>/data/<key>`, their numbers, stored
-without compression, and `<name>/byteorder`. The older format is five pickles in a row (magic number, protocol,
-machine, the object, the storages' keys) and then, key by key, an element count (int64) and the numbers.
+A zip file has `<name>/data.pkl`, a pickle that describes the tensors, `<name>/data/<key>`, their data without
+compression, and `<name>/byteorder`. The legacy format is five pickles in a row (magic number, protocol, machine, the
+object, the keys of the storages), then for each key an element count (int64) and the data.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LEGACY_PROTOCOL = 1001
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-    """Where a storage's numbers are: byte offset in the file, and the CRC-32 that the zip gives them, if any."""
+    """Where a storage's data is: byte offset in the file, and its CRC-32 in the zip, if any."""
 
     offset: int
     crc: int | None
@@ -37,7 +37,7 @@ class _Data:
 
 @dataclasses.dataclass(frozen=True)
 class TorchFile:
-    """A file's object with its tensors left in place."""
+    """The object of a file; tensors stay in the file."""
 
     path: pathlib.Path
     root: Any
@@ -45,7 +45,7 @@ class TorchFile:
     byteorder: ByteOrder
 
     def lazy(self, spec: pickles.TensorSpec) -> LazyTensor:
-        """A handle on one of the object's tensors."""
+        """A lazy tensor for one of the object's tensors."""
         dtype = spec.storage.dtype
         identity = (spec.storage.key, dtype, spec.offset, spec.shape, spec.stride)
         return LazyTensor(spec.shape, dtype, lambda: self._read(spec), identity)
@@ -54,7 +54,7 @@ class TorchFile:
         dtype, data = spec.storage.dtype, self.data[spec.storage.key]
         start = data.offset + spec.offset * ITEM_SIZES[dtype]
         flat = read_array(self.path, start, spec.extent, dtype, self.byteorder)
-        # A checksum is of the whole storage; nearly every tensor is one.
+        # A checksum covers a whole storage. Nearly every tensor is a whole storage.
         if (
             data.crc is not None
             and spec.extent == spec.storage.numel
@@ -63,7 +63,7 @@ class TorchFile:
             _refuse(self.path, "its checksum shows that it is damaged: download or copy it again")
         flat = as_float32(flat, dtype)
         steps = tuple(step * flat.itemsize for step in spec.stride)
-        # `pickles` has checked that shape and strides stay inside.
+        # `pickles` has checked that shape and strides stay inside the storage.
         return np.lib.stride_tricks.as_strided(flat, spec.shape, steps, writeable=False)
 
 
@@ -71,7 +71,7 @@ def open_torch_file(path: pathlib.Path) -> TorchFile:
     """Reads a file's structure, not its tensors.
 
     Raises:
-      CheckpointError: not such a file, damaged, or unsafe.
+      CheckpointError: not a file of `torch.save`, damaged, or unsafe.
     """
     try:
         with path.open("rb") as file:
@@ -85,24 +85,24 @@ def open_torch_file(path: pathlib.Path) -> TorchFile:
     except OSError as error:
         raise CheckpointError(f"Cannot read {path}: {error.strerror or error}.") from error
     raise CheckpointError(
-        f"Cannot use {path}: it is empty (an interrupted download?)."
+        f"Cannot use {path}: it is empty. Was its download interrupted?"
         if size == 0
-        else f"Cannot use {path}: it is no PyTorch checkpoint (neither a zip nor a pickle)."
+        else f"Cannot use {path}: it is not a PyTorch checkpoint (neither a zip nor a pickle)."
     )
 
 
 def open_pth(path: pathlib.Path) -> Source:
     """Opens an official checkpoint: {"args": Namespace(model=...), "model": state dict, ...}, or a flow network's.
 
-    Optimiser state and whatever else stands beside them is neither read nor needed. A flow network's file is its
-    state dict alone, whose names may begin with "module.".
+    Other entries, such as the optimiser's state, are not read. A flow network's file is only its state dict; its names
+    may begin with "module.".
     """
     file = open_torch_file(path)
     root = file.root
     if isinstance(root, dict) and (flow := _flow_network(path, file, root)) is not None:
         return flow
     if not isinstance(root, dict) or not isinstance(root.get("model"), dict):
-        _refuse(path, "it holds no 'model' with the weights of a network")
+        _refuse(path, "it has no 'model' with the weights of a network")
     arguments = root.get("args")
     string = arguments.get("model") if isinstance(arguments, dict) else None
     if not isinstance(string, str):
@@ -113,7 +113,7 @@ def open_pth(path: pathlib.Path) -> Source:
         if not (isinstance(key, str) and isinstance(value, pickles.TensorSpec))
     ]
     if others:
-        _refuse(path, f"in its 'model', {str(others[0])[:80]!r} is no named tensor")
+        _refuse(path, f"in its 'model', {str(others[0])[:80]!r} is not a named tensor")
     try:
         config = parse_model_string(string)
     except CheckpointError as error:
@@ -124,18 +124,20 @@ def open_pth(path: pathlib.Path) -> Source:
 
 
 def _flow_network(path: pathlib.Path, file: TorchFile, root: dict[Any, Any]) -> Source | None:
-    """The file of a flow network, or None where it is none."""
+    """The source in a flow network's file; None for other files."""
     tensors: dict[str, LazyTensor] = {}
-    twice: list[str] = list(getattr(root, "duplicates", ()))
+    duplicates: list[str] = list(getattr(root, "duplicates", ()))
     for key, value in root.items():
         if not (isinstance(key, str) and isinstance(value, pickles.TensorSpec)):
             return None
         name = key.removeprefix("module.")
         if name in tensors:
-            twice.append(name)
+            duplicates.append(name)
         tensors[name] = file.lazy(value)
     config = flow_table.network_of(tensors)
-    return None if config is None else Source(str(path), (path,), config, tensors, tuple(twice), flow_table.LICENCE)
+    if config is None:
+        return None
+    return Source(str(path), (path,), config, tensors, tuple(duplicates), flow_table.LICENCE)
 
 
 def _refuse(path: pathlib.Path, reason: str, cause: Exception | None = None) -> NoReturn:
@@ -146,8 +148,8 @@ def _open_zip(path: pathlib.Path, file: io.BufferedReader, size: int) -> TorchFi
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-    except Exception as error:  # zipfile lets struct, value, unicode, overflow and "not implemented" errors escape
-        _refuse(path, "it is cut off or damaged (no table of contents at its end): download or copy it again", error)
+    except Exception as error:  # zipfile raises struct, value, unicode, overflow and "not implemented" errors
+        _refuse(path, "it is truncated or damaged (no directory at its end): download or copy it again", error)
     folder = entries[0].filename.split("/")[0] if entries else ""
     records: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
@@ -155,9 +157,9 @@ def _open_zip(path: pathlib.Path, file: io.BufferedReader, size: int) -> TorchFi
         if ".." in pathlib.PurePosixPath(entry.filename).parts or entry.filename.startswith("/"):
             _refuse(path, f"it is UNSAFE: it has an entry outside its own folder, {entry.filename[:100]!r}")
         if head != folder or not name:
-            _refuse(path, "it is a zip archive, but none that torch.save wrote (not one folder)")
+            _refuse(path, "it is a zip archive, but not one of torch.save (not a single folder)")
         if name in records:
-            _refuse(path, f"it has two entries called {name[:100]!r}")
+            _refuse(path, f"it has two entries named {name[:100]!r}")
         records[name] = entry
 
     def small(name: str, limit: int) -> bytes:
@@ -168,11 +170,11 @@ def _open_zip(path: pathlib.Path, file: io.BufferedReader, size: int) -> TorchFi
         return file.read(entry.file_size)
 
     if "data.pkl" not in records:
-        _refuse(path, "it is a zip archive, but none that torch.save wrote (no data.pkl)")
+        _refuse(path, "it is a zip archive, but not one of torch.save (no data.pkl)")
     byteorder = small("byteorder", 64).decode("ascii", "replace").strip() if "byteorder" in records else "little"
     if byteorder not in ("little", "big"):
         _refuse(path, f"its byte order is {byteorder!r}, not 'little' or 'big'")
-    # torch.save can be told not to compute checksums; then that of the version number does not fit either.
+    # torch.save can omit checksums; then that of the version number is wrong, too.
     checked = "version" in records and zlib.crc32(small("version", 64)) == records["version"].CRC
     pickled = small("data.pkl", pickles.MAX_PICKLE_BYTES)
     if checked and zlib.crc32(pickled) != records["data.pkl"].CRC:
@@ -183,9 +185,9 @@ def _open_zip(path: pathlib.Path, file: io.BufferedReader, size: int) -> TorchFi
     def find_storage(key: str, dtype: str, numel: int) -> pickles.Storage:
         entry = records.get(f"data/{key}")
         if entry is None:
-            raise CheckpointError("a tensor's numbers are missing in the file")
+            raise CheckpointError("the data of a tensor is missing")
         if entry.file_size != numel * ITEM_SIZES[dtype]:
-            raise CheckpointError(f"{numel} numbers of type {dtype} do not fill {entry.file_size} bytes")
+            raise CheckpointError(f"{numel} elements of {dtype} do not fill {entry.file_size} bytes")
         if key not in data:
             data[key] = _Data(_data_offset(path, file, entry, size), entry.CRC if checked else None)
         return pickles.Storage(key, dtype, numel)
@@ -197,29 +199,29 @@ def _open_zip(path: pathlib.Path, file: io.BufferedReader, size: int) -> TorchFi
 def _data_offset(path: pathlib.Path, file: io.BufferedReader, entry: zipfile.ZipInfo, size: int) -> int:
     """Byte offset of an entry's data, checked to lie inside the file."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.compress_size != entry.file_size:
-        _refuse(path, "its entries are compressed or encrypted: torch.save writes neither; unpack and zip it with -0")
+        _refuse(path, "its entries are compressed or encrypted: torch.save does neither. Unpack it and zip it with -0")
     file.seek(entry.header_offset)
     header = file.read(30)
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
-        _refuse(path, "it is damaged (an entry does not begin where the table of contents says)")
+        _refuse(path, "it is damaged (an entry does not begin where the directory says)")
     name_length, extra_length = struct.unpack("<HH", header[26:30])
     offset = entry.header_offset + 30 + name_length + extra_length
     if offset + entry.file_size > size:
-        _refuse(path, "it is cut off or damaged (an entry reaches beyond its end): download or copy it again")
+        _refuse(path, "it is truncated or damaged (an entry ends beyond the file): download or copy it again")
     return offset
 
 
 def _open_legacy(path: pathlib.Path, file: io.BufferedReader, size: int) -> TorchFile:
-    # The pickles stand at the beginning; only the numbers after them are large.
+    # The pickles come first; only the data after them is large.
     head = io.BytesIO(file.read(pickles.MAX_PICKLE_BYTES))
     storages: dict[str, pickles.Storage] = {}
 
     def no_storage(key: str, dtype: str, numel: int) -> NoReturn:
-        raise CheckpointError("the pickle is damaged (data where there is none)")
+        raise CheckpointError("the pickle is damaged (unexpected reference to data)")
 
     def find_storage(key: str, dtype: str, numel: int) -> pickles.Storage:
         if numel * ITEM_SIZES[dtype] > size:
-            raise CheckpointError(f"it says that it holds {numel} numbers of type {dtype}, but it is too short")
+            raise CheckpointError(f"it should have {numel} elements of {dtype}, but it is too short")
         storage = pickles.Storage(key, dtype, numel)
         if storages.setdefault(key, storage) != storage:
             raise CheckpointError("it describes the same data in two ways")
@@ -227,10 +229,10 @@ def _open_legacy(path: pathlib.Path, file: io.BufferedReader, size: int) -> Torc
 
     magic = _load(path, head, no_storage)
     if magic != _LEGACY_MAGIC:
-        _refuse(path, "it is a pickle, but none that torch.save wrote")
+        _refuse(path, "it is a pickle, but not one of torch.save")
     protocol, machine = _load(path, head, no_storage), _load(path, head, no_storage)
     if protocol != _LEGACY_PROTOCOL or not isinstance(machine, dict):
-        _refuse(path, "it is of an unknown version of torch.save")
+        _refuse(path, "it was written by an unknown version of torch.save")
     root = _load(path, head, find_storage)
     keys = _load(path, head, no_storage)
     if (
@@ -238,7 +240,7 @@ def _open_legacy(path: pathlib.Path, file: io.BufferedReader, size: int) -> Torc
         or {k for k in keys if isinstance(k, str)} != set(storages)
         or len(keys) != len(storages)
     ):
-        _refuse(path, "it is damaged (its list of data does not fit its tensors)")
+        _refuse(path, "it is damaged (its list of data does not match its tensors)")
 
     byteorder = "little" if machine.get("little_endian", True) else "big"
     data, offset = {}, head.tell()
@@ -250,7 +252,7 @@ def _open_legacy(path: pathlib.Path, file: io.BufferedReader, size: int) -> Torc
         data[key] = _Data(offset, None)
         offset += storage.numel * ITEM_SIZES[storage.dtype]
         if count != storage.numel or offset > size:
-            _refuse(path, "it is cut off or damaged: download or copy it again")
+            _refuse(path, "it is truncated or damaged: download or copy it again")
     return TorchFile(path, root, data, byteorder)
 
 

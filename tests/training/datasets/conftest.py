@@ -1,4 +1,4 @@
-"""A box room seen from a moving camera, of which everything is known, written in the layout of each data set.
+"""A box-shaped room with known geometry, seen by a moving camera and written in the layout of each data set.
 
 The world and the cameras have OpenCV axes. The room is convex: nothing hides anything.
 """
@@ -24,7 +24,7 @@ NUM_FRAMES = 6
 
 @dataclasses.dataclass(frozen=True)
 class Truth:
-    """What was written.
+    """The ground truth of a written data set.
 
     Attributes:
       root: to be opened.
@@ -58,7 +58,7 @@ def camera_path(unit: float = 1.0) -> np.ndarray:
 
 
 def render(intrinsics: np.ndarray, world_from_cam: np.ndarray, shape: tuple[int, int], unit: float = 1.0):
-    """-> (H, W, 3) uint8 smooth colours of the walls' points, (H, W) float64 z; both exact at pixel centres."""
+    """Returns (H, W, 3) uint8 smooth colours of the walls and (H, W) float64 z, both exact at pixel centres."""
     rows, columns = np.indices(shape)
     rays = np.stack([columns, rows, np.ones(shape)], -1) @ np.linalg.inv(intrinsics).T @ world_from_cam[:3, :3].T
     origin = world_from_cam[:3, 3]
@@ -88,7 +88,7 @@ def write_pointodyssey(root: pathlib.Path) -> Truth:
         Image.fromarray(np.rint(depth / 1000 * 65535).astype(np.uint16)).save(folder / f"depths/depth_{frame:05}.png")
     np.savez(
         folder / "anno.npz",
-        trajs_3d=np.array([None], dtype=object),  # as in some sequences of the data set; never touched
+        trajs_3d=np.array([None], dtype=object),  # as in some sequences of the data set; never read
         intrinsics=np.tile(truth.intrinsics, (NUM_FRAMES, 1, 1)).astype(np.float32),
         extrinsics=np.linalg.inv(truth.world_from_cam).astype(np.float32),
     )
@@ -165,7 +165,7 @@ def write_pairs(root: pathlib.Path) -> Truth:
 
 
 def write_ground_truth(truth: Truth, **changes: np.ndarray | None) -> None:
-    """Writes or changes ground_truth.npz; None leaves an array out."""
+    """Writes or changes ground_truth.npz; None omits an array."""
     path = truth.folder / "ground_truth.npz"
     arrays = {"intrinsics": truth.intrinsics, "world_from_cam": truth.world_from_cam}
     if path.exists():
@@ -187,11 +187,11 @@ WRITERS: dict[str, Callable[[pathlib.Path], Truth]] = {
 def exr_file(
     pixels: np.ndarray, *, compression: int = 3, corner: tuple[int, int] = (0, 0), channels: tuple[str, ...] = ("Y",)
 ) -> bytes:
-    """An OpenEXR file as the format's description has it; all channels show the same pixels.
+    """An OpenEXR file according to the format's specification; all channels have the same pixels.
 
     Args:
       pixels: (H, W) uint32, float16 or float32.
-      compression: 0 none, 2 a deflated block a line, 3 a deflated block 16 lines.
+      compression: 0 none, 2 a deflated block per line, 3 a deflated block per 16 lines.
       corner: of the data window.
       channels: their names, sorted.
     """
@@ -229,7 +229,7 @@ def exr_file(
 
 @pytest.fixture(scope="session")
 def layouts(tmp_path_factory) -> Callable[[str], Truth]:
-    """The room in the layout of a name, written when first asked for. Not to be changed."""
+    """The room in a given layout, written on first use. Must not be changed."""
     written: dict[str, Truth] = {}
 
     def get(name: str) -> Truth:
@@ -242,7 +242,7 @@ def layouts(tmp_path_factory) -> Callable[[str], Truth]:
 
 @pytest.fixture
 def write(tmp_path, layouts) -> Callable[[str], Truth]:
-    """A copy of its own of `layouts`, to be damaged."""
+    """A copy of `layouts` that a test may damage."""
 
     def copy(name: str) -> Truth:
         truth = layouts(name)
@@ -265,7 +265,7 @@ def change_truth() -> Callable[..., None]:
 
 
 def pytest_generate_tests(metafunc):
-    """A test that takes `layout` and does not say which runs for every layout."""
+    """Runs a test with a `layout` argument for every layout, unless it is parametrised."""
     chosen = any("layout" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize"))
     if "layout" in metafunc.fixturenames and not chosen:
         metafunc.parametrize("layout", sorted(WRITERS))

@@ -1,4 +1,4 @@
-"""Data sets that are not whole: one line that names the file and says what to do, at the start where possible."""
+"""Incomplete and damaged data sets: one line that names the file and the remedy, at the start where possible."""
 
 import sys
 import zipfile
@@ -27,7 +27,7 @@ def opening(layout, truth):
 
 
 def reading(layout, truth, frame=2):
-    """The data set opens; the frame does not, neither alone nor in a batch."""
+    """The data set opens, but the frame cannot be read, neither alone nor in a batch."""
     dataset = open_dataset(layout, truth.root)
     message = message_of(lambda: dataset.sequences[0].read(frame))
     mixture = Mixture([(dataset, 1.0)], CONFIG)
@@ -76,33 +76,33 @@ def test_an_empty_root(tmp_path, layout):
     assert str(tmp_path) in message and layout in message
 
 
-def test_an_image_that_is_missing(write, layout):
+def test_a_missing_image(write, layout):
     truth = write(layout)
     path = truth.folder / IMAGES[layout]
     path.unlink()
-    if layout == "waymo":  # times that are not there are passed over
+    if layout == "waymo":  # missing times are skipped
         (sequence,) = open_dataset(layout, truth.root).sequences
         assert sequence.num_frames == len(truth.world_from_cam) - 1
         assert sequence.image_path(2).name == "00003_1.jpg"
-    else:  # the plain layout has no numbers to go by, but fewer images than depths
+    else:  # the project's own layout has no frame numbers, but fewer images than depth maps
         assert ("6, 54, 96" if layout == "pairs" else str(path)) in opening(layout, truth)
 
 
-def test_depth_that_is_missing(write, layout):
+def test_missing_depth(write, layout):
     truth = write(layout)
     (truth.folder / DEPTHS[layout]).unlink()
     message = opening(layout, truth)
     assert str(truth.folder / DEPTHS[layout]) in message and "restore" in message
 
 
-def test_cameras_that_are_missing(write, layout):
+def test_missing_cameras(write, layout):
     truth = write(layout)
     (truth.folder / CAMERAS[layout]).unlink()
     assert str(truth.folder / CAMERAS[layout]) in opening(layout, truth)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.98])
-def test_an_image_that_is_cut_off(write, layout, share):
+def test_a_truncated_image(write, layout, share):
     truth = write(layout)
     path = truth.folder / IMAGES[layout]
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
@@ -110,16 +110,16 @@ def test_an_image_that_is_cut_off(write, layout, share):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
-def test_depth_that_is_cut_off(write, layout, share):
+def test_truncated_depth(write, layout, share):
     truth = write(layout)
     path = truth.folder / DEPTHS[layout]
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    # An .npz file has its list of contents at its end, and the cameras are in the same file.
+    # An .npz file has its directory at the end, and the cameras are in the same file.
     message = opening(layout, truth) if layout == "pairs" else reading(layout, truth)
     assert str(path) in message
 
 
-def test_an_image_of_another_size_than_its_depth(write, layout):
+def test_an_image_and_depth_of_different_sizes(write, layout):
     truth = write(layout)
     path = truth.folder / IMAGES[layout]
     with Image.open(path) as image:
@@ -140,7 +140,7 @@ def test_an_image_of_another_size_than_its_depth(write, layout):
         (lambda poses: poses.astype("U8"), "real numbers"),
     ],
 )
-def test_poses_of_another_kind(write, layout, change, reason):
+def test_invalid_poses(write, layout, change, reason):
     truth = write(layout)
     name = {"pointodyssey": "extrinsics", "pairs": "world_from_cam", "waymo": "cam2world"}[layout]
     path = truth.folder / CAMERAS[layout]
@@ -180,7 +180,7 @@ def test_fewer_poses_than_frames(write, layout):
         (lambda lines: ["\udcff\x00", *lines[1:]], "Line 1"),
     ],
 )
-def test_tables_of_cameras(write, layout, name, change, reason):
+def test_invalid_camera_tables(write, layout, name, change, reason):
     truth = write(layout)
     path = truth.folder / name
     lines = path.read_text().splitlines()
@@ -199,7 +199,7 @@ def test_tables_of_cameras(write, layout, name, change, reason):
         [[0.7, 0, 0.5], [0, 0.7, 0.5], [0, 0, 1]],  # in units of the image's size
     ],
 )
-def test_intrinsics_that_are_none(write, change_truth, intrinsics):
+def test_invalid_intrinsics(write, change_truth, intrinsics):
     truth = write("pairs")
     change_truth(truth, intrinsics=np.array(intrinsics, np.float64))
     mixture = Mixture([(open_dataset("pairs", truth.root), 1.0)], CONFIG)
@@ -207,7 +207,7 @@ def test_intrinsics_that_are_none(write, change_truth, intrinsics):
     assert "frames/0000" in message and "correct" in message
 
 
-def test_a_null_quaternion_is_no_pose(write):
+def test_a_zero_quaternion_is_not_a_pose(write):
     truth = write("tartanair")
     (truth.folder / "pose_left.txt").write_text("0 0 0 0 0 0 0\n" * 5 + "nan 0 0 0 0 0 1\n")
     mixture = Mixture([(open_dataset("tartanair", truth.root), 1.0)], CONFIG)
@@ -224,7 +224,7 @@ def test_a_sequence_of_one_frame(write):
 # --- PointOdyssey ---------------------------------------------------------------------------------------------------
 
 
-def test_depth_images_of_8_bits(write):
+def test_8_bit_depth_images(write):
     truth = write("pointodyssey")
     path = truth.folder / DEPTHS["pointodyssey"]
     Image.fromarray(np.ones(truth.shape, np.uint8)).save(path)
@@ -247,7 +247,7 @@ def test_splits_and_both_names_of_the_annotations(write, tmp_path):
     (tmp_path / "val").mkdir()
     (truth.folder.parent / "unpacked.tar").touch()
     truth.folder.rename(tmp_path / "val" / "robot")
-    # Nothing to train on in train: no split is taken in its stead.
+    # An empty train split: no other split is used instead.
     assert "no sequence" in opening("pointodyssey", truth)
     assert len(open_dataset("pointodyssey", tmp_path / "val").sequences) == 1
     assert len(open_dataset("pointodyssey", tmp_path / "val" / "robot").sequences) == 1
@@ -267,7 +267,7 @@ def test_sky_is_unknown(write):
     np.testing.assert_array_equal(found[9:], depth[9:])
 
 
-def test_a_copy_of_another_size_has_another_camera(write):
+def test_a_resized_copy_has_another_camera(write):
     truth = write("tartanair")
     path = truth.folder / IMAGES["tartanair"]
     Image.new("RGB", (320, 240)).save(path)
@@ -276,7 +276,7 @@ def test_a_copy_of_another_size_has_another_camera(write):
 
 
 @pytest.mark.parametrize("levels", [("office", "office", "Easy"), ("office", "Hard"), ("Easy",), ()])
-def test_scenes_are_found_on_any_level(write, tmp_path, levels):
+def test_scenes_are_found_on_every_level(write, tmp_path, levels):
     truth = write("tartanair")
     root = tmp_path / "elsewhere"
     folder = root.joinpath(*levels, "P000")
@@ -295,8 +295,8 @@ def test_without_h5py(write, monkeypatch):
     assert "pip install" in reading("spring", truth) and "[datasets]" in reading("spring", truth)
 
 
-def test_disparities_that_are_elsewhere(write, tmp_path):
-    """HDF5 can send a reader to other files: links and data kept outside are not followed."""
+def test_external_disparities(write, tmp_path):
+    """HDF5 can refer to other files: external links and external data are not followed."""
     truth = write("spring")
     path = truth.folder / DEPTHS["spring"]
     shape = tuple(2 * side for side in truth.shape)
@@ -323,7 +323,7 @@ def test_disparities_that_are_elsewhere(write, tmp_path):
         assert "of its own" in reading("spring", truth)
 
 
-def test_disparities_of_the_image_s_size(write):
+def test_disparities_of_the_images_size(write):
     truth = write("spring")
     path = truth.folder / DEPTHS["spring"]
     with h5py.File(path, "w") as file:
@@ -331,7 +331,7 @@ def test_disparities_of_the_image_s_size(write):
     assert "twice" in reading("spring", truth)
 
 
-def test_no_disparity_is_no_depth(write):
+def test_unknown_disparity_is_unknown_depth(write):
     truth = write("spring")
     disparity = np.ones([2 * side for side in truth.shape], np.float32)
     disparity[0], disparity[2], disparity[4], disparity[6] = 0, np.nan, -1, 1e-6
@@ -356,7 +356,7 @@ def test_each_camera_is_a_sequence(write):
     assert open_dataset("waymo", truth.folder).sequences[1].image_path(2).name == "00002_4.jpg"
 
 
-# --- the plain layout -----------------------------------------------------------------------------------------------
+# --- the project's own layout ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -370,11 +370,11 @@ def test_each_camera_is_a_sequence(write):
         ("1e300 2\n", "0 to 5"),
         ("0 1 2\n", "Line 1"),
         ("0 1\na b\n", "Line 2"),
-        ("# none\n", "no pair"),
-        ("", "no pair"),
+        ("# none\n", "no pairs"),
+        ("", "no pairs"),
     ],
 )
-def test_lists_of_pairs(write, text, reason):
+def test_invalid_lists_of_pairs(write, text, reason):
     truth = write("pairs")
     (truth.folder / "pairs.txt").write_text(text)
     message = opening("pairs", truth)
@@ -391,7 +391,7 @@ def test_lists_of_pairs(write, text, reason):
         (np.ones((6, 54, 96), complex), "real numbers"),
     ],
 )
-def test_depth_of_another_kind(write, change_truth, depth, reason):
+def test_invalid_depth_arrays(write, change_truth, depth, reason):
     truth = write("pairs")
     change_truth(truth, depth=depth)
     assert reason in opening("pairs", truth)
@@ -412,8 +412,8 @@ def test_one_frame_of_a_depth_array(write, save, order):
             np.testing.assert_array_equal(sequence.read(frame).depth, depth[frame].astype(dtype).astype(np.float32))
 
 
-def test_a_depth_array_that_says_more_than_it_has(write):
-    """Shapes are compared and reads are bounded: a header that promises terabytes costs nothing."""
+def test_a_depth_array_with_a_false_shape(write):
+    """Shapes are compared and reads are bounded: a header that declares terabytes costs nothing."""
     truth = write("pairs")
     path = truth.folder / "ground_truth.npz"
     with np.load(path) as file:

@@ -1,4 +1,4 @@
-"""OpenEXR depth maps: those of another program and of the format's description, and damaged ones."""
+"""OpenEXR depth maps: of another program, of the format's specification, and damaged ones."""
 
 import sys
 from fractions import Fraction
@@ -37,7 +37,7 @@ def test_files_of_another_program(tmp_path, compression):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint32])
 @pytest.mark.parametrize("compression", [0, 2, 3])
-def test_kinds_of_pixels_and_windows(tmp_path, exr, dtype, compression):
+def test_pixel_types_and_windows(tmp_path, exr, dtype, compression):
     depth = sparse_depth(dtype=dtype)
     path = tmp_path / "depth.exr"
     for corner in ((0, 0), (-5, 12)):
@@ -71,8 +71,8 @@ def test_every_cut_is_seen(tmp_path, exr, capfd, compression):
     assert not capfd.readouterr().out
 
 
-def test_a_flipped_byte_is_an_error_or_does_no_harm(tmp_path, exr):
-    """Deflated blocks carry checksums: no depth changes without a word. In the header anything else may be said."""
+def test_a_flipped_byte_is_an_error_or_harmless(tmp_path, exr):
+    """Deflated blocks have checksums: depth never changes silently. Other values in the header may change."""
     depth = sparse_depth((20, 9))
     data = exr(depth, compression=3)
     path = tmp_path / "depth.exr"
@@ -110,7 +110,7 @@ def test_a_flipped_byte_is_an_error_or_does_no_harm(tmp_path, exr):
         (lambda exr, depth: exr(depth)[:-2] + b"??", "Cannot read"),
     ],
 )
-def test_what_is_not_read(tmp_path, exr, change, reason):
+def test_unsupported_files(tmp_path, exr, change, reason):
     depth = sparse_depth()
     path = tmp_path / "depth.exr"
     path.write_bytes(change(exr, depth))

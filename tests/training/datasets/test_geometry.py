@@ -1,4 +1,4 @@
-"""Depth, cameras and images of every layout belong together: before the crop, and as training sees them."""
+"""Depth, cameras and images of every layout are consistent, before the crop and as training sees them."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +11,12 @@ from easi3r_jax.training.batch import ViewPairs, targets_of
 from easi3r_jax.training.datasets import Mixture, SamplingConfig, open_dataset
 from easi3r_jax.training.datasets.crop import centred_crop
 
-# What the layouts' own steps and types leave of the depth: PointOdyssey's is 15 mm at 20 to 150 m.
+# Precision of depth in each layout: PointOdyssey quantises to 15 mm, at 20 to 150 m.
 DEPTH_TOLERANCE = {"pairs": 1e-6, "pointodyssey": 6e-4, "spring": 1e-6, "tartanair": 1e-6, "waymo": 1e-6}
 
 
 def moved(intrinsics, offset):
-    """The camera whose pixel (x, y) sees what was at (x + offset, y + offset)."""
+    """The camera whose pixel (x, y) shows the original's (x + offset, y + offset)."""
     shifted = intrinsics.copy()
     shifted[:2, 2] -= offset
     return shifted
@@ -53,7 +53,7 @@ def test_depth_and_camera_are_those_of_the_room(layouts, layout):
         known = view.depth > 0
         assert known.mean() > (0.6 if layout == "waymo" else 0.999)
         errors = {}
-        for offset in (0.0, 0.5):  # half a pixel aside is seen
+        for offset in (0.0, 0.5):  # a shift by half a pixel is detected
             _, depth = truth.render(frame, moved(truth.intrinsics, truth.depth_offset + offset), truth.shape)
             errors[offset] = abs(view.depth / depth - 1)[known].max()
         assert errors[0] < DEPTH_TOLERANCE[layout] < errors[0.5] / 3
@@ -62,14 +62,14 @@ def test_depth_and_camera_are_those_of_the_room(layouts, layout):
         np.testing.assert_allclose(first_from_this, expected, atol=2e-6 * truth.unit)
 
 
-def test_one_view_says_the_depth_of_another(layouts, layout):
+def test_views_agree_on_depth(layouts, layout):
     truth = layouts(layout)
     (sequence,) = open_dataset(layout, truth.root).sequences
     for frames in ((0, 4), (5, 1)):
         views = [sequence.read(frame) for frame in frames]
         fields = [[getattr(v, name) for v in views] for name in ("depth", "intrinsics", "world_from_cam")]
         fields[0] = [depth.astype(np.float64) for depth in fields[0]]
-        # Spring's depth lies a quarter of a pixel aside, in both views alike.
+        # Spring's depth is shifted by a quarter of a pixel, equally in both views.
         fields[1] = [moved(k, truth.depth_offset) for k in fields[1]]
         difference = agreement(*fields)
         assert len(difference) > 20
@@ -82,10 +82,10 @@ def test_one_view_says_the_depth_of_another(layouts, layout):
 
 
 def test_tartanair_forward_is_z(write):
-    """NED: the first number of a pose is the way forward, the second to the right, the third down."""
+    """NED: the first coordinate of a pose points forward, the second right, the third down."""
     truth = write("tartanair")
     lines = ["0 0 0 0 0 0 1", "3 0 0 0 0 0 1", "0 2 0 0 0 0 1", "0 0 1 0 0 0 1"]
-    # Half a right angle about "down" turns the camera from forward to right.
+    # A rotation about "down" turns the camera from forward to right.
     half = np.sin(np.pi / 8), np.cos(np.pi / 8)
     lines += [f"0 0 0 0 0 {half[0]} {half[1]}", "0 0 0 0 0 0 1"]
     (truth.folder / "pose_left.txt").write_text("\n".join(lines))
@@ -98,7 +98,7 @@ def test_tartanair_forward_is_z(write):
 
 @pytest.mark.parametrize("size", [(48, 32), (32, 48), (80, 48)])
 def test_training_pairs_keep_the_geometry(layouts, layout, size):
-    """Any crop: the batch's intrinsics and poses explain its depth and colours, and its views explain each other."""
+    """For any crop, the batch's intrinsics and poses are consistent with its depth and colours, and its views agree."""
     truth = layouts(layout)
     config = SamplingConfig(sizes=(size,), crop_scale=(0.5, 1.0), max_stride=3)
     mixture = Mixture([(open_dataset(layout, truth.root), 1.0)], config)
@@ -121,7 +121,7 @@ def test_training_pairs_keep_the_geometry(layouts, layout, size):
             shape = depth.shape[1:]
             colours, _ = truth.render(frame, intrinsics[view].astype(np.float64), shape)
             assert abs(rgb[view].astype(int) - colours).mean() < 3
-            # The nearest depth is that of a place up to half a pixel of the original aside.
+            # The nearest depth is that of a point up to half a pixel of the original away.
             half = 0.5 * intrinsics[view, 0, 0] / truth.intrinsics[0, 0]
             corners = [half * np.array([x, y]) + 2 * half * truth.depth_offset for x in (-1, 1) for y in (-1, 1)]
             around = [
@@ -142,7 +142,7 @@ def test_a_batch_makes_targets(layouts):
     batch = Mixture([(open_dataset("pairs", truth.root), 1.0)], config).batch(0, 0, 3)
     targets = targets_of(ViewPairs(*map(jnp.asarray, batch)))
     assert targets.points_i.shape == (6, 32, 48, 3) and bool(targets.valid_j.all())
-    # All points are on the walls of the room, seen from wherever.
+    # All points are on the walls of the room.
     sides = np.ptp(np.asarray(targets.points_j).reshape(6, -1, 3), axis=1)
     assert (sides < 2 * np.linalg.norm([4, 3, 5])).all()
 
@@ -161,7 +161,7 @@ def test_a_batch_makes_targets(layouts):
         ((50, 40), (25, 20), (96, 64), 1.0),
     ],
 )
-def test_a_crop_maps_pixels_as_it_says(source, point, size, scale):
+def test_a_crop_maps_pixels_by_its_matrix(source, point, size, scale):
     crop = centred_crop(source, np.array(point), size, scale)
     centre = crop.frame_from_source @ [*point, 1]
     np.testing.assert_allclose(centre, [size[0] / 2, size[1] / 2, 1], atol=1e-9)
@@ -169,7 +169,7 @@ def test_a_crop_maps_pixels_as_it_says(source, point, size, scale):
     assert left >= -1e-9 and left + crop.step * size[0] <= source[0] + 1e-9
     assert top >= -1e-9 and top + crop.step * size[1] <= source[1] + 1e-9
     source_from_frame = np.linalg.inv(crop.frame_from_source)
-    for axis in range(2):  # ramps stay ramps under the filters, away from the image's edges
+    for axis in range(2):  # filters preserve ramps away from the image's edges
         ramp = np.indices((source[1], source[0]), np.float32)[1 - axis]
         expected = source_from_frame[axis, axis] * np.arange(size[axis]) + source_from_frame[axis, 2]
         profile = crop.image(Image.fromarray(ramp))[..., None].take(0, axis)[:, 0]
@@ -179,7 +179,7 @@ def test_a_crop_maps_pixels_as_it_says(source, point, size, scale):
         assert abs(nearest - expected).max() <= 0.5 + 1e-6 and abs((nearest - expected).mean()) < 0.26
 
 
-def test_an_image_that_fits_stays_as_it_is():
+def test_an_image_of_the_right_size_is_unchanged():
     rgb = np.random.default_rng(0).integers(0, 256, (32, 48, 3)).astype(np.uint8)
     crop = centred_crop((48, 32), np.array([24, 16]), (48, 32))
     np.testing.assert_array_equal(crop.image(Image.fromarray(rgb)), rgb)
@@ -188,6 +188,6 @@ def test_an_image_that_fits_stays_as_it_is():
 
 
 @pytest.mark.parametrize("point", [(-1, 16), (48, 16), (24, -0.4), (float("nan"), 16), (400, 400)])
-def test_a_principal_point_that_leaves_no_crop(point):
+def test_principal_points_without_a_crop(point):
     with pytest.raises(InputError, match="principal point"):
         centred_crop((48, 32), np.array(point), (48, 32))

@@ -1,4 +1,4 @@
-"""Batches in the background: in order, a few ahead, and gone when closed."""
+"""Prefetched batches: in order, a few ahead, and threads end when closed."""
 
 import threading
 
@@ -12,7 +12,7 @@ def threads():
     return {thread for thread in threading.enumerate() if thread.name.startswith("batches")}
 
 
-def test_batches_come_in_order_whichever_is_ready_first():
+def test_batches_are_in_order_whichever_is_ready_first():
     turns = [threading.Event() for _ in range(6)]
 
     def batch(step):
@@ -27,7 +27,7 @@ def test_batches_come_in_order_whichever_is_ready_first():
 
 
 @pytest.mark.parametrize(("count", "ahead"), [(1, 1), (1, 4), (3, 2), (4, 4)])
-def test_no_more_than_a_few_are_made_ahead(count, ahead):
+def test_the_number_of_batches_ahead_is_bounded(count, ahead):
     begun, lock = [], threading.Lock()
 
     def batch(step):
@@ -43,7 +43,7 @@ def test_no_more_than_a_few_are_made_ahead(count, ahead):
     assert sorted(begun) == list(range(len(begun))) and len(begun) <= 20 + ahead
 
 
-def test_an_exception_comes_in_its_turn():
+def test_an_exception_is_raised_when_its_batch_is_due():
     def batch(step):
         if step == 2:
             raise InputError("frame 7 is missing")
@@ -58,7 +58,7 @@ def test_an_exception_comes_in_its_turn():
     assert not threads()
 
 
-def test_closing_ends_the_threads():
+def test_closing_stops_the_threads():
     release, begun = threading.Event(), []
 
     def batch(step):
@@ -74,11 +74,11 @@ def test_closing_ends_the_threads():
     closing.join(10)
     assert not closing.is_alive() and not threads()
     assert len(begun) <= 4
-    batches.close()  # once more does no harm
+    batches.close()  # a second time is harmless
     assert list(batches) == []
 
 
-def test_leaving_the_context_ends_the_threads():
+def test_leaving_the_context_stops_the_threads():
     with prefetched(lambda step: step, 0) as batches:
         assert next(batches) == 0
         assert threads()
@@ -86,6 +86,6 @@ def test_leaving_the_context_ends_the_threads():
 
 
 @pytest.mark.parametrize("change", [{"threads": 0}, {"ahead": 0}])
-def test_impossible_options(change):
+def test_invalid_options(change):
     with pytest.raises(ConfigError):
         prefetched(lambda step: step, 0, **change)

@@ -1,4 +1,4 @@
-"""Which pairs are drawn: strides, shares, redrawn pairs, and the same ones for the same seed and step."""
+"""Sampling of pairs: strides, proportions, redrawn pairs, and reproducibility by seed and step."""
 
 import dataclasses
 import pathlib
@@ -27,18 +27,18 @@ def drawn(sequence, count=6000, max_stride=9):
 
 
 @pytest.mark.parametrize(("num_frames", "longest"), [(100, 9), (10, 9), (5, 4), (2, 1)])
-def test_strides_grow_likelier_linearly(num_frames, longest):
+def test_the_probability_of_strides_grows_linearly(num_frames, longest):
     frames = drawn(unread(num_frames))
     assert frames.min() >= 0 and frames.max() < num_frames
     strides = abs(frames[:, 1] - frames[:, 0])
     counts = np.bincount(strides, minlength=longest + 1)
     assert counts[0] == 0 and len(counts) == longest + 1
-    # The earlier frame comes first as often as not.
+    # The earlier frame comes first half of the time.
     assert scipy.stats.binomtest(int((frames[:, 0] < frames[:, 1]).sum()), len(frames)).pvalue > 1e-3
     if longest > 1:
         expected = np.arange(1, longest + 1) / np.arange(1, longest + 1).sum()
         assert scipy.stats.chisquare(counts[1:], expected * len(frames)).pvalue > 1e-3
-        # Starts are spread evenly over what the stride leaves.
+        # Starts are uniform over the range that the stride leaves.
         starts = frames.min(1)[strides == longest - 1]
         assert scipy.stats.chisquare(np.bincount(starts, minlength=num_frames - longest + 1)).pvalue > 1e-3
 
@@ -48,7 +48,7 @@ def test_the_largest_stride_is_an_option():
     assert set(abs(frames[:, 1] - frames[:, 0])) == {1, 2}
 
 
-def test_named_pairs_are_drawn_evenly_in_either_order():
+def test_listed_pairs_are_drawn_uniformly_in_both_orders():
     pairs = np.array([[0, 3], [7, 2], [4, 5]])
     frames = drawn(unread(8, pairs=pairs))
     assert {tuple(pair) for pair in frames} == {(0, 3), (3, 0), (7, 2), (2, 7), (4, 5), (5, 4)}
@@ -56,8 +56,8 @@ def test_named_pairs_are_drawn_evenly_in_either_order():
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_the_shares_of_the_mixture():
-    # However many sequences a data set has, its share is its own.
+def test_the_proportions_of_the_mixture():
+    # The proportion of a data set does not depend on its number of sequences.
     datasets = [
         (Dataset(name, pathlib.Path(), tuple(unread(50, f"{name}{k}") for k in range(1 + 5 * index))), weight)
         for index, (name, weight) in enumerate(MONST3R_SHARES.items())
@@ -70,7 +70,7 @@ def test_the_shares_of_the_mixture():
     assert scipy.stats.chisquare(counts, 8000 * np.array(list(MONST3R_SHARES.values()))).pvalue > 1e-3
 
 
-def test_sequences_are_drawn_by_their_pairs():
+def test_sequences_are_weighted_by_their_pairs():
     lengths = {"short": 11, "long": 41}
     sequences = [unread(n, name) for name, n in lengths.items()]
     sequences.append(unread(3, "list", np.array([[0, 1]] * 50)))
@@ -98,7 +98,7 @@ def mixture_of(layouts, config):
     return make
 
 
-def test_a_batch_depends_on_seed_and_step_alone(mixture_of):
+def test_a_batch_depends_on_seed_and_step_only(mixture_of):
     first, second = mixture_of(), mixture_of()
     batches = {step: first.batch(3, step, 3) for step in range(4)}
     for step in (2, 0, 3, 1):
@@ -111,7 +111,7 @@ def test_a_batch_depends_on_seed_and_step_alone(mixture_of):
     assert len({pair.dataset for pair in pairs}) == 3
 
 
-def test_a_batch_has_one_size_and_steps_have_all(mixture_of, config):
+def test_a_batch_has_one_size_and_steps_use_all_sizes(mixture_of, config):
     mixture = mixture_of()
     sizes = set()
     for step in range(6):
@@ -124,7 +124,7 @@ def test_a_batch_has_one_size_and_steps_have_all(mixture_of, config):
     assert sizes == set(config.sizes)
 
 
-def test_crops_vary_within_their_bounds(layouts):
+def test_crops_vary_within_their_range(layouts):
     truth = layouts("pairs")
     dataset = open_dataset("pairs", truth.root)
 
@@ -139,7 +139,7 @@ def test_crops_vary_within_their_bounds(layouts):
     assert (shares >= 0.5).all() and (shares <= 0.9).all() and np.ptp(shares) > 0.2
 
 
-# --- pairs that cannot be used --------------------------------------------------------------------------------------
+# --- unusable pairs -------------------------------------------------------------------------------------------------
 
 
 def test_unusable_pairs_are_redrawn_and_counted(write, change_truth, config):
@@ -154,30 +154,30 @@ def test_unusable_pairs_are_redrawn_and_counted(write, change_truth, config):
     mixture = Mixture([(open_dataset("pairs", truth.root), 1.0)], config)
     pairs = [mixture.pair(0, step, 0) for step in range(10)]
     assert {frame for pair in pairs for frame in pair.frames} == {0, 3, 5}
-    assert set(mixture.redrawn) == {"a pose that is not finite or not rigid", "all depth unknown"}
+    assert set(mixture.redrawn) == {"a pose that is not finite or not rigid", "no known depth"}
     again = Mixture([(open_dataset("pairs", truth.root), 1.0)], mixture.config)
     assert [again.pair(0, step, 0).frames for step in range(10)] == [pair.frames for pair in pairs]
     assert again.redrawn == mixture.redrawn
 
 
 @pytest.mark.parametrize("unknown", [0.0, np.nan, -1.0, np.inf])
-def test_a_sequence_of_no_use_is_named(write, change_truth, config, unknown):
+def test_an_unusable_sequence_is_named(write, change_truth, config, unknown):
     truth = write("pairs")
     change_truth(truth, depth=np.full((6, *truth.shape), unknown, np.float32))
     mixture = Mixture([(open_dataset("pairs", truth.root), 1.0)], config)
-    with pytest.raises(InputError, match=r"room: none of 32 pairs .*32 times all depth unknown.*remove it") as error:
+    with pytest.raises(InputError, match=r"room: none of 32 pairs .*32 times no known depth.*remove it") as error:
         mixture.batch(0, 0, 1)
     assert "\n" not in str(error.value)
 
 
 def test_pairs_without_overlap_are_skipped(write, config):
-    """Frame 5 looks the other way: its pairs are passed over, and when there are no others that is an error."""
+    """Frame 5 looks the other way: its pairs are skipped. If there are no others, that is an error."""
     truth = write("pairs")
     with np.load(truth.folder / "ground_truth.npz") as file:
         arrays = dict(file)
     arrays["world_from_cam"][5] = np.diag([-1.0, 1, -1, 1])
     np.savez(truth.folder / "ground_truth.npz", **arrays)
-    (truth.folder / "pairs.txt").write_text("# some of these see nothing in common\n0 5\n\n1 3\n5 2  # nor these\n")
+    (truth.folder / "pairs.txt").write_text("# some of these have no overlap\n0 5\n\n1 3\n5 2  # nor these\n")
     mixture = Mixture([(open_dataset("pairs", truth.root), 1.0)], config)
     assert {tuple(sorted(mixture.pair(0, step, 0).frames)) for step in range(8)} == {(1, 3)}
     assert set(mixture.redrawn) == {"no overlap of the two views"}
@@ -188,7 +188,7 @@ def test_pairs_without_overlap_are_skipped(write, config):
 
 
 def wall(depth, shift, density=1.0, zoom=1.0):
-    """Overlap of two cameras before a wall, the second moved to the right and zoomed in."""
+    """Overlap of two cameras in front of a wall; the second one is moved to the right and zoomed in."""
     z = np.full((2, 30, 40), depth, np.float32)
     z *= np.random.default_rng(0).random(z.shape) < density
     intrinsics = np.tile(np.array([[20.0, 0, 20], [0, 20, 15], [0, 0, 1]]), (2, 1, 1))
@@ -205,12 +205,12 @@ def test_overlap_of_a_wall():
     np.testing.assert_allclose(wall(2.0, 1.0, density=0.2), 30 / 40, atol=0.1)
     assert wall(2.0, 4.5) == 0.0
     assert wall(0.0, 0.0) == 0.0
-    assert wall(2.0, 0.0, zoom=8.0) == 1.0  # all that the second view shows is in the first
+    assert wall(2.0, 0.0, zoom=8.0) == 1.0  # the first view shows all of the second
 
 
-def test_what_is_hidden_is_not_seen():
+def test_occluded_points_are_not_visible():
     z = np.full((2, 30, 40), 2.0, np.float32)
-    z[1] = 1.0  # a board before the second camera
+    z[1] = 1.0  # a board in front of the second camera
     intrinsics = np.tile(np.array([[20.0, 0, 20], [0, 20, 15], [0, 0, 1]]), (2, 1, 1))
     assert overlap(z, intrinsics, np.tile(np.eye(4), (2, 1, 1))) == 0.0
 
@@ -233,12 +233,12 @@ def test_what_is_hidden_is_not_seen():
         {"min_overlap": -0.1},
     ],
 )
-def test_impossible_options(change):
+def test_invalid_options(change):
     with pytest.raises(ConfigError):
         SamplingConfig(**change)
 
 
-def test_impossible_mixtures(layouts, config):
+def test_invalid_mixtures(layouts, config):
     dataset = open_dataset("pairs", layouts("pairs").root)
     for datasets in ([], [(dataset, 0.0)], [(dataset, 1.0), (dataset, -1.0)], [(dataset, float("nan"))]):
         with pytest.raises(ConfigError):

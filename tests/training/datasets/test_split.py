@@ -1,11 +1,11 @@
-"""What is held out: whole scenes, the same ones wherever a data set lies."""
+"""Held-out scenes: whole scenes, independent of the data set's location."""
 
 import pathlib
 import shutil
 
 import pytest
 
-from easi3r_jax.training.datasets import FEWEST_SCENES, Dataset, Sequence, hold_out, open_dataset
+from easi3r_jax.training.datasets import MIN_SCENES, Dataset, Sequence, hold_out, open_dataset
 
 
 def fail(*_):
@@ -30,12 +30,12 @@ def test_one_scene_in_ten_is_held_out(count, apart):
     assert not set(names(trained)) & set(names(held_out))
 
 
-def test_of_few_scenes_none_is_held_out():
-    whole = dataset([f"scene{n}" for n in range(FEWEST_SCENES - 1)])
+def test_nothing_is_held_out_of_few_scenes():
+    whole = dataset([f"scene{n}" for n in range(MIN_SCENES - 1)])
     assert hold_out(whole) == (whole, None)
 
 
-def test_the_choice_follows_from_the_names_below_the_root():
+def test_the_choice_depends_on_relative_paths_only():
     some = [f"scene{n}" for n in range(40)]
     here, elsewhere, backwards = (
         hold_out(d)[1] for d in (dataset(some), dataset(some, root="/mnt/other"), dataset(some[::-1]))
@@ -48,14 +48,14 @@ def test_the_choice_follows_from_the_names_below_the_root():
 
 def test_a_clip_and_its_motionless_twin_are_one_scene(write):
     truth = write("pairs")
-    for number in range(FEWEST_SCENES):
+    for number in range(MIN_SCENES):
         for twin in ("", "_still"):
             shutil.copytree(truth.folder, truth.folder.parent / f"clip{number}{twin}")
     shutil.rmtree(truth.folder)
     trained, held_out = hold_out(open_dataset("pairs", truth.root))
     assert held_out is not None
     clip, still = sorted(names(held_out))
-    assert still == f"{clip}_still" and len(trained.sequences) == 2 * FEWEST_SCENES - 2
+    assert still == f"{clip}_still" and len(trained.sequences) == 2 * MIN_SCENES - 2
 
 
 def test_cameras_of_one_car_are_held_out_together():

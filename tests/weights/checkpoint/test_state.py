@@ -1,4 +1,4 @@
-"""States of training runs: exact, whole or not at all, and the last complete one always loads."""
+"""Training states: exact, written atomically, and the last complete one always loads."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ def state():
     return jax.tree.map(lambda a: a + jnp.asarray(3, a.dtype), state)
 
 
-def test_what_is_saved_is_loaded_bit_for_bit(state, tmp_path):
+def test_states_are_restored_bit_for_bit(state, tmp_path):
     path = save_state(tmp_path / "states", 7, state, OPTIONS)
     assert latest_state(tmp_path / "states") == path
     blank = jax.tree.map(jnp.zeros_like, state)
@@ -39,7 +39,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(state, tmp_path):
         np.testing.assert_array_equal(np.atleast_1d(a).view(np.uint8), np.atleast_1d(b).view(np.uint8))
 
 
-def test_only_the_newest_two_are_kept(state, tmp_path):
+def test_only_the_two_newest_states_are_kept(state, tmp_path):
     for step in (1, 2, 3, 10):
         save_state(tmp_path, step, state, OPTIONS)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000003", "step_00000010"]
@@ -47,15 +47,15 @@ def test_only_the_newest_two_are_kept(state, tmp_path):
     assert newest is not None and newest.name == "step_00000010"
 
 
-def test_there_is_none_where_nothing_was_saved(tmp_path):
+def test_a_folder_without_states_has_no_latest_state(tmp_path):
     assert latest_state(tmp_path / "nowhere") is None
-    (tmp_path / "step_00000001").mkdir()  # killed by force while it was made: no description
+    (tmp_path / "step_00000001").mkdir()  # killed while it was written: no config.json
     (tmp_path / "notes").mkdir()
     assert latest_state(tmp_path) is None
 
 
 @pytest.mark.parametrize("when", ["arrays", "description"])
-def test_a_full_disk_leaves_the_last_complete_state(state, tmp_path, monkeypatch, when):
+def test_a_full_disk_keeps_the_last_complete_state(state, tmp_path, monkeypatch, when):
     save_state(tmp_path, 1, state, OPTIONS)
 
     def full(*args, **kwargs):
@@ -76,7 +76,7 @@ def test_too_little_room_is_seen_before_anything_is_written(state, tmp_path, mon
         save_state(tmp_path / "states", 1, state, OPTIONS)
 
 
-def test_changed_options_are_named(state, tmp_path):
+def test_changed_options_are_listed(state, tmp_path):
     path = save_state(tmp_path / "states", 1, state, OPTIONS)
     with pytest.raises(ConfigError, match=r"other options \(seed was 0, is 1; steps was 10, is 20\)") as caught:
         load_state(path, state, {**OPTIONS, "steps": 20, "seed": 1})
@@ -86,12 +86,12 @@ def test_changed_options_are_named(state, tmp_path):
 def test_a_state_of_another_network_is_refused(state, tmp_path):
     path = save_state(tmp_path, 1, state, OPTIONS)
     other = init_state({"head1.proj.bias": jnp.zeros(4)}, TrainConfig())
-    with pytest.raises(CheckpointError, match="do not fit its configuration"):
+    with pytest.raises(CheckpointError, match="do not match its configuration"):
         load_state(path, other, OPTIONS)
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "json", "version"])
-def test_damage_is_noticed(state, tmp_path, damage):
+def test_damage_is_detected(state, tmp_path, damage):
     path = save_state(tmp_path, 1, state, OPTIONS)
     damaged(path, damage)
     with pytest.raises(CheckpointError, match=r"damaged|version"):
@@ -118,10 +118,10 @@ def damaged(path, damage):
 
 
 @pytest.mark.parametrize("damage", ["flip", "delete", "json", "empty"])
-def test_the_state_before_a_damaged_one_is_loaded(state, tmp_path, damage):
+def test_a_damaged_state_falls_back_to_the_one_before(state, tmp_path, damage):
     save_state(tmp_path, 4, state, OPTIONS)
     newest = save_state(tmp_path, 8, jax.tree.map(jnp.zeros_like, state), OPTIONS)
-    if damage == "empty":  # what a power cut may leave of files that were not flushed
+    if damage == "empty":  # as a power failure may leave files that were not flushed
         for path in newest.rglob("*"):
             if path.is_file():
                 path.write_bytes(b"")
@@ -134,7 +134,7 @@ def test_the_state_before_a_damaged_one_is_loaded(state, tmp_path, damage):
     assert len(passed_over) == 1 and "step_00000008 is damaged" in passed_over[0] and "\n" not in passed_over[0]
 
 
-def test_a_run_that_passed_over_a_damaged_state_replaces_it(state, tmp_path):
+def test_a_run_that_skipped_a_damaged_state_replaces_it(state, tmp_path):
     for step in (4, 8):
         path = save_state(tmp_path, step, state, OPTIONS)
     (path / "config.json").write_bytes(b"")
@@ -147,14 +147,14 @@ def test_a_run_that_passed_over_a_damaged_state_replaces_it(state, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000006", "step_00000008"]
 
 
-def test_other_options_are_no_damage(state, tmp_path):
+def test_other_options_are_not_reported_as_damage(state, tmp_path):
     for step in (4, 8):
         save_state(tmp_path, step, state, OPTIONS)
     with pytest.raises(ConfigError, match="seed was 0, is 1"):
         load_newest(tmp_path, state, {**OPTIONS, "seed": 1})
 
 
-def test_the_options_can_be_read_alone(state, tmp_path):
+def test_options_can_be_read_without_the_arrays(state, tmp_path):
     path = save_state(tmp_path, 1, state, {**OPTIONS, "size": (64, 96)})
     assert state_options(path) == OPTIONS
     (path / "config.json").write_text("{}")
@@ -162,7 +162,7 @@ def test_the_options_can_be_read_alone(state, tmp_path):
         state_options(path)
 
 
-def test_all_is_on_the_disk_before_it_has_its_name(state, tmp_path, monkeypatch):
+def test_everything_is_flushed_before_the_folder_is_renamed(state, tmp_path, monkeypatch):
     flushed = []
     monkeypatch.setattr(atomic, "_flush", flushed.append)
     replace = interrupt.replace_folder

@@ -1,4 +1,4 @@
-"""The golden checkpoint files, the weights that they hold, and checkpoints made of any tensors."""
+"""The golden checkpoint files, their weights, and checkpoints made from given tensors."""
 
 import functools
 import json
@@ -29,7 +29,7 @@ def golden_param(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def files(golden) -> pathlib.Path:
-    """Folder of small checkpoint files, good and bad."""
+    """Folder of small checkpoint files, valid and invalid."""
     return golden / "checkpoints"
 
 
@@ -41,7 +41,7 @@ def index(files) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def weights(index) -> dict[str, np.ndarray]:
-    """What every good golden file holds, by the released names."""
+    """Weights of every valid golden file, by the released names."""
     arrays = {}
     for name, (shape, _) in index["manifest"].items():
         gain = next((g for end, g in index["gains"].items() if name.endswith(end)), 1.0)
@@ -49,7 +49,7 @@ def weights(index) -> dict[str, np.ndarray]:
     return arrays
 
 
-#: Writes a `.pth` of the given tensors (and optionally another model string) and returns its path.
+#: Writes a `.pth` file of the given tensors, optionally with another model string, and returns its path.
 MakePth = Callable[..., pathlib.Path]
 
 

@@ -1,4 +1,4 @@
-"""What a conversion leaves on disk: all of it or nothing, and once only for programs that are given a source."""
+"""Conversions are atomic; a source that is given to a program is converted only once."""
 
 import errno
 import hashlib
@@ -23,13 +23,13 @@ def content(folder):
 
 @pytest.fixture
 def older(files, tmp_path):
-    """A finished checkpoint, and what it consists of."""
+    """A complete checkpoint, and its files."""
     path = tmp_path / "place" / "output"
     convert(files / "tiny_legacy.pth", path)
     return path, content(path.parent)
 
 
-def test_output_says_where_the_weights_come_from(files, tmp_path):
+def test_the_output_records_the_source_of_the_weights(files, tmp_path):
     source, output = files / "tiny_official.pth", tmp_path / "new" / "output"
     summary = convert(source, output)
     sha256 = hashlib.sha256(source.read_bytes()).hexdigest()
@@ -43,7 +43,7 @@ def test_output_says_where_the_weights_come_from(files, tmp_path):
     assert os.listdir(output.parent) == ["output"]
 
 
-def test_progress_reaches_its_end(files, tmp_path):
+def test_progress_ends_at_its_total(files, tmp_path):
     seen = {}
     convert(
         files / "tiny_official.pth",
@@ -61,11 +61,11 @@ def test_checksum_of_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), MemoryError(), OSError(errno.EIO, "Input/output error")])
-def test_failure_in_the_middle_leaves_the_older_one_untouched(files, older, failure):
+def test_a_failed_conversion_keeps_the_older_checkpoint(files, older, failure):
     path, before = older
 
     def fail_late(stage, done, total, _):
-        # The last of the tiny file's steps: everything but the last part is written by then.
+        # The last step of the tiny file: by then, all parts but the last are written.
         if stage == "convert" and done == total and len(list(path.parent.glob(".*/weights/*"))) == 3:
             raise failure
 
@@ -75,7 +75,7 @@ def test_failure_in_the_middle_leaves_the_older_one_untouched(files, older, fail
     assert os.listdir(path.parent) == ["output"]
 
 
-def test_full_disk_in_the_middle_leaves_the_older_one_untouched(files, older, monkeypatch):
+def test_a_full_disk_keeps_the_older_checkpoint(files, older, monkeypatch):
     path, before = older
     save, calls = ocp.Checkpointer.save, []
 
@@ -114,7 +114,7 @@ def test_interrupt_while_replacing_puts_the_older_one_back(files, older, monkeyp
     assert os.listdir(path.parent) == ["output"]
 
 
-def test_disk_too_small_is_told_before_anything_is_written(files, older, monkeypatch):
+def test_too_little_disk_space_is_an_error_before_anything_is_written(files, older, monkeypatch):
     path, before = older
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
     with pytest.raises(OutputError, match="MB free on that disk"):
@@ -122,7 +122,7 @@ def test_disk_too_small_is_told_before_anything_is_written(files, older, monkeyp
     assert content(path.parent) == before
 
 
-def test_source_that_changes_while_it_is_read_is_refused(files, tmp_path):
+def test_a_source_that_changes_while_it_is_read_is_refused(files, tmp_path):
     source = tmp_path / "growing.pth"
     for moment in ("hash", "convert"):
         shutil.copy(files / "tiny_legacy.pth", source)
@@ -138,7 +138,7 @@ def test_source_that_changes_while_it_is_read_is_refused(files, tmp_path):
     assert os.listdir(tmp_path) == ["growing.pth"]
 
 
-def test_older_checkpoint_is_replaced_as_a_whole(files, older):
+def test_an_older_checkpoint_is_replaced_completely(files, older):
     path, before = older
     (path / "weights" / "stale").mkdir()
     convert(files / "tiny_official.pth", path)
@@ -149,7 +149,7 @@ def test_older_checkpoint_is_replaced_as_a_whole(files, older):
 
 
 @pytest.mark.parametrize("obstacle", ["folder", "file", "root", "below a file", "long name"])
-def test_places_that_are_no_checkpoint_are_left_alone(files, tmp_path, obstacle):
+def test_other_files_and_folders_are_not_replaced(files, tmp_path, obstacle):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("mine")
@@ -161,7 +161,7 @@ def test_places_that_are_no_checkpoint_are_left_alone(files, tmp_path, obstacle)
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
-def test_a_link_keeps_pointing_where_it_did(files, tmp_path):
+def test_symbolic_links_are_kept(files, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk" / "output")
     for source in ("tiny_official.pth", "tiny_legacy.pth"):
@@ -178,11 +178,11 @@ class TestCache:
         return pathlib.Path(shutil.copy(files / "tiny_official.pth", tmp_path / "source.pth"))
 
     def resolve(self, source):
-        """The folder, and the stages that were gone through."""
+        """The folder, and the stages that ran."""
         stages = []
         return resolve(source, lambda stage, *_: stages.append(stage)), set(stages)
 
-    def test_second_call_reads_nothing_anew(self, source, monkeypatch):
+    def test_a_second_call_reads_nothing_again(self, source, monkeypatch):
         first, stages = self.resolve(source)
         assert stages == {"hash", "convert"}
         assert first == cache.cache_folder() / hashlib.sha256(source.read_bytes()).hexdigest()
@@ -197,12 +197,12 @@ class TestCache:
         shutil.copy(source, tmp_path / "copy.pth")
         assert self.resolve(tmp_path / "copy.pth") == (first, {"hash"})
 
-    def test_touched_file_is_hashed_again_but_not_converted(self, source):
+    def test_a_touched_file_is_hashed_again_but_not_converted(self, source):
         first, _ = self.resolve(source)
         os.utime(source, ns=(1, 1))
         assert self.resolve(source) == (first, {"hash"})
 
-    def test_changed_source_is_converted_anew(self, source, weights, make_pth):
+    def test_a_changed_source_is_converted_again(self, source, weights, make_pth):
         first, _ = self.resolve(source)
         changed = {**weights, "enc_norm.weight": weights["enc_norm.weight"] + np.float32(1)}
         shutil.move(make_pth(changed), source)
@@ -211,7 +211,7 @@ class TestCache:
         scales = [np.asarray(load_checkpoint(path)[1].encoder.norm.scale[...]) for path in (first, second)]
         np.testing.assert_array_equal(scales[0] + np.float32(1), scales[1])
 
-    def test_changed_configuration_is_noticed(self, source, files, tmp_path):
+    def test_a_changed_configuration_is_converted_again(self, source, files, tmp_path):
         folder = pathlib.Path(shutil.copytree(files / "hf_tiny", tmp_path / "hub"))
         first, _ = self.resolve(folder)
         config = json.loads((folder / "config.json").read_text())
@@ -219,39 +219,39 @@ class TestCache:
         second, _ = self.resolve(folder)
         assert [load_metadata(path)[0].rope_base for path in (first, second)] == [100.0, 50.0]
 
-    @pytest.mark.parametrize("damage", ["config.json is gone", "older version", "index is garbage", "index lies"])
-    def test_damaged_cache_is_mended(self, source, damage):
+    @pytest.mark.parametrize("damage", ["config.json is gone", "another version", "index is garbage", "index lies"])
+    def test_a_damaged_cache_is_repaired(self, source, damage):
         first, _ = self.resolve(source)
         index = first.parent / "sources.json"
         if damage == "config.json is gone":
             (first / "config.json").unlink()
-        elif damage == "older version":
+        elif damage == "another version":
             header = json.loads((first / "config.json").read_text())
-            (first / "config.json").write_text(json.dumps({**header, "format_version": FORMAT_VERSION - 1}))
+            (first / "config.json").write_text(json.dumps({**header, "format_version": FORMAT_VERSION + 1}))
         else:
             index.write_text("[" if damage == "index is garbage" else json.dumps({str(source): [1, 2]}))
         assert self.resolve(source)[0] == first
         load_checkpoint(first)
         assert sorted(os.listdir(first.parent)) == sorted((first.name, "sources.json"))
 
-    def test_own_checkpoint_is_taken_as_it_is(self, source, tmp_path):
+    def test_a_converted_checkpoint_is_used_directly(self, source, tmp_path):
         convert(source, tmp_path / "own")
         assert self.resolve(tmp_path / "own") == (tmp_path / "own", set())
         assert not (tmp_path / "cache").exists()
 
-    def test_refused_source_leaves_no_folder(self, source, weights, make_pth):
+    def test_a_refused_source_leaves_no_folder(self, source, weights, make_pth):
         missing = make_pth({n: a for n, a in weights.items() if n != "dec_norm.weight"})
         with pytest.raises(CheckpointError, match=r"1 tensor missing: dec_norm\.weight"):
             resolve(missing)
         assert os.listdir(cache.cache_folder()) == ["sources.json"]
 
-    def test_cache_that_cannot_be_written_names_the_way_out(self, source, tmp_path, monkeypatch):
+    def test_an_unwritable_cache_is_an_error_with_a_remedy(self, source, tmp_path, monkeypatch):
         (tmp_path / "file").write_text("mine")
         monkeypatch.setenv("EASI3R_JAX_CACHE", str(tmp_path / "file" / "cache"))
         with pytest.raises(OutputError, match="Set EASI3R_JAX_CACHE"):
             resolve(source)
 
-    def test_another_process_may_be_faster(self, source, monkeypatch):
+    def test_another_process_may_finish_first(self, source, monkeypatch):
         first, _ = self.resolve(source)
         usable, answers = cache._usable, iter([False, True])
         monkeypatch.setattr(cache, "_usable", lambda path: next(answers) and usable(path))

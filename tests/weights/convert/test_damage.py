@@ -1,7 +1,7 @@
-"""Damaged files: cut at many places, bytes flipped, sizes that lie. Each is refused in one line or read as it should.
+"""Damaged files: truncated anywhere, flipped bytes, false sizes. Each is refused in one line or read correctly.
 
-A zip carries checksums, so whatever is accepted must hold the golden weights. The other formats have none: there, what
-is accepted must fit the file and the network.
+A zip has checksums, so an accepted file must have the golden weights. The other formats have none: there, accepted
+tensors must fit the file and the network.
 """
 
 import io
@@ -15,7 +15,6 @@ import pytest
 
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.weights.convert import open_source, table
-from easi3r_jax.weights.convert.conversion import silent
 from tests.torch_writer import Tensor, namespace, write
 
 CASES = 250
@@ -24,7 +23,7 @@ SOURCES = ("tiny_official.pth", "tiny_legacy.pth", "model.safetensors")
 
 @pytest.fixture
 def place(files, tmp_path):
-    """Puts bytes where a source is expected, and names it."""
+    """Writes bytes as a source, and returns its path."""
 
     def put(name, raw):
         if name.endswith(".safetensors"):
@@ -40,10 +39,10 @@ def original(files, name):
 
 
 def try_to_read(path):
-    """Reads everything as a conversion does; None where it is refused. Anything else than a refusal passes through."""
+    """Reads everything as a conversion does; None if it is refused. Other errors are raised."""
     size = path.stat().st_size
     try:
-        source = open_source(path, silent)
+        source = open_source(path)
         recipes, _, _ = table.match(source)
         for tensor in source.tensors.values():
             assert tensor.nbytes <= size
@@ -62,7 +61,7 @@ def try_to_read(path):
 @pytest.mark.usefixtures("quick_shapes")
 @pytest.mark.parametrize("name", SOURCES)
 class TestMutations:
-    def test_truncated_anywhere(self, files, place, name):
+    def test_truncation_anywhere(self, files, place, name):
         raw = original(files, name)
         rng = np.random.default_rng(0)
         cuts = {*range(40), *range(len(raw) - 12, len(raw)), *rng.integers(0, len(raw), CASES).tolist()}
@@ -75,19 +74,19 @@ class TestMutations:
         accepted = 0
         for case in range(CASES):
             mutated = bytearray(raw)
-            reach = len(raw) if case % 2 else 16_000  # the description stands in front
+            reach = len(raw) if case % 2 else 16_000  # the description comes first
             for position in rng.integers(0, reach, 1 + case % 3):
                 mutated[position] ^= rng.integers(1, 256)
-            if name.endswith(".pth") and case % 4 == 0:  # the table of contents stands at the end
+            if name.endswith(".pth") and case % 4 == 0:  # the directory is at the end
                 mutated[-int(rng.integers(1, 9000))] ^= 1 << rng.integers(8)
             found = try_to_read(place(name, bytes(mutated)))
             accepted += found is not None
             if found is not None and name == "tiny_official.pth":
                 for key, value in found.items():
                     np.testing.assert_array_equal(value, weights[key], err_msg=f"case {case}: {key}")
-        assert accepted < CASES  # damage is seen at all
+        assert accepted < CASES  # some damage is detected
 
-    def test_bytes_of_zeros_and_of_other_files(self, files, place, name):
+    def test_zeros_and_bytes_of_other_files(self, files, place, name):
         raw = original(files, name)
         for part in (raw[:8], raw[:64], raw[:4000], b""):
             for filling in (b"\0", b"\xff", b"PK\x03\x04", b"\x80\x02"):
@@ -96,7 +95,7 @@ class TestMutations:
 
 @pytest.fixture
 def small_memory():
-    """Fails a test that takes more than a few megabytes of Python's or NumPy's memory."""
+    """Fails a test that allocates more than a few megabytes in Python or NumPy."""
     tracemalloc.start()
     yield
     peak = tracemalloc.get_traced_memory()[1]
@@ -106,7 +105,7 @@ def small_memory():
 
 @pytest.mark.usefixtures("small_memory")
 class TestClaims:
-    """Sizes beyond the file are refused before any memory is taken for them."""
+    """Sizes larger than the file are refused before memory is allocated for them."""
 
     def claim(self, index, tensor, path, numbers):
         model = {"mask_token": tensor}
@@ -114,20 +113,20 @@ class TestClaims:
         return path
 
     @pytest.mark.parametrize("numel", [9, 7, 10**12, 2**61])
-    def test_storage_size_unlike_the_files(self, index, tmp_path, numel):
+    def test_storage_size_that_differs_from_the_file(self, index, tmp_path, numel):
         path = self.claim(index, Tensor("0", (8,), numel=numel), tmp_path / "x.pth", np.zeros(8, np.float32))
         with pytest.raises(CheckpointError, match="do not fill 32 bytes"):
-            open_source(path, silent)
+            open_source(path)
 
     def test_tensor_larger_than_its_storage(self, index, tmp_path):
         path = self.claim(index, Tensor("0", (2**30,), numel=8), tmp_path / "x.pth", np.zeros(8, np.float32))
-        with pytest.raises(CheckpointError, match="does not fit its 8 stored numbers"):
-            open_source(path, silent)
+        with pytest.raises(CheckpointError, match="does not fit its 8 stored elements"):
+            open_source(path)
 
-    def test_storage_that_is_not_there(self, index, tmp_path):
+    def test_missing_storage(self, index, tmp_path):
         path = self.claim(index, Tensor("1", (8,)), tmp_path / "x.pth", np.zeros(8, np.float32))
-        with pytest.raises(CheckpointError, match="numbers are missing"):
-            open_source(path, silent)
+        with pytest.raises(CheckpointError, match="data of a tensor is missing"):
+            open_source(path)
 
     @pytest.mark.parametrize("claim", [2**20, 2**32 - 2])
     def test_zip_entry_longer_than_the_file(self, index, tmp_path, claim):
@@ -138,35 +137,35 @@ class TestClaims:
             raw[entry + 20 : entry + 28] = struct.pack("<II", claim, claim)
             (tmp_path / "y.pth").write_bytes(raw)
             with pytest.raises(CheckpointError):
-                open_source(tmp_path / "y.pth", silent)
+                open_source(tmp_path / "y.pth")
 
     def test_compressed_entries(self, index, tmp_path):
-        """A zip bomb: they would grow a thousandfold, and torch writes none."""
+        """A zip bomb: its entries would grow a thousandfold. torch does not compress."""
         path = self.claim(index, Tensor("0", (8,)), tmp_path / "x.pth", np.zeros(8, np.float32))
         with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "y.pth", "w", zipfile.ZIP_DEFLATED) as new:
             for entry in old.infolist():
                 new.writestr(entry.filename, old.read(entry))
         with pytest.raises(CheckpointError, match="compressed"):
-            open_source(tmp_path / "y.pth", silent)
+            open_source(tmp_path / "y.pth")
 
     @pytest.mark.parametrize(
         ("names", "words"),
         [
             (("x/data.pkl", "x/data.pkl"), "two entries"),
-            (("x/data.pkl", "y/data/0"), "not one folder"),
+            (("x/data.pkl", "y/data/0"), "not a single folder"),
             (("x/data.pkl", "/etc/passwd"), "UNSAFE"),
             (("x/data.pkl", "x/../../up"), "UNSAFE"),
             (("x/other", "x/version"), "no data.pkl"),
-            (("data.pkl",), "not one folder"),
+            (("data.pkl",), "not a single folder"),
         ],
     )
     @pytest.mark.filterwarnings("ignore:Duplicate name")
-    def test_zip_archives_of_other_kinds(self, tmp_path, names, words):
+    def test_other_zip_archives(self, tmp_path, names, words):
         with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
             for name in names:
                 archive.writestr(name, b"\x80\x02}.")
         with pytest.raises(CheckpointError, match=words):
-            open_source(tmp_path / "x.pth", silent)
+            open_source(tmp_path / "x.pth")
 
     @pytest.mark.parametrize("byteorder", [b"big", b"middle", b"x" * 1000])
     def test_byte_order(self, index, tmp_path, byteorder):
@@ -177,8 +176,8 @@ class TestClaims:
                 new.writestr(entry.filename, byteorder if entry.filename == "x/byteorder" else old.read(entry))
         path.write_bytes(buffer.getvalue())
         if byteorder == b"big":
-            swapped = open_source(path, silent).tensors["mask_token"].read()
+            swapped = open_source(path).tensors["mask_token"].read()
             np.testing.assert_array_equal(swapped, np.arange(8, dtype="<f4").view(">f4"))
         else:
             with pytest.raises(CheckpointError, match="byte"):
-                open_source(path, silent)
+                open_source(path)

@@ -3,6 +3,7 @@
 import json
 import math
 
+import chex
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -11,9 +12,8 @@ from easi3r_jax.apps.parity.weights import golden_source
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.models import flow_network, parameter_shapes, parameters_of
 from easi3r_jax.models.config import FlowConfig
-from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network, save_checkpoint
+from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network, save_checkpoint, weights
 from easi3r_jax.weights.convert import convert, open_source, table
-from easi3r_jax.weights.convert.conversion import silent
 from easi3r_jax.weights.convert.tensors import LazyTensor
 from tests import torch_writer
 
@@ -52,7 +52,7 @@ def test_released_manifests_map_exhaustively(golden, name):
     recipes, dropped, notices = table.match(source)
     assert not dropped and not notices
     assert {target: recipe.shape for target, recipe in recipes.items()} == parameter_shapes(config)
-    counters = sum(n.endswith(table.COUNTER) for n in set(entries) - set(manifest["aliases"]))
+    counters = sum(n.endswith(table.STEP_COUNTER) for n in set(entries) - set(manifest["aliases"]))
     assert sum(math.prod(r.shape) for r in recipes.values()) + counters == manifest["n_unique_params"]
     for absent in ("fnet.conv1.bias", "update_block.encoder.convc1.weight"):
         less = {n: t for n, t in entries.items() if n != absent}
@@ -62,7 +62,7 @@ def test_released_manifests_map_exhaustively(golden, name):
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_file_becomes_a_checkpoint(tensors, write, tmp_path, prefix):
-    """The released programs train on several GPUs, which leaves "module." before every name."""
+    """The released programs train on several GPUs, which adds the prefix "module." to every name."""
     summary = convert(write({prefix + name: array for name, array in tensors.items()}), tmp_path / "out")
     assert summary.config == SMALL and "BSD" in summary.licence
     config, network, _ = load_flow_network(tmp_path / "out")
@@ -76,25 +76,40 @@ def test_a_folder_of_safetensors_needs_no_architecture(tensors, tmp_path):
     folder = tmp_path / "hub"
     folder.mkdir()
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
-    assert open_source(folder, silent).config == SMALL
+    assert open_source(folder).config == SMALL
 
 
-def test_a_name_with_and_without_prefix_is_given_twice(tensors, write, tmp_path):
-    with pytest.raises(CheckpointError, match=r"given twice: fnet\.conv1\.weight"):
+def test_a_name_with_and_without_prefix_is_a_duplicate(tensors, write, tmp_path):
+    with pytest.raises(CheckpointError, match=r"duplicate: fnet\.conv1\.weight"):
         convert(write({**tensors, "module.fnet.conv1.weight": tensors["fnet.conv1.weight"]}), tmp_path / "out")
 
 
-def test_another_shape_is_refused(tensors, write, tmp_path):
+def test_a_wrong_shape_is_refused(tensors, write, tmp_path):
     with pytest.raises(CheckpointError, match=r"wrong shape: fnet\.conv2\.bias \[5\] instead of \[128\]"):
         convert(write({**tensors, "fnet.conv2.bias": np.zeros(5, np.float32)}), tmp_path / "out")
 
 
-def test_what_is_no_flow_network_is_told_as_before(write, tmp_path):
+def test_other_files_are_reported_as_no_checkpoint(write, tmp_path):
     with pytest.raises(CheckpointError, match="no 'model' with the weights"):
         convert(write({"weight": np.zeros(3, np.float32)}), tmp_path / "out")
 
 
-def test_one_kind_of_network_is_not_taken_for_the_other(tmp_path, golden):
+def test_checkpoints_of_version_1_load(tmp_path, monkeypatch):
+    """They have `variance` for the batch norms' `var`."""
+    config = FlowConfig("raft")
+    parameters = parameters_of(flow_network(config, seed=1))
+    older = {name.replace(".var", ".variance"): np.asarray(value) for name, value in parameters.items()}
+    assert older.keys() - parameters.keys()
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "FORMAT_VERSION", 1)
+        patch.setattr(weights, "parameter_shapes", lambda _: {name: value.shape for name, value in older.items()})
+        save_checkpoint(tmp_path / "older", config, older.__getitem__, source_name="random")
+    found, network, metadata = load_flow_network(tmp_path / "older")
+    assert found == config and metadata["format_version"] == 1
+    chex.assert_trees_all_equal(parameters_of(network), parameters)
+
+
+def test_dust3r_and_flow_networks_are_not_confused(tmp_path, golden):
     save_checkpoint(tmp_path / "flow", SMALL, flow_network(SMALL), source_name="random")
     with pytest.raises(CheckpointError, match="raft-small, which estimates optical flow"):
         load_checkpoint(tmp_path / "flow")

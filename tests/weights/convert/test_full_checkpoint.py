@@ -1,4 +1,4 @@
-"""The made-up checkpoint has the official layout; converting one of full size keeps to its limits."""
+"""The generated checkpoint has the official layout; converting a full-size one stays within limits."""
 
 import os
 import pathlib
@@ -13,7 +13,6 @@ import pytest
 
 from easi3r_jax.weights.checkpoint import load_checkpoint
 from easi3r_jax.weights.convert import open_source
-from easi3r_jax.weights.convert.conversion import silent
 from tests import make_full_checkpoint, torch_writer
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -25,12 +24,12 @@ def test_layout_is_that_of_torch(index, files, tmp_path):
     make_full_checkpoint.write(manifest, tmp_path / "made.pth", seed=3)
     with zipfile.ZipFile(tmp_path / "made.pth") as made, zipfile.ZipFile(files / "tiny_official.pth") as official:
         names = [{e.filename.partition("/")[2] for e in archive.infolist()} for archive in (made, official)]
-        assert names[0] <= names[1]  # torch adds notes about itself
+        assert names[0] <= names[1]  # torch adds metadata
         for entry in made.infolist():
             assert entry.compress_type == zipfile.ZIP_STORED
             assert (entry.header_offset + 30 + len(entry.filename) + len(entry.extra)) % torch_writer.ALIGNMENT == 0
         assert made.testzip() is None
-    source, reference = (open_source(p, silent) for p in (tmp_path / "made.pth", files / "tiny_official.pth"))
+    source, reference = (open_source(p) for p in (tmp_path / "made.pth", files / "tiny_official.pth"))
     assert source.config == reference.config
     assert {n: t.shape for n, t in source.tensors.items()} == {n: t.shape for n, t in reference.tensors.items()}
     assert source.tensors["dec_norm.bias"].identity == source.tensors["enc_norm.bias"].identity
@@ -41,7 +40,7 @@ def test_layout_is_that_of_torch(index, files, tmp_path):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A folder that is emptied at once: pytest would keep the gigabytes of three runs."""
+    """A folder that is deleted after the test: pytest would keep the gigabytes of three runs."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 

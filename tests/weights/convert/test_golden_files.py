@@ -1,4 +1,4 @@
-"""Every golden checkpoint file gives its weights exactly, or is refused in one line with nothing run or left behind."""
+"""Every golden checkpoint file is read exactly, or refused in one line; nothing is executed or left behind."""
 
 import builtins
 import json
@@ -18,25 +18,24 @@ from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.weights.checkpoint import load_checkpoint
 from easi3r_jax.weights.convert import convert, open_source
-from easi3r_jax.weights.convert.conversion import silent
 from tests import torch_writer
 
 CONFIG = DUSt3RConfig(
     image_size=(64, 64), enc_dim=8, enc_depth=2, enc_heads=2, dec_dim=8, dec_depth=2, dec_heads=2, head="linear"
 )
 GOOD = ("tiny_official.pth", "tiny_legacy.pth", "tiny_landscape_only_true.pth", "hf_tiny")
-#: What the one line of a refusal must speak of.
+#: Words in the error message for each file.
 REFUSED = {
     "bad_almost_empty_with_nan.pth": "missing",
     "bad_bare_tensor.pth": "no 'model'",
     "bad_empty.pth": "empty",
     "bad_no_args.pth": "args.model",
     "bad_text.pth": "neither a zip nor a pickle",
-    "bad_truncated.pth": "cut off",
+    "bad_truncated.pth": "truncated",
     "bad_wrong_shape.pth": r"wrong shape: patch_embed.proj.weight \[.*\] instead of \[8, 3, 16, 16\]",
-    "evil_args_model_string.pth": "not run",
-    "evil_os_system.pth": "UNSAFE.*system.*nothing in it was run",
-    "evil_plain_pickle_eval.pth": "UNSAFE.*eval.*nothing in it was run",
+    "evil_args_model_string.pth": "not executed",
+    "evil_os_system.pth": "UNSAFE.*system.*nothing in it was executed",
+    "evil_plain_pickle_eval.pth": "UNSAFE.*eval.*nothing in it was executed",
     "evil_zip_traversal.pth": "UNSAFE.*outside its own folder",
 }
 
@@ -50,7 +49,7 @@ def parameters(path):
 
 @pytest.fixture
 def nothing_may_run(monkeypatch, capfd):
-    """The ways in which a file could act are closed and counted; what its commands would print must not appear."""
+    """Blocks and counts every way in which a file could act; the output of its commands must not appear."""
     tried = []
     for module, name in ((os, "system"), (builtins, "eval"), (builtins, "exec"), (subprocess, "Popen")):
         monkeypatch.setattr(module, name, lambda *_, name=name, **__: tried.append(name))
@@ -61,7 +60,7 @@ def nothing_may_run(monkeypatch, capfd):
 
 @pytest.fixture(scope="module")
 def converted(files, tmp_path_factory):
-    """Parameters of every good file, after conversion."""
+    """Parameters of every valid file, after conversion."""
     folder = tmp_path_factory.mktemp("converted")
     for name in (*GOOD, "tiny_no_dec_blocks2.pth"):
         convert(files / name, folder / name)
@@ -77,7 +76,7 @@ def test_all_golden_files_are_covered(files):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_tensors_are_the_golden_weights_exactly(files, weights, name):
-    source = open_source(files / name, silent)
+    source = open_source(files / name)
     assert source.config == CONFIG
     assert source.tensors.keys() == weights.keys()
     for key, tensor in source.tensors.items():
@@ -97,7 +96,7 @@ def test_parameters_are_the_golden_weights_exactly(converted, weights, name):
         np.testing.assert_array_equal(found[parameter], value, err_msg=parameter, strict=True)
 
 
-def test_converted_network_computes_what_the_published_one_does(files, converted, tmp_path):
+def test_the_converted_network_matches_the_published_one(files, converted, tmp_path):
     convert(files / "hf_tiny", tmp_path / "model")
     _, model, _ = load_checkpoint(tmp_path / "model")
     golden = np.load(files / "tiny_forward_plain_dust3r.npz")
@@ -113,7 +112,7 @@ def test_converted_network_computes_what_the_published_one_does(files, converted
         np.testing.assert_allclose(output[0], golden[name], rtol=0, atol=1e-5 * np.abs(golden[name]).max())
 
 
-def test_missing_second_decoder_becomes_a_copy_of_the_first(files, converted, tmp_path):
+def test_a_missing_second_decoder_is_a_copy_of_the_first(files, converted, tmp_path):
     found, whole = converted["tiny_no_dec_blocks2.pth"], converted["tiny_official.pth"]
     for name, value in found.items():
         np.testing.assert_array_equal(value, whole[name.replace("branch2", "branch1")], err_msg=name)
@@ -123,7 +122,7 @@ def test_missing_second_decoder_becomes_a_copy_of_the_first(files, converted, tm
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.usefixtures("nothing_may_run")
-def test_bad_and_evil_files_are_refused(files, tmp_path, name):
+def test_damaged_and_malicious_files_are_refused(files, tmp_path, name):
     before = set(pathlib.Path().iterdir()), set(files.parent.iterdir())
     with pytest.raises(CheckpointError, match=REFUSED[name]) as caught:
         convert(files / name, tmp_path / "output")
@@ -133,8 +132,8 @@ def test_bad_and_evil_files_are_refused(files, tmp_path, name):
     assert before == (set(pathlib.Path().iterdir()), set(files.parent.iterdir()))
 
 
-@pytest.mark.parametrize(("name", "words"), [("bad_truncated", "cut off"), ("bad_header_len", "header too large")])
-def test_bad_safetensors_are_refused(files, tmp_path, name, words):
+@pytest.mark.parametrize(("name", "words"), [("bad_truncated", "truncated"), ("bad_header_len", "header too large")])
+def test_damaged_safetensors_are_refused(files, tmp_path, name, words):
     (tmp_path / "hub").mkdir()
     shutil.copy(files / "hf_tiny" / "config.json", tmp_path / "hub")
     shutil.copy(files / f"{name}.safetensors", tmp_path / "hub" / "model.safetensors")
@@ -154,18 +153,18 @@ def test_bad_safetensors_are_refused(files, tmp_path, name, words):
     ],
 )
 @pytest.mark.parametrize("place", ["root", "args", "model", "epoch"])
-def test_a_call_anywhere_in_the_pickle_is_not_made(tmp_path, index, call, place):
+def test_calls_in_a_pickle_are_not_executed(tmp_path, index, call, place):
     flag = tmp_path / "flag"
     root = {"args": torch_writer.namespace(model=index["model_string"]), "model": {}, "epoch": 1}
     root = call(flag) if place == "root" else {**root, place: call(flag)}
     torch_writer.write(tmp_path / "evil.pth", root, [])
-    with pytest.raises(CheckpointError, match=r"UNSAFE.*nothing in it was run"):
+    with pytest.raises(CheckpointError, match=r"UNSAFE.*nothing in it was executed"):
         convert(tmp_path / "evil.pth", tmp_path / "output")
     assert os.listdir(tmp_path) == ["evil.pth"]
 
 
-def test_pythons_own_reader_would_have_made_the_call(tmp_path):
-    """The files of the test above are as harmful as they are meant to be."""
+def test_pythons_own_reader_executes_the_call(tmp_path):
+    """The files of the test above are really harmful."""
     flag = tmp_path / "flag"
     pickle.loads(torch_writer.dumps(torch_writer.Call(torch_writer.Global("os", "mkdir"), (str(flag),))))  # noqa: S301
     assert flag.is_dir()

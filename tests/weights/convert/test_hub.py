@@ -1,4 +1,4 @@
-"""Hub names: what the hub's client is asked, and what a user without a network is told. No network is used."""
+"""Hub names: requests to the hub's client, and errors without a network. No network is used."""
 
 import errno
 import shutil
@@ -9,16 +9,16 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, 
 
 from easi3r_jax.core.errors import CheckpointError, OutputError
 from easi3r_jax.weights.checkpoint import load_metadata
-from easi3r_jax.weights.convert import convert, hub, open_source
-from easi3r_jax.weights.convert.conversion import silent
+from easi3r_jax.weights.convert import convert, open_source
+from easi3r_jax.weights.convert.sources import RELEASED
 from easi3r_jax.weights.hub import is_name
 
-NAME = hub.RELEASED[0]
+NAME = RELEASED[0]
 NOT_FOUND = RepositoryNotFoundError.__new__(RepositoryNotFoundError)  # its constructor needs an HTTP response
 
 
 class Client:
-    """Stands for the hub's client; `failure` is raised by whatever would use the network."""
+    """Stands in for the hub's client; every use of the network raises `failure`."""
 
     def __init__(self, folder, failure):
         self.folder, self.failure = folder, failure
@@ -45,7 +45,7 @@ def client(monkeypatch, files):
     return client
 
 
-@pytest.mark.parametrize("name", hub.RELEASED)
+@pytest.mark.parametrize("name", RELEASED)
 def test_released_names_are_names(name):
     assert is_name(name)
 
@@ -53,7 +53,7 @@ def test_released_names_are_names(name):
 @pytest.mark.parametrize(
     "text", ["model", "a/b/c", "/a/b", "../a", "a/../b", "./a", "~/a", "a/ b", "a/b\n", "", "a/" * 99]
 )
-def test_paths_are_no_names(text):
+def test_paths_are_not_names(text):
     assert not is_name(text)
 
 
@@ -67,9 +67,9 @@ def test_download_is_converted_with_the_released_licence(client, tmp_path):
     assert metadata["licence"].startswith("CC BY-NC-SA 4.0")
 
 
-def test_what_the_hubs_cache_holds_needs_no_network(client):
+def test_models_in_the_hubs_cache_need_no_network(client):
     client.cached, client.failure = True, ConnectionError("no network")
-    assert open_source(NAME, silent).tensors
+    assert open_source(NAME).tensors
     assert not client.downloaded
 
 
@@ -83,7 +83,7 @@ def test_what_the_hubs_cache_holds_needs_no_network(client):
         LocalEntryNotFoundError("offline mode is on"),
     ],
 )
-def test_without_a_network_the_error_says_what_to_fetch_and_where_to_put_it(client, tmp_path, failure):
+def test_without_a_network_the_error_says_what_to_download_by_hand(client, tmp_path, failure):
     client.failure = failure
     with pytest.raises(CheckpointError) as caught:
         convert(NAME, tmp_path / "output")
@@ -95,7 +95,7 @@ def test_without_a_network_the_error_says_what_to_fetch_and_where_to_put_it(clie
     assert not list(tmp_path.iterdir())
 
 
-def test_what_was_fetched_by_hand_works_without_a_network(client, files, tmp_path):
+def test_a_model_downloaded_by_hand_needs_no_network(client, files, tmp_path):
     client.failure = ConnectionError("no network")
     shutil.copytree(files / "hf_tiny", tmp_path / "by_hand")
     convert(tmp_path / "by_hand", tmp_path / "output")
@@ -106,20 +106,20 @@ def test_what_was_fetched_by_hand_works_without_a_network(client, files, tmp_pat
     ("failure", "kind", "words"),
     [
         (NOT_FOUND, CheckpointError, "no public model"),
-        (EntryNotFoundError("404"), CheckpointError, "no DUSt3R in that form"),
+        (EntryNotFoundError("404"), CheckpointError, "no DUSt3R in that format"),
         (OSError(errno.ENOSPC, "No space left on device"), OutputError, "HF_HOME"),
         (PermissionError(errno.EACCES, "Permission denied"), OutputError, "HF_HOME"),
     ],
 )
-def test_other_failures_have_their_own_words(client, tmp_path, failure, kind, words):
+def test_other_failures_have_their_own_messages(client, tmp_path, failure, kind, words):
     client.failure = failure
     with pytest.raises(kind, match=words) as caught:
         convert(NAME, tmp_path / "output")
     assert NAME in str(caught.value)
 
 
-def test_a_folder_of_that_name_comes_first(client, files, tmp_path, monkeypatch):
+def test_a_local_folder_takes_precedence(client, files, tmp_path, monkeypatch):
     client.failure = ConnectionError("no network")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(files / "hf_tiny", tmp_path / NAME)
-    assert open_source(NAME, silent).tensors
+    assert open_source(NAME).tensors

@@ -1,4 +1,4 @@
-"""The string that names the architecture is parsed, never evaluated, and read strictly."""
+"""The string of the architecture is parsed strictly and never evaluated."""
 
 import json
 import math
@@ -46,7 +46,7 @@ def test_released_strings_name_the_presets(golden, name):
     "changes",
     [
         {},
-        {"landscape_only": "True"},  # becomes False: it changes nothing that we compute
+        {"landscape_only": "True"},  # has no effect on inference
         {"landscape_only": "False"},
         {"patch_embed_cls": "'ManyAR_PatchEmbed'"},
         {"patch_embed_cls": "'PatchEmbedDust3R'"},
@@ -56,11 +56,11 @@ def test_released_strings_name_the_presets(golden, name):
         {"mlp_ratio": "4"},
     ],
 )
-def test_options_that_change_nothing(changes):
+def test_options_without_effect(changes):
     assert parse_model_string(f"  {string(**changes)}\n") == CONFIG
 
 
-def test_options_that_are_kept():
+def test_options_are_kept():
     config = parse_model_string(
         string(pos_embed="'RoPE50.5'", img_size="224", conf_mode="('exp', 0, 9.5)", mlp_ratio="2", patch_size="8")
     )
@@ -92,7 +92,7 @@ def test_options_that_are_kept():
     ],
 )
 def test_other_text_is_refused(text):
-    with pytest.raises(CheckpointError, match="it was not run"):
+    with pytest.raises(CheckpointError, match="it was not executed"):
         parse_model_string(text)
 
 
@@ -103,9 +103,9 @@ def test_other_text_is_refused(text):
         *("{}", "b'x'", "...", "1j", "(1, x)", "-'a'", "-True", "not 1", "inf()", "[i for i in (1,)]", "'a' 'b' % 1"),
     ],
 )
-def test_values_are_literals_and_nothing_else(value, tmp_path, monkeypatch):
+def test_values_must_be_literals(value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="is not a plain literal; it was not run"):
+    with pytest.raises(CheckpointError, match="is not a literal; it was not executed"):
         parse_model_string(string(enc_depth=value))
     assert not list(tmp_path.iterdir())
 
@@ -136,7 +136,7 @@ def test_values_are_literals_and_nothing_else(value, tmp_path, monkeypatch):
         ({"enc_embed_dim": "-8"}, "enc_embed_dim"),
         ({"enc_embed_dim": "8.0"}, "enc_embed_dim"),
         ({"enc_embed_dim": "True"}, "enc_embed_dim"),
-        ({"enc_embed_dim": "10 ** 9"}, "plain literal"),
+        ({"enc_embed_dim": "10 ** 9"}, "not a literal"),
         ({"enc_embed_dim": "1000000000"}, "enc_embed_dim is '1000000000'"),
         ({"dec_depth": "100000"}, "dec_depth"),
         ({"mlp_ratio": "inf"}, "mlp_ratio"),
@@ -146,21 +146,21 @@ def test_values_are_literals_and_nothing_else(value, tmp_path, monkeypatch):
         ({"img_size": "(64, True)"}, "img_size"),
         ({"img_size": "(64, 10000000)"}, "img_size"),
         ({"img_size": "((64, 64), 64)"}, "img_size"),
-        ({"img_size": f"{'(' * 8}1,{'),' * 7})"}, "lists inside lists"),
+        ({"img_size": f"{'(' * 8}1,{'),' * 7})"}, "too deeply nested lists"),
         ({"enc_depth": "'" + "x" * 5000 + "'"}, "enc_depth"),
         ({"output_mode": "'\\x1b[31m\\n'"}, "output_mode"),
         ({"x" * 5000: "1"}, "unknown options"),
-        ({"y" * 5000: "f()"}, "plain literal"),
+        ({"y" * 5000: "f()"}, "not a literal"),
     ],
 )
-def test_unknown_and_unsupported_options_are_named(changes, words):
+def test_unknown_and_unsupported_options_are_listed(changes, words):
     with pytest.raises(CheckpointError, match=words) as caught:
         parse_model_string(string(**changes))
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
 
 
-def test_names_from_json_are_shown_safely():
+def test_names_from_json_are_printed_safely():
     arguments = {"pos_embed": "RoPE100", "img_size": [64, 96], "head_type": "linear"}
     arguments |= {name: int(value) for name, value in ARGUMENTS.items() if value.isdigit()}
     assert parse_arguments(arguments) == CONFIG
@@ -169,9 +169,9 @@ def test_names_from_json_are_shown_safely():
     assert str(caught.value).isprintable()
 
 
-def test_lists_nested_beyond_measure_are_refused():
+def test_too_deeply_nested_lists_are_refused():
     nested = []
     for _ in range(5000):
         nested = [nested]
-    with pytest.raises(CheckpointError, match="lists inside lists"):
+    with pytest.raises(CheckpointError, match="too deeply nested lists"):
         parse_arguments({"img_size": nested})

@@ -1,4 +1,4 @@
-"""The pickle reader runs nothing, takes little memory, and says in one line what is wrong."""
+"""The pickle reader executes nothing, needs little memory, and reports errors in one line."""
 
 import io
 import pickle
@@ -31,7 +31,7 @@ def load(raw, numel=100):
     return pickles.load(io.BytesIO(raw), find_storage)
 
 
-def test_plain_values_are_read_as_python_reads_them():
+def test_plain_values_are_read_as_by_python():
     value = {"a": [1, -5, 2**40, -(2**40), 0.5, None, True, "ü", ("x", ()), {"b": []}], "c": {1: 2.0}}
     for protocol in (2, 3, 4, 5):
         assert load(pickle.dumps(value, protocol)) == value
@@ -39,18 +39,18 @@ def test_plain_values_are_read_as_python_reads_them():
     assert load(pickle.dumps({"s": {1, 2}}, 2)) == {"s": {1, 2}}
 
 
-def test_namespace_is_its_contents():
+def test_a_namespace_is_read_as_its_attributes():
     assert load(dumps(namespace(model="M()", lr=0.1))) == {"model": "M()", "lr": 0.1}
 
 
-def test_tensor_is_a_checked_view():
+def test_a_tensor_is_a_checked_view():
     spec = load(dumps(Tensor("k", (2, 3), offset=5, stride=(10, 2), numel=100)))
     assert spec.storage == pickles.Storage("k", "float32", 100)
     assert (spec.offset, spec.shape, spec.stride, spec.extent) == (5, (2, 3), (10, 2), 15)
 
 
 @pytest.mark.parametrize("stride", [(1, 2), (3, 1), (0, 1), (5, 2)])
-def test_strided_tensor_is_read_as_numpy_views_it(tmp_path, stride):
+def test_a_strided_tensor_is_read_as_numpy_would(tmp_path, stride):
     numbers = np.arange(20, dtype=np.float32)
     write(tmp_path / "x.pth", Tensor("0", (2, 3), offset=4, stride=stride, numel=20), [("0", numbers)])
     file = open_torch_file(tmp_path / "x.pth")
@@ -90,7 +90,7 @@ def test_unknown_globals_are_refused_by_name(module, name):
         dumps(Global(module, name)),
         pickle.PROTO + b"\x04" + dumps(module)[2:-1] + dumps(name)[2:-1] + pickle.STACK_GLOBAL + STOP,
     ):
-        with pytest.raises(CheckpointError, match=r"UNSAFE: it asks to use .*nothing in it was run") as caught:
+        with pytest.raises(CheckpointError, match=r"UNSAFE: it requests .*nothing in it was executed") as caught:
             load(raw)
         assert str(caught.value).isprintable()
 
@@ -104,7 +104,7 @@ def test_only_known_functions_are_called(function):
 @pytest.mark.parametrize(
     "value",
     [
-        Call(Global("torch", "FloatStorage"), (10**12,)),  # a class that is only named
+        Call(Global("torch", "FloatStorage"), (10**12,)),  # a class that cannot be called
         Call(Global("collections", "OrderedDict"), ([["a", 1]],)),
         Call(Global("argparse", "Namespace"), ("x",)),
         Call(Global("torch._utils", "_rebuild_parameter"), ("x",)),
@@ -117,7 +117,7 @@ def test_only_known_functions_are_called(function):
         {1 << 40_000: 3},
     ],
 )
-def test_odd_arguments_are_refused(value):
+def test_unsupported_arguments_are_refused(value):
     with pytest.raises(CheckpointError) as caught:
         load(dumps(value))
     assert len(str(caught.value)) < 300
@@ -167,17 +167,17 @@ def test_broken_pickles_are_refused(code):
 @pytest.mark.parametrize(
     "code",
     [
-        pickle.NONE + pickle.LONG_BINPUT + b"\xff\xff\xff\xff",  # a list as memo would take 32 GB
+        pickle.NONE + pickle.LONG_BINPUT + b"\xff\xff\xff\xff",  # a list as the memo would take 32 GB
         pickle.EMPTY_LIST * 200_000 + pickle.APPEND * 199_999,
         pickle.EMPTY_TUPLE + pickle.TUPLE1 * 400_000,
-        pickle.EMPTY_LIST + PUT0 + (pickle.MARK + GET0 * 8 + pickle.APPENDS) * 100,  # lists of themselves
+        pickle.EMPTY_LIST + PUT0 + (pickle.MARK + GET0 * 8 + pickle.APPENDS) * 100,  # lists that contain themselves
         (pickle.EMPTY_DICT + pickle.POP) * 400_000,
         pickle.MARK + pickle.EMPTY_DICT * 900_000 + pickle.TUPLE,
-        # A few bytes that copy a large container, again and again.
+        # A few bytes that copy a large container many times.
         INTEGERS + PUT0 + SET + PUT1 + (GET1 + GET0 + pickle.TUPLE1 + pickle.REDUCE) * 999,
         STATE + (NAMESPACE + pickle.EMPTY_TUPLE + pickle.NEWOBJ + GET0 + pickle.BUILD) * 999,
         INTEGERS + PUT0 + NAMESPACE + PUT1 + (GET1 + GET0 + pickle.REDUCE) * 999,
-        # Keys that all have the same hash: a dictionary of them takes quadratic time.
+        # Keys with the same hash: a dictionary of them takes quadratic time.
         pickle.EMPTY_DICT
         + pickle.MARK
         + b"".join(dumps((n + 1) * (2**61 - 1))[2:-1] + pickle.NONE for n in range(40_000))
@@ -185,7 +185,7 @@ def test_broken_pickles_are_refused(code):
     ],
     ids=["memo", "lists", "tuples", "cycle", "many", "wide", "sets", "namespaces", "arguments", "hashes"],
 )
-def test_bombs_take_neither_memory_nor_time(code):
+def test_bombs_cost_neither_memory_nor_time(code):
     tracemalloc.start()
     start = time.process_time()
     try:
@@ -198,7 +198,7 @@ def test_bombs_take_neither_memory_nor_time(code):
     assert time.process_time() - start < 20
 
 
-def test_repeated_keys_are_remembered():
+def test_duplicate_keys_are_recorded():
     pair = dumps("a")[2:-1] + pickle.NONE
     value = load(HEAD + pickle.EMPTY_DICT + pickle.MARK + pair * 2 + pickle.SETITEMS + STOP)
     assert value.duplicates == ["a"]

@@ -1,4 +1,4 @@
-"""`python -m convert`: exit codes, one line for an error, nothing half-written."""
+"""`python -m convert`: exit codes, errors in one line, no partial output."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ def test_help_names_the_options_and_the_licence(tmp_path):
         assert words in result.stdout
 
 
-def test_success_prints_what_was_done_and_how_to_go_on(files, tmp_path):
+def test_success_prints_a_summary_and_the_next_command(files, tmp_path):
     source = files / "tiny_no_dec_blocks2.pth"
     result = run(f"--source={source}", "--output=output", folder=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
@@ -54,14 +54,14 @@ def test_success_prints_what_was_done_and_how_to_go_on(files, tmp_path):
     assert config.enc_depth == 2
 
 
-def test_wrong_path_is_one_line_and_exit_1(tmp_path):
+def test_a_wrong_path_is_one_line_and_exit_1(tmp_path):
     result = run("--source=absent.pth", "--output=output", folder=tmp_path)
     assert result.returncode == 1
     assert one_line(result.stderr).startswith("error: There is no checkpoint at absent.pth")
     assert not list(tmp_path.iterdir())
 
 
-def test_evil_file_is_one_line_and_exit_1(files, tmp_path):
+def test_a_malicious_file_is_one_line_and_exit_1(files, tmp_path):
     result = run(f"--source={files / 'evil_os_system.pth'}", "--output=output", folder=tmp_path)
     assert result.returncode == 1
     assert "UNSAFE" in one_line(result.stderr)
@@ -111,14 +111,14 @@ def test_a_missing_flag_is_one_line_and_exit_1(call, tmp_path, arguments):
 @pytest.mark.parametrize(
     "source", ["~nosuchuser/x.pth", "x" * 5000, "a\0b", ".", "no/such/folder/x.pth", "model.safetensors"]
 )
-def test_sources_that_are_none_are_one_line_and_exit_1(call, tmp_path, source):
+def test_invalid_sources_are_one_line_and_exit_1(call, tmp_path, source):
     code, out, err = call(f"--source={source}", "--output=output")
     assert (code, out) == (1, "")
     assert one_line(err).startswith("error: ")
     assert not list(tmp_path.iterdir())
 
 
-def test_folder_of_a_pth_file_is_a_hint(call, tmp_path):
+def test_the_folder_of_a_pth_file_gives_a_hint(call, tmp_path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "dust3r.pth").touch()
     assert "Did you mean weights/dust3r.pth?" in call("--source=weights", "--output=output")[2]
@@ -152,8 +152,8 @@ def test_a_bug_keeps_its_traceback(call, monkeypatch):
         call("--source=x", "--output=y")
 
 
-def test_all_problems_stand_in_the_one_line(call, make_pth, weights, tmp_path):
-    """The two golden files of this kind are made here: a missing key, and two unknown ones."""
+def test_one_line_lists_all_problems(call, make_pth, weights, tmp_path):
+    """A missing key and two unknown ones, as in two golden files."""
     extra = {"prediction_head.weight": np.ones((2, 2), np.float32), "golden.extra": np.ones(3, np.float32)}
     missing = {name: array for name, array in weights.items() if name != "dec_norm.weight"}
     for tensors, words in (

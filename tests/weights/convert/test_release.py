@@ -1,4 +1,4 @@
-"""The way back to the released layout: what goes out comes in again."""
+"""Export to the released layout, and conversion back."""
 
 import json
 
@@ -53,7 +53,7 @@ def test_names_and_shapes_are_the_released_ones(golden):
     config = PRESETS["512-dpt"]()
     shapes = table.parameter_shapes(config)
     zeros = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
-    # Shapes alone: 2 GB of zeros are not made, a broadcast zero keeps its strides through every change of layout.
+    # Only shapes: a broadcast zero keeps its strides of 0 in every change of layout, so 2 GB are not allocated.
     ours = {}
     for rule in table.rules(config):
         value = zeros[rule.target]
@@ -81,7 +81,7 @@ def test_weights_beyond_half_precision_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_of_something_else_is_left_alone(checkpoint, tmp_path):
+def test_other_folders_are_not_replaced(checkpoint, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("important")
     with pytest.raises(OutputError, match="not empty"):
@@ -89,7 +89,7 @@ def test_a_folder_of_something_else_is_left_alone(checkpoint, tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-def test_the_file_says_where_it_comes_from(checkpoint, tmp_path):
+def test_the_file_records_its_source(checkpoint, tmp_path):
     release(checkpoint[0], tmp_path / "official")
     with safetensors.safe_open(tmp_path / "official" / "model.safetensors", framework="numpy") as file:
         assert file.metadata() == {"source": "a test", "licence": "Apache-2.0"}

@@ -1,4 +1,4 @@
-"""Folders of `model.safetensors` and `config.json`, every number of which is checked against the file."""
+"""Folders of `model.safetensors` and `config.json`; headers are checked against the file."""
 
 import json
 import math
@@ -12,13 +12,12 @@ from safetensors.numpy import save_file
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.weights.checkpoint import load_checkpoint, load_metadata
 from easi3r_jax.weights.convert import convert, open_source
-from easi3r_jax.weights.convert.conversion import silent
 from easi3r_jax.weights.convert.safetensors_folder import read_header
 
 
 @pytest.fixture
 def folder(files, tmp_path):
-    """Writes a folder of the given tensors and configuration."""
+    """Writes a folder with the given tensors and configuration."""
 
     def make(tensors, config=None):
         path = tmp_path / "hub"
@@ -36,17 +35,17 @@ def write_header(path, header, data=b""):
     return path
 
 
-def test_tokens_that_are_no_json_and_lists_are_understood(files):
+def test_lists_and_pythons_infinity_are_understood(files):
     text = (files / "hf_tiny" / "config.json").read_text()
     assert "-Infinity" in text and isinstance(json.loads(text)["img_size"], list)
-    config = open_source(files / "hf_tiny", silent).config
+    config = open_source(files / "hf_tiny").config
     assert config.image_size == (64, 64)
     assert config.confidence_range == (1.0, math.inf)
 
 
-def test_folder_and_file_name_the_same_source(files):
-    by_file = open_source(files / "hf_tiny" / "model.safetensors", silent)
-    assert by_file.tensors.keys() == open_source(files / "hf_tiny", silent).tensors.keys()
+def test_the_folder_and_its_file_are_the_same_source(files):
+    by_file = open_source(files / "hf_tiny" / "model.safetensors")
+    assert by_file.tensors.keys() == open_source(files / "hf_tiny").tensors.keys()
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
@@ -61,7 +60,7 @@ def test_every_floating_point_type_becomes_float32(folder, weights, tmp_path, dt
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["enc_norm.bias", "dec_blocks2.1.mlp.fc1.weight", "mask_token"])
-def test_weights_that_are_no_numbers_are_refused_by_name(folder, weights, tmp_path, name, number):
+def test_weights_that_are_not_finite_are_refused_by_name(folder, weights, tmp_path, name, number):
     broken = weights[name].copy()
     broken.flat[-1] = number
     with pytest.raises(CheckpointError, match=rf"NaN or infinite numbers in {name}\."):
@@ -69,7 +68,7 @@ def test_weights_that_are_no_numbers_are_refused_by_name(folder, weights, tmp_pa
     assert os.listdir(tmp_path) == ["hub"]
 
 
-def test_number_beyond_float32_is_refused(folder, weights, tmp_path):
+def test_numbers_beyond_float32_are_refused(folder, weights, tmp_path):
     large = weights["enc_norm.bias"].astype(np.float64)
     large[0] = 1e300
     with pytest.raises(CheckpointError, match=r"infinite numbers in enc_norm.bias"):
@@ -81,32 +80,32 @@ def test_missing_file_is_named(folder, weights, missing):
     path = folder(weights)
     (path / missing).unlink()
     with pytest.raises(CheckpointError, match=missing):
-        open_source(path, silent)
+        open_source(path)
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ("{", "not readable JSON"),
-        ("\udcff", "not readable JSON"),
-        ("[1]", "not a table of options"),
+        ("{", "not valid JSON"),
+        ("\udcff", "not valid JSON"),
+        ("[1]", "not a JSON object"),
         ("{}", "lacks enc_embed_dim"),
-        ('{"img_size": ' + "[" * 800 + "]" * 800 + "}", "lists inside lists|not readable JSON"),
-        ("[" * 100_000, "not readable JSON"),
-        (" " * (2 << 20) + "{}", "not readable JSON"),  # no more than a megabyte is read
+        ('{"img_size": ' + "[" * 800 + "]" * 800 + "}", "too deeply nested lists|not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        (" " * (2 << 20) + "{}", "not valid JSON"),  # at most a megabyte is read
     ],
 )
 def test_broken_configurations(folder, weights, config, words):
     path = folder(weights)
     (path / "config.json").write_text(config, errors="surrogateescape")
     with pytest.raises(CheckpointError, match=words):
-        open_source(path, silent)
+        open_source(path)
 
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
-def test_well_formed_header_is_read(tmp_path):
+def test_a_valid_header_is_read(tmp_path):
     path = write_header(
         tmp_path / "x.safetensors", {"__metadata__": {"a": "b"}, "w": F32}, np.float32([1, 2]).tobytes()
     )
@@ -115,7 +114,7 @@ def test_well_formed_header_is_read(tmp_path):
     np.testing.assert_array_equal(tensors["w"].read(), np.float32([1, 2]), strict=True)
 
 
-def test_name_given_twice_is_told(tmp_path):
+def test_duplicate_names_are_reported(tmp_path):
     entry = json.dumps(F32)
     path = write_header(tmp_path / "x.safetensors", f'{{"w": {entry}, "w": {entry}}}'.encode(), bytes(8))
     assert read_header(path)[1] == ("w",)
@@ -145,7 +144,7 @@ def test_name_given_twice_is_told(tmp_path):
         "F32",
     ],
 )
-def test_entries_that_lie_are_refused(tmp_path, entry):
+def test_false_entries_are_refused(tmp_path, entry):
     path = write_header(tmp_path / "x.safetensors", {"w": entry}, bytes(8))
     with pytest.raises(CheckpointError, match=r"Cannot use .*x.safetensors"):
         read_header(path)
@@ -154,11 +153,11 @@ def test_entries_that_lie_are_refused(tmp_path, entry):
 @pytest.mark.parametrize(
     "header", [b"", b"[1]", b"3", b"{", b"\xff\xfe", b"[" * 100_000, b'{"w": ' + b"9" * 5000 + b"}"]
 )
-def test_headers_that_are_no_table_are_refused(tmp_path, header):
+def test_headers_that_are_not_objects_are_refused(tmp_path, header):
     with pytest.raises(CheckpointError, match=r"Cannot use .*x.safetensors"):
         read_header(write_header(tmp_path / "x.safetensors", header))
 
 
-def test_licence_of_an_unknown_source_is_left_open(files, tmp_path):
+def test_the_licence_of_an_unknown_source_is_the_sources(files, tmp_path):
     convert(files / "hf_tiny", tmp_path / "output")
     assert "terms of the source" in load_metadata(tmp_path / "output")[1]["licence"]

@@ -1,4 +1,4 @@
-"""Every tensor has its place: what is missing, unknown, repeated, contradictory or misshapen is told all at once."""
+"""The mapping is exhaustive: missing, unknown, duplicate, contradictory and misshapen tensors are reported together."""
 
 import dataclasses
 import json
@@ -12,7 +12,6 @@ from easi3r_jax.models import parameter_shapes
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.weights.checkpoint import load_checkpoint
 from easi3r_jax.weights.convert import convert, open_source, table
-from easi3r_jax.weights.convert.conversion import silent
 from easi3r_jax.weights.convert.model_string import parse_model_string
 from easi3r_jax.weights.convert.tensors import LazyTensor, Source
 from tests import torch_writer
@@ -33,7 +32,7 @@ def unread():
 
 
 def their_shapes(config):
-    """Names and shapes of a state dict, with its aliases."""
+    """Names, shapes and aliases of a state dict."""
     ours, shapes = parameter_shapes(config), dict(table.unused(config))
     for rule in table.rules(config):
         shape = ours[rule.target]
@@ -77,15 +76,15 @@ class TestReleasedManifests:
         total = sum(math.prod(recipe.shape) for recipe in recipes.values())
         assert total + sum(math.prod(t.shape) for t in dropped.values()) == manifest["n_unique_params"]
 
-    def test_a_file_without_aliases_is_as_good(self, manifest, name):
+    def test_a_file_without_aliases_is_accepted(self, manifest, name):
         table.match(self.source(manifest, drop=set(manifest["aliases"])))
 
-    def test_a_file_may_keep_either_name(self, manifest, name):
+    def test_a_file_may_have_either_name(self, manifest, name):
         recipes, _, _ = table.match(self.source(manifest, drop=set(manifest["aliases"].values())))
         used = {n for recipe in recipes.values() for n, _ in recipe.tensors}
         assert used >= set(manifest["aliases"])
 
-    def test_every_single_absence_is_noticed(self, manifest, name):
+    def test_every_missing_tensor_is_detected(self, manifest, name):
         aliased = set(manifest["aliases"]) | set(manifest["aliases"].values())
         for absent in list(manifest["entries"])[::60]:
             if absent not in aliased:
@@ -106,13 +105,13 @@ class TestProblems:
         for words in (
             "2 tensors missing: dec_norm.weight, mask_token",
             "2 tensors unknown: enc_blocks.1.norm1.weight, extra.weight",
-            "1 tensor given twice: enc_norm.weight",
+            "1 tensor duplicate: enc_norm.weight",
             "2 tensors of the wrong shape: enc_norm.bias [9] instead of [8], dec_norm.bias [] instead of [8]",
-            "1 tensor not of floating-point numbers: enc_norm.weight (int64)",
+            "1 tensor without floating-point numbers: enc_norm.weight (int64)",
         ):
             assert words in str(caught.value)
 
-    def test_another_network_ends_in_a_count(self):
+    def test_a_long_list_ends_with_a_count(self):
         with pytest.raises(CheckpointError, match=r"and \d+ more") as caught:
             table.match(source_of(SMALL_DPT, {f"other.{n}": (1,) for n in range(500)}))
         assert len(str(caught.value)) < 10_000
@@ -124,7 +123,7 @@ class TestProblems:
         assert str(caught.value).isprintable()
         assert len(str(caught.value)) < 1000
 
-    def test_one_tensor_cannot_stand_for_both_decoders_when_one_is_cut(self):
+    def test_a_partial_second_decoder_is_not_filled_from_the_first(self):
         shapes = {n: s for n, s in their_shapes(SMALL_DPT).items() if not n.startswith("dec_blocks2.3.")}
         with pytest.raises(CheckpointError, match=r"missing: dec_blocks2\.3"):
             table.match(source_of(SMALL_DPT, shapes))
@@ -132,7 +131,7 @@ class TestProblems:
 
 @pytest.fixture(scope="module")
 def arrays():
-    """Weights of a small network with DPT heads; aliases are the same arrays."""
+    """Weights of a small network with DPT heads; aliases share their arrays."""
     rng = np.random.default_rng(0)
     arrays = {n: rng.standard_normal(s, np.float32) for n, s in their_shapes(SMALL_DPT).items()}
     for rule in table.rules(SMALL_DPT):
@@ -142,7 +141,7 @@ def arrays():
 
 
 class TestAliases:
-    """DPT heads hold four tensors under two names each."""
+    """DPT heads have four tensors with two names each."""
 
     ALIAS = "downstream_head2.dpt.scratch.layer_rn.1.weight"
     NAME = "downstream_head2.dpt.scratch.layer2_rn.weight"
@@ -155,7 +154,7 @@ class TestAliases:
         )
 
         def make(shared, changes):
-            """With `shared`, aliases name the same storage, as torch writes them; without, each has its own."""
+            """With `shared`, aliases refer to the same storage, as in torch's files; else each has its own."""
             made = {**arrays, **changes}
             owner = {rule.alias: rule.source for rule in table.rules(SMALL_DPT) if rule.alias} if shared else {}
             keys = {n: str(key) for key, n in enumerate(n for n in made if n not in owner)}
@@ -167,24 +166,24 @@ class TestAliases:
         return make
 
     @pytest.mark.parametrize("shared", [True, False])
-    def test_equal_ones_are_one_tensor(self, dpt_pth, arrays, tmp_path, shared):
+    def test_equal_aliases_are_one_tensor(self, dpt_pth, arrays, tmp_path, shared):
         convert(dpt_pth(shared, {}), tmp_path / "output")
         config, model, _ = load_checkpoint(tmp_path / "output")
         assert config == SMALL_DPT
         found = np.asarray(model.head2.level_convs[1].kernel[...])
         np.testing.assert_array_equal(found, arrays[self.NAME].transpose(2, 3, 1, 0))
         enlarge = np.asarray(model.head1.enlarge4.kernel[...])
-        theirs = arrays["downstream_head1.dpt.act_postprocess.0.1.weight"]
-        np.testing.assert_array_equal(enlarge, theirs.transpose(0, 2, 3, 1))
+        released = arrays["downstream_head1.dpt.act_postprocess.0.1.weight"]
+        np.testing.assert_array_equal(enlarge, released.transpose(0, 2, 3, 1))
 
-    def test_different_ones_are_refused(self, dpt_pth, arrays):
+    def test_different_aliases_are_refused(self, dpt_pth, arrays):
         other = arrays[self.NAME].copy()
         other[0, 0, 0, 0] += 1e-3
         words = f"1 tensor different under their two names: {self.NAME} and {self.ALIAS}"
         with pytest.raises(CheckpointError, match=words):
-            table.match(open_source(dpt_pth(False, {self.ALIAS: other}), silent))
+            table.match(open_source(dpt_pth(False, {self.ALIAS: other})))
 
-    def test_misshapen_ones_are_refused(self, dpt_pth):
+    def test_misshapen_aliases_are_refused(self, dpt_pth):
         wrong = np.zeros((8, 8, 3, 3), np.float32)
         with pytest.raises(CheckpointError, match=f"wrong shape: {self.ALIAS}"):
-            table.match(open_source(dpt_pth(False, {self.ALIAS: wrong}), silent))
+            table.match(open_source(dpt_pth(False, {self.ALIAS: wrong})))
