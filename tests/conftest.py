@@ -4,6 +4,7 @@ What is compiled in a run of the tests is compiled once: processes (workers, pro
 that lasts as long as the run. And it is compiled quickly: see tests/flags.py.
 """
 
+import ctypes
 import gc
 import os
 import pathlib
@@ -39,18 +40,24 @@ def pytest_unconfigure() -> None:
         shutil.rmtree(_OWN_CACHE, ignore_errors=True)
 
 
-# Every compiled program takes a few memory maps, of which Linux grants a process 65530: XLA aborts without one.
-_MAPS = pathlib.Path("/proc/self/maps")
-_MANY_MAPS = 20_000
+# Every compiled program takes memory, and a few memory maps, of which Linux grants a process 65530: XLA aborts without
+# one. Between two files of tests both are given back where they have become much.
+_MAPS, _MEMORY = pathlib.Path("/proc/self/maps"), pathlib.Path("/proc/self/statm")
+_MANY_MAPS, _MUCH_MEMORY = 20_000, 1.2e9
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _compiled_programs_are_let_go() -> Iterator[None]:
-    """Between files of tests, when they have become many."""
     yield
-    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
+    if not _MAPS.exists():
+        return
+    resident = int(_MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if resident > _MUCH_MEMORY or _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
         jax.clear_caches()
         gc.collect()
+        # What the compiler has freed, two thirds of it all, the C library keeps until it is told not to.
+        if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+            library.malloc_trim(0)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sys
 #: as one module: splitting it pays where there are many cores.
 QUICK = (
     "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",  # JAX 0.11 no longer has it
+    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
     "--xla_llvm_disable_expensive_passes=true",
     "--xla_cpu_parallel_codegen_split_count=1",
 )

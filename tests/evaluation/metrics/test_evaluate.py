@@ -92,8 +92,9 @@ def test_undefined_metrics_are_none_never_nan(scene):
 
 def test_a_static_clip_has_no_overlap_metrics(scene, truth):
     result = evaluate_scene(scene, GroundTruth(masks=np.zeros((T, H, W), bool)))
-    assert {name for name, value in result.items() if value is not None} == {"mask_share"}
-    assert result["mask_share"] > 0
+    assert {name: value for name, value in result.items() if value is not None} == {
+        "mask_share": pytest.approx(BEST["mask_share"])
+    }
 
 
 def test_mismatched_shapes_are_refused(scene, truth):

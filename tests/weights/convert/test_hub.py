@@ -1,6 +1,7 @@
 """Hub names: requests to the hub's client, and errors without a network. No network is used."""
 
 import errno
+import hashlib
 import shutil
 
 import huggingface_hub
@@ -99,7 +100,11 @@ def test_a_model_downloaded_by_hand_needs_no_network(client, files, tmp_path):
     client.failure = ConnectionError("no network")
     shutil.copytree(files / "hf_tiny", tmp_path / "by_hand")
     convert(tmp_path / "by_hand", tmp_path / "output")
-    load_metadata(tmp_path / "output")
+    _, metadata = load_metadata(tmp_path / "output")
+    assert (
+        metadata["source_sha256"] == hashlib.sha256((files / "hf_tiny" / "model.safetensors").read_bytes()).hexdigest()
+    )
+    assert client.downloaded == []
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,12 @@ class TestReleasedManifests:
         assert total + sum(math.prod(t.shape) for t in dropped.values()) == manifest["n_unique_params"]
 
     def test_a_file_without_aliases_is_accepted(self, manifest, name):
-        table.match(self.source(manifest, drop=set(manifest["aliases"])))
+        (recipes, dropped, notices), (expected, same, _) = (
+            table.match(self.source(manifest, drop=drop)) for drop in (set(manifest["aliases"]), ())
+        )
+        assert not notices and dropped.keys() == same.keys()
+        for target, recipe in expected.items():
+            assert [n for n, _ in recipes[target].tensors] == [n for n, _ in recipe.tensors]
 
     def test_a_file_may_have_either_name(self, manifest, name):
         recipes, _, _ = table.match(self.source(manifest, drop=set(manifest["aliases"].values())))
