@@ -108,7 +108,7 @@ def test_pairs_drawn_again_are_counted(scenes):
         assert batches is not None
         for _ in range(10):  # of three frames one is of no use: sooner or later it is drawn
             next(batches)
-    assert source.redrawn().keys() == {"all depth unknown"}
+    assert source.redrawn().keys() == {"no known depth"}
 
 
 def test_what_is_known_of_motion(scenes):
