@@ -43,8 +43,8 @@ def at_minimum(
     terms: Iterable[Term],
     *,
     damping: float = 1e-7,
-    iterations: int = 500,
-    tolerance: float = 1e-3,
+    iterations: int = 1000,
+    tolerance: float = 1e-2,
 ) -> AlignState:
     """`state`, differentiable by the problem whose minimum it is (implicit function theorem; reverse mode).
 

@@ -52,7 +52,7 @@ def observed(rng):
     """Predictions, flow that is off by up to a few pixels, where it is known, and what moves."""
     points = rng.normal([0, 0, 3], 1, (2, E, H, W, 3))
     confidence = rng.uniform(1, 9, (2, E, H, W))
-    predictions = PairPredictions(EDGES, *(jnp.asarray(x) for x in (*points, *confidence)))
+    predictions = PairPredictions(EDGES, *(jnp.asarray(x) for x in (*points, *confidence)), num_frames=T)
     return {
         "predictions": predictions,
         "flow": jnp.asarray(rng.normal(0, 2, (E, H, W, 2))),
@@ -303,7 +303,7 @@ def test_thresholds_and_weights_map(state, observed):
 def test_forward_mode_alone_is_refused(state, observed):
     problem = problem_of(observed)
     with pytest.raises(TypeError, match="forward-mode"):
-        jax.eval_shape(lambda s: jax.jvp(lambda s: align.total_loss(s, problem), (s,), (s,)), state)
+        jax.jvp(lambda s: align.total_loss(s, problem), (state,), (state,))
 
 
 def test_laying_out_frees_nothing_that_is_traced(state, observed):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from easi3r_jax.apps import reconstruct
+from easi3r_jax.apps import modes, reconstruct
 from easi3r_jax.io import export
 from easi3r_jax.io.sequences import CLIPS
 from easi3r_jax.weights.load import EMBEDDED
@@ -176,7 +176,7 @@ def test_ground_truth_that_is_none(complaint, images, tmp_path):
     ],
 )
 def test_impossible_options_fail_before_the_work(complaint, monkeypatch, values, says):
-    monkeypatch.setattr(reconstruct.pipeline, "encode", lambda *_, **__: pytest.fail("began to work"))
+    monkeypatch.setattr(modes.pipeline, "encode", lambda *_, **__: pytest.fail("began to work"))
     if says not in ("oneref-7", "'3'"):  # these two depend on the clip's length
         monkeypatch.setattr(reconstruct, "load_model_and_metadata", lambda *_, **__: pytest.fail("loaded the network"))
     assert says in complaint(seq="demo", **values)
@@ -270,7 +270,7 @@ def test_interruptions_and_exhaustion(run, monkeypatch, tmp_path, error, code, s
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(reconstruct.pipeline, "reconstruct", fail)
+    monkeypatch.setattr(modes.pipeline, "reconstruct", fail)
     found, errors = run(seq="demo")
     assert found == code
     assert says in errors
@@ -282,6 +282,6 @@ def test_a_fault_of_ours_keeps_its_traceback(run, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(reconstruct.pipeline, "reconstruct", fail)
+    monkeypatch.setattr(modes.pipeline, "reconstruct", fail)
     with pytest.raises(ZeroDivisionError):
         run(seq="demo")

@@ -338,7 +338,7 @@ def test_single_frames_are_reconstructed_alone(toys, stand_in, monkeypatch):
     calls = []
 
     def reconstruct(model, frames, config):
-        calls.append((len(frames.rgb), config.motion, config.masks))
+        calls.append((len(frames.rgb), config.cue, config.masks))
         return Method.clip(None, frames, 0, None)
 
     monkeypatch.setattr(pipeline, "reconstruct", reconstruct)

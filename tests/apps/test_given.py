@@ -162,10 +162,10 @@ def corner(monkeypatch):
             self.seen = []
             made.append(self)
 
-        def __call__(self, rgb, masks, *, observer):
+        def __call__(self, rgb, masks, *, progress):
             self.seen.append(masks.shape)
-            observer("refine", 0, 1, "")
-            observer("refine", 1, 1, "")
+            progress("refine", 0, 1, "")
+            progress("refine", 1, 1, "")
             refined = masks.copy()
             refined[:, :10, :10] = True
             return refined

@@ -314,7 +314,7 @@ def test_hostile_names_are_text(folder, run):
 def test_the_page_says_that_the_embedded_network_is_small(made):
     saved = results.load_result(made / "shown")
     for name, said in (("embedded", True), ("weights.pth", False)):
-        small = dataclasses.replace(saved, config={"checkpoint": {"source_name": name}})
+        small = dataclasses.replace(saved, record={"checkpoint": {"source_name": name}})
         assert ("for trials" in reporting.report_page(small, "name", made / "shown", {}, {}, {})) == said
 
 

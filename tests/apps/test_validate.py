@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from easi3r_jax.apps.checkpoints import load_model
 
 from easi3r_jax.apps import validate
 from easi3r_jax.apps.training_data import rendered
+from easi3r_jax.weights.load import load_model
 
 CARD = pathlib.Path(__file__).parents[2] / "docs" / "embedded.md"
 
@@ -35,7 +35,7 @@ def lengths(points: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 def test_the_figures_are_those_of_the_networks_points(figures):
     """Measured again, in NumPy, from what the network says of the same pairs."""
-    model, _ = load_model("embedded", "float32")
+    model = load_model("embedded", "float32")
     pairs = jax.device_get(rendered(model.config.image_size, seed=0, moving=False).held_out(NUM))
     v, u = np.mgrid[: pairs.depth.shape[2], : pairs.depth.shape[3]]
     pixels = np.stack([u, v, np.ones_like(u)], axis=-1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
@@ -37,7 +38,8 @@ def folder(tmp_path):
 def test_fields(folder, config):
     frames = load_frames(folder, config)
     assert isinstance(frames, Frames)
-    assert all(isinstance(value, np.ndarray) for value in vars(frames).values())
+    assert all(isinstance(value, np.ndarray) for value in jax.tree.leaves(frames))
+    assert frames.valid is None and frames.names is not None and len(frames.names) == 5
     assert frames.rgb.dtype == np.uint8 and frames.rgb.shape == (5, 48, 64, 3)
     assert frames.source_index.dtype == np.int32 and frames.source_index.tolist() == [0, 1, 2, 3, 4]
     assert frames.time.dtype == np.float64
