@@ -27,7 +27,8 @@ def clip(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["docs/extending.md"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["docs/extending.md", "docs/differentiating.md"])
 def test_the_code_runs(name, clip, monkeypatch):
     monkeypatch.chdir(clip)
     names: dict = {}
@@ -36,6 +37,7 @@ def test_the_code_runs(name, clip, monkeypatch):
     assert names
 
 
+@pytest.mark.slow
 def test_the_first_script_is_what_it_says(clip, monkeypatch):
     """Fifteen lines of code or so: the whole method, a result written and read, a cue, a gradient."""
     (script,) = blocks("README.md")
