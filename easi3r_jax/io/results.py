@@ -22,6 +22,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from easi3r_jax.core import atomic
@@ -75,7 +76,7 @@ def save_result(
       ConfigError: a foreground of `clouds` that is not a frame of the clip.
       OutputError: the folder cannot be written.
     """
-    scene, frames = result.scene, result.frames
+    scene, frames = jax.tree.map(np.asarray, result.scene), result.frames  # from the device, once
     time = np.asarray(frames.time, np.float64)
     clouds.check(len(scene.depth))
     target = pathlib.Path(folder).expanduser().resolve()

@@ -60,7 +60,7 @@ def test_encoding_is_by_frames_and_decoding_by_pairs(run):
         if name == "encoder" or name.startswith("k-means"):
             assert ratio == pytest.approx(1, rel=1e-3), name
         elif name != "in all":
-            assert ratio == pytest.approx(2, rel=2e-3), name
+            assert ratio == pytest.approx(2, rel=5e-3), name
 
 
 def test_the_networks_are_as_large_as_published(run):

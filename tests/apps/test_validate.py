@@ -67,7 +67,7 @@ def test_the_network_that_ships_does_what_its_card_says(figures):
     model = figures["model"]
     card = CARD.read_text(encoding="utf-8")
     points = re.search(r"points, view 1 / view 2 .*?\| \*\*([\d.]+) / ([\d.]+)\*\*", card)
-    depth = re.search(r"AbsRel, share within 1.25 \| \*\*([\d.]+), ([\d.]+)\*\*", card)
+    depth = re.search(r"AbsRel, fraction within 1.25 \| \*\*([\d.]+), ([\d.]+)\*\*", card)
     focal = re.search(r"\| focal length, relative error \| ([\d.]+)", card)
     for name, said in zip(
         ("error_1", "error_2", "abs_rel", "delta_1_25", "focal"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from easi3r_jax.core.errors import ConfigError, OutputError
-from easi3r_jax.io import export, results
+from easi3r_jax.io import results
 from easi3r_jax.io.export import load_scene
 from tests.results import write_result
 
@@ -71,7 +71,7 @@ def test_failure_in_the_middle_keeps_the_older_result(write, tmp_path, monkeypat
     def fail(path, *arguments, **options):
         raise error
 
-    monkeypatch.setattr(export, broken, fail)
+    monkeypatch.setattr(results.npz if broken == "write_scene" else results, broken, fail)
     with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
         write(config={"run": 2})
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
@@ -88,7 +88,8 @@ def test_a_foreground_that_is_no_frame_is_refused_before_anything_is_written(wri
 def test_progress_counts_the_files(write):
     seen = []
     write(progress=lambda *step: seen.append(step))
-    done, totals, names = zip(*seen, strict=True)
+    stages, done, totals, names = zip(*seen, strict=True)
+    assert set(stages) == {"write"}
     assert list(done) == list(range(totals[0] + 1))
     assert set(totals) == {totals[0]}
     assert {"depth", "scene.glb", "summary.png"} < set(names)
