@@ -78,7 +78,7 @@ def test_the_networks_are_as_large_as_published(run):
 def test_memory_is_that_of_the_point_maps(run):
     """Two sides of a pair, of three coordinates and a confidence each."""
     out = run("--frames=6", "--graph=complete", "--height=160", "--width=320", "--devices=2")[1]
-    whole, share = (float(x) for x in re.search(r"all pairs: ([\d.]+) GB \(([\d.]+) GB on each", out).groups())
+    whole, share = (float(x) for x in re.search(r"all pairs: ([\d.]+) GB \(([\d.]+) GB per device", out).groups())
     assert whole == pytest.approx(30 * 160 * 320 * 2 * 4 * 4 / 1e9, abs=0.05)
     assert share == pytest.approx(whole / 2, abs=0.1)
 
