@@ -59,7 +59,7 @@ def test_encoding_is_by_frames_and_decoding_by_pairs(run):
         ratio = many[name][0] / operations
         if name == "encoder" or name.startswith("k-means"):
             assert ratio == pytest.approx(1, rel=1e-3), name
-        elif name != "in all":
+        elif name != "total":
             assert ratio == pytest.approx(2, rel=5e-3), name
 
 
