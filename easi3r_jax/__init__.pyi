@@ -3,16 +3,16 @@
 
 __version__: str
 
-from .align import AlignProblem as AlignProblem
-from .align import AlignState as AlignState
-from .align import adam_steps as adam_steps
-from .align import align as align_pairs
-from .align import geometry_of as geometry_of
-from .align import init_moments as init_moments
-from .align import initial_state as initial_state
-from .align import make_problem as make_problem
-from .align import total_loss as alignment_loss
-from .align.optimise import optimise as optimise
+from .alignment import AlignProblem as AlignProblem
+from .alignment import AlignState as AlignState
+from .alignment import adam_steps as adam_steps
+from .alignment import align as align
+from .alignment import geometry_of as geometry_of
+from .alignment import init_moments as init_moments
+from .alignment import initial_state as initial_state
+from .alignment import make_problem as make_problem
+from .alignment import optimise as optimise
+from .alignment import total_loss as alignment_loss
 from .core.config import AlignConfig as AlignConfig
 from .core.config import FrameConfig as FrameConfig
 from .core.config import PipelineConfig as PipelineConfig

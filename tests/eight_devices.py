@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from easi3r_jax import align
+from easi3r_jax import alignment
 from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import padded
 from easi3r_jax.core.config import AlignConfig, FrameConfig, PipelineConfig, SegmentationConfig
@@ -105,7 +105,7 @@ def alignment_in_double(model, frames: Frames, edges: np.ndarray) -> dict:
     """
     grid = model.grid(frames.rgb.shape[1:3])
     one, _ = passes.prediction_pass(model, passes.encode(model, frames), edges, grid)
-    start = align.initial_state(one, CONFIG.alignment)
+    start = alignment.initial_state(one, CONFIG.alignment)
     moved = np.random.default_rng(2).normal(0, 1, (len(edges), *frames.rgb.shape[1:3], 2))
     config = dataclasses.replace(CONFIG.alignment, iterations=120)
     mesh, rows, total = sharding.data_mesh(), -(-len(edges) // 8) * 8, FRAMES + 2
@@ -116,8 +116,8 @@ def alignment_in_double(model, frames: Frames, edges: np.ndarray) -> dict:
     with jax.enable_x64():
         wide = jax.tree.map(lambda x: np.asarray(x, np.float64), one)
         state = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), start)
-        problem = align.make_problem(dataclasses.replace(wide, edges=edges), config, flow=jnp.asarray(moved))
-        end, losses = align.optimise(state, problem, config)
+        problem = alignment.make_problem(dataclasses.replace(wide, edges=edges), config, flow=jnp.asarray(moved))
+        end, losses = alignment.optimise(state, problem, config)
 
         divided = sharding.by_rows(jax.tree.map(lambda x: longer(x, rows), wide), mesh)
         divided = dataclasses.replace(
@@ -130,11 +130,11 @@ def alignment_in_double(model, frames: Frames, edges: np.ndarray) -> dict:
             log_depth=jnp.asarray(longer(state.log_depth, total)),
         )
         flow_rows = sharding.by_rows(longer(moved, rows), mesh)
-        problem = align.make_problem(divided, config, flow=flow_rows)
+        problem = alignment.make_problem(divided, config, flow=flow_rows)
         assert problem.flow is not None
         laid_out = (problem.points_i, problem.weights_j, problem.edges, problem.flow.flow)
         by_rows = all(x.sharding.spec == sharding.ROWS for x in laid_out)
-        many_end, many_losses = align.optimise(more, problem, config)
+        many_end, many_losses = alignment.optimise(more, problem, config)
     pairs = ((end.frame_poses, many_end.frame_poses), (end.log_depth, many_end.log_depth), (losses, many_losses))
     return {"double": max(relative(*pair) for pair in pairs), "by_rows": by_rows}
 

@@ -1,4 +1,4 @@
-"""Run on four devices by tests/align/test_device_gradients.py: derivatives on one of them and on all, in float64.
+"""Run on four devices by tests/alignment/test_device_gradients.py: derivatives on one of them and on all, in float64.
 
 XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.four_devices
 """
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax import align
+from easi3r_jax import alignment
 from easi3r_jax.core import sharding
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.types import PairPredictions
@@ -28,9 +28,9 @@ def relative(one, many) -> float:
     return max(float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(a)).max()) for a, b in pairs)
 
 
-def derivatives(state: align.AlignState, predictions: PairPredictions, flow: jax.Array) -> dict:
+def derivatives(state: alignment.AlignState, predictions: PairPredictions, flow: jax.Array) -> dict:
     def loss(state, predictions, flow):
-        return align.total_loss(state, align.make_problem(predictions, CONFIG, flow=flow))
+        return alignment.total_loss(state, alignment.make_problem(predictions, CONFIG, flow=flow))
 
     def of_arrays(state, points, confidence, flow):
         return loss(state, dataclasses.replace(predictions, points_i=points, confidence_j=confidence), flow)
@@ -40,10 +40,10 @@ def derivatives(state: align.AlignState, predictions: PairPredictions, flow: jax
     if sharding.mesh_of_rows(predictions) is None:  # else not compiled: a traced array does not say where it lies
         first = jax.jit(first)
     first = first(*at)
-    problem = align.make_problem(predictions, CONFIG, flow=flow)
+    problem = alignment.make_problem(predictions, CONFIG, flow=flow)
 
     def gradient(state, weights):
-        return jax.grad(align.total_loss)(state, dataclasses.replace(problem, weights_i=weights))
+        return jax.grad(alignment.total_loss)(state, dataclasses.replace(problem, weights_i=weights))
 
     along = jax.tree.map(jnp.cos, state)
     second = jax.jit(lambda s: jax.jvp(lambda s: gradient(s, problem.weights_i), (s,), (along,))[1])(state)
@@ -57,7 +57,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         identity = np.array([0.0, 0, 0, 1, 0, 0, 0])
-        state = align.AlignState(
+        state = alignment.AlignState(
             pair_poses=jnp.asarray(rng.standard_normal((len(EDGES), 8))),
             frame_poses=jnp.asarray(identity + 0.05 * rng.standard_normal((T, 7))),
             log_depth=jnp.asarray(rng.uniform(0.5, 1.5, (T, H, W))),

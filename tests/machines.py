@@ -3,7 +3,7 @@
     python -m tests.machines                        # all machines, one after another
     python -m tests.machines --list
     python -m tests.machines sse4_2 one-thread --times=3
-    python -m tests.machines avx -- tests/align     # these tests only
+    python -m tests.machines avx -- tests/alignment     # these tests only
 
 Instructions that a processor has decide in which order numbers are summed, and so how they are rounded; how many
 threads there are does, too. Order and load show what tests owe to those before them, and to a quick machine.

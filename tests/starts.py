@@ -11,8 +11,8 @@ from unittest import mock
 
 import jax
 
-from easi3r_jax import align
-from easi3r_jax.align import AlignState
+from easi3r_jax import alignment
+from easi3r_jax.alignment import AlignState
 
 
 class CommonStart:
@@ -27,8 +27,8 @@ class CommonStart:
     def __init__(self) -> None:
         self.count = 0
         self._first: AlignState | None = None
-        self._patch = mock.patch.object(align, "initial_state", self._start)
-        self._original = align.initial_state
+        self._patch = mock.patch.object(alignment, "initial_state", self._start)
+        self._original = alignment.initial_state
 
     def __enter__(self) -> CommonStart:
         self._patch.start()

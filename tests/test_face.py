@@ -61,7 +61,7 @@ def test_every_name_is_there_and_says_what_it_is():
     for name in e3r.__all__:
         value = getattr(e3r, name)
         assert inspect.getdoc(value), name
-        assert value.__name__ in (name, "total_loss", "align"), name  # the face names what these are of
+        assert value.__name__ in (name, "total_loss"), name  # the face names what these are of
 
 
 def test_every_name_is_used_through_the_face():
@@ -121,13 +121,13 @@ def test_pure_masks_are_those_of_the_first_pass(model, frames, edges):
 
 
 def test_the_alignment_by_its_parts_is_the_alignment(model, frames, predicted):
-    """`align_pairs` is start, problem, steps, cameras; and the pure loop takes the same steps."""
+    """`align` is start, problem, steps, cameras; and the pure loop takes the same steps."""
     pairs, config = predicted[0], QUICK.alignment
     start, problem = e3r.initial_state(pairs, config), e3r.make_problem(pairs, config)
     assert isinstance(start, e3r.AlignState) and isinstance(problem, e3r.AlignProblem)
     state, losses = e3r.optimise(start, problem, config)
     np.testing.assert_allclose(losses[0], e3r.alignment_loss(start, problem), rtol=1e-5)
-    geometry, expected = e3r.align_pairs(pairs, config)
+    geometry, expected = e3r.align(pairs, config)
     assert isinstance(geometry, e3r.Geometry)
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     ours = e3r.geometry_of(state, problem, geometry.confidence)

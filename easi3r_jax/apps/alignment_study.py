@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax import align, motion
+from easi3r_jax import alignment, motion
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.progress import Stages, table
@@ -220,7 +220,7 @@ def aligned(given: Observed, kinds: tuple[str, ...], masks: Array, config: Align
         world_from_cam=poses,
         poses_known=everything if "poses" in kinds else nothing,
     )
-    geometry, losses = align.align(
+    geometry, losses = alignment.align(
         given.predictions,
         config,
         flow=given.flow if "flow" in kinds else None,
@@ -235,9 +235,9 @@ def start_and_end(given: Observed, initialisation: Start, config: AlignConfig) -
     """Metrics of the alignment's first state and of its last."""
     config = dataclasses.replace(config, initialisation=initialisation)
     nothing = jnp.zeros(given.frames.rgb.shape[:3], bool)
-    start = align.initial_state(given.predictions, config, seed=SEED.value)
-    problem = align.make_problem(given.predictions, config)
-    at_start = align.geometry_of(start, problem, align.frame_confidence(given.predictions))
+    start = alignment.initial_state(given.predictions, config, seed=SEED.value)
+    problem = alignment.make_problem(given.predictions, config)
+    at_start = alignment.geometry_of(start, problem, alignment.frame_confidence(given.predictions))
     scene, steps = aligned(given, (), nothing, config)
     before = metrics_of(scene_of(at_start, given, nothing), given)
     losses = {"start_loss": float(steps[0]), "loss": float(steps[-1])}

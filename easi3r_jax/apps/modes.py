@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from easi3r_jax import align
+from easi3r_jax import alignment
 from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.given import estimator, with_flow_files
 from easi3r_jax.apps.progress import Stages
@@ -120,7 +120,7 @@ def window_by_window(
         return with_flow_files(part, method.flow, frames, numbers[0] + clip_edges(len(numbers), graph))
 
     if isinstance(method.flow, pathlib.Path):
-        ranges = align.window_ranges(len(frames.rgb), window, overlap)
+        ranges = alignment.window_ranges(len(frames.rgb), window, overlap)
         within = clip_edges(window, graph)
         check_flow(method.flow, frames, np.concatenate([first + within for first, _ in ranges]))
     print(f"  Finished windows are kept in {store.folder}: after an interruption, the same command resumes.")

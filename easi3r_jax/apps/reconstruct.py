@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from easi3r_jax import align, viewer
+from easi3r_jax import alignment, viewer
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
 from easi3r_jax.apps.exporting import write_exports
@@ -150,7 +150,7 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     truth = None if sequence.ground_truth is None else load_ground_truth(sequence.ground_truth, frames)
     given = GIVEN.load(frames, sequence.frames, stopped_early=FIRST.value > 0)
     if given.cameras is not None and METHOD.shared_focal.value and not np.all(given.cameras.intrinsics_known):
-        align.clip_focal(given.cameras)
+        alignment.clip_focal(given.cameras)
 
     figures: Figures = {}
     store = None
@@ -244,7 +244,7 @@ def clouds() -> export.CloudOptions:
 def check_options() -> None:
     """Refuses what no clip and no network could make right, before either is read."""
     if WINDOW.value:
-        align.window_ranges(0, WINDOW.value, OVERLAP.value)
+        alignment.window_ranges(0, WINDOW.value, OVERLAP.value)
         if GIVEN.save_flow.value:
             raise ConfigError("--save_flow keeps the flow of a clip that is done at once: leave it or --window out.")
     elif OVERLAP.present or KEYFRAMES.present:

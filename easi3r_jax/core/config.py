@@ -160,7 +160,7 @@ class PipelineConfig:
         motion does not explain; MonST3R, sec. 3.3), "given" (the caller's own, which are masked in the attention, too).
         Flow does not count in the alignment where they are.
       mask_dilation: pixels by which the union is grown.
-      flow_threshold: of the residual of the flow, 0 to 1 (see `align.flow_residual`).
+      flow_threshold: of the residual of the flow, 0 to 1 (see `alignment.flow_residual`).
       static_tolerance: pixels by which flow may differ from the cameras' where the scene is static.
       point_dtype: how the point maps of all pairs are kept: "float32", or in half the memory "float16" (11 bits) or
         "bfloat16" (8 bits).

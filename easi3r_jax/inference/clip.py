@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax import align, motion
+from easi3r_jax import alignment, motion
 from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import bucket_size, pad_pairs, padded
 from easi3r_jax.core.config import PipelineConfig
@@ -190,7 +190,7 @@ def clip_edges(num_frames: int, graph: str) -> np.ndarray:
     if num_frames == 1:
         return np.zeros((1, 2), np.int32)
     edges = make_edges(num_frames, graph)
-    align.check_edges(edges, num_frames)
+    alignment.check_edges(edges, num_frames)
     return edges
 
 

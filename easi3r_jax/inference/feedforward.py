@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.align import clean_confidence
+from easi3r_jax.alignment import clean_confidence
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera, se3

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax import align, motion
+from easi3r_jax import alignment, motion
 from easi3r_jax.core.config import PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import (
@@ -99,7 +99,7 @@ def reconstruct(
     maps, found = _segmented(evidence, labels, clip, config, progress) if clip.finds_motion else (None, None)
     predictions = clip.pairs_of(evidence)
     dynamic = final_masks(predictions, clip, config, found, refiner, progress)
-    geometry, losses = align.align(
+    geometry, losses = alignment.align(
         predictions,
         config.alignment,
         flow=clip.given.flow,
@@ -197,7 +197,7 @@ def final_masks(
     if "motion" in config.masks and found is not None:
         parts.append(found.mask)
     if "flow" in config.masks and clip.length > 1:
-        residual = align.flow_residual(
+        residual = alignment.flow_residual(
             predictions,
             clip.given.flow,
             config.alignment,
@@ -230,7 +230,7 @@ def _scene(
     valid = clip.frames.valid
     static = ~dynamic if valid is None else ~dynamic & valid[:, None, None]
     if clip.given.flow is not None:
-        agrees = static & align.static_regions(
+        agrees = static & alignment.static_regions(
             geometry, clip.given.flow, clip.edges, config.static_tolerance, clip.given.flow_known, clip.valid
         )
         # Where flow and cameras agree nowhere, one of them is wrong, and flow says nothing about what is static.
@@ -240,7 +240,7 @@ def _scene(
         world_from_cam=geometry.world_from_cam,
         intrinsics=geometry.intrinsics,
         depth=geometry.depth,
-        confidence=align.clean_confidence(geometry, config.alignment, valid),
+        confidence=alignment.clean_confidence(geometry, config.alignment, valid),
         dynamic_mask=dynamic,
         dynamic_score=jnp.zeros(dynamic.shape, jnp.float32) if found is None else found.score,
         static_mask=static,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from easi3r_jax import align, motion
+from easi3r_jax import alignment, motion
 from easi3r_jax.core.config import PipelineConfig
 from easi3r_jax.core.types import (
     Frames,
@@ -70,13 +70,13 @@ def reconstruct_windows(
       the scene of all frames. There are no score maps, threshold and losses: each window has its own.
 
     Raises:
-      ConfigError: windows that do not overlap; see `align.window_ranges`.
+      ConfigError: windows that do not overlap; see `alignment.window_ranges`.
       InputError: as `pipeline.reconstruct`.
     """
     num_frames = len(frames.rgb)
-    ranges = align.window_ranges(num_frames, window, overlap)
+    ranges = alignment.window_ranges(num_frames, window, overlap)
     shared = config.alignment.shared_focal and not (cameras is not None and np.all(cameras.intrinsics_known))
-    focal = align.clip_focal(cameras) if shared and cameras is not None else None
+    focal = alignment.clip_focal(cameras) if shared and cameras is not None else None
 
     def scene_of(number: int, numbers: np.ndarray, title: str) -> Scene4D:
         scene = recall(number)
@@ -107,11 +107,11 @@ def reconstruct_windows(
         focal = float(scenes[0].intrinsics[0, 0, 0]) if shared and focal is None else focal
     apart = None
     if keyframes and len(ranges) > 2 and 2 * num_frames <= window**2:
-        numbers = align.keyframe_numbers(num_frames, window)
+        numbers = alignment.keyframe_numbers(num_frames, window)
         apart = scene_of(-1, numbers, "keyframes"), numbers
     progress("join", 0, 1, "")
     fixed = math.isinf(config.alignment.camera_weight)
-    joined = align.join_windows(scenes, ranges, keyframes=apart, cameras=cameras, fixed=fixed, seed=config.seed)
+    joined = alignment.join_windows(scenes, ranges, keyframes=apart, cameras=cameras, fixed=fixed, seed=config.seed)
     progress("join", 1, 1, "")
     return Reconstruction(scene=joined, frames=frames, record={"pipeline": dataclasses.asdict(config)})
 
@@ -120,7 +120,7 @@ def _cameras_of(cameras: KnownCameras | None, numbers: np.ndarray, focal: float 
     """What is known of a window's cameras, and the focal length of all windows where it is."""
     if cameras is None and focal is None:
         return None
-    part = align.nothing_known(len(numbers))
+    part = alignment.nothing_known(len(numbers))
     if cameras is not None:
         part = KnownCameras(
             focal=cameras.focal[numbers],

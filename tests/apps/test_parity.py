@@ -47,7 +47,7 @@ def test_every_comparison_of_flow_holds_at_a_size_that_needs_padding(golden, tmp
 
 
 def test_every_comparison_of_the_alignment_holds(golden, tmp_path):
-    """Without what other tests compare: runs without flow (tests/align), flow masks, and flow's cosine run (below)."""
+    """Without what other tests compare: runs without flow (tests/alignment), flow masks, flow's cosine run (below)."""
     left_out = shutil.ignore_patterns("a_noflow_*.npz", "b_flow_cosine.npz", "motion_masks_*.npz")
     shutil.copytree(golden / "alignment", tmp_path / "alignment", ignore=left_out)
     ((folder, check),) = find_checks(tmp_path / "alignment")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax import align, motion
+from easi3r_jax import alignment, motion
 from easi3r_jax.core.config import AlignConfig, PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Given, MotionResidual
@@ -45,8 +45,8 @@ def aligned_points(model, frames, options, **more):
         seen.append(np.array(predictions.points_i))  # a copy: the alignment frees them
         return original(predictions, *arguments, **named)
 
-    original = align.align
-    with mock.patch.object(align, "align", watched):
+    original = alignment.align
+    with mock.patch.object(alignment, "align", watched):
         result = pipeline.reconstruct(model, frames, options, **more)
     (points,) = seen
     return result, points

@@ -98,8 +98,9 @@ def test_an_exception_in_a_thread_is_not_lost(saved, monkeypatch):
 
 
 def test_a_result_of_an_older_version_is_shown(saved):
-    """Its source is not known (see `results`); nothing of what is seen needs it."""
-    older = dataclasses.replace(saved, source=None, motion=None, config={})
+    """Its source is not known (see `Reconstruction`); nothing of what is seen needs it."""
+    frames = dataclasses.replace(saved.frames, source_index=None, frame_from_source=None, source_size=None)
+    older = dataclasses.replace(saved, frames=frames, motion=None, record={})
     with viewer.Viewer([older], port=0) as running, viewer.Viewer([saved], port=0) as newer:
         for viewing in (running, newer):
             viewing.show_frame(3)

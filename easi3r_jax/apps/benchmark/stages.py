@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax import align, motion
+from easi3r_jax import alignment, motion
 from easi3r_jax.apps import flops
 from easi3r_jax.apps.benchmark.timing import StageTimer
 from easi3r_jax.core.config import PipelineConfig
@@ -94,13 +94,13 @@ def alignment_stages(stage: StageTimer, frames: Frames, edges: np.ndarray, optio
         predictions = slanted_wall(jnp.asarray(edges), (height, width), options.point_dtype)
         number = predictions.points_i.dtype.itemsize
         if start is None:
-            start = stage("initialisation", num_frames, partial(align.initial_state, predictions, config))
+            start = stage("initialisation", num_frames, partial(alignment.initial_state, predictions, config))
         flow = jnp.zeros((len(edges), height, width, 2), jnp.float32) if with_flow else None
-        problem = align.make_problem(predictions, config, flow=flow, release=True)
+        problem = alignment.make_problem(predictions, config, flow=flow, release=True)
         stage(
             "alignment, flow" if with_flow else "alignment",
             config.iterations,
-            partial(align.optimise, start, problem, config),
+            partial(alignment.optimise, start, problem, config),
             flops=flops.alignment_flops(len(edges), height * width, config.iterations, with_flow=with_flow),
             moved=flops.alignment_bytes(
                 num_frames, len(edges), height * width, config.iterations, with_flow=with_flow, number=number

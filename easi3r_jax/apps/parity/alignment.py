@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax import align
-from easi3r_jax.align import state as state_of
-from easi3r_jax.align.clean import clean_confidence
-from easi3r_jax.align.terms import depth_change, relative_pose_residual
+from easi3r_jax import alignment
+from easi3r_jax.alignment import state as state_of
+from easi3r_jax.alignment.clean import clean_confidence
+from easi3r_jax.alignment.terms import depth_change, relative_pose_residual
 from easi3r_jax.apps.parity.report import ROUNDING, Golden, Row, at_most, compare, equal
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.geometry import se3
@@ -49,7 +49,7 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
             golden = Golden(folder / f"{case}.npz")
             flow, dynamic = load_flow(folder) if options.get("flow_w") else (None, None)
             config = case_config(options)
-            problem = align.make_problem(predictions, config, flow=flow, dynamic=dynamic)
+            problem = alignment.make_problem(predictions, config, flow=flow, dynamic=dynamic)
             yield from _check_case(f"{folder.name}/{case}", golden, predictions, num_frames, problem, config)
     if (folder / "primitives.npz").is_file():
         yield from _check_primitives(folder)
@@ -91,9 +91,9 @@ def case_config(options: dict) -> AlignConfig:
     )
 
 
-def golden_start(golden: dict[str, np.ndarray], predictions: PairPredictions) -> align.AlignState:
+def golden_start(golden: dict[str, np.ndarray], predictions: PairPredictions) -> alignment.AlignState:
     """The golden initial state."""
-    return align.AlignState(
+    return alignment.AlignState(
         pair_poses=jnp.asarray(golden["init_pw_poses_param"]),
         frame_poses=jnp.asarray(golden["init_im_poses_param"]),
         log_depth=jnp.log(jnp.asarray(golden["init_depth"])),
@@ -102,12 +102,12 @@ def golden_start(golden: dict[str, np.ndarray], predictions: PairPredictions) ->
 
 
 def _check_case(stage, golden, predictions, num_frames, problem, config: AlignConfig) -> Iterator[Row]:
-    yield compare(stage, "edge_scores", align.edge_scores(predictions), golden["edge_scores"], ROUNDING)
-    yield compare(stage, "learning rates", align.learning_rates(config), golden["lrs_f64"], ROUNDING)
+    yield compare(stage, "edge_scores", alignment.edge_scores(predictions), golden["edge_scores"], ROUNDING)
+    yield compare(stage, "learning rates", alignment.learning_rates(config), golden["lrs_f64"], ROUNDING)
     yield from _check_start(stage, golden, predictions, num_frames)
 
-    own = align.initial_state(predictions, config)
-    _, losses = align.optimise(own, problem, config)
+    own = alignment.initial_state(predictions, config)
+    _, losses = alignment.optimise(own, problem, config)
     best = float(golden["losses"][-1])
     yield at_most(stage, "final loss from our start / golden's", float(losses[-1]) / best, _OWN_START)
 
@@ -119,7 +119,7 @@ def _check_case(stage, golden, predictions, num_frames, problem, config: AlignCo
 def _check_start(stage, golden, predictions, num_frames) -> Iterator[Row]:
     """The spanning tree, and the focal lengths with the released program's bug (a stale point map) enabled."""
     edges = np.asarray(predictions.edges)
-    tree = align.spanning_tree(edges, np.asarray(align.edge_scores(predictions)), num_frames, stale_focal=True)
+    tree = alignment.spanning_tree(edges, np.asarray(alignment.edge_scores(predictions)), num_frames, stale_focal=True)
     yield equal(stage, "spanning tree", edges[tree.edges], golden["mst_edges"])
     height, width = predictions.points_i.shape[1:3]
     centre = jnp.array([width / 2, height / 2], jnp.float32)
@@ -130,11 +130,11 @@ def _check_start(stage, golden, predictions, num_frames) -> Iterator[Row]:
 def _check_path(stage, golden, predictions, num_frames, problem, config: AlignConfig) -> Iterator[Row]:
     start = golden_start(golden, predictions)
     observed, problem = problem, dataclasses.replace(problem, flow=None)  # it does not count yet
-    terms, sides = jax.jit(align.loss_terms)(start, problem), jax.jit(align.pair_terms)(start, problem)
+    terms, sides = jax.jit(alignment.loss_terms)(start, problem), jax.jit(alignment.pair_terms)(start, problem)
     ours = {"total": terms["total"], "points, i": sides[0], "points, j": sides[1], "smoothness": terms["smoothness"]}
     for k, (name, value) in enumerate(ours.items()):
         yield compare(stage, f"loss term {name}", value, golden["iter0_loss_terms"][k], _CLOSED_FORM)
-    gradient = jax.jit(jax.grad(align.total_loss))(start, problem)
+    gradient = jax.jit(jax.grad(alignment.total_loss))(start, problem)
     for name, ours in _by_golden_name(gradient).items():
         if f"iter0_grad_{name}" in golden:
             array = golden[f"iter0_grad_{name}"]
@@ -154,7 +154,7 @@ def _check_path(stage, golden, predictions, num_frames, problem, config: AlignCo
 
     if observed.flow is not None:
         yield from _check_flow_start(stage, golden, start, observed, config)
-    end, losses = align.optimise(start, observed, config)
+    end, losses = alignment.optimise(start, observed, config)
     losses = np.asarray(losses)
     first = np.abs(losses[:10] / golden["losses"][:10] - 1).max()
     yield at_most(stage, "losses of iterations 0-9, relative", first, _FIRST_LOSSES)
@@ -166,7 +166,7 @@ def _check_path(stage, golden, predictions, num_frames, problem, config: AlignCo
     yield at_most(stage, "final focals, relative", focal_error, _FOCAL)
 
     if "im_conf_before_clean" in golden:
-        before = align.frame_confidence(predictions)
+        before = alignment.frame_confidence(predictions)
         yield compare(stage, "im_conf_before_clean", before, golden["im_conf_before_clean"], ROUNDING)
         done = Geometry(
             world_from_cam=jnp.asarray(golden["final_im_poses"]),
@@ -180,7 +180,7 @@ def _check_path(stage, golden, predictions, num_frames, problem, config: AlignCo
         yield at_most(stage, "im_conf_after_clean, share of pixels", differ, 1e-3)
 
 
-def _by_golden_name(gradient: align.AlignState) -> dict[str, jax.Array]:
+def _by_golden_name(gradient: alignment.AlignState) -> dict[str, jax.Array]:
     """The parts of a gradient that golden files contain, by their golden names."""
     return {
         "im_poses": gradient.frame_poses,
@@ -196,19 +196,19 @@ def _check_flow_start(stage, golden, start, problem, config: AlignConfig) -> Ite
     The golden state at that iteration is stored except for the depth, which is ours after the same number of steps.
     """
     first = int(np.ceil(config.flow_start * config.iterations))
-    ((_, state, _),) = align.iterate(start, problem, config, [first])
+    ((_, state, _),) = alignment.iterate(start, problem, config, [first])
     state = dataclasses.replace(
         state,
         pair_poses=jnp.asarray(golden[f"before_iter{first}_pw_poses_param"]),
         frame_poses=jnp.asarray(golden[f"before_iter{first}_im_poses_param"]),
         log_focal=jnp.asarray(golden[f"before_iter{first}_log_focal_param"]).ravel(),
     )
-    terms = jax.jit(align.loss_terms)(state, problem)
+    terms = jax.jit(alignment.loss_terms)(state, problem)
     theirs = golden[f"iter{first}_loss_terms"]
     for name, expected in (("total", theirs[0]), ("flow", theirs[4] + theirs[5])):
         error = abs(float(terms[name]) / expected - 1)
         yield at_most(stage, f"iter{first} loss term {name}, relative", error, _FIRST_LOSSES)
-    gradient = jax.jit(jax.grad(align.total_loss))(state, problem)
+    gradient = jax.jit(jax.grad(alignment.total_loss))(state, problem)
     for name, ours in _by_golden_name(gradient).items():
         if f"iter{first}_grad_{name}" in golden:
             array = golden[f"iter{first}_grad_{name}"]
@@ -217,17 +217,19 @@ def _check_flow_start(stage, golden, start, problem, config: AlignConfig) -> Ite
             yield compare(stage, f"iter{first}_grad_{name}", ours.reshape(array.shape), array, tolerance)
 
 
-def _exact_gradient(start, predictions, num_frames: int, config: AlignConfig) -> align.AlignState:
+def _exact_gradient(start, predictions, num_frames: int, config: AlignConfig) -> alignment.AlignState:
     """The gradient of the plainly written loss in float64, as NumPy arrays."""
 
     def plain(state, problem):
-        return sum(align.pair_terms(state, problem)) + align.total_loss(state, problem, align.DEFAULT_TERMS[1:])
+        return sum(alignment.pair_terms(state, problem)) + alignment.total_loss(
+            state, problem, alignment.DEFAULT_TERMS[1:]
+        )
 
     def widen(x):
         return jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
     with jax.enable_x64(True):
-        problem = align.make_problem(jax.tree.map(widen, predictions), config)
+        problem = alignment.make_problem(jax.tree.map(widen, predictions), config)
         return jax.tree.map(np.asarray, jax.jit(jax.grad(plain))(jax.tree.map(widen, start), problem))
 
 
@@ -269,7 +271,7 @@ def _check_primitives(folder: pathlib.Path) -> Iterator[Row]:
             se3.from_parts(jnp.asarray(golden[f"ego_R_{k}"]), jnp.asarray(golden[f"ego_T_{k}"])[..., 0])
             for k in ("src", "tgt")
         ]
-        ours = align.ego_flow(
+        ours = alignment.ego_flow(
             se3.compose(se3.inverse(poses[1]), poses[0]),
             *(jnp.asarray(golden[f"ego_{k}"]) for k in ("depth_src", "K_src", "K_tgt")),
         )
@@ -279,7 +281,7 @@ def _check_primitives(folder: pathlib.Path) -> Iterator[Row]:
         error = jnp.asarray(golden["occ_flow12"] - golden["smooth_l1_target"]).reshape(2, -1)
         static = ~jnp.asarray(golden["smooth_l1_dynamic_mask"]).ravel()
         for name, outlier in (("smooth_l1_value", 50.0), ("smooth_l1_value_thre3", 3.0)):
-            total, count = align.robust_sum(error, static, outlier)
+            total, count = alignment.robust_sum(error, static, outlier)
             yield compare(stage, name, total / count, golden[name], _CLOSED_FORM)
     if "occ_valid12" in golden:
         forward, backward = (jnp.moveaxis(jnp.asarray(golden[f"occ_flow{k}"]), 0, -1)[None] for k in ("12", "21"))
@@ -290,7 +292,7 @@ def _check_primitives(folder: pathlib.Path) -> Iterator[Row]:
         with np.load(folder / "scene.npz") as scene:
             moving = jnp.asarray(scene["masks"][: len(predicted)], jnp.float32)
         for name, weight in (("depth_reg_value", 1 + moving), ("depth_reg_value_nomask", jnp.ones_like(moving))):
-            ours = depth_change(predicted, align.DepthPrior(initial, weight, jnp.ones(())))
+            ours = depth_change(predicted, alignment.DepthPrior(initial, weight, jnp.ones(())))
             yield compare(stage, name, ours, golden[name], _CLOSED_FORM)
     # Smooth L1 without outliers has another denominator; the median focal is not a default.
     yield from golden.unread(stage, r"rel_pose_loss_.*|ego_tgt_coord|smooth_l1_value_nothre|focal_median")
@@ -300,7 +302,7 @@ def _check_flow_masks(folder: pathlib.Path, predictions: PairPredictions, num_fr
     """MonST3R's masks: flow that the cameras of each pair do not explain."""
     golden, stage = Golden(folder / "motion_masks_from_pairs.npz"), f"{folder.name}/motion_masks_from_pairs"
     config = dataclasses.replace(AlignConfig(), min_confidence=2.5)
-    residual = align.flow_residual(predictions, load_flow(folder)[0], config)
+    residual = alignment.flow_residual(predictions, load_flow(folder)[0], config)
     yield at_most(stage, "mean_error", float(jnp.abs(residual - golden["mean_error"]).max()), _FLOW_RESIDUAL)
     differ = float((np.asarray(residual > PipelineConfig().flow_threshold) != golden["masks"]).mean())
     yield at_most(stage, "masks, share that differs", differ, 1e-3)
@@ -316,9 +318,9 @@ def _check_two_frames(stage: str, path: pathlib.Path) -> Iterator[Row]:
         confidence_i=jnp.asarray(golden["conf_1"]),
         confidence_j=jnp.asarray(golden["conf_2"]),
     )
-    yield compare(stage, "conf_product", align.edge_scores(predictions), golden["conf_product"], ROUNDING)
+    yield compare(stage, "conf_product", alignment.edge_scores(predictions), golden["conf_product"], ROUNDING)
     config = dataclasses.replace(AlignConfig(), shared_focal=False, min_confidence=2.5)
-    result, _ = align.align(predictions, config)
+    result, _ = alignment.align(predictions, config)
     yield compare(stage, "focals", result.intrinsics[:, 0, 0], golden["focals"], _CLOSED_FORM)
     # RANSAC draws its own samples: the other camera agrees to the noise of the point maps.
     turn = rotation_degrees(np.asarray(result.world_from_cam), golden["im_poses"])

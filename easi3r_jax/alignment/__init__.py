@@ -1,0 +1,214 @@
+"""Global alignment of pairwise point maps, with optical flow or without (DUSt3R sec. 3.4, MonST3R sec. 3.3).
+
+    predictions ──initial_state──▶ AlignState ──optimise──▶ AlignState ──▶ cameras and depth ──clean_confidence──▶
+
+`align` is the stage; its parts are public for those who change the method.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.alignment import state as state_of
+from easi3r_jax.alignment.clean import clean_confidence
+from easi3r_jax.alignment.descent import adam_steps, init_moments, iterate, learning_rates, optimise
+from easi3r_jax.alignment.flow import ego_flow, flow_loss, robust_sum
+from easi3r_jax.alignment.flow_masks import flow_residual, static_regions
+from easi3r_jax.alignment.graph import SpanningTree, check_edges, spanning_tree
+from easi3r_jax.alignment.implicit import at_minimum
+from easi3r_jax.alignment.initialise import edge_scores, frame_confidence, initial_state
+from easi3r_jax.alignment.known import (
+    check_known,
+    clip_focal,
+    in_known_world,
+    nothing_known,
+    scale_is_known,
+    settle_scale,
+    with_known_cameras,
+)
+from easi3r_jax.alignment.known_scale import known_scale
+from easi3r_jax.alignment.pair import one_frame, two_frames
+from easi3r_jax.alignment.residuals import pair_terms, points_loss
+from easi3r_jax.alignment.state import (
+    AlignProblem,
+    AlignState,
+    CameraPrior,
+    DepthPrior,
+    make_problem,
+    make_state,
+    with_depth_prior,
+)
+from easi3r_jax.alignment.terms import (
+    DEFAULT_TERMS,
+    Term,
+    cameras_loss,
+    depth_loss,
+    loss_terms,
+    smoothness_loss,
+    softened,
+    total_loss,
+)
+from easi3r_jax.alignment.windows import join_windows, keyframe_numbers, window_ranges
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import Array, Geometry, KnownCameras, PairPredictions, Progress, all_finite, silent
+
+__all__ = [
+    "DEFAULT_TERMS",
+    "AlignProblem",
+    "AlignState",
+    "CameraPrior",
+    "DepthPrior",
+    "SpanningTree",
+    "Term",
+    "adam_steps",
+    "align",
+    "at_minimum",
+    "cameras_loss",
+    "check_edges",
+    "check_known",
+    "clean_confidence",
+    "clip_focal",
+    "depth_loss",
+    "edge_scores",
+    "ego_flow",
+    "flow_loss",
+    "flow_residual",
+    "frame_confidence",
+    "geometry_of",
+    "init_moments",
+    "initial_state",
+    "iterate",
+    "join_windows",
+    "keyframe_numbers",
+    "learning_rates",
+    "loss_terms",
+    "make_problem",
+    "make_state",
+    "nothing_known",
+    "one_frame",
+    "optimise",
+    "pair_terms",
+    "points_loss",
+    "robust_sum",
+    "smoothness_loss",
+    "softened",
+    "spanning_tree",
+    "static_regions",
+    "total_loss",
+    "two_frames",
+    "window_ranges",
+    "with_depth_prior",
+    "with_known_cameras",
+]
+
+
+def align(
+    predictions: PairPredictions,
+    config: AlignConfig = AlignConfig(),
+    *,
+    flow: Array | None = None,
+    flow_known: Array | None = None,
+    dynamic: Array | None = None,
+    known: KnownCameras | None = None,
+    seed: int = 0,
+    release: bool = False,
+    progress: Progress = silent,
+    terms: Sequence[Term] = DEFAULT_TERMS,
+) -> tuple[Geometry, Array]:
+    """Cameras and depth of a clip from its pairs. Runs on the host: differentiate `adam_steps` or `at_minimum` instead.
+
+    Three and more frames are optimised from the spanning-tree start; two are solved in closed form from their better
+    direction; one is its own world. The result is finite as long as the predictions are.
+
+    Where the predictions are sharded over the devices of a mesh, so is the work.
+
+    Args:
+      predictions: point maps of pairs that connect all frames; for one frame, the pair (0, 0).
+      config: options.
+      flow: (E, H, W, 2) optical flow of every pair from i to j in pixels, which come in both directions; None: without.
+      flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
+      dynamic: (T, H, W) bool, dynamic regions: flow does not count there, and depth stays closer to its start's where
+        `config.depth_weight` keeps it.
+      known: cameras known beforehand. They stay fixed or attract (`config.camera_weight`); with known poses the result
+        is in their world and unit.
+      seed: of RANSAC.
+      release: nobody needs the predictions' arrays any more: they are freed, which nearly halves the peak of memory.
+      progress: called at the start, after every few iterations and at the end, of the stage "align".
+      terms: of the objective, for three and more frames; make them once (see `iterate`).
+
+    Returns:
+      cameras and depth of all frames of the predictions (padding included, whose values mean nothing), confidence not
+      cleaned; and the (iterations,) float32 loss before each step, empty for one or two frames.
+
+    Raises:
+      ConfigError: a pair graph that leaves frames unconnected; an unknown schedule; known focal lengths that differ
+        where all frames are to share one.
+      InputError: pairs of frames that do not exist; predictions that are not finite, or so large that their squares
+        are not.
+    """
+    num_frames = predictions.clip_length
+    check_edges(predictions.clip_edges, num_frames)
+    if not bool(all_finite(predictions)):
+        raise InputError(
+            "The pairs' points or confidences are infinite or undefined: wrong weights, or frames of noise."
+        )
+    if known is not None:
+        check_known(known, num_frames)
+    if num_frames <= 2:
+        geometry, losses = _closed_form(predictions, config, known, seed, progress), jnp.zeros(0, jnp.float32)
+    else:
+        known = _with_scale(known, predictions, config, seed)
+        start = initial_state(predictions, config, known=known, seed=seed)
+        confidence = frame_confidence(predictions)
+        problem = make_problem(predictions, config, flow=flow, flow_known=flow_known, dynamic=dynamic, release=release)
+        problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic)
+        state, losses = optimise(start, problem, config, terms=terms, progress=progress)
+        geometry = geometry_of(state, problem, confidence)
+    geometry = in_known_world(geometry, known, config)
+    if not bool(all_finite((geometry, losses))):
+        raise InputError("The alignment overflows: the network predicts points too far away. Wrong weights?")
+    return geometry, losses
+
+
+def _closed_form(
+    predictions: PairPredictions, config: AlignConfig, known: KnownCameras | None, seed: int, progress: Progress
+) -> Geometry:
+    """One or two frames."""
+    progress("align", 0, 1, "")
+    if predictions.clip_length == 1:
+        geometry = one_frame(predictions, known=known)
+    else:
+        geometry = two_frames(predictions, config, known=known, seed=seed)
+    progress("align", 1, 1, "")
+    return geometry
+
+
+def _with_scale(
+    known: KnownCameras | None, predictions: PairPredictions, config: AlignConfig, seed: int
+) -> KnownCameras | None:
+    """Known poses with their say on the world's scale, decided by a start that does not know them."""
+    if known is None or not np.any(known.poses_known):
+        return known
+    unaware = dataclasses.replace(known, poses_known=np.zeros(len(known.poses_known), bool))
+    found = initial_state(predictions, config, known=unaware, seed=seed)
+    known = settle_scale(known, np.asarray(state_of.world_from_cam(found)), np.asarray(state_of.depth(found)))
+    if known is not None and scale_is_known(known):
+        known = dataclasses.replace(known, start_scale=known_scale(predictions, known, found))
+    return known
+
+
+@jax.jit
+def geometry_of(state: AlignState, problem: AlignProblem, confidence: Array) -> Geometry:
+    """Cameras and depth of a state. Pure."""
+    return Geometry(
+        world_from_cam=state_of.world_from_cam(state),
+        intrinsics=state_of.intrinsics(state, problem),
+        depth=state_of.depth(state),
+        confidence=confidence.astype(jnp.float32),
+    )

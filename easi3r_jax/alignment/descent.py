@@ -1,0 +1,153 @@
+"""The optimiser: Adam over the whole state, as one compiled loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from easi3r_jax.alignment.state import AlignProblem, AlignState
+from easi3r_jax.alignment.terms import DEFAULT_TERMS, Term, total_loss
+from easi3r_jax.core import sharding
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.types import Array, Progress, silent
+
+#: Steps per call of the compiled loop: about 15 reports for the usual 300 iterations.
+CHUNK = 20
+
+# eps_root is far below Adam's eps of 1e-8, squared: no step feels it. It keeps the square root differentiable where a
+# gradient is exactly 0 (the root frame's translation), for those who differentiate through the loop.
+_ADAM = optax.scale_by_adam(b1=0.9, b2=0.9, eps_root=1e-30)
+
+
+def learning_rates(config: AlignConfig) -> np.ndarray:
+    """(iterations,) float64: from `learning_rate` at t = 0 towards `learning_rate_min` at t = 1, t = step / iterations.
+
+    The end itself is never reached: the last step has t = 1 - 1 / iterations.
+    """
+    t = np.arange(config.iterations) / config.iterations
+    if config.schedule == "linear":
+        return config.learning_rate + (config.learning_rate_min - config.learning_rate) * t
+    span = config.learning_rate - config.learning_rate_min
+    return config.learning_rate_min + span * (1 + np.cos(np.pi * t)) / 2
+
+
+def adam_steps(
+    state: AlignState,
+    moments: optax.OptState,
+    problem: AlignProblem,
+    rates: Array,
+    active: Array,
+    terms: Sequence[Term] = DEFAULT_TERMS,
+    with_flow: Array | None = None,
+) -> tuple[AlignState, optax.OptState, Array]:
+    """Pure: as many steps as there are (S,) `rates`; those not `active` change nothing. Returns (S,) losses before.
+
+    The problem's flow, if it has one, counts in the steps that are in `with_flow`; None: in all. Start `moments` from
+    `init_moments(state)`. Vmappable, and differentiable in reverse mode, by the start, the rates and the problem: a
+    step keeps a state for it, not its intermediates.
+    """
+
+    def step(carry, inputs):
+        rate, is_active, flow_counts = inputs
+
+        def take(carry):
+            state, moments = carry
+            now = problem
+            if problem.flow is not None:
+                counts = problem.flow.counts & flow_counts
+                now = dataclasses.replace(problem, flow=dataclasses.replace(problem.flow, counts=counts))
+            value, gradient = jax.value_and_grad(total_loss)(state, now, terms)
+            with jax.numpy_dtype_promotion("standard"):  # optax mixes its integer step count with floats
+                update, moments = _ADAM.update(gradient, moments)
+            if problem.free is not None:
+                update = jax.tree.map(lambda u, f: u * f, update, problem.free)
+            return (jax.tree.map(lambda x, u: x - rate.astype(x.dtype) * u, state, update), moments), value
+
+        def skip(carry):
+            return carry, jnp.zeros((), problem.smoothing_weight.dtype)
+
+        return jax.lax.cond(is_active, take, skip, carry)
+
+    with_flow = jnp.ones(active.shape, bool) if with_flow is None else with_flow
+    (state, moments), losses = jax.lax.scan(step, (state, moments), (rates, active, with_flow))
+    return state, moments, losses
+
+
+def init_moments(state: AlignState) -> optax.OptState:
+    """Adam's memory before the first step."""
+    return _ADAM.init(cast(optax.Params, state))
+
+
+_compiled_steps = partial(jax.jit, static_argnames=("terms",))(adam_steps)
+
+
+def iterate(
+    state: AlignState,
+    problem: AlignProblem,
+    config: AlignConfig,
+    stops: Sequence[int],
+    *,
+    terms: Sequence[Term] = DEFAULT_TERMS,
+) -> Iterator[tuple[int, AlignState, np.ndarray]]:
+    """Runs the schedule and yields (steps done, state, losses of the steps since the last stop) at every stop.
+
+    Every call of the compiled loop has the same shapes whatever the stops and the number of iterations are: it
+    compiles once for a problem's shapes.
+
+    Args:
+      state, problem: where to start and what to fit.
+      config: number of iterations and schedule.
+      stops: increasing step counts, the last at most `config.iterations`.
+      terms: of the objective. They are a static argument of the compiled loop: terms of other functions compile anew,
+        so make them once, not as new lambdas for each call.
+    """
+    terms = tuple(terms)
+    rates = learning_rates(config).astype(np.float32)
+    state = sharding.whole(state, problem.mesh)
+    moments, done = sharding.whole(init_moments(state), problem.mesh), 0
+    for stop in stops:
+        losses = []
+        while done < stop:
+            count = min(CHUNK, stop - done)
+            active = np.arange(CHUNK) < count
+            padded = np.zeros(CHUNK, np.float32)
+            padded[:count] = rates[done : done + count]
+            with_flow = np.arange(done, done + CHUNK) >= config.flow_start * config.iterations
+            state, moments, values = _compiled_steps(
+                state, moments, problem, padded, active, terms=terms, with_flow=with_flow
+            )
+            losses.append(np.asarray(values)[:count])
+            done += count
+        yield done, state, np.concatenate(losses) if losses else np.zeros(0, np.float32)
+
+
+def optimise(
+    state: AlignState,
+    problem: AlignProblem,
+    config: AlignConfig,
+    *,
+    terms: Sequence[Term] = DEFAULT_TERMS,
+    progress: Progress = silent,
+) -> tuple[AlignState, Array]:
+    """Minimises the sum of the terms by `config.iterations` steps of Adam (betas 0.9, 0.9).
+
+    Make the terms once, not for each call: see `iterate`. On the host, and so not differentiable: `adam_steps` is.
+
+    Returns:
+      The last state, and the (iterations,) losses before each step.
+    """
+    total = config.iterations
+    losses = []
+    progress("align", 0, total, "")
+    for done, latest, values in iterate(state, problem, config, [*range(CHUNK, total, CHUNK), total], terms=terms):
+        state = latest
+        losses.append(values)
+        progress("align", done, total, f"loss {float(values[-1]):.4f}")
+    return state, jnp.asarray(np.concatenate(losses))

@@ -1,0 +1,217 @@
+"""Cameras that are known beforehand: their place in the alignment's world, and the world's place in theirs.
+
+The alignment works in a world of its own, whose scale the pairs give: known poses may lie anywhere and be of any unit.
+They are brought there for the start, and the result is brought back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax.alignment import state as state_of
+from easi3r_jax.alignment.state import FOCAL_PARAM_SCALE, AlignProblem, AlignState, CameraPrior
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.types import Geometry, KnownCameras
+
+# Known focal lengths that differ less are one.
+_SAME_FOCAL = 0.01
+# Of centres, as a share of their coordinates: what float64 leaves of those that are the same.
+_ROUNDING = 1e-9
+# Least correlation of a known path with the one found without it, and its least spread as a share of the depth.
+_LEAST_CORRELATION, _SHORTEST_PATH = 0.5, 1e-3
+
+
+def check_known(known: KnownCameras, num_frames: int) -> None:
+    """Refuses known cameras of another clip.
+
+    Raises:
+      InputError: another number of frames than the clip's.
+    """
+    if len(known.intrinsics_known) != num_frames or len(known.poses_known) != num_frames:
+        raise InputError(f"Cameras are known for {len(known.poses_known)} frames, but the clip has {num_frames}.")
+
+
+def known_focals(focals: np.ndarray, known: KnownCameras | None, config: AlignConfig) -> tuple[np.ndarray, bool]:
+    """Puts known focal lengths among estimated ones, (T,) each; and whether all frames share one.
+
+    Where all are known, each frame keeps its own. Where some are and all share one, it is the known one.
+
+    Raises:
+      ConfigError: frames are to share a focal length, but the known ones differ.
+    """
+    if known is None:
+        return focals, config.shared_focal
+    which = np.asarray(known.intrinsics_known)
+    if which.all():
+        return np.asarray(known.focal), False
+    if not config.shared_focal:
+        return np.where(which, known.focal, focals), False
+    focal = clip_focal(known)
+    return (focals if focal is None else np.full(len(focals), focal)), True
+
+
+def clip_focal(known: KnownCameras) -> float | None:
+    """The focal length that all frames share, where it is known.
+
+    Raises:
+      ConfigError: the known ones differ.
+    """
+    given = np.asarray(known.focal)[np.asarray(known.intrinsics_known)]
+    if not len(given):
+        return None if known.shared_focal is None else float(known.shared_focal)
+    if given.max() > (1 + _SAME_FOCAL) * given.min():
+        raise ConfigError(
+            f"The known focal lengths differ ({given.min():.1f} to {given.max():.1f} pixels) and some frames' are not "
+            "known: all frames cannot share one. Give each frame its own (--noshared_focal)."
+        )
+    return float(given.mean())
+
+
+def nothing_known(num_frames: int) -> KnownCameras:
+    """Cameras of which nothing is known."""
+    return KnownCameras(
+        focal=np.ones(num_frames),
+        principal_point=np.zeros((num_frames, 2)),
+        intrinsics_known=np.zeros(num_frames, bool),
+        world_from_cam=np.tile(np.eye(4), (num_frames, 1, 1)),
+        poses_known=np.zeros(num_frames, bool),
+    )
+
+
+def principal_points(centre: np.ndarray, num_frames: int, known: KnownCameras | None) -> np.ndarray:
+    """(T, 2): the known ones, and the image's centre elsewhere."""
+    centres = np.tile(np.asarray(centre)[None], (num_frames, 1))
+    return centres if known is None else np.where(known.intrinsics_known[:, None], known.principal_point, centres)
+
+
+def world_from_known(
+    world_from_cam: np.ndarray, known: KnownCameras, scale: np.ndarray | float | None = None
+) -> np.ndarray:
+    """The similarity (4, 4) that brings the known poses closest to estimated ones, (T, 4, 4).
+
+    Its rotation is the mean of the rotations between the two; its scale, unless it is given, the ratio of the centres'
+    spreads where the known poses give the scale, else 1; its translation joins their means.
+    """
+    ours, theirs = _known_poses(world_from_cam, known), _known_poses(known.world_from_cam, known)
+    u, _, vt = np.linalg.svd(np.einsum("tab,tcb->ac", ours[:, :3, :3], theirs[:, :3, :3]))
+    rotation = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
+    spreads = [float(np.linalg.norm(_centred(poses))) for poses in (ours, theirs)]
+    if scale is None:
+        scale = spreads[0] / spreads[1] if scale_is_known(known) and min(spreads) > 0 else 1.0
+    out = np.eye(4)
+    out[:3, :3] = scale * rotation
+    out[:3, 3] = ours[:, :3, 3].mean(0) - out[:3, :3] @ theirs[:, :3, 3].mean(0)
+    return out
+
+
+def scale_is_known(known: KnownCameras | None) -> bool:
+    """Whether known poses give the world its scale."""
+    if known is None or np.sum(known.poses_known) < 2:
+        return False
+    if known.scale_known is not None:
+        return bool(known.scale_known)
+    poses = _known_poses(known.world_from_cam, known)
+    return bool(np.abs(_centred(poses)).max() > _ROUNDING * np.abs(poses[:, :3, 3]).max())
+
+
+def settle_scale(known: KnownCameras | None, world_from_cam: np.ndarray, depth: np.ndarray) -> KnownCameras | None:
+    """Decides whether known poses give the world its scale, by poses that were found without them.
+
+    They do where the two paths are alike and longer than a thousandth of the depth: a camera that only turns has
+    centres apart by rounding or by what its mount gives way, and no scale follows from that.
+
+    Args:
+      known: the cameras.
+      world_from_cam: (T, 4, 4) found without the known poses.
+      depth: (T, H, W) found with them.
+    """
+    if known is None or not scale_is_known(known):
+        return known
+    alike = dataclasses.replace(known, scale_known=np.array(True))
+    ours, theirs = _known_poses(world_from_cam, known), _known_poses(known.world_from_cam, known)
+    a, b = _centred(ours), _centred(theirs) @ world_from_known(world_from_cam, alike)[:3, :3].T
+    reach = _SHORTEST_PATH * float(np.median(depth))
+    follows = np.sum(a * b) > _LEAST_CORRELATION * np.linalg.norm(a) * np.linalg.norm(b)
+    known_scale = bool(follows and np.sqrt(np.mean(np.sum(a * a, axis=1))) > reach)
+    return dataclasses.replace(known, scale_known=np.array(known_scale))
+
+
+def _known_poses(world_from_cam: np.ndarray, known: KnownCameras) -> np.ndarray:
+    return np.asarray(world_from_cam, np.float64)[np.asarray(known.poses_known)]
+
+
+def _centred(poses: np.ndarray) -> np.ndarray:
+    """(K, 3) camera centres about their mean."""
+    return poses[:, :3, 3] - poses[:, :3, 3].mean(0)
+
+
+def with_known_poses(world_from_cam: np.ndarray, known: KnownCameras | None) -> np.ndarray:
+    """Estimated poses (T, 4, 4), the known ones of them replaced: brought to where the estimated ones are."""
+    if known is None or not np.any(known.poses_known):
+        return world_from_cam
+    similarity = world_from_known(world_from_cam, known, known.start_scale)
+    moved = transformed_poses(np.asarray(known.world_from_cam, np.float64), similarity)
+    return np.where(np.asarray(known.poses_known)[:, None, None], moved, world_from_cam)
+
+
+def with_known_cameras(
+    problem: AlignProblem, start: AlignState, known: KnownCameras | None, config: AlignConfig
+) -> AlignProblem:
+    """Lets the problem hold known cameras where the start has them, or pull towards them."""
+    if known is None:
+        return problem
+    dtype = problem.principal_point.dtype
+    poses_known, focals_known = (jnp.asarray(x, dtype) for x in (known.poses_known, known.intrinsics_known))
+    centres = principal_points(np.asarray(problem.principal_point[0]), len(problem.principal_point), known)
+    problem = dataclasses.replace(
+        problem, principal_point=jnp.asarray(centres, dtype), scale_known=jnp.asarray(scale_is_known(known))
+    )
+    one = jnp.ones((), dtype)
+    shared_known = jnp.asarray(known.shared_focal is not None, dtype)
+    shared = jnp.maximum(jnp.max(focals_known), shared_known)[None]
+    free_focals = 1 - (focals_known if len(start.log_focal) > 1 else shared)
+    free = AlignState(
+        pair_poses=one,
+        frame_poses=1 - poses_known[:, None],
+        log_depth=one,
+        log_focal=free_focals,
+        principal_offset=None if start.principal_offset is None else 1 - focals_known[:, None],
+    )
+    if math.isinf(config.camera_weight):
+        return dataclasses.replace(problem, free=free)
+    # The principal point is no matter of the prior: where it is known it stays.
+    prior = CameraPrior(
+        world_from_cam=state_of.world_from_cam(start),
+        poses_known=poses_known,
+        log_focal=FOCAL_PARAM_SCALE * jnp.log(state_of.focals(start)),
+        focals_known=focals_known,
+        weight=jnp.asarray(config.camera_weight, dtype),
+    )
+    free = dataclasses.replace(free, frame_poses=one, log_focal=1 - shared_known)
+    return dataclasses.replace(problem, camera_prior=prior, free=free)
+
+
+def in_known_world(geometry: Geometry, known: KnownCameras | None, config: AlignConfig) -> Geometry:
+    """The geometry in the world of the known poses, and in its unit. Known poses that stay fixed come out as given."""
+    if known is None or not np.any(known.poses_known):
+        return geometry
+    known_from_world = np.linalg.inv(world_from_known(np.asarray(geometry.world_from_cam), known))
+    poses = transformed_poses(np.asarray(geometry.world_from_cam, np.float64), known_from_world)
+    if math.isinf(config.camera_weight):
+        poses = np.where(np.asarray(known.poses_known)[:, None, None], known.world_from_cam, poses)
+    scale = np.cbrt(np.linalg.det(known_from_world[:3, :3]))
+    return dataclasses.replace(
+        geometry, world_from_cam=jnp.asarray(poses, jnp.float32), depth=geometry.depth * jnp.float32(scale)
+    )
+
+
+def transformed_poses(poses: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+    """Rigid poses (T, 4, 4) in another world: the similarity moves them and scales their translations only."""
+    out = similarity @ poses
+    out[:, :3, :3] /= np.cbrt(np.linalg.det(similarity[:3, :3]))
+    return out

@@ -1,0 +1,187 @@
+"""The alignment's objective: a sum of named terms, each a pure function of (state, problem) times its weight.
+
+    total = points + smoothing_weight * smoothness + weight of the flow * flow
+            + weight of the depth prior * depth + weight of the camera prior * cameras
+
+`DEFAULT_TERMS` is that list. Leaving a term out or adding one's own is a list operation:
+
+    without = tuple(term for term in DEFAULT_TERMS if term.name != "smoothness")
+    more = (*DEFAULT_TERMS, Term("level", horizon_loss, 0.1))
+    state, losses = optimise(start, problem, config, terms=more)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+import jax.numpy as jnp
+
+from easi3r_jax.alignment.flow import flow_loss
+from easi3r_jax.alignment.residuals import points_loss
+from easi3r_jax.alignment.state import (
+    FOCAL_PARAM_SCALE,
+    AlignProblem,
+    AlignState,
+    DepthPrior,
+    unit_length,
+    world_from_cam,
+)
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.geometry import se3
+from easi3r_jax.core.types import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One term of the objective. Equal fields make equal terms, which the compiled loop knows again.
+
+    Attributes:
+      name: under which `loss_terms` reports it.
+      value: of (state, problem): () float, differentiable.
+      weight: that the value is multiplied by: a number, or a function of the problem, which gives None where the
+        problem has nothing for the term. A weight that the problem holds can be differentiated and mapped over.
+    """
+
+    name: str
+    value: Callable[[AlignState, AlignProblem], Array]
+    weight: Callable[[AlignProblem], Array | None] | float = 1.0
+
+
+def smoothness_loss(state: AlignState, problem: AlignProblem) -> Array:
+    """Change of pose between neighbouring frames (MonST3R, eq. 4), () float: sum_t |R_rel - I|_F + weight * |t_rel|.
+
+    `rel` is cam_t from cam_(t+1), the weight `problem.translation_weight`.
+    """
+    residual = relative_pose_residual(world_from_cam(state), problem.translation_weight)
+    return jnp.sum(residual if problem.frame_counts is None else problem.frame_counts[1:] * residual)
+
+
+def relative_pose_residual(poses: Array, translation_weight: Array | float) -> Array:
+    """(T, 4, 4) world_from_cam -> (T-1,) residuals of `smoothness_loss`."""
+    relative = se3.compose(se3.inverse(poses[:-1]), poses[1:])
+    turn = (relative[:, :3, :3] - jnp.eye(3, dtype=poses.dtype)[None]).reshape(-1, 9)
+    return se3.safe_norm(turn) + translation_weight * se3.safe_norm(relative[:, :3, 3])
+
+
+def depth_loss(state: AlignState, problem: AlignProblem) -> Array:
+    """How far the depth is from the problem's depth prior, () float: see `depth_change`.
+
+    Raises:
+      ConfigError: the problem has none.
+    """
+    if problem.depth_prior is None:
+        raise ConfigError("The problem has no depth prior: with_depth_prior gives it one.")
+    return depth_change(state.log_depth, problem.depth_prior)
+
+
+def depth_change(log_depth: Array, prior: DepthPrior) -> Array:
+    """Variance of the change of every frame's log depth (T, H, W), pixels weighted, mean over frames, () float.
+
+    A factor per frame costs nothing: of the change, its plain mean is taken off.
+    """
+    change = log_depth - prior.log_depth
+    centred = change - jnp.mean(change, axis=(1, 2), keepdims=True)
+    return jnp.mean(prior.pixel_weight * centred * centred)
+
+
+def cameras_loss(state: AlignState, problem: AlignProblem) -> Array:
+    """Distance from the problem's camera prior, () float.
+
+    Sums over frames of |R - R_known|_F, of the distance of the camera's centre (in units of `unit_length`) and of the
+    difference of the logarithms of focal lengths.
+
+    Raises:
+      ConfigError: the problem has none.
+    """
+    prior = problem.camera_prior
+    if prior is None:
+        raise ConfigError("The problem has no camera prior: with_known_cameras gives it one.")
+    difference = world_from_cam(state)[:, :3] - prior.world_from_cam[:, :3]
+    turn = se3.safe_norm(difference[:, :, :3].reshape(-1, 9))
+    moved = se3.safe_norm(difference[:, :, 3]) / unit_length(state, problem.scale_known, problem.pair_counts)
+    zoom = jnp.abs(state.log_focal - prior.log_focal) / FOCAL_PARAM_SCALE
+    return jnp.sum(prior.poses_known * (turn + moved)) + jnp.sum(prior.focals_known * zoom)
+
+
+def _smoothness_weight(problem: AlignProblem) -> Array:
+    return problem.smoothing_weight
+
+
+def _flow_weight(problem: AlignProblem) -> Array | None:
+    return None if problem.flow is None else problem.flow.weight
+
+
+def _depth_weight(problem: AlignProblem) -> Array | None:
+    return None if problem.depth_prior is None else problem.depth_prior.weight
+
+
+def _cameras_weight(problem: AlignProblem) -> Array | None:
+    return None if problem.camera_prior is None else problem.camera_prior.weight
+
+
+#: The method's objective.
+DEFAULT_TERMS = (
+    Term("points", points_loss),
+    Term("smoothness", smoothness_loss, _smoothness_weight),
+    Term("flow", flow_loss, _flow_weight),
+    Term("depth", depth_loss, _depth_weight),
+    Term("cameras", cameras_loss, _cameras_weight),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _SoftPoints:
+    softness: float
+
+    def __call__(self, state: AlignState, problem: AlignProblem) -> Array:
+        return points_loss(state, problem, self.softness)
+
+
+def softened(softness: float, terms: Iterable[Term] = DEFAULT_TERMS) -> tuple[Term, ...]:
+    """The terms with the points' distances d as sqrt(d^2 + s^2) - s: a sum of them has a second derivative everywhere.
+
+    Args:
+      softness: s > 0, in the world's units.
+      terms: of which `points_loss` is replaced.
+    """
+    return tuple(
+        dataclasses.replace(term, value=_SoftPoints(softness)) if term.value is points_loss else term for term in terms
+    )
+
+
+def total_loss(state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS) -> Array:
+    """The objective, () float: the weighted sum of the terms that the problem has something for.
+
+    Differentiable in reverse mode, also twice, by the state and by what the problem holds: see docs/differentiating.md.
+
+    Raises:
+      ConfigError: two terms of one name.
+    """
+    return sum((weight * term.value(state, problem) for term, weight in _in_use(terms, problem)), _zero(state))
+
+
+def loss_terms(state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS) -> dict[str, Array]:
+    """The objective, "total", and by name the values, without weights, of the terms that are in use.
+
+    Raises:
+      ConfigError: two terms of one name.
+    """
+    values = {term.name: (weight, term.value(state, problem)) for term, weight in _in_use(terms, problem)}
+    total = sum((weight * value for weight, value in values.values()), _zero(state))
+    return {"total": total} | {name: value for name, (_, value) in values.items()}
+
+
+def _in_use(terms: Iterable[Term], problem: AlignProblem) -> Iterator[tuple[Term, Array | float]]:
+    names = {"total"}
+    for term in terms:
+        if term.name in names:
+            raise ConfigError(f"Two terms of the objective are called {term.name!r}.")
+        names.add(term.name)
+        weight = term.weight(problem) if callable(term.weight) else term.weight
+        if weight is not None:
+            yield term, weight
+
+
+def _zero(state: AlignState) -> Array:
+    return jnp.zeros((), state.log_depth.dtype)

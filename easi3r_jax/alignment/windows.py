@@ -1,0 +1,350 @@
+"""Long clips: windows of frames, reconstructed one by one, become one scene.
+
+    scenes of the windows ──similarities of those that share frames──▶ start ──refine──▶ one world ──blend──▶ Scene4D
+
+Each window has a world and a scale of its own. What two windows share, points and cameras of the frames in both, tells
+how their worlds lie. Errors of neighbours add up along a chain of windows; a further window of frames from all over the
+clip, its keyframes, holds them together. Memory of the join: the scenes themselves, and a bounded number of points for
+each two that share frames.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy.spatial.transform import Rotation
+
+from easi3r_jax.alignment.known import settle_scale, transformed_poses, world_from_known
+from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.geometry import se3
+from easi3r_jax.core.geometry.procrustes import robust_similarity, robust_weights
+from easi3r_jax.core.types import Array, KnownCameras, Scene4D
+
+# Points that two windows are held together by, and the share of their weight that the cameras have.
+_POINTS, _CAMERAS = 8192, 512
+_CAMERA_SHARE = 0.25
+# Mean residual, as a share of the points' extent, at which an overlap counts half, and from which on it is torn apart.
+# Those of the embedded network on a clip of 300 frames are .003 to .025; what has nothing in common is above .3.
+_FAIR_RESIDUAL, _TORN = 0.1, 0.3
+_HIGHEST = jax.lax.Precision.HIGHEST
+_STEPS, _RATE = 200, 3e-3
+
+
+def window_ranges(num_frames: int, window: int, overlap: int) -> list[tuple[int, int]]:
+    """First frame and the one after the last of every window; the last one reaches back to have full length.
+
+    Raises:
+      ConfigError: windows of fewer than three frames, or that do not overlap by at least one and at most all but one.
+    """
+    if window < 3:
+        raise ConfigError(f"Windows have at least 3 frames, got {window}.")
+    if not 1 <= overlap < window:
+        raise ConfigError(
+            f"Windows of {window} frames overlap by 1 to {window - 1} frames, got {overlap}: a shorter overlap or "
+            "longer windows."
+        )
+    if num_frames <= window:
+        return [(0, num_frames)]
+    starts = [*range(0, num_frames - window, window - overlap), num_frames - window]
+    return [(start, start + window) for start in starts]
+
+
+def keyframe_numbers(num_frames: int, window: int) -> np.ndarray:
+    """(window,) numbers of evenly spread frames, the first and the last among them."""
+    return np.unique(np.linspace(0, num_frames - 1, window).round().astype(int))
+
+
+def join_windows(
+    scenes: Sequence[Scene4D],
+    ranges: Sequence[tuple[int, int]],
+    *,
+    keyframes: tuple[Scene4D, np.ndarray] | None = None,
+    cameras: KnownCameras | None = None,
+    fixed: bool = True,
+    seed: int = 0,
+) -> Scene4D:
+    """One scene from those of windows.
+
+    1. Of each two windows that share frames, the similarity between their worlds that most points of static, confident
+       pixels, and cameras, agree on. The worse it fits, the less it counts.
+    2. With keyframes, each window goes where its own are, or where its neighbours' put it: where most of the three
+       agree. Without, or where more overlaps are torn apart by that, each goes where the one before says.
+    3. All windows but the first are moved and scaled together until the distances of all overlaps are least, those that
+       do not fit counting less.
+    4. In an overlap, poses, focal lengths and depth go evenly from the one window's to the other's; masks, scores and
+       confidence change hands in the middle.
+
+    Args:
+      scenes: host arrays, in order.
+      ranges: of `window_ranges`.
+      keyframes: scene of frames from all over the clip, and their numbers, increasing; some in every window.
+      cameras: of the whole clip, where poses are known.
+      fixed: known poses come out as they are given.
+      seed: of the choice of points.
+
+    Returns:
+      the scene of all frames, host arrays, in the world of the first window or of the known poses.
+    """
+    joined = scenes[0] if len(scenes) == 1 else _joined(scenes, ranges, keyframes, seed)
+    if cameras is None or not np.any(cameras.poses_known):
+        return joined
+    cameras = settle_scale(cameras, joined.world_from_cam, joined.depth) or cameras
+    joined = _moved(joined, np.linalg.inv(world_from_known(joined.world_from_cam, cameras)))
+    if not fixed:
+        return joined
+    poses = np.where(np.asarray(cameras.poses_known)[:, None, None], cameras.world_from_cam, joined.world_from_cam)
+    return dataclasses.replace(joined, world_from_cam=poses.astype(np.float32))
+
+
+def _joined(
+    scenes: Sequence[Scene4D],
+    ranges: Sequence[tuple[int, int]],
+    keyframes: tuple[Scene4D, np.ndarray] | None,
+    seed: int,
+) -> Scene4D:
+    overlaps = _overlaps(scenes, ranges, keyframes, seed)
+    trust = _trust(_residuals(overlaps, overlaps.a_from_b))
+    starts = _starts(overlaps, len(scenes))
+    torn = [np.sum(trust * (_residuals(overlaps, _a_from_b(s, overlaps)) > _TORN)) for s in starts]
+    refined = _refine(starts[int(np.argmin(torn))], overlaps, trust)
+    return _blended([_moved(scene, refined[k]) for k, scene in enumerate(scenes)], ranges)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Overlaps:
+    """What each two windows that share frames have in common, R of them.
+
+    Attributes:
+      numbers: (R, 2) int of the windows a < b; the window of keyframes comes last.
+      points_a, points_b: (R, P, 3) the same points in both worlds.
+      weights: (R, P).
+      a_from_b: (R, 4, 4) float64, the similarity that most of them agree on.
+    """
+
+    numbers: np.ndarray
+    points_a: Array
+    points_b: Array
+    weights: Array
+    a_from_b: np.ndarray
+
+
+def _overlaps(
+    scenes: Sequence[Scene4D],
+    ranges: Sequence[tuple[int, int]],
+    keyframes: tuple[Scene4D, np.ndarray] | None,
+    seed: int,
+) -> _Overlaps:
+    members = [(scene, np.arange(*range_)) for scene, range_ in zip(scenes, ranges, strict=True)]
+    members += [] if keyframes is None else [keyframes]
+    numbers, shared = [], []
+    for a, b in itertools.combinations(range(len(members)), 2):
+        _, in_a, in_b = np.intersect1d(members[a][1], members[b][1], assume_unique=True, return_indices=True)
+        if len(in_a):
+            rng = np.random.default_rng([seed, a, b])
+            numbers.append((a, b))
+            shared.append(_shared_points(members[a][0], members[b][0], in_a, in_b, rng))
+    points_a, points_b, weights = (jnp.asarray(np.stack(x), jnp.float32) for x in zip(*shared, strict=True))
+    a_from_b = np.stack([_robust(*x) for x in zip(points_b, points_a, weights, strict=True)])
+    return _Overlaps(np.array(numbers), points_a, points_b, weights, a_from_b.astype(np.float64))
+
+
+def _residuals(overlaps: _Overlaps, a_from_b: np.ndarray) -> np.ndarray:
+    """(R,) mean distance of the points of each overlap, those far off hardly counting, as a share of their extent."""
+    moved = jax.vmap(se3.transform_points)(jnp.asarray(a_from_b, jnp.float32), overlaps.points_b)
+    agreeing = jax.vmap(robust_weights)(moved, overlaps.points_a, overlaps.weights)
+    distance = jnp.sum(agreeing * se3.safe_norm(moved - overlaps.points_a), axis=1)
+    middle = jnp.mean(overlaps.points_a, axis=1, keepdims=True)
+    extent = jnp.sum(agreeing * se3.safe_norm(overlaps.points_a - middle), axis=1)
+    return np.asarray(distance / jnp.maximum(extent, 1e-30), np.float64)
+
+
+def _trust(residuals: np.ndarray) -> np.ndarray:
+    """(R,) in 0..1: how much an overlap with this residual counts; not at all where it is torn."""
+    return np.where(residuals < _TORN, 1 / (1 + (residuals / _FAIR_RESIDUAL) ** 2), 0)
+
+
+def _a_from_b(transforms: np.ndarray, overlaps: _Overlaps) -> np.ndarray:
+    """(R, 4, 4) a_from_b of the overlaps that worlds (K, 4, 4) of the windows make."""
+    return np.linalg.inv(transforms[overlaps.numbers[:, 0]]) @ transforms[overlaps.numbers[:, 1]]
+
+
+def _starts(overlaps: _Overlaps, num_windows: int) -> list[np.ndarray]:
+    """Worlds of the windows, (K, 4, 4), in the first one's; with keyframes theirs, too, (K + 1, 4, 4).
+
+    The better ones first, if they hold: by the keyframes, of which errors do not add up; then along the chain.
+    """
+    pairs = {tuple(pair): e for e, pair in enumerate(overlaps.numbers.tolist())}
+    neighbours = [overlaps.a_from_b[pairs[b - 1, b]] for b in range(1, num_windows)]
+    chain = np.stack(list(itertools.accumulate(neighbours, np.matmul, initial=np.eye(4))))
+    if overlaps.numbers.max() < num_windows:
+        return [chain]
+    of_keyframes = [pairs[k, num_windows] for k in range(num_windows)]
+    window_from_keyframes = overlaps.a_from_b[of_keyframes]
+    votes = list(chain @ window_from_keyframes)
+    chain = np.concatenate([chain, _agreed(votes, overlaps.points_b[of_keyframes[0]])[None]])
+    own = np.linalg.inv(window_from_keyframes)
+    agreed = []
+    for k in range(num_windows):
+        votes = [own[k]]
+        votes += [own[k - 1] @ neighbours[k - 1]] if k else []
+        votes += [own[k + 1] @ np.linalg.inv(neighbours[k])] if k < num_windows - 1 else []
+        agreed.append(_agreed(votes, overlaps.points_a[of_keyframes[k]]))
+    return [np.linalg.inv(agreed[0]) @ np.stack([*agreed, np.eye(4)]), chain]
+
+
+def _agreed(votes: list[np.ndarray], points: Array) -> np.ndarray:
+    """That of some similarities (4, 4) which moves points (P, 3) closest to where the others do."""
+    moved = np.stack([np.asarray(points, np.float64) @ vote[:3, :3].T + vote[:3, 3] for vote in votes])
+    apart = [np.linalg.norm(moved - one, axis=-1).mean(axis=1).sum() for one in moved]
+    return votes[int(np.argmin(apart))]
+
+
+def _shared_points(
+    a: Scene4D, b: Scene4D, in_a: np.ndarray, in_b: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """World points of the same pixels in two windows, and their weights: (P, 3), (P, 3), (P,)."""
+    static = np.asarray(a.static_mask[in_a]) & np.asarray(b.static_mask[in_b])
+    confidence = np.minimum(a.confidence[in_a], b.confidence[in_b])
+    weight = np.where(static, np.log(np.maximum(confidence, 1)), 0)
+    if not weight.any():  # everything moves or is unsure: all pixels are as good
+        weight = np.ones_like(weight)
+    flat = weight.ravel().astype(np.float64)
+    chosen = rng.choice(flat.size, _POINTS, p=flat / flat.sum())
+    frame, row, column = np.unravel_index(chosen, weight.shape)
+    points, cameras, reach = [], [], np.median(np.asarray(a.depth[in_a], np.float64), axis=(1, 2))
+    # The same length in both windows: most pixels say how their scales differ.
+    ratio = np.median(np.asarray(b.depth[in_b], np.float64) / a.depth[in_a])
+    for scene, part in ((a, in_a), (b, in_b)):
+        depth = np.asarray(scene.depth[part], np.float64)
+        poses = np.asarray(scene.world_from_cam[part], np.float64)
+        matrices = np.asarray(scene.intrinsics[part], np.float64)
+        z = depth[frame, row, column]
+        x = (column - matrices[frame, 0, 2]) / matrices[frame, 0, 0] * z
+        y = (row - matrices[frame, 1, 2]) / matrices[frame, 1, 1] * z
+        local = np.stack([x, y, z], axis=-1)
+        points.append(np.einsum("pab,pb->pa", poses[frame, :3, :3], local) + poses[frame, :3, 3])
+        # A camera as four points: its centre, and one at the middle of its depths along each axis.
+        ends = (reach if scene is a else ratio * reach)[:, None, None] * np.eye(3)
+        axes = np.einsum("tab,tcb->tca", poses[:, :3, :3], ends) + poses[:, None, :3, 3]
+        cameras.append(np.concatenate([poses[:, None, :3, 3], axes], axis=1).reshape(-1, 3))
+    weights = np.repeat([(1 - _CAMERA_SHARE) / _POINTS, _CAMERA_SHARE / _CAMERAS], [_POINTS, _CAMERAS])
+    # As many for every overlap, however long it is.
+    spread = np.arange(_CAMERAS) * len(cameras[0]) // _CAMERAS
+    in_worlds = [np.concatenate([p, c[spread]]) for p, c in zip(points, cameras, strict=True)]
+    return in_worlds[0], in_worlds[1], weights
+
+
+_robust = jax.jit(robust_similarity)
+
+
+def _refine(start: np.ndarray, overlaps: _Overlaps, trust: np.ndarray) -> np.ndarray:
+    """(K, 4, 4) similarities after a joint descent from `start` over all overlaps; the first one stays."""
+    numbers, points_a, points_b = overlaps.numbers, overlaps.points_a, overlaps.points_b
+    there_a, there_b = (
+        jax.vmap(se3.transform_points)(jnp.asarray(start[numbers[:, k]], jnp.float32), points)
+        for k, points in enumerate((points_a, points_b))
+    )
+    fitting = trust * _trust(_residuals(overlaps, _a_from_b(start, overlaps)))
+    weights = jax.vmap(robust_weights)(there_a, there_b, overlaps.weights)
+    weights = weights * jnp.asarray(fitting, jnp.float32)[:, None]
+    # Corrections about points of each window's (of the last overlap that it has): turning a window about them does not
+    # throw them about.
+    middle = np.zeros((len(start), 3))
+    for (a, b), p, q in zip(numbers, np.asarray(points_a), np.asarray(points_b), strict=True):
+        middle[a], middle[b] = p.mean(0), q.mean(0)
+    base, middle = jnp.asarray(start[:, :3], jnp.float32), jnp.asarray(middle, jnp.float32)
+    out = np.tile(np.eye(4), (len(start), 1, 1))
+    out[:, :3] = _descend(base, middle, jnp.asarray(numbers), points_a, points_b, weights)
+    return out
+
+
+@jax.jit
+def _descend(base: Array, middle: Array, numbers: Array, points_a: Array, points_b: Array, weights: Array) -> Array:
+    """(K, 3, 4) best transforms: `base`, each followed by a small similarity about where its window is."""
+    count = len(base)
+    centre = jnp.einsum("kab,kb->ka", base[:, :, :3], middle, precision=_HIGHEST) + base[:, :, 3]
+    size = jnp.mean(se3.safe_norm(points_b - jnp.mean(points_b, axis=1, keepdims=True))) * jnp.mean(
+        jnp.cbrt(jnp.linalg.det(base[:, :, :3]))
+    )
+
+    def transforms(params: Array) -> Array:
+        """Parameters (K, 8): quaternion less the identity, translation in sizes, logarithm of the scale."""
+        params = params * (jnp.arange(count) > 0).astype(params.dtype)[:, None]
+        unit = jnp.asarray([[0, 0, 0, 1]], params.dtype)
+        turn = jnp.exp(params[:, 7])[:, None, None] * se3.matrix_from_quaternion(unit + params[:, :4])
+        linear = jnp.einsum("kab,kbc->kac", turn, base[:, :, :3], precision=_HIGHEST)
+        about = jnp.einsum("kab,kb->ka", turn, base[:, :, 3] - centre, precision=_HIGHEST)
+        moved = about + centre + size * params[:, 4:7]
+        return jnp.concatenate([linear, moved[..., None]], axis=2)
+
+    def loss(params: Array) -> Array:
+        each = transforms(params)
+        ends = [
+            jnp.einsum("eab,epb->epa", each[n][:, :, :3], points, precision=_HIGHEST) + each[n][:, None, :, 3]
+            for n, points in ((numbers[:, 0], points_a), (numbers[:, 1], points_b))
+        ]
+        # In units of the windows' own scale: a smaller world must not be a better one.
+        unit = size * jnp.exp(jnp.mean(params[:, 7]))
+        return jnp.sum(weights * se3.safe_norm(ends[0] - ends[1])) / unit
+
+    optimiser = optax.adam(optax.cosine_decay_schedule(_RATE, _STEPS))
+
+    def step(carry, _: None):
+        params, state, best, least = carry
+        value, gradient = jax.value_and_grad(loss)(params)
+        best, least = jnp.where(value < least, params, best), jnp.minimum(value, least)
+        with jax.numpy_dtype_promotion("standard"):
+            update, state = optimiser.update(gradient, state)
+        return (params + update, state, best, least), None
+
+    zero = jnp.zeros((count, 8), base.dtype)
+    start = (zero, optimiser.init(zero), zero, jnp.asarray(jnp.inf, base.dtype))
+    return transforms(jax.lax.scan(step, start, None, length=_STEPS)[0][2])
+
+
+def _moved(scene: Scene4D, world_from_window: np.ndarray) -> Scene4D:
+    """The scene in another world: the similarity moves its cameras, its scale multiplies depth."""
+    scale = np.cbrt(np.linalg.det(world_from_window[:3, :3]))
+    poses = transformed_poses(np.asarray(scene.world_from_cam, np.float64), world_from_window)
+    return dataclasses.replace(
+        scene, world_from_cam=poses.astype(np.float32), depth=(np.asarray(scene.depth) * scale).astype(np.float32)
+    )
+
+
+def _blended(scenes: Sequence[Scene4D], ranges: Sequence[tuple[int, int]]) -> Scene4D:
+    """Joins scenes of one world: `join_windows`, step 4."""
+    whole = {name: [np.asarray(x) for x in value] for name, value in vars(scenes[0]).items()}
+    for scene, (first, last) in zip(scenes[1:], ranges[1:], strict=True):
+        have = len(whole["depth"])
+        overlap = have - first
+        for t in range(first, have):
+            share = (t - first + 1) / (overlap + 1)
+            old = {name: values[t] for name, values in whole.items()}
+            new = {name: np.asarray(value[t - first]) for name, value in vars(scene).items()}
+            for name, value in _between(old, new, share).items():
+                whole[name][t] = value
+        for name, value in vars(scene).items():
+            whole[name] += [np.asarray(x) for x in value[overlap : last - first]]
+    dtypes = {"world_from_cam": np.float32, "intrinsics": np.float32}
+    return Scene4D(
+        **{name: np.stack(values).astype(dtypes.get(name, values[0].dtype)) for name, values in whole.items()}
+    )
+
+
+def _between(old: dict[str, np.ndarray], new: dict[str, np.ndarray], share: float) -> dict[str, np.ndarray]:
+    """A frame's arrays, a share of the way from one window's to the other's."""
+    out = dict(new if share > 0.5 else old)
+    turn = Rotation.from_matrix(old["world_from_cam"][:3, :3].T @ new["world_from_cam"][:3, :3]).as_rotvec()
+    pose = np.eye(4)
+    pose[:3, :3] = old["world_from_cam"][:3, :3] @ Rotation.from_rotvec(share * turn).as_matrix()
+    pose[:3, 3] = (1 - share) * old["world_from_cam"][:3, 3] + share * new["world_from_cam"][:3, 3]
+    out["world_from_cam"] = pose
+    out["intrinsics"] = (1 - share) * old["intrinsics"] + share * new["intrinsics"]
+    out["depth"] = np.exp((1 - share) * np.log(old["depth"]) + share * np.log(new["depth"])).astype(np.float32)
+    return out

@@ -1,0 +1,14 @@
+"""`alignment.align` with its two results in one, for tests that look at both."""
+
+from easi3r_jax import alignment
+from easi3r_jax.core.types import Array, Geometry, pytree_dataclass
+
+
+@pytree_dataclass
+class Aligned(Geometry):
+    losses: Array
+
+
+def aligned(*arguments, **options) -> Aligned:
+    geometry, losses = alignment.align(*arguments, **options)
+    return Aligned(**vars(geometry), losses=losses)
