@@ -58,6 +58,6 @@ def main() -> None:
         every=EVERY.value,
         min_confidence=CONFIDENCE.value,
         max_points=POINTS.value,
-        observer=stages,
+        progress=stages,
     )
     print("\n".join(lines))

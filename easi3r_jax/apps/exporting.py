@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from easi3r_jax.apps.originals import original_views
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Observer, Reconstruction
+from easi3r_jax.core.types import Progress, Reconstruction
 from easi3r_jax.io import export
 from easi3r_jax.io.export.pointcloud import static_pixels
 from easi3r_jax.io.sequences import find_sequence
@@ -29,7 +29,7 @@ def write_exports(
     every: int = 1,
     min_confidence: float,
     max_points: int,
-    observer: Observer,
+    progress: Progress,
 ) -> list[str]:
     """Writes each format into a folder of its name.
 
@@ -40,7 +40,7 @@ def write_exports(
       source: source of the images, as typed: see SOURCE_HELP.
       every: take every n-th frame.
       min_confidence, max_points: of the point clouds.
-      observer: called with progress.
+      progress: called with progress.
 
     Returns:
       a line for each: folder, size, the images of the cameras; and one if there are no static points.
@@ -59,7 +59,7 @@ def write_exports(
         exported = dataclasses.replace(exported, views=original_views(saved, exported.numbers, clip))
     lines = []
     for done, name in enumerate(formats):
-        observer("export", done, len(formats), name)
+        progress("export", done, len(formats), name)
         views = exported.views
         record = {
             "scene": saved.folder,
@@ -73,7 +73,7 @@ def write_exports(
         if name in export.WITH_IMAGES:
             images = f", cameras of images of {views.size[1]}x{views.size[0]} pixels: {kind}"
         lines.append(f"  {name}: {folder}, {size / 1e6:.2f} MB{images}")
-    observer("export", len(formats), len(formats), "")
+    progress("export", len(formats), len(formats), "")
     scene = exported.scene
     if set(formats) & set(export.WITH_POINTS) and not any(
         static_pixels(scene, t, min_confidence).any() for t in range(len(scene.depth))

@@ -32,7 +32,7 @@ TITLES = {
 
 
 class Stages:
-    """An observer (see `easi3r_jax.inference.pipeline`) that draws a bar for every stage and records its time.
+    """Progress of a program: draws a bar for every stage and records its time.
 
     Attributes:
       seconds: stage -> wall-clock seconds, in the order of the stages; repeated stages are summed.

@@ -190,11 +190,11 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
                 written / "exports",
                 min_confidence=CLOUD_CONFIDENCE.value,
                 max_points=min(CLOUD_POINTS.value, export.Exported.max_points),
-                observer=stages,
+                progress=stages,
             )
             stages.close()
         export.write_json(written / "timings.json", timings(stages, time.perf_counter() - began))
-        lines += PICTURES.write(results.load_result(written), written, name=sequence.name, observer=stages)
+        lines += PICTURES.write(results.load_result(written), written, name=sequence.name, progress=stages)
     finally:  # the result stands, whatever becomes of what is made from it
         stages.close()
         print(closing_table(stages, time.perf_counter() - began, written))

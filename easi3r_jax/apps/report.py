@@ -47,4 +47,4 @@ def main() -> None:
     ensure_gallery_writable(output)
     stages = Stages()
     name = saved.saved_folder().name
-    print("\n".join(PICTURES.write(saved, output, name=name, ground_truth=GROUND_TRUTH.value, observer=stages)))
+    print("\n".join(PICTURES.write(saved, output, name=name, ground_truth=GROUND_TRUTH.value, progress=stages)))

@@ -13,7 +13,7 @@ from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import peak_memory_bytes
 from easi3r_jax.apps.progress import TITLES, Stages
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Observer, Reconstruction
+from easi3r_jax.core.types import Progress, Reconstruction
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.io.export.jsonfile import read_object, write_json
 from easi3r_jax.io.pictures.gallery import MARKER, Gallery, gallery_files
@@ -106,7 +106,7 @@ class PictureFlags:
             ensure_encoder()
 
     def write(
-        self, saved: Reconstruction, output: pathlib.Path, *, name: str, ground_truth: str = "", observer: Observer
+        self, saved: Reconstruction, output: pathlib.Path, *, name: str, ground_truth: str = "", progress: Progress
     ) -> list[str]:
         """Writes the requested files atomically into a folder, beside its other files.
 
@@ -115,7 +115,7 @@ class PictureFlags:
           output: the folder.
           name: title of the report.
           ground_truth: an npz file; "": that of the clip that config.json names, if it still exists.
-          observer: called with progress.
+          progress: called with progress.
 
         Returns:
           lines on what was written, and on what the result has no data for.
@@ -147,13 +147,13 @@ class PictureFlags:
                     report_page(saved, name, new, left_out, values, times), encoding="utf-8"
                 )
             for done, (file, write) in enumerate(steps.items()):
-                observer("pictures", done, len(steps) + 1, file)
+                progress("pictures", done, len(steps) + 1, file)
                 write(new / file)
-            observer("pictures", len(steps), len(steps) + 1, MARKER)
+            progress("pictures", len(steps), len(steps) + 1, MARKER)
             sizes = {path.name: path.stat().st_size for path in sorted(new.iterdir())}
             record = {"scene": saved.folder, "files": list(sizes), "left_out": left_out}
             write_json(new / MARKER, record)
-            observer("pictures", len(steps) + 1, len(steps) + 1, "")
+            progress("pictures", len(steps) + 1, len(steps) + 1, "")
         listed = [file for file in sizes if file.endswith((".mp4", ".gif", ".html"))]
         lines = [f"  {output / file}, {sizes[file] / 1e6:.2f} MB" for file in listed]
         return lines + [f"  without {part}: {reason}" for part, reason in left_out.items()]

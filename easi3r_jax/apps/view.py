@@ -61,7 +61,7 @@ def main() -> None:
     if EXPORT_HTML.value:
         stages = Stages()
         path = viewer.export_html(
-            saved, EXPORT_HTML.value, color=COLOR.value, budget=budget(viewer.HTML_BUDGET), observer=stages
+            saved, EXPORT_HTML.value, color=COLOR.value, budget=budget(viewer.HTML_BUDGET), progress=stages
         )
         stages.close()
         print(f"  {path}: {path.stat().st_size / 1e6:.1f} MB, opens in any browser")

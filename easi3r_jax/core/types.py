@@ -34,8 +34,6 @@ else:
 #: Called with (stage, done, total, note) at the start (done = 0), during and at the end (done = total) of a stage.
 Progress: TypeAlias = Callable[[str, int, int, str], None]
 
-Observer = Progress
-
 _T = TypeVar("_T")
 
 

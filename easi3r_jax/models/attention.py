@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from easi3r_jax.core.types import Array
 from easi3r_jax.models.layers import DType, Linear, at_least_float32
 from easi3r_jax.models.rope import apply_rope
-
-Array = jax.Array
 
 
 def dot_product_attention(queries: Array, keys: Array, values: Array) -> Array:

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.errors import InputError
-
-Array = jax.Array
+from easi3r_jax.core.types import Array
 
 LEVELS = 4
 #: Above this size, the all-pairs maps are not kept. Every lookup recomputes them, a few rows at a time.

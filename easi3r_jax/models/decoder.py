@@ -7,13 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from easi3r_jax.core.types import AttentionStats, pytree_dataclass
+from easi3r_jax.core.types import Array, AttentionStats, pytree_dataclass
 from easi3r_jax.models.attention import CrossAttention, SelfAttention
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.layers import MLP, DType, LayerNorm, Linear, at_least_float32
 from easi3r_jax.models.rope import rope_table
-
-Array = jax.Array
 
 
 @pytree_dataclass

@@ -21,13 +21,12 @@ import numpy as np
 from flax import nnx
 
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import Array
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.decoder import Decoded, Decoder
 from easi3r_jax.models.encoder import Encoder
 from easi3r_jax.models.heads import make_head, points_and_confidence
 from easi3r_jax.models.layers import DType
-
-Array = jax.Array
 
 
 def normalize_rgb(rgb: Array) -> Array:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
+from easi3r_jax.core.types import Array
 from easi3r_jax.models.attention import SelfAttention
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.layers import MLP, DType, LayerNorm, Linear, at_least_float32
 from easi3r_jax.models.rope import rope_table
-
-Array = jax.Array
 
 
 def patchify(images: Array, patch_size: int) -> Array:

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from easi3r_jax.core.types import Array
 from easi3r_jax.models.layers import conv2d, upsample
 
-Array = jax.Array
 NormKind = Literal["batch", "instance", "none"]
 
 #: Both networks estimate flow at 1/8 of the image's resolution.

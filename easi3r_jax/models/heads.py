@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from easi3r_jax.core.types import Array
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.layers import Linear, TransposedConv, conv2d, upsample
-
-Array = jax.Array
 
 
 def points_and_confidence(raw: Array, confidence_range: tuple[float, float]) -> tuple[Array, Array]:

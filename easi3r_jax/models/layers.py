@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-Array = jax.Array
+from easi3r_jax.core.types import Array
+
 DType = str | type | jnp.dtype
 
 #: y = x @ kernel + bias, with kernel (in, out).

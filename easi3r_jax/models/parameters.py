@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, overload
 
 import flax.traverse_util
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -16,7 +15,6 @@ from easi3r_jax.models.layers import DType
 from easi3r_jax.models.raft import RAFT
 from easi3r_jax.models.sea_raft import SEARAFT
 
-Array = jax.Array
 FlowNetwork = RAFT | SEARAFT
 
 

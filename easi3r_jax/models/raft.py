@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from easi3r_jax.core.geometry import camera
+from easi3r_jax.core.types import Array
 from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.models.correlation import LEVELS, make_lookup
 from easi3r_jax.models.dust3r import exact_products, normalize_rgb
@@ -19,8 +20,6 @@ from easi3r_jax.models.flow_layers import (
     convex_upsample,
 )
 from easi3r_jax.models.layers import conv2d
-
-Array = jax.Array
 
 
 class GRU(nnx.Module):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.core.types import Array
 from easi3r_jax.models.layers import at_least_float32
-
-Array = jax.Array
 
 
 def rope_table(grid: tuple[int, int], head_dim: int, base: float) -> tuple[Array, Array]:

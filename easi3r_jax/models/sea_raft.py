@@ -7,13 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from easi3r_jax.core.geometry import camera
+from easi3r_jax.core.types import Array
 from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.models.correlation import LEVELS, make_lookup
 from easi3r_jax.models.dust3r import exact_products, normalize_rgb
 from easi3r_jax.models.flow_layers import ITERATIONS, FlowEncoder, MotionEncoder, TwoConvs, convex_upsample
 from easi3r_jax.models.layers import LayerNorm, Linear, conv2d
-
-Array = jax.Array
 
 _DIM = 128
 _RADIUS = 4

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.types import Array
 from easi3r_jax.synthetic.cast import distance
 from easi3r_jax.synthetic.draws import log_between
 from easi3r_jax.synthetic.scenes import Scene
-
-Array = jax.Array
 
 #: Minimum distance of cameras from every wall.
 WALL_MARGIN = 0.35

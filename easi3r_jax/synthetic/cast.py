@@ -10,10 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.core.types import pytree_dataclass
+from easi3r_jax.core.types import Array, pytree_dataclass
 from easi3r_jax.synthetic.scenes import BALL, BOX, CYLINDER, PANEL, Scene
-
-Array = jax.Array
 
 # Components of directions are kept this far from 0, with their sign. `where(abs(d) < eps, eps, d)` would turn a ray
 # that points slightly left into one that points right, and put isolated pixels behind the camera.

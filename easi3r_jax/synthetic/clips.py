@@ -15,15 +15,13 @@ import numpy as np
 
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import pytree_dataclass
+from easi3r_jax.core.types import Array, pytree_dataclass
 from easi3r_jax.synthetic import cameras
 from easi3r_jax.synthetic.draws import between, normal, one_of, uniforms
 from easi3r_jax.synthetic.flow import exact_flow
 from easi3r_jax.synthetic.pairs import PairSampling, arrange_pair, check_size, random_viewpoint
 from easi3r_jax.synthetic.render import Sensor, View, random_sensor, render
 from easi3r_jax.synthetic.scenes import PLACED_WITHIN, Scene, random_scene, shrunk, standing
-
-Array = jax.Array
 
 #: Minimum distance between a camera and the surface of an object, at any time of a clip.
 CLEARANCE = 0.9

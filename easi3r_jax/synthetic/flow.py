@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.types import Array
 from easi3r_jax.synthetic.cameras import in_image, rays
 from easi3r_jax.synthetic.cast import distance
 from easi3r_jax.synthetic.render import View
 from easi3r_jax.synthetic.scenes import Scene
-
-Array = jax.Array
 
 # A point is occluded if a ray towards it hits something earlier, by more than this relative tolerance for rounding.
 _OCCLUSION_TOLERANCE = 1e-3

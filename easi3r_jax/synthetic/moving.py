@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.core.types import Array
 from easi3r_jax.synthetic.clips import ClipConfig, plan_clip
 from easi3r_jax.synthetic.draws import uniforms
 from easi3r_jax.synthetic.render import View, render
-
-Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)

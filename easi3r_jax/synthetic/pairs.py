@@ -9,13 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import pytree_dataclass
+from easi3r_jax.core.types import Array, pytree_dataclass
 from easi3r_jax.synthetic import cameras
 from easi3r_jax.synthetic.draws import between, normal, uniforms
 from easi3r_jax.synthetic.render import Sensor, View, random_sensor, render
 from easi3r_jax.synthetic.scenes import Scene, clear_of, random_scene
-
-Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,14 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.geometry import camera
-from easi3r_jax.core.types import pytree_dataclass
+from easi3r_jax.core.types import Array, pytree_dataclass
 from easi3r_jax.synthetic import texture
 from easi3r_jax.synthetic.cameras import rays
 from easi3r_jax.synthetic.cast import cast
 from easi3r_jax.synthetic.draws import between, normal, uniforms
 from easi3r_jax.synthetic.scenes import Scene
-
-Array = jax.Array
 
 
 @pytree_dataclass

@@ -9,11 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.types import pytree_dataclass
+from easi3r_jax.core.types import Array, pytree_dataclass
 from easi3r_jax.synthetic.draws import between, log_between, one_of, rotations, uniforms
 from easi3r_jax.synthetic.texture import Texture, random_textures
-
-Array = jax.Array
 
 BOX, BALL, CYLINDER, PANEL = range(4)
 WALLS = 6

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.core.types import pytree_dataclass
+from easi3r_jax.core.types import Array, pytree_dataclass
 from easi3r_jax.synthetic.draws import between, log_between, one_of, rotations, uniforms
-
-Array = jax.Array
 
 OCTAVES = 4
 _LACUNARITY = 2.17  # not 2: the cells of two octaves would share edges

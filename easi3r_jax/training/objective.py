@@ -9,13 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import pytree_dataclass
+from easi3r_jax.core.types import Array, pytree_dataclass
 from easi3r_jax.models import Decoded, DUSt3R
 from easi3r_jax.models.attention import attention_logits
 from easi3r_jax.training.batch import Targets, ViewPairs, both_ways, targets_of
 from easi3r_jax.training.config import ObjectiveConfig
-
-Array = jax.Array
 
 #: Lower bound of a scene's scale, against division by zero.
 _MIN_SCALE = 1e-8

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import optax
 from optax import contrib
 
+from easi3r_jax.core.types import Array
 from easi3r_jax.training.config import TrainConfig
-
-Array = jax.Array
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:

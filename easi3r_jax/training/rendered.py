@@ -7,10 +7,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.types import Array
 from easi3r_jax.synthetic import MovingSampling, PairSampling, View, sample_moving_pair, sample_pair
 from easi3r_jax.training.batch import ViewPairs
-
-Array = jax.Array
 
 #: Seed of the held-out pairs. Seeds of training runs are smaller.
 HELD_OUT_SEED = 2**31 - 1

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from easi3r_jax.core.types import pytree_dataclass
+from easi3r_jax.core.types import Array, pytree_dataclass
 from easi3r_jax.models import DUSt3R, model_from
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.training.batch import ViewPairs
@@ -18,7 +18,6 @@ from easi3r_jax.training.config import TrainConfig
 from easi3r_jax.training.objective import objective
 from easi3r_jax.training.optimiser import is_trained, make_optimiser
 
-Array = jax.Array
 Parameters = dict[str, Array]
 #: Numbers of pairs (B,) int32 → the pairs. Pair n depends on n only.
 Draw = Callable[[Array], ViewPairs]

@@ -12,6 +12,7 @@ from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.pnp import solve_pnp
 from easi3r_jax.core.geometry.procrustes import register_similarity
+from easi3r_jax.core.types import Array
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.training.batch import ViewPairs, both_ways, targets_of
 from easi3r_jax.training.objective import (
@@ -21,8 +22,6 @@ from easi3r_jax.training.objective import (
     predict,
     scale_shift_invariant_errors,
 )
-
-Array = jax.Array
 
 _PNP_ITERATIONS = 100
 

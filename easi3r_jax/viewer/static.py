@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 
 from easi3r_jax.core.atomic import atomic_file, check_file
-from easi3r_jax.core.types import Observer, Reconstruction, silent
+from easi3r_jax.core.types import Progress, Reconstruction, silent
 from easi3r_jax.viewer import server
 from easi3r_jax.viewer.clouds import static_cloud
 from easi3r_jax.viewer.nodes import SceneNodes
@@ -24,7 +24,7 @@ def export_html(
     *,
     color: str = "RGB",
     budget: server.Budget = BUDGET,
-    observer: Observer = silent,
+    progress: Progress = silent,
 ) -> pathlib.Path:
     """Writes one or two scenes, played in a loop, as a self-contained HTML file that includes viser's player.
 
@@ -33,7 +33,7 @@ def export_html(
       path: of the file; an existing file is replaced.
       color: one of `colors.CHOICES`.
       budget: point limits.
-      observer: called with progress.
+      progress: called with progress.
 
     Raises:
       ConfigError: viser is missing.
@@ -59,11 +59,11 @@ def export_html(
                 pass
         recording = collector.get_scene_serializer()
         for t in range(count):
-            observer("record", t, count, "")
+            progress("record", t, count, "")
             for scene_nodes in nodes:
                 scene_nodes.show(View(view.playback.at_frame(t), view.look))
             recording.insert_sleep(1 / rate)
-        observer("record", count, count, "")
+        progress("record", count, count, "")
         page = recording.as_html(dark_mode=True)
     finally:
         with server.without_stdout():

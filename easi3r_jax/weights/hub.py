@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from easi3r_jax.core.errors import CheckpointError, OutputError
-from easi3r_jax.core.types import Observer, silent
+from easi3r_jax.core.types import Progress, silent
 
 _TIMEOUT_SECONDS = 10.0
 
@@ -19,14 +19,14 @@ def is_name(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text) is not None and len(text) <= 96
 
 
-def fetch(name: str, files: Sequence[str], what: str, observer: Observer = silent) -> pathlib.Path:
+def fetch(name: str, files: Sequence[str], what: str, progress: Progress = silent) -> pathlib.Path:
     """Returns the folder of a model's files in the hub's own cache; downloads them if any is missing.
 
     Args:
       name: owner/name.
       files: names of the model's files. The first is requested before anything is downloaded.
       what: kind of model, for error messages: "no ... in that format".
-      observer: called with the progress of the download, in files.
+      progress: called with the progress of the download, in files.
 
     Raises:
       CheckpointError: no network, no such model, or a model without these files. The message says what to download by
@@ -35,8 +35,8 @@ def fetch(name: str, files: Sequence[str], what: str, observer: Observer = silen
     """
     folder = _cached(name, files)
     if folder is None:
-        observer("download", 0, len(files), "")
-        folder = _download(name, files, what, observer)
+        progress("download", 0, len(files), "")
+        folder = _download(name, files, what, progress)
     return folder
 
 
@@ -48,7 +48,7 @@ def _cached(name: str, files: Sequence[str]) -> pathlib.Path | None:
     return folders.pop() if len(folders) == 1 and all(isinstance(path, str) for path in found) else None
 
 
-def _download(name: str, files: Sequence[str], what: str, observer: Observer) -> pathlib.Path:
+def _download(name: str, files: Sequence[str], what: str, progress: Progress) -> pathlib.Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -58,7 +58,7 @@ def _download(name: str, files: Sequence[str], what: str, observer: Observer) ->
         get_hf_file_metadata(hf_hub_url(name, files[0]), timeout=_TIMEOUT_SECONDS)
         for done, file in enumerate(files, 1):
             path = pathlib.Path(hf_hub_download(name, file, etag_timeout=_TIMEOUT_SECONDS))
-            observer("download", done, len(files), "")
+            progress("download", done, len(files), "")
     except RepositoryNotFoundError as error:
         raise CheckpointError(f"The hub has no public model {name}. If it is gated, log in: hf auth login.") from error
     except LocalEntryNotFoundError as error:

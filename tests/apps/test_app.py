@@ -80,7 +80,7 @@ def test_nothing_that_is_downloaded_tells_where_it_was_made(jobs, store):
 
 def test_a_video_is_reconstructed_and_its_upload_may_go_meanwhile(jobs, tmp_path, monkeypatch):
     video = write_video(tmp_path / "../clip.mp4", FRAMES[:4])
-    monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(lambda observer: video.unlink()))
+    monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(lambda progress: video.unlink()))
     products = jobs.run([video], "embedded", {"every": 2, "export": ["colmap"]})
     assert products.text.startswith("2 frames")
     with zipfile.ZipFile(products.downloads[-1]) as archive:  # of the video itself, when it was gone
@@ -207,9 +207,9 @@ def test_every_option_of_the_page_is_a_flag_and_its_default_changes_nothing():
 def test_a_stopped_job_ends_at_the_next_report_and_leaves_nothing(jobs, store, monkeypatch):
     stop, after = threading.Event(), []
 
-    def work(observer):
+    def work(progress):
         stop.set()
-        observer("align", 1, 10, "")
+        progress("align", 1, 10, "")
         after.append("went on")
 
     monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(work))
@@ -223,13 +223,13 @@ def test_a_stopped_job_ends_at_the_next_report_and_leaves_nothing(jobs, store, m
 def test_progress_tells_the_time_that_is_left(jobs, monkeypatch):
     took, left = [], {}
 
-    def work(observer):
+    def work(progress):
         start = time.perf_counter()
-        observer("align", 0, 10, "")
+        progress("align", 0, 10, "")
         time.sleep(0.2)
-        observer("align", 8, 10, "")
+        progress("align", 8, 10, "")
         took.append(time.perf_counter() - start)
-        observer("align", 10, 10, "")
+        progress("align", 10, 10, "")
 
     monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(work))
     jobs.run(FRAMES[:2], "embedded", {}, lambda stage, done, total, seconds: left.update({(stage, done): seconds}))
@@ -238,7 +238,7 @@ def test_progress_tells_the_time_that_is_left(jobs, monkeypatch):
 
 
 def test_a_job_that_takes_too_long_is_ended(jobs, store, networks, monkeypatch):
-    monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(lambda observer: observer("align", 1, 10, "")))
+    monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(lambda progress: progress("align", 1, 10, "")))
     monkeypatch.setattr(time, "monotonic", itertools.count(step=15.0).__next__)  # a quarter of a minute at each look
     assert Jobs(store, networks, Limits(minutes=600)).run(FRAMES[:2], "embedded", {}).scene.is_file()
     with pytest.raises(InputError, match="longer than the limit of 2 minutes"):
@@ -248,7 +248,7 @@ def test_a_job_that_takes_too_long_is_ended(jobs, store, networks, monkeypatch):
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: out of memory")])
 def test_too_little_memory_is_said(jobs, monkeypatch, error):
-    def work(observer):
+    def work(progress):
         raise error
 
     monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(work))

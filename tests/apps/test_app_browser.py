@@ -173,9 +173,9 @@ def slow(monkeypatch) -> Iterator[threading.Event]:
     """A reconstruction that reports and reports until the event is set."""
     go_on = threading.Event()
 
-    def work(observer):
+    def work(progress):
         while not go_on.wait(0.05):
-            observer("align", 1, 10, "")
+            progress("align", 1, 10, "")
 
     monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(work))
     yield go_on
@@ -271,7 +271,7 @@ def test_an_upload_in_chunks_cannot_say_that_it_is_short(served):
 
 
 def test_an_error_of_ours_says_nothing_but_that_it_happened(served, monkeypatch, tmp_path, caplog):
-    def work(observer):
+    def work(progress):
         raise ZeroDivisionError("secret")
 
     monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(work))

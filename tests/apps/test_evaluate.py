@@ -84,7 +84,7 @@ def stand_in(monkeypatch):
     )
     state = types.SimpleNamespace(fails={}, seen=[], better=0.0)
 
-    def clip(self, frames, seed, observer):
+    def clip(self, frames, seed, progress):
         length = len(frames.rgb)
         state.seen.append((length, seed))
         if length in state.fails:

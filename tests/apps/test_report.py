@@ -413,7 +413,7 @@ def test_a_page_of_somebodys_own_is_not_replaced(made, run, no_work, tmp_path):
 def test_interrupted_while_it_writes_leaves_nothing(folder):
     before = names(folder)
 
-    def observer(stage, done, total, note):
+    def progress(stage, done, total, note):
         assert (stage, total) == ("pictures", 13)
         if note == "plot_trajectory.png":
             assert any(path.name.startswith(".pictures.json.tmp-") for path in folder.iterdir())
@@ -421,7 +421,7 @@ def test_interrupted_while_it_writes_leaves_nothing(folder):
 
     report.FLAGS.execute(lambda: None, ["", "--videos", "--report"])
     with pytest.raises(KeyboardInterrupt):
-        report.PICTURES.write(results.load_result(folder), folder, name="x", observer=observer)
+        report.PICTURES.write(results.load_result(folder), folder, name="x", progress=progress)
     assert names(folder) == before
 
 

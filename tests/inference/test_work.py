@@ -161,7 +161,7 @@ def test_what_knows_of_no_padding_gets_none(model):
     assert padding(model, dataclasses.replace(config, shared_shapes=False), Given()) == (17, pairs)
 
 
-def test_the_observer_hears_every_stage(model):
+def test_progress_hears_every_stage(model):
     heard = []
     pipeline.reconstruct(
         model, clip(4), OPTIONS, progress=lambda stage, done, total, note: heard.append((stage, done, total))

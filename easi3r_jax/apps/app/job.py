@@ -104,9 +104,9 @@ class Networks:
     def names(self) -> tuple[str, ...]:
         return tuple(self._loaded)
 
-    def load(self, name: str, dtype: str, observer: Stages) -> tuple[DUSt3R, dict[str, Any]]:
+    def load(self, name: str, dtype: str, progress: Stages) -> tuple[DUSt3R, dict[str, Any]]:
         """The network of a name; replaces `load_model` in reconstruct."""
-        del dtype, observer
+        del dtype, progress
         if name not in self._loaded:
             raise ConfigError(f"checkpoint must be one of {', '.join(self._loaded)}.")
         return self._loaded[name]
@@ -148,11 +148,11 @@ class Jobs:
           ServerError: the result cannot be written.
         """
         with self._one_at_a_time, self.store.job() as folder:
-            observer = _JobObserver(report, stopped, self.limits)
-            observer("begin", 0, 1)
+            progress = _JobProgress(report, stopped, self.limits)
+            progress("begin", 0, 1)
             names = _Names(folder)
             with _user_errors(names):
-                self.networks.load(checkpoint, "", observer)  # an unknown name is refused first
+                self.networks.load(checkpoint, "", progress)  # an unknown name is refused first
                 flags = options.checked(values)
                 clip = _clip(uploads, folder, names, self.limits)
                 reconstruct.FLAGS.assign(
@@ -164,11 +164,11 @@ class Jobs:
                         "videos": True,
                     }
                 )
-                result = reconstruct.run(observer, self.networks.load)
-                observer("pack", 0, 1)
-                return self._published(result, names, observer)
+                result = reconstruct.run(progress, self.networks.load)
+                progress("pack", 0, 1)
+                return self._published(result, names, progress)
 
-    def _published(self, result: pathlib.Path, names: _Names, observer: _JobObserver) -> Products:
+    def _published(self, result: pathlib.Path, names: _Names, progress: _JobProgress) -> Products:
         """Moves the results into a served folder."""
         for path in result.rglob("*"):
             if path.suffix in _TEXT_FILES:
@@ -177,22 +177,22 @@ class Jobs:
         try:
             exports = result / "exports"
             formats = sorted(exports.iterdir()) if exports.is_dir() else []
-            packed = [_zip(served / f"{folder.name}.zip", folder, observer) for folder in formats]
+            packed = [_zip(served / f"{folder.name}.zip", folder, progress) for folder in formats]
             shutil.rmtree(exports, ignore_errors=True)
-            archive = _zip(served / "result.zip", result, observer)
+            archive = _zip(served / "result.zip", result, progress)
             films = {name: result / f"{name}.mp4" for name in FILMS}
             films = {name: _moved(path, served) for name, path in films.items() if path.is_file()}
             scene = _moved(result / "scene.glb", served)
             pages = [_moved(result / "report.html", served)] if (result / "report.html").is_file() else []
-            frames = observer.units["read"]
-            text = f"{frames} frame{'s' * (frames != 1)} in {observer.elapsed():.0f} s"
+            frames = progress.units["read"]
+            text = f"{frames} frame{'s' * (frames != 1)} in {progress.elapsed():.0f} s"
             return Products(served, scene, films, [archive, scene, *pages, *packed], text)
         except BaseException:
             self.store.remove(served)
             raise
 
 
-class _JobObserver(Stages):
+class _JobProgress(Stages):
     """Reports progress, and ends the job if it is stopped, takes too long or has too many frames."""
 
     def __init__(self, report: Report, stopped: Callable[[], bool], limits: Limits):
@@ -309,13 +309,13 @@ def _moved(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(shutil.move(path, folder / path.name))
 
 
-def _zip(target: pathlib.Path, folder: pathlib.Path, observer: _JobObserver) -> pathlib.Path:
+def _zip(target: pathlib.Path, folder: pathlib.Path, progress: _JobProgress) -> pathlib.Path:
     """Packs a folder into a ZIP file."""
     root = target.stem
     with zipfile.ZipFile(target, "w", strict_timestamps=False) as archive:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         for done, path in enumerate(files):
-            observer("pack", done, len(files))
+            progress("pack", done, len(files))
             method = zipfile.ZIP_STORED if path.suffix in _COMPRESSED else zipfile.ZIP_DEFLATED
             archive.write(path, pathlib.PurePath(root) / path.relative_to(folder), method, 1)
     return target

@@ -20,7 +20,7 @@ from easi3r_jax.apps.given import estimator
 from easi3r_jax.core.atomic import output_error
 from easi3r_jax.core.config import FrameConfig, PipelineConfig
 from easi3r_jax.core.errors import UserError
-from easi3r_jax.core.types import Frames, MaskRefiner, Observer, Reconstruction, frames_at
+from easi3r_jax.core.types import Frames, MaskRefiner, Progress, Reconstruction, frames_at
 from easi3r_jax.evaluation.datasets import TestSequence
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io.results import save_result
@@ -48,7 +48,7 @@ class Method:
     flow: FlowNetwork | None = None
     refiner: MaskRefiner | None = None
 
-    def read(self, sequence: TestSequence, observer: Observer) -> Frames:
+    def read(self, sequence: TestSequence, progress: Progress) -> Frames:
         """The sequence's frames.
 
         Raises:
@@ -56,22 +56,22 @@ class Method:
         """
         if isinstance(sequence, RenderedSequence):
             return rendered_frames(sequence, self.frames)
-        return load_frames(sequence.images, self.frames, progress=observer)
+        return load_frames(sequence.images, self.frames, progress=progress)
 
-    def clip(self, frames: Frames, seed: int, observer: Observer) -> Reconstruction:
+    def clip(self, frames: Frames, seed: int, progress: Progress) -> Reconstruction:
         """The whole method on a clip."""
         config = dataclasses.replace(self.config, seed=seed)
         return pipeline.reconstruct(
-            self.model, frames, config, flow=estimator(self.flow), refiner=self.refiner, progress=observer
+            self.model, frames, config, flow=estimator(self.flow), refiner=self.refiner, progress=progress
         )
 
-    def single_frames(self, frames: Frames, seed: int, observer: Observer) -> Iterator[Reconstruction]:
+    def single_frames(self, frames: Frames, seed: int, progress: Progress) -> Iterator[Reconstruction]:
         """Every frame alone, paired with itself, without a motion cue: a single frame shows no motion."""
         config = dataclasses.replace(self.config, seed=seed, cue="none", masks=())
         for t in range(len(frames.rgb)):
-            observer("frames alone", t, len(frames.rgb), "")
+            progress("frames alone", t, len(frames.rgb), "")
             yield pipeline.reconstruct(self.model, frames_at(frames, slice(t, t + 1)), config)
-        observer("frames alone", len(frames.rgb), len(frames.rgb), "")
+        progress("frames alone", len(frames.rgb), len(frames.rgb), "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def is_done(
     return results is None or (output / results.folder(job) / "scene.npz").is_file()
 
 
-def evaluate(job: Job, method: Method, results: ResultFolders | None, observer: Observer) -> dict[str, Any]:
+def evaluate(job: Job, method: Method, results: ResultFolders | None, progress: Progress) -> dict[str, Any]:
     """`metrics`, `seconds`, `peak_memory_bytes` and `result` of a sequence's record.
 
     Raises:
@@ -122,16 +122,16 @@ def evaluate(job: Job, method: Method, results: ResultFolders | None, observer: 
     """
     reset_peak_memory()
     began = time.perf_counter()
-    frames = method.read(job.sequence, observer)
+    frames = method.read(job.sequence, progress)
     result = None
     if job.part.test_set.single_frames:
-        scenes = (alone.scene for alone in method.single_frames(frames, job.seed, observer))
+        scenes = (alone.scene for alone in method.single_frames(frames, job.seed, progress))
     else:
-        result = method.clip(frames, job.seed, observer)
+        result = method.clip(frames, job.seed, progress)
         scenes = [result.scene]
-    observer("metrics", 0, 1, "")
+    progress("metrics", 0, 1, "")
     metrics = evaluate_sequence(job.part.test_set, job.sequence, Prediction.of(scenes, frames))
-    observer("metrics", 1, 1, "")
+    progress("metrics", 1, 1, "")
     seconds = time.perf_counter() - began
     folder = None
     if results is not None and result is not None:

@@ -10,10 +10,9 @@ The conventions of the whole project, stated once:
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from easi3r_jax.core.types import Array
 
 
 def pixel_grid(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Array:

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.geometry import camera, se3
-
-Array = jax.Array
+from easi3r_jax.core.types import Array
 
 # Shortest and longest plausible focal length, in units of the longer side (fields of view of 168 and 0.6 degrees).
 _BELIEVABLE = (0.05, 100.0)

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.geometry import se3
-
-Array = jax.Array
+from easi3r_jax.core.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 # The width of `robust_similarity`, relative to the mean distance; and its minimum, relative to the target's extent.

@@ -15,7 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
+from easi3r_jax.core.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Frames, Observer, silent
+from easi3r_jax.core.types import Frames, Progress, silent
 from easi3r_jax.io.video.clip import Clip, ClipFrame
 from easi3r_jax.io.video.decode import open_video
 from easi3r_jax.io.video.images import SUFFIXES, StoredImage, list_images, open_images
@@ -24,7 +24,7 @@ from easi3r_jax.io.video.resize import FrameGeometry, frame_geometry, resize_ima
 Source = str | os.PathLike | Sequence[str | os.PathLike | StoredImage]
 
 
-def load_frames(source: Source, config: FrameConfig = FrameConfig(), progress: Observer = silent) -> Frames:
+def load_frames(source: Source, config: FrameConfig = FrameConfig(), progress: Progress = silent) -> Frames:
     """Reads a clip and resizes its frames for the network.
 
     Args:

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 
 from easi3r_jax.core.errors import OutputError, UserError
-from easi3r_jax.core.types import Observer, silent
+from easi3r_jax.core.types import Progress, silent
 from easi3r_jax.weights.checkpoint import is_checkpoint, load_metadata
 from easi3r_jax.weights.convert import table
 from easi3r_jax.weights.convert.conversion import hash_file, stamp, write
@@ -29,7 +29,7 @@ def cache_folder() -> pathlib.Path:
     return pathlib.Path(os.path.expanduser(own)).absolute()
 
 
-def resolve(source: str | os.PathLike[str], progress: Observer = silent) -> pathlib.Path:
+def resolve(source: str | os.PathLike[str], progress: Progress = silent) -> pathlib.Path:
     """Returns a checkpoint of ours for any source of weights; converts the source on first use.
 
     Args:
@@ -73,7 +73,7 @@ def _usable(path: pathlib.Path) -> bool:
     return True
 
 
-def _digest(path: pathlib.Path, progress: Observer) -> str:
+def _digest(path: pathlib.Path, progress: Progress) -> str:
     """SHA-256 of a file; remembered while its size and modification time are unchanged."""
     before = [*stamp(path)]
     known = _read_index().get(str(path))

@@ -10,7 +10,7 @@ import pathlib
 import numpy as np
 
 from easi3r_jax.core.errors import CheckpointError
-from easi3r_jax.core.types import Observer, silent
+from easi3r_jax.core.types import Progress, silent
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, save_checkpoint
 from easi3r_jax.weights.convert import table
@@ -41,7 +41,7 @@ class Summary:
     notices: tuple[str, ...]
 
 
-def convert(source: str | os.PathLike[str], output: str | os.PathLike[str], progress: Observer = silent) -> Summary:
+def convert(source: str | os.PathLike[str], output: str | os.PathLike[str], progress: Progress = silent) -> Summary:
     """Converts a source to a checkpoint of ours.
 
     Args:
@@ -68,7 +68,7 @@ def write(
     notices: list[str],
     sha256: str,
     output: str | os.PathLike[str],
-    progress: Observer,
+    progress: Progress,
 ) -> Summary:
     """Reads every tensor of a matched source and writes the checkpoint.
 
@@ -114,7 +114,7 @@ def write(
     return Summary(pathlib.Path(output), source.config, parameters, sha256, licence, tuple(notices))
 
 
-def hash_file(path: pathlib.Path, progress: Observer = silent) -> str:
+def hash_file(path: pathlib.Path, progress: Progress = silent) -> str:
     """SHA-256 of a file, in hexadecimal."""
     digest, done = hashlib.sha256(), 0
     try:
