@@ -27,8 +27,8 @@ class CommonStart:
     def __init__(self) -> None:
         self.count = 0
         self._first: AlignState | None = None
-        self._patch = mock.patch.object(alignment, "initial_state", self._start)
-        self._original = alignment.initial_state
+        self._patch = mock.patch.object(alignment, "start_state", self._start)
+        self._original = alignment.start_state
 
     def __enter__(self) -> CommonStart:
         self._patch.start()

@@ -43,7 +43,7 @@ WITHIN = {
         "geometry": {"errors", "types"},
         "sharding": {"errors"},
         "batches": {"sharding", "types"},
-        "pairs": {"errors"},
+        "pairs": {"errors", "types"},
         "conversion": {"errors"},
     },
     "io": {

@@ -7,31 +7,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from easi3r_jax.alignment import state as state_of
+from easi3r_jax.alignment.assembly import assemble
 from easi3r_jax.alignment.clean import clean_confidence
+from easi3r_jax.alignment.confidence import edge_scores, frame_confidence
 from easi3r_jax.alignment.descent import adam_steps, init_moments, iterate, learning_rates, optimise
 from easi3r_jax.alignment.flow import ego_flow, flow_loss, robust_sum
 from easi3r_jax.alignment.flow_masks import flow_residual, static_regions
 from easi3r_jax.alignment.graph import SpanningTree, check_edges, spanning_tree
 from easi3r_jax.alignment.implicit import at_minimum
-from easi3r_jax.alignment.initialise import edge_scores, frame_confidence, initial_state
+from easi3r_jax.alignment.initialise import initial_state, start_state, with_scale
 from easi3r_jax.alignment.known import (
     check_known,
     clip_focal,
     in_known_world,
     nothing_known,
-    scale_is_known,
-    settle_scale,
     with_known_cameras,
 )
-from easi3r_jax.alignment.known_scale import known_scale
 from easi3r_jax.alignment.pair import one_frame, two_frames
 from easi3r_jax.alignment.residuals import pair_terms, points_loss
 from easi3r_jax.alignment.state import (
@@ -163,8 +160,9 @@ def align(
     if num_frames <= 2:
         geometry, losses = _closed_form(predictions, config, known, seed, progress), jnp.zeros(0, jnp.float32)
     else:
-        known = _with_scale(known, predictions, config, seed)
-        start = initial_state(predictions, config, known=known, seed=seed)
+        assembly = assemble(predictions, config, known, seed)
+        known = with_scale(known, assembly, predictions, config)
+        start = start_state(assembly, predictions, config, known)
         confidence = frame_confidence(predictions)
         problem = make_problem(predictions, config, flow=flow, flow_known=flow_known, dynamic=dynamic, release=release)
         problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic)
@@ -187,20 +185,6 @@ def _closed_form(
         geometry = two_frames(predictions, config, known=known, seed=seed)
     progress("align", 1, 1, "")
     return geometry
-
-
-def _with_scale(
-    known: KnownCameras | None, predictions: PairPredictions, config: AlignConfig, seed: int
-) -> KnownCameras | None:
-    """Known poses with their say on the world's scale, decided by a start that does not know them."""
-    if known is None or not np.any(known.poses_known):
-        return known
-    unaware = dataclasses.replace(known, poses_known=np.zeros(len(known.poses_known), bool))
-    found = initial_state(predictions, config, known=unaware, seed=seed)
-    known = settle_scale(known, np.asarray(state_of.world_from_cam(found)), np.asarray(state_of.depth(found)))
-    if known is not None and scale_is_known(known):
-        known = dataclasses.replace(known, start_scale=known_scale(predictions, known, found))
-    return known
 
 
 @jax.jit

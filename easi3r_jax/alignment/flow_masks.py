@@ -6,6 +6,7 @@ Before the alignment, each pair's own cameras are held against its flow; after i
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import jax
@@ -51,25 +52,51 @@ def flow_residual(
       seed: of RANSAC.
       progress: called every few pairs, of the stage "flow masks".
     """
-    edges, num_frames = predictions.clip_edges, predictions.total_frames
-    number = {(int(i), int(j)): e for e, (i, j) in enumerate(edges)}
-    pairs = [(e, number[j, i]) for (i, j), e in number.items() if i < j and (j, i) in number]
-    size = flow.shape[1:3]
-    total, count = jnp.zeros((num_frames, *size), jnp.float32), jnp.zeros((num_frames, *size), jnp.float32)
-    if flow_known is None:
-        flow_known = jnp.ones((1, *size), bool)
+    pairs = both_directions(predictions)
     config = dataclasses.replace(config, shared_focal=False)
-    for done, pair in enumerate(pairs):  # PnP is host code: one pair after another
-        if not done % _REPORT:
-            progress("flow masks", done, len(pairs), "")
-        there = np.asarray(pair)
-        both = dataclasses.replace(predictions, valid=None, num_frames=2)
-        both = jax.tree.map(lambda x, there=there: x[there], both)
-        result = two_frames(dataclasses.replace(both, edges=_BOTH_WAYS), config, seed=seed)
-        known = flow_known[there if len(flow_known) > 1 else np.zeros(2, int)]
-        total, count = _add_pair(total, count, result, flow[there], known, edges[there, 0])
+
+    def geometries() -> Iterator[tuple[np.ndarray, Geometry]]:
+        for done, rows in enumerate(pairs):  # PnP is host code: one pair after another
+            if not done % _REPORT:
+                progress("flow masks", done, len(pairs), "")
+            yield rows, two_frames(one_pair(predictions, rows), config, seed=seed)
+
+    residual = mean_residual(geometries(), predictions, flow, flow_known)
     progress("flow masks", len(pairs), len(pairs), "")
+    return residual
+
+
+def mean_residual(
+    geometries: Iterable[tuple[np.ndarray, Geometry]],
+    predictions: PairPredictions,
+    flow: Array,
+    flow_known: Array | None = None,
+) -> Array:
+    """`flow_residual` where the pairs' cameras are found already.
+
+    Args:
+      geometries: for each pair of frames its rows in the predictions, as from `both_directions`, and its geometry.
+      predictions, flow, flow_known: see `flow_residual`.
+    """
+    edges, shape = np.asarray(predictions.edges, np.int32), (predictions.total_frames, *flow.shape[1:3])
+    total, count = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+    everywhere = jnp.ones((2, *shape[1:]), bool)
+    for rows, geometry in geometries:
+        known = everywhere if flow_known is None else flow_known[rows]
+        total, count = _add_pair(total, count, geometry, flow[rows], known, edges[rows, 0])
     return total / jnp.maximum(count, 1)
+
+
+def both_directions(predictions: PairPredictions) -> list[np.ndarray]:
+    """For every two frames that are paired in both directions, the rows (2,) of (i, j) and (j, i), i < j."""
+    number = {(int(i), int(j)): e for e, (i, j) in enumerate(predictions.clip_edges)}
+    return [np.array([e, number[j, i]]) for (i, j), e in number.items() if i < j and (j, i) in number]
+
+
+def one_pair(predictions: PairPredictions, rows: np.ndarray) -> PairPredictions:
+    """Two directions of one pair as a clip of two frames."""
+    both = jax.tree.map(lambda x: x[rows], dataclasses.replace(predictions, valid=None, num_frames=2))
+    return dataclasses.replace(both, edges=_BOTH_WAYS)
 
 
 def static_regions(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.alignment.initialise import confident_pixels, edge_scores, frame_confidence, positive_depth
+from easi3r_jax.alignment.confidence import confident_pixels, edge_scores, frame_confidence
+from easi3r_jax.alignment.initialise import positive_depth
 from easi3r_jax.alignment.known import known_focals, principal_points, with_known_poses
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import camera, se3

@@ -24,6 +24,7 @@ from collections.abc import Callable
 import numpy as np
 
 from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.types import Array
 
 _OFFSETS: dict[str, Callable[[int], list[int]]] = {
     "swin": lambda k: list(range(1, k + 1)),
@@ -67,6 +68,24 @@ def make_edges(
     if symmetrize:
         pairs = np.concatenate([pairs, pairs[:, ::-1]])
     return np.unique(pairs, axis=0).astype(np.int32)
+
+
+def reverse_edges(edges: Array, num_frames: int) -> tuple[Array, Array]:
+    """The index of the reverse pair (j, i) of every pair (i, j); on the host for NumPy arrays.
+
+    Args:
+      edges: (E, 2) int, each directed pair at most once.
+      num_frames: T.
+
+    Returns:
+      (E,) int32 index, arbitrary where the reverse is missing, and (E,) bool whether it exists. A frame paired with
+      itself is its own reverse.
+    """
+    xp = edges.__array_namespace__()
+    number, wanted = edges[:, 0] * num_frames + edges[:, 1], edges[:, 1] * num_frames + edges[:, 0]
+    order = xp.argsort(number)
+    index = order[xp.minimum(xp.searchsorted(number[order], wanted), len(edges) - 1)]
+    return index.astype(np.int32), number[index] == wanted
 
 
 def _directed_pairs(num_frames: int, graph: str) -> np.ndarray:

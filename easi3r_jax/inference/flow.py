@@ -1,6 +1,6 @@
 """Optical flow between the frames of a clip, at any size, and where flow there and back agree.
 
-    frames, edges ──estimate_flow──▶ flow of every pair ──flow[reverse_edges(edges)], consistent_flow──▶ where it holds
+    frames, edges ──estimate_flow──▶ flow of every pair ──flow[reverse], consistent_flow──▶ where it holds
 
 Flow is in pixels (x, y) of the frames: what is at x in frame i is at x + flow in frame j.
 """
@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import Batches, pad_pairs
-from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.sharding import ROWS, WHOLE
 from easi3r_jax.core.types import Array, Progress, all_finite, silent
@@ -115,7 +115,7 @@ def consistent_flow(forward: Array, backward: Array, tolerance: float = 3.0) -> 
 
     Args:
       forward: (B, H, W, 2) flow from i to j, pixels (x, y).
-      backward: (B, H, W, 2) from j to i: `flow[reverse_edges(edges)]`.
+      backward: (B, H, W, 2) from j to i: `flow[reverse_edges(edges, T)[0]]`, see `core.pairs`.
       tolerance: pixels.
 
     Returns:
@@ -129,23 +129,6 @@ def consistent_flow(forward: Array, backward: Array, tolerance: float = 3.0) -> 
     sample = jax.vmap(lambda image, at: map_coordinates(image, [at[..., 1], at[..., 0]], order=1, mode="nearest"))
     error = jnp.sum(forward, axis=-1) + sample(jnp.sum(backward, axis=-1), aim)
     return inside & (jnp.abs(error) < tolerance)
-
-
-def reverse_edges(edges: np.ndarray) -> np.ndarray:
-    """The number of every pair's reverse: (E, 2) pairs (i, j) -> (E,) int.
-
-    Raises:
-      ConfigError: a pair that comes in one direction only.
-    """
-    pairs = [(int(i), int(j)) for i, j in np.asarray(edges)]
-    number = {pair: e for e, pair in enumerate(pairs)}
-    alone = [(i, j) for i, j in pairs if (j, i) not in number]
-    if alone:
-        raise ConfigError(
-            f"{len(alone)} of {len(pairs)} pairs come in one direction only (the first: {alone[0][0]} to "
-            f"{alone[0][1]}): take a symmetric pair graph."
-        )
-    return np.array([number[j, i] for i, j in pairs], np.int32)
 
 
 def _factor(height: int, width: int) -> int:

@@ -45,6 +45,12 @@ def both_ways(first: Array, second: Array) -> tuple[Array, Array]:
     return jnp.concatenate([first, second]), jnp.concatenate([second, first])
 
 
+def edges_both_ways(pairs: int) -> Array:
+    """(2 B, 2) int32 views (i, j) of the directed pairs of `both_ways`; view v of pair b has the number 2 b + v."""
+    number = 2 * jnp.arange(pairs, dtype=jnp.int32)
+    return jnp.stack(both_ways(number, number + 1), axis=1)
+
+
 def targets_of(pairs: ViewPairs) -> Targets:
     """The point maps of both directions of every pair, 2 B in total (see `both_ways`)."""
     valid = pairs.depth > 0

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, pytree_dataclass
+from easi3r_jax.core.types import Array, PairPredictions
 from easi3r_jax.models import Decoded, DUSt3R
 from easi3r_jax.models.attention import attention_logits
-from easi3r_jax.training.batch import Targets, ViewPairs, both_ways, targets_of
+from easi3r_jax.training.batch import Targets, ViewPairs, both_ways, edges_both_ways, targets_of
 from easi3r_jax.training.config import ObjectiveConfig
 
 #: Lower bound of a scene's scale, against division by zero.
@@ -20,21 +20,6 @@ _MIN_SCALE = 1e-8
 _TEMPERATURE = 0.1
 #: Largest relative difference of depths at which a projected point counts as the same surface.
 _DEPTH_TOLERANCE = 0.03
-
-
-@pytree_dataclass
-class Predicted:
-    """The network's predictions for E directed pairs.
-
-    Attributes:
-      points_i, points_j: (E, H, W, 3) float32 in camera i, any scale.
-      confidence_i, confidence_j: (E, H, W) float32, above 1.
-    """
-
-    points_i: Array
-    points_j: Array
-    confidence_i: Array
-    confidence_j: Array
 
 
 def distance(a: Array, b: Array) -> Array:
@@ -55,7 +40,7 @@ def mean_distance(points_i: Array, points_j: Array, valid_i: Array, valid_j: Arr
     return jnp.maximum(mean, _MIN_SCALE)
 
 
-def point_errors(predicted: Predicted, targets: Targets) -> tuple[Array, Array, Array]:
+def point_errors(predicted: PairPredictions, targets: Targets) -> tuple[Array, Array, Array]:
     """Distances of normalised points (E, H, W) for each view, and the predicted scale (E,).
 
     Predictions and targets are divided by their mean distance, since the scale of a pair is arbitrary.
@@ -70,7 +55,7 @@ def point_errors(predicted: Predicted, targets: Targets) -> tuple[Array, Array, 
     )
 
 
-def scale_shift_invariant_errors(predicted: Predicted, targets: Targets) -> tuple[Array, Array]:
+def scale_shift_invariant_errors(predicted: PairPredictions, targets: Targets) -> tuple[Array, Array]:
     """(E, H, W) distances for each view after removing the scene's depth shift and scale, for validation.
 
     DUSt3R's test criterion: the median z of all valid points is shifted to 0, then their mean distance is scaled to 1.
@@ -90,7 +75,7 @@ def scale_shift_invariant_errors(predicted: Predicted, targets: Targets) -> tupl
     return distance(own[0] / scale, true[0] / unit), distance(own[1] / scale, true[1] / unit)
 
 
-def regression(predicted: Predicted, targets: Targets, alpha: float) -> tuple[Array, dict[str, Array]]:
+def regression(predicted: PairPredictions, targets: Targets, alpha: float) -> tuple[Array, dict[str, Array]]:
     """Confidence-weighted regression (DUSt3R, eq. 3-4): mean of C * error - alpha * log C, summed over both views."""
     error_i, error_j, scale = point_errors(predicted, targets)
     loss = jnp.zeros(())
@@ -178,7 +163,7 @@ def attention_supervision(decoded: Decoded, layer: int, weights: Array, known: A
 
 def predict(
     model: DUSt3R, rgb: Array, *, intermediates: bool = False
-) -> tuple[Predicted, tuple[Array, Array], Decoded]:
+) -> tuple[PairPredictions, tuple[Array, Array], Decoded]:
     """Predicts both directions of B pairs of images (B, 2, H, W, 3) uint8. Every image is encoded once.
 
     Returns:
@@ -189,7 +174,8 @@ def predict(
     features_i, features_j = both_ways(features[:, 0], features[:, 1])
     decoded = model.decode(features_i, features_j, grid, intermediates=intermediates)
     points_i, confidence_i, points_j, confidence_j = model.predict(features_i, features_j, decoded, grid)
-    return Predicted(points_i, points_j, confidence_i, confidence_j), (features_i, features_j), decoded
+    predicted = PairPredictions(edges_both_ways(len(rgb)), points_i, points_j, confidence_i, confidence_j)
+    return predicted, (features_i, features_j), decoded
 
 
 def objective(model: DUSt3R, pairs: ViewPairs, config: ObjectiveConfig) -> tuple[Array, dict[str, Array]]:

@@ -1,9 +1,13 @@
-"""Weighted registration of corresponding point sets."""
+"""Weighted registration of corresponding point sets.
+
+`register_similarity` takes NumPy arrays too, and computes on the host then, in their precision.
+"""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.types import Array
@@ -13,7 +17,9 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 _WIDTH, _MIN_WIDTH = 0.3, 1e-3
 
 
-def register_similarity(source: Array, target: Array, weights: Array) -> tuple[Array, Array, Array]:
+def register_similarity(
+    source: Array, target: Array, weights: Array | None = None, *, with_scale: bool = True
+) -> tuple[Array, Array, Array]:
     """The similarity that aligns `source` best with `target`: minimises sum_p w_p |s R x_p + t - y_p|^2.
 
     Umeyama (PAMI 1991), with weights. R is a proper rotation even if a reflection would fit better. The scale is
@@ -22,27 +28,35 @@ def register_similarity(source: Array, target: Array, weights: Array) -> tuple[A
 
     Args:
       source, target: (P, 3) points; `jax.vmap` for batches.
-      weights: (P,) >= 0.
+      weights: (P,) >= 0; None: all count the same.
+      with_scale: False for a rigid motion, s = 1.
 
     Returns:
-      scale (), rotation (3, 3), translation (3,).
+      scale (), rotation (3, 3), translation (3,). For collinear points the roll about their line is arbitrary.
     """
-    total = jnp.sum(weights)
-    w = weights / jnp.where(total > 0, total, 1)
-    mean_source, mean_target = (jnp.matmul(w, points, precision=_HIGHEST) for points in (source, target))
+    xp = source.__array_namespace__()
+    weights = xp.ones_like(source[:, 0]) if weights is None else weights
+    total = xp.sum(weights)
+    w = weights / xp.where(total > 0, total, 1)
+    mean_source, mean_target = (_product(w, points) for points in (source, target))
     x, y = source - mean_source[None], target - mean_target[None]
-    covariance = jnp.matmul((w[:, None] * y).T, x, precision=_HIGHEST)
-    rotation, correlation = _nearest_rotation(covariance)
-    variance = jnp.sum(w[:, None] * x * x)
+    covariance = _product((w[:, None] * y).T, x)
+    rotation, correlation = (_rotation_and_factors if xp is np else _nearest_rotation)(covariance)[:2]
+    variance = xp.sum(w[:, None] * x * x)
     # Relative to the means: centring leaves rounding noise where all points coincide.
-    noise = (jnp.finfo(source.dtype).eps * 8) ** 2
-    tangible = (variance > noise * jnp.sum(mean_source**2)) & (variance > 0)
-    scale = correlation / jnp.where(tangible, variance, 1)
-    meaningful = tangible & (scale * scale * variance > noise * jnp.sum(mean_target**2)) & (scale > 0)
-    scale = jnp.where(meaningful, scale, 1)
-    rotation = jnp.where(meaningful, rotation, jnp.eye(3, dtype=rotation.dtype))
-    translation = mean_target - scale * jnp.matmul(rotation, mean_source, precision=_HIGHEST)
+    noise = (xp.finfo(source.dtype).eps * 8) ** 2
+    tangible = (variance > noise * xp.sum(mean_source**2)) & (variance > 0)
+    scale = correlation / xp.where(tangible, variance, 1)
+    meaningful = tangible & (scale * scale * variance > noise * xp.sum(mean_target**2)) & (scale > 0)
+    scale = xp.where(meaningful, scale, 1) if with_scale else xp.ones_like(scale)
+    rotation = xp.where(meaningful, rotation, xp.eye(3, dtype=rotation.dtype))
+    translation = mean_target - scale * _product(rotation, mean_source)
     return scale, rotation, translation
+
+
+def _product(a: Array, b: Array) -> Array:
+    """Matrix product, on accelerators at full precision."""
+    return a @ b if isinstance(a, np.ndarray) else jnp.matmul(a, b, precision=_HIGHEST)
 
 
 @jax.custom_jvp
@@ -53,11 +67,12 @@ def _nearest_rotation(matrix: Array) -> tuple[Array, Array]:
 
 def _rotation_and_factors(matrix: Array) -> tuple[Array, Array, Array, Array]:
     """That rotation and trace, and V, s with R^T M = V diag(s) V^T."""
-    u, singular, vt = jnp.linalg.svd(matrix)
-    handedness = jnp.linalg.det(jnp.matmul(u, vt, precision=_HIGHEST))
-    signs = jnp.stack([jnp.ones_like(handedness), jnp.ones_like(handedness), jnp.sign(handedness)])
-    rotation = jnp.matmul(u * signs[None, :], vt, precision=_HIGHEST)
-    return rotation, jnp.sum(singular * signs), vt.T, singular * signs
+    xp = matrix.__array_namespace__()
+    u, singular, vt = xp.linalg.svd(matrix)
+    handedness = xp.linalg.det(_product(u, vt))
+    signs = xp.stack([xp.ones_like(handedness), xp.ones_like(handedness), xp.sign(handedness)])
+    rotation = _product(u * signs[None, :], vt)
+    return rotation, xp.sum(singular * signs), vt.T, singular * signs
 
 
 @_nearest_rotation.defjvp

@@ -39,14 +39,13 @@ from easi3r_jax.evaluation.metrics.masks import (
     score_masks,
     summarise_masks,
 )
-from easi3r_jax.evaluation.metrics.points import point_metrics, world_points
+from easi3r_jax.evaluation.metrics.points import point_metrics
 from easi3r_jax.evaluation.metrics.pose import (
     MAX_TIME_DIFFERENCE,
     align_path,
     associate,
     pose_metrics,
     rotation_angle,
-    umeyama,
 )
 
 __all__ = [
@@ -81,9 +80,7 @@ __all__ = [
     "rotation_angle",
     "score_masks",
     "summarise_masks",
-    "umeyama",
     "valid_depth",
-    "world_points",
 ]
 
 

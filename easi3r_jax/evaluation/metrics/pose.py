@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.geometry.procrustes import register_similarity
 from easi3r_jax.evaluation.metrics.checks import check_finite
 
 PathAlignment = Literal["similarity", "rigid", "none"]
@@ -54,29 +55,6 @@ def associate(
     return index, nearest[index]
 
 
-def umeyama(source: np.ndarray, target: np.ndarray, *, with_scale: bool = True) -> tuple[float, np.ndarray, np.ndarray]:
-    """Least-squares similarity, or rigid motion, between corresponding points.
-
-    Args:
-      source, target: (T, 3) corresponding points; those of `source` must not all coincide.
-      with_scale: False for a rigid motion.
-
-    Returns:
-      scale, rotation (3, 3) and translation (3,) with target ≈ scale * rotation @ source + translation. For collinear
-      points the roll about their line is undetermined; an arbitrary one is returned, as no residual depends on it.
-
-    Source: Umeyama, Least-squares estimation of transformation parameters, PAMI 1991, eq. 40-43.
-    """
-    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
-    source_mean, target_mean = source.mean(0), target.mean(0)
-    covariance = (target - target_mean).T @ (source - source_mean) / len(source)
-    u, singular, vt = np.linalg.svd(covariance)
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])  # a rotation, never a reflection
-    rotation = (u * sign) @ vt
-    scale = float(singular @ sign / np.square(source - source_mean).sum(1).mean()) if with_scale else 1.0
-    return scale, rotation, target_mean - scale * rotation @ source_mean
-
-
 def align_path(world_from_cam: np.ndarray, true_world_from_cam: np.ndarray, *, with_scale: bool = True) -> np.ndarray:
     """Aligns the estimated path with the true one by the similarity that fits the camera centres best.
 
@@ -88,8 +66,8 @@ def align_path(world_from_cam: np.ndarray, true_world_from_cam: np.ndarray, *, w
       (T, 4, 4) rigid poses in the true world: the scale acts on positions only.
     """
     estimate = np.asarray(world_from_cam, np.float64)
-    true_centres = np.asarray(true_world_from_cam)[:, :3, 3]
-    scale, rotation, translation = umeyama(estimate[:, :3, 3], true_centres, with_scale=with_scale)
+    true_centres = np.asarray(true_world_from_cam, np.float64)[:, :3, 3]
+    scale, rotation, translation = register_similarity(estimate[:, :3, 3], true_centres, with_scale=with_scale)
     aligned = np.tile(np.eye(4), (len(estimate), 1, 1))
     aligned[:, :3, :3] = rotation @ estimate[:, :3, :3]
     aligned[:, :3, 3] = scale * estimate[:, :3, 3] @ rotation.T + translation

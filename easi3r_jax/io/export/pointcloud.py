@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.geometry.camera import rays, world_points
 from easi3r_jax.core.types import Scene4D
 
 #: Static points below it are left out: the network's confidence starts at 1, the clean-up sets floating points to 0.
@@ -130,14 +131,6 @@ def point_cloud(
     return _bounded(SceneCloud(background, moving), max_points, rng)
 
 
-def unproject(depth: np.ndarray, intrinsics: np.ndarray, world_from_cam: np.ndarray) -> np.ndarray:
-    """World points of a depth map: (H, W) z, (3, 3), (4, 4) -> (H, W, 3). Pixel centres have integer coordinates."""
-    height, width = depth.shape
-    grid = np.stack(np.broadcast_arrays(np.arange(width), np.arange(height)[:, None], 1.0), axis=-1)
-    camera_from_px = np.asarray(world_from_cam[:3, :3], np.float64) @ np.linalg.inv(intrinsics.astype(np.float64))
-    return (grid @ camera_from_px.T) * depth[..., None] + world_from_cam[:3, 3]
-
-
 def voxel_keys(scene: Scene4D, t: int, chosen: np.ndarray, xyz: np.ndarray, voxel: float = 1.0) -> np.ndarray:
     """Numbers that are equal where points share a voxel.
 
@@ -197,7 +190,7 @@ def _between_surfaces(depth: np.ndarray) -> np.ndarray:
 
 
 def _frame_points(scene: Scene4D, t: int, chosen: np.ndarray) -> Points:
-    xyz = unproject(np.asarray(scene.depth[t]), np.asarray(scene.intrinsics[t]), np.asarray(scene.world_from_cam[t]))
+    xyz = world_points(np.asarray(scene.depth[t]), np.asarray(scene.intrinsics[t]), np.asarray(scene.world_from_cam[t]))
     return Points(xyz[chosen].astype(np.float32), np.asarray(scene.rgb[t])[chosen])
 
 
@@ -242,10 +235,10 @@ def camera_lines(scene: Scene4D, size: float) -> np.ndarray:
       outer corners of the image's corner pixels.
     """
     height, width = scene.depth.shape[1:]
-    corners = np.array([[x, y, 1.0] for y in (-0.5, height - 0.5) for x in (-0.5, width - 0.5)])
+    corners = np.array([[x, y] for y in (-0.5, height - 0.5) for x in (-0.5, width - 0.5)])
     lines = []
     for intrinsics, world_from_cam in zip(np.asarray(scene.intrinsics), np.asarray(scene.world_from_cam), strict=True):
-        in_camera = np.concatenate([np.zeros((1, 3)), size * corners @ np.linalg.inv(intrinsics.astype(np.float64)).T])
+        in_camera = np.concatenate([np.zeros((1, 3)), size * rays(corners, intrinsics.astype(np.float64))])
         world = in_camera @ world_from_cam[:3, :3].T + world_from_cam[:3, 3]
         lines.append(world[[[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 4], [4, 3], [3, 1]]])
     return np.array(lines, np.float32)

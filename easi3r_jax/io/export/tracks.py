@@ -12,8 +12,9 @@ import math
 
 import numpy as np
 
+from easi3r_jax.core.geometry.camera import world_points
 from easi3r_jax.core.types import Scene4D
-from easi3r_jax.io.export.pointcloud import static_pixels, unproject
+from easi3r_jax.io.export.pointcloud import static_pixels
 
 #: Two depths that differ by less than this share are of one surface.
 DEPTH_TOLERANCE = 0.02
@@ -75,7 +76,7 @@ def tracked_points(
         made = np.zeros((height, width), bool)
         made[np.ix_(rows, columns)] = ~covered[t, : len(rows), : len(columns)]
         made &= static[t]
-        points = _world_points(scene, t)[made]
+        points = world_points(scene.depth[t], scene.intrinsics[t], scene.world_from_cam[t])[made]
         views = np.zeros((len(points), num_frames), bool)
         views[:, t] = True
         for other in range(num_frames):
@@ -104,11 +105,6 @@ def project(scene: Scene4D, t: int, xyz: np.ndarray) -> tuple[np.ndarray, np.nda
     homogeneous = in_camera @ np.asarray(scene.intrinsics[t], np.float64).T
     with np.errstate(divide="ignore", invalid="ignore"):
         return homogeneous[:, :2] / homogeneous[:, 2:], in_camera[:, 2]
-
-
-def _world_points(scene: Scene4D, t: int) -> np.ndarray:
-    pose = np.asarray(scene.world_from_cam[t], np.float64)
-    return unproject(np.asarray(scene.depth[t], np.float64), np.asarray(scene.intrinsics[t]), pose)
 
 
 def _nearest_pixels(scene: Scene4D, t: int, xyz: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
