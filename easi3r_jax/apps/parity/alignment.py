@@ -14,15 +14,14 @@ import numpy as np
 from easi3r_jax import alignment
 from easi3r_jax.alignment import state as state_of
 from easi3r_jax.alignment.clean import clean_confidence
-from easi3r_jax.alignment.flow_masks import both_directions, mean_residual, one_pair
-from easi3r_jax.alignment.pair import two_frames
 from easi3r_jax.alignment.terms import depth_change, relative_pose_residual
+from easi3r_jax.apps.parity.flow_masks import check_flow_masks
 from easi3r_jax.apps.parity.report import ROUNDING, Golden, Row, at_most, compare, equal
-from easi3r_jax.core.config import AlignConfig, PipelineConfig
+from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.procrustes import register_similarity
-from easi3r_jax.core.types import Geometry, KnownCameras, PairPredictions
+from easi3r_jax.core.types import Geometry, PairPredictions
 from easi3r_jax.inference.flow import consistent_flow
 
 _GRADIENT = 1e-4
@@ -55,7 +54,8 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
     if (folder / "primitives.npz").is_file():
         yield from _check_primitives(folder)
     if (folder / "motion_masks_from_pairs.npz").is_file():
-        yield from _check_flow_masks(folder, predictions, num_frames)
+        golden = Golden(folder / "motion_masks_from_pairs.npz")
+        yield from check_flow_masks(f"{folder.name}/motion_masks_from_pairs", golden, predictions, load_flow(folder)[0])
     for path in sorted(folder.glob("pairviewer_*.npz")):
         yield from _check_two_frames(f"{folder.name}/{path.stem}", path)
 
@@ -297,40 +297,6 @@ def _check_primitives(folder: pathlib.Path) -> Iterator[Row]:
             yield compare(stage, name, ours, golden[name], _CLOSED_FORM)
     # Smooth L1 without outliers has another denominator; the median focal is not a default.
     yield from golden.unread(stage, r"rel_pose_loss_.*|ego_tgt_coord|smooth_l1_value_nothre|focal_median")
-
-
-def _check_flow_masks(folder: pathlib.Path, predictions: PairPredictions, num_frames: int) -> Iterator[Row]:
-    """MonST3R's masks: flow that the cameras of each pair do not explain; with golden's cameras, and with our own."""
-    golden, stage = Golden(folder / "motion_masks_from_pairs.npz"), f"{folder.name}/motion_masks_from_pairs"
-    config = dataclasses.replace(AlignConfig(), min_confidence=2.5, shared_focal=False)
-    flow = load_flow(folder)[0]
-    geometries = [
-        (rows, two_frames(one_pair(predictions, rows), config, known=_golden_cameras(golden, number)))
-        for number, rows in enumerate(both_directions(predictions))
-    ]
-    residual = mean_residual(geometries, predictions, flow)
-    yield compare(stage, "mean_error, from golden's cameras", residual, golden["mean_error"], _CLOSED_FORM)
-    own = alignment.flow_residual(predictions, flow, config)
-    differ = float((np.asarray(own > PipelineConfig().flow_threshold) != golden["masks"]).mean())
-    yield at_most(stage, "masks from our cameras, share that differs", differ, 1e-3)
-    yield from golden.unread(stage, r".*_pair0")
-
-
-def _golden_cameras(golden: Golden, pair: int) -> KnownCameras:
-    """Cameras of two frames that the released program reconstructs by themselves."""
-    world_from_cam = np.tile(np.eye(4), (2, 1, 1))
-    for frame, side in enumerate("ij"):
-        world_from_cam[frame, :3] = np.concatenate([golden[f"R_{side}"][pair], golden[f"T_{side}"][pair]], axis=1)
-    matrices = np.stack([golden["K_i"][pair], golden["K_j"][pair]]).astype(np.float64)
-    everything = np.ones(2, bool)
-    return KnownCameras(
-        focal=matrices[:, 0, 0],
-        principal_point=matrices[:, :2, 2],
-        intrinsics_known=everything,
-        world_from_cam=world_from_cam,
-        poses_known=everything,
-        start_scale=np.float64(1),
-    )
 
 
 def _check_two_frames(stage: str, path: pathlib.Path) -> Iterator[Row]:
