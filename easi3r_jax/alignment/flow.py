@@ -60,6 +60,7 @@ def robust_sum(error: Array, counts: Array, outlier: Array | float) -> tuple[Arr
     return jnp.sum(jnp.where(kept, loss, 0)), jnp.sum(kept.astype(loss.dtype))
 
 
+@jax.jit
 def flow_loss(state: AlignState, problem: AlignProblem) -> Array:
     """Mean smooth-L1 distance of the pairs' ego flow from their optical flow, twice, () float.
 

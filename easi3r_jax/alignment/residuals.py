@@ -54,6 +54,7 @@ def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
     return pair_i, pair_j
 
 
+@partial(jax.jit, static_argnames=("softness",))
 def points_loss(state: AlignState, problem: AlignProblem, softness: float = 0.0) -> Array:
     """Sum of the two `pair_terms`, () float, by a streaming kernel with its own gradient.
 
@@ -63,7 +64,7 @@ def points_loss(state: AlignState, problem: AlignProblem, softness: float = 0.0)
     Args:
       state, problem: of the alignment.
       softness: s >= 0 in the world's units: sqrt(d^2 + s^2) - s takes a distance d's place, which has no corner at 0.
-        Static under `jit`.
+        Static.
 
     Raises:
       GradientError: differentiated by observations that are kept in half precision.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
+import jax
 import jax.numpy as jnp
 
 from easi3r_jax.alignment.flow import flow_loss
@@ -48,6 +49,7 @@ class Term:
     weight: Callable[[AlignProblem], Array | None] | float = 1.0
 
 
+@jax.jit
 def smoothness_loss(state: AlignState, problem: AlignProblem) -> Array:
     """Change of pose between neighbouring frames (MonST3R, eq. 4), () float: sum_t |R_rel - I|_F + weight * |t_rel|.
 
@@ -64,6 +66,7 @@ def relative_pose_residual(poses: Array, translation_weight: Array | float) -> A
     return se3.safe_norm(turn) + translation_weight * se3.safe_norm(relative[:, :3, 3])
 
 
+@jax.jit
 def depth_loss(state: AlignState, problem: AlignProblem) -> Array:
     """How far the depth is from the problem's depth prior, () float: see `depth_change`.
 
@@ -85,6 +88,7 @@ def depth_change(log_depth: Array, prior: DepthPrior) -> Array:
     return jnp.mean(prior.pixel_weight * centred * centred)
 
 
+@jax.jit
 def cameras_loss(state: AlignState, problem: AlignProblem) -> Array:
     """Distance from the problem's camera prior, () float.
 

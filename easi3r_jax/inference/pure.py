@@ -11,6 +11,7 @@ what a batch computes is computed again in the backward pass.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ def encode_frames(model: DUSt3R, rgb: Array, *, batch_size: int = 0) -> Array:
       InputError: frames of a size that the network cannot take or was not made for.
     """
     check_size(model, (rgb.shape[1], rgb.shape[2]))
-    return _batched(model.encode, batch_size, rgb)
+    return _encode(model, rgb, batch_size)
 
 
 def predict_pairs(
@@ -59,16 +60,11 @@ def predict_pairs(
     grid, edges = model.grid((rgb.shape[1], rgb.shape[2])), jnp.asarray(edges, jnp.int32)
     tokens = None if dynamic_mask is None else motion.token_masks(dynamic_mask, model.config.patch_size)
 
-    def pairs(edges: Array) -> tuple[Array, ...]:
-        i, j = edges[:, 0], edges[:, 1]
-        masked = None if tokens is None else (tokens[i], tokens[j])
-        decoded = model.decode(encoded[i], encoded[j], grid, masked)
-        return model.predict(encoded[i], encoded[j], decoded, grid)
-
-    points_i, confidence_i, points_j, confidence_j = _batched(pairs, batch_size, edges)
+    points_i, confidence_i, points_j, confidence_j = _point_maps(model, encoded, edges, tokens, grid, batch_size)
     return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j, num_frames=len(rgb))
 
 
+@partial(jax.jit, static_argnames=("grid", "batch_size"))
 def attention_statistics(
     model: DUSt3R, features: Array, edges: Array, grid: tuple[int, int], *, batch_size: int = 0
 ) -> motion.TemporalState:
@@ -105,7 +101,7 @@ def attention_maps(model: DUSt3R, rgb: Array, edges: Array, *, batch_size: int =
     """
     grid = model.grid((rgb.shape[1], rgb.shape[2]))
     features = encode_frames(model, rgb, batch_size=batch_size)
-    return motion.fuse_temporal(attention_statistics(model, features, edges, grid, batch_size=batch_size), grid)
+    return _fuse(attention_statistics(model, features, edges, grid, batch_size=batch_size), grid)
 
 
 def motion_masks(
@@ -137,6 +133,42 @@ def motion_masks(
     features = encode_frames(model, rgb, batch_size=batch_size)
     statistics = attention_statistics(model, features, edges, grid, batch_size=batch_size)
     key = jax.random.key(0) if key is None else key
+    return _segment(statistics, features, size, grid, config, key)
+
+
+# Compiled a stage at a time, so that eager calls are fast: what calls them may compile them into one program.
+
+
+@partial(jax.jit, static_argnames=("batch_size",))
+def _encode(model: DUSt3R, rgb: Array, batch_size: int) -> Array:
+    return _batched(model.encode, batch_size, rgb)
+
+
+@partial(jax.jit, static_argnames=("grid", "batch_size"))
+def _point_maps(
+    model: DUSt3R, features: Array, edges: Array, tokens: Array | None, grid: tuple[int, int], batch_size: int
+) -> tuple[Array, Array, Array, Array]:
+    def pairs(edges: Array) -> tuple[Array, Array, Array, Array]:
+        i, j = edges[:, 0], edges[:, 1]
+        masked = None if tokens is None else (tokens[i], tokens[j])
+        decoded = model.decode(features[i], features[j], grid, masked)
+        return model.predict(features[i], features[j], decoded, grid)
+
+    return _batched(pairs, batch_size, edges)
+
+
+_fuse = jax.jit(motion.fuse_temporal, static_argnums=1)
+
+
+@partial(jax.jit, static_argnames=("size", "grid", "config"))
+def _segment(
+    statistics: motion.TemporalState,
+    features: Array,
+    size: tuple[int, int],
+    grid: tuple[int, int],
+    config: SegmentationConfig,
+    key: Array,
+) -> Segmentation:
     labels = motion.cluster_labels(jax.lax.stop_gradient(features), grid, config, key)
     return motion.motion_masks(motion.motion_maps(statistics, labels, config), size, config)
 
