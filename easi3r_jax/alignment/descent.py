@@ -110,8 +110,8 @@ def iterate(
     """
     terms = tuple(terms)
     rates = learning_rates(config).astype(np.float32)
-    state = sharding.whole(state, problem.mesh)
-    moments, done = sharding.whole(init_moments(state), problem.mesh), 0
+    state = sharding.replicate(state, problem.mesh)
+    moments, done = sharding.replicate(init_moments(state), problem.mesh), 0
     for stop in stops:
         losses = []
         while done < stop:

@@ -15,7 +15,7 @@ from easi3r_jax.alignment.state import UNKNOWN_FLOW, AlignProblem, AlignState, u
 from easi3r_jax.core import sharding
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.sharding import ROWS, WHOLE
+from easi3r_jax.core.sharding import ROWS, REPLICATED
 from easi3r_jax.core.types import Array
 
 # The released programs' guards against division by zero; the golden numbers have them.
@@ -146,13 +146,13 @@ def _values_and_gradients(projections, disparity, flow, others, mesh: Mesh | Non
 
     def share(disparity: Array, static: Array, outlier: Array, *inputs: Array):
         sums, projections_grad, flow_grad = _streamed(disparity, static, outlier, inputs, flow_wanted)
-        total, kept, disparity_grad = sharding.summed(sums, mesh)
+        total, kept, disparity_grad = sharding.psum(sums, mesh)
         return (total, kept), (projections_grad, disparity_grad, flow_grad)
 
     inputs = (projections, frames_i, flow)
-    specs = (WHOLE, WHOLE, WHOLE, *(ROWS for _ in inputs))
-    out_specs = ((WHOLE, WHOLE), (ROWS, WHOLE, ROWS))
-    return sharding.divided(share, mesh, specs, out_specs)(disparity, static, outlier, *inputs)
+    specs = (REPLICATED, REPLICATED, REPLICATED, *(ROWS for _ in inputs))
+    out_specs = ((REPLICATED, REPLICATED), (ROWS, REPLICATED, ROWS))
+    return sharding.shard_map(share, mesh, specs, out_specs)(disparity, static, outlier, *inputs)
 
 
 def _streamed(disparity: Array, static: Array, outlier: Array, inputs: tuple[Array, ...], flow_wanted: bool):

@@ -18,7 +18,7 @@ from easi3r_jax.alignment.pair import two_frames
 from easi3r_jax.core import sharding
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.sharding import ROWS, WHOLE
+from easi3r_jax.core.sharding import ROWS, REPLICATED
 from easi3r_jax.core.types import Array, Geometry, PairPredictions, Progress, silent
 
 # Pairs between two reports.
@@ -97,7 +97,7 @@ def static_regions(
     known = counts[:, None, None] & (True if flow_known is None else np.asarray(flow_known))
     known = np.broadcast_to(known, flow.shape[:3])
     mesh = sharding.mesh_of_rows(flow)
-    edges, known = sharding.by_rows((np.asarray(edges, np.int32), known), mesh)
+    edges, known = sharding.shard_rows((np.asarray(edges, np.int32), known), mesh)
     return _votes(geometry, flow, edges, jnp.float32(tolerance), known, mesh)
 
 
@@ -123,9 +123,11 @@ def _votes(geometry: Geometry, flow: Array, edges: Array, tolerance: Array, know
             return (agree, asked.at[edge[0]].add(one_known.astype(jnp.int32))), None
 
         nobody = jnp.zeros(geometry.depth.shape, jnp.int32)
-        return sharding.summed(jax.lax.scan(vote, (nobody, nobody), (edges, flow, known))[0], mesh)
+        return sharding.psum(jax.lax.scan(vote, (nobody, nobody), (edges, flow, known))[0], mesh)
 
-    agree, asked = sharding.divided(share, mesh, (WHOLE, ROWS, ROWS, ROWS), WHOLE)(geometry, edges, flow, known)
+    agree, asked = sharding.shard_map(share, mesh, (REPLICATED, ROWS, ROWS, ROWS), REPLICATED)(
+        geometry, edges, flow, known
+    )
     return 2 * agree >= asked
 
 

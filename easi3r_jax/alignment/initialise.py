@@ -25,7 +25,7 @@ from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.pnp import solve_pnp
 from easi3r_jax.core.geometry.procrustes import register_similarity
-from easi3r_jax.core.sharding import ROWS, WHOLE
+from easi3r_jax.core.sharding import ROWS, REPLICATED
 from easi3r_jax.core.types import Array, KnownCameras, PairPredictions
 
 _FRAME_I, _FRAME_J = 0, 1
@@ -100,9 +100,9 @@ def _largest_confidence(
     def share(edges: Array, confidence_i: Array, confidence_j: Array) -> Array:
         out = jnp.zeros((num_frames, *confidence_i.shape[1:]), confidence_i.dtype)
         out = out.at[edges[:, 0]].max(confidence_i).at[edges[:, 1]].max(confidence_j)
-        return sharding.maximum(_wide(out), mesh)
+        return sharding.pmax(_wide(out), mesh)
 
-    return sharding.divided(share, mesh, (ROWS, ROWS, ROWS), WHOLE)(edges, confidence_i, confidence_j)
+    return sharding.shard_map(share, mesh, (ROWS, ROWS, ROWS), REPLICATED)(edges, confidence_i, confidence_j)
 
 
 def _wide(x: Array) -> Array:
@@ -243,7 +243,7 @@ def _frame_maps(points_i, points_j, confidence_i, confidence_j, sides: Array, me
         points, confidence = in_bits(((points_i, points_j), (confidence_i, confidence_j)))
 
         def one(side: Array) -> tuple[Array, Array]:
-            row = side[0] - sharding.share_number(mesh) * rows
+            row = side[0] - sharding.shard_index(mesh) * rows
             mine = (row >= 0) & (row < rows)
 
             def chosen(i: Array, j: Array) -> Array:
@@ -252,16 +252,16 @@ def _frame_maps(points_i, points_j, confidence_i, confidence_j, sides: Array, me
 
             return chosen(*points), chosen(*confidence)
 
-        return sharding.summed(jax.lax.map(one, sides), mesh)
+        return sharding.psum(jax.lax.map(one, sides), mesh)
 
-    specs = (ROWS, ROWS, ROWS, ROWS, WHOLE)
-    return sharding.divided(share, mesh, specs, WHOLE)(points_i, points_j, confidence_i, confidence_j, sides)
+    specs = (ROWS, ROWS, ROWS, ROWS, REPLICATED)
+    return sharding.shard_map(share, mesh, specs, REPLICATED)(points_i, points_j, confidence_i, confidence_j, sides)
 
 
 def _register_pairs(predictions: PairPredictions, home_points: Array) -> tuple[Array, Array, Array]:
     """Similarities (R,), (R, 3, 3), (R, 3) of all pairs' i sides to their frames' home point maps (T, H, W, 3)."""
     mesh = sharding.mesh_of_rows(predictions)
-    frames = sharding.by_rows(np.asarray(predictions.edges, np.int32)[:, 0], mesh)
+    frames = sharding.shard_rows(np.asarray(predictions.edges, np.int32)[:, 0], mesh)
     return _register(predictions.points_i, predictions.confidence_i, home_points, frames, mesh)
 
 
@@ -277,8 +277,8 @@ def _register(points: Array, confidence: Array, home_points: Array, frames: Arra
 
         return jax.lax.map(one, (in_bits(points), in_bits(confidence), frames))
 
-    specs = (ROWS, ROWS, ROWS, WHOLE)
-    return sharding.divided(share, mesh, specs, ROWS)(points, confidence, frames, home_points)
+    specs = (ROWS, ROWS, ROWS, REPLICATED)
+    return sharding.shard_map(share, mesh, specs, ROWS)(points, confidence, frames, home_points)
 
 
 def _similarities(scale: Array, rotation: Array, translation: Array) -> np.ndarray:

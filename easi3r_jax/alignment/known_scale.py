@@ -53,7 +53,7 @@ def known_scale(predictions: PairPredictions, known: KnownCameras, found: AlignS
     )
     mesh = sharding.mesh_of_rows(predictions)
     factors, parallax = _baselines(
-        predictions.points_j, predictions.confidence_j, *sharding.by_rows(tuple(per_pair), mesh), mesh
+        predictions.points_j, predictions.confidence_j, *sharding.shard_rows(tuple(per_pair), mesh), mesh
     )
     which = np.flatnonzero(both)
     found_scales = state_of.pair_scales(found)
@@ -72,7 +72,7 @@ def _baselines(
     points_j: Array, confidence_j: Array, j_from_i: Array, focals: Array, centres: Array, mesh: Mesh | None
 ) -> tuple[Array, Array]:
     """Factors (R,) of the known baselines, and the mean angle (R,), radians, by which they move points."""
-    share = sharding.divided(_baselines_of, mesh, (ROWS,) * 5, ROWS)
+    share = sharding.shard_map(_baselines_of, mesh, (ROWS,) * 5, ROWS)
     return share(points_j, confidence_j, j_from_i, focals, centres)
 
 

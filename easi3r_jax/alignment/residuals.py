@@ -25,7 +25,7 @@ from easi3r_jax.alignment.state import (
 )
 from easi3r_jax.core import sharding
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.sharding import ROWS, WHOLE
+from easi3r_jax.core.sharding import ROWS, REPLICATED
 from easi3r_jax.core.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -131,10 +131,10 @@ def _value_and_gradients(
 
     def share(frames: Array, *inputs: Array):
         value, transforms_grad, frames_grad, observed_grads = _streamed(frames, inputs, softness, wanted)
-        return sharding.summed(value, mesh), transforms_grad, sharding.summed(frames_grad, mesh), observed_grads
+        return sharding.psum(value, mesh), transforms_grad, sharding.psum(frames_grad, mesh), observed_grads
 
-    specs = (WHOLE, *(ROWS for _ in inputs))
-    return sharding.divided(share, mesh, specs, (WHOLE, ROWS, WHOLE, ROWS))(frames, *inputs)
+    specs = (REPLICATED, *(ROWS for _ in inputs))
+    return sharding.shard_map(share, mesh, specs, (REPLICATED, ROWS, REPLICATED, ROWS))(frames, *inputs)
 
 
 def _streamed(frames: Array, inputs: tuple[Array, ...], softness: float, wanted: _Wanted):

@@ -216,7 +216,7 @@ def make_problem(
         known = kept(flow) if flow_known is None else jnp.where(flow_known[..., None], kept(flow), UNKNOWN_FLOW)
         is_dynamic = jnp.zeros((num_frames, pixels), bool) if dynamic is None else dynamic.reshape(num_frames, pixels)
         targets = FlowTargets(
-            flow=_flow_rows(sharding.by_rows(known, mesh), layout, valid).astype(dtype),
+            flow=_flow_rows(sharding.shard_rows(known, mesh), layout, valid).astype(dtype),
             static=~is_dynamic,
             weight=jnp.asarray(config.flow_weight, dtype),
             outlier=jnp.asarray(config.flow_outlier, dtype),
@@ -224,7 +224,7 @@ def make_problem(
             counts=jnp.ones((), bool),
         )
     return AlignProblem(
-        edges=_blocked(sharding.by_rows(jnp.asarray(predictions.edges, jnp.int32), mesh), layout),
+        edges=_blocked(sharding.shard_rows(jnp.asarray(predictions.edges, jnp.int32), mesh), layout),
         points_i=laid_out(_channels_first, predictions.points_i),
         points_j=laid_out(_channels_first, predictions.points_j),
         weights_i=laid_out(_log_confidence, predictions.confidence_i),
@@ -266,14 +266,14 @@ def _layout_of(rows: int, pixels: int, block: int | None, mesh: Mesh | None) -> 
     if block is None:
         # A CPU is fastest when one edge's intermediates stay in cache, an accelerator when about 2 M pixels fill it.
         block = 1 if jax.default_backend() == "cpu" else max(1, (1 << 21) // pixels)
-    shares = sharding.num_shares(mesh)
+    shares = sharding.num_shards(mesh)
     block = min(block, rows // shares)
     return Layout(shares, _divisible(-(-rows // (shares * block))), block)
 
 
 def blocked_like(x: Array, problem: AlignProblem) -> Array:
     """Rows (R, ...) of the state's pairs to (G, B, ...), zeros where blocks are filled."""
-    shares = sharding.num_shares(problem.mesh)
+    shares = sharding.num_shards(problem.mesh)
     groups, block = problem.edges.shape[:2]
     return _blocked(x, Layout(shares, groups // shares, block))
 

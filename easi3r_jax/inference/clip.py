@@ -227,13 +227,13 @@ def _placed(given: Given, num_frames: int, num_pairs: int, mesh: jax.sharding.Me
     """Masks replicated on the devices of the mesh, flow sharded over them; both padded."""
     masks, flow, flow_known = given.masks, given.flow, given.flow_known
     if masks is not None:
-        masks = sharding.whole(jnp.asarray(padded(np.asarray(masks), num_frames)), mesh)
+        masks = sharding.replicate(jnp.asarray(padded(np.asarray(masks), num_frames)), mesh)
 
     def place(x: Array) -> Array:
         if sharding.mesh_of_rows(x) is not None:
             return x
         longer = x if len(x) == num_pairs else padded(np.asarray(x), num_pairs)
-        return jnp.asarray(longer) if mesh is None else sharding.by_rows(longer, mesh)
+        return jnp.asarray(longer) if mesh is None else sharding.shard_rows(longer, mesh)
 
     return dataclasses.replace(
         given,

@@ -20,7 +20,7 @@ from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import Batches, pad_pairs
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.geometry import camera
-from easi3r_jax.core.sharding import ROWS, WHOLE
+from easi3r_jax.core.sharding import ROWS, REPLICATED
 from easi3r_jax.core.types import Array, Progress, all_finite, silent
 from easi3r_jax.models import FlowNetwork
 from easi3r_jax.models.correlation import MAX_CORRELATION_BYTES
@@ -77,7 +77,7 @@ def estimate_flow(
     if edges.min() < 0 or edges.max() >= num_frames:
         raise InputError(f"Flow is wanted between frames {edges.min()}..{edges.max()}; there are 0..{num_frames - 1}.")
     mesh = sharding.mesh_of(network)
-    rgb = sharding.whole(jnp.asarray(rgb), mesh)
+    rgb = sharding.replicate(jnp.asarray(rgb), mesh)
     edges, valid = pad_pairs(edges, 0, mesh)
     batches = Batches(edges, _most_at_once(math.prod(network_size(height, width))), mesh, valid=valid, batch=batch)
     store = (batches.empty((height, width, 2), "float32"),)
@@ -168,7 +168,7 @@ def _most_at_once(pixels: int) -> int:
 
 @partial(jax.jit, static_argnames=("mesh",))
 def _gather_batch(rgb: Array, edges: Array, mesh: Mesh | None) -> tuple[Array, Array]:
-    gather = sharding.divided(lambda rgb, edges: (rgb[edges[:, 0]], rgb[edges[:, 1]]), mesh, (WHOLE, ROWS), ROWS)
+    gather = sharding.shard_map(lambda rgb, edges: (rgb[edges[:, 0]], rgb[edges[:, 1]]), mesh, (REPLICATED, ROWS), ROWS)
     return gather(rgb, edges)
 
 
@@ -177,7 +177,7 @@ def _flow_batch(network: FlowNetwork, rgb_i: Array, rgb_j: Array, iterations: in
     def share(network: FlowNetwork, rgb_i: Array, rgb_j: Array) -> Array:
         return _flow_of(network, rgb_i, rgb_j, iterations)
 
-    return sharding.divided(share, mesh, (WHOLE, ROWS, ROWS), ROWS)(network, rgb_i, rgb_j)
+    return sharding.shard_map(share, mesh, (REPLICATED, ROWS, ROWS), ROWS)(network, rgb_i, rgb_j)
 
 
 def _flow_of(network: FlowNetwork, rgb_i: Array, rgb_j: Array, iterations: int) -> Array:

@@ -19,7 +19,7 @@ from easi3r_jax import motion
 from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import Batches, batch_size, pad_pairs, padded
 from easi3r_jax.core.conversion import check_conversion
-from easi3r_jax.core.sharding import ROWS, WHOLE
+from easi3r_jax.core.sharding import ROWS, REPLICATED
 from easi3r_jax.core.types import Array, Frames, PairPredictions, Progress, silent
 from easi3r_jax.models import DUSt3R
 
@@ -39,15 +39,15 @@ def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, progress: Progress 
     """
     num_frames, height, width = frames.rgb.shape[:3]
     mesh = sharding.mesh_of(model)
-    shards = sharding.num_shares(mesh)
+    shards = sharding.num_shards(mesh)
     per_device, most = -(-num_frames // shards), _most_at_once(model.grid((height, width)))
     full = frames.valid is not None and per_device > most
     batch = shards * (-(-batch // shards) or (most if full else batch_size(per_device, most)))
     parts = []
     for start in range(0, num_frames, batch):
         progress("encode", start, num_frames, "")
-        rgb = sharding.by_rows(padded(np.asarray(frames.rgb[start : start + batch]), batch), mesh)
-        parts.append(sharding.whole(_encode_batch(model, rgb, mesh).block_until_ready(), mesh))
+        rgb = sharding.shard_rows(padded(np.asarray(frames.rgb[start : start + batch]), batch), mesh)
+        parts.append(sharding.replicate(_encode_batch(model, rgb, mesh).block_until_ready(), mesh))
     features = jnp.concatenate(parts)[:num_frames]
     progress("encode", num_frames, num_frames, "")
     return features
@@ -77,7 +77,7 @@ def attention_pass(
       progress: called before each batch and at the end.
     """
     mesh = sharding.mesh_of(model)
-    features = sharding.whole(features, mesh)
+    features = sharding.replicate(features, mesh)
     state = _empty_temporal(model, len(features), grid, mesh)
     batches, _, _, total = _batched(edges, valid, grid, mesh, batch)
     for n in range(batches.count):
@@ -86,7 +86,7 @@ def attention_pass(
         if not counts.any():
             continue
         stats, _ = _network_batch(model, *_gather_batch(features, part, None, mesh), grid, mesh, heads=False)
-        state = jax.block_until_ready(_merge_batch(state, sharding.whole(stats, mesh), part, counts, grid))
+        state = jax.block_until_ready(_merge_batch(state, sharding.replicate(stats, mesh), part, counts, grid))
     progress("attention", total, total, "")
     return state
 
@@ -122,7 +122,7 @@ def prediction_pass(
     """
     check_conversion(dtype)
     mesh = sharding.mesh_of(model)
-    features, dynamic_tokens = sharding.whole((features, dynamic_tokens), mesh)
+    features, dynamic_tokens = sharding.replicate((features, dynamic_tokens), mesh)
     batches, edges, valid, total = _batched(edges, valid, grid, mesh, batch)
     state = _empty_temporal(model, len(features), grid, mesh)
     size = (grid[0] * model.config.patch_size, grid[1] * model.config.patch_size)
@@ -133,7 +133,7 @@ def prediction_pass(
         inputs = _gather_batch(features, part, dynamic_tokens, mesh)
         stats, predicted = _network_batch(model, *inputs, grid, mesh, heads=True)
         store = batches.keep(store, predicted, n)
-        state = jax.block_until_ready(_merge_batch(state, sharding.whole(stats, mesh), part, counts, grid))
+        state = jax.block_until_ready(_merge_batch(state, sharding.replicate(stats, mesh), part, counts, grid))
     progress(stage, total, total, "")
     points_i, confidence_i, points_j, confidence_j = store
     return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j, valid, len(features)), state
@@ -159,7 +159,7 @@ def _most_at_once(grid: tuple[int, int]) -> int:
 def _empty_temporal(model: DUSt3R, num_frames: int, grid: tuple[int, int], mesh: Mesh | None) -> motion.TemporalState:
     config = model.config
     state = motion.init_temporal(num_frames, config.dec_depth, config.dec_heads, grid[0] * grid[1])
-    return sharding.whole(state, mesh)
+    return sharding.replicate(state, mesh)
 
 
 # --- compiled ------------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def _empty_temporal(model: DUSt3R, num_frames: int, grid: tuple[int, int], mesh:
 
 @partial(jax.jit, static_argnames=("mesh",))
 def _encode_batch(model: DUSt3R, rgb: Array, mesh: Mesh | None) -> Array:
-    return sharding.divided(lambda model, rgb: model.encode(rgb), mesh, (WHOLE, ROWS), ROWS)(model, rgb)
+    return sharding.shard_map(lambda model, rgb: model.encode(rgb), mesh, (REPLICATED, ROWS), ROWS)(model, rgb)
 
 
 @partial(jax.jit, static_argnames=("mesh",))
@@ -181,7 +181,7 @@ def _gather_batch(features: Array, edges: Array, dynamic: Array | None, mesh: Me
         i, j = edges[:, 0], edges[:, 1]
         return features[i], features[j], None if dynamic is None else (dynamic[i], dynamic[j])
 
-    return sharding.divided(gather, mesh, (WHOLE, ROWS, WHOLE), ROWS)(features, edges, dynamic)
+    return sharding.shard_map(gather, mesh, (REPLICATED, ROWS, REPLICATED), ROWS)(features, edges, dynamic)
 
 
 @partial(jax.jit, static_argnames=("grid", "mesh", "heads"))
@@ -192,7 +192,9 @@ def _network_batch(model, features_i, features_j, dynamic, grid, mesh, *, heads)
         decoded = model.decode(features_i, features_j, grid, dynamic)
         return decoded.stats, model.predict(features_i, features_j, decoded, grid) if heads else ()
 
-    return sharding.divided(network, mesh, (WHOLE, ROWS, ROWS, ROWS), ROWS)(model, features_i, features_j, dynamic)
+    return sharding.shard_map(network, mesh, (REPLICATED, ROWS, ROWS, ROWS), ROWS)(
+        model, features_i, features_j, dynamic
+    )
 
 
 @partial(jax.jit, static_argnames=("grid",), donate_argnames=("state",))

@@ -10,7 +10,7 @@ Every frame is encoded once (of a long clip, once in each window). The first pas
 motion cue reads point maps. Statistics are accumulated as they come, so their memory does not grow with the number of
 pairs. `passes` has the network's part, `pure` the same stages as pure functions.
 
-A network on a mesh of devices (`sharding.whole(model, sharding.data_mesh())`) has frames, pairs and the alignment's
+A network on a mesh of devices (`sharding.replicate(model, sharding.data_mesh())`) has frames, pairs and the alignment's
 edges sharded over them. `clip.prepare` is where inputs are padded and placed.
 """
 

@@ -74,17 +74,17 @@ def layer_dtype(name: str) -> str:
 
 
 def on_devices(network: _T, count: int = 0, *, in_parts: bool = False) -> _T:
-    """A network on devices of this process, replicated or sharded (see `sharding.scattered`): they share its work.
+    """Places a network on devices of this process, replicated or sharded (see `sharding.shard_parameters`).
 
     Args:
-      network: anything else (a folder, None) is returned as it is, and so is a network on one device.
-      count: of devices; 0: all.
-      in_parts: each keeps a part of every parameter.
+      network: anything else (a folder, None) is returned unchanged, as is a network on one device.
+      count: number of devices; 0: all.
+      in_parts: shard the parameters instead of replicating them.
 
     Raises:
       ConfigError: the process has fewer devices.
     """
     if not isinstance(network, nnx.Module):
         return network
-    place = sharding.scattered if in_parts else sharding.whole
+    place = sharding.shard_parameters if in_parts else sharding.replicate
     return place(network, sharding.data_mesh(count or None))

@@ -9,12 +9,12 @@ from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-# The width of `robust_similarity`, relative to the mean distance; and its minimum, relative to the target's extent.
+# Width c in `robust_similarity`, relative to the mean distance; and its minimum, relative to the target's extent.
 _WIDTH, _MIN_WIDTH = 0.3, 1e-3
 
 
 def register_similarity(source: Array, target: Array, weights: Array) -> tuple[Array, Array, Array]:
-    """The similarity that aligns `source` best with `target`: minimises sum_p w_p |s R x_p + t - y_p|^2.
+    """The similarity that best aligns `source` with `target`: minimises sum_p w_p |s R x_p + t - y_p|^2.
 
     Umeyama (PAMI 1991), with weights. R is a proper rotation even if a reflection would fit better. The scale is
     undefined if the source's variance or its correlation with the target vanishes (coincident points, all weights 0):
@@ -34,7 +34,7 @@ def register_similarity(source: Array, target: Array, weights: Array) -> tuple[A
     covariance = jnp.matmul((w[:, None] * y).T, x, precision=_HIGHEST)
     rotation, correlation = _nearest_rotation(covariance)
     variance = jnp.sum(w[:, None] * x * x)
-    # Relative to the means: centring leaves rounding noise where all points coincide.
+    # Relative to the means: centring leaves rounding noise if all points coincide.
     noise = (jnp.finfo(source.dtype).eps * 8) ** 2
     tangible = (variance > noise * jnp.sum(mean_source**2)) & (variance > 0)
     scale = correlation / jnp.where(tangible, variance, 1)
@@ -52,7 +52,7 @@ def _nearest_rotation(matrix: Array) -> tuple[Array, Array]:
 
 
 def _rotation_and_factors(matrix: Array) -> tuple[Array, Array, Array, Array]:
-    """That rotation and trace, and V, s with R^T M = V diag(s) V^T."""
+    """The rotation and trace of `_nearest_rotation`, and V, s with R^T M = V diag(s) V^T."""
     u, singular, vt = jnp.linalg.svd(matrix)
     handedness = jnp.linalg.det(jnp.matmul(u, vt, precision=_HIGHEST))
     signs = jnp.stack([jnp.ones_like(handedness), jnp.ones_like(handedness), jnp.sign(handedness)])
@@ -62,10 +62,10 @@ def _rotation_and_factors(matrix: Array) -> tuple[Array, Array, Array, Array]:
 
 @_nearest_rotation.defjvp
 def _nearest_rotation_jvp(primals: tuple[Array], tangents: tuple[Array]):
-    """By R^T M being symmetric: autodiff of the SVD divides by s_i - s_j, which is 0 for round clouds of points.
+    """Uses the symmetry of R^T M: autodiff of the SVD divides by s_i - s_j, which is 0 for isotropic point clouds.
 
-    With dR = R V W V^T and K = V^T R^T dM V, W_ij = (K_ij - K_ji) / (s_i + s_j). Where that sum is 0, any turn about
-    an axis fits as well; none is taken.
+    With dR = R V W V^T and K = V^T R^T dM V, W_ij = (K_ij - K_ji) / (s_i + s_j). Where that sum is 0, every rotation
+    about an axis fits equally well; the derivative is set to 0.
     """
     rotation, correlation, v, s = _rotation_and_factors(primals[0])
     turned = jnp.matmul(rotation.T, tangents[0], precision=_HIGHEST)
@@ -77,7 +77,7 @@ def _nearest_rotation_jvp(primals: tuple[Array], tangents: tuple[Array]):
 
 
 def robust_similarity(source: Array, target: Array, weights: Array, rounds: int = 30) -> Array:
-    """A similarity on which most points agree: outliers, such as dynamic points, have little influence.
+    """A similarity that most points agree on: outliers, such as dynamic points, have little influence.
 
     Iteratively reweighted registration. The weight of a point whose distance d exceeds c is multiplied by (c / d)^2; c
     is proportional to the mean distance and so shrinks as the fit improves.
@@ -85,7 +85,7 @@ def robust_similarity(source: Array, target: Array, weights: Array, rounds: int 
     Args:
       source, target: (P, 3) points.
       weights: (P,) >= 0.
-      rounds: of reweighting.
+      rounds: number of reweightings.
 
     Returns:
       (4, 4) target_from_source.
@@ -99,7 +99,7 @@ def robust_similarity(source: Array, target: Array, weights: Array, rounds: int 
 
 
 def robust_weights(points: Array, target: Array, weights: Array) -> Array:
-    """(P,) weights, normalised, and reduced for points that are far from `target`: see `robust_similarity`."""
+    """(P,) weights, normalised and reduced for points far from `target`: see `robust_similarity`."""
     total = jnp.sum(weights)
     normalised = weights / jnp.where(total > 0, total, 1)
     middle = jnp.matmul(normalised, target, precision=_HIGHEST)
