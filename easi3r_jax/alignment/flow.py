@@ -15,7 +15,7 @@ from easi3r_jax.alignment.state import UNKNOWN_FLOW, AlignProblem, AlignState, u
 from easi3r_jax.core import sharding
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.sharding import ROWS, REPLICATED
+from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import Array
 
 # The released programs' guards against division by zero; the golden numbers have them.

@@ -18,7 +18,7 @@ from easi3r_jax.alignment.pair import two_frames
 from easi3r_jax.core import sharding
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.sharding import ROWS, REPLICATED
+from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import Array, Geometry, PairPredictions, Progress, silent
 
 # Pairs between two reports.

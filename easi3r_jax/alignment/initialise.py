@@ -25,7 +25,7 @@ from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.pnp import solve_pnp
 from easi3r_jax.core.geometry.procrustes import register_similarity
-from easi3r_jax.core.sharding import ROWS, REPLICATED
+from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import Array, KnownCameras, PairPredictions
 
 _FRAME_I, _FRAME_J = 0, 1

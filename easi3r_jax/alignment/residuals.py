@@ -25,7 +25,7 @@ from easi3r_jax.alignment.state import (
 )
 from easi3r_jax.core import sharding
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.sharding import ROWS, REPLICATED
+from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST

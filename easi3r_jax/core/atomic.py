@@ -229,8 +229,8 @@ def _check_own(target: pathlib.Path, names: Collection[str], marker: str) -> Non
         for name in sorted(names):
             if (target / name).exists():
                 raise OutputError(
-                    f"{target / name} is in the way and was not written by this program (no {marker} beside it): choose "
-                    "another folder."
+                    f"{target / name} is in the way and was not written by this program (no {marker} beside it): "
+                    "choose another folder."
                 )
 
 

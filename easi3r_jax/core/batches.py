@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from easi3r_jax.core import sharding
-from easi3r_jax.core.sharding import ROWS, REPLICATED
+from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import Array
 
 # From this many batches on, all are full: the last one then wastes at most an eighth of the work.

@@ -20,7 +20,7 @@ from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import Batches, pad_pairs
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.geometry import camera
-from easi3r_jax.core.sharding import ROWS, REPLICATED
+from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import Array, Progress, all_finite, silent
 from easi3r_jax.models import FlowNetwork
 from easi3r_jax.models.correlation import MAX_CORRELATION_BYTES

@@ -19,7 +19,7 @@ from easi3r_jax import motion
 from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import Batches, batch_size, pad_pairs, padded
 from easi3r_jax.core.conversion import check_conversion
-from easi3r_jax.core.sharding import ROWS, REPLICATED
+from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import Array, Frames, PairPredictions, Progress, silent
 from easi3r_jax.models import DUSt3R
 
