@@ -1,8 +1,8 @@
-"""Where the optimiser starts: frames put together along a spanning tree of their pairs.
+"""The optimiser's initial state: frames assembled along a spanning tree of their pairs.
 
-Array work runs on the device in three batched calls; the walk along the tree and RANSAC run on the host. What makes
-the batches possible: registering a pair's points to points that stand in the world by a similarity is registering
-them to the untransformed points first, and applying the similarity after.
+Array work runs on the device in three batched calls; the walk along the tree and RANSAC run on the host. Batching is
+possible because registration commutes with similarities: a pair can be registered to a frame's untransformed points
+first, and the frame's world similarity applied afterwards.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import Array, KnownCameras, PairPredictions
 
 _FRAME_I, _FRAME_J = 0, 1
-# Bounds of a pair's scale, for point maps that are all but one point.
+# Bounds of a pair's scale, for point maps that are nearly a single point.
 _SCALE_RANGE = (1e-6, 1e6)
-# Least share of a frame's pixels that must pass `min_confidence`, and the most confident share taken otherwise.
-_FEW, _BEST = 0.01, 0.25
+# Minimum share of a frame's pixels that must pass `min_confidence`, and the most confident share used otherwise.
+_MIN_CONFIDENT_SHARE, _FALLBACK_SHARE = 0.01, 0.25
 
 
 def initial_state(
@@ -44,21 +44,20 @@ def initial_state(
 ) -> AlignState:
     """Start of the alignment (DUSt3R's released initialisation; sec. 3.4 says only that there is one).
 
-    1. Maximum spanning tree over mean(conf_i) * mean(conf_j), or, for a chain, of the nearest frames. Walking it, a
-       pair joins the world by weighted registration (weights: confidence) of its known side, and carries its other
-       side there.
+    1. Maximum spanning tree over mean(conf_i) * mean(conf_j), or, for a chain, of the nearest frames. Along the tree, a
+       pair joins the world by weighted registration (weights: confidence) of the side that is already placed, which
+       also places its other side.
     2. A focal length per frame (Weiszfeld).
     3. Camera poses: from that registration for the i side of a tree edge, else by RANSAC-PnP on the confident points.
     4. All pairs are registered to the frames' world points; the world is scaled so that the geometric mean of the
        pairs' scales is 0.5.
-    5. Known poses take the place of those found, brought to where these are; depth is z of the world points in the
-       camera.
+    5. Known poses, aligned with the estimated ones, replace them; depth is z of the world points in the camera.
 
     Args:
-      predictions: pairs that connect all frames, of which there are two at least.
+      predictions: pairs that connect all frames, at least two of them.
       config: `initialisation`, `shared_focal`, `free_principal_point`, `min_confidence`, `pnp_iterations`.
-      known: cameras known beforehand.
-      seed: of RANSAC.
+      known: known cameras.
+      seed: for RANSAC.
 
     Returns:
       the state of all frames and pairs of the predictions, padding included. Runs on the host: the spanning tree, the
@@ -83,7 +82,7 @@ def _mean_confidence(confidence: Array) -> Array:
 
 
 def frame_confidence(predictions: PairPredictions) -> Array:
-    """(T, H, W): every pixel's largest confidence over the pairs its frame is in; 0 for a frame in none."""
+    """(T, H, W): maximum confidence of every pixel over the pairs that contain its frame; 0 for a frame in none."""
     return _largest_confidence(
         np.asarray(predictions.edges, np.int32),
         predictions.confidence_i,
@@ -106,20 +105,20 @@ def _largest_confidence(
 
 
 def _wide(x: Array) -> Array:
-    """In float32 at least: predictions may be kept in half."""
+    """At least float32: predictions may be stored in half precision."""
     return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
 def confident_pixels(confidence: np.ndarray, min_confidence: float) -> np.ndarray:
-    """(H, W) confidence -> (H, W) bool: pixels above `min_confidence`; the best quarter where they are under 1 %."""
+    """(H, W) confidence -> (H, W) bool: pixels above `min_confidence`; the best quarter if these are under 1 %."""
     mask = confidence > min_confidence
-    if mask.mean() < _FEW:
-        mask = confidence >= np.quantile(confidence, 1 - _BEST)
+    if mask.mean() < _MIN_CONFIDENT_SHARE:
+        mask = confidence >= np.quantile(confidence, 1 - _FALLBACK_SHARE)
     return mask
 
 
 def positive_depth(depth: Array) -> Array:
-    """(..., H, W) z -> the same, no less than a thousandth of the image's mean |z|: a log-depth must exist."""
+    """(..., H, W) z, clamped to at least a thousandth of the image's mean |z|: the log-depth must exist."""
     floor = 1e-3 * jnp.mean(jnp.abs(depth), axis=(-2, -1), keepdims=True)
     return jnp.maximum(depth, jnp.maximum(floor, 1e-6))
 
@@ -135,7 +134,7 @@ def _state_along(
     home = _homes(tree, edges, num_frames)
     focals, shared_focal = known_focals(_frame_focals(tree, predictions, total), known, config)
 
-    # Registrations to the frames' home point maps: of all pairs' i sides, and of the j sides that tree edges join by.
+    # Register to the frames' home point maps: all pairs' i sides, and the j sides by which tree edges join.
     home_points, _ = frame_maps(predictions, home, total)
     of_pairs = _similarities(*_register_pairs(predictions, home_points))
     by_j = np.flatnonzero(~tree.joins_i)
@@ -156,7 +155,7 @@ def _state_along(
 
     points = _home_points(home_points, padded(world_from_home, total))
     tree_poses = {}
-    for e in tree.edges:  # the first tree edge of which a frame is the i side
+    for e in tree.edges:  # the first tree edge with the frame on the i side
         tree_poses.setdefault(int(edges[e, 0]), _without_scale(world_from_edge[int(e)]))
     pair_poses = {int(edges[e, 0]): _without_scale(world_from_pair[e]) for e in range(len(edges))}
     confidence = np.asarray(frame_confidence(predictions))
@@ -167,7 +166,7 @@ def _state_along(
         pose = tree_poses.get(t)
         if pose is None:
             pose = _pnp_pose(on_host[t], confidence[t], focals[t], centres[t], config, seed)
-        if pose is None:  # no confident pose from pixels: that of a pair it is the i side of, else the world's camera
+        if pose is None:  # PnP failed: the pose from a pair with the frame on the i side, else the identity
             pose = pair_poses.get(t, np.eye(4))
         poses[t] = pose
 
@@ -176,7 +175,7 @@ def _state_along(
     poses[:, :3, 3] *= factor
     poses = with_known_poses(poses, known)
     pair_rigid = _without_scale(world_from_pair)
-    pair_rigid[:, :3, 3] /= np.exp(log_scales)[:, None]  # the scale multiplies the translation, too
+    pair_rigid[:, :3, 3] /= np.exp(log_scales)[:, None]  # the scale also multiplies the translation
     if scale_is_known(known):  # see `pair_scales`
         log_scales = log_scales - log_scales.mean()
     pairs = len(predictions.edges)
@@ -195,7 +194,7 @@ def _state_along(
 
 
 def _homes(tree: SpanningTree, edges: np.ndarray, num_frames: int) -> np.ndarray:
-    """(T, 2) edge and side of the point map that a frame's world points are made of: that of the edge it joined by."""
+    """(T, 2) edge and side of each frame's home point map, in the edge by which it joined; its world points."""
     home = np.empty((num_frames, 2), int)
     first = tree.edges[0]
     home[edges[first, 0]], home[edges[first, 1]] = (first, _FRAME_I), (first, _FRAME_J)
@@ -206,7 +205,7 @@ def _homes(tree: SpanningTree, edges: np.ndarray, num_frames: int) -> np.ndarray
 
 
 def _frame_focals(tree: SpanningTree, predictions: PairPredictions, total: int) -> np.ndarray:
-    """(T,) focal lengths; a frame that no pair has as frame i gets the mean of the others."""
+    """(T,) focal lengths; a frame that is never frame i gets the mean of the others."""
     known = tree.focal_edges >= 0
     sides = np.stack([np.maximum(tree.focal_edges, 0), np.full(len(known), _FRAME_I)], axis=1)
     points, _ = frame_maps(predictions, sides, total)
@@ -221,12 +220,12 @@ def _focals(points: Array, size: tuple[int, int]) -> Array:
 
 
 def frame_maps(predictions: PairPredictions, sides: np.ndarray, count: int) -> tuple[Array, Array]:
-    """Point maps of some sides of pairs, on every device.
+    """Point maps of selected sides of pairs, replicated on every device.
 
     Args:
       predictions: of all pairs.
-      sides: (K, 2) row of the pair, and which side of it (0: i, 1: j).
-      count: how many are returned, at least K: the last one is repeated.
+      sides: (K, 2) row of the pair, and its side (0: i, 1: j).
+      count: number of maps returned, at least K: the last one is repeated.
 
     Returns:
       (count, H, W, 3) float32 points and (count, H, W) confidence.
@@ -259,7 +258,7 @@ def _frame_maps(points_i, points_j, confidence_i, confidence_j, sides: Array, me
 
 
 def _register_pairs(predictions: PairPredictions, home_points: Array) -> tuple[Array, Array, Array]:
-    """Similarities (R,), (R, 3, 3), (R, 3) of all pairs' i sides to their frames' home point maps (T, H, W, 3)."""
+    """Similarities (R,), (R, 3, 3), (R, 3) from all pairs' i sides to their frames' home point maps (T, H, W, 3)."""
     mesh = sharding.mesh_of_rows(predictions)
     frames = sharding.shard_rows(np.asarray(predictions.edges, np.int32)[:, 0], mesh)
     return _register(predictions.points_i, predictions.confidence_i, home_points, frames, mesh)
@@ -267,7 +266,7 @@ def _register_pairs(predictions: PairPredictions, home_points: Array) -> tuple[A
 
 @partial(jax.jit, static_argnames=("mesh",))
 def _register(points: Array, confidence: Array, home_points: Array, frames: Array, mesh: Mesh | None = None):
-    """Similarities (K,), (K, 3, 3), (K, 3) of K point maps to the home maps of (K,) frames, one at a time."""
+    """Similarities (K,), (K, 3, 3), (K, 3) from K point maps to the home maps of (K,) frames, one at a time."""
 
     def share(points, confidence, frames, home_points):
         def one(inputs):
@@ -292,7 +291,7 @@ def _similarities(scale: Array, rotation: Array, translation: Array) -> np.ndarr
 
 @jax.jit
 def _home_points(home_points: Array, world_from_home: Array) -> Array:
-    """(T, H, W, 3) world points, before the world is scaled."""
+    """(T, H, W, 3) world points, before normalising the world's scale."""
     transforms = world_from_home.astype(jnp.float32)
     return jax.lax.map(lambda inputs: se3.transform_points(*inputs), (transforms, home_points))
 
