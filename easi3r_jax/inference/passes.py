@@ -1,9 +1,9 @@
 """The network over a whole clip: every frame encoded, every pair decoded, in batches of one shape.
 
-The network's programs see batches of one shape in a pass, which for long clips does not depend on their length. A
-network that lies on a mesh (see `sharding`) has its batches divided over the devices.
+Within a pass, the network sees batches of one shape, which for long clips does not depend on their length. If the
+network lies on a mesh (see `sharding`), its batches are sharded over the devices.
 
-Letters: B pairs (or frames) of a batch.
+Letters: B pairs (or frames) in a batch.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import Array, Frames, PairPredictions, Progress, silent
 from easi3r_jax.models import DUSt3R
 
-# Tokens of a batch and device: as many as keep it busy, within modest memory.
+# Tokens per batch and device: enough to keep the device busy, within modest memory.
 _TOKENS_CPU, _TOKENS = 2048, 16384
 
 
@@ -32,8 +32,8 @@ def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, progress: Progress 
 
     Args:
       model: the network.
-      frames: the clip. Where it has a `valid` field, clips are to share compiled shapes: if it does not fit into one
-        batch, all batches are full. What that wastes is little beside the work on pairs.
+      frames: the clip. If it has a `valid` field, clips share compiled shapes: unless the clip fits into one batch, all
+        batches are full. The waste is small compared with the work on pairs.
       batch: frames at a time; 0: chosen by the number of tokens.
       progress: called before each batch and at the end.
     """
@@ -63,7 +63,7 @@ def attention_pass(
     batch: int = 0,
     progress: Progress = silent,
 ) -> motion.TemporalState:
-    """First pass: statistics of every pair's cross-attention, aggregated over the pairs of each frame. No heads.
+    """First pass: statistics of every pair's cross-attention, aggregated over the pairs of each frame, without heads.
 
     Runs on the host; `attention_statistics` is its pure counterpart.
 
@@ -72,7 +72,7 @@ def attention_pass(
       features: (T, N, C) of all frames.
       edges: (E, 2) int, frames of the pairs.
       grid: (h, w) tokens.
-      valid: (E,) bool, False for padding; None: all count.
+      valid: (E,) bool, False for padding; None: all are valid.
       batch: pairs at a time; 0: chosen by the number of tokens.
       progress: called before each batch and at the end.
     """
@@ -82,11 +82,11 @@ def attention_pass(
     batches, _, _, total = _batched(edges, valid, grid, mesh, batch)
     for n in range(batches.count):
         progress("attention", batches.done(n), total, "")
-        part, counts = batches[n]
-        if not counts.any():
+        part, is_valid = batches[n]
+        if not is_valid.any():
             continue
         stats, _ = _network_batch(model, *_gather_batch(features, part, None, mesh), grid, mesh, heads=False)
-        state = jax.block_until_ready(_merge_batch(state, sharding.replicate(stats, mesh), part, counts, grid))
+        state = jax.block_until_ready(_merge_batch(state, sharding.replicate(stats, mesh), part, is_valid, grid))
     progress("attention", total, total, "")
     return state
 
@@ -112,10 +112,10 @@ def prediction_pass(
       dtype: of the point maps.
       batch: pairs at a time; 0: chosen by the number of tokens.
       progress: called before each batch and at the end.
-      stage: what `progress` is told.
+      stage: name of the stage for `progress`.
 
     Returns:
-      point maps sharded by pairs over the network's mesh, padded where the devices need equal shards; statistics.
+      point maps sharded by pairs over the network's mesh, padded if the devices need equal shards; and statistics.
 
     Raises:
       ConfigError: the device cannot convert to `dtype`.
@@ -129,11 +129,11 @@ def prediction_pass(
     store = tuple(batches.empty((*size, *channels), dtype) for channels in ((3,), (), (3,), ()))
     for n in range(batches.count):
         progress(stage, batches.done(n), total, "")
-        part, counts = batches[n]
+        part, is_valid = batches[n]
         inputs = _gather_batch(features, part, dynamic_tokens, mesh)
         stats, predicted = _network_batch(model, *inputs, grid, mesh, heads=True)
         store = batches.keep(store, predicted, n)
-        state = jax.block_until_ready(_merge_batch(state, sharding.replicate(stats, mesh), part, counts, grid))
+        state = jax.block_until_ready(_merge_batch(state, sharding.replicate(stats, mesh), part, is_valid, grid))
     progress(stage, total, total, "")
     points_i, confidence_i, points_j, confidence_j = store
     return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j, valid, len(features)), state
@@ -142,7 +142,7 @@ def prediction_pass(
 def _batched(
     edges: np.ndarray, valid: np.ndarray | None, grid: tuple[int, int], mesh: Mesh | None, batch: int
 ) -> tuple[Batches, np.ndarray, np.ndarray | None, int]:
-    """Batches of pairs, the pairs padded for the mesh, which of them are valid, and how many are."""
+    """Batches of pairs, the pairs padded for the mesh, which of them are valid, and the number of valid ones."""
     count = len(edges)
     edges, added = pad_pairs(edges, 0, mesh)
     valid = added if valid is None else padded(valid, len(edges)) & (np.arange(len(edges)) < count)
@@ -164,8 +164,8 @@ def _empty_temporal(model: DUSt3R, num_frames: int, grid: tuple[int, int], mesh:
 
 # --- compiled ------------------------------------------------------------------------------------------------------
 #
-# The network apart from what gathers its inputs and keeps its outputs: these depend on the clip's length, and compile
-# in no time; the network does not.
+# The network is compiled separately from gathering its inputs and storing its outputs: these depend on the clip's
+# length and compile quickly, while the network does neither.
 
 
 @partial(jax.jit, static_argnames=("mesh",))
@@ -186,7 +186,7 @@ def _gather_batch(features: Array, edges: Array, dynamic: Array | None, mesh: Me
 
 @partial(jax.jit, static_argnames=("grid", "mesh", "heads"))
 def _network_batch(model, features_i, features_j, dynamic, grid, mesh, *, heads):
-    """Statistics of a batch, and what the heads predict, if they are to."""
+    """Statistics of a batch, and the heads' predictions if requested."""
 
     def network(model: DUSt3R, features_i: Array, features_j: Array, dynamic):
         decoded = model.decode(features_i, features_j, grid, dynamic)
