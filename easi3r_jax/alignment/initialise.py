@@ -194,7 +194,7 @@ def _state_along(
 
 
 def _homes(tree: SpanningTree, edges: np.ndarray, num_frames: int) -> np.ndarray:
-    """(T, 2) edge and side of each frame's home point map, which gives its world points: the edge by which it joined."""
+    """(T, 2) edge and side of each frame's home point map, which gives its world points: the edge that placed it."""
     home = np.empty((num_frames, 2), int)
     first = tree.edges[0]
     home[edges[first, 0]], home[edges[first, 1]] = (first, _FRAME_I), (first, _FRAME_J)

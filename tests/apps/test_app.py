@@ -176,7 +176,7 @@ def test_a_clip_that_says_how_long_it_is_is_refused_before_it_is_read(jobs, tmp_
         ({"graph": "nothing"}, "graph"),
         ({"foreground": "9"}, "frame number from 0 to 1"),
         ({"export": ["colmap", "../x"]}, "Export format"),
-        ({"mode": "feedforward", "iterations": 5}, "no use for --iterations=5"),
+        ({"mode": "feedforward", "iterations": 5}, "does not use --iterations=5"),
     ],
 )
 def test_options_that_the_page_does_not_allow_are_refused(jobs, store, values, expected):
