@@ -216,7 +216,7 @@ def test_invalid_options_are_refused():
     for changes, message in (
         ({"steps": 0}, "steps must be at least 1"),
         ({"optimiser": "sgd"}, "'sgd'"),
-        ({"learning_rate": 1e-9}, "last learning rate"),
+        ({"learning_rate": 1e-9}, "final learning rate"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"warmup_samples": 8000}, "rise over 8000 pairs"),
     ):
