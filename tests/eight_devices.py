@@ -1,4 +1,4 @@
-"""Run on eight devices by tests/core/test_sharding.py: the same clip on one of them and on all; prints how they differ.
+"""Run on eight devices by tests/core/test_sharding.py: compares the same clip on one device and on all of them.
 
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.eight_devices
 """

@@ -1,4 +1,4 @@
-"""Run on four devices by tests/alignment/test_device_gradients.py: derivatives on one of them and on all, in float64.
+"""Run on four devices by tests/alignment/test_device_gradients.py: derivatives on one device and on all, in float64.
 
 XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.four_devices
 """

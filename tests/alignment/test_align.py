@@ -1,4 +1,4 @@
-"""The whole stage: known scenes, inputs without a good answer, and the inputs it refuses."""
+"""The complete stage: known scenes, degenerate inputs, and inputs that it refuses."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The web app without its page: jobs, and what is kept of them. The page: test_app_browser.py."""
+"""The web app without its page: jobs, and the lifetime of their files. The page: test_app_browser.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optical flow, masks and cameras from the command line: they reach the result, and what is wrong is told in a line."""
+"""Optical flow, masks and cameras from the command line: they reach the result; errors take one line."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A clip divided over eight devices of a CPU, and what of that needs no devices."""
+"""A clip sharded over eight CPU devices, and the helpers that need no devices."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The whole pipeline on small random networks: invariances, cues for motion, degenerate clips, refusals."""
+"""The complete pipeline on small random networks: invariances, motion cues, degenerate clips, refused input."""
 
 import dataclasses
 from unittest import mock
