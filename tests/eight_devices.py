@@ -77,7 +77,7 @@ def _inputs(features, mesh):
 def whole_method(model, on_all, frames: Frames, edges: np.ndarray) -> dict:
     """As experiments.evaluate has it, on all devices with shapes that clips share, but for where the alignment starts.
 
-    Masks from flow are left out: RANSAC on each two frames decides them, too.
+    Masks from flow are omitted: RANSAC on each pair of frames also affects them.
     """
     random = np.random.default_rng(1).normal(0, 2, (len(edges), *frames.rgb.shape[1:3], 2)).astype(np.float32)
     known = np.random.default_rng(2).random(random.shape[:3]) < 0.5  # 30 rows, which eight devices do not divide

@@ -252,12 +252,12 @@ class Layout(NamedTuple):
     """How rows are arranged in blocks.
 
     Attributes:
-      shares: number of shards of the rows; each is padded separately.
+      shards: number of shards of the rows; each is padded separately.
       groups: blocks in a shard.
       block: rows in a block.
     """
 
-    shares: int
+    shards: int
     groups: int
     block: int
 
@@ -266,25 +266,25 @@ def _layout_of(rows: int, pixels: int, block: int | None, mesh: Mesh | None) -> 
     if block is None:
         # A CPU is fastest if one edge's intermediates stay in cache, an accelerator with about 2 M pixels at a time.
         block = 1 if jax.default_backend() == "cpu" else max(1, (1 << 21) // pixels)
-    shares = sharding.num_shards(mesh)
-    block = min(block, rows // shares)
-    return Layout(shares, _divisible(-(-rows // (shares * block))), block)
+    shards = sharding.num_shards(mesh)
+    block = min(block, rows // shards)
+    return Layout(shards, _divisible(-(-rows // (shards * block))), block)
 
 
 def blocked_like(x: Array, problem: AlignProblem) -> Array:
     """Rows (R, ...) of the state's pairs to (G, B, ...); padding is zero."""
-    shares = sharding.num_shards(problem.mesh)
+    shards = sharding.num_shards(problem.mesh)
     groups, block = problem.edges.shape[:2]
-    return _blocked(x, Layout(shares, groups // shares, block))
+    return _blocked(x, Layout(shards, groups // shards, block))
 
 
 @partial(jax.jit, static_argnames=("layout", "filling"))
 def _blocked(x: Array, layout: Layout, filling: float = 0) -> Array:
     """(R, ...) to (G, B, ...)."""
-    shares, groups, block = layout
-    x = x.reshape(shares, -1, *x.shape[1:])
+    shards, groups, block = layout
+    x = x.reshape(shards, -1, *x.shape[1:])
     padding = [(0, 0), (0, groups * block - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
-    return jnp.pad(x, padding, constant_values=filling).reshape(shares * groups, block, *x.shape[2:])
+    return jnp.pad(x, padding, constant_values=filling).reshape(shards * groups, block, *x.shape[2:])
 
 
 @partial(jax.jit, static_argnames=("layout", "filling"))

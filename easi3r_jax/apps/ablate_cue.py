@@ -48,7 +48,7 @@ def main() -> None:
     columns = np.concatenate([aucs(model, clip, channels) for clip in (twins.moving, twins.still)])
     rows = [(name, *(f"{value:.3f}" for value in values)) for name, values in zip(names, columns.T, strict=True)]
     whole = ("everything", "", rows[0][2], "", rows[0][4])
-    print(table([whole, *rows[1:]], ("AUC", "left out", "alone", "left out, still", "alone, still")))
+    print(table([whole, *rows[1:]], ("AUC", "omitted", "alone", "omitted, still", "alone, still")))
 
 
 def cue_parts(layers: int, heads: int) -> tuple[list[str], np.ndarray]:

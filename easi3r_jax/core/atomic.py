@@ -222,7 +222,7 @@ def atomic_files(folder: str | os.PathLike, names: Collection[str], *, marker: s
 
 
 def _check_own(target: pathlib.Path, names: Collection[str], marker: str) -> None:
-    """A mistyped --output must never cost somebody a file of their own."""
+    """Refuses to replace files that we did not write: a mistyped --output must not destroy the user's files."""
     if target.exists() and not target.is_dir():
         raise OutputError(f"Cannot write into {target}: it is a file. Choose another folder.")
     if not (target / marker).exists():
@@ -235,7 +235,7 @@ def _check_own(target: pathlib.Path, names: Collection[str], marker: str) -> Non
 
 
 def _check_replaceable(target: pathlib.Path, marker: str | Callable[[pathlib.Path], bool]) -> None:
-    """A mistyped --output must never cost somebody a folder of their own."""
+    """Refuses to replace a folder that we did not write: a mistyped --output must not destroy the user's files."""
     if not target.exists():
         return
     if not target.is_dir():

@@ -38,8 +38,8 @@ from easi3r_jax.io.export.pointcloud import CloudOptions, point_cloud
 from easi3r_jax.io.export.trajectory import read_tum, write_intrinsics, write_tum
 from easi3r_jax.io.pictures.summary import write_summary
 
-# Poses are float32, and composed in it.
-_ORTHONORMAL = 1e-3
+# Tolerance for poses that are stored and composed in float32.
+_ORTHONORMALITY_TOLERANCE = 1e-3
 
 
 # Every result contains it: a folder without it is not a result and is never replaced.
@@ -192,7 +192,11 @@ def _check_cameras(path: pathlib.Path, scene: Scene4D) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         rotations = poses[:, :3, :3]
         off = np.abs(rotations.swapaxes(1, 2) @ rotations - np.eye(3)).max(axis=(1, 2))
-        rigid = np.isfinite(poses).all(axis=(1, 2)) & (off <= _ORTHONORMAL) & (poses[:, 3] == [0, 0, 0, 1]).all(axis=1)
+        rigid = (
+            np.isfinite(poses).all(axis=(1, 2))
+            & (off <= _ORTHONORMALITY_TOLERANCE)
+            & (poses[:, 3] == [0, 0, 0, 1]).all(axis=1)
+        )
     rigid[rigid] = np.linalg.det(rotations[rigid]) > 0
     pinhole = np.isfinite(intrinsics).all(axis=(1, 2)) & (intrinsics[:, [0, 1], [0, 1]] > 0).all(axis=1)
     pinhole &= (intrinsics[:, [0, 1, 2, 2, 2], [1, 0, 0, 1, 2]] == [0, 0, 0, 0, 1]).all(axis=1)

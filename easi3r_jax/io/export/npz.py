@@ -20,14 +20,14 @@ import numpy as np
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames, MotionMaps, Scene4D
 
-#: `format_version` of the files written here. Files without that number are of before there were numbers. Arrays that
-#: may be missing are no new version: who does not know them does not read them.
+#: `format_version` of the files written here. Files without it predate version numbers. Adding an optional array does
+#: not need a new version: older readers ignore it.
 FORMAT_VERSION = 1
 
-#: key in the file -> (dtype, shape): T, H, W, h, w and I are left open, but the same in all arrays.
+#: key in the file -> (dtype, shape): T, H, W, h, w and I are free, but equal in all arrays.
 Layout = Mapping[str, tuple[type[np.generic], tuple[str | int, ...]]]
 
-# Keys that are not called as their fields of Scene4D.
+# Keys whose names differ from their fields of Scene4D.
 _FIELDS = {"images": "rgb"}
 SCENE: Layout = {
     "world_from_cam": (np.float32, ("T", 4, 4)),
@@ -39,7 +39,7 @@ SCENE: Layout = {
     "static_mask": (np.bool_, ("T", "H", "W")),
     "images": (np.uint8, ("T", "H", "W", 3)),
 }
-#: The youngest of them: results of before there were numbers may lack it.
+#: Added last: results that predate version numbers may lack it.
 STATIC: Layout = {"static_mask": SCENE["static_mask"]}
 SOURCE: Layout = {
     "time": (np.float64, ("T",)),
@@ -58,7 +58,7 @@ THRESHOLD: Layout = {"dynamic_threshold": (np.float32, ())}
 VERSION: Layout = {"format_version": (np.int32, ())}
 
 _CHUNK = 1 << 20
-# What comes before a file's name in a zip archive: APPNOTE.TXT, section 4.3.7.
+# Bytes before a file's name in a zip archive: APPNOTE.TXT, section 4.3.7.
 _LOCAL_HEADER = 30
 
 

@@ -17,8 +17,8 @@ MIN_CONFIDENCE = 1.1
 # between them in the air.
 _DEPTH_STEP = 0.1
 
-# Odd constants of a linear hash of voxel coordinates and size (fractional parts of the square roots of 2, 3, 5, 7): no
-# bounds on the extent of a scene, and equal keys of different voxels are as good as impossible.
+# Odd constants of a linear hash of voxel coordinates and size (fractional parts of the square roots of 2, 3, 5, 7): the
+# extent of a scene is unbounded, and collisions of different voxels are practically impossible.
 _HASH = np.array([0x6A09E667F3BCC909, 0xBB67AE8584CAA73B, 0x3C6EF372FE94F82B, 0xA54FF53A5F1D36F1], np.uint64)
 
 
