@@ -39,7 +39,7 @@ from easi3r_jax.io.export.trajectory import read_tum, write_intrinsics, write_tu
 from easi3r_jax.io.pictures.summary import write_summary
 
 # Tolerance for poses that are stored and composed in float32.
-_ORTHONORMALITY_TOLERANCE = 1e-3
+_RIGID_TOLERANCE = 1e-3
 
 
 # Every result contains it: a folder without it is not a result and is never replaced.
@@ -193,9 +193,7 @@ def _check_cameras(path: pathlib.Path, scene: Scene4D) -> None:
         rotations = poses[:, :3, :3]
         off = np.abs(rotations.swapaxes(1, 2) @ rotations - np.eye(3)).max(axis=(1, 2))
         rigid = (
-            np.isfinite(poses).all(axis=(1, 2))
-            & (off <= _ORTHONORMALITY_TOLERANCE)
-            & (poses[:, 3] == [0, 0, 0, 1]).all(axis=1)
+            np.isfinite(poses).all(axis=(1, 2)) & (off <= _RIGID_TOLERANCE) & (poses[:, 3] == [0, 0, 0, 1]).all(axis=1)
         )
     rigid[rigid] = np.linalg.det(rotations[rigid]) > 0
     pinhole = np.isfinite(intrinsics).all(axis=(1, 2)) & (intrinsics[:, [0, 1], [0, 1]] > 0).all(axis=1)
