@@ -134,7 +134,7 @@ class NetworkFlags:
             raise ConfigError(f"--flow={name}: it must be {', '.join(NETWORKS)} or none.")
         folder = pathlib.Path(name).expanduser()
         if not folder.is_dir():
-            raise InputError(f"--flow={name}: it is neither one of {', '.join(NETWORKS)}, none, nor a folder.")
+            raise InputError(f"--flow={name}: it is neither {', '.join(NETWORKS)}, none, nor a folder.")
         files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
         return folder, {"folder": os.fspath(folder.absolute()), "files": files}
 
