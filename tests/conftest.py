@@ -1,7 +1,7 @@
 """Settings every test runs under: exact float32 matrix products, strict ranks and dtypes, warnings as errors.
 
-What is compiled in a run of the tests is compiled once: processes (workers, programs that tests start) share a cache
-that lasts as long as the run. And it is compiled quickly: see tests/flags.py.
+Each program is compiled once per test run: processes (workers, programs that tests start) share a cache for the
+duration of the run. Compilation is sped up by the options in tests/flags.py.
 """
 
 import ctypes

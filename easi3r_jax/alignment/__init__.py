@@ -1,8 +1,8 @@
-"""Global alignment of pairwise point maps, with optical flow or without (DUSt3R sec. 3.4, MonST3R sec. 3.3).
+"""Global alignment of pairwise point maps, with or without optical flow (DUSt3R sec. 3.4, MonST3R sec. 3.3).
 
     predictions ──initial_state──▶ AlignState ──optimise──▶ AlignState ──▶ cameras and depth ──clean_confidence──▶
 
-`align` is the stage; its parts are public for those who change the method.
+`align` is the stage; its parts are public so that the method can be changed.
 """
 
 from __future__ import annotations
@@ -120,40 +120,41 @@ def align(
 ) -> tuple[Geometry, Array]:
     """Cameras and depth of a clip from its pairs. Runs on the host: differentiate `adam_steps` or `at_minimum` instead.
 
-    Three and more frames are optimised from the spanning-tree start; two are solved in closed form from their better
-    direction; one is its own world. The result is finite as long as the predictions are.
+    Three or more frames are optimised from the spanning-tree start. Two are solved in closed form from the better of
+    their two directions. A single frame defines its own world. The result is finite if the predictions are.
 
-    Where the predictions are sharded over the devices of a mesh, so is the work.
+    If the predictions are sharded over the devices of a mesh, so is the work.
 
     Args:
       predictions: point maps of pairs that connect all frames; for one frame, the pair (0, 0).
       config: options.
-      flow: (E, H, W, 2) optical flow of every pair from i to j in pixels, which come in both directions; None: without.
+      flow: (E, H, W, 2) optical flow from i to j of every pair, in pixels; pairs come in both directions. None: no
+        flow.
       flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
-      dynamic: (T, H, W) bool, dynamic regions: flow does not count there, and depth stays closer to its start's where
-        `config.depth_weight` keeps it.
-      known: cameras known beforehand. They stay fixed or attract (`config.camera_weight`); with known poses the result
-        is in their world and unit.
-      seed: of RANSAC.
-      release: nobody needs the predictions' arrays any more: they are freed, which nearly halves the peak of memory.
-      progress: called at the start, after every few iterations and at the end, of the stage "align".
-      terms: of the objective, for three and more frames; make them once (see `iterate`).
+      dynamic: (T, H, W) bool, dynamic regions. Flow is ignored there; a depth prior (`config.depth_weight`) is stronger
+        there.
+      known: known cameras. They are held fixed or act as a prior (`config.camera_weight`). With known poses the result
+        is in their world and units.
+      seed: for RANSAC.
+      release: free the predictions' arrays once they are laid out; the caller must not use them again. Nearly halves
+        peak memory.
+      progress: called for the stage "align": at the start, every few iterations, and at the end.
+      terms: of the objective, for three or more frames; create them once (see `iterate`).
 
     Returns:
-      cameras and depth of all frames of the predictions (padding included, whose values mean nothing), confidence not
-      cleaned; and the (iterations,) float32 loss before each step, empty for one or two frames.
+      cameras and depth of all frames of the predictions (values of padding are meaningless), with confidence before
+      clean-up; and the (iterations,) float32 loss before each step, empty for one or two frames.
 
     Raises:
-      ConfigError: a pair graph that leaves frames unconnected; an unknown schedule; known focal lengths that differ
-        where all frames are to share one.
-      InputError: pairs of frames that do not exist; predictions that are not finite, or so large that their squares
-        are not.
+      ConfigError: a pair graph that leaves frames unconnected; an unknown schedule; differing known focal lengths
+        although all frames share one.
+      InputError: pairs of frames that do not exist; predictions that are not finite, or whose squares are not.
     """
     num_frames = predictions.clip_length
     check_edges(predictions.clip_edges, num_frames)
     if not bool(all_finite(predictions)):
         raise InputError(
-            "The pairs' points or confidences are infinite or undefined: wrong weights, or frames of noise."
+            "The pairs' points or confidences are infinite or NaN: wrong weights, or frames of pure noise."
         )
     if known is not None:
         check_known(known, num_frames)

@@ -1,8 +1,8 @@
 """Frames put together along a spanning tree of their pairs: a world to start from.
 
-Array work runs on the device in three batched calls; the walk along the tree and RANSAC run on the host. What makes
-the batches possible: registering a pair's points to points that stand in the world by a similarity is registering
-them to the untransformed points first, and applying the similarity after.
+Array work runs on the device in three batched calls; the walk along the tree and RANSAC run on the host. Batching is
+possible because registration commutes with similarities: a pair can be registered to a frame's untransformed points
+first, and the frame's world similarity applied afterwards.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.pnp import solve_pnp
 from easi3r_jax.core.geometry.procrustes import register_similarity
-from easi3r_jax.core.sharding import ROWS, WHOLE
+from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import Array, KnownCameras, PairPredictions
 
 _FRAME_I, _FRAME_J = 0, 1
-# Bounds of a pair's scale, for point maps that are all but one point.
+# Bounds of a pair's scale, for point maps that are nearly a single point.
 _SCALE_RANGE = (1e-6, 1e6)
 
 
@@ -69,7 +69,7 @@ def assemble(
     """Puts frames together: steps 1 to 3 of `initial_state`, and the registration of all pairs to the result.
 
     Args:
-      predictions: pairs that connect all frames, of which there are two at least.
+      predictions: pairs that connect all frames, at least two of them.
       config: `initialisation`, `shared_focal`, `min_confidence`, `pnp_iterations`.
       known: cameras known beforehand, of which intrinsics count here.
       seed: of RANSAC.
@@ -145,7 +145,7 @@ def _other_poses(
 
 
 def _homes(tree: SpanningTree, edges: np.ndarray, num_frames: int) -> np.ndarray:
-    """(T, 2) edge and side of the point map that a frame's world points are made of: that of the edge it joined by."""
+    """(T, 2) edge and side of each frame's home point map, which gives its world points: the edge that placed it."""
     home = np.empty((num_frames, 2), int)
     first = tree.edges[0]
     home[edges[first, 0]], home[edges[first, 1]] = (first, _FRAME_I), (first, _FRAME_J)
@@ -156,7 +156,7 @@ def _homes(tree: SpanningTree, edges: np.ndarray, num_frames: int) -> np.ndarray
 
 
 def _frame_focals(tree: SpanningTree, predictions: PairPredictions, total: int) -> np.ndarray:
-    """(T,) focal lengths; a frame that no pair has as frame i gets the mean of the others."""
+    """(T,) focal lengths; a frame that is never frame i gets the mean of the others."""
     known = tree.focal_edges >= 0
     sides = np.stack([np.maximum(tree.focal_edges, 0), np.full(len(known), _FRAME_I)], axis=1)
     points, _ = frame_maps(predictions, sides, total)
@@ -171,12 +171,12 @@ def _focals(points: Array, size: tuple[int, int]) -> Array:
 
 
 def frame_maps(predictions: PairPredictions, sides: np.ndarray, count: int) -> tuple[Array, Array]:
-    """Point maps of some sides of pairs, on every device.
+    """Point maps of selected sides of pairs, replicated on every device.
 
     Args:
       predictions: of all pairs.
-      sides: (K, 2) row of the pair, and which side of it (0: i, 1: j).
-      count: how many are returned, at least K: the last one is repeated.
+      sides: (K, 2) row of the pair, and its side (0: i, 1: j).
+      count: number of maps returned, at least K: the last one is repeated.
 
     Returns:
       (count, H, W, 3) float32 points and (count, H, W) confidence.
@@ -193,7 +193,7 @@ def _frame_maps(points_i, points_j, confidence_i, confidence_j, sides: Array, me
         points, confidence = in_bits(((points_i, points_j), (confidence_i, confidence_j)))
 
         def one(side: Array) -> tuple[Array, Array]:
-            row = side[0] - sharding.share_number(mesh) * rows
+            row = side[0] - sharding.shard_index(mesh) * rows
             mine = (row >= 0) & (row < rows)
 
             def chosen(i: Array, j: Array) -> Array:
@@ -202,22 +202,22 @@ def _frame_maps(points_i, points_j, confidence_i, confidence_j, sides: Array, me
 
             return chosen(*points), chosen(*confidence)
 
-        return sharding.summed(jax.lax.map(one, sides), mesh)
+        return sharding.psum(jax.lax.map(one, sides), mesh)
 
-    specs = (ROWS, ROWS, ROWS, ROWS, WHOLE)
-    return sharding.divided(share, mesh, specs, WHOLE)(points_i, points_j, confidence_i, confidence_j, sides)
+    specs = (ROWS, ROWS, ROWS, ROWS, REPLICATED)
+    return sharding.shard_map(share, mesh, specs, REPLICATED)(points_i, points_j, confidence_i, confidence_j, sides)
 
 
 def _register_pairs(predictions: PairPredictions, home_points: Array) -> tuple[Array, Array, Array]:
-    """Similarities (R,), (R, 3, 3), (R, 3) of all pairs' i sides to their frames' home point maps (T, H, W, 3)."""
+    """Similarities (R,), (R, 3, 3), (R, 3) from all pairs' i sides to their frames' home point maps (T, H, W, 3)."""
     mesh = sharding.mesh_of_rows(predictions)
-    frames = sharding.by_rows(np.asarray(predictions.edges, np.int32)[:, 0], mesh)
+    frames = sharding.shard_rows(np.asarray(predictions.edges, np.int32)[:, 0], mesh)
     return _register(predictions.points_i, predictions.confidence_i, home_points, frames, mesh)
 
 
 @partial(jax.jit, static_argnames=("mesh",))
 def _register(points: Array, confidence: Array, home_points: Array, frames: Array, mesh: Mesh | None = None):
-    """Similarities (K,), (K, 3, 3), (K, 3) of K point maps to the home maps of (K,) frames, one at a time."""
+    """Similarities (K,), (K, 3, 3), (K, 3) from K point maps to the home maps of (K,) frames, one at a time."""
 
     def share(points, confidence, frames, home_points):
         def one(inputs):
@@ -227,8 +227,8 @@ def _register(points: Array, confidence: Array, home_points: Array, frames: Arra
 
         return jax.lax.map(one, (in_bits(points), in_bits(confidence), frames))
 
-    specs = (ROWS, ROWS, ROWS, WHOLE)
-    return sharding.divided(share, mesh, specs, ROWS)(points, confidence, frames, home_points)
+    specs = (ROWS, ROWS, ROWS, REPLICATED)
+    return sharding.shard_map(share, mesh, specs, ROWS)(points, confidence, frames, home_points)
 
 
 def _similarities(scale: Array, rotation: Array, translation: Array) -> np.ndarray:
@@ -242,7 +242,7 @@ def _similarities(scale: Array, rotation: Array, translation: Array) -> np.ndarr
 
 @jax.jit
 def _world_points(home_points: Array, world_from_home: Array) -> Array:
-    """(T, H, W, 3) world points, before the world is scaled."""
+    """(T, H, W, 3) world points, before normalising the world's scale."""
     transforms = world_from_home.astype(jnp.float32)
     return jax.lax.map(lambda inputs: se3.transform_points(*inputs), (transforms, home_points))
 

@@ -10,11 +10,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from easi3r_jax.core import sharding
-from easi3r_jax.core.sharding import ROWS, WHOLE
+from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import Array, PairPredictions
 
-# Least share of a frame's pixels that must pass `min_confidence`, and the most confident share taken otherwise.
-_FEW, _BEST = 0.01, 0.25
+# Minimum share of a frame's pixels that must pass `min_confidence`, and the most confident share used otherwise.
+_MIN_CONFIDENT_SHARE, _FALLBACK_SHARE = 0.01, 0.25
 
 
 def edge_scores(predictions: PairPredictions) -> np.ndarray:
@@ -29,7 +29,7 @@ def _mean_confidence(confidence: Array) -> Array:
 
 
 def frame_confidence(predictions: PairPredictions) -> Array:
-    """(T, H, W): every pixel's largest confidence over the pairs its frame is in; 0 for a frame in none."""
+    """(T, H, W): maximum confidence of every pixel over the pairs that contain its frame; 0 for a frame in none."""
     return _largest_confidence(
         np.asarray(predictions.edges, np.int32),
         predictions.confidence_i,
@@ -46,19 +46,19 @@ def _largest_confidence(
     def share(edges: Array, confidence_i: Array, confidence_j: Array) -> Array:
         out = jnp.zeros((num_frames, *confidence_i.shape[1:]), confidence_i.dtype)
         out = out.at[edges[:, 0]].max(confidence_i).at[edges[:, 1]].max(confidence_j)
-        return sharding.maximum(_wide(out), mesh)
+        return sharding.pmax(_wide(out), mesh)
 
-    return sharding.divided(share, mesh, (ROWS, ROWS, ROWS), WHOLE)(edges, confidence_i, confidence_j)
+    return sharding.shard_map(share, mesh, (ROWS, ROWS, ROWS), REPLICATED)(edges, confidence_i, confidence_j)
 
 
 def _wide(x: Array) -> Array:
-    """In float32 at least: predictions may be kept in half."""
+    """At least float32: predictions may be stored in half precision."""
     return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
 def confident_pixels(confidence: np.ndarray, min_confidence: float) -> np.ndarray:
-    """(H, W) confidence -> (H, W) bool: pixels above `min_confidence`; the best quarter where they are under 1 %."""
+    """(H, W) confidence -> (H, W) bool: pixels above `min_confidence`; the best quarter if these are under 1 %."""
     mask = confidence > min_confidence
-    if mask.mean() < _FEW:
-        mask = confidence >= np.quantile(confidence, 1 - _BEST)
+    if mask.mean() < _MIN_CONFIDENT_SHARE:
+        mask = confidence >= np.quantile(confidence, 1 - _FALLBACK_SHARE)
     return mask

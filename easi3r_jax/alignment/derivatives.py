@@ -1,4 +1,4 @@
-"""What the kernels' own derivatives share: they give every cotangent that is asked for, or raise."""
+"""Shared by the kernels' custom derivatives, which return every requested cotangent or raise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 
 def is_wanted(x: CustomVJPPrimal) -> bool:
-    """Within a forward rule with `symbolic_zeros`: whether somebody differentiates by this argument."""
+    """Within a forward rule with `symbolic_zeros`: whether this argument is differentiated."""
     return bool(x.perturbed) and jnp.issubdtype(x.value.dtype, jnp.floating)
 
 
@@ -35,7 +35,7 @@ def instantiated(cotangent: Array | SymbolicZero) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def without_derivative(x: _T, reason: str) -> _T:
-    """`x`; whoever differentiates by it gets a `GradientError` with this reason instead of a derivative."""
+    """`x`; differentiating with respect to it raises a `GradientError` with this reason."""
     del reason
     return x
 

@@ -1,4 +1,4 @@
-"""Where the optimiser starts: the state of an assembled clip, known cameras in their place."""
+"""The optimiser's initial state: an assembled clip, with known cameras in their place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from easi3r_jax.alignment import state as state_of
 from easi3r_jax.alignment.assembly import Assembly, assemble
-from easi3r_jax.alignment.known import scale_is_known, settle_scale, with_known_poses
+from easi3r_jax.alignment.known import decide_scale, scale_is_known, with_known_poses
 from easi3r_jax.alignment.known_scale import known_scale
 from easi3r_jax.alignment.state import MEAN_PAIR_SCALE, AlignState, make_state
 from easi3r_jax.core.batches import padded
@@ -29,21 +29,20 @@ def initial_state(
 ) -> AlignState:
     """Start of the alignment (DUSt3R's released initialisation; sec. 3.4 says only that there is one).
 
-    1. Maximum spanning tree over mean(conf_i) * mean(conf_j), or, for a chain, of the nearest frames. Walking it, a
-       pair joins the world by weighted registration (weights: confidence) of its known side, and carries its other
-       side there.
+    1. Maximum spanning tree over mean(conf_i) * mean(conf_j), or, for a chain, of the nearest frames. Along the tree, a
+       pair joins the world by weighted registration (weights: confidence) of the side that is already placed, which
+       also places its other side.
     2. A focal length per frame (Weiszfeld).
     3. Camera poses: from that registration for the i side of a tree edge, else by RANSAC-PnP on the confident points.
     4. All pairs are registered to the frames' world points; the world is scaled so that the geometric mean of the
        pairs' scales is 0.5.
-    5. Known poses take the place of those found, brought to where these are; depth is z of the world points in the
-       camera.
+    5. Known poses, aligned with the estimated ones, replace them; depth is z of the world points in the camera.
 
     Args:
-      predictions: pairs that connect all frames, of which there are two at least.
+      predictions: pairs that connect all frames, at least two of them.
       config: `initialisation`, `shared_focal`, `free_principal_point`, `min_confidence`, `pnp_iterations`.
-      known: cameras known beforehand.
-      seed: of RANSAC.
+      known: known cameras.
+      seed: for RANSAC.
 
     Returns:
       the state of all frames and pairs of the predictions, padding included. Runs on the host: the spanning tree, the
@@ -62,7 +61,7 @@ def start_state(
     poses[:, :3, 3] *= factor
     poses = with_known_poses(poses, known)
     pair_rigid = assembly.pairs_without_scale
-    pair_rigid[:, :3, 3] /= np.exp(log_scales)[:, None]  # the scale multiplies the translation, too
+    pair_rigid[:, :3, 3] /= np.exp(log_scales)[:, None]  # the scale also multiplies the translation
     if scale_is_known(known):  # see `pair_scales`
         log_scales = log_scales - log_scales.mean()
     total, pairs = predictions.total_frames, len(predictions.edges)
@@ -83,19 +82,19 @@ def start_state(
 def with_scale(
     known: KnownCameras | None, assembly: Assembly, predictions: PairPredictions, config: AlignConfig
 ) -> KnownCameras | None:
-    """Known poses with their say on the world's scale, decided by a start that does not know them."""
+    """Known poses, with the decision whether they fix the world's scale; it is based on a start without them."""
     if known is None or not np.any(known.poses_known):
         return known
     unaware = dataclasses.replace(known, poses_known=np.zeros(len(known.poses_known), bool))
     found = start_state(assembly, predictions, config, unaware)
-    known = settle_scale(known, np.asarray(state_of.world_from_cam(found)), np.asarray(state_of.depth(found)))
+    known = decide_scale(known, np.asarray(state_of.world_from_cam(found)), np.asarray(state_of.depth(found)))
     if known is not None and scale_is_known(known):
         known = dataclasses.replace(known, start_scale=known_scale(predictions, known, found))
     return known
 
 
 def positive_depth(depth: Array) -> Array:
-    """(..., H, W) z -> the same, no less than a thousandth of the image's mean |z|: a log-depth must exist."""
+    """(..., H, W) z, clamped to at least a thousandth of the image's mean |z|: the log-depth must exist."""
     floor = 1e-3 * jnp.mean(jnp.abs(depth), axis=(-2, -1), keepdims=True)
     return jnp.maximum(depth, jnp.maximum(floor, 1e-6))
 

@@ -1,11 +1,11 @@
-"""The network's stages and the masks as pure functions: `jit`, `vmap` and `grad` take them, by the model too.
+"""The network's stages and the masks as pure functions, for `jit`, `vmap` and `grad`, also with respect to the model.
 
     encode_frames ──▶ features ──▶ attention_statistics ──▶ attention_maps ──▶ motion_masks
                          └──▶ predict_pairs ──▶ alignment.make_problem, alignment.total_loss
 
 `pipeline` runs the same stages batch by batch from the host, with progress and in bounded memory. Here a whole stage is
-one expression. `batch_size` bounds its memory: frames and pairs are then taken so many at a time (`jax.lax.map`), and
-what a batch computes is computed again in the backward pass.
+one expression. `batch_size` bounds its memory: frames and pairs are then processed in batches (`jax.lax.map`), and each
+batch is recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def encode_frames(model: DUSt3R, rgb: Array, *, batch_size: int = 0) -> Array:
     """Encodes every frame once: (T, H, W, 3) uint8 to (T, N, C) float32 features.
 
     Raises:
-      InputError: frames of a size that the network cannot take or was not made for.
+      InputError: frames of a size that the network cannot take or was not trained for.
     """
     check_size(model, (rgb.shape[1], rgb.shape[2]))
     return _encode(model, rgb, batch_size)
@@ -50,7 +50,7 @@ def predict_pairs(
       rgb: (T, H, W, 3) uint8.
       edges: (E, 2) int, frames (i, j) of each pair.
       dynamic_mask: (T, H, W) bool, masked in the decoder's cross-attention (Easi3R, sec. 3.3); None: plain attention.
-      features: `encode_frames(model, rgb)` where it is known already.
+      features: precomputed `encode_frames(model, rgb)`.
       batch_size: frames and pairs at a time; 0: all at once.
 
     Raises:
@@ -113,16 +113,16 @@ def motion_masks(
     key: Array | None = None,
     batch_size: int = 0,
 ) -> Segmentation:
-    """Dynamic regions of a clip, read from plain attention: the method up to its first masks (Easi3R, sec. 3.2).
+    """Dynamic regions of a clip from plain attention: the method up to its first masks (Easi3R, sec. 3.2).
 
-    `score` is differentiable by the model; clusters, threshold and mask are piecewise constant.
+    `score` is differentiable with respect to the model; clusters, threshold and mask are piecewise constant.
 
     Args:
       model: the network.
       rgb: (T, H, W, 3) uint8.
       edges: (E, 2) int, frames (i, j) of each pair.
-      config: of clustering and threshold.
-      key: of k-means; None: `jax.random.key(0)`.
+      config: options for clustering and threshold.
+      key: for k-means; None: `jax.random.key(0)`.
       batch_size: frames and pairs at a time; 0: all at once.
 
     Raises:
@@ -174,7 +174,7 @@ def _segment(
 
 
 def _batched(f: Callable[[Array], Any], batch_size: int, x: Array) -> Any:
-    """`f(x)`, or with a batch size the same from so many rows at a time, in the memory of one batch."""
+    """`f(x)`; with a batch size, computed that many rows at a time in the memory of one batch."""
     if not batch_size or batch_size >= len(x):
         return f(x)
     one = jax.checkpoint(lambda row: jax.tree.map(lambda y: y[0], f(row[None])))

@@ -76,8 +76,8 @@ def motion_maps(
       temporal: statistics of all pairs, or the maps fused from them.
       labels: (T, h, w) int from `cluster_labels`. Features do not change between passes: k-means runs once.
       config: number of clusters.
-      residual: of another cue: it, min-max per frame, takes the place of the attention's score.
-      valid: (T,) bool, as `Frames.valid`; the scores of padding mean nothing.
+      residual: output of another cue; min-max normalised per frame, it replaces the attention's score.
+      valid: (T,) bool, as `Frames.valid`; the scores of padding are meaningless.
       weights: of the attention's layers, heads and maps; maps that are fused already keep their layers and heads. None:
         as in the paper.
     """
@@ -102,7 +102,7 @@ def cluster_labels(
     Pure; `grid` and `config` are static under `jit`. `valid` is (T,) bool, as `Frames.valid`: padding is at the end.
     """
     num_frames, num_tokens, channels = features.shape
-    # Labels are steps: no derivative goes through them, and that of the iterations need not be set up.
+    # Labels are piecewise constant: skip setting up derivatives of the iterations.
     features = jax.lax.stop_gradient(features)
     points = features.reshape(-1, channels)
     clusters = kmeans(
@@ -119,7 +119,7 @@ def cluster_labels(
 def motion_masks(
     maps: MotionMaps, image_size: tuple[int, int], config: SegmentationConfig, valid: Array | None = None
 ) -> Segmentation:
-    """Brings the scores to pixels and thresholds them. Pure; `image_size` and `config` are static under `jit`.
+    """Upsamples the scores to pixels and thresholds them. Pure; `image_size` and `config` are static under `jit`.
 
     Args:
       maps: scores per token.

@@ -97,7 +97,7 @@ def raw_moments(state: TemporalState, grid: tuple[int, int]) -> RawMoments:
     """Mean and unbiased standard deviation over pairs.
 
     The deviation of a single observation is 0 (the reference divides by zero), as are mean and deviation of none. Where
-    a deviation is 0, it has a corner there, and its derivative is taken as 0.
+    a deviation is 0, it is not differentiable, and its derivative is taken as 0.
     """
     (mean_src, std_src), (mean_ref, std_ref) = _mean_std(state.src, grid), _mean_std(state.ref, grid)
     return RawMoments(mean_src, std_src, mean_ref, std_ref, state.src.count, state.ref.count)
@@ -106,8 +106,8 @@ def raw_moments(state: TemporalState, grid: tuple[int, int]) -> RawMoments:
 def fuse_temporal(state: TemporalState, grid: tuple[int, int], weights: Array | None = None) -> TemporalMaps:
     """Fuses the moments over layers and heads: min-max over everything, mean over channels, min-max again.
 
-    A frame without observations (deviation: with fewer than two) tells nothing: it takes no part in the extremes and
-    its map is 0. Its dynamic score is then 0 through `std_src` or `mean_ref`: no evidence of motion.
+    A frame without observations (deviation: with fewer than two) carries no information: it is excluded from the
+    extremes, and its map is 0. Its dynamic score is then 0 through `std_src` or `mean_ref`: no evidence of motion.
 
     Args:
       state: over T frames.

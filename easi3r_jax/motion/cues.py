@@ -22,14 +22,14 @@ from easi3r_jax.motion.rigid import rigid_residual
 
 @pytree_dataclass
 class Evidence:
-    """What one decoder pass says of a clip.
+    """The output of one decoder pass for a clip.
 
     Attributes:
       predictions: point maps of all pairs, without padding; None in the first pass of a cue that `reads_attention`.
       statistics: attention statistics of all pairs.
       features: (T, N, C) encoder features.
       grid: (h, w) tokens.
-      seed: for what a cue draws.
+      seed: for random numbers in a cue.
     """
 
     predictions: PairPredictions | None

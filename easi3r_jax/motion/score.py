@@ -8,7 +8,7 @@ from easi3r_jax.motion.normalise import min_max
 
 @pytree_dataclass
 class CueWeights:
-    """How much the parts of the attention's cue count. Ones are the paper's; the score can be differentiated by them.
+    """Weights of the parts of the attention cue; ones as in the paper. The score is differentiable in them.
 
     Attributes:
       channels: (L, A) float >= 0, of decoder layers and heads in the mean that fuses them.
@@ -22,8 +22,8 @@ class CueWeights:
 def dynamic_score(maps: TemporalMaps, weights: Array | None = None) -> Array:
     """(1 - mean_src) · std_src · mean_ref · (1 - std_ref), min-max per frame: (T, h, w) float32 in [0, 1).
 
-    As a source view, what moves is attended to little (it has no match) and unsteadily over pairs; as a reference
-    view, much and steadily.
+    Dynamic regions of a source view receive little attention (they have no match), which varies over pairs; those of a
+    reference view receive much, and steadily.
 
     Args:
       maps: the four factors.

@@ -1,4 +1,4 @@
-"""The start: spanning tree, focal lengths, poses and depth of clips whose answer is known, and the reference's."""
+"""Initialisation: spanning tree, focal lengths, poses and depth, on clips with a known answer and on the reference."""
 
 import dataclasses
 

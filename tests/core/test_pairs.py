@@ -1,4 +1,4 @@
-"""Pair graphs against the released programs' edge lists (less their documented faults), and their properties."""
+"""Pair graphs against the released programs' edge lists (except their documented bugs), and their properties."""
 
 import json
 

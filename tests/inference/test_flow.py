@@ -1,4 +1,4 @@
-"""Flow as a stage: which frames the network sees and what becomes of its answer; flow there and back."""
+"""The flow stage: the network's inputs, the handling of its output, and forward-backward consistency."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What the pipeline is given or asks for beside the frames: masks, flow, cameras, a refiner, windows."""
+"""Optional inputs of the pipeline: masks, flow, cameras, a refiner, windows."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""A result folder is read back as it was written; what is damaged, old or no result is refused in one line."""
+"""Round trips of result folders; damaged or unsupported folders are refused in one line."""
 
 import dataclasses
 import json

@@ -150,7 +150,7 @@ def _check_path(stage, golden, predictions, num_frames, problem, config: AlignCo
             exact = _exact_gradient(start, predictions, num_frames, config).log_depth[0].reshape(array.shape)
             yield compare(stage, f"iter0_grad_{name}, ours against float64", ours, exact, _GRADIENT)
             right = np.abs(array - exact) <= _GRADIENT * np.abs(array).max()
-            name = f"iter0_grad_{name}, {right.size - right.sum()} pixels off in the golden left out"
+            name = f"iter0_grad_{name}, {right.size - right.sum()} pixels omitted where the golden is off"
             yield compare(stage, name, np.where(right, ours, 0), np.where(right, array, 0), _GRADIENT)
 
     if observed.flow is not None:

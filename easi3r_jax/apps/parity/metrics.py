@@ -156,7 +156,7 @@ def _check_depth(stage: str, golden: Golden, results: dict) -> Iterator[Row]:
 
 def _check_variant(stage, variant, predicted, truth, options, judged, expected: dict) -> Iterator[Row]:
     ours = metrics.depth_metrics(predicted, truth, options, evaluated=judged)
-    yield _relative(stage, f"{variant}, figures", ours, expected, _DEPTH_NAMES)
+    yield _relative(stage, f"{variant}, metrics", ours, expected, _DEPTH_NAMES)
     pixels = int(metrics.evaluated_pixels(truth, options, judged).sum())
     yield equal(stage, f"{variant}, pixels", pixels, int(expected["valid_pixels"]))
 
@@ -173,7 +173,7 @@ def _check_pose(stage: str, golden: Golden) -> Iterator[Row]:
 
 def _check_points(stage: str, golden: Golden, results: dict) -> Iterator[Row]:
     ours = metrics.point_metrics(golden["pred_xyz"], golden["gt_xyz"])
-    yield _relative(stage, "figures", ours, results, _POINT_NAMES)
+    yield _relative(stage, "metrics", ours, results, _POINT_NAMES)
     estimate, truth = golden["traj_pred_f64"], golden["traj_gt_f64"]
     scale, _, _ = register_similarity(estimate[:, :3, 3], truth[:, :3, 3])
     yield compare(stage, "traj_scale_f64", scale, golden["traj_scale_f64"], _EXACT)

@@ -30,7 +30,7 @@ def default_principal_point(height: int, width: int, dtype: jnp.dtype = jnp.floa
 
 
 def default_focal(height: int, width: int) -> float:
-    """Focal length in pixels of a 60 degree field of view along the longer side: the fallback."""
+    """Fallback focal length in pixels: a 60 degree field of view along the longer side."""
     return max(height, width) * 3**0.5 / 2
 
 

@@ -13,14 +13,14 @@ from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.types import Array
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-# The width of `robust_similarity`, relative to the mean distance; and its minimum, relative to the target's extent.
+# Width c in `robust_similarity`, relative to the mean distance; and its minimum, relative to the target's extent.
 _WIDTH, _MIN_WIDTH = 0.3, 1e-3
 
 
 def register_similarity(
     source: Array, target: Array, weights: Array | None = None, *, with_scale: bool = True
 ) -> tuple[Array, Array, Array]:
-    """The similarity that aligns `source` best with `target`: minimises sum_p w_p |s R x_p + t - y_p|^2.
+    """The similarity that best aligns `source` with `target`: minimises sum_p w_p |s R x_p + t - y_p|^2.
 
     Umeyama (PAMI 1991), with weights. R is a proper rotation even if a reflection would fit better. The scale is
     undefined if the source's variance or its correlation with the target vanishes (coincident points, all weights 0):
@@ -43,7 +43,7 @@ def register_similarity(
     covariance = _product((w[:, None] * y).T, x)
     rotation, correlation = (_rotation_and_factors if xp is np else _nearest_rotation)(covariance)[:2]
     variance = xp.sum(w[:, None] * x * x)
-    # Relative to the means: centring leaves rounding noise where all points coincide.
+    # Relative to the means: centring leaves rounding noise if all points coincide.
     noise = (xp.finfo(source.dtype).eps * 8) ** 2
     tangible = (variance > noise * xp.sum(mean_source**2)) & (variance > 0)
     scale = correlation / xp.where(tangible, variance, 1)
@@ -66,7 +66,7 @@ def _nearest_rotation(matrix: Array) -> tuple[Array, Array]:
 
 
 def _rotation_and_factors(matrix: Array) -> tuple[Array, Array, Array, Array]:
-    """That rotation and trace, and V, s with R^T M = V diag(s) V^T."""
+    """The rotation and trace of `_nearest_rotation`, and V, s with R^T M = V diag(s) V^T."""
     xp = matrix.__array_namespace__()
     u, singular, vt = xp.linalg.svd(matrix)
     handedness = xp.linalg.det(_product(u, vt))
@@ -77,10 +77,10 @@ def _rotation_and_factors(matrix: Array) -> tuple[Array, Array, Array, Array]:
 
 @_nearest_rotation.defjvp
 def _nearest_rotation_jvp(primals: tuple[Array], tangents: tuple[Array]):
-    """By R^T M being symmetric: autodiff of the SVD divides by s_i - s_j, which is 0 for round clouds of points.
+    """Uses the symmetry of R^T M: autodiff of the SVD divides by s_i - s_j, which is 0 for isotropic point clouds.
 
-    With dR = R V W V^T and K = V^T R^T dM V, W_ij = (K_ij - K_ji) / (s_i + s_j). Where that sum is 0, any turn about
-    an axis fits as well; none is taken.
+    With dR = R V W V^T and K = V^T R^T dM V, W_ij = (K_ij - K_ji) / (s_i + s_j). Where that sum is 0, every rotation
+    about an axis fits equally well; the derivative is set to 0.
     """
     rotation, correlation, v, s = _rotation_and_factors(primals[0])
     turned = jnp.matmul(rotation.T, tangents[0], precision=_HIGHEST)
@@ -92,7 +92,7 @@ def _nearest_rotation_jvp(primals: tuple[Array], tangents: tuple[Array]):
 
 
 def robust_similarity(source: Array, target: Array, weights: Array, rounds: int = 30) -> Array:
-    """A similarity on which most points agree: outliers, such as dynamic points, have little influence.
+    """A similarity that most points agree on: outliers, such as dynamic points, have little influence.
 
     Iteratively reweighted registration. The weight of a point whose distance d exceeds c is multiplied by (c / d)^2; c
     is proportional to the mean distance and so shrinks as the fit improves.
@@ -100,7 +100,7 @@ def robust_similarity(source: Array, target: Array, weights: Array, rounds: int 
     Args:
       source, target: (P, 3) points.
       weights: (P,) >= 0.
-      rounds: of reweighting.
+      rounds: number of reweightings.
 
     Returns:
       (4, 4) target_from_source.
@@ -114,7 +114,7 @@ def robust_similarity(source: Array, target: Array, weights: Array, rounds: int 
 
 
 def robust_weights(points: Array, target: Array, weights: Array) -> Array:
-    """(P,) weights, normalised, and reduced for points that are far from `target`: see `robust_similarity`."""
+    """(P,) weights, normalised and reduced for points far from `target`: see `robust_similarity`."""
     total = jnp.sum(weights)
     normalised = weights / jnp.where(total > 0, total, 1)
     middle = jnp.matmul(normalised, target, precision=_HIGHEST)

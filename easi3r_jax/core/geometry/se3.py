@@ -4,8 +4,8 @@ Notation: `b_from_a` is a (..., 4, 4) matrix that maps homogeneous coordinates i
 `c_from_a = c_from_b @ b_from_a`. A rigid motion has an orthonormal upper-left block R; a similarity has s R with s > 0.
 Quaternions are (..., 4) in the order x y z w; as inputs they need not have unit length.
 
-All functions take any leading batch axes and any float dtype. Products run at the highest precision: the default of a
-TPU or a GPU (bfloat16, TF32) loses four digits, which is too much for a pose.
+All functions take any leading batch axes and any float dtype. Products run at the highest precision: the default on a
+TPU or GPU (bfloat16, TF32) loses four digits, too much for a pose.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def signed_log1p(x: Array) -> Array:
 def signed_expm1(x: Array) -> Array:
     """Inverse of `signed_log1p`. Its derivative at exactly 0 is taken as 0 (that of sign and |.|), not 1.
 
-    So a translation that starts at exactly 0 stays there under gradient descent. This applies to the alignment's root
-    frame: it fixes the world's origin, here and in the reference.
+    So a translation that starts at exactly 0 stays there under gradient descent. This is the case for the alignment's
+    root frame: it fixes the world's origin, here and in the reference.
     """
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 

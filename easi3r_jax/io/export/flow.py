@@ -1,4 +1,4 @@
-"""Optical flow as files, and as pictures."""
+"""Writes optical flow as files, and draws it as images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from matplotlib.colors import hsv_to_rgb
 
 from easi3r_jax.core import atomic
 
-# Lists the pairs. A folder without it is somebody's own flow and is never replaced.
+# Lists the pairs. A folder without it is the user's own flow and is never replaced.
 _MARKER = "pairs.txt"
 _TAG = 202021.25
-# What readers of the format take for unknown: above 1e9.
+# Readers of the format treat values above 1e9 as unknown.
 _UNKNOWN = 1e10
 
 
@@ -27,15 +27,15 @@ def write_flow(
     *,
     known: np.ndarray | None = None,
 ) -> pathlib.Path:
-    """Writes a folder of flow that `priors.flow.load_flow` reads, whole or not at all; an earlier one is replaced.
+    """Writes a folder of flow that `priors.flow.load_flow` reads, atomically; an earlier one is replaced.
 
-    A file `IIIII_JJJJJ.flo` in Middlebury's format for each pair, and `pairs.txt`, a line `i j` for each.
+    It has a file `IIIII_JJJJJ.flo` in Middlebury's format for each pair, and `pairs.txt`, with a line `i j` for each.
 
     Args:
       folder: missing parents are created.
       flow: (E, H, W, 2) pixels (x, y), from frame i to frame j.
       edges: (E, 2) int, pairs of frame numbers (i, j).
-      progress: called with files done, files in all, and the name of the next one.
+      progress: called with the number of files done, the total, and the name of the next file.
       known: (E, H, W) bool; None: all of it. The rest is marked as unknown.
 
     Returns:
@@ -65,14 +65,14 @@ def write_flow(
 
 
 def flow_image(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
-    """Flow in colours: hue for the direction, saturation for the length.
+    """Colours flow: hue is direction, saturation is length.
 
-    Red to the right, yellow-green down, cyan to the left, violet up; white where nothing moves.
+    Red to the right, yellow-green down, cyan to the left, violet up; white for zero flow.
 
     Args:
       flow: (..., H, W, 2) pixels (x, y).
-      largest: length in pixels of the full colour, which longer flow has too. None: the 99th percentile of all that is
-        given, but at least 1, so that noise stays pale.
+      largest: length in pixels of full saturation; longer flow is clipped to it. None: the 99th percentile of the
+        input, but at least 1, so that noise stays pale.
 
     Returns:
       (..., H, W, 3) uint8 RGB.

@@ -1,4 +1,4 @@
-"""Point clouds: where the points are, how often, and what the files say when others read them."""
+"""Point clouds: positions, density, and files read back by other libraries."""
 
 import dataclasses
 import json
