@@ -16,14 +16,19 @@ from easi3r_jax.core import sharding
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.sharding import ROWS, WHOLE
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Bool, Float
 
 # The released programs' guards against division by zero; the golden numbers have them.
 _EPSILON = 1e-6
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def ego_flow(j_from_i: Array, depth: Array, intrinsics_i: Array, intrinsics_j: Array) -> Array:
+def ego_flow(
+    j_from_i: Float[Array, "*batch 4 4"],
+    depth: Float[Array, "*batch H W"],
+    intrinsics_i: Float[Array, "*batch 3 3"],
+    intrinsics_j: Float[Array, "*batch 3 3"],
+) -> Float[Array, "*batch 2 H*W"]:
     """Flow that the camera's motion alone gives.
 
     Args:
@@ -46,7 +51,9 @@ def ego_flow(j_from_i: Array, depth: Array, intrinsics_i: Array, intrinsics_j: A
     return seen[..., :2, :] / (seen[..., 2:, :] + _EPSILON) - pixels
 
 
-def robust_sum(error: Array, counts: Array, outlier: Array | float) -> tuple[Array, Array]:
+def robust_sum(
+    error: Float[Array, "*batch 2 P"], counts: Bool[Array, "*batch P"], outlier: Float[Array, ""] | float
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Sum of smooth-L1 losses and their number, () float each.
 
     Args:
@@ -60,7 +67,7 @@ def robust_sum(error: Array, counts: Array, outlier: Array | float) -> tuple[Arr
     return jnp.sum(jnp.where(kept, loss, 0)), jnp.sum(kept.astype(loss.dtype))
 
 
-def flow_loss(state: AlignState, problem: AlignProblem) -> Array:
+def flow_loss(state: AlignState, problem: AlignProblem) -> Float[Array, ""]:
     """Mean smooth-L1 distance of the pairs' ego flow from their optical flow, twice, () float.
 
     Means are over the coordinates of static pixels whose loss is below the outliers'. Twice, because the released

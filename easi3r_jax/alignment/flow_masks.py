@@ -19,7 +19,7 @@ from easi3r_jax.core import sharding
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.sharding import ROWS, WHOLE
-from easi3r_jax.core.types import Array, Geometry, PairPredictions, Progress, silent
+from easi3r_jax.core.types import Array, Bool, Float, Geometry, Int, PairPredictions, Progress, silent
 
 # Pairs between two reports.
 _REPORT = 10
@@ -29,13 +29,13 @@ _BOTH_WAYS = np.array([[0, 1], [1, 0]], np.int32)
 
 def flow_residual(
     predictions: PairPredictions,
-    flow: Array,
+    flow: Float[Array, "E H W 2"],
     config: AlignConfig = AlignConfig(),
     *,
-    flow_known: Array | None = None,
+    flow_known: Bool[Array, "E H W"] | None = None,
     seed: int = 0,
     progress: Progress = silent,
-) -> Array:
+) -> Float[Array, "T H W"]:
     """How far the flow is from what the camera's motion gives, (T, H, W) float32 in [0, 1].
 
     Each two frames are reconstructed in closed form (`two_frames`, each with its own focal length). The length of the
@@ -74,12 +74,12 @@ def flow_residual(
 
 def static_regions(
     geometry: Geometry,
-    flow: Array,
-    edges: Array,
+    flow: Float[Array, "E H W 2"],
+    edges: Int[Array, "E 2"],
     tolerance: float,
-    flow_known: Array | None = None,
-    valid: Array | None = None,
-) -> Array:
+    flow_known: Bool[Array, "E H W"] | None = None,
+    valid: Bool[Array, "E"] | None = None,
+) -> Bool[Array, "T H W"]:
     """Where the flow is that of the cameras, (T, H, W) bool: in half of a frame's pairs at least.
 
     A pair agrees at a pixel if the sum of the differences in x and y between flow and ego flow is below the tolerance

@@ -26,7 +26,7 @@ from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.pnp import solve_pnp
 from easi3r_jax.core.geometry.procrustes import register_similarity
 from easi3r_jax.core.sharding import ROWS, WHOLE
-from easi3r_jax.core.types import Array, KnownCameras, PairPredictions
+from easi3r_jax.core.types import Array, Bool, Float, Int, KnownCameras, PairPredictions
 
 _FRAME_I, _FRAME_J = 0, 1
 # Bounds of a pair's scale, for point maps that are all but one point.
@@ -71,7 +71,7 @@ def initial_state(
     return _state_along(tree, predictions, config, known, seed)
 
 
-def edge_scores(predictions: PairPredictions) -> np.ndarray:
+def edge_scores(predictions: PairPredictions) -> Float[np.ndarray, "pairs"]:
     """(E',) mean confidence of frame i times that of frame j, of the pairs that are not padding."""
     scores = _mean_confidence(predictions.confidence_i) * _mean_confidence(predictions.confidence_j)
     return np.asarray(scores)[: len(predictions.clip_edges)]
@@ -82,7 +82,7 @@ def _mean_confidence(confidence: Array) -> Array:
     return jnp.mean(_wide(confidence), axis=(1, 2))
 
 
-def frame_confidence(predictions: PairPredictions) -> Array:
+def frame_confidence(predictions: PairPredictions) -> Float[Array, "T H W"]:
     """(T, H, W): every pixel's largest confidence over the pairs its frame is in; 0 for a frame in none."""
     return _largest_confidence(
         np.asarray(predictions.edges, np.int32),
@@ -110,7 +110,7 @@ def _wide(x: Array) -> Array:
     return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
-def confident_pixels(confidence: np.ndarray, min_confidence: float) -> np.ndarray:
+def confident_pixels(confidence: Float[np.ndarray, "H W"], min_confidence: float) -> Bool[np.ndarray, "H W"]:
     """(H, W) confidence -> (H, W) bool: pixels above `min_confidence`; the best quarter where they are under 1 %."""
     mask = confidence > min_confidence
     if mask.mean() < _FEW:
@@ -118,7 +118,7 @@ def confident_pixels(confidence: np.ndarray, min_confidence: float) -> np.ndarra
     return mask
 
 
-def positive_depth(depth: Array) -> Array:
+def positive_depth(depth: Float[Array, "*batch H W"]) -> Float[Array, "*batch H W"]:
     """(..., H, W) z -> the same, no less than a thousandth of the image's mean |z|: a log-depth must exist."""
     floor = 1e-3 * jnp.mean(jnp.abs(depth), axis=(-2, -1), keepdims=True)
     return jnp.maximum(depth, jnp.maximum(floor, 1e-6))
@@ -220,7 +220,9 @@ def _focals(points: Array, size: tuple[int, int]) -> Array:
     return jax.lax.map(lambda x: weiszfeld_focal(x.reshape(*size, 3), principal_point), points)
 
 
-def frame_maps(predictions: PairPredictions, sides: np.ndarray, count: int) -> tuple[Array, Array]:
+def frame_maps(
+    predictions: PairPredictions, sides: Int[np.ndarray, "K 2"], count: int
+) -> tuple[Float[Array, "count H W 3"], Float[Array, "count H W"]]:
     """Point maps of some sides of pairs, on every device.
 
     Args:

@@ -26,12 +26,12 @@ from easi3r_jax.alignment.state import (
 from easi3r_jax.core import sharding
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.sharding import ROWS, WHOLE
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
+def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """DUSt3R's eq. 5 for the i and the j sides.
 
     Log-confidence-weighted distances between each pair's points and the frames' points, in units of `unit_length`,
@@ -54,7 +54,7 @@ def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
     return pair_i, pair_j
 
 
-def points_loss(state: AlignState, problem: AlignProblem, softness: float = 0.0) -> Array:
+def points_loss(state: AlignState, problem: AlignProblem, softness: float = 0.0) -> Float[Array, ""]:
     """Sum of the two `pair_terms`, () float, by a streaming kernel with its own gradient.
 
     Differentiable in reverse mode, any number of times and forward over reverse, by the state and by whatever the

@@ -29,7 +29,7 @@ from easi3r_jax.alignment.state import (
 )
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Term:
     """
 
     name: str
-    value: Callable[[AlignState, AlignProblem], Array]
-    weight: Callable[[AlignProblem], Array | None] | float = 1.0
+    value: Callable[[AlignState, AlignProblem], Float[Array, ""]]
+    weight: Callable[[AlignProblem], Float[Array, ""] | None] | float = 1.0
 
 
-def smoothness_loss(state: AlignState, problem: AlignProblem) -> Array:
+def smoothness_loss(state: AlignState, problem: AlignProblem) -> Float[Array, ""]:
     """Change of pose between neighbouring frames (MonST3R, eq. 4), () float: sum_t |R_rel - I|_F + weight * |t_rel|.
 
     `rel` is cam_t from cam_(t+1), the weight `problem.translation_weight`.
@@ -57,14 +57,16 @@ def smoothness_loss(state: AlignState, problem: AlignProblem) -> Array:
     return jnp.sum(residual if problem.frame_counts is None else problem.frame_counts[1:] * residual)
 
 
-def relative_pose_residual(poses: Array, translation_weight: Array | float) -> Array:
+def relative_pose_residual(
+    poses: Float[Array, "T 4 4"], translation_weight: Float[Array, ""] | float
+) -> Float[Array, "T-1"]:
     """(T, 4, 4) world_from_cam -> (T-1,) residuals of `smoothness_loss`."""
     relative = se3.compose(se3.inverse(poses[:-1]), poses[1:])
     turn = (relative[:, :3, :3] - jnp.eye(3, dtype=poses.dtype)[None]).reshape(-1, 9)
     return se3.safe_norm(turn) + translation_weight * se3.safe_norm(relative[:, :3, 3])
 
 
-def depth_loss(state: AlignState, problem: AlignProblem) -> Array:
+def depth_loss(state: AlignState, problem: AlignProblem) -> Float[Array, ""]:
     """How far the depth is from the problem's depth prior, () float: see `depth_change`.
 
     Raises:
@@ -75,7 +77,7 @@ def depth_loss(state: AlignState, problem: AlignProblem) -> Array:
     return depth_change(state.log_depth, problem.depth_prior)
 
 
-def depth_change(log_depth: Array, prior: DepthPrior) -> Array:
+def depth_change(log_depth: Float[Array, "T H W"], prior: DepthPrior) -> Float[Array, ""]:
     """Variance of the change of every frame's log depth (T, H, W), pixels weighted, mean over frames, () float.
 
     A factor per frame costs nothing: of the change, its plain mean is taken off.
@@ -85,7 +87,7 @@ def depth_change(log_depth: Array, prior: DepthPrior) -> Array:
     return jnp.mean(prior.pixel_weight * centred * centred)
 
 
-def cameras_loss(state: AlignState, problem: AlignProblem) -> Array:
+def cameras_loss(state: AlignState, problem: AlignProblem) -> Float[Array, ""]:
     """Distance from the problem's camera prior, () float.
 
     Sums over frames of |R - R_known|_F, of the distance of the camera's centre (in units of `unit_length`) and of the
@@ -150,7 +152,7 @@ def softened(softness: float, terms: Iterable[Term] = DEFAULT_TERMS) -> tuple[Te
     )
 
 
-def total_loss(state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS) -> Array:
+def total_loss(state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS) -> Float[Array, ""]:
     """The objective, () float: the weighted sum of the terms that the problem has something for.
 
     Differentiable in reverse mode, also twice, by the state and by what the problem holds: see docs/differentiating.md.
@@ -161,7 +163,9 @@ def total_loss(state: AlignState, problem: AlignProblem, terms: Iterable[Term] =
     return sum((weight * term.value(state, problem) for term, weight in _in_use(terms, problem)), _zero(state))
 
 
-def loss_terms(state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS) -> dict[str, Array]:
+def loss_terms(
+    state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS
+) -> dict[str, Float[Array, ""]]:
     """The objective, "total", and by name the values, without weights, of the terms that are in use.
 
     Raises:

@@ -24,6 +24,7 @@ from collections.abc import Callable
 import numpy as np
 
 from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.types import Int
 
 _OFFSETS: dict[str, Callable[[int], list[int]]] = {
     "swin": lambda k: list(range(1, k + 1)),
@@ -38,7 +39,7 @@ GRAPHS = ("complete", *(f"{name}-K[-noncyclic]" for name in _OFFSETS), "oneref-I
 
 def make_edges(
     num_frames: int, graph: str = "swinstride-5-noncyclic", symmetrize: bool = True, prefilter: str | None = None
-) -> np.ndarray:
+) -> Int[np.ndarray, "E 2"]:
     """Directed pairs of a clip.
 
     Args:

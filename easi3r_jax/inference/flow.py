@@ -21,7 +21,7 @@ from easi3r_jax.core.batches import Batches, pad_pairs
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.sharding import ROWS, WHOLE
-from easi3r_jax.core.types import Array, Progress, all_finite, silent
+from easi3r_jax.core.types import Array, Bool, Float, Int, Progress, Shaped, UInt8, all_finite, silent
 from easi3r_jax.models import FlowNetwork
 from easi3r_jax.models.correlation import MAX_CORRELATION_BYTES
 from easi3r_jax.models.flow_layers import ITERATIONS, STRIDE
@@ -38,13 +38,13 @@ _ROUNDING = 1e-3
 
 def estimate_flow(
     network: FlowNetwork,
-    rgb: Array,
-    edges: np.ndarray,
+    rgb: UInt8[Array, "T H W 3"],
+    edges: Int[np.ndarray, "E 2"],
     *,
     batch: int = 0,
     iterations: int = ITERATIONS,
     progress: Progress = silent,
-) -> Array:
+) -> Float[Array, "E H W 2"]:
     """Flow of every directed pair of a clip.
 
     Frames with a padded side below `SMALLEST_SIDE` are enlarged by the smallest whole factor that mends it (bilinear),
@@ -91,7 +91,9 @@ def estimate_flow(
     return store[0] if len(edges) == total else store[0][:total]
 
 
-def pad_images(rgb: Array, multiple: int = STRIDE) -> tuple[Array, tuple[int, int]]:
+def pad_images(
+    rgb: Shaped[Array, "B H W C"], multiple: int = STRIDE
+) -> tuple[Shaped[Array, "B height width C"], tuple[int, int]]:
     """Repeats the edge pixels of images (B, H, W, C) until both sides are multiples.
 
     Returns:
@@ -105,7 +107,9 @@ def pad_images(rgb: Array, multiple: int = STRIDE) -> tuple[Array, tuple[int, in
 
 
 @jax.jit
-def consistent_flow(forward: Array, backward: Array, tolerance: float = 3.0) -> Array:
+def consistent_flow(
+    forward: Float[Array, "B H W 2"], backward: Float[Array, "B H W 2"], tolerance: float = 3.0
+) -> Bool[Array, "B H W"]:
     """Where flow there and back ends where it began: the released programs' check.
 
     Backward flow is sampled bilinearly where forward flow points, between pixels that are integers at pixel centres
@@ -131,7 +135,7 @@ def consistent_flow(forward: Array, backward: Array, tolerance: float = 3.0) -> 
     return inside & (jnp.abs(error) < tolerance)
 
 
-def reverse_edges(edges: np.ndarray) -> np.ndarray:
+def reverse_edges(edges: Int[np.ndarray, "E 2"]) -> Int[np.ndarray, "E"]:
     """The number of every pair's reverse: (E, 2) pairs (i, j) -> (E,) int.
 
     Raises:

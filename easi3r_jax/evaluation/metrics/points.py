@@ -6,11 +6,14 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import Float, Real
 from easi3r_jax.evaluation.metrics.checks import check_finite
 from easi3r_jax.evaluation.metrics.depth_fit import lower_median
 
 
-def point_metrics(points: np.ndarray, truth: np.ndarray, *, corresponding: bool = True) -> dict[str, float | None]:
+def point_metrics(
+    points: Real[np.ndarray, "P 3"], truth: Real[np.ndarray, "Q 3"], *, corresponding: bool = True
+) -> dict[str, float | None]:
     """Distances between two clouds in the same frame of reference.
 
     Args:
@@ -51,7 +54,11 @@ def point_metrics(points: np.ndarray, truth: np.ndarray, *, corresponding: bool 
     return result
 
 
-def world_points(depth: np.ndarray, intrinsics: np.ndarray, world_from_cam: np.ndarray) -> np.ndarray:
+def world_points(
+    depth: Real[np.ndarray, "T H W"],
+    intrinsics: Real[np.ndarray, "T 3 3"],
+    world_from_cam: Real[np.ndarray, "T 4 4"],
+) -> Float[np.ndarray, "T H*W 3"]:
     """The 3-D points of all pixels in the world frame, in double precision, for the evaluation of point clouds.
 
     Args:
