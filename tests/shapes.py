@@ -31,7 +31,7 @@ import jaxtyping
 import numpy as np
 
 PACKAGE = "easi3r_jax"
-ROOMS = ("core", "models", "motion", "alignment", "inference", "evaluation", "training")
+ROOMS = ("core", "models", "motion", "alignment", "synthetic", "inference", "evaluation", "training")
 _ARRAYS = (jax.Array, np.ndarray, np.generic)
 _WRAPPER = "_checked_by_tests"
 

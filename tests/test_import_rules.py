@@ -41,9 +41,9 @@ WITHIN = {
         "types": {"errors"},
         "config": {"errors"},
         "geometry": {"errors", "types"},
-        "sharding": {"errors"},
+        "sharding": {"errors", "types"},
         "batches": {"sharding", "types"},
-        "pairs": {"errors"},
+        "pairs": {"errors", "types"},
         "conversion": {"errors"},
     },
     "io": {

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.alignment.derivatives import without_derivative
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float, Real, Shaped
 
 _T = TypeVar("_T")
 
@@ -28,7 +28,7 @@ def in_bits(tree: _T) -> _T:
     return jax.tree.map(one, tree)
 
 
-def kept(x: Array) -> Array:
+def kept(x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
     """`x`; whoever differentiates by it in half precision gets a `GradientError`.
 
     A gradient has the type of what it is by. That of a mean over all pixels of all pairs is smaller than what float16
@@ -43,7 +43,7 @@ def kept(x: Array) -> Array:
     )
 
 
-def widened(x: Array, dtype: jnp.dtype | type) -> Array:
+def widened(x: Real[Array, "*shape"], dtype: jnp.dtype | type) -> Float[Array, "*shape"]:
     """What `in_bits` gave, or floats of any length, as they are computed with."""
     if x.dtype != jnp.uint16:
         return x.astype(dtype)

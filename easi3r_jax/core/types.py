@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, dataclass_t
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, Key, PyTree, Real, Shaped, UInt8  # noqa: F401, all modules take them from here
+from jaxtyping import Bool, Float, Int, Key, PyTree, Real, Shaped, UInt8, UInt32  # noqa: F401, for all modules
 
 from easi3r_jax.core.errors import InputError
 

@@ -60,7 +60,7 @@ class ResidualConv(nnx.Module):
         self.conv1 = conv2d(dim, dim, 3, rngs=rngs)
         self.conv2 = conv2d(dim, dim, 3, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         return x + self.conv2(jax.nn.relu(self.conv1(jax.nn.relu(x))))
 
 
@@ -72,7 +72,9 @@ class Fusion(nnx.Module):
         self.residual2 = ResidualConv(dim, rngs=rngs)
         self.out_conv = Linear(dim, dim, rngs=rngs)
 
-    def __call__(self, level: Array, path: Array | None) -> Array:
+    def __call__(
+        self, level: Float[Array, "B H W C"], path: Float[Array, "B H W C"] | None
+    ) -> Float[Array, "B 2*H 2*W C"]:
         if self.residual1 is not None and path is not None:
             level = path + self.residual1(level)
         # A 1x1 convolution and a bilinear resize commute. Before the resize, the convolution costs a quarter.

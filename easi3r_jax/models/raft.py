@@ -30,7 +30,9 @@ class GRU(nnx.Module):
         self.reset = conv2d(hidden + inputs, hidden, size, rngs=rngs)
         self.candidate = conv2d(hidden + inputs, hidden, size, rngs=rngs)
 
-    def __call__(self, hidden: Array, inputs: Array) -> Array:
+    def __call__(
+        self, hidden: Float[Array, "B h w hidden"], inputs: Float[Array, "B h w inputs"]
+    ) -> Float[Array, "B h w hidden"]:
         both = jnp.concatenate([hidden, inputs], axis=-1)
         update, reset = jax.nn.sigmoid(self.update(both)), jax.nn.sigmoid(self.reset(both))
         candidate = jnp.tanh(self.candidate(jnp.concatenate([reset * hidden, inputs], axis=-1)))

@@ -30,7 +30,7 @@ class ConvNextBlock(nnx.Module):
         self.gamma = nnx.Param(jnp.full((in_dim,), 1e-6, jnp.float32))
         self.out = conv2d(in_dim, out_dim, 1, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "B h w in_dim"]) -> Float[Array, "B h w out_dim"]:
         y = self.norm(self.depthwise(x))
         y = self.fc2(jax.nn.gelu(self.fc1(y), approximate=False))
         return self.out(x + jnp.broadcast_to(self.gamma[...], y.shape) * y)
