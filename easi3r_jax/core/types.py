@@ -28,6 +28,7 @@ from easi3r_jax.core.errors import InputError
 
 if TYPE_CHECKING:
     # Stages take host arrays as well as device arrays, and type checkers know no union that has the methods of both.
+    # So `Float[Array, "T H W"]` is anything to them; its type and shape are checked when the tests run.
     Array: TypeAlias = Any
 else:
     Array = jax.Array | np.ndarray | np.generic
