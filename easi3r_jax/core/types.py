@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, dataclass_t
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int, Key, PyTree, Real, Shaped, UInt8, UInt32  # noqa: F401, for all modules
+from jaxtyping import Bool as Bool
+from jaxtyping import Float as Float
+from jaxtyping import Int as Int
+from jaxtyping import Key as Key
+from jaxtyping import PyTree as PyTree
+from jaxtyping import Real as Real
+from jaxtyping import Shaped as Shaped
+from jaxtyping import UInt8 as UInt8
+from jaxtyping import UInt32 as UInt32
 
 from easi3r_jax.core.errors import InputError
 
