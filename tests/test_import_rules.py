@@ -41,7 +41,7 @@ WITHIN = {
         "types": {"errors"},
         "config": {"errors"},
         "geometry": {"errors", "types"},
-        "sharding": {"errors"},
+        "sharding": {"errors", "types"},
         "batches": {"sharding", "types"},
         "pairs": {"errors", "types"},
         "conversion": {"errors"},

@@ -53,7 +53,17 @@ from easi3r_jax.alignment.terms import (
 from easi3r_jax.alignment.windows import join_windows, keyframe_numbers, window_ranges
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Array, Geometry, KnownCameras, PairPredictions, Progress, all_finite, silent
+from easi3r_jax.core.types import (
+    Array,
+    Bool,
+    Float,
+    Geometry,
+    KnownCameras,
+    PairPredictions,
+    Progress,
+    all_finite,
+    silent,
+)
 
 __all__ = [
     "DEFAULT_TERMS",
@@ -109,15 +119,15 @@ def align(
     predictions: PairPredictions,
     config: AlignConfig = AlignConfig(),
     *,
-    flow: Array | None = None,
-    flow_known: Array | None = None,
-    dynamic: Array | None = None,
+    flow: Float[Array, "E H W 2"] | None = None,
+    flow_known: Bool[Array, "E H W"] | None = None,
+    dynamic: Bool[Array, "T H W"] | None = None,
     known: KnownCameras | None = None,
     seed: int = 0,
     release: bool = False,
     progress: Progress = silent,
     terms: Sequence[Term] = DEFAULT_TERMS,
-) -> tuple[Geometry, Array]:
+) -> tuple[Geometry, Float[Array, "iterations"]]:
     """Cameras and depth of a clip from its pairs. Runs on the host: differentiate `adam_steps` or `at_minimum` instead.
 
     Three or more frames are optimised from the spanning-tree start. Two are solved in closed form from the better of
@@ -189,7 +199,7 @@ def _closed_form(
 
 
 @jax.jit
-def geometry_of(state: AlignState, problem: AlignProblem, confidence: Array) -> Geometry:
+def geometry_of(state: AlignState, problem: AlignProblem, confidence: Float[Array, "T H W"]) -> Geometry:
     """Cameras and depth of a state. Pure."""
     return Geometry(
         world_from_cam=state_of.world_from_cam(state),

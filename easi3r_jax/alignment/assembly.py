@@ -27,7 +27,7 @@ from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.pnp import solve_pnp
 from easi3r_jax.core.geometry.procrustes import register_similarity
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array, KnownCameras, PairPredictions
+from easi3r_jax.core.types import Array, Float, Int, KnownCameras, PairPredictions
 
 _FRAME_I, _FRAME_J = 0, 1
 # Bounds of a pair's scale, for point maps that are nearly a single point.
@@ -46,19 +46,19 @@ class Assembly:
       shared_focal: whether all frames share one.
     """
 
-    points: Array
-    world_from_cam: np.ndarray
-    world_from_pair: np.ndarray
-    focals: np.ndarray
+    points: Float[Array, "T H W 3"]
+    world_from_cam: Float[np.ndarray, "frames 4 4"]
+    world_from_pair: Float[np.ndarray, "pairs 4 4"]
+    focals: Float[np.ndarray, "frames"]
     shared_focal: bool
 
     @property
-    def scales(self) -> np.ndarray:
+    def scales(self) -> Float[np.ndarray, "pairs"]:
         """(E',) of the pairs."""
         return _scales(self.world_from_pair)
 
     @property
-    def pairs_without_scale(self) -> np.ndarray:
+    def pairs_without_scale(self) -> Float[np.ndarray, "pairs 4 4"]:
         """(E', 4, 4) rigid."""
         return _without_scale(self.world_from_pair)
 
@@ -170,7 +170,9 @@ def _focals(points: Array, size: tuple[int, int]) -> Array:
     return jax.lax.map(lambda x: weiszfeld_focal(x.reshape(*size, 3), principal_point), points)
 
 
-def frame_maps(predictions: PairPredictions, sides: np.ndarray, count: int) -> tuple[Array, Array]:
+def frame_maps(
+    predictions: PairPredictions, sides: Int[np.ndarray, "K 2"], count: int
+) -> tuple[Float[Array, "count H W 3"], Float[Array, "count H W"]]:
     """Point maps of selected sides of pairs, replicated on every device.
 
     Args:

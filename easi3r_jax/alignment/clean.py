@@ -7,13 +7,15 @@ import jax.numpy as jnp
 
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, Geometry
+from easi3r_jax.core.types import Array, Bool, Float, Geometry
 
 # Number of cameras into which a frame's points are projected at a time.
 _CAMERAS_AT_ONCE = 8
 
 
-def clean_confidence(geometry: Geometry, config: AlignConfig = AlignConfig(), valid: Array | None = None) -> Array:
+def clean_confidence(
+    geometry: Geometry, config: AlignConfig = AlignConfig(), valid: Bool[Array, "T"] | None = None
+) -> Float[Array, "T H W"]:
     """(T, H, W) confidence, 0 where a point lies in front of a more confident depth of another frame.
 
     A point of frame a is rejected if it projects (rounded) to a pixel of some other camera b, lies closer than that

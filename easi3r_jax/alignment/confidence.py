@@ -11,13 +11,13 @@ from jax.sharding import Mesh
 
 from easi3r_jax.core import sharding
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array, PairPredictions
+from easi3r_jax.core.types import Array, Bool, Float, PairPredictions
 
 # Minimum share of a frame's pixels that must pass `min_confidence`, and the most confident share used otherwise.
 _MIN_CONFIDENT_SHARE, _FALLBACK_SHARE = 0.01, 0.25
 
 
-def edge_scores(predictions: PairPredictions) -> np.ndarray:
+def edge_scores(predictions: PairPredictions) -> Float[np.ndarray, "pairs"]:
     """(E',) mean confidence of frame i times that of frame j, of the pairs that are not padding."""
     scores = _mean_confidence(predictions.confidence_i) * _mean_confidence(predictions.confidence_j)
     return np.asarray(scores)[: len(predictions.clip_edges)]
@@ -28,7 +28,7 @@ def _mean_confidence(confidence: Array) -> Array:
     return jnp.mean(_wide(confidence), axis=(1, 2))
 
 
-def frame_confidence(predictions: PairPredictions) -> Array:
+def frame_confidence(predictions: PairPredictions) -> Float[Array, "T H W"]:
     """(T, H, W): maximum confidence of every pixel over the pairs that contain its frame; 0 for a frame in none."""
     return _largest_confidence(
         np.asarray(predictions.edges, np.int32),
@@ -56,7 +56,7 @@ def _wide(x: Array) -> Array:
     return x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
 
 
-def confident_pixels(confidence: np.ndarray, min_confidence: float) -> np.ndarray:
+def confident_pixels(confidence: Float[np.ndarray, "H W"], min_confidence: float) -> Bool[np.ndarray, "H W"]:
     """(H, W) confidence -> (H, W) bool: pixels above `min_confidence`; the best quarter if these are under 1 %."""
     mask = confidence > min_confidence
     if mask.mean() < _MIN_CONFIDENT_SHARE:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from easi3r_jax.core.errors import GradientError
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Shaped
 
 _T = TypeVar("_T")
 
@@ -25,7 +25,7 @@ def values_of(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.value, tree)
 
 
-def instantiated(cotangent: Array | SymbolicZero) -> Array:
+def instantiated(cotangent: Shaped[Array, "..."] | SymbolicZero) -> Shaped[Array, "..."]:
     """Within a backward rule with `symbolic_zeros`: the cotangent as an array."""
     if isinstance(cotangent, SymbolicZero):
         abstract: Any = cotangent.aval

@@ -16,7 +16,7 @@ from easi3r_jax.alignment.state import AlignProblem, AlignState
 from easi3r_jax.alignment.terms import DEFAULT_TERMS, Term, total_loss
 from easi3r_jax.core import sharding
 from easi3r_jax.core.config import AlignConfig
-from easi3r_jax.core.types import Array, Progress, silent
+from easi3r_jax.core.types import Array, Bool, Float, Progress, silent
 
 #: Steps per call of the compiled loop: about 15 reports for the usual 300 iterations.
 CHUNK = 20
@@ -26,7 +26,7 @@ CHUNK = 20
 _ADAM = optax.scale_by_adam(b1=0.9, b2=0.9, eps_root=1e-30)
 
 
-def learning_rates(config: AlignConfig) -> np.ndarray:
+def learning_rates(config: AlignConfig) -> Float[np.ndarray, "iterations"]:
     """(iterations,) float64: from `learning_rate` at t = 0 towards `learning_rate_min` at t = 1, t = step / iterations.
 
     The end point is never reached: the last step has t = 1 - 1 / iterations.
@@ -42,11 +42,11 @@ def adam_steps(
     state: AlignState,
     moments: optax.OptState,
     problem: AlignProblem,
-    rates: Array,
-    active: Array,
+    rates: Float[Array, "S"],
+    active: Bool[Array, "S"],
     terms: Sequence[Term] = DEFAULT_TERMS,
-    with_flow: Array | None = None,
-) -> tuple[AlignState, optax.OptState, Array]:
+    with_flow: Bool[Array, "S"] | None = None,
+) -> tuple[AlignState, optax.OptState, Float[Array, "S"]]:
     """Runs one step per entry of `rates` (S,); steps that are not `active` change nothing. Returns (S,) losses before.
 
     Pure. The problem's flow, if any, is used in the steps marked in `with_flow`; None: in all. Start `moments` from
@@ -95,7 +95,7 @@ def iterate(
     stops: Sequence[int],
     *,
     terms: Sequence[Term] = DEFAULT_TERMS,
-) -> Iterator[tuple[int, AlignState, np.ndarray]]:
+) -> Iterator[tuple[int, AlignState, Float[np.ndarray, "S"]]]:
     """Runs the schedule and yields (steps done, state, losses of the steps since the last stop) at every stop.
 
     Every call of the compiled loop has the same shapes, whatever the stops and the number of iterations: it compiles
@@ -135,7 +135,7 @@ def optimise(
     *,
     terms: Sequence[Term] = DEFAULT_TERMS,
     progress: Progress = silent,
-) -> tuple[AlignState, Array]:
+) -> tuple[AlignState, Float[Array, "iterations"]]:
     """Minimises the sum of the terms with `config.iterations` steps of Adam (betas 0.9, 0.9).
 
     Create the terms once, not for each call: see `iterate`. Runs on the host, so it is not differentiable; `adam_steps`

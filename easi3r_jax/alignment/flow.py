@@ -16,14 +16,19 @@ from easi3r_jax.core import sharding
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Bool, Float
 
 # The released programs' guards against division by zero; needed to match the reference values.
 _EPSILON = 1e-6
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def ego_flow(j_from_i: Array, depth: Array, intrinsics_i: Array, intrinsics_j: Array) -> Array:
+def ego_flow(
+    j_from_i: Float[Array, "*batch 4 4"],
+    depth: Float[Array, "*batch H W"],
+    intrinsics_i: Float[Array, "*batch 3 3"],
+    intrinsics_j: Float[Array, "*batch 3 3"],
+) -> Float[Array, "*batch 2 H*W"]:
     """Flow induced by camera motion alone.
 
     Args:
@@ -46,7 +51,9 @@ def ego_flow(j_from_i: Array, depth: Array, intrinsics_i: Array, intrinsics_j: A
     return seen[..., :2, :] / (seen[..., 2:, :] + _EPSILON) - pixels
 
 
-def robust_sum(error: Array, counts: Array, outlier: Array | float) -> tuple[Array, Array]:
+def robust_sum(
+    error: Float[Array, "*batch 2 P"], counts: Bool[Array, "*batch P"], outlier: Float[Array, ""] | float
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Sum of smooth-L1 losses and their number, () float each.
 
     Args:
@@ -61,7 +68,7 @@ def robust_sum(error: Array, counts: Array, outlier: Array | float) -> tuple[Arr
 
 
 @jax.jit
-def flow_loss(state: AlignState, problem: AlignProblem) -> Array:
+def flow_loss(state: AlignState, problem: AlignProblem) -> Float[Array, ""]:
     """Twice the mean smooth-L1 distance between the pairs' ego flow and their optical flow, () float.
 
     The mean is over the coordinates of static pixels whose loss is below the outlier threshold. Twice, because the

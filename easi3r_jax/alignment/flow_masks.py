@@ -20,7 +20,7 @@ from easi3r_jax.core import sharding
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array, Geometry, PairPredictions, Progress, silent
+from easi3r_jax.core.types import Array, Bool, Float, Geometry, Int, PairPredictions, Progress, silent
 
 # Pairs between two progress reports.
 _PAIRS_PER_REPORT = 10
@@ -30,13 +30,13 @@ _BOTH_WAYS = np.array([[0, 1], [1, 0]], np.int32)
 
 def flow_residual(
     predictions: PairPredictions,
-    flow: Array,
+    flow: Float[Array, "E H W 2"],
     config: AlignConfig = AlignConfig(),
     *,
-    flow_known: Array | None = None,
+    flow_known: Bool[Array, "E H W"] | None = None,
     seed: int = 0,
     progress: Progress = silent,
-) -> Array:
+) -> Float[Array, "T H W"]:
     """How far the flow is from the flow induced by camera motion, (T, H, W) float32 in [0, 1].
 
     Each pair of frames is reconstructed in closed form (`two_frames`, with one focal length per frame). For each
@@ -66,11 +66,11 @@ def flow_residual(
 
 
 def mean_residual(
-    geometries: Iterable[tuple[np.ndarray, Geometry]],
+    geometries: Iterable[tuple[Int[np.ndarray, "2"], Geometry]],
     predictions: PairPredictions,
-    flow: Array,
-    flow_known: Array | None = None,
-) -> Array:
+    flow: Float[Array, "E H W 2"],
+    flow_known: Bool[Array, "E H W"] | None = None,
+) -> Float[Array, "T H W"]:
     """`flow_residual` where the pairs' cameras are found already.
 
     Args:
@@ -86,13 +86,13 @@ def mean_residual(
     return total / jnp.maximum(count, 1)
 
 
-def both_directions(predictions: PairPredictions) -> list[np.ndarray]:
+def both_directions(predictions: PairPredictions) -> list[Int[np.ndarray, "2"]]:
     """For every two frames that are paired in both directions, the rows (2,) of (i, j) and (j, i), i < j."""
     number = {(int(i), int(j)): e for e, (i, j) in enumerate(predictions.clip_edges)}
     return [np.array([e, number[j, i]]) for (i, j), e in number.items() if i < j and (j, i) in number]
 
 
-def one_pair(predictions: PairPredictions, rows: np.ndarray) -> PairPredictions:
+def one_pair(predictions: PairPredictions, rows: Int[np.ndarray, "2"]) -> PairPredictions:
     """Two directions of one pair as a clip of two frames."""
     both = jax.tree.map(lambda x: x[rows], dataclasses.replace(predictions, valid=None, num_frames=2))
     return dataclasses.replace(both, edges=_BOTH_WAYS)
@@ -100,12 +100,12 @@ def one_pair(predictions: PairPredictions, rows: np.ndarray) -> PairPredictions:
 
 def static_regions(
     geometry: Geometry,
-    flow: Array,
-    edges: Array,
+    flow: Float[Array, "E H W 2"],
+    edges: Int[Array, "E 2"],
     tolerance: float,
-    flow_known: Array | None = None,
-    valid: Array | None = None,
-) -> Array:
+    flow_known: Bool[Array, "E H W"] | None = None,
+    valid: Bool[Array, "E"] | None = None,
+) -> Bool[Array, "T H W"]:
     """Where the flow agrees with the cameras in at least half of a frame's pairs, (T, H, W) bool.
 
     A pair agrees at a pixel if the sum of the absolute differences in x and y between flow and ego flow is below the

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.types import Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +23,12 @@ class SpanningTree:
         frame is never frame i.
     """
 
-    edges: np.ndarray
-    joins_i: np.ndarray
-    focal_edges: np.ndarray
+    edges: Int[np.ndarray, "joins"]
+    joins_i: Bool[np.ndarray, "joins"]
+    focal_edges: Int[np.ndarray, "T"]
 
 
-def check_edges(edges: np.ndarray, num_frames: int) -> None:
+def check_edges(edges: Int[np.ndarray, "E 2"], num_frames: int) -> None:
     """Refuses pairs of frames that do not exist, and disconnected graphs.
 
     Raises:
@@ -46,7 +47,9 @@ def check_edges(edges: np.ndarray, num_frames: int) -> None:
         )
 
 
-def spanning_tree(edges: np.ndarray, scores: np.ndarray, num_frames: int, *, stale_focal: bool = False) -> SpanningTree:
+def spanning_tree(
+    edges: Int[np.ndarray, "E 2"], scores: Float[np.ndarray, "E"], num_frames: int, *, stale_focal: bool = False
+) -> SpanningTree:
     """Builds the tree in order of decreasing score (DUSt3R's released initialisation).
 
     Edges are taken from best to worst; an edge with neither frame placed goes to the back of the queue. A frame's focal
@@ -85,7 +88,7 @@ def spanning_tree(edges: np.ndarray, scores: np.ndarray, num_frames: int, *, sta
     return SpanningTree(np.asarray(order), np.asarray(joins_i), focal_edges)
 
 
-def nearest_first(edges: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def nearest_first(edges: Int[np.ndarray, "E 2"], scores: Float[np.ndarray, "E"]) -> Float[np.ndarray, "E"]:
     """Positive scores (E,) that rank pairs by frame distance, nearest first, and then by decreasing `scores`."""
     apart = np.abs(edges[:, 0] - edges[:, 1])
     return 1 + apart.max() - apart + 0.5 * scores / scores.max()

@@ -17,7 +17,7 @@ from easi3r_jax.alignment.state import MEAN_PAIR_SCALE, AlignState, make_state
 from easi3r_jax.core.batches import padded
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.types import Array, KnownCameras, PairPredictions
+from easi3r_jax.core.types import Array, Float, KnownCameras, PairPredictions
 
 
 def initial_state(
@@ -93,7 +93,7 @@ def with_scale(
     return known
 
 
-def positive_depth(depth: Array) -> Array:
+def positive_depth(depth: Float[Array, "*batch H W"]) -> Float[Array, "*batch H W"]:
     """(..., H, W) z, clamped to at least a thousandth of the image's mean |z|: the log-depth must exist."""
     floor = 1e-3 * jnp.mean(jnp.abs(depth), axis=(-2, -1), keepdims=True)
     return jnp.maximum(depth, jnp.maximum(floor, 1e-6))

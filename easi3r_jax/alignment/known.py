@@ -16,7 +16,7 @@ from easi3r_jax.alignment import state as state_of
 from easi3r_jax.alignment.state import FOCAL_PARAM_SCALE, AlignProblem, AlignState, CameraPrior
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.core.types import Geometry, KnownCameras
+from easi3r_jax.core.types import Float, Geometry, KnownCameras
 
 # Known focal lengths that differ relatively by less than this are treated as equal.
 _FOCAL_TOLERANCE = 0.01
@@ -36,7 +36,9 @@ def check_known(known: KnownCameras, num_frames: int) -> None:
         raise InputError(f"Cameras are known for {len(known.poses_known)} frames, but the clip has {num_frames}.")
 
 
-def known_focals(focals: np.ndarray, known: KnownCameras | None, config: AlignConfig) -> tuple[np.ndarray, bool]:
+def known_focals(
+    focals: Float[np.ndarray, "T"], known: KnownCameras | None, config: AlignConfig
+) -> tuple[Float[np.ndarray, "T"], bool]:
     """Replaces estimated focal lengths (T,) by known ones. Also returns whether all frames share one.
 
     If all are known, each frame keeps its own. If only some are known and all frames share one, it is the known one.
@@ -83,15 +85,17 @@ def nothing_known(num_frames: int) -> KnownCameras:
     )
 
 
-def principal_points(centre: np.ndarray, num_frames: int, known: KnownCameras | None) -> np.ndarray:
+def principal_points(
+    centre: Float[np.ndarray, "2"], num_frames: int, known: KnownCameras | None
+) -> Float[np.ndarray, "T 2"]:
     """(T, 2): known principal points, and the image's centre elsewhere."""
     centres = np.tile(np.asarray(centre)[None], (num_frames, 1))
     return centres if known is None else np.where(known.intrinsics_known[:, None], known.principal_point, centres)
 
 
 def world_from_known(
-    world_from_cam: np.ndarray, known: KnownCameras, scale: np.ndarray | float | None = None
-) -> np.ndarray:
+    world_from_cam: Float[np.ndarray, "T 4 4"], known: KnownCameras, scale: Float[np.ndarray, ""] | float | None = None
+) -> Float[np.ndarray, "4 4"]:
     """The similarity (4, 4) that best aligns the known poses with estimated ones, (T, 4, 4).
 
     Its rotation is the mean of the relative rotations. Its scale, unless given, is the ratio of the centres' spreads if
@@ -119,7 +123,9 @@ def scale_is_known(known: KnownCameras | None) -> bool:
     return bool(np.abs(_centred(poses)).max() > _CENTRE_TOLERANCE * np.abs(poses[:, :3, 3]).max())
 
 
-def decide_scale(known: KnownCameras | None, world_from_cam: np.ndarray, depth: np.ndarray) -> KnownCameras | None:
+def decide_scale(
+    known: KnownCameras | None, world_from_cam: Float[np.ndarray, "T 4 4"], depth: Float[np.ndarray, "T H W"]
+) -> KnownCameras | None:
     """Decides whether known poses fix the world's scale, by comparison with poses estimated without them.
 
     They do if the two paths are similar and longer than a thousandth of the depth. The centres of a camera that only
@@ -150,7 +156,9 @@ def _centred(poses: np.ndarray) -> np.ndarray:
     return poses[:, :3, 3] - poses[:, :3, 3].mean(0)
 
 
-def with_known_poses(world_from_cam: np.ndarray, known: KnownCameras | None) -> np.ndarray:
+def with_known_poses(
+    world_from_cam: Float[np.ndarray, "T 4 4"], known: KnownCameras | None
+) -> Float[np.ndarray, "T 4 4"]:
     """Estimated poses (T, 4, 4), replaced by the known ones where available, aligned with the estimate."""
     if known is None or not np.any(known.poses_known):
         return world_from_cam
@@ -210,7 +218,9 @@ def in_known_world(geometry: Geometry, known: KnownCameras | None, config: Align
     )
 
 
-def transformed_poses(poses: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+def transformed_poses(
+    poses: Float[np.ndarray, "T 4 4"], similarity: Float[np.ndarray, "4 4"]
+) -> Float[np.ndarray, "T 4 4"]:
     """Rigid poses (T, 4, 4) in another world: the similarity's scale applies to translations only."""
     out = similarity @ poses
     out[:, :3, :3] /= np.cbrt(np.linalg.det(similarity[:3, :3]))

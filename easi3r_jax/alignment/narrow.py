@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.alignment.derivatives import without_derivative
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float, Real, Shaped
 
 _T = TypeVar("_T")
 
@@ -29,7 +29,7 @@ def in_bits(tree: _T) -> _T:
     return jax.tree.map(one, tree)
 
 
-def forbid_half_gradient(x: Array) -> Array:
+def forbid_half_gradient(x: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
     """`x`; differentiating with respect to it in half precision raises a `GradientError`.
 
     A gradient has the dtype of its argument. The gradient of a mean over all pixels of all pairs underflows in float16,
@@ -43,7 +43,7 @@ def forbid_half_gradient(x: Array) -> Array:
     )
 
 
-def widened(x: Array, dtype: jnp.dtype | type) -> Array:
+def widened(x: Real[Array, "*shape"], dtype: jnp.dtype | type) -> Float[Array, "*shape"]:
     """Converts the output of `in_bits`, or floats of any width, to the dtype used for computation."""
     if x.dtype != jnp.uint16:
         return x.astype(dtype)

@@ -26,12 +26,12 @@ from easi3r_jax.alignment.state import (
 from easi3r_jax.core import sharding
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
+def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """DUSt3R's eq. 5 for the i and the j sides, separately.
 
     Log-confidence-weighted distances between each pair's points and the frames' points, in units of `unit_length`,
@@ -55,7 +55,7 @@ def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
 
 
 @partial(jax.jit, static_argnames=("softness",))
-def points_loss(state: AlignState, problem: AlignProblem, softness: float = 0.0) -> Array:
+def points_loss(state: AlignState, problem: AlignProblem, softness: float = 0.0) -> Float[Array, ""]:
     """Sum of the two `pair_terms`, () float, computed by a streaming kernel with a custom gradient.
 
     Differentiable in reverse mode (repeatedly, and forward over reverse) with respect to the state and everything that

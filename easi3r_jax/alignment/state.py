@@ -17,7 +17,7 @@ from easi3r_jax.core import sharding
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, PairPredictions, pytree_dataclass
+from easi3r_jax.core.types import Array, Bool, Float, Int, PairPredictions, PyTree, Real, pytree_dataclass
 
 #: Geometric mean of the pairs' scales: the gauge of the world's scale.
 MEAN_PAIR_SCALE = 0.5
@@ -45,11 +45,11 @@ class AlignState:
       principal_offset: (T, 2), offset from the problem's principal point in units of 10 pixels; None: no offset.
     """
 
-    pair_poses: Array
-    frame_poses: Array
-    log_depth: Array
-    log_focal: Array
-    principal_offset: Array | None = None
+    pair_poses: Float[Array, "E 8"]
+    frame_poses: Float[Array, "T 7"]
+    log_depth: Float[Array, "T H W"]
+    log_focal: Float[Array, "T"] | Float[Array, "1"]
+    principal_offset: Float[Array, "T 2"] | None = None
 
 
 @pytree_dataclass
@@ -64,12 +64,12 @@ class FlowTargets:
       counts: () bool, False while the flow term is switched off.
     """
 
-    flow: Array
-    static: Array
-    weight: Array
-    outlier: Array
-    limit: Array
-    counts: Array
+    flow: Float[Array, "G B 2 P"]
+    static: Bool[Array, "T P"]
+    weight: Float[Array, ""]
+    outlier: Float[Array, ""]
+    limit: Float[Array, ""]
+    counts: Bool[Array, ""]
 
 
 @pytree_dataclass
@@ -82,9 +82,9 @@ class DepthPrior:
       weight: () float.
     """
 
-    log_depth: Array
-    pixel_weight: Array
-    weight: Array
+    log_depth: Float[Array, "T H W"]
+    pixel_weight: Float[Array, "T H W"]
+    weight: Float[Array, ""]
 
 
 @pytree_dataclass
@@ -99,11 +99,11 @@ class CameraPrior:
       weight: () float.
     """
 
-    world_from_cam: Array
-    poses_known: Array
-    log_focal: Array
-    focals_known: Array
-    weight: Array
+    world_from_cam: Float[Array, "T 4 4"]
+    poses_known: Float[Array, "T"]
+    log_focal: Float[Array, "T"]
+    focals_known: Float[Array, "T"]
+    weight: Float[Array, ""]
 
 
 @pytree_dataclass
@@ -128,29 +128,29 @@ class AlignProblem:
       mesh: over which the blocks are sharded; None: one device.
     """
 
-    edges: Array
-    points_i: Array
-    points_j: Array
-    weights_i: Array
-    weights_j: Array
-    principal_point: Array
-    smoothing_weight: Array
-    translation_weight: Array
-    scale_known: Array
+    edges: Int[Array, "G B 2"]
+    points_i: Real[Array, "G B 3 P"]
+    points_j: Real[Array, "G B 3 P"]
+    weights_i: Real[Array, "G B P"]
+    weights_j: Real[Array, "G B P"]
+    principal_point: Float[Array, "T 2"]
+    smoothing_weight: Float[Array, ""]
+    translation_weight: Float[Array, ""]
+    scale_known: Bool[Array, ""]
     flow: FlowTargets | None = None
     depth_prior: DepthPrior | None = None
     camera_prior: CameraPrior | None = None
-    free: AlignState | None = None
-    pair_counts: Array | None = None
-    frame_counts: Array | None = None
+    free: PyTree[Float[Array, "..."]] | None = None
+    pair_counts: Float[Array, "E"] | None = None
+    frame_counts: Float[Array, "T"] | None = None
     mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 def make_state(
-    pair_poses: Array,
-    frame_poses: Array,
-    depth: Array,
-    focals: Array,
+    pair_poses: Float[Array, "E 8"],
+    frame_poses: Float[Array, "T 7"],
+    depth: Float[Array, "T H W"],
+    focals: Float[Array, "T"] | Float[Array, "1"],
     *,
     shared_focal: bool,
     free_principal_point: bool = False,
@@ -168,9 +168,9 @@ def make_problem(
     predictions: PairPredictions,
     config: AlignConfig = AlignConfig(),
     *,
-    flow: Array | None = None,
-    flow_known: Array | None = None,
-    dynamic: Array | None = None,
+    flow: Float[Array, "E H W 2"] | None = None,
+    flow_known: Bool[Array, "E H W"] | None = None,
+    dynamic: Bool[Array, "T H W"] | None = None,
     block: int | None = None,
     release: bool = False,
 ) -> AlignProblem:
@@ -271,7 +271,7 @@ def _layout_of(rows: int, pixels: int, block: int | None, mesh: Mesh | None) -> 
     return Layout(shards, _divisible(-(-rows // (shards * block))), block)
 
 
-def blocked_like(x: Array, problem: AlignProblem) -> Array:
+def blocked_like(x: Float[Array, "E *rest"], problem: AlignProblem) -> Float[Array, "G B *rest"]:
     """Rows (R, ...) of the state's pairs to (G, B, ...); padding is zero."""
     shards = sharding.num_shards(problem.mesh)
     groups, block = problem.edges.shape[:2]
@@ -311,7 +311,7 @@ def _log_confidence(confidence: Array, layout: Layout, counts: Array) -> Array:
 
 
 def with_depth_prior(
-    problem: AlignProblem, start: AlignState, config: AlignConfig, dynamic: Array | None = None
+    problem: AlignProblem, start: AlignState, config: AlignConfig, dynamic: Bool[Array, "T H W"] | None = None
 ) -> AlignProblem:
     """Adds a prior that keeps depth close to its start if `config.depth_weight` is set; doubled in dynamic regions.
 
@@ -340,12 +340,14 @@ def _divisible(groups: int) -> int:
     return max((n for n in range(groups, groups + groups // 8 + 1)), key=lambda n: (unroll_factor(n), -n))
 
 
-def world_from_cam(state: AlignState) -> Array:
+def world_from_cam(state: AlignState) -> Float[Array, "T 4 4"]:
     """(T, 4, 4) rigid camera poses."""
     return _rigid(state.frame_poses)
 
 
-def pair_scales(state: AlignState, scale_known: Array | bool = False, counts: Array | None = None) -> Array:
+def pair_scales(
+    state: AlignState, scale_known: Bool[Array, ""] | bool = False, counts: Float[Array, "E"] | None = None
+) -> Float[Array, "E"]:
     """(E,) scales; their geometric mean is 0.5 unless known poses fix the world's scale.
 
     Args:
@@ -355,7 +357,9 @@ def pair_scales(state: AlignState, scale_known: Array | bool = False, counts: Ar
     return MEAN_PAIR_SCALE * jnp.exp(state.pair_poses[:, 7] - jnp.where(scale_known, 0, _mean_log_scale(state, counts)))
 
 
-def unit_length(state: AlignState, scale_known: Array | bool, counts: Array | None = None) -> Array:
+def unit_length(
+    state: AlignState, scale_known: Bool[Array, ""] | bool, counts: Float[Array, "E"] | None = None
+) -> Float[Array, ""]:
     """() float, the unit of lengths: 1, or, if known poses fix the world's scale, the pairs' mean scale over 0.5.
 
     Without it, shrinking the world would reduce the loss, as all distances would shrink.
@@ -368,19 +372,21 @@ def _mean_log_scale(state: AlignState, counts: Array | None) -> Array:
     return jnp.mean(log_scale) if counts is None else jnp.sum(counts * log_scale) / jnp.sum(counts)
 
 
-def pair_transforms(state: AlignState, scale_known: Array | bool = False, counts: Array | None = None) -> Array:
+def pair_transforms(
+    state: AlignState, scale_known: Bool[Array, ""] | bool = False, counts: Float[Array, "E"] | None = None
+) -> Float[Array, "E 4 4"]:
     """(E, 4, 4) similarities, world from the pair's points: rotation and translation, both times the scale."""
     rigid = _rigid(state.pair_poses)
     scale = pair_scales(state, scale_known, counts)[:, None]
     return se3.from_parts(scale[..., None] * rigid[:, :3, :3], scale * rigid[:, :3, 3])
 
 
-def focals(state: AlignState) -> Array:
+def focals(state: AlignState) -> Float[Array, "T"]:
     """(T,) focal lengths in pixels."""
     return jnp.broadcast_to(jnp.exp(state.log_focal / FOCAL_PARAM_SCALE), (len(state.frame_poses),))
 
 
-def intrinsics(state: AlignState, problem: AlignProblem) -> Array:
+def intrinsics(state: AlignState, problem: AlignProblem) -> Float[Array, "T 3 3"]:
     """(T, 3, 3) in pixels."""
     centre = problem.principal_point
     if state.principal_offset is not None:
@@ -388,12 +394,12 @@ def intrinsics(state: AlignState, problem: AlignProblem) -> Array:
     return camera.intrinsics(focals(state), centre)
 
 
-def depth(state: AlignState) -> Array:
+def depth(state: AlignState) -> Float[Array, "T H W"]:
     """(T, H, W) z in the camera."""
     return jnp.exp(state.log_depth)
 
 
-def world_points(state: AlignState, problem: AlignProblem) -> Array:
+def world_points(state: AlignState, problem: AlignProblem) -> Float[Array, "T H W 3"]:
     """(T, H, W, 3): every pixel of every frame, unprojected to the world."""
     return se3.transform_points(world_from_cam(state), camera.unproject(depth(state), intrinsics(state, problem)))
 

@@ -30,7 +30,7 @@ from easi3r_jax.alignment.state import (
 )
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Term:
     """
 
     name: str
-    value: Callable[[AlignState, AlignProblem], Array]
-    weight: Callable[[AlignProblem], Array | None] | float = 1.0
+    value: Callable[[AlignState, AlignProblem], Float[Array, ""]]
+    weight: Callable[[AlignProblem], Float[Array, ""] | None] | float = 1.0
 
 
 @jax.jit
-def smoothness_loss(state: AlignState, problem: AlignProblem) -> Array:
+def smoothness_loss(state: AlignState, problem: AlignProblem) -> Float[Array, ""]:
     """Change of pose between neighbouring frames (MonST3R, eq. 4), () float: sum_t |R_rel - I|_F + weight * |t_rel|.
 
     `rel` is cam_t from cam_(t+1), the weight `problem.translation_weight`.
@@ -59,7 +59,9 @@ def smoothness_loss(state: AlignState, problem: AlignProblem) -> Array:
     return jnp.sum(residual if problem.frame_counts is None else problem.frame_counts[1:] * residual)
 
 
-def relative_pose_residual(poses: Array, translation_weight: Array | float) -> Array:
+def relative_pose_residual(
+    poses: Float[Array, "T 4 4"], translation_weight: Float[Array, ""] | float
+) -> Float[Array, "T-1"]:
     """(T, 4, 4) world_from_cam -> (T-1,) residuals of `smoothness_loss`."""
     relative = se3.compose(se3.inverse(poses[:-1]), poses[1:])
     turn = (relative[:, :3, :3] - jnp.eye(3, dtype=poses.dtype)[None]).reshape(-1, 9)
@@ -67,7 +69,7 @@ def relative_pose_residual(poses: Array, translation_weight: Array | float) -> A
 
 
 @jax.jit
-def depth_loss(state: AlignState, problem: AlignProblem) -> Array:
+def depth_loss(state: AlignState, problem: AlignProblem) -> Float[Array, ""]:
     """Distance of the depth from the problem's depth prior, () float: see `depth_change`.
 
     Raises:
@@ -78,7 +80,7 @@ def depth_loss(state: AlignState, problem: AlignProblem) -> Array:
     return depth_change(state.log_depth, problem.depth_prior)
 
 
-def depth_change(log_depth: Array, prior: DepthPrior) -> Array:
+def depth_change(log_depth: Float[Array, "T H W"], prior: DepthPrior) -> Float[Array, ""]:
     """Variance of the change of each frame's log depth (T, H, W), weighted per pixel, mean over frames, () float.
 
     A factor per frame costs nothing: the unweighted mean of the change is subtracted.
@@ -89,7 +91,7 @@ def depth_change(log_depth: Array, prior: DepthPrior) -> Array:
 
 
 @jax.jit
-def cameras_loss(state: AlignState, problem: AlignProblem) -> Array:
+def cameras_loss(state: AlignState, problem: AlignProblem) -> Float[Array, ""]:
     """Distance from the problem's camera prior, () float.
 
     Sums over frames of |R - R_known|_F, of the distance between camera centres (in units of `unit_length`) and of the
@@ -154,7 +156,7 @@ def softened(softness: float, terms: Iterable[Term] = DEFAULT_TERMS) -> tuple[Te
     )
 
 
-def total_loss(state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS) -> Array:
+def total_loss(state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS) -> Float[Array, ""]:
     """The objective, () float: the weighted sum of the terms that the problem has data for.
 
     Differentiable in reverse mode, also twice, with respect to the state and the problem: see docs/differentiating.md.
@@ -165,7 +167,9 @@ def total_loss(state: AlignState, problem: AlignProblem, terms: Iterable[Term] =
     return sum((weight * term.value(state, problem) for term, weight in _in_use(terms, problem)), _zero(state))
 
 
-def loss_terms(state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS) -> dict[str, Array]:
+def loss_terms(
+    state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS
+) -> dict[str, Float[Array, ""]]:
     """The objective, "total", and the unweighted values of the active terms, by name.
 
     Raises:

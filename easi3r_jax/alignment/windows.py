@@ -24,7 +24,7 @@ from easi3r_jax.alignment.known import decide_scale, transformed_poses, world_fr
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.geometry.procrustes import robust_similarity, robust_weights
-from easi3r_jax.core.types import Array, KnownCameras, Scene4D
+from easi3r_jax.core.types import Array, Int, KnownCameras, Scene4D
 
 # Numbers of scene points and camera points that tie two windows together, and the cameras' share of the weight.
 _NUM_POINTS, _NUM_CAMERA_POINTS = 8192, 512
@@ -55,7 +55,7 @@ def window_ranges(num_frames: int, window: int, overlap: int) -> list[tuple[int,
     return [(start, start + window) for start in starts]
 
 
-def keyframe_numbers(num_frames: int, window: int) -> np.ndarray:
+def keyframe_numbers(num_frames: int, window: int) -> Int[np.ndarray, "window"]:
     """(window,) numbers of evenly spaced frames, including the first and the last."""
     return np.unique(np.linspace(0, num_frames - 1, window).round().astype(int))
 
@@ -64,7 +64,7 @@ def join_windows(
     scenes: Sequence[Scene4D],
     ranges: Sequence[tuple[int, int]],
     *,
-    keyframes: tuple[Scene4D, np.ndarray] | None = None,
+    keyframes: tuple[Scene4D, Int[np.ndarray, "keyframes"]] | None = None,
     cameras: KnownCameras | None = None,
     fixed: bool = True,
     seed: int = 0,

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from easi3r_jax.core import sharding
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Bool, Int, Shaped
 
 # From this many batches on, all are full: the last one then wastes at most an eighth of the work.
 _MIN_FULL_BATCHES = 8
@@ -44,7 +44,13 @@ class Batches:
     """
 
     def __init__(
-        self, edges: np.ndarray, most: int, mesh: Mesh | None, *, valid: np.ndarray | None = None, batch: int = 0
+        self,
+        edges: Int[np.ndarray, "E 2"],
+        most: int,
+        mesh: Mesh | None,
+        *,
+        valid: Bool[np.ndarray, "E"] | None = None,
+        batch: int = 0,
     ):
         self._edges, self._mesh = np.asarray(edges), mesh
         self._valid = np.ones(len(edges), bool) if valid is None else np.asarray(valid)
@@ -66,12 +72,14 @@ class Batches:
         """Approximate number of pairs done before the n-th batch."""
         return min(n * self._per_batch * self._shards, int(self._valid.sum()))
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Shaped[Array, "E *rest"]:
         """(E, ...) zeros, sharded like the results."""
         place = None if self._mesh is None else NamedSharding(self._mesh, ROWS)
         return jnp.zeros((len(self._edges), *shape), dtype, device=place)
 
-    def keep(self, store: tuple[Array, ...], values: tuple[Array, ...], n: int) -> tuple[Array, ...]:
+    def keep(
+        self, store: tuple[Shaped[Array, "E ..."], ...], values: tuple[Shaped[Array, "B ..."], ...], n: int
+    ) -> tuple[Shaped[Array, "E ..."], ...]:
         """Writes the n-th batch's results, (B, ...) each, to its rows. The store is donated."""
         return _keep(store, values, self._start(n), self._mesh)
 
@@ -79,7 +87,9 @@ class Batches:
         return min(n * self._per_batch, self._per_device - self._per_batch)
 
 
-def pad_pairs(edges: np.ndarray, count: int, mesh: Mesh | None) -> tuple[np.ndarray, np.ndarray | None]:
+def pad_pairs(
+    edges: Int[np.ndarray, "E 2"], count: int, mesh: Mesh | None
+) -> tuple[Int[np.ndarray, "pairs 2"], Bool[np.ndarray, "pairs"] | None]:
     """Pads pairs to a common length that splits into equal shards.
 
     Args:
@@ -111,7 +121,7 @@ def bucket_size(count: int) -> int:
     return -(-count // step) * step
 
 
-def padded(x: np.ndarray, length: int) -> np.ndarray:
+def padded(x: Shaped[np.ndarray, "n *rest"], length: int) -> Shaped[np.ndarray, "length *rest"]:
     """Repeats the last entry up to `length`."""
     return x[np.minimum(np.arange(length), len(x) - 1)]
 

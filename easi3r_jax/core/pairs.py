@@ -25,7 +25,7 @@ from collections.abc import Callable
 import numpy as np
 
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Bool, Int
 
 _OFFSETS: dict[str, Callable[[int], list[int]]] = {
     "swin": lambda k: list(range(1, k + 1)),
@@ -40,7 +40,7 @@ GRAPHS = ("complete", *(f"{name}-K[-noncyclic]" for name in _OFFSETS), "oneref-I
 
 def make_edges(
     num_frames: int, graph: str = "swinstride-5-noncyclic", symmetrize: bool = True, prefilter: str | None = None
-) -> np.ndarray:
+) -> Int[np.ndarray, "E 2"]:
     """Directed pairs of a clip.
 
     Args:
@@ -71,7 +71,7 @@ def make_edges(
     return np.unique(pairs, axis=0).astype(np.int32)
 
 
-def reverse_edges(edges: Array, num_frames: int) -> tuple[Array, Array]:
+def reverse_edges(edges: Int[Array, "E 2"], num_frames: int) -> tuple[Int[Array, "E"], Bool[Array, "E"]]:
     """The index of the reverse pair (j, i) of every pair (i, j); on the host for NumPy arrays.
 
     Args:

@@ -15,6 +15,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.types import Array, Int
 
 _T = TypeVar("_T")
 
@@ -130,6 +131,6 @@ def pmax(tree: _T, mesh: Mesh | None) -> _T:
     return tree if mesh is None else jax.lax.pmax(tree, DATA)
 
 
-def shard_index(mesh: Mesh | None) -> jax.Array | int:
+def shard_index(mesh: Mesh | None) -> Int[Array, ""] | int:
     """Within `shard_map`: the index of this device's shard."""
     return 0 if mesh is None else jax.lax.axis_index(DATA)

@@ -22,14 +22,24 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, dataclass_t
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool as Bool
+from jaxtyping import Float as Float
+from jaxtyping import Int as Int
+from jaxtyping import Key as Key
+from jaxtyping import PyTree as PyTree
+from jaxtyping import Real as Real
+from jaxtyping import Shaped as Shaped
+from jaxtyping import UInt8 as UInt8
+from jaxtyping import UInt32 as UInt32
 
 from easi3r_jax.core.errors import InputError
 
 if TYPE_CHECKING:
-    # Stages take host arrays and device arrays, and no type that checkers understand has the methods of both.
+    # Stages take host arrays and device arrays, and no type that checkers understand has the methods of both. So
+    # `Float[Array, "T H W"]` is anything to them; shapes and dtypes are checked while the tests run.
     Array: TypeAlias = Any
 else:
-    Array = jax.Array
+    Array = jax.Array | np.ndarray | np.generic
 
 #: Called with (stage, done, total, note) at the start (done = 0), during and at the end (done = total) of a stage.
 Progress: TypeAlias = Callable[[str, int, int, str], None]
@@ -43,7 +53,7 @@ def silent(stage: str, done: int, total: int, note: str) -> None:
 
 
 @jax.jit
-def all_finite(tree: Any) -> jax.Array:
+def all_finite(tree: Any) -> Bool[Array, ""]:
     """() bool: whether every floating-point leaf of a pytree is finite everywhere."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating)]
     return jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]).all()
@@ -52,7 +62,9 @@ def all_finite(tree: Any) -> jax.Array:
 class MaskRefiner(Protocol):
     """Refines dynamic masks using the frames, e.g. `inference.refine.Sam2Refiner`. Works on host arrays."""
 
-    def __call__(self, rgb: np.ndarray, masks: np.ndarray, /, *, progress: Progress = silent) -> np.ndarray:
+    def __call__(
+        self, rgb: UInt8[np.ndarray, "T H W 3"], masks: Bool[np.ndarray, "T H W"], /, *, progress: Progress = silent
+    ) -> Bool[np.ndarray, "T H W"]:
         """Refines the masks of a clip.
 
         Args:
@@ -93,15 +105,15 @@ class Frames:
       names: file name of each frame's original, for a folder of images; else None.
     """
 
-    rgb: Array
-    source_index: Array
-    time: Array
-    frame_from_source: Array
-    source_size: Array
-    valid: Array | None = None
+    rgb: UInt8[Array, "T H W 3"]
+    source_index: Int[Array, "T"]
+    time: Float[Array, "T"]
+    frame_from_source: Float[Array, "3 3"]
+    source_size: Int[Array, "2"]
+    valid: Bool[Array, "T"] | None = None
     names: tuple[str, ...] | None = static_field(default=None)
 
-    def original_intrinsics(self, intrinsics: Array) -> np.ndarray:
+    def original_intrinsics(self, intrinsics: Float[Array, "T 3 3"]) -> Float[np.ndarray, "T 3 3"]:
         """Maps (T, 3, 3) intrinsics from pixels of the frames to pixels of the original images, float64."""
         return np.linalg.inv(self.frame_from_source) @ np.asarray(intrinsics, np.float64)
 
@@ -135,14 +147,14 @@ class KnownCameras:
         of the path.
     """
 
-    focal: Array
-    principal_point: Array
-    intrinsics_known: Array
-    world_from_cam: Array
-    poses_known: Array
-    shared_focal: Array | None = None
-    scale_known: Array | None = None
-    start_scale: Array | None = None
+    focal: Float[Array, "T"]
+    principal_point: Float[Array, "T 2"]
+    intrinsics_known: Bool[Array, "T"]
+    world_from_cam: Float[Array, "T 4 4"]
+    poses_known: Bool[Array, "T"]
+    shared_focal: Float[Array, ""] | None = None
+    scale_known: Bool[Array, ""] | None = None
+    start_scale: Float[Array, ""] | None = None
 
 
 @pytree_dataclass
@@ -157,9 +169,9 @@ class Given:
       cameras: intrinsics and poses.
     """
 
-    flow: Array | None = None
-    flow_known: Array | None = None
-    masks: Array | None = None
+    flow: Float[Array, "E H W 2"] | None = None
+    flow_known: Bool[Array, "E H W"] | None = None
+    masks: Bool[Array, "T H W"] | None = None
     cameras: KnownCameras | None = None
 
 
@@ -178,12 +190,12 @@ class PairPredictions:
       num_frames: T; 0: derived from the edges.
     """
 
-    edges: Array
-    points_i: Array
-    points_j: Array
-    confidence_i: Array
-    confidence_j: Array
-    valid: Array | None = None
+    edges: Int[Array, "E 2"]
+    points_i: Float[Array, "E H W 3"]
+    points_j: Float[Array, "E H W 3"]
+    confidence_i: Float[Array, "E H W"]
+    confidence_j: Float[Array, "E H W"]
+    valid: Bool[Array, "E"] | None = None
     num_frames: int = static_field(default=0)
 
     @property
@@ -192,7 +204,7 @@ class PairPredictions:
         return self.num_frames or int(np.max(np.asarray(self.edges), initial=-1)) + 1
 
     @property
-    def clip_edges(self) -> np.ndarray:
+    def clip_edges(self) -> Int[np.ndarray, "pairs 2"]:
         """(E', 2) int32 edges without padding, on the host."""
         edges = np.asarray(self.edges, np.int32)
         return edges if self.valid is None else edges[np.asarray(self.valid)]
@@ -214,8 +226,8 @@ class AttentionStats:
       ref: (..., L, A, N) float32, branch 2: indexed by the tokens of frame i, which acts as *reference* view.
     """
 
-    src: Array
-    ref: Array
+    src: Float[Array, "*batch L A N"]
+    ref: Float[Array, "*batch L A N"]
 
 
 @pytree_dataclass
@@ -227,10 +239,10 @@ class TemporalMaps:
       mean_ref, std_ref: (T, h, w) float32 in [0, 1], over the pairs where the frame is i.
     """
 
-    mean_src: Array
-    std_src: Array
-    mean_ref: Array
-    std_ref: Array
+    mean_src: Float[Array, "T h w"]
+    std_src: Float[Array, "T h w"]
+    mean_ref: Float[Array, "T h w"]
+    std_ref: Float[Array, "T h w"]
 
 
 @pytree_dataclass
@@ -242,8 +254,8 @@ class MotionResidual:
       observed: (T, h, w) bool: some partner observes the token. Elsewhere `value` is 0 and is ignored.
     """
 
-    value: Array
-    observed: Array
+    value: Float[Array, "T h w"]
+    observed: Bool[Array, "T h w"]
 
 
 @pytree_dataclass
@@ -259,9 +271,9 @@ class MotionMaps:
     """
 
     temporal: TemporalMaps
-    raw_score: Array
-    labels: Array
-    score: Array
+    raw_score: Float[Array, "T h w"]
+    labels: Int[Array, "T h w"]
+    score: Float[Array, "T h w"]
 
 
 @pytree_dataclass
@@ -274,9 +286,9 @@ class Segmentation:
       mask: (T, H, W) bool, score > threshold: True where the frame is dynamic.
     """
 
-    score: Array
-    threshold: Array
-    mask: Array
+    score: Float[Array, "T H W"]
+    threshold: Float[Array, ""]
+    mask: Bool[Array, "T H W"]
 
 
 @pytree_dataclass
@@ -291,10 +303,10 @@ class Geometry:
         floats in front of others).
     """
 
-    world_from_cam: Array
-    intrinsics: Array
-    depth: Array
-    confidence: Array
+    world_from_cam: Float[Array, "T 4 4"]
+    intrinsics: Float[Array, "T 3 3"]
+    depth: Float[Array, "T H W"]
+    confidence: Float[Array, "T H W"]
 
 
 @pytree_dataclass
@@ -309,10 +321,10 @@ class Scene4D(Geometry):
       rgb: (T, H, W, 3) uint8.
     """
 
-    dynamic_mask: Array
-    dynamic_score: Array
-    static_mask: Array
-    rgb: Array
+    dynamic_mask: Bool[Array, "T H W"]
+    dynamic_score: Float[Array, "T H W"]
+    static_mask: Bool[Array, "T H W"]
+    rgb: UInt8[Array, "T H W 3"]
 
 
 @pytree_dataclass
@@ -336,10 +348,10 @@ class Reconstruction:
     scene: Scene4D
     frames: Frames
     motion: MotionMaps | None = None
-    threshold: Array | None = None
-    losses: Array | None = None
+    threshold: Float[Array, ""] | None = None
+    losses: Float[Array, "iterations"] | None = None
     given: Given | None = None
-    edges: Array | None = None
+    edges: Int[Array, "E 2"] | None = None
     record: Mapping[str, Any] = static_field(default_factory=dict)
     folder: pathlib.Path | None = static_field(default=None)
 

@@ -18,13 +18,18 @@ from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.pairs import make_edges
 from easi3r_jax.core.types import (
     Array,
+    Bool,
+    Float,
     Frames,
     Given,
+    Int,
     MotionMaps,
     PairPredictions,
     Progress,
     Reconstruction,
     Scene4D,
+    Shaped,
+    UInt8,
     frames_at,
 )
 from easi3r_jax.models import DUSt3R
@@ -36,7 +41,9 @@ _MAX_SIZE_RATIO = 2
 class FlowEstimator(Protocol):
     """Estimates optical flow of directed pairs, e.g. `functools.partial(estimate_flow, network)`."""
 
-    def __call__(self, rgb: Array, edges: np.ndarray, /, *, progress: Progress) -> Array:
+    def __call__(
+        self, rgb: UInt8[Array, "T H W 3"], edges: Int[np.ndarray, "E 2"], /, *, progress: Progress
+    ) -> Float[Array, "E H W 2"]:
         """Flow from i to j.
 
         Args:
@@ -67,8 +74,8 @@ class Clip:
 
     frames: Frames
     length: int
-    edges: np.ndarray
-    valid: np.ndarray | None
+    edges: Int[np.ndarray, "E 2"]
+    valid: Bool[np.ndarray, "E"] | None
     given: Given
     cue: motion.Cue | None
     finds_motion: bool
@@ -84,7 +91,7 @@ class Clip:
         """Number of pairs without padding."""
         return len(self.edges) if self.valid is None else int(self.valid.sum())
 
-    def padded(self, x: Any) -> Array:
+    def padded(self, x: Any) -> Shaped[Array, "T *rest"]:
         """An array over the clip's frames, padded by repeating the last entry."""
         return jnp.asarray(x if self.frames.valid is None else padded(np.asarray(x), len(self.frames.rgb)))
 
@@ -101,7 +108,12 @@ class Clip:
         return dataclasses.replace(evidence, predictions=predictions)
 
     def result(
-        self, scene: Scene4D, maps: MotionMaps | None, threshold: Array | None, losses: Array, config: PipelineConfig
+        self,
+        scene: Scene4D,
+        maps: MotionMaps | None,
+        threshold: Float[Array, ""] | None,
+        losses: Float[Array, "iterations"],
+        config: PipelineConfig,
     ) -> Reconstruction:
         """The result, as host arrays without padding. Cropped on the host, so that no length needs compiling."""
 
@@ -178,7 +190,7 @@ def prepare(
     )
 
 
-def clip_edges(num_frames: int, graph: str) -> np.ndarray:
+def clip_edges(num_frames: int, graph: str) -> Int[np.ndarray, "E 2"]:
     """Directed pairs of a clip, (E, 2) int32, that connect all frames. One frame is paired with itself.
 
     Raises:

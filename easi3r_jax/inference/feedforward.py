@@ -27,11 +27,13 @@ from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.procrustes import robust_similarity
 from easi3r_jax.core.types import (
     Array,
+    Float,
     Frames,
     Geometry,
     Progress,
     Reconstruction,
     Scene4D,
+    UInt8,
     all_finite,
     pytree_dataclass,
     silent,
@@ -53,9 +55,9 @@ class Anchor:
       confidence: (H, W).
     """
 
-    features: Array
-    points: Array
-    confidence: Array
+    features: Float[Array, "N C"]
+    points: Float[Array, "H W 3"]
+    confidence: Float[Array, "H W"]
 
 
 @pytree_dataclass
@@ -69,13 +71,15 @@ class TrackedFrame:
       confidence: (H, W) of the frame's own point map.
     """
 
-    world_from_cam: Array
-    focal: Array
-    depth: Array
-    confidence: Array
+    world_from_cam: Float[Array, "4 4"]
+    focal: Float[Array, ""]
+    depth: Float[Array, "H W"]
+    confidence: Float[Array, "H W"]
 
 
-def track(model: DUSt3R, frames: Iterable[np.ndarray], *, shared_focal: bool = True) -> Iterator[TrackedFrame]:
+def track(
+    model: DUSt3R, frames: Iterable[UInt8[np.ndarray, "H W 3"]], *, shared_focal: bool = True
+) -> Iterator[TrackedFrame]:
     """Yields every frame's camera and depth as it arrives.
 
     Args:

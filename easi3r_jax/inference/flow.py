@@ -21,7 +21,7 @@ from easi3r_jax.core.batches import Batches, pad_pairs
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array, Progress, all_finite, silent
+from easi3r_jax.core.types import Array, Bool, Float, Int, Progress, Shaped, UInt8, all_finite, silent
 from easi3r_jax.models import FlowNetwork
 from easi3r_jax.models.correlation import MAX_CORRELATION_BYTES
 from easi3r_jax.models.flow_layers import ITERATIONS, STRIDE
@@ -38,13 +38,13 @@ _EDGE_TOLERANCE = 1e-3
 
 def estimate_flow(
     network: FlowNetwork,
-    rgb: Array,
-    edges: np.ndarray,
+    rgb: UInt8[Array, "T H W 3"],
+    edges: Int[np.ndarray, "E 2"],
     *,
     batch: int = 0,
     iterations: int = ITERATIONS,
     progress: Progress = silent,
-) -> Array:
+) -> Float[Array, "E H W 2"]:
     """Flow of every directed pair of a clip.
 
     Frames with a padded side below `SMALLEST_SIDE` are upsampled (bilinear) by the smallest sufficient integer factor,
@@ -93,7 +93,9 @@ def estimate_flow(
     return store[0] if len(edges) == total else store[0][:total]
 
 
-def pad_images(rgb: Array, multiple: int = STRIDE) -> tuple[Array, tuple[int, int]]:
+def pad_images(
+    rgb: Shaped[Array, "B H W C"], multiple: int = STRIDE
+) -> tuple[Shaped[Array, "B height width C"], tuple[int, int]]:
     """Pads images (B, H, W, C) by repeating edge pixels until both sides are multiples.
 
     Returns:
@@ -106,7 +108,9 @@ def pad_images(rgb: Array, multiple: int = STRIDE) -> tuple[Array, tuple[int, in
 
 
 @jax.jit
-def consistent_flow(forward: Array, backward: Array, tolerance: float = 3.0) -> Array:
+def consistent_flow(
+    forward: Float[Array, "B H W 2"], backward: Float[Array, "B H W 2"], tolerance: float = 3.0
+) -> Bool[Array, "B H W"]:
     """Forward-backward consistency, as checked by the released programs.
 
     Backward flow is sampled bilinearly at the target of forward flow, with integer coordinates at pixel centres

@@ -20,14 +20,14 @@ from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import Batches, batch_size, pad_pairs, padded
 from easi3r_jax.core.conversion import check_conversion
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array, Frames, PairPredictions, Progress, silent
+from easi3r_jax.core.types import Array, Bool, Float, Frames, Int, PairPredictions, Progress, silent
 from easi3r_jax.models import DUSt3R
 
 # Tokens per batch and device: enough to keep the device busy, within modest memory.
 _TOKENS_CPU, _TOKENS = 2048, 16384
 
 
-def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, progress: Progress = silent) -> Array:
+def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, progress: Progress = silent) -> Float[Array, "T N C"]:
     """Encodes every frame once: (T, N, C) float32, replicated on every device of the network's mesh. Runs on the host.
 
     Args:
@@ -55,11 +55,11 @@ def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, progress: Progress 
 
 def attention_pass(
     model: DUSt3R,
-    features: Array,
-    edges: np.ndarray,
+    features: Float[Array, "T N C"],
+    edges: Int[np.ndarray, "E 2"],
     grid: tuple[int, int],
     *,
-    valid: np.ndarray | None = None,
+    valid: Bool[np.ndarray, "E"] | None = None,
     batch: int = 0,
     progress: Progress = silent,
 ) -> motion.TemporalState:
@@ -93,12 +93,12 @@ def attention_pass(
 
 def prediction_pass(
     model: DUSt3R,
-    features: Array,
-    edges: np.ndarray,
+    features: Float[Array, "T N C"],
+    edges: Int[np.ndarray, "pairs 2"],
     grid: tuple[int, int],
     *,
-    valid: np.ndarray | None = None,
-    dynamic_tokens: Array | None = None,
+    valid: Bool[np.ndarray, "pairs"] | None = None,
+    dynamic_tokens: Bool[Array, "T N"] | None = None,
     dtype: str = "float32",
     batch: int = 0,
     progress: Progress = silent,

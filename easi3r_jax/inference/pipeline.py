@@ -28,9 +28,12 @@ from easi3r_jax.core.config import PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import (
     Array,
+    Bool,
+    Float,
     Frames,
     Geometry,
     Given,
+    Int,
     MaskRefiner,
     MotionMaps,
     MotionResidual,
@@ -60,7 +63,7 @@ def reconstruct(
     cue: motion.Cue | None = None,
     flow: FlowEstimator | None = None,
     refiner: MaskRefiner | None = None,
-    features: Array | None = None,
+    features: Float[Array, "T N C"] | None = None,
     progress: Progress = silent,
 ) -> Reconstruction:
     """Reconstructs a clip: the whole method. Runs on the host; its stages are pure functions (see docs/extending.md).
@@ -159,11 +162,11 @@ def _segmented(
 @partial(jax.jit, static_argnames=("image_size", "config"))
 def segment(
     temporal: motion.TemporalState,
-    labels: Array,
+    labels: Int[Array, "T h w"],
     image_size: tuple[int, int],
     config: SegmentationConfig,
     residual: MotionResidual | None = None,
-    valid: Array | None = None,
+    valid: Bool[Array, "T"] | None = None,
 ) -> tuple[MotionMaps, Segmentation]:
     """From statistics to scores to masks: aggregate, score, average over clusters, threshold (Easi3R, sec. 3.2). Pure.
 
@@ -186,7 +189,7 @@ def final_masks(
     found: Segmentation | None,
     refiner: MaskRefiner | None = None,
     progress: Progress = silent,
-) -> Array:
+) -> Bool[Array, "T H W"]:
     """Dynamic masks for the alignment and the result, (T, H, W) bool.
 
     The union of the sources in `config.masks`, refined, then dilated by `config.mask_dilation`.

@@ -19,12 +19,23 @@ import jax.numpy as jnp
 
 from easi3r_jax import motion
 from easi3r_jax.core.config import SegmentationConfig
-from easi3r_jax.core.types import Array, AttentionStats, PairPredictions, Segmentation, TemporalMaps
+from easi3r_jax.core.types import (
+    Array,
+    AttentionStats,
+    Bool,
+    Float,
+    Int,
+    Key,
+    PairPredictions,
+    Segmentation,
+    TemporalMaps,
+    UInt8,
+)
 from easi3r_jax.inference.clip import check_size
 from easi3r_jax.models import DUSt3R
 
 
-def encode_frames(model: DUSt3R, rgb: Array, *, batch_size: int = 0) -> Array:
+def encode_frames(model: DUSt3R, rgb: UInt8[Array, "T H W 3"], *, batch_size: int = 0) -> Float[Array, "T N C"]:
     """Encodes every frame once: (T, H, W, 3) uint8 to (T, N, C) float32 features.
 
     Raises:
@@ -36,11 +47,11 @@ def encode_frames(model: DUSt3R, rgb: Array, *, batch_size: int = 0) -> Array:
 
 def predict_pairs(
     model: DUSt3R,
-    rgb: Array,
-    edges: Array,
+    rgb: UInt8[Array, "T H W 3"],
+    edges: Int[Array, "E 2"],
     *,
-    dynamic_mask: Array | None = None,
-    features: Array | None = None,
+    dynamic_mask: Bool[Array, "T H W"] | None = None,
+    features: Float[Array, "T N C"] | None = None,
     batch_size: int = 0,
 ) -> PairPredictions:
     """Point maps of directed pairs of a clip's frames.
@@ -66,7 +77,12 @@ def predict_pairs(
 
 @partial(jax.jit, static_argnames=("grid", "batch_size"))
 def attention_statistics(
-    model: DUSt3R, features: Array, edges: Array, grid: tuple[int, int], *, batch_size: int = 0
+    model: DUSt3R,
+    features: Float[Array, "T N C"],
+    edges: Int[Array, "E 2"],
+    grid: tuple[int, int],
+    *,
+    batch_size: int = 0,
 ) -> motion.TemporalState:
     """Moments over each frame's pairs of the cross-attention statistics (Easi3R, sec. 3.2, eq. 3).
 
@@ -87,7 +103,9 @@ def attention_statistics(
     return motion.update_temporal(empty, _batched(pairs, batch_size, edges), edges, jnp.ones(len(edges), bool), grid)
 
 
-def attention_maps(model: DUSt3R, rgb: Array, edges: Array, *, batch_size: int = 0) -> TemporalMaps:
+def attention_maps(
+    model: DUSt3R, rgb: UInt8[Array, "T H W 3"], edges: Int[Array, "E 2"], *, batch_size: int = 0
+) -> TemporalMaps:
     """The four temporal attention maps of every frame, (T, h, w) float32 in [0, 1] each (Easi3R, sec. 3.2).
 
     Args:
@@ -106,11 +124,11 @@ def attention_maps(model: DUSt3R, rgb: Array, edges: Array, *, batch_size: int =
 
 def motion_masks(
     model: DUSt3R,
-    rgb: Array,
-    edges: Array,
+    rgb: UInt8[Array, "T H W 3"],
+    edges: Int[Array, "E 2"],
     config: SegmentationConfig = SegmentationConfig(),
     *,
-    key: Array | None = None,
+    key: Key[Array, ""] | None = None,
     batch_size: int = 0,
 ) -> Segmentation:
     """Dynamic regions of a clip from plain attention: the method up to its first masks (Easi3R, sec. 3.2).

@@ -16,6 +16,7 @@ from easi3r_jax.core.config import PipelineConfig
 from easi3r_jax.core.types import (
     Frames,
     Given,
+    Int,
     KnownCameras,
     MaskRefiner,
     Progress,
@@ -37,7 +38,7 @@ def reconstruct_windows(
     window: int,
     overlap: int,
     keyframes: bool = True,
-    given: Callable[[np.ndarray], Given] = lambda numbers: Given(),
+    given: Callable[[Int[np.ndarray, "window"]], Given] = lambda numbers: Given(),
     cameras: KnownCameras | None = None,
     cue: motion.Cue | None = None,
     flow: FlowEstimator | None = None,

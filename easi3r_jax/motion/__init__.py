@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.config import SegmentationConfig
-from easi3r_jax.core.types import Array, MotionMaps, MotionResidual, Segmentation, TemporalMaps
+from easi3r_jax.core.types import Array, Bool, Float, Int, Key, MotionMaps, MotionResidual, Segmentation, TemporalMaps
 from easi3r_jax.motion.aggregate import (
     Moments,
     RawMoments,
@@ -64,10 +64,10 @@ __all__ = [
 
 def motion_maps(
     temporal: TemporalState | TemporalMaps,
-    labels: Array,
+    labels: Int[Array, "T h w"],
     config: SegmentationConfig,
     residual: MotionResidual | None = None,
-    valid: Array | None = None,
+    valid: Bool[Array, "T"] | None = None,
     weights: CueWeights | None = None,
 ) -> MotionMaps:
     """Scores every token of a clip. Pure; `config` is static under `jit`.
@@ -95,8 +95,12 @@ def motion_maps(
 
 
 def cluster_labels(
-    features: Array, grid: tuple[int, int], config: SegmentationConfig, key: Array, valid: Array | None = None
-) -> Array:
+    features: Float[Array, "T N C"],
+    grid: tuple[int, int],
+    config: SegmentationConfig,
+    key: Key[Array, ""],
+    valid: Bool[Array, "T"] | None = None,
+) -> Int[Array, "T h w"]:
     """k-means clusters of all tokens of a clip, (T, N, C) to (T, h, w) int32, joint over frames.
 
     Pure; `grid` and `config` are static under `jit`. `valid` is (T,) bool, as `Frames.valid`: padding is at the end.
@@ -117,7 +121,10 @@ def cluster_labels(
 
 
 def motion_masks(
-    maps: MotionMaps, image_size: tuple[int, int], config: SegmentationConfig, valid: Array | None = None
+    maps: MotionMaps,
+    image_size: tuple[int, int],
+    config: SegmentationConfig,
+    valid: Bool[Array, "T"] | None = None,
 ) -> Segmentation:
     """Upsamples the scores to pixels and thresholds them. Pure; `image_size` and `config` are static under `jit`.
 

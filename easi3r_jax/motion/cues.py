@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import Array, MotionResidual, PairPredictions, pytree_dataclass, static_field
+from easi3r_jax.core.types import Array, Float, MotionResidual, PairPredictions, pytree_dataclass, static_field
 from easi3r_jax.motion.aggregate import TemporalState
 from easi3r_jax.motion.match import match_residual
 from easi3r_jax.motion.rigid import rigid_residual
@@ -34,7 +34,7 @@ class Evidence:
 
     predictions: PairPredictions | None
     statistics: TemporalState
-    features: Array
+    features: Float[Array, "T N C"]
     grid: tuple[int, int] = static_field()
     seed: int = static_field(default=0)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.core.types import Array, MotionResidual
+from easi3r_jax.core.types import Array, Bool, Float, Int, MotionResidual
 
 
-def mean_over_partners(residual: Array, observed: Array, edges: Array, num_frames: int) -> MotionResidual:
+def mean_over_partners(
+    residual: Float[Array, "E h w"], observed: Bool[Array, "E h w"], edges: Int[Array, "E 2"], num_frames: int
+) -> MotionResidual:
     """Mean residual of each frame over the pairs in which it is the first.
 
     Args:

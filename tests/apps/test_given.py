@@ -102,13 +102,13 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
         progress("flow", len(edges), len(edges), "")
         return np.full((len(edges), *rgb.shape[1:3], 2), 2.0, np.float32)
 
-    align, aligned_with = pipeline.align.align, []
+    align, aligned_with = pipeline.alignment.align, []
 
     def spy(*args, flow, **options):
         aligned_with.append(flow)
         return align(*args, flow=flow, **options)
 
-    monkeypatch.setattr(pipeline.align, "align", spy)
+    monkeypatch.setattr(pipeline.alignment, "align", spy)
 
     monkeypatch.setattr(given, "estimate_flow", estimate)
     monkeypatch.setattr(given, "load_flow_network", lambda path: (network.config, network, {}))

@@ -15,16 +15,16 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float, Real
 
 
-def pixel_grid(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Array:
+def pixel_grid(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Float[Array, "H W 2"]:
     """(H, W, 2) pixel coordinates (u, v)."""
     u, v = jnp.meshgrid(jnp.arange(width, dtype=dtype), jnp.arange(height, dtype=dtype))
     return jnp.stack([u, v], axis=-1)
 
 
-def default_principal_point(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Array:
+def default_principal_point(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Float[Array, "2"]:
     """(2,) DUSt3R's principal point, (W / 2, H / 2), in pixels; half a pixel off the image centre."""
     return jnp.asarray([width / 2, height / 2], dtype)
 
@@ -34,14 +34,14 @@ def default_focal(height: int, width: int) -> float:
     return max(height, width) * 3**0.5 / 2
 
 
-def intrinsics(focal: Array, principal_point: Array) -> Array:
+def intrinsics(focal: Float[Array, "*batch"], principal_point: Float[Array, "*batch 2"]) -> Float[Array, "*batch 3 3"]:
     """(...) focal lengths and (..., 2) principal points, in pixels -> (..., 3, 3)."""
     zero, one = jnp.zeros_like(focal), jnp.ones_like(focal)
     rows = ((focal, zero, principal_point[..., 0]), (zero, focal, principal_point[..., 1]), (zero, zero, one))
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def rays(pixels: Array, cam_intrinsics: Array) -> Array:
+def rays(pixels: Real[Array, "*pixels 2"], cam_intrinsics: Float[Array, "*batch 3 3"]) -> Float[Array, "*points 3"]:
     """Pixels (B..., P..., 2) and intrinsics (B..., 3, 3) -> (B..., P..., 3) points of depth 1 in the camera's frame."""
     focal, offset = _focal_and_offset(cam_intrinsics, pixels.ndim)
     xy = (pixels - offset) / focal
@@ -49,7 +49,9 @@ def rays(pixels: Array, cam_intrinsics: Array) -> Array:
     return xp.concat([xy, xp.ones_like(xy[..., :1])], axis=-1)
 
 
-def unproject(depth: Array, cam_intrinsics: Array) -> Array:
+def unproject(
+    depth: Float[Array, "*batch H W"], cam_intrinsics: Float[Array, "*batch 3 3"]
+) -> Float[Array, "*batch H W 3"]:
     """(..., H, W) depth and (..., 3, 3) intrinsics -> (..., H, W, 3) points in the camera's frame."""
     xp = depth.__array_namespace__()
     height, width = depth.shape[-2:]
@@ -58,14 +60,20 @@ def unproject(depth: Array, cam_intrinsics: Array) -> Array:
     return rays(grid, cam_intrinsics) * depth[..., None]
 
 
-def world_points(depth: np.ndarray, cam_intrinsics: np.ndarray, world_from_cam: np.ndarray) -> np.ndarray:
+def world_points(
+    depth: Float[np.ndarray, "*batch H W"],
+    cam_intrinsics: Float[np.ndarray, "*batch 3 3"],
+    world_from_cam: Float[np.ndarray, "*batch 4 4"],
+) -> Float[np.ndarray, "*batch H W 3"]:
     """(..., H, W) depth, (..., 3, 3) and (..., 4, 4) -> (..., H, W, 3) float64 points in the world; on the host."""
     depth, cam_intrinsics, world_from_cam = (np.asarray(x, np.float64) for x in (depth, cam_intrinsics, world_from_cam))
     turn, shift = np.swapaxes(world_from_cam[..., None, :3, :3], -1, -2), world_from_cam[..., None, None, :3, 3]
     return unproject(depth, cam_intrinsics) @ turn + shift
 
 
-def project(points: Array, cam_intrinsics: Array) -> tuple[Array, Array]:
+def project(
+    points: Float[Array, "*shape 3"], cam_intrinsics: Float[Array, "*batch 3 3"]
+) -> tuple[Float[Array, "*shape 2"], Float[Array, "*shape"]]:
     """Points in the camera (B..., P..., 3), intrinsics (B..., 3, 3) -> pixels (B..., P..., 2), depth (B..., P...).
 
     Pixels are meaningful only where depth > 0; elsewhere they are finite but arbitrary.

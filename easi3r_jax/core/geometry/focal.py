@@ -9,13 +9,15 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float
 
 # Shortest and longest plausible focal length, in units of the longer side (fields of view of 168 and 0.6 degrees).
 _PLAUSIBLE_RANGE = (0.05, 100.0)
 
 
-def weiszfeld_focal(points: Array, principal_point: Array, iterations: int = 10) -> Array:
+def weiszfeld_focal(
+    points: Float[Array, "H W 3"], principal_point: Float[Array, "2"], iterations: int = 10
+) -> Float[Array, ""]:
     """Focal length that minimises the sum of pixel distances |p - f (x, y) / z| (DUSt3R, sec. 3.3).
 
     Weiszfeld's iteration: least squares weighted by the inverse of the previous distances. Points with z = 0 are

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import Float, Shaped
 
 # Ties go to the higher index, as in Pillow's NEAREST; single-precision matrices miss a tie by 1e-4. In a frame of 512
 # pixels, a centre that is not a tie is at least 1 / 1024 away from one.
@@ -12,12 +13,12 @@ _HALF = 0.5 + 3e-4
 
 
 def resample_nearest(
-    array: np.ndarray,
-    target_from_array: np.ndarray,
+    array: Shaped[np.ndarray, "T H W *channels"],
+    target_from_array: Float[np.ndarray, "3 3"],
     size: tuple[int, int],
     *,
     outside: bool | float | None = None,
-) -> np.ndarray:
+) -> Shaped[np.ndarray, "T height width *channels"]:
     """Resamples images to another grid that is scaled and shifted, such as a crop's.
 
     `Frames.frame_from_source` maps ground-truth masks of the original size to the network's crop; its inverse maps

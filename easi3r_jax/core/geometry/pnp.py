@@ -5,19 +5,21 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from easi3r_jax.core.types import Float, Real
+
 # SQPNP needs three points; with fewer than six, too few remain as RANSAC votes.
 _MIN_POINTS = 6
 
 
 def solve_pnp(
-    points: np.ndarray,
-    pixels: np.ndarray,
-    intrinsics: np.ndarray,
+    points: Float[np.ndarray, "P 3"],
+    pixels: Float[np.ndarray, "P 2"],
+    intrinsics: Real[np.ndarray, "3 3"],
     *,
     iterations: int,
     max_error: float = 5.0,
     seed: int = 0,
-) -> np.ndarray | None:
+) -> Float[np.ndarray, "4 4"] | None:
     """World-from-camera pose by RANSAC over SQPNP (Terzakis & Lourakis, ECCV 2020), refitted to the inliers.
 
     Args:

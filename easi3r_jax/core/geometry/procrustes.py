@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 # Width c in `robust_similarity`, relative to the mean distance; and its minimum, relative to the target's extent.
@@ -18,8 +18,12 @@ _WIDTH, _MIN_WIDTH = 0.3, 1e-3
 
 
 def register_similarity(
-    source: Array, target: Array, weights: Array | None = None, *, with_scale: bool = True
-) -> tuple[Array, Array, Array]:
+    source: Float[Array, "P 3"],
+    target: Float[Array, "P 3"],
+    weights: Float[Array, "P"] | None = None,
+    *,
+    with_scale: bool = True,
+) -> tuple[Float[Array, ""], Float[Array, "3 3"], Float[Array, "3"]]:
     """The similarity that best aligns `source` with `target`: minimises sum_p w_p |s R x_p + t - y_p|^2.
 
     Umeyama (PAMI 1991), with weights. R is a proper rotation even if a reflection would fit better. The scale is
@@ -91,7 +95,9 @@ def _nearest_rotation_jvp(primals: tuple[Array], tangents: tuple[Array]):
     return (rotation, correlation), (jnp.matmul(rotation, turn, precision=_HIGHEST), jnp.trace(turned))
 
 
-def robust_similarity(source: Array, target: Array, weights: Array, rounds: int = 30) -> Array:
+def robust_similarity(
+    source: Float[Array, "P 3"], target: Float[Array, "P 3"], weights: Float[Array, "P"], rounds: int = 30
+) -> Float[Array, "4 4"]:
     """A similarity that most points agree on: outliers, such as dynamic points, have little influence.
 
     Iteratively reweighted registration. The weight of a point whose distance d exceeds c is multiplied by (c / d)^2; c
@@ -113,7 +119,9 @@ def robust_similarity(source: Array, target: Array, weights: Array, rounds: int 
     return jax.lax.scan(again, _registered(source, target, weights), None, length=rounds)[0]
 
 
-def robust_weights(points: Array, target: Array, weights: Array) -> Array:
+def robust_weights(
+    points: Float[Array, "P 3"], target: Float[Array, "P 3"], weights: Float[Array, "P"]
+) -> Float[Array, "P"]:
     """(P,) weights, normalised and reduced for points far from `target`: see `robust_similarity`."""
     total = jnp.sum(weights)
     normalised = weights / jnp.where(total > 0, total, 1)

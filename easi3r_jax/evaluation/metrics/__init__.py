@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Scene4D
+from easi3r_jax.core.types import Bool, Real, Scene4D
 from easi3r_jax.evaluation.metrics.depth import (
     MAX_DEPTH,
     MAX_DEPTHS,
@@ -95,10 +95,10 @@ class GroundTruth:
       intrinsics: (T, 3, 3) float, in pixels of the frames.
     """
 
-    depth: np.ndarray | None = None
-    masks: np.ndarray | None = None
-    world_from_cam: np.ndarray | None = None
-    intrinsics: np.ndarray | None = None
+    depth: Real[np.ndarray, "T H W"] | None = None
+    masks: Bool[np.ndarray, "T H W"] | None = None
+    world_from_cam: Real[np.ndarray, "T 4 4"] | None = None
+    intrinsics: Real[np.ndarray, "T 3 3"] | None = None
 
 
 def evaluate_scene(

@@ -6,11 +6,14 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import Real
 from easi3r_jax.evaluation.metrics.checks import check_finite
 from easi3r_jax.evaluation.metrics.depth_fit import lower_median
 
 
-def point_metrics(points: np.ndarray, truth: np.ndarray, *, corresponding: bool = True) -> dict[str, float | None]:
+def point_metrics(
+    points: Real[np.ndarray, "P 3"], truth: Real[np.ndarray, "Q 3"], *, corresponding: bool = True
+) -> dict[str, float | None]:
     """Distances between two clouds in the same frame of reference.
 
     Args:

@@ -12,6 +12,7 @@ import numpy as np
 
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.geometry.procrustes import register_similarity
+from easi3r_jax.core.types import Float, Int, Real
 from easi3r_jax.evaluation.metrics.checks import check_finite
 
 PathAlignment = Literal["similarity", "rigid", "none"]
@@ -25,8 +26,8 @@ _MIN_RELATIVE_SPREAD = 1e-6
 
 
 def associate(
-    times: np.ndarray, true_times: np.ndarray, max_difference: float = MAX_TIME_DIFFERENCE
-) -> tuple[np.ndarray, np.ndarray]:
+    times: Real[np.ndarray, "P"], true_times: Real[np.ndarray, "Q"], max_difference: float = MAX_TIME_DIFFERENCE
+) -> tuple[Int[np.ndarray, "M"], Int[np.ndarray, "M"]]:
     """Associates the poses of two paths by their time stamps.
 
     Two stamps match if each is the other's nearest and they differ by at most `max_difference`. So no pose is used
@@ -55,7 +56,12 @@ def associate(
     return index, nearest[index]
 
 
-def align_path(world_from_cam: np.ndarray, true_world_from_cam: np.ndarray, *, with_scale: bool = True) -> np.ndarray:
+def align_path(
+    world_from_cam: Real[np.ndarray, "T 4 4"],
+    true_world_from_cam: Real[np.ndarray, "T 4 4"],
+    *,
+    with_scale: bool = True,
+) -> Float[np.ndarray, "T 4 4"]:
     """Aligns the estimated path with the true one by the similarity that fits the camera centres best.
 
     Args:
@@ -75,11 +81,11 @@ def align_path(world_from_cam: np.ndarray, true_world_from_cam: np.ndarray, *, w
 
 
 def pose_metrics(
-    world_from_cam: np.ndarray,
-    true_world_from_cam: np.ndarray,
+    world_from_cam: Real[np.ndarray, "P 4 4"],
+    true_world_from_cam: Real[np.ndarray, "Q 4 4"],
     *,
-    times: np.ndarray | None = None,
-    true_times: np.ndarray | None = None,
+    times: Real[np.ndarray, "P"] | None = None,
+    true_times: Real[np.ndarray, "Q"] | None = None,
     max_difference: float = MAX_TIME_DIFFERENCE,
     alignment: PathAlignment = "similarity",
     delta: int = 1,
@@ -132,7 +138,7 @@ def pose_metrics(
     return result
 
 
-def rotation_angle(rotation: np.ndarray) -> np.ndarray:
+def rotation_angle(rotation: Float[np.ndarray, "*batch 3 3"]) -> Float[np.ndarray, "*batch"]:
     """Angle in radians, in [0, pi], of rotations (..., 3, 3); accurate near zero, where the arc cosine is not."""
     axis = np.stack(
         [
