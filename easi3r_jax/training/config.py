@@ -73,7 +73,7 @@ class TrainConfig:
             raise ConfigError("The final learning rate must not exceed the maximum.")
         if not self.warmup_samples < self.steps * self.batch_size:
             raise ConfigError(
-                f"The warm-up has {self.warmup_samples} pairs, but the whole run only {self.steps * self.batch_size}: "
+                f"The warm-up has {self.warmup_samples} pairs, but the whole run has {self.steps * self.batch_size}: "
                 "use more steps, or a shorter warm-up."
             )
 

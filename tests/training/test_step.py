@@ -218,7 +218,7 @@ def test_invalid_options_are_refused():
         ({"optimiser": "sgd"}, "'sgd'"),
         ({"learning_rate": 1e-9}, "final learning rate"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"warmup_samples": 8000}, "rise over 8000 pairs"),
+        ({"warmup_samples": 8000}, "warm-up has 8000 pairs"),
     ):
         with pytest.raises(ConfigError, match=message):
             dataclasses.replace(TrainConfig(), **changes)
