@@ -67,7 +67,6 @@ def robust_sum(
     return jnp.sum(jnp.where(kept, loss, 0)), jnp.sum(kept.astype(loss.dtype))
 
 
-@jax.jit
 def flow_loss(state: AlignState, problem: AlignProblem) -> Float[Array, ""]:
     """Twice the mean smooth-L1 distance between the pairs' ego flow and their optical flow, () float.
 
@@ -148,6 +147,7 @@ def _robust_distance(
     return _values_and_gradients(projections, disparity, flow, others, mesh, flow_wanted=False)[0]
 
 
+@partial(jax.jit, static_argnames=("mesh", "flow_wanted"))  # as in `residuals`
 def _values_and_gradients(projections, disparity, flow, others, mesh: Mesh | None, *, flow_wanted: bool):
     """Both values, and the gradients of the first with respect to projections, disparity and, if requested, flow."""
     frames_i, static, outlier = others

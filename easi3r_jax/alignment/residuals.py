@@ -54,7 +54,6 @@ def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Float[Array, "
     return pair_i, pair_j
 
 
-@partial(jax.jit, static_argnames=("softness",))
 def points_loss(state: AlignState, problem: AlignProblem, softness: float = 0.0) -> Float[Array, ""]:
     """Sum of the two `pair_terms`, () float, computed by a streaming kernel with a custom gradient.
 
@@ -63,7 +62,8 @@ def points_loss(state: AlignState, problem: AlignProblem, softness: float = 0.0)
 
     Args:
       state, problem: of the alignment.
-      softness: s >= 0 in the world's units: a distance d becomes sqrt(d^2 + s^2) - s, which is smooth at 0. Static.
+      softness: s >= 0 in the world's units: a distance d becomes sqrt(d^2 + s^2) - s, which is smooth at 0. Static
+        under `jit`.
 
     Raises:
       GradientError: differentiated with respect to observations in half precision.
@@ -123,6 +123,9 @@ def _weighted_distance(
     return _value_and_gradients(transforms, frames, edges, observed, mesh, softness, _NONE)[0]
 
 
+# Compiled here and not around `points_loss`: of a custom rule in a compiled function whose reverse-mode derivative was
+# taken before, JAX 0.10 refuses forward mode with a StopIteration instead of an explanation.
+@partial(jax.jit, static_argnames=("mesh", "softness", "wanted"))
 def _value_and_gradients(
     transforms, frames, edges, observed: _Observed, mesh: Mesh | None, softness: float, wanted: _Wanted
 ) -> tuple[Array, Array, Array, tuple[Array | None, ...]]:
