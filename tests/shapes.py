@@ -81,6 +81,7 @@ def mismatches(value: Any, hint: Any, name: str, *, shares_axes: bool = False, f
     options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
     arrays = [option for option in options if is_array(option)]
     if isinstance(value, _ARRAYS):
+        value = np.asarray(value) if isinstance(value, np.generic) else value  # NumPy gives () arrays as scalars
         if arrays and not any(isinstance(value, option) for option in arrays):
             yield f"{name} is {value.dtype}{list(value.shape)}, not {_spelt(arrays)}"
     elif any(option in type(value).__mro__ for option in options) and is_record(type(value)):

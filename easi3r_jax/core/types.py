@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     # `Float[Array, "T H W"]` is anything to them; shapes and dtypes are checked while the tests run.
     Array: TypeAlias = Any
 else:
-    Array = jax.Array | np.ndarray | np.generic
+    Array = jax.Array | np.ndarray
 
 #: Called with (stage, done, total, note) at the start (done = 0), during and at the end (done = total) of a stage.
 Progress: TypeAlias = Callable[[str, int, int, str], None]

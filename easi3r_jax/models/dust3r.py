@@ -29,7 +29,7 @@ from easi3r_jax.models.heads import make_head, points_and_confidence
 from easi3r_jax.models.layers import DType
 
 
-def normalize_rgb(rgb: Real[Array, "*shape 3"]) -> Float[Array, "*shape 3"]:
+def normalize_rgb(rgb: Real[Array, "*shape"]) -> Float[Array, "*shape"]:
     """uint8 RGB to the network's range [-1, 1]: (rgb / 255 - 0.5) / 0.5, float32."""
     return (rgb.astype(jnp.float32) / np.float32(255.0) - np.float32(0.5)) / np.float32(0.5)
 
