@@ -4,15 +4,19 @@ The kernel is this Python, whatever kernels are installed, and neither reads nor
 What is kept names no version and no time of the machine it was made on.
 """
 
+import base64
+import io
 import json
 import os
 import pathlib
+import re
 import sys
 import tempfile
 from unittest import mock
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICKSTART = ROOT / "docs" / "quickstart.ipynb"
@@ -22,7 +26,7 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 _KERNEL = {
-    "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+    "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--IPKernelApp.log_level=ERROR"],
     "display_name": "Python 3",
     "language": "python",
     "env": {
@@ -58,8 +62,26 @@ def run(notebook: nbformat.NotebookNode, folder: pathlib.Path) -> None:
     notebook.metadata = nbformat.from_dict(METADATA)
 
 
+def shrink(notebook: nbformat.NotebookNode) -> None:
+    """Gives its pictures 128 colours each, which makes them four times smaller."""
+    for output in [output for cell in notebook.cells for output in cell.get("outputs", ())]:
+        for kind, data in output.get("data", {}).items():
+            if kind == "image/png":
+                output.data[kind] = _smaller(data)
+            elif kind == "text/html":
+                output.data[kind] = re.sub(r"(?<=data:image/png;base64,)[^\"]+", lambda png: _smaller(png[0]), data)
+
+
+def _smaller(png: str) -> str:
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        image.convert("RGB").quantize(128).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
 if __name__ == "__main__":
     quickstart = nbformat.read(QUICKSTART, as_version=4)
     with tempfile.TemporaryDirectory() as name:
         run(quickstart, pathlib.Path(name))
+    shrink(quickstart)
     nbformat.write(quickstart, QUICKSTART)
