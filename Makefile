@@ -119,8 +119,9 @@ chromium:
 	  apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium > /dev/null && exit 0; fi; \
 	echo "Chromium not found (on Debian: apt-get install chromium): its tests will be skipped." >&2
 
+# Not with --quiet: warnings that are not shown do not count.
 docs: env $(DOCS_INSTALLED) ## Build the documents as a site, site/index.html; broken links are errors
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 $(DOCS_INSTALLED): | $(INSTALLED)
 	@$(RUN) -m pip --disable-pip-version-check install --quiet --no-deps -r $(DOCS)

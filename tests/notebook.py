@@ -25,6 +25,7 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
+_WIDTH = 912  # pixels
 _KERNEL = {
     "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--IPKernelApp.log_level=ERROR"],
     "display_name": "Python 3",
@@ -63,7 +64,7 @@ def run(notebook: nbformat.NotebookNode, folder: pathlib.Path) -> None:
 
 
 def shrink(notebook: nbformat.NotebookNode) -> None:
-    """Gives its pictures 128 colours each, which makes them four times smaller."""
+    """Gives its pictures 256 colours each and the width of a page, which makes them five times smaller."""
     for output in [output for cell in notebook.cells for output in cell.get("outputs", ())]:
         for kind, data in output.get("data", {}).items():
             if kind == "image/png":
@@ -75,7 +76,9 @@ def shrink(notebook: nbformat.NotebookNode) -> None:
 def _smaller(png: str) -> str:
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(base64.b64decode(png))) as image:
-        image.convert("RGB").quantize(128).save(buffer, "PNG", optimize=True)
+        image = image.convert("RGB")
+        image.thumbnail((_WIDTH, 10 * _WIDTH))
+        image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3).save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
