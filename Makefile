@@ -23,7 +23,9 @@ LOCKED := $(VENV)/.locked-$(firstword $(shell cksum < requirements.lock))
 INSTALLED := $(VENV)/.installed-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < pyproject.toml))
 TORCH := tests/requirements-torch.txt
 BROWSER := tests/requirements-browser.txt
+DOCS := docs/requirements.txt
 BROWSER_INSTALLED := $(VENV)/.browser-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < $(BROWSER)))
+DOCS_INSTALLED := $(VENV)/.docs-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < $(DOCS)))
 TORCH_INSTALLED := $(VENV)/.torch-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < $(TORCH)))
 
 # Options of pip when it installs PyTorch for `make test-torch`. On Linux, PyPI's build includes several GB of CUDA. The
@@ -34,7 +36,7 @@ PIP_TORCH ?=
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help env demo test test-quick test-optimised test-machines test-slow test-torch test-browser lint format parity
-.PHONY: bench embedded lock clean distclean
+.PHONY: docs notebook bench embedded lock clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -117,6 +119,18 @@ chromium:
 	  apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium > /dev/null && exit 0; fi; \
 	echo "Chromium not found (on Debian: apt-get install chromium): its tests will be skipped." >&2
 
+# Not with --quiet: warnings that are not shown do not count.
+docs: env $(DOCS_INSTALLED) ## Build the documents as a site, site/index.html; broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
+$(DOCS_INSTALLED): | $(INSTALLED)
+	@$(RUN) -m pip --disable-pip-version-check install --quiet --no-deps -r $(DOCS)
+	@rm -f $(VENV)/.docs-*
+	@touch $@
+
+notebook: env ## Run docs/quickstart.ipynb and keep what it displays
+	$(RUN) -m tests.notebook
+
 lint: env ## Check rules, format and types
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
@@ -146,7 +160,7 @@ lock: env ## Make requirements.lock from pyproject.toml (UPGRADE=1: newest versi
 	  $(if $(UPGRADE),--upgrade) --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 clean: ## Remove caches and build folders
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv too, and those of other Pythons

@@ -49,7 +49,7 @@ WITHIN = {
     "io": {
         "sequences": {"video"},
         "priors": {"video"},
-        "pictures": {"export"},
+        "pictures": set(),
         "export": {"pictures"},
         "results": {"export", "pictures"},
         "window_store": {"export"},

@@ -24,8 +24,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-TORCH, BROWSER = (
-    (ROOT / f"tests/requirements-{name}.txt").read_text(encoding="utf-8") for name in ("torch", "browser")
+TORCH, BROWSER, SITE = (
+    (ROOT / path).read_text(encoding="utf-8")
+    for path in ("tests/requirements-torch.txt", "tests/requirements-browser.txt", "docs/requirements.txt")
 )
 PYTHONS = ("3.11", "3.12", "3.13")
 #: What git ignores, and git's own.
@@ -40,6 +41,7 @@ NOT_OURS = {
     "runs",
     "build",
     "dist",
+    "site",
 }
 
 
@@ -120,11 +122,17 @@ def test_what_some_tests_need_is_pinned_within_the_bounds_of_the_extra(text: str
         assert pins[canonicalize_name(requirement.name)].removeprefix("==") in requirement.specifier
 
 
-@pytest.mark.parametrize("text", [TORCH, BROWSER], ids=["torch", "browser"])
-def test_what_some_tests_need_beside_the_lock_file_leaves_it_as_it_is(text: str):
+@pytest.mark.parametrize("text", [TORCH, BROWSER, SITE], ids=["torch", "browser", "site"])
+def test_what_is_installed_beside_the_lock_file_leaves_it_as_it_is(text: str):
     pins = pinned(text)
     assert all(re.fullmatch(r"==[\d.]+(post\d+)?", pin) for pin in pins.values())
     assert not [name for python in PYTHONS for name in pins if name in locked(python)]
+
+
+def test_the_site_and_the_browser_share_an_environment():
+    browser, site = pinned(BROWSER), pinned(SITE)
+    shared = browser.keys() & site.keys()
+    assert shared and all(browser[name] == site[name] for name in shared)
 
 
 def test_every_locked_file_has_a_hash_and_no_address():
@@ -150,7 +158,7 @@ def test_the_continuous_integration_lints_and_tests():
     assert {"make lint", "make test", "make test-torch"} <= set(lines)
     assert f"for version in {' '.join(PYTHONS)}; do" in lines
     workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
-    assert "make test-browser" in workflow and "make test-optimised" in workflow
+    assert all(f"make {target}" in workflow for target in ("docs", "test-browser", "test-optimised"))
 
 
 def test_the_quick_part_has_tests_of_every_room():

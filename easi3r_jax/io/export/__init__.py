@@ -6,7 +6,7 @@ See docs/conventions.md.
 from __future__ import annotations
 
 from easi3r_jax.io.export.clip import ensure_clip_writable, write_clip
-from easi3r_jax.io.export.flow import flow_image, write_flow
+from easi3r_jax.io.export.flow import write_flow
 from easi3r_jax.io.export.formats import (
     FORMATS,
     WITH_IMAGES,
@@ -25,6 +25,7 @@ from easi3r_jax.io.export.ply import write_ply
 from easi3r_jax.io.export.pointcloud import MIN_CONFIDENCE, CloudOptions, Points, SceneCloud, point_cloud
 from easi3r_jax.io.export.trajectory import read_tum, write_intrinsics, write_tum
 from easi3r_jax.io.export.views import Views
+from easi3r_jax.io.pictures.colors import flow_image
 from easi3r_jax.io.pictures.gallery import Gallery
 from easi3r_jax.io.pictures.movies import frame_rate, write_gif, write_mp4
 from easi3r_jax.io.pictures.panels import Film

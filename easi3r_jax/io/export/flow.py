@@ -1,4 +1,4 @@
-"""Writes optical flow as files, and draws it as images."""
+"""Writes optical flow as files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import struct
 from collections.abc import Callable
 
 import numpy as np
-from matplotlib.colors import hsv_to_rgb
 
 from easi3r_jax.core import atomic
 
@@ -62,26 +61,3 @@ def write_flow(
     if progress is not None:
         progress(len(pairs), len(pairs), "")
     return target
-
-
-def flow_image(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
-    """Colours flow: hue is direction, saturation is length.
-
-    Red to the right, yellow-green down, cyan to the left, violet up; white for zero flow.
-
-    Args:
-      flow: (..., H, W, 2) pixels (x, y).
-      largest: length in pixels of full saturation; longer flow is clipped to it. None: the 99th percentile of the
-        input, but at least 1, so that noise stays pale.
-
-    Returns:
-      (..., H, W, 3) uint8 RGB.
-    """
-    flow = np.asarray(flow, np.float32)
-    length = np.hypot(flow[..., 0], flow[..., 1])
-    if largest is None:
-        sample = length.reshape(-1)[:: max(1, length.size // 200_000)]
-        largest = max(1.0, float(np.percentile(sample, 99))) if sample.size else 1.0
-    hue = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1
-    colours = hsv_to_rgb(np.stack([hue, np.minimum(length / largest, 1), np.ones_like(hue)], axis=-1))
-    return np.rint(255 * colours).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Colour scales for numbers and for time.
+"""Colour scales for numbers and for time, and colours for optical flow.
 
 Colour maps are perceptually uniform: lightness grows evenly with the number, so that they can also be read in grey and
 by the colour-blind.
@@ -10,6 +10,7 @@ import dataclasses
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.colors import hsv_to_rgb
 
 #: Colour of missing numbers: a grey that does not occur in the maps in use.
 UNKNOWN = (110, 110, 110)
@@ -77,3 +78,26 @@ def tinted(rgb: np.ndarray, masks: np.ndarray) -> np.ndarray:
 def time_colors(num_frames: int) -> np.ndarray:
     """(T, 3) uint8: violet (first frame) to yellow (last), perceptually uniform."""
     return colormaps["plasma"](np.linspace(0.1, 0.95, num_frames), bytes=True)[:, :3]
+
+
+def flow_image(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
+    """Flow in colours: hue for the direction, saturation for the length.
+
+    Red to the right, yellow-green down, cyan to the left, violet up; white where nothing moves.
+
+    Args:
+      flow: (..., H, W, 2) pixels (x, y).
+      largest: length in pixels of the full colour, which longer flow has too. None: the 99th percentile of all that is
+        given, but at least 1, so that noise stays pale.
+
+    Returns:
+      (..., H, W, 3) uint8 RGB.
+    """
+    flow = np.asarray(flow, np.float32)
+    length = np.hypot(flow[..., 0], flow[..., 1])
+    if largest is None:
+        sample = length.reshape(-1)[:: max(1, length.size // 200_000)]
+        largest = max(1.0, float(np.percentile(sample, 99))) if sample.size else 1.0
+    hue = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1
+    colours = hsv_to_rgb(np.stack([hue, np.minimum(length / largest, 1), np.ones_like(hue)], axis=-1))
+    return np.rint(255 * colours).astype(np.uint8)

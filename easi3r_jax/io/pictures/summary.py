@@ -15,8 +15,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from easi3r_jax.core.types import MotionMaps, Reconstruction, Scene4D
-from easi3r_jax.io.export.flow import flow_image
-from easi3r_jax.io.pictures.colors import Scale, tinted
+from easi3r_jax.io.pictures.colors import Scale, flow_image, tinted
 from easi3r_jax.io.pictures.panels import (
     ATTENTION,
     SCORE,
