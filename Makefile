@@ -81,18 +81,18 @@ test-quick: env ## Run a few tests of every part (tests/quick.txt), e.g. with PY
 	$(RUN) -m pytest -q -n $(WORKERS) --dist loadfile @tests/quick.txt
 
 # Nearly all of the tests' time is compilation, which `make test` cuts short: see tests/flags.py.
-test-optimised: env ## Run the tests compiled as users' programs are
+test-optimised: env ## Run the tests with full XLA optimisation, as for users
 	EASI3R_TESTS_OPTIMISED=1 $(RUN) -m pytest -q -n $(WORKERS) --dist loadfile
 
-# MACHINES: some of those that `python -m tests.machines --list` prints. TIMES: how often each.
-test-machines: env ## Run the tests that compute as if on other machines: instructions, threads, order, load (hours)
+# MACHINES: a subset of those listed by `python -m tests.machines --list`. TIMES: repetitions of each.
+test-machines: env ## Run numerical tests under emulated machines: instructions, threads, order, load (hours)
 	$(RUN) -m tests.machines --workers=$(WORKERS) $(if $(TIMES),--times=$(TIMES)) $(MACHINES)
 
 test-slow: env ## Run the heavy checks
 	$(RUN) -m pytest -q -m slow
 
-# One thread: on networks this small, PyTorch's threads wait for each other, on a busy machine a hundred times longer than
-# they compute.
+# One thread: on networks this small, PyTorch's threads wait for each other, on a busy machine a hundred times longer
+# than they compute.
 test-torch: env $(TORCH_INSTALLED) ## Run the tests that need PyTorch (installs it; see PIP_TORCH in the Makefile)
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -m torch
 

@@ -1,7 +1,9 @@
 """Settings every test runs under: exact float32 matrix products, strict ranks and dtypes, warnings as errors.
 
-What is compiled in a run of the tests is compiled once: processes (workers, programs that tests start) share a cache
-that lasts as long as the run. And it is compiled quickly: see tests/flags.py.
+Each program is compiled once per test run: processes (workers, programs that tests start) share a cache for the
+duration of the run. Compilation is sped up by the options in tests/flags.py.
+
+What the annotations say of arrays is checked at every call of a public function: see tests/shapes.py.
 """
 
 import ctypes
@@ -24,6 +26,10 @@ compile_quickly()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+from tests import shapes  # noqa: E402
+
+shapes.install()  # before the package is imported
 
 from easi3r_jax.core.conversion import check_conversion  # noqa: E402
 from easi3r_jax.core.errors import ConfigError  # noqa: E402

@@ -1,4 +1,4 @@
-"""Run on eight devices by tests/core/test_sharding.py: the same clip on one of them and on all; prints how they differ.
+"""Run on eight devices by tests/core/test_sharding.py: compares the same clip on one device and on all of them.
 
 XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.eight_devices
 """
@@ -71,13 +71,13 @@ def stages(model, on_all, frames: Frames, edges: np.ndarray) -> dict:
 
 def _inputs(features, mesh):
     pairs = np.stack([np.arange(16) % FRAMES, (np.arange(16) + 1) % FRAMES], axis=1)
-    return (*sharding.by_rows((features[pairs[:, 0]], features[pairs[:, 1]]), mesh), None)
+    return (*sharding.shard_rows((features[pairs[:, 0]], features[pairs[:, 1]]), mesh), None)
 
 
 def whole_method(model, on_all, frames: Frames, edges: np.ndarray) -> dict:
     """As experiments.evaluate has it, on all devices with shapes that clips share, but for where the alignment starts.
 
-    Masks from flow are left out: RANSAC on each two frames decides them, too.
+    Masks from flow are omitted: RANSAC on each pair of frames also affects them.
     """
     random = np.random.default_rng(1).normal(0, 2, (len(edges), *frames.rgb.shape[1:3], 2)).astype(np.float32)
     known = np.random.default_rng(2).random(random.shape[:3]) < 0.5  # 30 rows, which eight devices do not divide
@@ -119,7 +119,7 @@ def alignment_in_double(model, frames: Frames, edges: np.ndarray) -> dict:
         problem = alignment.make_problem(dataclasses.replace(wide, edges=edges), config, flow=jnp.asarray(moved))
         end, losses = alignment.optimise(state, problem, config)
 
-        divided = sharding.by_rows(jax.tree.map(lambda x: longer(x, rows), wide), mesh)
+        divided = sharding.shard_rows(jax.tree.map(lambda x: longer(x, rows), wide), mesh)
         divided = dataclasses.replace(
             divided, edges=padded(edges, rows), valid=np.arange(rows) < len(edges), num_frames=total
         )
@@ -129,7 +129,7 @@ def alignment_in_double(model, frames: Frames, edges: np.ndarray) -> dict:
             frame_poses=jnp.asarray(longer(state.frame_poses, total)),
             log_depth=jnp.asarray(longer(state.log_depth, total)),
         )
-        flow_rows = sharding.by_rows(longer(moved, rows), mesh)
+        flow_rows = sharding.shard_rows(longer(moved, rows), mesh)
         problem = alignment.make_problem(divided, config, flow=flow_rows)
         assert problem.flow is not None
         laid_out = (problem.points_i, problem.weights_j, problem.edges, problem.flow.flow)
@@ -147,14 +147,14 @@ def reds_and_greens(scale, rgb_i, rgb_j, iterations):
 def flow_of_pairs(frames: Frames, edges: np.ndarray) -> dict:
     network = Partial(reds_and_greens, jnp.float32(0.1))
     one = flow.estimate_flow(network, frames.rgb, edges)
-    many = flow.estimate_flow(sharding.whole(network, sharding.data_mesh()), frames.rgb, edges)
+    many = flow.estimate_flow(sharding.replicate(network, sharding.data_mesh()), frames.rgb, edges)
     return {"flow": relative(one, many), "flow_rows": len(many)}
 
 
 def main() -> None:
     assert jax.local_device_count() == 8
     model = load_model("embedded")
-    on_all, in_parts = (f(model, sharding.data_mesh()) for f in (sharding.whole, sharding.scattered))
+    on_all, in_parts = (f(model, sharding.data_mesh()) for f in (sharding.replicate, sharding.shard_parameters))
     frames = load_frames(CLIP, FrameConfig(size=96, patch_size=model.config.patch_size, first=FRAMES))
     edges = pipeline.clip_edges(FRAMES, CONFIG.graph)
     found = stages(model, on_all, frames, edges) | whole_method(model, on_all, frames, edges)

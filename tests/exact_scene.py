@@ -1,7 +1,7 @@
-"""A scene that is known exactly: a slanted wall, a panel in front of it, and a square that moves, all cast by rays.
+"""An exactly known, ray-cast scene: a slanted wall, a panel in front of it, and a moving square.
 
-And what exports of it are held against: a point of the world lands where it came from, in pixels of the network's
-frames or of the originals.
+Also checks for exports: a world point must project to the pixel that it came from, in the network's frames or in the
+originals.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""XLA's options while tests run: code made quickly instead of quick code. Most of the tests' time is compilation."""
+"""XLA's options for tests: fast compilation instead of fast code, since most of the tests' time is compilation."""
 
 import functools
 import os

@@ -1,4 +1,4 @@
-"""Run on four devices by tests/alignment/test_device_gradients.py: derivatives on one of them and on all, in float64.
+"""Run on four devices by tests/alignment/test_device_gradients.py: derivatives on one device and on all, in float64.
 
 XLA_FLAGS=--xla_force_host_platform_device_count=4 python -m tests.four_devices
 """
@@ -68,9 +68,9 @@ def main() -> None:
         predictions = PairPredictions(EDGES, *(jnp.asarray(x) for x in (*points, *confidence)))
         flow = jnp.asarray(rng.normal(0, 2, (len(EDGES), H, W, 2)))
         mesh = sharding.data_mesh()
-        divided = dataclasses.replace(sharding.by_rows(predictions, mesh), edges=EDGES)
-        on_all = sharding.whole(state, mesh)
-        one, many = derivatives(state, predictions, flow), derivatives(on_all, divided, sharding.by_rows(flow, mesh))
+        divided = dataclasses.replace(sharding.shard_rows(predictions, mesh), edges=EDGES)
+        on_all = sharding.replicate(state, mesh)
+        one, many = derivatives(state, predictions, flow), derivatives(on_all, divided, sharding.shard_rows(flow, mesh))
         found = {name: relative(one[name], many[name]) for name in one}
         found["by_rows"] = all(x.sharding.spec == sharding.ROWS for x in many["first"][1:])
         found["least"] = min(float(np.abs(x).max()) for x in jax.tree.leaves(one))

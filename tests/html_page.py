@@ -1,4 +1,4 @@
-"""What tests read pages of HTML with, and a text that would like to be more than text."""
+"""An HTML parser for tests, and a text with markup that must be escaped."""
 
 import html.parser
 

@@ -1,12 +1,12 @@
-"""Runs the tests that compute as if on other machines, and prints a table: what passes here by luck fails there.
+"""Runs numerical tests under emulated machines and prints a table: finds tests that pass here only by luck.
 
     python -m tests.machines                        # all machines, one after another
     python -m tests.machines --list
     python -m tests.machines sse4_2 one-thread --times=3
     python -m tests.machines avx -- tests/alignment     # these tests only
 
-Instructions that a processor has decide in which order numbers are summed, and so how they are rounded; how many
-threads there are does, too. Order and load show what tests owe to those before them, and to a quick machine.
+A processor's instructions and the number of threads determine the order of summation, and so rounding. Random test
+order and load reveal tests that depend on earlier tests or on a fast machine.
 """
 
 from __future__ import annotations

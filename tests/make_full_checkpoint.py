@@ -3,10 +3,10 @@
     python tests/make_full_checkpoint.py --preset=512_dpt --output=/tmp/full.pth
     python -m convert --source=/tmp/full.pth --output=/tmp/full_checkpoint
 
-For measuring conversion and reconstruction where the real weights are not at hand. Names, shapes and aliases are
-those of the released checkpoints (tests/golden/manifests). The weights depend on the seed alone: matrices have a
-variance of 1/fan-in, scales of norms lie around 1, so that signals neither vanish nor explode. Tensors are made and
-written one after another: 2.3 GB for 512_dpt in 10 seconds and 80 MB of memory.
+For measuring conversion and reconstruction without the real weights. Names, shapes and aliases are those of the
+released checkpoints (tests/golden/manifests). The weights depend only on the seed: matrices have a variance of
+1/fan-in and norms have scales around 1, so that signals neither vanish nor explode. Tensors are generated and written
+one after another: 2.3 GB for 512_dpt in 10 seconds and 80 MB of memory.
 """
 
 from __future__ import annotations

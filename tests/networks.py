@@ -1,4 +1,4 @@
-"""The smallest network that has every part, for tests to change where they need."""
+"""The smallest network with all parts, for tests to modify."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""Rooms with few objects whose places are known."""
+"""Rooms with a few objects at known positions."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A SAM 2 of random weights, as small as the library allows: for tests that need PyTorch."""
+"""A SAM 2 network with random weights, as small as the library allows, for tests that need PyTorch."""
 
 import pathlib
 

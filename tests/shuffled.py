@@ -1,6 +1,6 @@
-"""A plugin of pytest's: files in random order, and so the tests of each; `-p tests.shuffled` with a seed in ORDER.
+"""A pytest plugin that shuffles test files and the tests in each: `-p tests.shuffled` with a seed in ORDER.
 
-Processes of one run agree on the order. A file's tests stay together: they share what is slow to make.
+All processes of a run use the same order. A file's tests stay together, since they share slow fixtures.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One start for alignments that are compared.
+"""A common initial state for alignments that are compared.
 
-Poses at the start come from RANSAC, which answers rounding with another choice of inliers: 1e-7 in the points becomes
-1e-3 in a pose, on some processors and for some clips. What comes after it does no such thing.
+Initial poses come from RANSAC, which may respond to rounding with other inliers: 1e-7 in the points becomes 1e-3 in a
+pose, on some processors and for some clips. The later stages are stable.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class CommonStart:
     def __init__(self) -> None:
         self.count = 0
         self._first: AlignState | None = None
-        self._patch = mock.patch.object(alignment, "initial_state", self._start)
-        self._original = alignment.initial_state
+        self._patch = mock.patch.object(alignment, "start_state", self._start)
+        self._original = alignment.start_state
 
     def __enter__(self) -> CommonStart:
         self._patch.start()

@@ -1,4 +1,4 @@
-"""The documents' Python runs as it stands: each document from top to bottom, in a folder with a clip."""
+"""The Python code in the documentation runs unchanged: each document from top to bottom, in a folder with a clip."""
 
 import pathlib
 import re

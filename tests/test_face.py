@@ -1,4 +1,4 @@
-"""The public face, `import easi3r_jax as e3r`: every name through it, its pure functions against the host's drivers."""
+"""The public API, `import easi3r_jax as e3r`: every name is used, and pure functions agree with the host's drivers."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""Facts about the project itself: bounds and lock file, what the wheel holds, what the documents promise."""
+"""Checks of the project itself: version bounds and lock file, content of the wheel, claims in the documentation."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     root = {"args": namespace(model="..."), "model": {"w": Tensor("0", (2,))}}
     write(path, root, [("0", np.zeros(2, np.float32))])
 
-`dumps` emits the same instructions as torch's pickler (protocol 2) for plain values, and whatever else is asked for
-with `Global` and `Call`: hostile files are made with it too.
+`dumps` emits the same instructions as torch's pickler (protocol 2) for plain values, and arbitrary ones through
+`Global` and `Call`, to create malicious files.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A wall seen by two cameras: everything about it is known."""
+"""A wall seen by two cameras, with complete ground truth."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
-"""The same computation in float64: what finite differences are taken of, where the library computes in float32.
+"""Repeats a float32 computation in float64, for finite differences.
 
-Layers, statistics and heads compute in float32 at most, and so does JAX's own attention. `in_float64` reads what a
-function computes and does the same steps with a float64 for each float32.
+Layers, statistics and heads compute in at most float32, and so does JAX's own attention. `in_float64` traces a function
+and evaluates the same operations with float64 in place of float32.
 """
 
 from collections.abc import Callable

@@ -1,37 +1,34 @@
-"""Global alignment of pairwise point maps, with optical flow or without (DUSt3R sec. 3.4, MonST3R sec. 3.3).
+"""Global alignment of pairwise point maps, with or without optical flow (DUSt3R sec. 3.4, MonST3R sec. 3.3).
 
     predictions ──initial_state──▶ AlignState ──optimise──▶ AlignState ──▶ cameras and depth ──clean_confidence──▶
 
-`align` is the stage; its parts are public for those who change the method.
+`align` is the stage; its parts are public so that the method can be changed.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from easi3r_jax.alignment import state as state_of
+from easi3r_jax.alignment.assembly import assemble
 from easi3r_jax.alignment.clean import clean_confidence
+from easi3r_jax.alignment.confidence import edge_scores, frame_confidence
 from easi3r_jax.alignment.descent import adam_steps, init_moments, iterate, learning_rates, optimise
 from easi3r_jax.alignment.flow import ego_flow, flow_loss, robust_sum
 from easi3r_jax.alignment.flow_masks import flow_residual, static_regions
 from easi3r_jax.alignment.graph import SpanningTree, check_edges, spanning_tree
 from easi3r_jax.alignment.implicit import at_minimum
-from easi3r_jax.alignment.initialise import edge_scores, frame_confidence, initial_state
+from easi3r_jax.alignment.initialise import initial_state, start_state, with_scale
 from easi3r_jax.alignment.known import (
     check_known,
     clip_focal,
     in_known_world,
     nothing_known,
-    scale_is_known,
-    settle_scale,
     with_known_cameras,
 )
-from easi3r_jax.alignment.known_scale import known_scale
 from easi3r_jax.alignment.pair import one_frame, two_frames
 from easi3r_jax.alignment.residuals import pair_terms, points_loss
 from easi3r_jax.alignment.state import (
@@ -56,7 +53,17 @@ from easi3r_jax.alignment.terms import (
 from easi3r_jax.alignment.windows import join_windows, keyframe_numbers, window_ranges
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Array, Geometry, KnownCameras, PairPredictions, Progress, all_finite, silent
+from easi3r_jax.core.types import (
+    Array,
+    Bool,
+    Float,
+    Geometry,
+    KnownCameras,
+    PairPredictions,
+    Progress,
+    all_finite,
+    silent,
+)
 
 __all__ = [
     "DEFAULT_TERMS",
@@ -112,59 +119,61 @@ def align(
     predictions: PairPredictions,
     config: AlignConfig = AlignConfig(),
     *,
-    flow: Array | None = None,
-    flow_known: Array | None = None,
-    dynamic: Array | None = None,
+    flow: Float[Array, "E H W 2"] | None = None,
+    flow_known: Bool[Array, "E H W"] | None = None,
+    dynamic: Bool[Array, "T H W"] | None = None,
     known: KnownCameras | None = None,
     seed: int = 0,
     release: bool = False,
     progress: Progress = silent,
     terms: Sequence[Term] = DEFAULT_TERMS,
-) -> tuple[Geometry, Array]:
+) -> tuple[Geometry, Float[Array, "iterations"]]:
     """Cameras and depth of a clip from its pairs. Runs on the host: differentiate `adam_steps` or `at_minimum` instead.
 
-    Three and more frames are optimised from the spanning-tree start; two are solved in closed form from their better
-    direction; one is its own world. The result is finite as long as the predictions are.
+    Three or more frames are optimised from the spanning-tree start. Two are solved in closed form from the better of
+    their two directions. A single frame defines its own world. The result is finite if the predictions are.
 
-    Where the predictions are sharded over the devices of a mesh, so is the work.
+    If the predictions are sharded over the devices of a mesh, so is the work.
 
     Args:
       predictions: point maps of pairs that connect all frames; for one frame, the pair (0, 0).
       config: options.
-      flow: (E, H, W, 2) optical flow of every pair from i to j in pixels, which come in both directions; None: without.
+      flow: (E, H, W, 2) optical flow from i to j of every pair, in pixels; pairs come in both directions. None: no
+        flow.
       flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
-      dynamic: (T, H, W) bool, dynamic regions: flow does not count there, and depth stays closer to its start's where
-        `config.depth_weight` keeps it.
-      known: cameras known beforehand. They stay fixed or attract (`config.camera_weight`); with known poses the result
-        is in their world and unit.
-      seed: of RANSAC.
-      release: nobody needs the predictions' arrays any more: they are freed, which nearly halves the peak of memory.
-      progress: called at the start, after every few iterations and at the end, of the stage "align".
-      terms: of the objective, for three and more frames; make them once (see `iterate`).
+      dynamic: (T, H, W) bool, dynamic regions. Flow is ignored there; a depth prior (`config.depth_weight`) is stronger
+        there.
+      known: known cameras. They are held fixed or act as a prior (`config.camera_weight`). With known poses the result
+        is in their world and units.
+      seed: for RANSAC.
+      release: free the predictions' arrays once they are laid out; the caller must not use them again. Nearly halves
+        peak memory.
+      progress: called for the stage "align": at the start, every few iterations, and at the end.
+      terms: of the objective, for three or more frames; create them once (see `iterate`).
 
     Returns:
-      cameras and depth of all frames of the predictions (padding included, whose values mean nothing), confidence not
-      cleaned; and the (iterations,) float32 loss before each step, empty for one or two frames.
+      cameras and depth of all frames of the predictions (values of padding are meaningless), with confidence before
+      clean-up; and the (iterations,) float32 loss before each step, empty for one or two frames.
 
     Raises:
-      ConfigError: a pair graph that leaves frames unconnected; an unknown schedule; known focal lengths that differ
-        where all frames are to share one.
-      InputError: pairs of frames that do not exist; predictions that are not finite, or so large that their squares
-        are not.
+      ConfigError: a pair graph that leaves frames unconnected; an unknown schedule; differing known focal lengths
+        although all frames share one.
+      InputError: pairs of frames that do not exist; predictions that are not finite, or whose squares are not.
     """
     num_frames = predictions.clip_length
     check_edges(predictions.clip_edges, num_frames)
     if not bool(all_finite(predictions)):
         raise InputError(
-            "The pairs' points or confidences are infinite or undefined: wrong weights, or frames of noise."
+            "The pairs' points or confidences are infinite or NaN: wrong weights, or frames of pure noise."
         )
     if known is not None:
         check_known(known, num_frames)
     if num_frames <= 2:
         geometry, losses = _closed_form(predictions, config, known, seed, progress), jnp.zeros(0, jnp.float32)
     else:
-        known = _with_scale(known, predictions, config, seed)
-        start = initial_state(predictions, config, known=known, seed=seed)
+        assembly = assemble(predictions, config, known, seed)
+        known = with_scale(known, assembly, predictions, config)
+        start = start_state(assembly, predictions, config, known)
         confidence = frame_confidence(predictions)
         problem = make_problem(predictions, config, flow=flow, flow_known=flow_known, dynamic=dynamic, release=release)
         problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic)
@@ -189,22 +198,8 @@ def _closed_form(
     return geometry
 
 
-def _with_scale(
-    known: KnownCameras | None, predictions: PairPredictions, config: AlignConfig, seed: int
-) -> KnownCameras | None:
-    """Known poses with their say on the world's scale, decided by a start that does not know them."""
-    if known is None or not np.any(known.poses_known):
-        return known
-    unaware = dataclasses.replace(known, poses_known=np.zeros(len(known.poses_known), bool))
-    found = initial_state(predictions, config, known=unaware, seed=seed)
-    known = settle_scale(known, np.asarray(state_of.world_from_cam(found)), np.asarray(state_of.depth(found)))
-    if known is not None and scale_is_known(known):
-        known = dataclasses.replace(known, start_scale=known_scale(predictions, known, found))
-    return known
-
-
 @jax.jit
-def geometry_of(state: AlignState, problem: AlignProblem, confidence: Array) -> Geometry:
+def geometry_of(state: AlignState, problem: AlignProblem, confidence: Float[Array, "T H W"]) -> Geometry:
     """Cameras and depth of a state. Pure."""
     return Geometry(
         world_from_cam=state_of.world_from_cam(state),

@@ -1,4 +1,4 @@
-"""Confidence clean-up: points that float in front of what other frames see lose their confidence."""
+"""Confidence clean-up: points that float in front of surfaces seen by other frames lose their confidence."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import jax.numpy as jnp
 
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, Geometry
+from easi3r_jax.core.types import Array, Bool, Float, Geometry
 
-# Cameras that a frame's points are projected into at a time.
+# Number of cameras into which a frame's points are projected at a time.
 _CAMERAS_AT_ONCE = 8
 
 
-def clean_confidence(geometry: Geometry, config: AlignConfig = AlignConfig(), valid: Array | None = None) -> Array:
-    """(T, H, W) confidence, 0 where a point stands in front of a more confident depth of another frame.
+def clean_confidence(
+    geometry: Geometry, config: AlignConfig = AlignConfig(), valid: Bool[Array, "T"] | None = None
+) -> Float[Array, "T H W"]:
+    """(T, H, W) confidence, 0 where a point lies in front of a more confident depth of another frame.
 
-    A point of frame a is bad if in some other camera b it falls on a pixel (rounded) whose depth it undercuts by more
-    than the relative `config.clean_tolerance`, and is less confident than that pixel. Frames are cleaned in order, and
-    a confidence already lowered counts as lowered for the frames after: as in DUSt3R's released program. Frames that
-    are not `valid` (T,), padding, see nothing.
+    A point of frame a is rejected if it projects (rounded) to a pixel of some other camera b, lies closer than that
+    pixel's depth by more than the relative `config.clean_tolerance`, and is less confident. Frames are cleaned in
+    order, each seeing the confidences already lowered, as in DUSt3R's released program. Frames that are not `valid`
+    (T,), i.e. padding, are not compared against.
     """
     depth = geometry.depth
     return _clean(

@@ -1,4 +1,4 @@
-"""What the kernels' own derivatives share: they give every cotangent that is asked for, or raise."""
+"""Shared by the kernels' custom derivatives, which return every requested cotangent or raise."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
 from easi3r_jax.core.errors import GradientError
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Shaped
 
 _T = TypeVar("_T")
 
 
 def is_wanted(x: CustomVJPPrimal) -> bool:
-    """Within a forward rule with `symbolic_zeros`: whether somebody differentiates by this argument."""
+    """Within a forward rule with `symbolic_zeros`: whether this argument is differentiated."""
     return bool(x.perturbed) and jnp.issubdtype(x.value.dtype, jnp.floating)
 
 
@@ -25,7 +25,7 @@ def values_of(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.value, tree)
 
 
-def instantiated(cotangent: Array | SymbolicZero) -> Array:
+def instantiated(cotangent: Shaped[Array, "..."] | SymbolicZero) -> Shaped[Array, "..."]:
     """Within a backward rule with `symbolic_zeros`: the cotangent as an array."""
     if isinstance(cotangent, SymbolicZero):
         abstract: Any = cotangent.aval
@@ -35,7 +35,7 @@ def instantiated(cotangent: Array | SymbolicZero) -> Array:
 
 @partial(jax.custom_jvp, nondiff_argnums=(1,))
 def without_derivative(x: _T, reason: str) -> _T:
-    """`x`; whoever differentiates by it gets a `GradientError` with this reason instead of a derivative."""
+    """`x`; differentiating with respect to it raises a `GradientError` with this reason."""
     del reason
     return x
 

@@ -16,20 +16,20 @@ from easi3r_jax.alignment.state import AlignProblem, AlignState
 from easi3r_jax.alignment.terms import DEFAULT_TERMS, Term, total_loss
 from easi3r_jax.core import sharding
 from easi3r_jax.core.config import AlignConfig
-from easi3r_jax.core.types import Array, Progress, silent
+from easi3r_jax.core.types import Array, Bool, Float, Progress, silent
 
 #: Steps per call of the compiled loop: about 15 reports for the usual 300 iterations.
 CHUNK = 20
 
-# eps_root is far below Adam's eps of 1e-8, squared: no step feels it. It keeps the square root differentiable where a
-# gradient is exactly 0 (the root frame's translation), for those who differentiate through the loop.
+# eps_root is far below the square of Adam's eps (1e-8) and does not affect any step. It keeps the square root
+# differentiable where a gradient is exactly 0 (the root frame's translation), for differentiation through the loop.
 _ADAM = optax.scale_by_adam(b1=0.9, b2=0.9, eps_root=1e-30)
 
 
-def learning_rates(config: AlignConfig) -> np.ndarray:
+def learning_rates(config: AlignConfig) -> Float[np.ndarray, "iterations"]:
     """(iterations,) float64: from `learning_rate` at t = 0 towards `learning_rate_min` at t = 1, t = step / iterations.
 
-    The end itself is never reached: the last step has t = 1 - 1 / iterations.
+    The end point is never reached: the last step has t = 1 - 1 / iterations.
     """
     t = np.arange(config.iterations) / config.iterations
     if config.schedule == "linear":
@@ -42,16 +42,16 @@ def adam_steps(
     state: AlignState,
     moments: optax.OptState,
     problem: AlignProblem,
-    rates: Array,
-    active: Array,
+    rates: Float[Array, "S"],
+    active: Bool[Array, "S"],
     terms: Sequence[Term] = DEFAULT_TERMS,
-    with_flow: Array | None = None,
-) -> tuple[AlignState, optax.OptState, Array]:
-    """Pure: as many steps as there are (S,) `rates`; those not `active` change nothing. Returns (S,) losses before.
+    with_flow: Bool[Array, "S"] | None = None,
+) -> tuple[AlignState, optax.OptState, Float[Array, "S"]]:
+    """Runs one step per entry of `rates` (S,); steps that are not `active` change nothing. Returns (S,) losses before.
 
-    The problem's flow, if it has one, counts in the steps that are in `with_flow`; None: in all. Start `moments` from
-    `init_moments(state)`. Vmappable, and differentiable in reverse mode, by the start, the rates and the problem: a
-    step keeps a state for it, not its intermediates.
+    Pure. The problem's flow, if any, is used in the steps marked in `with_flow`; None: in all. Start `moments` from
+    `init_moments(state)`. Can be vmapped, and differentiated in reverse mode with respect to the start, the rates and
+    the problem: the backward pass stores one state per step, not the intermediates.
     """
 
     def step(carry, inputs):
@@ -81,7 +81,7 @@ def adam_steps(
 
 
 def init_moments(state: AlignState) -> optax.OptState:
-    """Adam's memory before the first step."""
+    """Adam's moments before the first step."""
     return _ADAM.init(cast(optax.Params, state))
 
 
@@ -95,23 +95,23 @@ def iterate(
     stops: Sequence[int],
     *,
     terms: Sequence[Term] = DEFAULT_TERMS,
-) -> Iterator[tuple[int, AlignState, np.ndarray]]:
+) -> Iterator[tuple[int, AlignState, Float[np.ndarray, "S"]]]:
     """Runs the schedule and yields (steps done, state, losses of the steps since the last stop) at every stop.
 
-    Every call of the compiled loop has the same shapes whatever the stops and the number of iterations are: it
-    compiles once for a problem's shapes.
+    Every call of the compiled loop has the same shapes, whatever the stops and the number of iterations: it compiles
+    once per problem shape.
 
     Args:
       state, problem: where to start and what to fit.
       config: number of iterations and schedule.
       stops: increasing step counts, the last at most `config.iterations`.
-      terms: of the objective. They are a static argument of the compiled loop: terms of other functions compile anew,
-        so make them once, not as new lambdas for each call.
+      terms: of the objective. They are a static argument of the compiled loop, and new functions trigger a
+        recompilation: create them once, not as new lambdas for each call.
     """
     terms = tuple(terms)
     rates = learning_rates(config).astype(np.float32)
-    state = sharding.whole(state, problem.mesh)
-    moments, done = sharding.whole(init_moments(state), problem.mesh), 0
+    state = sharding.replicate(state, problem.mesh)
+    moments, done = sharding.replicate(init_moments(state), problem.mesh), 0
     for stop in stops:
         losses = []
         while done < stop:
@@ -135,10 +135,11 @@ def optimise(
     *,
     terms: Sequence[Term] = DEFAULT_TERMS,
     progress: Progress = silent,
-) -> tuple[AlignState, Array]:
-    """Minimises the sum of the terms by `config.iterations` steps of Adam (betas 0.9, 0.9).
+) -> tuple[AlignState, Float[Array, "iterations"]]:
+    """Minimises the sum of the terms with `config.iterations` steps of Adam (betas 0.9, 0.9).
 
-    Make the terms once, not for each call: see `iterate`. On the host, and so not differentiable: `adam_steps` is.
+    Create the terms once, not for each call: see `iterate`. Runs on the host, so it is not differentiable; `adam_steps`
+    is.
 
     Returns:
       The last state, and the (iterations,) losses before each step.

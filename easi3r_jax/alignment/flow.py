@@ -1,4 +1,4 @@
-"""The optical-flow term of the alignment (MonST3R, eq. 5): cameras and depth explain the flow where nothing moves."""
+"""The optical-flow term of the alignment (MonST3R, eq. 5): cameras and depth must explain the flow of static pixels."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from jax.sharding import Mesh
 
 from easi3r_jax.alignment import state as state_of
 from easi3r_jax.alignment.derivatives import instantiated, is_wanted, values_of, without_derivative
-from easi3r_jax.alignment.state import UNKNOWN_FLOW, AlignProblem, AlignState, unroll_of
+from easi3r_jax.alignment.state import UNKNOWN_FLOW, AlignProblem, AlignState, unroll_factor
 from easi3r_jax.core import sharding
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.sharding import ROWS, WHOLE
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.sharding import REPLICATED, ROWS
+from easi3r_jax.core.types import Array, Bool, Float
 
-# The released programs' guards against division by zero; the golden numbers have them.
+# The released programs' guards against division by zero; needed to match the reference values.
 _EPSILON = 1e-6
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def ego_flow(j_from_i: Array, depth: Array, intrinsics_i: Array, intrinsics_j: Array) -> Array:
-    """Flow that the camera's motion alone gives.
+def ego_flow(
+    j_from_i: Float[Array, "*batch 4 4"],
+    depth: Float[Array, "*batch H W"],
+    intrinsics_i: Float[Array, "*batch 3 3"],
+    intrinsics_j: Float[Array, "*batch 3 3"],
+) -> Float[Array, "*batch 2 H*W"]:
+    """Flow induced by camera motion alone.
 
     Args:
       j_from_i: (..., 4, 4) rigid, camera j from camera i.
@@ -32,12 +37,12 @@ def ego_flow(j_from_i: Array, depth: Array, intrinsics_i: Array, intrinsics_j: A
       intrinsics_i, intrinsics_j: (..., 3, 3) pixels.
 
     Returns:
-      (..., 2, H W): where each pixel of view i is in view j, less where it is in view i, pixels (x, y).
+      (..., 2, H W): position of each pixel of view i in view j, minus its position in view i, pixels (x, y).
     """
     lead, (height, width) = depth.shape[:-2], depth.shape[-2:]
     pixels = camera.pixel_grid(height, width, depth.dtype).reshape(-1, 2).T
     pixels = jnp.broadcast_to(pixels.reshape(*(1 for _ in lead), *pixels.shape), (*lead, *pixels.shape))
-    # Points over their depth: what is far away needs no large numbers.
+    # Points divided by their depth, so that distant points need no large numbers.
     focal, centre = intrinsics_i[..., :1, :1], intrinsics_i[..., :2, 2:]
     rays = jnp.concatenate([(pixels - centre) / focal, jnp.ones_like(pixels[..., :1, :])], axis=-2)
     disparity = (1 / (depth + _EPSILON)).reshape(*lead, 1, height * width)
@@ -46,13 +51,15 @@ def ego_flow(j_from_i: Array, depth: Array, intrinsics_i: Array, intrinsics_j: A
     return seen[..., :2, :] / (seen[..., 2:, :] + _EPSILON) - pixels
 
 
-def robust_sum(error: Array, counts: Array, outlier: Array | float) -> tuple[Array, Array]:
+def robust_sum(
+    error: Float[Array, "*batch 2 P"], counts: Bool[Array, "*batch P"], outlier: Float[Array, ""] | float
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Sum of smooth-L1 losses and their number, () float each.
 
     Args:
-      error: (..., 2, P) pixels. The loss of a coordinate is half its square below 1, its size less a half above.
-      counts: (..., P) bool, which pixels do.
-      outlier: coordinates whose loss is not below it do not.
+      error: (..., 2, P) pixels. The loss of a coordinate is half its square below 1, its size minus a half above.
+      counts: (..., P) bool, which pixels are used.
+      outlier: coordinates whose loss is at or above this value are ignored.
     """
     size = jnp.abs(error)
     loss = jnp.where(size < 1, 0.5 * size * size, size - 0.5)
@@ -60,24 +67,24 @@ def robust_sum(error: Array, counts: Array, outlier: Array | float) -> tuple[Arr
     return jnp.sum(jnp.where(kept, loss, 0)), jnp.sum(kept.astype(loss.dtype))
 
 
-def flow_loss(state: AlignState, problem: AlignProblem) -> Array:
-    """Mean smooth-L1 distance of the pairs' ego flow from their optical flow, twice, () float.
+def flow_loss(state: AlignState, problem: AlignProblem) -> Float[Array, ""]:
+    """Twice the mean smooth-L1 distance between the pairs' ego flow and their optical flow, () float.
 
-    Means are over the coordinates of static pixels whose loss is below the outliers'. Twice, because the released
-    programs add the same for the j sides, and pairs come in both directions. 0 while the flow does not count, and
-    where the result is above the limit: flow that cameras and depth explain nowhere would tear them apart.
+    The mean is over the coordinates of static pixels whose loss is below the outlier threshold. Twice, because the
+    released programs add the same term for the j sides, and pairs come in both directions. 0 while flow is switched
+    off, and where the result exceeds the limit: flow that cameras and depth cannot explain would tear them apart.
 
-    Differentiable as `points_loss` is, by the state and the flow. Which coordinates count does not change with either,
-    but for steps at `outlier` and `limit`, by which therefore there is no derivative.
+    Differentiable with respect to the state and the flow, as `points_loss` is. The set of coordinates used is piecewise
+    constant: it jumps at `outlier` and `limit`, so these have no derivative.
 
     Raises:
       ConfigError: the problem has no flow.
-      GradientError: differentiated by `outlier` or `limit`.
+      GradientError: differentiated with respect to `outlier` or `limit`.
     """
     targets = problem.flow
     if targets is None:
         raise ConfigError("The problem has no optical flow: give it to make_problem.")
-    reason = "The loss jumps at the flow's {}: it has no derivative by it. Compare values."
+    reason = "The loss jumps at the flow's {}: it has no derivative with respect to it. Compare values instead."
     outlier = without_derivative(targets.outlier, reason.format("outlier"))
     limit = without_derivative(targets.limit, reason.format("limit"))
 
@@ -97,11 +104,11 @@ def flow_loss(state: AlignState, problem: AlignProblem) -> Array:
 
 
 def _projections(state: AlignState, problem: AlignProblem) -> Array:
-    """(G, B, 3, 4), padded like the problem: what of each pair all pixels share.
+    """(G, B, 3, 4), padded like the problem: each pair's projection matrix, shared by all its pixels.
 
-    From (x, y, 1, 1 / z), a pixel of frame i counted from the image's centre and its depth, to where the point is in
-    frame j, homogeneous and counted from there, too: focal_j R / focal_i and focal_j t, with the principal points'
-    distances from the centre.
+    It maps (x, y, 1, 1 / z), a pixel of frame i relative to the image centre and its depth, to the point's homogeneous
+    position in frame j, also relative to the centre: focal_j R / focal_i and focal_j t, with the principal points'
+    offsets from the centre.
     """
     poses = state_of.world_from_cam(state)
     i, j = problem.edges[..., 0].ravel(), problem.edges[..., 1].ravel()
@@ -120,53 +127,54 @@ def _projections(state: AlignState, problem: AlignProblem) -> Array:
 
 # --- the streaming kernel -------------------------------------------------------------------------------------------
 #
-# As for the pairs' points (see `residuals`): one pass over the flow yields the value and its gradient, and nothing of
-# size E H W is written, but the gradient by the flow where it is asked for.
+# As for the pairs' points (see `residuals`): one pass over the flow yields the value and its gradient. Nothing of size
+# E H W is written except the gradient with respect to the flow, if requested.
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _robust_distance(
     projections: Array, disparity: Array, flow: Array, others: tuple[Array, Array, Array], mesh: Mesh | None
 ) -> tuple[Array, Array]:
-    """Sum of smooth-L1 losses over pairs and pixels, and the number of coordinates that count, () float each.
+    """Sum of smooth-L1 losses over pairs and pixels, and the number of coordinates used, () float each.
 
     Args:
       projections: (G, B, 3, 4), see `_projections`.
       disparity: (T, H, W), 1 / z of the frames.
       flow: (G, B, 2, P).
-      others: frames i (G, B), what is static (T, P), and `outlier`: by these there is no derivative.
-      mesh: over which blocks are divided.
+      others: frames i (G, B), static pixels (T, P), and `outlier`: not differentiable.
+      mesh: over which blocks are sharded.
     """
     return _values_and_gradients(projections, disparity, flow, others, mesh, flow_wanted=False)[0]
 
 
+@partial(jax.jit, static_argnames=("mesh", "flow_wanted"))  # as in `residuals`
 def _values_and_gradients(projections, disparity, flow, others, mesh: Mesh | None, *, flow_wanted: bool):
-    """Both values, and the gradients of the first by projections, disparity and, where it is wanted, flow."""
+    """Both values, and the gradients of the first with respect to projections, disparity and, if requested, flow."""
     frames_i, static, outlier = others
 
     def share(disparity: Array, static: Array, outlier: Array, *inputs: Array):
         sums, projections_grad, flow_grad = _streamed(disparity, static, outlier, inputs, flow_wanted)
-        total, kept, disparity_grad = sharding.summed(sums, mesh)
+        total, kept, disparity_grad = sharding.psum(sums, mesh)
         return (total, kept), (projections_grad, disparity_grad, flow_grad)
 
     inputs = (projections, frames_i, flow)
-    specs = (WHOLE, WHOLE, WHOLE, *(ROWS for _ in inputs))
-    out_specs = ((WHOLE, WHOLE), (ROWS, WHOLE, ROWS))
-    return sharding.divided(share, mesh, specs, out_specs)(disparity, static, outlier, *inputs)
+    specs = (REPLICATED, REPLICATED, REPLICATED, *(ROWS for _ in inputs))
+    out_specs = ((REPLICATED, REPLICATED), (ROWS, REPLICATED, ROWS))
+    return sharding.shard_map(share, mesh, specs, out_specs)(disparity, static, outlier, *inputs)
 
 
 def _streamed(disparity: Array, static: Array, outlier: Array, inputs: tuple[Array, ...], flow_wanted: bool):
-    """The sum, the number of coordinates and the gradients of so many blocks.
+    """The sum, the number of coordinates and the gradients of some blocks.
 
     Args:
       disparity: (T, H, W).
       static: (T, P) bool.
       outlier: see `AlignConfig`.
       inputs: projections (G, B, 3, 4), frames i (G, B) and flow (G, B, 2, P).
-      flow_wanted: whether the gradient by the flow is.
+      flow_wanted: whether the gradient with respect to the flow is requested.
 
     Returns:
-      () sum, () number and (T, H, W) gradient by disparity; gradients by projections and, or None, by flow.
+      () sum, () number and (T, H, W) gradient of disparity; gradients of projections and of flow (or None).
     """
     height, width = disparity.shape[1:]
     disparity = disparity.reshape(len(disparity), -1)
@@ -191,7 +199,7 @@ def _streamed(disparity: Array, static: Array, outlier: Array, inputs: tuple[Arr
     zero = jnp.zeros((), disparity.dtype)
     start = (zero, zero, jnp.zeros_like(disparity))
     (total, kept, gradient), (projections_grad, flow_grad) = jax.lax.scan(
-        block, start, inputs, unroll=unroll_of(shape[0])
+        block, start, inputs, unroll=unroll_factor(shape[0])
     )
     flow_grad = None if flow_grad is None else flow_grad.reshape(flow_shape)
     return (total, kept, gradient.reshape(-1, height, width)), projections_grad.reshape(shape), flow_grad
@@ -209,7 +217,7 @@ def _losses_and_gradients(
 ) -> tuple[Array, Array, Array, Array, Array | None]:
     """One pair's () loss and () number of coordinates, with its gradients.
 
-    These are by (3, 4) projection, (P,) disparity and, where it is wanted, (2, P) flow.
+    The gradients are with respect to the (3, 4) projection, (P,) disparity and, if requested, (2, P) flow.
     """
     x, y = pixels
     seen = [
@@ -219,7 +227,7 @@ def _losses_and_gradients(
     total, number = jnp.zeros((), flow.dtype), jnp.zeros((), flow.dtype)
     pulls, flow_pulls, depth_pull = [], [], jnp.zeros_like(disparity)
     for a in range(2):
-        # The image's centre stands within the quotient, and the guard beside it, as in `ego_flow`.
+        # The centre is added inside the quotient, and the guard to the denominator, as in `ego_flow`.
         there = (seen[a] + centre[a] * seen[2]) * inverse
         error = there - (pixels[a] + centre[a] + flow[a])
         size = jnp.abs(error)
@@ -246,7 +254,7 @@ def _forward(projections, disparity, flow, others, mesh: Mesh | None):
 
 def _backward(mesh: Mesh | None, gradients, cotangents):
     del mesh
-    cotangent = instantiated(cotangents[0])  # the number of coordinates has no slope
+    cotangent = instantiated(cotangents[0])  # the number of coordinates has no gradient
     return (*jax.tree.map(lambda g: cotangent.astype(g.dtype) * g, gradients), None)
 
 

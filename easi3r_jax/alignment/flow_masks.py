@@ -1,11 +1,12 @@
-"""What optical flow says of motion: where the cameras do not explain it, and where they do (MonST3R, sec. 3.3).
+"""Dynamic and static regions from optical flow: where cameras do not explain it, and where they do (MonST3R, sec. 3.3).
 
-Before the alignment, each pair's own cameras are held against its flow; after it, the clip's cameras.
+Before the alignment, flow is compared with each pair's own cameras; after it, with the clip's cameras.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import jax
@@ -18,86 +19,111 @@ from easi3r_jax.alignment.pair import two_frames
 from easi3r_jax.core import sharding
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.sharding import ROWS, WHOLE
-from easi3r_jax.core.types import Array, Geometry, PairPredictions, Progress, silent
+from easi3r_jax.core.sharding import REPLICATED, ROWS
+from easi3r_jax.core.types import Array, Bool, Float, Geometry, Int, PairPredictions, Progress, silent
 
-# Pairs between two reports.
-_REPORT = 10
-# A pair's own edges.
+# Pairs between two progress reports.
+_PAIRS_PER_REPORT = 10
+# The two edges of a pair.
 _BOTH_WAYS = np.array([[0, 1], [1, 0]], np.int32)
 
 
 def flow_residual(
     predictions: PairPredictions,
-    flow: Array,
+    flow: Float[Array, "E H W 2"],
     config: AlignConfig = AlignConfig(),
     *,
-    flow_known: Array | None = None,
+    flow_known: Bool[Array, "E H W"] | None = None,
     seed: int = 0,
     progress: Progress = silent,
-) -> Array:
-    """How far the flow is from what the camera's motion gives, (T, H, W) float32 in [0, 1].
+) -> Float[Array, "T H W"]:
+    """How far the flow is from the flow induced by camera motion, (T, H, W) float32 in [0, 1].
 
-    Each two frames are reconstructed in closed form (`two_frames`, each with its own focal length). The length of the
-    difference between flow and ego flow is brought to 0..1 over the image, for each direction of each pair; a frame has
-    the mean over its pairs. Pairs that come in one direction only say nothing; neither do a frame's pixels without
-    known flow.
+    Each pair of frames is reconstructed in closed form (`two_frames`, with one focal length per frame). For each
+    direction, the length of the difference between flow and ego flow is min-max normalised over the image; a frame gets
+    the mean over its pairs. Pairs with only one direction and pixels without known flow are ignored.
 
     Args:
       predictions: pairs in both directions.
       flow: (E, H, W, 2) pixels, from i to j.
-      config: of PnP.
+      config: PnP options.
       flow_known: (E, H, W) bool; None: all of it.
-      seed: of RANSAC.
-      progress: called every few pairs, of the stage "flow masks".
+      seed: for RANSAC.
+      progress: called every few pairs, for the stage "flow masks".
     """
-    edges, num_frames = predictions.clip_edges, predictions.total_frames
-    number = {(int(i), int(j)): e for e, (i, j) in enumerate(edges)}
-    pairs = [(e, number[j, i]) for (i, j), e in number.items() if i < j and (j, i) in number]
-    size = flow.shape[1:3]
-    total, count = jnp.zeros((num_frames, *size), jnp.float32), jnp.zeros((num_frames, *size), jnp.float32)
-    if flow_known is None:
-        flow_known = jnp.ones((1, *size), bool)
+    pairs = both_directions(predictions)
     config = dataclasses.replace(config, shared_focal=False)
-    for done, pair in enumerate(pairs):  # PnP is host code: one pair after another
-        if not done % _REPORT:
-            progress("flow masks", done, len(pairs), "")
-        there = np.asarray(pair)
-        both = dataclasses.replace(predictions, valid=None, num_frames=2)
-        both = jax.tree.map(lambda x, there=there: x[there], both)
-        result = two_frames(dataclasses.replace(both, edges=_BOTH_WAYS), config, seed=seed)
-        known = flow_known[there if len(flow_known) > 1 else np.zeros(2, int)]
-        total, count = _add_pair(total, count, result, flow[there], known, edges[there, 0])
+
+    def geometries() -> Iterator[tuple[np.ndarray, Geometry]]:
+        for done, rows in enumerate(pairs):  # PnP is host code: one pair after another
+            if not done % _PAIRS_PER_REPORT:
+                progress("flow masks", done, len(pairs), "")
+            yield rows, two_frames(one_pair(predictions, rows), config, seed=seed)
+
+    residual = mean_residual(geometries(), predictions, flow, flow_known)
     progress("flow masks", len(pairs), len(pairs), "")
+    return residual
+
+
+def mean_residual(
+    geometries: Iterable[tuple[Int[np.ndarray, "2"], Geometry]],
+    predictions: PairPredictions,
+    flow: Float[Array, "E H W 2"],
+    flow_known: Bool[Array, "E H W"] | None = None,
+) -> Float[Array, "T H W"]:
+    """`flow_residual` where the pairs' cameras are found already.
+
+    Args:
+      geometries: for each pair of frames its rows in the predictions, as from `both_directions`, and its geometry.
+      predictions, flow, flow_known: see `flow_residual`.
+    """
+    edges, shape = np.asarray(predictions.edges, np.int32), (predictions.total_frames, *flow.shape[1:3])
+    total, count = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+    everywhere = jnp.ones((2, *shape[1:]), bool)
+    for rows, geometry in geometries:
+        known = everywhere if flow_known is None else flow_known[rows]
+        total, count = _add_pair(total, count, geometry, flow[rows], known, edges[rows, 0])
     return total / jnp.maximum(count, 1)
+
+
+def both_directions(predictions: PairPredictions) -> list[Int[np.ndarray, "2"]]:
+    """For every two frames that are paired in both directions, the rows (2,) of (i, j) and (j, i), i < j."""
+    number = {(int(i), int(j)): e for e, (i, j) in enumerate(predictions.clip_edges)}
+    return [np.array([e, number[j, i]]) for (i, j), e in number.items() if i < j and (j, i) in number]
+
+
+def one_pair(predictions: PairPredictions, rows: Int[np.ndarray, "2"]) -> PairPredictions:
+    """Two directions of one pair as a clip of two frames."""
+    both = jax.tree.map(lambda x: x[rows], dataclasses.replace(predictions, valid=None, num_frames=2))
+    return dataclasses.replace(both, edges=_BOTH_WAYS)
 
 
 def static_regions(
     geometry: Geometry,
-    flow: Array,
-    edges: Array,
+    flow: Float[Array, "E H W 2"],
+    edges: Int[Array, "E 2"],
     tolerance: float,
-    flow_known: Array | None = None,
-    valid: Array | None = None,
-) -> Array:
-    """Where the flow is that of the cameras, (T, H, W) bool: in half of a frame's pairs at least.
+    flow_known: Bool[Array, "E H W"] | None = None,
+    valid: Bool[Array, "E"] | None = None,
+) -> Bool[Array, "T H W"]:
+    """Where the flow agrees with the cameras in at least half of a frame's pairs, (T, H, W) bool.
 
-    A pair agrees at a pixel if the sum of the differences in x and y between flow and ego flow is below the tolerance
-    (MonST3R, eq. 3). Pairs whose flow is not known there do not vote; without votes, a pixel counts as static.
+    A pair agrees at a pixel if the sum of the absolute differences in x and y between flow and ego flow is below the
+    tolerance (MonST3R, eq. 3). Pairs whose flow is unknown there do not vote; a pixel without votes is static.
 
     Args:
-      geometry: of the alignment.
+      geometry: result of the alignment.
       flow: (E, H, W, 2) pixels.
       edges: (E, 2).
       tolerance: pixels.
       flow_known: (E, H, W) bool; None: all of it.
-      valid: (E,) bool, False for padding; None: all pairs count.
+      valid: (E,) bool, False for padding; None: all are valid.
     """
     counts = np.ones(len(edges), bool) if valid is None else np.asarray(valid)
     known = counts[:, None, None] & (True if flow_known is None else np.asarray(flow_known))
     known = np.broadcast_to(known, flow.shape[:3])
     mesh = sharding.mesh_of_rows(flow)
-    edges, known = sharding.by_rows((np.asarray(edges, np.int32), known), mesh)
+    edges, known = sharding.shard_rows((np.asarray(edges, np.int32), known), mesh)
     return _votes(geometry, flow, edges, jnp.float32(tolerance), known, mesh)
 
 
@@ -123,14 +149,16 @@ def _votes(geometry: Geometry, flow: Array, edges: Array, tolerance: Array, know
             return (agree, asked.at[edge[0]].add(one_known.astype(jnp.int32))), None
 
         nobody = jnp.zeros(geometry.depth.shape, jnp.int32)
-        return sharding.summed(jax.lax.scan(vote, (nobody, nobody), (edges, flow, known))[0], mesh)
+        return sharding.psum(jax.lax.scan(vote, (nobody, nobody), (edges, flow, known))[0], mesh)
 
-    agree, asked = sharding.divided(share, mesh, (WHOLE, ROWS, ROWS, ROWS), WHOLE)(geometry, edges, flow, known)
+    agree, asked = sharding.shard_map(share, mesh, (REPLICATED, ROWS, ROWS, ROWS), REPLICATED)(
+        geometry, edges, flow, known
+    )
     return 2 * agree >= asked
 
 
 def _distance(geometry: Geometry, flow: Array, edges: Array, order: int) -> Array:
-    """(B, H, W): norm of the given order of flow less ego flow."""
+    """(B, H, W): norm, of the given order, of ego flow minus flow."""
     i, j = edges[:, 0], edges[:, 1]
     poses, matrices = geometry.world_from_cam, geometry.intrinsics
     j_from_i = se3.compose(se3.inverse(poses[j]), poses[i])

@@ -1,4 +1,4 @@
-"""The spanning tree that a clip is put together along (host code)."""
+"""The spanning tree along which a clip is assembled (host code)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.types import Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,49 +16,51 @@ class SpanningTree:
     """Maximum spanning tree, in the order in which its edges join the world.
 
     Attributes:
-      edges: (T - 1,) numbers of the directed pairs. The first one's camera i is the world.
-      joins_i: (T - 1,) bool: True where frame i is known before and frame j joins, False the other way round
+      edges: (T - 1,) indices of the directed pairs. Camera i of the first one defines the world.
+      joins_i: (T - 1,) bool: True if frame i is already placed and frame j joins, False the other way round
         (meaningless for the first edge).
-      focal_edges: (T,) number of the pair each frame's focal length is measured in, always as its frame i; -1 where
-        no pair has it so.
+      focal_edges: (T,) index of the pair in which each frame's focal length is measured, always as frame i; -1 if the
+        frame is never frame i.
     """
 
-    edges: np.ndarray
-    joins_i: np.ndarray
-    focal_edges: np.ndarray
+    edges: Int[np.ndarray, "joins"]
+    joins_i: Bool[np.ndarray, "joins"]
+    focal_edges: Int[np.ndarray, "T"]
 
 
-def check_edges(edges: np.ndarray, num_frames: int) -> None:
-    """Refuses pairs of frames that do not exist, and graphs that fall apart.
+def check_edges(edges: Int[np.ndarray, "E 2"], num_frames: int) -> None:
+    """Refuses pairs of frames that do not exist, and disconnected graphs.
 
     Raises:
       InputError: frame numbers out of range.
-      ConfigError: frames that no chain of pairs connects.
+      ConfigError: the pairs do not connect all frames.
     """
     if len(edges) == 0 or edges.min() < 0 or edges.max() >= num_frames:
         raise InputError(f"The pairs must be of frames 0..{num_frames - 1}, got {len(edges)} pairs with others.")
     adjacency = sparse.coo_array((np.ones(len(edges)), edges.T), shape=(num_frames, num_frames))
     parts, label = sparse.csgraph.connected_components(adjacency, directed=False)
     if parts > 1:
-        lost = np.flatnonzero(label != label[0])
+        unreached = np.flatnonzero(label != label[0])
         raise ConfigError(
-            f"The pair graph is disconnected: {parts} parts, frame {lost[0]} is not connected to frame 0. "
+            f"The pair graph is disconnected: {parts} parts, frame {unreached[0]} is not connected to frame 0. "
             "Choose a graph that joins all frames (e.g. 'complete' or 'swinstride-5-noncyclic')."
         )
 
 
-def spanning_tree(edges: np.ndarray, scores: np.ndarray, num_frames: int, *, stale_focal: bool = False) -> SpanningTree:
-    """Builds the tree by falling score (DUSt3R's released initialisation).
+def spanning_tree(
+    edges: Int[np.ndarray, "E 2"], scores: Float[np.ndarray, "E"], num_frames: int, *, stale_focal: bool = False
+) -> SpanningTree:
+    """Builds the tree in order of decreasing score (DUSt3R's released initialisation).
 
-    Edges are taken from the best to the worst; one with no known end waits behind the worst. A frame's focal length is
-    measured in its first tree edge as frame i, else in its best pair as frame i.
+    Edges are taken from best to worst; an edge with neither frame placed goes to the back of the queue. A frame's focal
+    length is measured in its first tree edge as frame i, else in its best pair as frame i.
 
     Args:
       edges: (E, 2) connected pairs.
       scores: (E,) positive.
       num_frames: T >= 2.
-      stale_focal: a fault of the released program, for comparison with it: the focal length of a tree edge's frame i
-        is measured in the tree edge *before* (another frame's point map).
+      stale_focal: reproduces a bug of the released program, for comparison: the focal length of a tree edge's frame i
+        is measured in the *previous* tree edge (another frame's point map).
     """
     number = {(int(i), int(j)): e for e, (i, j) in enumerate(edges) if i != j}
     cost = sparse.dok_array((num_frames, num_frames))
@@ -85,7 +88,7 @@ def spanning_tree(edges: np.ndarray, scores: np.ndarray, num_frames: int, *, sta
     return SpanningTree(np.asarray(order), np.asarray(joins_i), focal_edges)
 
 
-def nearest_first(edges: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Positive scores (E,) that put pairs of near frames before those of far ones; as near, by falling `scores`."""
+def nearest_first(edges: Int[np.ndarray, "E 2"], scores: Float[np.ndarray, "E"]) -> Float[np.ndarray, "E"]:
+    """Positive scores (E,) that rank pairs by frame distance, nearest first, and then by decreasing `scores`."""
     apart = np.abs(edges[:, 0] - edges[:, 1])
     return 1 + apart.max() - apart + 0.5 * scores / scores.max()

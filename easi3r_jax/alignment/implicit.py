@@ -1,4 +1,4 @@
-"""The end of the descent as a function of what is fitted, differentiated without the descent's steps."""
+"""The minimum as a differentiable function of the problem, without differentiating through the optimiser's steps."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from easi3r_jax.alignment.terms import Term, total_loss
 from easi3r_jax.core.errors import GradientError
 from easi3r_jax.core.types import Array
 
-# Curvatures of a field below this share of its largest count as this: a pixel nobody saw has none.
-_FLATTEST = 1e-6
+# Lower bound on a field's curvatures, relative to its largest: a pixel that no pair sees has none.
+_MIN_CURVATURE = 1e-6
 
 
 @jax.tree_util.register_static
@@ -46,32 +46,32 @@ def at_minimum(
     iterations: int = 1000,
     tolerance: float = 1e-2,
 ) -> AlignState:
-    """`state`, differentiable by the problem whose minimum it is (implicit function theorem; reverse mode).
+    """`state`, differentiable with respect to the problem it minimises (implicit function theorem; reverse mode).
 
-    Where the objective's gradient is 0, it stays 0 when the problem changes: dstate = -H^-1 d(gradient), with H the
-    second derivative by the state. For a function g of the state, conjugate gradients find u = H^-1 dg, whose products
-    H v take two passes over the observations, and -u d(gradient) is returned. Neither time nor memory grow with the
-    steps that led there, as they do through `adam_steps`.
+    At a minimum the gradient is 0 and stays 0 when the problem changes: dstate = -H^-1 d(gradient), with H the Hessian
+    with respect to the state. For a function g of the state, conjugate gradients solve u = H^-1 dg, and -u d(gradient)
+    is returned; each product H v takes two passes over the observations. Unlike differentiation through `adam_steps`,
+    time and memory do not grow with the number of steps.
 
     Conditions:
 
-    - The objective has a second derivative. That of the method has corners where a distance is 0, and at its minimum
-      some distances are, as in any fit by a sum of distances: minimise `softened(...)` instead.
-    - The state is a minimum: the gradient is much smaller there than what a change of the problem makes of it. 300
-      steps at the usual rates do not get so far; more steps and a smaller last rate do.
-    - H is positive but for directions in which the objective never changes (the world's place, quaternions' lengths).
-      What g says along these has no influence on the result.
+    - The objective is twice differentiable. The method's own has kinks where a distance is 0, and at its minimum some
+      distances are 0, as in any fit of a sum of distances: minimise `softened(...)` instead.
+    - The state is a minimum: the gradient there is much smaller than its change with the problem. 300 steps at the
+      default rates are not enough; use more steps and a smaller final rate.
+    - H is positive except in directions in which the objective never changes (the world's pose, quaternions' lengths).
+      Components of dg along these do not affect the result.
 
-    The result is NaN where conjugate gradients do not converge: the state is not a minimum, or more `iterations` are
+    The result is NaN if conjugate gradients do not converge: the state is not a minimum, or more `iterations` are
     needed.
 
     Args:
-      state: the end of the descent. No derivative by it: from wherever near it a descent starts, it ends there.
-      problem: what was minimised.
-      terms: of the objective that was.
-      damping: added to H, as a share of its diagonal.
-      iterations: of conjugate gradients at most.
-      tolerance: length of what is left of the linear system, scaled by its diagonal, as a share of its right side.
+      state: the end of the descent. It has no derivative: any start nearby leads to the same minimum.
+      problem: the problem that was minimised.
+      terms: the objective's terms.
+      damping: added to H, as a fraction of its diagonal.
+      iterations: maximum number of conjugate-gradient iterations.
+      tolerance: norm of the residual of the linear system, scaled by its diagonal, relative to the right-hand side.
 
     Raises:
       GradientError: `terms` have `points_loss` without softness.
@@ -127,7 +127,7 @@ def _masked(x: AlignState, free: AlignState | None) -> AlignState:
 
 
 def _solve(product: Callable[[AlignState], AlignState], right: AlignState, solver: _Solver) -> AlignState:
-    """Finds u with H u = right by conjugate gradients on S H S, S = diag(H)^-1/2; NaN where they do not converge."""
+    """Solves H u = right by conjugate gradients on S H S, S = diag(H)^-1/2; NaN if they do not converge."""
     scale = jax.tree.map(lambda d: d**-0.5, _curvature(product, right))
 
     def scaled(x: AlignState) -> AlignState:
@@ -152,16 +152,16 @@ def _solve(product: Callable[[AlignState], AlignState], right: AlignState, solve
     right = scaled(right)
     enough = solver.tolerance**2 * dot(right, right)
     start = (jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, right), right, right, dot(right, right))
-    # Not JAX's `cg`, which does not say whether it converged.
+    # Not JAX's `cg`, which does not report whether it converged.
     _, found, _, _, size = jax.lax.while_loop(lambda c: (c[0] < solver.iterations) & (c[4] > enough), step, start)
     return jax.tree.map(lambda x: jnp.where(size <= enough, x, jnp.nan), scaled(found))
 
 
 def _curvature(product: Callable[[AlignState], AlignState], like: AlignState) -> AlignState:
-    """About the diagonal of H, positive.
+    """Approximate diagonal of H, made positive.
 
-    One product for each column of a field, with ones in all its rows: rows of other pairs, frames and pixels hardly
-    touch each other. For the depth, and a sum of points and flow, it is exact.
+    One product per column of a field, with ones in all its rows: different pairs, frames and pixels hardly interact.
+    For the depth, with only the point and flow terms, it is exact.
     """
     fields, tree = jax.tree.flatten(like)
     columns = [x.shape[1] if x.ndim == 2 else 1 for x in fields]
@@ -179,6 +179,6 @@ def _curvature(product: Callable[[AlignState], AlignState], like: AlignState) ->
 
     def positive(x: Array) -> Array:
         largest = jnp.max(jnp.abs(x))
-        return jnp.maximum(jnp.abs(x), jnp.where(largest > 0, _FLATTEST * largest, 1))
+        return jnp.maximum(jnp.abs(x), jnp.where(largest > 0, _MIN_CURVATURE * largest, 1))
 
     return jax.tree.map(positive, total)

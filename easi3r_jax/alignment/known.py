@@ -1,7 +1,7 @@
-"""Cameras that are known beforehand: their place in the alignment's world, and the world's place in theirs.
+"""Known cameras, and the transformation between their world and the alignment's.
 
-The alignment works in a world of its own, whose scale the pairs give: known poses may lie anywhere and be of any unit.
-They are brought there for the start, and the result is brought back.
+The alignment works in its own world, whose scale comes from the pairs. Known poses may have any origin and unit: they
+are transformed into the alignment's world for the start, and the result is transformed back.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from easi3r_jax.alignment import state as state_of
 from easi3r_jax.alignment.state import FOCAL_PARAM_SCALE, AlignProblem, AlignState, CameraPrior
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.core.types import Geometry, KnownCameras
+from easi3r_jax.core.types import Float, Geometry, KnownCameras
 
-# Known focal lengths that differ less are one.
-_SAME_FOCAL = 0.01
-# Of centres, as a share of their coordinates: what float64 leaves of those that are the same.
-_ROUNDING = 1e-9
-# Least correlation of a known path with the one found without it, and its least spread as a share of the depth.
-_LEAST_CORRELATION, _SHORTEST_PATH = 0.5, 1e-3
+# Known focal lengths that differ relatively by less than this are treated as equal.
+_FOCAL_TOLERANCE = 0.01
+# Centres closer than this, relative to their coordinates, are identical up to float64 rounding.
+_CENTRE_TOLERANCE = 1e-9
+# Minimum correlation of the known path with the one estimated without it, and its minimum spread relative to the depth.
+_MIN_CORRELATION, _MIN_PATH_LENGTH = 0.5, 1e-3
 
 
 def check_known(known: KnownCameras, num_frames: int) -> None:
@@ -36,13 +36,15 @@ def check_known(known: KnownCameras, num_frames: int) -> None:
         raise InputError(f"Cameras are known for {len(known.poses_known)} frames, but the clip has {num_frames}.")
 
 
-def known_focals(focals: np.ndarray, known: KnownCameras | None, config: AlignConfig) -> tuple[np.ndarray, bool]:
-    """Puts known focal lengths among estimated ones, (T,) each; and whether all frames share one.
+def known_focals(
+    focals: Float[np.ndarray, "T"], known: KnownCameras | None, config: AlignConfig
+) -> tuple[Float[np.ndarray, "T"], bool]:
+    """Replaces estimated focal lengths (T,) by known ones. Also returns whether all frames share one.
 
-    Where all are known, each frame keeps its own. Where some are and all share one, it is the known one.
+    If all are known, each frame keeps its own. If only some are known and all frames share one, it is the known one.
 
     Raises:
-      ConfigError: frames are to share a focal length, but the known ones differ.
+      ConfigError: frames share a focal length, but the known ones differ.
     """
     if known is None:
         return focals, config.shared_focal
@@ -56,7 +58,7 @@ def known_focals(focals: np.ndarray, known: KnownCameras | None, config: AlignCo
 
 
 def clip_focal(known: KnownCameras) -> float | None:
-    """The focal length that all frames share, where it is known.
+    """The focal length that all frames share, if known.
 
     Raises:
       ConfigError: the known ones differ.
@@ -64,16 +66,16 @@ def clip_focal(known: KnownCameras) -> float | None:
     given = np.asarray(known.focal)[np.asarray(known.intrinsics_known)]
     if not len(given):
         return None if known.shared_focal is None else float(known.shared_focal)
-    if given.max() > (1 + _SAME_FOCAL) * given.min():
+    if given.max() > (1 + _FOCAL_TOLERANCE) * given.min():
         raise ConfigError(
             f"The known focal lengths differ ({given.min():.1f} to {given.max():.1f} pixels) and some frames' are not "
-            "known: all frames cannot share one. Give each frame its own (--noshared_focal)."
+            "known, so the frames cannot share one. Give each frame its own (--noshared_focal)."
         )
     return float(given.mean())
 
 
 def nothing_known(num_frames: int) -> KnownCameras:
-    """Cameras of which nothing is known."""
+    """Known cameras of a clip about which nothing is known."""
     return KnownCameras(
         focal=np.ones(num_frames),
         principal_point=np.zeros((num_frames, 2)),
@@ -83,19 +85,21 @@ def nothing_known(num_frames: int) -> KnownCameras:
     )
 
 
-def principal_points(centre: np.ndarray, num_frames: int, known: KnownCameras | None) -> np.ndarray:
-    """(T, 2): the known ones, and the image's centre elsewhere."""
+def principal_points(
+    centre: Float[np.ndarray, "2"], num_frames: int, known: KnownCameras | None
+) -> Float[np.ndarray, "T 2"]:
+    """(T, 2): known principal points, and the image's centre elsewhere."""
     centres = np.tile(np.asarray(centre)[None], (num_frames, 1))
     return centres if known is None else np.where(known.intrinsics_known[:, None], known.principal_point, centres)
 
 
 def world_from_known(
-    world_from_cam: np.ndarray, known: KnownCameras, scale: np.ndarray | float | None = None
-) -> np.ndarray:
-    """The similarity (4, 4) that brings the known poses closest to estimated ones, (T, 4, 4).
+    world_from_cam: Float[np.ndarray, "T 4 4"], known: KnownCameras, scale: Float[np.ndarray, ""] | float | None = None
+) -> Float[np.ndarray, "4 4"]:
+    """The similarity (4, 4) that best aligns the known poses with estimated ones, (T, 4, 4).
 
-    Its rotation is the mean of the rotations between the two; its scale, unless it is given, the ratio of the centres'
-    spreads where the known poses give the scale, else 1; its translation joins their means.
+    Its rotation is the mean of the relative rotations. Its scale, unless given, is the ratio of the centres' spreads if
+    the known poses fix the scale, else 1. Its translation maps one mean centre to the other.
     """
     ours, theirs = _known_poses(world_from_cam, known), _known_poses(known.world_from_cam, known)
     u, _, vt = np.linalg.svd(np.einsum("tab,tcb->ac", ours[:, :3, :3], theirs[:, :3, :3]))
@@ -110,33 +114,35 @@ def world_from_known(
 
 
 def scale_is_known(known: KnownCameras | None) -> bool:
-    """Whether known poses give the world its scale."""
+    """Whether known poses fix the world's scale."""
     if known is None or np.sum(known.poses_known) < 2:
         return False
     if known.scale_known is not None:
         return bool(known.scale_known)
     poses = _known_poses(known.world_from_cam, known)
-    return bool(np.abs(_centred(poses)).max() > _ROUNDING * np.abs(poses[:, :3, 3]).max())
+    return bool(np.abs(_centred(poses)).max() > _CENTRE_TOLERANCE * np.abs(poses[:, :3, 3]).max())
 
 
-def settle_scale(known: KnownCameras | None, world_from_cam: np.ndarray, depth: np.ndarray) -> KnownCameras | None:
-    """Decides whether known poses give the world its scale, by poses that were found without them.
+def decide_scale(
+    known: KnownCameras | None, world_from_cam: Float[np.ndarray, "T 4 4"], depth: Float[np.ndarray, "T H W"]
+) -> KnownCameras | None:
+    """Decides whether known poses fix the world's scale, by comparison with poses estimated without them.
 
-    They do where the two paths are alike and longer than a thousandth of the depth: a camera that only turns has
-    centres apart by rounding or by what its mount gives way, and no scale follows from that.
+    They do if the two paths are similar and longer than a thousandth of the depth. The centres of a camera that only
+    rotates differ by rounding or by play in its mount, which says nothing about scale.
 
     Args:
       known: the cameras.
-      world_from_cam: (T, 4, 4) found without the known poses.
-      depth: (T, H, W) found with them.
+      world_from_cam: (T, 4, 4) estimated without the known poses.
+      depth: (T, H, W) of the same estimate.
     """
     if known is None or not scale_is_known(known):
         return known
     alike = dataclasses.replace(known, scale_known=np.array(True))
     ours, theirs = _known_poses(world_from_cam, known), _known_poses(known.world_from_cam, known)
     a, b = _centred(ours), _centred(theirs) @ world_from_known(world_from_cam, alike)[:3, :3].T
-    reach = _SHORTEST_PATH * float(np.median(depth))
-    follows = np.sum(a * b) > _LEAST_CORRELATION * np.linalg.norm(a) * np.linalg.norm(b)
+    reach = _MIN_PATH_LENGTH * float(np.median(depth))
+    follows = np.sum(a * b) > _MIN_CORRELATION * np.linalg.norm(a) * np.linalg.norm(b)
     known_scale = bool(follows and np.sqrt(np.mean(np.sum(a * a, axis=1))) > reach)
     return dataclasses.replace(known, scale_known=np.array(known_scale))
 
@@ -146,12 +152,14 @@ def _known_poses(world_from_cam: np.ndarray, known: KnownCameras) -> np.ndarray:
 
 
 def _centred(poses: np.ndarray) -> np.ndarray:
-    """(K, 3) camera centres about their mean."""
+    """(K, 3) camera centres minus their mean."""
     return poses[:, :3, 3] - poses[:, :3, 3].mean(0)
 
 
-def with_known_poses(world_from_cam: np.ndarray, known: KnownCameras | None) -> np.ndarray:
-    """Estimated poses (T, 4, 4), the known ones of them replaced: brought to where the estimated ones are."""
+def with_known_poses(
+    world_from_cam: Float[np.ndarray, "T 4 4"], known: KnownCameras | None
+) -> Float[np.ndarray, "T 4 4"]:
+    """Estimated poses (T, 4, 4), replaced by the known ones where available, aligned with the estimate."""
     if known is None or not np.any(known.poses_known):
         return world_from_cam
     similarity = world_from_known(world_from_cam, known, known.start_scale)
@@ -162,7 +170,7 @@ def with_known_poses(world_from_cam: np.ndarray, known: KnownCameras | None) -> 
 def with_known_cameras(
     problem: AlignProblem, start: AlignState, known: KnownCameras | None, config: AlignConfig
 ) -> AlignProblem:
-    """Lets the problem hold known cameras where the start has them, or pull towards them."""
+    """Makes the problem hold known cameras fixed at their start, or adds a prior that pulls towards them."""
     if known is None:
         return problem
     dtype = problem.principal_point.dtype
@@ -184,7 +192,7 @@ def with_known_cameras(
     )
     if math.isinf(config.camera_weight):
         return dataclasses.replace(problem, free=free)
-    # The principal point is no matter of the prior: where it is known it stays.
+    # The prior does not cover the principal point: where known, it is fixed.
     prior = CameraPrior(
         world_from_cam=state_of.world_from_cam(start),
         poses_known=poses_known,
@@ -197,7 +205,7 @@ def with_known_cameras(
 
 
 def in_known_world(geometry: Geometry, known: KnownCameras | None, config: AlignConfig) -> Geometry:
-    """The geometry in the world of the known poses, and in its unit. Known poses that stay fixed come out as given."""
+    """The geometry in the world and units of the known poses. Known poses that are held fixed are returned exactly."""
     if known is None or not np.any(known.poses_known):
         return geometry
     known_from_world = np.linalg.inv(world_from_known(np.asarray(geometry.world_from_cam), known))
@@ -210,8 +218,10 @@ def in_known_world(geometry: Geometry, known: KnownCameras | None, config: Align
     )
 
 
-def transformed_poses(poses: np.ndarray, similarity: np.ndarray) -> np.ndarray:
-    """Rigid poses (T, 4, 4) in another world: the similarity moves them and scales their translations only."""
+def transformed_poses(
+    poses: Float[np.ndarray, "T 4 4"], similarity: Float[np.ndarray, "4 4"]
+) -> Float[np.ndarray, "T 4 4"]:
+    """Rigid poses (T, 4, 4) in another world: the similarity's scale applies to translations only."""
     out = similarity @ poses
     out[:, :3, :3] /= np.cbrt(np.linalg.det(similarity[:3, :3]))
     return out

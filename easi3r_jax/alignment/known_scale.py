@@ -1,4 +1,4 @@
-"""How large the world of known poses is in the alignment's: from the parallax that the pairs' points have."""
+"""Scale between the world of known poses and the alignment's, from the parallax of the pairs' points."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.sharding import ROWS
 from easi3r_jax.core.types import Array, KnownCameras, PairPredictions
 
-# Rounds of reweighting; an error of a pixel's thousandth of the focal length is none.
-_ROUNDS, _SMALL = 10, 1e-3
+# Number of reweightings; lower bound on image distances, in units of the focal length, when used as weights.
+_ROUNDS, _MIN_ERROR = 10, 1e-3
 
 
 def known_scale(predictions: PairPredictions, known: KnownCameras, found: AlignState) -> float | None:
-    """Units of the alignment's world for one of the known world's.
+    """Units of the alignment's world per unit of the known world.
 
-    Between two known cameras there is one factor of their baseline by which the points of frame j, given in camera i,
-    are seen at their own pixels by camera j (that with the least sum of distances in the image). The pair's own scale
-    brings it to the alignment's world; of all pairs, the median counts, weighted by parallax. The path's length in
-    poses that were found without the known ones would do where they are good: a start's are not.
+    For each pair of known cameras, the baseline is multiplied by the factor for which camera j sees the points of frame
+    j, given in camera i, closest to their own pixels (least sum of distances in the image). The pair's scale converts
+    the factor to the alignment's world; the result is the median over pairs, weighted by parallax. Comparing the path's
+    length with poses estimated without the known ones would need good estimates, which an initial state does not have.
 
     Args:
       predictions: point maps of the pairs.
       known: the poses.
-      found: a start without the known poses: its focal lengths and pairs' scales are taken.
+      found: an initial state without the known poses: provides focal lengths and pair scales.
 
     Returns:
-      the scale, or None where no pair tells.
+      the scale, or None if no pair determines it.
     """
     edges = predictions.clip_edges
     both = np.asarray(known.poses_known)[edges].all(axis=1) & (edges[:, 0] != edges[:, 1])
@@ -53,7 +53,7 @@ def known_scale(predictions: PairPredictions, known: KnownCameras, found: AlignS
     )
     mesh = sharding.mesh_of_rows(predictions)
     factors, parallax = _baselines(
-        predictions.points_j, predictions.confidence_j, *sharding.by_rows(tuple(per_pair), mesh), mesh
+        predictions.points_j, predictions.confidence_j, *sharding.shard_rows(tuple(per_pair), mesh), mesh
     )
     which = np.flatnonzero(both)
     found_scales = state_of.pair_scales(found)
@@ -71,8 +71,8 @@ def known_scale(predictions: PairPredictions, known: KnownCameras, found: AlignS
 def _baselines(
     points_j: Array, confidence_j: Array, j_from_i: Array, focals: Array, centres: Array, mesh: Mesh | None
 ) -> tuple[Array, Array]:
-    """Factors (R,) of the known baselines, and the mean angle (R,), radians, by which they move points."""
-    share = sharding.divided(_baselines_of, mesh, (ROWS,) * 5, ROWS)
+    """Factors (R,) of the known baselines, and the mean parallax angle (R,) that they cause, radians."""
+    share = sharding.shard_map(_baselines_of, mesh, (ROWS,) * 5, ROWS)
     return share(points_j, confidence_j, j_from_i, focals, centres)
 
 
@@ -88,7 +88,7 @@ def _baselines_of(
         confidence = widened(confidence.reshape(-1), jnp.float32)
         turned = jnp.matmul(points, motion[:3, :3].T, precision=jax.lax.Precision.HIGHEST)
         ray = (pixels - centre[None]) / focal
-        # Seen where it should be: turned + factor * translation is along the ray. Both over the depth: angles.
+        # A point is seen at its pixel if turned + factor * translation is along the ray. Divided by depth: angles.
         depth = jnp.where(turned[:, 2:] > 0, turned[:, 2:], jnp.inf)
         missing = (ray * turned[:, 2:] - turned[:, :2]) / depth
         moved = (motion[None, :2, 3] - ray * motion[2, 3]) / depth
@@ -100,7 +100,7 @@ def _baselines_of(
 
         def again(factor: Array, _: None) -> tuple[Array, None]:
             error = se3.safe_norm(missing - factor * moved)
-            return fit(weights / jnp.maximum(error, _SMALL)), None
+            return fit(weights / jnp.maximum(error, _MIN_ERROR)), None
 
         factor = jax.lax.scan(again, fit(weights), None, length=_ROUNDS)[0]
         total = jnp.sum(weights)

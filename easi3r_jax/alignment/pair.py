@@ -1,11 +1,12 @@
-"""One or two frames: nothing to optimise, the answer is read off the predictions."""
+"""One or two frames, solved in closed form from the predictions."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.alignment.initialise import confident_pixels, edge_scores, frame_confidence, positive_depth
+from easi3r_jax.alignment.confidence import confident_pixels, edge_scores, frame_confidence
+from easi3r_jax.alignment.initialise import positive_depth
 from easi3r_jax.alignment.known import known_focals, principal_points, with_known_poses
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import camera, se3
@@ -17,7 +18,7 @@ _PNP_ITERATIONS = 100
 
 
 def one_frame(predictions: PairPredictions, *, known: KnownCameras | None = None) -> Geometry:
-    """A frame predicted against itself, edge (0, 0): the camera is the world, depth is z of its own point map."""
+    """A frame paired with itself, edge (0, 0): its camera is the world, and depth is z of its own point map."""
     points = predictions.points_i[0].astype(jnp.float32)
     centre = camera.default_principal_point(*points.shape[:2])
     estimate = np.asarray(weiszfeld_focal(points, centre))[None]
@@ -35,15 +36,15 @@ def two_frames(
     known: KnownCameras | None = None,
     seed: int = 0,
 ) -> Geometry:
-    """Two frames in closed form (what DUSt3R's released program shows for a pair).
+    """Two frames in closed form (as DUSt3R's released program shows a pair).
 
-    The more confident of the two directions decides (of equals, (1, 0)): its frame i is the world and has depth z of
-    its point map; the other frame's camera is found by RANSAC-PnP (100 iterations) from its pixels and its points in
-    the world, which also give its depth. Focal lengths come from each frame's own point map as frame i; with
-    `config.shared_focal` both frames get their mean. Where one direction is missing, the other one's serves.
-    Without a pose by PnP, both cameras are the same.
+    The more confident direction is used (of equals, (1, 0)). Its camera i is the world, and frame i's depth is z of its
+    point map. The other camera is found by RANSAC-PnP (100 iterations) from its pixels and its world points, which also
+    give its depth. Focal lengths come from each frame's own point map as frame i; with `config.shared_focal` both
+    frames get their mean. If one direction is missing, the other is used for both. If PnP finds no pose, both cameras
+    are the same.
 
-    Scale is that of the pair's prediction. Known intrinsics are taken as they are.
+    Scale is that of the pair's prediction. Known intrinsics are used unchanged.
     """
     edges, scores = predictions.clip_edges, edge_scores(predictions)
     best = {frame: _best(edges, scores, frame) for frame in (0, 1)}
@@ -76,7 +77,7 @@ def two_frames(
     if pose is not None:
         poses[other] = pose
     poses = with_known_poses(poses, known)
-    # From camera to camera: known poses may have moved both.
+    # Relative pose: known poses may have moved both cameras.
     other_from_reference = np.asarray(np.linalg.inv(poses[other]) @ poses[reference], np.float32)
     in_camera = se3.transform_points(jnp.asarray(other_from_reference), points)
     depths = {reference: predictions.points_i[pair, ..., 2].astype(jnp.float32), other: in_camera[..., 2]}
@@ -84,7 +85,7 @@ def two_frames(
 
 
 def _best(edges: np.ndarray, scores: np.ndarray, frame: int) -> int | None:
-    """The most confident pair of which `frame` is frame i and the other one frame j."""
+    """The most confident pair with `frame` as frame i and the other as frame j."""
     candidates = np.flatnonzero((edges[:, 0] == frame) & (edges[:, 1] == 1 - frame))
     return int(candidates[np.argmax(scores[candidates])]) if len(candidates) else None
 

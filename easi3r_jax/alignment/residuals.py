@@ -1,6 +1,6 @@
-"""How far the pairs' points are from the frames' (DUSt3R, eq. 5): the alignment's first term, by a streaming kernel.
+"""Distances between the pairs' points and the frames' (DUSt3R, eq. 5): the main alignment term, as a streaming kernel.
 
-`terms` has the other terms and their sum.
+The other terms and their sum are in `terms`.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from easi3r_jax.alignment.derivatives import instantiated, is_wanted, values_of
-from easi3r_jax.alignment.narrow import kept, widened
+from easi3r_jax.alignment.narrow import forbid_half_gradient, widened
 from easi3r_jax.alignment.state import (
     AlignProblem,
     AlignState,
     blocked_like,
     pair_transforms,
     unit_length,
-    unroll_of,
+    unroll_factor,
     world_points,
 )
 from easi3r_jax.core import sharding
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.sharding import ROWS, WHOLE
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.sharding import REPLICATED, ROWS
+from easi3r_jax.core.types import Array, Float
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
-    """DUSt3R's eq. 5 for the i and the j sides.
+def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """DUSt3R's eq. 5 for the i and the j sides, separately.
 
     Log-confidence-weighted distances between each pair's points and the frames' points, in units of `unit_length`,
     summed over edges and pixels, divided by the number of pixels of all edges.
 
-    Straightforward and differentiable in every mode; holds all residuals at once. `points_loss` is their sum.
+    A direct implementation, differentiable in every mode; it holds all residuals in memory. `points_loss` is their sum.
     """
     transforms, frames = _transforms_and_frames(state, problem)
     edges = problem.edges.reshape(-1, 2)
@@ -54,23 +54,23 @@ def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
     return pair_i, pair_j
 
 
-def points_loss(state: AlignState, problem: AlignProblem, softness: float = 0.0) -> Array:
-    """Sum of the two `pair_terms`, () float, by a streaming kernel with its own gradient.
+def points_loss(state: AlignState, problem: AlignProblem, softness: float = 0.0) -> Float[Array, ""]:
+    """Sum of the two `pair_terms`, () float, computed by a streaming kernel with a custom gradient.
 
-    Differentiable in reverse mode, any number of times and forward over reverse, by the state and by whatever the
-    problem holds in float32 or float64.
+    Differentiable in reverse mode (repeatedly, and forward over reverse) with respect to the state and everything that
+    the problem holds in float32 or float64.
 
     Args:
       state, problem: of the alignment.
-      softness: s >= 0 in the world's units: sqrt(d^2 + s^2) - s takes a distance d's place, which has no corner at 0.
-        Static under `jit`.
+      softness: s >= 0 in the world's units: a distance d becomes sqrt(d^2 + s^2) - s, which is smooth at 0. Static
+        under `jit`.
 
     Raises:
-      GradientError: differentiated by observations that are kept in half precision.
+      GradientError: differentiated with respect to observations in half precision.
     """
     transforms, frames = _transforms_and_frames(state, problem)
     observed = (problem.points_i, problem.weights_i, problem.points_j, problem.weights_j)
-    observed = tuple(kept(x) for x in observed)
+    observed = tuple(forbid_half_gradient(x) for x in observed)
     total = _weighted_distance(transforms, frames, problem.edges, observed, problem.mesh, float(softness))
     return total / _divisor(state, problem)
 
@@ -91,15 +91,15 @@ def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Ar
 
 # --- the streaming kernel -------------------------------------------------------------------------------------------
 #
-# The alignment's time is this sum. Its gradient needs just what its value has in registers, so one pass over the
-# observations yields both: nothing of size E H W is written, each observation is read once an iteration.
+# This sum dominates the alignment's run time. Its gradient only needs values that are in registers anyway, so one pass
+# over the observations yields both: nothing of size E H W is written, and each observation is read once per iteration.
 # Milliseconds per value and gradient, 800 edges of 56 x 96 pixels, 86 frames, 2 CPU cores, measured in a loop inside
 # jit: this scan, unrolled 4 times, 52 (not unrolled 76, 8 times 47 but twice the compile time, 16 times 74);
 # autodiff of all edges at once 111, rematerialised 119; autodiff of the scan, rematerialised 382; one-pass gradient
 # of all edges at once with segment sums 172; in blocks of 16 edges 81.
-# By the observations there is a gradient, too, as large as they are: it is computed in the same pass where it is asked
-# for, so an alignment's step does not pay for it. A second derivative goes through the pass by autodiff, which
-# computes each block anew instead of keeping its intermediates.
+# The gradient with respect to the observations, as large as they are, is computed in the same pass only if requested,
+# so alignment steps do not pay for it. Second derivatives go through the pass by autodiff, which recomputes each block
+# instead of storing its intermediates.
 
 _Observed = tuple[Array, Array, Array, Array]
 _Wanted = tuple[bool, bool, bool, bool]
@@ -117,28 +117,31 @@ def _weighted_distance(
       frames: (T, 3, P) points in the world.
       edges: (G, B, 2).
       observed: points (G, B, 3, P) and weights (G, B, P) of the i sides, and of the j sides.
-      mesh: over which blocks are divided.
+      mesh: over which blocks are sharded.
       softness: see `points_loss`.
     """
     return _value_and_gradients(transforms, frames, edges, observed, mesh, softness, _NONE)[0]
 
 
+# Compiled here and not around `points_loss`: of a custom rule in a compiled function whose reverse-mode derivative was
+# taken before, JAX 0.10 refuses forward mode with a StopIteration instead of an explanation.
+@partial(jax.jit, static_argnames=("mesh", "softness", "wanted"))
 def _value_and_gradients(
     transforms, frames, edges, observed: _Observed, mesh: Mesh | None, softness: float, wanted: _Wanted
 ) -> tuple[Array, Array, Array, tuple[Array | None, ...]]:
-    """The value and its gradients by transforms, frames and those of the observations that are wanted."""
+    """The value and its gradients with respect to transforms, frames and the requested observations."""
     inputs = (transforms, edges, *observed)
 
     def share(frames: Array, *inputs: Array):
         value, transforms_grad, frames_grad, observed_grads = _streamed(frames, inputs, softness, wanted)
-        return sharding.summed(value, mesh), transforms_grad, sharding.summed(frames_grad, mesh), observed_grads
+        return sharding.psum(value, mesh), transforms_grad, sharding.psum(frames_grad, mesh), observed_grads
 
-    specs = (WHOLE, *(ROWS for _ in inputs))
-    return sharding.divided(share, mesh, specs, (WHOLE, ROWS, WHOLE, ROWS))(frames, *inputs)
+    specs = (REPLICATED, *(ROWS for _ in inputs))
+    return sharding.shard_map(share, mesh, specs, (REPLICATED, ROWS, REPLICATED, ROWS))(frames, *inputs)
 
 
 def _streamed(frames: Array, inputs: tuple[Array, ...], softness: float, wanted: _Wanted):
-    """Value, (G, B, 3, 4) gradient by transforms, (T, 3, P) by frames and those by observations of so many blocks."""
+    """Value, and gradients of transforms (G, B, 3, 4), frames (T, 3, P) and observations, of some blocks."""
     shape, observed_shapes = inputs[0].shape, [x.shape for x in inputs[2:]]
     sides = [partial(_distance_and_gradients, softness=softness, wanted=w) for w in (wanted[:2], wanted[2:])]
     if shape[1] == 1:  # blocks of one edge lose their axis: batched products are slow on a CPU
@@ -157,7 +160,7 @@ def _streamed(frames: Array, inputs: tuple[Array, ...], softness: float, wanted:
 
     start = (jnp.zeros((), frames.dtype), jnp.zeros_like(frames))
     (value, frames_grad), (transforms_grad, observed_grads) = jax.lax.scan(
-        block, start, inputs, unroll=unroll_of(shape[0])
+        block, start, inputs, unroll=unroll_factor(shape[0])
     )
     observed_grads = tuple(
         None if x is None else x.reshape(s) for x, s in zip(observed_grads, observed_shapes, strict=True)
@@ -171,8 +174,8 @@ def _distance_and_gradients(
     """The weighted sum of distances of one side of one pair, with its gradients.
 
     Returns:
-      () sum, (3, P) gradient by the transformed points, (3, 4) by the transform, and, where wanted, (3, P) by the
-      points and (P,) by the weights; 0 where a distance is 0.
+      () sum; gradients with respect to the transformed points (3, P), the transform (3, 4) and, if requested, the
+      points (3, P) and the weights (P,); 0 where a distance is 0.
     """
     dtypes, points, weights = (points.dtype, weights.dtype), widened(points, frame.dtype), widened(weights, frame.dtype)
     # Written out by coordinates: a (3, 3) x (3, P) product is a slow library call on a CPU.

@@ -3,7 +3,7 @@
     total = points + smoothing_weight * smoothness + weight of the flow * flow
             + weight of the depth prior * depth + weight of the camera prior * cameras
 
-`DEFAULT_TERMS` is that list. Leaving a term out or adding one's own is a list operation:
+`DEFAULT_TERMS` is that list. Omitting a term or adding your own is a list operation:
 
     without = tuple(term for term in DEFAULT_TERMS if term.name != "smoothness")
     more = (*DEFAULT_TERMS, Term("level", horizon_loss, 0.1))
@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
+import jax
 import jax.numpy as jnp
 
 from easi3r_jax.alignment.flow import flow_loss
@@ -29,26 +30,27 @@ from easi3r_jax.alignment.state import (
 )
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float
 
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One term of the objective. Equal fields make equal terms, which the compiled loop knows again.
+    """One term of the objective. Terms with equal fields are equal and do not trigger a recompilation.
 
     Attributes:
-      name: under which `loss_terms` reports it.
-      value: of (state, problem): () float, differentiable.
-      weight: that the value is multiplied by: a number, or a function of the problem, which gives None where the
-        problem has nothing for the term. A weight that the problem holds can be differentiated and mapped over.
+      name: name in `loss_terms`.
+      value: function of (state, problem): () float, differentiable.
+      weight: factor on the value: a number, or a function of the problem that returns None if the problem has no data
+        for the term. A weight held by the problem can be differentiated and vmapped.
     """
 
     name: str
-    value: Callable[[AlignState, AlignProblem], Array]
-    weight: Callable[[AlignProblem], Array | None] | float = 1.0
+    value: Callable[[AlignState, AlignProblem], Float[Array, ""]]
+    weight: Callable[[AlignProblem], Float[Array, ""] | None] | float = 1.0
 
 
-def smoothness_loss(state: AlignState, problem: AlignProblem) -> Array:
+@jax.jit
+def smoothness_loss(state: AlignState, problem: AlignProblem) -> Float[Array, ""]:
     """Change of pose between neighbouring frames (MonST3R, eq. 4), () float: sum_t |R_rel - I|_F + weight * |t_rel|.
 
     `rel` is cam_t from cam_(t+1), the weight `problem.translation_weight`.
@@ -57,46 +59,50 @@ def smoothness_loss(state: AlignState, problem: AlignProblem) -> Array:
     return jnp.sum(residual if problem.frame_counts is None else problem.frame_counts[1:] * residual)
 
 
-def relative_pose_residual(poses: Array, translation_weight: Array | float) -> Array:
+def relative_pose_residual(
+    poses: Float[Array, "T 4 4"], translation_weight: Float[Array, ""] | float
+) -> Float[Array, "T-1"]:
     """(T, 4, 4) world_from_cam -> (T-1,) residuals of `smoothness_loss`."""
     relative = se3.compose(se3.inverse(poses[:-1]), poses[1:])
     turn = (relative[:, :3, :3] - jnp.eye(3, dtype=poses.dtype)[None]).reshape(-1, 9)
     return se3.safe_norm(turn) + translation_weight * se3.safe_norm(relative[:, :3, 3])
 
 
-def depth_loss(state: AlignState, problem: AlignProblem) -> Array:
-    """How far the depth is from the problem's depth prior, () float: see `depth_change`.
+@jax.jit
+def depth_loss(state: AlignState, problem: AlignProblem) -> Float[Array, ""]:
+    """Distance of the depth from the problem's depth prior, () float: see `depth_change`.
 
     Raises:
-      ConfigError: the problem has none.
+      ConfigError: the problem has no depth prior.
     """
     if problem.depth_prior is None:
-        raise ConfigError("The problem has no depth prior: with_depth_prior gives it one.")
+        raise ConfigError("The problem has no depth prior: add one by with_depth_prior.")
     return depth_change(state.log_depth, problem.depth_prior)
 
 
-def depth_change(log_depth: Array, prior: DepthPrior) -> Array:
-    """Variance of the change of every frame's log depth (T, H, W), pixels weighted, mean over frames, () float.
+def depth_change(log_depth: Float[Array, "T H W"], prior: DepthPrior) -> Float[Array, ""]:
+    """Variance of the change of each frame's log depth (T, H, W), weighted per pixel, mean over frames, () float.
 
-    A factor per frame costs nothing: of the change, its plain mean is taken off.
+    A factor per frame costs nothing: the unweighted mean of the change is subtracted.
     """
     change = log_depth - prior.log_depth
     centred = change - jnp.mean(change, axis=(1, 2), keepdims=True)
     return jnp.mean(prior.pixel_weight * centred * centred)
 
 
-def cameras_loss(state: AlignState, problem: AlignProblem) -> Array:
+@jax.jit
+def cameras_loss(state: AlignState, problem: AlignProblem) -> Float[Array, ""]:
     """Distance from the problem's camera prior, () float.
 
-    Sums over frames of |R - R_known|_F, of the distance of the camera's centre (in units of `unit_length`) and of the
-    difference of the logarithms of focal lengths.
+    Sums over frames of |R - R_known|_F, of the distance between camera centres (in units of `unit_length`) and of the
+    difference between log focal lengths.
 
     Raises:
-      ConfigError: the problem has none.
+      ConfigError: the problem has no camera prior.
     """
     prior = problem.camera_prior
     if prior is None:
-        raise ConfigError("The problem has no camera prior: with_known_cameras gives it one.")
+        raise ConfigError("The problem has no camera prior: add one by with_known_cameras.")
     difference = world_from_cam(state)[:, :3] - prior.world_from_cam[:, :3]
     turn = se3.safe_norm(difference[:, :, :3].reshape(-1, 9))
     moved = se3.safe_norm(difference[:, :, 3]) / unit_length(state, problem.scale_known, problem.pair_counts)
@@ -139,33 +145,35 @@ class _SoftPoints:
 
 
 def softened(softness: float, terms: Iterable[Term] = DEFAULT_TERMS) -> tuple[Term, ...]:
-    """The terms with the points' distances d as sqrt(d^2 + s^2) - s: a sum of them has a second derivative everywhere.
+    """The terms with the points' distances d replaced by sqrt(d^2 + s^2) - s, which is twice differentiable everywhere.
 
     Args:
       softness: s > 0, in the world's units.
-      terms: of which `points_loss` is replaced.
+      terms: terms in which `points_loss` is replaced.
     """
     return tuple(
         dataclasses.replace(term, value=_SoftPoints(softness)) if term.value is points_loss else term for term in terms
     )
 
 
-def total_loss(state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS) -> Array:
-    """The objective, () float: the weighted sum of the terms that the problem has something for.
+def total_loss(state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS) -> Float[Array, ""]:
+    """The objective, () float: the weighted sum of the terms that the problem has data for.
 
-    Differentiable in reverse mode, also twice, by the state and by what the problem holds: see docs/differentiating.md.
+    Differentiable in reverse mode, also twice, with respect to the state and the problem: see docs/differentiating.md.
 
     Raises:
-      ConfigError: two terms of one name.
+      ConfigError: two terms with the same name.
     """
     return sum((weight * term.value(state, problem) for term, weight in _in_use(terms, problem)), _zero(state))
 
 
-def loss_terms(state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS) -> dict[str, Array]:
-    """The objective, "total", and by name the values, without weights, of the terms that are in use.
+def loss_terms(
+    state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS
+) -> dict[str, Float[Array, ""]]:
+    """The objective, "total", and the unweighted values of the active terms, by name.
 
     Raises:
-      ConfigError: two terms of one name.
+      ConfigError: two terms with the same name.
     """
     values = {term.name: (weight, term.value(state, problem)) for term, weight in _in_use(terms, problem)}
     total = sum((weight * value for weight, value in values.values()), _zero(state))

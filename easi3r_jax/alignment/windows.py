@@ -1,11 +1,11 @@
-"""Long clips: windows of frames, reconstructed one by one, become one scene.
+"""Long clips: joins windows of frames, reconstructed one by one, into one scene.
 
     scenes of the windows ──similarities of those that share frames──▶ start ──refine──▶ one world ──blend──▶ Scene4D
 
-Each window has a world and a scale of its own. What two windows share, points and cameras of the frames in both, tells
-how their worlds lie. Errors of neighbours add up along a chain of windows; a further window of frames from all over the
-clip, its keyframes, holds them together. Memory of the join: the scenes themselves, and a bounded number of points for
-each two that share frames.
+Each window has its own world and scale. The points and cameras of frames in two windows determine the transformation
+between their worlds. Errors accumulate along a chain of windows; an additional window of keyframes, spread over the
+whole clip, ties them together. The join needs memory for the scenes and a bounded number of points for each two windows
+that share frames.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ import numpy as np
 import optax
 from scipy.spatial.transform import Rotation
 
-from easi3r_jax.alignment.known import settle_scale, transformed_poses, world_from_known
+from easi3r_jax.alignment.known import decide_scale, transformed_poses, world_from_known
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.geometry.procrustes import robust_similarity, robust_weights
-from easi3r_jax.core.types import Array, KnownCameras, Scene4D
+from easi3r_jax.core.types import Array, Int, KnownCameras, Scene4D
 
-# Points that two windows are held together by, and the share of their weight that the cameras have.
-_POINTS, _CAMERAS = 8192, 512
+# Numbers of scene points and camera points that tie two windows together, and the cameras' share of the weight.
+_NUM_POINTS, _NUM_CAMERA_POINTS = 8192, 512
 _CAMERA_SHARE = 0.25
-# Mean residual, as a share of the points' extent, at which an overlap counts half, and from which on it is torn apart.
-# Those of the embedded network on a clip of 300 frames are .003 to .025; what has nothing in common is above .3.
-_FAIR_RESIDUAL, _TORN = 0.1, 0.3
+# Mean residual, relative to the points' extent, at which an overlap has half its weight, and from which it is rejected.
+# The embedded network has .003 to .025 on a clip of 300 frames; unrelated windows are above .3.
+_HALF_TRUST_RESIDUAL, _MAX_RESIDUAL = 0.1, 0.3
 _HIGHEST = jax.lax.Precision.HIGHEST
 _STEPS, _RATE = 200, 3e-3
 
 
 def window_ranges(num_frames: int, window: int, overlap: int) -> list[tuple[int, int]]:
-    """First frame and the one after the last of every window; the last one reaches back to have full length.
+    """First frame and end (exclusive) of every window; the last window starts earlier to have full length.
 
     Raises:
-      ConfigError: windows of fewer than three frames, or that do not overlap by at least one and at most all but one.
+      ConfigError: windows of fewer than three frames, or an overlap that is not between 1 and `window` - 1.
     """
     if window < 3:
-        raise ConfigError(f"Windows have at least 3 frames, got {window}.")
+        raise ConfigError(f"Windows need at least 3 frames, got {window}.")
     if not 1 <= overlap < window:
         raise ConfigError(
-            f"Windows of {window} frames overlap by 1 to {window - 1} frames, got {overlap}: a shorter overlap or "
-            "longer windows."
+            f"Windows of {window} frames overlap by 1 to {window - 1} frames, got {overlap}: choose a shorter overlap "
+            "or longer windows."
         )
     if num_frames <= window:
         return [(0, num_frames)]
@@ -55,8 +55,8 @@ def window_ranges(num_frames: int, window: int, overlap: int) -> list[tuple[int,
     return [(start, start + window) for start in starts]
 
 
-def keyframe_numbers(num_frames: int, window: int) -> np.ndarray:
-    """(window,) numbers of evenly spread frames, the first and the last among them."""
+def keyframe_numbers(num_frames: int, window: int) -> Int[np.ndarray, "window"]:
+    """(window,) numbers of evenly spaced frames, including the first and the last."""
     return np.unique(np.linspace(0, num_frames - 1, window).round().astype(int))
 
 
@@ -64,29 +64,29 @@ def join_windows(
     scenes: Sequence[Scene4D],
     ranges: Sequence[tuple[int, int]],
     *,
-    keyframes: tuple[Scene4D, np.ndarray] | None = None,
+    keyframes: tuple[Scene4D, Int[np.ndarray, "keyframes"]] | None = None,
     cameras: KnownCameras | None = None,
     fixed: bool = True,
     seed: int = 0,
 ) -> Scene4D:
-    """One scene from those of windows.
+    """Joins the windows' scenes into one.
 
-    1. Of each two windows that share frames, the similarity between their worlds that most points of static, confident
-       pixels, and cameras, agree on. The worse it fits, the less it counts.
-    2. With keyframes, each window goes where its own are, or where its neighbours' put it: where most of the three
-       agree. Without, or where more overlaps are torn apart by that, each goes where the one before says.
-    3. All windows but the first are moved and scaled together until the distances of all overlaps are least, those that
-       do not fit counting less.
-    4. In an overlap, poses, focal lengths and depth go evenly from the one window's to the other's; masks, scores and
-       confidence change hands in the middle.
+    1. For each two windows that share frames, find the similarity between their worlds that most points of static,
+       confident pixels and most cameras agree on. Its weight decreases with its residual.
+    2. With keyframes, a window has up to three candidate placements: by its own keyframes and by its two neighbours.
+       The one that agrees best with the others is used. Without keyframes, or if this rejects more overlaps, each
+       window is placed by the one before.
+    3. Optimise the similarities of all windows but the first jointly, minimising the robust distances in all overlaps.
+    4. In an overlap, interpolate poses, focal lengths and depth linearly from one window to the other; masks, scores
+       and confidence switch in the middle.
 
     Args:
       scenes: host arrays, in order.
-      ranges: of `window_ranges`.
-      keyframes: scene of frames from all over the clip, and their numbers, increasing; some in every window.
-      cameras: of the whole clip, where poses are known.
-      fixed: known poses come out as they are given.
-      seed: of the choice of points.
+      ranges: from `window_ranges`.
+      keyframes: scene of frames from all over the clip, and their numbers, increasing; every window contains some.
+      cameras: of the whole clip, if poses are known.
+      fixed: known poses are returned exactly.
+      seed: for sampling points.
 
     Returns:
       the scene of all frames, host arrays, in the world of the first window or of the known poses.
@@ -94,7 +94,7 @@ def join_windows(
     joined = scenes[0] if len(scenes) == 1 else _joined(scenes, ranges, keyframes, seed)
     if cameras is None or not np.any(cameras.poses_known):
         return joined
-    cameras = settle_scale(cameras, joined.world_from_cam, joined.depth) or cameras
+    cameras = decide_scale(cameras, joined.world_from_cam, joined.depth) or cameras
     joined = _moved(joined, np.linalg.inv(world_from_known(joined.world_from_cam, cameras)))
     if not fixed:
         return joined
@@ -111,20 +111,20 @@ def _joined(
     overlaps = _overlaps(scenes, ranges, keyframes, seed)
     trust = _trust(_residuals(overlaps, overlaps.a_from_b))
     starts = _starts(overlaps, len(scenes))
-    torn = [np.sum(trust * (_residuals(overlaps, _a_from_b(s, overlaps)) > _TORN)) for s in starts]
-    refined = _refine(starts[int(np.argmin(torn))], overlaps, trust)
+    rejected = [np.sum(trust * (_residuals(overlaps, _a_from_b(s, overlaps)) > _MAX_RESIDUAL)) for s in starts]
+    refined = _refine(starts[int(np.argmin(rejected))], overlaps, trust)
     return _blended([_moved(scene, refined[k]) for k, scene in enumerate(scenes)], ranges)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Overlaps:
-    """What each two windows that share frames have in common, R of them.
+    """Corresponding points of each two windows that share frames, R pairs of windows.
 
     Attributes:
       numbers: (R, 2) int of the windows a < b; the window of keyframes comes last.
       points_a, points_b: (R, P, 3) the same points in both worlds.
       weights: (R, P).
-      a_from_b: (R, 4, 4) float64, the similarity that most of them agree on.
+      a_from_b: (R, 4, 4) float64, the similarity that most points agree on.
     """
 
     numbers: np.ndarray
@@ -155,7 +155,7 @@ def _overlaps(
 
 
 def _residuals(overlaps: _Overlaps, a_from_b: np.ndarray) -> np.ndarray:
-    """(R,) mean distance of the points of each overlap, those far off hardly counting, as a share of their extent."""
+    """(R,) robust mean distance between the points of each overlap, relative to their extent."""
     moved = jax.vmap(se3.transform_points)(jnp.asarray(a_from_b, jnp.float32), overlaps.points_b)
     agreeing = jax.vmap(robust_weights)(moved, overlaps.points_a, overlaps.weights)
     distance = jnp.sum(agreeing * se3.safe_norm(moved - overlaps.points_a), axis=1)
@@ -165,19 +165,19 @@ def _residuals(overlaps: _Overlaps, a_from_b: np.ndarray) -> np.ndarray:
 
 
 def _trust(residuals: np.ndarray) -> np.ndarray:
-    """(R,) in 0..1: how much an overlap with this residual counts; not at all where it is torn."""
-    return np.where(residuals < _TORN, 1 / (1 + (residuals / _FAIR_RESIDUAL) ** 2), 0)
+    """(R,) weight in 0..1 of overlaps with these residuals; 0 for rejected ones."""
+    return np.where(residuals < _MAX_RESIDUAL, 1 / (1 + (residuals / _HALF_TRUST_RESIDUAL) ** 2), 0)
 
 
 def _a_from_b(transforms: np.ndarray, overlaps: _Overlaps) -> np.ndarray:
-    """(R, 4, 4) a_from_b of the overlaps that worlds (K, 4, 4) of the windows make."""
+    """(R, 4, 4) a_from_b of the overlaps, given the windows' world transforms (K, 4, 4)."""
     return np.linalg.inv(transforms[overlaps.numbers[:, 0]]) @ transforms[overlaps.numbers[:, 1]]
 
 
 def _starts(overlaps: _Overlaps, num_windows: int) -> list[np.ndarray]:
-    """Worlds of the windows, (K, 4, 4), in the first one's; with keyframes theirs, too, (K + 1, 4, 4).
+    """Candidate transforms of the windows into the first one's world, (K, 4, 4); with keyframes (K + 1, 4, 4).
 
-    The better ones first, if they hold: by the keyframes, of which errors do not add up; then along the chain.
+    In order of preference: by the keyframes, where errors do not accumulate; then along the chain.
     """
     pairs = {tuple(pair): e for e, pair in enumerate(overlaps.numbers.tolist())}
     neighbours = [overlaps.a_from_b[pairs[b - 1, b]] for b in range(1, num_windows)]
@@ -199,7 +199,7 @@ def _starts(overlaps: _Overlaps, num_windows: int) -> list[np.ndarray]:
 
 
 def _agreed(votes: list[np.ndarray], points: Array) -> np.ndarray:
-    """That of some similarities (4, 4) which moves points (P, 3) closest to where the others do."""
+    """The one of some similarities (4, 4) that maps points (P, 3) closest to where the others map them."""
     moved = np.stack([np.asarray(points, np.float64) @ vote[:3, :3].T + vote[:3, 3] for vote in votes])
     apart = [np.linalg.norm(moved - one, axis=-1).mean(axis=1).sum() for one in moved]
     return votes[int(np.argmin(apart))]
@@ -212,13 +212,13 @@ def _shared_points(
     static = np.asarray(a.static_mask[in_a]) & np.asarray(b.static_mask[in_b])
     confidence = np.minimum(a.confidence[in_a], b.confidence[in_b])
     weight = np.where(static, np.log(np.maximum(confidence, 1)), 0)
-    if not weight.any():  # everything moves or is unsure: all pixels are as good
+    if not weight.any():  # everything is dynamic or uncertain: weight all pixels equally
         weight = np.ones_like(weight)
     flat = weight.ravel().astype(np.float64)
-    chosen = rng.choice(flat.size, _POINTS, p=flat / flat.sum())
+    chosen = rng.choice(flat.size, _NUM_POINTS, p=flat / flat.sum())
     frame, row, column = np.unravel_index(chosen, weight.shape)
     points, cameras, reach = [], [], np.median(np.asarray(a.depth[in_a], np.float64), axis=(1, 2))
-    # The same length in both windows: most pixels say how their scales differ.
+    # Ratio of the two windows' scales, as the median over pixels, so that camera points have equal length in both.
     ratio = np.median(np.asarray(b.depth[in_b], np.float64) / a.depth[in_a])
     for scene, part in ((a, in_a), (b, in_b)):
         depth = np.asarray(scene.depth[part], np.float64)
@@ -229,13 +229,15 @@ def _shared_points(
         y = (row - matrices[frame, 1, 2]) / matrices[frame, 1, 1] * z
         local = np.stack([x, y, z], axis=-1)
         points.append(np.einsum("pab,pb->pa", poses[frame, :3, :3], local) + poses[frame, :3, 3])
-        # A camera as four points: its centre, and one at the middle of its depths along each axis.
+        # A camera is represented by four points: its centre, and one at its median depth along each axis.
         ends = (reach if scene is a else ratio * reach)[:, None, None] * np.eye(3)
         axes = np.einsum("tab,tcb->tca", poses[:, :3, :3], ends) + poses[:, None, :3, 3]
         cameras.append(np.concatenate([poses[:, None, :3, 3], axes], axis=1).reshape(-1, 3))
-    weights = np.repeat([(1 - _CAMERA_SHARE) / _POINTS, _CAMERA_SHARE / _CAMERAS], [_POINTS, _CAMERAS])
-    # As many for every overlap, however long it is.
-    spread = np.arange(_CAMERAS) * len(cameras[0]) // _CAMERAS
+    weights = np.repeat(
+        [(1 - _CAMERA_SHARE) / _NUM_POINTS, _CAMERA_SHARE / _NUM_CAMERA_POINTS], [_NUM_POINTS, _NUM_CAMERA_POINTS]
+    )
+    # The same number for every overlap, whatever its length.
+    spread = np.arange(_NUM_CAMERA_POINTS) * len(cameras[0]) // _NUM_CAMERA_POINTS
     in_worlds = [np.concatenate([p, c[spread]]) for p, c in zip(points, cameras, strict=True)]
     return in_worlds[0], in_worlds[1], weights
 
@@ -244,7 +246,7 @@ _robust = jax.jit(robust_similarity)
 
 
 def _refine(start: np.ndarray, overlaps: _Overlaps, trust: np.ndarray) -> np.ndarray:
-    """(K, 4, 4) similarities after a joint descent from `start` over all overlaps; the first one stays."""
+    """(K, 4, 4) similarities after joint optimisation over all overlaps from `start`; the first one is fixed."""
     numbers, points_a, points_b = overlaps.numbers, overlaps.points_a, overlaps.points_b
     there_a, there_b = (
         jax.vmap(se3.transform_points)(jnp.asarray(start[numbers[:, k]], jnp.float32), points)
@@ -253,8 +255,8 @@ def _refine(start: np.ndarray, overlaps: _Overlaps, trust: np.ndarray) -> np.nda
     fitting = trust * _trust(_residuals(overlaps, _a_from_b(start, overlaps)))
     weights = jax.vmap(robust_weights)(there_a, there_b, overlaps.weights)
     weights = weights * jnp.asarray(fitting, jnp.float32)[:, None]
-    # Corrections about points of each window's (of the last overlap that it has): turning a window about them does not
-    # throw them about.
+    # Corrections rotate about the mean of points in each window (from its last overlap), so that a rotation does not
+    # translate the window.
     middle = np.zeros((len(start), 3))
     for (a, b), p, q in zip(numbers, np.asarray(points_a), np.asarray(points_b), strict=True):
         middle[a], middle[b] = p.mean(0), q.mean(0)
@@ -266,7 +268,7 @@ def _refine(start: np.ndarray, overlaps: _Overlaps, trust: np.ndarray) -> np.nda
 
 @jax.jit
 def _descend(base: Array, middle: Array, numbers: Array, points_a: Array, points_b: Array, weights: Array) -> Array:
-    """(K, 3, 4) best transforms: `base`, each followed by a small similarity about where its window is."""
+    """(K, 3, 4) best transforms: `base`, each followed by a small similarity about its window's mean."""
     count = len(base)
     centre = jnp.einsum("kab,kb->ka", base[:, :, :3], middle, precision=_HIGHEST) + base[:, :, 3]
     size = jnp.mean(se3.safe_norm(points_b - jnp.mean(points_b, axis=1, keepdims=True))) * jnp.mean(
@@ -274,7 +276,7 @@ def _descend(base: Array, middle: Array, numbers: Array, points_a: Array, points
     )
 
     def transforms(params: Array) -> Array:
-        """Parameters (K, 8): quaternion less the identity, translation in sizes, logarithm of the scale."""
+        """Parameters (K, 8): quaternion minus the identity, translation in units of `size`, log scale."""
         params = params * (jnp.arange(count) > 0).astype(params.dtype)[:, None]
         unit = jnp.asarray([[0, 0, 0, 1]], params.dtype)
         turn = jnp.exp(params[:, 7])[:, None, None] * se3.matrix_from_quaternion(unit + params[:, :4])
@@ -289,7 +291,7 @@ def _descend(base: Array, middle: Array, numbers: Array, points_a: Array, points
             jnp.einsum("eab,epb->epa", each[n][:, :, :3], points, precision=_HIGHEST) + each[n][:, None, :, 3]
             for n, points in ((numbers[:, 0], points_a), (numbers[:, 1], points_b))
         ]
-        # In units of the windows' own scale: a smaller world must not be a better one.
+        # In units of the windows' scale, so that shrinking the world does not reduce the loss.
         unit = size * jnp.exp(jnp.mean(params[:, 7]))
         return jnp.sum(weights * se3.safe_norm(ends[0] - ends[1])) / unit
 
@@ -309,7 +311,7 @@ def _descend(base: Array, middle: Array, numbers: Array, points_a: Array, points
 
 
 def _moved(scene: Scene4D, world_from_window: np.ndarray) -> Scene4D:
-    """The scene in another world: the similarity moves its cameras, its scale multiplies depth."""
+    """The scene in another world: the similarity transforms its cameras, and its scale multiplies depth."""
     scale = np.cbrt(np.linalg.det(world_from_window[:3, :3]))
     poses = transformed_poses(np.asarray(scene.world_from_cam, np.float64), world_from_window)
     return dataclasses.replace(
@@ -318,7 +320,7 @@ def _moved(scene: Scene4D, world_from_window: np.ndarray) -> Scene4D:
 
 
 def _blended(scenes: Sequence[Scene4D], ranges: Sequence[tuple[int, int]]) -> Scene4D:
-    """Joins scenes of one world: `join_windows`, step 4."""
+    """Joins scenes that are in one world: `join_windows`, step 4."""
     whole = {name: [np.asarray(x) for x in value] for name, value in vars(scenes[0]).items()}
     for scene, (first, last) in zip(scenes[1:], ranges[1:], strict=True):
         have = len(whole["depth"])
@@ -338,7 +340,7 @@ def _blended(scenes: Sequence[Scene4D], ranges: Sequence[tuple[int, int]]) -> Sc
 
 
 def _between(old: dict[str, np.ndarray], new: dict[str, np.ndarray], share: float) -> dict[str, np.ndarray]:
-    """A frame's arrays, a share of the way from one window's to the other's."""
+    """A frame's arrays, interpolated by `share` from one window's to the other's."""
     out = dict(new if share > 0.5 else old)
     turn = Rotation.from_matrix(old["world_from_cam"][:3, :3].T @ new["world_from_cam"][:3, :3]).as_rotvec()
     pose = np.eye(4)

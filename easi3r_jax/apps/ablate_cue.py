@@ -1,11 +1,11 @@
-"""What each layer and each head of the attention's motion cue is worth: left out, and alone.
+"""Ablation of the attention cue: the contribution of each layer and head, omitted and alone.
 
     python -m experiments.ablate_cue                                      # the embedded network on the bundled clip
     python -m experiments.ablate_cue --checkpoint=model.pth --clip=clips/NAME
 
-The area under the ROC curve of the first pass's clustered score, of pixels against the masks of what moves (0.5: it
-says nothing). Beside it, in the twin of the clip in which nothing moves, the same against the objects that would:
-what is above 0.5 there is not motion.
+The area under the ROC curve of the first pass's clustered score, of pixels against the masks of dynamic regions (0.5:
+chance). Beside it, the same in the clip's motionless twin, against the objects that would move: anything above 0.5
+there is not motion.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from easi3r_jax.weights.load import load_model
 
 FLAGS = cli.Flags(__doc__)
 _WHAT = FLAGS.group("What is measured")
-CHECKPOINT = _WHAT.string("checkpoint", "embedded", "Weights, as experiments.reconstruct takes them.")
+CHECKPOINT = _WHAT.string("checkpoint", "embedded", "Weights, as for experiments.reconstruct.")
 CLIP = _WHAT.string("clip", "demo", "Clip folder NAME with ground truth and a twin NAME_still beside it.")
 GRAPH = _WHAT.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
-SEED = _WHAT.integer("seed", 0, "Of k-means.")
+SEED = _WHAT.integer("seed", 0, "Seed of k-means.")
 
 
 def main() -> None:
     model = load_model(CHECKPOINT.value)
     twins = read(CLIPS / "demo" if CLIP.value == "demo" else pathlib.Path(CLIP.value).expanduser(), model.config)
     if twins.still.movers is None:
-        raise InputError(f"The ground truth of {CLIP.value} has no instance numbers: nothing says what would move.")
+        raise InputError(f"The ground truth of {CLIP.value} has no instance numbers, so the twin cannot be scored.")
     names, parts = cue_parts(model.config.dec_depth, model.config.dec_heads)
-    channels = np.stack([1 - parts, parts])  # without each part, and it alone
+    channels = np.stack([1 - parts, parts])  # without each part, and each part alone
     columns = np.concatenate([aucs(model, clip, channels) for clip in (twins.moving, twins.still)])
     rows = [(name, *(f"{value:.3f}" for value in values)) for name, values in zip(names, columns.T, strict=True)]
     whole = ("everything", "", rows[0][2], "", rows[0][4])
-    print(table([whole, *rows[1:]], ("AUC", "left out", "alone", "left out, still", "alone, still")))
+    print(table([whole, *rows[1:]], ("AUC", "omitted", "alone", "omitted, still", "alone, still")))
 
 
 def cue_parts(layers: int, heads: int) -> tuple[list[str], np.ndarray]:
@@ -61,7 +61,7 @@ def cue_parts(layers: int, heads: int) -> tuple[list[str], np.ndarray]:
 
 
 def aucs(model: DUSt3R, clip: StudyClip, channels: np.ndarray) -> np.ndarray:
-    """(2, K) of the clip's scores with weights (2, K, L, A) of layers and heads."""
+    """(2, K) AUC of the clip's scores with weights (2, K, L, A) of layers and heads."""
     size, config = clip.frames.rgb.shape[1:3], SegmentationConfig()
     grid, edges = model.grid(size), pipeline.clip_edges(len(clip.frames.rgb), GRAPH.value)
     features = pipeline.encode(model, clip.frames)
@@ -78,7 +78,7 @@ _cluster = jax.jit(motion.cluster_labels, static_argnames=("grid", "config"))
 
 @partial(jax.jit, static_argnames=("size", "config"))
 def _scores(temporal: motion.TemporalState, labels: Array, channels: Array, size: tuple[int, int], config) -> Array:
-    """(K, T, H, W) scores of pixels, all in one call."""
+    """(K, T, H, W) scores per pixel, all in one call."""
 
     def one(weights: Array) -> Array:
         cue = motion.CueWeights(weights.astype(jnp.float32), jnp.ones(4))

@@ -61,10 +61,10 @@ def alignment_flops(num_edges: int, num_pixels: int, iterations: int, *, with_fl
 def alignment_bytes(
     num_frames: int, num_edges: int, num_pixels: int, iterations: int, *, with_flow: bool, number: int = 4
 ) -> float:
-    """Bytes that it reads and writes, if nothing stays in a cache from one pair to the next.
+    """Bytes that the alignment reads and writes, if nothing stays in a cache from one pair to the next.
 
     Per observation: its point and weight, 4 x `number`; the frame's point, 12; and that point's gradient, read and
-    written, 24. With flow, per pixel of a pair: the flow, 8; whether it counts, 1; the depth, 4; and its gradient, read
+    written, 24. With flow, per pixel of a pair: the flow, 8; its mask, 1; the depth, 4; and its gradient, read
     and written, 8. Per pixel of a frame: Adam's gradient, moments and parameter, 28; world points and their
     gradient, 24.
     """

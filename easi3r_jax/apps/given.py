@@ -1,4 +1,4 @@
-"""What a user gives beside the video: flags that name optical flow, masks and cameras become a `Given`."""
+"""Priors given by the user: flags for optical flow, masks and cameras, read into a `Given`."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ NETWORKS = ("sea-raft", "raft", "raft-small")
 
 
 class NetworkFlags:
-    """Masks, their refinement, and optical flow, as networks give them: for any number of clips."""
+    """Flags for masks, their refinement, and optical flow, all computed by networks: for any number of clips."""
 
     _MASKS = "motion (what --motion finds), flow (optical flow that the camera does not explain), or none."
     _FLOW = "The network of --flow_checkpoint (sea-raft, raft, raft-small), or none."
     _TAKES_FOLDERS = False
 
     def __init__(self, flags: cli.Flags):
-        self._known = group = flags.group("Known beforehand")
+        self._known = group = flags.group("Priors")
         self.masks = group.string(
-            "masks", "motion", f"What counts as moving in the alignment and the result, joined by +: {self._MASKS}"
+            "masks", "motion", f"Dynamic regions in the alignment and the result, joined by +: {self._MASKS}"
         )
-        self.dilation = group.integer("mask_dilation", 0, "Pixels by which the masks are grown.", at_least=0)
+        self.dilation = group.integer("mask_dilation", 0, "Pixels by which the masks are dilated.", at_least=0)
         self.refine = group.choice(
             "refine",
             "none",
             ["none", "sam2"],
-            "Improve the masks before they are grown: sam2 follows them through the video with SAM 2 (needs "
+            "Refine the masks before dilation: sam2 tracks them through the video with SAM 2 (needs "
             "pip install 'easi3r_jax[sam2]').",
         )
         self.refine_checkpoint = group.string(
@@ -63,7 +63,7 @@ class NetworkFlags:
         )
 
     def mask_sources(self) -> tuple[tuple[str, ...], pathlib.Path | None]:
-        """What `--masks` names: sources for `PipelineConfig.masks`, and the folder of given ones.
+        """The sources in `--masks`, for `PipelineConfig.masks`, and the folder of given masks.
 
         Raises:
           ConfigError: more than one folder, or an empty name.
@@ -73,28 +73,30 @@ class NetworkFlags:
         folders = [word for word in words if word not in (*MASK_SOURCES, "none")]
         if len(folders) > self._TAKES_FOLDERS or {"", "given"} & set(words) or ("none" in words and len(words) > 1):
             some = "motion, flow and one folder" if self._TAKES_FOLDERS else "motion and flow"
-            raise ConfigError(f"--masks={value}: none, or some of {some} with + between.")
+            raise ConfigError(f"--masks={value}: it must be none, or some of {some}, joined by +.")
         sources = tuple(word for word in words if word in ("motion", "flow")) + ("given",) * len(folders)
         return sources, pathlib.Path(folders[0]).expanduser() if folders else None
 
     def check_refine(self, motion: bool) -> None:
-        """Refuses refinement of masks that there are none of, and weights for none.
+        """Refuses refinement without masks, and refinement weights without refinement.
 
         Args:
-          motion: whether motion is looked for.
+          motion: whether motion is detected.
 
         Raises:
-          ConfigError: as said.
+          ConfigError: one of these.
         """
         if self.refine.value == "none":
             if self.refine_checkpoint.present:
-                raise ConfigError("--refine_checkpoint goes with --refine=sam2: add it.")
+                raise ConfigError("--refine_checkpoint requires --refine=sam2: add it.")
         elif not set(self.mask_sources()[0]) - (set() if motion else {"motion"}):
             without = "" if motion else "--motion=none "
-            raise ConfigError(f"--refine={self.refine.value}: with {without}--masks={self.masks.value} there are none.")
+            raise ConfigError(
+                f"--refine={self.refine.value}: with {without}--masks={self.masks.value} there are no masks to refine."
+            )
 
     def refiner(self, progress: Progress) -> sam2.Sam2Refiner | None:
-        """The network that `--refine` names, loaded.
+        """Loads the network that `--refine` names.
 
         Raises:
           ConfigError: libraries that it needs are missing.
@@ -105,10 +107,10 @@ class NetworkFlags:
         return sam2.Sam2Refiner(self.refine_checkpoint.value, progress=progress)
 
     def flow_source(self) -> tuple[FlowNetwork | pathlib.Path | None, dict[str, Any]]:
-        """The network, or the folder, that flow comes from, and what is known of it; None: there is none.
+        """The network or folder that provides flow, and its metadata; None: no flow.
 
         Raises:
-          ConfigError: weights without a network, or of another.
+          ConfigError: weights without a network, or of another network.
           CheckpointError: weights that cannot be read.
           InputError: neither a network's name nor a folder.
         """
@@ -119,10 +121,12 @@ class NetworkFlags:
                 return None, {}
             config, network, metadata = load_flow_network(convert.resolve(checkpoint))
             if config.network != name:
-                raise ConfigError(f"--flow={name}, but {checkpoint} is of {config.network}: --flow={config.network}.")
+                raise ConfigError(
+                    f"--flow={name}, but {checkpoint} has weights of {config.network}: use --flow={config.network}."
+                )
             return network, metadata
         if checkpoint:
-            raise ConfigError(f"--flow_checkpoint goes with --flow={', '.join(NETWORKS)}, not with --flow={name}.")
+            raise ConfigError(f"--flow_checkpoint requires --flow={' or '.join(NETWORKS)}, not --flow={name}.")
         if name == "none":
             self._without_flow()
             return None, {}
@@ -130,31 +134,31 @@ class NetworkFlags:
             raise ConfigError(f"--flow={name}: it must be {', '.join(NETWORKS)} or none.")
         folder = pathlib.Path(name).expanduser()
         if not folder.is_dir():
-            raise InputError(f"--flow={name}: neither {', '.join(NETWORKS)}, none, nor a folder.")
+            raise InputError(f"--flow={name}: it is neither {', '.join(NETWORKS)}, none, nor a folder.")
         files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
         return folder, {"folder": os.fspath(folder.absolute()), "files": files}
 
     def lacks_weights(self) -> bool:
-        """Whether flow is to come from a network that there are no weights for: to be said, not passed over."""
+        """Whether flow is requested from a network without weights: the program then says that it omits flow."""
         return self.flow.value in NETWORKS and not self.flow_checkpoint.value
 
     def _without_flow(self) -> None:
-        """Refuses what needs flow."""
+        """Refuses options that need flow."""
         if "flow" in self.mask_sources()[0]:
             sources = "--flow_checkpoint=WEIGHTS" + " or --flow=FOLDER" * self._TAKES_FOLDERS
             raise ConfigError(f"--masks=flow needs optical flow: {sources}.")
 
 
 class GivenFlags(NetworkFlags):
-    """The same, and files that belong to one clip: masks, optical flow, cameras."""
+    """`NetworkFlags`, and files that belong to one clip: masks, optical flow, cameras."""
 
     _MASKS = (
-        "motion (what --motion finds), flow (optical flow that the camera does not explain), a folder of PNGs of your "
-        "own, or none."
+        "motion (what --motion finds), flow (optical flow that the camera does not explain), a folder with your own "
+        "PNGs, or none."
     )
     _FLOW = (
-        "The network of --flow_checkpoint (sea-raft, raft, raft-small), none, or a folder of IIIII_JJJJJ.flo files "
-        "that --save_flow wrote or of your own."
+        "The network of --flow_checkpoint (sea-raft, raft, raft-small), none, or a folder of IIIII_JJJJJ.flo files, "
+        "written by --save_flow or your own."
     )
     _TAKES_FOLDERS = True
 
@@ -163,19 +167,19 @@ class GivenFlags(NetworkFlags):
         self.intrinsics = self._known.string(
             "intrinsics",
             "",
-            "Text file with fx fy cx cy or a 3x3 matrix (of all frames, or a line each), or a transforms.json; pixels "
-            "of the original video.",
+            "Text file with fx fy cx cy or a 3x3 matrix (one for all frames, or a line for each), or a "
+            "transforms.json; in pixels of the original video.",
         )
         self.poses = self._known.string(
             "poses",
             "",
-            "Camera poses of all frames or some: a TUM trajectory, a transforms.json, or an .npz with world_from_cam. "
-            "The result is in their world and unit.",
+            "Camera poses of some or all frames: a TUM trajectory, a transforms.json, or an .npz with world_from_cam. "
+            "The result is in their world and units.",
         )
         self.camera_weight = self._known.number(
-            "camera_weight", 0.0, "Known cameras attract with this weight; 0: they stay as they are.", at_least=0.0
+            "camera_weight", 0.0, "Weight of known cameras as a prior; 0: they are held fixed.", at_least=0.0
         )
-        self.save_flow = self._optical_flow.boolean("save_flow", False, "Keep the flow in the result's folder flow/.")
+        self.save_flow = self._optical_flow.boolean("save_flow", False, "Save the flow in the result's folder flow/.")
 
     def _without_flow(self) -> None:
         super()._without_flow()
@@ -187,8 +191,8 @@ class GivenFlags(NetworkFlags):
 
         Args:
           frames: the clip.
-          source: where the frames are from.
-          stopped_early: the source has more frames than were looked at.
+          source: video or folder of the frames.
+          stopped_early: the source has more frames than were read.
 
         Raises:
           InputError: files that do not fit the clip.
@@ -205,14 +209,14 @@ class GivenFlags(NetworkFlags):
 
 
 def estimator(source: FlowNetwork | pathlib.Path | None) -> FlowEstimator | None:
-    """The flow network as `reconstruct(..., flow=...)` takes it; None where flow does not come from a network."""
+    """The flow network as `reconstruct(..., flow=...)` takes it; None if flow does not come from a network."""
     return None if source is None or isinstance(source, pathlib.Path) else partial(estimate_flow, source)
 
 
 def with_flow_files(
     given: Given, source: FlowNetwork | pathlib.Path | None, frames: Frames, edges: np.ndarray
 ) -> Given:
-    """Adds the flow of pairs (E, 2) of the clip's frames where it comes from a folder.
+    """Adds the flow of pairs (E, 2) of the clip's frames if it comes from a folder.
 
     Raises:
       InputError: files that do not fit the clip.

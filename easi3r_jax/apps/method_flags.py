@@ -27,7 +27,7 @@ def checkpoint_flag(group: cli.Group):
 
 def devices_flag(group: cli.Group):
     """`--devices`."""
-    return group.integer("devices", 0, "Devices of this machine that share the work (0: all).", at_least=0)
+    return group.integer("devices", 0, "Number of this machine's devices to use (0: all).", at_least=0)
 
 
 def dtype_flag(group: cli.Group):
@@ -36,20 +36,21 @@ def dtype_flag(group: cli.Group):
         "dtype",
         "auto",
         ["auto", "float32", "bfloat16"],
-        "Of the network's layers; auto is bfloat16 on GPUs and TPUs. Heads and statistics are float32 always.",
+        "Number type of the network's layers; auto is bfloat16 on GPUs and TPUs. Heads and statistics are always "
+        "float32.",
     )
 
 
 class SizeFlags:
-    """How frames are brought to the network's size: three flags, to be added to a group of a program's."""
+    """Three flags for resizing frames to the network's size, added to a group of a program's flags."""
 
     def __init__(self, group: cli.Group):
-        self.size = group.integer("size", 0, "Long side in pixels (0: what the checkpoint was trained at).", at_least=0)
+        self.size = group.integer("size", 0, "Long side in pixels (0: the checkpoint's training size).", at_least=0)
         self.crop = group.boolean("crop", True, "Crop to multiples of the patch size; --nocrop resizes to them.")
         self.square_ok = group.boolean("square_ok", False, "Keep square images square instead of cropping them to 4:3.")
 
     def frame_config(self, model: DUSt3R, *, every: int = 1, fps: float = 0.0, first: int = 0) -> options.FrameConfig:
-        """How frames are read: at the network's own size unless told otherwise."""
+        """How frames are read: at the network's training size, unless --size is given."""
         return options.FrameConfig(
             size=self.size.value or max(model.config.image_size),
             patch_size=model.config.patch_size,
@@ -62,12 +63,11 @@ class SizeFlags:
 
 
 class MethodFlags(Generic[Known]):
-    """Pairs, motion, what is known beforehand, optical flow, alignment: groups of a program's flags.
+    """Groups of a program's flags: pairs, motion, priors, optical flow, alignment.
 
     Args:
-      flags: of the program.
-      known: makes the groups of what is known beside the frames: `GivenFlags`, or `NetworkFlags` for any number of
-        clips.
+      flags: the program's.
+      known: creates the groups for priors and flow: `GivenFlags`, or `NetworkFlags` for any number of clips.
     """
 
     def __init__(self, flags: cli.Flags, known: type[Known]):
@@ -82,23 +82,27 @@ class MethodFlags(Generic[Known]):
             "point_dtype",
             "float32",
             ["float32", "float16", "bfloat16"],
-            "How the point maps of all pairs are kept; the shorter ones take half the memory.",
+            "Number type of all pairs' point maps; the 16-bit types take half the memory.",
         )
-        self.pair_batch = pairs.integer("pair_batch", 0, "Pairs decoded at a time (0: chosen).", at_least=0)
-        self.frame_batch = pairs.integer("frame_batch", 0, "Frames encoded at a time (0: chosen).", at_least=0)
+        self.pair_batch = pairs.integer("pair_batch", 0, "Pairs decoded at a time (0: automatic).", at_least=0)
+        self.frame_batch = pairs.integer("frame_batch", 0, "Frames encoded at a time (0: automatic).", at_least=0)
 
         motion = flags.group("Motion")
         self.motion = motion.choice(
             "motion",
             "attention",
             options.CUES,
-            "Where motion is read from: the network's attention (Easi3R), point maps that no rigid motion brings "
-            "together (rigid), matches that no camera explains (match), or nowhere (none: plain DUSt3R / MonST3R).",
+            "Motion cue: the network's attention (Easi3R), point maps that no rigid motion aligns (rigid), matches "
+            "that no camera explains (match), or none (plain DUSt3R / MonST3R).",
         )
-        self.reattention = motion.boolean("reattention", True, "Mask what moves inside the attention of a second pass.")
+        self.reattention = motion.boolean(
+            "reattention", True, "Mask dynamic regions inside the attention of a second pass."
+        )
         self.clusters = motion.integer("clusters", 64, "k-means clusters that smooth the motion score.", at_least=1)
-        self.restarts = motion.integer("kmeans_restarts", 4, "Starts of k-means; the best one counts.", at_least=1)
-        self.kmeans_iterations = motion.integer("kmeans_iterations", 300, "Most iterations of each start.", at_least=1)
+        self.restarts = motion.integer("kmeans_restarts", 4, "Starts of k-means; the best one is kept.", at_least=1)
+        self.kmeans_iterations = motion.integer(
+            "kmeans_iterations", 300, "Maximum number of iterations of each start.", at_least=1
+        )
         self.otsu = motion.string(
             "otsu_classes", "2,3,4", "Class counts that multi-Otsu tries for the mask's threshold."
         )
@@ -107,10 +111,10 @@ class MethodFlags(Generic[Known]):
 
         align = flags.group("Alignment")
         self.iterations = align.integer("iterations", 300, "Optimisation steps.", at_least=1)
-        self.learning_rate = align.number("learning_rate", 0.01, "Of the first step.")
-        self.learning_rate_min = align.number("learning_rate_min", 0.001, "Of the last step.")
-        self.schedule = align.choice("schedule", "linear", ["linear", "cosine"], "Of the learning rate.")
-        self.shared_focal = align.boolean("shared_focal", True, "One focal length for the clip.")
+        self.learning_rate = align.number("learning_rate", 0.01, "Learning rate of the first step.")
+        self.learning_rate_min = align.number("learning_rate_min", 0.001, "Learning rate of the last step.")
+        self.schedule = align.choice("schedule", "linear", ["linear", "cosine"], "Learning rate schedule.")
+        self.shared_focal = align.boolean("shared_focal", True, "Use one focal length for the whole clip.")
         self.smoothing = align.number(
             "smoothing_weight", 0.0, "Weight of the camera path's temporal smoothness.", at_least=0.0
         )
@@ -118,28 +122,30 @@ class MethodFlags(Generic[Known]):
             "translation_weight", 1.0, "Weight of translation within the smoothness.", at_least=0.0
         )
         self.flow_weight = align.number("flow_weight", 0.01, "Weight of the optical flow.", at_least=0.0)
-        self.flow_start = align.number("flow_start", 0.1, "Share of the steps before the flow counts.", at_least=0.0)
+        self.flow_start = align.number("flow_start", 0.1, "Fraction of the steps before flow is used.", at_least=0.0)
         self.depth_weight = align.number(
-            "depth_weight", 0.0, "Weight of staying close to the depth at the start.", at_least=0.0
+            "depth_weight", 0.0, "Weight of staying close to the initial depth.", at_least=0.0
         )
-        self.principal_point = align.boolean("free_principal_point", False, "Find each frame's principal point, too.")
+        self.principal_point = align.boolean(
+            "free_principal_point", False, "Also optimise each frame's principal point."
+        )
         self.initialisation = align.choice(
             "initialisation",
             "spanning-tree",
             ["spanning-tree", "chain"],
-            "Which pairs the first world is put together along: the most confident ones, or those of the nearest "
+            "Pairs along which the initial world is assembled: the most confident ones, or those of the nearest "
             "frames.",
         )
         self.min_confidence = align.number(
-            "min_confidence", 3.0, "Points below it take no part in finding the first poses."
+            "min_confidence", 3.0, "Points below this confidence are not used for initial poses."
         )
         self.pnp_iterations = align.integer(
-            "pnp_iterations", 10, "RANSAC iterations of a frame's first pose.", at_least=1
+            "pnp_iterations", 10, "RANSAC iterations of a frame's initial pose.", at_least=1
         )
         self.clean_tolerance = align.number(
             "clean_tolerance",
             0.001,
-            "Share of the depth by which a point must float before what others see to lose its confidence.",
+            "A point loses its confidence if it floats in front of other frames' depth by more than this fraction.",
             at_least=0.0,
         )
 
@@ -147,8 +153,8 @@ class MethodFlags(Generic[Known]):
         """The options of every stage.
 
         Args:
-          seed: of k-means and RANSAC.
-          camera_weight: with which known cameras attract; infinite: they stay as they are.
+          seed: for k-means and RANSAC.
+          camera_weight: weight of known cameras; infinite: they are held fixed.
 
         Raises:
           ConfigError: a value outside its range.
@@ -190,10 +196,10 @@ class MethodFlags(Generic[Known]):
         )
 
     def check(self) -> None:
-        """Refuses what no clip could make right.
+        """Refuses options that are wrong for every clip.
 
         Raises:
-          ConfigError: an unknown pair graph, refinement of masks that there are none of.
+          ConfigError: an unknown pair graph, or refinement without masks.
         """
         self.known.check_refine(motion=self.motion.value != "none")
         if not self.graph.value.startswith("oneref"):  # its reference may be any frame
@@ -203,5 +209,5 @@ class MethodFlags(Generic[Known]):
         """`--otsu_classes` as numbers."""
         words = self.otsu.value.split(",")
         if not set(words) <= {"2", "3", "4"}:
-            raise ConfigError(f"--otsu_classes={self.otsu.value}: some of 2, 3 and 4, with commas between.")
+            raise ConfigError(f"--otsu_classes={self.otsu.value}: it must be some of 2, 3 and 4, separated by commas.")
         return tuple(int(word) for word in words)

@@ -27,20 +27,20 @@ from easi3r_jax.io.video import load_frames
 from easi3r_jax.io.window_store import WindowStore
 from easi3r_jax.models import DUSt3R, FlowNetwork
 
-Figures = dict[str, dict[str, float | None]]
+Comparison = dict[str, dict[str, float | None]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Method:
-    """What a clip goes through.
+    """The method with its networks and options.
 
     Attributes:
       model: the network, on the devices.
-      config: of all stages.
+      config: options of all stages.
       frames: how frames are read.
       refiner: of masks, or None.
-      flow: network, or folder with files, that optical flow comes from, or None.
-      weights: what is known of the weights of "checkpoint", "flow" and "refiner".
+      flow: network, or folder of files, that provides optical flow, or None.
+      weights: metadata of the weights of "checkpoint", "flow" and "refiner".
     """
 
     model: DUSt3R
@@ -51,7 +51,7 @@ class Method:
     weights: dict[str, Any]
 
     def made_by(self) -> dict[str, Any]:
-        """Everything that a window's scene depends on beside arrays."""
+        """Everything except arrays that a window's scene depends on."""
         return {
             "pipeline": self.config,
             "weights": tuple(self.weights.values()),
@@ -67,16 +67,16 @@ def whole_clip(
     truth: metrics.GroundTruth | None,
     twin: Sequence | None,
     stages: Stages,
-) -> tuple[Reconstruction, Figures]:
+) -> tuple[Reconstruction, Comparison]:
     """All pairs of the clip at once; with ground truth also metrics of plain DUSt3R and of the motionless twin.
 
     Args:
       method: the method.
       frames: the clip.
-      given: what is known beside the frames.
-      truth: None: nothing is compared.
+      given: priors.
+      truth: ground truth; None: no comparison.
       twin: the clip's motionless twin, if there is one.
-      stages: told of progress.
+      stages: called with progress.
     """
     model, config = method.model, method.config
     edges = clip_edges(len(frames.rgb), config.graph)
@@ -93,10 +93,10 @@ def whole_clip(
         progress=stages,
     )
     stages.close()
-    figures: Figures = {}
+    comparison: Comparison = {}
     if truth is not None and config.cue != "none":
-        figures = compared(truth, twin, method, frames, features, result.given or given, stages)
-    return result, figures
+        comparison = compared(truth, twin, method, frames, features, result.given or given, stages)
+    return result, comparison
 
 
 def window_by_window(
@@ -110,7 +110,7 @@ def window_by_window(
     overlap: int,
     keyframes: bool,
 ) -> Reconstruction:
-    """A long clip in a window's memory; windows that an earlier call has done are not done again."""
+    """A long clip in the memory of one window; windows finished by an earlier call are not repeated."""
     graph = method.config.graph
 
     def of_window(numbers: np.ndarray) -> Given:
@@ -142,7 +142,7 @@ def window_by_window(
 
 
 def frame_by_frame(method: Method, frames: Frames, stages: Stages) -> Reconstruction:
-    """Every frame as it comes in, without optimisation; prints the rate."""
+    """Every frame as it arrives, without optimisation; prints the rate."""
     began, total = time.perf_counter(), len(frames.rgb)
 
     def timed(stage: str, done: int, count: int, note: str) -> None:
@@ -153,7 +153,7 @@ def frame_by_frame(method: Method, frames: Frames, stages: Stages) -> Reconstruc
 
     result = reconstruct_stream(method.model, frames, method.config.alignment, progress=timed)
     if total > 2:
-        print(f"  {(total - 2) / (time.perf_counter() - began):.1f} frames a second after compilation")
+        print(f"  {(total - 2) / (time.perf_counter() - began):.1f} frames per second after compilation")
     return result
 
 
@@ -165,18 +165,18 @@ def compared(
     features: Array,
     given: Given,
     stages: Stages,
-) -> Figures:
+) -> Comparison:
     """Metrics of plain DUSt3R, and of the method on the clip's motionless twin."""
     stages("compare", 0, 2)
     plain = dataclasses.replace(method.config, cue="none", masks=())
     scene = pipeline.reconstruct(method.model, frames, plain, features=features).scene
-    geometry_only = dataclasses.replace(truth, masks=None)  # plain DUSt3R says nothing about motion
-    figures = {"plain DUSt3R": metrics.evaluate_scene(scene, geometry_only)}
+    geometry_only = dataclasses.replace(truth, masks=None)  # plain DUSt3R does not detect motion
+    comparison = {"plain DUSt3R": metrics.evaluate_scene(scene, geometry_only)}
     stages("compare", 1, 2)
-    # Flow and masks of the clip say nothing of its twin.
+    # Flow and masks of the clip do not apply to its twin.
     if twin is not None and twin.ground_truth is not None and given.flow is None and given.masks is None:
         still = load_frames(twin.frames, method.frames)
         scene = pipeline.reconstruct(method.model, still, method.config, given=given, refiner=method.refiner).scene
-        figures["full, motionless twin"] = metrics.evaluate_scene(scene, load_ground_truth(twin.ground_truth, still))
+        comparison["full, motionless twin"] = metrics.evaluate_scene(scene, load_ground_truth(twin.ground_truth, still))
     stages("compare", 2, 2)
-    return figures
+    return comparison

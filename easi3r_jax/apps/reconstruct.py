@@ -1,4 +1,4 @@
-"""Reconstructs a video in 4D: camera path, intrinsics, depth, confidence, masks of what moves, point clouds.
+"""Reconstructs a video in 4D: camera path, intrinsics, depth, confidence, masks of dynamic regions, point clouds.
 
     python -m experiments.reconstruct --seq=demo                      # bundled clip and network, about a minute
     python -m experiments.reconstruct --seq=my_video.mp4              # your video, the small bundled network
@@ -9,7 +9,7 @@
 
 Defaults are the released program's. The result is a folder: scene.npz, trajectory.txt (TUM), intrinsics.txt, depth/,
 masks/, scene.glb, scene.ply, summary.png, config.json, timings.json and, with ground truth, metrics.json. --videos and
---report add moving pictures and a page that shows all of it.
+--report add videos and a page that shows everything.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
 from easi3r_jax.apps.exporting import write_exports
 from easi3r_jax.apps.given import GivenFlags
 from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, dtype_flag
-from easi3r_jax.apps.modes import Figures, Method, frame_by_frame, whole_clip, window_by_window
+from easi3r_jax.apps.modes import Comparison, Method, frame_by_frame, whole_clip, window_by_window
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.reporting import METRICS, PictureFlags, timings
 from easi3r_jax.apps.view import serve, usual_port
@@ -57,8 +57,8 @@ GROUND_TRUTH = _INPUT.string(
     "ground_truth", "", "An .npz with depth, masks, world_from_cam, intrinsics; prints metrics."
 )
 EVERY = _INPUT.integer("every", 1, "Take every n-th frame.", at_least=1)
-FPS = _INPUT.number("fps", 0.0, "Take about so many frames per second of a video (0: all).", at_least=0.0)
-FIRST = _INPUT.integer("first", 0, "Stop after so many frames (0: all).", at_least=0)
+FPS = _INPUT.number("fps", 0.0, "Take about this many frames per second of a video (0: all).", at_least=0.0)
+FIRST = _INPUT.integer("first", 0, "Stop after this many frames (0: all).", at_least=0)
 SIZE = SizeFlags(_INPUT)
 
 _MODE = FLAGS.group("Mode")
@@ -66,15 +66,15 @@ MODE = _MODE.choice(
     "mode",
     "align",
     ["align", "feedforward"],
-    "Align all pairs of the clip (or of each window) by optimisation, or place each frame as it comes in, in closed "
-    "form: faster, without masks, and errors add up along the clip.",
+    "Align all pairs of the clip (or of each window) by optimisation, or place each frame as it arrives, in closed "
+    "form: faster, but without masks, and errors accumulate along the clip.",
 )
 WINDOW = _MODE.integer(
-    "window", 0, "Reconstruct a long clip in windows of so many frames, in a window's memory (0: all at once)."
+    "window", 0, "Reconstruct a long clip in windows of this many frames, in the memory of one (0: all at once)."
 )
 OVERLAP = _MODE.integer("overlap", 8, "Frames that a window shares with the one before.")
 KEYFRAMES = _MODE.boolean(
-    "keyframes", True, "Hold the windows together by one more, of as many frames from all over the clip."
+    "keyframes", True, "Tie the windows together by an additional one, of frames spread over the whole clip."
 )
 
 METHOD = MethodFlags(FLAGS, GivenFlags)
@@ -85,17 +85,17 @@ OUTPUT = _OUTPUT.string(
     "output", "", "Folder of the result (default: results/<sequence name>). An older one is replaced."
 )
 FOREGROUND = _OUTPUT.string(
-    "foreground", "all", "What moves, in scene.glb and scene.ply: all, none, or a frame number."
+    "foreground", "all", "Dynamic points in scene.glb and scene.ply: all, none, or a frame number."
 )
 CLOUD_CONFIDENCE = _OUTPUT.number(
-    "cloud_confidence", export.MIN_CONFIDENCE, "Least confidence of the static points in scene.glb and scene.ply."
+    "cloud_confidence", export.MIN_CONFIDENCE, "Minimum confidence of static points in scene.glb and scene.ply."
 )
-CLOUD_POINTS = _OUTPUT.integer("cloud_points", 2_000_000, "Most points in either.", at_least=1)
+CLOUD_POINTS = _OUTPUT.integer("cloud_points", 2_000_000, "Maximum number of points in each of them.", at_least=1)
 EXPORT = _OUTPUT.string(
     "export",
     "",
-    f"Also write formats of other tools, into the folder exports of the result: {', '.join(export.FORMATS)} (commas "
-    "between; `python -m experiments.export` has options of its own).",
+    f"Also write formats of other tools, into the result's folder exports/: {', '.join(export.FORMATS)} (separated by "
+    "commas; `python -m experiments.export` has more options).",
 )
 PICTURES = PictureFlags(_OUTPUT)
 VIEW = _OUTPUT.boolean("view", False, "When done, show the result in the browser (see `python -m experiments.view`).")
@@ -109,9 +109,9 @@ COMPARE = _OUTPUT.boolean(
 _COMPUTE = FLAGS.group("Computation")
 DTYPE = dtype_flag(_COMPUTE)
 DEVICES = devices_flag(_COMPUTE)
-SEED = _COMPUTE.integer("seed", 0, "Of k-means and RANSAC.", at_least=0)
+SEED = _COMPUTE.integer("seed", 0, "Seed of k-means and RANSAC.", at_least=0)
 
-#: From `--checkpoint`, `--dtype` and progress to the network and what is known of its weights.
+#: Loads a network: (`--checkpoint`, `--dtype`, progress) -> the network and the metadata of its weights.
 Load = Callable[[str, str, Stages], tuple[DUSt3R, dict[str, Any]]]
 
 
@@ -120,10 +120,10 @@ def main() -> None:
 
 
 def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
-    """Reconstructs what the flags say.
+    """Runs the reconstruction that the flags describe.
 
     Args:
-      stages: told of progress.
+      stages: called with progress.
       load: replaces `load_model_and_metadata`, for a program that keeps its networks.
 
     Returns:
@@ -142,8 +142,8 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     stages.close()
     print(describe(sequence, frames, method.model))
     if MODE.value == "align" and GIVEN.lacks_weights():
-        print("  No weights for optical flow (--flow_checkpoint): the alignment goes without it.")
-    # What cannot work fails now, not after the work.
+        print("  No weights for optical flow (--flow_checkpoint): the alignment runs without it.")
+    # Fail early: these checks would otherwise fail after the reconstruction.
     length = WINDOW.value if 0 < WINDOW.value < len(frames.rgb) else len(frames.rgb)
     clip_edges(length, config.graph)
     clouds().check(len(frames.rgb))
@@ -152,28 +152,28 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     if given.cameras is not None and METHOD.shared_focal.value and not np.all(given.cameras.intrinsics_known):
         alignment.clip_focal(given.cameras)
 
-    figures: Figures = {}
+    comparison: Comparison = {}
     store = None
     if MODE.value == "feedforward":
         result = frame_by_frame(method, frames, stages)
-        truth = None if truth is None else dataclasses.replace(truth, masks=None)  # it says nothing about motion
+        truth = None if truth is None else dataclasses.replace(truth, masks=None)  # motion is not detected
     elif length < len(frames.rgb):
         shape = {"window": WINDOW.value, "overlap": OVERLAP.value, "keyframes": KEYFRAMES.value}
         store = WindowStore(output, method.made_by() | shape, (frames.rgb, given))
         result = window_by_window(method, frames, given, store, stages, **shape)
     else:
         wanted = truth if COMPARE.value else None
-        result, figures = whole_clip(method, frames, given, wanted, sequence.twin, stages)
+        result, comparison = whole_clip(method, frames, given, wanted, sequence.twin, stages)
     stages.close()
     if truth is not None:
         name = "frame by frame" if MODE.value == "feedforward" else "full method"
-        figures = shown({name: metrics.evaluate_scene(result.scene, truth)} | figures)
+        comparison = shown({name: metrics.evaluate_scene(result.scene, truth)} | comparison)
 
     written = results.save_result(
         output,
         result,
         record=record_of(method),
-        metrics=figures or None,
+        metrics=comparison or None,
         name=sequence.name,
         clouds=clouds(),
         keep_flow=GIVEN.save_flow.value,
@@ -195,7 +195,7 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
             stages.close()
         export.write_json(written / "timings.json", timings(stages, time.perf_counter() - began))
         lines += PICTURES.write(results.load_result(written), written, name=sequence.name, progress=stages)
-    finally:  # the result stands, whatever becomes of what is made from it
+    finally:  # the result is complete even if exports or pictures fail
         stages.close()
         print(closing_table(stages, time.perf_counter() - began, written))
     if lines:
@@ -210,11 +210,11 @@ def _load(checkpoint: str, dtype: str, stages: Stages) -> tuple[DUSt3R, dict[str
 
 
 def load_method(config: options.PipelineConfig, stages: Stages, load: Load) -> Method:
-    """Loads what the flags name."""
+    """Loads the networks that the flags name."""
     refiner = GIVEN.refiner(stages)
     flow, flow_weights = GIVEN.flow_source() if MODE.value == "align" else (None, {})
     model, checkpoint = load(CHECKPOINT.value, DTYPE.value, stages)
-    if MODE.value == "align":  # frame by frame there is nothing to share
+    if MODE.value == "align":  # frame by frame there is nothing to shard
         model, flow = on_devices(model, DEVICES.value), on_devices(flow, DEVICES.value)
     weights = {"checkpoint": checkpoint, "flow": flow_weights, "refiner": refiner and refiner.metadata}
     return Method(model, config, frame_config(model), refiner, flow, weights)
@@ -237,26 +237,26 @@ def record_of(method: Method) -> dict[str, Any]:
 
 
 def clouds() -> export.CloudOptions:
-    """Which points scene.glb and scene.ply hold."""
+    """Selection of points for scene.glb and scene.ply."""
     return export.CloudOptions(FOREGROUND.value, CLOUD_CONFIDENCE.value, CLOUD_POINTS.value)
 
 
 def check_options() -> None:
-    """Refuses what no clip and no network could make right, before either is read."""
+    """Refuses options that are wrong for every clip and network, before either is read."""
     if WINDOW.value:
         alignment.window_ranges(0, WINDOW.value, OVERLAP.value)
         if GIVEN.save_flow.value:
-            raise ConfigError("--save_flow keeps the flow of a clip that is done at once: leave it or --window out.")
+            raise ConfigError("--save_flow is not available with --window: omit one of them.")
     elif OVERLAP.present or KEYFRAMES.present:
         flag = "--overlap" if OVERLAP.present else "--nokeyframes"
-        raise ConfigError(f"{flag} is of windows: add --window=FRAMES.")
+        raise ConfigError(f"{flag} applies to windows only: add --window=FRAMES.")
     if MODE.value == "feedforward":
         kept = {holder.name for group in (_INPUT, _OUTPUT, _COMPUTE) for holder in group.holders}
         kept |= {"mode", "shared_focal", "frame_batch", "clean_tolerance"}
         unused = [flag for flag in FLAGS.changed() if flag[2:].split("=")[0] not in kept]
         unused = [flag for flag in unused if flag not in ("--flow=none", "--masks=none", "--motion=none")]
         if unused:
-            raise ConfigError(f"--mode=feedforward has no use for {', '.join(unused)}: leave it out.")
+            raise ConfigError(f"--mode=feedforward does not use {', '.join(unused)}: omit it.")
     METHOD.check()
     PICTURES.check()
     if VIEW.value:
@@ -270,23 +270,23 @@ def frame_config(model: DUSt3R) -> options.FrameConfig:
     return SIZE.frame_config(model, every=EVERY.value, fps=FPS.value, first=FIRST.value)
 
 
-def shown(columns: Figures) -> Figures:
-    """Prints the figures side by side, plain DUSt3R first, and returns them in that order."""
+def shown(columns: Comparison) -> Comparison:
+    """Prints the metrics side by side, plain DUSt3R first, and returns them in that order."""
     columns = {name: columns[name] for name in sorted(columns, key=lambda name: name != "plain DUSt3R")}
-    known = {name for figures in columns.values() for name in figures}
+    known = {name for found in columns.values() for name in found}
     rows = [
-        (text, *(_figure(f.get(name)) for f in columns.values())) for name, text in METRICS.items() if name in known
+        (text, *(_number(f.get(name)) for f in columns.values())) for name, text in METRICS.items() if name in known
     ]
     print(table(rows, ("against ground truth", *columns)))
     return columns
 
 
-def _figure(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
 def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
-    """One line on what is about to happen."""
+    """One line about the clip and the network."""
     count, height, width = frames.rgb.shape[:3]
     weights = "the small embedded network" if CHECKPOINT.value == "embedded" else CHECKPOINT.value
     note = ""
@@ -296,8 +296,8 @@ def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
 
 
 def closing_table(stages: Stages, seconds: float, output: pathlib.Path) -> str:
-    """Time per stage, peak memory, where the files are."""
+    """Time per stage, peak memory, and the result's folder."""
     rows = [(stage, str(stages.units[stage]), f"{t:.1f}") for stage, t in stages.seconds.items()]
-    rows.append(("in all, compilation included", "", f"{seconds:.1f}"))
+    rows.append(("total, including compilation", "", f"{seconds:.1f}"))
     memory = ", ".join(f"{where} {size / 1e9:.2f} GB" for where, size in peak_memory_bytes().items())
     return f"{table(rows, ('stage', 'items', 'seconds'))}\n  peak memory: {memory}\n  result: {output}"

@@ -175,7 +175,7 @@ def train_in(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConf
     for note in source.notes:
         print(f"  note: {note}", flush=True)
     if begun is None:
-        state = jax.device_put(init_state(parameters, config), sharding.replicated(mesh))
+        state = jax.device_put(init_state(parameters, config), sharding.replicated_sharding(mesh))
     else:
         state = resumed(output, parameters, config, mesh, recorded)
     del first, parameters
@@ -217,7 +217,7 @@ def resumed(
 ) -> TrainState:
     """The newest readable state; `parameters` are shapes."""
     shapes = jax.eval_shape(lambda p: init_state(p, config), parameters)
-    everywhere = sharding.replicated(mesh)
+    everywhere = sharding.replicated_sharding(mesh)
     like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=everywhere), shapes)
     state, step, skipped = load_newest(output / "states", like, recorded)
     for reason in skipped:

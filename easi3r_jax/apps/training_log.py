@@ -15,9 +15,10 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from easi3r_jax.core.atomic import atomic_file
+from easi3r_jax.core.types import PairPredictions
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.training.batch import Targets, ViewPairs, targets_of
-from easi3r_jax.training.objective import Predicted, point_errors, predict
+from easi3r_jax.training.objective import point_errors, predict
 
 
 class TrainingLog:
@@ -81,7 +82,7 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
 
 
 @jax.jit
-def _predict_errors(model: DUSt3R, pairs: ViewPairs) -> tuple[Predicted, Targets, jax.Array, jax.Array]:
+def _predict_errors(model: DUSt3R, pairs: ViewPairs) -> tuple[PairPredictions, Targets, jax.Array, jax.Array]:
     predicted, targets = predict(model, pairs.rgb)[0], targets_of(pairs)
     return predicted, targets, *point_errors(predicted, targets)[:2]
 

@@ -1,1 +1,1 @@
-"""What every room stands on: pytrees, configuration, errors, geometry, pair graphs, devices."""
+"""What every other package builds on: pytrees, configuration, errors, geometry, pair graphs, devices."""

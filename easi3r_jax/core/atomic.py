@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that are written atomically."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _REASONS = {
 
 
 def output_error(path: str | os.PathLike, error: OSError) -> OutputError:
-    """The one-line complaint for a failed write under `path`."""
+    """The one-line error for a failed write under `path`."""
     reason = _REASONS.get(error.errno or 0, str(error.strerror or error))
     return OutputError(f"Cannot write {os.fspath(path)}: {reason}.")
 
@@ -38,10 +38,10 @@ def ensure_writable(path: str | os.PathLike, *, marker: str) -> None:
 
     Args:
       path: the folder to be written; it and its parents may be missing.
-      marker: file whose presence shows that an existing folder is an older result, free to be replaced.
+      marker: file whose presence shows that an existing folder is an older result, which may be replaced.
 
     Raises:
-      OutputError: no permission, a read-only or full disk, a file in the way, a folder with something else in it.
+      OutputError: no permission, a read-only or full disk, a file in the way, a folder that holds something else.
     """
     target = pathlib.Path(path).expanduser()
     try:
@@ -53,10 +53,10 @@ def ensure_writable(path: str | os.PathLike, *, marker: str) -> None:
 
 
 def _try_writing(folder: pathlib.Path) -> None:
-    """Raises OSError where nothing can be written into a folder, or, as it is missing, the nearest one above."""
+    """Raises OSError if a folder, or its nearest existing parent, is not writable."""
     while not folder.exists():
         folder = folder.parent
-    # Permission bits do not tell the whole story (root, access lists, read-only mounts): try it.
+    # Permission bits alone are not reliable (root, access lists, read-only mounts), so write a probe.
     with tempfile.TemporaryDirectory(prefix=".writable-", dir=folder) as probe:
         (pathlib.Path(probe) / "probe").write_bytes(b"x" * 4096)
 
@@ -69,19 +69,18 @@ def atomic_folder(
     size: int = 0,
     durable: bool = False,
 ) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder beside `path`, which replaces `path` when the block ends well.
+    """Yields a temporary folder beside `path`, which replaces `path` when the block succeeds.
 
-    On any failure, Ctrl-C included, the temporary folder is removed and an older result stays as it was. The older
-    one is moved aside, never deleted, until the new one is in place; the moment between the two renames is the only
-    one in which `path` is missing (killed right there, the older result stands beside it as `.NAME.old-PID`).
+    On any failure, including Ctrl-C, the temporary folder is removed and an older result is left untouched. The older
+    one is moved aside and deleted only when the new one is in place. `path` is missing only between the two renames; a
+    process killed at that moment leaves the older result as `.NAME.old-PID`.
 
     Args:
       path: the folder to write; missing parents are created.
-      marker: file whose presence shows that an existing folder is an older result, free to be replaced; the block must
-        write it. Or a function that tells whether a folder is one.
-      size: bytes that will be written: fails before the block where the disk has less.
-      durable: whether all files are flushed to the disk before the folder gets its name, so that it is complete
-        after a power cut, too.
+      marker: file whose presence shows that an existing folder is an older result, which may be replaced; the block
+        must write it. Or a function that tells whether a folder is one.
+      size: bytes that will be written: fails before the block if the disk has less free space.
+      durable: flush all files to disk before the folder gets its name, so that it is complete even after a power cut.
 
     Raises:
       OutputError: for any `OSError` inside the block or while replacing, or a folder that is not an older result.
@@ -113,12 +112,12 @@ def atomic_folder(
 
 
 def _flush(path: pathlib.Path) -> None:
-    """Waits until a file, or a folder's list of names, is on the disk."""
+    """Flushes a file, or a folder's directory entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network disks cannot, of folders.
+        # Some network file systems cannot flush folders.
         if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -127,14 +126,14 @@ def _flush(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary path beside `path`; what is written there replaces `path` when the block ends well.
+    """Yields a temporary path beside `path`; the file written there replaces `path` when the block succeeds.
 
     Args:
       path: the file to write; missing parents are created.
 
     Raises:
       OutputError: for any `OSError` inside the block or while replacing; a folder or a device of this name.
-      OSError: in a folder that `atomic_folder` or `atomic_files` is writing, which name that one.
+      OSError: inside a folder that `atomic_folder` or `atomic_files` is writing; they report that folder instead.
     """
     target = pathlib.Path(path).expanduser().absolute()
     try:
@@ -149,16 +148,16 @@ def atomic_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         finally:
             building.unlink(missing_ok=True)
     except OSError as error:
-        if interrupt.is_half_written(target):  # of a folder that is being built: its own name is for the user
+        if interrupt.is_half_written(target):  # the outer context reports the folder's final name
             raise
         raise output_error(path, error) from error
 
 
 def check_file(target: pathlib.Path) -> None:
-    """A file may be replaced; root could replace /dev/null as well.
+    """Refuses to replace anything but a regular file: root could replace even /dev/null.
 
     Raises:
-      OutputError: what is there is no regular file.
+      OutputError: the existing path is not a regular file.
     """
     if target.exists() and not target.is_file():
         raise OutputError(f"Cannot write {target}: it is a folder or a device. Name a file.")
@@ -168,7 +167,7 @@ def ensure_files_writable(folder: str | os.PathLike, names: Collection[str], *, 
     """Fails now where `atomic_files` would fail at the end. Leaves nothing behind.
 
     Raises:
-      OutputError: no permission, a read-only or full disk, files of these names that are somebody's own.
+      OutputError: no permission, a read-only or full disk, files with these names that we did not write.
     """
     target = pathlib.Path(folder).expanduser()
     try:
@@ -181,25 +180,25 @@ def ensure_files_writable(folder: str | os.PathLike, names: Collection[str], *, 
 
 @contextlib.contextmanager
 def atomic_files(folder: str | os.PathLike, names: Collection[str], *, marker: str) -> Iterator[pathlib.Path]:
-    """Yields a temporary folder; the files written there move into `folder` together, when the block ends well.
+    """Yields a temporary folder; its files move into `folder` together when the block succeeds.
 
-    What else lies in `folder` stays. Files of `names` that are there from an earlier time and have not been written
-    anew are removed: what is there belongs together.
+    Other files in `folder` stay. Files in `names` from an earlier run that were not rewritten are removed, so that the
+    files there always belong together.
 
     Args:
       folder: missing parents are created.
-      names: of all files that may be written, `marker` among them.
-      marker: the file whose presence shows that files of these names are ours; the block must write it.
+      names: all files that may be written, including `marker`.
+      marker: the file whose presence shows that files with these names are ours; the block must write it.
 
     Raises:
-      OutputError: for any `OSError` inside the block or while moving; files of these names that are somebody's own.
+      OutputError: for any `OSError` inside the block or while moving; files with these names that we did not write.
     """
     try:
         target = pathlib.Path(folder).expanduser().resolve()
         _check_own(target, names, marker)
         is_new = not target.exists()
         target.parent.mkdir(parents=True, exist_ok=True)
-        # In it, where it is there: its parent may be of another file system, or not ours to write to.
+        # Inside the folder if it exists: its parent may be another file system, or not writable.
         building = (target.parent if is_new else target) / f".{marker}.tmp-{os.getpid()}"
         shutil.rmtree(building, ignore_errors=True)  # of a killed process that had our number
         try:
@@ -211,7 +210,7 @@ def atomic_files(folder: str | os.PathLike, names: Collection[str], *, marker: s
                     if is_new:
                         building.rename(target)
                     else:
-                        # The marker first: should the machine stop here, the files are still known as ours.
+                        # The marker first: if the machine stops here, the files are still recognised as ours.
                         for name in sorted(written, key=lambda name: name != marker):
                             (building / name).replace(target / name)
                         for name in set(names) - written:
@@ -223,20 +222,20 @@ def atomic_files(folder: str | os.PathLike, names: Collection[str], *, marker: s
 
 
 def _check_own(target: pathlib.Path, names: Collection[str], marker: str) -> None:
-    """A mistyped --output must never cost somebody a file of their own."""
+    """Refuses to replace files that we did not write: a mistyped --output must not destroy the user's files."""
     if target.exists() and not target.is_dir():
         raise OutputError(f"Cannot write into {target}: it is a file. Choose another folder.")
     if not (target / marker).exists():
         for name in sorted(names):
             if (target / name).exists():
                 raise OutputError(
-                    f"{target / name} is in the way, and not written by this program (no {marker} beside it): choose "
-                    "another folder."
+                    f"{target / name} is in the way and was not written by this program (no {marker} beside it): "
+                    "choose another folder."
                 )
 
 
 def _check_replaceable(target: pathlib.Path, marker: str | Callable[[pathlib.Path], bool]) -> None:
-    """A mistyped --output must never cost somebody a folder of their own."""
+    """Refuses to replace a folder that we did not write: a mistyped --output must not destroy the user's files."""
     if not target.exists():
         return
     if not target.is_dir():

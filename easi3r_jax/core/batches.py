@@ -1,11 +1,11 @@
-"""Work on many pairs, in batches of one shape, sharded over devices: which pair is done when, and where it is kept.
+"""Processes many pairs in batches of one shape, sharded over devices: batch order and storage of the results.
 
     batches = Batches(edges, most=28, mesh=mesh)
     for n in range(batches.count):
         part, valid = batches[n]
-        ...                                   # (B, 2) frames of the batch's pairs, (B,) which of them count
+        ...                                   # (B, 2) frames of the batch's pairs, (B,) which of them are valid
 
-Letters: D devices, B pairs of a batch.
+Letters: D devices, B pairs in a batch.
 """
 
 from __future__ import annotations
@@ -18,37 +18,43 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from easi3r_jax.core import sharding
-from easi3r_jax.core.sharding import ROWS, WHOLE
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.sharding import REPLICATED, ROWS
+from easi3r_jax.core.types import Array, Bool, Int, Shaped
 
-# Rounds from which on all batches are full: the last one then wastes an eighth of the work at most.
-_ROUNDS_OF_FULL_BATCHES = 8
+# From this many batches on, all are full: the last one then wastes at most an eighth of the work.
+_MIN_FULL_BATCHES = 8
 
 
 class Batches:
     """A clip's pairs in batches.
 
-    Each device has E / D consecutive rows of the arrays; a batch takes the next few of every device. The last batch
-    repeats rows of the one before, which do not count again: no other shape.
+    Each device has E / D consecutive rows of the arrays; a batch takes the next few from every device. To keep one
+    shape, the last batch repeats rows of the one before, marked invalid.
 
     Args:
       edges: (E, 2) pairs of frames; E is a multiple of D (see `pad_pairs`).
-      most: pairs that a device takes at a time at most.
-      mesh: of the devices; None: one.
+      most: maximum number of pairs per device in a batch.
+      mesh: of the devices; None: one device.
       valid: (E,) bool, which pairs are not padding; None: all.
-      batch: B; 0 chooses: `most` on every device where there are many, so that the shape does not depend on the clip's
+      batch: B; 0 chooses: `most` per device if there are many pairs, so that the shape does not depend on the clip's
         length, else equal batches.
 
     Attributes:
-      count: of batches.
+      count: number of batches.
     """
 
     def __init__(
-        self, edges: np.ndarray, most: int, mesh: Mesh | None, *, valid: np.ndarray | None = None, batch: int = 0
+        self,
+        edges: Int[np.ndarray, "E 2"],
+        most: int,
+        mesh: Mesh | None,
+        *,
+        valid: Bool[np.ndarray, "E"] | None = None,
+        batch: int = 0,
     ):
         self._edges, self._mesh = np.asarray(edges), mesh
         self._valid = np.ones(len(edges), bool) if valid is None else np.asarray(valid)
-        self._shards = sharding.num_shares(mesh)
+        self._shards = sharding.num_shards(mesh)
         self._per_device, rest = divmod(len(edges), self._shards)
         assert not rest, "pairs must be padded to a multiple of the devices"
         per_batch = -(-batch // self._shards) if batch else batch_size(self._per_device, most)
@@ -56,69 +62,73 @@ class Batches:
         self.count = -(-self._per_device // self._per_batch)
 
     def __getitem__(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """Frames of the n-th batch's pairs (B, 2), and (B,) bool which of them count."""
+        """Frames of the n-th batch's pairs (B, 2), and (B,) bool which of them are valid."""
         own = self._start(n) + np.arange(self._per_batch)
         numbers = (np.arange(self._shards)[:, None] * self._per_device + own[None]).ravel()
         is_new = np.tile(own >= n * self._per_batch, self._shards)
         return self._edges[numbers], self._valid[numbers] & is_new
 
     def done(self, n: int) -> int:
-        """About how many pairs are done before the n-th batch."""
+        """Approximate number of pairs done before the n-th batch."""
         return min(n * self._per_batch * self._shards, int(self._valid.sum()))
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        """(E, ...) zeros, on the devices that will fill them."""
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Shaped[Array, "E *rest"]:
+        """(E, ...) zeros, sharded like the results."""
         place = None if self._mesh is None else NamedSharding(self._mesh, ROWS)
         return jnp.zeros((len(self._edges), *shape), dtype, device=place)
 
-    def keep(self, store: tuple[Array, ...], values: tuple[Array, ...], n: int) -> tuple[Array, ...]:
-        """Writes what came out of the n-th batch, (B, ...) each, to its rows. The store is donated."""
+    def keep(
+        self, store: tuple[Shaped[Array, "E ..."], ...], values: tuple[Shaped[Array, "B ..."], ...], n: int
+    ) -> tuple[Shaped[Array, "E ..."], ...]:
+        """Writes the n-th batch's results, (B, ...) each, to its rows. The store is donated."""
         return _keep(store, values, self._start(n), self._mesh)
 
     def _start(self, n: int) -> int:
         return min(n * self._per_batch, self._per_device - self._per_batch)
 
 
-def pad_pairs(edges: np.ndarray, count: int, mesh: Mesh | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Pairs that clips of similar lengths and equal shards on all devices share the shape of.
+def pad_pairs(
+    edges: Int[np.ndarray, "E 2"], count: int, mesh: Mesh | None
+) -> tuple[Int[np.ndarray, "pairs 2"], Bool[np.ndarray, "pairs"] | None]:
+    """Pads pairs to a common length that splits into equal shards.
 
     Args:
       edges: (E, 2) pairs of frames.
-      count: pairs there shall be, at least.
-      mesh: over whose devices they are sharded; None: one device.
+      count: minimum number of pairs after padding.
+      mesh: mesh over which they are sharded; None: one device.
 
     Returns:
-      (E', 2) int32, the last pair repeated, and (E',) bool which are not padding; None where there is none to tell.
+      (E', 2) int32, padded by repeating the last pair, and (E',) bool, False for padding; None if nothing was padded.
     """
-    shards = sharding.num_shares(mesh)
+    shards = sharding.num_shards(mesh)
     total = -(-max(len(edges), count) // shards) * shards
     longer = padded(np.asarray(edges, np.int32), total)
     return longer, None if count == 0 and total == len(edges) else np.arange(total) < len(edges)
 
 
 def batch_size(count: int, most: int) -> int:
-    """Items at a time: `most` where there are many, else as many as make equal batches."""
-    rounds = -(-count // most)
-    return most if rounds >= _ROUNDS_OF_FULL_BATCHES else -(-count // rounds)
+    """Items per batch: `most` if there are many, else equal batches."""
+    num_batches = -(-count // most)
+    return most if num_batches >= _MIN_FULL_BATCHES else -(-count // num_batches)
 
 
 def bucket_size(count: int) -> int:
-    """The smallest of 1, 2, ... 16, 18, 20, ... 32, 36, ... that is not less: eight lengths between powers of two.
+    """Rounds up to one of 1, 2, ... 16, 18, 20, ... 32, 36, ...: eight sizes between powers of two.
 
-    Clips that are padded to it share what is compiled, and are an eighth longer at most.
+    Clips padded to the same size share compiled code, and are at most an eighth longer.
     """
     step = 1 << max(0, (count - 1).bit_length() - 4)
     return -(-count // step) * step
 
 
-def padded(x: np.ndarray, length: int) -> np.ndarray:
+def padded(x: Shaped[np.ndarray, "n *rest"], length: int) -> Shaped[np.ndarray, "length *rest"]:
     """Repeats the last entry up to `length`."""
     return x[np.minimum(np.arange(length), len(x) - 1)]
 
 
 @partial(jax.jit, static_argnames=("mesh",), donate_argnames=("store",))
 def _keep(store, values, start, mesh):
-    """In place: the store is donated, so that it exists once."""
+    """Writes in place: the store is donated, so only one copy exists."""
 
     def write(store, values, start):
         return tuple(
@@ -126,11 +136,11 @@ def _keep(store, values, start, mesh):
             for s, v in zip(store, values, strict=True)
         )
 
-    return sharding.divided(write, mesh, (ROWS, ROWS, WHOLE), ROWS)(store, values, start)
+    return sharding.shard_map(write, mesh, (ROWS, ROWS, REPLICATED), ROWS)(store, values, start)
 
 
 def _within(x: Array, dtype: jnp.dtype) -> Array:
-    """The values in a shorter type, none of them infinite for being large."""
+    """Casts to a narrower type; finite values are clipped to its range instead of overflowing to infinity."""
     if dtype == x.dtype:
         return x
     largest = float(jnp.finfo(dtype).max)

@@ -1,4 +1,4 @@
-"""Frozen configurations with named presets. Defaults are the released program's."""
+"""Frozen configurations. Defaults are the released program's."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def check_at_least(config: Any, bound: int, *names: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class FrameConfig:
-    """How a clip is read and brought to the network's size.
+    """How a clip is read and resized for the network.
 
     Attributes:
       size: long side in pixels (short side when 224, as the 224 checkpoints were trained).
-      patch_size: sides become multiples of it.
+      patch_size: sides become multiples of this.
       crop: centre crop to those multiples; False resizes to them.
       square_ok: keep a square image square; otherwise it becomes 4:3.
       every: take every n-th frame of the source.
-      fps: take about this many frames per second of a video (0: all); excludes `every` > 1.
-      first: stop after so many frames (0: all).
+      fps: take about this many frames per second of a video (0: all); cannot be combined with `every` > 1.
+      first: stop after this many frames (0: all).
     """
 
     size: int = 512
@@ -44,11 +44,11 @@ class FrameConfig:
         if math.isinf(self.fps):
             raise ConfigError("Frames per second must be a number, or 0 for all frames.")
         if self.fps > 0 and self.every > 1:
-            raise ConfigError("Take every n-th frame or so many frames per second, not both.")
+            raise ConfigError("Choose every n-th frame or a number of frames per second, not both.")
 
     @classmethod
     def for_model(cls, model: Any, **options: Any) -> FrameConfig:
-        """Frames at the size that a network was trained at.
+        """Frames at a network's training size.
 
         Args:
           model: a network (`model.config` has `image_size` and `patch_size`).
@@ -58,9 +58,9 @@ class FrameConfig:
         return cls(**(trained | options))
 
 
-#: What `PipelineConfig.masks` may name.
+#: Values allowed in `PipelineConfig.masks`.
 MASK_SOURCES = ("motion", "flow", "given")
-#: What `PipelineConfig.cue` may be.
+#: Values of `PipelineConfig.cue`.
 CUES = ("attention", "rigid", "match", "none")
 
 
@@ -70,8 +70,8 @@ class SegmentationConfig:
 
     Attributes:
       num_clusters: k-means clusters of the encoder features.
-      restarts: k-means++ initialisations, the lowest inertia wins.
-      kmeans_iterations: most Lloyd iterations of each.
+      restarts: k-means++ initialisations; the one with the lowest inertia is kept.
+      kmeans_iterations: maximum number of Lloyd iterations in each.
       otsu_classes: class counts that multi-Otsu tries.
     """
 
@@ -94,20 +94,20 @@ class AlignConfig:
       iterations: Adam steps.
       learning_rate, learning_rate_min: ends of the schedule.
       schedule: "linear" or "cosine".
-      shared_focal: one focal length for the clip.
+      shared_focal: one focal length for the whole clip.
       smoothing_weight: weight of the temporal smoothness of relative poses.
       translation_weight: weight of translation within that term.
-      flow_weight: of the optical flow, where it is given.
-      flow_start: share of the iterations before it counts: cameras and depth must be about right first.
-      flow_outlier: pixels whose loss is not below it do not count.
-      flow_limit: in an iteration in which the flow's loss is above it, it does not count at all.
-      depth_weight: of staying close to the depth at the start, but for a factor per frame.
-      free_principal_point: the principal point is found, too; otherwise it is the image's centre.
-      camera_weight: of known cameras, where they are given; infinite: they stay as they are.
-      initialisation: which pairs the first world is put together along: "spanning-tree", the most confident ones, or
-        "chain", those of the nearest frames.
-      min_confidence: points below it take no part in initialisation by PnP.
-      pnp_iterations: RANSAC iterations of PnP.
+      flow_weight: weight of the optical-flow term, used if flow is given.
+      flow_start: fraction of the iterations before flow is used: cameras and depth must be roughly right first.
+      flow_outlier: flow losses at or above this value are ignored.
+      flow_limit: the flow term is switched off in iterations in which it exceeds this value.
+      depth_weight: weight of staying close to the initial depth, up to a factor per frame.
+      free_principal_point: optimise the principal point, too; otherwise it stays at the image's centre.
+      camera_weight: weight of known cameras, if given; infinite: they are held fixed.
+      initialisation: the pairs along which the initial world is assembled: "spanning-tree" (most confident pairs) or
+        "chain" (nearest frames).
+      min_confidence: points below this confidence are not used in initialisation by PnP.
+      pnp_iterations: RANSAC iterations for PnP.
       clean_tolerance: relative depth tolerance of the confidence clean-up.
     """
 
@@ -141,34 +141,34 @@ class AlignConfig:
             raise ConfigError(f"Unknown initialisation {self.initialisation!r}: 'spanning-tree' or 'chain'.")
         if not 0 < self.learning_rate_min <= self.learning_rate:
             raise ConfigError(
-                f"The learning rate must fall to a positive one: got learning_rate {self.learning_rate}, "
+                f"The learning rate must be positive and must not increase: got learning_rate {self.learning_rate}, "
                 f"learning_rate_min {self.learning_rate_min}."
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
-    """A whole reconstruction, after the frames are read.
+    """Options of a reconstruction, after the frames are read.
 
     Attributes:
       graph: pair graph, e.g. "swinstride-5-noncyclic" or "complete".
-      cue: what motion is read from: "attention" (Easi3R), "rigid" (residual of a rigid registration of point maps),
-        "match" (residual of matching and PnP), or "none" (plain DUSt3R: no masks, one decoder pass).
-        `reconstruct(..., cue=my_cue)` takes a function in its place.
+      cue: the motion cue: "attention" (Easi3R), "rigid" (residual of a rigid registration of point maps), "match"
+        (residual of matching and PnP), or "none" (plain DUSt3R: no masks, one decoder pass).
+        `reconstruct(..., cue=my_cue)` takes a function instead.
       reattention: mask dynamic regions inside the attention of a second decoder pass (Easi3R, sec. 3.3).
-      masks: what the result's masks are the union of: "motion" (the cue's), "flow" (optical flow that the camera's
-        motion does not explain; MonST3R, sec. 3.3), "given" (the caller's own, which are masked in the attention, too).
-        Flow does not count in the alignment where they are.
-      mask_dilation: pixels by which the union is grown.
-      flow_threshold: of the residual of the flow, 0 to 1 (see `alignment.flow_residual`).
-      static_tolerance: pixels by which flow may differ from the cameras' where the scene is static.
-      point_dtype: how the point maps of all pairs are kept: "float32", or in half the memory "float16" (11 bits) or
-        "bfloat16" (8 bits).
+      masks: the sources whose union is the result's mask: "motion" (the cue's), "flow" (optical flow that the camera's
+        motion does not explain; MonST3R, sec. 3.3), "given" (the caller's own, also masked in the attention). The
+        alignment ignores flow inside the mask.
+      mask_dilation: pixels by which the union is dilated.
+      flow_threshold: threshold on the flow residual, 0 to 1 (see `alignment.flow_residual`).
+      static_tolerance: pixels by which flow may differ from the camera-induced flow where the scene is static.
+      point_dtype: type in which all pairs' point maps are stored: "float32", or at half the memory "float16" (11 bits)
+        or "bfloat16" (8 bits).
       pair_batch: directed pairs decoded at a time (0: chosen by the number of tokens).
       frame_batch: frames encoded at a time (0: chosen by the number of tokens).
-      shared_shapes: clips of similar lengths share what is compiled: arrays are padded by up to an eighth of the
-        clip. For many clips; a single one is better off without.
-      seed: of k-means and RANSAC.
+      shared_shapes: pad arrays by up to an eighth of the clip, so that clips of similar length share compiled code.
+        Useful for many clips; slower for a single one.
+      seed: for k-means and RANSAC.
       segmentation, alignment: options of those stages.
     """
 
@@ -190,7 +190,7 @@ class PipelineConfig:
     def __post_init__(self):
         check_at_least(self, 0, "pair_batch", "frame_batch", "mask_dilation", "flow_threshold", "static_tolerance")
         if self.point_dtype not in ("float32", "float16", "bfloat16"):
-            raise ConfigError(f"Unknown type of point maps {self.point_dtype!r}: float32, float16 or bfloat16.")
+            raise ConfigError(f"Unknown point map type {self.point_dtype!r}: float32, float16 or bfloat16.")
         if not set(self.masks) <= set(MASK_SOURCES):
             raise ConfigError(f"Masks come from some of {', '.join(MASK_SOURCES)}, got {self.masks}.")
         if self.cue not in CUES:

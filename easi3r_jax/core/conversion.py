@@ -1,4 +1,4 @@
-"""Number types that the device may be unable to convert."""
+"""Checks that the device can convert between number types."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from easi3r_jax.core.errors import ConfigError
 
 
 def check_conversion(dtype: str) -> None:
-    """Refuses a type that arrays of float32 are to be kept in, where the device cannot convert to it and back.
+    """Refuses a storage type that the device cannot convert to and from float32.
 
-    XLA compiles conversions of float16 on x86 to the instructions F16C only, which processors before 2012 lack.
+    On x86, XLA compiles float16 conversions to F16C instructions only, which processors before 2012 lack.
 
     Raises:
-      ConfigError: it cannot.
+      ConfigError: the device cannot convert the type.
     """
     if not _converts(dtype, jax.default_backend()):
         raise ConfigError(f"This processor cannot convert {dtype} (it lacks F16C): use bfloat16 or float32 instead.")
@@ -24,7 +24,7 @@ def check_conversion(dtype: str) -> None:
 
 @functools.cache
 def _converts(dtype: str, backend: str) -> bool:
-    """Asked by trying: XLA has no list, and what it compiles for is not always what the processor has."""
+    """Tries a conversion: XLA does not list what it supports, and may compile for instructions the CPU lacks."""
     if dtype != "float16" or backend != "cpu":
         return True
     try:

@@ -7,7 +7,7 @@ traceback.
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what is wrong and what to do."""
+    """Something the user can fix: the message says what is wrong and what to do."""
 
 
 class InputError(UserError):
@@ -23,7 +23,7 @@ class ConfigError(UserError):
 
 
 class GradientError(UserError):
-    """A derivative that is asked for and is not defined, or that its type cannot hold."""
+    """A requested derivative that is undefined, or that its type cannot represent."""
 
 
 class OutputError(UserError):

@@ -1,9 +1,9 @@
-"""Ctrl-C, `kill` and a closed terminal end a program at once, with one line, and take half-written files along.
+"""Ctrl-C, `kill` and a closed terminal end a program at once, with one line, and remove half-written files.
 
-Python's own way, raising KeyboardInterrupt wherever the program happens to be, does not do here: JAX swallows it in a
-callback of the garbage collector, imports of large libraries turn it into pages of traceback or into a crash, and
-threads go on writing what `finally` has just removed. So programs (not the library: whoever imports it keeps their
-own signals) install a handler that removes the folders known to be half-written and ends the process.
+Python's default, raising KeyboardInterrupt wherever the program happens to be, does not work here: JAX swallows it in a
+garbage-collector callback, imports of large libraries turn it into pages of traceback or a crash, and threads keep
+writing what `finally` has just removed. So programs install a handler that removes the folders known to be half-written
+and ends the process. The library does not: its callers keep their own signal handlers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _servers = 0
 
 
 def install() -> None:
-    """Makes the signals end this process; those that it was started to ignore (`nohup`) stay ignored."""
+    """Makes the signals end this process; signals already ignored at start (`nohup`) stay ignored."""
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _end)
@@ -33,7 +33,7 @@ def install() -> None:
 
 @contextlib.contextmanager
 def removed_on_exit(path: pathlib.Path) -> Iterator[None]:
-    """While it is open, a signal that ends the program removes `path`, a file or a folder."""
+    """Within this context, a signal that ends the program removes `path`, a file or a folder."""
     _partial.add(path)
     try:
         yield
@@ -42,13 +42,13 @@ def removed_on_exit(path: pathlib.Path) -> Iterator[None]:
 
 
 def is_half_written(path: pathlib.Path) -> bool:
-    """Whether a path lies within what `removed_on_exit` has now."""
+    """Whether a path lies within a folder registered by `removed_on_exit`."""
     return not _partial.isdisjoint(path.parents)
 
 
 @contextlib.contextmanager
 def serving() -> Iterator[None]:
-    """While it is open, a signal is how the program is meant to end: no error."""
+    """Within this context, a signal is the normal way to end the program, not an error."""
     global _servers
     _servers += 1
     try:
@@ -59,7 +59,7 @@ def serving() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """While it is open, signals wait: for the moment in which a finished result takes the place of an older one."""
+    """Within this context, signals are deferred: used while a finished result replaces an older one."""
     global _holds
     _holds += 1
     try:
@@ -71,9 +71,9 @@ def uninterrupted() -> Iterator[None]:
 
 
 def replace_folder(target: pathlib.Path, new: pathlib.Path, older: pathlib.Path) -> None:
-    """Moves `new` to `target`; what is there stands at `older` until then, and comes back where that fails.
+    """Moves `new` to `target`. An existing `target` is moved to `older` first, and restored on failure.
 
-    No signal comes between. Remains of a killed process at `older` are removed.
+    Signals are deferred meanwhile. Leftovers of a killed process at `older` are removed.
     """
     with uninterrupted():
         shutil.rmtree(older, ignore_errors=True)
@@ -96,7 +96,7 @@ def _end(number: int, frame: FrameType | None) -> None:
     for other in _SIGNALS:
         signal.signal(other, signal.SIG_IGN)
     terminal = 2
-    with contextlib.suppress(OSError):  # what threads say whose files go is nothing for the user
+    with contextlib.suppress(OSError):  # hide errors of threads whose files are being removed
         terminal = os.dup(2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     left = [path for path in sorted(_partial) if not _remove(path)]
@@ -109,7 +109,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _remove(path: pathlib.Path) -> bool:
-    """Removes it for good: threads that write into it may bring a part of it back for a moment."""
+    """Removes `path` for good: threads still writing into it may recreate parts of it."""
     gone = 0
     for _ in range(40):
         if path.is_dir():

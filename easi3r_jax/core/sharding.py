@@ -1,8 +1,8 @@
-"""Devices as one mesh, and arrays divided over it.
+"""Devices as one mesh, and arrays sharded over it.
 
-Computation follows the arrays: put a network on a mesh (`whole(model, data_mesh())`), and the passes divide frames and
-pairs over its devices, so that `align` finds the pairs' point maps divided, and divides its work as they are. What is
-small lies whole on every device.
+Computation follows the arrays. Replicate a network over a mesh (`replicate(model, data_mesh())`), and the passes shard
+frames and pairs over its devices. `align` then finds sharded point maps and shards its work the same way. Small arrays
+are replicated.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.types import Array, Int
 
 _T = TypeVar("_T")
 
-#: The mesh's only axis: examples (training pairs, directed pairs, edges) are divided along it.
+#: The mesh's only axis: examples (training pairs, directed pairs, edges) are sharded along it.
 DATA = "data"
-#: How a function's arguments and results lie on a mesh (see `divided`): their first axis divided, or whole everywhere.
-ROWS, WHOLE = PartitionSpec(DATA), PartitionSpec()
+#: Layouts of a function's arguments and results on a mesh (see `shard_map`): first axis sharded, or replicated.
+ROWS, REPLICATED = PartitionSpec(DATA), PartitionSpec()
 
 
 def num_cores() -> int:
@@ -30,15 +31,15 @@ def num_cores() -> int:
 
 
 def split_cpu(batch_size: int, count: int | None = None) -> None:
-    """Makes a device of each processor core this process may use, as far as their number divides the batch.
+    """Exposes CPU cores as separate devices: the largest number of available cores that divides the batch.
 
-    A small network trains faster on two devices of one thread each than on one of two threads: its operations are too
-    small to share. To be called before anything is computed; accelerators are not concerned, nor is anything done where
-    XLA_FLAGS says how many devices a CPU is.
+    A small network trains faster on two single-threaded devices than on one with two threads: its operations are too
+    small to be split over threads. Call this before anything is computed. It does not affect accelerators, and does
+    nothing where XLA_FLAGS already sets the number of CPU devices.
 
     Args:
-      batch_size: examples of a step.
-      count: how many devices instead.
+      batch_size: examples in a step.
+      count: number of devices to use instead.
     """
     if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
         return
@@ -50,22 +51,22 @@ def data_mesh(count: int | None = None) -> Mesh:
     """The first `count` devices of this process, or all, along one axis.
 
     Raises:
-      ConfigError: it has fewer.
+      ConfigError: the process has fewer devices.
     """
     devices = jax.local_devices()
     if count is not None and not 0 < count <= len(devices):
-        raise ConfigError(f"{count} devices are asked for; this process has {len(devices)}.")
+        raise ConfigError(f"{count} devices were requested; this process has {len(devices)}.")
     devices = devices[:count]
     return jax.make_mesh((len(devices),), (DATA,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated_sharding(mesh: Mesh) -> NamedSharding:
     """Every device holds the whole array."""
-    return NamedSharding(mesh, WHOLE)
+    return NamedSharding(mesh, REPLICATED)
 
 
 def mesh_of(tree: Any) -> Mesh | None:
-    """The mesh that arrays lie on; None where that is one device, or host memory."""
+    """The mesh that arrays lie on; None for a single device or host memory."""
     for leaf in jax.tree.leaves(tree):
         sharding = getattr(leaf, "sharding", None)
         if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) and sharding.mesh.size > 1:
@@ -74,62 +75,62 @@ def mesh_of(tree: Any) -> Mesh | None:
 
 
 def mesh_of_rows(tree: Any) -> Mesh | None:
-    """The mesh over whose devices arrays are divided by their first axis (`by_rows`); None where none is."""
+    """The mesh over which arrays are sharded by their first axis (`shard_rows`); None if none is."""
     for leaf in jax.tree.leaves(tree):
         if (mesh := mesh_of(leaf)) is not None and leaf.sharding.spec[:1] == (DATA,):
             return mesh
     return None
 
 
-def num_shares(mesh: Mesh | None) -> int:
-    """Into how many parts rows are divided."""
+def num_shards(mesh: Mesh | None) -> int:
+    """Number of shards that rows are split into."""
     return 1 if mesh is None else mesh.size
 
 
-def whole(tree: _T, mesh: Mesh | None) -> _T:
-    """Arrays whole on every device, e.g. a network's parameters; as they are where there is one device."""
-    return tree if mesh is None or mesh.size == 1 else jax.device_put(tree, replicated(mesh))
+def replicate(tree: _T, mesh: Mesh | None) -> _T:
+    """Replicates arrays on every device, e.g. a network's parameters; unchanged on a single device."""
+    return tree if mesh is None or mesh.size == 1 else jax.device_put(tree, replicated_sharding(mesh))
 
 
-def scattered(tree: _T, mesh: Mesh | None) -> _T:
-    """Arrays of which every device keeps a part: along the first axis that can be divided, if there is one.
+def shard_parameters(tree: _T, mesh: Mesh | None) -> _T:
+    """Shards each array along its first axis that divides evenly; arrays without one are replicated.
 
-    For parameters that are in the way while something else runs, e.g. the alignment: what needs them gathers all of
-    them while it runs, so a network that does not fit on a device does not run on several either.
+    This frees memory while something else runs, e.g. the alignment. Whatever uses the parameters gathers all of them
+    first, so a network that does not fit on one device does not run on several either.
     """
     if mesh is None or mesh.size == 1:
         return tree
 
     def scatter(x: jax.Array) -> jax.Array:
         axis = next((n for n, length in enumerate(x.shape) if length % mesh.size == 0), None)
-        spec = WHOLE if axis is None else PartitionSpec(*[None] * axis, DATA)
+        spec = REPLICATED if axis is None else PartitionSpec(*[None] * axis, DATA)
         return jax.device_put(x, NamedSharding(mesh, spec))
 
     return jax.tree.map(scatter, tree)
 
 
-def by_rows(tree: _T, mesh: Mesh | None) -> _T:
-    """Divides arrays by their first axis, a multiple of the number of devices; as they are without a mesh."""
+def shard_rows(tree: _T, mesh: Mesh | None) -> _T:
+    """Shards arrays along their first axis, a multiple of the number of devices; unchanged without a mesh."""
     return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, ROWS))
 
 
-def divided(f: Callable[..., Any], mesh: Mesh | None, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
-    """`f`, run by every device on its share: of `ROWS` arguments a device sees its own. `f` itself without a mesh."""
+def shard_map(f: Callable[..., Any], mesh: Mesh | None, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """`f` mapped over shards: each device sees its own rows of `ROWS` arguments. `f` itself without a mesh."""
     if mesh is None:
         return f
     return jax.shard_map(f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def summed(tree: _T, mesh: Mesh | None) -> _T:
-    """Within `divided`: the sum over all devices."""
+def psum(tree: _T, mesh: Mesh | None) -> _T:
+    """Within `shard_map`: the sum over all devices."""
     return tree if mesh is None else jax.lax.psum(tree, DATA)
 
 
-def maximum(tree: _T, mesh: Mesh | None) -> _T:
-    """Within `divided`: the largest of all devices."""
+def pmax(tree: _T, mesh: Mesh | None) -> _T:
+    """Within `shard_map`: the maximum over all devices."""
     return tree if mesh is None else jax.lax.pmax(tree, DATA)
 
 
-def share_number(mesh: Mesh | None) -> jax.Array | int:
-    """Within `divided`: which share this device has."""
+def shard_index(mesh: Mesh | None) -> Int[Array, ""] | int:
+    """Within `shard_map`: the index of this device's shard."""
     return 0 if mesh is None else jax.lax.axis_index(DATA)

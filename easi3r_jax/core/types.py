@@ -1,11 +1,11 @@
-"""The pytrees handed from stage to stage.
+"""The pytrees passed between stages.
 
 One alphabet of axes everywhere:
 
     T  frames            E  directed pairs (edges)   L  decoder layers   A  heads
     N  tokens (= h * w)  h w  token grid             H W  pixels         C  channels
 
-Frames of reference stand in the names: `world_from_cam` maps camera coordinates to world coordinates. Cameras have
+Names carry the frames of reference: `world_from_cam` maps camera coordinates to world coordinates. Cameras have
 OpenCV axes (x right, y down, z forward). Pixel coordinates are *integers at pixel centres*: the grid is 0..W-1 by
 0..H-1 and DUSt3R's principal point is (W/2, H/2). See docs/conventions.md.
 
@@ -22,14 +22,24 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, dataclass_t
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool as Bool
+from jaxtyping import Float as Float
+from jaxtyping import Int as Int
+from jaxtyping import Key as Key
+from jaxtyping import PyTree as PyTree
+from jaxtyping import Real as Real
+from jaxtyping import Shaped as Shaped
+from jaxtyping import UInt8 as UInt8
+from jaxtyping import UInt32 as UInt32
 
 from easi3r_jax.core.errors import InputError
 
 if TYPE_CHECKING:
-    # Stages take host arrays as well as device arrays, and type checkers know no union that has the methods of both.
+    # Stages take host arrays and device arrays, and no type that checkers understand has the methods of both. So
+    # `Float[Array, "T H W"]` is anything to them; shapes and dtypes are checked while the tests run.
     Array: TypeAlias = Any
 else:
-    Array = jax.Array
+    Array = jax.Array | np.ndarray
 
 #: Called with (stage, done, total, note) at the start (done = 0), during and at the end (done = total) of a stage.
 Progress: TypeAlias = Callable[[str, int, int, str], None]
@@ -38,21 +48,23 @@ _T = TypeVar("_T")
 
 
 def silent(stage: str, done: int, total: int, note: str) -> None:
-    """Progress that is not shown."""
+    """Ignores progress."""
     del stage, done, total, note
 
 
 @jax.jit
-def all_finite(tree: Any) -> jax.Array:
+def all_finite(tree: Any) -> Bool[Array, ""]:
     """() bool: whether every floating-point leaf of a pytree is finite everywhere."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating)]
     return jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]).all()
 
 
 class MaskRefiner(Protocol):
-    """Improves dynamic masks by looking at the frames, e.g. `inference.refine.Sam2Refiner`. Works on host arrays."""
+    """Refines dynamic masks using the frames, e.g. `inference.refine.Sam2Refiner`. Works on host arrays."""
 
-    def __call__(self, rgb: np.ndarray, masks: np.ndarray, /, *, progress: Progress = silent) -> np.ndarray:
+    def __call__(
+        self, rgb: UInt8[np.ndarray, "T H W 3"], masks: Bool[np.ndarray, "T H W"], /, *, progress: Progress = silent
+    ) -> Bool[np.ndarray, "T H W"]:
         """Refines the masks of a clip.
 
         Args:
@@ -68,7 +80,7 @@ class MaskRefiner(Protocol):
 
 @dataclass_transform(frozen_default=True)
 def pytree_dataclass(cls: type[_T]) -> type[_T]:
-    """Makes `cls` a frozen dataclass whose fields are pytree children, but those with the metadata "static"."""
+    """Makes `cls` a frozen dataclass whose fields are pytree children, except those with the metadata "static"."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
@@ -86,22 +98,23 @@ class Frames:
       source_index: (T,) int32, the number of each frame in the source (before taking every n-th).
       time: (T,) float64 seconds since the first frame of the source.
       frame_from_source: (3, 3) float64, maps homogeneous pixel coordinates of the *original* image (x, y, 1) to
-        those of `rgb`: a scaling followed by a crop. Known intrinsics go through it, exports go back.
+        those of `rgb`: a scaling followed by a crop. Known intrinsics are mapped through it, exports through its
+        inverse.
       source_size: (2,) int32, (height, width) of the original images after EXIF orientation.
-      valid: (T,) bool, False for padding at the end, which repeats the last frame; None: all are frames of the clip.
+      valid: (T,) bool, False for padding at the end, which repeats the last frame; None: no padding.
       names: file name of each frame's original, for a folder of images; else None.
     """
 
-    rgb: Array
-    source_index: Array
-    time: Array
-    frame_from_source: Array
-    source_size: Array
-    valid: Array | None = None
+    rgb: UInt8[Array, "T H W 3"]
+    source_index: Int[Array, "T"]
+    time: Float[Array, "T"]
+    frame_from_source: Float[Array, "3 3"]
+    source_size: Int[Array, "2"]
+    valid: Bool[Array, "T"] | None = None
     names: tuple[str, ...] | None = static_field(default=None)
 
-    def original_intrinsics(self, intrinsics: Array) -> np.ndarray:
-        """(T, 3, 3) intrinsics in pixels of the frames to float64 ones in pixels of the original images."""
+    def original_intrinsics(self, intrinsics: Float[Array, "T 3 3"]) -> Float[np.ndarray, "T 3 3"]:
+        """Maps (T, 3, 3) intrinsics from pixels of the frames to pixels of the original images, float64."""
         return np.linalg.inv(self.frame_from_source) @ np.asarray(intrinsics, np.float64)
 
 
@@ -120,7 +133,7 @@ def frames_at(frames: Frames, numbers: Any) -> Frames:
 
 @pytree_dataclass
 class KnownCameras:
-    """What is known of a clip's cameras beforehand: all of it, or some of it for some frames.
+    """Known cameras of a clip: complete, or partial for some frames.
 
     Attributes:
       focal: (T,) float64, pixels of the network's frames; 1 where unknown.
@@ -128,43 +141,43 @@ class KnownCameras:
       intrinsics_known: (T,) bool.
       world_from_cam: (T, 4, 4) float64, rigid, in a world of any origin and scale; the identity where unknown.
       poses_known: (T,) bool.
-      shared_focal: () float64 pixels, of all frames whose intrinsics are not known; None: it is to be found.
-      scale_known: () bool, whether the poses give the world its scale; None: they do if two of them lie apart.
-      start_scale: () float, units of the alignment's world at its start for one of the poses'; None: it follows from
-        the length of the path.
+      shared_focal: () float64 pixels, of all frames whose intrinsics are not known; None: to be estimated.
+      scale_known: () bool, whether the poses fix the world's scale; None: they do if two of them lie apart.
+      start_scale: () float, units of the alignment's initial world per unit of the poses; None: derived from the length
+        of the path.
     """
 
-    focal: Array
-    principal_point: Array
-    intrinsics_known: Array
-    world_from_cam: Array
-    poses_known: Array
-    shared_focal: Array | None = None
-    scale_known: Array | None = None
-    start_scale: Array | None = None
+    focal: Float[Array, "T"]
+    principal_point: Float[Array, "T 2"]
+    intrinsics_known: Bool[Array, "T"]
+    world_from_cam: Float[Array, "T 4 4"]
+    poses_known: Bool[Array, "T"]
+    shared_focal: Float[Array, ""] | None = None
+    scale_known: Bool[Array, ""] | None = None
+    start_scale: Float[Array, ""] | None = None
 
 
 @pytree_dataclass
 class Given:
-    """What is known of a clip beside its frames; None where nothing is.
+    """Priors of a clip beside its frames; None if not given.
 
     Attributes:
       flow: (E, H, W, 2) float32 optical flow of every directed pair from i to j, pixels (x, y), in the order of the
         clip's edges.
       flow_known: (E, H, W) bool; None: all of the flow.
-      masks: (T, H, W) bool, what moves.
+      masks: (T, H, W) bool, dynamic regions.
       cameras: intrinsics and poses.
     """
 
-    flow: Array | None = None
-    flow_known: Array | None = None
-    masks: Array | None = None
+    flow: Float[Array, "E H W 2"] | None = None
+    flow_known: Bool[Array, "E H W"] | None = None
+    masks: Bool[Array, "T H W"] | None = None
     cameras: KnownCameras | None = None
 
 
 @pytree_dataclass
 class PairPredictions:
-    """What the network says of E directed pairs (i, j): two point maps, both in camera i's frame.
+    """The network's predictions for E directed pairs (i, j): two point maps, both in camera i's frame.
 
     Attributes:
       edges: (E, 2) int32, (i, j) frame numbers.
@@ -172,17 +185,17 @@ class PairPredictions:
       points_j: (E, H, W, 3) float, frame j's pixels as points in camera *i*, same scale as `points_i`.
       confidence_i: (E, H, W) float, > 1.
       confidence_j: (E, H, W) float, > 1.
-      valid: (E,) bool, False for padding, which repeats the last pair; None: all are pairs of the clip. Where it is
-        given, frames that no valid pair names are padding, too.
-      num_frames: T; 0: as many as the edges name.
+      valid: (E,) bool, False for padding, which repeats the last pair; None: no padding. If given, frames that are in
+        no valid pair are padding, too.
+      num_frames: T; 0: derived from the edges.
     """
 
-    edges: Array
-    points_i: Array
-    points_j: Array
-    confidence_i: Array
-    confidence_j: Array
-    valid: Array | None = None
+    edges: Int[Array, "E 2"]
+    points_i: Float[Array, "E H W 3"]
+    points_j: Float[Array, "E H W 3"]
+    confidence_i: Float[Array, "E H W"]
+    confidence_j: Float[Array, "E H W"]
+    valid: Bool[Array, "E"] | None = None
     num_frames: int = static_field(default=0)
 
     @property
@@ -191,14 +204,14 @@ class PairPredictions:
         return self.num_frames or int(np.max(np.asarray(self.edges), initial=-1)) + 1
 
     @property
-    def clip_edges(self) -> np.ndarray:
-        """(E', 2) int32 on the host, the edges without padding."""
+    def clip_edges(self) -> Int[np.ndarray, "pairs 2"]:
+        """(E', 2) int32 edges without padding, on the host."""
         edges = np.asarray(self.edges, np.int32)
         return edges if self.valid is None else edges[np.asarray(self.valid)]
 
     @property
     def clip_length(self) -> int:
-        """Frames of the clip, without padding; on the host."""
+        """Number of frames without padding, on the host."""
         return self.total_frames if self.valid is None else int(np.max(self.clip_edges)) + 1
 
 
@@ -206,15 +219,15 @@ class PairPredictions:
 class AttentionStats:
     """Mean over all query tokens of the pre-softmax cross-attention logits, by key token (Easi3R, eq. 3-4).
 
-    For a directed pair (i, j), branch 1 asks from i about j, branch 2 from j about i.
+    For a directed pair (i, j), branch 1 queries from i into j, branch 2 from j into i.
 
     Attributes:
       src: (..., L, A, N) float32, branch 1: indexed by the tokens of frame j, which acts as *source* view.
       ref: (..., L, A, N) float32, branch 2: indexed by the tokens of frame i, which acts as *reference* view.
     """
 
-    src: Array
-    ref: Array
+    src: Float[Array, "*batch L A N"]
+    ref: Float[Array, "*batch L A N"]
 
 
 @pytree_dataclass
@@ -226,31 +239,31 @@ class TemporalMaps:
       mean_ref, std_ref: (T, h, w) float32 in [0, 1], over the pairs where the frame is i.
     """
 
-    mean_src: Array
-    std_src: Array
-    mean_ref: Array
-    std_ref: Array
+    mean_src: Float[Array, "T h w"]
+    std_src: Float[Array, "T h w"]
+    mean_ref: Float[Array, "T h w"]
+    std_ref: Float[Array, "T h w"]
 
 
 @pytree_dataclass
 class MotionResidual:
-    """How badly every token fits a motionless scene: what a motion cue beside the attention's says.
+    """How badly every token fits a motionless scene: the output of motion cues other than attention.
 
     Attributes:
       value: (T, h, w) float32 >= 0 and finite, mean over the frame's partners; the unit is the cue's own.
-      observed: (T, h, w) bool: some partner tells of the token. Where none does, `value` is 0 and does not count.
+      observed: (T, h, w) bool: some partner observes the token. Elsewhere `value` is 0 and is ignored.
     """
 
-    value: Array
-    observed: Array
+    value: Float[Array, "T h w"]
+    observed: Bool[Array, "T h w"]
 
 
 @pytree_dataclass
 class MotionMaps:
-    """What moves, as a score per token.
+    """Motion scores per token.
 
     Attributes:
-      temporal: the four maps of the attention, the score's factors where it is read from attention.
+      temporal: the four attention maps; they are the factors of the attention cue's score.
       raw_score: (T, h, w) float32 in [0, 1] per frame: (1 - mean_src) * std_src * mean_ref * (1 - std_ref), or the
         residual of another cue, min-max per frame.
       labels: (T, h, w) int32, k-means cluster of each token's encoder feature (joint over the clip).
@@ -258,14 +271,14 @@ class MotionMaps:
     """
 
     temporal: TemporalMaps
-    raw_score: Array
-    labels: Array
-    score: Array
+    raw_score: Float[Array, "T h w"]
+    labels: Int[Array, "T h w"]
+    score: Float[Array, "T h w"]
 
 
 @pytree_dataclass
 class Segmentation:
-    """A dynamic score in pixels, and the regions where it is high.
+    """A dynamic score per pixel, and the regions where it is high.
 
     Attributes:
       score: (T, H, W) float32, the token score upsampled bilinearly.
@@ -273,9 +286,9 @@ class Segmentation:
       mask: (T, H, W) bool, score > threshold: True where the frame is dynamic.
     """
 
-    score: Array
-    threshold: Array
-    mask: Array
+    score: Float[Array, "T H W"]
+    threshold: Float[Array, ""]
+    mask: Bool[Array, "T H W"]
 
 
 @pytree_dataclass
@@ -286,65 +299,65 @@ class Geometry:
       world_from_cam: (T, 4, 4) float32, rigid camera-to-world transforms, OpenCV axes, arbitrary global scale.
       intrinsics: (T, 3, 3) float32, in pixels of the network's frames.
       depth: (T, H, W) float32, z in the camera, in world units, positive.
-      confidence: (T, H, W) float32, the largest of every pixel over its pairs; in a `Scene4D` after clean-up (0 where a
-        point floats in front of others).
+      confidence: (T, H, W) float32, maximum over the pairs of a frame; in a `Scene4D` after clean-up (0 where a point
+        floats in front of others).
     """
 
-    world_from_cam: Array
-    intrinsics: Array
-    depth: Array
-    confidence: Array
+    world_from_cam: Float[Array, "T 4 4"]
+    intrinsics: Float[Array, "T 3 3"]
+    depth: Float[Array, "T H W"]
+    confidence: Float[Array, "T H W"]
 
 
 @pytree_dataclass
 class Scene4D(Geometry):
-    """The reconstruction: cameras and geometry over time, and what in it is dynamic.
+    """The reconstruction: cameras and geometry over time, and dynamic regions.
 
     Attributes:
       dynamic_mask: (T, H, W) bool, True where the frame is dynamic.
       dynamic_score: (T, H, W) float32 in [0, 1], of the motion cue; masks may also come from flow or be given.
-      static_mask: (T, H, W) bool, True where nothing says that the frame is dynamic: it is not masked, and the optical
-        flow, where it is known, is that of the cameras.
+      static_mask: (T, H, W) bool, True where nothing indicates motion: the pixel is not masked, and its optical flow,
+        where known, agrees with the cameras.
       rgb: (T, H, W, 3) uint8.
     """
 
-    dynamic_mask: Array
-    dynamic_score: Array
-    static_mask: Array
-    rgb: Array
+    dynamic_mask: Bool[Array, "T H W"]
+    dynamic_score: Float[Array, "T H W"]
+    static_mask: Bool[Array, "T H W"]
+    rgb: UInt8[Array, "T H W 3"]
 
 
 @pytree_dataclass
 class Reconstruction:
-    """All that a reconstruction yields, as NumPy arrays. `easi3r_jax.save_result` writes it, `load_result` reads it.
+    """The output of a reconstruction, as NumPy arrays. `easi3r_jax.save_result` writes it, `load_result` reads it.
 
     Attributes:
       scene: cameras, geometry and masks over time.
-      frames: the clip: where its frames come from, and when. Results without a format version do not say where: their
+      frames: the clip, with the source and time of each frame. Results without a format version lack the source: their
         `source_index`, `frame_from_source` and `source_size` are None.
       motion: score maps of the last pass; None without a motion cue.
-      threshold: () float32 of `scene.dynamic_score`, above which the cue calls a pixel dynamic; None without a cue, or
-        where there is not one for the clip (windows).
+      threshold: () float32, threshold on `scene.dynamic_score` above which the cue marks a pixel as dynamic; None
+        without a cue, or if there is no single threshold for the clip (windows).
       losses: (iterations,) float32 alignment loss before every step; empty for one or two frames (closed form).
-      given: what was known beside the frames; None in results that are read back.
+      given: the priors that were used; None in results that are read back.
       edges: (E, 2) int32 directed pairs of frames; None in results that are read back or made without pairs.
-      record: what made the result: options, versions, hashes (`config.json`).
+      record: how the result was made: options, versions, hashes (`config.json`).
       folder: where the result was read from; None before it is saved.
     """
 
     scene: Scene4D
     frames: Frames
     motion: MotionMaps | None = None
-    threshold: Array | None = None
-    losses: Array | None = None
+    threshold: Float[Array, ""] | None = None
+    losses: Float[Array, "iterations"] | None = None
     given: Given | None = None
-    edges: Array | None = None
+    edges: Int[Array, "E 2"] | None = None
     record: Mapping[str, Any] = static_field(default_factory=dict)
     folder: pathlib.Path | None = static_field(default=None)
 
     def show(self) -> Any:
-        """The result at a glance, as a matplotlib figure: frames, depth, attention, score, masks. Notebooks draw it."""
-        from easi3r_jax.io.pictures.summary import result_figure  # a result draws itself, wherever it was made
+        """An overview as a matplotlib figure: frames, depth, attention, score, masks. Notebooks display it."""
+        from easi3r_jax.io.pictures.summary import result_figure  # imported late: core loads without io
 
         return result_figure(self)
 
@@ -363,8 +376,8 @@ class Reconstruction:
         """The folder that the result was read from.
 
         Raises:
-          InputError: it was not saved yet.
+          InputError: the result has not been saved.
         """
         if self.folder is None:
-            raise InputError("The result is not saved yet: save_result, then load_result.")
+            raise InputError("The result has not been saved: call save_result, then load_result.")
         return self.folder

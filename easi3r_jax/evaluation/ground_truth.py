@@ -1,4 +1,4 @@
-"""Ground truth of a clip, brought to the frames that the network sees."""
+"""Ground truth of a clip, resampled to the frames that the network sees."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from easi3r_jax.io.sequences import find_sequence, load_arrays
 
 
 def load_ground_truth(source: str | os.PathLike, frames: Frames) -> GroundTruth:
-    """Reads ground truth and brings it to the frames: their choice, their scaling, their crop.
+    """Reads ground truth and selects, resizes and crops it like the frames.
 
     Args:
       source: an `.npz` file (see `io.sequences`), a clip folder that holds one, or "demo".
@@ -29,7 +29,7 @@ def load_ground_truth(source: str | os.PathLike, frames: Frames) -> GroundTruth:
     if path.suffix != ".npz":
         found = find_sequence(os.fspath(source)).ground_truth
         if found is None:
-            raise InputError(f"{source} has no ground_truth.npz.")
+            raise InputError(f"There is no ground_truth.npz in {source}.")
         path = found
     known = ("depth", "masks", "world_from_cam", "intrinsics")
     arrays = load_arrays(path, frames, known)

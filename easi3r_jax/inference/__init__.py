@@ -1,1 +1,1 @@
-"""Running the method on a clip: `pipeline` is the table of contents."""
+"""Runs the method on a clip; start reading at `pipeline`."""

@@ -1,4 +1,4 @@
-"""A clip made ready for the devices: sizes checked, frames and pairs padded, inputs placed. The only such place."""
+"""Prepares a clip for the devices: checks sizes, pads frames and pairs, places inputs. All padding happens here."""
 
 from __future__ import annotations
 
@@ -18,25 +18,32 @@ from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.pairs import make_edges
 from easi3r_jax.core.types import (
     Array,
+    Bool,
+    Float,
     Frames,
     Given,
+    Int,
     MotionMaps,
     PairPredictions,
     Progress,
     Reconstruction,
     Scene4D,
+    Shaped,
+    UInt8,
     frames_at,
 )
 from easi3r_jax.models import DUSt3R
 
-# By this factor frames may be larger or smaller than what the network was trained at.
+# Frames may be larger or smaller than the network's training size by this factor.
 _MAX_SIZE_RATIO = 2
 
 
 class FlowEstimator(Protocol):
     """Estimates optical flow of directed pairs, e.g. `functools.partial(estimate_flow, network)`."""
 
-    def __call__(self, rgb: Array, edges: np.ndarray, /, *, progress: Progress) -> Array:
+    def __call__(
+        self, rgb: UInt8[Array, "T H W 3"], edges: Int[np.ndarray, "E 2"], /, *, progress: Progress
+    ) -> Float[Array, "E H W 2"]:
         """Flow from i to j.
 
         Args:
@@ -52,23 +59,23 @@ class FlowEstimator(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Clip:
-    """What the stages work on.
+    """Inputs of the stages.
 
     Attributes:
-      frames: padded where clips share shapes; `frames.valid` then says which are the clip's.
-      length: frames of the clip, without padding.
-      edges: (E, 2) int32 pairs, padded where clips share shapes or devices need equal shards.
+      frames: padded if clips share shapes; `frames.valid` then marks the clip's own.
+      length: number of frames without padding.
+      edges: (E, 2) int32 pairs, padded if clips share shapes or devices need equal shards.
       valid: (E,) bool, which pairs are not padding; None: all.
-      given: on the devices, padded likewise.
+      given: priors on the devices, padded likewise.
       cue: None for the attention's own score.
-      finds_motion: whether motion is looked for at all.
+      finds_motion: whether motion is detected at all.
       grid: (h, w) tokens.
     """
 
     frames: Frames
     length: int
-    edges: np.ndarray
-    valid: np.ndarray | None
+    edges: Int[np.ndarray, "E 2"]
+    valid: Bool[np.ndarray, "E"] | None
     given: Given
     cue: motion.Cue | None
     finds_motion: bool
@@ -81,11 +88,11 @@ class Clip:
 
     @property
     def num_pairs(self) -> int:
-        """Pairs without padding."""
+        """Number of pairs without padding."""
         return len(self.edges) if self.valid is None else int(self.valid.sum())
 
-    def padded(self, x: Any) -> Array:
-        """An array of the clip's frames with the last entry repeated for padding."""
+    def padded(self, x: Any) -> Shaped[Array, "T *rest"]:
+        """An array over the clip's frames, padded by repeating the last entry."""
         return jnp.asarray(x if self.frames.valid is None else padded(np.asarray(x), len(self.frames.rgb)))
 
     def pairs_of(self, evidence: motion.Evidence) -> PairPredictions:
@@ -93,7 +100,7 @@ class Clip:
         return evidence.points()
 
     def without_padding(self, evidence: motion.Evidence) -> motion.Evidence:
-        """What a cue sees: it knows of no padding."""
+        """The evidence as passed to a cue, which does not handle padding."""
         predictions = evidence.predictions
         if predictions is not None and self.valid is not None:
             pairs = dataclasses.replace(predictions, valid=None, num_frames=self.length)
@@ -101,9 +108,14 @@ class Clip:
         return dataclasses.replace(evidence, predictions=predictions)
 
     def result(
-        self, scene: Scene4D, maps: MotionMaps | None, threshold: Array | None, losses: Array, config: PipelineConfig
+        self,
+        scene: Scene4D,
+        maps: MotionMaps | None,
+        threshold: Float[Array, ""] | None,
+        losses: Float[Array, "iterations"],
+        config: PipelineConfig,
     ) -> Reconstruction:
-        """The result, as host arrays without padding. Cut on the host: no length has to be compiled for."""
+        """The result, as host arrays without padding. Cropped on the host, so that no length needs compiling."""
 
         def cut(x: Array) -> np.ndarray:
             return np.asarray(x)[: self.length]
@@ -137,9 +149,9 @@ def prepare(
     flow: FlowEstimator | None,
     progress: Progress,
 ) -> Clip:
-    """Checks the inputs, pads them where `config.shared_shapes` says so, and places them on the network's mesh.
+    """Checks the inputs, pads them if `config.shared_shapes` is set, and places them on the network's mesh.
 
-    Known cameras and cues that read point maps know of no padding: their clips keep their length.
+    Clips with known cameras, or with a cue that reads point maps, are not padded: these do not handle padding.
 
     Raises:
       ConfigError, InputError: as `pipeline.reconstruct`.
@@ -178,7 +190,7 @@ def prepare(
     )
 
 
-def clip_edges(num_frames: int, graph: str) -> np.ndarray:
+def clip_edges(num_frames: int, graph: str) -> Int[np.ndarray, "E 2"]:
     """Directed pairs of a clip, (E, 2) int32, that connect all frames. One frame is paired with itself.
 
     Raises:
@@ -195,20 +207,22 @@ def clip_edges(num_frames: int, graph: str) -> np.ndarray:
 
 
 def check_size(model: DUSt3R, size: tuple[int, int]) -> None:
-    """Refuses frames of a size that the network cannot take, or that is far from what it was trained at.
+    """Refuses frames whose size the network cannot take, or is far from its training size.
 
     Raises:
-      InputError: with what to do.
+      InputError: with advice.
     """
     (height, width), patch, trained = size, model.config.patch_size, model.config.image_size
     advice = "Load them with FrameConfig.for_model(model)."
     if height % patch or width % patch:
-        raise InputError(f"Frames of {width}x{height} do not divide into the network's patches of {patch}. {advice}")
+        raise InputError(
+            f"Frames of {width}x{height} are not divisible into the network's patches of {patch}. {advice}"
+        )
     ratio = max(height, width) / max(trained)
     if not 1 / _MAX_SIZE_RATIO <= ratio <= _MAX_SIZE_RATIO:
         raise InputError(
-            f"Frames of {width}x{height} do not fit a network trained at {trained[1]}x{trained[0]}: it predicts well "
-            f"near its own size only. {advice}"
+            f"Frames of {width}x{height} do not fit a network trained at {trained[1]}x{trained[0]}: it only predicts "
+            f"well near its own size. {advice}"
         )
 
 
@@ -216,7 +230,7 @@ def _check_given(given: Given, config: PipelineConfig, pairs: tuple[int, int], s
     """Refuses masks from sources that are missing, and arrays of another clip."""
     for source, value in (("flow", given.flow), ("given", given.masks)):
         if source in config.masks and value is None and (source != "flow" or size[0] > 1):
-            raise ConfigError(f"Masks are to come from {source!r}, but there is none: pass it in `given`.")
+            raise ConfigError(f"Masks from {source!r} were requested, but there is none: pass it in `given`.")
     if given.flow is not None and (len(given.flow) not in pairs or given.flow.shape[1:] != (*size[1:], 2)):
         raise InputError(f"Flow of shape {given.flow.shape} does not fit {pairs[0]} pairs of {size[2]}x{size[1]}.")
     if given.masks is not None and given.masks.shape != size:
@@ -227,13 +241,13 @@ def _placed(given: Given, num_frames: int, num_pairs: int, mesh: jax.sharding.Me
     """Masks replicated on the devices of the mesh, flow sharded over them; both padded."""
     masks, flow, flow_known = given.masks, given.flow, given.flow_known
     if masks is not None:
-        masks = sharding.whole(jnp.asarray(padded(np.asarray(masks), num_frames)), mesh)
+        masks = sharding.replicate(jnp.asarray(padded(np.asarray(masks), num_frames)), mesh)
 
     def place(x: Array) -> Array:
         if sharding.mesh_of_rows(x) is not None:
             return x
         longer = x if len(x) == num_pairs else padded(np.asarray(x), num_pairs)
-        return jnp.asarray(longer) if mesh is None else sharding.by_rows(longer, mesh)
+        return jnp.asarray(longer) if mesh is None else sharding.shard_rows(longer, mesh)
 
     return dataclasses.replace(
         given,

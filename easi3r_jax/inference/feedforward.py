@@ -1,12 +1,13 @@
-"""Frames as they stream in: geometry of each from two pairs, in closed form, without optimisation.
+"""Streaming reconstruction: the geometry of each new frame from two pairs, in closed form, without optimisation.
 
     frame t ──encode──▶ pairs of t with the reference and with the frame before, in both directions
         own point map ──Weiszfeld──▶ focal length
-        anchor's points of the pair ──registered to where the anchor lies──▶ frame t's points in the world
+        anchor's points of the pair ──registered to its world points──▶ frame t's points in the world
         own point map ──registered to them──▶ pose and scale ──▶ depth
 
-The anchor is the reference frame or the one before, whichever's pair is the more confident. The reference changes to
-the frame before where its own pairs get much less confident. Nothing is revisited: errors add up along the clip.
+The anchor is the reference frame or the previous frame, whichever has the more confident pair. When the reference's
+pairs become much less confident, the previous frame becomes the reference. No frame is revisited: errors accumulate
+along the clip.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.procrustes import robust_similarity
 from easi3r_jax.core.types import (
     Array,
+    Float,
     Frames,
     Geometry,
     Progress,
     Reconstruction,
     Scene4D,
+    UInt8,
     all_finite,
     pytree_dataclass,
     silent,
@@ -44,46 +47,48 @@ _MIN_RELATIVE_CONFIDENCE = 0.5
 
 @pytree_dataclass
 class Anchor:
-    """A frame that others are placed by.
+    """A placed frame to which new frames are registered.
 
     Attributes:
-      features: (N, C) of the encoder.
+      features: (N, C) encoder features.
       points: (H, W, 3) in the world.
       confidence: (H, W).
     """
 
-    features: Array
-    points: Array
-    confidence: Array
+    features: Float[Array, "N C"]
+    points: Float[Array, "H W 3"]
+    confidence: Float[Array, "H W"]
 
 
 @pytree_dataclass
 class TrackedFrame:
-    """What is known of a frame as soon as it is seen.
+    """The estimate for a new frame.
 
     Attributes:
       world_from_cam: (4, 4) rigid; the world is the first frame's camera.
-      focal: () pixels: of the frames up to this one, if they share it.
-      depth: (H, W) z, in the first pair's unit.
+      focal: () pixels; if shared, the mean of the frames so far.
+      depth: (H, W) z, in units of the first pair.
       confidence: (H, W) of the frame's own point map.
     """
 
-    world_from_cam: Array
-    focal: Array
-    depth: Array
-    confidence: Array
+    world_from_cam: Float[Array, "4 4"]
+    focal: Float[Array, ""]
+    depth: Float[Array, "H W"]
+    confidence: Float[Array, "H W"]
 
 
-def track(model: DUSt3R, frames: Iterable[np.ndarray], *, shared_focal: bool = True) -> Iterator[TrackedFrame]:
-    """Yields every frame's camera and depth when it comes in.
+def track(
+    model: DUSt3R, frames: Iterable[UInt8[np.ndarray, "H W 3"]], *, shared_focal: bool = True
+) -> Iterator[TrackedFrame]:
+    """Yields every frame's camera and depth as it arrives.
 
     Args:
       model: the network.
       frames: (H, W, 3) uint8 each, of one size.
-      shared_focal: the focal length is the mean of those of the frames so far.
+      shared_focal: use the mean focal length of the frames so far.
 
     Raises:
-      InputError: weights or frames that give no finite prediction.
+      InputError: weights or frames whose predictions are not finite.
     """
     reference = previous = None
     focals = []
@@ -97,7 +102,9 @@ def track(model: DUSt3R, frames: Iterable[np.ndarray], *, shared_focal: bool = T
                 reference = previous
             previous = anchor
         if not bool(all_finite(frame)):
-            raise InputError(f"Frame {len(focals)} gets no finite camera or depth: wrong weights, or frames of noise.")
+            raise InputError(
+                f"Frame {len(focals)} gets no finite camera or depth: wrong weights, or frames of pure noise."
+            )
         focals.append(float(frame.focal))
         focal = np.float32(np.mean(focals)) if shared_focal else np.float32(focals[-1])
         yield TrackedFrame(frame.world_from_cam, jnp.asarray(focal), frame.depth, frame.confidence)
@@ -108,13 +115,13 @@ def reconstruct_stream(
 ) -> Reconstruction:
     """Reconstructs a clip frame by frame, without optimisation: `track`, then the confidence clean-up.
 
-    Nothing is said of motion: no mask marks anything, and every pixel counts as static.
+    Motion is not detected: masks are empty, and every pixel is static.
 
     Args:
       model: the network.
       frames: the clip.
       config: `shared_focal`, `clean_tolerance`.
-      progress: called after each frame, of the stage "track".
+      progress: called after each frame, for the stage "track".
 
     Raises:
       InputError: as `track`.
@@ -156,7 +163,7 @@ def _first(model: DUSt3R, rgb: Array) -> tuple[TrackedFrame, Anchor]:
 
 @jax.jit
 def _next(model: DUSt3R, rgb: Array, reference: Anchor, previous: Anchor) -> tuple[TrackedFrame, Anchor, Array]:
-    """A frame, what later ones are placed by, and whether the reference is lost."""
+    """The new frame, its anchor for later frames, and whether the reference is lost."""
     features = model.encode(rgb[None])
     anchors = jax.tree.map(lambda a, b: jnp.stack([a, b]), reference, previous)
     both = jnp.concatenate([features, features])
@@ -166,7 +173,7 @@ def _next(model: DUSt3R, rgb: Array, reference: Anchor, previous: Anchor) -> tup
         jnp.concatenate([anchors.features, both]),
         rgb.shape[:2],
     )
-    # Of pairs whose camera i is an anchor's.
+    # Confidence of the pairs whose camera i is an anchor's.
     trust = jnp.mean(confidence_i[2:] - 1, axis=(1, 2)) * jnp.mean(confidence_j[2:] - 1, axis=(1, 2))
     k = jnp.where(trust[0] >= trust[1], 0, 1)
     anchor = jax.tree.map(lambda x: x[k], anchors)
@@ -186,7 +193,7 @@ def _next(model: DUSt3R, rgb: Array, reference: Anchor, previous: Anchor) -> tup
 
 
 def _pairs(model: DUSt3R, features_i: Array, features_j: Array, size: tuple[int, int]) -> tuple[Array, ...]:
-    """Points and confidence of frames i, and of frames j in camera i, of some pairs."""
+    """Points and confidence of frames i, and of frames j in camera i."""
     grid = model.grid(size)
     decoded = model.decode(features_i, features_j, grid)
     points_i, confidence_i, points_j, confidence_j = model.predict(features_i, features_j, decoded, grid)

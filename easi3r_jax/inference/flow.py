@@ -1,8 +1,8 @@
-"""Optical flow between the frames of a clip, at any size, and where flow there and back agree.
+"""Optical flow between the frames of a clip, at any size, and its forward-backward consistency.
 
-    frames, edges ──estimate_flow──▶ flow of every pair ──flow[reverse_edges(edges)], consistent_flow──▶ where it holds
+    frames, edges ──estimate_flow──▶ flow of every pair ──flow[reverse], consistent_flow──▶ where it holds
 
-Flow is in pixels (x, y) of the frames: what is at x in frame i is at x + flow in frame j.
+Flow is in pixels (x, y) of the frames: a point at x in frame i is at x + flow in frame j.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ from jax.sharding import Mesh
 
 from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import Batches, pad_pairs
-from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera
-from easi3r_jax.core.sharding import ROWS, WHOLE
-from easi3r_jax.core.types import Array, Progress, all_finite, silent
+from easi3r_jax.core.sharding import REPLICATED, ROWS
+from easi3r_jax.core.types import Array, Bool, Float, Int, Progress, Shaped, UInt8, all_finite, silent
 from easi3r_jax.models import FlowNetwork
 from easi3r_jax.models.correlation import MAX_CORRELATION_BYTES
 from easi3r_jax.models.flow_layers import ITERATIONS, STRIDE
 
-#: Sides, padded to the networks' stride, below which frames are enlarged: the networks know large images only.
+#: Frames with a side (padded to the networks' stride) below this are upsampled: the networks expect large images.
 SMALLEST_SIDE = 128
 
 # Temporary memory per pixel of SEA-RAFT, the largest of the networks: 912 bytes at 512 x 288, correlations included, in
 # XLA's count for a CPU (`compiled.memory_analysis()`).
 _BYTES_PER_PIXEL = 1024
-# Pixels by which rounding may carry what stays where it is over the image's edge.
-_ROUNDING = 1e-3
+# Tolerance at the image's edge in pixels, so that rounding does not push static points outside.
+_EDGE_TOLERANCE = 1e-3
 
 
 def estimate_flow(
     network: FlowNetwork,
-    rgb: Array,
-    edges: np.ndarray,
+    rgb: UInt8[Array, "T H W 3"],
+    edges: Int[np.ndarray, "E 2"],
     *,
     batch: int = 0,
     iterations: int = ITERATIONS,
     progress: Progress = silent,
-) -> Array:
+) -> Float[Array, "E H W 2"]:
     """Flow of every directed pair of a clip.
 
-    Frames with a padded side below `SMALLEST_SIDE` are enlarged by the smallest whole factor that mends it (bilinear),
-    and the flow is brought back (mean over the factor's blocks, over the factor). All batches have one shape: one
-    compilation. Where the network lies on a mesh, its pairs are sharded.
+    Frames with a padded side below `SMALLEST_SIDE` are upsampled (bilinear) by the smallest sufficient integer factor,
+    and the flow is downsampled again (mean over blocks, divided by the factor). All batches have one shape, so the
+    network compiles once. If the network lies on a mesh, the pairs are sharded.
 
-    Memory on the device: 3 bytes for each pixel of the clip and 8 for each pixel of a pair (65 frames of 512 × 288 in
-    600 pairs: 0.7 GB), and for a batch, of what the network sees, about 1 KiB a pixel and pair and the correlations,
+    Device memory: 3 bytes per pixel of the clip and 8 per pixel of a pair (65 frames of 512 × 288 in 600 pairs:
+    0.7 GB). In addition, for each pair of a batch at the network's size, about 1 KiB per pixel and the correlations,
     (4 / 3) (H W / 32)² bytes a pair or `models.correlation.MAX_CORRELATION_BYTES` in all, whichever is less.
 
     Args:
@@ -61,13 +61,13 @@ def estimate_flow(
       edges: (E, 2) int, pairs of frame numbers (i, j).
       batch: pairs at a time; 0: as many as fit into modest memory.
       iterations: of the network's refinement.
-      progress: called before each batch and at the end, of the stage "flow".
+      progress: called before each batch and at the end, for the stage "flow".
 
     Returns:
-      (E, H, W, 2) float32 pixels (x, y), from frame i to frame j; sharded by pairs where the network lies on a mesh.
+      (E, H, W, 2) float32 pixels (x, y), from frame i to frame j; sharded by pairs if the network lies on a mesh.
 
     Raises:
-      InputError: pairs of frames that do not exist; weights or frames that give no finite flow.
+      InputError: pairs of frames that do not exist; weights or frames that do not give finite flow.
     """
     num_frames, height, width = rgb.shape[:3]
     edges = np.asarray(edges, np.int32).reshape(-1, 2)
@@ -75,9 +75,11 @@ def estimate_flow(
     if not total:
         return jnp.zeros((0, height, width, 2), jnp.float32)
     if edges.min() < 0 or edges.max() >= num_frames:
-        raise InputError(f"Flow is wanted between frames {edges.min()}..{edges.max()}; there are 0..{num_frames - 1}.")
+        raise InputError(
+            f"Flow was requested between frames {edges.min()}..{edges.max()}; there are 0..{num_frames - 1}."
+        )
     mesh = sharding.mesh_of(network)
-    rgb = sharding.whole(jnp.asarray(rgb), mesh)
+    rgb = sharding.replicate(jnp.asarray(rgb), mesh)
     edges, valid = pad_pairs(edges, 0, mesh)
     batches = Batches(edges, _most_at_once(math.prod(network_size(height, width))), mesh, valid=valid, batch=batch)
     store = (batches.empty((height, width, 2), "float32"),)
@@ -86,17 +88,18 @@ def estimate_flow(
         images = _gather_batch(rgb, batches[n][0], mesh)
         store = jax.block_until_ready(batches.keep(store, (_flow_batch(network, *images, iterations, mesh),), n))
     if not bool(all_finite(store[0])):
-        raise InputError("The network's flow is infinite or undefined: wrong weights?")
+        raise InputError("The network's flow is infinite or NaN: wrong weights?")
     progress("flow", total, total, "")
     return store[0] if len(edges) == total else store[0][:total]
 
 
-def pad_images(rgb: Array, multiple: int = STRIDE) -> tuple[Array, tuple[int, int]]:
-    """Repeats the edge pixels of images (B, H, W, C) until both sides are multiples.
+def pad_images(
+    rgb: Shaped[Array, "B H W C"], multiple: int = STRIDE
+) -> tuple[Shaped[Array, "B height width C"], tuple[int, int]]:
+    """Pads images (B, H, W, C) by repeating edge pixels until both sides are multiples.
 
     Returns:
-      The larger images, and where the original ones begin in them (row, column): half of the padding is before, rounded
-      down.
+      The padded images, and the offset (row, column) of the originals in them: half of the padding, rounded down.
     """
     (top, bottom), (left, right) = (
         (missing // 2, missing - missing // 2) for missing in (-side % multiple for side in rgb.shape[1:3])
@@ -105,17 +108,18 @@ def pad_images(rgb: Array, multiple: int = STRIDE) -> tuple[Array, tuple[int, in
 
 
 @jax.jit
-def consistent_flow(forward: Array, backward: Array, tolerance: float = 3.0) -> Array:
-    """Where flow there and back ends where it began: the released programs' check.
+def consistent_flow(
+    forward: Float[Array, "B H W 2"], backward: Float[Array, "B H W 2"], tolerance: float = 3.0
+) -> Bool[Array, "B H W"]:
+    """Forward-backward consistency, as checked by the released programs.
 
-    Backward flow is sampled bilinearly where forward flow points, between pixels that are integers at pixel centres
-    (`align_corners` in PyTorch's words). It is the *sum* over x and y of forward and backward flow that must be below
-    the tolerance in size: errors of opposite sign cancel. What points beyond the centres of the outermost pixels is not
-    consistent, whatever lies there.
+    Backward flow is sampled bilinearly at the target of forward flow, with integer coordinates at pixel centres
+    (`align_corners` in PyTorch). The *sum* over x and y of forward and backward flow must be below the tolerance in
+    magnitude: errors of opposite sign cancel. Targets beyond the centres of the outermost pixels are inconsistent.
 
     Args:
       forward: (B, H, W, 2) flow from i to j, pixels (x, y).
-      backward: (B, H, W, 2) from j to i: `flow[reverse_edges(edges)]`.
+      backward: (B, H, W, 2) from j to i: `flow[reverse_edges(edges, T)[0]]`, see `core.pairs`.
       tolerance: pixels.
 
     Returns:
@@ -124,43 +128,26 @@ def consistent_flow(forward: Array, backward: Array, tolerance: float = 3.0) -> 
     height, width = forward.shape[1:3]
     aim = camera.pixel_grid(height, width)[None] + forward
     last = jnp.asarray([width - 1, height - 1], aim.dtype).reshape(1, 1, 1, 2)
-    inside = jnp.all((aim >= -_ROUNDING) & (aim <= last + _ROUNDING), axis=-1)
-    # Sums over x and y are sampled: the same as summing samples, for half the look-ups. At the edge, the edge's value.
+    inside = jnp.all((aim >= -_EDGE_TOLERANCE) & (aim <= last + _EDGE_TOLERANCE), axis=-1)
+    # Samples the sum over x and y, equal to the sum of samples with half the look-ups. Clamped at the edge.
     sample = jax.vmap(lambda image, at: map_coordinates(image, [at[..., 1], at[..., 0]], order=1, mode="nearest"))
     error = jnp.sum(forward, axis=-1) + sample(jnp.sum(backward, axis=-1), aim)
     return inside & (jnp.abs(error) < tolerance)
 
 
-def reverse_edges(edges: np.ndarray) -> np.ndarray:
-    """The number of every pair's reverse: (E, 2) pairs (i, j) -> (E,) int.
-
-    Raises:
-      ConfigError: a pair that comes in one direction only.
-    """
-    pairs = [(int(i), int(j)) for i, j in np.asarray(edges)]
-    number = {pair: e for e, pair in enumerate(pairs)}
-    alone = [(i, j) for i, j in pairs if (j, i) not in number]
-    if alone:
-        raise ConfigError(
-            f"{len(alone)} of {len(pairs)} pairs come in one direction only (the first: {alone[0][0]} to "
-            f"{alone[0][1]}): take a symmetric pair graph."
-        )
-    return np.array([number[j, i] for i, j in pairs], np.int32)
-
-
 def _factor(height: int, width: int) -> int:
-    """How often frames are enlarged: smallest whole number after which both padded sides reach `SMALLEST_SIDE`."""
+    """Upsampling factor: the smallest integer for which both padded sides reach `SMALLEST_SIDE`."""
     return (SMALLEST_SIDE - STRIDE) // min(height, width) + 1
 
 
 def network_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width of a frame as the network sees it: enlarged and padded."""
+    """Height and width of a frame as the network sees it: upsampled and padded."""
     factor = _factor(height, width)
     return -(-factor * height // STRIDE) * STRIDE, -(-factor * width // STRIDE) * STRIDE
 
 
 def _most_at_once(pixels: int) -> int:
-    """Pairs at a time: what fits into modest memory, and whose correlations are not computed anew at each look-up."""
+    """Pairs at a time that fit into modest memory, and whose correlations need not be recomputed at each look-up."""
     memory = 1 << (28 if jax.default_backend() == "cpu" else 32)
     correlations = 4 * (pixels / STRIDE**2) ** 2 * 4 / 3  # levels shrink by four
     return max(1, int(min(memory / (_BYTES_PER_PIXEL * pixels + correlations), MAX_CORRELATION_BYTES / correlations)))
@@ -168,7 +155,7 @@ def _most_at_once(pixels: int) -> int:
 
 @partial(jax.jit, static_argnames=("mesh",))
 def _gather_batch(rgb: Array, edges: Array, mesh: Mesh | None) -> tuple[Array, Array]:
-    gather = sharding.divided(lambda rgb, edges: (rgb[edges[:, 0]], rgb[edges[:, 1]]), mesh, (WHOLE, ROWS), ROWS)
+    gather = sharding.shard_map(lambda rgb, edges: (rgb[edges[:, 0]], rgb[edges[:, 1]]), mesh, (REPLICATED, ROWS), ROWS)
     return gather(rgb, edges)
 
 
@@ -177,7 +164,7 @@ def _flow_batch(network: FlowNetwork, rgb_i: Array, rgb_j: Array, iterations: in
     def share(network: FlowNetwork, rgb_i: Array, rgb_j: Array) -> Array:
         return _flow_of(network, rgb_i, rgb_j, iterations)
 
-    return sharding.divided(share, mesh, (WHOLE, ROWS, ROWS), ROWS)(network, rgb_i, rgb_j)
+    return sharding.shard_map(share, mesh, (REPLICATED, ROWS, ROWS), ROWS)(network, rgb_i, rgb_j)
 
 
 def _flow_of(network: FlowNetwork, rgb_i: Array, rgb_j: Array, iterations: int) -> Array:

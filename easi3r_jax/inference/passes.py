@@ -1,9 +1,9 @@
 """The network over a whole clip: every frame encoded, every pair decoded, in batches of one shape.
 
-The network's programs see batches of one shape in a pass, which for long clips does not depend on their length. A
-network that lies on a mesh (see `sharding`) has its batches divided over the devices.
+Within a pass, the network sees batches of one shape, which for long clips does not depend on their length. If the
+network lies on a mesh (see `sharding`), its batches are sharded over the devices.
 
-Letters: B pairs (or frames) of a batch.
+Letters: B pairs (or frames) in a batch.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from easi3r_jax import motion
 from easi3r_jax.core import sharding
 from easi3r_jax.core.batches import Batches, batch_size, pad_pairs, padded
 from easi3r_jax.core.conversion import check_conversion
-from easi3r_jax.core.sharding import ROWS, WHOLE
-from easi3r_jax.core.types import Array, Frames, PairPredictions, Progress, silent
+from easi3r_jax.core.sharding import REPLICATED, ROWS
+from easi3r_jax.core.types import Array, Bool, Float, Frames, Int, PairPredictions, Progress, silent
 from easi3r_jax.models import DUSt3R
 
-# Tokens of a batch and device: as many as keep it busy, within modest memory.
+# Tokens per batch and device: enough to keep the device busy, within modest memory.
 _TOKENS_CPU, _TOKENS = 2048, 16384
 
 
-def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, progress: Progress = silent) -> Array:
+def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, progress: Progress = silent) -> Float[Array, "T N C"]:
     """Encodes every frame once: (T, N, C) float32, replicated on every device of the network's mesh. Runs on the host.
 
     Args:
       model: the network.
-      frames: the clip. Where it has a `valid` field, clips are to share compiled shapes: if it does not fit into one
-        batch, all batches are full. What that wastes is little beside the work on pairs.
+      frames: the clip. If it has a `valid` field, clips share compiled shapes: unless the clip fits into one batch, all
+        batches are full. The waste is small compared with the work on pairs.
       batch: frames at a time; 0: chosen by the number of tokens.
       progress: called before each batch and at the end.
     """
     num_frames, height, width = frames.rgb.shape[:3]
     mesh = sharding.mesh_of(model)
-    shards = sharding.num_shares(mesh)
+    shards = sharding.num_shards(mesh)
     per_device, most = -(-num_frames // shards), _most_at_once(model.grid((height, width)))
     full = frames.valid is not None and per_device > most
     batch = shards * (-(-batch // shards) or (most if full else batch_size(per_device, most)))
     parts = []
     for start in range(0, num_frames, batch):
         progress("encode", start, num_frames, "")
-        rgb = sharding.by_rows(padded(np.asarray(frames.rgb[start : start + batch]), batch), mesh)
-        parts.append(sharding.whole(_encode_batch(model, rgb, mesh).block_until_ready(), mesh))
+        rgb = sharding.shard_rows(padded(np.asarray(frames.rgb[start : start + batch]), batch), mesh)
+        parts.append(sharding.replicate(_encode_batch(model, rgb, mesh).block_until_ready(), mesh))
     features = jnp.concatenate(parts)[:num_frames]
     progress("encode", num_frames, num_frames, "")
     return features
@@ -55,15 +55,15 @@ def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, progress: Progress 
 
 def attention_pass(
     model: DUSt3R,
-    features: Array,
-    edges: np.ndarray,
+    features: Float[Array, "T N C"],
+    edges: Int[np.ndarray, "E 2"],
     grid: tuple[int, int],
     *,
-    valid: np.ndarray | None = None,
+    valid: Bool[np.ndarray, "E"] | None = None,
     batch: int = 0,
     progress: Progress = silent,
 ) -> motion.TemporalState:
-    """First pass: statistics of every pair's cross-attention, aggregated over the pairs of each frame. No heads.
+    """First pass: statistics of every pair's cross-attention, aggregated over the pairs of each frame, without heads.
 
     Runs on the host; `attention_statistics` is its pure counterpart.
 
@@ -72,33 +72,33 @@ def attention_pass(
       features: (T, N, C) of all frames.
       edges: (E, 2) int, frames of the pairs.
       grid: (h, w) tokens.
-      valid: (E,) bool, False for padding; None: all count.
+      valid: (E,) bool, False for padding; None: all are valid.
       batch: pairs at a time; 0: chosen by the number of tokens.
       progress: called before each batch and at the end.
     """
     mesh = sharding.mesh_of(model)
-    features = sharding.whole(features, mesh)
+    features = sharding.replicate(features, mesh)
     state = _empty_temporal(model, len(features), grid, mesh)
     batches, _, _, total = _batched(edges, valid, grid, mesh, batch)
     for n in range(batches.count):
         progress("attention", batches.done(n), total, "")
-        part, counts = batches[n]
-        if not counts.any():
+        part, is_valid = batches[n]
+        if not is_valid.any():
             continue
         stats, _ = _network_batch(model, *_gather_batch(features, part, None, mesh), grid, mesh, heads=False)
-        state = jax.block_until_ready(_merge_batch(state, sharding.whole(stats, mesh), part, counts, grid))
+        state = jax.block_until_ready(_merge_batch(state, sharding.replicate(stats, mesh), part, is_valid, grid))
     progress("attention", total, total, "")
     return state
 
 
 def prediction_pass(
     model: DUSt3R,
-    features: Array,
-    edges: np.ndarray,
+    features: Float[Array, "T N C"],
+    edges: Int[np.ndarray, "pairs 2"],
     grid: tuple[int, int],
     *,
-    valid: np.ndarray | None = None,
-    dynamic_tokens: Array | None = None,
+    valid: Bool[np.ndarray, "pairs"] | None = None,
+    dynamic_tokens: Bool[Array, "T N"] | None = None,
     dtype: str = "float32",
     batch: int = 0,
     progress: Progress = silent,
@@ -112,28 +112,28 @@ def prediction_pass(
       dtype: of the point maps.
       batch: pairs at a time; 0: chosen by the number of tokens.
       progress: called before each batch and at the end.
-      stage: what `progress` is told.
+      stage: name of the stage for `progress`.
 
     Returns:
-      point maps sharded by pairs over the network's mesh, padded where the devices need equal shards; statistics.
+      point maps sharded by pairs over the network's mesh, padded if the devices need equal shards; and statistics.
 
     Raises:
       ConfigError: the device cannot convert to `dtype`.
     """
     check_conversion(dtype)
     mesh = sharding.mesh_of(model)
-    features, dynamic_tokens = sharding.whole((features, dynamic_tokens), mesh)
+    features, dynamic_tokens = sharding.replicate((features, dynamic_tokens), mesh)
     batches, edges, valid, total = _batched(edges, valid, grid, mesh, batch)
     state = _empty_temporal(model, len(features), grid, mesh)
     size = (grid[0] * model.config.patch_size, grid[1] * model.config.patch_size)
     store = tuple(batches.empty((*size, *channels), dtype) for channels in ((3,), (), (3,), ()))
     for n in range(batches.count):
         progress(stage, batches.done(n), total, "")
-        part, counts = batches[n]
+        part, is_valid = batches[n]
         inputs = _gather_batch(features, part, dynamic_tokens, mesh)
         stats, predicted = _network_batch(model, *inputs, grid, mesh, heads=True)
         store = batches.keep(store, predicted, n)
-        state = jax.block_until_ready(_merge_batch(state, sharding.whole(stats, mesh), part, counts, grid))
+        state = jax.block_until_ready(_merge_batch(state, sharding.replicate(stats, mesh), part, is_valid, grid))
     progress(stage, total, total, "")
     points_i, confidence_i, points_j, confidence_j = store
     return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j, valid, len(features)), state
@@ -142,7 +142,7 @@ def prediction_pass(
 def _batched(
     edges: np.ndarray, valid: np.ndarray | None, grid: tuple[int, int], mesh: Mesh | None, batch: int
 ) -> tuple[Batches, np.ndarray, np.ndarray | None, int]:
-    """Batches of pairs, the pairs padded for the mesh, which of them are valid, and how many are."""
+    """Batches of pairs, the pairs padded for the mesh, which of them are valid, and the number of valid ones."""
     count = len(edges)
     edges, added = pad_pairs(edges, 0, mesh)
     valid = added if valid is None else padded(valid, len(edges)) & (np.arange(len(edges)) < count)
@@ -159,18 +159,18 @@ def _most_at_once(grid: tuple[int, int]) -> int:
 def _empty_temporal(model: DUSt3R, num_frames: int, grid: tuple[int, int], mesh: Mesh | None) -> motion.TemporalState:
     config = model.config
     state = motion.init_temporal(num_frames, config.dec_depth, config.dec_heads, grid[0] * grid[1])
-    return sharding.whole(state, mesh)
+    return sharding.replicate(state, mesh)
 
 
 # --- compiled ------------------------------------------------------------------------------------------------------
 #
-# The network apart from what gathers its inputs and keeps its outputs: these depend on the clip's length, and compile
-# in no time; the network does not.
+# The network is compiled separately from gathering its inputs and storing its outputs: these depend on the clip's
+# length and compile quickly, while the network does neither.
 
 
 @partial(jax.jit, static_argnames=("mesh",))
 def _encode_batch(model: DUSt3R, rgb: Array, mesh: Mesh | None) -> Array:
-    return sharding.divided(lambda model, rgb: model.encode(rgb), mesh, (WHOLE, ROWS), ROWS)(model, rgb)
+    return sharding.shard_map(lambda model, rgb: model.encode(rgb), mesh, (REPLICATED, ROWS), ROWS)(model, rgb)
 
 
 @partial(jax.jit, static_argnames=("mesh",))
@@ -181,18 +181,20 @@ def _gather_batch(features: Array, edges: Array, dynamic: Array | None, mesh: Me
         i, j = edges[:, 0], edges[:, 1]
         return features[i], features[j], None if dynamic is None else (dynamic[i], dynamic[j])
 
-    return sharding.divided(gather, mesh, (WHOLE, ROWS, WHOLE), ROWS)(features, edges, dynamic)
+    return sharding.shard_map(gather, mesh, (REPLICATED, ROWS, REPLICATED), ROWS)(features, edges, dynamic)
 
 
 @partial(jax.jit, static_argnames=("grid", "mesh", "heads"))
 def _network_batch(model, features_i, features_j, dynamic, grid, mesh, *, heads):
-    """Statistics of a batch, and what the heads predict, if they are to."""
+    """Statistics of a batch, and the heads' predictions if requested."""
 
     def network(model: DUSt3R, features_i: Array, features_j: Array, dynamic):
         decoded = model.decode(features_i, features_j, grid, dynamic)
         return decoded.stats, model.predict(features_i, features_j, decoded, grid) if heads else ()
 
-    return sharding.divided(network, mesh, (WHOLE, ROWS, ROWS, ROWS), ROWS)(model, features_i, features_j, dynamic)
+    return sharding.shard_map(network, mesh, (REPLICATED, ROWS, ROWS, ROWS), ROWS)(
+        model, features_i, features_j, dynamic
+    )
 
 
 @partial(jax.jit, static_argnames=("grid",), donate_argnames=("state",))

@@ -1,4 +1,4 @@
-"""The stages in order: the table of contents of the library.
+"""The stages in order: a table of contents of the library.
 
     frames ──encode──▶ features ──pass 1──▶ attention statistics ──▶ motion maps ──▶ masks
                           │                                                            │
@@ -6,12 +6,12 @@
                                                   │
                               point maps + statistics ──▶ final masks, global alignment ──▶ Scene4D
 
-Every frame is encoded once (of a long clip, once in each window). The first pass runs no prediction head unless the
-motion cue reads point maps. Statistics are accumulated as they come, so their memory does not grow with the number of
-pairs. `passes` has the network's part, `pure` the same stages as pure functions.
+Every frame is encoded once (once per window in a long clip). The first pass runs no prediction head unless the motion
+cue reads point maps. Statistics are accumulated on the fly, so their memory does not grow with the number of pairs.
+`passes` runs the network; `pure` has the same stages as pure functions.
 
-A network on a mesh of devices (`sharding.whole(model, sharding.data_mesh())`) has frames, pairs and the alignment's
-edges sharded over them. `clip.prepare` is where inputs are padded and placed.
+If the network lies on a mesh of devices (`sharding.replicate(model, sharding.data_mesh())`), frames, pairs and the
+alignment's edges are sharded over it. `clip.prepare` pads and places the inputs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ from easi3r_jax.core.config import PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import (
     Array,
+    Bool,
+    Float,
     Frames,
     Geometry,
     Given,
+    Int,
     MaskRefiner,
     MotionMaps,
     MotionResidual,
@@ -47,7 +50,7 @@ from easi3r_jax.models import DUSt3R
 
 __all__ = ["attention_pass", "clip_edges", "encode", "final_masks", "prediction_pass", "reconstruct", "segment"]
 
-# Share of the unmasked pixels whose flow the cameras must explain before flow may say what is static.
+# Minimum share of unmasked pixels whose flow the cameras explain; below it, flow is not used for the static mask.
 _MIN_STATIC_SHARE = 0.05
 
 
@@ -60,27 +63,27 @@ def reconstruct(
     cue: motion.Cue | None = None,
     flow: FlowEstimator | None = None,
     refiner: MaskRefiner | None = None,
-    features: Array | None = None,
+    features: Float[Array, "T N C"] | None = None,
     progress: Progress = silent,
 ) -> Reconstruction:
     """Reconstructs a clip: the whole method. Runs on the host; its stages are pure functions (see docs/extending.md).
 
     Args:
       model: a DUSt3R or MonST3R network.
-      frames: the clip, at a size that divides into the network's patches and is near to what it was trained at.
+      frames: the clip, at a size divisible into the network's patches and near its training size.
       config: options of every stage.
-      given: what is known beside the frames: optical flow, masks, cameras.
-      cue: where motion is read from, in the place of `config.cue`.
-      flow: estimates optical flow where `given` has none.
-      refiner: improves the masks that the alignment and the result see, before `config.mask_dilation`.
-      features: `encode(model, frames)` where it is known already; skips the encoder.
+      given: priors: optical flow, masks, cameras.
+      cue: motion cue that replaces `config.cue`.
+      flow: estimates optical flow if `given` has none.
+      refiner: refines the masks for the alignment and the result, before `config.mask_dilation`.
+      features: precomputed `encode(model, frames)`; skips the encoder.
       progress: called during each stage.
 
     Raises:
       ConfigError: options that do not fit the clip, e.g. a pair graph that leaves frames unconnected, or masks from
-        flow where there is none; point maps in a type that the device cannot convert.
-      InputError: frames of a size that the network cannot take or was not made for; weights or frames that give no
-        finite prediction; a refiner that returns no masks of the clip.
+        flow without flow; point maps in a type that the device cannot convert.
+      InputError: frames of a size that the network cannot take or was not trained for; weights or frames whose
+        predictions are not finite; a refiner whose masks do not fit the clip.
     """
     clip = prepare(model, frames, config, given or Given(), cue, flow, progress)
     features = clip.padded(features) if features is not None else encode(
@@ -93,7 +96,7 @@ def reconstruct(
         evidence = _first_pass(model, features, clip, config, progress)
         _, found = _segmented(evidence, labels, clip, config, progress)
         attended = found.mask if attended is None else found.mask | attended
-        del evidence  # point maps of all pairs are large: only one set of them at a time
+        del evidence  # point maps of all pairs are large: hold only one set of them
 
     evidence = _second_pass(model, features, clip, config, attended, progress)
     maps, found = _segmented(evidence, labels, clip, config, progress) if clip.finds_motion else (None, None)
@@ -115,7 +118,7 @@ def reconstruct(
 
 
 def _first_pass(model: DUSt3R, features: Array, clip: Clip, config: PipelineConfig, progress: Progress):
-    """Attention statistics of plain attention, and point maps where the cue reads them."""
+    """Statistics of plain attention, and point maps if the cue reads them."""
     shared = {"valid": clip.valid, "batch": config.pair_batch, "progress": progress}
     if not motion.needs_points(clip.cue):
         statistics = attention_pass(model, features, clip.edges, clip.grid, **shared)
@@ -129,7 +132,7 @@ def _first_pass(model: DUSt3R, features: Array, clip: Clip, config: PipelineConf
 def _second_pass(
     model: DUSt3R, features: Array, clip: Clip, config: PipelineConfig, masks: Array | None, progress: Progress
 ) -> motion.Evidence:
-    """Point maps and statistics under masked re-attention (Easi3R, sec. 3.3); of plain attention without masks."""
+    """Point maps and statistics under masked re-attention (Easi3R, sec. 3.3); plain attention without masks."""
     predictions, statistics = prediction_pass(
         model,
         features,
@@ -147,7 +150,7 @@ def _second_pass(
 def _segmented(
     evidence: motion.Evidence, labels: Array, clip: Clip, config: PipelineConfig, progress: Progress
 ) -> tuple[MotionMaps, Segmentation]:
-    """What the cue makes of a pass."""
+    """Motion maps and segmentation that the cue derives from a pass."""
     residual = None
     if clip.cue is not None:
         progress("motion", 0, 1, "")
@@ -159,20 +162,20 @@ def _segmented(
 @partial(jax.jit, static_argnames=("image_size", "config"))
 def segment(
     temporal: motion.TemporalState,
-    labels: Array,
+    labels: Int[Array, "T h w"],
     image_size: tuple[int, int],
     config: SegmentationConfig,
     residual: MotionResidual | None = None,
-    valid: Array | None = None,
+    valid: Bool[Array, "T"] | None = None,
 ) -> tuple[MotionMaps, Segmentation]:
-    """Statistics to scores to masks: aggregate, score, average over clusters, threshold (Easi3R, sec. 3.2). Pure.
+    """From statistics to scores to masks: aggregate, score, average over clusters, threshold (Easi3R, sec. 3.2). Pure.
 
     Args:
       temporal: statistics of all pairs.
       labels: (T, h, w) int32, clusters of the features.
       image_size: (H, W) of the masks.
       config: options.
-      residual: of a cue; replaces the attention's score.
+      residual: output of another cue; replaces the attention's score.
       valid: (T,) bool, as `Frames.valid`.
     """
     maps = motion.motion_maps(temporal, labels, config, residual, valid)
@@ -186,10 +189,10 @@ def final_masks(
     found: Segmentation | None,
     refiner: MaskRefiner | None = None,
     progress: Progress = silent,
-) -> Array:
+) -> Bool[Array, "T H W"]:
     """Dynamic masks for the alignment and the result, (T, H, W) bool.
 
-    The union of what `config.masks` names, refined, then dilated by `config.mask_dilation`.
+    The union of the sources in `config.masks`, refined, then dilated by `config.mask_dilation`.
     """
     parts = [jnp.zeros((len(clip.frames.rgb), *clip.size), bool)]
     if "given" in config.masks and clip.given.masks is not None:
@@ -213,7 +216,7 @@ def final_masks(
 
 
 def _refined(refiner: MaskRefiner, masks: Array, clip: Clip, progress: Progress) -> Array:
-    """What the refiner makes of masks (T, H, W) bool, checked."""
+    """Refines masks (T, H, W) bool, and checks the refiner's output."""
     rgb, masks = np.asarray(clip.frames.rgb)[: clip.length], np.asarray(masks)[: clip.length]
     refined = np.asarray(refiner(rgb, masks, progress=progress))
     if refined.dtype != bool or refined.shape != masks.shape:
@@ -226,14 +229,14 @@ def _refined(refiner: MaskRefiner, masks: Array, clip: Clip, progress: Progress)
 def _scene(
     geometry: Geometry, dynamic: Array, found: Segmentation | None, clip: Clip, config: PipelineConfig
 ) -> Scene4D:
-    """Geometry with cleaned confidence, and what in it is dynamic and static."""
+    """Geometry with cleaned confidence, and its dynamic and static masks."""
     valid = clip.frames.valid
     static = ~dynamic if valid is None else ~dynamic & valid[:, None, None]
     if clip.given.flow is not None:
         agrees = static & alignment.static_regions(
             geometry, clip.given.flow, clip.edges, config.static_tolerance, clip.given.flow_known, clip.valid
         )
-        # Where flow and cameras agree nowhere, one of them is wrong, and flow says nothing about what is static.
+        # If flow and cameras agree almost nowhere, one of them is wrong, and flow cannot identify static pixels.
         shares = [jnp.mean(x.astype(jnp.float32)) for x in (agrees, static)]
         static = jnp.where(shares[0] < _MIN_STATIC_SHARE * shares[1], static, agrees)
     return Scene4D(

@@ -1,16 +1,17 @@
-"""The network's stages and the masks as pure functions: `jit`, `vmap` and `grad` take them, by the model too.
+"""The network's stages and the masks as pure functions, for `jit`, `vmap` and `grad`, also with respect to the model.
 
     encode_frames ──▶ features ──▶ attention_statistics ──▶ attention_maps ──▶ motion_masks
                          └──▶ predict_pairs ──▶ alignment.make_problem, alignment.total_loss
 
 `pipeline` runs the same stages batch by batch from the host, with progress and in bounded memory. Here a whole stage is
-one expression. `batch_size` bounds its memory: frames and pairs are then taken so many at a time (`jax.lax.map`), and
-what a batch computes is computed again in the backward pass.
+one expression. `batch_size` bounds its memory: frames and pairs are then processed in batches (`jax.lax.map`), and each
+batch is recomputed in the backward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,28 +19,39 @@ import jax.numpy as jnp
 
 from easi3r_jax import motion
 from easi3r_jax.core.config import SegmentationConfig
-from easi3r_jax.core.types import Array, AttentionStats, PairPredictions, Segmentation, TemporalMaps
+from easi3r_jax.core.types import (
+    Array,
+    AttentionStats,
+    Bool,
+    Float,
+    Int,
+    Key,
+    PairPredictions,
+    Segmentation,
+    TemporalMaps,
+    UInt8,
+)
 from easi3r_jax.inference.clip import check_size
 from easi3r_jax.models import DUSt3R
 
 
-def encode_frames(model: DUSt3R, rgb: Array, *, batch_size: int = 0) -> Array:
+def encode_frames(model: DUSt3R, rgb: UInt8[Array, "T H W 3"], *, batch_size: int = 0) -> Float[Array, "T N C"]:
     """Encodes every frame once: (T, H, W, 3) uint8 to (T, N, C) float32 features.
 
     Raises:
-      InputError: frames of a size that the network cannot take or was not made for.
+      InputError: frames of a size that the network cannot take or was not trained for.
     """
     check_size(model, (rgb.shape[1], rgb.shape[2]))
-    return _batched(model.encode, batch_size, rgb)
+    return _encode(model, rgb, batch_size)
 
 
 def predict_pairs(
     model: DUSt3R,
-    rgb: Array,
-    edges: Array,
+    rgb: UInt8[Array, "T H W 3"],
+    edges: Int[Array, "E 2"],
     *,
-    dynamic_mask: Array | None = None,
-    features: Array | None = None,
+    dynamic_mask: Bool[Array, "T H W"] | None = None,
+    features: Float[Array, "T N C"] | None = None,
     batch_size: int = 0,
 ) -> PairPredictions:
     """Point maps of directed pairs of a clip's frames.
@@ -49,7 +61,7 @@ def predict_pairs(
       rgb: (T, H, W, 3) uint8.
       edges: (E, 2) int, frames (i, j) of each pair.
       dynamic_mask: (T, H, W) bool, masked in the decoder's cross-attention (Easi3R, sec. 3.3); None: plain attention.
-      features: `encode_frames(model, rgb)` where it is known already.
+      features: precomputed `encode_frames(model, rgb)`.
       batch_size: frames and pairs at a time; 0: all at once.
 
     Raises:
@@ -59,18 +71,18 @@ def predict_pairs(
     grid, edges = model.grid((rgb.shape[1], rgb.shape[2])), jnp.asarray(edges, jnp.int32)
     tokens = None if dynamic_mask is None else motion.token_masks(dynamic_mask, model.config.patch_size)
 
-    def pairs(edges: Array) -> tuple[Array, ...]:
-        i, j = edges[:, 0], edges[:, 1]
-        masked = None if tokens is None else (tokens[i], tokens[j])
-        decoded = model.decode(encoded[i], encoded[j], grid, masked)
-        return model.predict(encoded[i], encoded[j], decoded, grid)
-
-    points_i, confidence_i, points_j, confidence_j = _batched(pairs, batch_size, edges)
+    points_i, confidence_i, points_j, confidence_j = _point_maps(model, encoded, edges, tokens, grid, batch_size)
     return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j, num_frames=len(rgb))
 
 
+@partial(jax.jit, static_argnames=("grid", "batch_size"))
 def attention_statistics(
-    model: DUSt3R, features: Array, edges: Array, grid: tuple[int, int], *, batch_size: int = 0
+    model: DUSt3R,
+    features: Float[Array, "T N C"],
+    edges: Int[Array, "E 2"],
+    grid: tuple[int, int],
+    *,
+    batch_size: int = 0,
 ) -> motion.TemporalState:
     """Moments over each frame's pairs of the cross-attention statistics (Easi3R, sec. 3.2, eq. 3).
 
@@ -91,7 +103,9 @@ def attention_statistics(
     return motion.update_temporal(empty, _batched(pairs, batch_size, edges), edges, jnp.ones(len(edges), bool), grid)
 
 
-def attention_maps(model: DUSt3R, rgb: Array, edges: Array, *, batch_size: int = 0) -> TemporalMaps:
+def attention_maps(
+    model: DUSt3R, rgb: UInt8[Array, "T H W 3"], edges: Int[Array, "E 2"], *, batch_size: int = 0
+) -> TemporalMaps:
     """The four temporal attention maps of every frame, (T, h, w) float32 in [0, 1] each (Easi3R, sec. 3.2).
 
     Args:
@@ -105,28 +119,28 @@ def attention_maps(model: DUSt3R, rgb: Array, edges: Array, *, batch_size: int =
     """
     grid = model.grid((rgb.shape[1], rgb.shape[2]))
     features = encode_frames(model, rgb, batch_size=batch_size)
-    return motion.fuse_temporal(attention_statistics(model, features, edges, grid, batch_size=batch_size), grid)
+    return _fuse(attention_statistics(model, features, edges, grid, batch_size=batch_size), grid)
 
 
 def motion_masks(
     model: DUSt3R,
-    rgb: Array,
-    edges: Array,
+    rgb: UInt8[Array, "T H W 3"],
+    edges: Int[Array, "E 2"],
     config: SegmentationConfig = SegmentationConfig(),
     *,
-    key: Array | None = None,
+    key: Key[Array, ""] | None = None,
     batch_size: int = 0,
 ) -> Segmentation:
-    """Dynamic regions of a clip, read from plain attention: the method up to its first masks (Easi3R, sec. 3.2).
+    """Dynamic regions of a clip from plain attention: the method up to its first masks (Easi3R, sec. 3.2).
 
-    `score` is differentiable by the model; clusters, threshold and mask are piecewise constant.
+    `score` is differentiable with respect to the model; clusters, threshold and mask are piecewise constant.
 
     Args:
       model: the network.
       rgb: (T, H, W, 3) uint8.
       edges: (E, 2) int, frames (i, j) of each pair.
-      config: of clustering and threshold.
-      key: of k-means; None: `jax.random.key(0)`.
+      config: options for clustering and threshold.
+      key: for k-means; None: `jax.random.key(0)`.
       batch_size: frames and pairs at a time; 0: all at once.
 
     Raises:
@@ -137,12 +151,48 @@ def motion_masks(
     features = encode_frames(model, rgb, batch_size=batch_size)
     statistics = attention_statistics(model, features, edges, grid, batch_size=batch_size)
     key = jax.random.key(0) if key is None else key
+    return _segment(statistics, features, size, grid, config, key)
+
+
+# Compiled a stage at a time, so that eager calls are fast: what calls them may compile them into one program.
+
+
+@partial(jax.jit, static_argnames=("batch_size",))
+def _encode(model: DUSt3R, rgb: Array, batch_size: int) -> Array:
+    return _batched(model.encode, batch_size, rgb)
+
+
+@partial(jax.jit, static_argnames=("grid", "batch_size"))
+def _point_maps(
+    model: DUSt3R, features: Array, edges: Array, tokens: Array | None, grid: tuple[int, int], batch_size: int
+) -> tuple[Array, Array, Array, Array]:
+    def pairs(edges: Array) -> tuple[Array, Array, Array, Array]:
+        i, j = edges[:, 0], edges[:, 1]
+        masked = None if tokens is None else (tokens[i], tokens[j])
+        decoded = model.decode(features[i], features[j], grid, masked)
+        return model.predict(features[i], features[j], decoded, grid)
+
+    return _batched(pairs, batch_size, edges)
+
+
+_fuse = jax.jit(motion.fuse_temporal, static_argnums=1)
+
+
+@partial(jax.jit, static_argnames=("size", "grid", "config"))
+def _segment(
+    statistics: motion.TemporalState,
+    features: Array,
+    size: tuple[int, int],
+    grid: tuple[int, int],
+    config: SegmentationConfig,
+    key: Array,
+) -> Segmentation:
     labels = motion.cluster_labels(jax.lax.stop_gradient(features), grid, config, key)
     return motion.motion_masks(motion.motion_maps(statistics, labels, config), size, config)
 
 
 def _batched(f: Callable[[Array], Any], batch_size: int, x: Array) -> Any:
-    """`f(x)`, or with a batch size the same from so many rows at a time, in the memory of one batch."""
+    """`f(x)`; with a batch size, computed that many rows at a time in the memory of one batch."""
     if not batch_size or batch_size >= len(x):
         return f(x)
     one = jax.checkpoint(lambda row: jax.tree.map(lambda y: y[0], f(row[None])))

@@ -1,4 +1,4 @@
-"""Long clips: window after window through the pipeline, in the memory that one window needs.
+"""Long clips: the pipeline runs window by window, in the memory of one window.
 
 frames ──window_ranges──▶ windows ──reconstruct, one by one──▶ scenes ──join_windows──▶ Scene4D
 """
@@ -16,6 +16,7 @@ from easi3r_jax.core.config import PipelineConfig
 from easi3r_jax.core.types import (
     Frames,
     Given,
+    Int,
     KnownCameras,
     MaskRefiner,
     Progress,
@@ -37,7 +38,7 @@ def reconstruct_windows(
     window: int,
     overlap: int,
     keyframes: bool = True,
-    given: Callable[[np.ndarray], Given] = lambda numbers: Given(),
+    given: Callable[[Int[np.ndarray, "window"]], Given] = lambda numbers: Given(),
     cameras: KnownCameras | None = None,
     cue: motion.Cue | None = None,
     flow: FlowEstimator | None = None,
@@ -46,28 +47,28 @@ def reconstruct_windows(
     keep: Callable[[int, Scene4D], None] = lambda number, scene: None,
     progress: Progress = silent,
 ) -> Reconstruction:
-    """Reconstructs a long clip window by window, in memory that a window needs, and joins the windows.
+    """Reconstructs a long clip window by window, in the memory of one window, and joins the windows.
 
-    Three and more windows are held together by a further one of as many frames from all over the clip, its keyframes,
-    unless these were more than half a window apart; nothing asks their path to be smooth. Windows share one focal
-    length if `config.alignment.shared_focal` says so: the known one, or that of the first. Frames in two windows are
-    encoded in both.
+    Three or more windows are tied together by an additional window of keyframes: as many frames, spread over the clip.
+    It is skipped if keyframes would be more than half a window apart, and the smoothness term does not apply to it.
+    With `config.alignment.shared_focal`, windows share one focal length: the known one, or the first window's. Frames
+    in two windows are encoded in both.
 
     Args:
       model, frames, config: as in `pipeline.reconstruct`.
       window: frames in a window.
-      overlap: frames that a window shares with the one before, at least.
-      keyframes: whether there is a window of them.
-      given: from the numbers of a window's frames, increasing, to its flow and masks. Keyframes need no flow.
+      overlap: minimum number of frames that a window shares with the one before.
+      keyframes: whether to use a window of keyframes.
+      given: maps the numbers of a window's frames, increasing, to its flow and masks. Keyframes need no flow.
       cameras: known cameras of the whole clip; the result is in their world.
       cue: as in `pipeline.reconstruct`.
-      flow: estimates the windows' optical flow where `given` has none; not the keyframes', which are far apart.
-      refiner: as in `pipeline.reconstruct`, of each window's masks; not of the keyframes'.
-      recall, keep: a window's scene by its number, to resume an earlier call; the keyframes' is -1.
+      flow: estimates the windows' optical flow if `given` has none; not used for keyframes, which are far apart.
+      refiner: as in `pipeline.reconstruct`, for each window's masks; not used for keyframes.
+      recall, keep: load and store a window's scene by its number, to resume an earlier call; the keyframes' is -1.
       progress: called during each stage of each window.
 
     Returns:
-      the scene of all frames. There are no score maps, threshold and losses: each window has its own.
+      the scene of all frames. There are no score maps, threshold or losses: each window has its own.
 
     Raises:
       ConfigError: windows that do not overlap; see `alignment.window_ranges`.
@@ -117,7 +118,7 @@ def reconstruct_windows(
 
 
 def _cameras_of(cameras: KnownCameras | None, numbers: np.ndarray, focal: float | None) -> KnownCameras | None:
-    """What is known of a window's cameras, and the focal length of all windows where it is."""
+    """Known cameras of a window, with the shared focal length if known."""
     if cameras is None and focal is None:
         return None
     part = alignment.nothing_known(len(numbers))

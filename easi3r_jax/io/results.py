@@ -1,17 +1,17 @@
-"""Result folders: written atomically, read back without trust.
+"""Result folders: written atomically, and validated when read back.
 
     save_result("results/my_video", result)
     result = load_result("results/my_video")
     result.scene.depth[7]                                          # z of frame 7, a memory map of scene.npz
     result.frames.original_intrinsics(result.scene.intrinsics)     # in pixels of the original video
 
-Nothing in the folder is trusted or executed: shapes, types, checksums, cameras and text are checked before they are
-used. Pixels are not: where depth is not finite or not positive, there is none. A result is replaced by renaming, so one
-that is open stays as it was when a newer one takes its place.
+Nothing in the folder is trusted or executed: shapes, types, checksums, cameras and text are checked before use. Pixels
+are not: where depth is not finite or not positive, it is unknown. Results are replaced by renaming, so an open result
+stays unchanged when a newer one replaces it.
 
-Versions: `format_version` in scene.npz. Results that have none are read as far as possible: times come from
-trajectory.txt, and the oldest, without static masks, take what is not masked for static. They do not say where in the
-source their frames come from: cameras are then known in pixels of the network's frames only.
+Versions: `format_version` in scene.npz. Results without it are read as far as possible: times come from trajectory.txt,
+and in the oldest, which lack static masks, all pixels that are not dynamic are static. They do not record the source of
+their frames, so cameras are known in pixels of the network's frames only.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from easi3r_jax.io.export.pointcloud import CloudOptions, point_cloud
 from easi3r_jax.io.export.trajectory import read_tum, write_intrinsics, write_tum
 from easi3r_jax.io.pictures.summary import write_summary
 
-# Poses are float32, and composed in it.
-_ORTHONORMAL = 1e-3
+# Tolerance for poses that are stored and composed in float32.
+_RIGID_TOLERANCE = 1e-3
 
 
-# Every result holds it: a folder without it is somebody else's and is never replaced.
+# Every result contains it: a folder without it is not a result and is never replaced.
 _MARKER = "scene.npz"
 
 
@@ -57,17 +57,17 @@ def save_result(
     keep_flow: bool = False,
     progress: Progress = silent,
 ) -> pathlib.Path:
-    """Writes a result folder atomically: all of it, or nothing where anything fails. An earlier result is replaced.
+    """Writes a result folder atomically. An earlier result is replaced.
 
     Args:
       folder: missing parents are created.
       result: host arrays, as `reconstruct` returns them.
-      record: every option, version, hash and seed that made it: `config.json`. None: `result.record`.
-      metrics: `metrics.json` where there is ground truth.
-      name: heads `summary.png`; the folder's name by default.
-      clouds: which points `scene.glb` and `scene.ply` hold.
+      record: all options, versions, hashes and seeds, for `config.json`. None: `result.record`.
+      metrics: content of `metrics.json`, if there is ground truth.
+      name: title of `summary.png`; by default the folder's name.
+      clouds: selection of points for `scene.glb` and `scene.ply`.
       keep_flow: also write the optical flow that was used, to the folder `flow`.
-      progress: called before each file, of the stage "write".
+      progress: called before each file, for the stage "write".
 
     Returns:
       the absolute path of the folder.
@@ -137,21 +137,21 @@ def ensure_writable(folder: str | os.PathLike) -> None:
 
 
 def load_result(folder: str | os.PathLike) -> Reconstruction:
-    """Reads a result folder. Arrays are read-only host arrays, those of the scene memory maps of `scene.npz`.
+    """Reads a result folder. Arrays are read-only host arrays; those of the scene are memory maps of `scene.npz`.
 
     Args:
-      folder: as `save_result` writes it; the path of its scene.npz does too.
+      folder: written by `save_result`; the path of its scene.npz is also accepted.
 
     Raises:
-      InputError: not a result, damaged or incomplete; cameras that are none; of a newer version, or of an older one
-        that cannot be brought to today's form. In one line, with what to do.
+      InputError: not a result, damaged or incomplete; invalid cameras; a newer version, or an older one that cannot be
+        converted.
     """
     folder = pathlib.Path(folder).expanduser()
     if folder.name == "scene.npz" and not folder.is_dir():
         folder = folder.parent
     folder = folder.absolute()
     if not folder.is_dir():
-        raise InputError(f"No scene at {folder}: there is no such folder. Give a result's, or its scene.npz.")
+        raise InputError(f"No scene at {folder}: there is no such folder. Give a result folder, or its scene.npz.")
     path = folder / "scene.npz"
     version = int(npz.read_arrays(path, {}, npz.VERSION).get("format_version", 0))
     if not 0 <= version <= npz.FORMAT_VERSION:
@@ -164,7 +164,7 @@ def load_result(folder: str | os.PathLike) -> Reconstruction:
         needed = {key: layout for key, layout in npz.SCENE.items() if key not in npz.STATIC}
     arrays = npz.read_arrays(path, needed, npz.STATIC, npz.NAMES, npz.MOTION, npz.THRESHOLD, npz.LOSSES)
     if "static_mask" not in arrays:
-        arrays["static_mask"] = ~arrays["dynamic_mask"]  # before flow had a say in it, there was nothing else
+        arrays["static_mask"] = ~arrays["dynamic_mask"]  # these versions did not use flow for it
         arrays["static_mask"].flags.writeable = False
     scene = npz.scene_of(arrays)
     _check_cameras(path, scene)
@@ -187,12 +187,14 @@ def load_result(folder: str | os.PathLike) -> Reconstruction:
 
 
 def _check_cameras(path: pathlib.Path, scene: Scene4D) -> None:
-    """Raises InputError for the first frame whose camera is none."""
+    """Raises InputError for the first frame with an invalid camera."""
     poses, intrinsics = np.asarray(scene.world_from_cam, np.float64), np.asarray(scene.intrinsics, np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         rotations = poses[:, :3, :3]
         off = np.abs(rotations.swapaxes(1, 2) @ rotations - np.eye(3)).max(axis=(1, 2))
-        rigid = np.isfinite(poses).all(axis=(1, 2)) & (off <= _ORTHONORMAL) & (poses[:, 3] == [0, 0, 0, 1]).all(axis=1)
+        rigid = (
+            np.isfinite(poses).all(axis=(1, 2)) & (off <= _RIGID_TOLERANCE) & (poses[:, 3] == [0, 0, 0, 1]).all(axis=1)
+        )
     rigid[rigid] = np.linalg.det(rotations[rigid]) > 0
     pinhole = np.isfinite(intrinsics).all(axis=(1, 2)) & (intrinsics[:, [0, 1], [0, 1]] > 0).all(axis=1)
     pinhole &= (intrinsics[:, [0, 1, 2, 2, 2], [1, 0, 0, 1, 2]] == [0, 0, 0, 0, 1]).all(axis=1)
@@ -209,22 +211,22 @@ def _frames(path: pathlib.Path, arrays: Mapping[str, np.ndarray], time: np.ndarr
     (sx, _, x), (_, sy, y), _ = matrix
     is_crop = np.isfinite(matrix).all() and sx > 0 and sy > 0 and (matrix == [[sx, 0, x], [0, sy, y], [0, 0, 1]]).all()
     if not is_crop or (size < 1).any() or index[0] < 0 or (np.diff(index) <= 0).any():
-        raise InputError(f"{path}: the frames' place in their source is damaged. Restore it, or reconstruct it again.")
+        raise InputError(f"{path}: the frames' source is damaged. Restore it, or reconstruct it again.")
     names = tuple(arrays["source_names"].tolist()) if "source_names" in arrays else None
     for name in names or ():
-        # Exports call files by them.
+        # Exports use them as file names.
         if name in ("", ".", "..") or not name.isprintable() or {"/", "\\"} & set(name):
-            raise InputError(f"{path}: {name!r} is no name of a file. Restore it, or reconstruct it again.")
+            raise InputError(f"{path}: {name!r} is not a file name. Restore it, or reconstruct it again.")
     return Frames(arrays["images"], index, time, matrix, size, names=names)
 
 
 def _time_of_older(folder: pathlib.Path, num_frames: int) -> np.ndarray:
-    """Times of a result that has them in its trajectory only, to a microsecond."""
+    """Times of a result that stores them only in its trajectory, to a microsecond."""
     path = folder / "trajectory.txt"
     advice = "restore it, or reconstruct the clip again"
     if not path.is_file():
         raise InputError(
-            f"{folder} is of an older version, and trajectory.txt, which has its times, is gone: {advice}."
+            f"{folder} is from an older version, and trajectory.txt, which has its times, is missing: {advice}."
         )
     time, _ = read_tum(path)
     if len(time) != num_frames:

@@ -1,6 +1,6 @@
-"""Where a sequence and its ground truth are.
+"""Finds sequences and their ground truth.
 
-A *clip folder* is what the project writes and ships: `frames/` with one image per frame and `ground_truth.npz` with
+A *clip folder* is this project's own layout: `frames/` with one image per frame and `ground_truth.npz` with
 any of `depth` (T, H, W) z, `masks` (T, H, W) bool, `world_from_cam` (T, 4, 4) and `intrinsics` (T, 3, 3), or (3, 3)
 for all frames, in pixels of the original images.
 """
@@ -22,7 +22,7 @@ from easi3r_jax.core.types import Frames, Progress, silent
 from easi3r_jax.io import video
 from easi3r_jax.io.video.load import Source
 
-#: What the folder of a clip's motionless twin is called after the clip's own name.
+#: Suffix of the folder of a clip's motionless twin.
 STILL = "_still"
 CLIPS = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "clips"
 
@@ -32,10 +32,10 @@ class Sequence:
     """A clip to reconstruct.
 
     Attributes:
-      name: of the default output folder.
-      frames: what `load_frames` reads.
+      name: name of the default output folder.
+      frames: source for `load_frames`.
       ground_truth: an npz file, or None.
-      twin: the same clip with the motion switched off (`STILL`), or None: what a motion figure must be held against.
+      twin: the same clip without motion (`STILL`), or None: the baseline for motion metrics.
     """
 
     name: str
@@ -52,7 +52,7 @@ def find_sequence(seq: str, ground_truth: str | None = None) -> Sequence:
       ground_truth: as typed: an npz file that replaces the clip folder's own.
 
     Raises:
-      InputError: a clip or a ground-truth file that is not there.
+      InputError: the clip or the ground-truth file does not exist.
     """
     if seq == "demo":
         sequence = _clip_folder("demo", CLIPS / "demo")
@@ -82,13 +82,13 @@ def load_frames(
     config: FrameConfig = FrameConfig(),
     progress: Progress = silent,
 ) -> Frames:
-    """Reads a clip and brings it to the network's size: `video.load_frames` of whatever `--seq` takes.
+    """Reads a clip and resizes it for the network: `video.load_frames` for everything that `--seq` accepts.
 
     Args:
       source: a video file, a folder of images, one image, a clip folder, "demo" (the bundled clip), or a sequence of
         image files.
-      config: which frames are taken, and their size: `FrameConfig.for_model(model)` for a network.
-      progress: called for each frame, of the stage "read"; the total is 0 where only reading tells.
+      config: selection and size of the frames; for a network, `FrameConfig.for_model(model)`.
+      progress: called for each frame, for the stage "read"; the total is 0 while it is unknown.
 
     Raises:
       InputError, ConfigError: as `video.load_frames`.
@@ -101,7 +101,7 @@ def load_frames(
 
 
 def load_arrays(path: pathlib.Path, frames: Frames, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Those of the named arrays that an npz file has, one entry per frame, images at the frames' pixels.
+    """Reads those of the named arrays that an npz file has: one entry per frame, images resampled to the frames.
 
     Raises:
       InputError: an unreadable file, wrong shapes, or fewer entries than the clip has frames.
@@ -109,7 +109,7 @@ def load_arrays(path: pathlib.Path, frames: Frames, names: tuple[str, ...]) -> d
     try:
         with path.open("rb") as opened:
             if opened.read(2) != b"PK":
-                raise ValueError("it is no .npz file")
+                raise ValueError("it is not an .npz file")
             opened.seek(0)
             with np.load(opened, allow_pickle=False) as file:
                 arrays = {k: file[k] for k in names if k in file.files}

@@ -1,4 +1,4 @@
-"""Scenes of a long clip's windows, kept beside the output until all are there: what is done is not done again."""
+"""Finished windows of a long clip, stored beside the output until the clip is complete, to resume from."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class WindowStore:
 
     Args:
       output: folder of the result.
-      options: everything that the scenes depend on beside arrays. A folder made with others is emptied.
-      arrays: the clip and what is given with it: the same is asked of them.
+      options: everything except arrays that the scenes depend on. A folder with other options is emptied.
+      arrays: the clip and its priors; likewise.
     """
 
     def __init__(self, output: pathlib.Path, options: dict[str, Any], arrays: Any):
@@ -45,14 +45,14 @@ class WindowStore:
             write_json(path, key)
 
     def load(self, number: int) -> Scene4D | None:
-        """A window's scene, or (-1) the keyframes', if it is there and whole."""
+        """A window's scene, or (-1) the keyframes'; None if it is missing or incomplete."""
         try:
             return load_scene(self._path(number))
         except InputError:
             return None
 
     def save(self, number: int, scene: Scene4D) -> None:
-        """Keeps a window's scene: whole, or not at all."""
+        """Stores a window's scene, atomically."""
         partial = self._path(number).with_suffix(".partial.npz")
         write_scene(partial, scene)
         os.replace(partial, self._path(number))

@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Bool, Float
 from easi3r_jax.models.layers import DType, Linear, at_least_float32
 from easi3r_jax.models.rope import apply_rope
 
 
-def dot_product_attention(queries: Array, keys: Array, values: Array) -> Array:
+def dot_product_attention(
+    queries: Float[Array, "B query A D"], keys: Float[Array, "B key A D"], values: Float[Array, "B key A D"]
+) -> Float[Array, "B query A D"]:
     """softmax(q k^T / sqrt(D)) v; the N x N map is not materialised where the backend has a fused kernel."""
     if queries.dtype == jnp.float64:  # JAX's function computes the softmax in float32
         weights = jax.nn.softmax(attention_logits(queries, keys), axis=-1)
@@ -40,14 +42,16 @@ def _has_fused_kernel() -> bool:
     return is_nvidia and float(capability) >= 8.0
 
 
-def attention_logits(queries: Array, keys: Array) -> Array:
+def attention_logits(
+    queries: Float[Array, "B query A D"], keys: Float[Array, "B key A D"]
+) -> Float[Array, "B A query key"]:
     """The full pre-softmax maps, (B, A, N_query, N_key), float32 or wider. Quadratic: for research and tests only."""
     queries, keys = (x.astype(at_least_float32(x.dtype)) for x in (queries, keys))
     products = jnp.einsum("bqad,bkad->baqk", queries, keys, precision=jax.lax.Precision.HIGHEST)
     return products * queries.shape[-1] ** -0.5
 
 
-def mean_logits(queries: Array, keys: Array) -> Array:
+def mean_logits(queries: Float[Array, "B query A D"], keys: Float[Array, "B key A D"]) -> Float[Array, "B A key"]:
     """Mean of the pre-softmax maps over the queries, for each key: (B, A, N_key), float32 or wider.
 
     mean_q(q . k) = mean_q(q) . k, so this is exact and linear in the number of tokens (Easi3R, eq. 3).
@@ -58,7 +62,13 @@ def mean_logits(queries: Array, keys: Array) -> Array:
     return products * queries.shape[-1] ** -0.5
 
 
-def masked_attention(queries: Array, keys: Array, values: Array, dynamic_query: Array, dynamic_key: Array) -> Array:
+def masked_attention(
+    queries: Float[Array, "B query A D"],
+    keys: Float[Array, "B key A D"],
+    values: Float[Array, "B key A D"],
+    dynamic_query: Bool[Array, "B query"],
+    dynamic_key: Bool[Array, "B key"],
+) -> Float[Array, "B query A D"]:
     """Attention in which static queries ignore dynamic keys (Easi3R, eq. 9).
 
     Weights from static queries to dynamic keys are zeroed *after* the softmax; rows are not renormalised. This equals
@@ -88,7 +98,13 @@ class SelfAttention(nnx.Module):
         self.proj = Linear(dim, dim, dtype=dtype, rngs=rngs)
         self.num_heads = num_heads
 
-    def __call__(self, x: Array, rope: tuple[Array, Array], *, intermediates: bool = False):
+    def __call__(
+        self,
+        x: Float[Array, "B N C"],
+        rope: tuple[Float[Array, "N 2 angles"], Float[Array, "N 2 angles"]],
+        *,
+        intermediates: bool = False,
+    ) -> tuple[Float[Array, "B N C"], dict[str, Float[Array, "..."]]]:
         """Returns the output (B, N, C) and, with `intermediates`, a dict of queries, keys and pre-softmax maps."""
         queries, keys, values = (_split_heads(p, self.num_heads) for p in jnp.split(self.qkv(x), 3, axis=-1))
         rotated_queries, rotated_keys = apply_rope(queries, rope), apply_rope(keys, rope)
@@ -117,13 +133,13 @@ class CrossAttention(nnx.Module):
 
     def __call__(
         self,
-        x: Array,
-        memory: Array,
-        rope: tuple[Array, Array],
-        dynamic: tuple[Array, Array] | None = None,
+        x: Float[Array, "B N C"],
+        memory: Float[Array, "B N C"],
+        rope: tuple[Float[Array, "N 2 angles"], Float[Array, "N 2 angles"]],
+        dynamic: tuple[Bool[Array, "B N"], Bool[Array, "B N"]] | None = None,
         *,
         intermediates: bool = False,
-    ):
+    ) -> tuple[Float[Array, "B N C"], Float[Array, "B A N"], dict[str, Float[Array, "..."]]]:
         """Attends from `x` to `memory`, both (B, N, C).
 
         Args:

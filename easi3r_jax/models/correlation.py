@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float
 
 LEVELS = 4
 #: Above this size, the all-pairs maps are not kept. Every lookup recomputes them, a few rows at a time.
@@ -19,8 +19,12 @@ MAX_CORRELATION_BYTES = 1 << 30
 
 
 def make_lookup(
-    features_i: Array, features_j: Array, radius: int, *, max_bytes: int = MAX_CORRELATION_BYTES
-) -> Callable[[Array], Array]:
+    features_i: Float[Array, "B h w C"],
+    features_j: Float[Array, "B h w C"],
+    radius: int,
+    *,
+    max_bytes: int = MAX_CORRELATION_BYTES,
+) -> Callable[[Float[Array, "B h w 2"]], Float[Array, "B h w correlations"]]:
     """Prepares the lookup of correlations between two images' features, (B, h, w, C) each.
 
     Each level correlates with the image-j features of the level before, averaged over 2 x 2 pixels (a last odd row or
@@ -72,19 +76,19 @@ def _chunk_rows(bytes_per_row: int, count: int, max_bytes: int) -> int:
     return max(n for n in range(1, count + 1) if count % n == 0 and (n == 1 or n * bytes_per_row <= max_bytes))
 
 
-def halve(x: Array) -> Array:
+def halve(x: Float[Array, "B h w C"]) -> Float[Array, "B h//2 w//2 C"]:
     """(B, h, w, C) -> (B, h // 2, w // 2, C): means over 2 x 2 pixels."""
     batch, h, w, channels = x.shape
     blocks = x[:, : h // 2 * 2, : w // 2 * 2].reshape(batch, h // 2, 2, w // 2, 2, channels)
     return jnp.mean(blocks, axis=(2, 4))
 
 
-def correlate(queries: Array, features: Array) -> Array:
+def correlate(queries: Float[Array, "B N C"], features: Float[Array, "B h w C"]) -> Float[Array, "B N h w"]:
     """Dot products of queries (B, N, C) with the features of all pixels (B, h, w, C): (B, N, h, w)."""
     return jnp.einsum("bnc,byxc->bnyx", queries, features)
 
 
-def window(maps: Array, coords: Array, radius: int) -> Array:
+def window(maps: Float[Array, "B N h w"], coords: Float[Array, "B N 2"], radius: int) -> Float[Array, "B N window"]:
     """Samples each map of (B, N, h, w) bilinearly around its coordinate (B, N, 2): (B, N, D * D), x before y.
 
     Values outside the map are 0. Written as products with interpolation weights, of which at most two in a row are not

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from easi3r_jax.core.types import Array, AttentionStats, pytree_dataclass
+from easi3r_jax.core.types import Array, AttentionStats, Bool, Float, pytree_dataclass
 from easi3r_jax.models.attention import CrossAttention, SelfAttention
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.layers import MLP, DType, LayerNorm, Linear, at_least_float32
@@ -26,8 +26,8 @@ class Decoded:
         `cross` attention records (queries, keys, full pre-softmax maps); else empty.
     """
 
-    tokens_i: Array
-    tokens_j: Array
+    tokens_i: Float[Array, "K E N C"]
+    tokens_j: Float[Array, "K E N C"]
     stats: AttentionStats
     intermediates: dict
 
@@ -45,7 +45,15 @@ class DecoderBlock(nnx.Module):
         self.norm3 = LayerNorm(dim, rngs=rngs)
         self.mlp = MLP(dim, int(dim * config.mlp_ratio), dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Array, other: Array, rope, dynamic=None, *, intermediates: bool = False):
+    def __call__(
+        self,
+        x: Float[Array, "E N C"],
+        other: Float[Array, "E N C"],
+        rope: tuple[Float[Array, "N 2 angles"], Float[Array, "N 2 angles"]],
+        dynamic: tuple[Bool[Array, "E N"], Bool[Array, "E N"]] | None = None,
+        *,
+        intermediates: bool = False,
+    ) -> tuple[Float[Array, "E N C"], Float[Array, "E A N"], dict]:
         attended, self_record = self.self_attention(self.norm1(x), rope, intermediates=intermediates)
         x = x + attended.astype(x.dtype)
         attended, stats, cross_record = self.cross_attention(
@@ -68,10 +76,10 @@ class Decoder(nnx.Module):
 
     def __call__(
         self,
-        features_i: Array,
-        features_j: Array,
+        features_i: Float[Array, "E N C_enc"],
+        features_j: Float[Array, "E N C_enc"],
         grid: tuple[int, int],
-        dynamic: tuple[Array, Array] | None = None,
+        dynamic: tuple[Bool[Array, "E N"], Bool[Array, "E N"]] | None = None,
         *,
         intermediates: bool = False,
     ) -> Decoded:

@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Bool, Float, Real, UInt8
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.decoder import Decoded, Decoder
 from easi3r_jax.models.encoder import Encoder
@@ -29,7 +29,7 @@ from easi3r_jax.models.heads import make_head, points_and_confidence
 from easi3r_jax.models.layers import DType
 
 
-def normalize_rgb(rgb: Array) -> Array:
+def normalize_rgb(rgb: Real[Array, "*shape"]) -> Float[Array, "*shape"]:
     """uint8 RGB to the network's range [-1, 1]: (rgb / 255 - 0.5) / 0.5, float32."""
     return (rgb.astype(jnp.float32) / np.float32(255.0) - np.float32(0.5)) / np.float32(0.5)
 
@@ -69,7 +69,7 @@ class DUSt3R(nnx.Module):
             raise InputError(f"Images of {image_size[1]}x{image_size[0]} do not divide into {p}x{p} patches.")
         return image_size[0] // p, image_size[1] // p
 
-    def encode(self, rgb: Array) -> Array:
+    def encode(self, rgb: UInt8[Array, "T H W 3"]) -> Float[Array, "T N C"]:
         """Encodes frames (T, H, W, 3) uint8 to features (T, N, C)."""
         self.grid((rgb.shape[1], rgb.shape[2]))
         with exact_products(self.dtype):
@@ -77,10 +77,10 @@ class DUSt3R(nnx.Module):
 
     def decode(
         self,
-        features_i: Array,
-        features_j: Array,
+        features_i: Float[Array, "E N C_enc"],
+        features_j: Float[Array, "E N C_enc"],
         grid: tuple[int, int],
-        dynamic: tuple[Array, Array] | None = None,
+        dynamic: tuple[Bool[Array, "E N"], Bool[Array, "E N"]] | None = None,
         *,
         intermediates: bool = False,
     ) -> Decoded:
@@ -96,8 +96,12 @@ class DUSt3R(nnx.Module):
             return self.decoder(features_i, features_j, grid, dynamic, intermediates=intermediates)
 
     def predict(
-        self, features_i: Array, features_j: Array, decoded: Decoded, grid: tuple[int, int]
-    ) -> tuple[Array, Array, Array, Array]:
+        self,
+        features_i: Float[Array, "E N C_enc"],
+        features_j: Float[Array, "E N C_enc"],
+        decoded: Decoded,
+        grid: tuple[int, int],
+    ) -> tuple[Float[Array, "E H W 3"], Float[Array, "E H W"], Float[Array, "E H W 3"], Float[Array, "E H W"]]:
         """Runs both heads.
 
         Returns:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float
 from easi3r_jax.models.attention import SelfAttention
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.layers import MLP, DType, LayerNorm, Linear, at_least_float32
 from easi3r_jax.models.rope import rope_table
 
 
-def patchify(images: Array, patch_size: int) -> Array:
+def patchify(images: Float[Array, "B H W 3"], patch_size: int) -> Float[Array, "B N patch"]:
     """Cuts (B, H, W, 3) into (B, N, patch_size * patch_size * 3): row-major patches, inside a patch (y, x, channel)."""
     batch, height, width, channels = images.shape
     grid = (height // patch_size, width // patch_size)
@@ -30,7 +30,13 @@ class EncoderBlock(nnx.Module):
         self.norm2 = LayerNorm(dim, rngs=rngs)
         self.mlp = MLP(dim, int(dim * config.mlp_ratio), dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Array, rope: tuple[Array, Array], *, intermediates: bool = False) -> tuple[Array, dict]:
+    def __call__(
+        self,
+        x: Float[Array, "B N C"],
+        rope: tuple[Float[Array, "N 2 angles"], Float[Array, "N 2 angles"]],
+        *,
+        intermediates: bool = False,
+    ) -> tuple[Float[Array, "B N C"], dict]:
         attended, record = self.attention(self.norm1(x), rope, intermediates=intermediates)
         x = x + attended.astype(x.dtype)
         x = x + self.mlp(self.norm2(x)).astype(x.dtype)
@@ -46,7 +52,9 @@ class Encoder(nnx.Module):
         self.norm = LayerNorm(config.enc_dim, rngs=rngs)
         self.config = config
 
-    def __call__(self, images: Array, *, intermediates: bool = False) -> tuple[Array, dict]:
+    def __call__(
+        self, images: Float[Array, "B H W 3"], *, intermediates: bool = False
+    ) -> tuple[Float[Array, "B N C"], dict]:
         """Encodes images (B, H, W, 3) in [-1, 1] to tokens (B, N, C), float32 or wider.
 
         Returns:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float
 from easi3r_jax.models.layers import conv2d, upsample
 
 NormKind = Literal["batch", "instance", "none"]
@@ -22,7 +22,9 @@ ITERATIONS = 20
 _EPSILON = 1e-5
 
 
-def make_norm(dim: int, kind: NormKind, *, rngs: nnx.Rngs) -> Callable[[Array], Array]:
+def make_norm(
+    dim: int, kind: NormKind, *, rngs: nnx.Rngs
+) -> Callable[[Float[Array, "*batch C"]], Float[Array, "*batch C"]]:
     """Normalisation at inference: `batch` uses stored statistics, `instance` those of the image, `none` is identity."""
     if kind == "batch":
         return nnx.BatchNorm(dim, use_running_average=True, epsilon=_EPSILON, rngs=rngs)
@@ -49,7 +51,7 @@ class ResidualBlock(nnx.Module):
         self.shortcut = conv2d(in_dim, dim, 1, stride=stride, rngs=rngs) if stride != 1 else None
         self.shortcut_norm = make_norm(dim, kind, rngs=rngs) if stride != 1 else None
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "B H W in_dim"]) -> Float[Array, "B h w dim"]:
         y = x
         for conv, norm in zip(self.convs, self.norms, strict=True):
             y = jax.nn.relu(norm(conv(y)))
@@ -86,7 +88,7 @@ class FlowEncoder(nnx.Module):
                 width = dim
         self.out = conv2d(width, out_dim, 1, rngs=rngs)
 
-    def __call__(self, images: Array) -> Array:
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B h w out_dim"]:
         x = jax.nn.relu(self.norm1(self.conv1(images)))
         for block in self.blocks:
             x = block(x)
@@ -120,7 +122,9 @@ class MotionEncoder(nnx.Module):
         self.flow2 = conv2d(flow_dims[0], flow_dims[1], 3, rngs=rngs)
         self.out = conv2d(correlation_dims[-1] + flow_dims[1], dim - 2, 3, rngs=rngs)
 
-    def __call__(self, flow: Array, correlation: Array) -> Array:
+    def __call__(
+        self, flow: Float[Array, "B h w 2"], correlation: Float[Array, "B h w correlations"]
+    ) -> Float[Array, "B h w dim"]:
         for conv in self.correlation:
             correlation = jax.nn.relu(conv(correlation))
         flow_features = jax.nn.relu(self.flow2(jax.nn.relu(self.flow1(flow))))
@@ -135,11 +139,11 @@ class TwoConvs(nnx.Module):
         self.conv1 = conv2d(in_dim, dim, 3, rngs=rngs)
         self.conv2 = conv2d(dim, out_dim, size, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "B h w in_dim"]) -> Float[Array, "B h w out_dim"]:
         return self.conv2(jax.nn.relu(self.conv1(x)))
 
 
-def convex_upsample(flow: Array, weights: Array) -> Array:
+def convex_upsample(flow: Float[Array, "B h w 2"], weights: Float[Array, "B h w 576"]) -> Float[Array, "B 8*h 8*w 2"]:
     """Upsamples flow to full resolution, in full-resolution pixels: (B, 8 h, 8 w, 2) (RAFT, sec. 3.3).
 
     Each fine pixel is a convex combination of the 3 x 3 coarse pixels around it; flow outside the image counts as 0.
@@ -156,6 +160,6 @@ def convex_upsample(flow: Array, weights: Array) -> Array:
     return fine.reshape(batch, STRIDE * h, STRIDE * w, channels)
 
 
-def bilinear_upsample(flow: Array) -> Array:
+def bilinear_upsample(flow: Float[Array, "B h w 2"]) -> Float[Array, "B 8*h 8*w 2"]:
     """As `convex_upsample`, but bilinear with aligned corners instead of learned weights."""
     return STRIDE * upsample(flow, STRIDE)

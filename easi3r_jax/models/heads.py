@@ -6,12 +6,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.layers import Linear, TransposedConv, conv2d, upsample
 
 
-def points_and_confidence(raw: Array, confidence_range: tuple[float, float]) -> tuple[Array, Array]:
+def points_and_confidence(
+    raw: Float[Array, "*batch 4"], confidence_range: tuple[float, float]
+) -> tuple[Float[Array, "*batch 3"], Float[Array, "*batch"]]:
     """Turns the head's four channels into geometry (DUSt3R, sec. 3.1 and its released `exp` modes).
 
     points = direction * expm1(norm) of the first three; confidence = min(low + exp(fourth), high).
@@ -36,7 +38,14 @@ class LinearHead(nnx.Module):
         self.proj = Linear(config.dec_dim, 4 * config.patch_size**2, rngs=rngs)
         self.patch_size = config.patch_size
 
-    def __call__(self, features: Array, tokens: Array, grid: tuple[int, int], *, intermediates: bool = False):
+    def __call__(
+        self,
+        features: Float[Array, "B N C_enc"],
+        tokens: Float[Array, "1 B N C_dec"],
+        grid: tuple[int, int],
+        *,
+        intermediates: bool = False,
+    ) -> tuple[Float[Array, "B H W 4"], dict[str, Float[Array, "..."]]]:
         """Maps tokens (1, B, N, C) to raw channels (B, H, W, 4). `features` is unused: the DPT head needs it."""
         del features, intermediates
         (h, w), p = grid, self.patch_size
@@ -51,7 +60,7 @@ class ResidualConv(nnx.Module):
         self.conv1 = conv2d(dim, dim, 3, rngs=rngs)
         self.conv2 = conv2d(dim, dim, 3, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         return x + self.conv2(jax.nn.relu(self.conv1(jax.nn.relu(x))))
 
 
@@ -63,7 +72,9 @@ class Fusion(nnx.Module):
         self.residual2 = ResidualConv(dim, rngs=rngs)
         self.out_conv = Linear(dim, dim, rngs=rngs)
 
-    def __call__(self, level: Array, path: Array | None) -> Array:
+    def __call__(
+        self, level: Float[Array, "B H W C"], path: Float[Array, "B H W C"] | None
+    ) -> Float[Array, "B 2*H 2*W C"]:
         if self.residual1 is not None and path is not None:
             level = path + self.residual1(level)
         # A 1x1 convolution and a bilinear resize commute. Before the resize, the convolution costs a quarter.
@@ -92,7 +103,14 @@ class DPTHead(nnx.Module):
         small = nnx.initializers.variance_scaling(0.02**2, "fan_avg", "uniform")
         self.out = Linear(self.FEATURES // 2, 4, kernel_init=small, rngs=rngs)
 
-    def __call__(self, features: Array, tokens: Array, grid: tuple[int, int], *, intermediates: bool = False):
+    def __call__(
+        self,
+        features: Float[Array, "B N C_enc"],
+        tokens: Float[Array, "3 B N C_dec"],
+        grid: tuple[int, int],
+        *,
+        intermediates: bool = False,
+    ) -> tuple[Float[Array, "B H W 4"], dict[str, Float[Array, "..."]]]:
         """Maps encoder tokens (B, N, C_enc) and decoder tokens (3, B, N, C_dec) to raw channels (B, H, W, 4)."""
         maps = [t.reshape(-1, *grid, t.shape[-1]) for t in (features, *tokens)]
         levels = [project(m) for project, m in zip(self.project, maps, strict=True)]

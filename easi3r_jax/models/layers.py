@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float
 
 DType = str | type | jnp.dtype
 
@@ -61,7 +61,7 @@ class MLP(nnx.Module):
         self.fc1 = Linear(dim, hidden, dtype=dtype, rngs=rngs)
         self.fc2 = Linear(hidden, dim, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
 
 
@@ -79,7 +79,7 @@ class TransposedConv(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), (in_dim, size, size, out_dim), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((out_dim,), jnp.float32))
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "B H W in_dim"]) -> Float[Array, "B height width out_dim"]:
         kernel = self.kernel[...]
         batch, height, width, _ = x.shape
         size, out_dim = kernel.shape[1], kernel.shape[-1]
@@ -88,7 +88,7 @@ class TransposedConv(nnx.Module):
         return y + jnp.broadcast_to(self.bias[...], y.shape)
 
 
-def upsample(x: Array, factor: int) -> Array:
+def upsample(x: Float[Array, "B H W C"], factor: int) -> Float[Array, "B height width C"]:
     """Bilinear upsampling with aligned corners: (B, H, W, C) to (B, factor * H, factor * W, C)."""
     for axis in (1, 2):
         size = x.shape[axis]

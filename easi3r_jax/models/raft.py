@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from easi3r_jax.core.geometry import camera
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float, Real
 from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.models.correlation import LEVELS, make_lookup
 from easi3r_jax.models.dust3r import exact_products, normalize_rgb
@@ -30,7 +30,9 @@ class GRU(nnx.Module):
         self.reset = conv2d(hidden + inputs, hidden, size, rngs=rngs)
         self.candidate = conv2d(hidden + inputs, hidden, size, rngs=rngs)
 
-    def __call__(self, hidden: Array, inputs: Array) -> Array:
+    def __call__(
+        self, hidden: Float[Array, "B h w hidden"], inputs: Float[Array, "B h w inputs"]
+    ) -> Float[Array, "B h w hidden"]:
         both = jnp.concatenate([hidden, inputs], axis=-1)
         update, reset = jax.nn.sigmoid(self.update(both)), jax.nn.sigmoid(self.reset(both))
         candidate = jnp.tanh(self.candidate(jnp.concatenate([reset * hidden, inputs], axis=-1)))
@@ -67,7 +69,9 @@ class RAFT(nnx.Module):
         self.flow = TwoConvs(self.hidden, 128 if small else 256, 2, 3, rngs=rngs)
         self.upsampling = None if small else TwoConvs(self.hidden, 256, 9 * 64, 1, rngs=rngs)
 
-    def __call__(self, rgb_i: Array, rgb_j: Array, iterations: int = ITERATIONS) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, rgb_i: Real[Array, "B H W 3"], rgb_j: Real[Array, "B H W 3"], iterations: int = ITERATIONS
+    ) -> tuple[Float[Array, "B H W 2"], dict[str, Float[Array, "..."]]]:
         """Estimates flow.
 
         Args:

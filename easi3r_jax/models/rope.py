@@ -5,11 +5,13 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float
 from easi3r_jax.models.layers import at_least_float32
 
 
-def rope_table(grid: tuple[int, int], head_dim: int, base: float) -> tuple[Array, Array]:
+def rope_table(
+    grid: tuple[int, int], head_dim: int, base: float
+) -> tuple[Float[Array, "N 2 angles"], Float[Array, "N 2 angles"]]:
     """Cosines and sines of every token's rotation angles.
 
     The first half of a head's channels is rotated by the row, the second half by the column. Within a half of D
@@ -31,7 +33,9 @@ def rope_table(grid: tuple[int, int], head_dim: int, base: float) -> tuple[Array
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def apply_rope(x: Array, table: tuple[Array, Array]) -> Array:
+def apply_rope(
+    x: Float[Array, "*batch N A D"], table: tuple[Float[Array, "N 2 angles"], Float[Array, "N 2 angles"]]
+) -> Float[Array, "*batch N A D"]:
     """Rotates queries or keys, (..., N, A, D), by the angles of `rope_table`, in float32 or wider; keeps the dtype."""
     dtype = at_least_float32(x.dtype)
     cos, sin = (t[:, None].astype(dtype) for t in table)  # (N, 1, 2, D/4): the same for every head

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from easi3r_jax.core.geometry import camera
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float, Real
 from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.models.correlation import LEVELS, make_lookup
 from easi3r_jax.models.dust3r import exact_products, normalize_rgb
@@ -30,7 +30,7 @@ class ConvNextBlock(nnx.Module):
         self.gamma = nnx.Param(jnp.full((in_dim,), 1e-6, jnp.float32))
         self.out = conv2d(in_dim, out_dim, 1, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "B h w in_dim"]) -> Float[Array, "B h w out_dim"]:
         y = self.norm(self.depthwise(x))
         y = self.fc2(jax.nn.gelu(self.fc1(y), approximate=False))
         return self.out(x + jnp.broadcast_to(self.gamma[...], y.shape) * y)
@@ -55,7 +55,9 @@ class SEARAFT(nnx.Module):
         self.flow = TwoConvs(_DIM, 2 * _DIM, 6, 3, rngs=rngs)
         self.upsampling = TwoConvs(_DIM, 2 * _DIM, 9 * 64, 1, rngs=rngs)
 
-    def __call__(self, rgb_i: Array, rgb_j: Array, iterations: int = ITERATIONS) -> tuple[Array, dict[str, Array]]:
+    def __call__(
+        self, rgb_i: Real[Array, "B H W 3"], rgb_j: Real[Array, "B H W 3"], iterations: int = ITERATIONS
+    ) -> tuple[Float[Array, "B H W 2"], dict[str, Float[Array, "..."]]]:
         """Estimates flow.
 
         Args:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.config import SegmentationConfig
-from easi3r_jax.core.types import Array, MotionMaps, MotionResidual, Segmentation, TemporalMaps
+from easi3r_jax.core.types import Array, Bool, Float, Int, Key, MotionMaps, MotionResidual, Segmentation, TemporalMaps
 from easi3r_jax.motion.aggregate import (
     Moments,
     RawMoments,
@@ -64,10 +64,10 @@ __all__ = [
 
 def motion_maps(
     temporal: TemporalState | TemporalMaps,
-    labels: Array,
+    labels: Int[Array, "T h w"],
     config: SegmentationConfig,
     residual: MotionResidual | None = None,
-    valid: Array | None = None,
+    valid: Bool[Array, "T"] | None = None,
     weights: CueWeights | None = None,
 ) -> MotionMaps:
     """Scores every token of a clip. Pure; `config` is static under `jit`.
@@ -76,8 +76,8 @@ def motion_maps(
       temporal: statistics of all pairs, or the maps fused from them.
       labels: (T, h, w) int from `cluster_labels`. Features do not change between passes: k-means runs once.
       config: number of clusters.
-      residual: of another cue: it, min-max per frame, takes the place of the attention's score.
-      valid: (T,) bool, as `Frames.valid`; the scores of padding mean nothing.
+      residual: output of another cue; min-max normalised per frame, it replaces the attention's score.
+      valid: (T,) bool, as `Frames.valid`; the scores of padding are meaningless.
       weights: of the attention's layers, heads and maps; maps that are fused already keep their layers and heads. None:
         as in the paper.
     """
@@ -95,14 +95,18 @@ def motion_maps(
 
 
 def cluster_labels(
-    features: Array, grid: tuple[int, int], config: SegmentationConfig, key: Array, valid: Array | None = None
-) -> Array:
+    features: Float[Array, "T N C"],
+    grid: tuple[int, int],
+    config: SegmentationConfig,
+    key: Key[Array, ""],
+    valid: Bool[Array, "T"] | None = None,
+) -> Int[Array, "T h w"]:
     """k-means clusters of all tokens of a clip, (T, N, C) to (T, h, w) int32, joint over frames.
 
     Pure; `grid` and `config` are static under `jit`. `valid` is (T,) bool, as `Frames.valid`: padding is at the end.
     """
     num_frames, num_tokens, channels = features.shape
-    # Labels are steps: no derivative goes through them, and that of the iterations need not be set up.
+    # Labels are piecewise constant: skip setting up derivatives of the iterations.
     features = jax.lax.stop_gradient(features)
     points = features.reshape(-1, channels)
     clusters = kmeans(
@@ -117,9 +121,12 @@ def cluster_labels(
 
 
 def motion_masks(
-    maps: MotionMaps, image_size: tuple[int, int], config: SegmentationConfig, valid: Array | None = None
+    maps: MotionMaps,
+    image_size: tuple[int, int],
+    config: SegmentationConfig,
+    valid: Bool[Array, "T"] | None = None,
 ) -> Segmentation:
-    """Brings the scores to pixels and thresholds them. Pure; `image_size` and `config` are static under `jit`.
+    """Upsamples the scores to pixels and thresholds them. Pure; `image_size` and `config` are static under `jit`.
 
     Args:
       maps: scores per token.

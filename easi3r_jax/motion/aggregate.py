@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.core.types import Array, AttentionStats, TemporalMaps, pytree_dataclass
+from easi3r_jax.core.types import Array, AttentionStats, Bool, Float, Int, TemporalMaps, pytree_dataclass
 from easi3r_jax.motion.normalise import min_max
 
 
@@ -30,9 +30,9 @@ class Moments:
       squares: (T, L, A, N) float32, sum of squared deviations from `mean`.
     """
 
-    count: Array
-    mean: Array
-    squares: Array
+    count: Int[Array, "T"]
+    mean: Float[Array, "T L A N"]
+    squares: Float[Array, "T L A N"]
 
 
 @pytree_dataclass
@@ -56,12 +56,12 @@ class RawMoments(NamedTuple):
       count_src, count_ref: (T,) int32 observations.
     """
 
-    mean_src: Array
-    std_src: Array
-    mean_ref: Array
-    std_ref: Array
-    count_src: Array
-    count_ref: Array
+    mean_src: Float[Array, "T h w channels"]
+    std_src: Float[Array, "T h w channels"]
+    mean_ref: Float[Array, "T h w channels"]
+    std_ref: Float[Array, "T h w channels"]
+    count_src: Int[Array, "T"]
+    count_ref: Int[Array, "T"]
 
 
 def init_temporal(num_frames: int, num_layers: int, num_heads: int, num_tokens: int) -> TemporalState:
@@ -76,7 +76,11 @@ def init_temporal(num_frames: int, num_layers: int, num_heads: int, num_tokens: 
 
 
 def update_temporal(
-    state: TemporalState, stats: AttentionStats, edges: Array, valid: Array, grid: tuple[int, int]
+    state: TemporalState,
+    stats: AttentionStats,
+    edges: Int[Array, "E 2"],
+    valid: Bool[Array, "E"],
+    grid: tuple[int, int],
 ) -> TemporalState:
     """Adds a batch of pairs. Work and memory traffic are O(E), not O(T), when the state is donated.
 
@@ -97,17 +101,19 @@ def raw_moments(state: TemporalState, grid: tuple[int, int]) -> RawMoments:
     """Mean and unbiased standard deviation over pairs.
 
     The deviation of a single observation is 0 (the reference divides by zero), as are mean and deviation of none. Where
-    a deviation is 0, it has a corner there, and its derivative is taken as 0.
+    a deviation is 0, it is not differentiable, and its derivative is taken as 0.
     """
     (mean_src, std_src), (mean_ref, std_ref) = _mean_std(state.src, grid), _mean_std(state.ref, grid)
     return RawMoments(mean_src, std_src, mean_ref, std_ref, state.src.count, state.ref.count)
 
 
-def fuse_temporal(state: TemporalState, grid: tuple[int, int], weights: Array | None = None) -> TemporalMaps:
+def fuse_temporal(
+    state: TemporalState, grid: tuple[int, int], weights: Float[Array, "L A"] | None = None
+) -> TemporalMaps:
     """Fuses the moments over layers and heads: min-max over everything, mean over channels, min-max again.
 
-    A frame without observations (deviation: with fewer than two) tells nothing: it takes no part in the extremes and
-    its map is 0. Its dynamic score is then 0 through `std_src` or `mean_ref`: no evidence of motion.
+    A frame without observations (deviation: with fewer than two) carries no information: it is excluded from the
+    extremes, and its map is 0. Its dynamic score is then 0 through `std_src` or `mean_ref`: no evidence of motion.
 
     Args:
       state: over T frames.

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Bool, Float, Int, Key
 from easi3r_jax.motion.normalise import min_max
 
 #: Lloyd stops when the centroids' total squared shift falls below this fraction of the mean variance of a feature.
@@ -32,17 +32,17 @@ class Clusters(NamedTuple):
       inertia: () float32, sum of squared distances to the nearest centroid.
     """
 
-    labels: Array
-    centroids: Array
-    inertia: Array
+    labels: Int[Array, "n"]
+    centroids: Float[Array, "k C"]
+    inertia: Float[Array, ""]
 
 
 def kmeans(
-    points: Array,
+    points: Float[Array, "n C"],
     num_clusters: int,
-    key: Array,
+    key: Key[Array, ""],
     *,
-    count: Array | None = None,
+    count: Int[Array, ""] | None = None,
     restarts: int = 1,
     max_iterations: int = 300,
 ) -> Clusters:
@@ -75,7 +75,9 @@ def kmeans(
     return best._replace(centroids=best.centroids + mean[None])
 
 
-def init_plus_plus(points: Array, num_clusters: int, key: Array, counts: Array | None = None) -> Array:
+def init_plus_plus(
+    points: Float[Array, "n C"], num_clusters: int, key: Key[Array, ""], counts: Float[Array, "n"] | None = None
+) -> Float[Array, "k C"]:
     """Greedy k-means++: (k, C) centroids, drawn with probability proportional to the squared distance to earlier ones.
 
     Each is the best of 2 + log k candidates, as in Arthur's own code and scikit-learn. The points should have zero
@@ -103,7 +105,12 @@ def init_plus_plus(points: Array, num_clusters: int, key: Array, counts: Array |
     return jax.lax.fori_loop(1, num_clusters, add, (centroids, nearest))[0]
 
 
-def lloyd(points: Array, centroids: Array, max_iterations: int = 300, counts: Array | None = None) -> Clusters:
+def lloyd(
+    points: Float[Array, "n C"],
+    centroids: Float[Array, "k C"],
+    max_iterations: int = 300,
+    counts: Float[Array, "n"] | None = None,
+) -> Clusters:
     """Alternates nearest centroids and cluster means until convergence. The points should have zero mean.
 
     A point whose `counts` (n,) float is 0 gets a label and has no other influence.
@@ -130,13 +137,20 @@ def lloyd(points: Array, centroids: Array, max_iterations: int = 300, counts: Ar
     return Clusters(labels, centroids, inertia)
 
 
-def squared_distances(points: Array, centroids: Array, norms: Array) -> Array:
+def squared_distances(
+    points: Float[Array, "n C"], centroids: Float[Array, "k C"], norms: Float[Array, "n"]
+) -> Float[Array, "n k"]:
     """(n, k) squared distances; `norms` are the points' squared norms."""
     products = jnp.matmul(points, centroids.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.maximum(norms[:, None] - 2.0 * products + _squared_norms(centroids)[None], 0.0)
 
 
-def cluster_score(score: Array, labels: Array, num_clusters: int, observed: Array | None = None) -> Array:
+def cluster_score(
+    score: Float[Array, "T h w"],
+    labels: Int[Array, "T h w"],
+    num_clusters: int,
+    observed: Bool[Array, "T h w"] | None = None,
+) -> Float[Array, "T h w"]:
     """Gives every token the mean score of its cluster, then min-max per frame.
 
     Args:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import Array, MotionResidual, PairPredictions, pytree_dataclass, static_field
+from easi3r_jax.core.types import Array, Float, MotionResidual, PairPredictions, pytree_dataclass, static_field
 from easi3r_jax.motion.aggregate import TemporalState
 from easi3r_jax.motion.match import match_residual
 from easi3r_jax.motion.rigid import rigid_residual
@@ -22,19 +22,19 @@ from easi3r_jax.motion.rigid import rigid_residual
 
 @pytree_dataclass
 class Evidence:
-    """What one decoder pass says of a clip.
+    """The output of one decoder pass for a clip.
 
     Attributes:
       predictions: point maps of all pairs, without padding; None in the first pass of a cue that `reads_attention`.
       statistics: attention statistics of all pairs.
       features: (T, N, C) encoder features.
       grid: (h, w) tokens.
-      seed: for what a cue draws.
+      seed: for random numbers in a cue.
     """
 
     predictions: PairPredictions | None
     statistics: TemporalState
-    features: Array
+    features: Float[Array, "T N C"]
     grid: tuple[int, int] = static_field()
     seed: int = static_field(default=0)
 

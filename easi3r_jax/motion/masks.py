@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Bool, Float
 
 
-def upsample(x: Array, size: tuple[int, int]) -> Array:
+def upsample(x: Float[Array, "T h w"], size: tuple[int, int]) -> Float[Array, "T H W"]:
     """Bilinear resampling with half-pixel centres, clamped at the border: (T, h, w) to (T, H, W).
 
     The output pixel y samples the input at (y + 1/2) · h / H - 1/2. Computed as two small matrix products, since
@@ -21,7 +21,7 @@ def upsample(x: Array, size: tuple[int, int]) -> Array:
     return jnp.einsum("Hh,thW->tHW", rows, x, precision=jax.lax.Precision.HIGHEST)
 
 
-def token_masks(masks: Array, patch_size: int) -> Array:
+def token_masks(masks: Bool[Array, "T H W"], patch_size: int) -> Bool[Array, "T N"]:
     """Max-pools pixel masks (T, H, W) to tokens, (T, N) bool: a token is dynamic if any of its pixels is.
 
     Raises:
@@ -36,7 +36,7 @@ def token_masks(masks: Array, patch_size: int) -> Array:
     return jnp.any(patches, axis=(2, 4)).reshape(num_frames, -1)
 
 
-def dilate(masks: Array, pixels: int) -> Array:
+def dilate(masks: Bool[Array, "T H W"], pixels: int) -> Bool[Array, "T H W"]:
     """Masks (T, H, W) bool, dilated by a square of side 2 `pixels` + 1."""
     side = 2 * pixels + 1
     return jax.lax.reduce_window(masks, False, jax.lax.bitwise_or, (1, side, side), (1, 1, 1), "SAME")

@@ -14,7 +14,7 @@ import numpy as np
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.pnp import solve_pnp
-from easi3r_jax.core.types import Array, MotionResidual, PairPredictions
+from easi3r_jax.core.types import Array, Bool, Float, Int, MotionResidual, PairPredictions
 from easi3r_jax.motion.partners import mean_over_partners
 
 # Temperature of the softmax over cosine similarities.
@@ -29,7 +29,7 @@ _MAX_ERROR = 0.5
 
 
 def match_residual(
-    predictions: PairPredictions, features: Array, grid: tuple[int, int], *, seed: int = 0
+    predictions: PairPredictions, features: Float[Array, "T N C"], grid: tuple[int, int], *, seed: int = 0
 ) -> MotionResidual:
     """Distance of a token's projection into the partner's camera from its match. Host code between two device calls.
 
@@ -90,7 +90,9 @@ def match_residual(
 
 
 @partial(jax.jit, static_argnames=("grid",))
-def match_tokens(features: Array, edges: Array, grid: tuple[int, int]) -> tuple[Array, Array]:
+def match_tokens(
+    features: Float[Array, "T N C"], edges: Int[Array, "E 2"], grid: tuple[int, int]
+) -> tuple[Float[Array, "E N 2"], Bool[Array, "E N"]]:
     """Matches the tokens of frame i to those of frame j, for every pair.
 
     Features are compared by cosine similarity, after the clip's mean feature is subtracted: a part common to all tokens
@@ -129,7 +131,9 @@ def match_tokens(features: Array, edges: Array, grid: tuple[int, int]) -> tuple[
     return jax.lax.map(of_pair, edges, batch_size=_BATCH)
 
 
-def frame_focals(focals: np.ndarray, edges: np.ndarray, num_frames: int) -> np.ndarray:
+def frame_focals(
+    focals: Float[np.ndarray, "E"], edges: Int[np.ndarray, "E 2"], num_frames: int
+) -> Float[np.ndarray, "T"]:
     """(T,) focal length of each frame: the median over the pairs in which it is i, or over all pairs if it never is."""
     chosen = edges[:, 0][None] == np.arange(num_frames)[:, None]
     return np.array([np.median(focals[pairs] if pairs.any() else focals) for pairs in chosen])

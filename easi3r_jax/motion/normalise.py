@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Bool, Float
 
 #: Added to the range, as in the released program: a constant map becomes all zeros and never NaN.
 EPSILON = 1e-6
 
 
-def min_max(x: Array, axis: int | tuple[int, ...] | None = None, where: Array | None = None) -> Array:
+def min_max(
+    x: Float[Array, "*shape"],
+    axis: int | tuple[int, ...] | None = None,
+    where: Bool[Array, "*#shape"] | None = None,
+) -> Float[Array, "*shape"]:
     """(x - min) / (max - min + 1e-6) over `axis` (all axes by default).
 
     Args:

@@ -5,27 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.core.types import Array, MotionResidual
+from easi3r_jax.core.types import Array, Bool, Float, Int, MotionResidual
 
 
-def reverse_edges(edges: Array, num_frames: int) -> tuple[Array, Array]:
-    """The index of the reverse pair (j, i) of every pair (i, j).
-
-    Args:
-      edges: (E, 2) int, each directed pair at most once.
-      num_frames: T.
-
-    Returns:
-      (E,) int32 index, and (E,) bool whether the reverse exists: False if it is missing, and for a frame paired with
-      itself, which has no partner. There the index is arbitrary.
-    """
-    number, wanted = edges[:, 0] * num_frames + edges[:, 1], edges[:, 1] * num_frames + edges[:, 0]
-    order = jnp.argsort(number)
-    index = order[jnp.minimum(jnp.searchsorted(number[order], wanted), len(edges) - 1)]
-    return index.astype(jnp.int32), (number[index] == wanted) & (edges[:, 0] != edges[:, 1])
-
-
-def mean_over_partners(residual: Array, observed: Array, edges: Array, num_frames: int) -> MotionResidual:
+def mean_over_partners(
+    residual: Float[Array, "E h w"], observed: Bool[Array, "E h w"], edges: Int[Array, "E 2"], num_frames: int
+) -> MotionResidual:
     """Mean residual of each frame over the pairs in which it is the first.
 
     Args:

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.geometry.procrustes import register_similarity
-from easi3r_jax.core.types import Array, MotionResidual, PairPredictions
-from easi3r_jax.motion.partners import mean_over_partners, reverse_edges
+from easi3r_jax.core.pairs import reverse_edges
+from easi3r_jax.core.types import Array, Float, MotionResidual, PairPredictions
+from easi3r_jax.motion.partners import mean_over_partners
 
 # Pairs registered at a time.
 _BATCH = 16
@@ -29,7 +30,7 @@ _MIN_DISTANCE = 0.1
 
 @partial(jax.jit, static_argnames=("grid",))
 def rigid_residual(
-    predictions: PairPredictions, features: Array, grid: tuple[int, int], *, seed: int = 0
+    predictions: PairPredictions, features: Float[Array, "T N C"], grid: tuple[int, int], *, seed: int = 0
 ) -> MotionResidual:
     """Distance between a frame's points predicted in its own and in a partner's camera, after registration.
 
@@ -55,7 +56,8 @@ def rigid_residual(
     """
     del seed
     edges = jnp.asarray(predictions.edges)
-    reverse, known = reverse_edges(edges, len(features))
+    reverse, exists = reverse_edges(edges, len(features))
+    known = exists & (edges[:, 0] != edges[:, 1])
 
     def of_pair(pair: tuple[Array, Array]) -> Array:
         edge, back = pair

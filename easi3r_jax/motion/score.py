@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from easi3r_jax.core.types import Array, TemporalMaps, pytree_dataclass
+from easi3r_jax.core.types import Array, Float, TemporalMaps, pytree_dataclass
 from easi3r_jax.motion.normalise import min_max
 
 
 @pytree_dataclass
 class CueWeights:
-    """How much the parts of the attention's cue count. Ones are the paper's; the score can be differentiated by them.
+    """Weights of the parts of the attention cue; ones as in the paper. The score is differentiable in them.
 
     Attributes:
       channels: (L, A) float >= 0, of decoder layers and heads in the mean that fuses them.
       maps: (4,) float in [0, 1], of mean_src, std_src, mean_ref and std_ref: 1 as a factor of the score, 0 omitted.
     """
 
-    channels: Array
-    maps: Array
+    channels: Float[Array, "L A"]
+    maps: Float[Array, "4"]
 
 
-def dynamic_score(maps: TemporalMaps, weights: Array | None = None) -> Array:
+def dynamic_score(maps: TemporalMaps, weights: Float[Array, "4"] | None = None) -> Float[Array, "T h w"]:
     """(1 - mean_src) · std_src · mean_ref · (1 - std_ref), min-max per frame: (T, h, w) float32 in [0, 1).
 
-    As a source view, what moves is attended to little (it has no match) and unsteadily over pairs; as a reference
-    view, much and steadily.
+    Dynamic regions of a source view receive little attention (they have no match), which varies over pairs; those of a
+    reference view receive much, and steadily.
 
     Args:
       maps: the four factors.

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Bool, Float, Int
 
 NUM_BINS = 256
 
@@ -34,12 +34,16 @@ class Otsu(NamedTuple):
         not feasible.
     """
 
-    threshold: Array
-    scores: Array
-    thresholds: tuple[Array, ...]
+    threshold: Float[Array, ""]
+    scores: Float[Array, "n"]
+    thresholds: tuple[Float[Array, "_"], ...]
 
 
-def multi_otsu(x: Array, class_counts: tuple[int, ...] = (2, 3, 4), where: Array | None = None) -> Otsu:
+def multi_otsu(
+    x: Float[Array, "*shape"],
+    class_counts: tuple[int, ...] = (2, 3, 4),
+    where: Bool[Array, "*shape"] | None = None,
+) -> Otsu:
     """Thresholds `x` into each number of classes, and selects the number with the largest spread of class means.
 
     A class count is feasible if the map fills at least as many of the 256 bins. The reference raises if one is not;
@@ -75,7 +79,9 @@ def multi_otsu(x: Array, class_counts: tuple[int, ...] = (2, 3, 4), where: Array
     return Otsu(jnp.where(jnp.isfinite(jnp.max(scores)), last, high), scores, thresholds)
 
 
-def histogram(x: Array, low: Array, high: Array, where: Array) -> Array:
+def histogram(
+    x: Float[Array, "*shape"], low: Float[Array, ""], high: Float[Array, ""], where: Bool[Array, "*shape"]
+) -> Int[Array, "256"]:
     """Counts of `x` in 256 equal bins over [low, high], (256,) int32; values where `where` is False are ignored.
 
     A bin includes its lower edge, and the last bin both edges.

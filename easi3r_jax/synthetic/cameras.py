@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Bool, Float, Key
 from easi3r_jax.synthetic.cast import distance
 from easi3r_jax.synthetic.draws import log_between
 from easi3r_jax.synthetic.scenes import Scene
@@ -17,13 +17,13 @@ WALL_MARGIN = 0.35
 FOCAL_RANGE = (0.75, 1.25)
 
 
-def random_intrinsics(key: Array, size: tuple[int, int]) -> Array:
+def random_intrinsics(key: Key[Array, ""], size: tuple[int, int]) -> Float[Array, "3 3"]:
     """(3, 3) intrinsics of a camera of (H, W) pixels with a log-uniform focal length."""
     focal = max(size) * log_between(*FOCAL_RANGE, jax.random.uniform(key))
     return camera.intrinsics(focal, camera.default_principal_point(*size))
 
 
-def look_at(position: Array, target: Array, roll: Array) -> Array:
+def look_at(position: Float[Array, "3"], target: Float[Array, "3"], roll: Float[Array, ""]) -> Float[Array, "4 4"]:
     """(4, 4) `world_from_cam` at `position` (3,), facing `target` (3,), rotated by `roll` () radians about its axis.
 
     Without roll, the camera's x axis is horizontal. The line between the two points must not be vertical.
@@ -38,20 +38,26 @@ def look_at(position: Array, target: Array, roll: Array) -> Array:
     return se3.from_parts(rotation, position)
 
 
-def on_sphere(target: Array, azimuth: Array, elevation: Array, radius: Array) -> Array:
+def on_sphere(
+    target: Float[Array, "3"], azimuth: Float[Array, ""], elevation: Float[Array, ""], radius: Float[Array, ""]
+) -> Float[Array, "3"]:
     """(3,) the point at distance `radius` from `target` in the direction of two angles; positive elevation is up."""
     level = jnp.cos(elevation)
     direction = jnp.stack([level * jnp.sin(azimuth), -jnp.sin(elevation), level * jnp.cos(azimuth)])
     return target + radius * direction
 
 
-def inside(scene_half_size: Array, position: Array, margin: float = WALL_MARGIN) -> Array:
+def inside(
+    scene_half_size: Float[Array, "3"], position: Float[Array, "3"], margin: float = WALL_MARGIN
+) -> Float[Array, "3"]:
     """The nearest point to `position` (3,) that is at least `margin` away from every wall."""
     room = scene_half_size - margin
     return jnp.clip(position, -room, room)
 
 
-def rays(world_from_cam: Array, cam_intrinsics: Array, pixels: Array) -> tuple[Array, Array]:
+def rays(
+    world_from_cam: Float[Array, "4 4"], cam_intrinsics: Float[Array, "3 3"], pixels: Float[Array, "*shape 2"]
+) -> tuple[Float[Array, "3"], Float[Array, "*shape 3"]]:
     """Origin (3,) and directions (..., 3), world, of the rays through `pixels` (..., 2); with z = 1 in the camera."""
     focal = jnp.diagonal(cam_intrinsics)[:2]
     shape = (1,) * (pixels.ndim - 1)
@@ -60,7 +66,9 @@ def rays(world_from_cam: Array, cam_intrinsics: Array, pixels: Array) -> tuple[A
     return world_from_cam[:3, 3], offset[..., :1] * axes[0] + offset[..., 1:] * axes[1] + axes[2]
 
 
-def in_image(pixels: Array, depth: Array, size: tuple[int, int], border: float = 0.0) -> Array:
+def in_image(
+    pixels: Float[Array, "P 2"], depth: Float[Array, "P"], size: tuple[int, int], border: float = 0.0
+) -> Bool[Array, "P"]:
     """(P,) bool: which points are in front of a camera and inside its image.
 
     Args:
@@ -74,8 +82,11 @@ def in_image(pixels: Array, depth: Array, size: tuple[int, int], border: float =
 
 
 def overlap(
-    scene: Scene, size: tuple[int, int], intrinsics: tuple[Array, Array], world_from_cam: tuple[Array, Array]
-) -> Array:
+    scene: Scene,
+    size: tuple[int, int],
+    intrinsics: tuple[Float[Array, "3 3"], Float[Array, "3 3"]],
+    world_from_cam: tuple[Float[Array, "4 4"], Float[Array, "4 4"]],
+) -> Float[Array, ""]:
     """() fraction of the first view's pixels that are visible in the second: inside its image and not occluded.
 
     Estimated on a grid of about 100 rays.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.core.types import Array, pytree_dataclass
+from easi3r_jax.core.types import Array, Float, Int, pytree_dataclass
 from easi3r_jax.synthetic.scenes import BALL, BOX, CYLINDER, PANEL, Scene
 
 # Components of directions are kept this far from 0, with their sign. `where(abs(d) < eps, eps, d)` would turn a ray
@@ -32,11 +32,11 @@ class Hit:
       normal: (3,) unit normal in the world, towards the ray's origin.
     """
 
-    depth: Array
-    instance: Array
-    surface: Array
-    local: Array
-    normal: Array
+    depth: Float[Array, "*rays"]
+    instance: Int[Array, "*rays"]
+    surface: Int[Array, "*rays"]
+    local: Float[Array, "*rays 3"]
+    normal: Float[Array, "*rays 3"]
 
 
 def _away_from_zero(x: Array) -> Array:
@@ -99,7 +99,9 @@ def _apply(matrix: Array, vector: Array) -> Array:
     return matrix[:, 0] * vector[0] + matrix[:, 1] * vector[1] + matrix[:, 2] * vector[2]
 
 
-def distance(scene: Scene, origin: Array, direction: Array) -> tuple[Array, Array]:
+def distance(
+    scene: Scene, origin: Float[Array, "3"], direction: Float[Array, "3"]
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Ray parameter () float and instance () int32 of a ray's first hit.
 
     Args:
@@ -114,7 +116,7 @@ def distance(scene: Scene, origin: Array, direction: Array) -> tuple[Array, Arra
     return jnp.where(on_object, entry[nearest], wall), jnp.where(on_object, nearest + 1, 0).astype(jnp.int32)
 
 
-def cast(scene: Scene, origin: Array, direction: Array) -> Hit:
+def cast(scene: Scene, origin: Float[Array, "3"], direction: Float[Array, "3"]) -> Hit:
     """The first hit of one ray from `origin` (3,) in the room along `direction` (3,), world. For many: `jax.vmap`."""
     depth, instance = distance(scene, origin, direction)
     point = origin + depth * direction

@@ -15,7 +15,7 @@ import numpy as np
 
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, pytree_dataclass
+from easi3r_jax.core.types import Array, Bool, Float, Key, pytree_dataclass
 from easi3r_jax.synthetic import cameras
 from easi3r_jax.synthetic.draws import between, normal, one_of, uniforms
 from easi3r_jax.synthetic.flow import exact_flow
@@ -88,10 +88,10 @@ class ClipPlan:
     """
 
     scene: Scene
-    world_from_object: Array
-    moves: Array
-    world_from_cam: Array
-    intrinsics: Array
+    world_from_object: Float[Array, "T K 4 4"]
+    moves: Bool[Array, "K"]
+    world_from_cam: Float[Array, "T 4 4"]
+    intrinsics: Float[Array, "T 3 3"]
     sensor: Sensor | None
 
 
@@ -109,14 +109,14 @@ class Clip:
     """
 
     views: View
-    moving: Array
-    flow_forward: Array
-    flow_backward: Array
-    visible_forward: Array
-    visible_backward: Array
+    moving: Bool[Array, "T H W"]
+    flow_forward: Float[Array, "T-1 H W 2"]
+    flow_backward: Float[Array, "T-1 H W 2"]
+    visible_forward: Bool[Array, "T-1 H W"]
+    visible_backward: Bool[Array, "T-1 H W"]
 
 
-def sample_clip(key: Array, config: ClipConfig, moving: bool | Array = True) -> Clip:
+def sample_clip(key: Key[Array, ""], config: ClipConfig, moving: bool | Bool[Array, ""] = True) -> Clip:
     """Samples and renders a clip.
 
     Args:
@@ -129,7 +129,7 @@ def sample_clip(key: Array, config: ClipConfig, moving: bool | Array = True) -> 
     return render_clip(noise_key, plan_clip(plan_key, config, moving), config.size)
 
 
-def pair_as_clip(key: Array, sampling: PairSampling) -> Clip:
+def pair_as_clip(key: Key[Array, ""], sampling: PairSampling) -> Clip:
     """The static pair that `sample_pair` samples with the same key, as a clip of two frames with flow and masks."""
     arrangement = arrange_pair(key, sampling)
     scene = arrangement.scene
@@ -144,7 +144,7 @@ def pair_as_clip(key: Array, sampling: PairSampling) -> Clip:
     return render_clip(arrangement.noise_key, plan, sampling.size)
 
 
-def plan_clip(key: Array, config: ClipConfig, moving: bool | Array = True) -> ClipPlan:
+def plan_clip(key: Key[Array, ""], config: ClipConfig, moving: bool | Bool[Array, ""] = True) -> ClipPlan:
     """Samples a clip without rendering it; see `sample_clip`."""
     scene_key, path_key, focal_key, camera_key, choice_key, sensor_key = jax.random.split(key, 6)
     scene = random_scene(scene_key, config.num_objects)
@@ -175,7 +175,7 @@ def plan_clip(key: Array, config: ClipConfig, moving: bool | Array = True) -> Cl
     )
 
 
-def render_clip(key: Array, plan: ClipPlan, size: tuple[int, int]) -> Clip:
+def render_clip(key: Key[Array, ""], plan: ClipPlan, size: tuple[int, int]) -> Clip:
     """Renders a plan.
 
     Args:

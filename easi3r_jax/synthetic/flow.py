@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Bool, Float, Int
 from easi3r_jax.synthetic.cameras import in_image, rays
 from easi3r_jax.synthetic.cast import distance
 from easi3r_jax.synthetic.render import View
@@ -20,7 +20,9 @@ from easi3r_jax.synthetic.scenes import Scene
 _OCCLUSION_TOLERANCE = 1e-3
 
 
-def exact_flow(view: View, scene: Scene, other_view: View, other_scene: Scene) -> tuple[Array, Array]:
+def exact_flow(
+    view: View, scene: Scene, other_view: View, other_scene: Scene
+) -> tuple[Float[Array, "H W 2"], Bool[Array, "H W"]]:
     """Flow from one view to another of the same scene, whose objects may have moved in between.
 
     Args:
@@ -52,7 +54,12 @@ def exact_flow(view: View, scene: Scene, other_view: View, other_scene: Scene) -
     return flow.reshape(height, width, 2), visible.reshape(height, width)
 
 
-def carried(points: Array, instance: Array, world_from_object: Array, other_world_from_object: Array) -> Array:
+def carried(
+    points: Float[Array, "P 3"],
+    instance: Int[Array, "P"],
+    world_from_object: Float[Array, "K 4 4"],
+    other_world_from_object: Float[Array, "K 4 4"],
+) -> Float[Array, "P 3"]:
     """Moves points with their objects.
 
     Args:

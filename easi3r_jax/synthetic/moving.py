@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Key
 from easi3r_jax.synthetic.clips import ClipConfig, plan_clip
 from easi3r_jax.synthetic.draws import uniforms
 from easi3r_jax.synthetic.render import View, render
@@ -28,7 +28,7 @@ class MovingSampling:
     max_stride: int = 9
 
 
-def sample_moving_pair(key: Array, sampling: MovingSampling) -> View:
+def sample_moving_pair(key: Key[Array, ""], sampling: MovingSampling) -> View:
     """Two frames of a new random clip, in random order.
 
     Args:

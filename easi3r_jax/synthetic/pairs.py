@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import Array, pytree_dataclass
+from easi3r_jax.core.types import Array, Float, Key, pytree_dataclass
 from easi3r_jax.synthetic import cameras
 from easi3r_jax.synthetic.draws import between, normal, uniforms
 from easi3r_jax.synthetic.render import Sensor, View, random_sensor, render
@@ -63,14 +63,14 @@ def check_size(size: tuple[int, int]) -> None:
 class Viewpoint:
     """A camera that looks at a target (3,); angles () in radians, distance ()."""
 
-    target: Array
-    azimuth: Array
-    elevation: Array
-    radius: Array
-    roll: Array
+    target: Float[Array, "3"]
+    azimuth: Float[Array, ""]
+    elevation: Float[Array, ""]
+    radius: Float[Array, ""]
+    roll: Float[Array, ""]
 
 
-def random_viewpoint(key: Array, room_half_size: Array) -> Viewpoint:
+def random_viewpoint(key: Key[Array, ""], room_half_size: Float[Array, "3"]) -> Viewpoint:
     """A camera that looks at the middle of the room from a random direction."""
     u = uniforms(key, target=(3,), azimuth=(), elevation=(), radius=(), roll=())
     spread = jnp.asarray([0.25, 0.3, 0.25]) * room_half_size
@@ -84,13 +84,13 @@ def random_viewpoint(key: Array, room_half_size: Array) -> Viewpoint:
     )
 
 
-def camera_at(view: Viewpoint, room_half_size: Array) -> Array:
+def camera_at(view: Viewpoint, room_half_size: Float[Array, "3"]) -> Float[Array, "4 4"]:
     """(4, 4) `world_from_cam` of a viewpoint, kept inside the room."""
     position = cameras.on_sphere(view.target, view.azimuth, view.elevation, view.radius)
     return cameras.look_at(cameras.inside(room_half_size, position), view.target, view.roll)
 
 
-def moved(key: Array, view: Viewpoint, arc: float | np.floating | Array) -> Viewpoint:
+def moved(key: Key[Array, ""], view: Viewpoint, arc: float | Float[Array, ""]) -> Viewpoint:
     """The viewpoint after a random camera motion of up to about `arc` radians around the target."""
     u = uniforms(key, turn=(2,), target=(3,), radius=(), roll=())
     turn = arc * between(-1.0, 1.0, u["turn"])
@@ -116,13 +116,13 @@ class Arrangement:
     """
 
     scene: Scene
-    world_from_cam: Array
-    intrinsics: Array
+    world_from_cam: Float[Array, "2 4 4"]
+    intrinsics: Float[Array, "3 3"]
     sensors: Sensor
-    noise_key: Array
+    noise_key: Key[Array, ""]
 
 
-def arrange_pair(key: Array, sampling: PairSampling) -> Arrangement:
+def arrange_pair(key: Key[Array, ""], sampling: PairSampling) -> Arrangement:
     """The scene and the two cameras of a pair; see `sample_pair`."""
     scene_key, view_key, focal_key, overlap_key, move_key, sensor_key, noise_key = jax.random.split(key, 7)
     scene = random_scene(scene_key, sampling.num_objects)
@@ -146,7 +146,7 @@ def arrange_pair(key: Array, sampling: PairSampling) -> Arrangement:
     )
 
 
-def sample_pair(key: Array, sampling: PairSampling) -> View:
+def sample_pair(key: Key[Array, ""], sampling: PairSampling) -> View:
     """Two views of a new random static scene.
 
     Args:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.geometry import camera
-from easi3r_jax.core.types import Array, pytree_dataclass
+from easi3r_jax.core.types import Array, Float, Int, Key, UInt8, pytree_dataclass
 from easi3r_jax.synthetic import texture
 from easi3r_jax.synthetic.cameras import rays
 from easi3r_jax.synthetic.cast import cast
@@ -26,11 +26,11 @@ class View:
       world_from_cam: (4, 4) float32.
     """
 
-    rgb: Array
-    depth: Array
-    instance: Array
-    intrinsics: Array
-    world_from_cam: Array
+    rgb: UInt8[Array, "*views H W 3"]
+    depth: Float[Array, "*views H W"]
+    instance: Int[Array, "*views H W"]
+    intrinsics: Float[Array, "*views 3 3"]
+    world_from_cam: Float[Array, "*views 4 4"]
 
 
 @pytree_dataclass
@@ -42,11 +42,11 @@ class Sensor:
       noise: () standard deviation of the noise, where white is 1.
     """
 
-    gain: Array
-    noise: Array
+    gain: Float[Array, "*cameras 3"]
+    noise: Float[Array, "*cameras"]
 
 
-def random_sensor(key: Array) -> Sensor:
+def random_sensor(key: Key[Array, ""]) -> Sensor:
     """Exposure within about a quarter stop, white balance within 5 %, noise up to 2 %."""
     u = uniforms(key, exposure=(1,), balance=(3,), noise=())
     log_gain = 0.15 * normal(u["exposure"]) + 0.04 * normal(u["balance"])
@@ -54,10 +54,10 @@ def random_sensor(key: Array) -> Sensor:
 
 
 def render(
-    key: Array,
+    key: Key[Array, ""],
     scene: Scene,
-    world_from_cam: Array,
-    cam_intrinsics: Array,
+    world_from_cam: Float[Array, "4 4"],
+    cam_intrinsics: Float[Array, "3 3"],
     size: tuple[int, int],
     sensor: Sensor | None = None,
 ) -> View:

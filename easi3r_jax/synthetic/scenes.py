@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.types import Array, pytree_dataclass
+from easi3r_jax.core.types import Array, Bool, Float, Int, Key, pytree_dataclass
 from easi3r_jax.synthetic.draws import between, log_between, one_of, rotations, uniforms
 from easi3r_jax.synthetic.texture import Texture, random_textures
 
@@ -33,16 +33,16 @@ class Scene:
       ambient: () fraction of ambient light.
     """
 
-    kind: Array
-    half_size: Array
-    world_from_object: Array
-    room_half_size: Array
+    kind: Int[Array, "K"]
+    half_size: Float[Array, "K 3"]
+    world_from_object: Float[Array, "K 4 4"]
+    room_half_size: Float[Array, "3"]
     texture: Texture
-    light: Array
-    ambient: Array
+    light: Float[Array, "3"]
+    ambient: Float[Array, ""]
 
 
-def random_scene(key: Array, num_objects: int = 10) -> Scene:
+def random_scene(key: Key[Array, ""], num_objects: int = 10) -> Scene:
     """A random room. Every second object stands on the floor; the others float around the middle.
 
     Sizes, kinds, positions and textures are independent of each other.
@@ -83,7 +83,7 @@ def random_scene(key: Array, num_objects: int = 10) -> Scene:
     )
 
 
-def standing(num_objects: int) -> np.ndarray:
+def standing(num_objects: int) -> Bool[np.ndarray, "K"]:
     """(K,) bool: which objects of a random scene stand on its floor; the others float.
 
     An object that is later shrunk, to keep clear of the cameras, keeps its centre and no longer touches the floor.
@@ -91,14 +91,14 @@ def standing(num_objects: int) -> np.ndarray:
     return np.arange(num_objects) % 2 == 0
 
 
-def about_vertical(angle: Array) -> Array:
+def about_vertical(angle: Float[Array, ""]) -> Float[Array, "3 3"]:
     """(3, 3) rotation by () radians about the vertical axis (y)."""
     c, s = jnp.cos(angle), jnp.sin(angle)
     zero, one = jnp.zeros_like(c), jnp.ones_like(c)
     return jnp.stack([jnp.stack([c, zero, s]), jnp.stack([zero, one, zero]), jnp.stack([-s, zero, c])])
 
 
-def clear_of(scene: Scene, points: Array, clearance: float) -> Scene:
+def clear_of(scene: Scene, points: Float[Array, "P 3"], clearance: float) -> Scene:
     """The scene with every object shrunk until it is at least `clearance` away from all `points` (P, 3).
 
     So no camera is inside an object, or has its whole view blocked by one.
@@ -108,7 +108,7 @@ def clear_of(scene: Scene, points: Array, clearance: float) -> Scene:
     return shrunk(scene, jnp.min(jnp.sqrt(jnp.sum(offset * offset, axis=-1)), axis=1) - clearance)
 
 
-def shrunk(scene: Scene, reach: Array) -> Scene:
+def shrunk(scene: Scene, reach: Float[Array, "K"]) -> Scene:
     """The scene with every object shrunk until it lies within `reach` (K,) of its centre.
 
     Objects shrink to a hundredth of their size at most, so that none vanishes.

@@ -11,7 +11,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.core.types import Array, pytree_dataclass
+from easi3r_jax.core.types import Array, Float, Key, UInt32, pytree_dataclass
 from easi3r_jax.synthetic.draws import between, log_between, one_of, rotations, uniforms
 
 OCTAVES = 4
@@ -34,17 +34,17 @@ class Texture:
       chroma: (...) in [0, 1]: with 0, channels vary together, with 1 independently.
     """
 
-    seed: Array
-    lattice: Array
-    frequency: Array
-    persistence: Array
-    sharpness: Array
-    base: Array
-    contrast: Array
-    chroma: Array
+    seed: UInt32[Array, "*surfaces"]
+    lattice: Float[Array, "*surfaces 3 3"]
+    frequency: Float[Array, "*surfaces"]
+    persistence: Float[Array, "*surfaces"]
+    sharpness: Float[Array, "*surfaces"]
+    base: Float[Array, "*surfaces 3"]
+    contrast: Float[Array, "*surfaces 3"]
+    chroma: Float[Array, "*surfaces"]
 
 
-def random_textures(key: Array, count: int) -> Texture:
+def random_textures(key: Key[Array, ""], count: int) -> Texture:
     """`count` varied textures: coarse and fine, smooth and tiled, grey and colourful."""
     n, three = (count,), (count, 3)
     u = uniforms(
@@ -87,7 +87,7 @@ def _noise(seed: Array, sharpness: Array, point: Array) -> Array:
     return total * (2 / 1023) - 1
 
 
-def colour(texture: Texture, point: Array, footprint: Array) -> Array:
+def colour(texture: Texture, point: Float[Array, "3"], footprint: Float[Array, ""]) -> Float[Array, "3"]:
     """Colour (3,) in [0, 1] of one texture at `point` (3,), in the object's frame.
 
     Args:

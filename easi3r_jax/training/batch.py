@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, pytree_dataclass
+from easi3r_jax.core.types import Array, Bool, Float, Int, Shaped, UInt8, pytree_dataclass
 
 
 @pytree_dataclass
@@ -19,10 +19,10 @@ class ViewPairs:
       world_from_cam: (B, 2, 4, 4) float32. Each view shows dynamic objects where they are at its own time.
     """
 
-    rgb: Array
-    depth: Array
-    intrinsics: Array
-    world_from_cam: Array
+    rgb: UInt8[Array, "B 2 H W 3"]
+    depth: Float[Array, "B 2 H W"]
+    intrinsics: Float[Array, "B 2 3 3"]
+    world_from_cam: Float[Array, "B 2 4 4"]
 
 
 @pytree_dataclass
@@ -34,15 +34,23 @@ class Targets:
       valid_i, valid_j: (E, H, W) bool, where they are known.
     """
 
-    points_i: Array
-    points_j: Array
-    valid_i: Array
-    valid_j: Array
+    points_i: Float[Array, "E H W 3"]
+    points_j: Float[Array, "E H W 3"]
+    valid_i: Bool[Array, "E H W"]
+    valid_j: Bool[Array, "E H W"]
 
 
-def both_ways(first: Array, second: Array) -> tuple[Array, Array]:
+def both_ways(
+    first: Shaped[Array, "B *rest"], second: Shaped[Array, "B *rest"]
+) -> tuple[Shaped[Array, "2*B *rest"], Shaped[Array, "2*B *rest"]]:
     """From values of B first and second views to values of i and j of 2 B directed pairs: (1, 2), then (2, 1)."""
     return jnp.concatenate([first, second]), jnp.concatenate([second, first])
+
+
+def edges_both_ways(pairs: int) -> Int[Array, "E 2"]:
+    """(2 B, 2) int32 views (i, j) of the directed pairs of `both_ways`; view v of pair b has the number 2 b + v."""
+    number = 2 * jnp.arange(pairs, dtype=jnp.int32)
+    return jnp.stack(both_ways(number, number + 1), axis=1)
 
 
 def targets_of(pairs: ViewPairs) -> Targets:

@@ -1,4 +1,4 @@
-"""Training runs, as frozen configurations with named presets."""
+"""Frozen configurations of training runs, with named presets."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from easi3r_jax.core.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """What training minimises. The defaults are DUSt3R's (sec. 3.2); the other terms are not in the paper.
+    """The training objective. The defaults are DUSt3R's (sec. 3.2); the other terms are not in the paper.
 
     Attributes:
       alpha: weight of the logarithm of the confidence.
-      scale_weight: of the squared logarithm of the predicted scale, which the objective leaves free to drift.
-      matching_weight: of InfoNCE between encoder tokens that show the same place.
-      attention_weight: of the cross-entropy of half the cross-attention heads of a decoder layer against the matches.
-      attention_layer: the layer, counted from 0.
+      scale_weight: weight of the squared logarithm of the predicted scale, which otherwise drifts freely.
+      matching_weight: weight of InfoNCE between encoder tokens that show the same place.
+      attention_weight: weight of the cross-entropy between half the cross-attention heads of a decoder layer and the
+        matches.
+      attention_layer: index of that layer, from 0.
     """
 
     alpha: float = 0.2
@@ -37,16 +38,16 @@ class TrainConfig:
 
     Attributes:
       steps: optimiser steps of the whole run; the schedule ends there.
-      batch_size: pairs a step; each is trained in both directions.
-      optimiser: "adamw", or "muon" on the matrices of the transformer's blocks and AdamW elsewhere.
-      learning_rate, learning_rate_min: highest and last one.
-      warmup_samples: pairs over which it rises.
-      weight_decay: of matrices.
+      batch_size: pairs per step; each is trained in both directions.
+      optimiser: "adamw", or "muon" for the matrices of the transformer's blocks and AdamW elsewhere.
+      learning_rate, learning_rate_min: maximum and final learning rate.
+      warmup_samples: number of pairs in the warm-up.
+      weight_decay: for matrices.
       beta1, beta2: of Adam.
-      clip_norm: gradients longer than this are shortened to it.
-      average_decay: of the moving average of the parameters.
+      clip_norm: maximum gradient norm; larger gradients are clipped.
+      average_decay: decay of the parameters' moving average.
       freeze_encoder: train decoder and heads only (MonST3R, sec. 3.2).
-      objective: what is minimised.
+      objective: the objective's weights.
     """
 
     steps: int = 1000
@@ -69,11 +70,11 @@ class TrainConfig:
         if self.optimiser not in ("adamw", "muon"):
             raise ConfigError(f"Unknown optimiser {self.optimiser!r}: 'adamw' or 'muon'.")
         if not self.learning_rate_min <= self.learning_rate:
-            raise ConfigError("The last learning rate must not be above the highest one.")
+            raise ConfigError("The final learning rate must not exceed the maximum.")
         if not self.warmup_samples < self.steps * self.batch_size:
             raise ConfigError(
-                f"The learning rate would rise over {self.warmup_samples} pairs, but the whole run has "
-                f"{self.steps * self.batch_size}: more steps, or a shorter warm-up."
+                f"The warm-up has {self.warmup_samples} pairs, but the whole run has {self.steps * self.batch_size}: "
+                "use more steps, or a shorter warm-up."
             )
 
     @classmethod
@@ -85,7 +86,7 @@ class TrainConfig:
     def embedded(cls) -> TrainConfig:
         """The network that ships with the package.
 
-        Beyond the paper: Muon, and three terms without which so small a network learns to match only after far longer.
+        Not in the paper: Muon, and three terms without which so small a network takes far longer to learn matching.
         """
         return cls(
             steps=6_000,
@@ -101,7 +102,7 @@ class TrainConfig:
 
     @classmethod
     def embedded_wide(cls) -> TrainConfig:
-        """As `embedded`, for as long as an accelerator makes affordable."""
+        """As `embedded`, with a longer schedule for accelerators."""
         return dataclasses.replace(cls.embedded(), steps=30_000, batch_size=64, learning_rate=2e-3)
 
     @classmethod

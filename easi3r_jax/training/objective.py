@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, pytree_dataclass
+from easi3r_jax.core.types import Array, Bool, Float, PairPredictions, UInt8
 from easi3r_jax.models import Decoded, DUSt3R
 from easi3r_jax.models.attention import attention_logits
-from easi3r_jax.training.batch import Targets, ViewPairs, both_ways, targets_of
+from easi3r_jax.training.batch import Targets, ViewPairs, both_ways, edges_both_ways, targets_of
 from easi3r_jax.training.config import ObjectiveConfig
 
 #: Lower bound of a scene's scale, against division by zero.
@@ -22,40 +22,34 @@ _TEMPERATURE = 0.1
 _DEPTH_TOLERANCE = 0.03
 
 
-@pytree_dataclass
-class Predicted:
-    """The network's predictions for E directed pairs.
-
-    Attributes:
-      points_i, points_j: (E, H, W, 3) float32 in camera i, any scale.
-      confidence_i, confidence_j: (E, H, W) float32, above 1.
-    """
-
-    points_i: Array
-    points_j: Array
-    confidence_i: Array
-    confidence_j: Array
-
-
-def distance(a: Array, b: Array) -> Array:
+def distance(a: Float[Array, "*batch 3"], b: Float[Array, "*batch 3"]) -> Float[Array, "*batch"]:
     """(...) Euclidean distance of points (..., 3), with gradient 0 where they coincide."""
     return se3.safe_norm(a - b)
 
 
-def masked_mean(values: Array, mask: Array, axis: int | tuple[int, ...] | None = None) -> Array:
+def masked_mean(
+    values: Float[Array, "*shape"], mask: Bool[Array, "*shape"], axis: int | tuple[int, ...] | None = None
+) -> Float[Array, "..."]:
     """Mean of the values where the mask is True; 0 if it is True nowhere."""
     count = jnp.maximum(jnp.sum(mask.astype(values.dtype), axis=axis), 1)
     return jnp.sum(jnp.where(mask, values, 0), axis=axis) / count
 
 
-def mean_distance(points_i: Array, points_j: Array, valid_i: Array, valid_j: Array) -> Array:
+def mean_distance(
+    points_i: Float[Array, "E H W 3"],
+    points_j: Float[Array, "E H W 3"],
+    valid_i: Bool[Array, "E H W"],
+    valid_j: Bool[Array, "E H W"],
+) -> Float[Array, "E"]:
     """(E,) mean distance of the valid points of both views from camera i (`avg_dis`; z in DUSt3R, eq. 2)."""
     lengths = jnp.concatenate([se3.safe_norm(points_i), se3.safe_norm(points_j)], axis=1)
     mean = masked_mean(lengths, jnp.concatenate([valid_i, valid_j], axis=1), axis=(1, 2))
     return jnp.maximum(mean, _MIN_SCALE)
 
 
-def point_errors(predicted: Predicted, targets: Targets) -> tuple[Array, Array, Array]:
+def point_errors(
+    predicted: PairPredictions, targets: Targets
+) -> tuple[Float[Array, "E H W"], Float[Array, "E H W"], Float[Array, "E"]]:
     """Distances of normalised points (E, H, W) for each view, and the predicted scale (E,).
 
     Predictions and targets are divided by their mean distance, since the scale of a pair is arbitrary.
@@ -70,7 +64,9 @@ def point_errors(predicted: Predicted, targets: Targets) -> tuple[Array, Array, 
     )
 
 
-def scale_shift_invariant_errors(predicted: Predicted, targets: Targets) -> tuple[Array, Array]:
+def scale_shift_invariant_errors(
+    predicted: PairPredictions, targets: Targets
+) -> tuple[Float[Array, "E H W"], Float[Array, "E H W"]]:
     """(E, H, W) distances for each view after removing the scene's depth shift and scale, for validation.
 
     DUSt3R's test criterion: the median z of all valid points is shifted to 0, then their mean distance is scaled to 1.
@@ -90,7 +86,9 @@ def scale_shift_invariant_errors(predicted: Predicted, targets: Targets) -> tupl
     return distance(own[0] / scale, true[0] / unit), distance(own[1] / scale, true[1] / unit)
 
 
-def regression(predicted: Predicted, targets: Targets, alpha: float) -> tuple[Array, dict[str, Array]]:
+def regression(
+    predicted: PairPredictions, targets: Targets, alpha: float
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Confidence-weighted regression (DUSt3R, eq. 3-4): mean of C * error - alpha * log C, summed over both views."""
     error_i, error_j, scale = point_errors(predicted, targets)
     loss = jnp.zeros(())
@@ -111,7 +109,7 @@ def regression(predicted: Predicted, targets: Targets, alpha: float) -> tuple[Ar
 # --- optional terms: they need no labels beyond depth and cameras, and are valid for static scenes only -------------
 
 
-def matches(pairs: ViewPairs, patch_size: int) -> tuple[Array, Array]:
+def matches(pairs: ViewPairs, patch_size: int) -> tuple[Float[Array, "2*B N N"], Bool[Array, "2*B N"]]:
     """Matches from the tokens of view i to the tokens of view j.
 
     A token is represented by the centre pixel of its patch. It has a match if that pixel's point is inside view j and
@@ -146,19 +144,28 @@ def matches(pairs: ViewPairs, patch_size: int) -> tuple[Array, Array]:
     return weights, known
 
 
-def cross_entropy(logits: Array, weights: Array, known: Array) -> Array:
+def cross_entropy(
+    logits: Float[Array, "*batch N N"], weights: Float[Array, "*batch N N"], known: Bool[Array, "*batch N"]
+) -> Float[Array, ""]:
     """() mean over the known rows of -sum_k weights_k log softmax(logits)_k; logits and weights (..., N, N)."""
     return masked_mean(-jnp.sum(weights * jax.nn.log_softmax(logits), axis=-1), known)
 
 
-def matching(features_i: Array, features_j: Array, weights: Array, known: Array) -> Array:
+def matching(
+    features_i: Float[Array, "E N C"],
+    features_j: Float[Array, "E N C"],
+    weights: Float[Array, "E N N"],
+    known: Bool[Array, "E N"],
+) -> Float[Array, ""]:
     """() InfoNCE (arXiv 1807.03748) of the encoder's tokens (E, N, C): a token's match against all tokens of view j."""
     i, j = (f / jnp.maximum(se3.safe_norm(f)[..., None], 1e-6) for f in (features_i, features_j))
     logits = jnp.einsum("enc,emc->enm", i, j, precision=jax.lax.Precision.HIGHEST) / _TEMPERATURE
     return cross_entropy(logits, weights, known)
 
 
-def attention_supervision(decoded: Decoded, layer: int, weights: Array, known: Array) -> Array:
+def attention_supervision(
+    decoded: Decoded, layer: int, weights: Float[Array, "E N N"], known: Bool[Array, "E N"]
+) -> Float[Array, ""]:
     """() cross-entropy between matches and the cross-attention of the first half of a layer's heads, in both branches.
 
     Branch 2 attends from view j to view i. Its matches are those of the reverse pair, which is also in the batch.
@@ -177,8 +184,8 @@ def attention_supervision(decoded: Decoded, layer: int, weights: Array, known: A
 
 
 def predict(
-    model: DUSt3R, rgb: Array, *, intermediates: bool = False
-) -> tuple[Predicted, tuple[Array, Array], Decoded]:
+    model: DUSt3R, rgb: UInt8[Array, "B 2 H W 3"], *, intermediates: bool = False
+) -> tuple[PairPredictions, tuple[Float[Array, "E N C_enc"], Float[Array, "E N C_enc"]], Decoded]:
     """Predicts both directions of B pairs of images (B, 2, H, W, 3) uint8. Every image is encoded once.
 
     Returns:
@@ -189,10 +196,13 @@ def predict(
     features_i, features_j = both_ways(features[:, 0], features[:, 1])
     decoded = model.decode(features_i, features_j, grid, intermediates=intermediates)
     points_i, confidence_i, points_j, confidence_j = model.predict(features_i, features_j, decoded, grid)
-    return Predicted(points_i, points_j, confidence_i, confidence_j), (features_i, features_j), decoded
+    predicted = PairPredictions(edges_both_ways(len(rgb)), points_i, points_j, confidence_i, confidence_j)
+    return predicted, (features_i, features_j), decoded
 
 
-def objective(model: DUSt3R, pairs: ViewPairs, config: ObjectiveConfig) -> tuple[Array, dict[str, Array]]:
+def objective(
+    model: DUSt3R, pairs: ViewPairs, config: ObjectiveConfig
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss () of a batch, and a dict of its terms."""
     auxiliary = config.matching_weight > 0 or config.attention_weight > 0
     predicted, features, decoded = predict(model, pairs.rgb, intermediates=config.attention_weight > 0)

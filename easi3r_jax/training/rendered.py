@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Int, Key
 from easi3r_jax.synthetic import MovingSampling, PairSampling, View, sample_moving_pair, sample_pair
 from easi3r_jax.training.batch import ViewPairs
 
@@ -19,17 +19,17 @@ _TRAINING_STREAM = 0x7261696E
 _HELD_OUT_BATCH = 8
 
 
-def draw_static(sampling: PairSampling, seed: int, numbers: Array) -> ViewPairs:
+def draw_static(sampling: PairSampling, seed: int, numbers: Int[Array, "B"]) -> ViewPairs:
     """Pairs of static scenes. A seed defines an endless sequence of pairs; `numbers` (B,) int32 selects from it."""
     return _draw(lambda key: sample_pair(key, sampling), seed, numbers)
 
 
-def draw_moving(sampling: MovingSampling, seed: int, numbers: Array) -> ViewPairs:
+def draw_moving(sampling: MovingSampling, seed: int, numbers: Int[Array, "B"]) -> ViewPairs:
     """As `draw_static`, of dynamic scenes."""
     return _draw(lambda key: sample_moving_pair(key, sampling), seed, numbers)
 
 
-def held_out_pairs(draw: Callable[[int, Array], ViewPairs], count: int) -> ViewPairs:
+def held_out_pairs(draw: Callable[[int, Int[Array, "B"]], ViewPairs], count: int) -> ViewPairs:
     """The first `count` pairs of a sequence that no run trains on.
 
     Args:
@@ -42,7 +42,7 @@ def held_out_pairs(draw: Callable[[int, Array], ViewPairs], count: int) -> ViewP
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:count], *chunks)
 
 
-def _draw(sample: Callable[[Array], View], seed: int, numbers: Array) -> ViewPairs:
+def _draw(sample: Callable[[Key[Array, ""]], View], seed: int, numbers: Int[Array, "B"]) -> ViewPairs:
     key = jax.random.fold_in(jax.random.key(seed), _TRAINING_STREAM)
     keys = jax.vmap(lambda n: jax.random.fold_in(key, n))(numbers)
     views = jax.vmap(sample)(keys)

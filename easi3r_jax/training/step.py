@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from easi3r_jax.core.types import Array, pytree_dataclass
+from easi3r_jax.core.types import Array, Float, Int, Shaped, pytree_dataclass
 from easi3r_jax.models import DUSt3R, model_from
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.training.batch import ViewPairs
@@ -18,9 +18,9 @@ from easi3r_jax.training.config import TrainConfig
 from easi3r_jax.training.objective import objective
 from easi3r_jax.training.optimiser import is_trained, make_optimiser
 
-Parameters = dict[str, Array]
+Parameters = dict[str, Shaped[Array, "..."]]
 #: Numbers of pairs (B,) int32 → the pairs. Pair n depends on n only.
-Draw = Callable[[Array], ViewPairs]
+Draw = Callable[[Int[Array, "B"]], ViewPairs]
 
 
 @pytree_dataclass
@@ -35,7 +35,7 @@ class TrainState:
       optimiser: the state of Optax.
     """
 
-    step: Array
+    step: Int[Array, ""]
     frozen: Parameters
     trained: Parameters
     average: Parameters
@@ -61,14 +61,14 @@ def averaged_model(state: TrainState, model_config: DUSt3RConfig, *, dtype: Any 
     return model_from(model_config, parameters, dtype=dtype)
 
 
-def pair_numbers(step: Array, batch_size: int) -> Array:
+def pair_numbers(step: Int[Array, ""], batch_size: int) -> Int[Array, "B"]:
     """(B,) int32 numbers of the pairs of a step: 0 to B-1 for step 0, B to 2B-1 for step 1, ..."""
     return step * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
 
 
 def make_step(
     model_config: DUSt3RConfig, config: TrainConfig, mesh: Mesh, *, draw: Draw | None = None, dtype: Any = jnp.float32
-) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+) -> Callable[..., tuple[TrainState, dict[str, Float[Array, ""]]]]:
     """Makes the compiled training step, data-parallel over the mesh's only axis.
 
     Pairs are sharded and parameters replicated. Each device computes the gradient of its shard; `pmean` averages them.

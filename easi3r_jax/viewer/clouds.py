@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from easi3r_jax.core.geometry.camera import world_points
 from easi3r_jax.core.types import Scene4D
-from easi3r_jax.io.export.pointcloud import moving_pixels, static_pixels, unproject, voxel_keys
+from easi3r_jax.io.export.pointcloud import moving_pixels, static_pixels, voxel_keys
 
 #: Lower bound of the network's confidence; the clean-up sets that of floating points to 0.
 MIN_NETWORK_CONFIDENCE = 1.0
@@ -95,7 +96,7 @@ def frame_cloud(scene: Scene4D, t: int, chosen: np.ndarray, placement: Placement
       the points, and their coordinates in the scene's own world, (P, 3) float32.
     """
     depth = np.asarray(scene.depth[t])
-    world = unproject(depth, np.asarray(scene.intrinsics[t]), np.asarray(scene.world_from_cam[t]))[chosen]
+    world = world_points(depth, np.asarray(scene.intrinsics[t]), np.asarray(scene.world_from_cam[t]))[chosen]
     cloud = Cloud(
         xyz=placement.points(world).astype(np.float32),
         rgb=np.asarray(scene.rgb[t])[chosen],

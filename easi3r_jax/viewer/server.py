@@ -214,7 +214,7 @@ class Viewer:
             self._stopped.set()
 
     def _load(self, most_static: int) -> None:
-        """Gathers the backgrounds: first a preview of each scene, then the whole."""
+        """Gathers the backgrounds: first a preview of each scene, then the complete ones."""
         for gather in (preview_cloud, lambda scene, placement: static_cloud(scene, placement, most_static)):
             for number, shown in enumerate(self._shown):
                 if self._stopped.is_set():

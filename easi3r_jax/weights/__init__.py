@@ -1,1 +1,1 @@
-"""Weights: conversion of released files, checkpoints on disk, downloads from the Hugging Face hub."""
+"""Weights: conversion of released files, checkpoints on disk, downloads from the Hugging Face Hub."""

@@ -1,4 +1,4 @@
-"""Anything that names weights becomes a network."""
+"""Loads a network from anything that names weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_model(checkpoint: str = "embedded", dtype: str = "auto", *, progress: P
       checkpoint: "embedded" (the small network that ships with the package), a converted folder, a `.pth` file, a
         folder with `model.safetensors` and `config.json`, or a name on the Hugging Face hub.
       dtype: of the layers: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPUs. Heads and
-        statistics are float32 always.
+        statistics are always float32.
       progress: called during download and conversion.
 
     Raises:
@@ -41,7 +41,7 @@ def load_model(checkpoint: str = "embedded", dtype: str = "auto", *, progress: P
 def load_model_and_metadata(
     checkpoint: str = "embedded", dtype: str = "auto", *, progress: Progress = silent
 ) -> tuple[DUSt3R, dict[str, Any]]:
-    """As `load_model`, with what the checkpoint says of itself: source, SHA-256, licence."""
+    """As `load_model`, also returning the checkpoint's metadata: source, SHA-256, licence."""
     if not checkpoint:
         raise CheckpointError("No checkpoint is named: name weights, or omit it for the small embedded network.")
     if checkpoint == "embedded":  # small: converted each time, so that it needs no cache
@@ -74,17 +74,17 @@ def layer_dtype(name: str) -> str:
 
 
 def on_devices(network: _T, count: int = 0, *, in_parts: bool = False) -> _T:
-    """A network on devices of this process, replicated or sharded (see `sharding.scattered`): they share its work.
+    """Places a network on devices of this process, replicated or sharded (see `sharding.shard_parameters`).
 
     Args:
-      network: anything else (a folder, None) is returned as it is, and so is a network on one device.
-      count: of devices; 0: all.
-      in_parts: each keeps a part of every parameter.
+      network: anything else (a folder, None) is returned unchanged, as is a network on one device.
+      count: number of devices; 0: all.
+      in_parts: shard the parameters instead of replicating them.
 
     Raises:
       ConfigError: the process has fewer devices.
     """
     if not isinstance(network, nnx.Module):
         return network
-    place = sharding.scattered if in_parts else sharding.whole
+    place = sharding.shard_parameters if in_parts else sharding.replicate
     return place(network, sharding.data_mesh(count or None))

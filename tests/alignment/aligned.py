@@ -1,4 +1,4 @@
-"""`alignment.align` with its two results in one, for tests that look at both."""
+"""`alignment.align` with its two results in one, for tests that check both."""
 
 from easi3r_jax import alignment
 from easi3r_jax.core.types import Array, Geometry, pytree_dataclass

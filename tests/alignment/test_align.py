@@ -1,4 +1,4 @@
-"""The whole stage: known scenes, inputs without a good answer, and the inputs it refuses."""
+"""The complete stage: known scenes, degenerate inputs, and inputs that it refuses."""
 
 import dataclasses
 
@@ -106,7 +106,7 @@ def test_one_bad_pair_does_not_carry_the_scene_away(clip, quick):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_predictions_that_are_not_finite_are_refused(field, value, clip, quick):
     broken = getattr(clip.predictions, field).at[5, 3, 3].set(value)
-    with pytest.raises(InputError, match="infinite or undefined"):
+    with pytest.raises(InputError, match="infinite or NaN"):
         aligned(dataclasses.replace(clip.predictions, **{field: broken}), quick)
 
 

@@ -1,4 +1,4 @@
-"""The loop: Adam written out, schedules, one compilation, the same answer twice, and what the options do."""
+"""The optimisation loop: Adam written out, schedules, a single compilation, determinism, and the options' effects."""
 
 import dataclasses
 

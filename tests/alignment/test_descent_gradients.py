@@ -1,4 +1,4 @@
-"""Where the descent ends, differentiated by what it is fitted to: through its steps, and at a minimum without them."""
+"""The optimiser's result, differentiated with respect to the problem: through its steps, or implicitly at a minimum."""
 
 import dataclasses
 

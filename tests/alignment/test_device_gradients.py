@@ -1,4 +1,4 @@
-"""Derivatives where the observations are divided over four devices of a CPU."""
+"""Derivatives with observations sharded over four CPU devices."""
 
 import json
 

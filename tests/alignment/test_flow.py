@@ -1,4 +1,4 @@
-"""The optical-flow term: known flows, what counts, what does not, its gradient, and when it begins."""
+"""The optical-flow term: known flows, which pixels are used, its gradient, and when it is switched on."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Motion from flow: what the cameras do not explain, and what they do."""
+"""Dynamic and static regions from flow: where the cameras do not explain it, and where they do."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Derivatives of the objective by what it is fitted to: those of the plain formulas, or an error, never a silent 0."""
+"""Derivatives of the objective with respect to its observations: equal to autodiff's or an error, never silently 0."""
 
 import dataclasses
 

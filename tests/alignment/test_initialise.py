@@ -1,4 +1,4 @@
-"""The start: spanning tree, focal lengths, poses and depth of clips whose answer is known, and the reference's."""
+"""Initialisation: spanning tree, focal lengths, poses and depth, on clips with a known answer and on the reference."""
 
 import dataclasses
 
@@ -11,8 +11,9 @@ from scipy.spatial.transform import Rotation
 
 from easi3r_jax import alignment
 from easi3r_jax.alignment import state as state_of
+from easi3r_jax.alignment.confidence import confident_pixels
 from easi3r_jax.alignment.graph import nearest_first
-from easi3r_jax.alignment.initialise import confident_pixels, positive_depth
+from easi3r_jax.alignment.initialise import positive_depth
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 

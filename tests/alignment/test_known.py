@@ -1,4 +1,4 @@
-"""Known cameras, the prior on depth and the free principal point: what is known comes out, and helps the rest."""
+"""Known cameras, the depth prior and the free principal point: priors are kept, and improve the rest."""
 
 import dataclasses
 import math

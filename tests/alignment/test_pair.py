@@ -1,4 +1,4 @@
-"""Clips of one and two frames: closed forms, what they are documented to be, the reference's pair viewer."""
+"""Clips of one and two frames: closed forms as documented, and the reference's pair viewer."""
 
 import dataclasses
 

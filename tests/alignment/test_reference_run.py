@@ -1,4 +1,4 @@
-"""The optimiser follows the reference program's from the same start, and arrives where it does from its own."""
+"""The optimiser follows the reference's trajectory from the same start, and reaches the same result from its own."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The objective: its gradient by hand equals autodiff's, its invariances, its temporal term's known values."""
+"""The objective: its hand-written gradient equals autodiff's, its invariances, known values of the smoothness term."""
 
 import dataclasses
 

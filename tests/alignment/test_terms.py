@@ -1,4 +1,4 @@
-"""The objective as a list: leaving a term out, adding one's own, and what the compiled loop makes of it."""
+"""The objective as a list: omitting a term, adding one, and recompilation of the loop."""
 
 import dataclasses
 

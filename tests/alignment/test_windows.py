@@ -1,4 +1,4 @@
-"""Windows of a long clip become one scene: exactly where they agree, nearly where they do not."""
+"""Joining the windows of a long clip: exact where they agree, approximate where they do not."""
 
 import dataclasses
 

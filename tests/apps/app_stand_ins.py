@@ -1,4 +1,4 @@
-"""What the tests of the web app have in common: the demo's first frames, and a reconstruction that takes no time."""
+"""Shared by the tests of the web app: the demo's first frames, and a stand-in for the reconstruction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs run as their users run them: by a command, in a process of their own."""
+"""Runs programs as users do: by a command, in a separate process."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""`python -m experiments.ablate_cue`: its table, against the study's scores of the same clip."""
+"""`python -m experiments.ablate_cue`: its table agrees with the study's scores of the same clip."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The web app without its page: jobs, and what is kept of them. The page: test_app_browser.py."""
+"""The web app without its page: jobs, and the lifetime of their files. The page: test_app_browser.py."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_a_clip_that_says_how_long_it_is_is_refused_before_it_is_read(jobs, tmp_
         ({"graph": "nothing"}, "graph"),
         ({"foreground": "9"}, "frame number from 0 to 1"),
         ({"export": ["colmap", "../x"]}, "Export format"),
-        ({"mode": "feedforward", "iterations": 5}, "no use for --iterations=5"),
+        ({"mode": "feedforward", "iterations": 5}, "does not use --iterations=5"),
     ],
 )
 def test_options_that_the_page_does_not_allow_are_refused(jobs, store, values, expected):

@@ -1,4 +1,4 @@
-"""Who is let into the web app, and with what."""
+"""Which requests the web app accepts."""
 
 from __future__ import annotations
 

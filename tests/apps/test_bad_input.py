@@ -1,4 +1,4 @@
-"""Whatever is wrong: one line that says what and what to do, exit code 1, nothing left behind."""
+"""Invalid input: one line that says what is wrong and what to do, exit code 1, nothing left behind."""
 
 import os
 import pathlib

@@ -125,7 +125,7 @@ def test_flow_is_measured_alone(command, tmp_path):
 def test_unknown_stages_are_refused(command):
     done = command("benchmark", "--stages=network,masks")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: --stages=network,masks: some of network, flow and alignment")
+    assert done.stderr.startswith("error: --stages=network,masks: it must be some of network, flow and alignment")
 
 
 def test_a_size_that_does_not_divide_is_refused(command):

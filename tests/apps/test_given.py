@@ -1,4 +1,4 @@
-"""Optical flow, masks and cameras from the command line: they reach the result, and what is wrong is told in a line."""
+"""Optical flow, masks and cameras from the command line: they reach the result; errors take one line."""
 
 import json
 import sys
@@ -102,13 +102,13 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
         progress("flow", len(edges), len(edges), "")
         return np.full((len(edges), *rgb.shape[1:3], 2), 2.0, np.float32)
 
-    align, aligned_with = pipeline.align.align, []
+    align, aligned_with = pipeline.alignment.align, []
 
     def spy(*args, flow, **options):
         aligned_with.append(flow)
         return align(*args, flow=flow, **options)
 
-    monkeypatch.setattr(pipeline.align, "align", spy)
+    monkeypatch.setattr(pipeline.alignment, "align", spy)
 
     monkeypatch.setattr(given, "estimate_flow", estimate)
     monkeypatch.setattr(given, "load_flow_network", lambda path: (network.config, network, {}))
@@ -118,7 +118,7 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
     assert seen == {"net": network, "shape": (3, H, W, 3)}
     np.testing.assert_array_equal(aligned_with, 2.0)
     code, _, errors = run(flow="sea-raft", flow_checkpoint="some.pth")
-    assert code == 1 and "is of raft-small: --flow=raft-small" in errors
+    assert code == 1 and "has weights of raft-small: use --flow=raft-small" in errors
 
 
 @pytest.mark.parametrize(
@@ -127,18 +127,18 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
         ({"masks": "flow"}, "--masks=flow needs optical flow"),
         ({"masks": "flow", "flow": "none"}, "--masks=flow needs optical flow"),
         ({"save_flow": True}, "--save_flow needs optical flow"),
-        ({"masks": "motion+"}, "--masks=motion+: none, or some of"),
+        ({"masks": "motion+"}, "--masks=motion+: it must be none, or some of"),
         ({"masks": "none+motion"}, "none, or some of"),
         ({"masks": "a+b"}, "one folder"),
         ({"masks": "nowhere"}, "nowhere"),
         ({"flow": "nowhere"}, "neither sea-raft"),
-        ({"flow": "none", "flow_checkpoint": "x.pth"}, "--flow_checkpoint goes with"),
+        ({"flow": "none", "flow_checkpoint": "x.pth"}, "--flow_checkpoint requires"),
         ({"flow_checkpoint": "nowhere.pth"}, "nowhere.pth"),
         ({"intrinsics": "nowhere.txt"}, "nowhere.txt"),
         ({"poses": "nowhere.txt"}, "nowhere.txt"),
-        ({"refine": "sam2", "masks": "none"}, "--refine=sam2: with --masks=none there are none"),
-        ({"refine": "sam2", "motion": "none"}, "with --motion=none --masks=motion there are none"),
-        ({"refine_checkpoint": "sam2/"}, "--refine_checkpoint goes with --refine=sam2"),
+        ({"refine": "sam2", "masks": "none"}, "--refine=sam2: with --masks=none there are no masks"),
+        ({"refine": "sam2", "motion": "none"}, "with --motion=none --masks=motion there are no masks"),
+        ({"refine_checkpoint": "sam2/"}, "--refine_checkpoint requires --refine=sam2"),
     ],
 )
 def test_what_is_wrong_is_told_in_a_line(complaint, flags, words):

@@ -27,7 +27,7 @@ AS_THEY_COME = {"mode": "feedforward", "graph": PipelineConfig().graph, "iterati
 def test_frames_are_placed_as_they_come(run, tmp_path):
     code, out, errors = run(**AS_THEY_COME)
     assert code == 0 and not errors, errors
-    assert "frames a second" in out and "frame by frame" in out and "IoU" not in out
+    assert "frames per second" in out and "frame by frame" in out and "IoU" not in out
     scene = export.load_scene(tmp_path / "out")
     assert all(np.isfinite(value).all() for value in vars(scene).values())
     assert scene.depth.shape == (7, 64, 96) and not scene.dynamic_mask.any() and scene.static_mask.all()
@@ -48,7 +48,7 @@ def test_frames_are_placed_as_they_come(run, tmp_path):
 )
 def test_feedforward_mode_says_what_it_has_no_use_for(run, flags, tmp_path):
     code, _, errors = run(**{**AS_THEY_COME, **flags})
-    assert code == 1 and f"no use for --{next(iter(flags))}=" in errors and len(errors.splitlines()) == 1
+    assert code == 1 and f"does not use --{next(iter(flags))}=" in errors and len(errors.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 

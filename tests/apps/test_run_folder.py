@@ -1,4 +1,4 @@
-"""A run's folder has one holder, and stays as it was where no run began."""
+"""A run's folder is locked by one program, and is unchanged if no run began."""
 
 import errno
 import fcntl

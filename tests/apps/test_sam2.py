@@ -1,4 +1,4 @@
-"""The program with SAM 2 on PyTorch, of random weights: JAX and PyTorch in one process, at once and in windows."""
+"""The program with SAM 2 on PyTorch, with random weights: JAX and PyTorch in one process, with and without windows."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`python -m experiments.study` and what it is made of."""
+"""`python -m experiments.study` and its parts."""
 
 import dataclasses
 import json

@@ -19,12 +19,12 @@ from tensorboardX.proto import event_pb2
 
 from easi3r_jax.apps import train, training_log
 from easi3r_jax.apps.training_data import Source
+from easi3r_jax.core.types import PairPredictions
 from easi3r_jax.models import parameters_of
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.synthetic import PairSampling
-from easi3r_jax.training.batch import targets_of
+from easi3r_jax.training.batch import edges_both_ways, targets_of
 from easi3r_jax.training.config import ObjectiveConfig, TrainConfig
-from easi3r_jax.training.objective import Predicted
 from easi3r_jax.training.rendered import draw_static, held_out_pairs
 from easi3r_jax.weights.checkpoint import latest_state, load_checkpoint
 
@@ -115,7 +115,7 @@ def test_the_preview_of_a_perfect_prediction_has_no_error(tmp_path, monkeypatch)
     truth = targets_of(pairs)
     ones = jnp.ones(truth.valid_i.shape)
     for off in (0.0, 1.0):
-        perfect = Predicted(truth.points_i, truth.points_j + off, ones, ones)
+        perfect = PairPredictions(edges_both_ways(2), truth.points_i, truth.points_j + off, ones, ones)
         monkeypatch.setattr(training_log, "predict", lambda model, rgb, answer=perfect: (answer, None, None))
         training_log._predict_errors.clear_cache()
         training_log.preview(tmp_path / "a.png", None, pairs)

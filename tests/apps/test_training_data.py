@@ -1,4 +1,4 @@
-"""`--data`: what is held out, what moves, what had to be drawn again."""
+"""`--data`: held-out scenes, dynamic scenes, redrawn pairs."""
 
 import shutil
 

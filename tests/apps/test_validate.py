@@ -1,4 +1,4 @@
-"""`python -m experiments.validate`, and what it says of the network that ships."""
+"""`python -m experiments.validate`, and its results for the network that ships with the package."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""`python -m experiments.view`, but for the browser (tests/viewer/test_browser.py)."""
+"""`python -m experiments.view`, except the browser (tests/viewer/test_browser.py)."""
 
 import os
 import pathlib

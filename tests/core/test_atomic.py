@@ -1,4 +1,4 @@
-"""A folder appears whole or not at all."""
+"""Folders are written atomically."""
 
 import errno
 import os

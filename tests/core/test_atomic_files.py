@@ -1,4 +1,4 @@
-"""Files that appear together beside others, or not at all."""
+"""Groups of files are written atomically beside others."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Which pair is done when, and where it is kept; lengths that clips share."""
+"""Batches of pairs: order, storage of results, and bucket sizes."""
 
 import jax.numpy as jnp
 import numpy as np

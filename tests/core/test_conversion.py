@@ -1,4 +1,4 @@
-"""Types that a processor may be unable to convert."""
+"""Number types that a processor may be unable to convert."""
 
 import platform
 

@@ -1,12 +1,13 @@
-"""Pair graphs against the released programs' edge lists (less their documented faults), and their properties."""
+"""Pair graphs against the released programs' edge lists (except their documented bugs), and their properties."""
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.core.pairs import make_edges
+from easi3r_jax.core.pairs import make_edges, reverse_edges
 
 WINDOWS = ["swin", "swinstride", "swin2stride", "swinskip_start", "logwin"]
 
@@ -105,3 +106,15 @@ def test_numbers_outside_the_clip_are_refused():
         make_edges(4, "complete", prefilter="near2")
     with pytest.raises(InputError, match="no frames"):
         make_edges(0, "complete")
+
+
+@pytest.mark.parametrize("function", [reverse_edges, jax.jit(reverse_edges, static_argnums=1)])
+def test_reverse_edges_are_found(function):
+    edges = np.random.default_rng(0).permutation(make_edges(7, "swinstride-3"))
+    back, exists = function(edges, 7)
+    assert np.all(exists)
+    np.testing.assert_array_equal(edges[back], edges[:, ::-1])
+    edges = np.array([[0, 1], [3, 2], [1, 0], [2, 2], [2, 3], [1, 3]], np.int32)
+    index, exists = function(edges, 4)
+    np.testing.assert_array_equal(exists, [True, True, True, True, True, False])
+    np.testing.assert_array_equal(index[exists], [2, 4, 0, 3, 1])

@@ -1,4 +1,4 @@
-"""A clip divided over eight devices of a CPU, and what of that needs no devices."""
+"""A clip sharded over eight CPU devices, and the helpers that need no devices."""
 
 import json
 
@@ -64,7 +64,11 @@ def test_one_device_needs_no_mesh():
     x = jnp.arange(6.0)
     mesh = sharding.data_mesh()
     assert mesh.size == 1
-    assert sharding.whole(x, mesh) is x and sharding.scattered(x, mesh) is x and sharding.by_rows(x, None) is x
+    assert (
+        sharding.replicate(x, mesh) is x
+        and sharding.shard_parameters(x, mesh) is x
+        and sharding.shard_rows(x, None) is x
+    )
     assert sharding.mesh_of(x) is None and sharding.mesh_of(np.zeros(2)) is None
-    assert sharding.mesh_of_rows(jax.device_put(x, sharding.replicated(mesh))) is None
-    assert sharding.num_shares(None) == 1 and sharding.divided(len, None, (), ()) is len
+    assert sharding.mesh_of_rows(jax.device_put(x, sharding.replicated_sharding(mesh))) is None
+    assert sharding.num_shards(None) == 1 and sharding.shard_map(len, None, (), ()) is len

@@ -1,4 +1,4 @@
-"""A small random network, and what the pipeline makes of five frames with it."""
+"""A small random network, and the pipeline's result for five frames."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the tests of the pipeline share: a small network's description, options, clips of noise, a refiner."""
+"""Shared by the tests of the pipeline: a small network's configuration, options, clips of noise, a refiner."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The whole pipeline on small random networks: invariances, cues for motion, degenerate clips, refusals."""
+"""The complete pipeline on small random networks: invariances, motion cues, degenerate clips, refused input."""
 
 import dataclasses
 from unittest import mock
@@ -206,7 +206,7 @@ def test_portrait_frames(model):
 def test_a_broken_network_is_an_error_not_a_scene():
     broken = random_model(NETWORK)
     broken.head1.proj.bias[...] = jnp.full_like(broken.head1.proj.bias[...], jnp.nan)
-    with pytest.raises(InputError, match="infinite or undefined"):
+    with pytest.raises(InputError, match="infinite or NaN"):
         pipeline.reconstruct(broken, clip(3), OPTIONS)
 
 

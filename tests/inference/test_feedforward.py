@@ -1,4 +1,4 @@
-"""Frames as they stream in, placed by a network that answers with the truth."""
+"""Streaming reconstruction with a network that returns the ground truth."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Flow as a stage: which frames the network sees and what becomes of its answer; flow there and back."""
+"""The flow stage: the network's inputs, the handling of its output, and forward-backward consistency."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,10 @@ import pytest
 from jax.tree_util import Partial
 from scipy.ndimage import map_coordinates
 
-from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.pairs import make_edges
-from easi3r_jax.inference.flow import consistent_flow, estimate_flow, pad_images, reverse_edges
+from easi3r_jax.inference.flow import consistent_flow, estimate_flow, pad_images
 from easi3r_jax.models import model_from, parameter_shapes
 from easi3r_jax.models.config import FlowConfig
 
@@ -168,19 +168,3 @@ def test_wild_flow_is_not_consistent():
     wild = constant((jnp.nan, 0), (jnp.inf, -jnp.inf), (1e30, 0))
     assert not consistent_flow(wild, jnp.zeros_like(wild)).any()
     assert not consistent_flow(jnp.zeros_like(wild[:1]), wild[:1]).any()
-
-
-# --- edges ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_reverse_of_the_reverse_is_the_edge():
-    edges = np.random.default_rng(0).permutation(make_edges(7, "swinstride-3"))
-    back = reverse_edges(edges)
-    np.testing.assert_array_equal(edges[back], edges[:, ::-1])
-    np.testing.assert_array_equal(back[back], np.arange(len(edges)))
-    assert reverse_edges(np.array([[0, 0]])).tolist() == [0]
-
-
-def test_a_pair_without_its_reverse_is_told():
-    with pytest.raises(ConfigError, match=r"2 of 4 pairs come in one direction only \(the first: 4 to 2\)"):
-        reverse_edges(np.array([[0, 1], [4, 2], [1, 0], [1, 4]]))

@@ -1,4 +1,4 @@
-"""What the pipeline is given or asks for beside the frames: masks, flow, cameras, a refiner, windows."""
+"""Optional inputs of the pipeline: masks, flow, cameras, a refiner, windows."""
 
 import dataclasses
 
@@ -121,13 +121,13 @@ def test_refined_masks_are_grown_and_count_in_the_alignment_and_in_the_result(mo
     masks[1, -6:, -6:] = True
     given, frames, refiner = Given(masks=jnp.asarray(masks)), clip(4), Corner()
     options = dataclasses.replace(OPTIONS, cue="none", masks=("given",), mask_dilation=2, reattention=False)
-    align, dynamic, heard = pipeline.align.align, [], []
+    align, dynamic, heard = pipeline.alignment.align, [], []
 
     def spy(*args, **kwargs):
         dynamic.append(kwargs["dynamic"])
         return align(*args, **kwargs)
 
-    monkeypatch.setattr(pipeline.align, "align", spy)
+    monkeypatch.setattr(pipeline.alignment, "align", spy)
     scene = pipeline.reconstruct(
         model, frames, options, given=given, refiner=refiner, progress=lambda stage, *_: heard.append(stage)
     ).scene

@@ -1,4 +1,4 @@
-"""Bounds on the pipeline's work and memory: batches, shapes that clips share, what is heard while it runs."""
+"""Bounds on the pipeline's work and memory: batches, shared shapes, progress reports."""
 
 import dataclasses
 from unittest import mock

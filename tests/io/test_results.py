@@ -1,4 +1,4 @@
-"""A result folder is read back as it was written; what is damaged, old or no result is refused in one line."""
+"""Round trips of result folders; damaged or unsupported folders are refused in one line."""
 
 import dataclasses
 import json
@@ -189,7 +189,7 @@ def test_what_an_older_program_wrote_is_read(version):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [(None, "is of an older version.*reconstruct"), ("0 0 0 0 0 0 0 1\n", "1 poses")]
+    ("text", "words"), [(None, "is from an older version.*reconstruct"), ("0 0 0 0 0 0 0 1\n", "1 poses")]
 )
 def test_an_older_scene_without_its_times_is_refused(folder, text, words):
     rewrite(folder, without(*OLDER))
@@ -234,10 +234,10 @@ def entry(index, value):
         (changed("intrinsics", entry((0, 0, 0), -8)), "intrinsics of frame 0"),
         (changed("intrinsics", entry((2, 0, 1), 1)), "intrinsics of frame 2"),
         (changed("intrinsics", entry((1, 1, 2), np.nan)), "intrinsics of frame 1"),
-        (changed("source_size", 0), "place in their source"),
-        (changed("source_index", [1, 1, 4]), "place in their source"),
-        (changed("frame_from_source", entry((0, 1), 0.5)), "place in their source"),
-        (lambda a: a | {"source_names": np.array(["a", "../b", "c"])}, r"'\.\./b' is no name"),
+        (changed("source_size", 0), "source is damaged"),
+        (changed("source_index", [1, 1, 4]), "source is damaged"),
+        (changed("frame_from_source", entry((0, 1), 0.5)), "source is damaged"),
+        (lambda a: a | {"source_names": np.array(["a", "../b", "c"])}, r"'\.\./b' is not a file name"),
         (lambda a: a | {"source_names": np.array(["a", "b"])}, r"source_names is .*\(2,\)"),
         (lambda a: a | {"time": a["time"].astype(np.float32)}, "time is float32"),
         (lambda a: a | {"losses": np.zeros((2, 3), np.float32)}, "losses is float32"),

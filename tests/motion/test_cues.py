@@ -15,7 +15,6 @@ from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.types import MotionResidual, PairPredictions
 from easi3r_jax.motion.match import frame_focals, match_tokens
 from easi3r_jax.motion.normalise import min_max
-from easi3r_jax.motion.partners import reverse_edges
 
 GRID, PATCH = (8, 12), 4
 SIZE = (GRID[0] * PATCH, GRID[1] * PATCH)
@@ -113,13 +112,6 @@ def test_a_pair_whose_reverse_is_missing_is_ignored():
     np.testing.assert_array_equal(found.observed.all((1, 2)), [True, True, False])  # (0, 1), (1, 0), (1, 2)
     assert found.value[0, 3, 4] > 0.3
     np.testing.assert_array_equal(found.value[2], np.zeros(GRID))
-
-
-def test_reverse_edges_are_found():
-    edges = np.array([[0, 1], [3, 2], [1, 0], [2, 2], [2, 3], [1, 3]])
-    index, known = jax.jit(reverse_edges, static_argnums=1)(edges, 4)
-    np.testing.assert_array_equal(known, [True, True, True, False, True, False])
-    np.testing.assert_array_equal(index[known], [2, 4, 0, 1])
 
 
 # --- match ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The motion stage as a whole: golden arrays of the published program, degenerate clips, transforms."""
+"""The complete motion stage: golden arrays of the published program, degenerate clips, transforms."""
 
 import chex
 import jax

@@ -38,7 +38,7 @@ def run(request, config):
 
 def begin(config, training):
     state = init_state(parameters_of(random_model(config)), training)
-    return jax.device_put(state, sharding.replicated(sharding.data_mesh()))
+    return jax.device_put(state, sharding.replicated_sharding(sharding.data_mesh()))
 
 
 def test_a_stopped_run_resumes_exactly(run, tmp_path):
@@ -124,7 +124,7 @@ start = init_state(parameters_of(random_model(config)), training)
 for count in (1, 2):
     mesh = sharding.data_mesh(count)
     step = make_step(config, training, mesh, draw=draw)
-    state = jax.device_put(jax.tree.map(lambda x: x.copy(), start), sharding.replicated(mesh))
+    state = jax.device_put(jax.tree.map(lambda x: x.copy(), start), sharding.replicated_sharding(mesh))
     for _ in range(3):
         state, terms = step(state)
         print(len(terms["loss"].sharding.device_set), float(terms["loss"]), float(terms["gradient_norm"]))
@@ -216,9 +216,9 @@ def test_invalid_options_are_refused():
     for changes, message in (
         ({"steps": 0}, "steps must be at least 1"),
         ({"optimiser": "sgd"}, "'sgd'"),
-        ({"learning_rate": 1e-9}, "last learning rate"),
+        ({"learning_rate": 1e-9}, "final learning rate"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"warmup_samples": 8000}, "rise over 8000 pairs"),
+        ({"warmup_samples": 8000}, "warm-up has 8000 pairs"),
     ):
         with pytest.raises(ConfigError, match=message):
             dataclasses.replace(TrainConfig(), **changes)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from easi3r_jax.core.types import PairPredictions
 from easi3r_jax.models import random_model
 from easi3r_jax.training import validation
-from easi3r_jax.training.batch import targets_of
-from easi3r_jax.training.objective import Predicted
+from easi3r_jax.training.batch import edges_both_ways, targets_of
 from tests.walls import wall
 
 
@@ -44,7 +44,9 @@ def tilted(batch: int = 3):
 
 def perfect(targets):
     confidence = jnp.full(targets.valid_i.shape, 5.0)
-    return Predicted(3 * targets.points_i, 3 * targets.points_j, confidence, confidence)
+    return PairPredictions(
+        edges_both_ways(len(confidence) // 2), 3 * targets.points_i, 3 * targets.points_j, confidence, confidence
+    )
 
 
 def test_the_ground_truth_at_another_scale_has_no_error(answers, config):

@@ -1,4 +1,4 @@
-"""A wall and, in front of it, a square that moves to the right, seen by a camera that also moves to the right."""
+"""A wall and a square in front of it that moves to the right, seen by a camera that also moves to the right."""
 
 import pathlib
 

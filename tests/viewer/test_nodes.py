@@ -1,4 +1,4 @@
-"""What of a scene is sent and when, on a stand-in for viser's scene that counts."""
+"""Which parts of a scene are sent, and when, using a counting stand-in for viser's scene."""
 
 from __future__ import annotations
 

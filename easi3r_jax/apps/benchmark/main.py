@@ -50,7 +50,9 @@ JSON = _HOW.string("json", "", "Also write the results to this file.")
 def main() -> None:
     chosen = STAGES.value.split(",")
     if not set(chosen) <= {"network", "flow", "alignment"}:
-        raise ConfigError(f"--stages={STAGES.value}: some of network, flow and alignment, separated by commas.")
+        raise ConfigError(
+            f"--stages={STAGES.value}: it must be some of network, flow and alignment, separated by commas."
+        )
     config = PRESETS[PRESET.value]()
     dtype = layer_dtype(DTYPE.value)
     check_conversion(POINT_DTYPE.value)

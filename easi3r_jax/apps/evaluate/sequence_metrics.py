@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.geometry.camera import world_points
 from easi3r_jax.core.geometry.grids import resample_nearest
+from easi3r_jax.core.geometry.procrustes import register_similarity
 from easi3r_jax.core.types import Frames, Scene4D
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.evaluation.datasets import TestSequence, TestSet, Truth
@@ -181,14 +183,14 @@ def point_metrics(prediction: Prediction, sequence: TestSequence, options: Depth
     undefined: Metrics = dict.fromkeys([name + end for name in names for end in ("", "_median")])
     if metrics.pose_metrics(own_poses, true_poses)["ate"] is None:
         return {**undefined, "points": 0}
-    scale, rotation, translation = metrics.umeyama(own_poses[:, :3, 3], true_poses[:, :3, 3])
+    scale, rotation, translation = register_similarity(own_poses[:, :3, 3], true_poses[:, :3, 3])
 
     clouds, true_clouds = [], []
     for t, own_pose, true_pose in zip(frames, own_poses, true_poses, strict=True):
         depth = resample_nearest(_map_of("depth", truth.depth, t, prediction.source_size), crop, shape)
         known = metrics.valid_depth(depth, options.max_depth).ravel()
-        true = metrics.world_points(depth, (crop @ truth.intrinsics[t])[None], true_pose[None])[0, known]
-        own = metrics.world_points(prediction.depth[t][None], prediction.intrinsics[t][None], own_pose[None])[0, known]
+        true = world_points(depth[0], crop @ truth.intrinsics[t], true_pose).reshape(-1, 3)[known]
+        own = world_points(prediction.depth[t], prediction.intrinsics[t], own_pose).reshape(-1, 3)[known]
         clouds.append((scale * own @ rotation.T + translation).astype(np.float32))
         true_clouds.append(true.astype(np.float32))
     cloud, true_cloud = np.concatenate(clouds), np.concatenate(true_clouds)

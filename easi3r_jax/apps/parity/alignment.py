@@ -15,8 +15,9 @@ from easi3r_jax import alignment
 from easi3r_jax.alignment import state as state_of
 from easi3r_jax.alignment.clean import clean_confidence
 from easi3r_jax.alignment.terms import depth_change, relative_pose_residual
+from easi3r_jax.apps.parity.flow_masks import check_flow_masks
 from easi3r_jax.apps.parity.report import ROUNDING, Golden, Row, at_most, compare, equal
-from easi3r_jax.core.config import AlignConfig, PipelineConfig
+from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.procrustes import register_similarity
@@ -31,7 +32,6 @@ _ROTATION_DEGREES = 0.2
 _FOCAL = 2e-4
 _OWN_START = 1.02
 _CLOSED_FORM = 1e-5
-_FLOW_RESIDUAL = 4e-2  # of a range of 1: RANSAC draws its own samples
 #: Arrays of the documented format that are skipped: intermediate states, equivalent forms of compared arrays, and, if a
 #: case lacks the initial depth, everything that depends on it.
 _NOT_COMPARED = (
@@ -54,7 +54,8 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
     if (folder / "primitives.npz").is_file():
         yield from _check_primitives(folder)
     if (folder / "motion_masks_from_pairs.npz").is_file():
-        yield from _check_flow_masks(folder, predictions, num_frames)
+        golden = Golden(folder / "motion_masks_from_pairs.npz")
+        yield from check_flow_masks(f"{folder.name}/motion_masks_from_pairs", golden, predictions, load_flow(folder)[0])
     for path in sorted(folder.glob("pairviewer_*.npz")):
         yield from _check_two_frames(f"{folder.name}/{path.stem}", path)
 
@@ -149,7 +150,7 @@ def _check_path(stage, golden, predictions, num_frames, problem, config: AlignCo
             exact = _exact_gradient(start, predictions, num_frames, config).log_depth[0].reshape(array.shape)
             yield compare(stage, f"iter0_grad_{name}, ours against float64", ours, exact, _GRADIENT)
             right = np.abs(array - exact) <= _GRADIENT * np.abs(array).max()
-            name = f"iter0_grad_{name}, {right.size - right.sum()} pixels off in the golden left out"
+            name = f"iter0_grad_{name}, {right.size - right.sum()} pixels omitted where the golden is off"
             yield compare(stage, name, np.where(right, ours, 0), np.where(right, array, 0), _GRADIENT)
 
     if observed.flow is not None:
@@ -296,17 +297,6 @@ def _check_primitives(folder: pathlib.Path) -> Iterator[Row]:
             yield compare(stage, name, ours, golden[name], _CLOSED_FORM)
     # Smooth L1 without outliers has another denominator; the median focal is not a default.
     yield from golden.unread(stage, r"rel_pose_loss_.*|ego_tgt_coord|smooth_l1_value_nothre|focal_median")
-
-
-def _check_flow_masks(folder: pathlib.Path, predictions: PairPredictions, num_frames: int) -> Iterator[Row]:
-    """MonST3R's masks: flow that the cameras of each pair do not explain."""
-    golden, stage = Golden(folder / "motion_masks_from_pairs.npz"), f"{folder.name}/motion_masks_from_pairs"
-    config = dataclasses.replace(AlignConfig(), min_confidence=2.5)
-    residual = alignment.flow_residual(predictions, load_flow(folder)[0], config)
-    yield at_most(stage, "mean_error", float(jnp.abs(residual - golden["mean_error"]).max()), _FLOW_RESIDUAL)
-    differ = float((np.asarray(residual > PipelineConfig().flow_threshold) != golden["masks"]).mean())
-    yield at_most(stage, "masks, share that differs", differ, 1e-3)
-    yield from golden.unread(stage, r"[RTK]_[ij]|.*_pair0")
 
 
 def _check_two_frames(stage: str, path: pathlib.Path) -> Iterator[Row]:

@@ -13,7 +13,9 @@ from scipy.spatial.transform import Rotation
 
 from easi3r_jax.apps.parity.report import Golden, Row, at_most, compare, equal
 from easi3r_jax.core.config import FrameConfig
+from easi3r_jax.core.geometry.camera import world_points
 from easi3r_jax.core.geometry.grids import resample_nearest
+from easi3r_jax.core.geometry.procrustes import register_similarity
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.io.video.resize import frame_geometry
 
@@ -154,7 +156,7 @@ def _check_depth(stage: str, golden: Golden, results: dict) -> Iterator[Row]:
 
 def _check_variant(stage, variant, predicted, truth, options, judged, expected: dict) -> Iterator[Row]:
     ours = metrics.depth_metrics(predicted, truth, options, evaluated=judged)
-    yield _relative(stage, f"{variant}, figures", ours, expected, _DEPTH_NAMES)
+    yield _relative(stage, f"{variant}, metrics", ours, expected, _DEPTH_NAMES)
     pixels = int(metrics.evaluated_pixels(truth, options, judged).sum())
     yield equal(stage, f"{variant}, pixels", pixels, int(expected["valid_pixels"]))
 
@@ -171,13 +173,14 @@ def _check_pose(stage: str, golden: Golden) -> Iterator[Row]:
 
 def _check_points(stage: str, golden: Golden, results: dict) -> Iterator[Row]:
     ours = metrics.point_metrics(golden["pred_xyz"], golden["gt_xyz"])
-    yield _relative(stage, "figures", ours, results, _POINT_NAMES)
+    yield _relative(stage, "metrics", ours, results, _POINT_NAMES)
     estimate, truth = golden["traj_pred_f64"], golden["traj_gt_f64"]
-    scale, _, _ = metrics.umeyama(estimate[:, :3, 3], truth[:, :3, 3])
+    scale, _, _ = register_similarity(estimate[:, :3, 3], truth[:, :3, 3])
     yield compare(stage, "traj_scale_f64", scale, golden["traj_scale_f64"], _EXACT)
     aligned = metrics.align_path(estimate, truth)
     yield compare(stage, "traj_pred_aligned_f64", aligned, golden["traj_pred_aligned_f64"], _EXACT)
-    points = metrics.world_points(golden["depth_f64"], golden["K_f64"], truth)
+    points = world_points(golden["depth_f64"], golden["K_f64"], truth)
+    points = points.reshape(len(points), -1, 3)
     yield compare(stage, "depth_to_3d_world_f64", points, golden["depth_to_3d_world_f64"], _EXACT)
     yield from golden.unread(stage, "")
 

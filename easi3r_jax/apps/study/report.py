@@ -23,7 +23,7 @@ class Mean(NamedTuple):
 
 
 def mean(values: Iterable[float | None]) -> Mean:
-    """Mean and standard error; undefined values (None) do not count."""
+    """Mean and standard error; undefined values (None) are ignored."""
     known = [v for v in values if v is not None]
     if not known:
         return Mean(None, None, 0)

@@ -1,37 +1,38 @@
-"""Resamples images to another pixel grid by the nearest pixel, so that values are never blended."""
+"""Nearest-neighbour resampling of images to another pixel grid: values are never blended."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import Float, Shaped
 
-# Of two equally near pixels the higher is taken, as by Pillow's NEAREST; single-precision matrices miss a tie by 1e-4.
-# In a frame of 512 pixels, a centre that is not a tie is at least 1 / 1024 away from one.
+# Ties go to the higher index, as in Pillow's NEAREST; single-precision matrices miss a tie by 1e-4. In a frame of 512
+# pixels, a centre that is not a tie is at least 1 / 1024 away from one.
 _HALF = 0.5 + 3e-4
 
 
 def resample_nearest(
-    array: np.ndarray,
-    target_from_array: np.ndarray,
+    array: Shaped[np.ndarray, "T H W *channels"],
+    target_from_array: Float[np.ndarray, "3 3"],
     size: tuple[int, int],
     *,
     outside: bool | float | None = None,
-) -> np.ndarray:
+) -> Shaped[np.ndarray, "T height width *channels"]:
     """Resamples images to another grid that is scaled and shifted, such as a crop's.
 
-    With `Frames.frame_from_source`, true masks of the original size are mapped to the network's crop; with its inverse,
-    predictions are mapped back to the original size.
+    `Frames.frame_from_source` maps ground-truth masks of the original size to the network's crop; its inverse maps
+    predictions back to the original size.
 
     Args:
       array: (T, H, W, ...).
       target_from_array: (3, 3), maps homogeneous pixels (integers at pixel centres) of the array to those of the
         target; no rotation, no shear.
       size: (height, width) of the target.
-      outside: value where the target lies outside the array; None: that of the nearest pixel.
+      outside: value where the target lies outside the array; None: the nearest pixel's.
 
     Returns:
-      (T, height, width, ...), of the array's type.
+      (T, height, width, ...), with the array's dtype.
 
     Raises:
       InputError: the matrix rotates or shears.

@@ -1,32 +1,34 @@
-"""Camera pose from points in the world and their pixels. Host code, by OpenCV."""
+"""Camera pose from world points and their pixels. Host code, using OpenCV."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-# SQPNP needs three points; with fewer than this, RANSAC has none left to vote.
+from easi3r_jax.core.types import Float, Real
+
+# SQPNP needs three points; with fewer than six, too few remain as RANSAC votes.
 _MIN_POINTS = 6
 
 
 def solve_pnp(
-    points: np.ndarray,
-    pixels: np.ndarray,
-    intrinsics: np.ndarray,
+    points: Float[np.ndarray, "P 3"],
+    pixels: Float[np.ndarray, "P 2"],
+    intrinsics: Real[np.ndarray, "3 3"],
     *,
     iterations: int,
     max_error: float = 5.0,
     seed: int = 0,
-) -> np.ndarray | None:
+) -> Float[np.ndarray, "4 4"] | None:
     """World-from-camera pose by RANSAC over SQPNP (Terzakis & Lourakis, ECCV 2020), refitted to the inliers.
 
     Args:
       points: (P, 3) float, in the world.
       pixels: (P, 2) float, pixel coordinates with integers at pixel centres (see `camera`).
       intrinsics: (3, 3).
-      iterations: of RANSAC.
-      max_error: reprojection error in pixels up to which a point is an inlier.
-      seed: of OpenCV's random generator.
+      iterations: RANSAC iterations.
+      max_error: largest reprojection error of an inlier, in pixels.
+      seed: for OpenCV's random generator.
 
     Returns:
       (4, 4) float64 rigid `world_from_cam`, or None if no pose is found (too few points, coincident points, ...).

@@ -1,20 +1,30 @@
-"""Weighted registration of corresponding point sets."""
+"""Weighted registration of corresponding point sets.
+
+`register_similarity` takes NumPy arrays too, and computes on the host then, in their precision.
+"""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.types import Array, Float
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-# The width of `robust_similarity`, relative to the mean distance; and its minimum, relative to the target's extent.
+# Width c in `robust_similarity`, relative to the mean distance; and its minimum, relative to the target's extent.
 _WIDTH, _MIN_WIDTH = 0.3, 1e-3
 
 
-def register_similarity(source: Array, target: Array, weights: Array) -> tuple[Array, Array, Array]:
-    """The similarity that aligns `source` best with `target`: minimises sum_p w_p |s R x_p + t - y_p|^2.
+def register_similarity(
+    source: Float[Array, "P 3"],
+    target: Float[Array, "P 3"],
+    weights: Float[Array, "P"] | None = None,
+    *,
+    with_scale: bool = True,
+) -> tuple[Float[Array, ""], Float[Array, "3 3"], Float[Array, "3"]]:
+    """The similarity that best aligns `source` with `target`: minimises sum_p w_p |s R x_p + t - y_p|^2.
 
     Umeyama (PAMI 1991), with weights. R is a proper rotation even if a reflection would fit better. The scale is
     undefined if the source's variance or its correlation with the target vanishes (coincident points, all weights 0):
@@ -22,27 +32,35 @@ def register_similarity(source: Array, target: Array, weights: Array) -> tuple[A
 
     Args:
       source, target: (P, 3) points; `jax.vmap` for batches.
-      weights: (P,) >= 0.
+      weights: (P,) >= 0; None: all count the same.
+      with_scale: False for a rigid motion, s = 1.
 
     Returns:
-      scale (), rotation (3, 3), translation (3,).
+      scale (), rotation (3, 3), translation (3,). For collinear points the roll about their line is arbitrary.
     """
-    total = jnp.sum(weights)
-    w = weights / jnp.where(total > 0, total, 1)
-    mean_source, mean_target = (jnp.matmul(w, points, precision=_HIGHEST) for points in (source, target))
+    xp = source.__array_namespace__()
+    weights = xp.ones_like(source[:, 0]) if weights is None else weights
+    total = xp.sum(weights)
+    w = weights / xp.where(total > 0, total, 1)
+    mean_source, mean_target = (_product(w, points) for points in (source, target))
     x, y = source - mean_source[None], target - mean_target[None]
-    covariance = jnp.matmul((w[:, None] * y).T, x, precision=_HIGHEST)
-    rotation, correlation = _nearest_rotation(covariance)
-    variance = jnp.sum(w[:, None] * x * x)
-    # Relative to the means: centring leaves rounding noise where all points coincide.
-    noise = (jnp.finfo(source.dtype).eps * 8) ** 2
-    tangible = (variance > noise * jnp.sum(mean_source**2)) & (variance > 0)
-    scale = correlation / jnp.where(tangible, variance, 1)
-    meaningful = tangible & (scale * scale * variance > noise * jnp.sum(mean_target**2)) & (scale > 0)
-    scale = jnp.where(meaningful, scale, 1)
-    rotation = jnp.where(meaningful, rotation, jnp.eye(3, dtype=rotation.dtype))
-    translation = mean_target - scale * jnp.matmul(rotation, mean_source, precision=_HIGHEST)
+    covariance = _product((w[:, None] * y).T, x)
+    rotation, correlation = (_rotation_and_factors if xp is np else _nearest_rotation)(covariance)[:2]
+    variance = xp.sum(w[:, None] * x * x)
+    # Relative to the means: centring leaves rounding noise if all points coincide.
+    noise = (xp.finfo(source.dtype).eps * 8) ** 2
+    tangible = (variance > noise * xp.sum(mean_source**2)) & (variance > 0)
+    scale = correlation / xp.where(tangible, variance, 1)
+    meaningful = tangible & (scale * scale * variance > noise * xp.sum(mean_target**2)) & (scale > 0)
+    scale = xp.where(meaningful, scale, 1) if with_scale else xp.ones_like(scale)
+    rotation = xp.where(meaningful, rotation, xp.eye(3, dtype=rotation.dtype))
+    translation = mean_target - scale * _product(rotation, mean_source)
     return scale, rotation, translation
+
+
+def _product(a: Array, b: Array) -> Array:
+    """Matrix product, on accelerators at full precision."""
+    return a @ b if isinstance(a, np.ndarray) else jnp.matmul(a, b, precision=_HIGHEST)
 
 
 @jax.custom_jvp
@@ -52,20 +70,21 @@ def _nearest_rotation(matrix: Array) -> tuple[Array, Array]:
 
 
 def _rotation_and_factors(matrix: Array) -> tuple[Array, Array, Array, Array]:
-    """That rotation and trace, and V, s with R^T M = V diag(s) V^T."""
-    u, singular, vt = jnp.linalg.svd(matrix)
-    handedness = jnp.linalg.det(jnp.matmul(u, vt, precision=_HIGHEST))
-    signs = jnp.stack([jnp.ones_like(handedness), jnp.ones_like(handedness), jnp.sign(handedness)])
-    rotation = jnp.matmul(u * signs[None, :], vt, precision=_HIGHEST)
-    return rotation, jnp.sum(singular * signs), vt.T, singular * signs
+    """The rotation and trace of `_nearest_rotation`, and V, s with R^T M = V diag(s) V^T."""
+    xp = matrix.__array_namespace__()
+    u, singular, vt = xp.linalg.svd(matrix)
+    handedness = xp.linalg.det(_product(u, vt))
+    signs = xp.stack([xp.ones_like(handedness), xp.ones_like(handedness), xp.sign(handedness)])
+    rotation = _product(u * signs[None, :], vt)
+    return rotation, xp.sum(singular * signs), vt.T, singular * signs
 
 
 @_nearest_rotation.defjvp
 def _nearest_rotation_jvp(primals: tuple[Array], tangents: tuple[Array]):
-    """By R^T M being symmetric: autodiff of the SVD divides by s_i - s_j, which is 0 for round clouds of points.
+    """Uses the symmetry of R^T M: autodiff of the SVD divides by s_i - s_j, which is 0 for isotropic point clouds.
 
-    With dR = R V W V^T and K = V^T R^T dM V, W_ij = (K_ij - K_ji) / (s_i + s_j). Where that sum is 0, any turn about
-    an axis fits as well; none is taken.
+    With dR = R V W V^T and K = V^T R^T dM V, W_ij = (K_ij - K_ji) / (s_i + s_j). Where that sum is 0, every rotation
+    about an axis fits equally well; the derivative is set to 0.
     """
     rotation, correlation, v, s = _rotation_and_factors(primals[0])
     turned = jnp.matmul(rotation.T, tangents[0], precision=_HIGHEST)
@@ -76,8 +95,10 @@ def _nearest_rotation_jvp(primals: tuple[Array], tangents: tuple[Array]):
     return (rotation, correlation), (jnp.matmul(rotation, turn, precision=_HIGHEST), jnp.trace(turned))
 
 
-def robust_similarity(source: Array, target: Array, weights: Array, rounds: int = 30) -> Array:
-    """A similarity on which most points agree: outliers, such as dynamic points, have little influence.
+def robust_similarity(
+    source: Float[Array, "P 3"], target: Float[Array, "P 3"], weights: Float[Array, "P"], rounds: int = 30
+) -> Float[Array, "4 4"]:
+    """A similarity that most points agree on: outliers, such as dynamic points, have little influence.
 
     Iteratively reweighted registration. The weight of a point whose distance d exceeds c is multiplied by (c / d)^2; c
     is proportional to the mean distance and so shrinks as the fit improves.
@@ -85,7 +106,7 @@ def robust_similarity(source: Array, target: Array, weights: Array, rounds: int 
     Args:
       source, target: (P, 3) points.
       weights: (P,) >= 0.
-      rounds: of reweighting.
+      rounds: number of reweightings.
 
     Returns:
       (4, 4) target_from_source.
@@ -98,8 +119,10 @@ def robust_similarity(source: Array, target: Array, weights: Array, rounds: int 
     return jax.lax.scan(again, _registered(source, target, weights), None, length=rounds)[0]
 
 
-def robust_weights(points: Array, target: Array, weights: Array) -> Array:
-    """(P,) weights, normalised, and reduced for points that are far from `target`: see `robust_similarity`."""
+def robust_weights(
+    points: Float[Array, "P 3"], target: Float[Array, "P 3"], weights: Float[Array, "P"]
+) -> Float[Array, "P"]:
+    """(P,) weights, normalised and reduced for points far from `target`: see `robust_similarity`."""
     total = jnp.sum(weights)
     normalised = weights / jnp.where(total > 0, total, 1)
     middle = jnp.matmul(normalised, target, precision=_HIGHEST)

@@ -10,7 +10,7 @@ import dataclasses
 import numpy as np
 
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Scene4D
+from easi3r_jax.core.types import Bool, Real, Scene4D
 from easi3r_jax.evaluation.metrics.depth import (
     MAX_DEPTH,
     MAX_DEPTHS,
@@ -39,14 +39,13 @@ from easi3r_jax.evaluation.metrics.masks import (
     score_masks,
     summarise_masks,
 )
-from easi3r_jax.evaluation.metrics.points import point_metrics, world_points
+from easi3r_jax.evaluation.metrics.points import point_metrics
 from easi3r_jax.evaluation.metrics.pose import (
     MAX_TIME_DIFFERENCE,
     align_path,
     associate,
     pose_metrics,
     rotation_angle,
-    umeyama,
 )
 
 __all__ = [
@@ -81,9 +80,7 @@ __all__ = [
     "rotation_angle",
     "score_masks",
     "summarise_masks",
-    "umeyama",
     "valid_depth",
-    "world_points",
 ]
 
 
@@ -98,10 +95,10 @@ class GroundTruth:
       intrinsics: (T, 3, 3) float, in pixels of the frames.
     """
 
-    depth: np.ndarray | None = None
-    masks: np.ndarray | None = None
-    world_from_cam: np.ndarray | None = None
-    intrinsics: np.ndarray | None = None
+    depth: Real[np.ndarray, "T H W"] | None = None
+    masks: Bool[np.ndarray, "T H W"] | None = None
+    world_from_cam: Real[np.ndarray, "T 4 4"] | None = None
+    intrinsics: Real[np.ndarray, "T 3 3"] | None = None
 
 
 def evaluate_scene(

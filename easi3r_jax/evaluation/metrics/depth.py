@@ -12,6 +12,7 @@ from typing import get_args
 import numpy as np
 
 from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.types import Bool, Float, Real
 from easi3r_jax.evaluation.metrics.checks import check_same_shape
 from easi3r_jax.evaluation.metrics.depth_fit import MIN_DEPTH, Alignment, Arithmetic, fit_depth
 
@@ -60,12 +61,14 @@ class DepthOptions:
                 raise ConfigError(f"Unknown depth {name} {value!r}: choose one of {', '.join(known)}.")
 
 
-def valid_depth(truth: np.ndarray, max_depth: float | None = MAX_DEPTH) -> np.ndarray:
+def valid_depth(truth: Real[np.ndarray, "T H W"], max_depth: float | None = MAX_DEPTH) -> Bool[np.ndarray, "T H W"]:
     """(T, H, W) bool: where the true depth is finite, positive and below `max_depth` (None: no limit)."""
     return np.isfinite(truth) & (truth > 0) & (truth < (np.inf if max_depth is None else max_depth))
 
 
-def fit_clip(predicted: np.ndarray, truth: np.ndarray, options: DepthOptions = DepthOptions()) -> np.ndarray:
+def fit_clip(
+    predicted: Real[np.ndarray, "T H W"], truth: Real[np.ndarray, "T H W"], options: DepthOptions = DepthOptions()
+) -> Float[np.ndarray, "T 2"]:
     """Scale and shift of each frame; the same for all frames unless `options.per_frame`.
 
     Args:
@@ -97,7 +100,9 @@ def fit_clip(predicted: np.ndarray, truth: np.ndarray, options: DepthOptions = D
     return fits
 
 
-def apply_fit(predicted: np.ndarray, fits: np.ndarray, *, disparity: bool = False) -> np.ndarray:
+def apply_fit(
+    predicted: Real[np.ndarray, "T H W"], fits: Float[np.ndarray, "T 2"], *, disparity: bool = False
+) -> Float[np.ndarray, "T H W"]:
     """(T, H, W) prediction and (T, 2) fits -> (T, H, W) float64 depth; 0 where a fitted disparity is not positive."""
     with np.errstate(invalid="ignore"):  # an infinite prediction where the truth is unknown
         fitted = fits[:, :1, None] * np.asarray(predicted, np.float64) + fits[:, 1:, None]
@@ -106,17 +111,19 @@ def apply_fit(predicted: np.ndarray, fits: np.ndarray, *, disparity: bool = Fals
     return np.where(fitted > 0, 1 / (np.where(fitted > 0, fitted, 1) + _EPSILON), 0)
 
 
-def align_depth(predicted: np.ndarray, truth: np.ndarray, options: DepthOptions = DepthOptions()) -> np.ndarray:
+def align_depth(
+    predicted: Real[np.ndarray, "T H W"], truth: Real[np.ndarray, "T H W"], options: DepthOptions = DepthOptions()
+) -> Float[np.ndarray, "T H W"]:
     """The prediction as depth in the unit of the truth, (T, H, W) float64, not clipped; see `fit_clip`."""
     return apply_fit(predicted, fit_clip(predicted, truth, options), disparity=options.disparity)
 
 
 def depth_metrics(
-    predicted: np.ndarray,
-    truth: np.ndarray,
+    predicted: Real[np.ndarray, "T H W"],
+    truth: Real[np.ndarray, "T H W"],
     options: DepthOptions = DepthOptions(),
     *,
-    evaluated: np.ndarray | None = None,
+    evaluated: Bool[np.ndarray, "T H W"] | None = None,
 ) -> dict[str, float | None]:
     """Depth errors of a clip, over the pixels of all frames together.
 
@@ -157,8 +164,10 @@ def depth_metrics(
 
 
 def evaluated_pixels(
-    truth: np.ndarray, options: DepthOptions = DepthOptions(), evaluated: np.ndarray | None = None
-) -> np.ndarray:
+    truth: Real[np.ndarray, "T H W"],
+    options: DepthOptions = DepthOptions(),
+    evaluated: Bool[np.ndarray, "T H W"] | None = None,
+) -> Bool[np.ndarray, "T H W"]:
     """(T, H, W) bool: where `depth_metrics` counts errors. Their number is a clip's weight in a data set's mean."""
     valid = valid_depth(np.asarray(truth), options.max_depth)
     if evaluated is None:
@@ -169,7 +178,9 @@ def evaluated_pixels(
     return valid & evaluated
 
 
-def relative_error(aligned: np.ndarray, truth: np.ndarray, counted: np.ndarray) -> np.ndarray:
+def relative_error(
+    aligned: Real[np.ndarray, "T H W"], truth: Real[np.ndarray, "T H W"], counted: Bool[np.ndarray, "T H W"]
+) -> Float[np.ndarray, "T H W"]:
     """(T, H, W) float64 map of |error| / truth; 0 where `counted` is False. For visualisation."""
     aligned, truth = np.asarray(aligned, np.float64), np.asarray(truth, np.float64)
     return np.where(counted, np.abs(aligned - truth), 0) / np.where(counted, truth, 1)

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import optimize
 
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.types import Real
 from easi3r_jax.evaluation.metrics.sums import cascade_sum
 
 Alignment = Literal["none", "median", "scale", "lstsq", "lad", "lad2"]
@@ -30,8 +31,8 @@ _MIN_LOSS_CHANGE = 1e-6
 
 
 def fit_depth(
-    predicted: np.ndarray,
-    truth: np.ndarray,
+    predicted: Real[np.ndarray, "P"],
+    truth: Real[np.ndarray, "P"],
     alignment: Alignment = "scale",
     arithmetic: Arithmetic = "double",
     *,
@@ -78,7 +79,7 @@ def fit_depth(
     raise ConfigError(f"Unknown depth alignment {alignment!r}: choose one of {', '.join(get_args(Alignment))}.")
 
 
-def lower_median(x: np.ndarray) -> float:
+def lower_median(x: Real[np.ndarray, "P"]) -> float:
     """Median of (P,) numbers; of an even number, the lower middle one, as in PyTorch."""
     middle = (len(x) - 1) // 2
     return float(np.partition(x, middle)[middle])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from easi3r_jax.core.types import Real
 from easi3r_jax.evaluation.metrics.checks import check_finite, check_same_shape
 
 
-def focal_relative_error(intrinsics: np.ndarray, truth: np.ndarray) -> float:
+def focal_relative_error(intrinsics: Real[np.ndarray, "T 3 3"], truth: Real[np.ndarray, "T 3 3"]) -> float:
     """Mean over frames and both axes of |f - f_true| / f_true.
 
     Args:

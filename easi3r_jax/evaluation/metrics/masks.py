@@ -16,6 +16,7 @@ import numpy as np
 from scipy import ndimage, stats
 
 from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.types import Bool, Float, Real, Shaped
 from easi3r_jax.evaluation.metrics.checks import check_finite, check_same_shape
 
 Protocol = Literal["pooled", "davis"]
@@ -34,12 +35,13 @@ class MaskScores:
       boundary: (T,) float64 in [0, 1], F.
     """
 
-    region: np.ndarray
-    boundary: np.ndarray
+    region: Float[np.ndarray, "T"]
+    boundary: Float[np.ndarray, "T"]
 
 
 def pooled_metrics(
-    masks: np.ndarray | Sequence[np.ndarray], truth: np.ndarray | Sequence[np.ndarray]
+    masks: Shaped[np.ndarray, "T H W"] | Sequence[Shaped[np.ndarray, "_ _ _"]],
+    truth: Shaped[np.ndarray, "T H W"] | Sequence[Shaped[np.ndarray, "_ _ _"]],
 ) -> dict[str, float | None]:
     """J and F by the Easi3R paper's protocol, see `summarise_masks`.
 
@@ -53,7 +55,8 @@ def pooled_metrics(
 
 
 def davis_metrics(
-    masks: np.ndarray | Sequence[np.ndarray], truth: np.ndarray | Sequence[np.ndarray]
+    masks: Shaped[np.ndarray, "T H W"] | Sequence[Shaped[np.ndarray, "_ _ _"]],
+    truth: Shaped[np.ndarray, "T H W"] | Sequence[Shaped[np.ndarray, "_ _ _"]],
 ) -> dict[str, float | None]:
     """J and F by the DAVIS benchmark's protocol, see `summarise_masks`.
 
@@ -68,7 +71,11 @@ def davis_metrics(
 
 
 def score_masks(
-    masks: np.ndarray, truth: np.ndarray, *, void: np.ndarray | None = None, fill_missing: bool = False
+    masks: Shaped[np.ndarray, "_ H W"],
+    truth: Shaped[np.ndarray, "T H W"],
+    *,
+    void: Shaped[np.ndarray, "T H W"] | None = None,
+    fill_missing: bool = False,
 ) -> MaskScores:
     """J and F of each frame.
 
@@ -123,7 +130,7 @@ def summarise_masks(scores: Iterable[MaskScores], protocol: Protocol) -> dict[st
     return result | {"frames": sum(values.shape[1] for values in evaluated), "sequences": len(evaluated)}
 
 
-def region_similarity(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def region_similarity(masks: Shaped[np.ndarray, "T H W"], truth: Shaped[np.ndarray, "T H W"]) -> Float[np.ndarray, "T"]:
     """J of each frame: intersection over union; 1 where both masks are empty.
 
     Args:
@@ -143,7 +150,9 @@ def region_similarity(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.where(union == 0, 1.0, intersection / np.maximum(union, 1))
 
 
-def boundary_similarity(masks: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def boundary_similarity(
+    masks: Shaped[np.ndarray, "T H W"], truth: Shaped[np.ndarray, "T H W"]
+) -> Float[np.ndarray, "T"]:
     """F of each frame: harmonic mean of the precision and recall of boundary pixels.
 
     A boundary pixel is matched if the other mask has one within `boundary_tolerance`. F is 1 if neither mask has a
@@ -170,7 +179,7 @@ def boundary_tolerance(height: int, width: int) -> int:
     return math.ceil(_BOUNDARY_TOLERANCE * math.hypot(height, width))
 
 
-def mask_boundary(mask: np.ndarray) -> np.ndarray:
+def mask_boundary(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     """(H, W) bool -> (H, W) bool: pixels that differ from their right, lower or lower-right neighbour."""
     edge = np.zeros_like(mask)
     edge[:, :-1] |= mask[:, :-1] ^ mask[:, 1:]
@@ -179,7 +188,7 @@ def mask_boundary(mask: np.ndarray) -> np.ndarray:
     return edge
 
 
-def mean_recall_decay(values: np.ndarray, *, eight_bits: bool = False) -> tuple[float, float, float | None]:
+def mean_recall_decay(values: Real[np.ndarray, "T"], *, eight_bits: bool = False) -> tuple[float, float, float | None]:
     """DAVIS statistics of a per-frame metric.
 
     Args:
@@ -200,7 +209,7 @@ def mean_recall_decay(values: np.ndarray, *, eight_bits: bool = False) -> tuple[
     return float(values.mean()), float((values > 0.5).mean()), decay
 
 
-def pooled_iou(masks: np.ndarray, truth: np.ndarray) -> float | None:
+def pooled_iou(masks: Shaped[np.ndarray, "T H W"], truth: Shaped[np.ndarray, "T H W"]) -> float | None:
     """Intersection over union, all pixels of the clip pooled; None if both masks are empty in all frames.
 
     Raises:
@@ -211,7 +220,7 @@ def pooled_iou(masks: np.ndarray, truth: np.ndarray) -> float | None:
     return int((masks & truth).sum()) / union if union else None
 
 
-def roc_auc(score: np.ndarray, truth: np.ndarray) -> float | None:
+def roc_auc(score: Real[np.ndarray, "*shape"], truth: Shaped[np.ndarray, "*shape"]) -> float | None:
     """Area under the ROC curve of a score: the probability that it ranks a dynamic pixel above a static one.
 
     Exact, from ranks (Mann-Whitney); ties count one half, so a constant score gives 0.5.
@@ -237,7 +246,7 @@ def roc_auc(score: np.ndarray, truth: np.ndarray) -> float | None:
     return float((ranks[truth].sum() - moving * (moving + 1) / 2) / (moving * static))
 
 
-def as_masks(name: str, masks: np.ndarray) -> np.ndarray:
+def as_masks(name: str, masks: Shaped[np.ndarray, "T H W"]) -> Bool[np.ndarray, "T H W"]:
     """(T, H, W) bool from masks given as bool or as numbers; `name`, a plural, is for the message.
 
     Raises:

@@ -6,15 +6,18 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.types import Real
 from easi3r_jax.evaluation.metrics.checks import check_finite
 from easi3r_jax.evaluation.metrics.depth_fit import lower_median
 
 
-def point_metrics(points: np.ndarray, truth: np.ndarray, *, corresponding: bool = True) -> dict[str, float | None]:
+def point_metrics(
+    points: Real[np.ndarray, "P 3"], truth: Real[np.ndarray, "Q 3"], *, corresponding: bool = True
+) -> dict[str, float | None]:
     """Distances between two clouds in the same frame of reference.
 
     Args:
-      points: (P, 3) predicted points, aligned to the true world (`umeyama`, `align_path`).
+      points: (P, 3) predicted points, aligned to the true world (`register_similarity`, `align_path`).
       truth: (Q, 3) true points.
       corresponding: whether point n of one cloud corresponds to point n of the other.
 
@@ -49,25 +52,6 @@ def point_metrics(points: np.ndarray, truth: np.ndarray, *, corresponding: bool 
         distance = np.linalg.norm(points - truth, axis=1)
         result |= {"distance": float(distance.mean()), "distance_median": lower_median(distance)}
     return result
-
-
-def world_points(depth: np.ndarray, intrinsics: np.ndarray, world_from_cam: np.ndarray) -> np.ndarray:
-    """The 3-D points of all pixels in the world frame, in double precision, for the evaluation of point clouds.
-
-    Args:
-      depth: (T, H, W), z in the camera.
-      intrinsics: (T, 3, 3), in pixels, with integer coordinates at pixel centres.
-      world_from_cam: (T, 4, 4).
-
-    Returns:
-      (T, H * W, 3) float64, in row-major order, in units of the depth.
-    """
-    depth, world_from_cam = np.asarray(depth, np.float64), np.asarray(world_from_cam, np.float64)
-    T, H, W = depth.shape
-    v, u = np.mgrid[:H, :W].reshape(2, -1)
-    rays = np.linalg.inv(np.asarray(intrinsics, np.float64)) @ np.stack([u, v, np.ones(H * W)])
-    points_in_cam = rays * depth.reshape(T, 1, -1)
-    return np.moveaxis(world_from_cam[:, :3, :3] @ points_in_cam + world_from_cam[:, :3, 3:], 1, 2)
 
 
 def _cloud(name: str, points: np.ndarray) -> np.ndarray:

@@ -11,6 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.geometry.procrustes import register_similarity
+from easi3r_jax.core.types import Float, Int, Real
 from easi3r_jax.evaluation.metrics.checks import check_finite
 
 PathAlignment = Literal["similarity", "rigid", "none"]
@@ -24,8 +26,8 @@ _MIN_RELATIVE_SPREAD = 1e-6
 
 
 def associate(
-    times: np.ndarray, true_times: np.ndarray, max_difference: float = MAX_TIME_DIFFERENCE
-) -> tuple[np.ndarray, np.ndarray]:
+    times: Real[np.ndarray, "P"], true_times: Real[np.ndarray, "Q"], max_difference: float = MAX_TIME_DIFFERENCE
+) -> tuple[Int[np.ndarray, "M"], Int[np.ndarray, "M"]]:
     """Associates the poses of two paths by their time stamps.
 
     Two stamps match if each is the other's nearest and they differ by at most `max_difference`. So no pose is used
@@ -54,30 +56,12 @@ def associate(
     return index, nearest[index]
 
 
-def umeyama(source: np.ndarray, target: np.ndarray, *, with_scale: bool = True) -> tuple[float, np.ndarray, np.ndarray]:
-    """Least-squares similarity, or rigid motion, between corresponding points.
-
-    Args:
-      source, target: (T, 3) corresponding points; those of `source` must not all coincide.
-      with_scale: False for a rigid motion.
-
-    Returns:
-      scale, rotation (3, 3) and translation (3,) with target ≈ scale * rotation @ source + translation. For collinear
-      points the roll about their line is undetermined; an arbitrary one is returned, as no residual depends on it.
-
-    Source: Umeyama, Least-squares estimation of transformation parameters, PAMI 1991, eq. 40-43.
-    """
-    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
-    source_mean, target_mean = source.mean(0), target.mean(0)
-    covariance = (target - target_mean).T @ (source - source_mean) / len(source)
-    u, singular, vt = np.linalg.svd(covariance)
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(vt))])  # a rotation, never a reflection
-    rotation = (u * sign) @ vt
-    scale = float(singular @ sign / np.square(source - source_mean).sum(1).mean()) if with_scale else 1.0
-    return scale, rotation, target_mean - scale * rotation @ source_mean
-
-
-def align_path(world_from_cam: np.ndarray, true_world_from_cam: np.ndarray, *, with_scale: bool = True) -> np.ndarray:
+def align_path(
+    world_from_cam: Real[np.ndarray, "T 4 4"],
+    true_world_from_cam: Real[np.ndarray, "T 4 4"],
+    *,
+    with_scale: bool = True,
+) -> Float[np.ndarray, "T 4 4"]:
     """Aligns the estimated path with the true one by the similarity that fits the camera centres best.
 
     Args:
@@ -88,8 +72,8 @@ def align_path(world_from_cam: np.ndarray, true_world_from_cam: np.ndarray, *, w
       (T, 4, 4) rigid poses in the true world: the scale acts on positions only.
     """
     estimate = np.asarray(world_from_cam, np.float64)
-    true_centres = np.asarray(true_world_from_cam)[:, :3, 3]
-    scale, rotation, translation = umeyama(estimate[:, :3, 3], true_centres, with_scale=with_scale)
+    true_centres = np.asarray(true_world_from_cam, np.float64)[:, :3, 3]
+    scale, rotation, translation = register_similarity(estimate[:, :3, 3], true_centres, with_scale=with_scale)
     aligned = np.tile(np.eye(4), (len(estimate), 1, 1))
     aligned[:, :3, :3] = rotation @ estimate[:, :3, :3]
     aligned[:, :3, 3] = scale * estimate[:, :3, 3] @ rotation.T + translation
@@ -97,11 +81,11 @@ def align_path(world_from_cam: np.ndarray, true_world_from_cam: np.ndarray, *, w
 
 
 def pose_metrics(
-    world_from_cam: np.ndarray,
-    true_world_from_cam: np.ndarray,
+    world_from_cam: Real[np.ndarray, "P 4 4"],
+    true_world_from_cam: Real[np.ndarray, "Q 4 4"],
     *,
-    times: np.ndarray | None = None,
-    true_times: np.ndarray | None = None,
+    times: Real[np.ndarray, "P"] | None = None,
+    true_times: Real[np.ndarray, "Q"] | None = None,
     max_difference: float = MAX_TIME_DIFFERENCE,
     alignment: PathAlignment = "similarity",
     delta: int = 1,
@@ -154,7 +138,7 @@ def pose_metrics(
     return result
 
 
-def rotation_angle(rotation: np.ndarray) -> np.ndarray:
+def rotation_angle(rotation: Float[np.ndarray, "*batch 3 3"]) -> Float[np.ndarray, "*batch"]:
     """Angle in radians, in [0, pi], of rotations (..., 3, 3); accurate near zero, where the arc cosine is not."""
     axis = np.stack(
         [

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from easi3r_jax.core.types import Real
+
 _LANES = 8
 _ROWS = 4
 _LEVELS = 4
 _MIN_BLOCK = 16
 
 
-def cascade_sum(x: np.ndarray) -> np.float32:
+def cascade_sum(x: Real[np.ndarray, "P"]) -> np.float32:
     """Sum of (P,) float32."""
     x = np.asarray(x, np.float32)
     whole = len(x) // _LANES * _LANES

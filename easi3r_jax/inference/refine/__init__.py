@@ -1,4 +1,4 @@
-"""Refinement of masks of what moves: a network that segments videos follows them from frame to frame.
+"""Refinement of dynamic masks by a video segmentation network that tracks them from frame to frame.
 
 Entry points: `Sam2Refiner`, and `alternate` with any other network.
 """

@@ -1,6 +1,6 @@
-"""Which masks are prompts and which are found: half of the frames tells of the other half, and the reverse.
+"""Scheme for refining masks: one half of the frames prompts the tracker for the other half, and vice versa.
 
-A mask that is wrong in one frame is put right by its neighbours', which is why no frame's mask is found from itself.
+A wrong mask in one frame is corrected by its neighbours', so a frame's mask is never predicted from itself.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from easi3r_jax.core.types import Progress, silent
 
 
 class Tracker(Protocol):
-    """A network that follows one mask through one video."""
+    """A network that tracks one mask through one video."""
 
     def prompt(self, frame: int, mask: np.ndarray) -> None:
-        """Takes the mask (H, W) bool of a frame for given. All prompts come before the first call of `follow`."""
+        """Sets the mask (H, W) bool of a frame as a prompt. All prompts come before the first call of `follow`."""
         ...
 
     def follow(self, frame: int, *, reverse: bool) -> np.ndarray:
-        """Finds the mask (H, W) bool of a frame that is no prompt; its neighbour was followed, or prompted, before.
+        """Predicts the mask (H, W) bool of a frame that is not a prompt; its neighbour was tracked or prompted before.
 
-        `reverse`: frames are visited from the last to the first.
+        `reverse`: frames are visited from last to first.
         """
         ...
 
@@ -31,19 +31,19 @@ class Tracker(Protocol):
 def alternate(
     start: Callable[[], Tracker], masks: np.ndarray, *, progress: Progress = silent, stage: str = "refine"
 ) -> np.ndarray:
-    """Refines masks: those of odd frames prompt the even ones, those of even frames the odd ones; the union counts.
+    """Refines masks: those of odd frames prompt the even ones and vice versa; the result is added to the input.
 
-    Frames are counted from 0. A half's prompts are its masks that are not empty; without any it finds nothing. From
-    the first prompt on, frames are followed forward; those before it, backward.
+    Frames are numbered from 0. A half's prompts are its non-empty masks; a half without any is skipped. Frames after
+    the first prompt are tracked forward, those before it backward.
 
     Args:
-      start: a tracker of the video that knows no prompts yet.
+      start: creates a tracker of the video without prompts.
       masks: (T, H, W) bool.
-      progress: called after each frame; a frame counts in both halves.
-      stage: what `progress` is told.
+      progress: called before each frame and at the end; a frame counts in both halves.
+      stage: name of the stage for `progress`.
 
     Returns:
-      (T, H, W) bool: the input's pixels and those found.
+      (T, H, W) bool: union of the input and the tracked masks.
 
     Source: Easi3R's released program (refinement of masks by SAM 2).
     """
@@ -63,7 +63,7 @@ def alternate(
                 continue
             progress(stage, done, total, "")
             found = tracker.follow(t, reverse=reverse)
-            if (t - half[0]) % 2:  # not of this half: its own empty masks are the other half's to fill
+            if (t - half[0]) % 2:  # in the other half; this half's own empty masks are filled from the other one
                 refined[t] |= found
             done += 1
     if halves:

@@ -1,8 +1,7 @@
-"""SAM 2 (arXiv 2408.00714) as a refiner of masks, by the `transformers` library on PyTorch.
+"""SAM 2 (arXiv 2408.00714) as a mask refiner, using the `transformers` library on PyTorch.
 
-The library's model is used without its processor, which needs a torchvision that fits PyTorch's build: the processor
-brings frames and masks to the network's square and normalises colours, which takes a few lines, done here frame by
-frame when the network asks for it.
+The library's processor is not used, since it needs a torchvision that matches PyTorch's build. It resizes frames and
+masks to the network's square and normalises colours; a few lines here do that, frame by frame on demand.
 """
 
 from __future__ import annotations
@@ -23,31 +22,31 @@ from easi3r_jax.weights.hub import fetch, is_name
 #: The largest of the released networks.
 RELEASED = "facebook/sam2.1-hiera-large"
 _CONFIG, _WEIGHTS, _MODEL_TYPE = "config.json", "model.safetensors", "sam2_video"
-# Of the images that it was trained on (ImageNet's).
+# Colour normalisation of the training images (ImageNet's).
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_OBJECT = 1  # there is one: what moves
+_OBJECT = 1  # the only object: all dynamic regions together
 
 
 class Sam2Refiner:
-    """A `MaskRefiner` that follows masks through the video with SAM 2, by the scheme of `alternate`.
+    """A `MaskRefiner` that tracks masks through the video with SAM 2, using the scheme of `alternate`.
 
-    What moves is one object. Between calls the network is in host memory; the video's frames stay there always. Beside
-    the network, a call needs about 4.5 MB of host memory and 1.6 MB on the device for each frame of the clip.
+    All dynamic regions are one object. Between calls the network is in host memory; the video's frames always are.
+    Beside the network, a call needs about 4.5 MB of host memory and 1.6 MB of device memory per frame of the clip.
 
     Args:
-      checkpoint: folder with config.json and model.safetensors in the form of `transformers`, or a name on the Hugging
-        Face hub.
-      device: PyTorch's name of the device, e.g. "cpu"; None: the GPU where PyTorch has one.
-      most_prompts: a frame looks at so many prompted frames, the nearest; 0: at all, as in the released program. Time
-        and memory of a frame grow with them.
+      checkpoint: folder with config.json and model.safetensors in the format of `transformers`, or a name on the
+        Hugging Face hub.
+      device: PyTorch's name of the device, e.g. "cpu"; None: the GPU if PyTorch has one.
+      most_prompts: number of nearest prompted frames that a frame attends to; 0: all, as in the released program. Time
+        and memory per frame grow with it.
       progress: called during a download.
 
     Attributes:
       metadata: source_name, source_sha256 of the weights, versions of the libraries.
 
     Raises:
-      CheckpointError: no SAM 2 video network, a damaged or incomplete one, or one that cannot be downloaded.
-      ConfigError: PyTorch or `transformers` is missing, or the device is; an impossible number of prompts.
+      CheckpointError: not a SAM 2 video network, a damaged or incomplete one, or one that cannot be downloaded.
+      ConfigError: PyTorch, `transformers` or the device is missing; an invalid number of prompts.
       OutputError: a download that cannot be stored.
     """
 
@@ -60,7 +59,7 @@ class Sam2Refiner:
         progress: Progress = silent,
     ):
         if most_prompts < 0 or most_prompts == 1:
-            raise ConfigError(f"most_prompts is 0 (all) or at least 2 (one on each side), got {most_prompts}.")
+            raise ConfigError(f"most_prompts must be 0 (all) or at least 2 (one on each side), got {most_prompts}.")
         torch, transformers = _libraries()
         name = device or ("cuda" if torch.cuda.is_available() else "cpu")
         try:
@@ -82,14 +81,14 @@ class Sam2Refiner:
 
         Args:
           rgb: (T, H, W, 3) uint8.
-          masks: (T, H, W) bool, True where the frame moves.
-          progress: called during the work.
+          masks: (T, H, W) bool, True where the frame is dynamic.
+          progress: called while it works.
 
         Returns:
-          (T, H, W) bool, the input's pixels and those found.
+          (T, H, W) bool, union of the input and the tracked masks.
 
         Raises:
-          ConfigError: the device's memory does not suffice.
+          ConfigError: the device has too little memory.
         """
         torch, _ = _libraries()
         try:
@@ -97,17 +96,17 @@ class Sam2Refiner:
             return alternate(lambda: _Sam2Tracker(self._model, rgb, self._device), masks, progress=progress)
         except torch.OutOfMemoryError as error:
             raise ConfigError(
-                "The device's memory does not suffice for SAM 2: leave it more "
-                "(XLA_PYTHON_CLIENT_MEM_FRACTION=0.5), or work in windows of fewer frames."
+                "The device has too little memory for SAM 2: leave it more "
+                "(XLA_PYTHON_CLIENT_MEM_FRACTION=0.5), or use windows of fewer frames."
             ) from error
         finally:
             self._model.to("cpu")
             if self._device.type == "cuda":
-                torch.cuda.empty_cache()  # for JAX, which cannot use what PyTorch keeps
+                torch.cuda.empty_cache()  # JAX cannot use memory cached by PyTorch
 
 
 class _Sam2Tracker:
-    """SAM 2 and what it remembers of one video: a `Tracker`."""
+    """SAM 2 and its memory of one video: a `Tracker`."""
 
     def __init__(self, model: Any, rgb: np.ndarray, device: Any):
         torch, transformers = _libraries()
@@ -128,8 +127,8 @@ class _Sam2Tracker:
         number = self._session.obj_id_to_idx(_OBJECT)
         self._session.add_mask_inputs(number, frame, _resized(mask[None], self._size)[None] >= 0.5)
         self._session.obj_with_new_inputs = [_OBJECT]
-        self._model(self._session, frame_idx=frame)  # remembers what it made of it
-        self._session.remove_mask_inputs(number, frame)  # large, and not needed any more
+        self._model(self._session, frame_idx=frame)  # stores its output in the session
+        self._session.remove_mask_inputs(number, frame)  # large, and no longer needed
 
     def follow(self, frame: int, *, reverse: bool) -> np.ndarray:
         torch, _ = _libraries()
@@ -139,7 +138,7 @@ class _Sam2Tracker:
 
 
 class _PreparedFrames:
-    """Frames as the network takes them, by number, each made when it is asked for: they are large."""
+    """Frames in the network's format, by number; each is prepared on demand, as they are large."""
 
     def __init__(self, rgb: np.ndarray, size: int):
         torch, _ = _libraries()
@@ -156,7 +155,7 @@ class _PreparedFrames:
 
 
 def _resized(image: np.ndarray, size: int) -> Any:
-    """(C, H, W) of any type to a square (C, size, size) float32: bilinear, smoothed where it shrinks."""
+    """(C, H, W) of any type to a square (C, size, size) float32: bilinear, antialiased when shrinking."""
     torch, _ = _libraries()
     values = torch.tensor(image, dtype=torch.float32)[None]
     return torch.nn.functional.interpolate(values, (size, size), mode="bilinear", antialias=True)[0]
@@ -168,7 +167,7 @@ def _libraries() -> tuple[Any, Any]:
         import torch  # pyright: ignore[reportMissingImports]
         import transformers  # pyright: ignore[reportMissingImports]
         from transformers import Sam2VideoModel  # noqa: F401 # pyright: ignore[reportMissingImports]
-    except (ImportError, OSError) as error:  # OSError: a part of CUDA that PyTorch is linked to
+    except (ImportError, OSError) as error:  # OSError: a CUDA library that PyTorch is linked to
         raise ConfigError(
             "Refinement by SAM 2 needs PyTorch and a recent transformers: pip install 'easi3r_jax[sam2]' "
             f"({_first_line(error)})."
@@ -177,40 +176,40 @@ def _libraries() -> tuple[Any, Any]:
 
 
 def _folder(checkpoint: str | os.PathLike[str], progress: Progress) -> pathlib.Path:
-    """The local folder of a checkpoint that is one, or of one on the hub."""
+    """The checkpoint's folder: local, or downloaded from the hub."""
     folder = pathlib.Path(checkpoint).expanduser()
     if not folder.exists() and is_name(os.fspath(checkpoint)) and not folder.parent.is_dir():
         return fetch(os.fspath(checkpoint), (_CONFIG, _WEIGHTS), "SAM 2", progress)
     missing = [name for name in (_CONFIG, _WEIGHTS) if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"There is no {' and no '.join(missing)} in {folder}: give a folder of SAM 2's {_CONFIG} and {_WEIGHTS} in "
-            f"the form of transformers, or a hub name such as {RELEASED}."
+            f"There is no {' and no '.join(missing)} in {folder}: give a folder with SAM 2's {_CONFIG} and {_WEIGHTS} "
+            f"in the format of transformers, or a hub name such as {RELEASED}."
         )
     return folder
 
 
 def _load(folder: pathlib.Path) -> Any:
-    """The network, whole: float32, in host memory."""
+    """The complete network: float32, in host memory."""
     torch, transformers = _libraries()
     try:
         kind = json.loads((folder / _CONFIG).read_bytes()).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{folder / _CONFIG} cannot be read as a network's configuration.") from error
-    if kind != _MODEL_TYPE:  # the library would go on with it
+    if kind != _MODEL_TYPE:  # the library would load it anyway
         raise CheckpointError(f"{folder} holds a network of type {kind!r}, not {_MODEL_TYPE!r}, SAM 2's for videos.")
     bars = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()  # it takes a second
+    transformers.utils.logging.disable_progress_bar()  # loading takes a second
     try:
         model, found = transformers.Sam2VideoModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
-    except Exception as error:  # of the library, of safetensors, of the file system
+    except Exception as error:  # from the library, safetensors or the file system
         raise CheckpointError(f"{folder} cannot be loaded as SAM 2: {_first_line(error)}") from error
     finally:
         if bars:
             transformers.utils.logging.enable_progress_bar()
-    if found["missing_keys"]:  # they would be random
+    if found["missing_keys"]:  # they would be initialised randomly
         raise CheckpointError(
             f"{folder / _WEIGHTS} lacks {len(found['missing_keys'])} of SAM 2's tensors, "
             f"e.g. {min(found['missing_keys'])}: it is of another network, or incomplete."

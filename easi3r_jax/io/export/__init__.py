@@ -1,4 +1,4 @@
-"""Scenes in files: the parts of a result folder, exports for other tools, clip folders with ground truth.
+"""Writes scenes to files: the parts of a result folder, exports for other tools, clip folders with ground truth.
 
 See docs/conventions.md.
 """

@@ -1,4 +1,4 @@
-"""A clip folder: frames and what is known of them, as `reconstruct`, `train` and `study` read it."""
+"""A clip folder: frames and their ground truth, as `reconstruct`, `train` and `study` read it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from easi3r_jax.core import atomic
 from easi3r_jax.io.export.jsonfile import write_json
 
-# How the clip was made. Clip folders of people's own lack it, and are never replaced.
+# How the clip was made. Users' own clip folders lack it and are never replaced.
 _MARKER = "clip.json"
 
 # name in ground_truth.npz -> (dtype, frames fewer than T, shape of an entry with H, W left open)
@@ -43,7 +43,7 @@ def ensure_clip_writable(folder: str | os.PathLike) -> None:
 def write_clip(
     folder: str | os.PathLike, rgb: np.ndarray, truth: Mapping[str, np.ndarray], record: Mapping[str, Any]
 ) -> pathlib.Path:
-    """Writes a clip folder, whole or not at all; one that was written earlier is replaced. See docs/conventions.md.
+    """Writes a clip folder atomically; one written earlier is replaced. See docs/conventions.md.
 
     Args:
       folder: missing parents are created.
@@ -56,14 +56,14 @@ def write_clip(
       the absolute path of the folder.
 
     Raises:
-      ValueError: an array that is unknown or does not fit the frames.
+      ValueError: an unknown array, or one that does not fit the frames.
       OutputError: the folder cannot be written.
     """
     num_frames, height, width, _ = rgb.shape
     arrays: dict[str, Any] = {}
     for name, array in truth.items():
         if name not in _LAYOUT:
-            raise ValueError(f"{name} is no array of a clip's ground truth: {', '.join(_LAYOUT)}.")
+            raise ValueError(f"{name} is not an array of a clip's ground truth: {', '.join(_LAYOUT)}.")
         dtype, fewer, entry = _LAYOUT[name]
         shape = (num_frames - fewer, *({"H": height, "W": width}.get(str(axis), axis) for axis in entry))
         if array.shape != shape or array.dtype != dtype:
@@ -75,6 +75,6 @@ def write_clip(
         (new / "frames").mkdir()
         for t, frame in enumerate(rgb):
             Image.fromarray(frame).save(new / "frames" / f"{t:05d}.png", compress_level=3)
-        np.savez(new / "ground_truth.npz", **arrays)  # not compressed: a frame can be read without those before it
+        np.savez(new / "ground_truth.npz", **arrays)  # uncompressed, so that frames can be read individually
         write_json(new / _MARKER, record)
     return target

@@ -1,18 +1,18 @@
 """COLMAP: cameras, images and points with tracks, as a binary and as a text model, with images and masks.
 
-    images/00000.png          what the cameras are for
-    masks/00000.png.png       255 where it stands still; 0: left out, as COLMAP's feature extraction takes it
+    images/00000.png          the images of the cameras
+    masks/00000.png.png       255: static; 0: ignored by COLMAP's feature extraction
     sparse/0/                 cameras.bin, images.bin, points3D.bin
     sparse_text/              the same as text
 
-Format: https://colmap.github.io/format.html. Pixels are counted from the image's corner: the centre of the top left one
-is (0.5, 0.5). Poses are camera from world, with the quaternion's scalar first.
+Format: https://colmap.github.io/format.html. Pixel coordinates start at the image's corner: the centre of the top left
+pixel is (0.5, 0.5). Poses are camera from world, with the quaternion's scalar first.
 
-Written here rather than with pycolmap, which takes 139 MB on the disk and makes an object of each observation. For 300
+Written here rather than with pycolmap, which takes 139 MB of disk space and creates an object per observation. For 300
 frames and 1.3 million observations it writes the same binary model in 2.2 s of CPU time and 0.06 GB, this module in
 0.2 s and 0.02 GB; binary and text together in 4.4 s and 119 MB, this module in 2.5 s and 93 MB
-(`python -m tests.io.export.libraries`). Rigs and frames, which COLMAP has since version 3.12, are left out: where a
-model has none, COLMAP makes them.
+(`python -m tests.io.export.libraries`). Rigs and frames, introduced in COLMAP 3.12, are omitted: COLMAP creates them if
+a model has none.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from easi3r_jax.io.export.tracks import TrackedPoints, project, tracked_points
 from easi3r_jax.io.export.views import Views
 
 _PINHOLE = 1
-#: Frames that a point is said to be seen in, at most (and the one it comes from): a long clip's tracks would outweigh
-#: all else, and each says what its neighbours say.
+#: Maximum number of frames in a track (besides the point's own): the tracks of a long clip would dominate the file, and
+#: neighbouring frames are redundant.
 LONGEST_TRACK = 32
 _KEYPOINT = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<i8")])
 
@@ -40,11 +40,11 @@ def write_colmap(folder: pathlib.Path, scene: Scene4D, views: Views, *, min_conf
     """Writes images, masks and both models.
 
     Args:
-      folder: there already, and empty.
+      folder: an existing, empty folder.
       scene: host arrays.
-      views: the images that cameras are for.
+      views: the images of the cameras.
       min_confidence: of the points.
-      max_points: bound on their number.
+      max_points: maximum number of points.
     """
     views.write_images(folder / "images")
     views.write_static_masks(folder / "masks", scene, lambda name: f"{name}.png")
@@ -58,17 +58,17 @@ def write_colmap(folder: pathlib.Path, scene: Scene4D, views: Views, *, min_conf
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Model:
-    """What both forms hold. Numbers of cameras, images and points are their indices here, plus one.
+    """Content of both formats. Ids of cameras, images and points are their indices here, plus one.
 
     Attributes:
       size: (width, height) of the images.
       cameras: (K, 4), fx, fy, cx, cy.
-      camera: (T,) the camera of each image.
+      camera: (T,) index of each image's camera.
       names: (T,) of the images.
       poses: (T, 7), qw, qx, qy, qz, tx, ty, tz, camera from world.
-      keypoints: (T,) arrays of _KEYPOINT, whose points are numbers, not indices.
+      keypoints: (T,) arrays of _KEYPOINT, whose points are ids, not indices.
       xyz, rgb: (P, 3), the points.
-      tracks: (P,) arrays (length, 2) int32: number of an image, index of its keypoint.
+      tracks: (P,) arrays (length, 2) int32: id of an image, index of its keypoint.
     """
 
     size: tuple[int, int]
@@ -85,7 +85,7 @@ class _Model:
     def of(cls, scene: Scene4D, views: Views, points: TrackedPoints) -> _Model:
         matrices = views.intrinsics(scene)
         parameters = matrices[:, [0, 1, 0, 1], [0, 1, 2, 2]] + [0, 0, 0.5, 0.5]
-        # Equal cameras are one; in float32, since what they were computed from is.
+        # Equal cameras are merged; compared in float32, the precision of their source.
         _, first, camera = np.unique(parameters.astype(np.float32), axis=0, return_index=True, return_inverse=True)
         cam_from_world = np.linalg.inv(np.asarray(scene.world_from_cam, np.float64))
         rotations = Rotation.from_matrix(cam_from_world[:, :3, :3])
@@ -116,11 +116,11 @@ class _Model:
 
 
 def _shortened(seen: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """(P, T) bool: of each point's views LONGEST_TRACK, evenly spread, and the one in `frame`."""
+    """(P, T) bool: LONGEST_TRACK of each point's views, evenly spaced, and the one in `frame`."""
     count = np.maximum(seen.sum(axis=1), LONGEST_TRACK)
     kept = np.zeros_like(seen)
     rank = np.zeros(len(seen), int)
-    for t in range(seen.shape[1]):  # and not all at once: as integers, `seen` would fill a gigabyte
+    for t in range(seen.shape[1]):  # not vectorised: as integers, `seen` would take a gigabyte
         before = rank * LONGEST_TRACK // count
         rank += seen[:, t]
         kept[:, t] = rank * LONGEST_TRACK // count > before
@@ -172,7 +172,7 @@ def _words(values: np.ndarray, form: str) -> str:
 
 
 def _write_lines(path: pathlib.Path, header: str, lines: Iterable[str]) -> None:
-    """One at a time: of a long clip they would fill a gigabyte."""
+    """Writes lines one at a time: those of a long clip would take a gigabyte."""
     with path.open("w", encoding="utf-8") as file:
         file.write(f"# {header}\n")
         file.writelines(f"{line}\n" for line in lines)

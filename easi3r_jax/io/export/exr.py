@@ -9,7 +9,7 @@ import numpy as np
 
 from easi3r_jax.core.errors import ConfigError
 
-#: What OpenEXR calls the channel of depth.
+#: OpenEXR's name of the depth channel.
 CHANNEL = "Z"
 
 
@@ -31,7 +31,7 @@ def write_exr(path: pathlib.Path, depth: np.ndarray) -> None:
 
     Args:
       path: the file.
-      depth: (H, W) z; what is not finite or not positive becomes 0: no depth.
+      depth: (H, W) z; values that are not finite or not positive become 0: unknown.
 
     Raises:
       ConfigError: OpenEXR is not installed.

@@ -1,4 +1,4 @@
-"""Optical flow as files."""
+"""Writes optical flow as files."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from easi3r_jax.core import atomic
 
-# Lists the pairs. A folder without it is somebody's own flow and is never replaced.
+# Lists the pairs. A folder without it is the user's own flow and is never replaced.
 _MARKER = "pairs.txt"
 _TAG = 202021.25
-# What readers of the format take for unknown: above 1e9.
+# Readers of the format treat values above 1e9 as unknown.
 _UNKNOWN = 1e10
 
 
@@ -26,15 +26,15 @@ def write_flow(
     *,
     known: np.ndarray | None = None,
 ) -> pathlib.Path:
-    """Writes a folder of flow that `priors.flow.load_flow` reads, whole or not at all; an earlier one is replaced.
+    """Writes a folder of flow that `priors.flow.load_flow` reads, atomically; an earlier one is replaced.
 
-    A file `IIIII_JJJJJ.flo` in Middlebury's format for each pair, and `pairs.txt`, a line `i j` for each.
+    It has a file `IIIII_JJJJJ.flo` in Middlebury's format for each pair, and `pairs.txt`, with a line `i j` for each.
 
     Args:
       folder: missing parents are created.
       flow: (E, H, W, 2) pixels (x, y), from frame i to frame j.
       edges: (E, 2) int, pairs of frame numbers (i, j).
-      progress: called with files done, files in all, and the name of the next one.
+      progress: called with the number of files done, the total, and the name of the next file.
       known: (E, H, W) bool; None: all of it. The rest is marked as unknown.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Exports: a scene in the files of other tools, one folder for each format, written whole or not at all.
+"""Exports a scene to the files of other tools: one folder per format, written atomically.
 
-What each holds, and in which conventions: docs/conventions.md. A format is a function from an `Exported` and an empty
-folder to files in it; `FORMATS` has them by name.
+Contents and conventions: docs/conventions.md. A format is a function that writes an `Exported` into an empty folder;
+`FORMATS` lists them by name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from easi3r_jax.io.export.pointcloud import MIN_CONFIDENCE, Points, SceneCloud, 
 from easi3r_jax.io.export.released import write_released
 from easi3r_jax.io.export.views import Views, frame_views
 
-# Every export holds it: a folder without it is somebody's own and is never replaced.
+# Every export contains it: a folder without it is the user's own and is never replaced.
 _MARKER = "export.json"
 
 
@@ -41,10 +41,10 @@ class Exported:
     Attributes:
       scene: the reconstruction, or some of its frames; host arrays.
       time: (T,) seconds.
-      numbers: (T,) int, the frames' numbers in the result: they are in the names of files.
-      views: the images that cameras are for, in the formats that have images.
+      numbers: (T,) int, the frames' numbers in the result, used in file names.
+      views: the images of the cameras, for formats with images.
       min_confidence: of static points.
-      max_points: in each point cloud.
+      max_points: maximum number of points in each cloud.
     """
 
     scene: Scene4D
@@ -130,7 +130,7 @@ def _points_of(exported: Exported) -> dict[str, Any]:
 
 
 def _frames(folder: pathlib.Path, exported: Exported, suffix: str) -> Iterator[tuple[pathlib.Path, Points]]:
-    """The file of each frame, in `frames`, and all that the frame shows."""
+    """The file of each frame, in `frames`, and the frame's points."""
     (folder / "frames").mkdir()
     for t, number in enumerate(exported.numbers):
         points = frame_points(exported.scene, t, exported.min_confidence)
@@ -150,14 +150,14 @@ FORMATS: dict[str, Callable[[pathlib.Path, Exported], None]] = {
     "png": _png,
     "npz": _npz,
 }
-#: Those whose cameras are for images, which may be the originals.
+#: Formats with cameras of images, which may be the originals.
 WITH_IMAGES = ("colmap", "nerfstudio", "npz")
-#: Those that have points.
+#: Formats with points.
 WITH_POINTS = ("colmap", "nerfstudio", "easi3r", "ply", "glb")
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
-    """Formats from their names with commas between; none from nothing.
+    """Formats from their names, separated by commas; none for an empty text.
 
     Raises:
       ConfigError: an unknown name, or a format whose library is not installed.
@@ -165,7 +165,7 @@ def parse_formats(text: str) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(word.strip() for word in text.split(","))) if text.strip() else ()
     for name in names:
         if name not in FORMATS:
-            raise ConfigError(f"Export format {name!r}: it must be one of {', '.join(FORMATS)} (commas between).")
+            raise ConfigError(f"Export format {name!r}: it must be one of {', '.join(FORMATS)} (separated by commas).")
     if "exr" in names:
         require_openexr()  # now, not after hours of work
     return names
@@ -183,13 +183,13 @@ def ensure_export_writable(folder: str | os.PathLike) -> None:
 def write_export(
     folder: str | os.PathLike, name: str, exported: Exported, record: dict[str, Any] | None = None
 ) -> tuple[pathlib.Path, int]:
-    """Writes one format's folder, whole or not at all; an earlier one is replaced.
+    """Writes one format's folder atomically; an earlier one is replaced.
 
     Args:
       folder: missing parents are created.
-      name: of `FORMATS`.
-      exported: what is written.
-      record: what is to be kept with it: `export.json`.
+      name: one of `FORMATS`.
+      exported: the content.
+      record: content of `export.json`.
 
     Returns:
       the folder's absolute path, and the size of its files in bytes.

@@ -1,17 +1,17 @@
 """`scene.glb`: background, foreground per frame, cameras and their path as one binary glTF 2.0 file.
 
-Inside the file all geometry stands in world coordinates, under one node `scene` whose matrix turns it into glTF's axes
-(y up, z backward) with the first camera at the origin: what a viewer shows first is what the first frame saw, and
-whoever wants world coordinates leaves that matrix out. The glTF cameras stand beside that node, with complete matrices,
-since some readers overlook the parents of a camera.
+All geometry in the file is in world coordinates, under one node `scene` whose matrix converts it to glTF's axes (y up,
+z backward) with the first camera at the origin. A viewer thus opens with the first frame's view; omit that matrix for
+world coordinates. The glTF cameras are outside that node, with complete matrices, since some readers ignore a camera's
+parents.
 
-The file's animation shows the foreground frame by frame. Programs that do not play it show the foreground of all frames
+The file's animation shows the foreground frame by frame. Programs without animation show the foreground of all frames
 at once.
 
-Written here rather than with a library. trimesh writes no animation, at most one camera and no unlit material, and
-stores sRGB colours as if they were linear, so the points look too bright; for 2 million points in 300 frames it takes
-0.90 s of CPU time and 0.19 GB, this module 0.40 s and 0.14 GB (`python -m tests.io.export.libraries`). pygltflib has
-classes for what are dictionaries here, but leaves accessors, their bounds and the binary chunk, most of the lines
+Written here rather than with a library. trimesh supports no animation, at most one camera and no unlit material, and
+stores sRGB colours as if they were linear, so the points look too bright. For 2 million points in 300 frames it takes
+0.90 s of CPU time and 0.19 GB, this module 0.40 s and 0.14 GB (`python -m tests.io.export.libraries`). pygltflib
+replaces the dictionaries here by classes, but leaves accessors, their bounds and the binary chunk, most of the lines
 below, to its caller.
 """
 
@@ -31,7 +31,7 @@ from easi3r_jax.core.types import Scene4D
 from easi3r_jax.io.export.pointcloud import SceneCloud, camera_lines, camera_size
 from easi3r_jax.io.pictures.colors import time_colors
 
-# OpenCV camera axes (x right, y down, z forward) against glTF's (x right, y up, z backward); its own inverse.
+# From OpenCV camera axes (x right, y down, z forward) to glTF's (x right, y up, z backward); its own inverse.
 _GLTF_FROM_CV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 _FLOAT, _UNSIGNED_SHORT = 5126, 5123
@@ -55,15 +55,15 @@ def write_glb(
     """Writes the scene.
 
     Nodes under `scene`: `background`; `foreground_NNNNN` per frame; `frusta` and `path`, coloured by time. Beside it:
-    `camera_NNNNN`, glTF cameras to look through. These look through the middle of the image, since glTF knows no other
-    principal point: DUSt3R's lies half a pixel beside it, a known one may lie anywhere.
+    `camera_NNNNN`, glTF cameras. Their principal point is the middle of the image, the only one that glTF supports;
+    DUSt3R's is half a pixel off, and a known one may be anywhere.
 
     Args:
       path: the file.
       cloud: points of `scene`.
       scene: for the cameras.
-      time: (T,) seconds, when each frame's foreground shows in the animation.
-      numbers: (T,) of the frames, for the names; None: 0, 1, ...
+      time: (T,) seconds at which each frame's foreground is shown in the animation.
+      numbers: (T,) frame numbers for the names; None: 0, 1, ...
     """
     numbers = range(len(scene.depth)) if numbers is None else numbers
     file = _Glb()
@@ -112,9 +112,9 @@ def _cameras(file: _Glb, scene: Scene4D, size: float, numbers: Sequence[int] | n
 
 
 def _animate(file: _Glb, foreground: dict[int, int], time: np.ndarray) -> None:
-    """Shows each frame's node in its time only: scale one then, zero before and after."""
+    """Shows each frame's node only at its time: scale one then, zero before and after."""
     time = time - time[0]
-    if (np.diff(time) <= 0).any():  # frames without a clock: ten a second
+    if (np.diff(time) <= 0).any():  # frames without times: ten per second
         time = np.arange(len(time)) / 10
     ends = np.append(time[1:], time[-1] + np.median(np.diff(time)))
     samplers, channels = [], []
@@ -134,7 +134,7 @@ def _column_major(matrix: np.ndarray) -> list[float]:
 
 
 def _linear_rgba(rgb: np.ndarray) -> np.ndarray:
-    """(P, 4) uint16: glTF's vertex colours are linear light, images are sRGB (IEC 61966-2-1)."""
+    """(P, 4) uint16: glTF's vertex colours are linear, images are sRGB (IEC 61966-2-1)."""
     srgb = np.arange(256) / 255
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     table = np.rint(linear * 65535).astype(np.uint16)

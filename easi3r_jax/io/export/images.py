@@ -12,13 +12,13 @@ from PIL import Image
 #: PNG value of depths at or beyond the range that a 16-bit PNG can hold; 0 stands for "no depth".
 SATURATED = 65535
 
-# Sky and other wild depths may lie thousands of times beyond the scene: to spend the 65534 steps on them would leave
-# too few for the rest. Twenty times the median keeps the step below 0.04 % of the median depth.
+# Depth of the sky and of outliers may be thousands of times that of the scene: including it would leave too few of the
+# 65534 steps for the rest. Twenty times the median keeps the step below 0.04 % of the median depth.
 _RANGE_IN_MEDIANS = 20.0
 
 
 def depth_scale(depth: np.ndarray) -> float:
-    """World units per PNG step, one for the clip. Depth = value * scale."""
+    """World units per PNG step, the same for the whole clip. Depth = value * scale."""
     known = depth[np.isfinite(depth) & (depth > 0)]
     if known.size == 0:
         return 1.0
@@ -44,7 +44,7 @@ def write_depth(folder: str | os.PathLike, depth: np.ndarray) -> None:
 
 
 def scale_text(scale: float) -> str:
-    """What `scale.txt` says."""
+    """Content of `scale.txt`."""
     return f"{scale:.9g}\n# depth (z, world units) = PNG value * this number; 0: none; {SATURATED}: beyond the range\n"
 
 
@@ -56,7 +56,7 @@ def encode_depth(depth: np.ndarray, scale: float) -> np.ndarray:
 
 
 def write_masks(folder: str | os.PathLike, masks: np.ndarray) -> None:
-    """Writes `NNNNN.png`, 8 bit: 255 where the frame moves, 0 elsewhere.
+    """Writes `NNNNN.png`, 8 bit: 255 in dynamic regions, 0 elsewhere.
 
     Args:
       folder: created.

@@ -1,4 +1,4 @@
-"""Strict JSON from the values that configurations and figures are made of."""
+"""Strict JSON for configurations and metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from easi3r_jax.core.errors import InputError
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `to_json(value)`, indented, as UTF-8: the whole file or, where that fails, nothing.
+    """Writes `to_json(value)`, indented, as UTF-8, atomically.
 
     Raises:
       OutputError: the file cannot be written.
@@ -28,10 +28,10 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_object(path: str | os.PathLike) -> Mapping[str, Any]:
-    """Reads a JSON object; an empty one where there is no file.
+    """Reads a JSON object; an empty one if the file does not exist.
 
     Raises:
-      InputError: the file cannot be read, or is something else.
+      InputError: the file cannot be read, or is not a JSON object.
     """
     path = pathlib.Path(path)
     try:
@@ -46,13 +46,13 @@ def read_object(path: str | os.PathLike) -> Mapping[str, Any]:
 
 
 def to_json(value: Any) -> Any:
-    """Brings a value to what JSON has: `null`, booleans, numbers, strings, lists, objects.
+    """Converts a value to JSON's types: `null`, booleans, numbers, strings, lists, objects.
 
-    NaN becomes null; infinities, which JSON has no number for, become "Infinity" and "-Infinity". Dataclasses become
-    objects, arrays and other sequences lists, paths strings.
+    NaN becomes null; infinities, which JSON cannot represent, become "Infinity" and "-Infinity". Dataclasses become
+    objects, arrays and other sequences become lists, paths become strings.
 
     Raises:
-      TypeError: for anything else.
+      TypeError: for any other type.
     """
     if value is None or isinstance(value, (bool, str)):
         return value
@@ -70,10 +70,10 @@ def to_json(value: Any) -> Any:
         return _number(float(value))
     if hasattr(value, "__array__"):  # arrays and scalars of numpy and JAX, whatever their type
         plain = np.asarray(value)
-        if plain.dtype.kind not in "biufOUS":  # bfloat16 and its kin
+        if plain.dtype.kind not in "biufOUS":  # bfloat16 and similar types
             plain = plain.astype(np.float32)
         return to_json(plain.tolist())
-    raise TypeError(f"{type(value).__name__} has no place in JSON.")
+    raise TypeError(f"{type(value).__name__} cannot be converted to JSON.")
 
 
 def _number(x: float) -> float | str | None:

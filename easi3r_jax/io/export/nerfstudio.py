@@ -1,7 +1,7 @@
-"""nerfstudio: `transforms.json` with images, masks and points to begin with.
+"""nerfstudio: `transforms.json` with images, masks and initial points.
 
 Format: https://docs.nerf.studio/quickstart/data_conventions.html. Cameras have OpenGL's axes (x right, y up, z
-backward); pixels are counted from the image's corner, their centres at halves; the world is ours.
+backward); pixel coordinates start at the image's corner, with pixel centres at halves; the world is ours.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from easi3r_jax.io.export.ply import write_points
 from easi3r_jax.io.export.pointcloud import point_cloud
 from easi3r_jax.io.export.views import Views
 
-# OpenCV's camera axes against OpenGL's.
+# From OpenCV's camera axes to OpenGL's.
 _CV_FROM_GL = np.diag([1.0, -1.0, -1.0, 1.0])
 _POINTS = "points.ply"
 
@@ -28,12 +28,12 @@ def write_nerfstudio(
     """Writes `transforms.json`, `images`, `masks` and `points.ply`.
 
     Args:
-      folder: there already, and empty.
+      folder: an existing, empty folder.
       scene: host arrays.
-      views: the images that cameras are for.
+      views: the images of the cameras.
       time: (T,) seconds.
       min_confidence: of the points.
-      max_points: bound on their number.
+      max_points: maximum number of points.
     """
     views.write_images(folder / "images")
     views.write_static_masks(folder / "masks", scene, lambda name: f"{name}.png")

@@ -1,8 +1,8 @@
 """`scene.npz`: the reconstruction as arrays, the exact form of a result.
 
-The file is not compressed, so its arrays are mapped, not read: a scene of 300 frames of 512x288 pixels (0.6 GB) takes
-no memory before somebody looks at it, and then only what is looked at. Each array is gone through once, to compare its
-checksum: about a second for so large a scene. Arrays of a file that somebody has compressed are read whole.
+The file is not compressed, so its arrays are memory-mapped: a scene of 300 frames of 512x288 pixels (0.6 GB) takes
+memory only for the parts that are accessed. Each array is read through once to verify its checksum: about a second for
+a scene of that size. Arrays of a file that was compressed later are read completely.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import numpy as np
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames, MotionMaps, Scene4D
 
-#: `format_version` of the files written here. Files without that number are of before there were numbers. Arrays that
-#: may be missing are no new version: who does not know them does not read them.
+#: `format_version` of the files written here. Files without it predate version numbers. Adding an optional array does
+#: not need a new version: older readers ignore it.
 FORMAT_VERSION = 1
 
-#: key in the file -> (dtype, shape): T, H, W, h, w and I are left open, but the same in all arrays.
+#: key in the file -> (dtype, shape): T, H, W, h, w and I are free, but equal in all arrays.
 Layout = Mapping[str, tuple[type[np.generic], tuple[str | int, ...]]]
 
-# Keys that are not called as their fields of Scene4D.
+# Keys whose names differ from their fields of Scene4D.
 _FIELDS = {"images": "rgb"}
 SCENE: Layout = {
     "world_from_cam": (np.float32, ("T", 4, 4)),
@@ -39,7 +39,7 @@ SCENE: Layout = {
     "static_mask": (np.bool_, ("T", "H", "W")),
     "images": (np.uint8, ("T", "H", "W", 3)),
 }
-#: The youngest of them: results of before there were numbers may lack it.
+#: Added last: results that predate version numbers may lack it.
 STATIC: Layout = {"static_mask": SCENE["static_mask"]}
 SOURCE: Layout = {
     "time": (np.float64, ("T",)),
@@ -58,7 +58,7 @@ THRESHOLD: Layout = {"dynamic_threshold": (np.float32, ())}
 VERSION: Layout = {"format_version": (np.int32, ())}
 
 _CHUNK = 1 << 20
-# What comes before a file's name in a zip archive: APPNOTE.TXT, section 4.3.7.
+# Bytes before a file's name in a zip archive: APPNOTE.TXT, section 4.3.7.
 _LOCAL_HEADER = 30
 
 
@@ -77,11 +77,11 @@ def write_scene(
     Args:
       path: the file.
       scene: the reconstruction.
-      frames: the clip it was made of, for times and where its frames come from; None leaves these out.
-      names: file names of the frames, of a clip that is a folder of images.
-      motion: what the masks were made of.
-      threshold: of the score, above which a pixel moves.
-      losses: (iterations,) of the alignment; none of them, or None, leaves them out.
+      frames: the clip, for the times and sources of its frames; None omits these.
+      names: file names of the frames, if the clip is a folder of images.
+      motion: the maps from which the masks were computed.
+      threshold: threshold on the score, above which a pixel is dynamic.
+      losses: (iterations,) of the alignment; empty or None omits them.
     """
     arrays: dict[str, Any] = {"format_version": FORMAT_VERSION}
     arrays |= {key: getattr(scene, _FIELDS.get(key, key)) for key in SCENE}
@@ -97,7 +97,7 @@ def write_scene(
     if losses is not None and len(losses):
         arrays["losses"] = losses
     layout = {**VERSION, **SCENE, **SOURCE, **NAMES, **MOTION, **THRESHOLD, **LOSSES}
-    # Row by row, as they are read back.
+    # In C order, as required when reading.
     arrays = {key: np.asarray(value, layout[key][0], order="C") for key, value in arrays.items()}
     np.savez(path, **arrays)
 
@@ -105,10 +105,10 @@ def write_scene(
 def load_scene(path: str | os.PathLike) -> Scene4D:
     """Reads the geometry of a `scene.npz`, or of the one in a result folder. Nothing in the file is ever executed.
 
-    `easi3r_jax.io.results.load_scene` reads all of a result.
+    `easi3r_jax.io.results.load_result` reads a complete result.
 
     Returns:
-      host arrays, not to be written to: memory maps where the file is not compressed.
+      read-only host arrays: memory maps unless the file is compressed.
 
     Raises:
       InputError: no such file, not an npz archive, damaged, or with arrays missing or of the wrong shape or type.
@@ -117,20 +117,20 @@ def load_scene(path: str | os.PathLike) -> Scene4D:
 
 
 def scene_of(arrays: Mapping[str, np.ndarray]) -> Scene4D:
-    """The arrays of `SCENE` as what they are."""
+    """A scene from the arrays of `SCENE`."""
     return Scene4D(**{_FIELDS.get(key, key): arrays[key] for key in SCENE})
 
 
 def read_arrays(path: str | os.PathLike, needed: Layout, *optional: Layout) -> dict[str, np.ndarray]:
-    """Reads arrays of a scene, those of each layout together.
+    """Reads arrays of a scene, by layouts.
 
     Args:
       path: a `scene.npz`, or a folder with one.
-      needed: what must be there.
-      optional: what may be there, each as a whole or not at all.
+      needed: layout of required arrays.
+      optional: layouts that may be missing, but only completely.
 
     Returns:
-      by key; an optional layout's only where they are there.
+      arrays by key, including those of the optional layouts that exist.
 
     Raises:
       InputError: as `load_scene`.
@@ -151,12 +151,12 @@ def read_arrays(path: str | os.PathLike, needed: Layout, *optional: Layout) -> d
                 if missing:
                     raise InputError(f"{path} is not a scene: it lacks {', '.join(sorted(missing))}.")
                 headers = {key: _Header(archive, members[key]) for key in layout}
-                _check_shapes(path, layout, headers)  # of all, before the first takes memory
+                _check_shapes(path, layout, headers)  # all of them, before memory is allocated
                 return {key: header.read(archive, file) for key, header in headers.items()}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(f"No scene at {path}: expected a result folder or its scene.npz.") from error
-    # RuntimeError: an encrypted archive; NotImplementedError, one of its kinds: an unknown way of compressing.
-    # TokenError and SyntaxError: NumPy on the damaged header of an array.
+    # RuntimeError: an encrypted archive. NotImplementedError, a subclass: an unknown compression method.
+    # TokenError, SyntaxError: raised by NumPy on a damaged array header.
     except (
         *(OSError, ValueError, EOFError, RuntimeError, SyntaxError),
         *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
@@ -176,14 +176,14 @@ def _check_shapes(path: pathlib.Path, layout: Layout, headers: Mapping[str, _Hea
         kind_fits = header.dtype.kind == "U" if dtype is np.str_ else header.dtype == dtype
         if not fits or not kind_fits or header.is_fortran:
             expected = ", ".join(str(sizes.get(a, a)) if isinstance(a, str) else str(a) for a in shape)
-            order = " in Fortran's order" if header.is_fortran else ""
+            order = " in Fortran order" if header.is_fortran else ""
             raise InputError(
                 f"{path}: {key} is {header.dtype} {header.shape}{order}, expected {np.dtype(dtype)} ({expected})."
             )
 
 
 class _Header:
-    """What an array in an archive says of itself."""
+    """The header of an array in an archive."""
 
     def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo):
         self._info = info
@@ -202,10 +202,10 @@ class _Header:
         if self.dtype.hasobject:
             raise ValueError(f"{info.filename} holds pickled objects, which are never read")
         if self._length + int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize != info.file_size:
-            raise ValueError(f"{info.filename} is not as long as it says")
+            raise ValueError(f"{info.filename} does not have its declared length")
 
     def read(self, archive: zipfile.ZipFile, file: IO[bytes]) -> np.ndarray:
-        """The array, not to be written to."""
+        """The array, read-only."""
         if self._info.compress_type != zipfile.ZIP_STORED:
             data = archive.read(self._info)
             return np.frombuffer(data, self.dtype, offset=self._length).reshape(self.shape)
@@ -216,5 +216,5 @@ class _Header:
         local = file.read(_LOCAL_HEADER)
         names = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
         start = self._info.header_offset + _LOCAL_HEADER + names
-        # Of no length, an array cannot be mapped; there is none: a scene has frames, frames have pixels.
+        # Arrays of length 0 cannot be mapped, but do not occur: scenes have frames, and frames have pixels.
         return np.asarray(np.memmap(file, self.dtype, "r", start + self._length, self.shape))

@@ -1,4 +1,4 @@
-"""`scene.ply`: all points in one vertex list; and points alone.
+"""`scene.ply`: all points and cameras in one vertex list; and files of points only.
 
 Written here rather than with a library: the format is a header and one packed array. plyfile writes the same bytes, but
 is GPL, so only the tests use it. trimesh adds an alpha channel and drops the comment; for 2 million points it takes
@@ -52,7 +52,7 @@ def write_ply(
 ) -> None:
     """Writes background, foreground and cameras as a binary PLY of coloured points.
 
-    Two extra properties, which programs that do not know them skip, tell the points apart: `kind` and `frame`.
+    Two extra properties, `kind` and `frame`, identify the points; programs that do not know them skip them.
 
     Args:
       path: the file.
@@ -78,7 +78,7 @@ def write_ply(
 
 
 def write_points(path: pathlib.Path, points: Points) -> None:
-    """Writes points as a binary PLY of position and colour, and no more: what every reader takes."""
+    """Writes points as a binary PLY with position and colour only, which every reader supports."""
     vertices = np.empty(len(points), _POINT)
     vertices["xyz"], vertices["rgb"] = points.xyz, points.rgb
     header = _HEADER.format(comment="", count=len(points), properties="")

@@ -1,4 +1,4 @@
-"""The reconstruction as coloured points: what stands still once, what moves per frame."""
+"""The reconstruction as coloured points: the static background once, dynamic points per frame."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.geometry.camera import rays, world_points
 from easi3r_jax.core.types import Scene4D
 
-#: Static points below it are left out: the network's confidence starts at 1, the clean-up sets floating points to 0.
+#: Static points below this are omitted: the network's confidence starts at 1, the clean-up sets floating points to 0.
 MIN_CONFIDENCE = 1.1
 
-# Neighbouring pixels whose depths differ by more than this share belong to two surfaces; the network puts the pixels
+# Neighbouring pixels whose depths differ relatively by more than this belong to two surfaces; the network places pixels
 # between them in the air.
 _DEPTH_STEP = 0.1
 
-# Odd constants of a linear hash of voxel coordinates and size (fractional parts of the square roots of 2, 3, 5, 7): no
-# bounds on the extent of a scene, and equal keys of different voxels are as good as impossible.
+# Odd constants of a linear hash of voxel coordinates and size (fractional parts of the square roots of 2, 3, 5, 7): the
+# extent of a scene is unbounded, and collisions of different voxels are practically impossible.
 _HASH = np.array([0x6A09E667F3BCC909, 0xBB67AE8584CAA73B, 0x3C6EF372FE94F82B, 0xA54FF53A5F1D36F1], np.uint64)
 
 
@@ -46,8 +47,8 @@ class SceneCloud:
     """A scene's points.
 
     Attributes:
-      background: what stands still, gathered over the clip, one point per voxel.
-      foreground: frame number -> what moves in that frame.
+      background: static points, gathered over the clip, one per voxel.
+      foreground: frame number -> dynamic points of that frame.
     """
 
     background: Points
@@ -56,12 +57,12 @@ class SceneCloud:
 
 @dataclasses.dataclass(frozen=True)
 class CloudOptions:
-    """Which points `scene.glb` and `scene.ply` hold.
+    """Selection of points for `scene.glb` and `scene.ply`.
 
     Attributes:
       foreground: dynamic points of "all" frames, "none", or the number of one frame.
       min_confidence: of the static points.
-      max_points: in each file.
+      max_points: maximum number in each file.
     """
 
     foreground: str | int = "all"
@@ -69,7 +70,7 @@ class CloudOptions:
     max_points: int = 2_000_000
 
     def check(self, num_frames: int) -> None:
-        """Refuses a foreground that is not one.
+        """Refuses an invalid foreground.
 
         Raises:
           ConfigError: it is neither "all" nor "none" nor the number of a frame.
@@ -79,7 +80,8 @@ class CloudOptions:
         word = str(self.foreground)
         if not (word.isascii() and word.isdecimal()) or int(word) >= num_frames:
             raise ConfigError(
-                f"Foreground {self.foreground!r}: 'all', 'none', or a frame number from 0 to {num_frames - 1}."
+                f"Foreground {self.foreground!r}: it must be 'all', 'none', or a frame number from 0 to "
+                f"{num_frames - 1}."
             )
 
 
@@ -92,18 +94,19 @@ def point_cloud(
     voxel: float = 1.0,
     seed: int = 0,
 ) -> SceneCloud:
-    """Gathers the static background of all frames once, and what moves frame by frame.
+    """Gathers the static background of all frames once, and dynamic points frame by frame.
 
     Args:
       scene: host arrays.
       foreground: "all" frames, "none", or the number of one frame.
-      min_confidence: static pixels below it are left out. What moves is kept whatever its confidence: the clean-up
-        compares frames as if nothing moved, and zeroes it wherever another frame sees past it. Pixels in the air
-        between two surfaces are left out of both.
-      max_points: bound on all points together; beyond it a seeded random choice is kept, the same share everywhere.
-      voxel: side of the background's voxels in widths of a pixel at the point's own depth, rounded down to a power of
-        two in world units: fine where the camera was near. One point is kept for each, the mean of what falls into it.
-      seed: of the choice.
+      min_confidence: static pixels below it are omitted. Dynamic pixels are kept whatever their confidence: the
+        clean-up treats all frames as static, and zeroes them wherever another frame sees past them. Pixels in the air
+        between two surfaces are omitted from both.
+      max_points: maximum number of points in total; above it a seeded random sample is kept, with the same fraction
+        everywhere.
+      voxel: side of the background's voxels in pixel widths at the point's own depth, rounded down to a power of two in
+        world units: fine where the camera was near. Each voxel becomes one point, the mean of its points.
+      seed: for sampling.
 
     Returns:
       the points, in world coordinates.
@@ -112,7 +115,7 @@ def point_cloud(
     frames = range(num_frames) if foreground == "all" else [] if foreground == "none" else [int(foreground)]
     rng = np.random.default_rng(seed)
     total = sum(int(_usable(scene, t, min_confidence).sum()) for t in range(num_frames))
-    # Static points overlap across frames: twice as many candidates as can be kept bound memory and time.
+    # Static points overlap across frames: sampling twice as many candidates as are kept bounds memory and time.
     share = min(1.0, 2.0 * max_points / max(total, 1))
 
     static, keys, moving = [], [], {}
@@ -130,21 +133,13 @@ def point_cloud(
     return _bounded(SceneCloud(background, moving), max_points, rng)
 
 
-def unproject(depth: np.ndarray, intrinsics: np.ndarray, world_from_cam: np.ndarray) -> np.ndarray:
-    """World points of a depth map: (H, W) z, (3, 3), (4, 4) -> (H, W, 3). Pixel centres have integer coordinates."""
-    height, width = depth.shape
-    grid = np.stack(np.broadcast_arrays(np.arange(width), np.arange(height)[:, None], 1.0), axis=-1)
-    camera_from_px = np.asarray(world_from_cam[:3, :3], np.float64) @ np.linalg.inv(intrinsics.astype(np.float64))
-    return (grid @ camera_from_px.T) * depth[..., None] + world_from_cam[:3, 3]
-
-
 def voxel_keys(scene: Scene4D, t: int, chosen: np.ndarray, xyz: np.ndarray, voxel: float = 1.0) -> np.ndarray:
-    """Numbers that are equal where points share a voxel.
+    """Keys that are equal for points in the same voxel.
 
     Args:
       scene: host arrays.
       t: number of a frame.
-      chosen: (H, W) bool, some of its pixels, whose depths are positive.
+      chosen: (H, W) bool, selected pixels, with positive depth.
       xyz: (P, 3) float32, their points in world coordinates.
       voxel: side of the voxels, see `point_cloud`.
 
@@ -155,21 +150,21 @@ def voxel_keys(scene: Scene4D, t: int, chosen: np.ndarray, xyz: np.ndarray, voxe
     log2_side = np.floor(sides).astype(np.int64)[:, None]
     cells = np.floor(np.ldexp(xyz.astype(np.float64), -log2_side)).astype(np.int64)
     cells = np.concatenate([cells, log2_side], axis=1).view(np.uint64)
-    return (cells * _HASH).sum(1, dtype=np.uint64)  # wraps around, as it should
+    return (cells * _HASH).sum(1, dtype=np.uint64)  # overflow is intended
 
 
 def static_pixels(scene: Scene4D, t: int, min_confidence: float) -> np.ndarray:
-    """(H, W) bool: pixels of frame t that stand still and may be shown as points."""
+    """(H, W) bool: static pixels of frame t that may be shown as points."""
     return _usable(scene, t, min_confidence) & np.asarray(scene.static_mask[t])
 
 
 def moving_pixels(scene: Scene4D, t: int) -> np.ndarray:
-    """(H, W) bool: pixels of frame t that move and may be shown as points, whatever their confidence."""
+    """(H, W) bool: dynamic pixels of frame t that may be shown as points, whatever their confidence."""
     return _usable(scene, t, np.inf) & np.asarray(scene.dynamic_mask[t])
 
 
 def frame_points(scene: Scene4D, t: int, min_confidence: float) -> Points:
-    """All that frame t shows: what stands still, and what moves."""
+    """All points of frame t, static and dynamic."""
     shown = _usable(scene, t, min_confidence) & (np.asarray(scene.static_mask[t]) | np.asarray(scene.dynamic_mask[t]))
     return _frame_points(scene, t, shown)
 
@@ -197,7 +192,7 @@ def _between_surfaces(depth: np.ndarray) -> np.ndarray:
 
 
 def _frame_points(scene: Scene4D, t: int, chosen: np.ndarray) -> Points:
-    xyz = unproject(np.asarray(scene.depth[t]), np.asarray(scene.intrinsics[t]), np.asarray(scene.world_from_cam[t]))
+    xyz = world_points(np.asarray(scene.depth[t]), np.asarray(scene.intrinsics[t]), np.asarray(scene.world_from_cam[t]))
     return Points(xyz[chosen].astype(np.float32), np.asarray(scene.rgb[t])[chosen])
 
 
@@ -206,7 +201,7 @@ def _concatenate(parts: list[Points]) -> Points:
 
 
 def _one_per_voxel(points: Points, keys: np.ndarray) -> Points:
-    """Mean position and colour of the points in each voxel: of those with equal `keys` (P,)."""
+    """Mean position and colour of the points in each voxel, i.e. of those with equal `keys` (P,)."""
     if not len(points):
         return points
     order = np.argsort(keys, kind="stable")
@@ -242,17 +237,17 @@ def camera_lines(scene: Scene4D, size: float) -> np.ndarray:
       outer corners of the image's corner pixels.
     """
     height, width = scene.depth.shape[1:]
-    corners = np.array([[x, y, 1.0] for y in (-0.5, height - 0.5) for x in (-0.5, width - 0.5)])
+    corners = np.array([[x, y] for y in (-0.5, height - 0.5) for x in (-0.5, width - 0.5)])
     lines = []
     for intrinsics, world_from_cam in zip(np.asarray(scene.intrinsics), np.asarray(scene.world_from_cam), strict=True):
-        in_camera = np.concatenate([np.zeros((1, 3)), size * corners @ np.linalg.inv(intrinsics.astype(np.float64)).T])
+        in_camera = np.concatenate([np.zeros((1, 3)), size * rays(corners, intrinsics.astype(np.float64))])
         world = in_camera @ world_from_cam[:3, :3].T + world_from_cam[:3, 3]
         lines.append(world[[[0, 1], [0, 2], [0, 3], [0, 4], [1, 2], [2, 4], [4, 3], [3, 1]]])
     return np.array(lines, np.float32)
 
 
 def camera_size(scene: Scene4D) -> float:
-    """A fitting depth of the camera pyramids: a twelfth of the scene's median depth."""
+    """A suitable depth of the camera pyramids: a twelfth of the scene's median depth."""
     sample = np.asarray(scene.depth)[:, ::4, ::4]
     sample = sample[np.isfinite(sample) & (sample > 0)]
     return float(np.median(sample)) / 12 if sample.size else 1.0

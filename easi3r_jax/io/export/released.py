@@ -1,4 +1,4 @@
-"""The released MonST3R's and Easi3R's own files, so that viewers and scripts made for them go on working.
+"""The output files of the released MonST3R and Easi3R, so that viewers and scripts made for them keep working.
 
     pred_traj.txt           a line per frame: number, tx ty tz, qw qx qy qz: camera to world, the scalar FIRST
     pred_intrinsics.txt     a line per frame: 3x3, row by row
@@ -6,10 +6,10 @@
     frame_0000.png          the network's frames
     frame_0000.npy          (H, W) float32, z
     conf_0.npy              (H, W) float32
-    dynamic_mask_0.png      255 where it moves
-    scene.glb               background, what moves, cameras
+    dynamic_mask_0.png      255 in dynamic regions
+    scene.glb               background, foreground, cameras
 
-Numbers in the names count from 0 without gaps, as those programs' readers do.
+Numbers in the names count from 0 without gaps, as those programs' readers expect.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ def write_released(
     """Writes these files.
 
     Args:
-      folder: there already, and empty.
+      folder: an existing, empty folder.
       scene: host arrays.
-      time: (T,) seconds, of the animation in scene.glb.
+      time: (T,) seconds, for the animation in scene.glb.
       min_confidence: of the points in scene.glb.
-      max_points: bound on their number.
+      max_points: maximum number of points.
     """
     poses, intrinsics = np.asarray(scene.world_from_cam, np.float64), np.asarray(scene.intrinsics, np.float64)
     quaternions = Rotation.from_matrix(poses[:, :3, :3]).as_quat(canonical=True, scalar_first=True)

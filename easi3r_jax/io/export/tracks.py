@@ -1,8 +1,7 @@
-"""Static points and the frames that see them: what structure from motion calls tracks.
+"""Static points and the frames that see them: the tracks of structure from motion.
 
-Nothing is matched. A pixel that stands still is a point in the world; another frame sees it if it falls on a pixel that
-stands still, too, and that has the point's depth. Such a pixel needs no point of its own: as frame follows frame, each
-adds only what none before has seen.
+Nothing is matched. A static pixel defines a world point. Another frame sees it if it projects onto a static pixel with
+the point's depth. That pixel then needs no point of its own: each frame adds only points that no earlier frame sees.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ import math
 
 import numpy as np
 
+from easi3r_jax.core.geometry.camera import world_points
 from easi3r_jax.core.types import Scene4D
-from easi3r_jax.io.export.pointcloud import static_pixels, unproject
+from easi3r_jax.io.export.pointcloud import static_pixels
 
-#: Two depths that differ by less than this share are of one surface.
+#: Depths that differ relatively by less than this belong to one surface.
 DEPTH_TOLERANCE = 0.02
-# Points made for each that is kept, at most (in one frame, and in all of them): the rest is left to chance, which takes
-# them evenly, and memory is bounded.
+# Maximum number of candidates per point that is kept (in one frame, and in all of them). A uniform random sample of
+# them is kept, in bounded memory.
 _SURPLUS_IN_FRAME, _SURPLUS = 0.25, 40
 
 
@@ -30,7 +30,7 @@ class TrackedPoints:
       xyz: (P, 3) float64, world units.
       rgb: (P, 3) uint8.
       frame: (P,) int, the frame whose pixel each point is.
-      seen: (P, T) bool, the frames that see it, that one among them.
+      seen: (P, T) bool, the frames that see it, including `frame`.
     """
 
     xyz: np.ndarray
@@ -54,14 +54,14 @@ def tracked_points(
 
     Args:
       scene: host arrays.
-      min_confidence: pixels below it are left out.
-      max_points: bound on the points; beyond it a seeded random choice is kept.
-      tolerance: share by which a point's depth and a frame's may differ where the frame sees it.
-      seed: of the choice.
+      min_confidence: pixels below it are omitted.
+      max_points: maximum number of points; above it a seeded random sample is kept.
+      tolerance: relative difference allowed between a point's depth and that of a frame that sees it.
+      seed: for sampling.
     """
     num_frames, height, width = scene.depth.shape
     static = np.stack([static_pixels(scene, t, min_confidence) for t in range(num_frames)])
-    # Points come from the middle pixel of square cells. A cell in which a point is seen already makes no other.
+    # Points are the centre pixels of square cells. A cell in which a point is already visible adds none.
     cell = max(
         1,
         math.floor(math.sqrt(height * width * _SURPLUS_IN_FRAME / max_points)),
@@ -75,7 +75,7 @@ def tracked_points(
         made = np.zeros((height, width), bool)
         made[np.ix_(rows, columns)] = ~covered[t, : len(rows), : len(columns)]
         made &= static[t]
-        points = _world_points(scene, t)[made]
+        points = world_points(scene.depth[t], scene.intrinsics[t], scene.world_from_cam[t])[made]
         views = np.zeros((len(points), num_frames), bool)
         views[:, t] = True
         for other in range(num_frames):
@@ -98,17 +98,12 @@ def tracked_points(
 
 
 def project(scene: Scene4D, t: int, xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where frame t has points of the world: (P, 3) -> (P, 2) float64 pixels (x, y) and (P,) z, also behind it."""
+    """Projects world points into frame t: (P, 3) -> (P, 2) float64 pixels (x, y) and (P,) z, also behind the camera."""
     pose = np.asarray(scene.world_from_cam[t], np.float64)
     in_camera = (xyz - pose[:3, 3]) @ pose[:3, :3]
     homogeneous = in_camera @ np.asarray(scene.intrinsics[t], np.float64).T
     with np.errstate(divide="ignore", invalid="ignore"):
         return homogeneous[:, :2] / homogeneous[:, 2:], in_camera[:, 2]
-
-
-def _world_points(scene: Scene4D, t: int) -> np.ndarray:
-    pose = np.asarray(scene.world_from_cam[t], np.float64)
-    return unproject(np.asarray(scene.depth[t], np.float64), np.asarray(scene.intrinsics[t]), pose)
 
 
 def _nearest_pixels(scene: Scene4D, t: int, xyz: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from easi3r_jax.core.errors import InputError
 def write_tum(path: str | os.PathLike, time: np.ndarray, world_from_cam: np.ndarray) -> None:
     """Writes a camera path as the TUM RGB-D tools (and `evo`) read it: `timestamp tx ty tz qx qy qz qw` per frame.
 
-    The *scalar of the quaternion comes last*; its sign is chosen so that qw >= 0.
+    The *quaternion's scalar comes last*; its sign is chosen so that qw >= 0.
 
     Args:
       path: text file.
@@ -39,7 +39,7 @@ def read_tum(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
       (T,) seconds and (T, 4, 4) float64 `world_from_cam`.
 
     Raises:
-      InputError: no such file, or a line that is not eight numbers with a quaternion of a rotation.
+      InputError: no such file, or a line that is not eight numbers with a valid quaternion.
     """
     try:
         lines = pathlib.Path(path).read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The images that an export's cameras are for: the network's frames, or the originals that these were made of."""
+"""The images of an export's cameras: the network's frames, or the originals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Views:
     """Images of one size, one for each frame of a scene.
 
     Attributes:
-      names: (T,) their file names, no two alike, without white space, which parts the words of COLMAP's text files.
+      names: (T,) unique file names without white space, which separates the fields of COLMAP's text files.
       size: (height, width).
       image_from_frame: (3, 3), pixels of the frames to those of the images, integers at pixel centres in both;
         no rotation, no shear.
@@ -41,12 +41,12 @@ class Views:
             self.write(t, folder / name)
 
     def write_static_masks(self, folder: pathlib.Path, scene: Scene4D, name: Callable[[str], str]) -> None:
-        """Writes what stands still as 8-bit images: 255 there, 0 where it moves or no frame shows it.
+        """Writes static masks as 8-bit images: 255 where static, 0 in dynamic regions and outside the frames.
 
         Args:
           folder: created.
           scene: of these frames.
-          name: file name of a mask, given its image's.
+          name: maps an image's file name to its mask's.
         """
         folder.mkdir()
         for mask, image in zip(scene.dynamic_mask, self.names, strict=True):
@@ -56,7 +56,7 @@ class Views:
 
 
 def frame_views(scene: Scene4D, numbers: Sequence[int] | np.ndarray) -> Views:
-    """The network's frames themselves, as `NNNNN.png`.
+    """The network's frames, as `NNNNN.png`.
 
     Args:
       scene: its frames.

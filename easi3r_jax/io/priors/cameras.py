@@ -1,4 +1,4 @@
-"""Cameras known beforehand: intrinsics and poses of all frames or of some.
+"""Known cameras: intrinsics and poses of some or all frames.
 
 Files give intrinsics in pixels of the *original* images; here they are converted to pixels of the frames. Text files
 use this project's pixel coordinates, integers at pixel centres (docs/conventions.md). `transforms.json` counts from the

@@ -1,9 +1,8 @@
 """Depth maps in OpenEXR files: one channel, in scan lines or tiles, of any compression.
 
-Needs OpenEXR (extra `datasets`). Neither OpenCV nor FFmpeg does instead: OpenCV's wheels come without a reader (and
-those that have one hide it behind an environment variable that must be set before the import); FFmpeg's gives a file
-that is cut off back as a picture that ends in zeros, which here would mean "unknown". OpenEXR refuses every cut; it
-says so in a line of its own on standard error, too.
+Needs OpenEXR (extra `datasets`). OpenCV and FFmpeg are not substitutes: OpenCV's wheels lack a reader (or enable it
+only by an environment variable set before the import), and FFmpeg reads a truncated file as an image that ends in
+zeros, which would mean "unknown" here. OpenEXR refuses every truncated file; it also prints a line to standard error.
 """
 
 from __future__ import annotations
@@ -29,7 +28,8 @@ def read_exr(path: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
       (H, W) float16, float32 or uint32, as stored.
 
     Raises:
-      InputError: OpenEXR or the file is missing; the file is damaged, cut off, of another shape or of several channels.
+      InputError: OpenEXR or the file is missing; the file is damaged, truncated, of another shape, or has several
+        channels.
     """
     try:
         import OpenEXR
@@ -38,7 +38,7 @@ def read_exr(path: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
     if not path.exists():
         raise InputError(f"No file {path}: restore it, or remove the sequence.")
     try:
-        # Not `OpenEXR.File`: of damaged pixels it prints what is wrong, and raises that the file has no parts.
+        # Not `OpenEXR.File`: for damaged pixels it prints the cause and raises a misleading error (no parts).
         with contextlib.closing(OpenEXR.InputFile(str(path))) as file:
             header = file.header()
             low, high = header["dataWindow"].min, header["dataWindow"].max
@@ -46,10 +46,10 @@ def read_exr(path: pathlib.Path, shape: tuple[int, int]) -> np.ndarray:
             if found != shape:  # before memory is taken for it
                 raise ValueError(f"it has shape {found}, its image {shape}")
             if len(header["channels"]) != 1:
-                raise ValueError("it has several channels; one, the depth, needed")
+                raise ValueError("it has several channels, but a single one, depth, is needed")
             ((name, channel),) = header["channels"].items()
             if (channel.xSampling, channel.ySampling) != (1, 1):
-                raise ValueError("its channel leaves pixels out")
+                raise ValueError("its channel is subsampled")
             return np.frombuffer(file.channel(name), _PIXELS[channel.type.v]).reshape(shape)
     except (OSError, ValueError, LookupError, SystemError) as error:  # SystemError: a header with names of no encoding
         reason = " ".join(str(error).split())

@@ -33,7 +33,7 @@ def open_dataset(name: str, root: str | os.PathLike[str]) -> Dataset:
       InputError: no such folder, no sequence in this layout, or an incomplete sequence.
     """
     if name not in READERS:
-        raise ConfigError(f"Unknown data set {name!r}: one of {', '.join(sorted(READERS))}.")
+        raise ConfigError(f"Unknown data set {name!r}: choose one of {', '.join(sorted(READERS))}.")
     path = pathlib.Path(root).expanduser()
     if not path.is_dir():
         raise InputError(f"There is no folder {path} for the data set {name!r} (in {pathlib.Path.cwd()}).")

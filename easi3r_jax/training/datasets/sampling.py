@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.geometry.camera import rays
 from easi3r_jax.training.datasets.sequence import Sequence
 
 #: Proportions of the data sets (MonST3R, sec. 4).
@@ -89,9 +90,9 @@ def _visible_fraction(depth: np.ndarray, intrinsics: np.ndarray, world_from_cam:
         return 0.0
     chosen = slice(None, None, -(-len(rows) // _MAX_POINTS))
     rows, columns = rows[chosen], columns[chosen]
-    rays = np.linalg.inv(intrinsics[i]) @ np.stack([columns, rows, np.ones(len(rows))])
+    points = rays(np.stack([columns, rows], axis=-1), intrinsics[i]) * depth[i, rows, columns][:, None]
     j_from_i = np.linalg.inv(world_from_cam[j]) @ world_from_cam[i]
-    points = j_from_i[:3, :3] @ (rays * depth[i, rows, columns]) + j_from_i[:3, 3:]
+    points = j_from_i[:3, :3] @ points.T + j_from_i[:3, 3:]
     x, y, z = intrinsics[j] @ points
     front = z > 1e-6
     z = np.where(front, z, 1)

@@ -1,4 +1,4 @@
-"""Arrays in folders, with checksums: what all our checkpoints stand on. `core.atomic` writes the folders atomically.
+"""Arrays in folders, with checksums: the basis of all our checkpoints. `core.atomic` writes the folders atomically.
 
 Only this package imports Orbax.
 """

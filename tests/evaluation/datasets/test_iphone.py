@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from easi3r_jax.core.geometry.camera import world_points
 from easi3r_jax.evaluation.datasets import find_test_set
-from easi3r_jax.evaluation.metrics import world_points
 from tests.evaluation.datasets.layouts import SHAPE, camera_path, depth_of, save_image, toy, write_iphone
 
 
@@ -37,7 +37,7 @@ def test_points_project_to_their_pixels(folder):
     (sequence,) = find_test_set("iphone").find(folder)
     frame, truth = 1, sequence.truth
     depth = truth.depth(frame)
-    points = world_points(depth[None], truth.intrinsics[frame, None], truth.trajectory.world_from_cam[frame, None])[0]
+    points = world_points(depth, truth.intrinsics[frame], truth.trajectory.world_from_cam[frame]).reshape(-1, 3)
     camera = json.loads((folder / "camera/0_00001.json").read_text())
     local = (points - camera["position"]) @ np.array(camera["orientation"]).T
     known = local[:, 2] > 0

@@ -6,8 +6,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.geometry.camera import unproject
-from easi3r_jax.evaluation.metrics import point_metrics, world_points
+from easi3r_jax.core.geometry.camera import unproject, world_points
+from easi3r_jax.evaluation.metrics import point_metrics
 
 
 def test_a_perfect_cloud_has_no_error():
@@ -74,4 +74,6 @@ def test_world_points_agree_with_core_geometrys_unprojection():
     in_cam = np.asarray(unproject(jnp.asarray(depth, jnp.float32), jnp.asarray(intrinsics, jnp.float32)), np.float64)
     expected = np.einsum("tij,tpj->tpi", world_from_cam[:, :3, :3], in_cam.reshape(2, 20, 3))
     expected += world_from_cam[:, None, :3, 3]
-    np.testing.assert_allclose(world_points(depth, intrinsics, world_from_cam), expected, atol=1e-5)
+    ours = world_points(depth, intrinsics, world_from_cam)
+    assert ours.dtype == np.float64
+    np.testing.assert_allclose(ours.reshape(2, 20, 3), expected, atol=1e-5)

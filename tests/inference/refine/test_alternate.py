@@ -1,4 +1,4 @@
-"""Which frames prompt, which are followed in which order, and what counts of what is found. No network is needed."""
+"""Which frames are prompts, in which order the others are tracked, and which results are used. Needs no network."""
 
 import numpy as np
 import pytest

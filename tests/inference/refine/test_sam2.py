@@ -1,4 +1,4 @@
-"""SAM 2 on PyTorch, with random weights: the same as the library's own way through a video, and what is refused."""
+"""SAM 2 on PyTorch, with random weights: agreement with the library's own video iterator, and refused input."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Measures writers of ours beside libraries that write the same: seconds, size, memory beyond what is written.
+"""Compares our writers with libraries for the same formats: seconds, size, memory beyond the output.
 
 Linux only. See the docstrings of `easi3r_jax.io.export.ply`, `glb` and `colmap` for what each library lacks.
 

@@ -1,4 +1,4 @@
-"""scene.npz, trajectory.txt, intrinsics.txt and JSON: what is written is read back, what is wrong is refused."""
+"""scene.npz, trajectory.txt, intrinsics.txt and JSON: round trips, and refusal of invalid files."""
 
 import dataclasses
 import json

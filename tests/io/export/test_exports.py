@@ -1,4 +1,4 @@
-"""Exports read back by the tools they are for, and reprojected: a point of the world lands where it came from.
+"""Exports read back by their target tools, and reprojected: a world point must project to its own pixel.
 
 COLMAP and nerfstudio: `test_colmap.py`, `test_nerfstudio.py`.
 """

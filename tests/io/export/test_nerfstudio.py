@@ -1,9 +1,8 @@
 """nerfstudio's `transforms.json`: by the documentation's conventions, by nerfstudio's own parser, by our own reader.
 
-nerfstudio insists on versions of its own, so it is asked in an environment of its own, whose interpreter
-NERFSTUDIO_PYTHON names:
+nerfstudio pins its own versions, so it runs in a separate environment, whose interpreter NERFSTUDIO_PYTHON names:
 
-    NERFSTUDIO_PYTHON=path/to/env/bin/python pytest tests/export/test_nerfstudio.py
+    NERFSTUDIO_PYTHON=path/to/env/bin/python pytest tests/io/export/test_nerfstudio.py
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Point clouds: where the points are, how often, and what the files say when others read them."""
+"""Point clouds: positions, density, and files read back by other libraries."""
 
 import dataclasses
 import json
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import trimesh
 
+from easi3r_jax.core.geometry.camera import world_points
 from easi3r_jax.io.export import gltf_from_world, point_cloud, write_glb, write_ply
-from easi3r_jax.io.export.pointcloud import camera_lines, unproject
+from easi3r_jax.io.export.pointcloud import camera_lines
 
 
 def project(xyz, intrinsics, world_from_cam):
@@ -20,7 +21,7 @@ def project(xyz, intrinsics, world_from_cam):
 
 def test_unprojection_inverts_projection(scene):
     depth, intrinsics, world_from_cam = scene.depth[1], scene.intrinsics[1], scene.world_from_cam[1]
-    xyz = unproject(depth, intrinsics, world_from_cam).reshape(-1, 3)
+    xyz = world_points(depth, intrinsics, world_from_cam).reshape(-1, 3)
     pixel, z = project(xyz, intrinsics, world_from_cam)
     height, width = depth.shape
     x, y = np.meshgrid(np.arange(width), np.arange(height))
@@ -30,7 +31,7 @@ def test_unprojection_inverts_projection(scene):
 
 def test_the_principal_point_lies_on_the_axis(scene):
     height, width = scene.depth.shape[1:]
-    centre = unproject(scene.depth[0], scene.intrinsics[0], np.eye(4))[height // 2, width // 2]
+    centre = world_points(scene.depth[0], scene.intrinsics[0], np.eye(4))[height // 2, width // 2]
     np.testing.assert_allclose(centre, [0, 0, scene.depth[0, height // 2, width // 2]], atol=1e-6)
 
 
@@ -50,7 +51,7 @@ def test_background_and_foreground_part_at_the_mask(scene):
     cloud = point_cloud(scene)
     assert sorted(cloud.foreground) == [0, 1, 2]
     for t, points in cloud.foreground.items():
-        xyz = unproject(scene.depth[t], scene.intrinsics[t], scene.world_from_cam[t])
+        xyz = world_points(scene.depth[t], scene.intrinsics[t], scene.world_from_cam[t])
         np.testing.assert_allclose(points.xyz, xyz[scene.dynamic_mask[t]], atol=1e-6)
         np.testing.assert_array_equal(points.rgb, scene.rgb[t][scene.dynamic_mask[t]])
     # No background point where only the moving square is: at half its depth.

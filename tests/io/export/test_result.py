@@ -1,4 +1,4 @@
-"""The result folder as a whole."""
+"""The complete result folder."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""OpenEXR depth maps: of another program, of the format's specification, and damaged ones."""
+"""OpenEXR depth maps: written by another program, built from the format's specification, and damaged."""
 
 import sys
 from fractions import Fraction
