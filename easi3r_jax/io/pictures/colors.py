@@ -81,14 +81,14 @@ def time_colors(num_frames: int) -> np.ndarray:
 
 
 def flow_image(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
-    """Flow in colours: hue for the direction, saturation for the length.
+    """Colours flow: hue is direction, saturation is length.
 
-    Red to the right, yellow-green down, cyan to the left, violet up; white where nothing moves.
+    Red to the right, yellow-green down, cyan to the left, violet up; white for zero flow.
 
     Args:
       flow: (..., H, W, 2) pixels (x, y).
-      largest: length in pixels of the full colour, which longer flow has too. None: the 99th percentile of all that is
-        given, but at least 1, so that noise stays pale.
+      largest: length in pixels of full saturation; longer flow is clipped to it. None: the 99th percentile of the
+        input, but at least 1, so that noise stays pale.
 
     Returns:
       (..., H, W, 3) uint8 RGB.
