@@ -30,16 +30,9 @@ from easi3r_jax.alignment.known import (
     with_known_cameras,
 )
 from easi3r_jax.alignment.pair import one_frame, two_frames
+from easi3r_jax.alignment.problem import AlignProblem, CameraPrior, DepthPrior, make_problem, with_depth_prior
 from easi3r_jax.alignment.residuals import pair_terms, points_loss
-from easi3r_jax.alignment.state import (
-    AlignProblem,
-    AlignState,
-    CameraPrior,
-    DepthPrior,
-    make_problem,
-    make_state,
-    with_depth_prior,
-)
+from easi3r_jax.alignment.state import AlignState, make_state
 from easi3r_jax.alignment.terms import (
     DEFAULT_TERMS,
     Term,
@@ -203,7 +196,7 @@ def geometry_of(state: AlignState, problem: AlignProblem, confidence: Float[Arra
     """Cameras and depth of a state. Pure."""
     return Geometry(
         world_from_cam=state_of.world_from_cam(state),
-        intrinsics=state_of.intrinsics(state, problem),
+        intrinsics=state_of.intrinsics(state, problem.principal_point),
         depth=state_of.depth(state),
         confidence=confidence.astype(jnp.float32),
     )

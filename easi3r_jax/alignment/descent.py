@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from easi3r_jax.alignment.state import AlignProblem, AlignState
+from easi3r_jax.alignment.problem import AlignProblem
+from easi3r_jax.alignment.state import AlignState
 from easi3r_jax.alignment.terms import DEFAULT_TERMS, Term, total_loss
 from easi3r_jax.core import sharding
 from easi3r_jax.core.config import AlignConfig

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 
 from easi3r_jax.alignment import state as state_of
 from easi3r_jax.alignment.derivatives import instantiated, is_wanted, values_of, without_derivative
-from easi3r_jax.alignment.state import UNKNOWN_FLOW, AlignProblem, AlignState, unroll_factor
+from easi3r_jax.alignment.problem import UNKNOWN_FLOW, AlignProblem, unroll_factor
+from easi3r_jax.alignment.state import AlignState
 from easi3r_jax.core import sharding
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import camera, se3
@@ -113,7 +114,7 @@ def _projections(state: AlignState, problem: AlignProblem) -> Array:
     poses = state_of.world_from_cam(state)
     i, j = problem.edges[..., 0].ravel(), problem.edges[..., 1].ravel()
     j_from_i = se3.compose(se3.inverse(poses)[j], poses[i])[:, :3]
-    intrinsics = state_of.intrinsics(state, problem)
+    intrinsics = state_of.intrinsics(state, problem.principal_point)
     focals, height, width = intrinsics[:, 0, 0], *state.log_depth.shape[1:]
     offset = intrinsics[:, :2, 2] - camera.default_principal_point(height, width, focals.dtype)[None]
     one = jnp.ones_like(focals)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.alignment.derivatives import instantiated, is_wanted, values_of
+from easi3r_jax.alignment.problem import AlignProblem
 from easi3r_jax.alignment.residuals import points_loss
-from easi3r_jax.alignment.state import AlignProblem, AlignState
+from easi3r_jax.alignment.state import AlignState
 from easi3r_jax.alignment.terms import Term, total_loss
 from easi3r_jax.core.errors import GradientError
 from easi3r_jax.core.types import Array

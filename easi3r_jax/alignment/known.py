@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.alignment import state as state_of
-from easi3r_jax.alignment.state import FOCAL_PARAM_SCALE, AlignProblem, AlignState, CameraPrior
+from easi3r_jax.alignment.problem import AlignProblem, CameraPrior
+from easi3r_jax.alignment.state import FOCAL_PARAM_SCALE, AlignState
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Float, Geometry, KnownCameras

@@ -14,15 +14,8 @@ from jax.sharding import Mesh
 
 from easi3r_jax.alignment.derivatives import instantiated, is_wanted, values_of
 from easi3r_jax.alignment.narrow import forbid_half_gradient, widened
-from easi3r_jax.alignment.state import (
-    AlignProblem,
-    AlignState,
-    blocked_like,
-    pair_transforms,
-    unit_length,
-    unroll_factor,
-    world_points,
-)
+from easi3r_jax.alignment.problem import AlignProblem, blocked_like, unroll_factor
+from easi3r_jax.alignment.state import AlignState, pair_transforms, unit_length, world_points
 from easi3r_jax.core import sharding
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.sharding import REPLICATED, ROWS
@@ -84,7 +77,7 @@ def _divisor(state: AlignState, problem: AlignProblem) -> Array:
 def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
     """(G, B, 3, 4) pair transforms, padded like the problem, and (T, 3, P) points of the frames in the world."""
     transforms = pair_transforms(state, problem.scale_known, problem.pair_counts)[:, :3]
-    points = world_points(state, problem)
+    points = world_points(state, problem.principal_point)
     frames = jnp.moveaxis(points.reshape(len(points), -1, 3), -1, 1)
     return blocked_like(transforms, problem), frames
 

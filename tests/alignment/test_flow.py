@@ -42,7 +42,7 @@ def scene():
     confidence = rng.uniform(1, 9, (2, len(EDGES), H, W))
     predictions = PairPredictions(EDGES, *(jnp.asarray(x) for x in (*points, *confidence)))
     poses, depth = state_of.world_from_cam(state), state_of.depth(state)
-    intrinsics = state_of.intrinsics(state, alignment.make_problem(predictions, CONFIG))
+    intrinsics = state_of.intrinsics(state, alignment.make_problem(predictions, CONFIG).principal_point)
     i, j = EDGES.T
     exact = alignment.ego_flow(se3.compose(se3.inverse(poses[j]), poses[i]), depth[i], intrinsics[i], intrinsics[j])
     return state, predictions, jnp.moveaxis(exact, 1, -1).reshape(len(EDGES), H, W, 2)
@@ -58,8 +58,8 @@ FLOW_LOSS = jax.jit(alignment.flow_loss)
 
 def test_ego_flow_is_where_the_point_is_seen_less_where_it_was(scene):
     state, predictions, flow = scene
-    intrinsics = state_of.intrinsics(state, alignment.make_problem(predictions, CONFIG))
-    points = state_of.world_points(state, alignment.make_problem(predictions, CONFIG))
+    intrinsics = state_of.intrinsics(state, alignment.make_problem(predictions, CONFIG).principal_point)
+    points = state_of.world_points(state, alignment.make_problem(predictions, CONFIG).principal_point)
     cam_from_world = se3.inverse(state_of.world_from_cam(state))
     for edge, (i, j) in enumerate(np.asarray(EDGES)):
         seen, _ = camera.project(se3.transform_points(cam_from_world[j], points[i]), intrinsics[j])

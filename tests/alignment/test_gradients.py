@@ -11,7 +11,7 @@ from jax.extend.core import jaxprs_in_params
 from easi3r_jax import alignment
 from easi3r_jax.alignment import state as state_of
 from easi3r_jax.alignment.flow import robust_sum
-from easi3r_jax.alignment.state import UNKNOWN_FLOW
+from easi3r_jax.alignment.problem import UNKNOWN_FLOW
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import GradientError
 from easi3r_jax.core.geometry import se3
@@ -79,7 +79,7 @@ def plain_points(state, problem):
 def plain_flow(state, problem):
     """The flow's term as MonST3R writes it, all residuals at once."""
     i, j = problem.edges.reshape(-1, 2).T
-    poses, matrices = state_of.world_from_cam(state), state_of.intrinsics(state, problem)
+    poses, matrices = state_of.world_from_cam(state), state_of.intrinsics(state, problem.principal_point)
     j_from_i = se3.compose(se3.inverse(poses[j]), poses[i])
     ego = alignment.ego_flow(j_from_i, state_of.depth(state)[i], matrices[i], matrices[j])
     targets = problem.flow

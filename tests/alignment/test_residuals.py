@@ -91,7 +91,10 @@ def test_the_gradient_is_the_slope(observed, config, rng):
 def test_the_value_is_the_formula_written_out(observed, config):
     """One loop iteration a term: log confidence times distance, divided by the pixels of all edges."""
     state, problem = random_state(), problem_of(observed, config)
-    transforms, matrices = np.asarray(state_of.pair_transforms(state)), state_of.intrinsics(state, problem)
+    transforms, matrices = (
+        np.asarray(state_of.pair_transforms(state)),
+        state_of.intrinsics(state, problem.principal_point),
+    )
     cameras = camera.unproject(jnp.exp(state.log_depth), matrices)
     world = np.asarray(se3.transform_points(state_of.world_from_cam(state), cameras))
     sums = [0.0, 0.0]

@@ -1,0 +1,294 @@
+"""The alignment's observations, `AlignProblem`, laid out for streaming."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.sharding import Mesh
+
+from easi3r_jax.alignment.narrow import forbid_half_gradient, in_bits
+from easi3r_jax.alignment.state import AlignState
+from easi3r_jax.core import sharding
+from easi3r_jax.core.config import AlignConfig
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.geometry import camera
+from easi3r_jax.core.types import Array, Bool, Float, Int, PairPredictions, PyTree, Real, pytree_dataclass
+
+#: Pixels: flow of this size is unknown, and is ignored. Its square is still finite.
+UNKNOWN_FLOW = 1e9
+
+
+@pytree_dataclass
+class FlowTargets:
+    """Optical flow that camera motion and depth must explain in static regions.
+
+    Attributes:
+      flow: (G, B, 2, P) float, from i to j, pixels (x, y); `UNKNOWN_FLOW` where it is unknown.
+      static: (T, P) bool, static pixels.
+      weight: () float.
+      outlier, limit: () float, see `AlignConfig`.
+      counts: () bool, False while the flow term is switched off.
+    """
+
+    flow: Float[Array, "G B 2 P"]
+    static: Bool[Array, "T P"]
+    weight: Float[Array, ""]
+    outlier: Float[Array, ""]
+    limit: Float[Array, ""]
+    counts: Bool[Array, ""]
+
+
+@pytree_dataclass
+class DepthPrior:
+    """Prior on depth, up to a factor per frame.
+
+    Attributes:
+      log_depth: (T, H, W) float.
+      pixel_weight: (T, H, W) float.
+      weight: () float.
+    """
+
+    log_depth: Float[Array, "T H W"]
+    pixel_weight: Float[Array, "T H W"]
+    weight: Float[Array, ""]
+
+
+@pytree_dataclass
+class CameraPrior:
+    """Prior on cameras.
+
+    Attributes:
+      world_from_cam: (T, 4, 4) float, in the world of the alignment.
+      poses_known: (T,) float, 0 or 1.
+      log_focal: (T,) float, as in `AlignState`.
+      focals_known: (T,) float, 0 or 1.
+      weight: () float.
+    """
+
+    world_from_cam: Float[Array, "T 4 4"]
+    poses_known: Float[Array, "T"]
+    log_focal: Float[Array, "T"]
+    focals_known: Float[Array, "T"]
+    weight: Float[Array, ""]
+
+
+@pytree_dataclass
+class AlignProblem:
+    """Observations and weights of the objective, laid out for streaming: G blocks of B edges, P = H W pixels.
+
+    Edges that pad blocks have weight 0 and unknown flow. On a mesh, the blocks are sharded over the devices.
+
+    Attributes:
+      edges: (G, B, 2) int32.
+      points_i, points_j: (G, B, 3, P) float of any width (bfloat16 as in `narrow`), both in camera i. Coordinates come
+        before pixels, so that vector units run along pixels.
+      weights_i, weights_j: (G, B, P) float of the same width, log confidence.
+      principal_point: (T, 2) pixels, the origin of `AlignState.principal_offset`.
+      scale_known: () bool, known poses fix the world's scale: the pairs' scales are not normalised, and distances are
+        measured in units of their mean.
+      smoothing_weight, translation_weight: () float, see `terms.smoothness_loss`.
+      flow: optical flow of the pairs, or None.
+      depth_prior, camera_prior: or None.
+      free: 0 or 1 factors on the optimiser's steps, broadcast to the state's shapes: 0 is held fixed. None: all free.
+      pair_counts, frame_counts: (E,) and (T,) float, 0 for padding, else 1; None: no padding.
+      mesh: over which the blocks are sharded; None: one device.
+    """
+
+    edges: Int[Array, "G B 2"]
+    points_i: Real[Array, "G B 3 P"]
+    points_j: Real[Array, "G B 3 P"]
+    weights_i: Real[Array, "G B P"]
+    weights_j: Real[Array, "G B P"]
+    principal_point: Float[Array, "T 2"]
+    smoothing_weight: Float[Array, ""]
+    translation_weight: Float[Array, ""]
+    scale_known: Bool[Array, ""]
+    flow: FlowTargets | None = None
+    depth_prior: DepthPrior | None = None
+    camera_prior: CameraPrior | None = None
+    free: PyTree[Float[Array, "..."]] | None = None
+    pair_counts: Float[Array, "E"] | None = None
+    frame_counts: Float[Array, "T"] | None = None
+    mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
+
+
+def make_problem(
+    predictions: PairPredictions,
+    config: AlignConfig = AlignConfig(),
+    *,
+    flow: Float[Array, "E H W 2"] | None = None,
+    flow_known: Bool[Array, "E H W"] | None = None,
+    dynamic: Bool[Array, "T H W"] | None = None,
+    block: int | None = None,
+    release: bool = False,
+) -> AlignProblem:
+    """Lays the predictions out for the optimiser.
+
+    Differentiable with respect to points, confidences and flow in float32 or float64; in half precision, this raises a
+    `GradientError`.
+
+    Args:
+      predictions: point maps of every pair. If they are sharded over the devices of a mesh, so is the problem.
+      config: provides the weights of the smoothness and flow terms.
+      flow: (E, H, W, 2) optical flow of every pair from i to j in pixels. The flow term is omitted without it, and if
+        `config.flow_weight` is 0.
+      flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
+      dynamic: (T, H, W) bool, dynamic regions, where flow is ignored.
+      block: edges processed at a time; None chooses for the backend.
+      release: free each of the predictions' arrays as soon as it is laid out, so that memory holds little more than one
+        set of them; the caller must not use them again. Nothing is freed under tracing.
+
+    Raises:
+      InputError: flow for a different number of pairs.
+    """
+    count, height, width = predictions.points_i.shape[:3]
+    num_frames, pixels = predictions.total_frames, height * width
+    mesh = sharding.mesh_of_rows(predictions)
+    layout = _layout_of(count, pixels, block, mesh)
+    dtype = predictions.confidence_i.dtype
+    dtype = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)  # of the computation
+    valid = jnp.ones(count, bool) if predictions.valid is None else jnp.asarray(predictions.valid)
+
+    def laid_out(lay_out: Callable[..., Array], x: Array) -> Array:
+        out = in_bits(lay_out(x, layout, valid))
+        if release and isinstance(x, jax.Array) and not isinstance(x, Tracer):
+            jax.block_until_ready(out)
+            x.delete()
+        return out
+
+    targets = None
+    if flow is not None and len(flow) != count:
+        raise InputError(f"There is flow for {len(flow)} pairs, but there are point maps for {count}.")
+    if flow is not None and config.flow_weight:
+        known = forbid_half_gradient(flow)
+        known = known if flow_known is None else jnp.where(flow_known[..., None], known, UNKNOWN_FLOW)
+        is_dynamic = jnp.zeros((num_frames, pixels), bool) if dynamic is None else dynamic.reshape(num_frames, pixels)
+        targets = FlowTargets(
+            flow=_flow_rows(sharding.shard_rows(known, mesh), layout, valid).astype(dtype),
+            static=~is_dynamic,
+            weight=jnp.asarray(config.flow_weight, dtype),
+            outlier=jnp.asarray(config.flow_outlier, dtype),
+            limit=jnp.asarray(config.flow_limit, dtype),
+            counts=jnp.ones((), bool),
+        )
+    return AlignProblem(
+        edges=_blocked(sharding.shard_rows(jnp.asarray(predictions.edges, jnp.int32), mesh), layout),
+        points_i=laid_out(_channels_first, predictions.points_i),
+        points_j=laid_out(_channels_first, predictions.points_j),
+        weights_i=laid_out(_log_confidence, predictions.confidence_i),
+        weights_j=laid_out(_log_confidence, predictions.confidence_j),
+        principal_point=jnp.tile(camera.default_principal_point(height, width, dtype)[None], (num_frames, 1)),
+        smoothing_weight=jnp.asarray(config.smoothing_weight, dtype),
+        translation_weight=jnp.asarray(config.translation_weight, dtype),
+        scale_known=jnp.zeros((), bool),
+        flow=targets,
+        pair_counts=None if predictions.valid is None else valid.astype(dtype),
+        frame_counts=_padding_counts(predictions, dtype),
+        mesh=mesh,
+    )
+
+
+def _padding_counts(predictions: PairPredictions, dtype: jnp.dtype) -> Array | None:
+    """(T,) 0 for padding, 1 for frames of the clip; None without padding."""
+    if predictions.valid is None:
+        return None
+    last = jnp.max(jnp.where(jnp.asarray(predictions.valid)[:, None], jnp.asarray(predictions.edges), 0))
+    return (jnp.arange(predictions.total_frames) <= last).astype(dtype)
+
+
+class Layout(NamedTuple):
+    """How rows are arranged in blocks.
+
+    Attributes:
+      shards: number of shards of the rows; each is padded separately.
+      groups: blocks in a shard.
+      block: rows in a block.
+    """
+
+    shards: int
+    groups: int
+    block: int
+
+
+def _layout_of(rows: int, pixels: int, block: int | None, mesh: Mesh | None) -> Layout:
+    if block is None:
+        # A CPU is fastest if one edge's intermediates stay in cache, an accelerator with about 2 M pixels at a time.
+        block = 1 if jax.default_backend() == "cpu" else max(1, (1 << 21) // pixels)
+    shards = sharding.num_shards(mesh)
+    block = min(block, rows // shards)
+    return Layout(shards, _divisible(-(-rows // (shards * block))), block)
+
+
+def blocked_like(x: Float[Array, "E *rest"], problem: AlignProblem) -> Float[Array, "G B *rest"]:
+    """Rows (R, ...) of the state's pairs to (G, B, ...); padding is zero."""
+    shards = sharding.num_shards(problem.mesh)
+    groups, block = problem.edges.shape[:2]
+    return _blocked(x, Layout(shards, groups // shards, block))
+
+
+@partial(jax.jit, static_argnames=("layout", "filling"))
+def _blocked(x: Array, layout: Layout, filling: float = 0) -> Array:
+    """(R, ...) to (G, B, ...)."""
+    shards, groups, block = layout
+    x = x.reshape(shards, -1, *x.shape[1:])
+    padding = [(0, 0), (0, groups * block - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
+    return jnp.pad(x, padding, constant_values=filling).reshape(shards * groups, block, *x.shape[2:])
+
+
+@partial(jax.jit, static_argnames=("layout", "filling"))
+def _channels_first(values: Array, layout: Layout, counts: Array, filling: float = 0) -> Array:
+    """(R, H, W, C) to (G, B, C, P)."""
+    del counts  # points of padding have weight 0
+    rows, height, width, channels = values.shape
+    return _blocked(jnp.moveaxis(values.reshape(rows, height * width, channels), -1, 1), layout, filling)
+
+
+@partial(jax.jit, static_argnames=("layout",))
+def _flow_rows(flow: Array, layout: Layout, counts: Array) -> Array:
+    """As `_channels_first`; flow of padding rows is unknown."""
+    flow = jnp.where(counts[:, None, None, None], flow, UNKNOWN_FLOW)
+    return _channels_first(flow, layout, counts, UNKNOWN_FLOW)
+
+
+@partial(jax.jit, static_argnames=("layout",))
+def _log_confidence(confidence: Array, layout: Layout, counts: Array) -> Array:
+    """(R, H, W) confidence to (G, B, P) weights, computed in at least float32; 0 in padding rows."""
+    wide = confidence if confidence.dtype.itemsize >= 4 else confidence.astype(jnp.float32)
+    log = jnp.where(counts[:, None, None], jnp.log(jnp.maximum(wide, 1)), 0).astype(confidence.dtype)
+    return _blocked(log.reshape(len(log), -1), layout)
+
+
+def with_depth_prior(
+    problem: AlignProblem, start: AlignState, config: AlignConfig, dynamic: Bool[Array, "T H W"] | None = None
+) -> AlignProblem:
+    """Adds a prior that keeps depth close to its start if `config.depth_weight` is set; doubled in dynamic regions.
+
+    Doubled as in the released programs: a moving point is seen only once, and no other frame corrects its depth.
+    """
+    if not config.depth_weight:
+        return problem
+    dtype = start.log_depth.dtype
+    pixel_weight = jnp.ones_like(start.log_depth)
+    if dynamic is not None:
+        pixel_weight = pixel_weight + jnp.asarray(dynamic, dtype)
+    weight = jnp.asarray(config.depth_weight, dtype)
+    if problem.frame_counts is not None:  # the term is a mean over all frames, including padding
+        pixel_weight = pixel_weight * problem.frame_counts[:, None, None]
+        weight = weight * len(pixel_weight) / jnp.sum(problem.frame_counts)
+    return dataclasses.replace(problem, depth_prior=DepthPrior(start.log_depth, pixel_weight, weight))
+
+
+def unroll_factor(groups: int) -> int:
+    """Blocks per step of the loop over the problem, at most 4; must divide, else the loop copies all observations."""
+    return max(n for n in (1, 2, 3, 4) if groups % n == 0)
+
+
+def _divisible(groups: int) -> int:
+    """The number of blocks, padded by up to 1 in 8 if that allows more blocks per step."""
+    return max((n for n in range(groups, groups + groups // 8 + 1)), key=lambda n: (unroll_factor(n), -n))
