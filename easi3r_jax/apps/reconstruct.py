@@ -31,7 +31,8 @@ from easi3r_jax.apps.given import GivenFlags
 from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, dtype_flag
 from easi3r_jax.apps.modes import Comparison, Method, frame_by_frame, whole_clip, window_by_window
 from easi3r_jax.apps.progress import Stages, table
-from easi3r_jax.apps.reporting import METRICS, PictureFlags, timings
+from easi3r_jax.apps.report_page import METRICS
+from easi3r_jax.apps.reporting import PictureFlags, timings
 from easi3r_jax.apps.view import serve, usual_port
 from easi3r_jax.core import config as options
 from easi3r_jax.core.errors import ConfigError

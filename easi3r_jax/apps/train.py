@@ -31,10 +31,11 @@ from easi3r_jax.apps.environment import device, versions
 from easi3r_jax.apps.run_folder import held
 from easi3r_jax.apps.training_data import Source, open_source
 from easi3r_jax.apps.training_log import TrainingLog, preview
+from easi3r_jax.apps.training_record import describe, described_network
 from easi3r_jax.apps.validate import measure, shown
 from easi3r_jax.core import sharding
 from easi3r_jax.core.atomic import atomic_file
-from easi3r_jax.core.errors import CheckpointError, ConfigError, UserError
+from easi3r_jax.core.errors import ConfigError, UserError
 from easi3r_jax.models import DUSt3R, abstract_model, parameters_of, random_model
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.training.batch import ViewPairs
@@ -160,7 +161,10 @@ def train_in(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConf
     source = open_source(DATA.value, network.image_size, seed=SEED.value, moving=FINETUNE.value == "monst3r")
     check_terms(config, network, source)
     dtype = layer_dtype(DTYPE.value)
-    recorded = describe(network, config, source) | {"dtype": dtype, "devices": mesh.size}
+    recorded = describe(network, config, source, seed=SEED.value, checkpoint=CHECKPOINT.value) | {
+        "dtype": dtype,
+        "devices": mesh.size,
+    }
     if CHECKPOINT.value:
         recorded["licence"] = licence
 
@@ -333,30 +337,3 @@ def check_terms(config: TrainConfig, model_config: DUSt3RConfig, source: Source)
             f"attention_weight supervises half the heads of decoder layer {layer}, counted from 0; this network has "
             f"{model_config.dec_depth} layers of {model_config.dec_heads} heads: add --attention_weight=0."
         )
-
-
-def describe(model_config: DUSt3RConfig, config: TrainConfig, source: Source) -> dict[str, Any]:
-    """Everything that determines a run's results: stored with its states, and compared when it is resumed."""
-    network = dataclasses.asdict(model_config)
-    network["confidence_range"] = [str(bound) for bound in model_config.confidence_range]  # JSON has no infinity
-    training = dataclasses.asdict(config)
-    objective = training.pop("objective")
-    return {
-        **{f"network.{name}": value for name, value in network.items()},
-        **training,
-        **{f"objective.{name}": value for name, value in objective.items()},
-        "data": source.description,
-        "seed": SEED.value,
-        "checkpoint": CHECKPOINT.value,
-    }
-
-
-def described_network(options: dict[str, Any], state: pathlib.Path) -> DUSt3RConfig:
-    """The architecture recorded by `describe` in a state."""
-    fields = {name.removeprefix("network."): value for name, value in options.items() if name.startswith("network.")}
-    try:
-        fields["image_size"] = tuple(fields["image_size"])
-        fields["confidence_range"] = tuple(map(float, fields["confidence_range"]))
-        return DUSt3RConfig(**fields)
-    except (TypeError, ValueError, KeyError, ConfigError) as error:
-        raise CheckpointError(f"The training state at {state} is damaged (its network). Delete it.") from error

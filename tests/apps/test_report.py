@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 from matplotlib.figure import Figure
 
-from easi3r_jax.apps import report, reporting
+from easi3r_jax.apps import report, report_page, reporting
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames, MotionMaps, Scene4D, TemporalMaps
@@ -231,8 +231,8 @@ def test_videos_that_are_too_large_lie_beside_the_page(made, monkeypatch, tmp_pa
     videos = {name: (made / "shown" / f"{name}.mp4").read_bytes() for name in sizes}
 
     def shown(most, folder=made / "shown"):
-        monkeypatch.setattr(reporting, "_MAX_VIDEO_BYTES", most)
-        text = reporting.report_page(results.load_result(made / "shown"), "name", folder, {}, {}, {})
+        monkeypatch.setattr(report_page, "_MAX_VIDEO_BYTES", most)
+        text = report_page.report_page(results.load_result(made / "shown"), "name", folder, {}, {}, {})
         beside = re.findall(r"Stored beside this page, which would otherwise be too large: (.*?)\.</p>", text)
         return [base64.b64decode(a["src"].split(",")[1]) for a in Reader(text).all("video")], beside
 
@@ -252,28 +252,28 @@ def test_videos_that_are_too_large_lie_beside_the_page(made, monkeypatch, tmp_pa
             ["not made"],
         ),
         (
-            {"motion": "rigid", "masks": ["motion", "flow"]},
+            {"cue": "rigid", "masks": ["motion", "flow"]},
             ["another cue: --motion=rigid", "or optical flow"],
             ["computed from"],
         ),
         (
-            {"motion": "attention", "masks": ["flow"]},
+            {"cue": "attention", "masks": ["flow"]},
             ["masks are not computed from it", "(red): optical flow"],
             ["above its"],
         ),
         (
-            {"motion": "attention", "masks": []},
+            {"cue": "attention", "masks": []},
             ["(red): none, since no masks were requested", "not computed from it"],
             [],
         ),
-        ({"motion": HOSTILE, "masks": {}}, ["the dynamic score, which comes from another cue"], ["computed from"]),
-        ({"motion": ["x"], "masks": 3}, ["the dynamic score."], ["computed from", "another cue"]),
+        ({"cue": HOSTILE, "masks": {}}, ["the dynamic score, which comes from another cue"], ["computed from"]),
+        ({"cue": ["x"], "masks": 3}, ["the dynamic score."], ["computed from", "another cue"]),
         (None, ["the dynamic score.", "Dynamic regions (red)."], ["computed from", "another cue"]),
     ],
 )
 def test_captions_say_what_score_and_masks_were_made_of(made, pipeline, said, unsaid):
     saved = dataclasses.replace(results.load_result(made / "shown"), record={"pipeline": pipeline})
-    read = Reader(reporting.report_page(saved, "name", made / "shown", {}, {}, {}))
+    read = Reader(report_page.report_page(saved, "name", made / "shown", {}, {}, {}))
     captions = " ".join(text for tag, text in read.texts if tag == "figcaption")
     assert [words for words in said if words not in captions] == []
     assert [words for words in unsaid if words in captions] == []
@@ -315,7 +315,7 @@ def test_the_page_says_that_the_embedded_network_is_small(made):
     saved = results.load_result(made / "shown")
     for name, said in (("embedded", True), ("weights.pth", False)):
         small = dataclasses.replace(saved, record={"checkpoint": {"source_name": name}})
-        assert ("for trials" in reporting.report_page(small, "name", made / "shown", {}, {}, {})) == said
+        assert ("for trials" in report_page.report_page(small, "name", made / "shown", {}, {}, {})) == said
 
 
 def test_an_older_result_says_what_it_lacks(folder, run):

@@ -1,0 +1,41 @@
+"""What determines a training run: recorded with its states, and compared when it is resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from easi3r_jax.apps.training_data import Source
+from easi3r_jax.core.errors import CheckpointError, ConfigError
+from easi3r_jax.models.config import DUSt3RConfig
+from easi3r_jax.training.config import TrainConfig
+
+
+def describe(
+    model_config: DUSt3RConfig, config: TrainConfig, source: Source, *, seed: int, checkpoint: str
+) -> dict[str, Any]:
+    """Everything that determines a run's results: stored with its states, and compared when it is resumed."""
+    network = dataclasses.asdict(model_config)
+    network["confidence_range"] = [str(bound) for bound in model_config.confidence_range]  # JSON has no infinity
+    training = dataclasses.asdict(config)
+    objective = training.pop("objective")
+    return {
+        **{f"network.{name}": value for name, value in network.items()},
+        **training,
+        **{f"objective.{name}": value for name, value in objective.items()},
+        "data": source.description,
+        "seed": seed,
+        "checkpoint": checkpoint,
+    }
+
+
+def described_network(options: dict[str, Any], state: pathlib.Path) -> DUSt3RConfig:
+    """The architecture recorded by `describe` in a state."""
+    fields = {name.removeprefix("network."): value for name, value in options.items() if name.startswith("network.")}
+    try:
+        fields["image_size"] = tuple(fields["image_size"])
+        fields["confidence_range"] = tuple(map(float, fields["confidence_range"]))
+        return DUSt3RConfig(**fields)
+    except (TypeError, ValueError, KeyError, ConfigError) as error:
+        raise CheckpointError(f"The training state at {state} is damaged (its network). Delete it.") from error
