@@ -38,12 +38,12 @@ MAY_IMPORT["apps"] = set(MAY_IMPORT) - {"__init__"}
 #: Within these rooms, each part with its neighbours that it may import; what is not named may import none.
 WITHIN = {
     "core": {
-        "types": {"errors"},
+        "types": {"arrays", "errors"},
         "config": {"errors"},
-        "geometry": {"errors", "types"},
-        "sharding": {"errors", "types"},
-        "batches": {"sharding", "types"},
-        "pairs": {"errors", "types"},
+        "geometry": {"arrays", "errors"},
+        "sharding": {"arrays", "errors"},
+        "batches": {"arrays", "sharding", "types"},
+        "pairs": {"arrays", "errors"},
         "conversion": {"errors"},
     },
     "io": {

@@ -15,8 +15,8 @@ import pytest
 
 import easi3r_jax as e3r
 from easi3r_jax import alignment, motion
+from easi3r_jax.core.arrays import Array, Float, Int
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, Float, Int
 from tests.shapes import ROOMS, ShapeError, checked, fields, is_array, is_record
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -44,19 +44,10 @@ from easi3r_jax.alignment.terms import (
     total_loss,
 )
 from easi3r_jax.alignment.windows import join_windows, keyframe_numbers, window_ranges
+from easi3r_jax.core.arrays import Array, Bool, Float, all_finite
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import (
-    Array,
-    Bool,
-    Float,
-    Geometry,
-    KnownCameras,
-    PairPredictions,
-    Progress,
-    all_finite,
-    silent,
-)
+from easi3r_jax.core.types import Geometry, KnownCameras, PairPredictions, Progress, silent
 
 __all__ = [
     "DEFAULT_TERMS",

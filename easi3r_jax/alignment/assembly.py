@@ -20,6 +20,7 @@ from easi3r_jax.alignment.graph import SpanningTree, nearest_first, spanning_tre
 from easi3r_jax.alignment.known import known_focals, principal_points
 from easi3r_jax.alignment.narrow import in_bits, widened
 from easi3r_jax.core import sharding
+from easi3r_jax.core.arrays import Array, Float, Int
 from easi3r_jax.core.batches import padded
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import camera, se3
@@ -27,7 +28,7 @@ from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.pnp import solve_pnp
 from easi3r_jax.core.geometry.procrustes import register_similarity
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array, Float, Int, KnownCameras, PairPredictions
+from easi3r_jax.core.types import KnownCameras, PairPredictions
 
 _FRAME_I, _FRAME_J = 0, 1
 # Bounds of a pair's scale, for point maps that are nearly a single point.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.arrays import Array, Bool, Float
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, Bool, Float, Geometry
+from easi3r_jax.core.types import Geometry
 
 # Number of cameras into which a frame's points are projected at a time.
 _CAMERAS_AT_ONCE = 8

@@ -10,8 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from easi3r_jax.core import sharding
+from easi3r_jax.core.arrays import Array, Bool, Float
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array, Bool, Float, PairPredictions
+from easi3r_jax.core.types import PairPredictions
 
 # Minimum share of a frame's pixels that must pass `min_confidence`, and the most confident share used otherwise.
 _MIN_CONFIDENT_SHARE, _FALLBACK_SHARE = 0.01, 0.25

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 
+from easi3r_jax.core.arrays import Array, Shaped
 from easi3r_jax.core.errors import GradientError
-from easi3r_jax.core.types import Array, Shaped
 
 _T = TypeVar("_T")
 

@@ -16,8 +16,9 @@ from easi3r_jax.alignment.problem import AlignProblem
 from easi3r_jax.alignment.state import AlignState
 from easi3r_jax.alignment.terms import DEFAULT_TERMS, Term, total_loss
 from easi3r_jax.core import sharding
+from easi3r_jax.core.arrays import Array, Bool, Float
 from easi3r_jax.core.config import AlignConfig
-from easi3r_jax.core.types import Array, Bool, Float, Progress, silent
+from easi3r_jax.core.types import Progress, silent
 
 #: Steps per call of the compiled loop: about 15 reports for the usual 300 iterations.
 CHUNK = 20

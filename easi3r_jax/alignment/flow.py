@@ -14,10 +14,10 @@ from easi3r_jax.alignment.derivatives import instantiated, is_wanted, values_of,
 from easi3r_jax.alignment.problem import UNKNOWN_FLOW, AlignProblem, unroll_factor
 from easi3r_jax.alignment.state import AlignState
 from easi3r_jax.core import sharding
+from easi3r_jax.core.arrays import Array, Bool, Float
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array, Bool, Float
 
 # The released programs' guards against division by zero; needed to match the reference values.
 _EPSILON = 1e-6

@@ -17,10 +17,11 @@ from jax.sharding import Mesh
 from easi3r_jax.alignment.flow import ego_flow
 from easi3r_jax.alignment.pair import two_frames
 from easi3r_jax.core import sharding
+from easi3r_jax.core.arrays import Array, Bool, Float, Int
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array, Bool, Float, Geometry, Int, PairPredictions, Progress, silent
+from easi3r_jax.core.types import Geometry, PairPredictions, Progress, silent
 
 # Pairs between two progress reports.
 _PAIRS_PER_REPORT = 10

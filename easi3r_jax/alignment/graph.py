@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 from scipy import sparse
 
+from easi3r_jax.core.arrays import Bool, Float, Int
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.core.types import Bool, Float, Int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,8 @@ from easi3r_jax.alignment.problem import AlignProblem
 from easi3r_jax.alignment.residuals import points_loss
 from easi3r_jax.alignment.state import AlignState
 from easi3r_jax.alignment.terms import Term, total_loss
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.errors import GradientError
-from easi3r_jax.core.types import Array
 
 # Lower bound on a field's curvatures, relative to its largest: a pixel that no pair sees has none.
 _MIN_CURVATURE = 1e-6

@@ -14,10 +14,11 @@ from easi3r_jax.alignment.assembly import Assembly, assemble
 from easi3r_jax.alignment.known import decide_scale, scale_is_known, with_known_poses
 from easi3r_jax.alignment.known_scale import known_scale
 from easi3r_jax.alignment.state import MEAN_PAIR_SCALE, AlignState, make_state
+from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.core.batches import padded
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.types import Array, Float, KnownCameras, PairPredictions
+from easi3r_jax.core.types import KnownCameras, PairPredictions
 
 
 def initial_state(

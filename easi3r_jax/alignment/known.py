@@ -15,9 +15,10 @@ import numpy as np
 from easi3r_jax.alignment import state as state_of
 from easi3r_jax.alignment.problem import AlignProblem, CameraPrior
 from easi3r_jax.alignment.state import FOCAL_PARAM_SCALE, AlignState
+from easi3r_jax.core.arrays import Float
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.core.types import Float, Geometry, KnownCameras
+from easi3r_jax.core.types import Geometry, KnownCameras
 
 # Known focal lengths that differ relatively by less than this are treated as equal.
 _FOCAL_TOLERANCE = 0.01

@@ -14,10 +14,11 @@ from easi3r_jax.alignment.known import principal_points
 from easi3r_jax.alignment.narrow import in_bits, widened
 from easi3r_jax.alignment.state import AlignState
 from easi3r_jax.core import sharding
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.batches import padded
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.sharding import ROWS
-from easi3r_jax.core.types import Array, KnownCameras, PairPredictions
+from easi3r_jax.core.types import KnownCameras, PairPredictions
 
 # Number of reweightings; lower bound on image distances, in units of the focal length, when used as weights.
 _ROUNDS, _MIN_ERROR = 10, 1e-3

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.alignment.derivatives import without_derivative
-from easi3r_jax.core.types import Array, Float, Real, Shaped
+from easi3r_jax.core.arrays import Array, Float, Real, Shaped
 
 _T = TypeVar("_T")
 

@@ -8,11 +8,12 @@ import numpy as np
 from easi3r_jax.alignment.confidence import confident_pixels, edge_scores, frame_confidence
 from easi3r_jax.alignment.initialise import positive_depth
 from easi3r_jax.alignment.known import known_focals, principal_points, with_known_poses
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.pnp import solve_pnp
-from easi3r_jax.core.types import Array, Geometry, KnownCameras, PairPredictions
+from easi3r_jax.core.types import Geometry, KnownCameras, PairPredictions
 
 _PNP_ITERATIONS = 100
 

@@ -15,10 +15,11 @@ from jax.sharding import Mesh
 from easi3r_jax.alignment.narrow import forbid_half_gradient, in_bits
 from easi3r_jax.alignment.state import AlignState
 from easi3r_jax.core import sharding
+from easi3r_jax.core.arrays import Array, Bool, Float, Int, PyTree, Real, pytree_dataclass
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera
-from easi3r_jax.core.types import Array, Bool, Float, Int, PairPredictions, PyTree, Real, pytree_dataclass
+from easi3r_jax.core.types import PairPredictions
 
 #: Pixels: flow of this size is unknown, and is ignored. Its square is still finite.
 UNKNOWN_FLOW = 1e9

@@ -17,9 +17,9 @@ from easi3r_jax.alignment.narrow import forbid_half_gradient, widened
 from easi3r_jax.alignment.problem import AlignProblem, blocked_like, unroll_factor
 from easi3r_jax.alignment.state import AlignState, pair_transforms, unit_length, world_points
 from easi3r_jax.core import sharding
+from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array, Float
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from easi3r_jax.core.arrays import Array, Bool, Float, pytree_dataclass
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, Bool, Float, pytree_dataclass
 
 #: Geometric mean of the pairs' scales: the gauge of the world's scale.
 MEAN_PAIR_SCALE = 0.5

@@ -22,9 +22,9 @@ from easi3r_jax.alignment.flow import flow_loss
 from easi3r_jax.alignment.problem import AlignProblem, DepthPrior
 from easi3r_jax.alignment.residuals import points_loss
 from easi3r_jax.alignment.state import FOCAL_PARAM_SCALE, AlignState, unit_length, world_from_cam
+from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.types import Array, Float
 
 
 @dataclasses.dataclass(frozen=True)

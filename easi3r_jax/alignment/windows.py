@@ -21,10 +21,11 @@ import optax
 from scipy.spatial.transform import Rotation
 
 from easi3r_jax.alignment.known import decide_scale, transformed_poses, world_from_known
+from easi3r_jax.core.arrays import Array, Int
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.geometry.procrustes import robust_similarity, robust_weights
-from easi3r_jax.core.types import Array, Int, KnownCameras, Scene4D
+from easi3r_jax.core.types import KnownCameras, Scene4D
 
 # Numbers of scene points and camera points that tie two windows together, and the cameras' share of the weight.
 _NUM_POINTS, _NUM_CAMERA_POINTS = 8192, 512

@@ -21,9 +21,9 @@ from easi3r_jax import motion
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.progress import table
 from easi3r_jax.apps.study.clips import StudyClip, read
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import SegmentationConfig
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Array
 from easi3r_jax.evaluation.metrics import roc_auc
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io.sequences import CLIPS

@@ -25,9 +25,10 @@ from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.study.clips import from_render
 from easi3r_jax.apps.study.report import mean
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, Frames, Geometry, KnownCameras, PairPredictions, Scene4D
+from easi3r_jax.core.types import Frames, Geometry, KnownCameras, PairPredictions, Scene4D
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io import export

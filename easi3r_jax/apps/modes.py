@@ -13,8 +13,9 @@ from easi3r_jax import alignment
 from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.given import estimator, with_flow_files
 from easi3r_jax.apps.progress import Stages
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import FrameConfig, PipelineConfig
-from easi3r_jax.core.types import Array, Frames, Given, Reconstruction
+from easi3r_jax.core.types import Frames, Given, Reconstruction
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.evaluation.ground_truth import load_ground_truth
 from easi3r_jax.inference import pipeline

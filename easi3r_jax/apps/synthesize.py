@@ -26,8 +26,8 @@ import numpy as np
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import device, versions
 from easi3r_jax.apps.progress import Stages
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import Array
 from easi3r_jax.io import export
 from easi3r_jax.io.sequences import STILL
 from easi3r_jax.synthetic import Clip, ClipConfig, PairSampling, pair_as_clip, sample_clip

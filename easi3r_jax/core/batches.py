@@ -18,8 +18,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from easi3r_jax.core import sharding
+from easi3r_jax.core.arrays import Array, Bool, Int, Shaped
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array, Bool, Int, Shaped
 
 # From this many batches on, all are full: the last one then wastes at most an eighth of the work.
 _MIN_FULL_BATCHES = 8

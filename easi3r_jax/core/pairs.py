@@ -24,8 +24,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from easi3r_jax.core.arrays import Array, Bool, Int
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.core.types import Array, Bool, Int
 
 _OFFSETS: dict[str, Callable[[int], list[int]]] = {
     "swin": lambda k: list(range(1, k + 1)),

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from easi3r_jax.core.arrays import Array, Int
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import Array, Int
 
 _T = TypeVar("_T")
 

@@ -17,76 +17,28 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, dataclass_transform
+from typing import Any, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool as Bool
-from jaxtyping import Float as Float
-from jaxtyping import Int as Int
-from jaxtyping import Key as Key
-from jaxtyping import PyTree as PyTree
-from jaxtyping import Real as Real
-from jaxtyping import Shaped as Shaped
-from jaxtyping import UInt8 as UInt8
-from jaxtyping import UInt32 as UInt32
 
+from easi3r_jax.core.arrays import (
+    Array,
+    Bool,
+    Float,
+    Int,
+    UInt8,
+    pytree_dataclass,
+    static_field,
+)
 from easi3r_jax.core.errors import InputError
-
-if TYPE_CHECKING:
-    # Stages take host arrays and device arrays, and no type that checkers understand has the methods of both. So
-    # `Float[Array, "T H W"]` is anything to them; shapes and dtypes are checked while the tests run.
-    Array: TypeAlias = Any
-else:
-    Array = jax.Array | np.ndarray
 
 #: Called with (stage, done, total, note) at the start (done = 0), during and at the end (done = total) of a stage.
 Progress: TypeAlias = Callable[[str, int, int, str], None]
-
-_T = TypeVar("_T")
 
 
 def silent(stage: str, done: int, total: int, note: str) -> None:
     """Ignores progress."""
     del stage, done, total, note
-
-
-@jax.jit
-def all_finite(tree: Any) -> Bool[Array, ""]:
-    """() bool: whether every floating-point leaf of a pytree is finite everywhere."""
-    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating)]
-    return jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]).all()
-
-
-class MaskRefiner(Protocol):
-    """Refines dynamic masks using the frames, e.g. `inference.refine.Sam2Refiner`. Works on host arrays."""
-
-    def __call__(
-        self, rgb: UInt8[np.ndarray, "T H W 3"], masks: Bool[np.ndarray, "T H W"], /, *, progress: Progress = silent
-    ) -> Bool[np.ndarray, "T H W"]:
-        """Refines the masks of a clip.
-
-        Args:
-          rgb: (T, H, W, 3) uint8 frames, read-only.
-          masks: (T, H, W) bool, True where the frame is dynamic, read-only.
-          progress: called while it works.
-
-        Returns:
-          (T, H, W) bool.
-        """
-        ...
-
-
-@dataclass_transform(frozen_default=True)
-def pytree_dataclass(cls: type[_T]) -> type[_T]:
-    """Makes `cls` a frozen dataclass whose fields are pytree children, except those with the metadata "static"."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
-
-
-def static_field(**options: Any) -> Any:
-    """A field of a `pytree_dataclass` that is part of the tree's structure, not one of its leaves."""
-    return dataclasses.field(metadata={"static": True}, **options)
 
 
 @pytree_dataclass

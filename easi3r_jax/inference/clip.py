@@ -11,31 +11,45 @@ import numpy as np
 
 from easi3r_jax import alignment, motion
 from easi3r_jax.core import sharding
+from easi3r_jax.core.arrays import Array, Bool, Float, Int, Shaped, UInt8
 from easi3r_jax.core.batches import bucket_size, pad_pairs, padded
 from easi3r_jax.core.config import PipelineConfig
 from easi3r_jax.core.conversion import check_conversion
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.pairs import make_edges
 from easi3r_jax.core.types import (
-    Array,
-    Bool,
-    Float,
     Frames,
     Given,
-    Int,
     MotionMaps,
     PairPredictions,
     Progress,
     Reconstruction,
     Scene4D,
-    Shaped,
-    UInt8,
     frames_at,
 )
 from easi3r_jax.models import DUSt3R
 
 # Frames may be larger or smaller than the network's training size by this factor.
 _MAX_SIZE_RATIO = 2
+
+
+class MaskRefiner(Protocol):
+    """Refines dynamic masks using the frames, e.g. `inference.refine.Sam2Refiner`. Works on host arrays."""
+
+    def __call__(
+        self, rgb: UInt8[np.ndarray, "T H W 3"], masks: Bool[np.ndarray, "T H W"], /, *, progress: Progress = silent
+    ) -> Bool[np.ndarray, "T H W"]:
+        """Refines the masks of a clip.
+
+        Args:
+          rgb: (T, H, W, 3) uint8 frames, read-only.
+          masks: (T, H, W) bool, True where the frame is dynamic, read-only.
+          progress: called while it works.
+
+        Returns:
+          (T, H, W) bool.
+        """
+        ...
 
 
 class FlowEstimator(Protocol):

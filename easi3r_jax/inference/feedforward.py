@@ -20,24 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.alignment import clean_confidence
+from easi3r_jax.core.arrays import Array, Float, UInt8, all_finite, pytree_dataclass
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.procrustes import robust_similarity
-from easi3r_jax.core.types import (
-    Array,
-    Float,
-    Frames,
-    Geometry,
-    Progress,
-    Reconstruction,
-    Scene4D,
-    UInt8,
-    all_finite,
-    pytree_dataclass,
-    silent,
-)
+from easi3r_jax.core.types import Frames, Geometry, Progress, Reconstruction, Scene4D, silent
 from easi3r_jax.inference.clip import check_size
 from easi3r_jax.models import DUSt3R
 

@@ -17,11 +17,12 @@ from jax.scipy.ndimage import map_coordinates
 from jax.sharding import Mesh
 
 from easi3r_jax.core import sharding
+from easi3r_jax.core.arrays import Array, Bool, Float, Int, Shaped, UInt8, all_finite
 from easi3r_jax.core.batches import Batches, pad_pairs
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array, Bool, Float, Int, Progress, Shaped, UInt8, all_finite, silent
+from easi3r_jax.core.types import Progress, silent
 from easi3r_jax.models import FlowNetwork
 from easi3r_jax.models.correlation import MAX_CORRELATION_BYTES
 from easi3r_jax.models.flow_layers import ITERATIONS, STRIDE

@@ -17,10 +17,11 @@ from jax.sharding import Mesh
 
 from easi3r_jax import motion
 from easi3r_jax.core import sharding
+from easi3r_jax.core.arrays import Array, Bool, Float, Int
 from easi3r_jax.core.batches import Batches, batch_size, pad_pairs, padded
 from easi3r_jax.core.conversion import check_conversion
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Array, Bool, Float, Frames, Int, PairPredictions, Progress, silent
+from easi3r_jax.core.types import Frames, PairPredictions, Progress, silent
 from easi3r_jax.models import DUSt3R
 
 # Tokens per batch and device: enough to keep the device busy, within modest memory.

@@ -24,17 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax import alignment, motion
+from easi3r_jax.core.arrays import Array, Bool, Float, Int
 from easi3r_jax.core.config import PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import (
-    Array,
-    Bool,
-    Float,
     Frames,
     Geometry,
     Given,
-    Int,
-    MaskRefiner,
     MotionMaps,
     MotionResidual,
     PairPredictions,
@@ -44,7 +40,7 @@ from easi3r_jax.core.types import (
     Segmentation,
     silent,
 )
-from easi3r_jax.inference.clip import Clip, FlowEstimator, clip_edges, prepare
+from easi3r_jax.inference.clip import Clip, FlowEstimator, MaskRefiner, clip_edges, prepare
 from easi3r_jax.inference.passes import attention_pass, encode, prediction_pass
 from easi3r_jax.models import DUSt3R
 

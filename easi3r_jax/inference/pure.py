@@ -18,19 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax import motion
+from easi3r_jax.core.arrays import Array, Bool, Float, Int, Key, UInt8
 from easi3r_jax.core.config import SegmentationConfig
-from easi3r_jax.core.types import (
-    Array,
-    AttentionStats,
-    Bool,
-    Float,
-    Int,
-    Key,
-    PairPredictions,
-    Segmentation,
-    TemporalMaps,
-    UInt8,
-)
+from easi3r_jax.core.types import AttentionStats, PairPredictions, Segmentation, TemporalMaps
 from easi3r_jax.inference.clip import check_size
 from easi3r_jax.models import DUSt3R
 

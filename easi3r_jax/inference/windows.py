@@ -12,13 +12,12 @@ from collections.abc import Callable
 import numpy as np
 
 from easi3r_jax import alignment, motion
+from easi3r_jax.core.arrays import Int
 from easi3r_jax.core.config import PipelineConfig
 from easi3r_jax.core.types import (
     Frames,
     Given,
-    Int,
     KnownCameras,
-    MaskRefiner,
     Progress,
     Reconstruction,
     Scene4D,
@@ -26,7 +25,7 @@ from easi3r_jax.core.types import (
     silent,
 )
 from easi3r_jax.inference import pipeline
-from easi3r_jax.inference.clip import FlowEstimator
+from easi3r_jax.inference.clip import FlowEstimator, MaskRefiner
 from easi3r_jax.models import DUSt3R
 
 

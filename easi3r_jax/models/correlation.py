@@ -10,8 +10,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Array, Float
 
 LEVELS = 4
 #: Above this size, the all-pairs maps are not kept. Every lookup recomputes them, a few rows at a time.

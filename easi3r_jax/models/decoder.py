@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from easi3r_jax.core.types import Array, AttentionStats, Bool, Float, pytree_dataclass
+from easi3r_jax.core.arrays import Array, Bool, Float, pytree_dataclass
+from easi3r_jax.core.types import AttentionStats
 from easi3r_jax.models.attention import CrossAttention, SelfAttention
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.layers import MLP, DType, LayerNorm, Linear, at_least_float32

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from easi3r_jax.core.arrays import Array, Bool, Float, Real, UInt8
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Array, Bool, Float, Real, UInt8
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.decoder import Decoded, Decoder
 from easi3r_jax.models.encoder import Encoder

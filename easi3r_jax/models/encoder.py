@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 from flax import nnx
 
-from easi3r_jax.core.types import Array, Float
+from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.models.attention import SelfAttention
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.layers import MLP, DType, LayerNorm, Linear, at_least_float32

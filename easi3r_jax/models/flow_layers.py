@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.core.types import Array, Float
+from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.models.layers import conv2d, upsample
 
 NormKind = Literal["batch", "instance", "none"]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from easi3r_jax.core.types import Array, Float
+from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.layers import Linear, TransposedConv, conv2d, upsample
 

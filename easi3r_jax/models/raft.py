@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from easi3r_jax.core.arrays import Array, Float, Real
 from easi3r_jax.core.geometry import camera
-from easi3r_jax.core.types import Array, Float, Real
 from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.models.correlation import LEVELS, make_lookup
 from easi3r_jax.models.dust3r import exact_products, normalize_rgb

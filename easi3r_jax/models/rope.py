@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.core.types import Array, Float
+from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.models.layers import at_least_float32
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.arrays import Array, Bool, Float, Int, Key
 from easi3r_jax.core.config import SegmentationConfig
-from easi3r_jax.core.types import Array, Bool, Float, Int, Key, MotionMaps, MotionResidual, Segmentation, TemporalMaps
+from easi3r_jax.core.types import MotionMaps, MotionResidual, Segmentation, TemporalMaps
 from easi3r_jax.motion.aggregate import (
     Moments,
     RawMoments,

@@ -16,7 +16,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.core.types import Array, AttentionStats, Bool, Float, Int, TemporalMaps, pytree_dataclass
+from easi3r_jax.core.arrays import Array, Bool, Float, Int, pytree_dataclass
+from easi3r_jax.core.types import AttentionStats, TemporalMaps
 from easi3r_jax.motion.normalise import min_max
 
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.arrays import Array, Bool, Float, Int, Key
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import Array, Bool, Float, Int, Key
 from easi3r_jax.motion.normalise import min_max
 
 #: Lloyd stops when the centroids' total squared shift falls below this fraction of the mean variance of a feature.

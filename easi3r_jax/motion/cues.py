@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from easi3r_jax.core.arrays import Array, Float, pytree_dataclass, static_field
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import Array, Float, MotionResidual, PairPredictions, pytree_dataclass, static_field
+from easi3r_jax.core.types import MotionResidual, PairPredictions
 from easi3r_jax.motion.aggregate import TemporalState
 from easi3r_jax.motion.match import match_residual
 from easi3r_jax.motion.rigid import rigid_residual

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.core.arrays import Array, Bool, Float
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Array, Bool, Float
 
 
 def upsample(x: Float[Array, "T h w"], size: tuple[int, int]) -> Float[Array, "T H W"]:

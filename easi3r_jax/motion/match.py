@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.core.arrays import Array, Bool, Float, Int
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.pnp import solve_pnp
-from easi3r_jax.core.types import Array, Bool, Float, Int, MotionResidual, PairPredictions
+from easi3r_jax.core.types import MotionResidual, PairPredictions
 from easi3r_jax.motion.partners import mean_over_partners
 
 # Temperature of the softmax over cosine similarities.

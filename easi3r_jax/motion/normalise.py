@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from easi3r_jax.core.types import Array, Bool, Float
+from easi3r_jax.core.arrays import Array, Bool, Float
 
 #: Added to the range, as in the released program: a constant map becomes all zeros and never NaN.
 EPSILON = 1e-6

@@ -5,7 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.core.types import Array, Bool, Float, Int, MotionResidual
+from easi3r_jax.core.arrays import Array, Bool, Float, Int
+from easi3r_jax.core.types import MotionResidual
 
 
 def mean_over_partners(

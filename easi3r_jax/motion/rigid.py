@@ -12,10 +12,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.geometry.procrustes import register_similarity
 from easi3r_jax.core.pairs import reverse_edges
-from easi3r_jax.core.types import Array, Float, MotionResidual, PairPredictions
+from easi3r_jax.core.types import MotionResidual, PairPredictions
 from easi3r_jax.motion.partners import mean_over_partners
 
 # Pairs registered at a time.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from easi3r_jax.core.types import Array, Float, TemporalMaps, pytree_dataclass
+from easi3r_jax.core.arrays import Array, Float, pytree_dataclass
+from easi3r_jax.core.types import TemporalMaps
 from easi3r_jax.motion.normalise import min_max
 
 

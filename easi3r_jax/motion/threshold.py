@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.core.arrays import Array, Bool, Float, Int
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import Array, Bool, Float, Int
 
 NUM_BINS = 256
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.arrays import Array, Bool, Float, Key
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, Bool, Float, Key
 from easi3r_jax.synthetic.cast import distance
 from easi3r_jax.synthetic.draws import log_between
 from easi3r_jax.synthetic.scenes import Scene

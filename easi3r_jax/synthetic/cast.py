@@ -10,7 +10,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.core.types import Array, Float, Int, pytree_dataclass
+from easi3r_jax.core.arrays import Array, Float, Int, pytree_dataclass
 from easi3r_jax.synthetic.scenes import BALL, BOX, CYLINDER, PANEL, Scene
 
 # Components of directions are kept this far from 0, with their sign. `where(abs(d) < eps, eps, d)` would turn a ray

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.core.arrays import Array, Bool, Float, Key, pytree_dataclass
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, Bool, Float, Key, pytree_dataclass
 from easi3r_jax.synthetic import cameras
 from easi3r_jax.synthetic.draws import between, normal, one_of, uniforms
 from easi3r_jax.synthetic.flow import exact_flow

@@ -11,8 +11,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.arrays import Array, Float, Int, Key
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.types import Array, Float, Int, Key
 
 
 def uniforms(key: Key[Array, ""], **shapes: tuple[int, ...]) -> dict[str, Float[Array, "..."]]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.arrays import Array, Bool, Float, Int
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, Bool, Float, Int
 from easi3r_jax.synthetic.cameras import in_image, rays
 from easi3r_jax.synthetic.cast import distance
 from easi3r_jax.synthetic.render import View

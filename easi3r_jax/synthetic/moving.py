@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.core.types import Array, Key
+from easi3r_jax.core.arrays import Array, Key
 from easi3r_jax.synthetic.clips import ClipConfig, plan_clip
 from easi3r_jax.synthetic.draws import uniforms
 from easi3r_jax.synthetic.render import View, render

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.core.arrays import Array, Float, Key, pytree_dataclass
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import Array, Float, Key, pytree_dataclass
 from easi3r_jax.synthetic import cameras
 from easi3r_jax.synthetic.draws import between, normal, uniforms
 from easi3r_jax.synthetic.render import Sensor, View, random_sensor, render

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.arrays import Array, Float, Int, Key, UInt8, pytree_dataclass
 from easi3r_jax.core.geometry import camera
-from easi3r_jax.core.types import Array, Float, Int, Key, UInt8, pytree_dataclass
 from easi3r_jax.synthetic import texture
 from easi3r_jax.synthetic.cameras import rays
 from easi3r_jax.synthetic.cast import cast

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.core.arrays import Array, Bool, Float, Int, Key, pytree_dataclass
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.types import Array, Bool, Float, Int, Key, pytree_dataclass
 from easi3r_jax.synthetic.draws import between, log_between, one_of, rotations, uniforms
 from easi3r_jax.synthetic.texture import Texture, random_textures
 

@@ -11,7 +11,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.core.types import Array, Float, Key, UInt32, pytree_dataclass
+from easi3r_jax.core.arrays import Array, Float, Key, UInt32, pytree_dataclass
 from easi3r_jax.synthetic.draws import between, log_between, one_of, rotations, uniforms
 
 OCTAVES = 4

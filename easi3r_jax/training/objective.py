@@ -8,8 +8,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.arrays import Array, Bool, Float, UInt8
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, Bool, Float, PairPredictions, UInt8
+from easi3r_jax.core.types import PairPredictions
 from easi3r_jax.models import Decoded, DUSt3R
 from easi3r_jax.models.attention import attention_logits
 from easi3r_jax.training.batch import Targets, ViewPairs, both_ways, edges_both_ways, targets_of

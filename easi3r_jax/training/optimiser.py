@@ -8,7 +8,7 @@ from typing import Any
 import optax
 from optax import contrib
 
-from easi3r_jax.core.types import Array
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.training.config import TrainConfig
 
 

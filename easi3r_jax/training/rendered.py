@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.core.types import Array, Int, Key
+from easi3r_jax.core.arrays import Array, Int, Key
 from easi3r_jax.synthetic import MovingSampling, PairSampling, View, sample_moving_pair, sample_pair
 from easi3r_jax.training.batch import ViewPairs
 

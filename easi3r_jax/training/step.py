@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from easi3r_jax.core.types import Array, Float, Int, Shaped, pytree_dataclass
+from easi3r_jax.core.arrays import Array, Float, Int, Shaped, pytree_dataclass
 from easi3r_jax.models import DUSt3R, model_from
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.training.batch import ViewPairs

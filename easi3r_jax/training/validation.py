@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.pnp import solve_pnp
 from easi3r_jax.core.geometry.procrustes import register_similarity
-from easi3r_jax.core.types import Array
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.training.batch import ViewPairs, both_ways, targets_of
 from easi3r_jax.training.objective import (

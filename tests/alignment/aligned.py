@@ -1,7 +1,8 @@
 """`alignment.align` with its two results in one, for tests that check both."""
 
 from easi3r_jax import alignment
-from easi3r_jax.core.types import Array, Geometry, pytree_dataclass
+from easi3r_jax.core.arrays import Array, pytree_dataclass
+from easi3r_jax.core.types import Geometry
 
 
 @pytree_dataclass

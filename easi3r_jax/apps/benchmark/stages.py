@@ -12,9 +12,10 @@ import numpy as np
 from easi3r_jax import alignment, motion
 from easi3r_jax.apps import flops
 from easi3r_jax.apps.benchmark.timing import StageTimer
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import PipelineConfig
 from easi3r_jax.core.geometry import camera
-from easi3r_jax.core.types import Array, Frames, PairPredictions
+from easi3r_jax.core.types import Frames, PairPredictions
 from easi3r_jax.inference import pipeline
 from easi3r_jax.inference.flow import estimate_flow, network_size
 from easi3r_jax.models import FlowNetwork, flow_network

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from PIL import Image
 
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import FrameConfig
-from easi3r_jax.core.types import Array, Frames
+from easi3r_jax.core.types import Frames
 from easi3r_jax.evaluation.datasets import TestSequence, TestSet, Trajectory, Truth
 from easi3r_jax.evaluation.metrics import DepthOptions
 from easi3r_jax.io.video import frame_geometry, resize_image

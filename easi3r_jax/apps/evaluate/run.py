@@ -20,9 +20,10 @@ from easi3r_jax.apps.given import estimator
 from easi3r_jax.core.atomic import output_error
 from easi3r_jax.core.config import FrameConfig, PipelineConfig
 from easi3r_jax.core.errors import UserError
-from easi3r_jax.core.types import Frames, MaskRefiner, Progress, Reconstruction, frames_at
+from easi3r_jax.core.types import Frames, Progress, Reconstruction, frames_at
 from easi3r_jax.evaluation.datasets import TestSequence
 from easi3r_jax.inference import pipeline
+from easi3r_jax.inference.clip import MaskRefiner
 from easi3r_jax.io.results import save_result
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.models import DUSt3R, FlowNetwork

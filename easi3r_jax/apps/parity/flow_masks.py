@@ -11,8 +11,9 @@ from easi3r_jax import alignment
 from easi3r_jax.alignment.flow_masks import both_directions, mean_residual, one_pair
 from easi3r_jax.alignment.pair import two_frames
 from easi3r_jax.apps.parity.report import Golden, Row, at_most, compare
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
-from easi3r_jax.core.types import Array, KnownCameras, PairPredictions
+from easi3r_jax.core.types import KnownCameras, PairPredictions
 
 _TOLERANCE = 1e-5
 

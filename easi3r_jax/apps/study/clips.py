@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Array, Frames
+from easi3r_jax.core.types import Frames
 from easi3r_jax.evaluation.ground_truth import load_ground_truth
 from easi3r_jax.evaluation.metrics import GroundTruth
 from easi3r_jax.io.sequences import STILL, Sequence, find_sequence, load_arrays

@@ -26,11 +26,11 @@ from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.study import clips as study_clips
 from easi3r_jax.apps.study import report, scores
 from easi3r_jax.apps.study.clips import StudyClip, Twins
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.atomic import atomic_folder, ensure_writable
 from easi3r_jax.core.config import AlignConfig, PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.pairs import make_edges
-from easi3r_jax.core.types import Array
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io import export

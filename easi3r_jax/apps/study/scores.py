@@ -18,8 +18,9 @@ import numpy as np
 
 from easi3r_jax import motion
 from easi3r_jax.apps.study.clips import StudyClip, Twins
+from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import PipelineConfig, SegmentationConfig
-from easi3r_jax.core.types import Array, MotionResidual
+from easi3r_jax.core.types import MotionResidual
 from easi3r_jax.evaluation.metrics import pooled_iou, roc_auc
 from easi3r_jax.inference import pipeline
 from easi3r_jax.models import DUSt3R

@@ -15,7 +15,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.core.types import Array, Float, Real
+from easi3r_jax.core.arrays import Array, Float, Real
 
 
 def pixel_grid(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Float[Array, "H W 2"]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.core.types import Array, Float
 
 # Shortest and longest plausible focal length, in units of the longer side (fields of view of 168 and 0.6 degrees).
 _PLAUSIBLE_RANGE = (0.05, 100.0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from easi3r_jax.core.arrays import Float, Shaped
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Float, Shaped
 
 # Ties go to the higher index, as in Pillow's NEAREST; single-precision matrices miss a tie by 1e-4. In a frame of 512
 # pixels, a centre that is not a tie is at least 1 / 1024 away from one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from easi3r_jax.core.types import Float, Real
+from easi3r_jax.core.arrays import Float, Real
 
 # SQPNP needs three points; with fewer than six, too few remain as RANSAC votes.
 _MIN_POINTS = 6

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.types import Array, Float
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 # Width c in `robust_similarity`, relative to the mean distance; and its minimum, relative to the target's extent.

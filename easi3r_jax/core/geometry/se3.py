@@ -15,7 +15,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.core.types import Array, Float
+from easi3r_jax.core.arrays import Array, Float
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 

@@ -9,8 +9,9 @@ import dataclasses
 
 import numpy as np
 
+from easi3r_jax.core.arrays import Bool, Real
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Bool, Real, Scene4D
+from easi3r_jax.core.types import Scene4D
 from easi3r_jax.evaluation.metrics.depth import (
     MAX_DEPTH,
     MAX_DEPTHS,

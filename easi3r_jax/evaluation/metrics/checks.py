@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from easi3r_jax.core.arrays import Shaped
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Shaped
 
 
 def check_same_shape(name: str, array: Shaped[np.ndarray, "*shape"], truth: Shaped[np.ndarray, "*shape"]) -> None:

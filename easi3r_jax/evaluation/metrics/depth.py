@@ -11,8 +11,8 @@ from typing import get_args
 
 import numpy as np
 
+from easi3r_jax.core.arrays import Bool, Float, Real
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.core.types import Bool, Float, Real
 from easi3r_jax.evaluation.metrics.checks import check_same_shape
 from easi3r_jax.evaluation.metrics.depth_fit import MIN_DEPTH, Alignment, Arithmetic, fit_depth
 

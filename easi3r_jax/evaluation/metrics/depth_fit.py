@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 from scipy import optimize
 
+from easi3r_jax.core.arrays import Real
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.core.types import Real
 from easi3r_jax.evaluation.metrics.sums import cascade_sum
 
 Alignment = Literal["none", "median", "scale", "lstsq", "lad", "lad2"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from easi3r_jax.core.types import Real
+from easi3r_jax.core.arrays import Real
 from easi3r_jax.evaluation.metrics.checks import check_finite, check_same_shape
 
 

@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage, stats
 
+from easi3r_jax.core.arrays import Bool, Float, Real, Shaped
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.core.types import Bool, Float, Real, Shaped
 from easi3r_jax.evaluation.metrics.checks import check_finite, check_same_shape
 
 Protocol = Literal["pooled", "davis"]

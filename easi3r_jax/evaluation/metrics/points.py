@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import KDTree
 
+from easi3r_jax.core.arrays import Real
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Real
 from easi3r_jax.evaluation.metrics.checks import check_finite
 from easi3r_jax.evaluation.metrics.depth_fit import lower_median
 

@@ -10,9 +10,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from easi3r_jax.core.arrays import Float, Int, Real
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.geometry.procrustes import register_similarity
-from easi3r_jax.core.types import Float, Int, Real
 from easi3r_jax.evaluation.metrics.checks import check_finite
 
 PathAlignment = Literal["similarity", "rigid", "none"]

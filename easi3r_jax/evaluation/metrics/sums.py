@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from easi3r_jax.core.types import Real
+from easi3r_jax.core.arrays import Real
 
 _LANES = 8
 _ROWS = 4
