@@ -51,7 +51,7 @@ WITHIN = {
         "priors": {"video"},
         "pictures": set(),
         "export": {"pictures"},
-        "results": {"export", "pictures"},
+        "results": {"export", "pictures", "priors"},
         "window_store": {"export"},
     },
     "inference": {

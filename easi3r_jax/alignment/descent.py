@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import cast
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +56,9 @@ def adam_steps(
     `init_moments(state)`. Can be vmapped, and differentiated in reverse mode with respect to the start, the rates and
     the problem: the backward pass stores one state per step, not the intermediates.
     """
+    memory = cast(optax.ScaleByAdamState, moments)
+    chex.assert_trees_all_equal_shapes(state, memory.mu, memory.nu)
+    chex.assert_equal_shape((rates, active))
 
     def step(carry, inputs):
         rate, is_active, flow_counts = inputs

@@ -109,4 +109,4 @@ def _depth(points: Array, world_from_cam: Array, factor: Array) -> Array:
 def _rigid_params(poses: np.ndarray) -> np.ndarray:
     """(K, 4, 4) rigid -> (K, 7) parameters (float32 resolution: the rotation goes through the device)."""
     quaternion = se3.quaternion_from_matrix(jnp.asarray(poses[:, :3, :3], jnp.float32))
-    return np.concatenate([quaternion, np.sign(poses[:, :3, 3]) * np.log1p(np.abs(poses[:, :3, 3]))], axis=1)
+    return np.concatenate([quaternion, se3.signed_log1p(poses[:, :3, 3])], axis=1)

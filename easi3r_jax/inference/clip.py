@@ -26,6 +26,7 @@ from easi3r_jax.core.types import (
     Reconstruction,
     Scene4D,
     frames_at,
+    silent,
 )
 from easi3r_jax.models import DUSt3R
 

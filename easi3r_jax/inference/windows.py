@@ -86,8 +86,8 @@ def reconstruct_windows(
         options = config
         if number < 0:
             masks = tuple(name for name in config.masks if name != "flow" or part.flow is not None)
-            alignment = dataclasses.replace(config.alignment, smoothing_weight=0.0)
-            options = dataclasses.replace(config, masks=masks, alignment=alignment)
+            unsmoothed = dataclasses.replace(config.alignment, smoothing_weight=0.0)
+            options = dataclasses.replace(config, masks=masks, alignment=unsmoothed)
         result = pipeline.reconstruct(
             model,
             frames_at(frames, numbers),

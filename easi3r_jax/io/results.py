@@ -35,8 +35,9 @@ from easi3r_jax.io.export.images import write_depth, write_masks
 from easi3r_jax.io.export.jsonfile import read_object, write_json
 from easi3r_jax.io.export.ply import write_ply
 from easi3r_jax.io.export.pointcloud import CloudOptions, point_cloud
-from easi3r_jax.io.export.trajectory import read_tum, write_intrinsics, write_tum
+from easi3r_jax.io.export.trajectory import write_intrinsics, write_tum
 from easi3r_jax.io.pictures.summary import write_summary
+from easi3r_jax.io.priors.text import read_trajectory
 
 # Tolerance for poses that are stored and composed in float32.
 _RIGID_TOLERANCE = 1e-3
@@ -228,7 +229,7 @@ def _time_of_older(folder: pathlib.Path, num_frames: int) -> np.ndarray:
         raise InputError(
             f"{folder} is from an older version, and trajectory.txt, which has its times, is missing: {advice}."
         )
-    time, _ = read_tum(path)
+    time, _, _ = read_trajectory(path)
     if len(time) != num_frames:
         raise InputError(f"{path} has {len(time)} poses for the {num_frames} frames of the scene beside it: {advice}.")
     return time

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -92,6 +93,8 @@ def update_temporal(
       valid: (E,) bool, False for the padding of a last batch, which is ignored whatever it contains.
       grid: (h, w) tokens, N = h * w.
     """
+    chex.assert_equal_shape((stats.src, stats.ref))
+    chex.assert_tree_shape_prefix((stats, edges, valid), (len(edges),))
     return TemporalState(
         src=_merge(state.src, _replace_first_token(stats.src, grid), edges[:, 1], valid),
         ref=_merge(state.ref, _replace_first_token(stats.ref, grid), edges[:, 0], valid),

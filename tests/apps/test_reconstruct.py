@@ -16,6 +16,7 @@ import pytest
 import trimesh
 
 from easi3r_jax.io import export, results
+from easi3r_jax.io.priors.text import read_trajectory
 
 SHORT = ("--first=4", "--graph=complete", "--iterations=20")
 FILES = {
@@ -65,7 +66,7 @@ def test_the_scene_is_whole_and_plausible(demo):
 def test_the_files_agree_with_the_scene(demo):
     folder = demo[1]
     scene = export.load_scene(folder / "scene.npz")
-    _, world_from_cam = export.read_tum(folder / "trajectory.txt")
+    _, world_from_cam, _ = read_trajectory(folder / "trajectory.txt")
     np.testing.assert_allclose(world_from_cam, scene.world_from_cam, atol=1e-5)
     assert len(list((folder / "masks").glob("*.png"))) == 4
     mask = cv2.imread(str(sorted((folder / "masks").glob("*.png"))[2]), cv2.IMREAD_GRAYSCALE)

@@ -66,7 +66,8 @@ def quaternion_from_matrix(rotation: Float[Array, "*batch 3 3"]) -> Float[Array,
 
 def signed_log1p(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """sign(x) log(1 + |x|): the parametrisation of translations (DUSt3R's released optimiser)."""
-    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+    xp = x.__array_namespace__()
+    return xp.sign(x) * xp.log1p(xp.abs(x))
 
 
 def signed_expm1(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -23,7 +23,7 @@ from easi3r_jax.io.export.jsonfile import to_json, write_json
 from easi3r_jax.io.export.npz import load_scene, write_scene
 from easi3r_jax.io.export.ply import write_ply
 from easi3r_jax.io.export.pointcloud import MIN_CONFIDENCE, CloudOptions, Points, SceneCloud, point_cloud
-from easi3r_jax.io.export.trajectory import read_tum, write_intrinsics, write_tum
+from easi3r_jax.io.export.trajectory import write_intrinsics, write_tum
 from easi3r_jax.io.export.views import Views
 from easi3r_jax.io.pictures.colors import flow_image
 from easi3r_jax.io.pictures.gallery import Gallery
@@ -52,7 +52,6 @@ __all__ = [
     "load_scene",
     "parse_formats",
     "point_cloud",
-    "read_tum",
     "summary_figure",
     "to_json",
     "write_clip",
