@@ -250,6 +250,8 @@ def _check_given(given: Given, config: PipelineConfig, pairs: tuple[int, int], s
         raise InputError(f"Flow of shape {given.flow.shape} does not fit {pairs[0]} pairs of {size[2]}x{size[1]}.")
     if given.masks is not None and given.masks.shape != size:
         raise InputError(f"Masks of shape {given.masks.shape} do not fit a clip of shape {size}.")
+    if given.cameras is not None:
+        alignment.check_known(given.cameras, size[0])
 
 
 def _placed(given: Given, num_frames: int, num_pairs: int, mesh: jax.sharding.Mesh | None) -> Given:
