@@ -49,7 +49,7 @@ def save_state(states: str | os.PathLike[str], step: int, state: Any, options: M
     Raises:
       OutputError: it cannot be written.
     """
-    states = pathlib.Path(os.path.realpath(os.path.expanduser(states)))
+    states = _resolved(states)
     arrays = {name: np.asarray(leaf) for name, leaf in _named(state).items()}
     path = states / f"step_{step:08d}"
     size = sum(array.nbytes for array in arrays.values()) + (4 << 20)
@@ -74,7 +74,7 @@ def save_state(states: str | os.PathLike[str], step: int, state: Any, options: M
 
 def latest_state(states: str | os.PathLike[str]) -> pathlib.Path | None:
     """The newest complete state in a run's states folder, or None."""
-    found = [p for p in _all(pathlib.Path(states)) if folders.has_format(p, FORMAT)]
+    found = [p for p in _all(_resolved(states)) if folders.has_format(p, FORMAT)]
     return found[-1] if found else None
 
 
@@ -98,7 +98,7 @@ def load_newest(states: str | os.PathLike[str], like: _T, options: Mapping[str, 
       ConfigError: the states are from a run with other options.
     """
     skipped: list[str] = []
-    found = _all(pathlib.Path(states))
+    found = _all(_resolved(states))
     for path in reversed(found):
         try:
             return *load_state(path, like, options), skipped
@@ -124,6 +124,7 @@ def load_state(path: pathlib.Path, like: _T, options: Mapping[str, Any]) -> tupl
       CheckpointError: damaged, or of another version.
       ConfigError: from a run with other options; lists them.
     """
+    path = _resolved(path)
     header = _header(path)
     stored = header["options"]
     options = json.loads(json.dumps(options))  # as after a round trip: lists, not tuples
@@ -156,6 +157,11 @@ def _header(path: pathlib.Path) -> dict[str, Any]:
             "resume it with the version that wrote it."
         )
     return header
+
+
+def _resolved(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Without links, `~` and dots: Orbax reads absolute paths only."""
+    return pathlib.Path(os.path.realpath(os.path.expanduser(path)))
 
 
 def _named(tree: Any) -> dict[str, Any]:

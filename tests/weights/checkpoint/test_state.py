@@ -39,6 +39,21 @@ def test_states_are_restored_bit_for_bit(state, tmp_path):
         np.testing.assert_array_equal(np.atleast_1d(a).view(np.uint8), np.atleast_1d(b).view(np.uint8))
 
 
+@pytest.mark.parametrize("spelt", ["states", "./a/../states", "~/states", "link"])
+def test_folders_may_be_spelt_in_any_way(state, tmp_path, monkeypatch, spelt):
+    """As `train --output=runs/x --resume` does: Orbax itself reads absolute paths only."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "states")
+    save_state(spelt, 4, state, OPTIONS)
+    newest = latest_state(spelt)
+    assert newest is not None and newest == tmp_path / "states" / "step_00000004"
+    loaded, step, skipped = load_newest(spelt, jax.tree.map(jnp.zeros_like, state), OPTIONS)
+    assert (step, skipped) == (4, [])
+    jax.tree.map(np.testing.assert_array_equal, loaded, state)
+
+
 def test_only_the_two_newest_states_are_kept(state, tmp_path):
     for step in (1, 2, 3, 10):
         save_state(tmp_path, step, state, OPTIONS)
