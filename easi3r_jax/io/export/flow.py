@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import pathlib
 import struct
-from collections.abc import Callable
 
 import numpy as np
 
 from easi3r_jax.core import atomic
+from easi3r_jax.core.types import Progress, silent
 
 # Lists the pairs. A folder without it is the user's own flow and is never replaced.
 _MARKER = "pairs.txt"
@@ -22,9 +22,9 @@ def write_flow(
     folder: str | os.PathLike,
     flow: np.ndarray,
     edges: np.ndarray,
-    progress: Callable[[int, int, str], None] | None = None,
     *,
     known: np.ndarray | None = None,
+    progress: Progress = silent,
 ) -> pathlib.Path:
     """Writes a folder of flow that `priors.flow.load_flow` reads, atomically; an earlier one is replaced.
 
@@ -34,8 +34,8 @@ def write_flow(
       folder: missing parents are created.
       flow: (E, H, W, 2) pixels (x, y), from frame i to frame j.
       edges: (E, 2) int, pairs of frame numbers (i, j).
-      progress: called with the number of files done, the total, and the name of the next file.
       known: (E, H, W) bool; None: all of it. The rest is marked as unknown.
+      progress: called before each file, of the stage "write".
 
     Returns:
       the absolute path of the folder.
@@ -54,10 +54,8 @@ def write_flow(
             if known is not None:
                 values = np.where(np.asarray(known[done])[..., None], values, np.float32(_UNKNOWN))
             name = f"{i:05d}_{j:05d}.flo"
-            if progress is not None:
-                progress(done, len(pairs), name)
+            progress("write", done, len(pairs), name)
             (new / name).write_bytes(header + values.tobytes())
         (new / _MARKER).write_text("".join(f"{i} {j}\n" for i, j in pairs))
-    if progress is not None:
-        progress(len(pairs), len(pairs), "")
+    progress("write", len(pairs), len(pairs), "")
     return target

@@ -47,19 +47,19 @@ def test_an_earlier_folder_is_replaced_as_a_whole_and_somebody_elses_never(flow,
 
 
 def test_a_failure_on_the_way_leaves_nothing(flow, tmp_path):
-    def fail(done, total, name):
+    def fail(stage, done, total, note):
         if done == 2:
             raise OSError("no more")
 
     with pytest.raises(OutputError, match="no more"):
-        write_flow(tmp_path / "flow", flow, EDGES, fail)
+        write_flow(tmp_path / "flow", flow, EDGES, progress=fail)
     assert os.listdir(tmp_path) == []
 
 
 def test_progress_is_told(flow, tmp_path):
     told = []
-    write_flow(tmp_path / "flow", flow[:2], EDGES[:2], lambda *a: told.append(a))
-    assert told == [(0, 2, "00000_00001.flo"), (1, 2, "00001_00000.flo"), (2, 2, "")]
+    write_flow(tmp_path / "flow", flow[:2], EDGES[:2], progress=lambda *a: told.append(a))
+    assert told == [("write", 0, 2, "00000_00001.flo"), ("write", 1, 2, "00001_00000.flo"), ("write", 2, 2, "")]
 
 
 @pytest.mark.parametrize("shape", [(2, 16, 32, 2), (3, 16, 32), (3, 2, 16, 32)])
