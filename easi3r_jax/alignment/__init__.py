@@ -105,7 +105,7 @@ def align(
     *,
     flow: Float[Array, "E H W 2"] | None = None,
     flow_known: Bool[Array, "E H W"] | None = None,
-    dynamic: Bool[Array, "T H W"] | None = None,
+    dynamic_mask: Bool[Array, "T H W"] | None = None,
     known: KnownCameras | None = None,
     seed: int = 0,
     release: bool = False,
@@ -125,8 +125,8 @@ def align(
       flow: (E, H, W, 2) optical flow from i to j of every pair, in pixels; pairs come in both directions. None: no
         flow.
       flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
-      dynamic: (T, H, W) bool, dynamic regions. Flow is ignored there; a depth prior (`config.depth_weight`) is stronger
-        there.
+      dynamic_mask: (T, H, W) bool, dynamic regions. There flow is ignored, and a depth prior (`config.depth_weight`) is
+        stronger.
       known: known cameras. They are held fixed or act as a prior (`config.camera_weight`). With known poses the result
         is in their world and units.
       seed: for RANSAC.
@@ -152,6 +152,8 @@ def align(
         )
     if known is not None:
         check_known(known, num_frames)
+        if num_frames < predictions.total_frames:
+            raise InputError("Known cameras do not go together with padding: leave out the frames that are padding.")
     if num_frames <= 2:
         geometry, losses = _closed_form(predictions, config, known, seed, progress), jnp.zeros(0, jnp.float32)
     else:
@@ -159,8 +161,10 @@ def align(
         known = with_scale(known, assembly, predictions, config)
         start = start_state(assembly, predictions, config, known)
         confidence = frame_confidence(predictions)
-        problem = make_problem(predictions, config, flow=flow, flow_known=flow_known, dynamic=dynamic, release=release)
-        problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic)
+        problem = make_problem(
+            predictions, config, flow=flow, flow_known=flow_known, dynamic_mask=dynamic_mask, release=release
+        )
+        problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic_mask)
         state, losses = optimise(start, problem, config, terms=terms, progress=progress)
         geometry = geometry_of(state, problem, confidence)
     geometry = in_known_world(geometry, known, config)

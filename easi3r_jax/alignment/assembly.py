@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from easi3r_jax.alignment.confidence import confident_pixels, edge_scores, frame_confidence
-from easi3r_jax.alignment.graph import SpanningTree, nearest_first, spanning_tree
+from easi3r_jax.alignment.graph import SpanningTree, check_edges, nearest_first, spanning_tree
 from easi3r_jax.alignment.known import known_focals, principal_points
 from easi3r_jax.alignment.narrow import in_bits, widened
 from easi3r_jax.core import sharding
@@ -74,8 +74,12 @@ def assemble(
       config: `initialisation`, `shared_focal`, `min_confidence`, `pnp_iterations`.
       known: cameras known beforehand, of which intrinsics count here.
       seed: of RANSAC.
+
+    Raises:
+      ConfigError, InputError: as `check_edges`.
     """
     edges, num_frames, total = predictions.clip_edges, predictions.clip_length, predictions.total_frames
+    check_edges(edges, num_frames)
     scores = edge_scores(predictions)
     if config.initialisation == "chain":
         scores = nearest_first(edges, scores)

@@ -40,6 +40,8 @@ def flow_residual(
 ) -> Float[Array, "T H W"]:
     """How far the flow is from the flow induced by camera motion, (T, H, W) float32 in [0, 1].
 
+    Runs on the host (PnP); `ego_flow` is its pure part.
+
     Each pair of frames is reconstructed in closed form (`two_frames`, with one focal length per frame). For each
     direction, the length of the difference between flow and ego flow is min-max normalised over the image; a frame gets
     the mean over its pairs. Pairs with only one direction and pixels without known flow are ignored.
@@ -108,6 +110,8 @@ def static_regions(
     valid: Bool[Array, "E"] | None = None,
 ) -> Bool[Array, "T H W"]:
     """Where the flow agrees with the cameras in at least half of a frame's pairs, (T, H, W) bool.
+
+    Called from the host; it has no derivative.
 
     A pair agrees at a pixel if the sum of the absolute differences in x and y between flow and ego flow is below the
     tolerance (MonST3R, eq. 3). Pairs whose flow is unknown there do not vote; a pixel without votes is static.

@@ -19,7 +19,7 @@ _PNP_ITERATIONS = 100
 
 
 def one_frame(predictions: PairPredictions, *, known: KnownCameras | None = None) -> Geometry:
-    """A frame paired with itself, edge (0, 0): its camera is the world, and depth is z of its own point map."""
+    """A frame paired with itself, edge (0, 0): its camera is the world, depth is z of its own map. On the host."""
     points = predictions.points_i[0].astype(jnp.float32)
     centre = camera.default_principal_point(*points.shape[:2])
     estimate = np.asarray(weiszfeld_focal(points, centre))[None]
@@ -38,6 +38,8 @@ def two_frames(
     seed: int = 0,
 ) -> Geometry:
     """Two frames in closed form (as DUSt3R's released program shows a pair).
+
+    Runs on the host (PnP).
 
     The more confident direction is used (of equals, (1, 0)). Its camera i is the world, and frame i's depth is z of its
     point map. The other camera is found by RANSAC-PnP (100 iterations) from its pixels and its world points, which also

@@ -125,7 +125,7 @@ def make_problem(
     *,
     flow: Float[Array, "E H W 2"] | None = None,
     flow_known: Bool[Array, "E H W"] | None = None,
-    dynamic: Bool[Array, "T H W"] | None = None,
+    dynamic_mask: Bool[Array, "T H W"] | None = None,
     block: int | None = None,
     release: bool = False,
 ) -> AlignProblem:
@@ -140,7 +140,7 @@ def make_problem(
       flow: (E, H, W, 2) optical flow of every pair from i to j in pixels. The flow term is omitted without it, and if
         `config.flow_weight` is 0.
       flow_known: (E, H, W) bool, where the flow is known; None: everywhere.
-      dynamic: (T, H, W) bool, dynamic regions, where flow is ignored.
+      dynamic_mask: (T, H, W) bool, dynamic regions, where flow is ignored.
       block: edges processed at a time; None chooses for the backend.
       release: free each of the predictions' arrays as soon as it is laid out, so that memory holds little more than one
         set of them; the caller must not use them again. Nothing is freed under tracing.
@@ -169,7 +169,8 @@ def make_problem(
     if flow is not None and config.flow_weight:
         known = forbid_half_gradient(flow)
         known = known if flow_known is None else jnp.where(flow_known[..., None], known, UNKNOWN_FLOW)
-        is_dynamic = jnp.zeros((num_frames, pixels), bool) if dynamic is None else dynamic.reshape(num_frames, pixels)
+        shape = (num_frames, pixels)
+        is_dynamic = jnp.zeros(shape, bool) if dynamic_mask is None else dynamic_mask.reshape(shape)
         targets = FlowTargets(
             flow=_flow_rows(sharding.shard_rows(known, mesh), layout, valid).astype(dtype),
             static=~is_dynamic,
@@ -266,7 +267,7 @@ def _log_confidence(confidence: Array, layout: Layout, counts: Array) -> Array:
 
 
 def with_depth_prior(
-    problem: AlignProblem, start: AlignState, config: AlignConfig, dynamic: Bool[Array, "T H W"] | None = None
+    problem: AlignProblem, start: AlignState, config: AlignConfig, dynamic_mask: Bool[Array, "T H W"] | None = None
 ) -> AlignProblem:
     """Adds a prior that keeps depth close to its start if `config.depth_weight` is set; doubled in dynamic regions.
 
@@ -276,8 +277,8 @@ def with_depth_prior(
         return problem
     dtype = start.log_depth.dtype
     pixel_weight = jnp.ones_like(start.log_depth)
-    if dynamic is not None:
-        pixel_weight = pixel_weight + jnp.asarray(dynamic, dtype)
+    if dynamic_mask is not None:
+        pixel_weight = pixel_weight + jnp.asarray(dynamic_mask, dtype)
     weight = jnp.asarray(config.depth_weight, dtype)
     if problem.frame_counts is not None:  # the term is a mean over all frames, including padding
         pixel_weight = pixel_weight * problem.frame_counts[:, None, None]

@@ -225,7 +225,7 @@ def aligned(given: Observed, kinds: tuple[str, ...], masks: Array, config: Align
         given.predictions,
         config,
         flow=given.flow if "flow" in kinds else None,
-        dynamic=masks,
+        dynamic_mask=masks,
         known=known,
         seed=SEED.value,
     )

@@ -21,7 +21,6 @@ from easi3r_jax.core.types import (
     Frames,
     Given,
     MotionMaps,
-    PairPredictions,
     Progress,
     Reconstruction,
     Scene4D,
@@ -110,10 +109,6 @@ class Clip:
         """An array over the clip's frames, padded by repeating the last entry."""
         return jnp.asarray(x if self.frames.valid is None else padded(np.asarray(x), len(self.frames.rgb)))
 
-    def pairs_of(self, evidence: motion.Evidence) -> PairPredictions:
-        """The point maps of a pass."""
-        return evidence.points()
-
     def without_padding(self, evidence: motion.Evidence) -> motion.Evidence:
         """The evidence as passed to a cue, which does not handle padding."""
         predictions = evidence.predictions
@@ -135,22 +130,24 @@ class Clip:
         def cut(x: Array) -> np.ndarray:
             return np.asarray(x)[: self.length]
 
+        def cut_pairs(x: Array | None) -> np.ndarray | None:
+            return None if x is None else np.asarray(x)[: self.num_pairs]
+
         frames = frames_at(dataclasses.replace(self.frames, valid=None), slice(self.length))
-        given = self.given
-        pairs = self.num_pairs
+        given = dataclasses.replace(
+            self.given,
+            flow=cut_pairs(self.given.flow),
+            flow_known=cut_pairs(self.given.flow_known),
+            masks=None if self.given.masks is None else cut(self.given.masks),
+        )
         return Reconstruction(
             scene=jax.tree.map(cut, scene),
             frames=frames,
             motion=None if maps is None else jax.tree.map(cut, maps),
             threshold=None if threshold is None else np.asarray(threshold),
             losses=np.asarray(losses),
-            given=dataclasses.replace(
-                given,
-                flow=None if given.flow is None else given.flow[:pairs],
-                flow_known=None if given.flow_known is None else given.flow_known[:pairs],
-                masks=None if given.masks is None else given.masks[: self.length],
-            ),
-            edges=self.edges[:pairs],
+            given=given,
+            edges=self.edges[: self.num_pairs],
             record={"pipeline": dataclasses.asdict(config)},
         )
 
@@ -171,6 +168,8 @@ def prepare(
     Raises:
       ConfigError, InputError: as `pipeline.reconstruct`.
     """
+    if frames.valid is not None:  # padded by the caller: padding is ours
+        frames = dataclasses.replace(frames_at(frames, np.flatnonzero(np.asarray(frames.valid))), valid=None)
     size = frames.rgb.shape[1], frames.rgb.shape[2]
     check_size(model, size)
     check_conversion(config.point_dtype)  # before the first pass, which may need no point maps
@@ -246,8 +245,13 @@ def _check_given(given: Given, config: PipelineConfig, pairs: tuple[int, int], s
     for source, value in (("flow", given.flow), ("given", given.masks)):
         if source in config.masks and value is None and (source != "flow" or size[0] > 1):
             raise ConfigError(f"Masks from {source!r} were requested, but there is none: pass it in `given`.")
+    if given.masks is not None and "given" not in config.masks:
+        raise ConfigError("Masks are given, but not used: name them, e.g. PipelineConfig(masks=('motion', 'given')).")
     if given.flow is not None and (len(given.flow) not in pairs or given.flow.shape[1:] != (*size[1:], 2)):
         raise InputError(f"Flow of shape {given.flow.shape} does not fit {pairs[0]} pairs of {size[2]}x{size[1]}.")
+    if given.flow_known is not None and (given.flow is None or given.flow_known.shape != given.flow.shape[:3]):
+        flow = "there is no flow" if given.flow is None else f"the flow has {given.flow.shape}"
+        raise InputError(f"Known flow of shape {given.flow_known.shape} does not fit: {flow}.")
     if given.masks is not None and given.masks.shape != size:
         raise InputError(f"Masks of shape {given.masks.shape} do not fit a clip of shape {size}.")
     if given.cameras is not None:

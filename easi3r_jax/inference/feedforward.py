@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.alignment import clean_confidence
+from easi3r_jax.alignment.initialise import positive_depth
 from easi3r_jax.core.arrays import Array, Float, UInt8, all_finite, pytree_dataclass
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
@@ -69,7 +70,7 @@ class TrackedFrame:
 def track(
     model: DUSt3R, frames: Iterable[UInt8[np.ndarray, "H W 3"]], *, shared_focal: bool = True
 ) -> Iterator[TrackedFrame]:
-    """Yields every frame's camera and depth as it arrives.
+    """Yields every frame's camera and depth as it arrives. Runs on the host, a compiled step per frame.
 
     Args:
       model: the network.
@@ -104,7 +105,7 @@ def reconstruct_stream(
 ) -> Reconstruction:
     """Reconstructs a clip frame by frame, without optimisation: `track`, then the confidence clean-up.
 
-    Motion is not detected: masks are empty, and every pixel is static.
+    Runs on the host, a compiled step per frame. Motion is not detected: masks are empty, and every pixel is static.
 
     Args:
       model: the network.
@@ -137,7 +138,8 @@ def reconstruct_stream(
         static_mask=np.ones(shape, bool),
         rgb=frames.rgb,
     )
-    return Reconstruction(scene=jax.tree.map(np.asarray, scene), frames=frames, losses=np.zeros(0, np.float32))
+    record = {"alignment": dataclasses.asdict(config)}
+    return Reconstruction(jax.tree.map(np.asarray, scene), frames, losses=np.zeros(0, np.float32), record=record)
 
 
 @jax.jit
@@ -146,7 +148,7 @@ def _first(model: DUSt3R, rgb: Array) -> tuple[TrackedFrame, Anchor]:
     features = model.encode(rgb[None])
     points, confidence, _, _ = _pairs(model, features, features, rgb.shape[:2])
     points, confidence = points[0], confidence[0]
-    frame = TrackedFrame(jnp.eye(4, dtype=points.dtype), _focal(points), _positive(points[..., 2]), confidence)
+    frame = TrackedFrame(jnp.eye(4, dtype=points.dtype), _focal(points), positive_depth(points[..., 2]), confidence)
     return frame, Anchor(features[0], points, confidence)
 
 
@@ -176,7 +178,7 @@ def _next(model: DUSt3R, rgb: Array, reference: Anchor, previous: Anchor) -> tup
     world_from_own = robust_similarity(own.reshape(-1, 3), there.reshape(-1, 3), weights.reshape(-1))
     scale = jnp.cbrt(jnp.linalg.det(world_from_own[:3, :3]))
     pose = se3.from_parts(world_from_own[:3, :3] / scale, world_from_own[:3, 3])
-    frame = TrackedFrame(pose, _focal(own), _positive(scale * own[..., 2]), own_confidence)
+    frame = TrackedFrame(pose, _focal(own), positive_depth(scale * own[..., 2]), own_confidence)
     placed = Anchor(features[0], se3.transform_points(world_from_own, own), own_confidence)
     return frame, placed, trust[0] < _MIN_RELATIVE_CONFIDENCE * trust[1]
 
@@ -191,7 +193,3 @@ def _pairs(model: DUSt3R, features_i: Array, features_j: Array, size: tuple[int,
 
 def _focal(points: Array) -> Array:
     return weiszfeld_focal(points, camera.default_principal_point(*points.shape[:2]))
-
-
-def _positive(depth: Array) -> Array:
-    return jnp.maximum(depth, 1e-3 * jnp.mean(jnp.abs(depth)))

@@ -46,7 +46,7 @@ def estimate_flow(
     iterations: int = ITERATIONS,
     progress: Progress = silent,
 ) -> Float[Array, "E H W 2"]:
-    """Flow of every directed pair of a clip.
+    """Flow of every directed pair of a clip. Runs on the host, batch by batch; the network itself is pure.
 
     Frames with a padded side below `SMALLEST_SIDE` are upsampled (bilinear) by the smallest sufficient integer factor,
     and the flow is downsampled again (mean over blocks, divided by the factor). All batches have one shape, so the

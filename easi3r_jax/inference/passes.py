@@ -175,26 +175,26 @@ def _encode_batch(model: DUSt3R, rgb: Array, mesh: Mesh | None) -> Array:
 
 
 @partial(jax.jit, static_argnames=("mesh",))
-def _gather_batch(features: Array, edges: Array, dynamic: Array | None, mesh: Mesh | None):
+def _gather_batch(features: Array, edges: Array, dynamic_tokens: Array | None, mesh: Mesh | None):
     """Features of both frames of a batch's pairs, (B, N, C), and their token masks."""
 
-    def gather(features: Array, edges: Array, dynamic: Array | None):
+    def gather(features: Array, edges: Array, dynamic_tokens: Array | None):
         i, j = edges[:, 0], edges[:, 1]
-        return features[i], features[j], None if dynamic is None else (dynamic[i], dynamic[j])
+        return features[i], features[j], None if dynamic_tokens is None else (dynamic_tokens[i], dynamic_tokens[j])
 
-    return sharding.shard_map(gather, mesh, (REPLICATED, ROWS, REPLICATED), ROWS)(features, edges, dynamic)
+    return sharding.shard_map(gather, mesh, (REPLICATED, ROWS, REPLICATED), ROWS)(features, edges, dynamic_tokens)
 
 
 @partial(jax.jit, static_argnames=("grid", "mesh", "heads"))
-def _network_batch(model, features_i, features_j, dynamic, grid, mesh, *, heads):
+def _network_batch(model, features_i, features_j, dynamic_tokens, grid, mesh, *, heads):
     """Statistics of a batch, and the heads' predictions if requested."""
 
-    def network(model: DUSt3R, features_i: Array, features_j: Array, dynamic):
-        decoded = model.decode(features_i, features_j, grid, dynamic)
+    def network(model: DUSt3R, features_i: Array, features_j: Array, dynamic_tokens):
+        decoded = model.decode(features_i, features_j, grid, dynamic_tokens)
         return decoded.stats, model.predict(features_i, features_j, decoded, grid) if heads else ()
 
     return sharding.shard_map(network, mesh, (REPLICATED, ROWS, ROWS, ROWS), ROWS)(
-        model, features_i, features_j, dynamic
+        model, features_i, features_j, dynamic_tokens
     )
 
 

@@ -96,14 +96,14 @@ def reconstruct(
 
     evidence = _second_pass(model, features, clip, config, attended, progress)
     maps, found = _segmented(evidence, labels, clip, config, progress) if clip.finds_motion else (None, None)
-    predictions = clip.pairs_of(evidence)
+    predictions = evidence.points()
     dynamic = final_masks(predictions, clip, config, found, refiner, progress)
     geometry, losses = alignment.align(
         predictions,
         config.alignment,
         flow=clip.given.flow,
         flow_known=clip.given.flow_known,
-        dynamic=dynamic,
+        dynamic_mask=dynamic,
         known=clip.given.cameras,
         seed=config.seed,
         release=True,

@@ -16,10 +16,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from easi3r_jax import motion
 from easi3r_jax.core.arrays import Array, Bool, Float, Int, Key, UInt8
 from easi3r_jax.core.config import SegmentationConfig
+from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import AttentionStats, PairPredictions, Segmentation, TemporalMaps
 from easi3r_jax.inference.clip import check_size
 from easi3r_jax.models import DUSt3R
@@ -55,17 +57,19 @@ def predict_pairs(
       batch_size: frames and pairs at a time; 0: all at once.
 
     Raises:
-      InputError: as `encode_frames`.
+      InputError: as `encode_frames`; pairs of frames that do not exist; arrays of another clip.
     """
     encoded = encode_frames(model, rgb, batch_size=batch_size) if features is None else features
-    grid, edges = model.grid((rgb.shape[1], rgb.shape[2])), jnp.asarray(edges, jnp.int32)
+    grid, edges = model.grid((rgb.shape[1], rgb.shape[2])), _checked(edges, len(rgb))
+    for name, x in (("features", features), ("dynamic_mask", dynamic_mask)):
+        if x is not None and len(x) != len(rgb):
+            raise InputError(f"There are {name} of {len(x)} frames for a clip of {len(rgb)}.")
     tokens = None if dynamic_mask is None else motion.token_masks(dynamic_mask, model.config.patch_size)
 
     points_i, confidence_i, points_j, confidence_j = _point_maps(model, encoded, edges, tokens, grid, batch_size)
     return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j, num_frames=len(rgb))
 
 
-@partial(jax.jit, static_argnames=("grid", "batch_size"))
 def attention_statistics(
     model: DUSt3R,
     features: Float[Array, "T N C"],
@@ -82,15 +86,11 @@ def attention_statistics(
       edges: (E, 2) int, frames (i, j) of each pair.
       grid: (h, w) tokens: `model.grid((H, W))`.
       batch_size: pairs at a time; 0: all at once.
+
+    Raises:
+      InputError: pairs of frames that do not exist.
     """
-    edges = jnp.asarray(edges, jnp.int32)
-
-    def pairs(edges: Array) -> AttentionStats:
-        return model.decode(features[edges[:, 0]], features[edges[:, 1]], grid).stats
-
-    config = model.config
-    empty = motion.init_temporal(len(features), config.dec_depth, config.dec_heads, grid[0] * grid[1])
-    return motion.update_temporal(empty, _batched(pairs, batch_size, edges), edges, jnp.ones(len(edges), bool), grid)
+    return _statistics(model, features, _checked(edges, len(features)), grid, batch_size)
 
 
 def attention_maps(
@@ -153,6 +153,18 @@ def _encode(model: DUSt3R, rgb: Array, batch_size: int) -> Array:
 
 
 @partial(jax.jit, static_argnames=("grid", "batch_size"))
+def _statistics(
+    model: DUSt3R, features: Array, edges: Array, grid: tuple[int, int], batch_size: int
+) -> motion.TemporalState:
+    def pairs(edges: Array) -> AttentionStats:
+        return model.decode(features[edges[:, 0]], features[edges[:, 1]], grid).stats
+
+    config = model.config
+    empty = motion.init_temporal(len(features), config.dec_depth, config.dec_heads, grid[0] * grid[1])
+    return motion.update_temporal(empty, _batched(pairs, batch_size, edges), edges, jnp.ones(len(edges), bool), grid)
+
+
+@partial(jax.jit, static_argnames=("grid", "batch_size"))
 def _point_maps(
     model: DUSt3R, features: Array, edges: Array, tokens: Array | None, grid: tuple[int, int], batch_size: int
 ) -> tuple[Array, Array, Array, Array]:
@@ -179,6 +191,17 @@ def _segment(
 ) -> Segmentation:
     labels = motion.cluster_labels(jax.lax.stop_gradient(features), grid, config, key)
     return motion.motion_masks(motion.motion_maps(statistics, labels, config), size, config)
+
+
+def _checked(edges: Array, num_frames: int) -> Array:
+    """(E, 2) int32. Indexing would take the last frame for one that does not exist; traced edges are not checked."""
+    if not isinstance(edges, jax.core.Tracer):
+        numbers = np.asarray(edges)
+        if numbers.size == 0 or numbers.min() < 0 or numbers.max() >= num_frames:
+            raise InputError(
+                f"The pairs must be of frames 0..{num_frames - 1}, at least one: got {numbers.tolist()[:8]}."
+            )
+    return jnp.asarray(edges, jnp.int32)
 
 
 def _batched(f: Callable[[Array], Any], batch_size: int, x: Array) -> Any:

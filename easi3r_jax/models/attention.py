@@ -136,7 +136,7 @@ class CrossAttention(nnx.Module):
         x: Float[Array, "B N C"],
         memory: Float[Array, "B N C"],
         rope: tuple[Float[Array, "N 2 angles"], Float[Array, "N 2 angles"]],
-        dynamic: tuple[Bool[Array, "B N"], Bool[Array, "B N"]] | None = None,
+        dynamic_tokens: tuple[Bool[Array, "B N"], Bool[Array, "B N"]] | None = None,
         *,
         intermediates: bool = False,
     ) -> tuple[Float[Array, "B N C"], Float[Array, "B A N"], dict[str, Float[Array, "..."]]]:
@@ -145,7 +145,7 @@ class CrossAttention(nnx.Module):
         Args:
           x, memory: tokens of this view and of the other view.
           rope: from `rope_table`.
-          dynamic: (query, key) token masks, (B, N) bool each, for masked re-attention; None for plain attention.
+          dynamic_tokens: (query, key) token masks, (B, N) bool each, for masked re-attention; None for plain attention.
           intermediates: also return rotated queries and keys and the full pre-softmax maps.
 
         Returns:
@@ -155,10 +155,10 @@ class CrossAttention(nnx.Module):
         queries = apply_rope(_split_heads(self.q(x), self.num_heads), rope)
         keys = apply_rope(_split_heads(self.k(memory), self.num_heads), rope)
         values = _split_heads(self.v(memory), self.num_heads)
-        if dynamic is None:
+        if dynamic_tokens is None:
             out = dot_product_attention(queries, keys, values)
         else:
-            out = masked_attention(queries, keys, values, *dynamic)
+            out = masked_attention(queries, keys, values, *dynamic_tokens)
         record = {}
         if intermediates:
             logits = attention_logits(queries, keys)

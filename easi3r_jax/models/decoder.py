@@ -51,14 +51,14 @@ class DecoderBlock(nnx.Module):
         x: Float[Array, "E N C"],
         other: Float[Array, "E N C"],
         rope: tuple[Float[Array, "N 2 angles"], Float[Array, "N 2 angles"]],
-        dynamic: tuple[Bool[Array, "E N"], Bool[Array, "E N"]] | None = None,
+        dynamic_tokens: tuple[Bool[Array, "E N"], Bool[Array, "E N"]] | None = None,
         *,
         intermediates: bool = False,
     ) -> tuple[Float[Array, "E N C"], Float[Array, "E A N"], dict]:
         attended, self_record = self.self_attention(self.norm1(x), rope, intermediates=intermediates)
         x = x + attended.astype(x.dtype)
         attended, stats, cross_record = self.cross_attention(
-            self.norm2(x), self.norm_y(other), rope, dynamic, intermediates=intermediates
+            self.norm2(x), self.norm_y(other), rope, dynamic_tokens, intermediates=intermediates
         )
         x = x + attended.astype(x.dtype)
         x = x + self.mlp(self.norm3(x)).astype(x.dtype)
@@ -80,7 +80,7 @@ class Decoder(nnx.Module):
         features_i: Float[Array, "E N C_enc"],
         features_j: Float[Array, "E N C_enc"],
         grid: tuple[int, int],
-        dynamic: tuple[Bool[Array, "E N"], Bool[Array, "E N"]] | None = None,
+        dynamic_tokens: tuple[Bool[Array, "E N"], Bool[Array, "E N"]] | None = None,
         *,
         intermediates: bool = False,
     ) -> Decoded:
@@ -92,7 +92,7 @@ class Decoder(nnx.Module):
         Args:
           features_i, features_j: (E, N, C_enc) encoder tokens.
           grid: (h, w) tokens of either view.
-          dynamic: (of view i, of view j) token masks, (E, N) bool; masks the cross-attention of branch 1 only.
+          dynamic_tokens: (of view i, of view j) token masks, (E, N) bool; masks the cross-attention of branch 1 only.
           intermediates: return every layer's record.
         """
         config = self.config
@@ -108,7 +108,7 @@ class Decoder(nnx.Module):
 
         def step(carry, layer):
             (x1, x2, kept), (block1, block2, slot) = carry, layer
-            y1, stats1, record1 = block1(x1, x2, rope, dynamic, intermediates=intermediates)
+            y1, stats1, record1 = block1(x1, x2, rope, dynamic_tokens, intermediates=intermediates)
             y2, stats2, record2 = block2(x2, x1, rope, intermediates=intermediates)
             kept = kept.at[:, slot].set(jnp.stack([y1, y2]), mode="drop")
             records = {"branch1": record1, "branch2": record2} if intermediates else {}

@@ -80,7 +80,7 @@ class DUSt3R(nnx.Module):
         features_i: Float[Array, "E N C_enc"],
         features_j: Float[Array, "E N C_enc"],
         grid: tuple[int, int],
-        dynamic: tuple[Bool[Array, "E N"], Bool[Array, "E N"]] | None = None,
+        dynamic_tokens: tuple[Bool[Array, "E N"], Bool[Array, "E N"]] | None = None,
         *,
         intermediates: bool = False,
     ) -> Decoded:
@@ -89,11 +89,11 @@ class DUSt3R(nnx.Module):
         Args:
           features_i, features_j: (E, N, C).
           grid: (h, w) tokens.
-          dynamic: (of i, of j) dynamic-token masks, (E, N) bool, for masked re-attention.
+          dynamic_tokens: (of i, of j) dynamic-token masks, (E, N) bool, for masked re-attention.
           intermediates: also return every layer's output and its full pre-softmax maps.
         """
         with exact_products(self.dtype):
-            return self.decoder(features_i, features_j, grid, dynamic, intermediates=intermediates)
+            return self.decoder(features_i, features_j, grid, dynamic_tokens, intermediates=intermediates)
 
     def predict(
         self,

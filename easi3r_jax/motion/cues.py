@@ -25,6 +25,8 @@ from easi3r_jax.motion.rigid import rigid_residual
 class Evidence:
     """The output of one decoder pass for a clip.
 
+    Within `reconstruct`, the point maps are freed after the last cue: copy what you keep.
+
     Attributes:
       predictions: point maps of all pairs, without padding; None in the first pass of a cue that `reads_attention`.
       statistics: attention statistics of all pairs.

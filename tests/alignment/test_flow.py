@@ -98,8 +98,8 @@ def test_what_moves_does_not_count(scene):
     dynamic = jnp.zeros((T, H, W), bool).at[1, :2].set(True)
     wrong = scene[2].at[jnp.asarray(EDGES[:, 0] == 1), :2].add(5.0)
     assert loss_of(scene, wrong) > 0.1
-    assert loss_of(scene, wrong, dynamic=dynamic) < 1e-12
-    assert loss_of(scene, wrong, dynamic=jnp.ones((T, H, W), bool)) == 0
+    assert loss_of(scene, wrong, dynamic_mask=dynamic) < 1e-12
+    assert loss_of(scene, wrong, dynamic_mask=jnp.ones((T, H, W), bool)) == 0
 
 
 def test_outliers_do_not_count(scene):

@@ -67,7 +67,7 @@ def problem_of(observed, block=1):
         CONFIG,
         flow=observed["flow"],
         flow_known=observed["known"],
-        dynamic=observed["dynamic"],
+        dynamic_mask=observed["dynamic"],
         block=block,
     )
 

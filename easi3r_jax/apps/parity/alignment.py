@@ -49,7 +49,7 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
             golden = Golden(folder / f"{case}.npz")
             flow, dynamic = load_flow(folder) if options.get("flow_w") else (None, None)
             config = case_config(options)
-            problem = alignment.make_problem(predictions, config, flow=flow, dynamic=dynamic)
+            problem = alignment.make_problem(predictions, config, flow=flow, dynamic_mask=dynamic)
             yield from _check_case(f"{folder.name}/{case}", golden, predictions, num_frames, problem, config)
     if (folder / "primitives.npz").is_file():
         yield from _check_primitives(folder)
