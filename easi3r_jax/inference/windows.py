@@ -48,10 +48,10 @@ def reconstruct_windows(
 ) -> Reconstruction:
     """Reconstructs a long clip window by window, in the memory of one window, and joins the windows.
 
-    Runs on the host.     Three or more windows are tied together by an additional window of keyframes: as many frames, spread over the clip.
-    It is skipped if keyframes would be more than half a window apart, and the smoothness term does not apply to it.
-    With `config.alignment.shared_focal`, windows share one focal length: the known one, or the first window's. Frames
-    in two windows are encoded in both.
+    Runs on the host. Three or more windows are tied together by an additional window of keyframes: as many frames,
+    spread over the clip. It is skipped if keyframes would be more than half a window apart, and the smoothness term
+    does not apply to it. With `config.alignment.shared_focal`, windows share one focal length: the known one, or
+    the first window's. Frames in two windows are encoded in both.
 
     Args:
       model, frames, config: as in `pipeline.reconstruct`.
