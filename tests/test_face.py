@@ -252,3 +252,62 @@ def test_point_maps_are_a_pytree_of_pairs(predicted):
 def test_errors_are_one_family():
     for kind in (e3r.InputError, e3r.ConfigError, e3r.CheckpointError, e3r.OutputError):
         assert issubclass(kind, e3r.UserError)
+
+
+@pytest.mark.parametrize("edges", [[[0, 4]], [[-1, 0]], np.zeros((0, 2), int)])
+def test_pairs_of_frames_that_do_not_exist_are_refused(model, frames, edges):
+    """Indexing would take the last frame for a missing one."""
+    edges = np.asarray(edges)
+    for function in (e3r.predict_pairs, e3r.attention_maps, e3r.motion_masks):
+        with pytest.raises(e3r.InputError, match=r"frames 0\.\.3"):
+            function(model, frames.rgb, edges)
+
+
+def test_arrays_of_another_clip_are_refused(model, frames, edges):
+    masks = np.zeros((3, *frames.rgb.shape[1:3]), bool)
+    with pytest.raises(e3r.InputError, match="dynamic_mask of 3 frames for a clip of 4"):
+        e3r.predict_pairs(model, frames.rgb, edges, dynamic_mask=masks)
+    with pytest.raises(e3r.InputError, match="features of 3 frames"):
+        e3r.predict_pairs(model, frames.rgb, edges, features=e3r.encode_frames(model, frames.rgb[:3]))
+
+
+def test_a_start_needs_pairs_that_connect_all_frames(model, frames):
+    apart = e3r.predict_pairs(model, frames.rgb, np.array([[0, 1], [1, 0], [2, 3], [3, 2]]))
+    with pytest.raises(e3r.ConfigError, match="disconnected"):
+        e3r.initial_state(apart)
+
+
+def test_padding_of_the_callers_own_is_left_out(model, frames, result):
+    padded = e3r.Frames(
+        **{
+            name: np.concatenate([x, x[-1:]])
+            for name in ("rgb", "source_index", "time")
+            for x in [getattr(frames, name)]
+        },
+        frame_from_source=frames.frame_from_source,
+        source_size=frames.source_size,
+        valid=np.arange(5) < 4,
+    )
+    again = e3r.reconstruct(model, padded, QUICK)
+    np.testing.assert_array_equal(again.scene.depth, result.scene.depth)
+
+
+def test_results_are_arrays_of_numpy_whatever_was_given(model, frames, edges):
+    size = frames.rgb.shape[:3]
+    given = e3r.Given(
+        flow=jnp.zeros((len(edges), *size[1:], 2)),
+        flow_known=jnp.ones((len(edges), *size[1:]), bool),
+        masks=jnp.zeros(size, bool).at[:, 20:30, 20:40].set(True),
+    )
+    config = e3r.PipelineConfig(alignment=QUICK.alignment, graph=GRAPH, masks=("given",), cue="none")
+    found = e3r.reconstruct(model, frames, config, given=given)
+    assert {type(x) for x in jax.tree.leaves(found)} == {np.ndarray}
+    np.testing.assert_array_equal(found.scene.dynamic_mask, given.masks)
+
+
+def test_what_is_given_is_used_or_refused(model, frames):
+    masks = np.ones(frames.rgb.shape[:3], bool)
+    with pytest.raises(e3r.ConfigError, match="not used"):
+        e3r.reconstruct(model, frames, QUICK, given=e3r.Given(masks=masks))
+    with pytest.raises(e3r.InputError, match="there is no flow"):
+        e3r.reconstruct(model, frames, QUICK, given=e3r.Given(flow_known=masks))
