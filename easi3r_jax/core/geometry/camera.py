@@ -7,7 +7,7 @@ The conventions of the whole project, stated once:
   0..W-1 by 0..H-1. DUSt3R's principal point is (W / 2, H / 2) on this grid.
 - Intrinsics are [[f, 0, cx], [0, f, cy], [0, 0, 1]] in pixels; pixels are square, there is no distortion.
 
-`rays` and `unproject` take NumPy arrays too, and compute on the host then, in their precision.
+`rays`, `unproject` and `project` take NumPy arrays too, and compute on the host then, in their precision.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def project(
     """
     depth = points[..., 2]
     focal, offset = _focal_and_offset(cam_intrinsics, points.ndim)
-    return points[..., :2] / jnp.where(depth > 0, depth, 1)[..., None] * focal + offset, depth
+    xp = depth.__array_namespace__()
+    return points[..., :2] / xp.where(depth > 0, depth, 1)[..., None] * focal + offset, depth
 
 
 def _focal_and_offset(cam_intrinsics: Array, ndim: int) -> tuple[Array, Array]:

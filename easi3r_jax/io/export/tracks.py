@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from easi3r_jax.core.geometry.camera import world_points
+from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.types import Scene4D
 from easi3r_jax.io.export.pointcloud import static_pixels
 
@@ -75,7 +75,7 @@ def tracked_points(
         made = np.zeros((height, width), bool)
         made[np.ix_(rows, columns)] = ~covered[t, : len(rows), : len(columns)]
         made &= static[t]
-        points = world_points(scene.depth[t], scene.intrinsics[t], scene.world_from_cam[t])[made]
+        points = camera.world_points(scene.depth[t], scene.intrinsics[t], scene.world_from_cam[t])[made]
         views = np.zeros((len(points), num_frames), bool)
         views[:, t] = True
         for other in range(num_frames):
@@ -98,12 +98,9 @@ def tracked_points(
 
 
 def project(scene: Scene4D, t: int, xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Projects world points into frame t: (P, 3) -> (P, 2) float64 pixels (x, y) and (P,) z, also behind the camera."""
+    """Projects world points into frame t: (P, 3) -> (P, 2) float64 pixels (x, y), and (P,) z."""
     pose = np.asarray(scene.world_from_cam[t], np.float64)
-    in_camera = (xyz - pose[:3, 3]) @ pose[:3, :3]
-    homogeneous = in_camera @ np.asarray(scene.intrinsics[t], np.float64).T
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return homogeneous[:, :2] / homogeneous[:, 2:], in_camera[:, 2]
+    return camera.project((xyz - pose[:3, 3]) @ pose[:3, :3], np.asarray(scene.intrinsics[t], np.float64))
 
 
 def _nearest_pixels(scene: Scene4D, t: int, xyz: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
