@@ -84,7 +84,7 @@ WITHIN = {
         "problem": {"narrow", "state"},
         "residuals": {"derivatives", "narrow", "problem", "state"},
         "terms": {"flow", "problem", "residuals", "state"},
-        "windows": {"known"},
+        "windows": {"known", "overlaps"},
     },
     "synthetic": {
         "cameras": {"cast", "draws", "scenes"},

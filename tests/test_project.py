@@ -29,6 +29,8 @@ TORCH, BROWSER, SITE = (
     for path in ("tests/requirements-torch.txt", "tests/requirements-browser.txt", "docs/requirements.txt")
 )
 PYTHONS = ("3.11", "3.12", "3.13")
+#: Lines that a module of the package may have.
+MODULE_LINES = 350
 #: What git ignores, and git's own.
 NOT_OURS = {
     ".git",
@@ -183,6 +185,15 @@ def test_no_file_names_a_path_of_the_machine_it_was_written_on():
     assert needle.search("see /ro" + "ot/x")
     found = [str(p.relative_to(ROOT)) for p in text_files() if needle.search(p.read_text(encoding="utf-8"))]
     assert not found
+
+
+def test_no_module_is_too_long():
+    modules = sorted((ROOT / "easi3r_jax").rglob("*.py"))
+    assert not [
+        str(path.relative_to(ROOT))
+        for path in modules
+        if len(path.read_text(encoding="utf-8").splitlines()) > MODULE_LINES
+    ]
 
 
 def test_the_golden_arrays_stay_small():
