@@ -73,7 +73,7 @@ def test_every_name_is_used_through_the_face():
     assert set(e3r.__all__) - used == set()
 
 
-def test_unknown_names_are_no_attributes():
+def test_unknown_names_raise_attribute_errors():
     with pytest.raises(AttributeError, match="reconstrct"):
         _ = e3r.reconstrct
 
@@ -221,7 +221,7 @@ def test_flow_is_estimated_where_it_is_asked_for(model, frames, edges, tmp_path)
         e3r.load_flow_model(str(tmp_path / "none.pth"))
 
 
-def test_what_is_known_beforehand(model, frames):
+def test_known_cameras_masks_and_flow(model, frames):
     count = len(frames.rgb)
     cameras = e3r.KnownCameras(
         focal=np.full(count, 80.0),
@@ -234,7 +234,7 @@ def test_what_is_known_beforehand(model, frames):
     np.testing.assert_allclose(scene.intrinsics[:, 0, 0], 80, rtol=1e-6)
 
 
-def test_networks_of_ones_own_and_devices():
+def test_custom_networks_and_devices():
     config = e3r.DUSt3RConfig.thumbnail()
     small = e3r.random_model(config, seed=3)
     assert small.config == config

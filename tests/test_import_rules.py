@@ -303,7 +303,7 @@ def project_modules() -> Iterator[tuple[str, pathlib.Path]]:
         ("easi3r_jax.motion", "__import__('os')"),
     ],
 )
-def test_a_breach_is_seen(module: str, source: str):
+def test_a_breach_is_detected(module: str, source: str):
     assert len(violations(source, module)) == 1
 
 
@@ -399,7 +399,7 @@ def test_every_import_is_a_declared_dependency():
     assert not missing, "\n".join(missing)
 
 
-def test_no_dependency_is_declared_in_vain():
+def test_every_declared_dependency_is_imported():
     """Each is imported by the project, or by its tests (`chex`)."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     sources = [path for _, path in project_modules()] + sorted((ROOT / "tests").rglob("*.py"))

@@ -112,7 +112,7 @@ def test_what_is_not_known_is_none(scene, frames, tmp_path):
     assert saved.frames.frame_from_source is not None and saved.frames.names is None
 
 
-def test_a_config_that_is_gone_is_empty(folder):
+def test_a_missing_config_is_empty(folder):
     (folder / "config.json").unlink()
     assert results.load_result(folder).record == {}
 
@@ -254,14 +254,14 @@ def test_a_wrong_scene_is_refused_in_one_line(folder, change, words):
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty", "file"])
-def test_what_is_no_result_is_refused(tmp_path, name):
+def test_a_file_that_is_not_a_result_is_refused(tmp_path, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="No scene at"):
         results.load_result(tmp_path / name)
 
 
-def test_damage_anywhere_is_seen(folder):
+def test_damage_anywhere_is_detected(folder):
     """Cut at any place, or with any byte of its arrays changed."""
     path = folder / "scene.npz"
     whole = path.read_bytes()
