@@ -31,6 +31,8 @@ TORCH, BROWSER, SITE = (
 PYTHONS = ("3.11", "3.12", "3.13")
 #: Lines that a module of the package may have.
 MODULE_LINES = 350
+#: Characters that a row of a table in the documents may have.
+TABLE_ROW = 120
 #: What git ignores, and git's own.
 NOT_OURS = {
     ".git",
@@ -213,6 +215,16 @@ def test_the_documents_name_commands_that_exist():
             if not source.with_suffix(".py").exists() and not (source / "__main__.py").exists():
                 unknown.append(f"{path.name}: python -m {module}")
     assert not unknown
+
+
+def test_rows_of_tables_in_the_documents_are_short():
+    """Readers of the source see them as lines."""
+    found = []
+    for path in documents():
+        prose = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        rows = re.findall(r"^ *\|.*", prose, flags=re.MULTILINE)
+        found += [f"{path.name}: {row}" for row in rows if len(row) > TABLE_ROW]
+    assert not found, "\n".join(found)
 
 
 def test_the_documents_link_to_files_that_exist():
