@@ -45,11 +45,11 @@ class Sequence:
 
 
 def find_sequence(seq: str, ground_truth: str | None = None) -> Sequence:
-    """Resolves `--seq`: "demo", a clip folder, a folder of images, or a video file.
+    """Resolves the name of a clip: "demo", a clip folder, a folder of images, or a video file.
 
     Args:
-      seq: as typed.
-      ground_truth: as typed: an npz file that replaces the clip folder's own.
+      seq: as the user gives it.
+      ground_truth: an npz file that replaces the clip folder's own.
 
     Raises:
       InputError: the clip or the ground-truth file does not exist.
@@ -65,7 +65,7 @@ def find_sequence(seq: str, ground_truth: str | None = None) -> Sequence:
     if ground_truth:
         file = pathlib.Path(ground_truth).expanduser()
         if not file.is_file():
-            raise InputError(f"No ground truth at {file}: --ground_truth takes an .npz file.")
+            raise InputError(f"No ground truth at {file}: there is no such .npz file.")
         sequence = dataclasses.replace(sequence, ground_truth=file)
     return sequence
 
@@ -82,7 +82,7 @@ def load_frames(
     config: FrameConfig = FrameConfig(),
     progress: Progress = silent,
 ) -> Frames:
-    """Reads a clip and resizes it for the network: `video.load_frames` for everything that `--seq` accepts.
+    """Reads a clip and resizes it for the network: `video.load_frames`, also for clip folders and "demo".
 
     Args:
       source: a video file, a folder of images, one image, a clip folder, "demo" (the bundled clip), or a sequence of

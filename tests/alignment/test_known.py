@@ -204,7 +204,7 @@ def test_known_cameras_are_refused_in_one_line(clip, quick):
     with pytest.raises(InputError, match="known for 2 frames, but the clip has 4"):
         aligned(clip.predictions, quick, known=few)
     differing = known_cameras(clip, focals=np.array([18.0, 20, 23, 26]), focal_which=(True, True, False, False))
-    with pytest.raises(ConfigError, match="noshared_focal"):
+    with pytest.raises(ConfigError, match=r"AlignConfig\(shared_focal=False\)"):
         aligned(clip.predictions, quick, known=differing)
 
 

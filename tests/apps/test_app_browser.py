@@ -132,7 +132,7 @@ def test_a_port_in_use_is_reported_in_one_line(program):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (
         done.returncode == 1
-        and done.stderr == f"error: Port {port} is in use: choose another --port, or 0 for one that is free.\n"
+        and done.stderr == f"error: Port {port} is in use: choose another, or 0 for any free port.\n"
     )
 
 

@@ -85,7 +85,7 @@ def test_what_cannot_be_shown_is_refused_in_one_line(run, result, tmp_path):
             ((f"--scene={tmp_path / 'none'}", "--port=0"), "there is no such folder"),
             ((f"--scene={tmp_path}", "--port=0"), "expected a result folder"),
             ((f"--scene={result}", port), "is in use"),
-            ((f"--scene={result}", "--host=192.0.2.7"), "--host"),
+            ((f"--scene={result}", "--host=192.0.2.7"), "Check host"),
         ]:
             code, _, complaint = run(*flags)
             assert code == 1 and expected in complaint and len(complaint.splitlines()) == 1
