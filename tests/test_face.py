@@ -205,6 +205,16 @@ def test_results_are_measured(model, frames, result):
     assert 0 < metrics["abs_rel"] < 1 and 0 <= metrics["mask_iou"] <= 1
 
 
+def test_weights_are_named_by_strings_and_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("EASI3R_JAX_CACHE", str(tmp_path))
+    weights = pathlib.Path(e3r.__file__).parent / "assets" / "model"
+    model = e3r.load_model(weights, "float32")
+    chex.assert_trees_all_equal(model, e3r.load_model(str(weights), "float32"))
+    for load in (e3r.load_model, e3r.load_flow_model):
+        with pytest.raises(e3r.CheckpointError, match="no checkpoint at"):
+            load(tmp_path / "none.pth")
+
+
 def test_flow_is_estimated_where_it_is_asked_for(model, frames, edges, tmp_path):
     network = flow_network(FlowConfig("raft-small"), seed=0)
     flow = e3r.estimate_flow(network, frames.rgb, edges[:2], iterations=1)

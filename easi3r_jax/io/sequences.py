@@ -116,13 +116,13 @@ def load_arrays(path: pathlib.Path, frames: Frames, names: tuple[str, ...]) -> d
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"Cannot read the ground truth {path}: {error}.") from error
 
-    index = np.asarray(frames.source_index)
+    original_size, index = frames.original_size, np.asarray(frames.source_index)
     if "intrinsics" in arrays and arrays["intrinsics"].ndim == 2:  # one camera for all frames
         arrays["intrinsics"] = np.broadcast_to(arrays["intrinsics"], (index.max() + 1, *arrays["intrinsics"].shape))
     for name, array in arrays.items():
         if array.dtype.kind not in "biuf":
             raise InputError(f"{path}: {name} is {array.dtype}, not numbers.")
-        tail = {"world_from_cam": (4, 4), "intrinsics": (3, 3)}.get(name, tuple(int(s) for s in frames.source_size))
+        tail = {"world_from_cam": (4, 4), "intrinsics": (3, 3)}.get(name, original_size)
         if array.shape[1:] != tail or len(array) <= index.max():
             raise InputError(
                 f"{path}: {name} has shape {array.shape}; the clip needs at least {index.max() + 1} entries of {tail}."

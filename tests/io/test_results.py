@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Frames, MotionMaps, Scene4D, TemporalMaps
+from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.types import Frames, MotionMaps, Scene4D, TemporalMaps, frames_at
 from easi3r_jax.io import results
 from tests.results import write_result
 
@@ -127,6 +127,12 @@ def test_intrinsics_of_the_source_see_a_point_where_the_original_has_it(folder, 
     )
 
 
+def test_flow_that_there_is_not_cannot_be_kept(scene, frames, tmp_path):
+    with pytest.raises(ConfigError, match="no optical flow to keep"):
+        write_result(tmp_path / "r", scene, frames=frames, config={}, keep_flow=True)
+    assert not (tmp_path / "r").exists()
+
+
 def test_arrays_are_mapped_not_read_and_cannot_be_written_to(folder):
     scene = results.load_result(folder).scene
     base = scene.depth
@@ -165,6 +171,21 @@ def test_a_scene_of_before_there_were_versions_takes_its_times_from_the_trajecto
     np.testing.assert_allclose(saved.frames.time, frames.time, atol=1e-6)
     assert saved.frames.frame_from_source is None and saved.motion is None
     assert_same(saved.scene, scene)
+
+
+def test_an_older_scene_says_that_its_source_is_not_recorded(folder, frames, tmp_path):
+    rewrite(folder, without(*OLDER))
+    saved = results.load_result(folder)
+    some = frames_at(saved.frames, slice(1, 3))
+    assert some.source_index is None and len(some.rgb) == len(some.time) == 2
+    for use in (
+        lambda: saved.frames.original_intrinsics(saved.scene.intrinsics),
+        lambda: saved.frames.original_size,
+        lambda: results.save_result(tmp_path / "copy", saved),
+    ):
+        with pytest.raises(InputError, match=r"older version.*reconstruct the clip again"):
+            use()
+    assert frames.original_size == (8, 16)
 
 
 @pytest.mark.parametrize("version", ["before_static_masks", "before_versions"])
