@@ -1,8 +1,8 @@
 # Needs python3 (3.11 to 3.13) and make, nothing else. `make help` lists the targets.
 
 PYTHON ?= python3
-# A Python that is named and is not the one of .venv has an environment of its own, e.g. .venv-3.13, so that neither
-# replaces the other.
+# If PYTHON is given and its version differs from that of .venv, it gets a separate environment, e.g. .venv-3.13, so
+# that neither replaces the other.
 MADE_WITH := $(shell sed -n 's/^version *= *\([0-9]*\.[0-9]*\).*/\1/p' .venv/pyvenv.cfg 2> /dev/null)
 VERSION_OF := import sys; print("%d.%d" % sys.version_info[:2])
 NAMED := $(if $(filter-out file,$(origin PYTHON)),$(shell $(PYTHON) -c '$(VERSION_OF)' 2> /dev/null))

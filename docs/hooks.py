@@ -1,7 +1,7 @@
-"""What `mkdocs build` needs beside the files of docs/.
+"""Hooks of `mkdocs build`: pages from outside docs/, and links.
 
-Links are written for readers of the repository: relative to the file that they stand in, to any file. Here some files
-outside docs/ become pages, other files that are linked to are published as text, and the links follow.
+Links are written for readers of the repository: relative to the file that contains them, to any file. The hooks make
+pages of some files outside docs/, publish other linked files as text, and adapt the links.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LINK = re.compile(r"(?<=\]\()(?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?(?=\))")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that do not stand in docs/."""
+    """Adds the pages that are not in docs/."""
     for source, page in PAGES.items():
         text = (_root(config) / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=notebook_page(text) if source.endswith(".ipynb") else text))

@@ -8,8 +8,8 @@
     e3r.save_result("results/clip", result)
 
 The public names are those of `__init__.pyi`. Each is imported when it is first used: the import itself takes no time,
-starts no backend and installs no signal handler. Rooms: `core`, `models`, `motion`, `alignment`,
-`weights`, `inference`, `io`, `viewer`, `synthetic`, `training`, `evaluation`, `apps`.
+starts no backend and installs no signal handler. Subpackages: `core`, `models`, `motion`, `alignment`, `weights`,
+`inference`, `io`, `viewer`, `synthetic`, `training`, `evaluation`, `apps`.
 """
 
 import ast

@@ -47,9 +47,9 @@ def pytest_unconfigure() -> None:
 
 
 # Every compiled program takes memory, and a few memory maps, of which Linux grants a process 65530: XLA aborts without
-# one. Between two files of tests both are given back where they have become much.
+# one. Between two test files both are released if they have grown too large.
 _MAPS, _MEMORY = pathlib.Path("/proc/self/maps"), pathlib.Path("/proc/self/statm")
-_MANY_MAPS, _MUCH_MEMORY = 20_000, 1.2e9
+_MAX_MAPS, _MAX_RESIDENT = 20_000, 1.2e9
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -58,7 +58,7 @@ def _compiled_programs_are_let_go() -> Iterator[None]:
     if not _MAPS.exists():
         return
     resident = int(_MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    if resident > _MUCH_MEMORY or _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
+    if resident > _MAX_RESIDENT or _MAPS.read_bytes().count(b"\n") > _MAX_MAPS:
         jax.clear_caches()
         gc.collect()
         # What the compiler has freed, two thirds of it all, the C library keeps until it is told not to.

@@ -130,7 +130,7 @@ def load(count: int) -> Iterator[None]:
 
 
 def run(machine: Machine, workers: int, paths: list[str]) -> tuple[str, list[str], float]:
-    """What pytest says at the end, the tests that failed, and seconds."""
+    """Summary of pytest, the tests that failed, and seconds."""
     chosen = paths or ["tests", *(f"--ignore-glob={ROOT / path}" for path in NOT_COMPUTING)]
     parallel = ("-n", str(workers), "--dist", "loadfile") if workers > 1 else ()
     command = [*machine.prefix, sys.executable, "-m", "pytest", "-q", *parallel, *machine.options, *chosen]

@@ -39,7 +39,7 @@ _KERNEL = {
 
 
 def run(notebook: nbformat.NotebookNode, folder: pathlib.Path) -> None:
-    """Runs every cell in that folder, and puts what it displays in the place of what it displayed before.
+    """Runs every cell in that folder, and replaces the outputs.
 
     Raises:
       nbclient.exceptions.CellExecutionError: a cell raises an error.

@@ -1,12 +1,12 @@
-"""Checks what annotations say of arrays, at run time: of all that the library's public functions take and give.
+"""Checks annotations of arrays at run time: of the arguments and results of the library's public functions.
 
 `install()` puts a hook into the import system. With it, every public function and method of the rooms below is wrapped
 in `checked`, inside its other decorators: under `jax.jit` the check runs while the function is traced.
 
-The check comes *after* the function: one that refuses its arguments does so by its own error. What it took and what it
-gives is then checked together, so that an axis has one length in all of it. Of the library's pytrees the fields are
-checked, with the axes of the call. (Not where pytrees are made: JAX makes them of anything, in `vmap(in_axes=...)` and
-`tree.map`.) A field that holds no array is not looked at.
+The check comes *after* the function: one that refuses its arguments does so by its own error. Arguments and results are
+then checked together, so that an axis has the same length everywhere. Fields of the library's pytrees are
+checked with the axes of the call, but not where pytrees are constructed: JAX puts anything into them, in
+`vmap(in_axes=...)` and `tree.map`. A field that holds no array is not checked.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _WRAPPER = "_checked_by_tests"
 
 
 class ShapeError(AssertionError):
-    """An array that is not what the annotation says."""
+    """An array that does not match its annotation."""
 
 
 def checked(function: Callable) -> Callable:
@@ -68,7 +68,7 @@ def checked(function: Callable) -> Callable:
 
 
 def mismatches(value: Any, hint: Any, name: str, *, shares_axes: bool = False, field: bool = False) -> Iterator[str]:
-    """What in a value is not as its annotation says, within a context of jaxtyping, which knows the axes so far.
+    """Where a value differs from its annotation, within a context of jaxtyping, which knows the axes so far.
 
     Args:
       value: to be checked.
@@ -100,7 +100,7 @@ def mismatches(value: Any, hint: Any, name: str, *, shares_axes: bool = False, f
 
 
 def tells_of_arrays(hint: Any) -> bool:
-    """Whether an annotation says something about arrays, or is of a pytree whose fields' do."""
+    """Whether an annotation contains arrays, or a pytree that does."""
     if isinstance(hint, type) and is_record(hint):
         return any(tells_of_arrays(of_part) for of_part in fields(hint).values())
     if typing.get_origin(hint) is Callable:  # its arguments are nowhere to be seen
@@ -129,7 +129,7 @@ def is_array(hint: Any) -> bool:
 
 
 def _spelt(arrays: list[Any]) -> str:
-    """The annotation as it is written, and what is known of its axes."""
+    """The annotation as written, and the known lengths of its axes."""
     with contextlib.redirect_stdout(io.StringIO()) as axes:
         jaxtyping.print_bindings()
     known = ", ".join(axes.getvalue().splitlines()[1:])

@@ -38,7 +38,7 @@ def test_the_code_runs(name, clip, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_first_script_is_what_it_says(clip, monkeypatch):
+def test_the_first_script_does_what_it_says(clip, monkeypatch):
     """Fifteen lines of code or so: the whole method, a result written and read, a cue, a gradient."""
     (script,) = blocks("README.md")
     lines = [line for line in script.splitlines() if line.split("#")[0].strip()]

@@ -73,7 +73,7 @@ def test_every_name_is_used_through_the_face():
     assert set(e3r.__all__) - used == set()
 
 
-def test_unknown_names_are_no_attributes():
+def test_unknown_names_raise_attribute_errors():
     with pytest.raises(AttributeError, match="reconstrct"):
         _ = e3r.reconstrct
 
@@ -205,6 +205,16 @@ def test_results_are_measured(model, frames, result):
     assert 0 < metrics["abs_rel"] < 1 and 0 <= metrics["mask_iou"] <= 1
 
 
+def test_weights_are_named_by_strings_and_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("EASI3R_JAX_CACHE", str(tmp_path))
+    weights = pathlib.Path(e3r.__file__).parent / "assets" / "model"
+    model = e3r.load_model(weights, "float32")
+    chex.assert_trees_all_equal(model, e3r.load_model(str(weights), "float32"))
+    for load in (e3r.load_model, e3r.load_flow_model):
+        with pytest.raises(e3r.CheckpointError, match="no checkpoint at"):
+            load(tmp_path / "none.pth")
+
+
 def test_flow_is_estimated_where_it_is_asked_for(model, frames, edges, tmp_path):
     network = flow_network(FlowConfig("raft-small"), seed=0)
     flow = e3r.estimate_flow(network, frames.rgb, edges[:2], iterations=1)
@@ -221,7 +231,7 @@ def test_flow_is_estimated_where_it_is_asked_for(model, frames, edges, tmp_path)
         e3r.load_flow_model(str(tmp_path / "none.pth"))
 
 
-def test_what_is_known_beforehand(model, frames):
+def test_known_cameras_masks_and_flow(model, frames):
     count = len(frames.rgb)
     cameras = e3r.KnownCameras(
         focal=np.full(count, 80.0),
@@ -234,7 +244,7 @@ def test_what_is_known_beforehand(model, frames):
     np.testing.assert_allclose(scene.intrinsics[:, 0, 0], 80, rtol=1e-6)
 
 
-def test_networks_of_ones_own_and_devices():
+def test_custom_networks_and_devices():
     config = e3r.DUSt3RConfig.thumbnail()
     small = e3r.random_model(config, seed=3)
     assert small.config == config

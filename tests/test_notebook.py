@@ -42,7 +42,7 @@ def test_what_it_displays_was_kept(kept):
     assert QUICKSTART.stat().st_size < 500e3
 
 
-def test_a_sentence_stands_before_each_cell(kept):
+def test_a_sentence_precedes_each_cell(kept):
     kinds = [cell.cell_type for cell in kept.cells]
     assert kinds == ["markdown", "code"] * (len(kinds) // 2)
 

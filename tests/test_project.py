@@ -29,6 +29,10 @@ TORCH, BROWSER, SITE = (
     for path in ("tests/requirements-torch.txt", "tests/requirements-browser.txt", "docs/requirements.txt")
 )
 PYTHONS = ("3.11", "3.12", "3.13")
+#: Lines that a module of the package may have.
+MODULE_LINES = 350
+#: Characters that a row of a table in the documents may have.
+TABLE_ROW = 120
 #: What git ignores, and git's own.
 NOT_OURS = {
     ".git",
@@ -146,9 +150,17 @@ def test_the_pythons_we_promise_are_those_that_are_tested():
     lowest, highest = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", PROJECT["requires-python"]).groups()
     promised = [f"3.{minor}" for minor in range(int(lowest), int(highest))]
     assert promised == list(PYTHONS)
-    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
-    assert sorted(set(re.findall(r'python: "([\d.]+)", jax', workflow))) == promised
     assert [c.rsplit(" ", 1)[1] for c in PROJECT["classifiers"] if ":: 3." in c] == promised
+
+
+def test_every_python_is_tested_with_every_jax_that_it_may_have():
+    """From the lowest that pyproject.toml admits to that of the lock file, which is the newest for this Python."""
+    (jax,) = (r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "jax")
+    bounds = {s.operator: Version(s.version) for s in jax.specifier}
+    admitted = [f"0.{minor}" for minor in range(bounds[">="].minor, bounds["<"].minor)]
+    pairs = [(python, jax) for python in PYTHONS for jax in admitted if Version(jax) <= locked(python)["jax"]]
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    assert re.findall(r'python: "([\d.]+)", jax: "([\d.]+)"', workflow) == pairs
 
 
 def test_the_continuous_integration_lints_and_tests():
@@ -185,6 +197,15 @@ def test_no_file_names_a_path_of_the_machine_it_was_written_on():
     assert not found
 
 
+def test_no_module_is_too_long():
+    modules = sorted((ROOT / "easi3r_jax").rglob("*.py"))
+    assert not [
+        str(path.relative_to(ROOT))
+        for path in modules
+        if len(path.read_text(encoding="utf-8").splitlines()) > MODULE_LINES
+    ]
+
+
 def test_the_golden_arrays_stay_small():
     assert sum(p.stat().st_size for p in (ROOT / "tests/golden").rglob("*") if p.is_file()) <= 25.8e6
 
@@ -202,6 +223,16 @@ def test_the_documents_name_commands_that_exist():
             if not source.with_suffix(".py").exists() and not (source / "__main__.py").exists():
                 unknown.append(f"{path.name}: python -m {module}")
     assert not unknown
+
+
+def test_rows_of_tables_in_the_documents_are_short():
+    """Readers of the source see them as lines."""
+    found = []
+    for path in documents():
+        prose = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        rows = re.findall(r"^ *\|.*", prose, flags=re.MULTILINE)
+        found += [f"{path.name}: {row}" for row in rows if len(row) > TABLE_ROW]
+    assert not found, "\n".join(found)
 
 
 def test_the_documents_link_to_files_that_exist():

@@ -47,7 +47,7 @@ def is_bare(hint) -> bool:
 
 
 def without_shape(name: str, value) -> list[str]:
-    """Parameters, results and fields of arrays whose shape is not said, and parameters without an annotation."""
+    """Parameters, results and fields with arrays of unspecified shape, and parameters without an annotation."""
     if inspect.isclass(value):
         found = [f"{name}.{part}" for part, hint in fields(value).items() if is_bare(hint)] if is_record(value) else []
         methods = [f for f in vars(value).values() if inspect.isfunction(f)]
@@ -181,7 +181,7 @@ def test_a_compiled_function_is_checked_while_it_is_traced():
         jax.jit(lambda x: se3.compose(x, x))(jnp.eye(3))
 
 
-def test_the_hook_is_at_work():
+def test_the_hook_is_installed():
     for function in (e3r.predict_pairs, e3r.DUSt3R.decode, camera.project, e3r.evaluate_scene):
         assert hasattr(function, "__wrapped__"), function
     model = e3r.random_model(e3r.DUSt3RConfig.thumbnail())

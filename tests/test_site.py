@@ -17,7 +17,7 @@ def test_every_public_name_has_one_entry():
 
 
 def test_every_document_is_in_the_navigation_once():
-    """And no other: those that do not stand in docs/ are made by the hooks."""
+    """And no others: the hooks add those that are not in docs/."""
     hooks = (DOCS / "hooks.py").read_text(encoding="utf-8")
     made = dict(re.findall(r'^ {4}"(.+)": "(\w+\.md)",$', hooks, flags=re.MULTILINE))
     assert "README.md" in made and all((ROOT / source).is_file() for source in made)

@@ -71,7 +71,8 @@ def clip_focal(known: KnownCameras) -> float | None:
     if given.max() > (1 + _FOCAL_TOLERANCE) * given.min():
         raise ConfigError(
             f"The known focal lengths differ ({given.min():.1f} to {given.max():.1f} pixels) and some frames' are not "
-            "known, so the frames cannot share one. Give each frame its own (--noshared_focal)."
+            "known, so the frames cannot share one. Give each frame its own: AlignConfig(shared_focal=False), or "
+            "--noshared_focal."
         )
     return float(given.mean())
 

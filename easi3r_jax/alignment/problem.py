@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from easi3r_jax.alignment.narrow import forbid_half_gradient, in_bits
 from easi3r_jax.alignment.state import AlignState
 from easi3r_jax.core import sharding
-from easi3r_jax.core.arrays import Array, Bool, Float, Int, PyTree, Real, pytree_dataclass
+from easi3r_jax.core.arrays import Array, Bool, Float, Int, PyTree, Real, pytree_dataclass, static_field
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera
@@ -116,7 +116,7 @@ class AlignProblem:
     free: PyTree[Float[Array, "..."]] | None = None
     pair_counts: Float[Array, "E"] | None = None
     frame_counts: Float[Array, "T"] | None = None
-    mesh: Mesh | None = dataclasses.field(default=None, metadata={"static": True})
+    mesh: Mesh | None = static_field(default=None)
 
 
 def make_problem(

@@ -21,18 +21,20 @@ import optax
 from scipy.spatial.transform import Rotation
 
 from easi3r_jax.alignment.known import decide_scale, transformed_poses, world_from_known
+from easi3r_jax.alignment.overlaps import (
+    MAX_RESIDUAL,
+    Overlaps,
+    a_from_b_of,
+    find_overlaps,
+    overlap_residuals,
+    overlap_trust,
+)
 from easi3r_jax.core.arrays import Array, Int
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import se3
-from easi3r_jax.core.geometry.procrustes import robust_similarity, robust_weights
+from easi3r_jax.core.geometry.procrustes import robust_weights
 from easi3r_jax.core.types import KnownCameras, Scene4D
 
-# Numbers of scene points and camera points that tie two windows together, and the cameras' share of the weight.
-_NUM_POINTS, _NUM_CAMERA_POINTS = 8192, 512
-_CAMERA_SHARE = 0.25
-# Mean residual, relative to the points' extent, at which an overlap has half its weight, and from which it is rejected.
-# The embedded network has .003 to .025 on a clip of 300 frames; unrelated windows are above .3.
-_HALF_TRUST_RESIDUAL, _MAX_RESIDUAL = 0.1, 0.3
 _HIGHEST = jax.lax.Precision.HIGHEST
 _STEPS, _RATE = 200, 3e-3
 
@@ -109,73 +111,15 @@ def _joined(
     keyframes: tuple[Scene4D, np.ndarray] | None,
     seed: int,
 ) -> Scene4D:
-    overlaps = _overlaps(scenes, ranges, keyframes, seed)
-    trust = _trust(_residuals(overlaps, overlaps.a_from_b))
+    overlaps = find_overlaps(scenes, ranges, keyframes, seed)
+    trust = overlap_trust(overlap_residuals(overlaps, overlaps.a_from_b))
     starts = _starts(overlaps, len(scenes))
-    rejected = [np.sum(trust * (_residuals(overlaps, _a_from_b(s, overlaps)) > _MAX_RESIDUAL)) for s in starts]
+    rejected = [np.sum(trust * (overlap_residuals(overlaps, a_from_b_of(s, overlaps)) > MAX_RESIDUAL)) for s in starts]
     refined = _refine(starts[int(np.argmin(rejected))], overlaps, trust)
     return _blended([_moved(scene, refined[k]) for k, scene in enumerate(scenes)], ranges)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Overlaps:
-    """Corresponding points of each two windows that share frames, R pairs of windows.
-
-    Attributes:
-      numbers: (R, 2) int of the windows a < b; the window of keyframes comes last.
-      points_a, points_b: (R, P, 3) the same points in both worlds.
-      weights: (R, P).
-      a_from_b: (R, 4, 4) float64, the similarity that most points agree on.
-    """
-
-    numbers: np.ndarray
-    points_a: Array
-    points_b: Array
-    weights: Array
-    a_from_b: np.ndarray
-
-
-def _overlaps(
-    scenes: Sequence[Scene4D],
-    ranges: Sequence[tuple[int, int]],
-    keyframes: tuple[Scene4D, np.ndarray] | None,
-    seed: int,
-) -> _Overlaps:
-    members = [(scene, np.arange(*range_)) for scene, range_ in zip(scenes, ranges, strict=True)]
-    members += [] if keyframes is None else [keyframes]
-    numbers, shared = [], []
-    for a, b in itertools.combinations(range(len(members)), 2):
-        _, in_a, in_b = np.intersect1d(members[a][1], members[b][1], assume_unique=True, return_indices=True)
-        if len(in_a):
-            rng = np.random.default_rng([seed, a, b])
-            numbers.append((a, b))
-            shared.append(_shared_points(members[a][0], members[b][0], in_a, in_b, rng))
-    points_a, points_b, weights = (jnp.asarray(np.stack(x), jnp.float32) for x in zip(*shared, strict=True))
-    a_from_b = np.stack([_robust(*x) for x in zip(points_b, points_a, weights, strict=True)])
-    return _Overlaps(np.array(numbers), points_a, points_b, weights, a_from_b.astype(np.float64))
-
-
-def _residuals(overlaps: _Overlaps, a_from_b: np.ndarray) -> np.ndarray:
-    """(R,) robust mean distance between the points of each overlap, relative to their extent."""
-    moved = jax.vmap(se3.transform_points)(jnp.asarray(a_from_b, jnp.float32), overlaps.points_b)
-    agreeing = jax.vmap(robust_weights)(moved, overlaps.points_a, overlaps.weights)
-    distance = jnp.sum(agreeing * se3.safe_norm(moved - overlaps.points_a), axis=1)
-    middle = jnp.mean(overlaps.points_a, axis=1, keepdims=True)
-    extent = jnp.sum(agreeing * se3.safe_norm(overlaps.points_a - middle), axis=1)
-    return np.asarray(distance / jnp.maximum(extent, 1e-30), np.float64)
-
-
-def _trust(residuals: np.ndarray) -> np.ndarray:
-    """(R,) weight in 0..1 of overlaps with these residuals; 0 for rejected ones."""
-    return np.where(residuals < _MAX_RESIDUAL, 1 / (1 + (residuals / _HALF_TRUST_RESIDUAL) ** 2), 0)
-
-
-def _a_from_b(transforms: np.ndarray, overlaps: _Overlaps) -> np.ndarray:
-    """(R, 4, 4) a_from_b of the overlaps, given the windows' world transforms (K, 4, 4)."""
-    return np.linalg.inv(transforms[overlaps.numbers[:, 0]]) @ transforms[overlaps.numbers[:, 1]]
-
-
-def _starts(overlaps: _Overlaps, num_windows: int) -> list[np.ndarray]:
+def _starts(overlaps: Overlaps, num_windows: int) -> list[np.ndarray]:
     """Candidate transforms of the windows into the first one's world, (K, 4, 4); with keyframes (K + 1, 4, 4).
 
     In order of preference: by the keyframes, where errors do not accumulate; then along the chain.
@@ -206,54 +150,14 @@ def _agreed(votes: list[np.ndarray], points: Array) -> np.ndarray:
     return votes[int(np.argmin(apart))]
 
 
-def _shared_points(
-    a: Scene4D, b: Scene4D, in_a: np.ndarray, in_b: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """World points of the same pixels in two windows, and their weights: (P, 3), (P, 3), (P,)."""
-    static = np.asarray(a.static_mask[in_a]) & np.asarray(b.static_mask[in_b])
-    confidence = np.minimum(a.confidence[in_a], b.confidence[in_b])
-    weight = np.where(static, np.log(np.maximum(confidence, 1)), 0)
-    if not weight.any():  # everything is dynamic or uncertain: weight all pixels equally
-        weight = np.ones_like(weight)
-    flat = weight.ravel().astype(np.float64)
-    chosen = rng.choice(flat.size, _NUM_POINTS, p=flat / flat.sum())
-    frame, row, column = np.unravel_index(chosen, weight.shape)
-    points, cameras, reach = [], [], np.median(np.asarray(a.depth[in_a], np.float64), axis=(1, 2))
-    # Ratio of the two windows' scales, as the median over pixels, so that camera points have equal length in both.
-    ratio = np.median(np.asarray(b.depth[in_b], np.float64) / a.depth[in_a])
-    for scene, part in ((a, in_a), (b, in_b)):
-        depth = np.asarray(scene.depth[part], np.float64)
-        poses = np.asarray(scene.world_from_cam[part], np.float64)
-        matrices = np.asarray(scene.intrinsics[part], np.float64)
-        z = depth[frame, row, column]
-        x = (column - matrices[frame, 0, 2]) / matrices[frame, 0, 0] * z
-        y = (row - matrices[frame, 1, 2]) / matrices[frame, 1, 1] * z
-        local = np.stack([x, y, z], axis=-1)
-        points.append(np.einsum("pab,pb->pa", poses[frame, :3, :3], local) + poses[frame, :3, 3])
-        # A camera is represented by four points: its centre, and one at its median depth along each axis.
-        ends = (reach if scene is a else ratio * reach)[:, None, None] * np.eye(3)
-        axes = np.einsum("tab,tcb->tca", poses[:, :3, :3], ends) + poses[:, None, :3, 3]
-        cameras.append(np.concatenate([poses[:, None, :3, 3], axes], axis=1).reshape(-1, 3))
-    weights = np.repeat(
-        [(1 - _CAMERA_SHARE) / _NUM_POINTS, _CAMERA_SHARE / _NUM_CAMERA_POINTS], [_NUM_POINTS, _NUM_CAMERA_POINTS]
-    )
-    # The same number for every overlap, whatever its length.
-    spread = np.arange(_NUM_CAMERA_POINTS) * len(cameras[0]) // _NUM_CAMERA_POINTS
-    in_worlds = [np.concatenate([p, c[spread]]) for p, c in zip(points, cameras, strict=True)]
-    return in_worlds[0], in_worlds[1], weights
-
-
-_robust = jax.jit(robust_similarity)
-
-
-def _refine(start: np.ndarray, overlaps: _Overlaps, trust: np.ndarray) -> np.ndarray:
+def _refine(start: np.ndarray, overlaps: Overlaps, trust: np.ndarray) -> np.ndarray:
     """(K, 4, 4) similarities after joint optimisation over all overlaps from `start`; the first one is fixed."""
     numbers, points_a, points_b = overlaps.numbers, overlaps.points_a, overlaps.points_b
     there_a, there_b = (
         jax.vmap(se3.transform_points)(jnp.asarray(start[numbers[:, k]], jnp.float32), points)
         for k, points in enumerate((points_a, points_b))
     )
-    fitting = trust * _trust(_residuals(overlaps, _a_from_b(start, overlaps)))
+    fitting = trust * overlap_trust(overlap_residuals(overlaps, a_from_b_of(start, overlaps)))
     weights = jax.vmap(robust_weights)(there_a, there_b, overlaps.weights)
     weights = weights * jnp.asarray(fitting, jnp.float32)[:, None]
     # Corrections rotate about the mean of points in each window (from its last overlap), so that a rotation does not

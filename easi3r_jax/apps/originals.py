@@ -43,7 +43,7 @@ def original_views(saved: Reconstruction, numbers: np.ndarray, path: pathlib.Pat
         )
     image_from_frame = np.linalg.inv(source.frame_from_source)
     index = np.asarray(source.source_index)[numbers]
-    height, width = (int(side) for side in source.source_size)
+    height, width = source.original_size
     rgb = saved.scene.rgb
 
     def check(image: Image.Image, t: int) -> Image.Image:

@@ -177,7 +177,8 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
         metrics=comparison or None,
         name=sequence.name,
         clouds=clouds(),
-        keep_flow=GIVEN.save_flow.value,
+        # A clip of one frame has no pairs, hence no flow.
+        keep_flow=GIVEN.save_flow.value and result.given is not None and result.given.flow is not None,
         progress=stages,
     )
     if store is not None:

@@ -37,7 +37,7 @@ MOVING_POINTS = _INPUT.integer(
 
 _WHERE = FLAGS.group("Where")
 PORT = _WHERE.integer("port", _PORT, "Port of the server (0: any free port).")
-HOST = _WHERE.string("host", _HOST, "Address to listen at; 0.0.0.0 admits everybody who can reach this machine.")
+HOST = _WHERE.string("host", _HOST, "Address to listen on; 0.0.0.0: also accept connections from other machines.")
 EXPORT_HTML = _WHERE.string(
     "export_html",
     "",

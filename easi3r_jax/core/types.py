@@ -55,19 +55,44 @@ class Frames:
       source_size: (2,) int32, (height, width) of the original images after EXIF orientation.
       valid: (T,) bool, False for padding at the end, which repeats the last frame; None: no padding.
       names: file name of each frame's original, for a folder of images; else None.
+
+    `source_index`, `frame_from_source` and `source_size` are None in results of older versions, which lack them.
     """
 
     rgb: UInt8[Array, "T H W 3"]
-    source_index: Int[Array, "T"]
+    source_index: Int[Array, "T"] | None
     time: Float[Array, "T"]
-    frame_from_source: Float[Array, "3 3"]
-    source_size: Int[Array, "2"]
+    frame_from_source: Float[Array, "3 3"] | None
+    source_size: Int[Array, "2"] | None
     valid: Bool[Array, "T"] | None = None
     names: tuple[str, ...] | None = static_field(default=None)
 
     def original_intrinsics(self, intrinsics: Float[Array, "T 3 3"]) -> Float[np.ndarray, "T 3 3"]:
-        """Maps (T, 3, 3) intrinsics from pixels of the frames to pixels of the original images, float64."""
-        return np.linalg.inv(self.frame_from_source) @ np.asarray(intrinsics, np.float64)
+        """Maps (T, 3, 3) intrinsics from pixels of the frames to pixels of the original images, float64.
+
+        Raises:
+          InputError: the frames are of a result of an older version.
+        """
+        return np.linalg.inv(_recorded(self.frame_from_source)) @ np.asarray(intrinsics, np.float64)
+
+    @property
+    def original_size(self) -> tuple[int, int]:
+        """(height, width) of the original images.
+
+        Raises:
+          InputError: the frames are of a result of an older version.
+        """
+        height, width = _recorded(self.source_size)
+        return int(height), int(width)
+
+
+def _recorded(value: Array | None) -> Array:
+    if value is None:
+        raise InputError(
+            "The result is from an older version, which does not record how its frames were cut from the original "
+            "images: reconstruct the clip again."
+        )
+    return value
 
 
 def frames_at(frames: Frames, numbers: Any) -> Frames:
@@ -76,7 +101,7 @@ def frames_at(frames: Frames, numbers: Any) -> Frames:
     return dataclasses.replace(
         frames,
         rgb=frames.rgb[numbers],
-        source_index=frames.source_index[numbers],
+        source_index=None if frames.source_index is None else frames.source_index[numbers],
         time=frames.time[numbers],
         valid=None if frames.valid is None else frames.valid[numbers],
         names=names,
@@ -285,8 +310,7 @@ class Reconstruction:
 
     Attributes:
       scene: cameras, geometry and masks over time.
-      frames: the clip, with the source and time of each frame. Results without a format version lack the source: their
-        `source_index`, `frame_from_source` and `source_size` are None.
+      frames: the clip, with the source and time of each frame.
       motion: score maps of the last pass; None without a motion cue.
       threshold: () float32, threshold on `scene.dynamic_score` above which the cue marks a pixel as dynamic; None
         without a cue, or if there is no single threshold for the clip (windows).

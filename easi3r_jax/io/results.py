@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from easi3r_jax.core import atomic
-from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Frames, Given, MotionMaps, Progress, Reconstruction, Scene4D, TemporalMaps, silent
 from easi3r_jax.io.export import npz
 from easi3r_jax.io.export.flow import write_flow
@@ -67,22 +67,29 @@ def save_result(
       metrics: content of `metrics.json`, if there is ground truth.
       name: title of `summary.png`; by default the folder's name.
       clouds: selection of points for `scene.glb` and `scene.ply`.
-      keep_flow: also write the optical flow that was used, to the folder `flow`.
+      keep_flow: also write the optical flow that was used (`result.given.flow`), to the folder `flow`.
       progress: called before each file, for the stage "write".
 
     Returns:
       the absolute path of the folder.
 
     Raises:
-      ConfigError: a foreground of `clouds` that is not a frame of the clip.
+      ConfigError: a foreground of `clouds` that is not a frame of the clip; `keep_flow` without flow.
+      InputError: a result of an older version, which lacks the source of its frames.
       OutputError: the folder cannot be written.
     """
     scene, frames = jax.tree.map(np.asarray, result.scene), result.frames  # from the device, once
     time = np.asarray(frames.time, np.float64)
     clouds.check(len(scene.depth))
+    _ = frames.original_size  # raises an error now if it is not recorded, not when half is written
     target = pathlib.Path(folder).expanduser().resolve()
     given = result.given or Given()
     flow = None if given.flow is None else np.asarray(given.flow)
+    if keep_flow and flow is None:
+        raise ConfigError(
+            "There is no optical flow to keep: pass flow to `reconstruct`, or omit `keep_flow`. Windows and results "
+            "that were read back have none."
+        )
     edges = np.zeros((0, 2), np.int32) if result.edges is None else np.asarray(result.edges)
 
     def write_clouds(path: pathlib.Path) -> None:  # scene.glb and scene.ply
@@ -117,7 +124,7 @@ def save_result(
     }
     if metrics is not None:
         steps["metrics.json"] = lambda path: write_json(path, metrics)
-    if flow is not None and keep_flow:
+    if keep_flow and flow is not None:
         steps["flow"] = lambda path: write_flow(path, flow, edges, known=given.flow_known)
     with atomic.atomic_folder(target, marker=_MARKER) as new:
         for done, (file, write) in enumerate(steps.items()):

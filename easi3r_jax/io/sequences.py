@@ -45,11 +45,11 @@ class Sequence:
 
 
 def find_sequence(seq: str, ground_truth: str | None = None) -> Sequence:
-    """Resolves `--seq`: "demo", a clip folder, a folder of images, or a video file.
+    """Resolves the name of a clip: "demo", a clip folder, a folder of images, or a video file.
 
     Args:
-      seq: as typed.
-      ground_truth: as typed: an npz file that replaces the clip folder's own.
+      seq: as the user gives it.
+      ground_truth: an npz file that replaces the clip folder's own.
 
     Raises:
       InputError: the clip or the ground-truth file does not exist.
@@ -65,7 +65,7 @@ def find_sequence(seq: str, ground_truth: str | None = None) -> Sequence:
     if ground_truth:
         file = pathlib.Path(ground_truth).expanduser()
         if not file.is_file():
-            raise InputError(f"No ground truth at {file}: --ground_truth takes an .npz file.")
+            raise InputError(f"No ground truth at {file}: there is no such .npz file.")
         sequence = dataclasses.replace(sequence, ground_truth=file)
     return sequence
 
@@ -82,7 +82,7 @@ def load_frames(
     config: FrameConfig = FrameConfig(),
     progress: Progress = silent,
 ) -> Frames:
-    """Reads a clip and resizes it for the network: `video.load_frames` for everything that `--seq` accepts.
+    """Reads a clip and resizes it for the network: `video.load_frames`, also for clip folders and "demo".
 
     Args:
       source: a video file, a folder of images, one image, a clip folder, "demo" (the bundled clip), or a sequence of
@@ -116,13 +116,13 @@ def load_arrays(path: pathlib.Path, frames: Frames, names: tuple[str, ...]) -> d
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"Cannot read the ground truth {path}: {error}.") from error
 
-    index = np.asarray(frames.source_index)
+    original_size, index = frames.original_size, np.asarray(frames.source_index)
     if "intrinsics" in arrays and arrays["intrinsics"].ndim == 2:  # one camera for all frames
         arrays["intrinsics"] = np.broadcast_to(arrays["intrinsics"], (index.max() + 1, *arrays["intrinsics"].shape))
     for name, array in arrays.items():
         if array.dtype.kind not in "biuf":
             raise InputError(f"{path}: {name} is {array.dtype}, not numbers.")
-        tail = {"world_from_cam": (4, 4), "intrinsics": (3, 3)}.get(name, tuple(int(s) for s in frames.source_size))
+        tail = {"world_from_cam": (4, 4), "intrinsics": (3, 3)}.get(name, original_size)
         if array.shape[1:] != tail or len(array) <= index.max():
             raise InputError(
                 f"{path}: {name} has shape {array.shape}; the clip needs at least {index.max() + 1} entries of {tail}."

@@ -1,7 +1,4 @@
-"""The address at which the viewer and the web app listen: checked before any work, and how to connect to it.
-
-Messages name the flags `--host` and `--port`, which both programs have.
-"""
+"""The address at which the viewer and the web app listen: checked before any work, and how to connect to it."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ def check_address(host: str, port: int) -> int:
       ConfigError: the port is in use or not permitted, or the address does not belong to this machine.
     """
     if not 0 <= port <= 65535:
-        raise ConfigError(f"--port={port}: a port is a number from 0 to 65535.")
+        raise ConfigError(f"Port {port}: a port is a number from 0 to 65535.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
@@ -31,15 +28,13 @@ def check_address(host: str, port: int) -> int:
         if error.errno == errno.EADDRINUSE:
             raise port_in_use(port) from error
         if error.errno == errno.EACCES:
-            raise ConfigError(f"No permission to use port {port}: choose a --port from 1024 to 65535.") from error
-        raise ConfigError(
-            f"Cannot listen at {host}, port {port}: {error.strerror}. Check --host and --port."
-        ) from error
+            raise ConfigError(f"No permission to use port {port}: choose one from 1024 to 65535.") from error
+        raise ConfigError(f"Cannot listen on {host}, port {port}: {error.strerror}. Check host and port.") from error
 
 
 def port_in_use(port: int) -> ConfigError:
     """The error for a port that another program uses."""
-    return ConfigError(f"Port {port} is in use: choose another --port, or 0 for any free port.")
+    return ConfigError(f"Port {port} is in use: choose another, or 0 for any free port.")
 
 
 def is_local(host: str) -> bool:

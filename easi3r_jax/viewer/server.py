@@ -106,7 +106,7 @@ class Viewer:
 
     Args:
       saved: one or two results.
-      host: address to listen at. Anyone who can reach it sees the scenes; 127.0.0.1 is this machine only.
+      host: address to listen on. Anyone who can reach it sees the scenes; 127.0.0.1 is this machine only.
       port: 0 for any free port.
       budget: limits on the number of points.
 

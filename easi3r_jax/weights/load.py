@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import tempfile
 from typing import Any, TypeVar
@@ -22,7 +23,9 @@ _T = TypeVar("_T")
 EMBEDDED = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "model"
 
 
-def load_model(checkpoint: str = "embedded", dtype: str = "auto", *, progress: Progress = silent) -> DUSt3R:
+def load_model(
+    checkpoint: str | os.PathLike[str] = "embedded", dtype: str = "auto", *, progress: Progress = silent
+) -> DUSt3R:
     """Loads a DUSt3R or MonST3R network. Sources of other layouts are converted on first use and kept.
 
     Args:
@@ -39,9 +42,10 @@ def load_model(checkpoint: str = "embedded", dtype: str = "auto", *, progress: P
 
 
 def load_model_and_metadata(
-    checkpoint: str = "embedded", dtype: str = "auto", *, progress: Progress = silent
+    checkpoint: str | os.PathLike[str] = "embedded", dtype: str = "auto", *, progress: Progress = silent
 ) -> tuple[DUSt3R, dict[str, Any]]:
     """As `load_model`, also returning the checkpoint's metadata: source, SHA-256, licence."""
+    checkpoint = os.fspath(checkpoint)
     if not checkpoint:
         raise CheckpointError("No checkpoint is named: name weights, or omit it for the small embedded network.")
     if checkpoint == "embedded":  # small: converted each time, so that it needs no cache
@@ -54,7 +58,7 @@ def load_model_and_metadata(
     return model.with_dtype(layer_dtype(dtype)), metadata
 
 
-def load_flow_model(checkpoint: str, *, progress: Progress = silent) -> FlowNetwork:
+def load_flow_model(checkpoint: str | os.PathLike[str], *, progress: Progress = silent) -> FlowNetwork:
     """Loads a RAFT or SEA-RAFT network, as `load_model` does.
 
     `functools.partial(estimate_flow, network)` is what `reconstruct(..., flow=...)` takes.
@@ -62,7 +66,7 @@ def load_flow_model(checkpoint: str, *, progress: Progress = silent) -> FlowNetw
     Raises:
       CheckpointError: as `load_model`.
     """
-    _, network, _ = load_flow_network(convert.resolve(checkpoint, progress=progress))
+    _, network, _ = load_flow_network(convert.resolve(os.fspath(checkpoint), progress=progress))
     return network
 
 

@@ -34,7 +34,7 @@ def assert_usable(result, num_frames=4, iterations=60):
     assert result.losses.shape == (iterations,)
 
 
-def test_faultless_predictions_give_the_scene(clip, quick):
+def test_perfect_predictions_give_the_scene(clip, quick):
     """Without the temporal term, which draws the cameras together."""
     result = aligned(clip.predictions, dataclasses.replace(quick, iterations=300, smoothing_weight=0.0))
     assert_usable(result, iterations=300)
@@ -67,7 +67,7 @@ def test_constant_confidence(level, clip, quick):
 
 
 def test_identical_frames(clip, quick):
-    """A camera that stands still: every map is the same, up to nothing."""
+    """A static camera: all maps are the same."""
     points = jnp.tile(clip.predictions.points_i[:1], (12, 1, 1, 1))
     still = dataclasses.replace(clip.predictions, points_i=points, points_j=points)
     result = aligned(still, quick)
@@ -89,7 +89,7 @@ def test_maps_that_show_no_scene(what, clip, quick):
     assert_usable(aligned(dataclasses.replace(clip.predictions, points_i=points, points_j=points), quick))
 
 
-def test_one_bad_pair_does_not_carry_the_scene_away(clip, quick):
+def test_one_bad_pair_does_not_distort_the_scene(clip, quick):
     """The worst pair is nonsense of low confidence."""
     bad = clip.predictions.points_j.at[3].set(jnp.asarray([50.0, -20.0, 1.0])[None, None])
     predictions = dataclasses.replace(
@@ -150,7 +150,7 @@ def test_progress_ends_where_it_said_it_would(num_frames, clip, quick):
 
 
 @pytest.mark.parametrize("release", [False, True])
-def test_predictions_are_freed_where_nobody_needs_them(release, clip, quick):
+def test_predictions_are_freed_when_no_longer_needed(release, clip, quick):
     copy = jax.tree.map(lambda x: x.copy(), clip.predictions)
     result = aligned(copy, quick, release=release)
     assert_usable(result)

@@ -86,7 +86,7 @@ def turned_away():
     return out
 
 
-def test_a_frame_that_does_not_look_there_has_no_say(config):
+def test_a_frame_that_does_not_see_a_point_does_not_count(config):
     depths = [spot(4.0, 2.0), np.full((H, W), 4.0)]
     result = result_of([np.eye(4), turned_away()], depths, [np.full((H, W), 3.0), np.full((H, W), 5.0)])
     np.testing.assert_array_equal(alignment.clean_confidence(result, config), result.confidence)

@@ -111,7 +111,7 @@ def test_stops_on_the_way_change_nothing(small, run, config):
     jax.tree.map(np.testing.assert_array_equal, (states[-1], np.concatenate(losses)), run)
 
 
-def test_progress_is_told_from_the_start_to_the_end(small, run, config):
+def test_progress_is_reported_from_start_to_end(small, run, config):
     told = []
     config = dataclasses.replace(config, iterations=50)
     _, losses = alignment.optimise(*small, config, progress=lambda *report: told.append(report))
@@ -168,7 +168,7 @@ def of_200_steps(clip, config, **change):
     return aligned(clip.predictions, dataclasses.replace(config, iterations=200, **change))
 
 
-def test_optimising_lowers_the_loss_and_own_focals_are_found(noisy, config):
+def test_optimising_lowers_the_loss_and_finds_each_focal_length(noisy, config):
     own, shared = (of_200_steps(noisy, config, shared_focal=flag) for flag in (False, True))
     assert own.losses[-1] < 0.9 * own.losses[0]
     np.testing.assert_allclose(own.intrinsics[:, 0, 0], noisy.focals, rtol=0.03)

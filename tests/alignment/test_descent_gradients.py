@@ -40,7 +40,7 @@ def clip(exact_clip, config):
 
 @pytest.fixture(scope="module")
 def directions():
-    """Of a change of the confidences of the i sides, and of what is read off the depth."""
+    """Of a change of the confidences of the i sides, and of the metric of depth."""
     rng = np.random.default_rng(5)
     return rng.standard_normal((T * (T - 1), H, W)), rng.standard_normal((T, H, W))
 
@@ -140,8 +140,8 @@ def test_what_is_fixed_stays_so(minimum, clip, directions, config):
     assert np.all(np.isfinite(gradient(clip[0].confidence_i, jnp.asarray(weights))))
 
 
-def test_no_minimum_is_no_number(clip, directions, config):
-    """Where the second derivative is not positive there is nothing to follow."""
+def test_without_a_minimum_the_result_is_nan(clip, directions, config):
+    """The second derivative must be positive to follow a minimum."""
     state = clip[1]
     saddle = (alignment.Term("hill", lambda state, problem: -alignment.points_loss(state, problem, 0.05)),)
 
@@ -152,7 +152,7 @@ def test_no_minimum_is_no_number(clip, directions, config):
     assert np.isfinite(end(clip[0].confidence_i))
 
 
-def test_too_few_iterations_are_no_number(minimum, clip, directions, config):
+def test_too_few_iterations_give_nan(minimum, clip, directions, config):
     x, unravel, _ = minimum
 
     def end(confidence):
@@ -168,7 +168,7 @@ def test_the_methods_own_objective_has_corners_at_its_minimum(clip, config):
         alignment.at_minimum(clip[1], problem, alignment.DEFAULT_TERMS)
 
 
-def test_it_does_not_depend_on_where_it_is_told_to_be(minimum, clip, directions, config):
+def test_the_gradient_by_the_given_state_is_zero(minimum, clip, directions, config):
     x, unravel, _ = minimum
     problem = problem_of(clip, clip[0].confidence_i, config)
     gradient = jax.grad(lambda s: figure(alignment.at_minimum(s, problem, SOFT), directions[1]))(unravel(x))

@@ -67,7 +67,7 @@ def test_ego_flow_is_where_the_point_is_seen_less_where_it_was(scene):
 
 
 def test_ego_flow_of_known_motions():
-    """Sideways the flow is f t / z; a turn's does not depend on depth; standing still there is none."""
+    """Sideways motion gives f t / z; flow of a rotation does not depend on depth; without motion it is zero."""
     intrinsics = camera.intrinsics(jnp.float64(50.0), camera.default_principal_point(H, W, jnp.float64))
     depth = jnp.asarray(np.random.default_rng(0).uniform(1, 4, (H, W)))
 
@@ -114,7 +114,7 @@ def test_nothing_counts_where_all_is_off(scene):
     assert loss_of(scene, scene[2] + 6, config) == 0
 
 
-def test_flow_of_weight_zero_is_no_term(scene):
+def test_flow_of_weight_zero_adds_no_term(scene):
     state, predictions, flow = scene
     problem = alignment.make_problem(predictions, dataclasses.replace(CONFIG, flow_weight=0.0), flow=flow)
     assert "flow" not in alignment.loss_terms(state, problem)
@@ -166,7 +166,7 @@ def test_flow_counts_from_its_share_of_the_iterations_on(scene):
     assert always[0] == pytest.approx(without[0] + 0.7, rel=1e-4)  # half a pixel each way, two coordinates
 
 
-def test_flow_puts_right_what_points_got_wrong(exact_clip):
+def test_flow_corrects_errors_of_the_points(exact_clip):
     """Points with noise and the exact flow: cameras come out better than without it."""
     with jax.enable_x64(False):
         clip = exact_clip(noise=0.1)

@@ -70,14 +70,14 @@ def test_what_is_unknown_does_not_count(clip, flow, config):
     np.testing.assert_array_equal(blind[1], 0)
 
 
-def test_pairs_in_one_direction_say_nothing(clip, flow, config):
+def test_pairs_in_one_direction_give_no_residual(clip, flow, config):
     edges = np.asarray(clip.predictions.edges)
     one_way = edges[:, 0] < edges[:, 1]
     half = jax.tree.map(lambda x: x[one_way], clip.predictions)
     np.testing.assert_array_equal(alignment.flow_residual(half, flow[one_way], config), 0)
 
 
-def test_progress_is_told(clip, flow, config):
+def test_progress_is_reported(clip, flow, config):
     calls = []
     alignment.flow_residual(
         clip.predictions, flow, config, progress=lambda stage, done, total, note: calls.append((stage, done, total))

@@ -212,7 +212,7 @@ def sizes_written(function, *args):
     return found
 
 
-def test_a_gradient_that_nobody_asks_for_is_not_computed(state, observed):
+def test_an_unrequested_gradient_is_not_computed(state, observed):
     problem = problem_of(observed)
     by_state = sizes_written(jax.grad(alignment.total_loss), state, problem)
     by_points = sizes_written(
@@ -321,7 +321,7 @@ def test_laying_out_frees_nothing_that_is_traced(state, observed):
 
 
 def test_everything_may_be_traced_at_once(state, observed):
-    """Edges too: under `jit` of the predictions they are no numpy array."""
+    """Edges too: under `jit` of the predictions they are not a NumPy array."""
     expected = jax.jit(alignment.total_loss)(state, problem_of(observed))
 
     @jax.jit

@@ -122,7 +122,7 @@ def test_chain_joins_each_two_neighbours(seed):
     [(True, "spanning-tree"), (False, "spanning-tree"), (True, "chain")],
     ids=["shared", "own", "chain"],
 )
-def test_faultless_predictions_start_at_the_truth(shared, initialisation, exact_clip, config):
+def test_perfect_predictions_start_at_the_truth(shared, initialisation, exact_clip, config):
     """Up to the world: its frame is that of the best pair's first camera, its size makes the mean pair scale 0.5."""
     clip = exact_clip(focals=20.0 if shared else np.array([18.0, 20.0, 23.0, 26.0]))
     config = dataclasses.replace(config, shared_focal=shared, initialisation=initialisation)

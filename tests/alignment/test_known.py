@@ -73,8 +73,8 @@ def test_known_poses_come_out_as_given_and_depth_in_their_unit(clip, quick):
 
 
 @pytest.mark.parametrize(("noise", "tolerance"), [(0.0, 1e-3), (0.05, 0.02)])
-def test_parallax_tells_the_scale_of_known_poses(noise, tolerance, exact_clip, quick):
-    """Better than the length of the path: some points of every pair lie elsewhere, and cameras of the start are off."""
+def test_parallax_gives_the_scale_of_known_poses(noise, tolerance, exact_clip, quick):
+    """More accurate than by path length: some points of every pair are wrong, and so are initial cameras."""
     clip = exact_clip(noise=noise)
     points = np.array(clip.predictions.points_j)
     points[:, : points.shape[1] // 4] += 0.5
@@ -119,7 +119,7 @@ def test_known_poses_that_all_lie_at_one_place_give_no_unit(clip, quick):
 
 
 def test_a_camera_that_only_turns_gives_no_unit(clip, quick):
-    """Centres apart by rounding, or by what a mount gives way, are no baseline."""
+    """Centres that differ by rounding, or because a mount is not rigid, do not form a baseline."""
     for jitter in (1e-17, 1e-4):
         poses = clip.world_from_cam.copy()
         poses[:, :3, 3] = jitter * np.random.default_rng(0).standard_normal((T, 3))
@@ -204,7 +204,7 @@ def test_known_cameras_are_refused_in_one_line(clip, quick):
     with pytest.raises(InputError, match="known for 2 frames, but the clip has 4"):
         aligned(clip.predictions, quick, known=few)
     differing = known_cameras(clip, focals=np.array([18.0, 20, 23, 26]), focal_which=(True, True, False, False))
-    with pytest.raises(ConfigError, match="noshared_focal"):
+    with pytest.raises(ConfigError, match=r"AlignConfig\(shared_focal=False\)"):
         aligned(clip.predictions, quick, known=differing)
 
 

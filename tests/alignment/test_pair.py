@@ -100,7 +100,7 @@ def test_without_a_pose_both_cameras_are_the_same(two, config):
 
 
 def test_two_identical_frames_have_one_camera(exact_clip, config):
-    """What a network says of a frame against itself: both maps are one map."""
+    """What a network predicts for a frame paired with itself: both maps are the same."""
     clip = exact_clip(num_frames=2)
     points = jnp.tile(clip.predictions.points_i[:1], (2, 1, 1, 1))
     twice = dataclasses.replace(clip.predictions, points_i=points, points_j=points)

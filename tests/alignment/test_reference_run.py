@@ -119,7 +119,7 @@ def test_end(run):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_our_own_start_ends_as_low(schedule, predictions, config, reference):
+def test_our_start_ends_as_low(schedule, predictions, config, reference):
     config = dataclasses.replace(config, schedule=schedule)
     result = aligned(predictions, config)
     assert float(result.losses[-1]) <= 1.02 * reference(f"a_noflow_{schedule}")["losses"][-1]

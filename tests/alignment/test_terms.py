@@ -65,7 +65,7 @@ def test_leaving_a_term_out(name, weight, small):
     np.testing.assert_allclose(LOSS(*small, terms=rest), values["total"] - weight * values[name], rtol=1e-5)
 
 
-def test_adding_ones_own(small):
+def test_a_custom_term_is_added(small):
     more = (*alignment.DEFAULT_TERMS, alignment.Term("roughness", roughness, 10.0))
     values = TERMS(*small, terms=more)
     assert values["roughness"] > 0
@@ -80,7 +80,7 @@ def test_a_weight_may_come_from_the_problem(small):
     np.testing.assert_allclose(slope(problem.smoothing_weight), roughness(state, problem), rtol=1e-6)
 
 
-def test_no_terms_are_no_objective(small):
+def test_no_terms_are_refused(small):
     assert alignment.total_loss(*small, ()) == 0
     assert set(alignment.loss_terms(*small, ())) == {"total"}
 
@@ -99,7 +99,7 @@ def test_a_term_without_its_prior_says_what_is_missing(term, small):
         term(state, dataclasses.replace(problem, depth_prior=None))
 
 
-def test_optimising_an_own_term_smooths_what_it_penalises(clip, config):
+def test_optimising_a_custom_term_smooths_what_it_penalises(clip, config):
     short = dataclasses.replace(config, iterations=60)
     rough = [
         roughness(alignment.initial_state(clip.predictions, config), None),

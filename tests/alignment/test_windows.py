@@ -155,7 +155,7 @@ def test_keyframes_that_fit_nothing_do_not_count(rng):
 
 
 @pytest.mark.parametrize(("shift", "grow"), [(0.3, 1.1), (1.0, 1.3)])
-def test_one_wrong_keyframe_does_not_carry_its_windows_away(shift, grow, rng):
+def test_one_wrong_keyframe_does_not_misplace_its_windows(shift, grow, rng):
     truth, ranges = clip(), window_ranges(T, 8, 3)
     parts, numbers = windows_of(truth, ranges, rng, noise=0.01), keyframe_numbers(T, 8)
     keyframes = picked(truth, numbers)
@@ -177,7 +177,7 @@ def test_keyframes_of_exact_windows_change_nothing(rng):
 
 
 def test_what_moves_does_not_pull(rng):
-    """A third of each window's shared frames lies elsewhere in the second window, and nobody has noticed."""
+    """A third of each window's shared frames is misplaced in the second window, with full confidence."""
     truth, ranges = clip(), window_ranges(14, 8, 2)
     parts = windows_of(truth, ranges, rng)
     depth = parts[1].depth.copy()

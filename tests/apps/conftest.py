@@ -28,7 +28,7 @@ def environment(cache) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def command(environment) -> Command:
-    """`command("reconstruct", "--seq=demo")` runs the program and gives its exit code and what it printed."""
+    """`command("reconstruct", "--seq=demo")` runs the program and returns its exit code and output."""
 
     def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
         return subprocess.run(
@@ -61,7 +61,7 @@ def reconstruct_here(tmp_path, capsys, cache, monkeypatch) -> Callable[..., tupl
 
 @pytest.fixture
 def store(tmp_path, monkeypatch) -> Iterator[Store]:
-    """Where the web app keeps what it works with, below the test's own folder."""
+    """The web app's working folder, in the test's temporary folder."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with Store(keep_seconds=3600) as store:
         yield store

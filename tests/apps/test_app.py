@@ -66,7 +66,7 @@ def test_an_upload_becomes_a_scene_films_and_packed_exports(jobs, store, tmp_pat
     assert working(store) == []
 
 
-def test_nothing_that_is_downloaded_tells_where_it_was_made(jobs, store):
+def test_downloads_do_not_reveal_paths_of_the_server(jobs, store):
     products = jobs.run(FRAMES[:2], "embedded", {"export": list(export.FORMATS), "report": True})
     root = str(store.served.parent).encode()
     for path in products.folder.iterdir():
@@ -78,7 +78,7 @@ def test_nothing_that_is_downloaded_tells_where_it_was_made(jobs, store):
                     assert not name.startswith("/") and ".." not in name
 
 
-def test_a_video_is_reconstructed_and_its_upload_may_go_meanwhile(jobs, tmp_path, monkeypatch):
+def test_a_video_is_reconstructed_though_its_upload_is_removed_meanwhile(jobs, tmp_path, monkeypatch):
     video = write_video(tmp_path / "../clip.mp4", FRAMES[:4])
     monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction(lambda progress: video.unlink()))
     products = jobs.run([video], "embedded", {"every": 2, "export": ["colmap"]})
@@ -107,7 +107,7 @@ def upload(tmp_path, name: str, content: bytes):
     return path
 
 
-def test_what_is_no_clip_is_refused_in_words_of_the_user(jobs, store, tmp_path):
+def test_a_file_that_is_not_a_clip_is_refused_in_the_users_terms(jobs, store, tmp_path):
     text = upload(tmp_path, "holiday <b>.mp4", b"this is no video\n" * 100)
     theirs = write_video(tmp_path / "theirs.mp4", FRAMES[:2])  # a file of the server, which a list of files names
     lists = [
@@ -136,7 +136,7 @@ def test_what_is_no_clip_is_refused_in_words_of_the_user(jobs, store, tmp_path):
     assert working(store) == served(store) == []
 
 
-def test_a_clip_whose_length_only_reading_tells_is_cut_short_as_soon_as_it_is_too_long(jobs, tmp_path):
+def test_a_clip_of_undeclared_length_is_cut_as_soon_as_it_is_too_long(jobs, tmp_path):
     seen = []
     video = write_video(tmp_path / "long.mp4", FRAMES[:16])
     with pytest.raises(InputError, match="more than 4 frames"):
@@ -146,7 +146,7 @@ def test_a_clip_whose_length_only_reading_tells_is_cut_short_as_soon_as_it_is_to
     assert jobs.run([video], "embedded", {"first": 1, "motion": "none"}).text.startswith("1 frame in")
 
 
-def test_a_clip_that_says_how_long_it_is_is_refused_before_it_is_read(jobs, tmp_path):
+def test_a_clip_of_declared_length_is_refused_before_it_is_read(jobs, tmp_path):
     seen = []
     video = write_video(tmp_path / "long.mp4", FRAMES[:16])
     with pytest.raises(InputError, match="16 frames"):
@@ -220,7 +220,7 @@ def test_a_stopped_job_ends_at_the_next_report_and_leaves_nothing(jobs, store, m
     assert jobs.run(FRAMES[:2], "embedded", {}).scene.is_file()  # the next one works
 
 
-def test_progress_tells_the_time_that_is_left(jobs, monkeypatch):
+def test_progress_shows_the_remaining_time(jobs, monkeypatch):
     took, left = [], {}
 
     def work(progress):
@@ -247,7 +247,7 @@ def test_a_job_that_takes_too_long_is_ended(jobs, store, networks, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: out of memory")])
-def test_too_little_memory_is_said(jobs, monkeypatch, error):
+def test_too_little_memory_is_reported(jobs, monkeypatch, error):
     def work(progress):
         raise error
 
@@ -256,7 +256,7 @@ def test_too_little_memory_is_said(jobs, monkeypatch, error):
         jobs.run(FRAMES[:2], "embedded", {})
 
 
-def test_what_is_the_servers_fault_is_not_said_to_the_user(jobs, monkeypatch):
+def test_a_server_error_is_not_explained_to_the_user(jobs, monkeypatch):
     def full(*args, **options):
         raise OutputError("Cannot write /secret/place: the disk is full.")
 
@@ -265,7 +265,7 @@ def test_what_is_the_servers_fault_is_not_said_to_the_user(jobs, monkeypatch):
         jobs.run(FRAMES[:2], "embedded", {})
 
 
-def test_what_was_served_long_enough_goes_and_all_at_the_end(tmp_path, monkeypatch):
+def test_results_expire_and_all_are_removed_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with Store(keep_seconds=100) as store:
         assert os.stat(store.served.parent).st_mode & 0o077 == 0

@@ -62,7 +62,7 @@ class Visitor:
         return self.client.submit(*arguments, api_name="/reconstruct")
 
     def join(self, files: list[dict[str, Any]]) -> str:
-        """What the server says to a job of files as they are written; clients would read and upload them first."""
+        """The answer to a job whose files are passed by path; clients would read and upload them first."""
         (number,) = (d["id"] for d in self.client.config["dependencies"] if d["api_name"] == "reconstruct")
         arguments = [files, *(p["parameter_default"] for p in self._parameters[1:])]
         job = {"data": arguments, "fn_index": number, "session_hash": "by_hand"}
@@ -126,13 +126,13 @@ def test_ctrl_c_in_the_middle_of_a_job_leaves_nothing(tmp_path):
     assert time.monotonic() - began < 20
 
 
-def test_a_port_in_use_is_said_in_a_line(program):
+def test_a_port_in_use_is_reported_in_one_line(program):
     port = program[0].rsplit(":", 1)[1]
     command = [sys.executable, "-m", "experiments.app", f"--port={port}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (
         done.returncode == 1
-        and done.stderr == f"error: Port {port} is in use: choose another --port, or 0 for one that is free.\n"
+        and done.stderr == f"error: Port {port} is in use: choose another, or 0 for any free port.\n"
     )
 
 
@@ -200,7 +200,7 @@ def test_a_video(served, quick, tmp_path):
     assert text.startswith("3 frames") and trimesh.load(scene).geometry
 
 
-def test_what_is_no_clip_is_said_and_the_server_stays_up(served, quick, tmp_path):
+def test_a_file_that_is_not_a_clip_is_reported_and_the_server_stays_up(served, quick, tmp_path):
     visitor = Visitor(served[0], tmp_path)
     (tmp_path / "letter.mp4").write_text("Dear all,\n" * 100)
     (tmp_path / "empty.mp4").write_bytes(b"")
@@ -231,7 +231,7 @@ def test_a_huge_file_is_refused_before_it_is_kept(served, quick, tmp_path):
 
 
 def raw_upload(url: str, *headers: str) -> socket.socket:
-    """The beginning of an upload, as nobody's library writes it."""
+    """The beginning of a malformed upload, which no library writes."""
     address = url.removeprefix("http://")
     connection = socket.create_connection(address.split(":"), timeout=60)
     part = '--x\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n'
@@ -242,7 +242,7 @@ def raw_upload(url: str, *headers: str) -> socket.socket:
     return connection
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(served, caplog):
+def test_an_aborted_upload_leaves_nothing(served, caplog):
     url, store = served
     before = set(store.served.rglob("*"))
     with raw_upload(url, "Content-Length: 900000") as connection:
@@ -252,7 +252,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(served, caplog):
     assert "Traceback" not in caplog.text
 
 
-def test_an_upload_that_does_not_go_on_is_ended(served, monkeypatch, capfd):
+def test_a_stalled_upload_is_ended(served, monkeypatch, capfd):
     url, store = served
     monkeypatch.setattr("easi3r_jax.apps.app.gate._UPLOAD_TIMEOUT_SECONDS", 0.5)
     before = set(store.served.rglob("*"))
@@ -270,7 +270,7 @@ def test_an_upload_in_chunks_cannot_say_that_it_is_short(served):
     assert set(store.served.rglob("*")) <= before
 
 
-def test_an_error_of_ours_says_nothing_but_that_it_happened(served, monkeypatch, tmp_path, caplog):
+def test_an_internal_error_reveals_no_details(served, monkeypatch, tmp_path, caplog):
     def work(progress):
         raise ZeroDivisionError("secret")
 

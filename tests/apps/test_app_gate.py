@@ -109,7 +109,7 @@ def test_uploads_at_once_share_the_disk(store, monkeypatch):
     assert asked(gate, UPLOAD, "POST", content_length="1000000") == 200  # the first has come
 
 
-def test_of_an_upload_that_breaks_off_nothing_is_left_when_no_other_comes(store):
+def test_an_aborted_upload_is_removed_even_if_no_other_follows(store):
     finished = store.new_result()
 
     async def gone():
@@ -136,7 +136,7 @@ def test_of_an_upload_that_breaks_off_nothing_is_left_when_no_other_comes(store)
         asked(Gate(broken, store, megabytes=1, local=True), UPLOAD, "POST", content_length="1000")
 
 
-def test_an_upload_that_says_nothing_any_more_gives_its_room_back(store, monkeypatch):
+def test_a_stalled_upload_frees_its_space(store, monkeypatch):
     monkeypatch.setattr(gates, "_UPLOAD_TIMEOUT_SECONDS", 0.05)
 
     async def receive():
@@ -152,7 +152,7 @@ def test_an_upload_that_says_nothing_any_more_gives_its_room_back(store, monkeyp
     assert gate._pending == os.listdir(store.served) == []
 
 
-def test_an_upload_that_drips_is_ended_too(store, monkeypatch):
+def test_a_slow_upload_is_ended_too(store, monkeypatch):
     """Each byte comes in time, all of them do not."""
     monkeypatch.setattr(gates, "_UPLOAD_TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(gates, "_MIN_UPLOAD_RATE", 10_000)
@@ -172,7 +172,7 @@ def test_an_upload_that_drips_is_ended_too(store, monkeypatch):
     assert 3 <= len(came) <= 8
 
 
-def test_nothing_but_http_is_let_in(gate):
+def test_only_http_is_accepted(gate):
     sent = []
 
     async def send(message):
@@ -182,7 +182,7 @@ def test_nothing_but_http_is_let_in(gate):
     assert sent == [{"type": "websocket.close"}]
 
 
-def test_an_upload_that_has_come_may_take_its_time(store, monkeypatch):
+def test_a_complete_upload_may_wait(store, monkeypatch):
     monkeypatch.setattr(gates, "_UPLOAD_TIMEOUT_SECONDS", 0.05)
     waits = iter([0, 0.2])
 
@@ -205,7 +205,7 @@ def test_other_pages_in_the_same_browser_begin_nothing(gate):
     assert asked(gate, "/", sec_fetch_site="cross-site") == 200  # a link to it
 
 
-def test_browsers_that_do_not_say_so_are_known_by_the_page_they_show(store, gate):
+def test_browsers_without_fetch_metadata_are_checked_by_origin(store, gate):
     given = {"content_length": "1000", "host": "10.0.0.7:7860"}
     for where, status in (("10.0.0.7:7860", 200), ("10.0.0.7:80", 403), ("elsewhere.example", 403)):
         assert (

@@ -36,7 +36,7 @@ def browser():
 
 
 def test_the_bundled_clip_from_upload_to_download(browser, url, tmp_path):
-    """All frames, default options: a video is dropped, the scene turns under the mouse, films play, files are whole."""
+    """All frames, default options: a video is dropped, the mouse rotates the scene, films play, files are complete."""
     tab = AppTab(browser, url)
     tab.drop([write_video(tmp_path / "my clip.mp4", FRAMES)])
     tab.page.get_by_label("colmap", exact=True).check()
@@ -82,7 +82,7 @@ def test_two_browsers_get_a_result_each(browser, url):
         assert not tab.errors
 
 
-def test_what_is_no_video_is_told_and_a_video_goes_after_it(browser, url, tmp_path):
+def test_a_file_that_is_not_a_video_is_reported_and_a_video_works_afterwards(browser, url, tmp_path):
     letter = tmp_path / "letter.mp4"
     letter.write_text("Dear all,\n" * 100)
     tab = AppTab(browser, url)

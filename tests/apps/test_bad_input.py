@@ -26,7 +26,7 @@ def own_cache(cache, monkeypatch):
 
 @pytest.fixture
 def run(tmp_path, capsys):
-    """Runs the program with flags; gives its exit code and what it wrote to stderr."""
+    """Runs the program with flags; returns its exit code and stderr."""
 
     def run(**values):
         values = {**QUICK, "output": str(tmp_path / "out" / "result"), **values}
@@ -155,7 +155,7 @@ def test_ground_truth_that_does_not_fit(complaint, images, tmp_path):
     assert "depth has shape (3, 10, 10)" in message
 
 
-def test_ground_truth_that_is_none(complaint, images, tmp_path):
+def test_invalid_ground_truth(complaint, images, tmp_path):
     (tmp_path / "truth.npz").write_bytes(b"PK\x03\x04 but no zip")
     assert "truth.npz" in complaint(seq=str(images), ground_truth=str(tmp_path / "truth.npz"))
 
@@ -191,7 +191,7 @@ def test_nan_in_the_weights(complaint, network):
     assert "NaN" in message
 
 
-def test_a_missing_a_misshapen_and_an_extra_tensor_are_told_together(complaint, network):
+def test_a_missing_a_misshapen_and_an_extra_tensor_are_reported_together(complaint, network):
     def spoil(tensors):
         tensors["enc_norm.weight"] = np.ones(7, np.float32)
         tensors["mystery.weight"] = tensors.pop("dec_norm.weight")
@@ -223,7 +223,7 @@ def test_hub_name_without_a_network(complaint):
     assert "config.json" in message
 
 
-def test_somebody_elses_folder_is_never_replaced(complaint, tmp_path):
+def test_another_folder_is_never_replaced(complaint, tmp_path):
     mine = tmp_path / "holiday"
     mine.mkdir()
     (mine / "photo.png").write_bytes(b"mine")
@@ -278,7 +278,7 @@ def test_interruptions_and_exhaustion(run, monkeypatch, tmp_path, error, code, s
     assert not list((tmp_path / "out").rglob("*"))
 
 
-def test_a_fault_of_ours_keeps_its_traceback(run, monkeypatch):
+def test_a_bug_of_the_library_keeps_its_traceback(run, monkeypatch):
     def fail(*_, **__):
         raise ZeroDivisionError
 

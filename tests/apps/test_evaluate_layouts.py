@@ -57,7 +57,7 @@ Films = tuple[Film, Film]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a data set may lie on the disk.
+    """Layouts of a data set on disk.
 
     Attributes:
       name: of the data set.

@@ -138,7 +138,7 @@ def test_images_of_a_folder_are_kept_as_they_are_where_every_program_reads_them_
     assert [frame["file_path"] for frame in meta["frames"]] == [f"images/{name}" for name in images]
 
 
-def test_clouds_of_nothing_are_told(video, tmp_path, run):
+def test_empty_clouds_are_reported(video, tmp_path, run):
     result = result_of(video, tmp_path / "result")
     for confidence, formats, told in ((3, "ply,png", False), (3.01, "ply,png", True), (3.01, "png,exr", False)):
         output = tmp_path / f"{confidence} {formats}"
@@ -283,7 +283,7 @@ def test_a_wrong_command_is_refused_in_one_line(folder_of_images, tmp_path, run,
     assert not (result / "exports").exists()
 
 
-def test_a_folder_of_somebodys_own_is_not_replaced(folder_of_images, tmp_path, run):
+def test_another_folder_is_not_replaced(folder_of_images, tmp_path, run):
     result = result_of(folder_of_images, tmp_path / "result")
     (tmp_path / "out" / "exr").mkdir(parents=True)
     (tmp_path / "out" / "exr" / "notes.txt").write_text("mine")

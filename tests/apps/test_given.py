@@ -141,7 +141,7 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
         ({"refine_checkpoint": "sam2/"}, "--refine_checkpoint requires --refine=sam2"),
     ],
 )
-def test_what_is_wrong_is_told_in_a_line(complaint, flags, words):
+def test_errors_are_reported_in_one_line(complaint, flags, words):
     assert words in complaint(**flags)
 
 

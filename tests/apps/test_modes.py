@@ -46,7 +46,7 @@ def test_frames_are_placed_as_they_come(run, tmp_path):
         {"refine": "sam2"},
     ],
 )
-def test_feedforward_mode_says_what_it_has_no_use_for(run, flags, tmp_path):
+def test_feedforward_mode_reports_unused_options(run, flags, tmp_path):
     code, _, errors = run(**{**AS_THEY_COME, **flags})
     assert code == 1 and f"does not use --{next(iter(flags))}=" in errors and len(errors.splitlines()) == 1
     assert not (tmp_path / "out").exists()
@@ -60,7 +60,7 @@ def test_options_that_would_do_nothing_are_refused(run, flags, tmp_path):
 
 
 def test_windows_get_the_flow_and_masks_of_their_frames_and_keyframes_no_flow(monkeypatch, tmp_path):
-    """Pairs are of the clip's frames; keyframes, which lie apart, have none."""
+    """Pairs are of neighbouring frames of the clip; keyframes, which are far apart, have none."""
     config, masks, asked, parts = PipelineConfig(graph="complete"), np.zeros((9, 2, 2), bool), [], {}
     masks[3] = True
 
@@ -84,7 +84,7 @@ def test_windows_get_the_flow_and_masks_of_their_frames_and_keyframes_no_flow(mo
     assert parts[2, 3, 4].flow is edges and parts[0, 3, 6].flow is None
 
 
-def test_windows_go_on_where_they_stopped(run, tmp_path, monkeypatch):
+def test_windows_resume(run, tmp_path, monkeypatch):
     """The second call reconstructs only the window that the first one did not reach, and gives the same scene."""
     done = []
     reconstruct_one = pipeline.reconstruct

@@ -155,7 +155,7 @@ def test_an_unknown_array_fails_the_program(command, tiny):
     ],
     ids=["no description", "damaged description", "no arrays"],
 )
-def test_a_folder_without_numbers_is_no_success(command, tiny, spoil, says):
+def test_a_folder_without_numbers_is_an_error(command, tiny, spoil, says):
     spoil(tiny)
     done = command("parity", f"--golden={tiny}")
     assert done.returncode == 1
@@ -163,7 +163,7 @@ def test_a_folder_without_numbers_is_no_success(command, tiny, spoil, says):
     assert says in done.stderr
 
 
-def test_arrays_that_nothing_read_are_told(tmp_path):
+def test_unread_arrays_are_reported(tmp_path):
     np.savez(tmp_path / "x.npz", read=np.ones(2), state_3=np.ones(2), surprise=np.ones(2))
     golden = Golden(tmp_path / "x.npz")
     assert compare("stage", "read", np.ones(2), golden["read"], 0.0).passed
@@ -172,7 +172,7 @@ def test_arrays_that_nothing_read_are_told(tmp_path):
     assert not row.passed
 
 
-def test_a_network_must_be_described_once(golden, tmp_path):
+def test_a_network_needs_one_description(golden, tmp_path):
     shutil.copytree(golden / "pairs", tmp_path / "alone")
     (tmp_path / "alone" / "config.json").write_text("{}")
     with pytest.raises(InputError, match="do not either"):

@@ -49,7 +49,7 @@ def test_the_result_folder_holds_everything(demo):
     assert str(folder) in done.stdout
 
 
-def test_the_scene_is_whole_and_plausible(demo):
+def test_the_scene_is_complete_and_plausible(demo):
     scene = export.load_scene(demo[1] / "scene.npz")
     assert scene.depth.shape == scene.confidence.shape == scene.dynamic_mask.shape == (4, 64, 96)
     assert scene.world_from_cam.shape == (4, 4, 4)
@@ -75,7 +75,7 @@ def test_the_files_agree_with_the_scene(demo):
     assert cv2.imread(str(folder / "summary.png")).shape[2] == 3
 
 
-def test_exports_stand_in_the_result_and_agree_with_it(demo):
+def test_exports_are_in_the_result_and_agree_with_it(demo):
     done, folder = demo
     saved = results.load_result(folder)
     read = pycolmap.Reconstruction(folder / "exports" / "colmap" / "sparse" / "0")
@@ -91,7 +91,7 @@ def test_exports_stand_in_the_result_and_agree_with_it(demo):
     np.testing.assert_allclose(trajectory[:, 1:4], saved.scene.world_from_cam[:, :3, 3], atol=1e-6)
 
 
-def test_pictures_and_the_report_stand_in_the_result(demo):
+def test_pictures_and_the_report_are_in_the_result(demo):
     done, folder = demo
     assert f"{folder / 'report.html'}, " in done.stdout
     assert json.loads((folder / "pictures.json").read_text())["left_out"] == {}
@@ -110,7 +110,7 @@ def test_pictures_and_the_report_stand_in_the_result(demo):
     assert stages["align"]["items"] == 20 and f">{stages['align']['seconds']:.1f}</td>" in text
 
 
-def test_metrics_of_plain_dust3r_stand_beside_those_of_the_method(demo):
+def test_metrics_of_plain_dust3r_are_beside_those_of_the_method(demo):
     done, folder = demo
     metrics = json.loads((folder / "metrics.json").read_text())
     assert set(metrics) == {"plain DUSt3R", "full method", "full, motionless twin"}
@@ -133,7 +133,7 @@ def test_the_record_suffices_to_repeat_the_run(demo):
     assert {"jax", "easi3r_jax", "python", "device"} <= set(record["versions"])
 
 
-def test_the_closing_table_tells_times_memory_and_place(demo):
+def test_the_closing_table_lists_times_memory_and_folder(demo):
     for line in ("encode", "attention", "predict", "align", "write", "peak memory"):
         assert line in demo[0].stdout
 

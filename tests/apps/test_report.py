@@ -211,7 +211,7 @@ def test_the_gaps_between_the_paths_are_those_of_the_ate(made, tmp_path):
     np.testing.assert_allclose(scale[0] * np.sqrt(np.mean(gaps**2)), ate, rtol=1e-5)
 
 
-def test_paths_that_are_no_numbers_are_refused(made, tmp_path):
+def test_paths_that_are_not_numbers_are_refused(made, tmp_path):
     np.savez(tmp_path / "truth.npz", world_from_cam=np.full((T, 4, 4), "x"))
     with pytest.raises(InputError, match="not numbers"):
         reporting.true_centres(results.load_result(made / "result"), str(tmp_path / "truth.npz"))
@@ -226,7 +226,7 @@ def test_a_page_without_videos_is_smaller(made, run, tmp_path):
     assert read(folder)[0].all("video") == []
 
 
-def test_videos_that_are_too_large_lie_beside_the_page(made, monkeypatch, tmp_path):
+def test_videos_that_are_too_large_are_beside_the_page(made, monkeypatch, tmp_path):
     sizes = {name: (made / "shown" / f"{name}.mp4").stat().st_size for name in ("panel", "attention")}
     videos = {name: (made / "shown" / f"{name}.mp4").read_bytes() for name in sizes}
 
@@ -280,7 +280,7 @@ def test_captions_say_what_score_and_masks_were_made_of(made, pipeline, said, un
 
 
 def test_another_folder(made, run, tmp_path):
-    """The same files to the byte, and told."""
+    """The same files to the byte, and reported."""
     result, output = made / "result", tmp_path / "deep" / "page"
     before = names(result)
     code, out, err = run(scene=result, output=output)
@@ -390,11 +390,11 @@ def test_a_damaged_record_is_refused_and_nothing_is_left(folder, run, name):
 
 @pytest.fixture
 def no_work(monkeypatch):
-    """What cannot be written is said before anything is drawn."""
+    """That the output cannot be written is reported before anything is drawn."""
     monkeypatch.setattr(reporting, "Gallery", lambda *arguments, **options: pytest.fail("it has begun"))
 
 
-def test_a_missing_encoder_is_told_before_the_work(folder, run, no_work, monkeypatch):
+def test_a_missing_encoder_is_reported_before_the_work(folder, run, no_work, monkeypatch):
     monkeypatch.setattr(video, "_ENCODER", "none_such")
     before = names(folder)
     code, _, err = run(scene=folder)
@@ -402,7 +402,7 @@ def test_a_missing_encoder_is_told_before_the_work(folder, run, no_work, monkeyp
     assert names(folder) == before
 
 
-def test_a_page_of_somebodys_own_is_not_replaced(made, run, no_work, tmp_path):
+def test_another_page_is_not_replaced(made, run, no_work, tmp_path):
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "report.html").write_text("mine")
     code, _, err = run(scene=made / "result", output=tmp_path / "page")

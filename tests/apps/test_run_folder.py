@@ -22,7 +22,7 @@ def test_a_second_holder_is_refused_until_the_first_has_left(tmp_path):
     assert sorted(path.name for path in output.iterdir()) == ["log.csv", LOCK]
 
 
-def test_nothing_stays_where_nothing_was_written(tmp_path):
+def test_an_unused_folder_is_removed(tmp_path):
     with pytest.raises(ZeroDivisionError), held(tmp_path / "run", resume=False):
         raise ZeroDivisionError
     with pytest.raises(CheckpointError, match="no training state"), held(tmp_path / "run", resume=True):
@@ -30,7 +30,7 @@ def test_nothing_stays_where_nothing_was_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_only_what_is_half_written_is_swept(tmp_path):
+def test_only_incomplete_files_are_removed(tmp_path):
     half = (".log.csv.tmp-12", "states/.step_00000002.tmp-7", "states/.step_00000001.old-7", "preview/.a.tmp-3")
     kept = ("log.csv", ".hidden", "notes.tmp-12", "states/step_00000001", "model/.x.tmp-3")
     for name in (LOCK, *half, *kept):

@@ -14,7 +14,7 @@ QUICK = {"graph": "complete", "iterations": 5, "compare_plain": False, "flow": "
 
 
 def test_masks_are_refined_at_once_and_in_windows(reconstruct_here, tmp_path):
-    """Every run aligns five frames at a time, so that what is compiled serves all of them."""
+    """Every run aligns five frames at a time, so that all share compiled programs."""
     save_small_sam2(tmp_path / "sam2")
     refine = {"refine": "sam2", "refine_checkpoint": tmp_path / "sam2"}
     scenes = []

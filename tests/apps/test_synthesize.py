@@ -136,7 +136,7 @@ def truth_and_frames(folder: pathlib.Path):
     return sequence.ground_truth, load_frames(sequence.frames, FrameConfig(size=32, patch_size=8))
 
 
-def test_flow_can_be_left_away(clips, tmp_path):
+def test_flow_can_be_omitted(clips, tmp_path):
     assert execute(*SMALL, "--num=1", "--notwins", "--noflow", f"--output={tmp_path}") == 0
     whole = arrays_of(clips / "clip_7_00000")
     rest = {name: array for name, array in whole.items() if not name.startswith(("flow", "visible"))}
@@ -213,8 +213,8 @@ def test_flags_outside_their_range(complaint, argument):
     assert argument.removeprefix("--").split("=")[0] in complaint(argument, code=2)
 
 
-def test_somebody_elses_folder_is_never_replaced(complaint, tmp_path):
-    """A folder of one's own in the clip layout, with a clip's very name."""
+def test_another_folder_is_never_replaced(complaint, tmp_path):
+    """Another folder in the clip layout, with the name of a clip."""
     mine = tmp_path / "mine" / "clip_0_00001"
     mine.mkdir(parents=True)
     (mine / "ground_truth.npz").write_bytes(b"mine")
@@ -230,7 +230,7 @@ def test_output_where_nothing_can_be_written(complaint, tmp_path):
         assert "choose another folder" in complaint("--output=/proc/clips")
 
 
-def test_a_full_disk_leaves_whole_clips_only(clips, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_leaves_only_complete_clips(clips, tmp_path, capsys, monkeypatch):
     write, written = np.savez, []
 
     def full(path, **arrays):

@@ -67,7 +67,7 @@ def test_the_log_counts_steps_and_samples(runs):
         assert abs(float(row["loss"]) - parts) < 1e-3
 
 
-def test_the_run_leaves_what_its_help_says(runs):
+def test_the_run_writes_what_its_help_lists(runs):
     folder, through = runs
     run = folder / "through"
     names = {path.name for path in run.iterdir()}
@@ -149,7 +149,7 @@ def refused(done, text: str, code: int = 1):
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_is_not_begun_over_another(runs, command):
+def test_a_run_does_not_overwrite_another(runs, command):
     folder, _ = runs
     refused(command("train", *SMALL, f"--output={folder / 'through'}"), "contains a run: add --resume")
 
@@ -171,7 +171,7 @@ def test_changed_options_are_named_on_resume(runs, command):
         (("--data=pairs:/nowhere",), "/nowhere"),
     ],
 )
-def test_mistakes_are_told_in_a_line(command, tmp_path, arguments, text):
+def test_mistakes_are_reported_in_one_line(command, tmp_path, arguments, text):
     refused(command("train", "--preset=tiny", f"--output={tmp_path / 'run'}", *arguments), text)
     assert not (tmp_path / "run").exists()
 
@@ -249,14 +249,14 @@ def test_a_folder_in_use_is_left_to_who_uses_it(interrupted):
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_told_in_a_line(interrupted):
+def test_ctrl_c_is_reported_in_one_line(interrupted):
     _, _, (code, errors), _, _ = interrupted
     assert code == 130
     assert errors.splitlines() == ["error: Interrupted. Nothing half-written was left behind."]
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_the_state_before_a_damaged_one(interrupted):
+def test_a_run_resumes_from_the_state_before_a_damaged_one(interrupted):
     output, _, _, newest, resumed = interrupted
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     warnings = [line for line in resumed.stderr.splitlines() if line.startswith("warning:")]
@@ -336,7 +336,7 @@ def test_attention_that_the_network_lacks_is_not_supervised(capsys, sizes):
     assert train.FLAGS.execute(check(ObjectiveConfig(matching_weight=0.1), network, is_static=True), ["train"]) == 0
 
 
-def test_somebody_elses_folder_is_left_alone(command, tmp_path):
+def test_another_folder_is_left_unchanged(command, tmp_path):
     (tmp_path / "thesis.txt").write_text("important")
     refused(command("train", "--preset=tiny", f"--output={tmp_path}"), "not empty")
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]

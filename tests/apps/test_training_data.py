@@ -74,7 +74,7 @@ def test_a_resumed_run_sees_the_pairs_that_an_unbroken_one_would_see(scenes):
     assert any((unbroken[0].rgb != other.rgb).any() for other in unbroken[1:])
 
 
-def test_data_are_told_apart_by_what_they_hold_not_by_where_they_are(scenes, tmp_path_factory):
+def test_data_are_distinguished_by_content_not_by_path(scenes, tmp_path_factory):
     """A run may be resumed after its data moved, and not after they changed."""
     root = scenes(MIN_SCENES)
     moved = tmp_path_factory.mktemp("moved") / "data"
@@ -88,7 +88,7 @@ def test_data_are_told_apart_by_what_they_hold_not_by_where_they_are(scenes, tmp
     assert description(root) != description(moved)
 
 
-def test_too_few_scenes_to_hold_any_out_are_told_of(scenes):
+def test_too_few_scenes_to_hold_any_out_are_reported(scenes):
     root = scenes(MIN_SCENES - 1)
     source = open_source(f"pairs:{root}", SIZE, seed=0, moving=False)
     (note,) = source.notes

@@ -33,8 +33,8 @@ def lengths(points: np.ndarray, valid: np.ndarray) -> np.ndarray:
     ]
 
 
-def test_the_figures_are_those_of_the_networks_points(figures):
-    """Measured again, in NumPy, from what the network says of the same pairs."""
+def test_the_metrics_are_those_of_the_networks_points(figures):
+    """Measured again, in NumPy, from the network's predictions of the same pairs."""
     model = load_model("embedded", "float32")
     pairs = jax.device_get(rendered(model.config.image_size, seed=0, moving=False).held_out(NUM))
     v, u = np.mgrid[: pairs.depth.shape[2], : pairs.depth.shape[3]]

@@ -74,7 +74,7 @@ def test_no_file_takes_the_place_of_a_folder_or_a_device(run, result, tmp_path, 
     assert pathlib.Path(os.devnull).is_char_device() and not any(tmp_path.iterdir())
 
 
-def test_what_cannot_be_shown_is_refused_in_a_line(run, result, tmp_path):
+def test_what_cannot_be_shown_is_refused_in_one_line(run, result, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -85,7 +85,7 @@ def test_what_cannot_be_shown_is_refused_in_a_line(run, result, tmp_path):
             ((f"--scene={tmp_path / 'none'}", "--port=0"), "there is no such folder"),
             ((f"--scene={tmp_path}", "--port=0"), "expected a result folder"),
             ((f"--scene={result}", port), "is in use"),
-            ((f"--scene={result}", "--host=192.0.2.7"), "--host"),
+            ((f"--scene={result}", "--host=192.0.2.7"), "Check host"),
         ]:
             code, _, complaint = run(*flags)
             assert code == 1 and expected in complaint and len(complaint.splitlines()) == 1
@@ -100,13 +100,13 @@ def test_what_cannot_be_shown_is_refused_in_a_line(run, result, tmp_path):
         ("--colour=depth", "Unknown command line flag 'colour'"),
     ],
 )
-def test_a_wrong_flag_is_told_in_plain_words(run, flag, told):
+def test_a_wrong_flag_is_reported_in_plain_words(run, flag, told):
     code, _, complaint = run(flag)
     assert code == 2 and told in complaint and len(complaint.splitlines()) == 1
 
 
 @pytest.mark.parametrize("flag", ["--export-html", "--export_html"])
-def test_a_file_that_needs_nothing_else(run, result, tmp_path, monkeypatch, flag):
+def test_the_exported_file_is_self_contained(run, result, tmp_path, monkeypatch, flag):
     times: list[float] = []
     sleep = viser.infra.StateSerializer.insert_sleep
     monkeypatch.setattr(viser.infra.StateSerializer, "insert_sleep", lambda *a: times.append(a[1]) or sleep(*a))

@@ -43,7 +43,7 @@ def test_nothing_is_seen_before_the_end(tmp_path):
         assert not (tmp_path / "x").exists()
 
 
-def test_replaces_an_older_result_as_a_whole(older):
+def test_an_older_result_is_replaced_completely(older):
     write(older, "new")
     assert content(older.parent) == {"result/marker": "new", "result/sub/file": "new"}
     assert os.listdir(older.parent) == ["result"]
@@ -122,7 +122,7 @@ class TestRefusals:
         with pytest.raises(OutputError, match="is a file, not a folder"):
             act(tmp_path / "file" / "sub" / "result", marker=MARKER)
 
-    def test_a_folder_of_somebody_elses(self, tmp_path, act):
+    def test_another_folder_in_the_way(self, tmp_path, act):
         (tmp_path / "thesis.tex").write_text("years of work")
         with pytest.raises(OutputError, match="not an earlier result"):
             act(tmp_path, marker=MARKER)
@@ -173,7 +173,7 @@ def test_a_link_keeps_pointing_where_it_did(tmp_path):
     assert content(tmp_path / "disk") == {"result/marker": "new", "result/sub/file": "new"}
 
 
-def test_a_function_may_tell_whose_a_folder_is(older):
+def test_a_function_may_decide_which_folders_are_replaced(older):
     def write_ours(is_ours):
         with atomic.atomic_folder(older, marker=is_ours) as new:
             (new / "file").write_text("new")
@@ -186,7 +186,7 @@ def test_a_function_may_tell_whose_a_folder_is(older):
     assert content(older) == {"file": "new"}
 
 
-def test_too_small_a_disk_is_seen_before_anything_is_written(older, monkeypatch):
+def test_too_small_a_disk_is_detected_before_anything_is_written(older, monkeypatch):
     before = content(older)
     monkeypatch.setattr(atomic.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1_000_000})())
     with (

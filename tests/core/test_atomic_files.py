@@ -30,14 +30,14 @@ def folder(tmp_path):
     return tmp_path / "f"
 
 
-def test_files_stand_beside_what_is_there_and_those_of_an_earlier_time_go(folder):
+def test_new_files_join_existing_ones_and_replace_earlier_exports(folder):
     assert content(folder) == {"marker": "1", "a": "1", "b": "1", "notes": "mine"}
     write(folder, marker="2", b="2")
     assert content(folder) == {"marker": "2", "b": "2", "notes": "mine"}
 
 
 def test_files_move_the_marker_first_and_signals_wait(folder, monkeypatch):
-    """Killed in between, what is there is still known as ours."""
+    """Killed in between, the folder is still recognised as ours."""
     replace, moved = pathlib.Path.replace, []
 
     def watched(self, target):
@@ -74,7 +74,7 @@ def test_failure_in_the_middle_leaves_everything_as_it_was(folder, tmp_path, err
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
-def test_files_of_somebodys_own_are_not_replaced(tmp_path, name):
+def test_other_files_are_not_replaced(tmp_path, name):
     (tmp_path / name).write_text("mine")
     for call in (
         lambda: write(tmp_path, marker="1"),
@@ -108,8 +108,8 @@ def test_the_early_check_leaves_nothing_behind_and_tries_to_write(folder, tmp_pa
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_is_no_file_is_never_replaced_by_one(tmp_path, make):
-    """Root could: a device would be gone."""
+def test_only_files_are_replaced_by_files(tmp_path, make):
+    """Even for root, who could delete a device."""
     target = tmp_path / "in the way"
     make(target)
     with pytest.raises(OutputError, match="a folder or a device"), atomic.atomic_file(target) as new:
@@ -118,7 +118,7 @@ def test_what_is_no_file_is_never_replaced_by_one(tmp_path, make):
 
 
 @pytest.mark.parametrize("context", ["atomic_files", "atomic_folder"])
-def test_a_file_that_fails_in_a_folder_is_told_by_the_folders_name(tmp_path, context):
+def test_a_file_that_fails_in_a_folder_is_reported_by_the_folders_name(tmp_path, context):
     """Not by the hidden one that it is built in, and that is gone when the message is read."""
     names = {"names": NAMES} if context == "atomic_files" else {}
 

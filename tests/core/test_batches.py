@@ -33,7 +33,7 @@ def test_many_pairs_come_in_full_batches_whatever_their_number():
         assert batch_size(count, 28) <= 28 and 0 <= rounds * batch_size(count, 28) - count < rounds
 
 
-def test_padding_is_told_where_shapes_are_shared():
+def test_padding_is_reported_where_shapes_are_shared():
     """Also where nothing had to be padded: the same program serves both."""
     edges = np.array([[0, 1], [1, 0]])
     assert pad_pairs(edges, 0, None)[1] is None

@@ -26,7 +26,7 @@ for dtype in ("float32", "bfloat16", "float16"):
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="XLA limits instructions on x86 only")
 @pytest.mark.parametrize("instructions", ["SSE4_2", "AVX"])
 def test_what_a_processor_cannot_convert_is_refused(instructions):
-    """Every processor can be told to do without F16C."""
+    """F16C can be switched off on every processor."""
     said = run_with(f"--xla_cpu_max_isa={instructions}", "-c", ASKED).splitlines()
     refused = "This processor cannot convert float16 (it lacks F16C): use bfloat16 or float32 instead."
     last = refused if instructions == "SSE4_2" else "float16 converts"

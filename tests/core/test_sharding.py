@@ -25,12 +25,12 @@ def test_every_device_has_its_share_of_the_pairs(found):
 
 
 @pytest.mark.parametrize("stage", ["features", "points", "statistics", "scattered"])
-def test_the_network_says_the_same_on_eight_devices(found, stage):
+def test_the_network_agrees_on_eight_devices(found, stage):
     assert found[stage] < 1e-5
 
 
 @pytest.mark.parametrize(("part", "most"), [("cameras", 1e-5), ("losses", 1e-5), ("score", 1e-5), ("depth", 1e-4)])
-def test_the_whole_method_says_the_same_on_eight_devices(found, part, most):
+def test_the_whole_method_agrees_on_eight_devices(found, part, most):
     """Motion, masks, and 20 iterations with flow from one start. Depth: of 999 in 1000 pixels.
 
     Adam divides a gradient by its size: a pixel whose gradient is all but 0 takes a step by rounding.
@@ -48,7 +48,7 @@ def test_the_alignment_ends_the_same_on_eight_devices(found):
     assert found["double"] < 1e-8
 
 
-def test_the_alignment_is_divided(found):
+def test_the_alignment_is_sharded(found):
     assert found["by_rows"]
 
 

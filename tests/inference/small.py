@@ -45,7 +45,7 @@ def known_cameras(count, **changes):
 
 
 class Corner:
-    """A refiner that adds the upper left corner of every frame, and keeps what it was called with."""
+    """A refiner that adds the upper left corner of every frame, and records its arguments."""
 
     def __init__(self, size=6):
         self.size, self.calls = size, []

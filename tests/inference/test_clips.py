@@ -122,8 +122,8 @@ def test_other_cues_take_the_place_of_attention(model, cue, reattention):
     assert (score.min((1, 2)) == 0).all() and (score.max((1, 2)) > 0.99).all()
 
 
-def test_a_cue_of_ones_own_masks_both_passes(model):
-    """It is asked once a pass, of that pass's points, and what it marks is masked in the second one."""
+def test_a_custom_cue_masks_both_passes(model):
+    """It is called once per pass with that pass's points; what it marks is masked in the second pass."""
     seen = []
     planted = np.zeros((4, 4, 6), np.float32)
     planted[:, 1, 2:4] = 1

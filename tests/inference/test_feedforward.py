@@ -65,7 +65,7 @@ def images():
     return rgb
 
 
-def test_faultless_pairs_give_the_clip(truth):
+def test_perfect_pairs_give_the_clip(truth):
     poses, depth, points = truth
     model = Oracle(jnp.asarray(points), jnp.full(points.shape[:-1], 4.0))
     frames = list(feedforward.track(model, images()))
@@ -113,7 +113,7 @@ def test_undefined_predictions_are_refused(truth):
 
 
 def test_what_moves_does_not_pull_the_camera(truth):
-    """A fifth of each frame's points lie elsewhere when seen from another frame."""
+    """A fifth of each frame's points are wrong in the maps of another frame."""
     poses, _, points = truth
     points = points.copy()
     for i in range(T):
@@ -125,7 +125,7 @@ def test_what_moves_does_not_pull_the_camera(truth):
     np.testing.assert_allclose([f.world_from_cam for f in frames], poses, atol=0.03)
 
 
-def test_own_and_shared_focal_lengths(truth):
+def test_separate_and_shared_focal_lengths(truth):
     _, _, points = truth
     points = points.copy()
     points[3, :, 0, ..., 2] *= 1.5  # frame 3 zooms

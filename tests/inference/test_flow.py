@@ -91,7 +91,7 @@ def test_a_released_network_runs_in_batches():
     assert float(jnp.abs(flow[0] - flow[2]).max()) > 1e-2 * float(jnp.abs(alone).max()) > 0
 
 
-def test_progress_is_told_from_beginning_to_end():
+def test_progress_is_reported_from_start_to_end():
     told = []
     estimate_flow(
         Partial(echo), frames(3, 128, 128), make_edges(3, "complete"), batch=4, progress=lambda *a: told.append(a)

@@ -84,7 +84,7 @@ def test_unknown_mask_sources_are_refused():
 
 
 def test_keyframes_come_last_and_need_neither_flow_nor_a_refiner(model, monkeypatch):
-    """Three windows of a clip and one of frames from all over it, not held to a smooth path; off, there is none."""
+    """Three windows and one of keyframes, without the smoothness term; switched off, there are no keyframes."""
     frames, kept, seen = clip(11), {}, []
     alignment = AlignConfig(iterations=5, smoothing_weight=0.1)
     options, refiner, smoothing = (
@@ -149,7 +149,7 @@ def test_refined_masks_are_grown_and_count_in_the_alignment_and_in_the_result(mo
     assert heard.index("predict") < heard.index("refine") < heard.index("align")
 
 
-def test_the_cues_own_masks_are_told_as_they_were(model, result):
+def test_refinement_leaves_the_score_unchanged(model, result):
     refined = pipeline.reconstruct(model, clip(5), OPTIONS, refiner=Corner())
     np.testing.assert_array_equal(refined.scene.dynamic_score, result.scene.dynamic_score)
     corner = np.zeros((5, 32, 48), bool)
@@ -164,7 +164,7 @@ def test_a_refiner_must_return_masks_of_the_clip(model, wrong):
 
 
 def test_windows_see_their_frames_and_keep_the_first_focal_length(model):
-    """Two windows of a still clip; what is known of its cameras reaches the window that it is of. Each is refined."""
+    """Two windows of a static clip; each gets the known cameras of its own frames. Each is refined."""
     frames = clip(7)
     poses_known = np.arange(7) == 6
     cameras = known_cameras(7, poses_known=poses_known)

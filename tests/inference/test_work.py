@@ -51,7 +51,7 @@ def test_every_frame_is_encoded_once(model):
 
 
 def test_nothing_is_compiled_between_pair_batches(model):
-    """Twelve pairs in batches of five: the last one is padded, and is no new shape either."""
+    """Twelve pairs in batches of five: the last one is padded, so that it has no new shape."""
     compiled, heard = [], {}
 
     def listen(event, duration, **_):
@@ -138,7 +138,7 @@ def test_a_clip_with_room_in_its_arrays_gives_the_same_result(model, shared):
 
 @pytest.mark.usefixtures("shared")
 def test_clips_of_similar_lengths_share_everything_that_is_compiled(model):
-    """After 17 frames, 18 compile nothing at all."""
+    """After 17 frames, 18 frames compile nothing."""
     compiled = []
 
     def listen(event, duration, **_):
@@ -154,7 +154,7 @@ def test_clips_of_similar_lengths_share_everything_that_is_compiled(model):
     assert not compiled
 
 
-def test_what_knows_of_no_padding_gets_none(model):
+def test_options_that_do_not_support_padding_get_none(model):
     config, pairs = dataclasses.replace(SHARED, masks=("motion",)), len(pipeline.clip_edges(17, SHARED.graph))
     assert padding(model, config, Given(cameras=known_cameras(17))) == (17, pairs)
     assert padding(model, dataclasses.replace(config, cue="rigid"), Given()) == (17, pairs)

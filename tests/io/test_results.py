@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Frames, MotionMaps, Scene4D, TemporalMaps
+from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.types import Frames, MotionMaps, Scene4D, TemporalMaps, frames_at
 from easi3r_jax.io import results
 from tests.results import write_result
 
@@ -112,7 +112,7 @@ def test_what_is_not_known_is_none(scene, frames, tmp_path):
     assert saved.frames.frame_from_source is not None and saved.frames.names is None
 
 
-def test_a_config_that_is_gone_is_empty(folder):
+def test_a_missing_config_is_empty(folder):
     (folder / "config.json").unlink()
     assert results.load_result(folder).record == {}
 
@@ -125,6 +125,12 @@ def test_intrinsics_of_the_source_see_a_point_where_the_original_has_it(folder, 
     np.testing.assert_allclose(
         saved.frames.original_intrinsics(saved.scene.intrinsics)[0] @ ray, [2 * x + 2.5, 2 * y + 0.5, 1]
     )
+
+
+def test_flow_that_there_is_not_cannot_be_kept(scene, frames, tmp_path):
+    with pytest.raises(ConfigError, match="no optical flow to keep"):
+        write_result(tmp_path / "r", scene, frames=frames, config={}, keep_flow=True)
+    assert not (tmp_path / "r").exists()
 
 
 def test_arrays_are_mapped_not_read_and_cannot_be_written_to(folder):
@@ -165,6 +171,21 @@ def test_a_scene_of_before_there_were_versions_takes_its_times_from_the_trajecto
     np.testing.assert_allclose(saved.frames.time, frames.time, atol=1e-6)
     assert saved.frames.frame_from_source is None and saved.motion is None
     assert_same(saved.scene, scene)
+
+
+def test_an_older_scene_says_that_its_source_is_not_recorded(folder, frames, tmp_path):
+    rewrite(folder, without(*OLDER))
+    saved = results.load_result(folder)
+    some = frames_at(saved.frames, slice(1, 3))
+    assert some.source_index is None and len(some.rgb) == len(some.time) == 2
+    for use in (
+        lambda: saved.frames.original_intrinsics(saved.scene.intrinsics),
+        lambda: saved.frames.original_size,
+        lambda: results.save_result(tmp_path / "copy", saved),
+    ):
+        with pytest.raises(InputError, match=r"older version.*reconstruct the clip again"):
+            use()
+    assert frames.original_size == (8, 16)
 
 
 @pytest.mark.parametrize("version", ["before_static_masks", "before_versions"])
@@ -254,14 +275,14 @@ def test_a_wrong_scene_is_refused_in_one_line(folder, change, words):
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty", "file"])
-def test_what_is_no_result_is_refused(tmp_path, name):
+def test_a_file_that_is_not_a_result_is_refused(tmp_path, name):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="No scene at"):
         results.load_result(tmp_path / name)
 
 
-def test_damage_anywhere_is_seen(folder):
+def test_damage_anywhere_is_detected(folder):
     """Cut at any place, or with any byte of its arrays changed."""
     path = folder / "scene.npz"
     whole = path.read_bytes()

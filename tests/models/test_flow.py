@@ -41,7 +41,7 @@ def test_far_outside_the_map_values_are_zero():
 
 
 @pytest.mark.parametrize("rows", [1, 3, 36])
-def test_chunked_lookup_equals_the_whole(rows):
+def test_chunked_lookup_equals_the_full_one(rows):
     features_i, features_j = draw(0, 2, 9, 12, 6), draw(1, 2, 9, 12, 6)
     coords = camera.pixel_grid(9, 12)[None] + 3 * draw(2, 2, 9, 12, 2)
     cells = sum((9 >> n) * (12 >> n) for n in range(LEVELS))

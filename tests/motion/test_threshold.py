@@ -40,7 +40,7 @@ def test_reference_thresholds(golden, name):
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("num_classes", [2, 3, 4])
-def test_no_partition_is_better(seed, num_classes):
+def test_no_partition_has_lower_inertia(seed, num_classes):
     """Twelve of 256 bins are filled, so that all partitions can be tried."""
     rng = np.random.default_rng(seed)
     counts = np.zeros(256, np.int32)

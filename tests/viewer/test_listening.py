@@ -13,7 +13,7 @@ def test_a_port_in_use_is_refused_and_a_free_one_is_found():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"Port {port} is in use: choose another --port, or 0"):
+        with pytest.raises(ConfigError, match=rf"Port {port} is in use: choose another, or 0"):
             check_address("127.0.0.1", port)
     assert check_address("127.0.0.1", port) == port
     assert check_address("127.0.0.1", 0) > 0
@@ -22,8 +22,8 @@ def test_a_port_in_use_is_refused_and_a_free_one_is_found():
 @pytest.mark.parametrize(
     ("host", "port", "says"),
     [
-        ("192.0.2.7", 8080, "--host"),  # reserved for documentation (RFC 5737), so not this machine's
-        ("no such name", 0, "--host"),
+        ("192.0.2.7", 8080, "Check host"),  # reserved for documentation (RFC 5737), so not this machine's
+        ("no such name", 0, "Check host"),
         ("127.0.0.1", 70_000, "0 to 65535"),
         ("127.0.0.1", -1, "0 to 65535"),
     ],

@@ -163,7 +163,7 @@ def test_a_port_in_use_is_refused(saved, host):
         taken.bind((host, 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"Port {port} is in use: choose another --port"):
+        with pytest.raises(ConfigError, match=rf"Port {port} is in use: choose another,"):
             viewer.Viewer([saved], port=port)
     with viewer.Viewer([saved], port=port):  # free again
         pass

@@ -30,7 +30,7 @@ FLAGS = cli.Flags(__doc__)
 
 _WHERE = FLAGS.group("Where")
 PORT = _WHERE.integer("port", 7860, "Port of the page (0: any free port).")
-HOST = _WHERE.string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 admits everybody who can reach this machine.")
+HOST = _WHERE.string("host", "127.0.0.1", "Address to listen on; 0.0.0.0: also accept connections from other machines.")
 
 _NETWORKS = FLAGS.group("Networks")
 CHECKPOINTS = _NETWORKS.string(

@@ -92,7 +92,7 @@ def serve(jobs: Jobs, host: str, port: int, waiting: int) -> gr.Blocks:
 
     Args:
       jobs: runs the jobs.
-      host, port: address to listen at.
+      host, port: address to listen on.
       waiting: maximum number of waiting jobs; further ones are refused.
 
     Returns:

@@ -69,7 +69,7 @@ class Prediction:
             world_from_cam=world_from_cam,
             intrinsics=intrinsics,
             frame_from_source=np.asarray(frames.frame_from_source),
-            source_size=(int(frames.source_size[0]), int(frames.source_size[1])),
+            source_size=frames.original_size,
         )
 
 

@@ -53,7 +53,7 @@ def load_cameras(
     Raises:
       InputError: as `load_intrinsics`, `load_poses` and `single_focal`.
     """
-    length = len(frames.source_index)
+    length = len(frames.rgb)
     matrices, intrinsics_known = np.tile(np.eye(3), (length, 1, 1)), np.zeros(length, bool)
     world_from_cam, poses_known = np.tile(np.eye(4), (length, 1, 1)), np.zeros(length, bool)
     if intrinsics is not None:
@@ -96,7 +96,7 @@ def load_intrinsics(
     """
     path = pathlib.Path(path).expanduser()
     source = Source.of(frames, stopped_early, source_names)
-    height, width = (int(side) for side in frames.source_size)
+    height, width = frames.original_size
     mapping = np.asarray(frames.frame_from_source, np.float64)
     others, entries = np.full((3, 3), np.nan), np.full(len(source.index), NONE)
     if path.suffix.lower() == ".json":

@@ -94,7 +94,7 @@ def _paths(folder: pathlib.Path, edges: np.ndarray) -> list[pathlib.Path]:
 def _sizes(frames: Frames) -> tuple[_Size, _Size]:
     """The sizes of the frames and of the original images."""
     height, width = frames.rgb.shape[1:3]
-    return (int(height), int(width)), (int(frames.source_size[0]), int(frames.source_size[1]))
+    return (int(height), int(width)), frames.original_size
 
 
 def _read(path: pathlib.Path, size: _Size, original: _Size, *, header_only: bool = False) -> np.ndarray:

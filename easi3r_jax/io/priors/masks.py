@@ -47,7 +47,7 @@ def load_masks(
     paths = list_images(folder)
     chosen = by_count(len(paths), Source.of(frames, stopped_early, source_names), f"{folder}: masks")
     own_size = (int(frames.rgb.shape[1]), int(frames.rgb.shape[2]))
-    source_size = tuple(int(side) for side in frames.source_size)
+    source_size = frames.original_size
     masks = np.empty((len(chosen), *own_size), bool)
     brightest = 0
     for mask, entry in zip(masks, chosen, strict=True):

@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 #: Number of states kept: the newest, and the one before in case the newest is damaged.
 NUM_KEPT = 2
 
-_REMEDY = "Restore it, or start again with another --output."
+_REMEDY = "Restore it, or start a new run in another folder."
 
 _T = TypeVar("_T")
 
@@ -132,7 +132,7 @@ def load_state(path: pathlib.Path, like: _T, options: Mapping[str, Any]) -> tupl
         differences = "; ".join(f"{k} was {stored.get(k)!r}, is {options.get(k)!r}" for k in changed[:4])
         raise ConfigError(
             f"The run at {path.parent.parent} was started with other options ({differences}). "
-            "Resume with the same ones, or choose another --output."
+            "Resume with the same ones, or start a new run in another folder."
         )
     folders.check_files(path, header["files"], _REMEDY)
     named = _named(like)

@@ -258,6 +258,6 @@ def test_bad_options_are_refused(paths, options, says):
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-3, 2.0, np.pi])
-def test_rotation_angle_is_accurate_from_zero_to_half_a_turn(angle):
+def test_rotation_angle_is_accurate_from_0_to_180_degrees(angle):
     rotation = Rotation.from_rotvec(angle * np.array([2, -1, 2]) / 3).as_matrix()
     assert rotation_angle(rotation) == pytest.approx(angle, rel=1e-6, abs=1e-15)

@@ -9,7 +9,7 @@ H, W = 12, 24
 
 
 class Recorder:
-    """A tracker that keeps what it is asked, and finds `found(t)` in frame t."""
+    """A tracker that records its arguments, and finds `found(t)` in frame t."""
 
     def __init__(self, log, found):
         self.log, self.found, self.prompts = log, found, {}
@@ -70,7 +70,7 @@ def test_each_frame_gets_what_the_other_half_finds_beside_its_own(refined):
     np.testing.assert_array_equal(result, masks | np.stack([pixel(t) for t in range(6)]))
 
 
-def test_empty_masks_are_no_prompts_and_are_found_by_the_other_half(refined):
+def test_empty_masks_do_not_prompt_and_are_found_by_the_other_half(refined):
     """Those of frames 1 and 5 are missing: their half passes them, but only the other, of 3 prompts, fills them."""
     masks = clip_of((0, 2, 3, 4), 6)
     result, (odd, even) = refined(masks, lambda t, prompts: pixel(t + 6 * len(prompts)))

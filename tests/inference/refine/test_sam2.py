@@ -88,7 +88,7 @@ def test_frames_decide_what_is_found(refiner, rgb):
     assert np.any(refiner(rgb, square()) != refiner(255 - rgb, square()))
 
 
-def test_the_same_again_and_arrays_that_nobody_may_write_to(refiner, rgb):
+def test_the_result_repeats_and_read_only_arrays_are_accepted(refiner, rgb):
     arrays = rgb.copy(), square((2,))
     for array in arrays:
         array.flags.writeable = False
@@ -100,7 +100,7 @@ def test_without_masks_nothing_is_found(refiner, rgb):
     np.testing.assert_array_equal(refiner(rgb, empty), empty)
 
 
-def test_progress_is_told(refiner, rgb):
+def test_progress_is_reported(refiner, rgb):
     heard = []
     refiner(rgb, square(), progress=lambda *told: heard.append(told))
     assert [told[:3] for told in heard] == [("refine", done, 2 * T) for done in range(2 * T + 1)]
@@ -140,7 +140,7 @@ def test_an_unknown_device_is_refused(folder):
         Sam2Refiner(folder, device="abacus")
 
 
-def test_too_little_memory_is_told_in_a_line(refiner, rgb, monkeypatch):
+def test_too_little_memory_is_reported_in_one_line(refiner, rgb, monkeypatch):
     import torch
 
     def full(*args, **options):
@@ -215,7 +215,7 @@ def test_damaged_weights_are_refused(copy):
     refused(copy, "cannot be loaded as SAM 2")
 
 
-def test_other_peoples_progress_bars_are_left_as_they_were(folder, capfd):
+def test_other_progress_bars_are_left_unchanged(folder, capfd):
     from transformers.utils import logging
 
     before = logging.is_progress_bar_enabled()

@@ -26,7 +26,7 @@ def measure(folder: pathlib.Path, name: str, output: pathlib.Path) -> None:
 
 
 def report(name: str, path: pathlib.Path, write: Callable[[pathlib.Path], object]) -> None:
-    """Prints what it takes to write a file or folder."""
+    """Prints the time and memory that writing a file or folder takes."""
     ctypes.CDLL(None).malloc_trim(0)  # what was freed before is not to be had for nothing
     peak, done = [_anonymous()], threading.Event()
 
@@ -59,7 +59,7 @@ def in_own_process(function: Callable[..., None], *arguments: object) -> None:
 
 
 def _anonymous() -> int:
-    """Bytes of this process that are no mapped file's."""
+    """Resident bytes of this process without mapped files."""
     status = pathlib.Path("/proc/self/status").read_text()
     return 1024 * int(status.split("RssAnon:")[1].split()[0])
 

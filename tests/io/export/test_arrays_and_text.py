@@ -144,6 +144,6 @@ def test_json_is_strict(tmp_path):
     assert read["3"] == [None, True, 7]
 
 
-def test_json_refuses_what_it_cannot_say():
+def test_json_refuses_what_it_cannot_represent():
     with pytest.raises(TypeError, match="object has no place"):
         to_json({"x": [object()]})

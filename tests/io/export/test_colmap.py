@@ -37,7 +37,7 @@ def test_colmap_has_one_camera_for_equal_intrinsics(exported, folder):
 
 
 @pytest.mark.parametrize("model", ["sparse/0", "sparse_text"])
-def test_colmap_tracks_are_whole_and_true(exported, folder, model):
+def test_colmap_tracks_are_complete_and_correct(exported, folder, model):
     read = pycolmap.Reconstruction(folder / model)
     assert len(read.points3D) > 1000
     scene, index = exported.scene, {name: t for t, name in enumerate(exported.views.names)}

@@ -25,7 +25,7 @@ from easi3r_jax.training.datasets.exr import read_exr
 from tests.exact_scene import PIXELS, TIME, H, T, W, in_images, world_points, write
 
 
-def test_images_and_masks_lie_beside_the_models(exported, tmp_path):
+def test_images_and_masks_are_beside_the_models(exported, tmp_path):
     for kind in ("colmap", "nerfstudio"):
         folder = write(tmp_path, kind, exported)
         for t, name in enumerate(exported.views.names):
@@ -147,7 +147,7 @@ def test_the_ply_of_the_background_is_what_scene_ply_has_of_it(exported, tmp_pat
         np.testing.assert_array_equal(background[name], scene[name][static])
 
 
-def test_cameras_of_a_glb_see_every_point_half_a_pixel_beside_its_place(room, tmp_path):
+def test_cameras_of_a_glb_are_off_by_half_a_pixel(room, tmp_path):
     """In x and in y, for glTF's principal point is the middle, DUSt3R's (W / 2, H / 2) from the first pixel's centre.
 
     By trimesh's nodes, and the projection of glTF 2.0, section 3.10.3.
@@ -207,14 +207,14 @@ def test_depth_as_openexr_is_exact(exported, tmp_path):
         np.testing.assert_array_equal(read_exr(path, (H, W)), exported.scene.depth[t])
 
 
-def test_a_full_disk_is_told_with_its_reason(room, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_with_its_reason(room, tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "write_exr", lambda path, depth: write_exr(pathlib.Path("/dev/full"), depth))
     with pytest.raises(OutputError, match=r"Cannot write .*exr: No space left on device\.$"):
         write(tmp_path, "exr", export.frames_of(room, TIME))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_library_is_told_at_once(room, tmp_path, monkeypatch):
+def test_a_missing_library_is_reported_at_once(room, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
     assert export.parse_formats("ply,png") == ("ply", "png")
     for attempt in (export.parse_formats, lambda name: write(tmp_path, name, export.frames_of(room, TIME))):

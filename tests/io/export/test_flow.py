@@ -35,7 +35,7 @@ def test_opencv_reads_it(flow, tmp_path):
     np.testing.assert_array_equal(cv2.readOpticalFlow(str(tmp_path / "flow" / "00012_00345.flo")), flow[2])
 
 
-def test_an_earlier_folder_is_replaced_as_a_whole_and_somebody_elses_never(flow, tmp_path):
+def test_an_earlier_folder_is_replaced_completely_and_another_never(flow, tmp_path):
     write_flow(tmp_path / "flow", flow, EDGES)
     write_flow(tmp_path / "flow", flow[:1], EDGES[:1])
     assert sorted(os.listdir(tmp_path / "flow")) == ["00000_00001.flo", "pairs.txt"]
@@ -56,7 +56,7 @@ def test_a_failure_on_the_way_leaves_nothing(flow, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_progress_is_told(flow, tmp_path):
+def test_progress_is_reported(flow, tmp_path):
     told = []
     write_flow(tmp_path / "flow", flow[:2], EDGES[:2], progress=lambda *a: told.append(a))
     assert told == [("write", 0, 2, "00000_00001.flo"), ("write", 1, 2, "00001_00000.flo"), ("write", 2, 2, "")]

@@ -128,7 +128,7 @@ def test_the_number_of_points_is_bounded_and_the_choice_repeats(scene):
     np.testing.assert_array_equal(cloud.background.xyz, again.background.xyz)
 
 
-def test_wild_depths_cost_nothing_but_themselves(scene):
+def test_extreme_depths_affect_no_other_points(scene):
     depth = scene.depth.copy()
     depth[0, 0, 0] = 1e12
     wild = point_cloud(dataclasses.replace(scene, depth=depth))
@@ -269,7 +269,7 @@ def test_glb_perspective(scene, glb):
     assert np.tan(perspective["yfov"] / 2) * perspective["aspectRatio"] == pytest.approx(width / 2 / 40)
 
 
-def test_glb_names_count_as_they_are_told(scene, time, tmp_path):
+def test_exports_use_the_given_frame_numbers(scene, time, tmp_path):
     write_glb(tmp_path / "x.glb", point_cloud(scene), scene, time, numbers=[4, 6, 8])
     names = {node["name"] for node in read_glb(tmp_path / "x.glb")[0]["nodes"]}
     assert names == {"scene", "background", "frusta", "path"} | {

@@ -57,7 +57,7 @@ def test_same_result_same_bytes(write):
     assert content(write()) == first
 
 
-def test_a_second_result_replaces_the_first_as_a_whole(write):
+def test_a_second_result_replaces_the_first_completely(write):
     write(metrics={"ate": 1.0})
     assert set(os.listdir(write())) == FILES  # no metrics left over from another run
 
@@ -79,7 +79,7 @@ def test_failure_in_the_middle_keeps_the_older_result(write, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("frame", [3, -1, "x", "1.5"])
-def test_a_foreground_that_is_no_frame_is_refused_before_anything_is_written(write, tmp_path, frame):
+def test_a_foreground_that_is_not_a_frame_is_refused_before_anything_is_written(write, tmp_path, frame):
     with pytest.raises(ConfigError, match="frame number from 0 to 2"):
         write(foreground=frame)
     assert os.listdir(tmp_path) == []

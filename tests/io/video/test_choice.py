@@ -65,7 +65,7 @@ def test_progress_knows_the_total_from_the_start(clips, config):
     assert calls == [("read", done, 8, "") for done in range(9)]
 
 
-def test_progress_has_no_total_where_only_reading_tells(clips, config):
+def test_progress_has_no_total_if_the_length_is_undeclared(clips, config):
     calls = []
     load_frames(clips("plain.mp4"), dataclasses.replace(config, fps=8.0), lambda *call: calls.append(call))
     assert calls == [*(("read", done, 0, "") for done in range(11)), ("read", 10, 10, "")]

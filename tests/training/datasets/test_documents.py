@@ -27,7 +27,7 @@ def test_published_data_sets_are_mixed(layouts, tmp_path, monkeypatch):
     assert batch.depth.shape == batch.rgb.shape[:4] and np.all((batch.depth > 0).any(axis=(2, 3)))
 
 
-def test_a_ground_truth_of_the_users_own_is_read(layouts, tmp_path, monkeypatch):
+def test_a_users_ground_truth_is_read(layouts, tmp_path, monkeypatch):
     room = layouts("pairs")
     monkeypatch.chdir(tmp_path)
     pathlib.Path("my_data/kitchen").mkdir(parents=True)

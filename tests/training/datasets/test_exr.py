@@ -59,7 +59,7 @@ def test_compressions_and_tiles(tmp_path, compression, tiled):
 
 
 @pytest.mark.parametrize("compression", [0, 2, 3])
-def test_every_cut_is_seen(tmp_path, exr, capfd, compression):
+def test_every_cut_is_detected(tmp_path, exr, capfd, compression):
     depth = sparse_depth((20, 9))
     data = exr(depth, compression=compression)
     path = tmp_path / "depth.exr"
@@ -124,7 +124,7 @@ def test_a_missing_file(tmp_path):
         read_exr(tmp_path / "gone.exr", (2, 2))
 
 
-def test_a_missing_library_is_told_with_its_remedy(tmp_path, exr, monkeypatch):
+def test_a_missing_library_is_reported_with_its_remedy(tmp_path, exr, monkeypatch):
     (tmp_path / "depth.exr").write_bytes(exr(sparse_depth()))
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
     with pytest.raises(InputError, match=r"pip install 'easi3r_jax\[datasets\]'"):

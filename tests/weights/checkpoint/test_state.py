@@ -85,7 +85,7 @@ def test_a_full_disk_keeps_the_last_complete_state(state, tmp_path, monkeypatch,
     assert found is not None and load_state(found, state, OPTIONS)[1] == 1
 
 
-def test_too_little_room_is_seen_before_anything_is_written(state, tmp_path, monkeypatch):
+def test_too_little_space_is_detected_before_anything_is_written(state, tmp_path, monkeypatch):
     monkeypatch.setattr(atomic.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(OutputError, match=r"MB needed, 0 MB free"):
         save_state(tmp_path / "states", 1, state, OPTIONS)
