@@ -33,7 +33,7 @@ import numpy as np
 PACKAGE = "easi3r_jax"
 ROOMS = ("core", "models", "motion", "alignment", "synthetic", "inference", "evaluation", "training")
 #: Functions that choose or pad frames or pairs: their result has axes of its own, under the same letters.
-CUT = ("frames_at", "prepare", "Clip.result", "Clip.without_padding")
+CUT = ("frames_at", "prepare", "Clip.result", "Clip.without_padding", "one_pair")
 _ARRAYS = (jax.Array, np.ndarray, np.generic)
 _WRAPPER = "_checked_by_tests"
 

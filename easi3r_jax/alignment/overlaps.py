@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.core.arrays import Array, Float, Int
-from easi3r_jax.core.geometry import se3
+from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.procrustes import robust_similarity, robust_weights
 from easi3r_jax.core.types import Scene4D
 
@@ -105,9 +105,7 @@ def _shared_points(
         poses = np.asarray(scene.world_from_cam[part], np.float64)
         matrices = np.asarray(scene.intrinsics[part], np.float64)
         z = depth[frame, row, column]
-        x = (column - matrices[frame, 0, 2]) / matrices[frame, 0, 0] * z
-        y = (row - matrices[frame, 1, 2]) / matrices[frame, 1, 1] * z
-        local = np.stack([x, y, z], axis=-1)
+        local = camera.rays(np.stack([column, row], axis=-1), matrices[frame]) * z[:, None]
         points.append(np.einsum("pab,pb->pa", poses[frame, :3, :3], local) + poses[frame, :3, 3])
         # A camera is represented by four points: its centre, and one at its median depth along each axis.
         ends = (reach if scene is a else ratio * reach)[:, None, None] * np.eye(3)

@@ -39,6 +39,7 @@ def test_every_layer_and_head_has_a_row(rows):
     assert all(0 <= value <= 1 for values in rows.values() for value in values)
 
 
+@pytest.mark.slow
 def test_a_layer_alone_is_the_studys(rows):
     """Which slices the moments instead of weighing them, and takes its masks from another place."""
     model = load_model("embedded")

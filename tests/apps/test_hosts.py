@@ -396,6 +396,7 @@ def test_processes_that_do_not_find_each_other_end_with_one_line(launch, tmp_pat
     assert waiting.wait(10) == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_a_run_on_two_processes_survives_one_of_them(launch, tmp_path):
     """Process 1 is killed after its first sequence; one process completes the rest, and all metrics are the same."""
     output = tmp_path / "out"

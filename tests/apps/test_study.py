@@ -157,6 +157,7 @@ def study(command, tmp_path_factory):
     return done, folder
 
 
+@pytest.mark.slow
 def test_the_study_writes_what_it_prints(study):
     done, folder = study
     assert sorted(p.name for p in folder.iterdir()) == ["report.md", "results.json"]
@@ -175,6 +176,7 @@ def test_the_study_writes_what_it_prints(study):
     assert all(name in results["test"] for name in results["chosen"].values())
 
 
+@pytest.mark.slow
 def test_the_study_reconstructs_with_both_networks(study):
     results = json.loads((study[1] / "results.json").read_text())["reconstructions"]
     rows = ("plain", "plain + attention", "fine-tuned", "fine-tuned + attention")

@@ -145,5 +145,5 @@ def test_json_is_strict(tmp_path):
 
 
 def test_json_refuses_what_it_cannot_represent():
-    with pytest.raises(TypeError, match="object has no place"):
+    with pytest.raises(TypeError, match="object cannot be converted to JSON"):
         to_json({"x": [object()]})
