@@ -1,5 +1,6 @@
 """The public API, `import easi3r_jax as e3r`: every name is used, and pure functions agree with the host's drivers."""
 
+import dataclasses
 import functools
 import inspect
 import pathlib
@@ -287,19 +288,10 @@ def test_a_start_needs_pairs_that_connect_all_frames(model, frames):
         e3r.initial_state(apart)
 
 
-def test_padding_of_the_callers_own_is_left_out(model, frames, result):
-    padded = e3r.Frames(
-        **{
-            name: np.concatenate([x, x[-1:]])
-            for name in ("rgb", "source_index", "time")
-            for x in [getattr(frames, name)]
-        },
-        frame_from_source=frames.frame_from_source,
-        source_size=frames.source_size,
-        valid=np.arange(5) < 4,
-    )
-    again = e3r.reconstruct(model, padded, QUICK)
-    np.testing.assert_array_equal(again.scene.depth, result.scene.depth)
+def test_padding_of_the_callers_own_is_refused(model, frames):
+    padded = dataclasses.replace(frames, valid=np.arange(4) < 3)
+    with pytest.raises(e3r.InputError, match="include padding"):
+        e3r.reconstruct(model, padded, QUICK)
 
 
 def test_results_are_arrays_of_numpy_whatever_was_given(model, frames, edges):

@@ -168,8 +168,8 @@ def prepare(
     Raises:
       ConfigError, InputError: as `pipeline.reconstruct`.
     """
-    if frames.valid is not None:  # padded by the caller: padding is ours
-        frames = dataclasses.replace(frames_at(frames, np.flatnonzero(np.asarray(frames.valid))), valid=None)
+    if frames.valid is not None and not np.all(np.asarray(frames.valid)):
+        raise InputError("The frames include padding: leave out those that are not `valid`.")
     size = frames.rgb.shape[1], frames.rgb.shape[2]
     check_size(model, size)
     check_conversion(config.point_dtype)  # before the first pass, which may need no point maps
