@@ -31,7 +31,9 @@ import jaxtyping
 import numpy as np
 
 PACKAGE = "easi3r_jax"
+#: Rooms of the library whose functions are checked; of `io` and `weights`, the modules that fill or return pytrees.
 ROOMS = ("core", "models", "motion", "alignment", "synthetic", "inference", "evaluation", "training")
+ROOMS += ("io.priors", "io.results", "io.sequences", "weights.load")
 #: Functions that choose or pad frames or pairs: their result has axes of its own, under the same letters.
 CUT = ("frames_at", "prepare", "Clip.result", "Clip.without_padding")
 _ARRAYS = (jax.Array, np.ndarray, np.generic)
@@ -180,7 +182,7 @@ def _decorate(node: ast.FunctionDef) -> None:
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None):
-        if not fullname.startswith(tuple(f"{PACKAGE}.{room}" for room in ROOMS)):
+        if not f"{fullname}.".startswith(tuple(f"{PACKAGE}.{room}." for room in ROOMS)):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
