@@ -101,13 +101,14 @@ def mismatches(value: Any, hint: Any, name: str, *, shares_axes: bool = False, f
         yield f"{name} is {value!r}, not {_spelt(arrays)}"
 
 
-def tells_of_arrays(hint: Any) -> bool:
-    """Whether an annotation contains arrays, or a pytree that does."""
+def tells_of_arrays(hint: Any, within: tuple[type, ...] = ()) -> bool:
+    """Whether an annotation contains arrays, or a pytree that does. A class may have fields of its own kind."""
     if isinstance(hint, type) and is_record(hint):
-        return any(tells_of_arrays(of_part) for of_part in fields(hint).values())
+        parts = () if hint in within else fields(hint).values()
+        return any(tells_of_arrays(of_part, (*within, hint)) for of_part in parts)
     if typing.get_origin(hint) is Callable:  # its arguments are nowhere to be seen
         return False
-    return is_array(hint) or any(tells_of_arrays(part) for part in typing.get_args(hint))
+    return is_array(hint) or any(tells_of_arrays(part, within) for part in typing.get_args(hint))
 
 
 @functools.cache
