@@ -31,7 +31,9 @@ import jaxtyping
 import numpy as np
 
 PACKAGE = "easi3r_jax"
+#: Rooms of the library whose functions are checked; of `io` and `weights`, the modules that fill or return pytrees.
 ROOMS = ("core", "models", "motion", "alignment", "synthetic", "inference", "evaluation", "training")
+ROOMS += ("io.priors", "io.results", "io.sequences", "weights.load")
 #: Functions that choose or pad frames or pairs: their result has axes of its own, under the same letters.
 CUT = ("frames_at", "prepare", "Clip.result", "Clip.without_padding", "one_pair")
 _ARRAYS = (jax.Array, np.ndarray, np.generic)
@@ -99,13 +101,14 @@ def mismatches(value: Any, hint: Any, name: str, *, shares_axes: bool = False, f
         yield f"{name} is {value!r}, not {_spelt(arrays)}"
 
 
-def tells_of_arrays(hint: Any) -> bool:
-    """Whether an annotation contains arrays, or a pytree that does."""
+def tells_of_arrays(hint: Any, within: tuple[type, ...] = ()) -> bool:
+    """Whether an annotation contains arrays, or a pytree that does. A class may have fields of its own kind."""
     if isinstance(hint, type) and is_record(hint):
-        return any(tells_of_arrays(of_part) for of_part in fields(hint).values())
+        parts = () if hint in within else fields(hint).values()
+        return any(tells_of_arrays(of_part, (*within, hint)) for of_part in parts)
     if typing.get_origin(hint) is Callable:  # its arguments are nowhere to be seen
         return False
-    return is_array(hint) or any(tells_of_arrays(part) for part in typing.get_args(hint))
+    return is_array(hint) or any(tells_of_arrays(part, within) for part in typing.get_args(hint))
 
 
 @functools.cache
@@ -180,7 +183,7 @@ def _decorate(node: ast.FunctionDef) -> None:
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None):
-        if not fullname.startswith(tuple(f"{PACKAGE}.{room}" for room in ROOMS)):
+        if not f"{fullname}.".startswith(tuple(f"{PACKAGE}.{room}." for room in ROOMS)):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):

@@ -21,15 +21,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from easi3r_jax.core.arrays import (
-    Array,
-    Bool,
-    Float,
-    Int,
-    UInt8,
-    pytree_dataclass,
-    static_field,
-)
+from easi3r_jax.core.arrays import Array, Bool, Float, Int, UInt8, pytree_dataclass, static_field
 from easi3r_jax.core.errors import InputError
 
 #: Called with (stage, done, total, note) at the start (done = 0), during and at the end (done = total) of a stage.
@@ -77,11 +69,7 @@ class Frames:
 
     @property
     def original_size(self) -> tuple[int, int]:
-        """(height, width) of the original images.
-
-        Raises:
-          InputError: the frames are of a result of an older version.
-        """
+        """(height, width) of the original images; InputError as above."""
         height, width = _recorded(self.source_size)
         return int(height), int(width)
 
@@ -89,8 +77,8 @@ class Frames:
 def _recorded(value: Array | None) -> Array:
     if value is None:
         raise InputError(
-            "The result is from an older version, which does not record how its frames were cut from the original "
-            "images: reconstruct the clip again."
+            "The result is from an older version, which does not record its crop of the original images: reconstruct "
+            "the clip again."
         )
     return value
 

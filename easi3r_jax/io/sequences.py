@@ -15,6 +15,7 @@ import zipfile
 import numpy as np
 
 import easi3r_jax
+from easi3r_jax.core.arrays import Shaped
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry.grids import resample_nearest
@@ -100,7 +101,7 @@ def load_frames(
     return video.load_frames(source, config, progress)
 
 
-def load_arrays(path: pathlib.Path, frames: Frames, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+def load_arrays(path: pathlib.Path, frames: Frames, names: tuple[str, ...]) -> dict[str, Shaped[np.ndarray, "T ..."]]:
     """Reads those of the named arrays that an npz file has: one entry per frame, images resampled to the frames.
 
     Raises:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from easi3r_jax.core.arrays import Bool, Float
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames, KnownCameras
 from easi3r_jax.io.priors import text
@@ -71,7 +72,7 @@ def load_cameras(
 
 def load_intrinsics(
     path: _Path, frames: Frames, stopped_early: bool = False, source_names: Sequence[str] = ()
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Float[np.ndarray, "T 3 3"], Bool[np.ndarray, "T"]]:
     """Reads intrinsics in pixels of the original images and converts them to pixels of the frames.
 
     - Text: `fx fy cx cy`, nine numbers (a matrix row by row) or a matrix on three lines, for all frames; or one line
@@ -123,7 +124,7 @@ def load_intrinsics(
 
 def load_poses(
     path: _Path, frames: Frames, stopped_early: bool = False, source_names: Sequence[str] = ()
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Float[np.ndarray, "T 4 4"], Bool[np.ndarray, "T"]]:
     """Reads camera-to-world poses of all frames or of some.
 
     - TUM trajectory: `timestamp tx ty tz qx qy qz qw`. If it has as many lines as the clip or its source has frames,
@@ -169,7 +170,7 @@ def load_poses(
     return _of_frames(rigid_poses(poses, labels), entries, np.full((4, 4), np.nan), path)
 
 
-def single_focal(intrinsics: np.ndarray) -> np.ndarray:
+def single_focal(intrinsics: Float[np.ndarray, "T 3 3"]) -> Float[np.ndarray, "T"]:
     """One focal length per frame, as the alignment needs: the geometric mean of fx and fy.
 
     Args:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from easi3r_jax.core.arrays import Float
 from easi3r_jax.core.errors import InputError
 
 #: Largest file of cameras, in bytes. An hour of video at 30 frames per second takes 13 MB.
@@ -57,7 +58,7 @@ def lines_of_numbers(text: str, path: pathlib.Path) -> Iterator[tuple[str, list[
             yield label, values
 
 
-def read_npz(path: pathlib.Path, name: str) -> np.ndarray:
+def read_npz(path: pathlib.Path, name: str) -> Float[np.ndarray, "..."]:
     """An array of real numbers from a .npz file, as float64. Nothing else is read, and nothing is ever executed.
 
     Raises:

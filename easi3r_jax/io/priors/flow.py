@@ -18,6 +18,7 @@ import zipfile
 import numpy as np
 from scipy import ndimage
 
+from easi3r_jax.core.arrays import Bool, Float, Int
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames
 
@@ -29,7 +30,9 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 _Size = tuple[int, int]
 
 
-def load_flow(folder: str | os.PathLike, frames: Frames, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def load_flow(
+    folder: str | os.PathLike, frames: Frames, edges: Int[np.ndarray, "E 2"]
+) -> tuple[Float[np.ndarray, "E H W 2"], Bool[np.ndarray, "E H W"]]:
     """Reads the flow of every pair, in pixels of the frames.
 
     Flow of the frames' size is used unchanged. Flow of the original images' size is sampled bilinearly at the frames'
@@ -64,7 +67,7 @@ def load_flow(folder: str | os.PathLike, frames: Frames, edges: np.ndarray) -> t
     return flow, known
 
 
-def check_flow(folder: str | os.PathLike, frames: Frames, edges: np.ndarray) -> None:
+def check_flow(folder: str | os.PathLike, frames: Frames, edges: Int[np.ndarray, "E 2"]) -> None:
     """Checks a folder for `load_flow` by the names and headers of its files, without reading them.
 
     Raises:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from easi3r_jax.core.arrays import Bool
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry.grids import resample_nearest
 from easi3r_jax.core.types import Frames
@@ -22,7 +23,7 @@ _MAX_LABEL = 15
 
 def load_masks(
     folder: str | os.PathLike, frames: Frames, stopped_early: bool = False, source_names: Sequence[str] = ()
-) -> np.ndarray:
+) -> Bool[np.ndarray, "T H W"]:
     """Reads a folder of mask images, and selects, scales and crops them like the frames.
 
     There is one image per frame of the source, in the order of a folder of frames (`video.images.in_order`), or one per

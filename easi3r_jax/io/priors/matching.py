@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from easi3r_jax.core.arrays import Float, Int
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames
 from easi3r_jax.io.video.clip import ASSUMED_RATE
@@ -35,8 +36,8 @@ class Source:
       names: file names of all images of the source in order; empty if unknown.
     """
 
-    index: np.ndarray
-    time: np.ndarray
+    index: Int[np.ndarray, "T"]
+    time: Float[np.ndarray, "T"]
     stopped_early: bool
     names: Sequence[str]
 
@@ -67,7 +68,7 @@ class Source:
         return float((self.time[-1] - self.time[0]) / (self.index[-1] - self.index[0]))
 
 
-def by_count(count: int, source: Source, what: str) -> np.ndarray:
+def by_count(count: int, source: Source, what: str) -> Int[np.ndarray, "T"]:
     """(T,) entries of a list without names or stamps: one entry per frame of the source, or one per frame of the clip.
 
     Args:
@@ -87,7 +88,7 @@ def by_count(count: int, source: Source, what: str) -> np.ndarray:
     )
 
 
-def by_stamp(stamps: np.ndarray, source: Source, what: str) -> np.ndarray:
+def by_stamp(stamps: Float[np.ndarray, "N"], source: Source, what: str) -> Int[np.ndarray, "T"]:
     """(T,) entries by their time stamps, `NONE` where a frame has none.
 
     The first rule that applies is used:
@@ -133,7 +134,7 @@ def by_stamp(stamps: np.ndarray, source: Source, what: str) -> np.ndarray:
     return np.where(near, order[nearest], NONE)
 
 
-def by_name(names: Sequence[str], source: Source, what: str) -> np.ndarray:
+def by_name(names: Sequence[str], source: Source, what: str) -> Int[np.ndarray, "T"]:
     """(T,) entries by the names of image files, `NONE` where a frame has none.
 
     The first rule that applies is used:

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from easi3r_jax.core.arrays import Float
 from easi3r_jax.core.errors import InputError
 
 # Largest deviation of R^T R from the identity.
 _MAX_ORTHONORMALITY_ERROR = 1e-3
 
 
-def rigid_poses(poses: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+def rigid_poses(poses: Float[np.ndarray, "N 4 4"], labels: Sequence[str]) -> Float[np.ndarray, "N 4 4"]:
     """(N, 4, 4) poses with their rotations replaced by the nearest exact ones; NaN (unknown) is kept.
 
     Args:

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from easi3r_jax.core.arrays import Float
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.priors.files import lines_of_numbers, read_text
 
@@ -17,7 +18,7 @@ _RESULT_HEADER = "# fx skew cx 0 fy cy 0 0 1 (pixels; integer coordinates at pix
 _MAX_LENGTH_ERROR = 0.01
 
 
-def read_intrinsics(path: pathlib.Path) -> tuple[np.ndarray, list[str], bool]:
+def read_intrinsics(path: pathlib.Path) -> tuple[Float[np.ndarray, "N 3 3"], list[str], bool]:
     """Reads lines of `fx fy cx cy` or of nine numbers (a matrix row by row), or a single matrix on three lines.
 
     A line `-` or `nan` is a frame with unknown intrinsics.
@@ -47,7 +48,7 @@ def read_intrinsics(path: pathlib.Path) -> tuple[np.ndarray, list[str], bool]:
     return matrices, [label for label, _ in lines], _RESULT_HEADER in text
 
 
-def read_trajectory(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def read_trajectory(path: pathlib.Path) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N 4 4"], list[str]]:
     """Reads a TUM trajectory, lines of `timestamp tx ty tz qx qy qz qw`: camera to world, quaternions scalar last.
 
     A pose whose seven numbers are all NaN is unknown.

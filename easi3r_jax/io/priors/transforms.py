@@ -17,6 +17,7 @@ from typing import Any
 import absl.logging
 import numpy as np
 
+from easi3r_jax.core.arrays import Float
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.priors.files import read_text
 
@@ -74,7 +75,9 @@ def read_transforms(path: pathlib.Path) -> Transforms:
     return Transforms(path, content, images)
 
 
-def intrinsics_of(transforms: Transforms, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def intrinsics_of(
+    transforms: Transforms, size: tuple[int, int]
+) -> tuple[Float[np.ndarray, "N 3 3"], Float[np.ndarray, "3 3"]]:
     """Intrinsics of the listed images, and of all others.
 
     Focal lengths are `fl_x` and `fl_y`, or else follow from `camera_angle_x` and `camera_angle_y` (radians); with only
@@ -104,7 +107,7 @@ def intrinsics_of(transforms: Transforms, size: tuple[int, int]) -> tuple[np.nda
     return np.stack(rows), shared
 
 
-def poses_of(transforms: Transforms) -> np.ndarray:
+def poses_of(transforms: Transforms) -> Float[np.ndarray, "N 4 4"]:
     """(N, 4, 4) camera to world of the listed images, OpenCV axes; rotations are not checked.
 
     Raises:
