@@ -3,15 +3,20 @@
 
 __version__: str
 
+from .alignment import DEFAULT_TERMS as DEFAULT_TERMS
 from .alignment import AlignProblem as AlignProblem
 from .alignment import AlignState as AlignState
+from .alignment import Term as Term
 from .alignment import adam_steps as adam_steps
 from .alignment import align as align
+from .alignment import at_minimum as at_minimum
 from .alignment import geometry_of as geometry_of
 from .alignment import init_moments as init_moments
 from .alignment import initial_state as initial_state
+from .alignment import loss_terms as loss_terms
 from .alignment import make_problem as make_problem
 from .alignment import optimise as optimise
+from .alignment import softened as softened
 from .alignment import total_loss as alignment_loss
 from .core.config import AlignConfig as AlignConfig
 from .core.config import FrameConfig as FrameConfig
@@ -19,6 +24,7 @@ from .core.config import PipelineConfig as PipelineConfig
 from .core.config import SegmentationConfig as SegmentationConfig
 from .core.errors import CheckpointError as CheckpointError
 from .core.errors import ConfigError as ConfigError
+from .core.errors import GradientError as GradientError
 from .core.errors import InputError as InputError
 from .core.errors import OutputError as OutputError
 from .core.errors import UserError as UserError
@@ -56,6 +62,7 @@ from .motion.aggregate import fuse_temporal as fuse_temporal
 from .motion.cues import Evidence as Evidence
 from .motion.cues import reads_attention as reads_attention
 from .motion.partners import mean_over_partners as mean_over_partners
+from .motion.score import CueWeights as CueWeights
 from .weights.load import load_flow_model as load_flow_model
 from .weights.load import load_model as load_model
 from .weights.load import on_devices as on_devices

@@ -1,10 +1,12 @@
 """The public API, `import easi3r_jax as e3r`: every name is used, and pure functions agree with the host's drivers."""
 
+import ast
 import dataclasses
 import functools
 import inspect
 import pathlib
 import re
+import sys
 
 import chex
 import jax
@@ -20,6 +22,8 @@ from easi3r_jax.models.parameters import flow_network
 
 QUICK = e3r.PipelineConfig(alignment=e3r.AlignConfig(iterations=20), graph="complete")
 GRAPH = "swin-2-noncyclic"
+#: Whose code is run as a test.
+DOCUMENTS = ("README.md", "docs/extending.md", "docs/differentiating.md")
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +65,28 @@ def test_every_name_is_there_and_says_what_it_is():
     assert set(e3r.__all__) <= set(dir(e3r))
     for name in e3r.__all__:
         value = getattr(e3r, name)
+        if not callable(value):  # a constant: what help() says of it is its type's
+            continue
         assert inspect.getdoc(value), name
         assert value.__name__ in (name, "total_loss"), name  # the face names what these are of
+
+
+def test_constants_say_what_they_are():
+    """In a string below them, which the site shows."""
+    constants = {name for name in e3r.__all__ if not callable(getattr(e3r, name))}
+    assert constants == {"DEFAULT_TERMS"}
+    source = inspect.getsource(sys.modules[e3r.Term.__module__])
+    statements = ast.parse(source).body
+    (place,) = (n for n, s in enumerate(statements) if ast.unparse(s).startswith("DEFAULT_TERMS = "))
+    assert isinstance(ast.literal_eval(statements[place + 1].value), str)
+    assert all(isinstance(term, e3r.Term) for term in e3r.DEFAULT_TERMS)
 
 
 def test_every_name_is_used_through_the_face():
     """By the tests or the documents that are run as tests."""
     root = pathlib.Path(__file__).parents[1]
     texts = [path.read_text(encoding="utf-8") for path in (root / "tests").rglob("*.py")]
-    texts += [(root / name).read_text(encoding="utf-8") for name in ("README.md", "docs/extending.md")]
+    texts += [(root / name).read_text(encoding="utf-8") for name in DOCUMENTS]
     used = set(re.findall(r"\be3r\.(\w+)", "\n".join(texts)))
     assert set(e3r.__all__) - used == set()
 
@@ -261,7 +278,7 @@ def test_point_maps_are_a_pytree_of_pairs(predicted):
 
 
 def test_errors_are_one_family():
-    for kind in (e3r.InputError, e3r.ConfigError, e3r.CheckpointError, e3r.OutputError):
+    for kind in (e3r.InputError, e3r.ConfigError, e3r.CheckpointError, e3r.OutputError, e3r.GradientError):
         assert issubclass(kind, e3r.UserError)
 
 

@@ -244,39 +244,66 @@ def test_the_documents_link_to_files_that_exist():
     assert not broken
 
 
-def test_the_wheel_holds_the_packages_the_demo_and_the_licence(tmp_path: pathlib.Path):
-    source = tmp_path / "source"
+#: Nothing is fetched: the build backend and the requirements are those of the environment.
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+OFFLINE = ("--quiet", "--no-deps", "--no-index")
+
+
+def without_pip_settings() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith("PIP_")}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
     source.mkdir()
     for name in ("easi3r_jax", "convert", "experiments"):  # all that a checkout has
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "LICENSE", "NOTICE", "README.md"):
         shutil.copy(ROOT / name, source)
-    # Nothing is fetched: the build backend is that of the environment.
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-    ]
-    subprocess.run(
-        [*command, "--no-index", "--no-build-isolation", "--wheel-dir", tmp_path, source],
-        check=True,
-        capture_output=True,
-        env={k: v for k, v in os.environ.items() if not k.startswith("PIP_")},
-    )
-    (wheel,) = tmp_path.glob("*.whl")
+    command = [*PIP, "wheel", *OFFLINE, "--no-build-isolation", "--wheel-dir", folder, source]
+    subprocess.run(command, check=True, capture_output=True, env=without_pip_settings())
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def test_the_wheel_holds_the_packages_the_demo_and_the_licence(wheel: pathlib.Path):
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
         (entry_points,) = (name for name in held if name.endswith("/entry_points.txt"))
         commands = archive.read(entry_points).decode()
-    files = [p for p in (source / "easi3r_jax").rglob("*") if p.is_file()]
-    assert {str(p.relative_to(source)) for p in files} <= held
+    files = [p for p in (ROOT / "easi3r_jax").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    assert {str(p.relative_to(ROOT)) for p in files} <= held
     assert {name.split("/")[0] for name in held if ".dist-info/" not in name} == {"easi3r_jax"}
     assert commands.split() == ["[console_scripts]", "easi3r", "=", "easi3r_jax.apps.command:main"]
     assert "easi3r_jax/assets/model/model.safetensors" in held
     assert not [name for name in held if name.startswith(("tests", "docs"))]
     assert {name.rsplit("/", 1)[1] for name in held if "/licenses/" in name} == {"LICENSE", "NOTICE"}
+
+
+FROM_THE_WHEEL = """
+import numpy as np
+import easi3r_jax as e3r
+model = e3r.load_model("embedded")
+frames = e3r.load_frames("demo", e3r.FrameConfig.for_model(model, first=2))
+pairs = e3r.predict_pairs(model, frames.rgb, np.array([[0, 1], [1, 0]]))
+assert pairs.points_i.shape == (2, *frames.rgb.shape[1:]) and np.isfinite(pairs.points_i).all()
+print(e3r.__file__)
+"""
+
+
+def test_what_the_wheel_installs_runs_without_the_checkout(wheel: pathlib.Path, tmp_path: pathlib.Path):
+    installed, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    command = [*PIP, "install", *OFFLINE, "--no-compile", "--target", installed, wheel]
+    subprocess.run(command, check=True, capture_output=True, env=without_pip_settings())
+
+    def output(*command: str | pathlib.Path) -> str:
+        environment = os.environ | {"PYTHONPATH": str(installed)}  # before the environment's link to the checkout
+        done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    assert output(sys.executable, "-c", FROM_THE_WHEEL).strip() == str(installed / "easi3r_jax" / "__init__.py")
+    assert "--checkpoint" in output(installed / "bin" / "easi3r", "reconstruct", "--help")

@@ -52,6 +52,8 @@ def is_bare(hint) -> bool:
 
 def without_shape(name: str, value) -> list[str]:
     """Parameters, results and fields with arrays of unspecified shape, and parameters without an annotation."""
+    if not callable(value):
+        return []
     if inspect.isclass(value):
         found = [f"{name}.{part}" for part, hint in fields(value).items() if is_bare(hint)] if is_record(value) else []
         methods = [f for f in vars(value).values() if inspect.isfunction(f)]

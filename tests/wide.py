@@ -1,7 +1,7 @@
 """Repeats a float32 computation in float64, for finite differences.
 
-Layers, statistics and heads compute in at most float32, and so does JAX's own attention. `in_float64` traces a function
-and evaluates the same operations with float64 in place of float32.
+The motion stage computes in float32, whatever it is given. `in_float64` traces a function and evaluates the same
+operations with float64 in place of float32.
 """
 
 from collections.abc import Callable
@@ -11,10 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
-
-#: Steps that are calls of an inner program, and the parameter that holds it.
-_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
-_CALLS |= {"custom_vjp_call": "call_jaxpr", "checkpoint": "jaxpr", "remat2": "jaxpr"}
 
 
 def widened(tree: Any) -> Any:
@@ -41,17 +37,14 @@ def slope(f: Callable[[Any], Any], at: Any, along: Any, step: float) -> float:
 
 
 def random_like(rng: np.random.Generator, tree: Any) -> Any:
-    """Standard normal float64 for its floats, zeros for the rest."""
-    return jax.tree.map(
-        lambda x: rng.standard_normal(x.shape) if jnp.issubdtype(x.dtype, jnp.floating) else np.zeros(x.shape, x.dtype),
-        tree,
-    )
+    """Standard normal float64."""
+    return jax.tree.map(lambda x: rng.standard_normal(x.shape), tree)
 
 
 def dot(a: Any, b: Any) -> float:
-    """Sum of the products of two trees' floats."""
+    """Sum of the products of two trees' values."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return sum(float(np.vdot(np.asarray(x, np.float64), y)) for x, y in pairs if x.dtype.kind == "f")
+    return sum(float(np.vdot(np.asarray(x, np.float64), y)) for x, y in pairs)
 
 
 def _wide_dtype(value: Any) -> Any:
@@ -76,13 +69,13 @@ def _run(jaxpr: Any, consts: Any, *args: Any) -> list[Any]:
 
 
 def _called(program: Any, *args: Any) -> list[Any]:
-    return _run(program.jaxpr, program.consts, *args) if hasattr(program, "consts") else _run(program, (), *args)
+    return _run(program.jaxpr, program.consts, *args)
 
 
 def _step(eqn: Any, args: list[Any]) -> Any:
     name, params = eqn.primitive.name, eqn.params
-    if name in _CALLS:
-        return _called(params[_CALLS[name]], *args)
+    if name == "jit":
+        return _called(params["jaxpr"], *args)
     if name == "cond":
         branches = [lambda *xs, b=b: _called(b, *xs) for b in params["branches"]]
         return jax.lax.switch(args[0], branches, *args[1:])
@@ -100,9 +93,11 @@ def _step(eqn: Any, args: list[Any]) -> Any:
             out = _called(params["jaxpr"], *args[:n], *carry, *x)
             return out[:m], out[m:]
 
-        carry, ys = jax.lax.scan(
-            body, args[n : n + m], args[n + m :], length=params["length"], reverse=params["reverse"]
-        )
+        length, reverse = params["length"], params["reverse"]
+        carry, ys = jax.lax.scan(body, args[n : n + m], args[n + m :], length=length, reverse=reverse)
         return [*carry, *ys]
+    if name == "bitcast_convert_type":  # random bits become a float32: the pattern is one of 32 bits
+        out = eqn.primitive.bind(*args, **params)
+        return [out.astype(jnp.float64) if out.dtype == jnp.float32 else out]
     out = eqn.primitive.bind(*args, **{key: _wide_dtype(value) for key, value in params.items()})
     return out if eqn.primitive.multiple_results else [out]

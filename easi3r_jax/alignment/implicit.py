@@ -13,9 +13,8 @@ import numpy as np
 
 from easi3r_jax.alignment.derivatives import instantiated, is_wanted, values_of
 from easi3r_jax.alignment.problem import AlignProblem
-from easi3r_jax.alignment.residuals import points_loss
 from easi3r_jax.alignment.state import AlignState
-from easi3r_jax.alignment.terms import Term, total_loss
+from easi3r_jax.alignment.terms import Term, softness_of, total_loss
 from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.errors import GradientError
 
@@ -57,7 +56,8 @@ def at_minimum(
     Conditions:
 
     - The objective is twice differentiable. The method's own has kinks where a distance is 0, and at its minimum some
-      distances are 0, as in any fit of a sum of distances: minimise `softened(...)` instead.
+      distances are 0, as in any fit of a sum of distances: minimise `softened(...)` instead. Only `points_loss` is
+      checked for this, not terms of your own.
     - The state is a minimum: the gradient there is much smaller than its change with the problem. 300 steps at the
       default rates are not enough; use more steps and a smaller final rate.
     - H is positive except in directions in which the objective never changes (the world's pose, quaternions' lengths).
@@ -75,11 +75,11 @@ def at_minimum(
       tolerance: norm of the residual of the linear system, scaled by its diagonal, relative to the right-hand side.
 
     Raises:
-      GradientError: `terms` have `points_loss` without softness.
+      GradientError: one of the terms is `points_loss` with softness 0.
     """
     terms = tuple(terms)
-    if any(term.value is points_loss for term in terms):
-        raise GradientError("points_loss has no second derivative at its minimum: minimise alignment.softened(...).")
+    if any(softness_of(term.value) == 0 for term in terms):
+        raise GradientError("points_loss has no second derivative at its minimum: minimise softened(...) instead.")
     return _at_minimum(state, problem, _Solver(terms, damping, iterations, tolerance))
 
 

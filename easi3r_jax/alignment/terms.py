@@ -13,7 +13,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +123,6 @@ def _cameras_weight(problem: AlignProblem) -> Array | None:
     return None if problem.camera_prior is None else problem.camera_prior.weight
 
 
-#: The method's objective.
 DEFAULT_TERMS = (
     Term("points", points_loss),
     Term("smoothness", smoothness_loss, _smoothness_weight),
@@ -128,6 +130,7 @@ DEFAULT_TERMS = (
     Term("depth", depth_loss, _depth_weight),
     Term("cameras", cameras_loss, _cameras_weight),
 )
+"""The method's objective. Flow, depth and cameras only count if the problem has data for them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,11 +146,24 @@ def softened(softness: float, terms: Iterable[Term] = DEFAULT_TERMS) -> tuple[Te
 
     Args:
       softness: s > 0, in the world's units.
-      terms: terms in which `points_loss` is replaced.
+      terms: terms in which `points_loss` with softness 0 is replaced.
+
+    Raises:
+      ConfigError: the softness is not positive and finite.
     """
-    return tuple(
-        dataclasses.replace(term, value=_SoftPoints(softness)) if term.value is points_loss else term for term in terms
-    )
+    if not 0 < softness < math.inf:
+        raise ConfigError(f"The softness must be a positive number, in the world's units, not {softness}.")
+    soft = _SoftPoints(float(softness))
+    return tuple(dataclasses.replace(term, value=soft) if softness_of(term.value) == 0 else term for term in terms)
+
+
+def softness_of(value: Callable[..., Any]) -> float | None:
+    """The softness of a term's function if that is `points_loss`, also with arguments; None for any other function."""
+    if isinstance(value, _SoftPoints):
+        return value.softness
+    if isinstance(value, partial) and value.func is points_loss:
+        return value.keywords.get("softness", 0.0)
+    return 0.0 if value is points_loss else None
 
 
 def total_loss(state: AlignState, problem: AlignProblem, terms: Iterable[Term] = DEFAULT_TERMS) -> Float[Array, ""]:

@@ -1,6 +1,7 @@
 """The optimiser's result, differentiated with respect to the problem: through its steps, or implicitly at a minimum."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -162,10 +163,27 @@ def test_too_few_iterations_give_nan(minimum, clip, directions, config):
     assert np.all(np.isnan(jax.jit(jax.grad(end))(clip[0].confidence_i)))
 
 
-def test_the_methods_own_objective_has_corners_at_its_minimum(clip, config):
+@pytest.mark.parametrize(
+    "points",
+    [
+        alignment.points_loss,
+        functools.partial(alignment.points_loss),
+        functools.partial(alignment.points_loss, softness=0.0),
+        dataclasses.replace(SOFT[0].value, softness=0.0),
+    ],
+)
+def test_the_methods_own_objective_has_corners_at_its_minimum(points, clip, config):
     problem = problem_of(clip, clip[0].confidence_i, config)
+    terms = (*alignment.DEFAULT_TERMS[1:], alignment.Term("points", points))
     with pytest.raises(GradientError, match="softened"):
-        alignment.at_minimum(clip[1], problem, alignment.DEFAULT_TERMS)
+        alignment.at_minimum(clip[1], problem, terms)
+    alignment.at_minimum(clip[1], problem, alignment.softened(0.1, terms))
+
+
+def test_points_with_a_softness_of_ones_own_are_taken(clip, config):
+    terms = (alignment.Term("points", functools.partial(alignment.points_loss, softness=0.1)),)
+    assert alignment.softened(0.2, terms) == terms
+    alignment.at_minimum(clip[1], problem_of(clip, clip[0].confidence_i, config), terms)
 
 
 def test_the_gradient_by_the_given_state_is_zero(minimum, clip, directions, config):

@@ -167,3 +167,9 @@ def test_softened_distances_have_no_corner(small):
     assert [term.name for term in terms] == [term.name for term in alignment.DEFAULT_TERMS]
     assert terms == alignment.softened(0.3) != alignment.softened(0.2)
     np.testing.assert_allclose(TERMS(state, problem, terms=terms)["points"], alignment.points_loss(state, problem, 0.3))
+
+
+@pytest.mark.parametrize("softness", [0.0, -0.1, np.nan, np.inf])
+def test_softness_is_positive(softness):
+    with pytest.raises(ConfigError, match="softness must be a positive number"):
+        alignment.softened(softness)
