@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from easi3r_jax import motion
 from easi3r_jax.core.arrays import Array, Bool, Float, Int, Key, UInt8
@@ -195,7 +196,7 @@ def _segment(
 
 def _checked(edges: Array, num_frames: int) -> Array:
     """(E, 2) int32. Indexing would take the last frame for one that does not exist; traced edges are not checked."""
-    if not isinstance(edges, jax.core.Tracer):
+    if not isinstance(edges, Tracer):
         numbers = np.asarray(edges)
         if numbers.size == 0 or numbers.min() < 0 or numbers.max() >= num_frames:
             raise InputError(
