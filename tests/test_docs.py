@@ -27,26 +27,48 @@ def clip(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["docs/extending.md", "docs/differentiating.md"])
-def test_the_code_runs(name, clip, monkeypatch):
-    monkeypatch.chdir(clip)
+def run(name: str, folder: pathlib.Path, monkeypatch) -> dict:
+    """The names that a document's code defines."""
+    monkeypatch.chdir(folder)
     names: dict = {}
     for number, block in enumerate(blocks(name)):
         exec(compile(block, f"{name}, block {number + 1}", "exec"), names)  # noqa: S102
-    assert names
+    return names
 
 
-@pytest.mark.slow
 def test_the_first_script_does_what_it_says(clip, monkeypatch):
-    """Fifteen lines of code or so: the whole method, a result written and read, a cue, a gradient."""
+    """Twenty lines of code or fewer: the whole method, a result written and read, a cue, a gradient."""
     (script,) = blocks("README.md")
     lines = [line for line in script.splitlines() if line.split("#")[0].strip()]
     assert len(lines) <= 20
-    monkeypatch.chdir(clip)
-    names: dict = {}
-    exec(script, names)  # noqa: S102
+    assert blocks("docs/extending.md")[0] == script
+    names = run("README.md", clip, monkeypatch)
     np.testing.assert_array_equal(names["same"].scene.depth, names["result"].scene.depth)
     assert np.any(names["other"].scene.dynamic_score != names["result"].scene.dynamic_score)
     slopes = [float(np.abs(x).max()) for x in jax.tree.leaves(names["grads"])]
     assert all(np.isfinite(slopes)) and max(slopes) > 1e-6
+
+
+@pytest.mark.slow
+def test_every_stage_can_be_changed(clip, monkeypatch):
+    names = run("docs/extending.md", clip, monkeypatch)
+    assert names["result"].scene.depth.shape == (FRAMES, *names["frames"].rgb.shape[1:3])
+    assert np.all(np.isfinite(names["losses"])) and names["losses"][-1] < names["losses"][0]
+    slopes = [float(np.abs(x).max()) for x in jax.tree.leaves(names["gradients"])]
+    assert all(np.isfinite(slopes)) and max(slopes) > 1e-6
+    assert names["logits"].ndim == 5
+
+
+@pytest.mark.slow
+def test_gradients_and_sweeps_give_what_is_claimed(tmp_path, monkeypatch):
+    text = (ROOT / "docs/differentiating.md").read_text(encoding="utf-8")
+    (claimed,) = re.findall(r"It prints −([\d.]+) twice", text)
+    names = run("docs/differentiating.md", tmp_path, monkeypatch)
+    for value in (names["change"], names["difference"]):
+        np.testing.assert_allclose(value, -float(claimed), rtol=0.05)
+    for slopes in (names["by_loss"], names["by_score"], names["by_cue"](names["ones"])):
+        slopes = [float(np.abs(x).max()) for x in jax.tree.leaves(slopes)]
+        assert all(np.isfinite(slopes)) and max(slopes) > 0
+    assert np.all(np.isfinite(names["losses"])) and names["degrees"].shape == (len(names["settings"]),)
+    with Image.open(tmp_path / "sweep.png") as figure:
+        assert figure.size == (1200, 480) and len(np.unique(np.asarray(figure.convert("L")))) > 50
