@@ -129,7 +129,7 @@ def test_refined_masks_are_grown_and_count_in_the_alignment_and_in_the_result(mo
     align, dynamic, heard = pipeline.alignment.align, [], []
 
     def spy(*args, **kwargs):
-        dynamic.append(kwargs["dynamic"])
+        dynamic.append(kwargs["dynamic_mask"])
         return align(*args, **kwargs)
 
     monkeypatch.setattr(pipeline.alignment, "align", spy)
