@@ -42,8 +42,10 @@ from .core.types import Segmentation as Segmentation
 from .evaluation.ground_truth import load_ground_truth as load_ground_truth
 from .evaluation.metrics import GroundTruth as GroundTruth
 from .evaluation.metrics import evaluate_scene as evaluate_scene
+from .inference.dense_flow import dense_flow as dense_flow
 from .inference.feedforward import reconstruct_stream as reconstruct_stream
 from .inference.flow import estimate_flow as estimate_flow
+from .inference.flow import network_flow as network_flow
 from .inference.pipeline import reconstruct as reconstruct
 from .inference.pure import attention_maps as attention_maps
 from .inference.pure import attention_statistics as attention_statistics
@@ -52,6 +54,7 @@ from .inference.pure import motion_masks as motion_masks
 from .inference.pure import predict_pairs as predict_pairs
 from .inference.windows import reconstruct_windows as reconstruct_windows
 from .io.export.pointcloud import CloudOptions as CloudOptions
+from .io.priors.flow import FlowFolder as FlowFolder
 from .io.results import load_result as load_result
 from .io.results import save_result as save_result
 from .io.sequences import load_frames as load_frames

@@ -239,12 +239,26 @@ def test_flow_is_estimated_where_it_is_asked_for(model, frames, edges, tmp_path)
     assert flow.shape == (2, *frames.rgb.shape[1:3], 2)
     asked = []
 
-    def standing(rgb, edges, *, progress):
+    def standing(frames, edges, *, progress):
         asked.append(len(edges))
-        return np.zeros((len(edges), *rgb.shape[1:3], 2), np.float32)
+        return np.zeros((len(edges), *frames.rgb.shape[1:3], 2), np.float32), None
 
     result = e3r.reconstruct(model, frames, QUICK, flow=standing)
     assert asked == [12] and result.given.flow.shape == (12, *frames.rgb.shape[1:3], 2)
+    one, known = functools.partial(e3r.network_flow, network)(frames, edges[:1])
+    assert one.shape == (1, *frames.rgb.shape[1:3], 2) and known is None
+
+
+def test_flow_without_weights(model, frames, edges, tmp_path):
+    result = e3r.reconstruct(model, frames, QUICK, flow=e3r.dense_flow)
+    flow, known = e3r.dense_flow(frames, result.edges)
+    np.testing.assert_array_equal(result.given.flow, flow)
+    np.testing.assert_array_equal(result.given.flow_known, known)
+    assert 0.3 < known.mean() < 1
+    e3r.save_result(tmp_path / "out", result, keep_flow=True)
+    folder = e3r.FlowFolder(tmp_path / "out" / "flow", frames)
+    again, read = folder(frames, result.edges)
+    np.testing.assert_array_equal(np.where(read[..., None], again, 0), np.where(known[..., None], flow, 0))
     with pytest.raises(e3r.CheckpointError, match="no checkpoint at"):
         e3r.load_flow_model(str(tmp_path / "none.pth"))
 

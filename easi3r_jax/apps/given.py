@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import cv2
 import jax.numpy as jnp
-import numpy as np
+from jax.tree_util import Partial
 
 from easi3r_jax.apps import cli
 from easi3r_jax.core.config import MASK_SOURCES
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Frames, Given, Progress
-from easi3r_jax.inference.clip import FlowEstimator
-from easi3r_jax.inference.flow import estimate_flow
+from easi3r_jax.inference.clip import FlowSource
+from easi3r_jax.inference.dense_flow import dense_flow
+from easi3r_jax.inference.flow import network_flow
 from easi3r_jax.inference.refine import sam2
 from easi3r_jax.io.priors.cameras import load_cameras
-from easi3r_jax.io.priors.flow import load_flow
+from easi3r_jax.io.priors.flow import FlowFolder
 from easi3r_jax.io.priors.masks import load_masks
 from easi3r_jax.io.video.images import list_images
 from easi3r_jax.models import FlowNetwork
@@ -33,7 +34,10 @@ class NetworkFlags:
     """Flags for masks, their refinement, and optical flow, all computed by networks: for any number of clips."""
 
     _MASKS = "motion (what --motion finds), flow (optical flow that the camera does not explain), or none."
-    _FLOW = "The network of --flow_checkpoint (sea-raft, raft, raft-small), or none."
+    _FLOW = (
+        "Where optical flow comes from: auto (the network of --flow_checkpoint if there is one, else dis), dis (dense "
+        "inverse search, without weights), sea-raft, raft or raft-small (of --flow_checkpoint), or none."
+    )
     _TAKES_FOLDERS = False
 
     def __init__(self, flags: cli.Flags):
@@ -55,7 +59,7 @@ class NetworkFlags:
             "SAM 2's weights: a name on the Hugging Face hub, or a folder with config.json and model.safetensors.",
         )
         self._optical_flow = group = flags.group("Optical flow")
-        self.flow = group.string("flow", "sea-raft", self._FLOW)
+        self.flow = group.string("flow", "auto", self._FLOW)
         self.flow_checkpoint = group.string(
             "flow_checkpoint",
             "",
@@ -106,47 +110,57 @@ class NetworkFlags:
             return None
         return sam2.Sam2Refiner(self.refine_checkpoint.value, progress=progress)
 
-    def flow_source(self) -> tuple[FlowNetwork | pathlib.Path | None, dict[str, Any]]:
-        """The network or folder that provides flow, and its metadata; None: no flow.
+    def flow_source(
+        self, place: Callable[[FlowNetwork], FlowNetwork] = lambda network: network
+    ) -> tuple[FlowSource | pathlib.Path | None, dict[str, Any]]:
+        """The source of optical flow, or the folder that provides it, and its description; None: no flow.
+
+        Args:
+          place: puts a network on the devices.
 
         Raises:
-          ConfigError: weights without a network, or of another network.
+          ConfigError: weights without a network, or of another network, or a network without weights.
           CheckpointError: weights that cannot be read.
-          InputError: neither a network's name nor a folder.
+          InputError: neither a source's name nor a folder.
         """
         name, checkpoint = self.flow.value, self.flow_checkpoint.value
-        if name in NETWORKS:
-            if not checkpoint:
-                self._without_flow()
-                return None, {}
+        names = ", ".join(("auto", "dis", *NETWORKS))
+        if checkpoint:
+            if name not in ("auto", *NETWORKS):
+                raise ConfigError(f"--flow_checkpoint requires --flow=auto or {' or '.join(NETWORKS)}, not {name}.")
             config, network, metadata = load_flow_network(convert.resolve(checkpoint))
-            if config.network != name:
+            if name not in ("auto", config.network):
                 raise ConfigError(
                     f"--flow={name}, but {checkpoint} has weights of {config.network}: use --flow={config.network}."
                 )
-            return network, metadata
-        if checkpoint:
-            raise ConfigError(f"--flow_checkpoint requires --flow={' or '.join(NETWORKS)}, not --flow={name}.")
+            return Partial(network_flow, place(network)), {"name": config.network, **metadata}
+        if name in NETWORKS:
+            raise ConfigError(f"--flow={name} needs weights: --flow_checkpoint=WEIGHTS, or --flow=dis without weights.")
+        if name in ("auto", "dis"):
+            return dense_flow, {"name": "dis", "source_name": f"dense inverse search of OpenCV {cv2.__version__}"}
         if name == "none":
             self._without_flow()
             return None, {}
         if not self._TAKES_FOLDERS:
-            raise ConfigError(f"--flow={name}: it must be {', '.join(NETWORKS)} or none.")
+            raise ConfigError(f"--flow={name}: it must be {names} or none.")
         folder = pathlib.Path(name).expanduser()
         if not folder.is_dir():
-            raise InputError(f"--flow={name}: it is neither {', '.join(NETWORKS)}, none, nor a folder.")
+            raise InputError(f"--flow={name}: it is neither {names}, none, nor a folder.")
         files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
-        return folder, {"folder": os.fspath(folder.absolute()), "files": files}
+        return folder, {"name": "folder", "folder": os.fspath(folder.absolute()), "files": files}
 
-    def lacks_weights(self) -> bool:
-        """Whether flow is requested from a network without weights: the program then says that it omits flow."""
-        return self.flow.value in NETWORKS and not self.flow_checkpoint.value
+    def chosen_flow(self, description: Mapping[str, Any]) -> str:
+        """One line on where optical flow comes from if --flow=auto chose it, else nothing."""
+        if self.flow.value != "auto" or not description:
+            return ""
+        if description["name"] == "dis":
+            return "  Optical flow: dense inverse search (--flow=dis); a network's weights: --flow_checkpoint."
+        return f"  Optical flow: {description['name']} of {self.flow_checkpoint.value}."
 
     def _without_flow(self) -> None:
         """Refuses options that need flow."""
         if "flow" in self.mask_sources()[0]:
-            sources = "--flow_checkpoint=WEIGHTS" + " or --flow=FOLDER" * self._TAKES_FOLDERS
-            raise ConfigError(f"--masks=flow needs optical flow: {sources}.")
+            raise ConfigError("--masks=flow needs optical flow: omit --flow=none.")
 
 
 class GivenFlags(NetworkFlags):
@@ -157,8 +171,9 @@ class GivenFlags(NetworkFlags):
         "PNGs, or none."
     )
     _FLOW = (
-        "The network of --flow_checkpoint (sea-raft, raft, raft-small), none, or a folder of IIIII_JJJJJ.flo files, "
-        "written by --save_flow or your own."
+        "Where optical flow comes from: auto (the network of --flow_checkpoint if there is one, else dis), dis (dense "
+        "inverse search, without weights), sea-raft, raft or raft-small (of --flow_checkpoint), none, or a folder of "
+        "IIIII_JJJJJ.flo files, written by --save_flow or your own."
     )
     _TAKES_FOLDERS = True
 
@@ -184,7 +199,7 @@ class GivenFlags(NetworkFlags):
     def _without_flow(self) -> None:
         super()._without_flow()
         if self.save_flow.value:
-            raise ConfigError("--save_flow needs optical flow: --flow_checkpoint=WEIGHTS or --flow=FOLDER.")
+            raise ConfigError("--save_flow needs optical flow: omit --flow=none.")
 
     def load(self, frames: Frames, source: pathlib.Path, *, stopped_early: bool) -> Given:
         """Reads the masks and cameras that the flags name.
@@ -208,20 +223,6 @@ class GivenFlags(NetworkFlags):
         return Given(masks=masks, cameras=cameras)
 
 
-def estimator(source: FlowNetwork | pathlib.Path | None) -> FlowEstimator | None:
-    """The flow network as `reconstruct(..., flow=...)` takes it; None if flow does not come from a network."""
-    return None if source is None or isinstance(source, pathlib.Path) else partial(estimate_flow, source)
-
-
-def with_flow_files(
-    given: Given, source: FlowNetwork | pathlib.Path | None, frames: Frames, edges: np.ndarray
-) -> Given:
-    """Adds the flow of pairs (E, 2) of the clip's frames if it comes from a folder.
-
-    Raises:
-      InputError: files that do not fit the clip.
-    """
-    if not isinstance(source, pathlib.Path) or len(frames.rgb) == 1:
-        return given
-    flow, known = (jnp.asarray(x) for x in load_flow(source, frames, edges))
-    return dataclasses.replace(given, flow=flow, flow_known=known)
+def for_clip(source: FlowSource | pathlib.Path | None, frames: Frames) -> FlowSource | None:
+    """The source of a clip's optical flow: a folder's files are numbered by the clip's frames."""
+    return FlowFolder(source, frames) if isinstance(source, pathlib.Path) else source

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import time
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 
 from easi3r_jax import alignment
 from easi3r_jax.apps.environment import versions
-from easi3r_jax.apps.given import estimator, with_flow_files
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import FrameConfig, PipelineConfig
@@ -19,14 +17,14 @@ from easi3r_jax.core.types import Frames, Given, Reconstruction
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.evaluation.ground_truth import load_ground_truth
 from easi3r_jax.inference import pipeline
-from easi3r_jax.inference.clip import clip_edges
+from easi3r_jax.inference.clip import FlowSource, clip_edges
 from easi3r_jax.inference.feedforward import reconstruct_stream
 from easi3r_jax.inference.windows import reconstruct_windows
-from easi3r_jax.io.priors.flow import check_flow
+from easi3r_jax.io.priors.flow import FlowFolder, check_flow
 from easi3r_jax.io.sequences import Sequence
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.io.window_store import WindowStore
-from easi3r_jax.models import DUSt3R, FlowNetwork
+from easi3r_jax.models import DUSt3R
 
 Comparison = dict[str, dict[str, float | None]]
 
@@ -40,7 +38,7 @@ class Method:
       config: options of all stages.
       frames: how frames are read.
       refiner: of masks, or None.
-      flow: network, or folder of files, that provides optical flow, or None.
+      flow: source of optical flow, or None.
       weights: metadata of the weights of "checkpoint", "flow" and "refiner".
     """
 
@@ -48,7 +46,7 @@ class Method:
     config: PipelineConfig
     frames: FrameConfig
     refiner: Any
-    flow: FlowNetwork | pathlib.Path | None
+    flow: FlowSource | None
     weights: dict[str, Any]
 
     def made_by(self) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def whole_clip(
     twin: Sequence | None,
     stages: Stages,
 ) -> tuple[Reconstruction, Comparison]:
-    """All pairs of the clip at once; with ground truth also metrics of plain DUSt3R and of the motionless twin.
+    """All pairs of the clip at once; with ground truth also metrics of simpler methods and of the motionless twin.
 
     Args:
       method: the method.
@@ -80,15 +78,13 @@ def whole_clip(
       stages: called with progress.
     """
     model, config = method.model, method.config
-    edges = clip_edges(len(frames.rgb), config.graph)
-    given = with_flow_files(given, method.flow, frames, edges)
     features = pipeline.encode(model, frames, batch=config.frame_batch, progress=stages)
     result = pipeline.reconstruct(
         model,
         frames,
         config,
         given=given,
-        flow=estimator(method.flow),
+        flow=method.flow,
         refiner=method.refiner,
         features=features,
         progress=stages,
@@ -112,18 +108,10 @@ def window_by_window(
     keyframes: bool,
 ) -> Reconstruction:
     """A long clip in the memory of one window; windows finished by an earlier call are not repeated."""
-    graph = method.config.graph
-
-    def of_window(numbers: np.ndarray) -> Given:
-        part = dataclasses.replace(given, masks=None if given.masks is None else given.masks[numbers])
-        if len(numbers) < 1 + numbers[-1] - numbers[0]:  # keyframes: too far apart for optical flow
-            return part
-        return with_flow_files(part, method.flow, frames, numbers[0] + clip_edges(len(numbers), graph))
-
-    if isinstance(method.flow, pathlib.Path):
+    if isinstance(method.flow, FlowFolder):  # a missing file should not be found after an hour
         ranges = alignment.window_ranges(len(frames.rgb), window, overlap)
-        within = clip_edges(window, graph)
-        check_flow(method.flow, frames, np.concatenate([first + within for first, _ in ranges]))
+        within = clip_edges(window, method.config.graph)
+        check_flow(method.flow.folder, frames, np.concatenate([first + within for first, _ in ranges]))
     print(f"  Finished windows are kept in {store.folder}: after an interruption, the same command resumes.")
     return reconstruct_windows(
         method.model,
@@ -132,12 +120,10 @@ def window_by_window(
         window=window,
         overlap=overlap,
         keyframes=keyframes,
-        given=of_window,
-        cameras=given.cameras,
-        flow=estimator(method.flow),
+        given=given,
+        flow=method.flow,
         refiner=method.refiner,
-        recall=store.load,
-        keep=store.save,
+        store=store,
         progress=stages,
     )
 
@@ -167,17 +153,29 @@ def compared(
     given: Given,
     stages: Stages,
 ) -> Comparison:
-    """Metrics of plain DUSt3R, and of the method on the clip's motionless twin."""
-    stages("compare", 0, 2)
+    """Metrics of plain DUSt3R, without and with optical flow, and of the method on the clip's motionless twin."""
+    stages("compare", 0, 3)
     plain = dataclasses.replace(method.config, cue="none", masks=())
-    scene = pipeline.reconstruct(method.model, frames, plain, features=features).scene
     geometry_only = dataclasses.replace(truth, masks=None)  # plain DUSt3R does not detect motion
-    comparison = {"plain DUSt3R": metrics.evaluate_scene(scene, geometry_only)}
-    stages("compare", 1, 2)
-    # Flow and masks of the clip do not apply to its twin.
-    if twin is not None and twin.ground_truth is not None and given.flow is None and given.masks is None:
+    comparison: Comparison = {}
+    simpler = {"plain DUSt3R": Given(), "with flow": Given(flow=given.flow, flow_known=given.flow_known)}
+    for done, (name, priors) in enumerate(simpler.items()):
+        if name == "plain DUSt3R" or priors.flow is not None:
+            scene = pipeline.reconstruct(method.model, frames, plain, given=priors, features=features).scene
+            comparison[name] = metrics.evaluate_scene(scene, geometry_only)
+        stages("compare", done + 1, 3)
+    # Masks and files of the clip do not apply to its twin.
+    own = given.masks is not None or isinstance(method.flow, FlowFolder)
+    if twin is not None and twin.ground_truth is not None and not own:
         still = load_frames(twin.frames, method.frames)
-        scene = pipeline.reconstruct(method.model, still, method.config, given=given, refiner=method.refiner).scene
+        scene = pipeline.reconstruct(
+            method.model,
+            still,
+            method.config,
+            given=Given(cameras=given.cameras),
+            flow=method.flow,
+            refiner=method.refiner,
+        ).scene
         comparison["full, motionless twin"] = metrics.evaluate_scene(scene, load_ground_truth(twin.ground_truth, still))
-    stages("compare", 2, 2)
+    stages("compare", 3, 3)
     return comparison

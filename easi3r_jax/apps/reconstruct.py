@@ -19,6 +19,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from easi3r_jax import alignment, viewer
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
 from easi3r_jax.apps.exporting import write_exports
-from easi3r_jax.apps.given import GivenFlags
+from easi3r_jax.apps.given import GivenFlags, for_clip
 from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, dtype_flag
 from easi3r_jax.apps.modes import Comparison, Method, frame_by_frame, whole_clip, window_by_window
 from easi3r_jax.apps.progress import Stages, table
@@ -39,7 +40,7 @@ from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.types import Frames
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.evaluation.ground_truth import load_ground_truth
-from easi3r_jax.inference.clip import clip_edges
+from easi3r_jax.inference.clip import FlowSource, clip_edges
 from easi3r_jax.io import export, results
 from easi3r_jax.io.sequences import Sequence, find_sequence
 from easi3r_jax.io.video import load_frames
@@ -103,7 +104,8 @@ VIEW = _OUTPUT.boolean("view", False, "When done, show the result in the browser
 COMPARE = _OUTPUT.boolean(
     "compare_plain",
     True,
-    "With ground truth: also reconstruct without masks and re-attention, and the motionless twin of a rendered clip "
+    "With ground truth: also reconstruct without masks and re-attention, without and with optical flow, and the "
+    "motionless twin of a rendered clip "
     "(the folder NAME_still beside NAME); print all.",
 )
 
@@ -138,12 +140,13 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     output = pathlib.Path(OUTPUT.value or pathlib.Path("results") / sequence.name)
     results.ensure_writable(output)
 
-    method = load_method(config, stages, load or _load)
+    method, flow = load_method(config, stages, load or _load)
     frames = load_frames(sequence.frames, method.frames, progress=stages)
     stages.close()
+    method = dataclasses.replace(method, flow=for_clip(flow, frames))
     print(describe(sequence, frames, method.model))
-    if MODE.value == "align" and GIVEN.lacks_weights():
-        print("  No weights for optical flow (--flow_checkpoint): the alignment runs without it.")
+    if line := GIVEN.chosen_flow(method.weights["flow"]):
+        print(line)
     # Fail early: these checks would otherwise fail after the reconstruction.
     length = WINDOW.value if 0 < WINDOW.value < len(frames.rgb) else len(frames.rgb)
     clip_edges(length, config.graph)
@@ -211,15 +214,19 @@ def _load(checkpoint: str, dtype: str, stages: Stages) -> tuple[DUSt3R, dict[str
     return load_model_and_metadata(checkpoint, dtype, progress=stages)
 
 
-def load_method(config: options.PipelineConfig, stages: Stages, load: Load) -> Method:
-    """Loads the networks that the flags name."""
+def load_method(
+    config: options.PipelineConfig, stages: Stages, load: Load
+) -> tuple[Method, FlowSource | pathlib.Path | None]:
+    """Loads the networks that the flags name. The method lacks its flow, which may need the clip: see `for_clip`."""
     refiner = GIVEN.refiner(stages)
-    flow, flow_weights = GIVEN.flow_source() if MODE.value == "align" else (None, {})
+    flow, flow_weights = None, {}
+    if MODE.value == "align":
+        flow, flow_weights = GIVEN.flow_source(partial(on_devices, count=DEVICES.value))
     model, checkpoint = load(CHECKPOINT.value, DTYPE.value, stages)
     if MODE.value == "align":  # frame by frame there is nothing to shard
-        model, flow = on_devices(model, DEVICES.value), on_devices(flow, DEVICES.value)
+        model = on_devices(model, DEVICES.value)
     weights = {"checkpoint": checkpoint, "flow": flow_weights, "refiner": refiner and refiner.metadata}
-    return Method(model, config, frame_config(model), refiner, flow, weights)
+    return Method(model, config, frame_config(model), refiner, None, weights), flow
 
 
 def record_of(method: Method) -> dict[str, Any]:

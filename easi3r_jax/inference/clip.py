@@ -52,21 +52,22 @@ class MaskRefiner(Protocol):
         ...
 
 
-class FlowEstimator(Protocol):
-    """Estimates optical flow of directed pairs, e.g. `functools.partial(estimate_flow, network)`."""
+class FlowSource(Protocol):
+    """Provides optical flow of directed pairs, e.g. `dense_flow` or `functools.partial(network_flow, network)`."""
 
     def __call__(
-        self, rgb: UInt8[Array, "T H W 3"], edges: Int[np.ndarray, "E 2"], /, *, progress: Progress
-    ) -> Float[Array, "E H W 2"]:
-        """Flow from i to j.
+        self, frames: Frames, edges: Int[np.ndarray, "E 2"], /, *, progress: Progress
+    ) -> tuple[Float[Array, "E H W 2"], Bool[Array, "E H W"] | None]:
+        """Flow from i to j, and where it holds.
 
         Args:
-          rgb: (T, H, W, 3) uint8.
-          edges: (E, 2) int32; padding repeats the last pair.
+          frames: the clip; padding repeats the last frame.
+          edges: (E, 2) int32, pairs (i, j) of frame numbers; padding repeats the last pair.
           progress: called while it works.
 
         Returns:
-          (E, H, W, 2) float32 pixels (x, y).
+          flow: (E, H, W, 2) float32 pixels (x, y).
+          known: (E, H, W) bool, where the flow is to be used; None: everywhere.
         """
         ...
 
@@ -158,7 +159,7 @@ def prepare(
     config: PipelineConfig,
     given: Given,
     cue: motion.Cue | None,
-    flow: FlowEstimator | None,
+    flow: FlowSource | None,
     progress: Progress,
 ) -> Clip:
     """Checks the inputs, pads them if `config.shared_shapes` is set, and places them on the network's mesh.
@@ -190,7 +191,8 @@ def prepare(
         pair_bucket = len(clip_edges(bucket, config.graph))
     edges, valid = pad_pairs(edges, pair_bucket, mesh)
     if given.flow is None and flow is not None and length > 1:
-        given = dataclasses.replace(given, flow=flow(frames.rgb, edges, progress=progress))
+        found, known = flow(frames, edges, progress=progress)
+        given = dataclasses.replace(given, flow=found, flow_known=known)
     _check_given(given, config, (num_pairs, len(edges)), (length, *size))
     return Clip(
         frames=frames,

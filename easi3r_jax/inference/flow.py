@@ -1,6 +1,8 @@
-"""Optical flow between the frames of a clip, at any size, and its forward-backward consistency.
+"""Optical flow by a network, between frames of any size, and its forward-backward consistency.
 
     frames, edges ──estimate_flow──▶ flow of every pair ──flow[reverse], consistent_flow──▶ where it holds
+
+`dense_flow` is the source of flow that needs no weights.
 
 Flow is in pixels (x, y) of the frames: a point at x in frame i is at x + flow in frame j.
 """
@@ -22,7 +24,7 @@ from easi3r_jax.core.batches import Batches, pad_pairs
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.sharding import REPLICATED, ROWS
-from easi3r_jax.core.types import Progress, silent
+from easi3r_jax.core.types import Frames, Progress, silent
 from easi3r_jax.models import FlowNetwork
 from easi3r_jax.models.correlation import MAX_CORRELATION_BYTES
 from easi3r_jax.models.flow_layers import ITERATIONS, STRIDE
@@ -92,6 +94,18 @@ def estimate_flow(
         raise InputError("The network's flow is infinite or NaN: wrong weights?")
     progress("flow", total, total, "")
     return store[0] if len(edges) == total else store[0][:total]
+
+
+def network_flow(
+    network: FlowNetwork, frames: Frames, edges: Int[np.ndarray, "E 2"], *, progress: Progress = silent
+) -> tuple[Float[Array, "E H W 2"], None]:
+    """`estimate_flow` as `reconstruct(..., flow=functools.partial(network_flow, network))` takes it.
+
+    Returns:
+      flow: see `estimate_flow`.
+      known: None: as in the released programs, the network's flow is used everywhere.
+    """
+    return estimate_flow(network, frames.rgb, edges, progress=progress), None
 
 
 def pad_images(

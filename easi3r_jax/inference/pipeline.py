@@ -40,7 +40,7 @@ from easi3r_jax.core.types import (
     Segmentation,
     silent,
 )
-from easi3r_jax.inference.clip import Clip, FlowEstimator, MaskRefiner, clip_edges, prepare
+from easi3r_jax.inference.clip import Clip, FlowSource, MaskRefiner, clip_edges, prepare
 from easi3r_jax.inference.passes import attention_pass, encode, prediction_pass
 from easi3r_jax.models import DUSt3R
 
@@ -57,7 +57,7 @@ def reconstruct(
     *,
     given: Given | None = None,
     cue: motion.Cue | None = None,
-    flow: FlowEstimator | None = None,
+    flow: FlowSource | None = None,
     refiner: MaskRefiner | None = None,
     features: Float[Array, "T N C"] | None = None,
     progress: Progress = silent,
@@ -70,7 +70,7 @@ def reconstruct(
       config: options of every stage.
       given: priors: optical flow, masks, cameras.
       cue: motion cue that replaces `config.cue`.
-      flow: estimates optical flow if `given` has none.
+      flow: provides optical flow if `given` has none, e.g. `dense_flow`.
       refiner: refines the masks for the alignment and the result, before `config.mask_dilation`.
       features: precomputed `encode(model, frames)`; skips the encoder.
       progress: called during each stage.

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
 from easi3r_jax import alignment, motion
-from easi3r_jax.core.arrays import Int
 from easi3r_jax.core.config import PipelineConfig
+from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import (
     Frames,
     Given,
@@ -25,8 +25,20 @@ from easi3r_jax.core.types import (
     silent,
 )
 from easi3r_jax.inference import pipeline
-from easi3r_jax.inference.clip import FlowEstimator, MaskRefiner
+from easi3r_jax.inference.clip import FlowSource, MaskRefiner
 from easi3r_jax.models import DUSt3R
+
+
+class SceneStore(Protocol):
+    """Keeps the scenes of windows by their numbers; that of the keyframes is -1."""
+
+    def recall(self, number: int) -> Scene4D | None:
+        """The scene of a window; None if it is not stored."""
+        ...
+
+    def keep(self, number: int, scene: Scene4D) -> None:
+        """Stores the scene of a window."""
+        ...
 
 
 def reconstruct_windows(
@@ -37,13 +49,11 @@ def reconstruct_windows(
     window: int,
     overlap: int,
     keyframes: bool = True,
-    given: Callable[[Int[np.ndarray, "window"]], Given] = lambda numbers: Given(),
-    cameras: KnownCameras | None = None,
+    given: Given | None = None,
     cue: motion.Cue | None = None,
-    flow: FlowEstimator | None = None,
+    flow: FlowSource | None = None,
     refiner: MaskRefiner | None = None,
-    recall: Callable[[int], Scene4D | None] = lambda number: None,
-    keep: Callable[[int, Scene4D], None] = lambda number, scene: None,
+    store: SceneStore | None = None,
     progress: Progress = silent,
 ) -> Reconstruction:
     """Reconstructs a long clip window by window, in the memory of one window, and joins the windows.
@@ -58,12 +68,11 @@ def reconstruct_windows(
       window: frames in a window.
       overlap: minimum number of frames that a window shares with the one before.
       keyframes: whether to use a window of keyframes.
-      given: maps the numbers of a window's frames, increasing, to its flow and masks. Keyframes need no flow.
-      cameras: known cameras of the whole clip; the result is in their world.
+      given: masks and known cameras of the whole clip; the result is in the cameras' world.
       cue: as in `pipeline.reconstruct`.
-      flow: estimates the windows' optical flow if `given` has none; not used for keyframes, which are far apart.
+      flow: provides each window's optical flow; not used for keyframes, which are far apart.
       refiner: as in `pipeline.reconstruct`, for each window's masks; not used for keyframes.
-      recall, keep: load and store a window's scene by its number, to resume an earlier call; the keyframes' is -1.
+      store: keeps finished windows, so that an interrupted call can be resumed.
       progress: called during each stage of each window.
 
     Returns:
@@ -71,34 +80,38 @@ def reconstruct_windows(
 
     Raises:
       ConfigError: windows that do not overlap; see `alignment.window_ranges`.
-      InputError: as `pipeline.reconstruct`.
+      InputError: as `pipeline.reconstruct`; flow in `given`.
     """
-    num_frames = len(frames.rgb)
+    given = given or Given()
+    if given.flow is not None:
+        raise InputError("Flow of a whole clip does not fit its windows: pass a source, flow=...")
+    num_frames, cameras = len(frames.rgb), given.cameras
     ranges = alignment.window_ranges(num_frames, window, overlap)
     shared = config.alignment.shared_focal and not (cameras is not None and np.all(cameras.intrinsics_known))
     focal = alignment.clip_focal(cameras) if shared and cameras is not None else None
 
     def scene_of(number: int, numbers: np.ndarray, title: str) -> Scene4D:
-        scene = recall(number)
+        scene = None if store is None else store.recall(number)
         if scene is not None:
             return scene
-        part = given(numbers)
+        masks = None if given.masks is None else given.masks[numbers]
         options = config
         if number < 0:
-            masks = tuple(name for name in config.masks if name != "flow" or part.flow is not None)
+            sources = tuple(name for name in config.masks if name != "flow")
             unsmoothed = dataclasses.replace(config.alignment, smoothing_weight=0.0)
-            options = dataclasses.replace(config, masks=masks, alignment=unsmoothed)
+            options = dataclasses.replace(config, masks=sources, alignment=unsmoothed)
         result = pipeline.reconstruct(
             model,
             frames_at(frames, numbers),
             options,
-            given=dataclasses.replace(part, cameras=_cameras_of(cameras, numbers, focal)),
+            given=Given(masks=masks, cameras=_cameras_of(cameras, numbers, focal)),
             cue=cue,
             flow=flow if number >= 0 else None,
             refiner=refiner if number >= 0 else None,
             progress=lambda stage, done, total, note: progress(stage, done, total, f"{title} {note}".rstrip()),
         )
-        keep(number, result.scene)
+        if store is not None:
+            store.keep(number, result.scene)
         return result.scene
 
     scenes: list[Scene4D] = []

@@ -44,14 +44,14 @@ class WindowStore:
             self.folder.mkdir(parents=True)
             write_json(path, key)
 
-    def load(self, number: int) -> Scene4D | None:
+    def recall(self, number: int) -> Scene4D | None:
         """A window's scene, or (-1) the keyframes'; None if it is missing or incomplete."""
         try:
             return load_scene(self._path(number))
         except InputError:
             return None
 
-    def save(self, number: int, scene: Scene4D) -> None:
+    def keep(self, number: int, scene: Scene4D) -> None:
         """Stores a window's scene, atomically."""
         partial = self._path(number).with_suffix(".partial.npz")
         write_scene(partial, scene)

@@ -61,7 +61,7 @@ def load_model_and_metadata(
 def load_flow_model(checkpoint: str | os.PathLike[str], *, progress: Progress = silent) -> FlowNetwork:
     """Loads a RAFT or SEA-RAFT network, as `load_model` does.
 
-    `functools.partial(estimate_flow, network)` is what `reconstruct(..., flow=...)` takes.
+    `functools.partial(network_flow, network)` is what `reconstruct(..., flow=...)` takes.
 
     Raises:
       CheckpointError: as `load_model`.

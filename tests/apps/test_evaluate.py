@@ -303,7 +303,7 @@ def test_a_folder_has_one_run_at_a_time(run_toys, stand_in, tmp_path):
         (("--dataset=synthetic", "--data_root=x"), "needs no data"),
         (("--dataset=toys", "--num_frames=5"), "applies to synthetic only"),
         (("--dataset=synthetic", "--masks=given/"), "some of motion and flow"),
-        (("--dataset=synthetic", "--masks=flow"), "needs optical flow"),
+        (("--dataset=synthetic", "--masks=flow", "--flow=none"), "needs optical flow"),
         (("--dataset=synthetic", "--flow=flows/"), "raft-small or none"),
         (("--dataset=synthetic", "--graph=star"), "star"),
     ],

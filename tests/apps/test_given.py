@@ -3,6 +3,7 @@
 import json
 import sys
 
+import chex
 import cv2
 import numpy as np
 import pytest
@@ -82,14 +83,25 @@ def test_everything_given_reaches_the_result(run, inputs, truth):
     assert kept == sorted([*(f"{i:05d}_{j:05d}.flo" for i, j in EDGES), "pairs.txt"])
     config = json.loads((inputs / "out" / "config.json").read_text())
     assert config["pipeline"]["masks"] == ["motion", "flow", "given"]
-    assert "optical flow" not in out
+    assert "Optical flow" not in out
 
 
-def test_without_weights_the_program_says_so_in_one_line(run):
+def test_flow_needs_no_weights_and_one_line_says_where_it_comes_from(run, tmp_path):
     code, out, errors = run()
     assert code == 0 and not errors
-    assert sum("optical flow" in line for line in out.splitlines()) == 1
-    assert "optical flow" not in run(flow="none")[1]
+    assert [line for line in out.splitlines() if "Optical flow" in line] == [
+        "  Optical flow: dense inverse search (--flow=dis); a network's weights: --flow_checkpoint."
+    ]
+    record = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert record["flow"] == {"name": "dis", "source_name": f"dense inverse search of OpenCV {cv2.__version__}"}
+    path = (tmp_path / "out" / "trajectory.txt").read_text()
+    code, out, _ = run(flow="dis")
+    assert code == 0 and "Optical flow" not in out
+    assert (tmp_path / "out" / "trajectory.txt").read_text() == path
+    code, out, _ = run(flow="none")
+    assert code == 0 and "Optical flow" not in out
+    assert (tmp_path / "out" / "trajectory.txt").read_text() != path
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["flow"] is None
 
 
 def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
@@ -97,10 +109,10 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
     network = flow_network(FlowConfig("raft-small"), seed=0)
     seen = {}
 
-    def estimate(net, rgb, edges, *, progress):
-        seen.update(net=net, shape=rgb.shape)
+    def estimate(net, frames, edges, *, progress):
+        seen.update(net=net, shape=frames.rgb.shape)
         progress("flow", len(edges), len(edges), "")
-        return np.full((len(edges), *rgb.shape[1:3], 2), 2.0, np.float32)
+        return np.full((len(edges), *frames.rgb.shape[1:3], 2), 2.0, np.float32), None
 
     align, aligned_with = pipeline.alignment.align, []
 
@@ -110,13 +122,16 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
 
     monkeypatch.setattr(pipeline.alignment, "align", spy)
 
-    monkeypatch.setattr(given, "estimate_flow", estimate)
+    monkeypatch.setattr(given, "network_flow", estimate)
     monkeypatch.setattr(given, "load_flow_network", lambda path: (network.config, network, {}))
     monkeypatch.setattr(given.convert, "resolve", lambda path: path)
-    code, _, errors = run(flow="raft-small", flow_checkpoint="some.pth")
-    assert code == 0 and not errors, errors
-    assert seen == {"net": network, "shape": (3, H, W, 3)}
-    np.testing.assert_array_equal(aligned_with, 2.0)
+    for name in ("raft-small", "auto"):
+        code, out, errors = run(flow=name, flow_checkpoint="some.pth")
+        assert code == 0 and not errors, errors
+        assert ("  Optical flow: raft-small of some.pth." in out.splitlines()) == (name == "auto")
+        assert seen.pop("shape") == (3, H, W, 3)
+        chex.assert_trees_all_equal(seen.pop("net"), network)
+        np.testing.assert_array_equal(aligned_with.pop(), 2.0)
     code, _, errors = run(flow="sea-raft", flow_checkpoint="some.pth")
     assert code == 1 and "has weights of raft-small: use --flow=raft-small" in errors
 
@@ -124,15 +139,16 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"masks": "flow"}, "--masks=flow needs optical flow"),
         ({"masks": "flow", "flow": "none"}, "--masks=flow needs optical flow"),
-        ({"save_flow": True}, "--save_flow needs optical flow"),
+        ({"save_flow": True, "flow": "none"}, "--save_flow needs optical flow"),
+        ({"flow": "raft"}, "--flow=raft needs weights: --flow_checkpoint=WEIGHTS, or --flow=dis"),
         ({"masks": "motion+"}, "--masks=motion+: it must be none, or some of"),
         ({"masks": "none+motion"}, "none, or some of"),
         ({"masks": "a+b"}, "one folder"),
         ({"masks": "nowhere"}, "nowhere"),
-        ({"flow": "nowhere"}, "neither sea-raft"),
+        ({"flow": "nowhere"}, "neither auto, dis, sea-raft"),
         ({"flow": "none", "flow_checkpoint": "x.pth"}, "--flow_checkpoint requires"),
+        ({"flow": "dis", "flow_checkpoint": "x.pth"}, "--flow_checkpoint requires"),
         ({"flow_checkpoint": "nowhere.pth"}, "nowhere.pth"),
         ({"intrinsics": "nowhere.txt"}, "nowhere.txt"),
         ({"poses": "nowhere.txt"}, "nowhere.txt"),

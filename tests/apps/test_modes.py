@@ -1,17 +1,13 @@
 """Windows and feed-forward mode from the command line."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from easi3r_jax.apps import given, modes
+from easi3r_jax.apps import given
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.errors import OutputError
-from easi3r_jax.core.types import Given
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io import export, results
-from easi3r_jax.io.window_store import WindowStore
 
 QUICK = {"first": 7, "graph": "complete", "iterations": 30, "compare_plain": False, "flow": "none"}
 
@@ -59,29 +55,14 @@ def test_options_that_would_do_nothing_are_refused(run, flags, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_windows_get_the_flow_and_masks_of_their_frames_and_keyframes_no_flow(monkeypatch, tmp_path):
-    """Pairs are of neighbouring frames of the clip; keyframes, which are far apart, have none."""
-    config, masks, asked, parts = PipelineConfig(graph="complete"), np.zeros((9, 2, 2), bool), [], {}
-    masks[3] = True
-
-    def with_flow_files(part, source, frames, edges):
-        asked.append(edges)
-        return dataclasses.replace(part, flow=edges)
-
-    def reconstruct_windows(model, frames, config, *, given, **options):
-        for numbers in (np.arange(2, 5), np.array([0, 3, 6])):
-            parts[tuple(numbers.tolist())] = given(numbers)
-
-    monkeypatch.setattr(modes, "with_flow_files", with_flow_files)
-    monkeypatch.setattr(modes, "reconstruct_windows", reconstruct_windows)
-    store = WindowStore(tmp_path / "out", {}, ())
-    method = modes.Method(None, config, None, None, None, {})
-    modes.window_by_window(method, None, Given(masks=masks), store, None, window=3, overlap=1, keyframes=True)
-    (edges,) = asked
-    assert {tuple(edge) for edge in edges.tolist()} == {(i, j) for i in (2, 3, 4) for j in (2, 3, 4) if i != j}
-    for numbers, part in parts.items():
-        np.testing.assert_array_equal(part.masks[:, 0, 0], np.array(numbers) == 3)
-    assert parts[2, 3, 4].flow is edges and parts[0, 3, 6].flow is None
+def test_flow_files_of_all_windows_are_checked_before_the_first(run, tmp_path):
+    """Windows of frames 0..4 and 2..6; only a pair of the second one has no file."""
+    edges = {(i, j) for first in (0, 2) for i, j in (first + pipeline.clip_edges(5, "complete")).tolist()}
+    edges = np.array(sorted(edges - {(6, 5)}), np.int32)
+    export.write_flow(tmp_path / "flow", np.zeros((len(edges), 64, 96, 2), np.float32), edges)
+    code, _, errors = run(window=5, overlap=3, flow=tmp_path / "flow")
+    assert code == 1 and "lacks the flow of 1 of" in errors and "00006_00005" in errors
+    assert len(errors.splitlines()) == 1 and not (tmp_path / "out").exists()
 
 
 def test_windows_resume(run, tmp_path, monkeypatch):

@@ -83,9 +83,22 @@ def test_unknown_mask_sources_are_refused():
         PipelineConfig(point_dtype="int8")  # pyright: ignore[reportArgumentType]: the wrong name is the point
 
 
+class Kept:
+    """Keeps windows' scenes in memory."""
+
+    def __init__(self):
+        self.scenes = {}
+
+    def recall(self, number):
+        return self.scenes.get(number)
+
+    def keep(self, number, scene):
+        self.scenes[number] = scene
+
+
 def test_keyframes_come_last_and_need_neither_flow_nor_a_refiner(model, monkeypatch):
     """Three windows and one of keyframes, without the smoothness term; switched off, there are no keyframes."""
-    frames, kept, seen = clip(11), {}, []
+    frames, seen = clip(11), []
     alignment = AlignConfig(iterations=5, smoothing_weight=0.1)
     options, refiner, smoothing = (
         dataclasses.replace(OPTIONS, masks=("motion", "flow"), alignment=alignment),
@@ -100,25 +113,25 @@ def test_keyframes_come_last_and_need_neither_flow_nor_a_refiner(model, monkeypa
 
     monkeypatch.setattr(pipeline, "reconstruct", spy)
 
-    def given(numbers):
-        seen.append(numbers.tolist())
-        if numbers[-1] - numbers[0] > 5:
-            return Given()
-        edges = pipeline.clip_edges(len(numbers), options.graph)
-        return Given(flow=jnp.zeros((len(edges), 32, 48, 2)))
+    def flow(frames, edges, *, progress):
+        seen.append(frames.source_index.tolist())
+        return np.zeros((len(edges), 32, 48, 2), np.float32), None
 
-    sides = {"window": 5, "overlap": 2, "given": given, "keep": lambda number, part: kept.update({number: part})}
+    store = Kept()
+    sides = {"window": 5, "overlap": 2, "flow": flow, "store": store}
     scene = reconstruct_windows(model, frames, options, refiner=refiner, **sides).scene
-    assert seen == [[0, 1, 2, 3, 4], [3, 4, 5, 6, 7], [6, 7, 8, 9, 10], [0, 2, 5, 8, 10]]
+    assert seen == [[0, 1, 2, 3, 4], [3, 4, 5, 6, 7], [6, 7, 8, 9, 10]]  # not the keyframes'
+    kept = store.scenes
     assert list(kept) == [0, 1, 2, -1]
     assert len(refiner.calls) == 3 and not kept[-1].dynamic_mask[:, :6, :6].all()
+    np.testing.assert_array_equal(kept[-1].rgb, np.asarray(frames.rgb)[[0, 2, 5, 8, 10]])
     assert smoothing == [0.1, 0.1, 0.1, 0.0]
     np.testing.assert_allclose(scene.intrinsics[:, 0, 0], kept[0].intrinsics[0, 0, 0], rtol=1e-6)
     np.testing.assert_allclose(kept[-1].intrinsics[:, 0, 0], kept[0].intrinsics[0, 0, 0], rtol=1e-6)
     assert_finite(scene)
-    seen.clear()
-    reconstruct_windows(model, frames, options, keyframes=False, **sides, recall=lambda number: kept.get(number))
-    assert not seen  # all is recalled, and no keyframes are asked for
+    smoothing.clear()
+    reconstruct_windows(model, frames, options, keyframes=False, **sides)
+    assert not smoothing  # all is recalled, and no keyframes are asked for
 
 
 def test_refined_masks_are_grown_and_count_in_the_alignment_and_in_the_result(model, monkeypatch):
@@ -168,21 +181,20 @@ def test_windows_see_their_frames_and_keep_the_first_focal_length(model):
     frames = clip(7)
     poses_known = np.arange(7) == 6
     cameras = known_cameras(7, poses_known=poses_known)
-    seen, kept, refiner = [], {}, Corner()
+    masks = np.zeros((7, 32, 48), bool)
+    masks[3, -4:] = True
+    store, refiner = Kept(), Corner()
+    options = dataclasses.replace(OPTIONS, masks=("given",))
+    given = Given(masks=jnp.asarray(masks), cameras=cameras)
     scene = reconstruct_windows(
-        model,
-        frames,
-        OPTIONS,
-        window=5,
-        overlap=3,
-        given=lambda numbers: seen.append(numbers.tolist()) or Given(),
-        cameras=cameras,
-        refiner=refiner,
-        keep=lambda number, part: kept.update({number: part}),
+        model, frames, options, window=5, overlap=3, given=given, refiner=refiner, store=store
     ).scene
-    assert seen == [[0, 1, 2, 3, 4], [2, 3, 4, 5, 6]]
-    for (rgb, _), numbers in zip(refiner.calls, seen, strict=True):
+    kept = store.scenes
+    for (rgb, of_window), numbers in zip(refiner.calls, ([0, 1, 2, 3, 4], [2, 3, 4, 5, 6]), strict=True):
         np.testing.assert_array_equal(rgb, np.asarray(frames.rgb)[numbers])
+        np.testing.assert_array_equal(of_window, masks[numbers])
+    with pytest.raises(InputError, match="pass a source"):
+        reconstruct_windows(model, frames, options, window=5, overlap=3, given=Given(flow=jnp.zeros((1, 32, 48, 2))))
     assert scene.dynamic_mask[:, :6, :6].all()
     assert scene.depth.shape == (7, 32, 48)
     np.testing.assert_array_equal(scene.rgb, frames.rgb)

@@ -51,11 +51,16 @@ def describe(
 
 
 def weights_hash(metadata: Mapping[str, Any] | None, network: Any) -> str | None:
-    """SHA-256 of the file that the weights come from, or of the weights if there is no file; None without weights."""
+    """SHA-256 of the file that the weights come from, or of the weights if there is no file.
+
+    The name of a method without weights; None if there is no method.
+    """
     if metadata is None:
         return None
     if metadata.get("source_sha256"):
         return str(metadata["source_sha256"])
+    if metadata.get("name") == "dis":
+        return str(metadata["source_name"])
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(network):
         digest.update(np.ascontiguousarray(leaf).tobytes())

@@ -19,6 +19,7 @@ import dataclasses
 import pathlib
 import shlex
 import time
+from functools import partial
 from typing import Any
 
 from easi3r_jax.apps import cli, compilation
@@ -41,7 +42,6 @@ from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import ConfigError, InputError, UserError
 from easi3r_jax.evaluation.datasets import TEST_SETS, TestSequence, TestSet, find_test_set
 from easi3r_jax.io import export
-from easi3r_jax.models import DUSt3R, FlowNetwork
 from easi3r_jax.synthetic import ClipConfig
 from easi3r_jax.weights.load import load_model_and_metadata, on_devices
 
@@ -212,20 +212,20 @@ def load_method(stages: Stages, hosts: Hosts) -> tuple[Method, dict[str, str | N
     if hosts.index != 0:
         hosts.receive("loaded", 0)
     refiner = METHOD.known.refiner(stages)
-    flow, flow_weights = METHOD.known.flow_source()
+    sharded = PARAMETERS.value == "sharded"
+    place = partial(on_devices, count=DEVICES.value, in_parts=sharded)
+    flow, flow_weights = METHOD.known.flow_source(place)
     assert flow is None or not isinstance(flow, pathlib.Path)  # `NetworkFlags` refuses folders
     model, checkpoint = load_model_and_metadata(CHECKPOINT.value, DTYPE.value, progress=stages)
     stages.close()
     hosts.publish("loaded", True)
-    sharded = PARAMETERS.value == "sharded"
-    model = on_devices(model, DEVICES.value, in_parts=sharded)
-    flow = on_devices(flow, DEVICES.value, in_parts=sharded)
-    if METHOD.known.lacks_weights() and hosts.index == 0:
-        print("  No weights for optical flow (--flow_checkpoint): the alignment runs without it.")
+    model = place(model)
+    if (line := METHOD.known.chosen_flow(flow_weights)) and hosts.index == 0:
+        print(line)
     config = dataclasses.replace(METHOD.pipeline_config(SEED.value), shared_shapes=SHARED_SHAPES.value)
     method = Method(model, SIZE.frame_config(model), config, flow, refiner)
     known = {"network": checkpoint, "flow": flow_weights or None, "refiner": refiner and refiner.metadata}
-    networks: dict[str, DUSt3R | FlowNetwork | None] = {"network": model, "flow": flow, "refiner": None}
+    networks: dict[str, Any] = {"network": model, "flow": flow, "refiner": None}
     weights = {name: weights_hash(metadata, networks[name]) for name, metadata in known.items()}
     record = {"options": FLAGS.values(), "weights": known, "dtype": str(model.dtype), "versions": versions()}
     return method, weights, record

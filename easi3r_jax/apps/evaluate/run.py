@@ -16,17 +16,16 @@ from easi3r_jax.apps.evaluate.records import Record
 from easi3r_jax.apps.evaluate.rendered import RenderedSequence, rendered_frames
 from easi3r_jax.apps.evaluate.schedule import Job
 from easi3r_jax.apps.evaluate.sequence_metrics import Prediction, evaluate_sequence
-from easi3r_jax.apps.given import estimator
 from easi3r_jax.core.atomic import output_error
 from easi3r_jax.core.config import FrameConfig, PipelineConfig
 from easi3r_jax.core.errors import UserError
 from easi3r_jax.core.types import Frames, Progress, Reconstruction, frames_at
 from easi3r_jax.evaluation.datasets import TestSequence
 from easi3r_jax.inference import pipeline
-from easi3r_jax.inference.clip import MaskRefiner
+from easi3r_jax.inference.clip import FlowSource, MaskRefiner
 from easi3r_jax.io.results import save_result
 from easi3r_jax.io.video import load_frames
-from easi3r_jax.models import DUSt3R, FlowNetwork
+from easi3r_jax.models import DUSt3R
 
 _MAX_REASON_LENGTH = 500
 
@@ -39,14 +38,14 @@ class Method:
       model: the network.
       frames: how frames are resized for it.
       config: options of all stages; the seed is the job's.
-      flow: optical flow network, or None.
+      flow: source of optical flow, or None.
       refiner: of masks, or None.
     """
 
     model: DUSt3R
     frames: FrameConfig
     config: PipelineConfig
-    flow: FlowNetwork | None = None
+    flow: FlowSource | None = None
     refiner: MaskRefiner | None = None
 
     def read(self, sequence: TestSequence, progress: Progress) -> Frames:
@@ -62,9 +61,7 @@ class Method:
     def clip(self, frames: Frames, seed: int, progress: Progress) -> Reconstruction:
         """The whole method on a clip."""
         config = dataclasses.replace(self.config, seed=seed)
-        return pipeline.reconstruct(
-            self.model, frames, config, flow=estimator(self.flow), refiner=self.refiner, progress=progress
-        )
+        return pipeline.reconstruct(self.model, frames, config, flow=self.flow, refiner=self.refiner, progress=progress)
 
     def single_frames(self, frames: Frames, seed: int, progress: Progress) -> Iterator[Reconstruction]:
         """Every frame alone, paired with itself, without a motion cue: a single frame shows no motion."""

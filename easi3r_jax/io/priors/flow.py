@@ -10,6 +10,7 @@ absolute value exceeds 1e9 marks a pixel with unknown flow.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import struct
@@ -20,7 +21,7 @@ from scipy import ndimage
 
 from easi3r_jax.core.arrays import Bool, Float, Int
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Frames
+from easi3r_jax.core.types import Frames, Progress, silent
 
 _TAG = 202021.25
 _UNKNOWN = 1e9
@@ -30,8 +31,28 @@ _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.r
 _Size = tuple[int, int]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class FlowFolder:
+    """A folder of optical flow as `reconstruct(..., flow=FlowFolder(folder, frames))` takes it.
+
+    Attributes:
+      folder: see the module.
+      clip: all frames of the clip, which the file names number; a window of them may then be reconstructed.
+    """
+
+    folder: str | os.PathLike
+    clip: Frames
+
+    def __call__(
+        self, frames: Frames, edges: Int[np.ndarray, "E 2"], *, progress: Progress = silent
+    ) -> tuple[Float[np.ndarray, "E H W 2"], Bool[np.ndarray, "E H W"]]:
+        """The flow of pairs of some of the clip's frames, and where it is known; see `load_flow`."""
+        numbers = np.searchsorted(np.asarray(self.clip.source_index), np.asarray(frames.source_index))
+        return load_flow(self.folder, frames, numbers[np.asarray(edges)], progress=progress)
+
+
 def load_flow(
-    folder: str | os.PathLike, frames: Frames, edges: Int[np.ndarray, "E 2"]
+    folder: str | os.PathLike, frames: Frames, edges: Int[np.ndarray, "E 2"], *, progress: Progress = silent
 ) -> tuple[Float[np.ndarray, "E H W 2"], Bool[np.ndarray, "E H W"]]:
     """Reads the flow of every pair, in pixels of the frames.
 
@@ -42,6 +63,7 @@ def load_flow(
       folder: see the module; other files in it are ignored.
       frames: the clip.
       edges: (E, 2) int, pairs of frame numbers (i, j).
+      progress: called before each file and at the end, for the stage "flow".
 
     Returns:
       flow: (E, H, W, 2) float32 pixels (x, y) of the frames, from frame i to frame j; 0 where it is unknown.
@@ -56,6 +78,7 @@ def load_flow(
     flow = np.zeros((len(paths), *size, 2), np.float32)
     known = np.zeros((len(paths), *size), bool)
     for e, path in enumerate(paths):
+        progress("flow", e, len(paths), "")
         given = _read(path, size, original).astype(np.float64)  # float16 does not reach 1e9, integers have no NaN
         if not np.isfinite(given).all():
             raise InputError(f"{path} holds NaN or infinite flow: mark unknown pixels with a value above 1e9.")
@@ -64,6 +87,7 @@ def load_flow(
         if given.shape[:2] != size:
             given, is_known = _sampled(given, is_known, np.asarray(frames.frame_from_source), size)
         flow[e], known[e] = given, is_known
+    progress("flow", len(paths), len(paths), "")
     return flow, known
 
 

@@ -1,5 +1,6 @@
 """Flow from a folder: both formats, both sizes, and damaged files."""
 
+import dataclasses
 import struct
 
 import numpy as np
@@ -8,8 +9,8 @@ from PIL import Image
 
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import Frames
-from easi3r_jax.io.priors.flow import check_flow, load_flow
+from easi3r_jax.core.types import Frames, frames_at
+from easi3r_jax.io.priors.flow import FlowFolder, check_flow, load_flow
 from easi3r_jax.io.video import frame_geometry, load_frames
 
 SIZE, ORIGINAL = (16, 32), (20, 30)  # frames are enlarged and cropped at top and bottom
@@ -222,3 +223,16 @@ def test_names_cannot_leave_the_folder(folder, frames):
     np.savez(folder / "00001_00000.npz", **{"../flow": flow_of(5)})
     with pytest.raises(InputError, match="no array 'flow'"):
         load_flow(folder, frames, EDGES)
+
+
+def test_files_are_numbered_by_the_clip_not_by_its_windows(folder, frames):
+    """Frames 4 and 6 of a source are frames 0 and 1 of the clip."""
+    clip = dataclasses.replace(frames, source_index=np.array([4, 6]))
+    heard = []
+    source = FlowFolder(folder, clip)
+    flow, _ = source(clip, EDGES, progress=lambda *told: heard.append(told))
+    np.testing.assert_array_equal(flow, np.stack([flow_of(0), flow_of(1)]))
+    assert heard == [("flow", 0, 2, ""), ("flow", 1, 2, ""), ("flow", 2, 2, "")]
+    (folder / "00001_00001.flo").write_bytes(flo(flow_of(5)))
+    flow, _ = source(frames_at(clip, slice(1, 2)), np.array([[0, 0]]))
+    np.testing.assert_array_equal(flow[0], flow_of(5))
