@@ -25,7 +25,7 @@ from easi3r_jax.core.types import (
     silent,
 )
 from easi3r_jax.inference import pipeline
-from easi3r_jax.inference.clip import FlowEstimator, MaskRefiner
+from easi3r_jax.inference.clip import FlowEstimator, Refiner
 from easi3r_jax.models import DUSt3R
 
 
@@ -41,7 +41,7 @@ def reconstruct_windows(
     cameras: KnownCameras | None = None,
     cue: motion.Cue | None = None,
     flow: FlowEstimator | None = None,
-    refiner: MaskRefiner | None = None,
+    refiner: Refiner | None = None,
     recall: Callable[[int], Scene4D | None] = lambda number: None,
     keep: Callable[[int, Scene4D], None] = lambda number, scene: None,
     progress: Progress = silent,
