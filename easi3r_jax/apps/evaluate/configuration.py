@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,12 +52,17 @@ def describe(
 
 
 def weights_hash(metadata: Mapping[str, Any] | None, network: Any) -> str | None:
-    """SHA-256 of the file that the weights come from, or of the weights if there is no file; None without weights."""
+    """SHA-256 of the file that the weights come from, or of the weights if there is no file.
+
+    Of a part without a network, such as `ReprojectionRefiner`, it is the hash of its options; None without metadata.
+    """
     if metadata is None:
         return None
     if metadata.get("source_sha256"):
         return str(metadata["source_sha256"])
     digest = hashlib.sha256()
+    if network is None:
+        digest.update(json.dumps(metadata, sort_keys=True).encode())
     for leaf in jax.tree.leaves(network):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
