@@ -42,6 +42,7 @@ from .core.types import Segmentation as Segmentation
 from .evaluation.ground_truth import load_ground_truth as load_ground_truth
 from .evaluation.metrics import GroundTruth as GroundTruth
 from .evaluation.metrics import evaluate_scene as evaluate_scene
+from .inference.clip import reads_geometry as reads_geometry
 from .inference.dense_flow import dense_flow as dense_flow
 from .inference.feedforward import reconstruct_stream as reconstruct_stream
 from .inference.flow import estimate_flow as estimate_flow
@@ -52,6 +53,7 @@ from .inference.pure import attention_statistics as attention_statistics
 from .inference.pure import encode_frames as encode_frames
 from .inference.pure import motion_masks as motion_masks
 from .inference.pure import predict_pairs as predict_pairs
+from .inference.refine.reprojection import ReprojectionRefiner as ReprojectionRefiner
 from .inference.windows import reconstruct_windows as reconstruct_windows
 from .io.export.pointcloud import CloudOptions as CloudOptions
 from .io.priors.flow import FlowFolder as FlowFolder

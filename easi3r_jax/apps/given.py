@@ -18,7 +18,7 @@ from easi3r_jax.core.types import Frames, Given, Progress
 from easi3r_jax.inference.clip import FlowSource
 from easi3r_jax.inference.dense_flow import dense_flow
 from easi3r_jax.inference.flow import network_flow
-from easi3r_jax.inference.refine import sam2
+from easi3r_jax.inference.refine import ReprojectionRefiner, sam2
 from easi3r_jax.io.priors.cameras import load_cameras
 from easi3r_jax.io.priors.flow import FlowFolder
 from easi3r_jax.io.priors.masks import load_masks
@@ -49,14 +49,16 @@ class NetworkFlags:
         self.refine = group.choice(
             "refine",
             "none",
-            ["none", "sam2"],
+            ["none", "sam2", "reprojection"],
             "Refine the masks before dilation: sam2 tracks them through the video with SAM 2 (needs "
-            "pip install 'easi3r_jax[sam2]').",
+            "pip install 'easi3r_jax[sam2]'), which adds regions; reprojection drops regions that other frames see "
+            "where a static scene would be, after a first alignment (needs no weights).",
         )
         self.refine_checkpoint = group.string(
             "refine_checkpoint",
             sam2.RELEASED,
-            "SAM 2's weights: a name on the Hugging Face hub, or a folder with config.json and model.safetensors.",
+            "For --refine=sam2, SAM 2's weights: a name on the Hugging Face hub, or a folder with config.json and "
+            "model.safetensors.",
         )
         self._optical_flow = group = flags.group("Optical flow")
         self.flow = group.string("flow", "auto", self._FLOW)
@@ -90,17 +92,16 @@ class NetworkFlags:
         Raises:
           ConfigError: one of these.
         """
-        if self.refine.value == "none":
-            if self.refine_checkpoint.present:
-                raise ConfigError("--refine_checkpoint requires --refine=sam2: add it.")
-        elif not set(self.mask_sources()[0]) - (set() if motion else {"motion"}):
+        if self.refine_checkpoint.present and self.refine.value != "sam2":
+            raise ConfigError("--refine_checkpoint requires --refine=sam2: add it.")
+        if self.refine.value != "none" and not set(self.mask_sources()[0]) - (set() if motion else {"motion"}):
             without = "" if motion else "--motion=none "
             raise ConfigError(
                 f"--refine={self.refine.value}: with {without}--masks={self.masks.value} there are no masks to refine."
             )
 
-    def refiner(self, progress: Progress) -> sam2.Sam2Refiner | None:
-        """Loads the network that `--refine` names.
+    def refiner(self, progress: Progress) -> sam2.Sam2Refiner | ReprojectionRefiner | None:
+        """The refiner that `--refine` names, with its network if it has one.
 
         Raises:
           ConfigError: libraries that it needs are missing.
@@ -108,6 +109,8 @@ class NetworkFlags:
         """
         if self.refine.value == "none":
             return None
+        if self.refine.value == "reprojection":
+            return ReprojectionRefiner()
         return sam2.Sam2Refiner(self.refine_checkpoint.value, progress=progress)
 
     def flow_source(

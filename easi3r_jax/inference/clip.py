@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.pairs import make_edges
 from easi3r_jax.core.types import (
     Frames,
+    Geometry,
     Given,
     MotionMaps,
     Progress,
@@ -50,6 +51,48 @@ class MaskRefiner(Protocol):
           (T, H, W) bool.
         """
         ...
+
+
+class GeometryRefiner(Protocol):
+    """A `MaskRefiner` that also reads cameras and depth, marked by `reads_geometry`; e.g. `ReprojectionRefiner`."""
+
+    def __call__(
+        self,
+        rgb: UInt8[np.ndarray, "T H W 3"],
+        masks: Bool[np.ndarray, "T H W"],
+        /,
+        *,
+        geometry: Geometry,
+        progress: Progress = silent,
+    ) -> Bool[np.ndarray, "T H W"]:
+        """Refines the masks of a clip.
+
+        Args:
+          rgb, masks, progress: as `MaskRefiner`.
+          geometry: of an alignment with the unrefined masks, as host arrays; in a world of any scale.
+
+        Returns:
+          (T, H, W) bool.
+        """
+        ...
+
+
+Refiner: TypeAlias = MaskRefiner | GeometryRefiner
+
+
+def reads_geometry(refiner: GeometryRefiner) -> GeometryRefiner:
+    """Marks a refiner of masks that reads geometry: `reconstruct` aligns the clip first, and passes `geometry=`.
+
+    The refiner is called as `refiner(rgb, masks, geometry=geometry, progress=progress)`, with a `Geometry` of host
+    arrays. A class may set `needs_geometry = True` instead.
+    """
+    refiner.needs_geometry = True  # type: ignore[attr-defined]
+    return refiner
+
+
+def needs_geometry(refiner: Refiner | None) -> bool:
+    """Whether a refiner is marked by `reads_geometry`."""
+    return getattr(refiner, "needs_geometry", False)
 
 
 class FlowSource(Protocol):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,11 +41,20 @@ from easi3r_jax.core.types import (
     Segmentation,
     silent,
 )
-from easi3r_jax.inference.clip import Clip, FlowSource, MaskRefiner, clip_edges, prepare
+from easi3r_jax.inference.clip import Clip, FlowSource, Refiner, clip_edges, needs_geometry, prepare
 from easi3r_jax.inference.passes import attention_pass, encode, prediction_pass
 from easi3r_jax.models import DUSt3R
 
-__all__ = ["attention_pass", "clip_edges", "encode", "final_masks", "prediction_pass", "reconstruct", "segment"]
+__all__ = [
+    "attention_pass",
+    "clip_edges",
+    "encode",
+    "joined_masks",
+    "prediction_pass",
+    "reconstruct",
+    "refine_and_align",
+    "segment",
+]
 
 # Minimum share of unmasked pixels whose flow the cameras explain; below it, flow is not used for the static mask.
 _MIN_STATIC_SHARE = 0.05
@@ -58,7 +68,7 @@ def reconstruct(
     given: Given | None = None,
     cue: motion.Cue | None = None,
     flow: FlowSource | None = None,
-    refiner: MaskRefiner | None = None,
+    refiner: Refiner | None = None,
     features: Float[Array, "T N C"] | None = None,
     progress: Progress = silent,
 ) -> Reconstruction:
@@ -71,7 +81,8 @@ def reconstruct(
       given: priors: optical flow, masks, cameras.
       cue: motion cue that replaces `config.cue`.
       flow: provides optical flow if `given` has none, e.g. `dense_flow`.
-      refiner: refines the masks for the alignment and the result, before `config.mask_dilation`.
+      refiner: refines the masks for the alignment and the result, before `config.mask_dilation`. One that is marked by
+        `reads_geometry` gets that of a first alignment.
       features: precomputed `encode(model, frames)`; skips the encoder.
       progress: called during each stage.
 
@@ -97,18 +108,8 @@ def reconstruct(
     evidence = _second_pass(model, features, clip, config, attended, progress)
     maps, found = _segmented(evidence, labels, clip, config, progress) if clip.finds_motion else (None, None)
     predictions = evidence.points()
-    dynamic = final_masks(predictions, clip, config, found, refiner, progress)
-    geometry, losses = alignment.align(
-        predictions,
-        config.alignment,
-        flow=clip.given.flow,
-        flow_known=clip.given.flow_known,
-        dynamic_mask=dynamic,
-        known=clip.given.cameras,
-        seed=config.seed,
-        release=True,
-        progress=progress,
-    )
+    masks = joined_masks(predictions, clip, config, found, progress)
+    dynamic, geometry, losses = refine_and_align(predictions, masks, clip, config, refiner, progress)
     scene = _scene(geometry, dynamic, found, clip, config)
     return clip.result(scene, maps, None if found is None else found.threshold, losses, config)
 
@@ -178,18 +179,14 @@ def segment(
     return maps, motion.motion_masks(maps, image_size, config, valid)
 
 
-def final_masks(
+def joined_masks(
     predictions: PairPredictions,
     clip: Clip,
     config: PipelineConfig,
     found: Segmentation | None,
-    refiner: MaskRefiner | None = None,
     progress: Progress = silent,
 ) -> Bool[Array, "T H W"]:
-    """Dynamic masks for the alignment and the result, (T, H, W) bool.
-
-    The union of the sources in `config.masks`, refined, then dilated by `config.mask_dilation`.
-    """
+    """The union of the sources of dynamic masks in `config.masks`, (T, H, W) bool."""
     parts = [jnp.zeros((len(clip.frames.rgb), *clip.size), bool)]
     if "given" in config.masks and clip.given.masks is not None:
         parts.append(clip.given.masks)
@@ -205,16 +202,55 @@ def final_masks(
             progress=progress,
         )
         parts.append(residual > config.flow_threshold)
-    masks = functools.reduce(jnp.logical_or, parts)
-    if refiner is not None:
-        masks = _refined(refiner, masks, clip, progress)
-    return motion.dilate(masks, config.mask_dilation)
+    return functools.reduce(jnp.logical_or, parts)
 
 
-def _refined(refiner: MaskRefiner, masks: Array, clip: Clip, progress: Progress) -> Array:
-    """Refines masks (T, H, W) bool, and checks the refiner's output."""
-    rgb, masks = np.asarray(clip.frames.rgb)[: clip.length], np.asarray(masks)[: clip.length]
-    refined = np.asarray(refiner(rgb, masks, progress=progress))
+def refine_and_align(
+    predictions: PairPredictions,
+    masks: Bool[Array, "T H W"],
+    clip: Clip,
+    config: PipelineConfig,
+    refiner: Refiner | None = None,
+    progress: Progress = silent,
+) -> tuple[Bool[Array, "T H W"], Geometry, Float[Array, "iterations"]]:
+    """Refines the masks, dilates them by `config.mask_dilation`, and aligns the clip. Frees the predictions.
+
+    A refiner that reads geometry gets that of an alignment with the unrefined masks. If it changes them, the clip is
+    aligned again, unless nothing in the alignment depends on them.
+
+    Returns:
+      the dynamic masks (T, H, W), geometry, and losses of the (last) alignment.
+    """
+    align = partial(
+        alignment.align,
+        predictions,
+        config.alignment,
+        flow=clip.given.flow,
+        flow_known=clip.given.flow_known,
+        known=clip.given.cameras,
+        seed=config.seed,
+        progress=progress,
+    )
+    if not needs_geometry(refiner):
+        dynamic = motion.dilate(_refined(masks, clip, refiner, progress), config.mask_dilation)
+        return dynamic, *align(dynamic_mask=dynamic, release=True)
+    has_flow = clip.given.flow is not None and config.alignment.flow_weight > 0
+    reads_masks = has_flow or config.alignment.depth_weight > 0
+    unrefined = motion.dilate(masks, config.mask_dilation)
+    geometry, losses = align(dynamic_mask=unrefined, release=not reads_masks)
+    dynamic = motion.dilate(_refined(masks, clip, refiner, progress, geometry), config.mask_dilation)
+    if reads_masks and np.any(np.asarray(dynamic) != np.asarray(unrefined)):
+        geometry, losses = align(dynamic_mask=dynamic, release=True)
+    return dynamic, geometry, losses
+
+
+def _refined(masks: Array, clip: Clip, refiner: Any, progress: Progress, geometry: Geometry | None = None) -> Array:
+    """Refines masks (T, H, W) bool, without padding, and checks the refiner's output."""
+    if refiner is None:
+        return masks
+    rgb, masks, geometry = jax.tree.map(lambda x: np.asarray(x)[: clip.length], (clip.frames.rgb, masks, geometry))
+    reads = {} if geometry is None else {"geometry": geometry}
+    refined = np.asarray(refiner(rgb, masks, **reads, progress=progress))
     if refined.dtype != bool or refined.shape != masks.shape:
         raise InputError(
             f"The refiner returns {refined.dtype} of shape {refined.shape}: it must be bool of shape {masks.shape}."

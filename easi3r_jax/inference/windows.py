@@ -25,7 +25,7 @@ from easi3r_jax.core.types import (
     silent,
 )
 from easi3r_jax.inference import pipeline
-from easi3r_jax.inference.clip import FlowSource, MaskRefiner
+from easi3r_jax.inference.clip import FlowSource, Refiner
 from easi3r_jax.models import DUSt3R
 
 
@@ -52,7 +52,7 @@ def reconstruct_windows(
     given: Given | None = None,
     cue: motion.Cue | None = None,
     flow: FlowSource | None = None,
-    refiner: MaskRefiner | None = None,
+    refiner: Refiner | None = None,
     store: SceneStore | None = None,
     progress: Progress = silent,
 ) -> Reconstruction:

@@ -22,6 +22,7 @@ from easi3r_jax.core.geometry.grids import resample_nearest
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.evaluation.datasets import Published, TestSequence, TestSet, Trajectory, Truth
 from easi3r_jax.evaluation.metrics import DepthOptions
+from easi3r_jax.inference.refine import ReprojectionRefiner
 from easi3r_jax.io.video import frame_geometry
 
 SOURCE = (70, 100)
@@ -332,6 +333,8 @@ def test_weights_without_a_file_are_hashed_themselves():
     assert weights_hash({"source_sha256": "ab"}, None) == "ab"
     one, same, other = ({"w": np.full(3, value)} for value in (1.0, 1.0, 2.0))
     assert weights_hash({}, one) == weights_hash({"source_sha256": ""}, same) != weights_hash({}, other)
+    plain, fine = (ReprojectionRefiner(num_clusters=count).metadata for count in (30, 60))
+    assert weights_hash(plain, None) == weights_hash(dict(plain), None) != weights_hash(fine, None)
 
 
 def test_the_bootstrap_separates_chance_from_a_difference():

@@ -155,6 +155,8 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
         ({"refine": "sam2", "masks": "none"}, "--refine=sam2: with --masks=none there are no masks"),
         ({"refine": "sam2", "motion": "none"}, "with --motion=none --masks=motion there are no masks"),
         ({"refine_checkpoint": "sam2/"}, "--refine_checkpoint requires --refine=sam2"),
+        ({"refine": "reprojection", "refine_checkpoint": "sam2/"}, "--refine_checkpoint requires --refine=sam2"),
+        ({"refine": "reprojection", "masks": "none"}, "--refine=reprojection: with --masks=none there are no masks"),
     ],
 )
 def test_errors_are_reported_in_one_line(complaint, flags, words):
@@ -198,6 +200,14 @@ def test_refined_masks_reach_the_result_and_the_record(run, corner, tmp_path):
     assert export.load_scene(tmp_path / "out").dynamic_mask[:, :11, :11].all()
     record = json.loads((tmp_path / "out" / "config.json").read_text())
     assert record["refiner"] == {"source_name": "weights/"} and record["options"]["refine"] == "sam2"
+    assert "refine" in out  # in the closing table
+
+
+def test_masks_are_refined_by_reprojection_without_weights(run, tmp_path):
+    code, out, errors = run(refine="reprojection")
+    assert code == 0 and not errors, errors
+    record = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert record["refiner"]["source_name"] == "reprojection" and record["refiner"]["num_clusters"] == 30
     assert "refine" in out  # in the closing table
 
 

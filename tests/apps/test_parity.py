@@ -21,7 +21,7 @@ from tests.flags import callers_flags
 ROOT = pathlib.Path(__file__).parents[2]
 HERE = (
     *("aggregation", "checkpoints", "flow", "manifests", "metrics"),
-    *("model_tiny_dpt", "model_tiny_linear", "pairs", "preprocess"),
+    *("model_tiny_dpt", "model_tiny_linear", "pairs", "preprocess", "vggt_motion"),
 )
 
 

@@ -10,6 +10,7 @@ from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Given
 from easi3r_jax.inference import pipeline
+from easi3r_jax.inference.refine import ReprojectionRefiner
 from easi3r_jax.inference.windows import reconstruct_windows
 from tests.inference.small import OPTIONS, Corner, assert_finite, clip, known_cameras
 
@@ -174,6 +175,22 @@ def test_refinement_leaves_the_score_unchanged(model, result):
 def test_a_refiner_must_return_masks_of_the_clip(model, wrong):
     with pytest.raises(InputError, match=r"must be bool of shape \(3, 32, 48\)"):
         pipeline.reconstruct(model, clip(3), OPTIONS, refiner=lambda rgb, masks, *, progress: wrong(masks))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_masks_are_refined_by_reprojection(model, count):
+    """Without flow the alignment does not depend on the masks, so that its depth stays the same."""
+    masks = np.zeros((count, 32, 48), bool)
+    masks[:, 8:24, 8:24] = True
+    given, frames = Given(masks=jnp.asarray(masks)), clip(count)
+    options = dataclasses.replace(OPTIONS, cue="none", masks=("given",), reattention=False)
+    plain, refined = (
+        pipeline.reconstruct(model, frames, options, given=given, refiner=refiner).scene
+        for refiner in (None, ReprojectionRefiner(closing=0, dilation=0))
+    )
+    assert not np.any(refined.dynamic_mask & ~masks)
+    np.testing.assert_array_equal(refined.depth, plain.depth)
+    np.testing.assert_array_equal(refined.static_mask, ~refined.dynamic_mask)
 
 
 def test_windows_see_their_frames_and_keep_the_first_focal_length(model):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,15 +54,17 @@ def describe(
 def weights_hash(metadata: Mapping[str, Any] | None, network: Any) -> str | None:
     """SHA-256 of the file that the weights come from, or of the weights if there is no file.
 
-    The name of a method without weights; None if there is no method.
+    Of a part without a network, such as `dense_flow` or `ReprojectionRefiner`, it is the hash of its description; None
+    without metadata.
     """
     if metadata is None:
         return None
     if metadata.get("source_sha256"):
         return str(metadata["source_sha256"])
-    if metadata.get("name") == "dis":
-        return str(metadata["source_name"])
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(network):
+    leaves = [leaf for leaf in jax.tree.leaves(network) if hasattr(leaf, "shape")]
+    if not leaves:
+        digest.update(json.dumps(metadata, sort_keys=True).encode())
+    for leaf in leaves:
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()

@@ -22,7 +22,7 @@ from easi3r_jax.core.errors import UserError
 from easi3r_jax.core.types import Frames, Progress, Reconstruction, frames_at
 from easi3r_jax.evaluation.datasets import TestSequence
 from easi3r_jax.inference import pipeline
-from easi3r_jax.inference.clip import FlowSource, MaskRefiner
+from easi3r_jax.inference.clip import FlowSource, Refiner
 from easi3r_jax.io.results import save_result
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.models import DUSt3R
@@ -46,7 +46,7 @@ class Method:
     frames: FrameConfig
     config: PipelineConfig
     flow: FlowSource | None = None
-    refiner: MaskRefiner | None = None
+    refiner: Refiner | None = None
 
     def read(self, sequence: TestSequence, progress: Progress) -> Frames:
         """The sequence's frames.

@@ -10,17 +10,18 @@ from typing import Protocol
 
 import numpy as np
 
+from easi3r_jax.core.arrays import Bool
 from easi3r_jax.core.types import Progress, silent
 
 
 class Tracker(Protocol):
     """A network that tracks one mask through one video."""
 
-    def prompt(self, frame: int, mask: np.ndarray) -> None:
+    def prompt(self, frame: int, mask: Bool[np.ndarray, "H W"]) -> None:
         """Sets the mask (H, W) bool of a frame as a prompt. All prompts come before the first call of `follow`."""
         ...
 
-    def follow(self, frame: int, *, reverse: bool) -> np.ndarray:
+    def follow(self, frame: int, *, reverse: bool) -> Bool[np.ndarray, "H W"]:
         """Predicts the mask (H, W) bool of a frame that is not a prompt; its neighbour was tracked or prompted before.
 
         `reverse`: frames are visited from last to first.
@@ -29,8 +30,12 @@ class Tracker(Protocol):
 
 
 def alternate(
-    start: Callable[[], Tracker], masks: np.ndarray, *, progress: Progress = silent, stage: str = "refine"
-) -> np.ndarray:
+    start: Callable[[], Tracker],
+    masks: Bool[np.ndarray, "T H W"],
+    *,
+    progress: Progress = silent,
+    stage: str = "refine",
+) -> Bool[np.ndarray, "T H W"]:
     """Refines masks: those of odd frames prompt the even ones and vice versa; the result is added to the input.
 
     Frames are numbered from 0. A half's prompts are its non-empty masks; a half without any is skipped. Frames after

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from easi3r_jax.core.arrays import Bool, UInt8
 from easi3r_jax.core.errors import CheckpointError, ConfigError
 from easi3r_jax.core.types import Progress, silent
 from easi3r_jax.inference.refine.alternate import alternate
@@ -76,7 +77,9 @@ class Sam2Refiner:
             "transformers": transformers.__version__,
         }
 
-    def __call__(self, rgb: np.ndarray, masks: np.ndarray, /, *, progress: Progress = silent) -> np.ndarray:
+    def __call__(
+        self, rgb: UInt8[np.ndarray, "T H W 3"], masks: Bool[np.ndarray, "T H W"], /, *, progress: Progress = silent
+    ) -> Bool[np.ndarray, "T H W"]:
         """Refines the masks of a clip.
 
         Args:
