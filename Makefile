@@ -153,6 +153,7 @@ embedded: env ## Train the small network that ships with the package (hours; cal
 	$(RUN) -m experiments.train --preset=embedded --checkpoint=runs/embedded/model --output=runs/embedded2 \
 	  --seed=1 --steps=3600 --learning_rate=1.5e-3 $(if $(wildcard runs/embedded2/states/step_*),--resume)
 	$(RUN) -m convert --source=runs/embedded2/model --output=easi3r_jax/assets/model --to=official --half
+	$(RUN) -m experiments.calibrate --output=easi3r_jax/assets/model/readout.json
 
 # Without UPGRADE, versions that still satisfy the bounds are kept.
 lock: env ## Make requirements.lock from pyproject.toml (UPGRADE=1: newest versions)

@@ -21,6 +21,7 @@ from .alignment import total_loss as alignment_loss
 from .core.config import AlignConfig as AlignConfig
 from .core.config import FrameConfig as FrameConfig
 from .core.config import PipelineConfig as PipelineConfig
+from .core.config import ReadoutConfig as ReadoutConfig
 from .core.config import SegmentationConfig as SegmentationConfig
 from .core.errors import CheckpointError as CheckpointError
 from .core.errors import ConfigError as ConfigError
@@ -67,7 +68,10 @@ from .motion.aggregate import fuse_temporal as fuse_temporal
 from .motion.cues import Evidence as Evidence
 from .motion.cues import reads_attention as reads_attention
 from .motion.partners import mean_over_partners as mean_over_partners
+from .motion.readout import Readout as Readout
 from .motion.score import CueWeights as CueWeights
 from .weights.load import load_flow_model as load_flow_model
 from .weights.load import load_model as load_model
 from .weights.load import on_devices as on_devices
+from .weights.readout import load_readout as load_readout
+from .weights.readout import save_readout as save_readout

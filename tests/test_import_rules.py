@@ -67,6 +67,7 @@ WITHIN = {
         "cluster": {"normalise"},
         "cues": {"aggregate", "match", "rigid"},
         "match": {"partners"},
+        "readout": {"aggregate", "cues"},
         "rigid": {"partners"},
         "score": {"normalise"},
     },
@@ -98,8 +99,8 @@ WITHIN = {
         "texture": {"draws"},
     },
     "weights": {
-        "convert": {"checkpoint", "hub"},
-        "load": {"checkpoint", "convert"},
+        "convert": {"checkpoint", "hub", "readout"},
+        "load": {"checkpoint", "convert", "readout"},
     },
     "inference": {
         "feedforward": {"clip"},

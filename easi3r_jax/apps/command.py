@@ -27,6 +27,7 @@ PROGRAMS = {
     "synthesize": ("synthesize", "render clips with ground truth"),
     "study": ("study.main", "compare motion cues on rendered clips"),
     "alignment_study": ("alignment_study", "compare alignment options on rendered clips"),
+    "calibrate": ("calibrate", "fit the motion cue to a network on clips with masks"),
     "ablate_cue": ("ablate_cue", "measure what each layer and head of the attention cue is worth"),
     "benchmark": ("benchmark.main", "time every stage"),
     "cost": ("cost", "estimate the cost of an evaluation"),

@@ -11,6 +11,7 @@ from easi3r_jax.core import config as options
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.pairs import make_edges
 from easi3r_jax.models import DUSt3R
+from easi3r_jax.weights.readout import load_readout
 
 Known = TypeVar("Known", bound=NetworkFlags)
 
@@ -92,8 +93,12 @@ class MethodFlags(Generic[Known]):
             "motion",
             "attention",
             options.CUES,
-            "Motion cue: the network's attention (Easi3R), point maps that no rigid motion aligns (rigid), matches "
-            "that no camera explains (match), or none (plain DUSt3R / MonST3R).",
+            "Motion cue: attention (the read-out that the checkpoint carries, else the published formula), formula "
+            "(Easi3R's, for every network), rigid (point maps that no rigid motion aligns), match (matches that no "
+            "camera explains), or none (plain DUSt3R / MonST3R).",
+        )
+        self.readout = motion.string(
+            "readout", "", "File of `experiments.calibrate` that replaces the checkpoint's read-out of the attention."
         )
         self.reattention = motion.boolean(
             "reattention", True, "Mask dynamic regions inside the attention of a second pass."
@@ -194,6 +199,27 @@ class MethodFlags(Generic[Known]):
                 clean_tolerance=self.clean_tolerance.value,
             ),
         )
+
+    def with_readout(self, model: DUSt3R) -> DUSt3R:
+        """The network with the read-out of --readout, if given.
+
+        Raises:
+          CheckpointError: a file that cannot be read, or is no read-out.
+          ConfigError: a read-out of another network, or one that would not be used.
+        """
+        if not self.readout.value:
+            return model
+        if self.motion.value != "attention":
+            raise ConfigError(f"--readout requires --motion=attention, not --motion={self.motion.value}.")
+        return model.with_readout(load_readout(self.readout.value))
+
+    def cue_line(self, model: DUSt3R) -> str:
+        """One line that says how the attention is read; nothing for other cues."""
+        if self.motion.value != "attention":
+            return ""
+        if model.readout is None:
+            return "  Motion: the attention, by the published formula."
+        return f"  Motion: the attention, by the read-out of {self.readout.value or 'the checkpoint'}."
 
     def check(self) -> None:
         """Refuses options that are wrong for every clip.

@@ -27,6 +27,8 @@ from easi3r_jax.io.window_store import WindowStore
 from easi3r_jax.models import DUSt3R
 
 Comparison = dict[str, dict[str, float | None]]
+#: What the method is compared with, simplest first.
+SIMPLER = ("plain DUSt3R", "plain, with flow")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,6 +56,7 @@ class Method:
         return {
             "pipeline": self.config,
             "weights": tuple(self.weights.values()),
+            "readout": self.model.readout,
             "dtype": str(self.model.dtype),
             "versions": versions(),
         }
@@ -158,9 +161,9 @@ def compared(
     plain = dataclasses.replace(method.config, cue="none", masks=())
     geometry_only = dataclasses.replace(truth, masks=None)  # plain DUSt3R does not detect motion
     comparison: Comparison = {}
-    simpler = {"plain DUSt3R": Given(), "with flow": Given(flow=given.flow, flow_known=given.flow_known)}
+    simpler = dict(zip(SIMPLER, (Given(), Given(flow=given.flow, flow_known=given.flow_known)), strict=True))
     for done, (name, priors) in enumerate(simpler.items()):
-        if name == "plain DUSt3R" or priors.flow is not None:
+        if name == SIMPLER[0] or priors.flow is not None:
             scene = pipeline.reconstruct(method.model, frames, plain, given=priors, features=features).scene
             comparison[name] = metrics.evaluate_scene(scene, geometry_only)
         stages("compare", done + 1, 3)

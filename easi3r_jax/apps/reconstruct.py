@@ -30,7 +30,7 @@ from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
 from easi3r_jax.apps.exporting import write_exports
 from easi3r_jax.apps.given import GivenFlags, for_clip
 from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, dtype_flag
-from easi3r_jax.apps.modes import Comparison, Method, frame_by_frame, whole_clip, window_by_window
+from easi3r_jax.apps.modes import SIMPLER, Comparison, Method, frame_by_frame, whole_clip, window_by_window
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.report_page import METRICS
 from easi3r_jax.apps.reporting import PictureFlags, timings
@@ -145,8 +145,9 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     stages.close()
     method = dataclasses.replace(method, flow=for_clip(flow, frames))
     print(describe(sequence, frames, method.model))
-    if line := GIVEN.chosen_flow(method.weights["flow"]):
-        print(line)
+    for line in (METHOD.cue_line(method.model), GIVEN.chosen_flow(method.weights["flow"])):
+        if line and MODE.value == "align":
+            print(line)
     # Fail early: these checks would otherwise fail after the reconstruction.
     length = WINDOW.value if 0 < WINDOW.value < len(frames.rgb) else len(frames.rgb)
     clip_edges(length, config.graph)
@@ -223,8 +224,8 @@ def load_method(
     if MODE.value == "align":
         flow, flow_weights = GIVEN.flow_source(partial(on_devices, count=DEVICES.value))
     model, checkpoint = load(CHECKPOINT.value, DTYPE.value, stages)
-    if MODE.value == "align":  # frame by frame there is nothing to shard
-        model = on_devices(model, DEVICES.value)
+    if MODE.value == "align":  # frame by frame there is nothing to shard, and motion is not detected
+        model = on_devices(METHOD.with_readout(model), DEVICES.value)
     weights = {"checkpoint": checkpoint, "flow": flow_weights, "refiner": refiner and refiner.metadata}
     return Method(model, config, frame_config(model), refiner, None, weights), flow
 
@@ -240,6 +241,7 @@ def record_of(method: Method) -> dict[str, Any]:
         "refiner": method.weights["refiner"],
         "flow": flow or None,
         "network": dataclasses.asdict(method.model.config),
+        "readout": method.model.readout and method.model.readout.origin,
         "dtype": str(method.model.dtype),
         "versions": versions(),
     }
@@ -280,8 +282,8 @@ def frame_config(model: DUSt3R) -> options.FrameConfig:
 
 
 def shown(columns: Comparison) -> Comparison:
-    """Prints the metrics side by side, plain DUSt3R first, and returns them in that order."""
-    columns = {name: columns[name] for name in sorted(columns, key=lambda name: name != "plain DUSt3R")}
+    """Prints the metrics side by side, simpler methods first, and returns them in that order."""
+    columns = {name: columns[name] for name in sorted(columns, key=lambda name: name not in SIMPLER)}
     known = {name for found in columns.values() for name in found}
     rows = [
         (text, *(_number(f.get(name)) for f in columns.values())) for name, text in METRICS.items() if name in known

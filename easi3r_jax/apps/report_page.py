@@ -129,7 +129,11 @@ def _captions(config: Mapping[str, Any]) -> dict[str, str]:
     cue, sources = pipeline.get("cue", pipeline.get("motion")), pipeline.get("masks")  # older results say "motion"
     attention = score = masks = ""
     if isinstance(cue, str):
-        attention = " computed from them" if cue == "attention" else f", which comes from another cue: --motion={cue}"
+        attention = (
+            " computed from them"
+            if cue in ("attention", "formula")
+            else f", which comes from another cue: --motion={cue}"
+        )
     if isinstance(sources, list):
         known = [text for source, text in _SOURCES.items() if source in sources]
         masks = f": {' or '.join(known)}" if known else ": none, since no masks were requested (--masks=none)"

@@ -61,7 +61,35 @@ class FrameConfig:
 #: Values allowed in `PipelineConfig.masks`.
 MASK_SOURCES = ("motion", "flow", "given")
 #: Values of `PipelineConfig.cue`.
-CUES = ("attention", "rigid", "match", "none")
+CUES = ("attention", "formula", "rigid", "match", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadoutConfig:
+    """A calibrated read-out of the attention that a checkpoint carries; `motion.Readout` explains it.
+
+    Attributes:
+      num_layers, num_heads: of the decoder.
+      weights: 4 · num_layers · num_heads numbers: of mean_src, std_src, mean_ref, std_ref, by layer, by head.
+      bias, at_least: see `motion.Readout`.
+      origin: how it was made, in words.
+    """
+
+    num_layers: int
+    num_heads: int
+    weights: tuple[float, ...]
+    bias: float
+    at_least: float
+    origin: str = ""
+
+    def __post_init__(self):
+        if len(self.weights) != 4 * self.num_layers * self.num_heads:
+            raise ConfigError(
+                f"A read-out of {self.num_layers} layers and {self.num_heads} heads has "
+                f"{4 * self.num_layers * self.num_heads} weights, not {len(self.weights)}."
+            )
+        if not all(map(math.isfinite, (*self.weights, self.bias))) or not 0 <= self.at_least <= 1:
+            raise ConfigError("A read-out's weights must be finite, and its minimum threshold between 0 and 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +180,8 @@ class PipelineConfig:
 
     Attributes:
       graph: pair graph, e.g. "swinstride-5-noncyclic" or "complete".
-      cue: the motion cue: "attention" (Easi3R), "rigid" (residual of a rigid registration of point maps), "match"
+      cue: the motion cue: "attention" (the read-out that the checkpoint carries, else the published formula),
+        "formula" (Easi3R's, for every network), "rigid" (residual of a rigid registration of point maps), "match"
         (residual of matching and PnP), or "none" (plain DUSt3R: no masks, one decoder pass).
         `reconstruct(..., cue=my_cue)` takes a function instead.
       reattention: mask dynamic regions inside the attention of a second decoder pass (Easi3R, sec. 3.3).

@@ -216,11 +216,14 @@ class MotionResidual:
 
     Attributes:
       value: (T, h, w) float32 >= 0 and finite, mean over the frame's partners; the unit is the cue's own.
-      observed: (T, h, w) bool: some partner observes the token. Elsewhere `value` is 0 and is ignored.
+      observed: (T, h, w) bool: some partner observes the token. Elsewhere `value` is ignored.
+      at_least: () float in [0, 1], minimum threshold of the masks. If given, the values are absolute scores in [0, 1];
+        otherwise they are normalised to [0, 1] in each frame.
     """
 
     value: Float[Array, "T h w"]
     observed: Bool[Array, "T h w"]
+    at_least: Float[Array, ""] | None = None
 
 
 @pytree_dataclass

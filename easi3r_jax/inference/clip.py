@@ -125,7 +125,7 @@ class Clip:
       edges: (E, 2) int32 pairs, padded if clips share shapes or devices need equal shards.
       valid: (E,) bool, which pairs are not padding; None: all.
       given: priors on the devices, padded likewise.
-      cue: None for the attention's own score.
+      cue: None for the published formula.
       finds_motion: whether motion is detected at all.
       grid: (h, w) tokens.
     """
@@ -219,9 +219,9 @@ def prepare(
     check_conversion(config.point_dtype)  # before the first pass, which may need no point maps
     length, mesh = len(frames.rgb), sharding.mesh_of(model)
     edges = clip_edges(length, config.graph)
-    cue = motion.find_cue(config.cue) if cue is None else cue
+    cue = cue_of(model, config) if cue is None else cue
     finds_motion = cue is not None or config.cue != "none"
-    pads = config.shared_shapes and given.cameras is None and cue is None
+    pads = config.shared_shapes and given.cameras is None and motion.handles_padding(cue)
     num_pairs = len(edges)
     pair_bucket = 0
     if pads:
@@ -247,6 +247,13 @@ def prepare(
         finds_motion=finds_motion,
         grid=model.grid(size),
     )
+
+
+def cue_of(model: DUSt3R, config: PipelineConfig) -> motion.Cue | None:
+    """The cue that the configuration names for this network; None for the published formula and for no cue."""
+    if config.cue == "attention" and model.readout is not None:
+        return motion.Readout.from_config(model.readout)
+    return motion.find_cue(config.cue)
 
 
 def clip_edges(num_frames: int, graph: str) -> Int[np.ndarray, "E 2"]:

@@ -151,7 +151,8 @@ def _segmented(
     residual = None
     if clip.cue is not None:
         progress("motion", 0, 1, "")
-        residual = jax.block_until_ready(clip.cue(clip.without_padding(evidence)))
+        seen = evidence if motion.handles_padding(clip.cue) else clip.without_padding(evidence)
+        residual = jax.block_until_ready(clip.cue(seen))
         progress("motion", 1, 1, "")
     return segment(evidence.statistics, labels, clip.size, config.segmentation, residual, clip.frames.valid)
 
@@ -172,11 +173,12 @@ def segment(
       labels: (T, h, w) int32, clusters of the features.
       image_size: (H, W) of the masks.
       config: options.
-      residual: output of another cue; replaces the attention's score.
+      residual: output of another cue; replaces the published formula.
       valid: (T,) bool, as `Frames.valid`.
     """
     maps = motion.motion_maps(temporal, labels, config, residual, valid)
-    return maps, motion.motion_masks(maps, image_size, config, valid)
+    at_least = None if residual is None else residual.at_least
+    return maps, motion.motion_masks(maps, image_size, config, valid, at_least)
 
 
 def joined_masks(

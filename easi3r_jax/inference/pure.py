@@ -119,6 +119,7 @@ def motion_masks(
     edges: Int[Array, "E 2"],
     config: SegmentationConfig = SegmentationConfig(),
     *,
+    readout: motion.Readout | None = None,
     key: Key[Array, ""] | None = None,
     batch_size: int = 0,
 ) -> Segmentation:
@@ -131,6 +132,7 @@ def motion_masks(
       rgb: (T, H, W, 3) uint8.
       edges: (E, 2) int, frames (i, j) of each pair.
       config: options for clustering and threshold.
+      readout: of the attention; None: the network's own if it has one, else the published formula.
       key: for k-means; None: `jax.random.key(0)`.
       batch_size: frames and pairs at a time; 0: all at once.
 
@@ -142,7 +144,9 @@ def motion_masks(
     features = encode_frames(model, rgb, batch_size=batch_size)
     statistics = attention_statistics(model, features, edges, grid, batch_size=batch_size)
     key = jax.random.key(0) if key is None else key
-    return _segment(statistics, features, size, grid, config, key)
+    if readout is None and model.readout is not None:
+        readout = motion.Readout.from_config(model.readout)
+    return _segment(statistics, features, size, grid, config, key, readout)
 
 
 # Compiled a stage at a time, so that eager calls are fast: what calls them may compile them into one program.
@@ -189,9 +193,12 @@ def _segment(
     grid: tuple[int, int],
     config: SegmentationConfig,
     key: Array,
+    readout: motion.Readout | None,
 ) -> Segmentation:
     labels = motion.cluster_labels(jax.lax.stop_gradient(features), grid, config, key)
-    return motion.motion_masks(motion.motion_maps(statistics, labels, config), size, config)
+    residual = None if readout is None else readout.residual(statistics, grid)
+    maps = motion.motion_maps(statistics, labels, config, residual)
+    return motion.motion_masks(maps, size, config, at_least=None if readout is None else readout.at_least)
 
 
 def _checked(edges: Array, num_frames: int) -> Array:

@@ -21,7 +21,8 @@ import numpy as np
 from flax import nnx
 
 from easi3r_jax.core.arrays import Array, Bool, Float, Real, UInt8
-from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.config import ReadoutConfig
+from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.decoder import Decoded, Decoder
 from easi3r_jax.models.encoder import Encoder
@@ -44,13 +45,22 @@ class DUSt3R(nnx.Module):
 
     Attributes:
       config: the architecture.
+      readout: calibrated motion cue that the checkpoint carries, or None; `with_readout` changes it.
       dtype: compute dtype of encoder and decoder layers; `with_dtype` changes it. bfloat16 is the accelerators'
         default, float32 the CPU's. The residual stream, norms, statistics and heads stay float32. In float64, in which
         gradients are checked, everything is float64; parameters must be, too.
     """
 
-    def __init__(self, config: DUSt3RConfig, *, rngs: nnx.Rngs, dtype: DType = jnp.float32):
+    def __init__(
+        self,
+        config: DUSt3RConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: DType = jnp.float32,
+        readout: ReadoutConfig | None = None,
+    ):
         self.config = config
+        self.readout = readout
         self.dtype = jnp.dtype(dtype)
         self.encoder = Encoder(config, dtype=self.dtype, rngs=rngs)
         self.decoder = Decoder(config, dtype=self.dtype, rngs=rngs)
@@ -59,7 +69,22 @@ class DUSt3R(nnx.Module):
 
     def with_dtype(self, dtype: DType) -> DUSt3R:
         """This network with layers that compute in another dtype. Its arrays are shared; the original is unchanged."""
-        graphdef, _ = abstract_parts(self.config, jnp.dtype(dtype))
+        graphdef, _ = abstract_parts(self.config, jnp.dtype(dtype), self.readout)
+        return nnx.merge(graphdef, nnx.state(self), copy=True)
+
+    def with_readout(self, readout: ReadoutConfig | None) -> DUSt3R:
+        """This network with another calibrated motion cue, or without one. Its arrays are shared.
+
+        Raises:
+          ConfigError: a read-out of a network with other layers or heads.
+        """
+        config = self.config
+        if readout is not None and (readout.num_layers, readout.num_heads) != (config.dec_depth, config.dec_heads):
+            raise ConfigError(
+                f"The read-out is for a decoder of {readout.num_layers} layers and {readout.num_heads} heads; this "
+                f"network has {config.dec_depth} and {config.dec_heads}. Calibrate one with experiments.calibrate."
+            )
+        graphdef, _ = abstract_parts(config, self.dtype, readout)
         return nnx.merge(graphdef, nnx.state(self), copy=True)
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -121,9 +146,11 @@ def abstract_model(config: DUSt3RConfig, *, dtype: DType = jnp.float32) -> DUSt3
 
 
 @functools.lru_cache(maxsize=16)  # tracing the initialisers of the released networks takes a second
-def abstract_parts(config: DUSt3RConfig, dtype: jnp.dtype) -> tuple[nnx.GraphDef[DUSt3R], nnx.State]:
+def abstract_parts(
+    config: DUSt3RConfig, dtype: jnp.dtype, readout: ReadoutConfig | None = None
+) -> tuple[nnx.GraphDef[DUSt3R], nnx.State]:
     """`nnx.split` of the abstract model. The parts are shared by all callers: merge them with `copy=True`."""
-    return nnx.split(nnx.eval_shape(lambda: DUSt3R(config, rngs=nnx.Rngs(0), dtype=dtype)))
+    return nnx.split(nnx.eval_shape(lambda: DUSt3R(config, rngs=nnx.Rngs(0), dtype=dtype, readout=readout)))
 
 
 def random_model(config: DUSt3RConfig, *, seed: int = 0, dtype: DType = jnp.float32) -> DUSt3R:

@@ -20,12 +20,13 @@ from easi3r_jax.motion.aggregate import (
     raw_moments,
     update_temporal,
 )
-from easi3r_jax.motion.cluster import Clusters, cluster_score, kmeans
-from easi3r_jax.motion.cues import Cue, Evidence, find_cue, needs_points, reads_attention
+from easi3r_jax.motion.cluster import Clusters, cluster_mean, cluster_score, kmeans
+from easi3r_jax.motion.cues import Cue, Evidence, find_cue, handles_padding, needs_points, reads_attention
 from easi3r_jax.motion.masks import dilate, token_masks, upsample
 from easi3r_jax.motion.match import match_residual
 from easi3r_jax.motion.normalise import min_max
 from easi3r_jax.motion.partners import mean_over_partners
+from easi3r_jax.motion.readout import Readout, centred_moments, readout_score
 from easi3r_jax.motion.rigid import rigid_residual
 from easi3r_jax.motion.score import CueWeights, dynamic_score
 from easi3r_jax.motion.threshold import Otsu, multi_otsu
@@ -38,13 +39,16 @@ __all__ = [
     "Moments",
     "Otsu",
     "RawMoments",
+    "Readout",
     "TemporalState",
+    "centred_moments",
     "cluster_labels",
     "cluster_score",
     "dilate",
     "dynamic_score",
     "find_cue",
     "fuse_temporal",
+    "handles_padding",
     "init_temporal",
     "kmeans",
     "match_residual",
@@ -55,6 +59,7 @@ __all__ = [
     "multi_otsu",
     "needs_points",
     "raw_moments",
+    "readout_score",
     "reads_attention",
     "rigid_residual",
     "token_masks",
@@ -77,7 +82,8 @@ def motion_maps(
       temporal: statistics of all pairs, or the maps fused from them.
       labels: (T, h, w) int from `cluster_labels`. Features do not change between passes: k-means runs once.
       config: number of clusters.
-      residual: output of another cue; min-max normalised per frame, it replaces the attention's score.
+      residual: output of another cue, which replaces the published formula; min-max normalised per frame, unless it is
+        absolute (`at_least`).
       valid: (T,) bool, as `Frames.valid`; the scores of padding are meaningless.
       weights: of the attention's layers, heads and maps; maps that are fused already keep their layers and heads. None:
         as in the paper.
@@ -86,12 +92,15 @@ def motion_maps(
     maps = fuse_temporal(temporal, labels.shape[1:], channels) if isinstance(temporal, TemporalState) else temporal
     if residual is None:
         raw_score, observed = dynamic_score(maps, factors), None
+    elif residual.at_least is not None:
+        raw_score, observed = residual.value, residual.observed
     else:
         raw_score, observed = min_max(residual.value, axis=(-2, -1), where=residual.observed), residual.observed
     if valid is not None:
         of_clip = jnp.broadcast_to(valid[:, None, None], labels.shape)
         observed = of_clip if observed is None else observed & of_clip
-    score = cluster_score(raw_score, labels, config.num_clusters, observed)
+    absolute = residual is not None and residual.at_least is not None
+    score = (cluster_mean if absolute else cluster_score)(raw_score, labels, config.num_clusters, observed)
     return MotionMaps(temporal=maps, raw_score=raw_score, labels=labels, score=score)
 
 
@@ -126,6 +135,7 @@ def motion_masks(
     image_size: tuple[int, int],
     config: SegmentationConfig,
     valid: Bool[Array, "T"] | None = None,
+    at_least: Float[Array, ""] | None = None,
 ) -> Segmentation:
     """Upsamples the scores to pixels and thresholds them. Pure; `image_size` and `config` are static under `jit`.
 
@@ -134,6 +144,7 @@ def motion_masks(
       image_size: (H, W) pixels.
       config: class counts of multi-Otsu.
       valid: (T,) bool, as `Frames.valid`.
+      at_least: () float, minimum threshold, for scores that are absolute (`MotionResidual.at_least`).
 
     Returns:
       Dynamic regions; the mask is all False where the scores are constant, and in padding.
@@ -141,5 +152,7 @@ def motion_masks(
     score = upsample(maps.score, image_size)
     where = None if valid is None else jnp.broadcast_to(valid[:, None, None], score.shape)
     threshold = multi_otsu(score, config.otsu_classes, where).threshold
+    if at_least is not None:
+        threshold = jnp.maximum(threshold, at_least)
     moving = score > threshold
     return Segmentation(score=score, threshold=threshold, mask=moving if where is None else moving & where)

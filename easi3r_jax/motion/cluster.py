@@ -151,23 +151,30 @@ def cluster_score(
     num_clusters: int,
     observed: Bool[Array, "T h w"] | None = None,
 ) -> Float[Array, "T h w"]:
-    """Gives every token the mean score of its cluster, then min-max per frame.
+    """`cluster_mean`, then min-max per frame: (T, h, w) float32 in [0, 1)."""
+    return min_max(cluster_mean(score, labels, num_clusters, observed), axis=(-2, -1))
+
+
+def cluster_mean(
+    score: Float[Array, "T h w"],
+    labels: Int[Array, "T h w"],
+    num_clusters: int,
+    observed: Bool[Array, "T h w"] | None = None,
+) -> Float[Array, "T h w"]:
+    """Gives every token the mean score of its cluster.
 
     Args:
       score: (T, h, w) float32.
       labels: (T, h, w) int in [0, num_clusters), joint over frames.
       num_clusters: of the labels.
       observed: (T, h, w) bool, tokens that count in the mean; None: all. A cluster without any scores 0.
-
-    Returns:
-      (T, h, w) float32 in [0, 1).
     """
     indicator = jax.nn.one_hot(labels.ravel(), num_clusters, dtype=jnp.float32)
     if observed is not None:
         indicator = jnp.where(observed.ravel()[:, None], indicator, 0.0)
     total = jnp.matmul(score.ravel(), indicator, precision=jax.lax.Precision.HIGHEST)
     mean = total / jnp.maximum(jnp.sum(indicator, axis=0), 1.0)
-    return min_max(mean[labels], axis=(-2, -1))
+    return mean[labels]
 
 
 def _squared_norms(x: Array) -> Array:

@@ -66,6 +66,11 @@ def needs_points(cue: Cue | None) -> bool:
     return cue is not None and getattr(cue, "needs_points", True)
 
 
+def handles_padding(cue: Cue | None) -> bool:
+    """Whether the cue ignores padding of frames and pairs by itself, as the published formula (None) does."""
+    return cue is None or getattr(cue, "handles_padding", False)
+
+
 def _rigid(evidence: Evidence) -> MotionResidual:
     return rigid_residual(evidence.points(), evidence.features, evidence.grid, seed=evidence.seed)
 
@@ -78,5 +83,5 @@ _CUES: dict[str, Cue] = {"rigid": _rigid, "match": _match}
 
 
 def find_cue(name: str) -> Cue | None:
-    """The cue that `PipelineConfig.cue` names; None for "attention", the method's own score, and "none"."""
+    """The cue that `PipelineConfig.cue` names; None for "attention", "formula" and "none"."""
     return _CUES.get(name)

@@ -17,6 +17,7 @@ from easi3r_jax.core.types import Progress, silent
 from easi3r_jax.models import DUSt3R, FlowNetwork
 from easi3r_jax.weights import convert
 from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network
+from easi3r_jax.weights.readout import READOUT, load_readout
 
 _T = TypeVar("_T")
 #: The small network that ships with the package, in the released layout.
@@ -30,7 +31,8 @@ def load_model(
 
     Args:
       checkpoint: "embedded" (the small network that ships with the package), a converted folder, a `.pth` file, a
-        folder with `model.safetensors` and `config.json`, or a name on the Hugging Face hub.
+        folder with `model.safetensors` and `config.json`, or a name on the Hugging Face hub. A `readout.json` in the
+        folder is the network's motion cue (see `Readout`).
       dtype: of the layers: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPUs. Heads and
         statistics are always float32.
       progress: called during download and conversion.
@@ -55,7 +57,9 @@ def load_model_and_metadata(
         metadata |= {"source_name": "embedded", "licence": "Apache-2.0"}
     else:
         _, model, metadata = load_checkpoint(convert.resolve(checkpoint, progress=progress))
-    return model.with_dtype(layer_dtype(dtype)), metadata
+    model = model.with_dtype(layer_dtype(dtype))
+    path = (EMBEDDED if checkpoint == "embedded" else pathlib.Path(checkpoint).expanduser()) / READOUT
+    return (model.with_readout(load_readout(path)) if path.is_file() else model), metadata
 
 
 def load_flow_model(checkpoint: str | os.PathLike[str], *, progress: Progress = silent) -> FlowNetwork:

@@ -219,13 +219,14 @@ def load_method(stages: Stages, hosts: Hosts) -> tuple[Method, dict[str, str | N
     model, checkpoint = load_model_and_metadata(CHECKPOINT.value, DTYPE.value, progress=stages)
     stages.close()
     hosts.publish("loaded", True)
-    model = place(model)
+    model = place(METHOD.with_readout(model))
     if (line := METHOD.known.chosen_flow(flow_weights)) and hosts.index == 0:
         print(line)
     config = dataclasses.replace(METHOD.pipeline_config(SEED.value), shared_shapes=SHARED_SHAPES.value)
     method = Method(model, SIZE.frame_config(model), config, flow, refiner)
     known = {"network": checkpoint, "flow": flow_weights or None, "refiner": refiner and refiner.metadata}
-    networks: dict[str, Any] = {"network": model, "flow": flow, "refiner": None}
+    known["readout"] = model.readout and dataclasses.asdict(model.readout)
+    networks: dict[str, Any] = {"readout": None, "network": model, "flow": flow, "refiner": None}
     weights = {name: weights_hash(metadata, networks[name]) for name, metadata in known.items()}
     record = {"options": FLAGS.values(), "weights": known, "dtype": str(model.dtype), "versions": versions()}
     return method, weights, record

@@ -16,6 +16,7 @@ from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, save_checkpoint
 from easi3r_jax.weights.convert import table
 from easi3r_jax.weights.convert.sources import open_source
 from easi3r_jax.weights.convert.tensors import LazyTensor, Source
+from easi3r_jax.weights.readout import copy_readout
 
 _BLOCK = 16 << 20
 
@@ -45,7 +46,8 @@ def convert(source: str | os.PathLike[str], output: str | os.PathLike[str], prog
     """Converts a source to a checkpoint of ours.
 
     Args:
-      source: a `.pth` file, a folder of `model.safetensors` and `config.json`, or a hub name.
+      source: a `.pth` file, a folder of `model.safetensors` and `config.json`, or a hub name. A folder's read-out of
+        the attention (`readout.json`) is copied.
       output: folder to write. An existing checkpoint is replaced, atomically.
       progress: called for the stages "download" (in files), "hash" and "convert" (in megabytes).
 
@@ -57,7 +59,9 @@ def convert(source: str | os.PathLike[str], output: str | os.PathLike[str], prog
     stamps = [stamp(file) for file in opened.files]
     recipes, dropped, notices = table.match(opened)  # before the long work
     sha256 = hash_file(opened.files[0], progress)
-    return write(opened, stamps, recipes, dropped, notices, sha256, output, progress)
+    summary = write(opened, stamps, recipes, dropped, notices, sha256, output, progress)
+    copy_readout(source, output)
+    return summary
 
 
 def write(

@@ -21,6 +21,7 @@ from easi3r_jax.weights.checkpoint import load_checkpoint
 from easi3r_jax.weights.convert.model_string import WIDTHS
 from easi3r_jax.weights.convert.safetensors_folder import CONFIG, WEIGHTS
 from easi3r_jax.weights.convert.table import official_tensors
+from easi3r_jax.weights.readout import copy_readout
 
 
 def release(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], *, half: bool = False) -> pathlib.Path:
@@ -51,6 +52,7 @@ def release(checkpoint: str | os.PathLike[str], output: str | os.PathLike[str], 
         safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata=notes)
         (folder / WEIGHTS).chmod(0o644)  # the library makes it readable by its owner only
         (folder / CONFIG).write_text(json.dumps(official_arguments(config), indent=1) + "\n")
+    copy_readout(checkpoint, output)
     return pathlib.Path(output)
 
 

@@ -1,0 +1,311 @@
+"""Calibrates the motion cue to a network: fits a read-out of its attention on clips with known masks.
+
+    python -m experiments.calibrate --output=readout.json                    # the embedded network, rendered clips
+    python -m experiments.calibrate --checkpoint=FILE.pth --clips=clips/ --output=checkpoints/NAME
+    python -m experiments.reconstruct --seq=my_video.mp4 --readout=readout.json
+
+Easi3R's published formula is the same for every network. The read-out weights the mean and deviation of every decoder
+layer and head instead. It is fitted by logistic regression on some clips; the regularisation, the threshold, and the
+weight of objects that stand still in a clip's motionless twin are chosen on others; the last table is of a third part.
+An output that ends in .json is a file for --readout; any other one is a copy of the checkpoint that carries the
+read-out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import pathlib
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easi3r_jax import motion
+from easi3r_jax.apps import cli
+from easi3r_jax.apps.method_flags import checkpoint_flag, dtype_flag
+from easi3r_jax.apps.progress import Stages, table
+from easi3r_jax.apps.study import clips as study_clips
+from easi3r_jax.apps.study.clips import StudyClip, Twins
+from easi3r_jax.core.arrays import Array
+from easi3r_jax.core.atomic import atomic_folder
+from easi3r_jax.core.config import ReadoutConfig, SegmentationConfig
+from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.evaluation.metrics import roc_auc
+from easi3r_jax.inference import pipeline
+from easi3r_jax.models import DUSt3R
+from easi3r_jax.synthetic.clips import ClipConfig
+from easi3r_jax.training.readout import Tokens, fit_readout, joined
+from easi3r_jax.weights import convert
+from easi3r_jax.weights.load import EMBEDDED, load_model_and_metadata
+from easi3r_jax.weights.readout import READOUT, save_readout
+
+FLAGS = cli.Flags(__doc__)
+
+_CLIPS = FLAGS.group("Clips")
+CHECKPOINT = checkpoint_flag(_CLIPS)
+CLIPS = _CLIPS.string("clips", "", "Folder of clips NAME with twins NAME_still; empty: clips rendered here.")
+NUM = _CLIPS.integer("num", 60, "Clips to fit (with --clips: three fifths of the folder, if it has fewer).", at_least=1)
+DEV_NUM = _CLIPS.integer("dev_num", 16, "Clips on which the settings are chosen.", at_least=1)
+TEST_NUM = _CLIPS.integer("test_num", 24, "Clips of the table.", at_least=1)
+NUM_FRAMES = _CLIPS.integer("num_frames", 16, "Frames of a rendered clip.", at_least=2)
+SEED = _CLIPS.integer("seed", 1, "Seed of rendered clips and of k-means.")
+GRAPH = _CLIPS.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
+
+_FIT = FLAGS.group("Fit")
+HARD = _FIT.string("hard_weights", "0,0.3,0.5,0.6,0.7", "Tried fractions of the weight of the twins' objects.")
+REGULARISATION = _FIT.string("regularisations", "0.001,0.01", "Tried regularisations.")
+AT_LEAST = _FIT.string("at_least", "0.2,0.25,0.3,0.35,0.4", "Tried minimum thresholds of the masks: probabilities.")
+
+_OUTPUT = FLAGS.group("Output")
+OUTPUT = _OUTPUT.string("output", "readout.json", "A .json file, or the folder of a checkpoint to write.")
+DTYPE = dtype_flag(_OUTPUT)
+
+#: Weight of the twins' objects, regularisation, minimum threshold.
+Choice = tuple[float, float, float]
+_TOKENS_PER_CLIP = 20_000  # of larger clips, so many are drawn
+_SEGMENTATION = SegmentationConfig()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seen:
+    """What the first pass sees of a clip or of its twin, and the truth.
+
+    Attributes:
+      statistics, labels: of the attention, and clusters of the features.
+      moving: (T, H, W) bool.
+      movers: (T, H, W) bool, objects that move in the clip, whether or not this is the twin; None if unknown.
+    """
+
+    statistics: motion.TemporalState
+    labels: Array
+    moving: np.ndarray
+    movers: np.ndarray | None
+
+
+#: Clips and their twins.
+Pairs = list[tuple[Seen, Seen]]
+
+
+def main() -> None:
+    stages = Stages()
+    for holder in (HARD, REGULARISATION, AT_LEAST):
+        _numbers(holder)
+    model, _ = load_model_and_metadata(CHECKPOINT.value, DTYPE.value, progress=stages)
+    stages.close()
+    parts = split(model)
+    counts = [count for count, _ in parts]
+    print(f"  {counts[0]} clips to fit, {counts[1]} to choose, {counts[2]} to test; each with its twin")
+    total, seen = sum(counts), []
+    for _, part in parts:
+        seen.append([])
+        for twins in part:
+            stages("clips", sum(map(len, seen)), total, twins.name)
+            seen[-1].append(tuple(observed(model, clip) for clip in (twins.moving, twins.still)))
+    stages("clips", total, total)
+    stages.close()
+    report(model, *seen)
+
+
+def report(model: DUSt3R, fit: Pairs, development: Pairs, test: Pairs) -> None:
+    """Fits, chooses, tests, prints the tables, and writes the read-out."""
+    stages, grid = Stages(), model.grid(fit[0][0].moving.shape[1:])
+    hard, regularisation, at_least = (_numbers(holder) for holder in (HARD, REGULARISATION, AT_LEAST))
+    tokens = joined([tokens_of(one, grid, number) for number, one in enumerate(itertools.chain(*fit))])
+    rows, readouts = {}, {}
+    for done, choice in enumerate(itertools.product(hard, regularisation)):
+        stages("fit", done, len(hard) * len(regularisation))
+        weights, bias = fit_readout(tokens, hard_weight=choice[0], regularisation=choice[1])
+        readout = readout_of(model, weights, bias, choice, len(fit))
+        for threshold, row in zip(at_least, measured(development, grid, readout, at_least), strict=True):
+            rows[*choice, threshold] = row
+            readouts[*choice, threshold] = dataclasses.replace(readout, at_least=threshold)
+    stages("fit", len(hard) * len(regularisation), len(hard) * len(regularisation))
+    stages.close()
+    best = chosen(rows)
+    print("  Development clips, at the best threshold of each row (chosen: *)")
+    lines = [(*map("{:g}".format, c), *_shown(rows[c]), "*" if c == best else "") for c in _best_thresholds(rows, best)]
+    print(table(lines, ("twins' weight", "regularisation", "threshold", *rows[best], "")))
+    cues: dict[str, ReadoutConfig | str] = {"published formula": "formula"}
+    cues |= {name: name for name in ("mean_src", "std_src", "mean_ref", "std_ref")} | {"read-out": readouts[best]}
+    print("  Test clips")
+    print(table([(name, *_shown(measured(test, grid, cue)[0])) for name, cue in cues.items()], ("", *rows[best])))
+    write(readouts[best])
+
+
+def chosen(rows: dict[Choice, dict[str, float]]) -> Choice:
+    """Of the settings within one standard error of the best joint IoU, the one that answers least to objects.
+
+    These differ by chance in joint IoU, but not in how much of their AUC comes from motion.
+    """
+    best = max(rows.values(), key=lambda row: row["joint IoU"])
+    close = [choice for choice, row in rows.items() if row["joint IoU"] >= best["joint IoU"] - best["±"]]
+    return min(close, key=lambda choice: (rows[choice]["AUC, twin"], -rows[choice]["joint IoU"]))
+
+
+def split(model: DUSt3R) -> list[tuple[int, Iterator[Twins]]]:
+    """Clips to fit, to choose on, and to test, each with their number."""
+    counts = (NUM.value, DEV_NUM.value, TEST_NUM.value)
+    if not CLIPS.value:
+        config = ClipConfig(size=model.config.image_size, num_frames=NUM_FRAMES.value)
+        return [(count, study_clips.rendered(SEED.value, 10 + n, count, config)) for n, count in enumerate(counts)]
+    paths = study_clips.folders(pathlib.Path(CLIPS.value).expanduser())
+    if len(paths) < 3:
+        raise InputError(f"{CLIPS.value} has {len(paths)} clips: three are needed, to fit, to choose and to test.")
+    if len(paths) < sum(counts):
+        test = max(1, len(paths) // 5)
+        counts = (len(paths) - 2 * test, test, test)
+    read = (study_clips.read(path, model.config) for path in paths)
+    return [(count, itertools.islice(read, count)) for count in counts]
+
+
+def observed(model: DUSt3R, clip: StudyClip) -> Seen:
+    """The first pass over a clip."""
+    assert clip.truth.masks is not None
+    features = pipeline.encode(model, clip.frames)
+    edges = pipeline.clip_edges(len(clip.frames.rgb), GRAPH.value)
+    grid = model.grid(clip.frames.rgb.shape[1:3])
+    statistics = pipeline.attention_pass(model, features, edges, grid)
+    labels = _cluster(features, grid, _SEGMENTATION, jax.random.key(SEED.value))
+    return Seen(statistics, labels, np.asarray(clip.truth.masks), clip.movers)
+
+
+def tokens_of(seen: Seen, grid: tuple[int, int], number: int) -> Tokens:
+    """The tokens of a clip, or some of them: dynamic where most pixels are."""
+    moments = np.asarray(_centred(seen.statistics, grid)[0]).reshape(
+        -1, 4 * np.prod(seen.statistics.src.mean.shape[1:3])
+    )
+    dynamic = tokens_in(seen.moving, grid)
+    hard = np.zeros_like(dynamic) if seen.movers is None else tokens_in(seen.movers, grid)
+    if len(dynamic) > _TOKENS_PER_CLIP:
+        some = np.random.default_rng((SEED.value, number)).choice(len(dynamic), _TOKENS_PER_CLIP, replace=False)
+        moments, dynamic, hard = moments[some], dynamic[some], hard[some]
+    return Tokens(moments, dynamic, hard)
+
+
+def tokens_in(masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """(T h w,) bool, tokens of which more than half is in the masks (T, H, W)."""
+    blocks = masks.reshape(len(masks), grid[0], masks.shape[1] // grid[0], grid[1], masks.shape[2] // grid[1])
+    return (blocks.mean(axis=(2, 4)) > 0.5).ravel()
+
+
+def readout_of(
+    model: DUSt3R, weights: np.ndarray, bias: float, choice: tuple[float, float], count: int
+) -> ReadoutConfig:
+    """The read-out with these weights."""
+    what = CLIPS.value or f"rendered, seed {SEED.value}"
+    return ReadoutConfig(
+        num_layers=model.config.dec_depth,
+        num_heads=model.config.dec_heads,
+        weights=tuple(float(f"{w:.6g}") for w in weights),
+        bias=float(f"{bias:.6g}"),
+        at_least=0.0,
+        origin=f"experiments.calibrate: {count} clips ({what}), twins' weight {choice[0]:g}, "
+        f"regularisation {choice[1]:g}",
+    )
+
+
+def measured(
+    clips: Pairs,
+    grid: tuple[int, int],
+    cue: ReadoutConfig | str,
+    at_least: Sequence[float] = (0.0,),
+) -> list[dict[str, float]]:
+    """Means over clips of the metrics of a cue: a read-out, the published formula, or one of its maps.
+
+    Args:
+      clips: with their twins.
+      grid: (h, w) tokens.
+      cue: a read-out, "formula", or the name of a map.
+      at_least: minimum thresholds of the masks, each with a result.
+
+    Returns:
+      for each threshold: AUC over pixels, and that of the objects that would move in the twin; IoU; joint IoU, of clip
+      and twin together, in which nothing moves; fractions of pixels marked; the standard error of the joint IoU.
+    """
+    readout = motion.Readout.from_config(cue) if isinstance(cue, ReadoutConfig) else None
+    rows: list[list[dict[str, float | None]]] = [[] for _ in at_least]
+    for moving, still in clips:
+        (score, otsu), (still_score, still_otsu) = (score_of(seen, grid, cue, readout) for seen in (moving, still))
+        auc = roc_auc(score, moving.moving)
+        still_auc = None if still.movers is None else roc_auc(still_score, still.movers)
+        for row, least in zip(rows, at_least, strict=True):
+            mask, still_mask = score > max(otsu, least), still_score > max(still_otsu, least)
+            inside, union = (mask & moving.moving).sum(), (mask | moving.moving).sum()
+            row.append(
+                {
+                    "AUC": auc,
+                    "AUC, twin": still_auc,
+                    "IoU": inside / union if union else None,
+                    "joint IoU": inside / max(union + still_mask.sum(), 1),
+                    "marked": mask.mean(),
+                    "marked, twin": still_mask.mean(),
+                }
+            )
+    means = [{name: _mean(clip[name] for clip in row) for name in row[0]} for row in rows]
+    for mean, row in zip(means, rows, strict=True):
+        joint = [float(clip["joint IoU"] or 0) for clip in row]
+        mean["±"] = float(np.std(joint, ddof=1) / np.sqrt(len(joint))) if len(joint) > 1 else 0.0
+    return means
+
+
+def score_of(
+    seen: Seen, grid: tuple[int, int], cue: ReadoutConfig | str, readout: motion.Readout | None
+) -> tuple[np.ndarray, float]:
+    """Score (T, H, W) of a cue, and its threshold."""
+    residual = None
+    if readout is not None:
+        residual = readout(motion.Evidence(None, seen.statistics, jnp.zeros((1, 1, 1)), grid))
+    elif cue != "formula":
+        value = getattr(_fuse(seen.statistics, grid), str(cue))
+        residual = motion.MotionResidual(value, jnp.ones(value.shape, bool))
+    size = (seen.moving.shape[1], seen.moving.shape[2])
+    _, found = pipeline.segment(seen.statistics, seen.labels, size, _SEGMENTATION, residual)
+    return np.asarray(found.score), float(found.threshold)
+
+
+def write(readout: ReadoutConfig) -> None:
+    """Writes the read-out to a file, or with a copy of the checkpoint to a folder."""
+    output = pathlib.Path(OUTPUT.value).expanduser()
+    if output.suffix == ".json":
+        save_readout(output, readout)
+        print(f"  read-out: {output} (--readout={output})")
+        return
+    source = convert.resolve(EMBEDDED if CHECKPOINT.value == "embedded" else CHECKPOINT.value)
+    with atomic_folder(output, marker="config.json") as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        save_readout(folder / READOUT, readout)
+    print(f"  checkpoint with its read-out: {output} (--checkpoint={output})")
+
+
+def _numbers(holder: Any) -> list[float]:
+    try:
+        return [float(word) for word in holder.value.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--{holder.name}={holder.value}: it must be numbers separated by commas.") from error
+
+
+def _best_thresholds(rows: dict[Choice, dict[str, float]], best: Choice) -> list[Choice]:
+    """Each weight and regularisation with its best threshold, or the chosen one."""
+    of_pair: dict[tuple[float, float], Choice] = {}
+    for choice in sorted(rows, key=lambda choice: rows[choice]["joint IoU"]):
+        of_pair[choice[:2]] = choice
+    of_pair[best[:2]] = best
+    return [of_pair[pair] for pair in dict.fromkeys(choice[:2] for choice in rows)]
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _shown(row: dict[str, float]) -> tuple[str, ...]:
+    return tuple(f"{value:.3f}" for value in row.values())
+
+
+_cluster = jax.jit(motion.cluster_labels, static_argnames=("grid", "config"))
+_centred = jax.jit(motion.centred_moments, static_argnames=("grid",))
+_fuse = jax.jit(motion.fuse_temporal, static_argnames=("grid",))

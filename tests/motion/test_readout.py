@@ -1,0 +1,175 @@
+"""The calibrated read-out: its formula, what it ignores, derivatives, many at once, and its use as a cue."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import easi3r_jax as e3r
+from easi3r_jax import motion
+from easi3r_jax.core.types import AttentionStats
+from tests.networks import small_network
+from tests.wide import in_float64, widened
+
+T, LAYERS, HEADS, GRID = 5, 2, 3, (3, 4)
+EDGES = e3r.make_edges(T, "complete")
+
+
+def state_of(statistics, edges=EDGES, frames=T):
+    empty = motion.init_temporal(frames, LAYERS, HEADS, GRID[0] * GRID[1])
+    return motion.update_temporal(empty, statistics, edges, jnp.ones(len(edges), bool), GRID)
+
+
+@pytest.fixture(scope="module")
+def statistics():
+    rng = np.random.default_rng(0)
+    shape = (len(EDGES), LAYERS, HEADS, GRID[0] * GRID[1])
+    return AttentionStats(*(jnp.asarray(rng.normal(3, 1, shape), jnp.float32) for _ in range(2)))
+
+
+@pytest.fixture(scope="module")
+def readout():
+    rng = np.random.default_rng(1)
+    weights = jnp.asarray(rng.normal(size=(4, LAYERS, HEADS)), jnp.float32)
+    return motion.Readout(weights, jnp.float32(-0.5), jnp.float32(0.25))
+
+
+def test_it_is_a_logistic_function_of_moments_minus_their_median(statistics, readout):
+    state = state_of(statistics)
+    raw = motion.raw_moments(state, GRID)
+    logit = np.full((T, *GRID), -0.5)
+    for n, moment in enumerate((raw.mean_src, raw.std_src, raw.mean_ref, raw.std_ref)):
+        moment = np.asarray(moment, np.float64)
+        centred = moment - np.median(moment, axis=(0, 1, 2))
+        logit += centred @ np.asarray(readout.weights[n], np.float64).ravel()
+    score, observed = motion.readout_score(state, readout, GRID)
+    np.testing.assert_allclose(score, 1 / (1 + np.exp(-logit)), atol=1e-5)
+    assert np.all(observed)
+
+
+def test_a_constant_added_to_a_head_changes_nothing(statistics, readout):
+    shifted = dataclasses.replace(statistics, src=statistics.src.at[:, 1, 2].add(4.0))
+    scores = [motion.readout_score(state_of(s), readout, GRID)[0] for s in (statistics, shifted)]
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
+
+
+def test_frames_without_pairs_do_not_count(statistics, readout):
+    """Two more frames that no pair observes, as padding is."""
+    alone, seen = motion.readout_score(state_of(statistics), readout, GRID)
+    padded, observed = motion.readout_score(state_of(statistics, frames=T + 2), readout, GRID)
+    np.testing.assert_allclose(padded[:T], alone, atol=1e-6)
+    np.testing.assert_array_equal(observed, np.arange(T + 2)[:, None, None] < np.full((1, *GRID), T))
+    assert np.all(seen)
+    nothing, observed = motion.readout_score(motion.init_temporal(T, LAYERS, HEADS, 12), readout, GRID)
+    np.testing.assert_allclose(nothing, 1 / (1 + np.exp(0.5)), rtol=1e-6)
+    assert not np.any(observed)
+
+
+def test_a_deviation_that_is_missing_does_not_count(statistics, readout):
+    """In one direction only: frame 0 is never j, frame 1 once, so these lack deviations."""
+    one_way = EDGES[:, 0] < EDGES[:, 1]
+    chosen = jax.tree.map(lambda x: x[one_way], statistics)
+    state = state_of(chosen, EDGES[one_way])
+    moments, observed = motion.centred_moments(state, GRID)
+    parts = np.asarray(moments).reshape(T, *GRID, 4, LAYERS * HEADS)
+    assert np.all(observed) and np.isfinite(parts).all()
+    assert not parts[0, ..., :2, :].any() and not parts[1, ..., 1, :].any() and not parts[T - 1, ..., 2:, :].any()
+    of_others = np.asarray(motion.raw_moments(state, GRID).std_src)[2:]
+    np.testing.assert_allclose(parts[2:, ..., 1, :], of_others - np.median(of_others, axis=(0, 1, 2)), atol=1e-6)
+
+
+def test_derivatives(statistics, readout):
+    """By weights, bias and the statistics, against differences in float64."""
+    rng = np.random.default_rng(2)
+    at = (readout, statistics)
+    direction = jax.tree.map(lambda x: rng.standard_normal(x.shape), at)
+
+    def figure(at):
+        score, _ = motion.readout_score(state_of(at[1]), at[0], GRID)
+        return jnp.sum(score * jnp.cos(jnp.arange(score.size, dtype=score.dtype)).reshape(score.shape))
+
+    gradient = jax.jit(jax.grad(figure))(at)
+    found = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
+    with jax.enable_x64(True):
+        wide = jax.jit(in_float64(figure, at))
+        start, tree = jax.tree.flatten(widened(at))
+        along = [jnp.asarray(d) for d in jax.tree.leaves(direction)]
+
+        def moved(step):
+            return wide(tree.unflatten([x + step * d for x, d in zip(start, along, strict=True)]))
+
+        expected = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_many_readouts_at_once(statistics, readout):
+    state, scales = state_of(statistics), jnp.asarray([0.0, 1.0, -2.0])
+    many = jax.vmap(lambda s: dataclasses.replace(readout, weights=s * readout.weights))(scales)
+    scores = jax.vmap(lambda one: motion.readout_score(state, one, GRID)[0])(many)
+    for n, scale in enumerate(scales):
+        one = dataclasses.replace(readout, weights=scale * readout.weights)
+        np.testing.assert_allclose(scores[n], motion.readout_score(state, one, GRID)[0], atol=1e-6)
+
+
+def test_a_readout_of_another_network_is_refused(statistics):
+    wrong = motion.Readout(jnp.zeros((4, LAYERS, 2)), jnp.float32(0), jnp.float32(0))
+    with pytest.raises(e3r.ConfigError, match=r"decoder of 2 layers and 2 heads; this network has 2 and 3"):
+        motion.readout_score(state_of(statistics), wrong, GRID)
+    model = e3r.random_model(small_network())
+    with pytest.raises(e3r.ConfigError, match="The read-out is for a decoder of 7 layers"):
+        model.with_readout(e3r.ReadoutConfig(7, 1, (0.0,) * 28, 0.0, 0.5))
+    with pytest.raises(e3r.ConfigError, match="28 weights, not 3"):
+        e3r.ReadoutConfig(7, 1, (0.0,) * 3, 0.0, 0.5)
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    """A network with a read-out, and a clip."""
+    model = e3r.random_model(small_network(), seed=1)
+    config = model.config
+    rng = np.random.default_rng(3)
+    weights = tuple(rng.normal(size=4 * config.dec_depth * config.dec_heads).tolist())
+    model = model.with_readout(e3r.ReadoutConfig(config.dec_depth, config.dec_heads, weights, 0.0, 0.5))
+    rgb = rng.integers(0, 256, (4, 32, 48, 3), np.uint8)
+    frames = e3r.Frames(rgb, np.arange(4), np.arange(4) / 24.0, np.eye(3), np.array([32, 48]))
+    return model, frames
+
+
+QUICK = e3r.PipelineConfig(
+    graph="complete",
+    segmentation=e3r.SegmentationConfig(num_clusters=6, restarts=1),
+    alignment=e3r.AlignConfig(iterations=5),
+)
+
+
+def test_the_checkpoints_readout_is_the_default_cue(calibrated):
+    model, frames = calibrated
+    default = e3r.reconstruct(model, frames, QUICK)
+    passed = e3r.reconstruct(model.with_readout(None), frames, QUICK, cue=motion.Readout.from_config(model.readout))
+    published = e3r.reconstruct(model, frames, dataclasses.replace(QUICK, cue="formula"))
+    np.testing.assert_array_equal(default.motion.raw_score, passed.motion.raw_score)
+    np.testing.assert_array_equal(
+        published.motion.raw_score, e3r.reconstruct(model.with_readout(None), frames, QUICK).motion.raw_score
+    )
+    assert np.abs(default.motion.raw_score - published.motion.raw_score).max() > 0.1
+    assert default.threshold >= 0.5 and model.with_dtype("bfloat16").readout == model.readout
+    np.testing.assert_array_equal(default.scene.dynamic_mask, default.scene.dynamic_score > default.threshold)
+
+
+def test_nothing_moves_where_no_score_reaches_the_minimum(calibrated):
+    model, frames = calibrated
+    unsure = dataclasses.replace(model.readout, weights=tuple(1e-3 * w for w in model.readout.weights), bias=-1.0)
+    result = e3r.reconstruct(model.with_readout(unsure), frames, QUICK)
+    assert not result.scene.dynamic_mask.any() and result.threshold == 0.5
+
+
+def test_shared_shapes_give_the_same_result(calibrated):
+    """Padding of frames and pairs does not reach the score."""
+    model, frames = calibrated
+    one, other = (
+        e3r.reconstruct(model, frames, dataclasses.replace(QUICK, shared_shapes=shared)).motion.raw_score
+        for shared in (False, True)
+    )
+    np.testing.assert_allclose(one, other, atol=1e-5)
