@@ -6,7 +6,8 @@
 
 Easi3R's published formula is the same for every network. The read-out weights the mean and deviation of every decoder
 layer and head instead. It is fitted by logistic regression on some clips; the regularisation, the threshold, and the
-weight of objects that stand still in a clip's motionless twin are chosen on others; the last table is of a third part.
+weight of objects that stand still in a clip's motionless twin are chosen on others, by the IoU of clip and twin together
+(in the twin, nothing moves); the last table is of a third part.
 An output that ends in .json is a file for --readout; any other one is a copy of the checkpoint that carries the
 read-out.
 """
@@ -125,25 +126,15 @@ def report(model: DUSt3R, fit: Pairs, development: Pairs, test: Pairs) -> None:
             readouts[*choice, threshold] = dataclasses.replace(readout, at_least=threshold)
     stages("fit", len(hard) * len(regularisation), len(hard) * len(regularisation))
     stages.close()
-    best = chosen(rows)
+    best = max(rows, key=lambda choice: rows[choice]["joint IoU"])
     print("  Development clips, at the best threshold of each row (chosen: *)")
-    lines = [(*map("{:g}".format, c), *_shown(rows[c]), "*" if c == best else "") for c in _best_thresholds(rows, best)]
+    lines = [(*map("{:g}".format, c), *_shown(rows[c]), "*" if c == best else "") for c in _best_thresholds(rows)]
     print(table(lines, ("twins' weight", "regularisation", "threshold", *rows[best], "")))
     cues: dict[str, ReadoutConfig | str] = {"published formula": "formula"}
     cues |= {name: name for name in ("mean_src", "std_src", "mean_ref", "std_ref")} | {"read-out": readouts[best]}
     print("  Test clips")
     print(table([(name, *_shown(measured(test, grid, cue)[0])) for name, cue in cues.items()], ("", *rows[best])))
     write(readouts[best])
-
-
-def chosen(rows: dict[Choice, dict[str, float]]) -> Choice:
-    """Of the settings within one standard error of the best joint IoU, the one that answers least to objects.
-
-    These differ by chance in joint IoU, but not in how much of their AUC comes from motion.
-    """
-    best = max(rows.values(), key=lambda row: row["joint IoU"])
-    close = [choice for choice, row in rows.items() if row["joint IoU"] >= best["joint IoU"] - best["±"]]
-    return min(close, key=lambda choice: (rows[choice]["AUC, twin"], -rows[choice]["joint IoU"]))
 
 
 def split(model: DUSt3R) -> list[tuple[int, Iterator[Twins]]]:
@@ -288,12 +279,11 @@ def _numbers(holder: Any) -> list[float]:
         raise ConfigError(f"--{holder.name}={holder.value}: it must be numbers separated by commas.") from error
 
 
-def _best_thresholds(rows: dict[Choice, dict[str, float]], best: Choice) -> list[Choice]:
-    """Each weight and regularisation with its best threshold, or the chosen one."""
+def _best_thresholds(rows: dict[Choice, dict[str, float]]) -> list[Choice]:
+    """Each weight and regularisation with its best threshold."""
     of_pair: dict[tuple[float, float], Choice] = {}
     for choice in sorted(rows, key=lambda choice: rows[choice]["joint IoU"]):
         of_pair[choice[:2]] = choice
-    of_pair[best[:2]] = best
     return [of_pair[pair] for pair in dict.fromkeys(choice[:2] for choice in rows)]
 
 
