@@ -139,12 +139,13 @@ def _other_poses(
         return {}
     edges = predictions.clip_edges
     of_pairs = {int(i): _without_scale(pose) for i, pose in zip(edges[:, 0], world_from_pair, strict=True)}
-    centre = np.asarray(camera.default_principal_point(*points.shape[1:3]))
+    centre = camera.default_principal_point(*points.shape[1:3])
     centres = principal_points(centre, predictions.clip_length, known)
     on_host, confidence = np.asarray(points), np.asarray(frame_confidence(predictions))
     poses = {}
     for t in frames:
-        pose = _pnp_pose(on_host[t], confidence[t], focals[t], centres[t], config, seed)
+        options = {"min_confidence": config.min_confidence, "iterations": config.pnp_iterations, "seed": seed}
+        pose = pnp_pose(on_host[t], confidence[t], focals[t], centres[t], **options)
         poses[t] = of_pairs.get(t, np.eye(4)) if pose is None else pose
     return poses
 
@@ -254,12 +255,22 @@ def _world_points(home_points: Array, world_from_home: Array) -> Array:
     return jax.lax.map(lambda inputs: se3.transform_points(*inputs), (transforms, home_points))
 
 
-def _pnp_pose(points, confidence, focal, principal_point, config: AlignConfig, seed: int) -> np.ndarray | None:
-    mask = confident_pixels(confidence, config.min_confidence)
+def pnp_pose(
+    points: Float[np.ndarray, "H W 3"],
+    confidence: Float[np.ndarray, "H W"],
+    focal: float,
+    principal_point: Float[np.ndarray, "2"],
+    *,
+    min_confidence: float,
+    iterations: int,
+    seed: int,
+) -> Float[np.ndarray, "4 4"] | None:
+    """World from camera of a frame whose pixels see these world points (RANSAC-PnP on the confident ones), if found."""
+    mask = confident_pixels(confidence, min_confidence)
     rows, columns = np.nonzero(mask)
     pixels = np.stack([columns, rows], axis=-1).astype(np.float32)
     matrix = np.array([[focal, 0, principal_point[0]], [0, focal, principal_point[1]], [0, 0, 1]])
-    return solve_pnp(points[mask], pixels, matrix, iterations=config.pnp_iterations, seed=seed)
+    return solve_pnp(points[mask], pixels, matrix, iterations=iterations, seed=seed)
 
 
 def _scales(similarity: np.ndarray) -> np.ndarray:

@@ -20,13 +20,13 @@ _MIN_CONFIDENT_SHARE, _FALLBACK_SHARE = 0.01, 0.25
 
 def edge_scores(predictions: PairPredictions) -> Float[np.ndarray, "pairs"]:
     """(E',) mean confidence of frame i times that of frame j, of the pairs that are not padding. On the host."""
-    scores = _mean_confidence(predictions.confidence_i) * _mean_confidence(predictions.confidence_j)
+    scores = _scores(predictions.confidence_i, predictions.confidence_j)
     return np.asarray(scores)[: len(predictions.clip_edges)]
 
 
 @jax.jit
-def _mean_confidence(confidence: Array) -> Array:
-    return jnp.mean(_wide(confidence), axis=(1, 2))
+def _scores(confidence_i: Array, confidence_j: Array) -> Array:
+    return jnp.mean(_wide(confidence_i), axis=(1, 2)) * jnp.mean(_wide(confidence_j), axis=(1, 2))
 
 
 def frame_confidence(predictions: PairPredictions) -> Float[Array, "T H W"]:
