@@ -122,13 +122,13 @@ def test_flow_is_measured_alone(command, tmp_path):
     assert stages["flow, raft-small"]["items"] == 6 and stages["flow, raft-small"]["flops"] > 1e9
 
 
-def test_unknown_stages_are_refused(command):
-    done = command("benchmark", "--stages=network,masks")
+def test_unknown_stages_are_refused(here):
+    done = here("benchmark", "--stages=network,masks")
     assert done.returncode == 1
     assert done.stderr.startswith("error: --stages=network,masks: it must be some of network, flow and alignment")
 
 
-def test_a_size_that_does_not_divide_is_refused(command):
-    done = command("benchmark", "--height=70", "--width=96")
+def test_a_size_that_does_not_divide_is_refused(here):
+    done = here("benchmark", "--height=70", "--width=96")
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["error: 96x70 does not divide into patches of 8."]
