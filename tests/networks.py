@@ -24,7 +24,7 @@ def small_released(head: str) -> DUSt3RConfig:
 
 
 def network(config: DUSt3RConfig, dtype: Any = jnp.float32) -> DUSt3R:
-    """`random_model(config, dtype=dtype)`, drawn once: the DPT heads have 24 million parameters, which take seconds."""
+    """`random_model(config, dtype=dtype)`, drawn once: two DPT heads have 36 million parameters, which take seconds."""
     return jax.tree.map(lambda leaf: leaf, _drawn(config, dtype))  # modules of its own: a test may change them
 
 

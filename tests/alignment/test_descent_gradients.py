@@ -100,7 +100,7 @@ def minimum(clip, config):
             np.asarray(flat),
             jac=True,
             method="L-BFGS-B",
-            options={"maxiter": 20_000, "maxfun": 40_000, "maxcor": 50, "ftol": 1e-16, "gtol": 1e-9},
+            options={"maxiter": 20_000, "maxfun": 40_000, "maxcor": 50, "ftol": 1e-16, "gtol": 1e-5},
         )
         x, slope = newton(jnp.asarray(near.x), confidence)
         assert slope < 1e-11
