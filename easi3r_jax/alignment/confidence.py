@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array, Bool, Float
+from easi3r_jax.core.geometry.pnp import solve_pnp
 from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import PairPredictions
 
@@ -63,3 +64,21 @@ def confident_pixels(confidence: Float[np.ndarray, "H W"], min_confidence: float
     if mask.mean() < _MIN_CONFIDENT_SHARE:
         mask = confidence >= np.quantile(confidence, 1 - _FALLBACK_SHARE)
     return mask
+
+
+def pnp_pose(
+    points: Float[np.ndarray, "H W 3"],
+    confidence: Float[np.ndarray, "H W"],
+    focal: float,
+    principal_point: Float[np.ndarray, "2"],
+    *,
+    min_confidence: float,
+    iterations: int,
+    seed: int,
+) -> Float[np.ndarray, "4 4"] | None:
+    """World from camera of a frame whose pixels see these world points (RANSAC-PnP on the confident ones), if found."""
+    mask = confident_pixels(confidence, min_confidence)
+    rows, columns = np.nonzero(mask)
+    pixels = np.stack([columns, rows], axis=-1).astype(np.float32)
+    matrix = np.array([[focal, 0, principal_point[0]], [0, focal, principal_point[1]], [0, 0, 1]])
+    return solve_pnp(points[mask], pixels, matrix, iterations=iterations, seed=seed)

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.alignment.assembly import pnp_pose
-from easi3r_jax.alignment.confidence import edge_scores, frame_confidence
+from easi3r_jax.alignment.confidence import edge_scores, frame_confidence, pnp_pose
 from easi3r_jax.alignment.initialise import positive_depth
 from easi3r_jax.alignment.known import known_focals, principal_points, with_known_poses
 from easi3r_jax.core.arrays import Array

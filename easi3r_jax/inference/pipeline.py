@@ -267,7 +267,7 @@ def _static(dynamic: Array, agrees: Array | None, valid: Array | None) -> Array:
     static = ~dynamic if valid is None else ~dynamic & valid[:, None, None]
     if agrees is None:
         return static
-    agrees = static & agrees
+    confirmed = static & agrees
     # If flow and cameras agree almost nowhere, one of them is wrong, and flow cannot identify static pixels.
-    shares = [jnp.mean(x.astype(jnp.float32)) for x in (agrees, static)]
-    return jnp.where(shares[0] < _MIN_STATIC_SHARE * shares[1], static, agrees)
+    shares = [jnp.mean(x.astype(jnp.float32)) for x in (confirmed, static)]
+    return jnp.where(shares[0] < _MIN_STATIC_SHARE * shares[1], static, confirmed)
