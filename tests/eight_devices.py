@@ -107,7 +107,7 @@ def alignment_in_double(model, frames: Frames, edges: np.ndarray) -> dict:
     one, _ = passes.prediction_pass(model, passes.encode(model, frames), edges, grid)
     start = alignment.initial_state(one, CONFIG.alignment)
     moved = np.random.default_rng(2).normal(0, 1, (len(edges), *frames.rgb.shape[1:3], 2))
-    config = dataclasses.replace(CONFIG.alignment, iterations=120)
+    config = dataclasses.replace(CONFIG.alignment, iterations=40)
     mesh, rows, total = sharding.data_mesh(), -(-len(edges) // 8) * 8, FRAMES + 2
 
     def longer(x, count: int):
@@ -155,7 +155,7 @@ def main() -> None:
     assert jax.local_device_count() == 8
     model = load_model("embedded")
     on_all, in_parts = (f(model, sharding.data_mesh()) for f in (sharding.replicate, sharding.shard_parameters))
-    frames = load_frames(CLIP, FrameConfig(size=96, patch_size=model.config.patch_size, first=FRAMES))
+    frames = load_frames(CLIP, FrameConfig(size=64, patch_size=model.config.patch_size, first=FRAMES))
     edges = pipeline.clip_edges(FRAMES, CONFIG.graph)
     found = stages(model, on_all, frames, edges) | whole_method(model, on_all, frames, edges)
     found |= alignment_in_double(model, frames, edges) | flow_of_pairs(frames, edges)

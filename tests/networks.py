@@ -1,8 +1,13 @@
 """The smallest network with all parts, for tests to modify."""
 
 import dataclasses
+import functools
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from easi3r_jax.models import DUSt3R, random_model
 from easi3r_jax.models.config import DUSt3RConfig
 
 _SMALL = dataclasses.replace(DUSt3RConfig.thumbnail(), enc_dim=16, enc_depth=1, dec_dim=16)
@@ -16,3 +21,11 @@ def small_network(**changes: Any) -> DUSt3RConfig:
 def small_released(head: str) -> DUSt3RConfig:
     """As narrow, with the patches and the decoder's depth that the DPT head needs."""
     return small_network(patch_size=16, enc_depth=2, dec_dim=24, dec_depth=4, head=head)
+
+
+def network(config: DUSt3RConfig, dtype: Any = jnp.float32) -> DUSt3R:
+    """`random_model(config, dtype=dtype)`, drawn once: two DPT heads have 36 million parameters, which take seconds."""
+    return jax.tree.map(lambda leaf: leaf, _drawn(config, dtype))  # modules of its own: a test may change them
+
+
+_drawn = functools.cache(lambda config, dtype: random_model(config, dtype=dtype))

@@ -133,7 +133,7 @@ def test_pure_masks_are_those_of_the_first_pass(model, frames, edges):
     _, expected = pipeline.segment(temporal, labels, size, config)
     np.testing.assert_allclose(segmentation.score, expected.score, atol=1e-3)
     assert np.mean(segmentation.mask != expected.mask) < 1e-2  # a threshold decides, and rounding may cross it
-    slopes = jax.grad(lambda m: jnp.mean(e3r.motion_masks(m, frames.rgb, edges, config).score))(model)
+    slopes = jax.jit(jax.grad(lambda m: jnp.mean(e3r.motion_masks(m, frames.rgb, edges, config).score)))(model)
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(slopes))
     assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(slopes)) > 0
 

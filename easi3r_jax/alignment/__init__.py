@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from easi3r_jax.alignment import state as state_of
 from easi3r_jax.alignment.assembly import assemble
@@ -155,7 +156,7 @@ def align(
         if num_frames < predictions.total_frames:
             raise InputError("Known cameras do not go together with padding: leave out the frames that are padding.")
     if num_frames <= 2:
-        geometry, losses = _closed_form(predictions, config, known, seed, progress), jnp.zeros(0, jnp.float32)
+        geometry, losses = _closed_form(predictions, config, known, seed, progress), np.zeros(0, np.float32)
     else:
         assembly = assemble(predictions, config, known, seed)
         known = with_scale(known, assembly, predictions, config)

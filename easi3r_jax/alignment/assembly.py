@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from easi3r_jax.alignment.confidence import confident_pixels, edge_scores, frame_confidence
+from easi3r_jax.alignment.confidence import edge_scores, frame_confidence, pnp_pose
 from easi3r_jax.alignment.graph import SpanningTree, check_edges, nearest_first, spanning_tree
 from easi3r_jax.alignment.known import known_focals, principal_points
 from easi3r_jax.alignment.narrow import in_bits, widened
@@ -25,7 +25,6 @@ from easi3r_jax.core.batches import padded
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
-from easi3r_jax.core.geometry.pnp import solve_pnp
 from easi3r_jax.core.geometry.procrustes import register_similarity
 from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import KnownCameras, PairPredictions
@@ -139,12 +138,13 @@ def _other_poses(
         return {}
     edges = predictions.clip_edges
     of_pairs = {int(i): _without_scale(pose) for i, pose in zip(edges[:, 0], world_from_pair, strict=True)}
-    centre = np.asarray(camera.default_principal_point(*points.shape[1:3]))
+    centre = camera.default_principal_point(*points.shape[1:3])
     centres = principal_points(centre, predictions.clip_length, known)
     on_host, confidence = np.asarray(points), np.asarray(frame_confidence(predictions))
     poses = {}
     for t in frames:
-        pose = _pnp_pose(on_host[t], confidence[t], focals[t], centres[t], config, seed)
+        options = {"min_confidence": config.min_confidence, "iterations": config.pnp_iterations, "seed": seed}
+        pose = pnp_pose(on_host[t], confidence[t], focals[t], centres[t], **options)
         poses[t] = of_pairs.get(t, np.eye(4)) if pose is None else pose
     return poses
 
@@ -252,14 +252,6 @@ def _world_points(home_points: Array, world_from_home: Array) -> Array:
     """(T, H, W, 3) world points, before normalising the world's scale."""
     transforms = world_from_home.astype(jnp.float32)
     return jax.lax.map(lambda inputs: se3.transform_points(*inputs), (transforms, home_points))
-
-
-def _pnp_pose(points, confidence, focal, principal_point, config: AlignConfig, seed: int) -> np.ndarray | None:
-    mask = confident_pixels(confidence, config.min_confidence)
-    rows, columns = np.nonzero(mask)
-    pixels = np.stack([columns, rows], axis=-1).astype(np.float32)
-    matrix = np.array([[focal, 0, principal_point[0]], [0, focal, principal_point[1]], [0, 0, 1]])
-    return solve_pnp(points[mask], pixels, matrix, iterations=config.pnp_iterations, seed=seed)
 
 
 def _scales(similarity: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array, Bool, Float
+from easi3r_jax.core.geometry.pnp import solve_pnp
 from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import PairPredictions
 
@@ -20,13 +21,13 @@ _MIN_CONFIDENT_SHARE, _FALLBACK_SHARE = 0.01, 0.25
 
 def edge_scores(predictions: PairPredictions) -> Float[np.ndarray, "pairs"]:
     """(E',) mean confidence of frame i times that of frame j, of the pairs that are not padding. On the host."""
-    scores = _mean_confidence(predictions.confidence_i) * _mean_confidence(predictions.confidence_j)
+    scores = _scores(predictions.confidence_i, predictions.confidence_j)
     return np.asarray(scores)[: len(predictions.clip_edges)]
 
 
 @jax.jit
-def _mean_confidence(confidence: Array) -> Array:
-    return jnp.mean(_wide(confidence), axis=(1, 2))
+def _scores(confidence_i: Array, confidence_j: Array) -> Array:
+    return jnp.mean(_wide(confidence_i), axis=(1, 2)) * jnp.mean(_wide(confidence_j), axis=(1, 2))
 
 
 def frame_confidence(predictions: PairPredictions) -> Float[Array, "T H W"]:
@@ -63,3 +64,21 @@ def confident_pixels(confidence: Float[np.ndarray, "H W"], min_confidence: float
     if mask.mean() < _MIN_CONFIDENT_SHARE:
         mask = confidence >= np.quantile(confidence, 1 - _FALLBACK_SHARE)
     return mask
+
+
+def pnp_pose(
+    points: Float[np.ndarray, "H W 3"],
+    confidence: Float[np.ndarray, "H W"],
+    focal: float,
+    principal_point: Float[np.ndarray, "2"],
+    *,
+    min_confidence: float,
+    iterations: int,
+    seed: int,
+) -> Float[np.ndarray, "4 4"] | None:
+    """World from camera of a frame whose pixels see these world points (RANSAC-PnP on the confident ones), if found."""
+    mask = confident_pixels(confidence, min_confidence)
+    rows, columns = np.nonzero(mask)
+    pixels = np.stack([columns, rows], axis=-1).astype(np.float32)
+    matrix = np.array([[focal, 0, principal_point[0]], [0, focal, principal_point[1]], [0, 0, 1]])
+    return solve_pnp(points[mask], pixels, matrix, iterations=iterations, seed=seed)

@@ -92,6 +92,7 @@ def init_moments(state: AlignState) -> optax.OptState:
 
 
 _compiled_steps = partial(jax.jit, static_argnames=("terms",))(adam_steps)
+_compiled_moments = jax.jit(init_moments)
 
 
 def iterate(
@@ -117,7 +118,7 @@ def iterate(
     terms = tuple(terms)
     rates = learning_rates(config).astype(np.float32)
     state = sharding.replicate(state, problem.mesh)
-    moments, done = sharding.replicate(init_moments(state), problem.mesh), 0
+    moments, done = sharding.replicate(_compiled_moments(state), problem.mesh), 0
     for stop in stops:
         losses = []
         while done < stop:
@@ -157,4 +158,4 @@ def optimise(
         state = latest
         losses.append(values)
         progress("align", done, total, f"loss {float(values[-1]):.4f}")
-    return state, jnp.asarray(np.concatenate(losses))
+    return state, np.concatenate(losses)

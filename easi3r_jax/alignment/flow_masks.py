@@ -81,12 +81,10 @@ def mean_residual(
       predictions, flow, flow_known: see `flow_residual`.
     """
     edges, shape = np.asarray(predictions.edges, np.int32), (predictions.total_frames, *flow.shape[1:3])
-    total, count = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
-    everywhere = jnp.ones((2, *shape[1:]), bool)
+    total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     for rows, geometry in geometries:
-        known = everywhere if flow_known is None else flow_known[rows]
-        total, count = _add_pair(total, count, geometry, flow[rows], known, edges[rows, 0])
-    return total / jnp.maximum(count, 1)
+        total, count = _add_pair(total, count, geometry, flow, flow_known, rows, edges[rows, 0])
+    return _mean(total, count)
 
 
 def both_directions(predictions: PairPredictions) -> list[Int[np.ndarray, "2"]]:
@@ -97,8 +95,13 @@ def both_directions(predictions: PairPredictions) -> list[Int[np.ndarray, "2"]]:
 
 def one_pair(predictions: PairPredictions, rows: Int[np.ndarray, "2"]) -> PairPredictions:
     """Two directions of one pair as a clip of two frames."""
-    both = jax.tree.map(lambda x: x[rows], dataclasses.replace(predictions, valid=None, num_frames=2))
+    both = _rows_of(dataclasses.replace(predictions, valid=None, num_frames=2), rows)
     return dataclasses.replace(both, edges=_BOTH_WAYS)
+
+
+@jax.jit
+def _rows_of(tree: PairPredictions, rows: Array) -> PairPredictions:
+    return jax.tree.map(lambda x: x[rows], tree)
 
 
 def static_regions(
@@ -133,14 +136,23 @@ def static_regions(
 
 
 @jax.jit
-def _add_pair(total, count, geometry: Geometry, flow: Array, known: Array, frames: Array) -> tuple[Array, Array]:
-    """Adds the errors of both directions of one pair to the sums of its frames."""
+def _add_pair(
+    total, count, geometry: Geometry, flow: Array, flow_known: Array | None, rows: Array, frames: Array
+) -> tuple[Array, Array]:
+    """Adds the errors of both directions of one pair, two rows of the flow, to the sums of its frames."""
+    flow = flow[rows]
+    known = jnp.ones(flow.shape[:3], bool) if flow_known is None else flow_known[rows]
     error = _distance(geometry, flow, jnp.asarray(_BOTH_WAYS), order=2)
     low = jnp.min(error, axis=(1, 2), keepdims=True, where=known, initial=jnp.inf)
     high = jnp.max(error, axis=(1, 2), keepdims=True, where=known, initial=-jnp.inf)
     spread = high - low
     share = jnp.where(known & (spread > 0), (error - low) / jnp.where(spread > 0, spread, 1), 0)
     return total.at[frames].add(share), count.at[frames].add(known.astype(count.dtype))
+
+
+@jax.jit
+def _mean(total: Array, count: Array) -> Array:
+    return total / jnp.maximum(count, 1)
 
 
 @partial(jax.jit, static_argnames=("mesh",))

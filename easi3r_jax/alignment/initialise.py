@@ -66,15 +66,13 @@ def start_state(
     if scale_is_known(known):  # see `pair_scales`
         log_scales = log_scales - log_scales.mean()
     total, pairs = predictions.total_frames, len(predictions.edges)
-    pair_params = np.concatenate([_rigid_params(padded(pair_rigid, pairs)), padded(log_scales, pairs)[:, None]], 1)
-    poses = padded(poses, total)
+    pair_rigid, poses = padded(pair_rigid, pairs), padded(poses, total)
     focals = np.full(1, assembly.focals.mean()) if assembly.shared_focal else padded(assembly.focals, total)
-    as_float32 = partial(np.asarray, dtype=np.float32)
-    return make_state(
-        jnp.asarray(as_float32(pair_params)),
-        jnp.asarray(as_float32(_rigid_params(poses))),
-        _depth(assembly.points, np.asarray(poses, np.float32), np.float32(factor)),
-        jnp.asarray(as_float32(focals)),
+    rigid = (*_rotations_and_translations(pair_rigid), *_rotations_and_translations(poses))
+    host = (*rigid, padded(log_scales, pairs)[:, None], poses, focals, factor)
+    return _state(
+        assembly.points,
+        *(np.asarray(x, np.float32) for x in host),
         shared_focal=assembly.shared_focal,
         free_principal_point=config.free_principal_point,
     )
@@ -88,7 +86,7 @@ def with_scale(
         return known
     unaware = dataclasses.replace(known, poses_known=np.zeros(len(known.poses_known), bool))
     found = start_state(assembly, predictions, config, unaware)
-    known = decide_scale(known, np.asarray(state_of.world_from_cam(found)), np.asarray(state_of.depth(found)))
+    known = decide_scale(known, *map(np.asarray, _poses_and_depth(found)))
     if known is not None and scale_is_known(known):
         known = dataclasses.replace(known, start_scale=known_scale(predictions, known, found))
     return known
@@ -100,13 +98,39 @@ def positive_depth(depth: Float[Array, "*batch H W"]) -> Float[Array, "*batch H 
     return jnp.maximum(depth, jnp.maximum(floor, 1e-6))
 
 
-@jax.jit
-def _depth(points: Array, world_from_cam: Array, factor: Array) -> Array:
+@partial(jax.jit, static_argnames=("shared_focal", "free_principal_point"))
+def _state(
+    points: Array,
+    pair_rotations: Array,
+    pair_translations: Array,
+    rotations: Array,
+    translations: Array,
+    log_scales: Array,
+    world_from_cam: Array,
+    focals: Array,
+    factor: Array,
+    *,
+    shared_focal: bool,
+    free_principal_point: bool,
+) -> AlignState:
+    """The state of pairs and poses whose translations are parameters already; depth is z of the scaled points."""
+    pair_quaternions, quaternions = se3.quaternion_from_matrix(pair_rotations), se3.quaternion_from_matrix(rotations)
     in_camera = se3.transform_points(se3.inverse(world_from_cam), factor * points)
-    return positive_depth(in_camera[..., 2])
+    return make_state(
+        jnp.concatenate([pair_quaternions, pair_translations, log_scales], axis=1),
+        jnp.concatenate([quaternions, translations], axis=1),
+        positive_depth(in_camera[..., 2]),
+        focals,
+        shared_focal=shared_focal,
+        free_principal_point=free_principal_point,
+    )
 
 
-def _rigid_params(poses: np.ndarray) -> np.ndarray:
-    """(K, 4, 4) rigid -> (K, 7) parameters (float32 resolution: the rotation goes through the device)."""
-    quaternion = se3.quaternion_from_matrix(jnp.asarray(poses[:, :3, :3], jnp.float32))
-    return np.concatenate([quaternion, se3.signed_log1p(poses[:, :3, 3])], axis=1)
+def _rotations_and_translations(poses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(K, 4, 4) rigid -> (K, 3, 3) rotations, and (K, 3) parameters of the translations, in float64."""
+    return poses[:, :3, :3], se3.signed_log1p(poses[:, :3, 3])
+
+
+@jax.jit
+def _poses_and_depth(state: AlignState) -> tuple[Array, Array]:
+    return state_of.world_from_cam(state), state_of.depth(state)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.alignment import state as state_of
 from easi3r_jax.alignment.problem import AlignProblem, CameraPrior
 from easi3r_jax.alignment.state import FOCAL_PARAM_SCALE, AlignState
-from easi3r_jax.core.arrays import Float
+from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Geometry, KnownCameras
@@ -177,14 +178,14 @@ def with_known_cameras(
     if known is None:
         return problem
     dtype = problem.principal_point.dtype
-    poses_known, focals_known = (jnp.asarray(x, dtype) for x in (known.poses_known, known.intrinsics_known))
+    poses_known, focals_known = (np.asarray(x, dtype) for x in (known.poses_known, known.intrinsics_known))
     centres = principal_points(np.asarray(problem.principal_point[0]), len(problem.principal_point), known)
     problem = dataclasses.replace(
-        problem, principal_point=jnp.asarray(centres, dtype), scale_known=jnp.asarray(scale_is_known(known))
+        problem, principal_point=np.asarray(centres, dtype), scale_known=np.asarray(scale_is_known(known))
     )
-    one = jnp.ones((), dtype)
-    shared_known = jnp.asarray(known.shared_focal is not None, dtype)
-    shared = jnp.maximum(jnp.max(focals_known), shared_known)[None]
+    one = np.ones((), dtype)
+    shared_known = np.asarray(known.shared_focal is not None, dtype)
+    shared = np.maximum(focals_known.max(), shared_known)[None]
     free_focals = 1 - (focals_known if len(start.log_focal) > 1 else shared)
     free = AlignState(
         pair_poses=one,
@@ -196,15 +197,21 @@ def with_known_cameras(
     if math.isinf(config.camera_weight):
         return dataclasses.replace(problem, free=free)
     # The prior does not cover the principal point: where known, it is fixed.
+    world_from_cam, log_focal = _poses_and_log_focals(start)
     prior = CameraPrior(
-        world_from_cam=state_of.world_from_cam(start),
+        world_from_cam=world_from_cam,
         poses_known=poses_known,
-        log_focal=FOCAL_PARAM_SCALE * jnp.log(state_of.focals(start)),
+        log_focal=log_focal,
         focals_known=focals_known,
-        weight=jnp.asarray(config.camera_weight, dtype),
+        weight=np.asarray(config.camera_weight, dtype),
     )
     free = dataclasses.replace(free, frame_poses=one, log_focal=1 - shared_known)
     return dataclasses.replace(problem, camera_prior=prior, free=free)
+
+
+@jax.jit
+def _poses_and_log_focals(state: AlignState) -> tuple[Array, Array]:
+    return state_of.world_from_cam(state), FOCAL_PARAM_SCALE * jnp.log(state_of.focals(state))
 
 
 def in_known_world(geometry: Geometry, known: KnownCameras | None, config: AlignConfig) -> Geometry:
@@ -217,7 +224,9 @@ def in_known_world(geometry: Geometry, known: KnownCameras | None, config: Align
         poses = np.where(np.asarray(known.poses_known)[:, None, None], known.world_from_cam, poses)
     scale = np.cbrt(np.linalg.det(known_from_world[:3, :3]))
     return dataclasses.replace(
-        geometry, world_from_cam=jnp.asarray(poses, jnp.float32), depth=geometry.depth * jnp.float32(scale)
+        geometry,
+        world_from_cam=jax.device_put(np.asarray(poses, np.float32)),
+        depth=geometry.depth * jnp.float32(scale),
     )
 
 

@@ -47,17 +47,17 @@ def known_scale(predictions: PairPredictions, known: KnownCameras, found: AlignS
     poses = np.asarray(known.world_from_cam, np.float64)
     j_from_i = np.linalg.inv(poses[edges[:, 1]]) @ poses[edges[:, 0]]
     height, width = predictions.points_j.shape[1:3]
-    centres = principal_points(np.asarray(camera.default_principal_point(height, width)), len(poses), known)
+    centres = principal_points(camera.default_principal_point(height, width), len(poses), known)
     per_pair = (
         padded(np.asarray(x, np.float32), len(predictions.edges))
-        for x in (j_from_i, np.asarray(state_of.focals(found))[edges[:, 1]], centres[edges[:, 1]])
+        for x in (j_from_i, np.asarray(_focals(found))[edges[:, 1]], centres[edges[:, 1]])
     )
     mesh = sharding.mesh_of_rows(predictions)
     factors, parallax = _baselines(
         predictions.points_j, predictions.confidence_j, *sharding.shard_rows(tuple(per_pair), mesh), mesh
     )
     which = np.flatnonzero(both)
-    found_scales = state_of.pair_scales(found)
+    found_scales = _pair_scales(found)
     factors, parallax, found_scales = (np.asarray(x, np.float64)[which] for x in (factors, parallax, found_scales))
     scales = factors * found_scales
     weights = np.where(scales > 0, parallax, 0)
@@ -66,6 +66,9 @@ def known_scale(predictions: PairPredictions, known: KnownCameras, found: AlignS
     order = np.argsort(scales)
     half = np.searchsorted(np.cumsum(weights[order]), 0.5 * weights.sum())
     return float(scales[order][half])
+
+
+_pair_scales, _focals = jax.jit(state_of.pair_scales), jax.jit(state_of.focals)
 
 
 @partial(jax.jit, static_argnames=("mesh",))

@@ -60,19 +60,15 @@ def find_overlaps(
             rng = np.random.default_rng([seed, a, b])
             numbers.append((a, b))
             shared.append(_shared_points(members[a][0], members[b][0], in_a, in_b, rng))
-    points_a, points_b, weights = (jnp.asarray(np.stack(x), jnp.float32) for x in zip(*shared, strict=True))
+    points_a, points_b, weights = (np.stack(x).astype(np.float32) for x in zip(*shared, strict=True))
     a_from_b = np.stack([_robust(*x) for x in zip(points_b, points_a, weights, strict=True)])
     return Overlaps(np.array(numbers), points_a, points_b, weights, a_from_b.astype(np.float64))
 
 
 def overlap_residuals(overlaps: Overlaps, a_from_b: Float[np.ndarray, "R 4 4"]) -> Float[np.ndarray, "R"]:
     """(R,) robust mean distance between the points of each overlap, relative to their extent."""
-    moved = jax.vmap(se3.transform_points)(jnp.asarray(a_from_b, jnp.float32), overlaps.points_b)
-    agreeing = jax.vmap(robust_weights)(moved, overlaps.points_a, overlaps.weights)
-    distance = jnp.sum(agreeing * se3.safe_norm(moved - overlaps.points_a), axis=1)
-    middle = jnp.mean(overlaps.points_a, axis=1, keepdims=True)
-    extent = jnp.sum(agreeing * se3.safe_norm(overlaps.points_a - middle), axis=1)
-    return np.asarray(distance / jnp.maximum(extent, 1e-30), np.float64)
+    arrays = (np.asarray(a_from_b, np.float32), overlaps.points_a, overlaps.points_b, overlaps.weights)
+    return np.asarray(_residuals(*arrays), np.float64)
 
 
 def overlap_trust(residuals: Float[np.ndarray, "R"]) -> Float[np.ndarray, "R"]:
@@ -121,3 +117,13 @@ def _shared_points(
 
 
 _robust = jax.jit(robust_similarity)
+
+
+@jax.jit
+def _residuals(a_from_b: Array, points_a: Array, points_b: Array, weights: Array) -> Array:
+    moved = jax.vmap(se3.transform_points)(a_from_b, points_b)
+    agreeing = jax.vmap(robust_weights)(moved, points_a, weights)
+    distance = jnp.sum(agreeing * se3.safe_norm(moved - points_a), axis=1)
+    middle = jnp.mean(points_a, axis=1, keepdims=True)
+    extent = jnp.sum(agreeing * se3.safe_norm(points_a - middle), axis=1)
+    return distance / jnp.maximum(extent, 1e-30)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.alignment.confidence import confident_pixels, edge_scores, frame_confidence
+from easi3r_jax.alignment.confidence import edge_scores, frame_confidence, pnp_pose
 from easi3r_jax.alignment.initialise import positive_depth
 from easi3r_jax.alignment.known import known_focals, principal_points, with_known_poses
 from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
-from easi3r_jax.core.geometry.pnp import solve_pnp
 from easi3r_jax.core.types import Geometry, KnownCameras, PairPredictions
 
 _PNP_ITERATIONS = 100
@@ -20,14 +22,12 @@ _PNP_ITERATIONS = 100
 
 def one_frame(predictions: PairPredictions, *, known: KnownCameras | None = None) -> Geometry:
     """A frame paired with itself, edge (0, 0): its camera is the world, depth is z of its own map. On the host."""
-    points = predictions.points_i[0].astype(jnp.float32)
-    centre = camera.default_principal_point(*points.shape[:2])
-    estimate = np.asarray(weiszfeld_focal(points, centre))[None]
+    height, width = predictions.points_i.shape[1:3]
+    estimate = np.asarray(_focals(predictions.points_i, np.zeros(1, np.int32)))
     focal = estimate if known is None else np.where(known.intrinsics_known, known.focal, estimate)
-    intrinsics = camera.intrinsics(
-        jnp.asarray(focal, jnp.float32), jnp.asarray(principal_points(np.asarray(centre), 1, known), jnp.float32)
-    )
-    return _result(predictions, np.eye(4)[None], intrinsics, points[None, ..., 2])
+    centres = principal_points(camera.default_principal_point(height, width), 1, known)
+    cameras = (np.asarray(x, np.float32) for x in (np.eye(4)[None], focal, centres))
+    return _alone(predictions.points_i, *cameras, frame_confidence(predictions))
 
 
 def two_frames(
@@ -57,22 +57,21 @@ def two_frames(
     assert pair is not None, "check_edges lets no pair of unconnected frames through"
 
     height, width = predictions.points_i.shape[1:3]
-    centre = camera.default_principal_point(height, width)
     own_maps = [pair if best[frame] is None else best[frame] for frame in (0, 1)]
-    estimates = [weiszfeld_focal(predictions.points_i[e].astype(jnp.float32), centre) for e in own_maps]
-    focals, shared = known_focals(np.asarray(jnp.stack(estimates)), known, config)
+    estimates = np.asarray(_focals(predictions.points_i, np.array(own_maps, np.int32)))
+    focals, shared = known_focals(estimates, known, config)
     if shared:
         focals = np.full_like(focals, focals.mean())
-    intrinsics = camera.intrinsics(
-        jnp.asarray(focals, jnp.float32), jnp.asarray(principal_points(np.asarray(centre), 2, known), jnp.float32)
-    )
+    centres = principal_points(camera.default_principal_point(height, width), 2, known)
 
-    points = predictions.points_j[pair].astype(jnp.float32)
-    mask = confident_pixels(np.asarray(frame_confidence(predictions)[other]), config.min_confidence)
-    pose = solve_pnp(
-        np.asarray(points)[mask],
-        np.asarray(camera.pixel_grid(height, width))[mask],
-        np.asarray(intrinsics[other]),
+    confidence = frame_confidence(predictions)
+    points_i, points_j = _maps(predictions.points_i, predictions.points_j, np.int32(pair))
+    pose = pnp_pose(
+        np.asarray(points_j),
+        np.asarray(confidence)[other],
+        focals[other],
+        centres[other],
+        min_confidence=config.min_confidence,
         iterations=_PNP_ITERATIONS,
         seed=seed,
     )
@@ -81,10 +80,9 @@ def two_frames(
         poses[other] = pose
     poses = with_known_poses(poses, known)
     # Relative pose: known poses may have moved both cameras.
-    other_from_reference = np.asarray(np.linalg.inv(poses[other]) @ poses[reference], np.float32)
-    in_camera = se3.transform_points(jnp.asarray(other_from_reference), points)
-    depths = {reference: predictions.points_i[pair, ..., 2].astype(jnp.float32), other: in_camera[..., 2]}
-    return _result(predictions, poses, intrinsics, jnp.stack([depths[0], depths[1]]))
+    other_from_reference = np.linalg.inv(poses[other]) @ poses[reference]
+    cameras = (np.asarray(x, np.float32) for x in (poses, focals, centres, other_from_reference))
+    return _both(points_i, points_j, *cameras, confidence, forward=forward)
 
 
 def _best(edges: np.ndarray, scores: np.ndarray, frame: int) -> int | None:
@@ -93,10 +91,41 @@ def _best(edges: np.ndarray, scores: np.ndarray, frame: int) -> int | None:
     return int(candidates[np.argmax(scores[candidates])]) if len(candidates) else None
 
 
-def _result(predictions: PairPredictions, poses: np.ndarray, intrinsics: Array, depth: Array) -> Geometry:
-    return Geometry(
-        world_from_cam=jnp.asarray(poses, jnp.float32),
-        intrinsics=intrinsics,
-        depth=positive_depth(depth),
-        confidence=frame_confidence(predictions).astype(jnp.float32),
-    )
+# --- compiled ------------------------------------------------------------------------------------------------------
+
+
+@jax.jit
+def _focals(points: Array, rows: Array) -> Array:
+    """Focal lengths of the point maps in these rows."""
+    centre = camera.default_principal_point(*points.shape[1:3])
+    return jax.lax.map(lambda row: weiszfeld_focal(points[row].astype(jnp.float32), centre), rows)
+
+
+@jax.jit
+def _maps(points_i: Array, points_j: Array, row: Array) -> tuple[Array, Array]:
+    return points_i[row].astype(jnp.float32), points_j[row].astype(jnp.float32)
+
+
+@jax.jit
+def _alone(points: Array, poses: Array, focals: Array, centres: Array, confidence: Array) -> Geometry:
+    return _geometry(poses, focals, centres, points[:1, ..., 2].astype(jnp.float32), confidence)
+
+
+@partial(jax.jit, static_argnames=("forward",))
+def _both(
+    points_i: Array,
+    points_j: Array,
+    poses: Array,
+    focals: Array,
+    centres: Array,
+    other_from_reference: Array,
+    confidence: Array,
+    *,
+    forward: bool,
+) -> Geometry:
+    depths = points_i[..., 2], se3.transform_points(other_from_reference, points_j)[..., 2]
+    return _geometry(poses, focals, centres, jnp.stack(depths if forward else depths[::-1]), confidence)
+
+
+def _geometry(poses: Array, focals: Array, centres: Array, depth: Array, confidence: Array) -> Geometry:
+    return Geometry(poses, camera.intrinsics(focals, centres), positive_depth(depth), confidence.astype(jnp.float32))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh
 
@@ -154,7 +155,7 @@ def make_problem(
     layout = _layout_of(count, pixels, block, mesh)
     dtype = predictions.confidence_i.dtype
     dtype = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)  # of the computation
-    valid = jnp.ones(count, bool) if predictions.valid is None else jnp.asarray(predictions.valid)
+    valid = np.ones(count, bool) if predictions.valid is None else predictions.valid
 
     def laid_out(lay_out: Callable[..., Array], x: Array) -> Array:
         out = in_bits(lay_out(x, layout, valid))
@@ -167,17 +168,14 @@ def make_problem(
     if flow is not None and len(flow) != count:
         raise InputError(f"There is flow for {len(flow)} pairs, but there are point maps for {count}.")
     if flow is not None and config.flow_weight:
-        known = forbid_half_gradient(flow)
-        known = known if flow_known is None else jnp.where(flow_known[..., None], known, UNKNOWN_FLOW)
-        shape = (num_frames, pixels)
-        is_dynamic = jnp.zeros(shape, bool) if dynamic_mask is None else dynamic_mask.reshape(shape)
+        rows = sharding.shard_rows((forbid_half_gradient(flow), flow_known), mesh)
         targets = FlowTargets(
-            flow=_flow_rows(sharding.shard_rows(known, mesh), layout, valid).astype(dtype),
-            static=~is_dynamic,
+            flow=_flow_rows(*rows, layout, valid).astype(dtype),
+            static=np.ones((num_frames, pixels), bool) if dynamic_mask is None else _static_pixels(dynamic_mask),
             weight=jnp.asarray(config.flow_weight, dtype),
             outlier=jnp.asarray(config.flow_outlier, dtype),
             limit=jnp.asarray(config.flow_limit, dtype),
-            counts=jnp.ones((), bool),
+            counts=np.ones((), bool),
         )
     return AlignProblem(
         edges=_blocked(sharding.shard_rows(jnp.asarray(predictions.edges, jnp.int32), mesh), layout),
@@ -185,7 +183,7 @@ def make_problem(
         points_j=laid_out(_channels_first, predictions.points_j),
         weights_i=laid_out(_log_confidence, predictions.confidence_i),
         weights_j=laid_out(_log_confidence, predictions.confidence_j),
-        principal_point=jnp.tile(camera.default_principal_point(height, width, dtype)[None], (num_frames, 1)),
+        principal_point=jax.device_put(np.tile(camera.default_principal_point(height, width, dtype), (num_frames, 1))),
         smoothing_weight=jnp.asarray(config.smoothing_weight, dtype),
         translation_weight=jnp.asarray(config.translation_weight, dtype),
         scale_known=jnp.zeros((), bool),
@@ -200,8 +198,12 @@ def _padding_counts(predictions: PairPredictions, dtype: jnp.dtype) -> Array | N
     """(T,) 0 for padding, 1 for frames of the clip; None without padding."""
     if predictions.valid is None:
         return None
-    last = jnp.max(jnp.where(jnp.asarray(predictions.valid)[:, None], jnp.asarray(predictions.edges), 0))
-    return (jnp.arange(predictions.total_frames) <= last).astype(dtype)
+    return _up_to_last(predictions.edges, predictions.valid, predictions.total_frames, dtype)
+
+
+@partial(jax.jit, static_argnames=("num_frames", "dtype"))
+def _up_to_last(edges: Array, valid: Array, num_frames: int, dtype: jnp.dtype) -> Array:
+    return (jnp.arange(num_frames) <= jnp.max(jnp.where(valid[:, None], edges, 0))).astype(dtype)
 
 
 class Layout(NamedTuple):
@@ -252,10 +254,16 @@ def _channels_first(values: Array, layout: Layout, counts: Array, filling: float
 
 
 @partial(jax.jit, static_argnames=("layout",))
-def _flow_rows(flow: Array, layout: Layout, counts: Array) -> Array:
-    """As `_channels_first`; flow of padding rows is unknown."""
-    flow = jnp.where(counts[:, None, None, None], flow, UNKNOWN_FLOW)
+def _flow_rows(flow: Array, known: Array | None, layout: Layout, counts: Array) -> Array:
+    """As `_channels_first`; flow is unknown where it is not `known` (R, H, W), and in padding rows."""
+    counted = counts[:, None, None] if known is None else counts[:, None, None] & known
+    flow = jnp.where(counted[..., None], flow, UNKNOWN_FLOW)
     return _channels_first(flow, layout, counts, UNKNOWN_FLOW)
+
+
+@jax.jit
+def _static_pixels(dynamic_mask: Array) -> Array:
+    return ~dynamic_mask.reshape(len(dynamic_mask), -1)
 
 
 @partial(jax.jit, static_argnames=("layout",))
@@ -275,15 +283,20 @@ def with_depth_prior(
     """
     if not config.depth_weight:
         return problem
-    dtype = start.log_depth.dtype
-    pixel_weight = jnp.ones_like(start.log_depth)
+    prior = _depth_prior(start.log_depth, dynamic_mask, problem.frame_counts, config.depth_weight)
+    return dataclasses.replace(problem, depth_prior=prior)
+
+
+@jax.jit
+def _depth_prior(log_depth: Array, dynamic_mask: Array | None, counts: Array | None, weight: Array) -> DepthPrior:
+    dtype = log_depth.dtype
+    pixel_weight, weight = jnp.ones_like(log_depth), weight.astype(dtype)
     if dynamic_mask is not None:
-        pixel_weight = pixel_weight + jnp.asarray(dynamic_mask, dtype)
-    weight = jnp.asarray(config.depth_weight, dtype)
-    if problem.frame_counts is not None:  # the term is a mean over all frames, including padding
-        pixel_weight = pixel_weight * problem.frame_counts[:, None, None]
-        weight = weight * len(pixel_weight) / jnp.sum(problem.frame_counts)
-    return dataclasses.replace(problem, depth_prior=DepthPrior(start.log_depth, pixel_weight, weight))
+        pixel_weight = pixel_weight + dynamic_mask.astype(dtype)
+    if counts is not None:  # the term is a mean over all frames, including padding
+        pixel_weight = pixel_weight * counts[:, None, None]
+        weight = weight * len(pixel_weight) / jnp.sum(counts)
+    return DepthPrior(log_depth, pixel_weight, weight)
 
 
 def unroll_factor(groups: int) -> int:

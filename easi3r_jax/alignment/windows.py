@@ -153,22 +153,29 @@ def _agreed(votes: list[np.ndarray], points: Array) -> np.ndarray:
 def _refine(start: np.ndarray, overlaps: Overlaps, trust: np.ndarray) -> np.ndarray:
     """(K, 4, 4) similarities after joint optimisation over all overlaps from `start`; the first one is fixed."""
     numbers, points_a, points_b = overlaps.numbers, overlaps.points_a, overlaps.points_b
-    there_a, there_b = (
-        jax.vmap(se3.transform_points)(jnp.asarray(start[numbers[:, k]], jnp.float32), points)
-        for k, points in enumerate((points_a, points_b))
-    )
     fitting = trust * overlap_trust(overlap_residuals(overlaps, a_from_b_of(start, overlaps)))
-    weights = jax.vmap(robust_weights)(there_a, there_b, overlaps.weights)
-    weights = weights * jnp.asarray(fitting, jnp.float32)[:, None]
     # Corrections rotate about the mean of points in each window (from its last overlap), so that a rotation does not
     # translate the window.
     middle = np.zeros((len(start), 3))
     for (a, b), p, q in zip(numbers, np.asarray(points_a), np.asarray(points_b), strict=True):
         middle[a], middle[b] = p.mean(0), q.mean(0)
-    base, middle = jnp.asarray(start[:, :3], jnp.float32), jnp.asarray(middle, jnp.float32)
+    as_float32 = (np.asarray(x, np.float32) for x in (start[numbers[:, 0]], start[numbers[:, 1]], fitting))
+    weights = _weights(*as_float32, points_a, points_b, overlaps.weights)
+    base, middle = start[:, :3].astype(np.float32), middle.astype(np.float32)
     out = np.tile(np.eye(4), (len(start), 1, 1))
-    out[:, :3] = _descend(base, middle, jnp.asarray(numbers), points_a, points_b, weights)
+    out[:, :3] = _descend(base, middle, np.asarray(numbers, np.int32), points_a, points_b, weights)
     return out
+
+
+@jax.jit
+def _weights(
+    world_from_a: Array, world_from_b: Array, trust: Array, points_a: Array, points_b: Array, weights: Array
+) -> Array:
+    """(R, P) robust weights of points that are brought into one world, times the trust in their overlap."""
+    there_a, there_b = (
+        jax.vmap(se3.transform_points)(*pair) for pair in ((world_from_a, points_a), (world_from_b, points_b))
+    )
+    return jax.vmap(robust_weights)(there_a, there_b, weights) * trust[:, None]
 
 
 @jax.jit

@@ -5,11 +5,10 @@
     python -m experiments.reconstruct --seq=my_video.mp4 --readout=readout.json
 
 Easi3R's published formula is the same for every network. The read-out weights the mean and deviation of every decoder
-layer and head instead. It is fitted by logistic regression on some clips; the regularisation, the threshold, and the
-weight of objects that stand still in a clip's motionless twin are chosen on others, by the IoU of clip and twin together
-(in the twin, nothing moves); the last table is of a third part.
-An output that ends in .json is a file for --readout; any other one is a copy of the checkpoint that carries the
-read-out.
+layer and head instead. It is fitted by logistic regression on some clips. The regularisation, the threshold, and the
+weight of objects that stand still in a clip's motionless twin are chosen on others, by the IoU of clip and twin joined:
+in the twin, nothing moves. The last table is of a third part. An output that ends in .json is a file for --readout; any
+other one is a copy of the checkpoint that carries the read-out.
 """
 
 from __future__ import annotations

@@ -122,14 +122,7 @@ def reconstruct_stream(
     for frame in track(model, frames.rgb, shared_focal=config.shared_focal):
         tracked.append(jax.block_until_ready(frame))
         progress("track", len(tracked), total, "")
-    shape = frames.rgb.shape[:3]
-    centres = jnp.tile(camera.default_principal_point(*shape[1:])[None], (total, 1))
-    geometry = Geometry(
-        world_from_cam=jnp.stack([frame.world_from_cam for frame in tracked]),
-        intrinsics=camera.intrinsics(jnp.stack([frame.focal for frame in tracked]), centres),
-        depth=jnp.stack([frame.depth for frame in tracked]),
-        confidence=jnp.stack([frame.confidence for frame in tracked]),
-    )
+    shape, geometry = frames.rgb.shape[:3], _geometry(tracked)
     geometry = dataclasses.replace(geometry, confidence=clean_confidence(geometry, config))
     scene = Scene4D(
         **vars(geometry),
@@ -140,6 +133,14 @@ def reconstruct_stream(
     )
     record = {"alignment": dataclasses.asdict(config)}
     return Reconstruction(jax.tree.map(np.asarray, scene), frames, losses=np.zeros(0, np.float32), record=record)
+
+
+@jax.jit
+def _geometry(tracked: list[TrackedFrame]) -> Geometry:
+    frames = jax.tree.map(lambda *each: jnp.stack(each), *tracked)
+    total, *size = frames.depth.shape
+    centres = jnp.tile(camera.default_principal_point(*size)[None], (total, 1))
+    return Geometry(frames.world_from_cam, camera.intrinsics(frames.focal, centres), frames.depth, frames.confidence)
 
 
 @jax.jit

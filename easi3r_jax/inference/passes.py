@@ -159,14 +159,16 @@ def _most_at_once(grid: tuple[int, int]) -> int:
 
 def _empty_temporal(model: DUSt3R, num_frames: int, grid: tuple[int, int], mesh: Mesh | None) -> motion.TemporalState:
     config = model.config
-    state = motion.init_temporal(num_frames, config.dec_depth, config.dec_heads, grid[0] * grid[1])
-    return sharding.replicate(state, mesh)
+    return sharding.replicate(_no_pairs(num_frames, config.dec_depth, config.dec_heads, grid[0] * grid[1]), mesh)
 
 
 # --- compiled ------------------------------------------------------------------------------------------------------
 #
 # The network is compiled separately from gathering its inputs and storing its outputs: these depend on the clip's
 # length and compile quickly, while the network does neither.
+
+
+_no_pairs = jax.jit(motion.init_temporal, static_argnums=(0, 1, 2, 3))
 
 
 @partial(jax.jit, static_argnames=("mesh",))

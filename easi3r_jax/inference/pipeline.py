@@ -136,7 +136,7 @@ def _second_pass(
         clip.edges,
         clip.grid,
         valid=clip.valid,
-        dynamic_tokens=None if masks is None else motion.token_masks(masks, model.config.patch_size),
+        dynamic_tokens=None if masks is None else _token_masks(masks, model.config.patch_size),
         dtype=config.point_dtype,
         batch=config.pair_batch,
         progress=progress,
@@ -189,7 +189,7 @@ def joined_masks(
     progress: Progress = silent,
 ) -> Bool[Array, "T H W"]:
     """The union of the sources of dynamic masks in `config.masks`, (T, H, W) bool."""
-    parts = [jnp.zeros((len(clip.frames.rgb), *clip.size), bool)]
+    parts = []
     if "given" in config.masks and clip.given.masks is not None:
         parts.append(clip.given.masks)
     if "motion" in config.masks and found is not None:
@@ -203,8 +203,8 @@ def joined_masks(
             seed=config.seed,
             progress=progress,
         )
-        parts.append(residual > config.flow_threshold)
-    return functools.reduce(jnp.logical_or, parts)
+        parts.append(_above(residual, config.flow_threshold))
+    return _union(parts) if parts else jnp.zeros((len(clip.frames.rgb), *clip.size), bool)
 
 
 def refine_and_align(
@@ -234,13 +234,13 @@ def refine_and_align(
         progress=progress,
     )
     if not needs_geometry(refiner):
-        dynamic = motion.dilate(_refined(masks, clip, refiner, progress), config.mask_dilation)
+        dynamic = _dilate(_refined(masks, clip, refiner, progress), config.mask_dilation)
         return dynamic, *align(dynamic_mask=dynamic, release=True)
     has_flow = clip.given.flow is not None and config.alignment.flow_weight > 0
     reads_masks = has_flow or config.alignment.depth_weight > 0
-    unrefined = motion.dilate(masks, config.mask_dilation)
+    unrefined = _dilate(masks, config.mask_dilation)
     geometry, losses = align(dynamic_mask=unrefined, release=not reads_masks)
-    dynamic = motion.dilate(_refined(masks, clip, refiner, progress, geometry), config.mask_dilation)
+    dynamic = _dilate(_refined(masks, clip, refiner, progress, geometry), config.mask_dilation)
     if reads_masks and np.any(np.asarray(dynamic) != np.asarray(unrefined)):
         geometry, losses = align(dynamic_mask=dynamic, release=True)
     return dynamic, geometry, losses
@@ -265,24 +265,47 @@ def _scene(
 ) -> Scene4D:
     """Geometry with cleaned confidence, and its dynamic and static masks."""
     valid = clip.frames.valid
-    static = ~dynamic if valid is None else ~dynamic & valid[:, None, None]
+    agrees = None
     if clip.given.flow is not None:
-        agrees = static & alignment.static_regions(
+        agrees = alignment.static_regions(
             geometry, clip.given.flow, clip.edges, config.static_tolerance, clip.given.flow_known, clip.valid
         )
-        # If flow and cameras agree almost nowhere, one of them is wrong, and flow cannot identify static pixels.
-        shares = [jnp.mean(x.astype(jnp.float32)) for x in (agrees, static)]
-        static = jnp.where(shares[0] < _MIN_STATIC_SHARE * shares[1], static, agrees)
     return Scene4D(
         world_from_cam=geometry.world_from_cam,
         intrinsics=geometry.intrinsics,
         depth=geometry.depth,
         confidence=alignment.clean_confidence(geometry, config.alignment, valid),
         dynamic_mask=dynamic,
-        dynamic_score=jnp.zeros(dynamic.shape, jnp.float32) if found is None else found.score,
-        static_mask=static,
+        dynamic_score=np.zeros(dynamic.shape, np.float32) if found is None else found.score,
+        static_mask=_static(dynamic, agrees, valid),
         rgb=clip.frames.rgb,
     )
 
 
+# --- compiled ------------------------------------------------------------------------------------------------------
+
 _cluster = jax.jit(motion.cluster_labels, static_argnames=("grid", "config"))
+_token_masks = jax.jit(motion.token_masks, static_argnames=("patch_size",))
+_dilate = jax.jit(motion.dilate, static_argnames=("pixels",))
+
+
+@jax.jit
+def _union(parts: list[Array]) -> Array:
+    return functools.reduce(jnp.logical_or, parts)
+
+
+@jax.jit
+def _above(residual: Array, threshold: Array) -> Array:
+    return residual > threshold
+
+
+@jax.jit
+def _static(dynamic: Array, agrees: Array | None, valid: Array | None) -> Array:
+    """Static pixels, confirmed by the flow if it agrees with the cameras anywhere."""
+    static = ~dynamic if valid is None else ~dynamic & valid[:, None, None]
+    if agrees is None:
+        return static
+    confirmed = static & agrees
+    # If flow and cameras agree almost nowhere, one of them is wrong, and flow cannot identify static pixels.
+    shares = [jnp.mean(x.astype(jnp.float32)) for x in (confirmed, static)]
+    return jnp.where(shares[0] < _MIN_STATIC_SHARE * shares[1], static, confirmed)

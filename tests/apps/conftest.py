@@ -1,5 +1,6 @@
 """Runs programs as users do: by a command, in a separate process."""
 
+import importlib
 import os
 import pathlib
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from easi3r_jax.apps import reconstruct
 from easi3r_jax.apps.app.store import Store
+from easi3r_jax.apps.command import PROGRAMS
 
 ROOT = pathlib.Path(__file__).parents[2]
 Command = Callable[..., subprocess.CompletedProcess]
@@ -39,6 +41,20 @@ def command(environment) -> Command:
             text=True,
             timeout=600,
         )
+
+    return run
+
+
+@pytest.fixture
+def here(capsys, cache, monkeypatch) -> Command:
+    """As `command`, in this process: importing a program takes seconds. For what does not depend on the process."""
+    monkeypatch.setenv("EASI3R_JAX_CACHE", str(cache))
+
+    def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
+        module = importlib.import_module(f"easi3r_jax.apps.{PROGRAMS[program][0]}")
+        capsys.readouterr()
+        code = module.FLAGS.execute(module.main, [program, *arguments])
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
     return run
 

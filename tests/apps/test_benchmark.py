@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from easi3r_jax.apps import flops
-from easi3r_jax.models import flow_network, random_model
+from easi3r_jax.models import abstract_model, flow_network
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from tests.networks import small_network
 
@@ -41,19 +41,19 @@ def assert_nearly_all(counted: float, by_xla: float):
 def test_encoder_flops():
     c = config()
     rgb = jnp.zeros((1, *c.image_size, 3), jnp.uint8)
-    assert_nearly_all(flops.encoder_flops(c, GRID), xla_flops(lambda m, x: m.encode(x), random_model(c), rgb))
+    assert_nearly_all(flops.encoder_flops(c, GRID), xla_flops(lambda m, x: m.encode(x), abstract_model(c), rgb))
 
 
 def test_decoder_flops():
     c = config()
     counted = flops.decoder_flops(c, GRID) + flops.statistics_flops(c, GRID)
-    assert_nearly_all(counted, xla_flops(decode, random_model(c), features(c), features(c)))
+    assert_nearly_all(counted, xla_flops(decode, abstract_model(c), features(c), features(c)))
 
 
 @pytest.mark.parametrize("changes", [{}, {"head": "dpt", "dec_depth": 4}], ids=["linear", "dpt"])
 def test_heads_flops(changes):
     c = config(**changes)
-    model, x = random_model(c), features(c)
+    model, x = abstract_model(c), features(c)
     with_heads = xla_flops(lambda m, a, b: m.predict(a, b, m.decode(a, b, GRID), GRID), model, x, x)
     assert_nearly_all(flops.heads_flops(c, GRID), with_heads - xla_flops(decode, model, x, x))
 
@@ -122,13 +122,13 @@ def test_flow_is_measured_alone(command, tmp_path):
     assert stages["flow, raft-small"]["items"] == 6 and stages["flow, raft-small"]["flops"] > 1e9
 
 
-def test_unknown_stages_are_refused(command):
-    done = command("benchmark", "--stages=network,masks")
+def test_unknown_stages_are_refused(here):
+    done = here("benchmark", "--stages=network,masks")
     assert done.returncode == 1
     assert done.stderr.startswith("error: --stages=network,masks: it must be some of network, flow and alignment")
 
 
-def test_a_size_that_does_not_divide_is_refused(command):
-    done = command("benchmark", "--height=70", "--width=96")
+def test_a_size_that_does_not_divide_is_refused(here):
+    done = here("benchmark", "--height=70", "--width=96")
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["error: 96x70 does not divide into patches of 8."]

@@ -124,24 +124,24 @@ def test_the_program_prints_a_table_and_writes_json(command, tiny, tmp_path):
     assert done.stdout.count("\nok  ") + done.stdout.startswith("ok  ") == len(rows)
 
 
-def test_a_number_that_is_off_fails_the_program(command, tiny):
+def test_a_number_that_is_off_fails_the_program(here, tiny):
     path = tiny / "linear_64x96.npz"
     arrays = dict(np.load(path))
     name = next(n for n in sorted(arrays) if n.endswith("pts3d_1") or "conf" in n)
     arrays[name] = arrays[name].copy()
     arrays[name].flat[7] += 1e-4 * np.abs(arrays[name]).max()
     np.savez(path, **arrays)
-    done = command("parity", f"--golden={tiny}", "--noall")
+    done = here("parity", f"--golden={tiny}", "--noall")
     assert done.returncode == 1
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
     assert name in line
     assert "1 of" in done.stderr
 
 
-def test_an_unknown_array_fails_the_program(command, tiny):
+def test_an_unknown_array_fails_the_program(here, tiny):
     path = tiny / "linear_64x96.npz"
     np.savez(path, surprise=np.ones(3, np.float32), **np.load(path))
-    done = command("parity", f"--golden={tiny}", "--noall")
+    done = here("parity", f"--golden={tiny}", "--noall")
     assert done.returncode == 1
     assert "surprise: unknown array" in done.stdout
 
@@ -155,9 +155,9 @@ def test_an_unknown_array_fails_the_program(command, tiny):
     ],
     ids=["no description", "damaged description", "no arrays"],
 )
-def test_a_folder_without_numbers_is_an_error(command, tiny, spoil, says):
+def test_a_folder_without_numbers_is_an_error(here, tiny, spoil, says):
     spoil(tiny)
-    done = command("parity", f"--golden={tiny}")
+    done = here("parity", f"--golden={tiny}")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert says in done.stderr

@@ -151,8 +151,8 @@ def test_same_seed_same_result_and_an_older_result_is_replaced(command, demo):
     assert set(json.loads((folder / "metrics.json").read_text())) == {"full method"}
 
 
-def test_help_teaches_every_flag(command):
-    done = command("reconstruct", "--help")
+def test_help_teaches_every_flag(here):
+    done = here("reconstruct", "--help")
     assert done.returncode == 0
     for title in ("Input:", "Pairs:", "Motion:", "Alignment:", "Output:", "Computation:"):
         assert title in done.stdout
@@ -171,12 +171,17 @@ def test_help_teaches_every_flag(command):
     ],
     ids=lambda x: x if isinstance(x, str) else x[0],
 )
-def test_wrong_flags_fail_at_once(command, arguments, says):
-    done = command("reconstruct", *arguments)
+def test_wrong_flags_fail_at_once(here, arguments, says):
+    done = here("reconstruct", *arguments)
     assert done.returncode == 2
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert says in done.stderr
+
+
+def test_wrong_flags_end_the_process(command):
+    done = command("reconstruct", "--sequence=demo")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
 
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -229,7 +234,8 @@ def test_ctrl_c_and_kill_while_it_computes(environment, older, number):
 
 @pytest.mark.parametrize("milliseconds", [0, pytest.param(100, marks=pytest.mark.slow), 250])
 def test_ctrl_c_while_it_writes(environment, older, milliseconds):
-    process = start(environment, "experiments.reconstruct", *SHORT, "--nocompare_plain", f"--output={older}")
+    short = ("--first=4", "--motion=none", "--iterations=1", "--nocompare_plain")
+    process = start(environment, "experiments.reconstruct", *short, f"--output={older}")
     while not list(older.parent.glob(".result.tmp-*")):
         assert process.poll() is None
         time.sleep(0.002)

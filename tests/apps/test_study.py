@@ -192,8 +192,8 @@ def test_the_study_reconstructs_with_both_networks(study):
     ("argument", "says"),
     [("--motion=none,flow", "flow"), ("--clips=nowhere", "nowhere"), ("--tuned=nothing", "nothing")],
 )
-def test_what_cannot_work_fails_in_one_line(command, tmp_path, argument, says):
-    done = command("study", argument, f"--output={tmp_path / 'x'}")
+def test_what_cannot_work_fails_in_one_line(here, tmp_path, argument, says):
+    done = here("study", argument, f"--output={tmp_path / 'x'}")
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1 and says in done.stderr
     assert not list(tmp_path.iterdir())

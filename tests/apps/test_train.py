@@ -149,9 +149,16 @@ def refused(done, text: str, code: int = 1):
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_does_not_overwrite_another(runs, command):
+@pytest.fixture
+def refusing(here, monkeypatch):
+    """The program in this process, whose devices are fixed: for command lines that it refuses before it trains."""
+    monkeypatch.setattr(train.sharding, "split_cpu", lambda *_: None)
+    return functools.partial(here, "train")
+
+
+def test_a_run_does_not_overwrite_another(runs, refusing):
     folder, _ = runs
-    refused(command("train", *SMALL, f"--output={folder / 'through'}"), "contains a run: add --resume")
+    refused(refusing(*SMALL, f"--output={folder / 'through'}"), "contains a run: add --resume")
 
 
 def test_changed_options_are_named_on_resume(runs, command):
@@ -171,16 +178,16 @@ def test_changed_options_are_named_on_resume(runs, command):
         (("--data=pairs:/nowhere",), "/nowhere"),
     ],
 )
-def test_mistakes_are_reported_in_one_line(command, tmp_path, arguments, text):
-    refused(command("train", "--preset=tiny", f"--output={tmp_path / 'run'}", *arguments), text)
+def test_mistakes_are_reported_in_one_line(refusing, tmp_path, arguments, text):
+    refused(refusing("--preset=tiny", f"--output={tmp_path / 'run'}", *arguments), text)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_checkpoints_folder_is_left_alone(runs, command):
+def test_a_checkpoints_folder_is_left_alone(runs, refusing):
     folder, _ = runs
     model = folder / "through" / "model"
     before = (model / "config.json").read_text()
-    refused(command("train", "--preset=tiny", f"--output={model}"), "not empty")
+    refused(refusing("--preset=tiny", f"--output={model}"), "not empty")
     assert (model / "config.json").read_text() == before
 
 
@@ -336,7 +343,7 @@ def test_attention_that_the_network_lacks_is_not_supervised(capsys, sizes):
     assert train.FLAGS.execute(check(ObjectiveConfig(matching_weight=0.1), network, is_static=True), ["train"]) == 0
 
 
-def test_another_folder_is_left_unchanged(command, tmp_path):
+def test_another_folder_is_left_unchanged(refusing, tmp_path):
     (tmp_path / "thesis.txt").write_text("important")
-    refused(command("train", "--preset=tiny", f"--output={tmp_path}"), "not empty")
+    refused(refusing("--preset=tiny", f"--output={tmp_path}"), "not empty")
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]

@@ -5,7 +5,6 @@ import pathlib
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -41,14 +40,18 @@ def test_the_metrics_are_those_of_the_networks_points(figures):
     pixels = np.stack([u, v, np.ones_like(u)], axis=-1)
     rays = np.einsum("bkij,hwj->bkhwi", np.linalg.inv(pairs.intrinsics), pixels)
     own = rays * pairs.depth[..., None]
-    found, true = [], []
+    found, true, grid = [], [], model.grid(model.config.image_size)
+
+    @jax.jit
+    def predict(model, rgb_i, rgb_j):
+        features = [model.encode(rgb) for rgb in (rgb_i, rgb_j)]
+        return model.predict(*features, model.decode(*features, grid), grid)
+
     for i, j in ((0, 1), (1, 0)):
         i_from_j = np.linalg.inv(pairs.world_from_cam[:, i]) @ pairs.world_from_cam[:, j]
         moved = np.einsum("bij,bhwj->bhwi", i_from_j[:, :3, :3], own[:, j]) + i_from_j[:, None, None, :3, 3]
         true.append(np.stack([own[:, i], moved], axis=1))
-        features = [model.encode(jnp.asarray(pairs.rgb[:, k])) for k in (i, j)]
-        grid = model.grid(model.config.image_size)
-        points_i, _, points_j, _ = model.predict(*features, model.decode(*features, grid), grid)
+        points_i, _, points_j, _ = predict(model, pairs.rgb[:, i], pairs.rgb[:, j])
         found.append(np.stack([points_i, points_j], axis=1))
     found, true = np.concatenate(found), np.concatenate(true)
     known = np.concatenate([pairs.depth > 0, pairs.depth[:, ::-1] > 0])

@@ -1,5 +1,7 @@
 """The network: shapes, symmetries, compilation, precision."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -7,17 +9,27 @@ import numpy as np
 import pytest
 
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.models import abstract_model, normalize_rgb, random_model
+from easi3r_jax.models import abstract_model, normalize_rgb
 from easi3r_jax.models.config import PRESETS, DUSt3RConfig
 from easi3r_jax.models.heads import points_and_confidence
 from easi3r_jax.models.layers import TransposedConv, upsample
-from tests.networks import small_released
+from tests.networks import network, small_released
 
 SMALL = {head: small_released(head) for head in ("linear", "dpt")}
 
 
 def frames(count, height, width, seed=0):
     return jnp.asarray(np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), np.uint8))
+
+
+@jax.jit
+def encode(model, rgb):
+    return model.encode(rgb)
+
+
+@functools.partial(jax.jit, static_argnums=3, static_argnames="intermediates")
+def decode(model, features_i, features_j, grid, dynamic=None, intermediates=False):
+    return model.decode(features_i, features_j, grid, dynamic, intermediates=intermediates)
 
 
 @jax.jit
@@ -31,46 +43,52 @@ def run(model, rgb, dynamic=None):
 @pytest.mark.parametrize("head", ["linear", "dpt"])
 @pytest.mark.parametrize("size", [(32, 48), (48, 32), (16, 16), (48, 80)])
 def test_any_multiple_of_the_patch_size_works(head, size):
-    model = random_model(SMALL[head])
-    features, stats, (points_i, confidence_i, points_j, confidence_j) = run(model, frames(2, *size))
+    model, rgb = network(SMALL[head]), frames(2, *size)
+    features, stats, (points_i, confidence_i, points_j, confidence_j) = jax.eval_shape(run, model, rgb)
     tokens = size[0] * size[1] // 256
     assert features.shape == (2, tokens, 16)
     assert stats.src.shape == stats.ref.shape == (1, 4, 2, tokens)
     assert points_i.shape == points_j.shape == (1, *size, 3)
     assert confidence_i.shape == confidence_j.shape == (1, *size)
+
+
+@pytest.mark.parametrize("head", ["linear", "dpt"])
+@pytest.mark.parametrize("size", [(32, 48), (16, 16)])
+def test_predictions_are_finite(head, size):
+    """One token included. Other sizes: tests/apps/test_parity.py."""
+    points_i, confidence_i, points_j, confidence_j = run(network(SMALL[head]), frames(2, *size))[2]
     assert all(np.isfinite(x).all() for x in (points_i, points_j))
-    assert confidence_i.min() >= 1
+    assert confidence_i.min() >= 1 and confidence_j.min() >= 1
 
 
 def test_sizes_must_be_multiples_of_the_patch_size():
     with pytest.raises(InputError, match="do not divide into 16x16"):
-        random_model(SMALL["linear"]).encode(frames(1, 30, 48))
+        network(SMALL["linear"]).encode(frames(1, 30, 48))
 
 
 def test_frames_are_encoded_independently():
-    model, rgb = random_model(SMALL["linear"]), frames(3, 32, 48)
-    together = jax.jit(lambda m, x: m.encode(x))(model, rgb)
-    alone = jax.jit(lambda m, x: m.encode(x))(model, rgb[1:2])
+    model, rgb = network(SMALL["linear"]), frames(3, 32, 48)
+    together, alone = encode(model, rgb), encode(model, rgb[1:2])
     np.testing.assert_allclose(together[1:2], alone, atol=2e-6)
 
 
 def test_pairs_are_decoded_independently():
     """In a batch, each pair has its own statistics (the released code mixes them up)."""
-    model = random_model(SMALL["dpt"])
-    features = model.encode(frames(3, 32, 48))
-    first, second = jnp.array([0, 2, 1]), jnp.array([1, 0, 2])
-    batch = model.decode(features[first], features[second], (2, 3))
+    model = network(SMALL["dpt"])
+    features = np.asarray(encode(model, frames(3, 32, 48)))
+    first, second = np.array([0, 2, 1]), np.array([1, 0, 2])
+    batch = decode(model, features[first], features[second], (2, 3))
     for e in range(3):
-        single = model.decode(features[first[e]][None], features[second[e]][None], (2, 3))
+        single = decode(model, features[first[e]][None], features[second[e]][None], (2, 3))
         np.testing.assert_allclose(batch.stats.src[e], single.stats.src[0], atol=3e-6)
         np.testing.assert_allclose(batch.stats.ref[e], single.stats.ref[0], atol=3e-6)
         np.testing.assert_allclose(batch.tokens_i[:, e], single.tokens_i[:, 0], atol=1e-5)
 
 
 def test_reduced_statistics_equal_the_full_maps():
-    model = random_model(SMALL["linear"])
-    features = model.encode(frames(2, 48, 48))
-    decoded = model.decode(features[:1], features[1:], (3, 3), intermediates=True)
+    model = network(SMALL["linear"])
+    features = np.asarray(encode(model, frames(2, 48, 48)))
+    decoded = decode(model, features[:1], features[1:], (3, 3), intermediates=True)
     for stats, branch in ((decoded.stats.src, "branch1"), (decoded.stats.ref, "branch2")):
         full = decoded.intermediates[branch]["cross"]["logits"]  # (L, E, A, Nq, Nk)
         np.testing.assert_allclose(np.swapaxes(stats, 0, 1), np.mean(full, axis=-2), atol=2e-6)
@@ -78,11 +96,11 @@ def test_reduced_statistics_equal_the_full_maps():
 
 def test_the_mask_acts_on_branch_1_first():
     """Layer 0 of branch 2 does not depend on the mask, layer 1 does. Statistics are taken before masking."""
-    model = random_model(SMALL["linear"])
-    features = model.encode(frames(2, 48, 48))
-    masks = jnp.asarray(np.random.default_rng(2).random((2, 1, 9)) < 0.5)
-    plain = model.decode(features[:1], features[1:], (3, 3), intermediates=True)
-    masked = model.decode(features[:1], features[1:], (3, 3), (masks[0], masks[1]), intermediates=True)
+    model = network(SMALL["linear"])
+    features = np.asarray(encode(model, frames(2, 48, 48)))
+    masks = np.asarray(np.random.default_rng(2).random((2, 1, 9)) < 0.5)
+    plain = decode(model, features[:1], features[1:], (3, 3), intermediates=True)
+    masked = decode(model, features[:1], features[1:], (3, 3), (masks[0], masks[1]), intermediates=True)
     np.testing.assert_array_equal(masked.stats.src[:, 0], plain.stats.src[:, 0])
     blocks = [d.intermediates[b]["blocks"] for d in (plain, masked) for b in ("branch1", "branch2")]
     np.testing.assert_array_equal(blocks[1][0], blocks[3][0])
@@ -91,7 +109,7 @@ def test_the_mask_acts_on_branch_1_first():
 
 
 def test_one_compilation_per_batch_and_resolution():
-    model = random_model(SMALL["linear"])
+    model = network(SMALL["linear"])
     chex.clear_trace_counter()
     encode = jax.jit(chex.assert_max_traces(lambda m, x: m.encode(x), n=1))
     for seed in range(3):
@@ -122,8 +140,8 @@ def test_depth_does_not_change_the_size_of_the_program():
 
 def test_bfloat16_stays_close_and_heads_stay_float32():
     rgb = frames(2, 64, 64)
-    exact = run(random_model(SMALL["linear"]), rgb)
-    half = run(random_model(SMALL["linear"], dtype=jnp.bfloat16), rgb)
+    exact = run(network(SMALL["linear"]), rgb)
+    half = run(network(SMALL["linear"], dtype=jnp.bfloat16), rgb)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(half))
     for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(half), strict=True):
         error = np.abs(a - b).max() / np.abs(a).max()
@@ -131,11 +149,11 @@ def test_bfloat16_stays_close_and_heads_stay_float32():
 
 
 def test_with_dtype_is_the_network_constructed_in_that_dtype():
-    rgb, model = frames(2, 32, 48), random_model(SMALL["dpt"])
+    rgb, model = frames(2, 32, 48), network(SMALL["dpt"])
     before = run(model, rgb)
     half = model.with_dtype("bfloat16")
     assert half.dtype == jnp.bfloat16 and model.dtype == jnp.float32
-    chex.assert_trees_all_equal(run(half, rgb), run(random_model(SMALL["dpt"], dtype=jnp.bfloat16), rgb))
+    chex.assert_trees_all_equal(run(half, rgb), run(network(SMALL["dpt"], dtype=jnp.bfloat16), rgb))
     chex.assert_trees_all_equal(run(half.with_dtype(jnp.float32), rgb), before)
     assert all(a is b for a, b in zip(jax.tree.leaves(half), jax.tree.leaves(model), strict=True))  # no copies
     half.encoder.norm.scale[...] = jnp.zeros(16)
@@ -144,7 +162,7 @@ def test_with_dtype_is_the_network_constructed_in_that_dtype():
 
 def test_with_dtype_is_pure():
     """Compiled and differentiated through: gradients arrive at the parameters of the network it was called on."""
-    model, rgb = random_model(SMALL["linear"]), frames(1, 16, 32)
+    model, rgb = network(SMALL["linear"]), frames(1, 16, 32)
 
     @jax.jit
     def loss(model):
@@ -159,7 +177,7 @@ def test_with_dtype_is_pure():
 
 def test_the_gradient_in_float64_is_that_of_finite_differences():
     """By all parameters, along a random direction. Measured: 2e-9, and 1e-4 where one operation takes float32."""
-    rgb, model = frames(2, 32, 48), random_model(SMALL["linear"])  # the DPT head's many ReLUs have kinks on the way
+    rgb, model = frames(2, 32, 48), network(SMALL["linear"])  # the DPT head's many ReLUs have kinks on the way
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # Flax asks for the wider of float32 and float64
         model = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model).with_dtype("float64")
         leaves, structure = jax.tree.flatten(model)
@@ -244,10 +262,10 @@ def test_impossible_configurations_are_refused(options):
 @pytest.mark.parametrize("head", ["linear", "dpt"])
 def test_float32_products_ask_for_full_precision(head, dtype):
     """In float32 layers, and in heads and statistics whatever the layers compute in: accelerators round by default."""
-    model = random_model(SMALL[head], dtype=dtype)
+    model = network(SMALL[head], dtype=dtype)
     rgb = frames(2, 48, 48)
     with jax.default_matmul_precision("bfloat16"):
-        features = model.encode(rgb)
+        features = jax.eval_shape(lambda model: model.encode(rgb), model)
 
         def whole(model, rgb, features):
             decoded = model.decode(features[:1], features[1:], (3, 3))

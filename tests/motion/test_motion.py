@@ -16,6 +16,10 @@ RUNS = [f"{graph}_pass{n}" for graph in ("swinstride_5_noncyclic", "swin_2_noncy
 MAPS = {"mean_src": "i_mean", "std_src": "i_var", "mean_ref": "j_mean", "std_ref": "j_var"}
 IMAGE_SIZE = (96, 128)
 CONFIG = SegmentationConfig(num_clusters=8, restarts=1)
+# Compiled, as the pipeline calls them: operation by operation, they are a hundred programs for every shape.
+update = jax.jit(motion.update_temporal, static_argnums=4)
+motion_maps = jax.jit(motion.motion_maps, static_argnums=2)
+motion_masks = jax.jit(motion.motion_masks, static_argnums=(1, 2))
 
 
 def relative_error(found, expected):
@@ -53,12 +57,11 @@ def test_golden_moments_survive_streaming(golden, side):
     frames = np.tile(np.arange(6, dtype=np.int32), 2)
     state = motion.init_temporal(6, 12, 12, 48)
     stats = AttentionStats(src=observations("i"), ref=observations("j"))
-    update = jax.jit(motion.update_temporal, static_argnums=4)
     for part in np.split(np.random.default_rng(0).permutation(12), 3):
         batch = jax.tree.map(lambda x, part=part: x[part], stats)
         state = update(state, batch, np.stack([frames, frames], 1)[part], np.ones(4, bool), grid)
-    raw = motion.raw_moments(state, grid)
-    maps = motion.fuse_temporal(state, grid)
+    raw = jax.jit(motion.raw_moments, static_argnums=1)(state, grid)
+    maps = jax.jit(motion.fuse_temporal, static_argnums=1)(state, grid)
     ours = {"i": "src", "j": "ref"}[side]
     others = np.ones(48, bool).reshape(grid)
     others[0, 0] = False  # replaced per pair: in the golden moments it already is
@@ -70,19 +73,24 @@ def test_golden_moments_survive_streaming(golden, side):
     assert relative_error(found[:, others], expected[:, others]) <= 1e-4
 
 
+@jax.jit
+def otsu_of_upsampled(score):
+    return motion.multi_otsu(motion.upsample(score, IMAGE_SIZE))
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_golden_scores_thresholds_and_masks(golden, run):
     """From the golden fused maps and labels: score, refined score, upsampled score, thresholds, masks."""
     g = np.load(golden / "aggregation" / f"{run}.npz")
     labels = jnp.asarray(g["cluster_labels"])
-    maps = motion.motion_maps(golden_maps(g), labels, SegmentationConfig())
+    maps = motion_maps(golden_maps(g), labels, SegmentationConfig())
     assert relative_error(maps.raw_score, g["dynamic_map"]) <= 1e-5
     assert relative_error(maps.score, g["refined_dynamic_map"]) <= 1e-5
-    masks = motion.motion_masks(maps, IMAGE_SIZE, SegmentationConfig())
+    masks = motion_masks(maps, IMAGE_SIZE, SegmentationConfig())
     assert relative_error(masks.score[:2], g["upsampled_first2"]) <= 1e-5
     np.testing.assert_allclose(masks.threshold, g["threshold_f64"], atol=1e-6)
     assert np.mean(np.asarray(masks.mask) != g["masks"]) <= 5e-4
-    otsu = motion.multi_otsu(motion.upsample(jnp.asarray(g["refined_dynamic_map"]), IMAGE_SIZE))
+    otsu = otsu_of_upsampled(jnp.asarray(g["refined_dynamic_map"]))
     np.testing.assert_allclose(otsu.scores, g["otsu_scores_f64"], atol=1e-6)
     for n, thresholds in zip((2, 3, 4), otsu.thresholds, strict=True):
         np.testing.assert_allclose(thresholds, g[f"otsu_thresholds_{n}classes_f64"], atol=1e-6)
@@ -95,13 +103,16 @@ def random_clip(seed, num_frames=5, grid=(3, 4), offset=0.0):
     shape = (len(edges), 2, 2, grid[0] * grid[1])
     stats = AttentionStats(*(jnp.asarray(offset + rng.standard_normal(shape), jnp.float32) for _ in range(2)))
     state = motion.init_temporal(num_frames, 2, 2, shape[-1])
-    state = motion.update_temporal(state, stats, edges, jnp.ones(len(edges), bool), grid)
+    state = update(state, stats, edges, np.ones(len(edges), bool), grid)
     return state, jnp.asarray(rng.standard_normal((num_frames, shape[-1], 6)), jnp.float32)
 
 
 def segment(state, features, key, grid=(3, 4), config=CONFIG):
     maps = motion.motion_maps(state, motion.cluster_labels(features, grid, config, key), config)
     return maps, motion.motion_masks(maps, (grid[0] * 4, grid[1] * 4), config)
+
+
+segmented = jax.jit(segment, static_argnums=(3, 4))
 
 
 def test_a_moving_region_is_masked():
@@ -120,10 +131,10 @@ def test_a_moving_region_is_masked():
         ref=jnp.asarray(np.where(is_i, 3.0 + 0.2 * noise[1], -3.0 + 2.0 * noise[1]), jnp.float32),
     )
     state = motion.init_temporal(num_frames, 2, 2, 48)
-    state = motion.update_temporal(state, stats, edges, jnp.ones(len(edges), bool), grid)
+    state = update(state, stats, edges, np.ones(len(edges), bool), grid)
     colour = np.where(moving[..., None], 1.0, -1.0) + 0.1 * rng.standard_normal((num_frames, 48, 3))
     config = SegmentationConfig(num_clusters=2)
-    maps, masks = segment(state, jnp.asarray(colour, jnp.float32), jax.random.key(0), grid, config)
+    maps, masks = segmented(state, jnp.asarray(colour, jnp.float32), jax.random.key(0), grid, config)
     found = motion.token_masks(masks.mask, 4).reshape(moving.shape)
     assert np.all(np.asarray(found)[moving])
     centre = np.asarray(masks.mask)[:, 2::4, 2::4].reshape(moving.shape)  # one pixel within each token
@@ -138,13 +149,11 @@ def test_degenerate_clips_are_defined(num_frames, grid):
     if num_frames == 1:  # paired with itself, as in the pipeline
         x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 2, 2, 12)), jnp.float32)
         state = motion.init_temporal(1, 2, 2, 12)
-        state = motion.update_temporal(
-            state, AttentionStats(x, x), jnp.zeros((1, 2), jnp.int32), jnp.array([True]), grid
-        )
+        state = update(state, AttentionStats(x, x), np.zeros((1, 2), np.int32), np.array([True]), grid)
         features = jnp.zeros((1, 12, 6))
     else:
         state, features = random_clip(0, num_frames, grid)
-    maps, masks = segment(state, features, jax.random.key(0), grid)
+    maps, masks = segmented(state, features, jax.random.key(0), grid)
     chex.assert_tree_all_finite((maps, masks))
     if num_frames <= 2 or grid == (1, 1):
         assert not jnp.any(masks.mask)
@@ -154,8 +163,8 @@ def test_constant_attention_has_no_motion():
     state = motion.init_temporal(3, 2, 2, 12)
     x = jnp.full((6, 2, 2, 12), 7.5)
     edges = jnp.array([[0, 1], [1, 0], [1, 2], [2, 1], [0, 2], [2, 0]])
-    state = motion.update_temporal(state, AttentionStats(x, x), edges, jnp.ones(6, bool), (3, 4))
-    maps, masks = segment(state, jnp.zeros((3, 12, 6)), jax.random.key(0))
+    state = update(state, AttentionStats(x, x), edges, np.ones(6, bool), (3, 4))
+    maps, masks = segmented(state, jnp.zeros((3, 12, 6)), jax.random.key(0))
     chex.assert_tree_all_finite((maps, masks))
     assert not jnp.any(masks.mask)
 
@@ -165,9 +174,9 @@ def test_the_order_of_frames_does_not_matter():
     state, features = random_clip(2)
     order = np.random.default_rng(0).permutation(5)
     labels = motion.cluster_labels(features, (3, 4), CONFIG, jax.random.key(0))
-    a = motion.motion_maps(state, labels, CONFIG)
+    a = motion_maps(state, labels, CONFIG)
     shuffled = jax.tree.map(lambda x: x[order], state)
-    b = motion.motion_maps(shuffled, labels[order], CONFIG)
+    b = motion_maps(shuffled, labels[order], CONFIG)
     chex.assert_trees_all_close(jax.tree.map(lambda x: x[order], a), b, atol=1e-6)
 
 
@@ -178,7 +187,7 @@ def test_vmap_over_clips_and_bfloat16_features():
     features = features.astype(jnp.bfloat16)
     together = jax.jit(jax.vmap(segment))(states, features, keys)
     for n in range(2):
-        alone = jax.jit(segment)(clips[n][0], features[n], keys[n])
+        alone = segmented(clips[n][0], features[n], keys[n])
         chex.assert_trees_all_close(jax.tree.map(lambda x, n=n: x[n], together), alone, atol=1e-5)
 
 

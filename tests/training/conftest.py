@@ -7,6 +7,6 @@ from tests.networks import small_network
 from tests.walls import HEIGHT, PATCH, WIDTH
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config() -> DUSt3RConfig:
     return small_network(image_size=(HEIGHT, WIDTH), patch_size=PATCH)

@@ -78,31 +78,36 @@ def test_the_loss_falls_on_repeated_pairs(config):
     assert np.isfinite(losses).all()
 
 
-def test_a_frozen_encoder_is_unchanged_and_the_rest_is_trained(config):
-    training = TrainConfig(steps=10, batch_size=2, learning_rate=1e-3, warmup_samples=2, freeze_encoder=True)
-    before = parameters_of(random_model(config))
+@pytest.fixture(scope="module")
+def three_steps(config):
+    """Host copies of the averages and the trained parameters before and after each step, and the averaged model's."""
+    training = TrainConfig(
+        steps=10, batch_size=2, learning_rate=1e-2, warmup_samples=2, freeze_encoder=True, average_decay=0.5
+    )
     step = make_step(config, training, sharding.data_mesh(), draw=draw)
-    state = begin(config, training)
+    state, seen = begin(config, training), []
     for _ in range(3):
+        seen.append(jax.tree.map(np.array, (state.average, state.trained)))
         state, _ = step(state)
-    after = parameters_of(averaged_model(state, config))
+    seen.append(jax.tree.map(np.array, (state.average, state.trained)))
+    return seen, parameters_of(averaged_model(state, config))
+
+
+def test_a_frozen_encoder_is_unchanged_and_the_rest_is_trained(config, three_steps):
+    before, after = parameters_of(random_model(config)), three_steps[1]
     assert before.keys() == after.keys()
     changed = {name: not np.array_equal(before[name], after[name]) for name in before}
     assert not any(value for name, value in changed.items() if name.startswith("encoder."))
     assert all(value for name, value in changed.items() if name.endswith(".kernel") and not name.startswith("encoder."))
 
 
-def test_the_average_follows_the_parameters(config):
-    training = TrainConfig(steps=10, batch_size=2, learning_rate=1e-2, warmup_samples=2, average_decay=0.5)
-    step = make_step(config, training, sharding.data_mesh(), draw=draw)
-    state = begin(config, training)
-    name = "decoder.embed.kernel"
-    average = np.asarray(state.average[name])
-    for n in range(3):
-        state, _ = step(state)
+def test_the_average_follows_the_parameters(three_steps):
+    (first, *later), name = three_steps[0], "decoder.embed.kernel"
+    average = first[0][name]
+    for n, (averages, trained) in enumerate(later):
         decay = min(0.5, (1 + n) / (10 + n))
-        average = decay * average + (1 - decay) * np.asarray(state.trained[name])
-        np.testing.assert_allclose(state.average[name], average, rtol=1e-5, atol=1e-7)
+        average = decay * average + (1 - decay) * trained[name]
+        np.testing.assert_allclose(averages[name], average, rtol=1e-5, atol=1e-7)
 
 
 def test_pairs_are_not_repeated():

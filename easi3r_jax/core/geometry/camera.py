@@ -26,7 +26,7 @@ def pixel_grid(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Float
 
 def default_principal_point(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Float[Array, "2"]:
     """(2,) DUSt3R's principal point, (W / 2, H / 2), in pixels; half a pixel off the image centre."""
-    return jnp.asarray([width / 2, height / 2], dtype)
+    return np.array([width / 2, height / 2], dtype)  # a constant: no program of its own
 
 
 def default_focal(height: int, width: int) -> float:
