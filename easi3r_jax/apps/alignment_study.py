@@ -3,10 +3,11 @@
     python -m experiments.alignment_study                    # 8 clips of 12 frames
     python -m experiments.alignment_study --num=4 --noise=0.02
 
-First table: the network contributes only the masks of its attention. Point maps are the exact geometry of a rendered
-clip with noise, half of it smooth over the image; flow is exact with noise. Confidence decreases with a point's true
-error, which a network can only guess. A row therefore isolates what the alignment makes of its inputs. Second table:
-the first and last state of the alignment for each initialisation, on the same point maps and on the network's own.
+First table: the network contributes only the masks of the published formula. Point maps are the exact geometry of a
+rendered clip with noise, half of it smooth over the image; flow is exact with noise. Confidence decreases with a
+point's true error, which a network can only guess. A row therefore isolates what the alignment makes of its inputs.
+Second table: the first and last state of the alignment for each initialisation, on the same point maps and on the
+network's own.
 """
 
 from __future__ import annotations
@@ -73,17 +74,17 @@ START_METRICS = {
     "start_loss": "loss, start",
     "loss": "loss, end",
 }
-#: Row -> the inputs, some of "flow", "intrinsics" and "poses"; the masks, one of "none", "attention" and "truth".
+#: Row -> the inputs, some of "flow", "intrinsics" and "poses"; the masks, one of "none", "formula" and "truth".
 ROWS = {
     "points only": ((), "none"),
-    **{f"flow, masks: {masks}": (("flow",), masks) for masks in ("none", "attention", "truth")},
+    **{f"flow, masks: {masks}": (("flow",), masks) for masks in ("none", "formula", "truth")},
     "known intrinsics": (("intrinsics",), "none"),
     **{
         f"known intrinsics, flow, masks: {masks}": (("intrinsics", "flow"), masks)
-        for masks in ("none", "attention", "truth")
+        for masks in ("none", "formula", "truth")
     },
     "known poses": (("poses",), "none"),
-    **{f"known poses, flow, masks: {masks}": (("poses", "flow"), masks) for masks in ("none", "attention", "truth")},
+    **{f"known poses, flow, masks: {masks}": (("poses", "flow"), masks) for masks in ("none", "formula", "truth")},
     "known intrinsics and poses": (("intrinsics", "poses"), "none"),
 }
 Start = Literal["spanning-tree", "chain"]
@@ -199,14 +200,14 @@ def _predicted(key: Array, plan: ClipPlan, views, edges: Array, noise: Array, fl
 
 
 def masks_of(model: DUSt3R, given: Observed, features: Array, config: PipelineConfig) -> dict[str, Array]:
-    """Masks of dynamic regions, (T, H, W) each: empty, from the network's attention, and the ground truth."""
+    """Masks of dynamic regions, (T, H, W) each: empty, from the published formula, and the ground truth."""
     size = given.frames.rgb.shape[1:3]
     edges, grid = np.asarray(given.predictions.edges), model.grid(size)
     temporal = pipeline.attention_pass(model, features, edges, grid)
     labels = motion.cluster_labels(features, grid, config.segmentation, jax.random.key(config.seed))
     truth = jnp.asarray(given.truth.masks)
     _, masks = pipeline.segment(temporal, labels, size, config.segmentation)
-    return {"none": jnp.zeros_like(truth), "attention": masks.mask, "truth": truth}
+    return {"none": jnp.zeros_like(truth), "formula": masks.mask, "truth": truth}
 
 
 def aligned(given: Observed, kinds: tuple[str, ...], masks: Array, config: AlignConfig) -> tuple[Scene4D, Array]:

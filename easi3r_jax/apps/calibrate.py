@@ -31,7 +31,7 @@ from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.study import clips as study_clips
 from easi3r_jax.apps.study.clips import StudyClip, Twins
 from easi3r_jax.core.arrays import Array
-from easi3r_jax.core.atomic import atomic_folder
+from easi3r_jax.core.atomic import atomic_folder, check_file, ensure_writable
 from easi3r_jax.core.config import ReadoutConfig, SegmentationConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.evaluation.metrics import roc_auc
@@ -78,12 +78,14 @@ class Seen:
       statistics, labels: of the attention, and clusters of the features.
       moving: (T, H, W) bool.
       movers: (T, H, W) bool, objects that move in the clip, whether or not this is the twin; None if unknown.
+      grid: (h, w) tokens.
     """
 
     statistics: motion.TemporalState
     labels: Array
     moving: np.ndarray
     movers: np.ndarray | None
+    grid: tuple[int, int]
 
 
 #: Clips and their twins.
@@ -92,8 +94,11 @@ Pairs = list[tuple[Seen, Seen]]
 
 def main() -> None:
     stages = Stages()
-    for holder in (HARD, REGULARISATION, AT_LEAST):
-        _numbers(holder)
+    settings()
+    if (output := output_path()).suffix == ".json":
+        check_file(output)
+    else:
+        ensure_writable(output, marker="config.json")
     model, _ = load_model_and_metadata(CHECKPOINT.value, DTYPE.value, progress=stages)
     stages.close()
     parts = split(model)
@@ -112,15 +117,15 @@ def main() -> None:
 
 def report(model: DUSt3R, fit: Pairs, development: Pairs, test: Pairs) -> None:
     """Fits, chooses, tests, prints the tables, and writes the read-out."""
-    stages, grid = Stages(), model.grid(fit[0][0].moving.shape[1:])
-    hard, regularisation, at_least = (_numbers(holder) for holder in (HARD, REGULARISATION, AT_LEAST))
-    tokens = joined([tokens_of(one, grid, number) for number, one in enumerate(itertools.chain(*fit))])
+    stages = Stages()
+    hard, regularisation, at_least = settings()
+    tokens = joined([tokens_of(one, number) for number, one in enumerate(itertools.chain(*fit))])
     rows, readouts = {}, {}
     for done, choice in enumerate(itertools.product(hard, regularisation)):
         stages("fit", done, len(hard) * len(regularisation))
         weights, bias = fit_readout(tokens, hard_weight=choice[0], regularisation=choice[1])
         readout = readout_of(model, weights, bias, choice, len(fit))
-        for threshold, row in zip(at_least, measured(development, grid, readout, at_least), strict=True):
+        for threshold, row in zip(at_least, measured(development, readout, at_least), strict=True):
             rows[*choice, threshold] = row
             readouts[*choice, threshold] = dataclasses.replace(readout, at_least=threshold)
     stages("fit", len(hard) * len(regularisation), len(hard) * len(regularisation))
@@ -132,8 +137,22 @@ def report(model: DUSt3R, fit: Pairs, development: Pairs, test: Pairs) -> None:
     cues: dict[str, ReadoutConfig | str] = {"published formula": "formula"}
     cues |= {name: name for name in ("mean_src", "std_src", "mean_ref", "std_ref")} | {"read-out": readouts[best]}
     print("  Test clips")
-    print(table([(name, *_shown(measured(test, grid, cue)[0])) for name, cue in cues.items()], ("", *rows[best])))
+    print(table([(name, *_shown(measured(test, cue)[0])) for name, cue in cues.items()], ("", *rows[best])))
     write(readouts[best])
+
+
+def output_path() -> pathlib.Path:
+    """The file or folder to write."""
+    return pathlib.Path(OUTPUT.value).expanduser()
+
+
+def settings() -> tuple[list[float], list[float], list[float]]:
+    """What is tried: weights of the twins' objects, regularisations, minimum thresholds.
+
+    Raises:
+      ConfigError: no numbers, or numbers out of range.
+    """
+    return _numbers(HARD, 0, 1), _numbers(REGULARISATION, 0, float("inf")), _numbers(AT_LEAST, 0, 1)
 
 
 def split(model: DUSt3R) -> list[tuple[int, Iterator[Twins]]]:
@@ -160,16 +179,16 @@ def observed(model: DUSt3R, clip: StudyClip) -> Seen:
     grid = model.grid(clip.frames.rgb.shape[1:3])
     statistics = pipeline.attention_pass(model, features, edges, grid)
     labels = _cluster(features, grid, _SEGMENTATION, jax.random.key(SEED.value))
-    return Seen(statistics, labels, np.asarray(clip.truth.masks), clip.movers)
+    return Seen(statistics, labels, np.asarray(clip.truth.masks), clip.movers, grid)
 
 
-def tokens_of(seen: Seen, grid: tuple[int, int], number: int) -> Tokens:
+def tokens_of(seen: Seen, number: int) -> Tokens:
     """The tokens of a clip, or some of them: dynamic where most pixels are."""
-    moments = np.asarray(_centred(seen.statistics, grid)[0]).reshape(
+    moments = np.asarray(_centred(seen.statistics, seen.grid)[0]).reshape(
         -1, 4 * np.prod(seen.statistics.src.mean.shape[1:3])
     )
-    dynamic = tokens_in(seen.moving, grid)
-    hard = np.zeros_like(dynamic) if seen.movers is None else tokens_in(seen.movers, grid)
+    dynamic = tokens_in(seen.moving, seen.grid)
+    hard = np.zeros_like(dynamic) if seen.movers is None else tokens_in(seen.movers, seen.grid)
     if len(dynamic) > _TOKENS_PER_CLIP:
         some = np.random.default_rng((SEED.value, number)).choice(len(dynamic), _TOKENS_PER_CLIP, replace=False)
         moments, dynamic, hard = moments[some], dynamic[some], hard[some]
@@ -200,7 +219,6 @@ def readout_of(
 
 def measured(
     clips: Pairs,
-    grid: tuple[int, int],
     cue: ReadoutConfig | str,
     at_least: Sequence[float] = (0.0,),
 ) -> list[dict[str, float]]:
@@ -208,7 +226,6 @@ def measured(
 
     Args:
       clips: with their twins.
-      grid: (h, w) tokens.
       cue: a read-out, "formula", or the name of a map.
       at_least: minimum thresholds of the masks, each with a result.
 
@@ -219,7 +236,7 @@ def measured(
     readout = motion.Readout.from_config(cue) if isinstance(cue, ReadoutConfig) else None
     rows: list[list[dict[str, float | None]]] = [[] for _ in at_least]
     for moving, still in clips:
-        (score, otsu), (still_score, still_otsu) = (score_of(seen, grid, cue, readout) for seen in (moving, still))
+        (score, otsu), (still_score, still_otsu) = (score_of(seen, cue, readout) for seen in (moving, still))
         auc = roc_auc(score, moving.moving)
         still_auc = None if still.movers is None else roc_auc(still_score, still.movers)
         for row, least in zip(rows, at_least, strict=True):
@@ -242,15 +259,13 @@ def measured(
     return means
 
 
-def score_of(
-    seen: Seen, grid: tuple[int, int], cue: ReadoutConfig | str, readout: motion.Readout | None
-) -> tuple[np.ndarray, float]:
+def score_of(seen: Seen, cue: ReadoutConfig | str, readout: motion.Readout | None) -> tuple[np.ndarray, float]:
     """Score (T, H, W) of a cue, and its threshold."""
     residual = None
     if readout is not None:
-        residual = readout(motion.Evidence(None, seen.statistics, jnp.zeros((1, 1, 1)), grid))
+        residual = readout(motion.Evidence(None, seen.statistics, jnp.zeros((1, 1, 1)), seen.grid))
     elif cue != "formula":
-        value = getattr(_fuse(seen.statistics, grid), str(cue))
+        value = getattr(_fuse(seen.statistics, seen.grid), str(cue))
         residual = motion.MotionResidual(value, jnp.ones(value.shape, bool))
     size = (seen.moving.shape[1], seen.moving.shape[2])
     _, found = pipeline.segment(seen.statistics, seen.labels, size, _SEGMENTATION, residual)
@@ -259,7 +274,7 @@ def score_of(
 
 def write(readout: ReadoutConfig) -> None:
     """Writes the read-out to a file, or with a copy of the checkpoint to a folder."""
-    output = pathlib.Path(OUTPUT.value).expanduser()
+    output = output_path()
     if output.suffix == ".json":
         save_readout(output, readout)
         print(f"  read-out: {output} (--readout={output})")
@@ -271,11 +286,16 @@ def write(readout: ReadoutConfig) -> None:
     print(f"  checkpoint with its read-out: {output} (--checkpoint={output})")
 
 
-def _numbers(holder: Any) -> list[float]:
+def _numbers(holder: Any, low: float, below: float) -> list[float]:
     try:
-        return [float(word) for word in holder.value.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--{holder.name}={holder.value}: it must be numbers separated by commas.") from error
+        numbers = [float(word) for word in holder.value.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(low <= number < below for number in numbers):
+        raise ConfigError(
+            f"--{holder.name}={holder.value}: it must be numbers from {low:g} to below {below:g}, separated by commas."
+        )
+    return numbers
 
 
 def _best_thresholds(rows: dict[Choice, dict[str, float]]) -> list[Choice]:

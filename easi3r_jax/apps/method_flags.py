@@ -205,13 +205,9 @@ class MethodFlags(Generic[Known]):
 
         Raises:
           CheckpointError: a file that cannot be read, or is no read-out.
-          ConfigError: a read-out of another network, or one that would not be used.
+          ConfigError: a read-out of another network.
         """
-        if not self.readout.value:
-            return model
-        if self.motion.value != "attention":
-            raise ConfigError(f"--readout requires --motion=attention, not --motion={self.motion.value}.")
-        return model.with_readout(load_readout(self.readout.value))
+        return model.with_readout(load_readout(self.readout.value)) if self.readout.value else model
 
     def cue_line(self, model: DUSt3R) -> str:
         """One line that says how the attention is read; nothing for other cues."""
@@ -225,8 +221,13 @@ class MethodFlags(Generic[Known]):
         """Refuses options that are wrong for every clip.
 
         Raises:
-          ConfigError: an unknown pair graph, or refinement without masks.
+          ConfigError: an unknown pair graph, refinement without masks, or a read-out that would not be used.
+          CheckpointError: a file that is no read-out.
         """
+        if self.readout.value:
+            if self.motion.value != "attention":
+                raise ConfigError(f"--readout requires --motion=attention, not --motion={self.motion.value}.")
+            load_readout(self.readout.value)
         self.known.check_refine(motion=self.motion.value != "none")
         if not self.graph.value.startswith("oneref"):  # its reference may be any frame
             make_edges(2, self.graph.value)

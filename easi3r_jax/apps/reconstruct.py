@@ -7,7 +7,8 @@
         --flow_checkpoint=Tartan-C-T-TSKH-spring540x960-M.pth
     python -m experiments.reconstruct --seq=frames/ --checkpoint=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth
 
-Defaults are the released program's. The result is a folder: scene.npz, trajectory.txt (TUM), intrinsics.txt, depth/,
+Defaults are the released program's, except for optical flow (--flow) and the embedded network's motion cue (--motion).
+The result is a folder: scene.npz, trajectory.txt (TUM), intrinsics.txt, depth/,
 masks/, scene.glb, scene.ply, summary.png, config.json, timings.json and, with ground truth, metrics.json. --videos and
 --report add videos and a page that shows everything.
 """

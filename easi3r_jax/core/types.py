@@ -232,10 +232,10 @@ class MotionMaps:
 
     Attributes:
       temporal: the four attention maps; they are the factors of the attention cue's score.
-      raw_score: (T, h, w) float32 in [0, 1] per frame: (1 - mean_src) * std_src * mean_ref * (1 - std_ref), or the
-        residual of another cue, min-max per frame.
+      raw_score: (T, h, w) float32 in [0, 1]. Per frame: (1 - mean_src) * std_src * mean_ref * (1 - std_ref), or the
+        residual of another cue, min-max per frame; of an absolute cue (`MotionResidual.at_least`), its residual.
       labels: (T, h, w) int32, k-means cluster of each token's encoder feature (joint over the clip).
-      score: (T, h, w) float32 in [0, 1] per frame: `raw_score` averaged over each cluster.
+      score: (T, h, w) float32 in [0, 1]: `raw_score` averaged over each cluster; min-max per frame, unless absolute.
     """
 
     temporal: TemporalMaps

@@ -233,10 +233,14 @@ def prepare(
         )
         pair_bucket = len(clip_edges(bucket, config.graph))
     edges, valid = pad_pairs(edges, pair_bucket, mesh)
+    counts = (num_pairs, len(edges))
     if given.flow is None and flow is not None and length > 1:
-        found, known = flow(frames, edges, progress=progress)
-        given = dataclasses.replace(given, flow=found, flow_known=known)
-    _check_given(given, config, (num_pairs, len(edges)), (length, *size))
+        _check_given(dataclasses.replace(given, flow=_unknown_flow(edges, size)), config, counts, (length, *size))
+        found = flow(frames, edges, progress=progress)
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise InputError("A source of flow must return two things: the flow, and where it is known (or None).")
+        given = dataclasses.replace(given, flow=found[0], flow_known=found[1])
+    _check_given(given, config, counts, (length, *size))
     return Clip(
         frames=frames,
         length=length,
@@ -290,6 +294,11 @@ def check_size(model: DUSt3R, size: tuple[int, int]) -> None:
             f"Frames of {width}x{height} do not fit a network trained at {trained[1]}x{trained[0]}: it only predicts "
             f"well near its own size. {advice}"
         )
+
+
+def _unknown_flow(edges: Int[np.ndarray, "E 2"], size: tuple[int, int]) -> Float[np.ndarray, "E H W 2"]:
+    """Stands for flow of the right shape, without memory: other priors are checked before flow is computed."""
+    return np.broadcast_to(np.float32(0), (len(edges), *size, 2))
 
 
 def _check_given(given: Given, config: PipelineConfig, pairs: tuple[int, int], size: tuple[int, int, int]) -> None:

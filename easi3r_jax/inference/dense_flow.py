@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from easi3r_jax.core.arrays import Bool, Float, Int
-from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Frames, Progress, silent
 
 #: Frames are enlarged by the smallest integer that gives their shorter side this many pixels: DIS matches patches of
@@ -56,8 +56,14 @@ def dense_flow(
       known: (E, H, W) bool.
 
     Raises:
+      ConfigError: an option out of range.
       InputError: pairs of frames that do not exist, or frames too small for DIS at this enlargement.
     """
+    if preset not in _PRESETS or enlarge < 0 or not tolerance > 0:
+        raise ConfigError(
+            f"preset={preset!r}, enlarge={enlarge}, tolerance={tolerance}: the preset must be one of "
+            f"{', '.join(_PRESETS)}, the enlargement at least 0, the tolerance positive."
+        )
     edges = np.asarray(edges, np.int32).reshape(-1, 2)
     num_frames, height, width = frames.rgb.shape[:3]
     if edges.size and (edges.min() < 0 or edges.max() >= num_frames):
@@ -85,9 +91,9 @@ def dense_flow(
 
     done = 0
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        tasks = [pool.submit(compute, pair) for pair in pairs]
         try:
             progress("flow", 0, len(pairs), "")
+            tasks = [pool.submit(compute, pair) for pair in pairs]
             for task in concurrent.futures.as_completed(tasks):
                 task.result()
                 done += 1
@@ -139,9 +145,11 @@ def _search(search: cv2.DISOpticalFlow, grey: dict[int, np.ndarray], edge: tuple
         found = np.asarray(search.calc(first, second, None), np.float32)  # pyright: ignore[reportCallIssue, reportArgumentType]
     except cv2.error as error:
         height, width = first.shape
+        if min(height, width) >= SHORTER_SIDE:
+            raise
         raise InputError(
-            f"Frames of {width // factor}x{height // factor} are too small for optical flow by dense inverse search, "
-            f"even enlarged {factor} times: use larger frames, or --flow=none."
+            f"Frames of {width // factor}x{height // factor}, enlarged {factor} times, are too small for optical flow "
+            "by dense inverse search: use larger frames, or --flow=none."
         ) from error
     if factor == 1:
         return found

@@ -86,6 +86,10 @@ def reconstruct_windows(
     if given.flow is not None:
         raise InputError("Flow of a whole clip does not fit its windows: pass a source, flow=...")
     num_frames, cameras = len(frames.rgb), given.cameras
+    if given.masks is not None and given.masks.shape != frames.rgb.shape[:3]:
+        raise InputError(f"Masks of shape {given.masks.shape} do not fit a clip of shape {frames.rgb.shape[:3]}.")
+    if cameras is not None:
+        alignment.check_known(cameras, num_frames)
     ranges = alignment.window_ranges(num_frames, window, overlap)
     shared = config.alignment.shared_focal and not (cameras is not None and np.all(cameras.intrinsics_known))
     focal = alignment.clip_focal(cameras) if shared and cameras is not None else None

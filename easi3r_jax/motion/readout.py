@@ -72,7 +72,7 @@ def centred_moments(
 
     Returns:
       moments: (T, h, w, 4 L A) float32, ordered as `Readout.weights`.
-      observed: (T,) bool, frames with at least one pair.
+      observed: (T,) bool, frames with a deviation, i.e. at least two pairs in one of the directions.
     """
     raw = raw_moments(state, grid)
     counts = {"mean_src": (raw.count_src, 1), "std_src": (raw.count_src, 2)}
@@ -83,13 +83,13 @@ def centred_moments(
         x = getattr(raw, name)
         middle = jnp.nanmedian(jnp.where(has, x, jnp.nan), axis=(0, 1, 2), keepdims=True)
         parts.append(jnp.where(has, x - jnp.where(jnp.any(has), middle, 0), 0))
-    return jnp.concatenate(parts, axis=-1), (raw.count_src + raw.count_ref) > 0
+    return jnp.concatenate(parts, axis=-1), (raw.count_src >= 2) | (raw.count_ref >= 2)
 
 
 def readout_score(
     state: TemporalState, readout: Readout, grid: tuple[int, int]
 ) -> tuple[Float[Array, "T h w"], Bool[Array, "T h w"]]:
-    """Probability that a token is dynamic, and whether any pair observes it. Pure.
+    """Probability that a token is dynamic, and whether its frame has enough pairs to tell; 0 where not. Pure.
 
     Args:
       state: statistics of all pairs.
@@ -107,7 +107,8 @@ def readout_score(
         )
     moments, observed = centred_moments(state, grid)
     logit = readout.bias + jnp.sum(moments * readout.weights.reshape(1, 1, 1, -1), axis=-1)
-    return jax.nn.sigmoid(logit), jnp.broadcast_to(observed[:, None, None], logit.shape)
+    observed = jnp.broadcast_to(observed[:, None, None], logit.shape)
+    return jnp.where(observed, jax.nn.sigmoid(logit), 0), observed
 
 
 _compiled = jax.jit(Readout.residual, static_argnames=("grid",))

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import optimize
 
 from easi3r_jax.core.arrays import Bool, Float
-from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.errors import ConfigError, InputError
 
 _STEPS = 200
 
@@ -47,8 +47,11 @@ def fit_readout(
       regularisation: of the squared weights, relative to moments of unit variance.
 
     Raises:
+      ConfigError: a weight outside [0, 1), or a negative regularisation.
       InputError: no dynamic or no static tokens.
     """
+    if not 0 <= hard_weight < 1 or not regularisation >= 0:
+        raise ConfigError(f"hard_weight={hard_weight}, regularisation={regularisation}: out of range.")
     hard = tokens.hard & ~tokens.dynamic
     easy = ~tokens.dynamic & ~hard
     if not tokens.dynamic.any() or not easy.any():

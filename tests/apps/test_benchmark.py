@@ -112,6 +112,14 @@ def test_the_program_measures_the_properties_of_the_design(command, tmp_path):
     assert "peak memory" in done.stdout
 
 
+def test_flow_without_weights_is_measured(command, tmp_path):
+    file = tmp_path / "flow.json"
+    done = command("benchmark", "--frames=3", "--stages=flow", "--flow=dis", "--repeats=1", f"--json={file}")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())["stages"]["flow, dis"]
+    assert found["items"] == 6 and found["seconds"] > 0
+
+
 def test_flow_is_measured_alone(command, tmp_path):
     file = tmp_path / "benchmark.json"
     size = ("--frames=3", "--height=64", "--width=64", "--graph=complete", "--repeats=1")

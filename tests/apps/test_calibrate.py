@@ -1,11 +1,14 @@
 """`python -m experiments.calibrate`: what it writes is the network's cue from then on; refusals."""
 
+import cv2
 import numpy as np
 import pytest
 
 import easi3r_jax as e3r
 from easi3r_jax.apps import calibrate
 from easi3r_jax.core.config import PipelineConfig
+from easi3r_jax.io import export
+from easi3r_jax.io.sequences import CLIPS
 
 SMALL = ("--num=2", "--dev_num=1", "--test_num=1", "--num_frames=3", "--graph=complete", "--hard_weights=0,0.5")
 QUICK = (*SMALL, "--regularisations=0.01", "--at_least=0.2,0.4")
@@ -63,6 +66,9 @@ def test_a_file_is_taken_by_the_flag(calibrated, reconstruct_here, tmp_path):
     ("flags", "words"),
     [
         (("--hard_weights=a,b",), "--hard_weights=a,b: it must be numbers"),
+        (("--hard_weights=1",), "from 0 to below 1"),
+        (("--at_least=nan",), "--at_least=nan: it must be numbers"),
+        (("--regularisations=-1",), "from 0 to below inf"),
         (("--clips=nowhere",), "Cannot read the folder of clips"),
         (("--checkpoint=nowhere",), "nowhere"),
     ],
@@ -72,3 +78,32 @@ def test_refusals(flags, words, capsys, tmp_path):
     errors = capsys.readouterr().err
     assert words in errors and len(errors.strip().splitlines()) == 1
     assert not (tmp_path / "out.json").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone_before_anything_is_rendered(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate, "split", None)  # would fail if it were called
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("words")
+    assert execute(*SMALL, f"--output={tmp_path / 'mine'}") == 1
+    assert "mine" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "words"
+
+
+def test_clips_of_a_folder_upright_ones_too(capsys, tmp_path):
+    """Three clips: one to fit, one to choose, one to test; the last is upright."""
+    still = dict(np.load(CLIPS / "demo_still" / "ground_truth.npz"))
+    truth = dict(np.load(CLIPS / "demo" / "ground_truth.npz"))
+    for n in range(3):
+        for suffix, arrays in (("", truth), ("_still", still)):
+            part = {name: a[:3] if len(a) == 16 else a for name, a in arrays.items()}
+            rgb = np.stack([cv2.imread(str(p)) for p in sorted((CLIPS / f"demo{suffix}" / "frames").iterdir())[:3]])
+            rgb = rgb[..., ::-1]
+            part = {name: part[name] for name in ("depth", "masks", "world_from_cam", "intrinsics", "instance")}
+            if n == 2:
+                rgb = np.swapaxes(rgb, 1, 2)
+                part |= {name: np.swapaxes(part[name], 1, 2) for name in ("depth", "masks", "instance")}
+            export.write_clip(tmp_path / "clips" / f"c{n}{suffix}", np.ascontiguousarray(rgb), part, {})
+    output = tmp_path / "out.json"
+    assert execute(*QUICK, f"--clips={tmp_path / 'clips'}", f"--output={output}") == 0
+    assert "1 clips to fit, 1 to choose, 1 to test" in capsys.readouterr().out
+    assert e3r.load_readout(output).num_layers == 4

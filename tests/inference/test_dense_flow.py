@@ -1,14 +1,14 @@
 """Flow without weights: exact shifts, the forward-backward check, rendered clips with exact flow, refusals."""
 
-import threading
-
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from easi3r_jax.core.errors import InputError
+import easi3r_jax as e3r
+from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.pairs import make_edges
 from easi3r_jax.core.types import Frames
+from easi3r_jax.inference import dense_flow as module
 from easi3r_jax.inference.dense_flow import SHORTER_SIDE, dense_flow, enlargement, returns
 
 EDGES = make_edges(3, "complete")
@@ -106,23 +106,41 @@ def test_refusals():
     frames = frames_of(shifted([(0, 0)] * 3))
     with pytest.raises(InputError, match=r"between frames 0\.\.3; there are 0\.\.2"):
         dense_flow(frames, np.array([[0, 3]]))
-    with pytest.raises(InputError, match="8x8 are too small for optical flow"):
+    for wrong in ({"preset": "slow"}, {"enlarge": -1}, {"tolerance": 0.0}, {"tolerance": float("nan")}):
+        with pytest.raises(ConfigError, match="the preset must be one of ultrafast, fast, medium"):
+            dense_flow(frames, EDGES, **wrong)
+    with pytest.raises(InputError, match="8x8, enlarged 1 times, are too small for optical flow"):
         dense_flow(frames_of(np.zeros((2, 8, 8, 3), np.uint8)), np.array([[0, 1]]), enlarge=1)
     flow, known = dense_flow(frames, np.zeros((0, 2), int))
     assert flow.shape == (0, 48, 64, 2) and known.shape == (0, 48, 64)
 
 
-def test_an_interruption_is_not_waited_out():
+def test_an_interruption_is_not_waited_out(monkeypatch):
     """Ctrl-C arrives in the main thread, between two pairs: pairs that have not begun are left."""
-    frames = frames_of(shifted([(0, 0)] * 12))
-    edges, seen = make_edges(12, "complete"), []
+    frames, begun = frames_of(shifted([(0, 0)] * 12)), []
+    search = module._search
+    monkeypatch.setattr(module, "_search", lambda *inputs: begun.append(None) or search(*inputs))
 
     def interrupted(stage, done, total, note):
-        seen.append(done)
         if done == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        dense_flow(frames, edges, progress=interrupted)
-    assert seen == [0, 1]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
+        dense_flow(frames, make_edges(12, "complete"), progress=interrupted)
+    assert len(begun) < 2 * 66  # a pair has two directions
+
+
+def test_flow_that_no_camera_explains_is_not_used():
+    """Flow of 40 pixels everywhere: the alignment and the static regions are those without flow."""
+    model = e3r.load_model("embedded", "float32")
+    frames = e3r.load_frames("demo", e3r.FrameConfig.for_model(model, first=4))
+    config = e3r.PipelineConfig(graph="complete", cue="none", masks=(), alignment=e3r.AlignConfig(iterations=20))
+
+    def wrong(frames, edges, *, progress):
+        return np.full((len(edges), *frames.rgb.shape[1:3], 2), 40, np.float32), None
+
+    without, misled, helped = (e3r.reconstruct(model, frames, config, flow=f).scene for f in (None, wrong, dense_flow))
+    np.testing.assert_allclose(misled.world_from_cam, without.world_from_cam, atol=1e-5)
+    np.testing.assert_array_equal(misled.static_mask, without.static_mask)
+    assert np.abs(helped.world_from_cam - without.world_from_cam).max() > 1e-4
+    assert 0.2 < helped.static_mask.mean() < 1

@@ -210,6 +210,12 @@ def test_windows_see_their_frames_and_keep_the_first_focal_length(model):
     for (rgb, of_window), numbers in zip(refiner.calls, ([0, 1, 2, 3, 4], [2, 3, 4, 5, 6]), strict=True):
         np.testing.assert_array_equal(rgb, np.asarray(frames.rgb)[numbers])
         np.testing.assert_array_equal(of_window, masks[numbers])
+    with pytest.raises(InputError, match=r"\(5, 32, 48\) do not fit a clip of shape \(7, 32, 48\)"):
+        reconstruct_windows(model, frames, options, window=5, overlap=3, given=Given(masks=jnp.asarray(masks[:5])))
+    with pytest.raises(InputError):
+        reconstruct_windows(model, frames, options, window=5, overlap=3, given=Given(cameras=known_cameras(6)))
+    with pytest.raises(InputError, match="must return two things"):
+        pipeline.reconstruct(model, frames, OPTIONS, flow=lambda frames, edges, *, progress: np.zeros((len(edges), 2)))
     with pytest.raises(InputError, match="pass a source"):
         reconstruct_windows(model, frames, options, window=5, overlap=3, given=Given(flow=jnp.zeros((1, 32, 48, 2))))
     assert scene.dynamic_mask[:, :6, :6].all()

@@ -60,11 +60,11 @@ def test_frames_without_pairs_do_not_count(statistics, readout):
     alone, seen = motion.readout_score(state_of(statistics), readout, GRID)
     padded, observed = motion.readout_score(state_of(statistics, frames=T + 2), readout, GRID)
     np.testing.assert_allclose(padded[:T], alone, atol=1e-6)
+    assert not np.any(padded[T:])
     np.testing.assert_array_equal(observed, np.arange(T + 2)[:, None, None] < np.full((1, *GRID), T))
     assert np.all(seen)
     nothing, observed = motion.readout_score(motion.init_temporal(T, LAYERS, HEADS, 12), readout, GRID)
-    np.testing.assert_allclose(nothing, 1 / (1 + np.exp(0.5)), rtol=1e-6)
-    assert not np.any(observed)
+    assert not np.any(nothing) and not np.any(observed)
 
 
 def test_a_deviation_that_is_missing_does_not_count(statistics, readout):
@@ -74,7 +74,8 @@ def test_a_deviation_that_is_missing_does_not_count(statistics, readout):
     state = state_of(chosen, EDGES[one_way])
     moments, observed = motion.centred_moments(state, GRID)
     parts = np.asarray(moments).reshape(T, *GRID, 4, LAYERS * HEADS)
-    assert np.all(observed) and np.isfinite(parts).all()
+    np.testing.assert_array_equal(observed, [True] * T)
+    assert np.isfinite(parts).all()
     assert not parts[0, ..., :2, :].any() and not parts[1, ..., 1, :].any() and not parts[T - 1, ..., 2:, :].any()
     of_others = np.asarray(motion.raw_moments(state, GRID).std_src)[2:]
     np.testing.assert_allclose(parts[2:, ..., 1, :], of_others - np.median(of_others, axis=(0, 1, 2)), atol=1e-6)
@@ -163,6 +164,34 @@ def test_nothing_moves_where_no_score_reaches_the_minimum(calibrated):
     unsure = dataclasses.replace(model.readout, weights=tuple(1e-3 * w for w in model.readout.weights), bias=-1.0)
     result = e3r.reconstruct(model.with_readout(unsure), frames, QUICK)
     assert not result.scene.dynamic_mask.any() and result.threshold == 0.5
+
+
+def test_the_pure_function_reads_it_too(calibrated):
+    model, frames = calibrated
+    readout, edges = motion.Readout.from_config(model.readout), e3r.make_edges(4, "complete")
+    masks = jax.jit(
+        lambda model, readout: e3r.motion_masks(model, frames.rgb, edges, QUICK.segmentation, readout=readout)
+    )
+    own, given, published = (
+        masks(*x) for x in ((model, None), (model.with_readout(None), readout), (model.with_readout(None), None))
+    )
+    np.testing.assert_allclose(own.score, given.score, atol=1e-6)
+    assert own.threshold >= 0.5 and np.abs(own.score - published.score).max() > 0.1
+    sure = dataclasses.replace(readout, at_least=jnp.float32(1.0))
+    assert not np.any(masks(model, sure).mask)
+    np.testing.assert_array_equal(masks(model, dataclasses.replace(readout, bias=jnp.float32(-50.0))).mask, False)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_or_two_frames_show_no_motion(calibrated, count):
+    """They have no deviations: the score would be made of half of the moments."""
+    model, frames = calibrated
+    sure = dataclasses.replace(model.readout, bias=10.0)
+    few = dataclasses.replace(
+        frames, rgb=frames.rgb[:count], source_index=frames.source_index[:count], time=frames.time[:count]
+    )
+    result = e3r.reconstruct(model.with_readout(sure), few, QUICK)
+    assert not result.scene.dynamic_mask.any() and not result.motion.raw_score.any()
 
 
 def test_shared_shapes_give_the_same_result(calibrated):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.training.readout import Tokens, fit_readout, joined
 
 
@@ -55,5 +55,8 @@ def test_clips_are_joined_and_needed():
     nothing, everything = np.zeros(30, bool), np.ones(30, bool)
     with pytest.raises(InputError, match="Nothing moves in the clips"):
         fit_readout(Tokens(part.moments, nothing, nothing))
+    for wrong in ({"hard_weight": 1.0}, {"hard_weight": float("nan")}, {"regularisation": -1.0}):
+        with pytest.raises(ConfigError, match="out of range"):
+            fit_readout(part, **wrong)
     with pytest.raises(InputError, match="Nothing is static in the clips"):
         fit_readout(Tokens(part.moments, everything, nothing))

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import easi3r_jax as e3r
+from easi3r_jax.weights import convert
+from easi3r_jax.weights.convert.release import release
 from easi3r_jax.weights.load import EMBEDDED
 
 READOUT = e3r.ReadoutConfig(2, 3, tuple(np.linspace(-1, 1, 24).tolist()), -0.25, 0.5, "a test")
@@ -23,6 +25,17 @@ def test_the_embedded_network_carries_one():
     model = e3r.load_model("embedded", "float32")
     assert model.readout == e3r.load_readout(EMBEDDED / "readout.json")
     assert "experiments.calibrate" in model.readout.origin
+
+
+def test_conversions_carry_it(tmp_path):
+    """From the released layout to ours, and back."""
+    shipped = e3r.load_readout(EMBEDDED / "readout.json")
+    ours = convert.convert(EMBEDDED, tmp_path / "ours").path
+    assert e3r.load_readout(ours / "readout.json") == shipped == e3r.load_model(ours, "float32").readout
+    release(ours, tmp_path / "released")
+    assert e3r.load_readout(tmp_path / "released" / "readout.json") == shipped
+    (ours / "readout.json").unlink()
+    assert e3r.load_model(ours, "float32").readout is None
 
 
 @pytest.mark.parametrize(

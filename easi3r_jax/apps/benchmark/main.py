@@ -25,14 +25,14 @@ from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io.export import write_json
 from easi3r_jax.models import random_model
-from easi3r_jax.models.config import PRESETS, FlowConfig
+from easi3r_jax.models.config import PRESETS
 from easi3r_jax.weights.load import layer_dtype
 
 FLAGS = cli.Flags(__doc__)
 _WHAT = FLAGS.group("What is measured")
 STAGES = _WHAT.string("stages", "network,flow,alignment", "Some of network, flow and alignment, separated by commas.")
 PRESET = _WHAT.choice("preset", "embedded", list(PRESETS), "Architecture.")
-FLOW = _WHAT.choice("flow", "sea-raft", ["sea-raft", "raft", "raft-small"], "Architecture of the flow network.")
+FLOW = _WHAT.choice("flow", "sea-raft", ["sea-raft", "raft", "raft-small", "dis"], "Flow network, or dis.")
 FRAMES = _WHAT.integer("frames", 16, "Frames of the clip.", at_least=3)
 HEIGHT = _WHAT.integer("height", 0, "Pixels (0: the training size of the preset).", at_least=0)
 WIDTH = _WHAT.integer("width", 0, "Pixels (0: the training size of the preset).", at_least=0)
@@ -72,7 +72,7 @@ def main() -> None:
     if "alignment" in chosen:  # first: its peak memory is only visible before other stages exceed it
         alignment_stages(stage, frames, edges, options)
     if "flow" in chosen:
-        flow_stage(stage, FlowConfig(FLOW.value), frames, edges)
+        flow_stage(stage, FLOW.value, frames, edges)
     if "network" in chosen:
         model = random_model(config, dtype=dtype)
         network_stages(stage, model, frames, edges, options)

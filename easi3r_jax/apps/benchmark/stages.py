@@ -17,6 +17,7 @@ from easi3r_jax.core.config import PipelineConfig
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.types import Frames, PairPredictions
 from easi3r_jax.inference import pipeline
+from easi3r_jax.inference.dense_flow import dense_flow
 from easi3r_jax.inference.flow import estimate_flow, network_size
 from easi3r_jax.models import FlowNetwork, flow_network
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
@@ -68,9 +69,12 @@ def network_stages(stage: StageTimer, model, frames: Frames, edges: np.ndarray, 
     )
 
 
-def flow_stage(stage: StageTimer, config: FlowConfig, frames: Frames, edges: np.ndarray) -> None:
-    """Optical flow of every pair."""
-    network = flow_network(config)
+def flow_stage(stage: StageTimer, name: str, frames: Frames, edges: np.ndarray) -> None:
+    """Optical flow of every pair, by a network with random weights or without one ("dis")."""
+    if name == "dis":
+        stage("flow, dis", len(edges), lambda: dense_flow(frames, edges))
+        return
+    network = flow_network(FlowConfig(name))  # pyright: ignore[reportArgumentType]
     height, width = network_size(*frames.rgb.shape[1:3])
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
 
@@ -79,7 +83,7 @@ def flow_stage(stage: StageTimer, config: FlowConfig, frames: Frames, edges: np.
 
     per_pair = flops.traced_flops(one_pair, network, image, image)
     stage(
-        f"flow, {config.network}",
+        f"flow, {name}",
         len(edges),
         lambda: estimate_flow(network, frames.rgb, edges),
         flops=len(edges) * per_pair,

@@ -7,10 +7,11 @@
     srun python -m experiments.evaluate --distributed --dataset=davis ...         # distributes the work over hosts
     python -m experiments.evaluate --compare evaluations/a evaluations/b          # paired differences of two runs
 
-Defaults are the released program's. The output folder has a line for every sequence (results.000.jsonl), written as
-soon as it ends, and at the end report.md and results.csv. The same command resumes an interrupted run, on any number of
-hosts: complete sequences of the same configuration are not repeated, failed ones are retried. A mean over fewer
-sequences than the data set has is not shown, unless --allow_missing is given; then it is marked.
+Defaults are the released program's, except for optical flow: that needs --flow_checkpoint. The output folder has a
+line for every sequence (results.000.jsonl), written as soon as it ends, and at the end report.md and results.csv. The
+same command resumes an interrupted run, on any number of hosts: complete sequences of the same configuration are not
+repeated, failed ones are retried. A mean over fewer sequences than the data set has is not shown, unless
+--allow_missing is given; then it is marked.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ _METHOD = FLAGS.group("Method")
 GRAPH = _METHOD.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
 CLUSTERS = _METHOD.integer("clusters", 64, "k-means clusters.", at_least=1)
 ITERATIONS = _METHOD.integer("iterations", 300, "Alignment steps.", at_least=1)
-MOTION = _METHOD.string("motion", "none,attention,rigid,match", "Motion sources to reconstruct and evaluate with.")
+MOTION = _METHOD.string("motion", "none,formula,rigid,match", "Motion sources to reconstruct and evaluate with.")
 
 _OUTPUT = FLAGS.group("Output")
 OUTPUT = _OUTPUT.string("output", "results/study", "Folder of the result. An existing one is replaced.")

@@ -5,7 +5,8 @@ For every frame t, in units of the scene's size:
     masked points ──without outliers──▶ ──k-means──▶ clusters ──seen from other frames──▶ losses ──▶ mask ──smoothed──▶
 
 A cluster is static if other frames show a surface outside their masks at its depth and in its colour. If they show
-another one, or hardly any, the cluster is dynamic: without evidence the mask is kept.
+another one, or hardly any, the cluster is dynamic: without evidence a cluster is kept. Points far from all others are
+dropped.
 
 Letters, beside those of `core.types`: P points of a frame, k clusters.
 """
@@ -40,7 +41,7 @@ class ReprojectionRefiner:
 
     It needs no weights and no PyTorch. `reconstruct` aligns the clip with the unrefined masks first, and passes cameras
     and depth. Lengths are in units of the scene, so that the result does not depend on the world's scale. A frame's
-    mask can only lose clusters, before it is smoothed: what the masks miss is not found.
+    mask can only lose clusters and stray points, before it is smoothed: what the masks miss is not found.
 
     `ReprojectionRefiner(unit=1.0, pixel_offset=0.5)` is the released program's rule; it presupposes a scene of about
     unit size, and its points are half a pixel off. k-means has other random numbers.
