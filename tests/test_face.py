@@ -130,7 +130,8 @@ def test_pure_masks_are_those_of_the_first_pass(model, frames, edges):
     grid, features = model.grid(size), pipeline.encode(model, frames)
     labels = motion.cluster_labels(features, grid, config, jax.random.key(0))
     temporal = pipeline.attention_pass(model, features, edges, grid)
-    _, expected = pipeline.segment(temporal, labels, size, config)
+    residual = e3r.Readout.from_config(model.readout).residual(temporal, grid)
+    _, expected = pipeline.segment(temporal, labels, size, config, residual)
     np.testing.assert_allclose(segmentation.score, expected.score, atol=1e-3)
     assert np.mean(segmentation.mask != expected.mask) < 1e-2  # a threshold decides, and rounding may cross it
     slopes = jax.jit(jax.grad(lambda m: jnp.mean(e3r.motion_masks(m, frames.rgb, edges, config).score)))(model)

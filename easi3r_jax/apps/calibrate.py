@@ -263,7 +263,7 @@ def score_of(seen: Seen, cue: ReadoutConfig | str, readout: motion.Readout | Non
     """Score (T, H, W) of a cue, and its threshold."""
     residual = None
     if readout is not None:
-        residual = readout(motion.Evidence(None, seen.statistics, jnp.zeros((1, 1, 1)), seen.grid))
+        residual = _residual(readout, seen.statistics, seen.grid)
     elif cue != "formula":
         value = getattr(_fuse(seen.statistics, seen.grid), str(cue))
         residual = motion.MotionResidual(value, jnp.ones(value.shape, bool))
@@ -317,4 +317,5 @@ def _shown(row: dict[str, float]) -> tuple[str, ...]:
 
 _cluster = jax.jit(motion.cluster_labels, static_argnames=("grid", "config"))
 _centred = jax.jit(motion.centred_moments, static_argnames=("grid",))
+_residual = jax.jit(motion.Readout.residual, static_argnames=("grid",))
 _fuse = jax.jit(motion.fuse_temporal, static_argnames=("grid",))

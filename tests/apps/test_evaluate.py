@@ -80,7 +80,7 @@ def toys(tmp_path, monkeypatch):
 def stand_in(monkeypatch):
     """Replaces the networks; `stand_in.fails` names the sequences that fail, by number of frames."""
     model = types.SimpleNamespace(
-        config=types.SimpleNamespace(image_size=(H, W), patch_size=8), dtype=jnp.dtype("float32")
+        config=types.SimpleNamespace(image_size=(H, W), patch_size=8), dtype=jnp.dtype("float32"), readout=None
     )
     state = types.SimpleNamespace(fails={}, seen=[], better=0.0)
 

@@ -33,7 +33,7 @@ def statistics():
 def readout():
     rng = np.random.default_rng(1)
     weights = jnp.asarray(rng.normal(size=(4, LAYERS, HEADS)), jnp.float32)
-    return motion.Readout(weights, jnp.float32(-0.5), jnp.float32(0.25))
+    return e3r.Readout(weights, jnp.float32(-0.5), jnp.float32(0.25))
 
 
 def test_it_is_a_logistic_function_of_moments_minus_their_median(statistics, readout):
@@ -115,7 +115,7 @@ def test_many_readouts_at_once(statistics, readout):
 
 
 def test_a_readout_of_another_network_is_refused(statistics):
-    wrong = motion.Readout(jnp.zeros((4, LAYERS, 2)), jnp.float32(0), jnp.float32(0))
+    wrong = e3r.Readout(jnp.zeros((4, LAYERS, 2)), jnp.float32(0), jnp.float32(0))
     with pytest.raises(e3r.ConfigError, match=r"decoder of 2 layers and 2 heads; this network has 2 and 3"):
         motion.readout_score(state_of(statistics), wrong, GRID)
     model = e3r.random_model(small_network())
@@ -148,7 +148,7 @@ QUICK = e3r.PipelineConfig(
 def test_the_checkpoints_readout_is_the_default_cue(calibrated):
     model, frames = calibrated
     default = e3r.reconstruct(model, frames, QUICK)
-    passed = e3r.reconstruct(model.with_readout(None), frames, QUICK, cue=motion.Readout.from_config(model.readout))
+    passed = e3r.reconstruct(model.with_readout(None), frames, QUICK, cue=e3r.Readout.from_config(model.readout))
     published = e3r.reconstruct(model, frames, dataclasses.replace(QUICK, cue="formula"))
     np.testing.assert_array_equal(default.motion.raw_score, passed.motion.raw_score)
     np.testing.assert_array_equal(
@@ -168,7 +168,7 @@ def test_nothing_moves_where_no_score_reaches_the_minimum(calibrated):
 
 def test_the_pure_function_reads_it_too(calibrated):
     model, frames = calibrated
-    readout, edges = motion.Readout.from_config(model.readout), e3r.make_edges(4, "complete")
+    readout, edges = e3r.Readout.from_config(model.readout), e3r.make_edges(4, "complete")
     masks = jax.jit(
         lambda model, readout: e3r.motion_masks(model, frames.rgb, edges, QUICK.segmentation, readout=readout)
     )
