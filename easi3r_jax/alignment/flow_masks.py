@@ -82,6 +82,8 @@ def mean_residual(
     """
     edges, shape = np.asarray(predictions.edges, np.int32), (predictions.total_frames, *flow.shape[1:3])
     total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    flow = jnp.asarray(flow)  # once: `_add_pair` takes all of it for every pair
+    flow_known = None if flow_known is None else jnp.asarray(flow_known)
     for rows, geometry in geometries:
         total, count = _add_pair(total, count, geometry, flow, flow_known, rows, edges[rows, 0])
     return _mean(total, count)
