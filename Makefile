@@ -89,7 +89,7 @@ test-machines: env ## Run numerical tests under emulated machines: instructions,
 	$(RUN) -m tests.machines --workers=$(WORKERS) $(if $(TIMES),--times=$(TIMES)) $(MACHINES)
 
 test-slow: env ## Run the heavy checks
-	$(RUN) -m pytest -q -m slow
+	$(RUN) -m pytest -q -m slow -n $(WORKERS) --dist loadfile
 
 # One thread: on networks this small, PyTorch's threads wait for each other, on a busy machine a hundred times longer
 # than they compute.

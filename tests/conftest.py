@@ -57,23 +57,34 @@ def pytest_unconfigure() -> None:
 
 
 # Every compiled program takes memory, and a few memory maps, of which Linux grants a process 65530: XLA aborts without
-# one. Between two test files both are released if they have grown too large.
+# one. Between two test files they are released if they have grown since the last time: what remains then, a good part
+# of it all, would otherwise make every later file compile again what the one before had compiled.
 _MAPS, _MEMORY = pathlib.Path("/proc/self/maps"), pathlib.Path("/proc/self/statm")
-_MAX_MAPS, _MAX_RESIDENT = 20_000, 1.2e9
+_MAX_MAPS, _MAX_GROWTH = 20_000, 0.4e9
+
+
+def _resident() -> int:
+    return int(_MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(scope="session")
+def _released_at() -> list[float]:
+    """Bytes that the process kept when its programs were last released; at first, what it may have without that."""
+    return [0.8e9]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _compiled_programs_are_let_go() -> Iterator[None]:
+def _compiled_programs_are_released(_released_at: list[float]) -> Iterator[None]:
     yield
     if not _MAPS.exists():
         return
-    resident = int(_MEMORY.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    if resident > _MAX_RESIDENT or _MAPS.read_bytes().count(b"\n") > _MAX_MAPS:
+    if _resident() > _released_at[0] + _MAX_GROWTH or _MAPS.read_bytes().count(b"\n") > _MAX_MAPS:
         jax.clear_caches()
         gc.collect()
         # What the compiler has freed, two thirds of it all, the C library keeps until it is told not to.
         if hasattr(library := ctypes.CDLL(None), "malloc_trim"):
             library.malloc_trim(0)
+        _released_at[0] = _resident()
 
 
 @pytest.fixture

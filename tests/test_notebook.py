@@ -47,6 +47,7 @@ def test_a_sentence_precedes_each_cell(kept):
     assert kinds == ["markdown", "code"] * (len(kinds) // 2)
 
 
+@pytest.mark.slow
 def test_it_runs(kept, tmp_path: pathlib.Path):
     """With fewer frames than it has."""
     quick, changes = nbformat.from_dict(kept), 0

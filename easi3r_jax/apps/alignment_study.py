@@ -13,7 +13,6 @@ network's own.
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import Literal
 
 import jax
@@ -24,6 +23,7 @@ from easi3r_jax import alignment, motion
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.progress import Stages, table
+from easi3r_jax.apps.rendered import planned, render
 from easi3r_jax.apps.study.clips import from_render
 from easi3r_jax.apps.study.report import mean
 from easi3r_jax.core.arrays import Array
@@ -34,7 +34,7 @@ from easi3r_jax.evaluation import metrics
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io import export
 from easi3r_jax.models import DUSt3R
-from easi3r_jax.synthetic.clips import ClipConfig, ClipPlan, plan_clip, render_clip
+from easi3r_jax.synthetic.clips import ClipConfig, ClipPlan
 from easi3r_jax.synthetic.flow import exact_flow
 from easi3r_jax.weights.load import load_model
 
@@ -152,16 +152,11 @@ class Observed:
 def observed(key: Array, config: ClipConfig, edges: np.ndarray) -> Observed:
     """Renders a clip and simulates the outputs of a network and a flow network."""
     plan_key, render_key, noise_key = jax.random.split(key, 3)
-    plan, clip = _rendered(plan_key, render_key, config)
+    plan = planned(plan_key, config)
+    clip = render(render_key, plan, config.size)
     predictions, flow = _predicted(noise_key, plan, clip.views, jnp.asarray(edges), NOISE.value, FLOW_NOISE.value)
     rendered = from_render(clip, np.asarray(clip.moving), config)
     return Observed(rendered.frames, predictions, flow, rendered.truth)
-
-
-@partial(jax.jit, static_argnames="config")
-def _rendered(plan_key: Array, render_key: Array, config: ClipConfig):
-    plan = plan_clip(plan_key, config)
-    return plan, render_clip(render_key, plan, config.size)
 
 
 @jax.jit

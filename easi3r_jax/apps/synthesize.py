@@ -20,17 +20,17 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import device, versions
 from easi3r_jax.apps.progress import Stages
+from easi3r_jax.apps.rendered import sampled
 from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.io import export
 from easi3r_jax.io.sequences import STILL
-from easi3r_jax.synthetic import Clip, ClipConfig, PairSampling, pair_as_clip, sample_clip
+from easi3r_jax.synthetic import Clip, ClipConfig, PairSampling, pair_as_clip
 
 FLAGS = cli.Flags(__doc__)
 
@@ -143,13 +143,7 @@ def render(number: int, moving: bool, config: ClipConfig | PairSampling) -> Clip
     key = jax.random.fold_in(jax.random.key(SEED.value), number)
     if isinstance(config, PairSampling):
         return _render_pair(key, config)
-    return _render_clip(key, jnp.asarray(moving), config)
-
-
-# A clip and its twin share a compiled program.
-@partial(jax.jit, static_argnames=("config",))
-def _render_clip(key: Array, moving: Array, config: ClipConfig) -> Clip:
-    return sample_clip(key, config, moving)
+    return sampled(key, config, moving=moving)
 
 
 @partial(jax.jit, static_argnames=("sampling",))

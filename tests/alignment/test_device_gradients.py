@@ -6,6 +6,8 @@ import pytest
 
 from tests.flags import run_on_devices
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def found():

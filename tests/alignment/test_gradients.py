@@ -171,6 +171,7 @@ def second(terms, problem, state, along):
     yield jax.jit(lambda s: jax.jvp(gradient, (s,), (along,))[1])(state)
 
 
+@pytest.mark.slow
 def test_second_derivatives_are_the_plain_formulas(state, observed, rng):
     problem = problem_of(observed, block=3)
     along = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape)), state)

@@ -13,6 +13,7 @@ from easi3r_jax.alignment import state as state_of
 from tests.alignment.aligned import aligned
 
 SCHEDULES = ["linear", "cosine"]
+RUNS = ["linear", pytest.param("cosine", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_first_loss_terms(start, problem, reference):
     np.testing.assert_allclose(ours, reference("a_noflow_linear")["iter0_loss_terms"][:4], rtol=1e-5)
 
 
-@pytest.fixture(scope="module", params=SCHEDULES)
+@pytest.fixture(scope="module", params=RUNS)
 def run(request, start, problem, config, reference):
     """(ours at steps 1, 10 and 300, our losses, the reference's arrays)."""
     config = dataclasses.replace(config, schedule=request.param)
@@ -118,7 +119,7 @@ def test_end(run):
     np.testing.assert_allclose(np.median(state_of.depth(end) / expected["final_depth"]), 1, rtol=1e-3)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", RUNS)
 def test_our_start_ends_as_low(schedule, predictions, config, reference):
     config = dataclasses.replace(config, schedule=schedule)
     result = aligned(predictions, config)

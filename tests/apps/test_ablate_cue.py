@@ -33,6 +33,7 @@ def rows():
     return {line[:20].strip(): [float(x) for x in line[20:].split()] for line in lines[2:]}
 
 
+@pytest.mark.slow
 def test_every_layer_and_head_has_a_row(rows):
     assert len(rows) == 1 + 4 + 16
     assert all(len(values) == (2 if name == "everything" else 4) for name, values in rows.items())

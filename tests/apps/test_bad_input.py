@@ -136,7 +136,7 @@ def test_one_pixel(complaint, tmp_path):
     assert "1x1" in complaint(seq=str(folder))
 
 
-@pytest.mark.parametrize("num_frames", [1, 2, 3])
+@pytest.mark.parametrize("num_frames", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_identical_frames_are_reconstructed(run, images, tmp_path, num_frames):
     first, *others = sorted(images.iterdir())
     for path in others:

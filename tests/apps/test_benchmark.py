@@ -58,7 +58,7 @@ def test_heads_flops(changes):
     assert_nearly_all(flops.heads_flops(c, GRID), with_heads - xla_flops(decode, model, x, x))
 
 
-@pytest.mark.parametrize("network", ["sea-raft", "raft-small"])
+@pytest.mark.parametrize("network", [pytest.param("sea-raft", marks=pytest.mark.slow), "raft-small"])
 def test_traced_flops(network):
     """Of one iteration against XLA's count; of three as many times that of one as loops say."""
     model, image = flow_network(FlowConfig(network)), jnp.zeros((1, 64, 96, 3))
@@ -120,6 +120,7 @@ def test_flow_without_weights_is_measured(command, tmp_path):
     assert found["items"] == 4 and found["seconds"] > 0  # swinstride-5-noncyclic pairs neighbours
 
 
+@pytest.mark.slow
 def test_flow_is_measured_alone(command, tmp_path):
     file = tmp_path / "benchmark.json"
     size = ("--frames=3", "--height=64", "--width=64", "--graph=complete", "--repeats=1")

@@ -37,22 +37,24 @@ def test_every_comparison_holds(golden, kind):
 
 
 def test_every_comparison_of_flow_holds_at_a_size_that_needs_padding(golden, tmp_path):
-    shutil.copytree(golden / "flow", tmp_path / "flow", ignore=shutil.ignore_patterns("*_128x160.npz"))
+    """RAFT by its small network; the large one: above."""
+    left_out = shutil.ignore_patterns("*_128x160.npz", "raft_basic_*.npz")
+    shutil.copytree(golden / "flow", tmp_path / "flow", ignore=left_out)
     ((folder, check),) = find_checks(tmp_path / "flow")
     rows = list(check(folder))
-    assert len(rows) >= 20 and {row.stage for row in rows} == {
-        f"flow/{name}_130x150" for name in ("raft_basic", "raft_small", "sea_raft_m")
+    assert len(rows) >= 12 and {row.stage for row in rows} == {
+        f"flow/{name}_130x150" for name in ("raft_small", "sea_raft_m")
     }
     assert not [row for row in rows if not row.passed]
 
 
 def test_every_comparison_of_the_alignment_holds(golden, tmp_path):
-    """Without what other tests compare: runs without flow (tests/alignment), and flow's cosine run (below)."""
-    left_out = shutil.ignore_patterns("a_noflow_*.npz", "b_flow_cosine.npz")
+    """With flow, a focal length per frame; without flow: tests/alignment; everything: below."""
+    left_out = shutil.ignore_patterns("a_noflow_*.npz", "b_flow_*.npz")
     shutil.copytree(golden / "alignment", tmp_path / "alignment", ignore=left_out)
     ((folder, check),) = find_checks(tmp_path / "alignment")
     rows = list(check(folder))
-    assert len(rows) >= 70
+    assert len(rows) >= 45
     assert {"mean_error, from golden's cameras", "masks from our cameras, share that differs"} <= {r.name for r in rows}
     assert not [row for row in rows if not row.passed]
 

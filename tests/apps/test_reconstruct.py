@@ -232,7 +232,7 @@ def test_ctrl_c_and_kill_while_it_computes(environment, older, number):
     assert_interrupted(process, number)
 
 
-@pytest.mark.parametrize("milliseconds", [0, pytest.param(100, marks=pytest.mark.slow), 250])
+@pytest.mark.parametrize("milliseconds", [0, *(pytest.param(ms, marks=pytest.mark.slow) for ms in (100, 250))])
 def test_ctrl_c_while_it_writes(environment, older, milliseconds):
     short = ("--first=4", "--motion=none", "--iterations=1", "--nocompare_plain")
     process = start(environment, "experiments.reconstruct", *short, f"--output={older}")

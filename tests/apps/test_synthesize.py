@@ -257,6 +257,7 @@ def test_arrays_that_do_not_fit_the_frames_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_itself(command, tmp_path):
     """In a process of its own: nothing on stderr, the folder named on stdout; --help lists every flag."""
     done = command("synthesize", "--size=16x16", "--frames=2", "--num=1", "--notwins", f"--output={tmp_path}")

@@ -35,19 +35,22 @@ SMALL = ("--preset=tiny", "--batch_size=2", "--held_out=2", "--held_out_final=3"
 
 @pytest.fixture(scope="module")
 def runs(command, tmp_path_factory):
-    """Four steps at one go, and the same with a stop after the second."""
+    """The folder of a run of four steps with a stop after the second, and what the last call printed."""
     folder = tmp_path_factory.mktemp("runs")
-    through = command("train", *SMALL, "--steps=4", f"--output={folder / 'through'}")
     stopped = command("train", *SMALL, "--steps=4", "--stop_after=2", f"--output={folder / 'stopped'}")
     resumed = command("train", *SMALL, "--steps=4", "--resume", f"--output={folder / 'stopped'}")
-    for done in (through, stopped, resumed):
+    for done in (stopped, resumed):
         assert done.returncode == 0, done.stderr[-2000:]
     assert "Stopped at step 2 of 4" in stopped.stdout
-    return folder, through
+    return folder, resumed
 
 
-def test_a_stopped_and_resumed_run_is_the_run_that_was_not_stopped(runs):
+@pytest.mark.slow
+def test_a_stopped_and_resumed_run_is_the_run_that_was_not_stopped(runs, command):
+    """By the program; the states themselves: tests/training/test_step.py."""
     folder, _ = runs
+    done = command("train", *SMALL, "--steps=4", f"--output={folder / 'through'}")
+    assert done.returncode == 0, done.stderr[-2000:]
     for name in ("log.csv", "validation.csv", "metrics.json"):
         assert (folder / "through" / name).read_text() == (folder / "stopped" / name).read_text(), name
     models = [parameters_of(load_checkpoint(folder / name / "model")[1]) for name in ("through", "stopped")]
@@ -57,7 +60,7 @@ def test_a_stopped_and_resumed_run_is_the_run_that_was_not_stopped(runs):
 
 def test_the_log_counts_steps_and_samples(runs):
     folder, _ = runs
-    with (folder / "through" / "log.csv").open(newline="") as file:
+    with (folder / "stopped" / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(int(r["step"]), int(r["samples"])) for r in rows] == [(1, 2), (2, 4), (3, 6), (4, 8)]
     assert {"loss", "regression", "error_1", "error_2", "matching", "attention", "gradient_norm"} <= rows[0].keys()
@@ -68,8 +71,8 @@ def test_the_log_counts_steps_and_samples(runs):
 
 
 def test_the_run_writes_what_its_help_lists(runs):
-    folder, through = runs
-    run = folder / "through"
+    folder, resumed = runs
+    run = folder / "stopped"
     names = {path.name for path in run.iterdir()}
     assert names == {
         *("run.json", "run.lock", "log.csv", "validation.csv", "tensorboard", "preview", "states"),
@@ -82,7 +85,7 @@ def test_the_run_writes_what_its_help_lists(runs):
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["model"].keys() == metrics["view_1_twice"].keys()
     for name in metrics["model"]:
-        assert name in through.stdout
+        assert name in resumed.stdout
 
 
 def events(run: pathlib.Path) -> list[event_pb2.Event]:
@@ -135,7 +138,7 @@ def test_a_trained_model_reconstructs(runs, command, tmp_path):
         "--first=3",
         "--iterations=3",
         "--nocompare_plain",
-        f"--checkpoint={folder / 'through' / 'model'}",
+        f"--checkpoint={folder / 'stopped' / 'model'}",
         f"--output={tmp_path / 'scene'}",
     )
     assert done.returncode == 0, done.stderr[-2000:]
@@ -158,7 +161,7 @@ def refusing(here, monkeypatch):
 
 def test_a_run_does_not_overwrite_another(runs, refusing):
     folder, _ = runs
-    refused(refusing(*SMALL, f"--output={folder / 'through'}"), "contains a run: add --resume")
+    refused(refusing(*SMALL, f"--output={folder / 'stopped'}"), "contains a run: add --resume")
 
 
 def test_changed_options_are_named_on_resume(runs, command):
@@ -185,7 +188,7 @@ def test_mistakes_are_reported_in_one_line(refusing, tmp_path, arguments, text):
 
 def test_a_checkpoints_folder_is_left_alone(runs, refusing):
     folder, _ = runs
-    model = folder / "through" / "model"
+    model = folder / "stopped" / "model"
     before = (model / "config.json").read_text()
     refused(refusing("--preset=tiny", f"--output={model}"), "not empty")
     assert (model / "config.json").read_text() == before
@@ -197,12 +200,12 @@ def test_fine_tuning_on_clip_folders(runs, command, tmp_path):
     folder, _ = runs
     done = command("synthesize", "--num=1", "--frames=4", "--size=32x48", "--notwins", f"--output={tmp_path / 'clips'}")
     assert done.returncode == 0, done.stderr[-2000:]
-    arguments = (f"--data=pairs:{tmp_path / 'clips'}", f"--checkpoint={folder / 'through' / 'model'}")
+    arguments = (f"--data=pairs:{tmp_path / 'clips'}", f"--checkpoint={folder / 'stopped' / 'model'}")
     small = ("--batch_size=2", "--steps=4", "--held_out=2", "--held_out_final=2", "--check_every=2", "--log_every=1")
     done = command("train", "--finetune=monst3r", *arguments, *small, f"--output={tmp_path / 'tuned'}")
     assert done.returncode == 0, done.stderr[-2000:]
     before, after = (
-        parameters_of(load_checkpoint(path)[1]) for path in (folder / "through" / "model", tmp_path / "tuned" / "model")
+        parameters_of(load_checkpoint(path)[1]) for path in (folder / "stopped" / "model", tmp_path / "tuned" / "model")
     )
     moved = {name for name in before if not np.array_equal(before[name], after[name])}
     assert moved and not any(name.startswith("encoder.") for name in moved)
@@ -221,7 +224,7 @@ def interrupted(runs, command, environment, tmp_path_factory):
     """
     folder, _ = runs
     work = tmp_path_factory.mktemp("interrupted")
-    shutil.copytree(folder / "through" / "model", work / "weights")
+    shutil.copytree(folder / "stopped" / "model", work / "weights")
     output = work / "run"
     small = (*SMALL, "--check_every=1", "--steps=500", "--dtype=bfloat16")
     arguments = (*small, f"--checkpoint={work / 'weights'}", f"--output={output}")

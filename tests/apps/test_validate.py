@@ -32,6 +32,7 @@ def lengths(points: np.ndarray, valid: np.ndarray) -> np.ndarray:
     ]
 
 
+@pytest.mark.slow
 def test_the_metrics_are_those_of_the_networks_points(figures):
     """Measured again, in NumPy, from the network's predictions of the same pairs."""
     model = load_model("embedded", "float32")
@@ -65,6 +66,7 @@ def test_the_metrics_are_those_of_the_networks_points(figures):
     assert figures["model"]["abs_rel"] == pytest.approx(relative, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_network_that_ships_does_what_its_card_says(figures):
     """docs/embedded.md has the figures of 256 pairs; the first 32 of them differ by a few per cent."""
     model = figures["model"]
@@ -80,6 +82,7 @@ def test_the_network_that_ships_does_what_its_card_says(figures):
         assert model[name] == pytest.approx(float(said), rel=0.15), name
 
 
+@pytest.mark.slow
 def test_it_needs_the_second_view(figures):
     assert figures["model"]["error_2"] < 0.7 * figures["view_1_twice"]["error_2"]
     assert figures["model"]["rotation_deg"] < 0.6 * figures["view_1_twice"]["rotation_deg"]

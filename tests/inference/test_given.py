@@ -97,6 +97,7 @@ class Kept:
         self.scenes[number] = scene
 
 
+@pytest.mark.slow
 def test_keyframes_come_last_and_need_neither_flow_nor_a_refiner(model, monkeypatch):
     """Three windows and one of keyframes, without the smoothness term; switched off, there are no keyframes."""
     frames, seen = clip(11), []

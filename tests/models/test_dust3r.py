@@ -149,11 +149,11 @@ def test_bfloat16_stays_close_and_heads_stay_float32():
 
 
 def test_with_dtype_is_the_network_constructed_in_that_dtype():
-    rgb, model = frames(2, 32, 48), network(SMALL["dpt"])
+    rgb, model = frames(2, 32, 48), network(SMALL["linear"])
     before = run(model, rgb)
     half = model.with_dtype("bfloat16")
     assert half.dtype == jnp.bfloat16 and model.dtype == jnp.float32
-    chex.assert_trees_all_equal(run(half, rgb), run(network(SMALL["dpt"], dtype=jnp.bfloat16), rgb))
+    chex.assert_trees_all_equal(run(half, rgb), run(network(SMALL["linear"], dtype=jnp.bfloat16), rgb))
     chex.assert_trees_all_equal(run(half.with_dtype(jnp.float32), rgb), before)
     assert all(a is b for a, b in zip(jax.tree.leaves(half), jax.tree.leaves(model), strict=True))  # no copies
     half.encoder.norm.scale[...] = jnp.zeros(16)

@@ -28,7 +28,7 @@ def draw(numbers):
     return dataclasses.replace(pairs, rgb=rgb.astype(jnp.uint8))
 
 
-@pytest.fixture(params=["adamw", "muon"])
+@pytest.fixture(params=[pytest.param("adamw", marks=pytest.mark.slow), "muon"])
 def run(request, config):
     training = TrainConfig(
         steps=40, batch_size=2, optimiser=request.param, learning_rate=3e-3, warmup_samples=4, objective=EXTRA
@@ -136,6 +136,7 @@ for count in (1, 2):
 """
 
 
+@pytest.mark.slow
 def test_two_devices_train_like_one():
     """The batch is the same, and its gradient is the mean of the devices' gradients. Only rounding differs."""
     lines = run_on_devices(2, "-c", ONE_AND_TWO_DEVICES).splitlines()

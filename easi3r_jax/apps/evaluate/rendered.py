@@ -11,13 +11,13 @@ import jax
 import numpy as np
 from PIL import Image
 
-from easi3r_jax.core.arrays import Array
+from easi3r_jax.apps.rendered import planned, render
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.types import Frames
 from easi3r_jax.evaluation.datasets import TestSequence, TestSet, Trajectory, Truth
 from easi3r_jax.evaluation.metrics import DepthOptions
 from easi3r_jax.io.video import frame_geometry, resize_image
-from easi3r_jax.synthetic.clips import Clip, ClipConfig, ClipPlan, plan_clip, render_clip
+from easi3r_jax.synthetic.clips import Clip, ClipConfig, ClipPlan
 
 NAME = "synthetic"
 #: Default number of clips.
@@ -49,10 +49,10 @@ def rendered_set(count: int, seed: int, config: ClipConfig) -> tuple[TestSet, li
 
     @functools.lru_cache(maxsize=1)  # its ground truth is requested frame by frame, clip after clip
     def rendered(number: int) -> Clip:
-        return jax.tree.map(np.asarray, _render(keys[number][1], plans[number], config.size))
+        return jax.tree.map(np.asarray, render(keys[number][1], plans[number], config.size))
 
     keys = [jax.random.split(jax.random.fold_in(jax.random.key(seed), number)) for number in range(count)]
-    plans = [_plan(plan_key, config) for plan_key, _ in keys]
+    plans = [planned(plan_key, config) for plan_key, _ in keys]
     sequences: list[TestSequence] = [
         _sequence(f"clip_{seed}_{number:05d}", plan, partial(rendered, number)) for number, plan in enumerate(plans)
     ]
@@ -92,13 +92,3 @@ def rendered_frames(sequence: RenderedSequence, config: FrameConfig) -> Frames:
         frame_from_source=geometry.frame_from_source,
         source_size=np.array([height, width], np.int32),
     )
-
-
-@partial(jax.jit, static_argnames=("config",))
-def _plan(key: Array, config: ClipConfig) -> ClipPlan:
-    return plan_clip(key, config)
-
-
-@partial(jax.jit, static_argnames=("size",))
-def _render(key: Array, plan: ClipPlan, size: tuple[int, int]) -> Clip:
-    return render_clip(key, plan, size)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Iterator
-from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from easi3r_jax.core.arrays import Array
+from easi3r_jax.apps.rendered import planned, sampled
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames
@@ -20,7 +18,7 @@ from easi3r_jax.evaluation.metrics import GroundTruth
 from easi3r_jax.io.sequences import STILL, Sequence, find_sequence, load_arrays
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.models.config import DUSt3RConfig
-from easi3r_jax.synthetic.clips import Clip, ClipConfig, plan_clip, render_clip
+from easi3r_jax.synthetic.clips import Clip, ClipConfig
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,8 +50,10 @@ def rendered(seed: int, split: int, count: int, config: ClipConfig) -> Iterator[
     """`count` new clips. Different splits of a seed have different clips."""
     for n in range(count):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), split), n)
-        parts = (jax.tree.map(np.asarray, _render(key, jnp.asarray(moving), config)) for moving in (True, False))
-        moving, still = (from_render(clip, movers, config) for clip, movers in parts)
+        moves = np.concatenate([[False], planned(jax.random.split(key)[0], config).moves])
+        clips = (jax.tree.map(np.asarray, sampled(key, config, moving=moving)) for moving in (True, False))
+        # In the twin too: the pixels of what would move.
+        moving, still = (from_render(clip, moves[clip.views.instance], config) for clip in clips)
         yield Twins(f"seed {seed}.{split}.{n}", moving, still)
 
 
@@ -108,15 +108,6 @@ def _file(sequence: Sequence) -> pathlib.Path:
     if sequence.ground_truth is None:
         raise InputError(f"{sequence.frames.parent} has no ground_truth.npz.")
     return sequence.ground_truth
-
-
-@partial(jax.jit, static_argnames=("config",))
-def _render(key: Array, moving: Array, config: ClipConfig) -> tuple[Clip, Array]:
-    """The clip or its twin, and the pixels of the moving objects, which `synthetic.sample_clip` does not return."""
-    plan_key, noise_key = jax.random.split(key)
-    moves = plan_clip(plan_key, config).moves
-    clip = render_clip(noise_key, plan_clip(plan_key, config, moving), config.size)
-    return clip, jnp.concatenate([jnp.zeros(1, bool), moves])[clip.views.instance]
 
 
 def from_render(clip: Clip, movers: np.ndarray, config: ClipConfig) -> StudyClip:
