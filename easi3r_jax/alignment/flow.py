@@ -239,10 +239,12 @@ def _losses_and_gradients(
         flow_pulls.append(jnp.where(kept, -slope, 0))
         pulls.append(jnp.where(kept, slope * inverse, 0))
         depth_pull = depth_pull + jnp.where(kept, pulls[a] * (centre[a] - there), 0)
-    pull = jnp.stack([*pulls, depth_pull])
-    ones = jnp.ones_like(disparity)
-    projection_grad = jnp.matmul(pull, jnp.stack([x, y, ones, disparity], axis=1), precision=_HIGHEST)
-    disparity_grad = sum(projection[a, 3] * pull[a] for a in range(3))
+    pulls.append(depth_pull)
+    # Sums of products, not a product with a transposed stack: that would copy both.
+    projection_grad = jnp.stack(
+        [jnp.stack([jnp.sum(p * x), jnp.sum(p * y), jnp.sum(p), jnp.sum(p * disparity)]) for p in pulls]
+    )
+    disparity_grad = sum(projection[a, 3] * pulls[a] for a in range(3))
     flow_grad = jnp.stack(flow_pulls).astype(flow.dtype) if flow_wanted else None
     return total, number, projection_grad, disparity_grad, flow_grad
 

@@ -189,8 +189,10 @@ def _distance_and_gradients(
     scaled = weights * inverse
     pulls = [scaled * r for r in residual]
     pull = jnp.stack(pulls)
-    linear_grad = jnp.matmul(pull, points.T, precision=_HIGHEST)
-    transform_grad = jnp.concatenate([linear_grad, jnp.sum(pull, axis=1, keepdims=True)], axis=1)
+    # Sums of products, not a product with the transposed points: that would copy both.
+    transform_grad = jnp.stack(
+        [jnp.stack([*(jnp.sum(pulls[a] * points[b]) for b in range(3)), jnp.sum(pulls[a])]) for a in range(3)]
+    )
     points_grad = weights_grad = None
     if wanted[0]:
         points_grad = jnp.stack([sum(transform[a, b] * pulls[a] for a in range(3)) for b in range(3)])

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from easi3r_jax import motion
-from easi3r_jax.apps.study import clips, report, scores
+from easi3r_jax.apps.study import clips, report, scores, systems
 from easi3r_jax.apps.study.report import Mean, choose, mean, over_clips
 from easi3r_jax.apps.study.scores import ALL_LAYERS, FORMULA, MAPS, Score
-from easi3r_jax.core.errors import InputError
+from easi3r_jax.apps.study.systems import System
+from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import AttentionStats
 from easi3r_jax.models import random_model
 from easi3r_jax.synthetic.clips import ClipConfig
@@ -137,6 +138,31 @@ def test_choices_are_the_best_of_their_kind_on_development_clips():
     }
 
 
+def test_differences_are_paired_and_of_twins_to_twins():
+    clips = [{"a": {"x": x}, "a, still": {"x": 2 * x}, "b": {"x": x + 1}, "b, still": {"x": 2 * x + 3}} for x in (1, 9)]
+    assert report.differences(clips) == {"b": {"x": Mean(1, 0, 2)}, "b, still": {"x": Mean(3, 0, 2)}}
+    clips[0]["b"]["x"] = None
+    assert report.differences(clips)["b"]["x"] == Mean(1, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "system"),
+    [
+        ("plain", System("plain", flow=False, masks="", reattention=True, refined=False)),
+        ("flow+truth+single-pass", System("flow+truth+single-pass", True, "truth", False, False)),
+        ("match+reprojection", System("match+reprojection", False, "match", True, True)),
+    ],
+)
+def test_systems_are_their_parts(name, system):
+    assert systems.parse(f" {name},") == [system]
+
+
+@pytest.mark.parametrize("name", ["plain+flow", "flow+flow", "match+rigid", "flow+single-pass", "none", "flow+"])
+def test_systems_that_mean_nothing_are_refused(name):
+    with pytest.raises(ConfigError, match=name.split("+")[0]):
+        systems.parse(name)
+
+
 def test_tables_are_markdown():
     table = report.Table("Title", ("a", "b"), [("x", "1"), ("y", "2")])
     assert table.markdown() == "**Title**\n\n| a | b |\n|---|---|\n| x | 1 |\n| y | 2 |\n"
@@ -150,7 +176,14 @@ def study(command, tmp_path_factory):
     save_checkpoint(network, NETWORK, random_model(NETWORK), source_name="random")
     done = command(
         "study",
-        *("--num=1", "--dev_num=1", "--num_frames=3", "--iterations=5", "--motion=none,attention", "--clusters=8"),
+        *(
+            "--num=1",
+            "--dev_num=1",
+            "--num_frames=3",
+            "--iterations=5",
+            "--systems=plain,flow+attention,truth+single-pass",
+            "--clusters=8",
+        ),
         *(f"--checkpoint={network}", f"--tuned={network}", f"--output={folder}"),
     )
     assert done.returncode == 0, done.stderr
@@ -172,25 +205,31 @@ def test_the_study_writes_what_it_prints(study):
         assert text in written and text in done.stdout
     assert figures["gain"]["mean"] == pytest.approx(figures["auc"]["mean"] - figures["still_auc"]["mean"])
     assert len(results["test"]) == 2 * (3 * len(MAPS) + 2)
-    assert set(results["chosen"]) == set(report.CHOICES)
+    assert set(results["chosen"]) == set(report.CHOICES) - {"read-out, clustered or not"}  # this network has none
     assert all(name in results["test"] for name in results["chosen"].values())
 
 
 @pytest.mark.slow
 def test_the_study_reconstructs_with_both_networks(study):
-    results = json.loads((study[1] / "results.json").read_text())["reconstructions"]
-    rows = ("plain", "plain + attention", "fine-tuned", "fine-tuned + attention")
-    assert list(results) == [f"{row}{still}" for row in rows for still in ("", ", still")]
-    for row in rows:
-        assert results[row]["ate"]["mean"] > 0
-        assert ("mask_iou" in results[row]) == ("attention" in row)
+    record = json.loads((study[1] / "results.json").read_text())
+    results, rows = record["reconstructions"], ("plain", "flow+attention", "truth+single-pass")
+    names = [f"{network}{row}{still}" for network in ("", "fine-tuned: ") for row in rows for still in ("", ", still")]
+    assert list(results) == names
+    for name in names:
+        assert results[name]["ate"]["mean"] > 0
+        assert ("mask_iou" in results[name]) == ("attention" in name)
     # The same weights twice: the same figures twice.
-    assert results["plain + attention"] == results["fine-tuned + attention"]
+    assert results["flow+attention"] == results["fine-tuned: flow+attention"]
+    assert list(record["differences"]) == [name for name in names if name not in ("plain", "plain, still")]
+    off = record["differences"]["flow+attention, still"]["ate"]["mean"]
+    assert off == pytest.approx(
+        results["flow+attention, still"]["ate"]["mean"] - results["plain, still"]["ate"]["mean"]
+    )
 
 
 @pytest.mark.parametrize(
     ("argument", "says"),
-    [("--motion=none,flow", "flow"), ("--clips=nowhere", "nowhere"), ("--tuned=nothing", "nothing")],
+    [("--systems=plain,folw", "folw"), ("--clips=nowhere", "nowhere"), ("--tuned=nothing", "nothing")],
 )
 def test_what_cannot_work_fails_in_one_line(here, tmp_path, argument, says):
     done = here("study", argument, f"--output={tmp_path / 'x'}")

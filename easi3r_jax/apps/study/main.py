@@ -3,6 +3,12 @@
     python -m experiments.study                                    # the embedded network on clips rendered here
     python -m experiments.study --tuned=runs/tuned/model           # compared with one fine-tuned on dynamic clips
     python -m experiments.study --clips=clips/ --num=16            # on clips of experiments.synthesize
+    python -m experiments.study --systems=plain,flow,flow+attention,flow+truth --notwins
+
+Scores of the first pass are compared, and full reconstructions by --systems: each is its parts, joined by +. Parts:
+plain (DUSt3R alone), flow (by dense inverse search), a source of masks (attention, formula, rigid, match, or truth for
+the true masks), single-pass (masks count in the alignment only, not in the attention of a second pass), reprojection
+(masks refined by reprojection). --systems= compares scores alone.
 
 Every metric of a clip is reported beside the same metric of its twin: the same scene, camera path and noise without
 motion. "AUC, still" scores the objects that would move against the rest of the twin: 0.5 means that a score responds to
@@ -12,26 +18,21 @@ results.json with every metric of every clip, and report.md with the tables.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import pathlib
 import time
 from collections.abc import Iterator
 
-import numpy as np
-
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.study import clips as study_clips
-from easi3r_jax.apps.study import report, scores
-from easi3r_jax.apps.study.clips import StudyClip, Twins
-from easi3r_jax.core.arrays import Array
+from easi3r_jax.apps.study import report, scores, systems
+from easi3r_jax.apps.study.clips import Twins
 from easi3r_jax.core.atomic import atomic_folder, ensure_writable
 from easi3r_jax.core.config import AlignConfig, PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.pairs import make_edges
-from easi3r_jax.evaluation import metrics
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io import export
 from easi3r_jax.models import DUSt3R
@@ -56,7 +57,13 @@ _METHOD = FLAGS.group("Method")
 GRAPH = _METHOD.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
 CLUSTERS = _METHOD.integer("clusters", 64, "k-means clusters.", at_least=1)
 ITERATIONS = _METHOD.integer("iterations", 300, "Alignment steps.", at_least=1)
-MOTION = _METHOD.string("motion", "none,formula,rigid,match", "Motion sources to reconstruct and evaluate with.")
+SYSTEMS = _METHOD.string(
+    "systems",
+    "plain,flow,flow+formula,flow+attention,flow+match,flow+truth,flow+attention+single-pass,flow+truth+single-pass,"
+    "flow+attention+reprojection",
+    "Reconstructions to compare with the first of them.",
+)
+TWINS = _METHOD.boolean("twins", True, "Reconstruct the motionless twins too.")
 
 _OUTPUT = FLAGS.group("Output")
 OUTPUT = _OUTPUT.string("output", "results/study", "Folder of the result. An existing one is replaced.")
@@ -71,7 +78,7 @@ def main() -> None:
         segmentation=SegmentationConfig(num_clusters=CLUSTERS.value),
         alignment=AlignConfig(iterations=ITERATIONS.value),
     )
-    sources = [dataclasses.replace(config, cue=name) for name in filter(None, MOTION.value.split(","))]
+    compared = systems.parse(SYSTEMS.value)
     make_edges(NUM_FRAMES.value, GRAPH.value)
     output = pathlib.Path(OUTPUT.value)
     ensure_writable(output, marker=MARKER)
@@ -87,7 +94,8 @@ def main() -> None:
     development, test, counts = find_clips(model)
     print(f"  {counts[0]} development and {counts[1]} test clips, each with its twin")
 
-    total = sum(counts) + 2 * counts[1] * len(networks) * len(sources)
+    reconstructed = ("", ", still") if TWINS.value else ("",)
+    total = sum(counts) + len(reconstructed) * counts[1] * len(networks) * len(compared)
     evaluated: list[dict] = []
     per_clip: list[dict] = []
     names = []
@@ -99,25 +107,31 @@ def main() -> None:
         evaluated.append(scores.evaluated(model, twins, (features[0], features[1]), config))
         names.append(twins.name)
         done += 1
-        if number < counts[0] or not sources:
+        if number < counts[0] or not compared:
             continue
         per_clip.append({})
+        flows = {}
+        if any(system.flow for system in compared):
+            flows = {kind: systems.flow_of(kinds[kind], config) for kind in reconstructed}
         for network, (weights, _) in networks.items():
             if weights is not model:
                 features = [pipeline.encode(weights, clip.frames) for clip in kinds.values()]
-            for options in sources:
-                for (kind, clip), encoded in zip(kinds.items(), features, strict=True):
+            for system in compared:
+                for kind, encoded in zip(reconstructed, features, strict=False):
                     stages("clips", done, total, twins.name)
-                    name = f"{system_name(network, options.cue)}{kind}"
-                    per_clip[-1][name] = measured(weights, clip, encoded, options)
+                    name = f"{'fine-tuned: ' if network else ''}{system.name}{kind}"
+                    per_clip[-1][name] = systems.measured(
+                        weights, kinds[kind], encoded, system, config, flows.get(kind)
+                    )
                     done += 1
     stages("clips", total, total)
 
     developed, tested = (report.over_clips(part) for part in (evaluated[: counts[0]], evaluated[counts[0] :]))
-    systems = report.over_clips(per_clip)
+    reconstructions = report.over_clips(per_clip)
+    differences = report.differences(per_clip)
     layers = scores.layer_names(model.config.dec_depth)
     tables = report.score_tables(tested, developed, layers)
-    tables += report.system_tables(systems) if systems else []
+    tables += report.system_tables(reconstructions, differences) if reconstructions else []
     record = {
         "options": FLAGS.values(),
         "pipeline": config,
@@ -127,7 +141,8 @@ def main() -> None:
         "development": _named(developed),
         "test": _named(tested),
         "chosen": {kind: score.name for kind, score in report.choose(developed).items()},
-        "reconstructions": _named(systems),
+        "reconstructions": _named(reconstructions),
+        "differences": _named(differences),
         "per_clip": {"scores": [_named(clip) for clip in evaluated], "reconstructions": per_clip},
     }
     with atomic_folder(output, marker=MARKER) as folder:
@@ -153,23 +168,6 @@ def find_clips(model: DUSt3R) -> tuple[Iterator[Twins], Iterator[Twins], tuple[i
     parts = found[: DEV_NUM.value], found[DEV_NUM.value :][: NUM.value]
     development, test = ((study_clips.read(path, model.config) for path in part) for part in parts)
     return development, test, (len(parts[0]), len(parts[1]))
-
-
-def measured(model: DUSt3R, clip: StudyClip, features: Array, config: PipelineConfig) -> dict[str, float | None]:
-    """Metrics of a full reconstruction. A twin's `score_auc` is that of the objects that would move."""
-    scene = pipeline.reconstruct(model, clip.frames, config, features=features).scene
-    if config.cue == "none":  # no statement about motion
-        return metrics.evaluate_scene(scene, dataclasses.replace(clip.truth, masks=None))
-    values = metrics.evaluate_scene(scene, clip.truth)
-    if clip.movers is not None:
-        values["score_auc"] = metrics.roc_auc(np.asarray(scene.dynamic_score), clip.movers)
-    return values
-
-
-def system_name(network: str, motion: str) -> str:
-    """Name of a row of the table."""
-    plain = "fine-tuned" if network else "plain"
-    return plain if motion == "none" else f"{plain} + {motion}"
 
 
 def document(tables: list[report.Table], counts: tuple[int, int]) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from easi3r_jax.apps.study.scores import ALL_LAYERS, CUES, FORMULA, MAPS, Score
+from easi3r_jax.apps.study.scores import ALL_LAYERS, CUES, FORMULA, MAPS, READOUT, Score
 
 
 class Mean(NamedTuple):
@@ -44,6 +44,30 @@ def over_clips(clips: Sequence[Mapping]) -> dict:
     }
 
 
+def differences(clips: Sequence[Mapping[str, Mapping[str, float | None]]]) -> dict[str, dict[str, Mean]]:
+    """Of every row but the first, metrics minus the first row's, clip by clip; twins' rows minus the twins' first.
+
+    Paired, since clips differ far more than the rows of one clip do.
+    """
+    if not clips:
+        return {}
+    found = {}
+    still = ", still"
+    first = {name.endswith(still): name for name in reversed(clips[0])}
+    for name, values in clips[0].items():
+        base = first[name.endswith(still)]
+        if name == base:
+            continue
+        found[name] = {
+            metric: mean(_minus(clip[name].get(metric), clip[base].get(metric)) for clip in clips) for metric in values
+        }
+    return found
+
+
+def _minus(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other
+
+
 def _of_attention(score: Score) -> bool:
     return score.source not in CUES
 
@@ -55,6 +79,7 @@ CHOICES: dict[str, tuple[Callable[[Score], bool], str]] = {
     "the method's score of any layer": (lambda s: _of_attention(s) and s.map == FORMULA, "auc"),
     "any map of any layer": (_of_attention, "auc"),
     "any map of any layer, by AUC above still": (_of_attention, "gain"),
+    "read-out, clustered or not": (lambda s: s.source == READOUT, "auc"),
     "rigid, clustered or not": (lambda s: s.source == "rigid", "auc"),
     "match, clustered or not": (lambda s: s.source == "match", "auc"),
 }
@@ -101,6 +126,7 @@ def score_tables(
         Score(source, name, clustered)
         for source, name in (*((ALL_LAYERS, name) for name in MAPS), *((cue, "") for cue in CUES))
         for clustered in (False, True)
+        if Score(source, name, clustered) in test  # not every network has a read-out
     ]
     for what, columns in (("AUC", _AUC), ("masks", _MASK)):
         rows = [(score.name, *(str(test[score][metric]) for metric in columns)) for score in listed]
@@ -134,17 +160,22 @@ _GEOMETRY = {
 _MOTION = {"score_auc": "AUC", "mask_iou": "mask IoU", "mask_share": "marked"}
 
 
-def system_tables(systems: Mapping[str, Mapping[str, Mean]]) -> list[Table]:
-    """Full reconstructions: geometry of all, and masks of those that have a motion source. Rows keep their order."""
+def system_tables(systems: Mapping[str, Mapping[str, Mean]], paired: Mapping[str, Mapping[str, Mean]]) -> list[Table]:
+    """Full reconstructions: geometry, its `differences` to the first row, and masks. Rows keep their order."""
     tables = []
-    for what, columns in (("geometry", _GEOMETRY), ("motion", _MOTION)):
+    first = next(iter(systems), "")
+    for what, columns, found in (
+        ("geometry", _GEOMETRY, systems),
+        (f"geometry, difference to {first} clip by clip", _GEOMETRY, paired),
+        ("motion", _MOTION, systems),
+    ):
         rows = [
             (name, *(str(means.get(metric, Mean(None, None, 0))) for metric in columns))
-            for name, means in systems.items()
+            for name, means in found.items()
             if any(metric in means for metric in columns)
         ]
         if rows:
-            tables.append(Table(f"Reconstructions, test clips: {what}", ("network, motion", *columns.values()), rows))
+            tables.append(Table(f"Reconstructions, test clips: {what}", ("system", *columns.values()), rows))
     return tables
 
 

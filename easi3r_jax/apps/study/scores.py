@@ -29,7 +29,9 @@ ALL_LAYERS, FORMULA = "all layers", "formula"
 _FACTORS = ("mean_src", "std_src", "mean_ref", "std_ref")
 #: The method's score, each of its four maps and each complement.
 MAPS = (FORMULA, *(sign + name for name in _FACTORS for sign in ("", "1 - ")))
-CUES = ("rigid", "match")
+READOUT = "read-out"
+#: Names of motion cues; the read-out is that of the network, if it carries one.
+CUES = (READOUT, "rigid", "match")
 
 
 class Score(NamedTuple):
@@ -76,8 +78,8 @@ def scored(
     predictions, temporal = pipeline.prediction_pass(model, features, edges, grid, batch=config.pair_batch)
     labels = _cluster(features, grid, config.segmentation, jax.random.key(config.seed))
 
-    def pixels(values: Array, observed: Array) -> tuple[np.ndarray, np.ndarray]:
-        return jax.device_get(_masks(values, observed, temporal, labels, size, config.segmentation))
+    def pixels(values: Array, observed: Array, at_least: Array | None = None) -> tuple[np.ndarray, np.ndarray]:
+        return jax.device_get(_masks(values, observed, temporal, labels, size, config.segmentation, at_least))
 
     maps = attention_maps(temporal, grid)
     found, masks = pixels(maps.reshape(-1, *maps.shape[2:]), jnp.ones(labels.shape, bool))
@@ -86,10 +88,11 @@ def scored(
         for clustered in (False, True):
             yield Score(source, name, clustered), found[int(clustered), number], masks[int(clustered), number]
     for cue in CUES:
-        function = motion.find_cue(cue)
-        assert function is not None
+        function = _readout(model) if cue == READOUT else motion.find_cue(cue)
+        if function is None:
+            continue
         residual = function(motion.Evidence(predictions, temporal, features, grid, config.seed))
-        found, masks = pixels(residual.value[None], residual.observed)
+        found, masks = pixels(residual.value[None], residual.observed, residual.at_least)
         for clustered in (False, True):
             yield Score(cue, "", clustered), found[int(clustered), 0], masks[int(clustered), 0]
 
@@ -124,6 +127,10 @@ def evaluated(
     return results
 
 
+def _readout(model: DUSt3R) -> motion.Cue | None:
+    return None if model.readout is None else motion.Readout.from_config(model.readout)
+
+
 _cluster = jax.jit(motion.cluster_labels, static_argnames=("grid", "config"))
 
 
@@ -135,12 +142,16 @@ def _masks(
     labels: Array,
     size: tuple[int, int],
     config: SegmentationConfig,
+    at_least: Array | None = None,
 ) -> tuple[Array, Array]:
     """Scores and masks (2, M, T, H, W) of M maps (M, T, h, w): without and with clustering."""
 
     def of_one(value: Array) -> tuple[Array, Array]:
-        maps = motion.motion_maps(temporal, labels, config, MotionResidual(value, observed))
-        both = [motion.motion_masks(m, size, config) for m in (dataclasses.replace(maps, score=maps.raw_score), maps)]
+        maps = motion.motion_maps(temporal, labels, config, MotionResidual(value, observed, at_least))
+        both = [
+            motion.motion_masks(m, size, config, at_least=at_least)
+            for m in (dataclasses.replace(maps, score=maps.raw_score), maps)
+        ]
         return jnp.stack([m.score for m in both]), jnp.stack([m.mask for m in both])
 
     found, masks = jax.lax.map(of_one, values)  # one after another: a threshold's histograms take much memory
