@@ -2,13 +2,14 @@
 
     python -m experiments.calibrate --output=readout.json                    # the embedded network, rendered clips
     python -m experiments.calibrate --checkpoint=FILE.pth --clips=clips/ --output=checkpoints/NAME
+    python -m experiments.calibrate --checkpoint=FILE.pth --dataset=davis --data_root=data/DAVIS --output=readout.json
     python -m experiments.reconstruct --seq=my_video.mp4 --readout=readout.json
 
 Easi3R's published formula is the same for every network. The read-out weights the mean and deviation of every decoder
 layer and head instead. It is fitted by logistic regression on some clips. The regularisation, the threshold, and the
 weight of objects that stand still in a clip's motionless twin are chosen on others, by the IoU of clip and twin joined:
-in the twin, nothing moves. The last table is of a third part. An output that ends in .json is a file for --readout; any
-other one is a copy of the checkpoint that carries the read-out.
+in the twin, nothing moves. Clips without twins are fitted and judged alone. The last table is of a third part. An
+output that ends in .json is a file for --readout; any other one is a copy of the checkpoint that carries the read-out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import dataclasses
 import itertools
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -25,11 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax import motion
-from easi3r_jax.apps import cli
+from easi3r_jax.apps import calibration_clips, cli
 from easi3r_jax.apps.method_flags import checkpoint_flag, dtype_flag
 from easi3r_jax.apps.progress import Stages, table
-from easi3r_jax.apps.study import clips as study_clips
-from easi3r_jax.apps.study.clips import StudyClip, Twins
+from easi3r_jax.apps.study.clips import StudyClip
 from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.atomic import atomic_folder, check_file, ensure_writable
 from easi3r_jax.core.config import ReadoutConfig, SegmentationConfig
@@ -47,11 +47,17 @@ FLAGS = cli.Flags(__doc__)
 
 _CLIPS = FLAGS.group("Clips")
 CHECKPOINT = checkpoint_flag(_CLIPS)
-CLIPS = _CLIPS.string("clips", "", "Folder of clips NAME with twins NAME_still; empty: clips rendered here.")
-NUM = _CLIPS.integer("num", 60, "Clips to fit (with --clips: three fifths of the folder, if it has fewer).", at_least=1)
+CLIPS = _CLIPS.string(
+    "clips", "", "Folder of clips NAME, with twins NAME_still or without; empty: clips rendered here."
+)
+DATASET = _CLIPS.string("dataset", "", "Data set with masks, as for experiments.evaluate, instead of --clips.")
+DATA_ROOT = _CLIPS.string("data_root", "", "Folder of the data set (docs/datasets.md).")
+NUM = _CLIPS.integer("num", 60, "Clips to fit (three fifths of those there are, if they are fewer).", at_least=1)
 DEV_NUM = _CLIPS.integer("dev_num", 16, "Clips on which the settings are chosen.", at_least=1)
 TEST_NUM = _CLIPS.integer("test_num", 24, "Clips of the table.", at_least=1)
-NUM_FRAMES = _CLIPS.integer("num_frames", 16, "Frames of a rendered clip.", at_least=2)
+NUM_FRAMES = _CLIPS.integer(
+    "num_frames", 16, "Frames of a rendered clip; the most that are read of a data set's sequence.", at_least=2
+)
 SEED = _CLIPS.integer("seed", 1, "Seed of rendered clips and of k-means.")
 GRAPH = _CLIPS.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
 
@@ -88,8 +94,8 @@ class Seen:
     grid: tuple[int, int]
 
 
-#: Clips and their twins.
-Pairs = list[tuple[Seen, Seen]]
+#: Clips and their twins; None where there is none.
+Pairs = list[tuple[Seen, Seen | None]]
 
 
 def main() -> None:
@@ -103,13 +109,16 @@ def main() -> None:
     stages.close()
     parts = split(model)
     counts = [count for count, _ in parts]
-    print(f"  {counts[0]} clips to fit, {counts[1]} to choose, {counts[2]} to test; each with its twin")
+    print(f"  {counts[0]} clips to fit, {counts[1]} to choose, {counts[2]} to test")
     total, seen = sum(counts), []
-    for _, part in parts:
+    for purpose, (_, part) in zip(("fit", "choose the settings on", "test"), parts, strict=True):
         seen.append([])
-        for twins in part:
-            stages("clips", sum(map(len, seen)), total, twins.name)
-            seen[-1].append(tuple(observed(model, clip) for clip in (twins.moving, twins.still)))
+        for sample in part:
+            stages("clips", sum(map(len, seen)), total, sample.name)
+            clips = (sample.moving, sample.still)
+            seen[-1].append(tuple(None if clip is None else observed(model, clip) for clip in clips))
+        if not any(moving.moving.any() for moving, _ in seen[-1]):
+            raise InputError(f"Nothing moves in the clips to {purpose}: calibration needs masks of dynamic regions.")
     stages("clips", total, total)
     stages.close()
     report(model, *seen)
@@ -119,7 +128,10 @@ def report(model: DUSt3R, fit: Pairs, development: Pairs, test: Pairs) -> None:
     """Fits, chooses, tests, prints the tables, and writes the read-out."""
     stages = Stages()
     hard, regularisation, at_least = settings()
-    tokens = joined([tokens_of(one, number) for number, one in enumerate(itertools.chain(*fit))])
+    seen = [one for one in itertools.chain(*fit) if one is not None]
+    tokens = joined([tokens_of(one, number) for number, one in enumerate(seen)])
+    if not tokens.hard.any():
+        hard = [0.0]  # a weight of nothing
     rows, readouts = {}, {}
     for done, choice in enumerate(itertools.product(hard, regularisation)):
         stages("fit", done, len(hard) * len(regularisation))
@@ -155,20 +167,25 @@ def settings() -> tuple[list[float], list[float], list[float]]:
     return _numbers(HARD, 0, 1), _numbers(REGULARISATION, 0, float("inf")), _numbers(AT_LEAST, 0, 1)
 
 
-def split(model: DUSt3R) -> list[tuple[int, Iterator[Twins]]]:
-    """Clips to fit, to choose on, and to test, each with their number."""
+def split(model: DUSt3R) -> list[calibration_clips.Part]:
+    """Clips to fit, to choose on, and to test, each with their number.
+
+    Raises:
+      ConfigError: flags that contradict each other.
+      InputError: too few clips.
+    """
     counts = (NUM.value, DEV_NUM.value, TEST_NUM.value)
-    if not CLIPS.value:
-        config = ClipConfig(size=model.config.image_size, num_frames=NUM_FRAMES.value)
-        return [(count, study_clips.rendered(SEED.value, 10 + n, count, config)) for n, count in enumerate(counts)]
-    paths = study_clips.folders(pathlib.Path(CLIPS.value).expanduser())
-    if len(paths) < 3:
-        raise InputError(f"{CLIPS.value} has {len(paths)} clips: three are needed, to fit, to choose and to test.")
-    if len(paths) < sum(counts):
-        test = max(1, len(paths) // 5)
-        counts = (len(paths) - 2 * test, test, test)
-    read = (study_clips.read(path, model.config) for path in paths)
-    return [(count, itertools.islice(read, count)) for count in counts]
+    if CLIPS.value and DATASET.value:
+        raise ConfigError("--clips and --dataset: give one of them.")
+    if bool(DATASET.value) != bool(DATA_ROOT.value):
+        raise ConfigError("--dataset and --data_root belong together: give both or neither.")
+    if DATASET.value:
+        root = pathlib.Path(DATA_ROOT.value).expanduser()
+        return calibration_clips.of_data_set(DATASET.value, root, counts, model.config, NUM_FRAMES.value)
+    if CLIPS.value:
+        return calibration_clips.of_folder(pathlib.Path(CLIPS.value).expanduser(), counts, model.config)
+    config = ClipConfig(size=model.config.image_size, num_frames=NUM_FRAMES.value)
+    return calibration_clips.rendered(SEED.value, counts, config)
 
 
 def observed(model: DUSt3R, clip: StudyClip) -> Seen:
@@ -205,7 +222,7 @@ def readout_of(
     model: DUSt3R, weights: np.ndarray, bias: float, choice: tuple[float, float], count: int
 ) -> ReadoutConfig:
     """The read-out with these weights."""
-    what = CLIPS.value or f"rendered, seed {SEED.value}"
+    what = DATASET.value or CLIPS.value or f"rendered, seed {SEED.value}"
     return ReadoutConfig(
         num_layers=model.config.dec_depth,
         num_heads=model.config.dec_heads,
@@ -225,7 +242,7 @@ def measured(
     """Means over clips of the metrics of a cue: a read-out, the published formula, or one of its maps.
 
     Args:
-      clips: with their twins.
+      clips: with their twins, if they have any; without, the joint IoU is the IoU.
       cue: a read-out, "formula", or the name of a map.
       at_least: minimum thresholds of the masks, each with a result.
 
@@ -236,9 +253,11 @@ def measured(
     readout = motion.Readout.from_config(cue) if isinstance(cue, ReadoutConfig) else None
     rows: list[list[dict[str, float | None]]] = [[] for _ in at_least]
     for moving, still in clips:
-        (score, otsu), (still_score, still_otsu) = (score_of(seen, cue, readout) for seen in (moving, still))
-        auc = roc_auc(score, moving.moving)
-        still_auc = None if still.movers is None else roc_auc(still_score, still.movers)
+        score, otsu = score_of(moving, cue, readout)
+        auc, still_auc, still_score, still_otsu = roc_auc(score, moving.moving), None, np.zeros(0), 0.0
+        if still is not None:
+            still_score, still_otsu = score_of(still, cue, readout)
+            still_auc = None if still.movers is None else roc_auc(still_score, still.movers)
         for row, least in zip(rows, at_least, strict=True):
             mask, still_mask = score > max(otsu, least), still_score > max(still_otsu, least)
             inside, union = (mask & moving.moving).sum(), (mask | moving.moving).sum()
@@ -249,7 +268,7 @@ def measured(
                     "IoU": inside / union if union else None,
                     "joint IoU": inside / max(union + still_mask.sum(), 1),
                     "marked": mask.mean(),
-                    "marked, twin": still_mask.mean(),
+                    "marked, twin": None if still is None else still_mask.mean(),
                 }
             )
     means = [{name: _mean(clip[name] for clip in row) for name in row[0]} for row in rows]
@@ -312,7 +331,7 @@ def _mean(values: Iterable[float | None]) -> float:
 
 
 def _shown(row: dict[str, float]) -> tuple[str, ...]:
-    return tuple(f"{value:.3f}" for value in row.values())
+    return tuple("–" if np.isnan(value) else f"{value:.3f}" for value in row.values())
 
 
 _cluster = jax.jit(motion.cluster_labels, static_argnames=("grid", "config"))

@@ -6,7 +6,10 @@ import pytest
 
 import easi3r_jax as e3r
 from easi3r_jax.apps import calibrate
+from easi3r_jax.apps.calibration_clips import Sample, of_data_set
+from easi3r_jax.apps.study.clips import StudyClip
 from easi3r_jax.core.config import PipelineConfig
+from easi3r_jax.evaluation.metrics import GroundTruth
 from easi3r_jax.io import export
 from easi3r_jax.io.sequences import CLIPS
 
@@ -87,6 +90,52 @@ def test_a_folder_of_something_else_is_left_alone_before_anything_is_rendered(ca
     assert execute(*SMALL, f"--output={tmp_path / 'mine'}") == 1
     assert "mine" in capsys.readouterr().err
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "words"
+
+
+def test_sequences_of_a_data_set_which_have_no_twins(capsys, tmp_path):
+    """In DAVIS' layout, twice the network's size; the masks are those of the clip, at the frames' size."""
+    rgb = [cv2.imread(str(path)) for path in sorted((CLIPS / "demo" / "frames").iterdir())[:4]]
+    masks = np.load(CLIPS / "demo" / "ground_truth.npz")["masks"][:4]
+    for name, folder, images in (("JPEGImages", ".jpg", rgb), ("Annotations", ".png", 255 * masks.astype(np.uint8))):
+        for sequence in "abc":
+            (tmp_path / name / "480p" / sequence).mkdir(parents=True)
+            for t, image in enumerate(images):
+                large = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+                cv2.imwrite(str(tmp_path / name / "480p" / sequence / f"{t:05d}{folder}"), large)
+    _, (sample, *_) = next(iter(of_data_set("davis", tmp_path, (1, 1, 1), e3r.load_model("embedded").config, 3)))
+    assert sample.name == "a" and sample.still is None
+    np.testing.assert_array_equal(sample.moving.truth.masks, masks[:3])
+    output, source = tmp_path / "out.json", ("--dataset=davis", f"--data_root={tmp_path}")
+    assert execute(*QUICK, *source, f"--output={output}") == 0
+    printed = capsys.readouterr().out
+    (row,) = (line.split() for line in printed.splitlines() if line.strip().startswith("read-out  "))
+    assert row[2] == row[6] == "–" and row[3] == row[4]  # AUC and marked of the twin; IoU and joint IoU
+    assert e3r.load_readout(output).origin.startswith("experiments.calibrate: 1 clips (davis), twins' weight 0,")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--dataset=davis",), "--dataset and --data_root belong together"),
+        (("--dataset=davis", "--data_root=x", "--clips=y"), "--clips and --dataset: give one of them"),
+        (("--dataset=dvais", "--data_root=x"), "Unknown data set 'dvais'"),
+        (("--dataset=davis", "--data_root=nowhere"), "nowhere"),
+    ],
+)
+def test_data_sets_that_are_not_there_are_refused(flags, words, capsys, tmp_path):
+    assert execute(*SMALL, f"--output={tmp_path / 'out.json'}", *flags) == 1
+    errors = capsys.readouterr().err
+    assert words in errors and len(errors.strip().splitlines()) == 1
+
+
+def test_clips_in_which_nothing_moves_are_refused(capsys, tmp_path, monkeypatch):
+    still = StudyClip(None, GroundTruth(masks=np.zeros((3, 64, 96), bool)), None)
+    monkeypatch.setattr(calibrate, "split", lambda model: [(1, iter([Sample("a", still, None)]))] * 3)
+    monkeypatch.setattr(
+        calibrate, "observed", lambda model, clip: calibrate.Seen(None, None, clip.truth.masks, None, (8, 12))
+    )
+    assert execute(*SMALL, f"--output={tmp_path / 'out.json'}") == 1
+    assert "Nothing moves in the clips to fit" in capsys.readouterr().err
 
 
 def test_clips_of_a_folder_upright_ones_too(capsys, tmp_path):

@@ -57,8 +57,8 @@ def rendered(seed: int, split: int, count: int, config: ClipConfig) -> Iterator[
         yield Twins(f"seed {seed}.{split}.{n}", moving, still)
 
 
-def folders(path: pathlib.Path) -> list[pathlib.Path]:
-    """Clip folders under `path` that have a twin, sorted by name.
+def folders(path: pathlib.Path, *, with_twins: bool = True) -> list[pathlib.Path]:
+    """Clip folders under `path` that have a twin, sorted by name; or all that are not one themselves.
 
     Raises:
       InputError: there are none.
@@ -67,7 +67,12 @@ def folders(path: pathlib.Path) -> list[pathlib.Path]:
         names = {p.name for p in path.iterdir() if (p / "frames").is_dir() and (p / "ground_truth.npz").is_file()}
     except OSError as error:
         raise InputError(f"Cannot read the folder of clips {path}: {error.strerror}.") from error
-    found = [path / name for name in sorted(names) if name + STILL in names]
+    if with_twins:
+        found = [path / name for name in sorted(names) if name + STILL in names]
+    else:
+        found = [path / name for name in sorted(names) if not name.endswith(STILL)]
+        if not found:
+            raise InputError(f"There is no clip in {path}: a clip is a folder with frames/ and ground_truth.npz.")
     if not found:
         raise InputError(
             f"There is no clip in {path}: a clip is a folder NAME with frames/ and ground_truth.npz beside its twin "
@@ -102,6 +107,21 @@ def read(path: pathlib.Path, network: DUSt3RConfig) -> Twins:
         would_move = np.isin(twins_instance, np.unique(instance[masks]))
     moving, still = (StudyClip(f, t, movers) for f, t, movers in zip(frames, truths, (masks, would_move), strict=True))
     return Twins(path.name, moving, still)
+
+
+def read_alone(path: pathlib.Path, network: DUSt3RConfig) -> StudyClip:
+    """A clip folder without a twin, at the network's size.
+
+    Raises:
+      InputError: unreadable files, or ground truth without masks.
+    """
+    config = FrameConfig(size=max(network.image_size), patch_size=network.patch_size)
+    sequence = find_sequence(str(path))
+    frames = load_frames(sequence.frames, config)
+    truth = load_ground_truth(_file(sequence), frames)
+    if truth.masks is None:
+        raise InputError(f"The ground truth of {path} has no masks of dynamic regions.")
+    return StudyClip(frames, truth, truth.masks)
 
 
 def _file(sequence: Sequence) -> pathlib.Path:

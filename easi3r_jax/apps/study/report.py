@@ -53,7 +53,7 @@ def differences(clips: Sequence[Mapping[str, Mapping[str, float | None]]]) -> di
         return {}
     found = {}
     still = ", still"
-    first = {name.endswith(still): name for name in reversed(clips[0])}
+    first = {name.endswith(still): name for name in reversed(list(clips[0]))}
     for name, values in clips[0].items():
         base = first[name.endswith(still)]
         if name == base:
