@@ -30,7 +30,7 @@ from easi3r_jax.io.sequences import CLIPS
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.weights.load import load_model
 
-FLAGS = cli.Flags(__doc__)
+FLAGS = cli.Flags(__doc__, cached=True)
 _WHAT = FLAGS.group("What is measured")
 CHECKPOINT = _WHAT.string("checkpoint", "embedded", "Weights, as for experiments.reconstruct.")
 CLIP = _WHAT.string("clip", "demo", "Clip folder NAME with ground truth and a twin NAME_still beside it.")

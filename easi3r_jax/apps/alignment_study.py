@@ -38,7 +38,7 @@ from easi3r_jax.synthetic.clips import ClipConfig, ClipPlan
 from easi3r_jax.synthetic.flow import exact_flow
 from easi3r_jax.weights.load import load_model
 
-FLAGS = cli.Flags(__doc__)
+FLAGS = cli.Flags(__doc__, cached=True)
 #: Name of a row -> metrics.
 Rows = dict[str, dict[str, float | None]]
 

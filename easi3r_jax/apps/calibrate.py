@@ -43,7 +43,7 @@ from easi3r_jax.weights import convert
 from easi3r_jax.weights.load import EMBEDDED, load_model_and_metadata
 from easi3r_jax.weights.readout import READOUT, save_readout
 
-FLAGS = cli.Flags(__doc__)
+FLAGS = cli.Flags(__doc__, cached=True)
 
 _CLIPS = FLAGS.group("Clips")
 CHECKPOINT = checkpoint_flag(_CLIPS)

@@ -111,18 +111,21 @@ class Flags:
     Args:
       doc: the module's docstring, printed first in the help.
       positional: whether positional arguments are allowed.
+      cached: whether programs compiled by JAX are kept for later runs.
 
     Attributes:
       rest: the positional arguments.
     """
 
-    def __init__(self, doc: str | None, *, positional: bool = False):
+    def __init__(self, doc: str | None, *, positional: bool = False, cached: bool = False):
         self._doc = (doc or "").strip()
         self._positional = positional
         self.rest: list[str] = []
         self._flag_values = flags.FlagValues()
         self._groups: list[Group] = []
         self._general = Group("General", self._flag_values)
+        text = "Keep compiled programs for later runs, up to 2 GB in the user's cache folder."
+        self._cache = self._general.boolean("compilation_cache", True, text) if cached else None
         self._debug = self._general.boolean("debug", False, "Show the traceback of an error.")
 
     def group(self, title: str) -> Group:
@@ -193,6 +196,10 @@ class Flags:
             return _complain(f"{_message_of(error)} (--help lists the flags)", 2)
         if self.rest and not self._positional:
             return _complain(f"Unexpected argument {self.rest[0]!r}: options are written --name=value (see --help).", 2)
+        if self._cache is not None and self._cache.value:
+            from easi3r_jax.apps import compilation  # not above: it imports JAX, which not every program needs
+
+            compilation.use_cache()
         return guarded(main, debug=bool(self._debug.value), out_of_memory=self._out_of_memory())
 
     def _normalised(self, argument: str) -> str:

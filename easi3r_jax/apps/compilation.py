@@ -1,9 +1,11 @@
-"""The persistent compilation cache, shared by successive runs."""
+"""The persistent compilation cache, shared by all programs and by successive runs."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
+import platform
 
 import jax
 
@@ -11,12 +13,16 @@ from easi3r_jax.weights.convert.cache import cache_folder
 
 # Programs that compile faster are not cached. JAX's default, one second, excludes most programs of small networks.
 _MIN_COMPILE_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+_MAX_SIZE = "JAX_COMPILATION_CACHE_MAX_SIZE"
+#: Bytes; JAX then deletes what was not used for longest.
+_MAX_BYTES = 2_000_000_000
 
 
 def use_cache() -> pathlib.Path | None:
     """Turns the cache on, beside the converted checkpoints, unless the user has set a folder for JAX.
 
-    To be called before anything is compiled.
+    To be called before anything is compiled. Several processes may use it at a time. Each kind of processor has a
+    folder of its own, since a home folder may be shared by machines that do not run each other's programs.
 
     Returns:
       its folder, or None if it cannot be written.
@@ -24,7 +30,7 @@ def use_cache() -> pathlib.Path | None:
     chosen = jax.config.values.get("jax_compilation_cache_dir")
     if chosen:
         return pathlib.Path(chosen)
-    folder = cache_folder() / "compiled"
+    folder = cache_folder() / "compiled" / _processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -34,4 +40,16 @@ def use_cache() -> pathlib.Path | None:
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
     if _MIN_COMPILE_SECONDS not in os.environ:
         jax.config.update(_MIN_COMPILE_SECONDS.lower(), 0.2)
+    if _MAX_SIZE not in os.environ:
+        jax.config.update(_MAX_SIZE.lower(), _MAX_BYTES)
     return folder
+
+
+def _processor() -> str:
+    """Identifies this processor's instructions, e.g. x86_64-1f0c2ab93d5e."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = [f"flags {platform.processor()}"]
+    features = sorted({line for line in lines if line.lower().startswith(("flags", "features", "model name"))})
+    return f"{platform.machine()}-{hashlib.sha256(chr(10).join(features).encode()).hexdigest()[:12]}"

@@ -49,7 +49,7 @@ from easi3r_jax.io.window_store import WindowStore
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.weights.load import load_model_and_metadata, on_devices
 
-FLAGS = cli.Flags(__doc__)
+FLAGS = cli.Flags(__doc__, cached=True)
 
 _INPUT = FLAGS.group("Input")
 SEQ = _INPUT.string(

@@ -32,7 +32,7 @@ from easi3r_jax.io import export
 from easi3r_jax.io.sequences import STILL
 from easi3r_jax.synthetic import Clip, ClipConfig, PairSampling, pair_as_clip
 
-FLAGS = cli.Flags(__doc__)
+FLAGS = cli.Flags(__doc__, cached=True)
 
 _CONTENT = FLAGS.group("What is rendered")
 KIND = _CONTENT.choice(

@@ -45,7 +45,7 @@ from easi3r_jax.training.validation import evaluate
 from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, load_newest, save_checkpoint, save_state, state_options
 from easi3r_jax.weights.load import layer_dtype, load_model_and_metadata
 
-FLAGS = cli.Flags(__doc__)
+FLAGS = cli.Flags(__doc__, cached=True)
 
 PRESETS = {
     "embedded": (DUSt3RConfig.embedded, TrainConfig.embedded),

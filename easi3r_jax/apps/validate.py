@@ -22,7 +22,7 @@ from easi3r_jax.training.batch import ViewPairs
 from easi3r_jax.training.validation import evaluate
 from easi3r_jax.weights.load import load_model_and_metadata
 
-FLAGS = cli.Flags(__doc__)
+FLAGS = cli.Flags(__doc__, cached=True)
 
 _WHAT = FLAGS.group("What is measured")
 CHECKPOINT = _WHAT.string("checkpoint", "embedded", "Weights, as for experiments.reconstruct.")

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from easi3r_jax.apps import compilation
+from easi3r_jax.apps import cli, compilation
 from easi3r_jax.apps.evaluate import compare, records, tables
 from easi3r_jax.apps.evaluate.configuration import describe, weights_hash
 from easi3r_jax.apps.evaluate.records import Record, configuration_digest
@@ -320,12 +320,22 @@ def test_compiled_programs_are_cached_where_the_user_says(tmp_path, monkeypatch)
     monkeypatch.setattr(compilation, "jax", types.SimpleNamespace(config=config))
     monkeypatch.delenv("EASI3R_JAX_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = tmp_path / "easi3r_jax" / "compiled"
-    assert compilation.use_cache() == folder and folder.is_dir()
+    folder = compilation.use_cache()
+    assert folder is not None and folder.is_dir() and folder.parent == tmp_path / "easi3r_jax" / "compiled"
     assert changed["jax_compilation_cache_dir"] == str(folder)
+    assert changed["jax_compilation_cache_max_size"] == 2e9  # bounded
     monkeypatch.setenv("EASI3R_JAX_CACHE", str(tmp_path / "file"))
     (tmp_path / "file").write_text("")
     assert compilation.use_cache() is None  # not writable: no cache
+
+
+def test_programs_that_compute_keep_what_they_compile(monkeypatch):
+    calls = []
+    monkeypatch.setattr(compilation, "use_cache", lambda: calls.append("on"))
+    flags = cli.Flags("", cached=True)
+    assert flags.execute(lambda: calls.append("main"), [""]) == 0 and calls == ["on", "main"]
+    assert flags.execute(lambda: None, ["", "--nocompilation_cache"]) == 0 and len(calls) == 2
+    assert "--[no]compilation_cache" in flags.help() and "compilation_cache" not in cli.Flags("").help()
 
 
 def test_weights_without_a_file_are_hashed_themselves():

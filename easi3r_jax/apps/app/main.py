@@ -26,7 +26,7 @@ from easi3r_jax.core import interrupt
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.viewer.listening import check_address, connection_hint
 
-FLAGS = cli.Flags(__doc__)
+FLAGS = cli.Flags(__doc__, cached=True)
 
 _WHERE = FLAGS.group("Where")
 PORT = _WHERE.integer("port", 7860, "Port of the page (0: any free port).")

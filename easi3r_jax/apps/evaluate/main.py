@@ -23,7 +23,7 @@ import time
 from functools import partial
 from typing import Any
 
-from easi3r_jax.apps import cli, compilation
+from easi3r_jax.apps import cli
 from easi3r_jax.apps.benchmark.timing import Compilations
 from easi3r_jax.apps.environment import device, versions
 from easi3r_jax.apps.evaluate import compare, records, rendered
@@ -46,7 +46,7 @@ from easi3r_jax.io import export
 from easi3r_jax.synthetic import ClipConfig
 from easi3r_jax.weights.load import load_model_and_metadata, on_devices
 
-FLAGS = cli.Flags(__doc__, positional=True)
+FLAGS = cli.Flags(__doc__, positional=True, cached=True)
 
 _DATA = FLAGS.group("Data")
 DATASET = _DATA.string(
@@ -101,7 +101,6 @@ SHARED_SHAPES = _COMPUTE.boolean(
     True,
     "Clips of similar lengths share compiled programs: arrays are up to an eighth longer than the clip.",
 )
-CACHE = _COMPUTE.boolean("compilation_cache", True, "Cache compiled programs for later runs (XDG cache folder).")
 
 HOSTS = HostFlags(FLAGS)
 
@@ -117,8 +116,6 @@ def main() -> None:
         opened = open_data_sets(names)
         seeds = range(SEED.value, SEED.value + SEEDS.value)
         output = pathlib.Path(OUTPUT.value or pathlib.Path("evaluations") / "-".join(names)).expanduser()
-        if CACHE.value:
-            compilation.use_cache()
         compilations = Compilations()
         stages = Stages(quiet=hosts.index != 0, leave=False)
         with claimed(output, hosts):

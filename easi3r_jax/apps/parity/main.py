@@ -23,7 +23,7 @@ from easi3r_jax.apps.progress import table
 from easi3r_jax.core.errors import InputError, UserError
 from easi3r_jax.io.export import write_json
 
-FLAGS = cli.Flags(__doc__)
+FLAGS = cli.Flags(__doc__, cached=True)
 _WHAT = FLAGS.group("What is compared")
 GOLDEN = _WHAT.string("golden", "tests/golden", "Folder of golden arrays, or of such folders.")
 JSON = _WHAT.string("json", "", "Also write all rows to this file.")

@@ -39,7 +39,7 @@ from easi3r_jax.models import DUSt3R
 from easi3r_jax.synthetic.clips import ClipConfig
 from easi3r_jax.weights.load import load_model_and_metadata
 
-FLAGS = cli.Flags(__doc__)
+FLAGS = cli.Flags(__doc__, cached=True)
 
 _NETWORK = FLAGS.group("Networks")
 CHECKPOINT = _NETWORK.string("checkpoint", "embedded", "Weights, as for experiments.reconstruct.")
