@@ -50,9 +50,13 @@ CHECKPOINT = checkpoint_flag(_CLIPS)
 CLIPS = _CLIPS.string(
     "clips", "", "Folder of clips NAME, with twins NAME_still or without; empty: clips rendered here."
 )
-DATASET = _CLIPS.string("dataset", "", "Data set with masks, as for experiments.evaluate, instead of --clips.")
+DATASET = _CLIPS.string(
+    "dataset", "", "Instead of --clips, a data set with masks: davis, davis2016, davis2017, custom."
+)
 DATA_ROOT = _CLIPS.string("data_root", "", "Folder of the data set (docs/datasets.md).")
-NUM = _CLIPS.integer("num", 60, "Clips to fit (three fifths of those there are, if they are fewer).", at_least=1)
+NUM = _CLIPS.integer(
+    "num", 60, "Clips to fit; if there are too few for all three numbers, three fifths, a fifth, a fifth.", at_least=1
+)
 DEV_NUM = _CLIPS.integer("dev_num", 16, "Clips on which the settings are chosen.", at_least=1)
 TEST_NUM = _CLIPS.integer("test_num", 24, "Clips of the table.", at_least=1)
 NUM_FRAMES = _CLIPS.integer(
@@ -162,8 +166,12 @@ def settings() -> tuple[list[float], list[float], list[float]]:
     """What is tried: weights of the twins' objects, regularisations, minimum thresholds.
 
     Raises:
-      ConfigError: no numbers, or numbers out of range.
+      ConfigError: no numbers, or numbers out of range; flags that contradict each other.
     """
+    if CLIPS.value and DATASET.value:
+        raise ConfigError("--clips and --dataset: give one of them.")
+    if bool(DATASET.value) != bool(DATA_ROOT.value):
+        raise ConfigError("--dataset and --data_root belong together: give both or neither.")
     return _numbers(HARD, 0, 1), _numbers(REGULARISATION, 0, float("inf")), _numbers(AT_LEAST, 0, 1)
 
 
@@ -171,14 +179,9 @@ def split(model: DUSt3R) -> list[calibration_clips.Part]:
     """Clips to fit, to choose on, and to test, each with their number.
 
     Raises:
-      ConfigError: flags that contradict each other.
       InputError: too few clips.
     """
     counts = (NUM.value, DEV_NUM.value, TEST_NUM.value)
-    if CLIPS.value and DATASET.value:
-        raise ConfigError("--clips and --dataset: give one of them.")
-    if bool(DATASET.value) != bool(DATA_ROOT.value):
-        raise ConfigError("--dataset and --data_root belong together: give both or neither.")
     if DATASET.value:
         root = pathlib.Path(DATA_ROOT.value).expanduser()
         return calibration_clips.of_data_set(DATASET.value, root, counts, model.config, NUM_FRAMES.value)

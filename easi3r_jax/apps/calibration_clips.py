@@ -61,18 +61,21 @@ def of_data_set(
       InputError: a folder that is missing or incomplete, or fewer than three sequences with masks.
     """
     sequences = [sequence for sequence in find_test_set(name).find(root) if sequence.truth.masks is not None]
+    if not sequences:
+        raise InputError(f"{name} ({root}) has no masks of dynamic regions, which calibration needs.")
     return _parts([lambda s=s: _of_sequence(s, network, num_frames) for s in sequences], counts, f"{name} ({root})")
 
 
 def _parts(read: list[Callable[[], Sample]], counts: tuple[int, ...], where: str) -> list[Part]:
     """To fit, to choose and to test: as many as asked for, else three fifths and twice a fifth of what there is."""
     if len(read) < 3:
-        raise InputError(f"{where} has {len(read)} clips with masks: three are needed, to fit, to choose and to test.")
+        raise InputError(f"{where} has {len(read)} clips: three are needed, to fit, to choose and to test.")
     if len(read) < sum(counts):
         fifth = max(1, len(read) // 5)
         counts = (len(read) - 2 * fifth, fifth, fifth)
-    rest = iter(read)
-    return [(count, (function() for function in itertools.islice(rest, count))) for count in counts]
+    ends = list(itertools.accumulate(counts))
+    parts = [read[end - count : end] for count, end in zip(counts, ends, strict=True)]
+    return [(len(part), (function() for function in part)) for part in parts]
 
 
 def _of_clip_folder(path: pathlib.Path, network: DUSt3RConfig) -> Sample:

@@ -124,7 +124,7 @@ class Flags:
         self._flag_values = flags.FlagValues()
         self._groups: list[Group] = []
         self._general = Group("General", self._flag_values)
-        text = "Keep compiled programs for later runs, up to 2 GB in the user's cache folder."
+        text = "Keep what JAX compiles for later runs: up to 2 GB in the user's cache folder."
         self._cache = self._general.boolean("compilation_cache", True, text) if cached else None
         self._debug = self._general.boolean("debug", False, "Show the traceback of an error.")
 
@@ -196,11 +196,15 @@ class Flags:
             return _complain(f"{_message_of(error)} (--help lists the flags)", 2)
         if self.rest and not self._positional:
             return _complain(f"Unexpected argument {self.rest[0]!r}: options are written --name=value (see --help).", 2)
-        if self._cache is not None and self._cache.value:
-            from easi3r_jax.apps import compilation  # not above: it imports JAX, which not every program needs
 
-            compilation.use_cache()
-        return guarded(main, debug=bool(self._debug.value), out_of_memory=self._out_of_memory())
+        def cached_main() -> None:
+            if self._cache is not None and self._cache.value:
+                from easi3r_jax.apps import compilation  # not above: it imports JAX, which not every program needs
+
+                compilation.use_cache()
+            main()
+
+        return guarded(cached_main, debug=bool(self._debug.value), out_of_memory=self._out_of_memory())
 
     def _normalised(self, argument: str) -> str:
         """An argument in absl's spelling: `--export-html=x` becomes `--export_html=x`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pathlib
 import platform
+import warnings
 
 import jax
 
@@ -13,8 +15,8 @@ from easi3r_jax.weights.convert.cache import cache_folder
 
 # Programs that compile faster are not cached. JAX's default, one second, excludes most programs of small networks.
 _MIN_COMPILE_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
-_MAX_SIZE = "JAX_COMPILATION_CACHE_MAX_SIZE"
-#: Bytes; JAX then deletes what was not used for longest.
+#: Bytes of a folder; the oldest files are deleted. Not by JAX's own limit: that takes a lock for every program, and a
+#: process killed between its two files of a program makes every later write fail.
 _MAX_BYTES = 2_000_000_000
 
 
@@ -40,9 +42,24 @@ def use_cache() -> pathlib.Path | None:
     jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
     if _MIN_COMPILE_SECONDS not in os.environ:
         jax.config.update(_MIN_COMPILE_SECONDS.lower(), 0.2)
-    if _MAX_SIZE not in os.environ:
-        jax.config.update(_MAX_SIZE.lower(), _MAX_BYTES)
+    # A process killed while it writes leaves half a program: it is compiled again, which needs no message.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
+    _prune(folder, _MAX_BYTES)
     return folder
+
+
+def _prune(folder: pathlib.Path, most: int) -> None:
+    """Deletes the oldest files of a folder until the others have at most so many bytes."""
+    files = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # deleted by another process meanwhile
+            status = path.stat()
+            files.append((status.st_mtime, status.st_size, path))
+    for _, size, path in sorted(files, reverse=True):
+        most -= size
+        if most < 0:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _processor() -> str:

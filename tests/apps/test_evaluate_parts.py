@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import types
 
 import jax
@@ -323,7 +324,11 @@ def test_compiled_programs_are_cached_where_the_user_says(tmp_path, monkeypatch)
     folder = compilation.use_cache()
     assert folder is not None and folder.is_dir() and folder.parent == tmp_path / "easi3r_jax" / "compiled"
     assert changed["jax_compilation_cache_dir"] == str(folder)
-    assert changed["jax_compilation_cache_max_size"] == 2e9  # bounded
+    for age, name in enumerate("abc"):
+        (folder / name).write_bytes(bytes(10))
+        os.utime(folder / name, (0, 100 - age))
+    compilation._prune(folder, 25)
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b"]  # the oldest one is gone
     monkeypatch.setenv("EASI3R_JAX_CACHE", str(tmp_path / "file"))
     (tmp_path / "file").write_text("")
     assert compilation.use_cache() is None  # not writable: no cache

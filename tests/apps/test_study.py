@@ -11,15 +11,21 @@ import numpy as np
 import pytest
 
 from easi3r_jax import motion
+from easi3r_jax.apps.rendered import sampled
 from easi3r_jax.apps.study import clips, report, scores, systems
 from easi3r_jax.apps.study.report import Mean, choose, mean, over_clips
 from easi3r_jax.apps.study.scores import ALL_LAYERS, FORMULA, MAPS, Score
 from easi3r_jax.apps.study.systems import System
+from easi3r_jax.core.config import AlignConfig, PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import AttentionStats
+from easi3r_jax.inference import pipeline
+from easi3r_jax.io.sequences import CLIPS
 from easi3r_jax.models import random_model
+from easi3r_jax.synthetic import sample_clip
 from easi3r_jax.synthetic.clips import ClipConfig
 from easi3r_jax.weights.checkpoint import save_checkpoint
+from easi3r_jax.weights.load import load_model
 from tests.networks import small_network
 
 GRID = (3, 4)
@@ -64,6 +70,55 @@ def test_rendered_twins_differ_by_motion_only():
         assert (moving.movers[0] != still.movers[0]).any()
     again = next(iter(clips.rendered(0, 1, 1, SMALL)))
     np.testing.assert_array_equal(again.still.frames.rgb, first.still.frames.rgb)
+
+
+def test_a_clip_is_the_one_that_sample_clip_samples():
+    """Planned and rendered by two programs instead of one."""
+    key = jax.random.key(3)
+    ours, expected = sampled(key, SMALL), jax.jit(lambda key: sample_clip(key, SMALL))(key)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        if a.dtype.kind == "f":
+            assert np.mean(~np.isclose(a, b, rtol=1e-4, atol=1e-4)) < 1e-3  # rounding moves a pixel over an edge
+        else:
+            assert np.mean(np.abs(a.astype(int) - b.astype(int)) > (a.dtype == np.uint8)) < 1e-3
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    """The network that ships with the package, three frames of its bundled clip, and their features."""
+    model = load_model("embedded", "float32")
+    clip = clips.read(CLIPS / "demo", model.config).moving
+    cut = jax.tree.map(lambda x: x[:3] if len(x) == 16 else x, (vars(clip.frames), vars(clip.truth)))
+    clip = clips.StudyClip(type(clip.frames)(**cut[0]), type(clip.truth)(**cut[1]), clip.movers[:3])
+    return model, clip, pipeline.encode(model, clip.frames)
+
+
+def test_the_readouts_score_is_that_of_the_first_pass(embedded):
+    model, clip, features = embedded
+    config = PipelineConfig(graph="complete", segmentation=SegmentationConfig(restarts=1))
+    found = {score: (values, mask) for score, values, mask in scores.scored(model, clip, features, config)}
+    grid, size = model.grid(clip.frames.rgb.shape[1:3]), clip.frames.rgb.shape[1:3]
+    statistics = pipeline.attention_pass(model, features, pipeline.clip_edges(3, "complete"), grid)
+    labels = motion.cluster_labels(features, grid, config.segmentation, jax.random.key(0))
+    residual = motion.Readout.from_config(model.readout).residual(statistics, grid)
+    _, expected = pipeline.segment(statistics, labels, size, config.segmentation, residual)
+    values, mask = found[Score(scores.READOUT, "", True)]
+    np.testing.assert_allclose(values, expected.score, atol=1e-3)
+    assert np.mean(mask != expected.mask) < 1e-2
+
+
+def test_systems_differ_by_their_parts(embedded):
+    """Flow changes the cameras; the true masks, used for flow alone, are the result's and change the cameras again."""
+    model, clip, features = embedded
+    config = PipelineConfig(graph="complete", alignment=AlignConfig(iterations=8, flow_start=0.1))
+    flow, found = systems.flow_of(clip, config), {}
+    for system in systems.parse("plain,flow,flow+truth+single-pass"):
+        found[system.name] = systems.reconstruct(model, clip, features, system, config, flow).scene
+    plain, with_flow, truth = (found[name].world_from_cam for name in found)
+    assert np.abs(plain - with_flow).max() > 1e-4 and np.abs(with_flow - truth).max() > 1e-5
+    np.testing.assert_array_equal(found["flow+truth+single-pass"].dynamic_mask, clip.truth.masks)
+    assert not found["flow"].dynamic_mask.any()
 
 
 def write_clip(folder, twins_clip, instance=None):
@@ -157,9 +212,21 @@ def test_systems_are_their_parts(name, system):
     assert systems.parse(f" {name},") == [system]
 
 
-@pytest.mark.parametrize("name", ["plain+flow", "flow+flow", "match+rigid", "flow+single-pass", "none", "flow+"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "plain+flow",
+        "flow+flow",
+        "match+rigid",
+        "flow+single-pass",
+        "none",
+        "flow+",
+        "truth+single-pass",
+        "match+flow,flow+match",
+    ],
+)
 def test_systems_that_mean_nothing_are_refused(name):
-    with pytest.raises(ConfigError, match=name.split("+")[0]):
+    with pytest.raises(ConfigError, match=name.split(",")[0].split("+")[0]):
         systems.parse(name)
 
 
@@ -181,7 +248,7 @@ def study(command, tmp_path_factory):
             "--dev_num=1",
             "--num_frames=3",
             "--iterations=5",
-            "--systems=plain,flow+attention,truth+single-pass",
+            "--systems=plain,flow+attention,flow+truth+single-pass",
             "--clusters=8",
         ),
         *(f"--checkpoint={network}", f"--tuned={network}", f"--output={folder}"),
@@ -212,7 +279,7 @@ def test_the_study_writes_what_it_prints(study):
 @pytest.mark.slow
 def test_the_study_reconstructs_with_both_networks(study):
     record = json.loads((study[1] / "results.json").read_text())
-    results, rows = record["reconstructions"], ("plain", "flow+attention", "truth+single-pass")
+    results, rows = record["reconstructions"], ("plain", "flow+attention", "flow+truth+single-pass")
     names = [f"{network}{row}{still}" for network in ("", "fine-tuned: ") for row in rows for still in ("", ", still")]
     assert list(results) == names
     for name in names:

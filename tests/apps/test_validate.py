@@ -25,6 +25,16 @@ def figures(tmp_path_factory):
     return json.loads(path.read_text())
 
 
+def test_it_measures_a_network(capsys, tmp_path):
+    """That the figures are right: below, in `make test-slow`."""
+    path = tmp_path / "figures.json"
+    assert validate.FLAGS.execute(validate.main, ["", "--num=2", f"--json={path}"]) == 0
+    figures = json.loads(path.read_text())
+    assert figures["model"].keys() == figures["view_1_twice"].keys() >= {"error_1", "error_2", "abs_rel"}
+    assert 0 < figures["model"]["error_2"] < figures["view_1_twice"]["error_2"]
+    assert f"{figures['model']['error_2']:.4f}" in capsys.readouterr().out
+
+
 def lengths(points: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """(E, 1, 1, 1) mean distance from the camera of the valid points of both views, (E, 2, H, W, 3)."""
     return np.array([np.linalg.norm(p[v], axis=-1).mean() for p, v in zip(points, valid, strict=True)])[

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from easi3r_jax.apps.rendered import planned, sampled
+from easi3r_jax.apps.rendered import planned, render
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames
@@ -50,9 +50,11 @@ def rendered(seed: int, split: int, count: int, config: ClipConfig) -> Iterator[
     """`count` new clips. Different splits of a seed have different clips."""
     for n in range(count):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), split), n)
-        moves = np.concatenate([[False], planned(jax.random.split(key)[0], config).moves])
-        clips = (jax.tree.map(np.asarray, sampled(key, config, moving=moving)) for moving in (True, False))
+        plan_key, noise_key = jax.random.split(key)
+        plans = [planned(plan_key, config, moving=moving) for moving in (True, False)]
+        clips = [jax.tree.map(np.asarray, render(noise_key, plan, config.size)) for plan in plans]
         # In the twin too: the pixels of what would move.
+        moves = np.concatenate([[False], plans[0].moves])
         moving, still = (from_render(clip, moves[clip.views.instance], config) for clip in clips)
         yield Twins(f"seed {seed}.{split}.{n}", moving, still)
 

@@ -7,13 +7,13 @@
 
 Scores of the first pass are compared, and full reconstructions by --systems: each is its parts, joined by +. Parts:
 plain (DUSt3R alone), flow (by dense inverse search), a source of masks (attention, formula, rigid, match, or truth for
-the true masks), single-pass (masks count in the alignment only, not in the attention of a second pass), reprojection
+the true masks), single-pass (masks count for the flow only, not in the attention of a second pass), reprojection
 (masks refined by reprojection). --systems= compares scores alone.
 
-Every metric of a clip is reported beside the same metric of its twin: the same scene, camera path and noise without
-motion. "AUC, still" scores the objects that would move against the rest of the twin: 0.5 means that a score responds to
-nothing but motion. Choices are made on development clips and evaluated on test clips. The result is a folder:
-results.json with every metric of every clip, and report.md with the tables.
+Metrics of a clip are reported beside those of its twin (reconstructions: unless --notwins): the same scene, camera path
+and noise without motion. "AUC, still" scores the objects that would move against the rest of the twin: 0.5 means that a
+score responds to nothing but motion. Choices are made on development clips and evaluated on test clips. The result is a
+folder: results.json with every metric of every clip, and report.md with the tables.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def main() -> None:
     for number, twins in enumerate(itertools.chain(development, test)):
         stages("clips", done, total, twins.name)
         kinds = {"": twins.moving, ", still": twins.still}
-        features = [pipeline.encode(model, clip.frames) for clip in kinds.values()]
-        evaluated.append(scores.evaluated(model, twins, (features[0], features[1]), config))
+        features = {kind: pipeline.encode(model, clip.frames) for kind, clip in kinds.items()}
+        evaluated.append(scores.evaluated(model, twins, (features[""], features[", still"]), config))
         names.append(twins.name)
         done += 1
         if number < counts[0] or not compared:
@@ -115,13 +115,13 @@ def main() -> None:
             flows = {kind: systems.flow_of(kinds[kind], config) for kind in reconstructed}
         for network, (weights, _) in networks.items():
             if weights is not model:
-                features = [pipeline.encode(weights, clip.frames) for clip in kinds.values()]
+                features = {kind: pipeline.encode(weights, kinds[kind].frames) for kind in reconstructed}
             for system in compared:
-                for kind, encoded in zip(reconstructed, features, strict=False):
+                for kind in reconstructed:
                     stages("clips", done, total, twins.name)
                     name = f"{'fine-tuned: ' if network else ''}{system.name}{kind}"
                     per_clip[-1][name] = systems.measured(
-                        weights, kinds[kind], encoded, system, config, flows.get(kind)
+                        weights, kinds[kind], features[kind], system, config, flows.get(kind)
                     )
                     done += 1
     stages("clips", total, total)

@@ -166,7 +166,7 @@ def system_tables(systems: Mapping[str, Mapping[str, Mean]], paired: Mapping[str
     first = next(iter(systems), "")
     for what, columns, found in (
         ("geometry", _GEOMETRY, systems),
-        (f"geometry, difference to {first} clip by clip", _GEOMETRY, paired),
+        (f"geometry, clip by clip minus {first} (twins: minus its twin)", _GEOMETRY, paired),
         ("motion", _MOTION, systems),
     ):
         rows = [

@@ -49,9 +49,13 @@ def parse(text: str) -> list[System]:
     """Systems separated by commas.
 
     Raises:
-      ConfigError: a part that does not exist, or that does nothing beside the others.
+      ConfigError: a part that does not exist, or that does nothing beside the others; a system named twice.
     """
-    return [_parse_one(name.strip()) for name in text.split(",") if name.strip()]
+    found = [_parse_one(name.strip()) for name in text.split(",") if name.strip()]
+    parts = [frozenset(system.name.split("+")) for system in found]
+    if len(set(parts)) < len(parts):
+        raise ConfigError(f"{text}: every system once.")
+    return found
 
 
 def _parse_one(name: str) -> System:
@@ -65,6 +69,8 @@ def _parse_one(name: str) -> System:
         raise ConfigError(f"{name}: masks come from one of {' and '.join(masks)}.")
     if not masks and {SINGLE_PASS, REPROJECTION} & set(parts):
         raise ConfigError(f"{name}: there are no masks; add one of {', '.join(_MASKS)}.")
+    if FLOW not in parts and (SINGLE_PASS in parts or {TRUTH, REPROJECTION} <= set(parts)):
+        raise ConfigError(f"{name}: outside the attention, masks count only where flow is left out; add {FLOW}.")
     return System(
         name=name,
         flow=FLOW in parts,
