@@ -123,7 +123,7 @@ def test_pure_attention_is_that_of_the_pass(model, frames, edges, predicted, bat
 
 
 def test_pure_masks_are_those_of_the_first_pass(model, frames, edges):
-    """That it is differentiable: tests/motion/test_gradients.py."""
+    """That they are differentiable: tests/motion, test_gradients.py and test_readout.py."""
     config, size = e3r.SegmentationConfig(num_clusters=16, restarts=1), frames.rgb.shape[1:3]
     segmentation = e3r.motion_masks(model, frames.rgb, edges, config, batch_size=4)
     assert isinstance(segmentation, e3r.Segmentation)
