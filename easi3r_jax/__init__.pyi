@@ -67,6 +67,7 @@ from .models.dust3r import random_model as random_model
 from .motion.aggregate import fuse_temporal as fuse_temporal
 from .motion.cues import Evidence as Evidence
 from .motion.cues import reads_attention as reads_attention
+from .motion.cues import reads_gram as reads_gram
 from .motion.partners import mean_over_partners as mean_over_partners
 from .motion.readout import Readout as Readout
 from .motion.score import CueWeights as CueWeights

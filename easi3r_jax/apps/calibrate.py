@@ -5,11 +5,11 @@
     python -m experiments.calibrate --checkpoint=FILE.pth --dataset=davis --data_root=data/DAVIS --output=readout.json
     python -m experiments.reconstruct --seq=my_video.mp4 --readout=readout.json
 
-Easi3R's published formula is the same for every network. The read-out weights the mean and deviation of every decoder
-layer and head instead. It is fitted by logistic regression on some clips. The regularisation, the threshold, and the
-weight of objects that stand still in a clip's motionless twin are chosen on others, by the IoU of clip and twin joined:
-in the twin, nothing moves. Clips without twins are fitted and judged alone. The last table is of a third part. An
-output that ends in .json is a file for --readout; any other one is a copy of the checkpoint that carries the read-out.
+Easi3R's published formula is the same for every network. The read-out weights moments of every decoder layer and head
+instead. It is fitted by logistic regression on some clips. The regularisation, the threshold, and the weight of objects
+that stand still in a clip's motionless twin are chosen on others, by the IoU of clip and twin joined: in the twin,
+nothing moves. Clips without twins are fitted and judged alone. The last table is of a third part. An output that ends
+in .json is a file for --readout; any other one is a copy of the checkpoint that carries the read-out.
 """
 
 from __future__ import annotations
@@ -18,23 +18,20 @@ import dataclasses
 import itertools
 import pathlib
 import shutil
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax import motion
 from easi3r_jax.apps import calibration_clips, cli
+from easi3r_jax.apps.calibration_metrics import SEGMENTATION, Pairs, Seen, measured
 from easi3r_jax.apps.method_flags import checkpoint_flag, dtype_flag
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.study.clips import StudyClip
-from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.atomic import atomic_folder, check_file, ensure_writable
-from easi3r_jax.core.config import ReadoutConfig, SegmentationConfig
+from easi3r_jax.core.config import ATTENTION_MOMENTS, GRAM_MOMENTS, ReadoutConfig
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.evaluation.metrics import roc_auc
 from easi3r_jax.inference import pipeline
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.synthetic.clips import ClipConfig
@@ -66,6 +63,13 @@ SEED = _CLIPS.integer("seed", 1, "Seed of rendered clips and of k-means.")
 GRAPH = _CLIPS.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
 
 _FIT = FLAGS.group("Fit")
+STATISTICS = _FIT.choice(
+    "statistics",
+    "gram",
+    ("gram", "attention"),
+    "What is weighted: attention (mean and deviation of its maps) or gram (these, and deviations of similarities of "
+    "queries and keys; a little more work in the decoder).",
+)
 HARD = _FIT.string("hard_weights", "0,0.3,0.5,0.6,0.7", "Tried fractions of the weight of the twins' objects.")
 REGULARISATION = _FIT.string("regularisations", "0.001,0.01", "Tried regularisations.")
 AT_LEAST = _FIT.string("at_least", "0.2,0.25,0.3,0.35,0.4", "Tried minimum thresholds of the masks: probabilities.")
@@ -77,29 +81,6 @@ DTYPE = dtype_flag(_OUTPUT)
 #: Weight of the twins' objects, regularisation, minimum threshold.
 Choice = tuple[float, float, float]
 _TOKENS_PER_CLIP = 20_000  # of larger clips, so many are drawn
-_SEGMENTATION = SegmentationConfig()
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Seen:
-    """What the first pass sees of a clip or of its twin, and the truth.
-
-    Attributes:
-      statistics, labels: of the attention, and clusters of the features.
-      moving: (T, H, W) bool.
-      movers: (T, H, W) bool, objects that move in the clip, whether or not this is the twin; None if unknown.
-      grid: (h, w) tokens.
-    """
-
-    statistics: motion.TemporalState
-    labels: Array
-    moving: np.ndarray
-    movers: np.ndarray | None
-    grid: tuple[int, int]
-
-
-#: Clips and their twins; None where there is none.
-Pairs = list[tuple[Seen, Seen | None]]
 
 
 def main() -> None:
@@ -150,7 +131,7 @@ def report(model: DUSt3R, fit: Pairs, development: Pairs, test: Pairs) -> None:
     print("  Development clips, at the best threshold of each row (chosen: *)")
     lines = [(*map("{:g}".format, c), *_shown(rows[c]), "*" if c == best else "") for c in _best_thresholds(rows)]
     print(table(lines, ("twins' weight", "regularisation", "threshold", *rows[best], "")))
-    cues: dict[str, ReadoutConfig | str] = {"published formula": "formula"}
+    cues: dict[str, ReadoutConfig | str] = {"published formula": "formula", "VGGT4D's Gram cue": "gram"}
     cues |= {name: name for name in ("mean_src", "std_src", "mean_ref", "std_ref")} | {"read-out": readouts[best]}
     print("  Test clips")
     print(table([(name, *_shown(measured(test, cue)[0])) for name, cue in cues.items()], ("", *rows[best])))
@@ -175,6 +156,11 @@ def settings() -> tuple[list[float], list[float], list[float]]:
     return _numbers(HARD, 0, 1), _numbers(REGULARISATION, 0, float("inf")), _numbers(AT_LEAST, 0, 1)
 
 
+def moments_used() -> tuple[str, ...]:
+    """Names of the moments that the read-out weights."""
+    return ATTENTION_MOMENTS + (GRAM_MOMENTS if STATISTICS.value == "gram" else ())
+
+
 def split(model: DUSt3R) -> list[calibration_clips.Part]:
     """Clips to fit, to choose on, and to test, each with their number.
 
@@ -197,16 +183,15 @@ def observed(model: DUSt3R, clip: StudyClip) -> Seen:
     features = pipeline.encode(model, clip.frames)
     edges = pipeline.clip_edges(len(clip.frames.rgb), GRAPH.value)
     grid = model.grid(clip.frames.rgb.shape[1:3])
-    statistics = pipeline.attention_pass(model, features, edges, grid)
-    labels = _cluster(features, grid, _SEGMENTATION, jax.random.key(SEED.value))
+    statistics = pipeline.attention_pass(model, features, edges, grid, gram=True)
+    labels = _cluster(features, grid, SEGMENTATION, jax.random.key(SEED.value))
     return Seen(statistics, labels, np.asarray(clip.truth.masks), clip.movers, grid)
 
 
 def tokens_of(seen: Seen, number: int) -> Tokens:
     """The tokens of a clip, or some of them: dynamic where most pixels are."""
-    moments = np.asarray(_centred(seen.statistics, seen.grid)[0]).reshape(
-        -1, 4 * np.prod(seen.statistics.src.mean.shape[1:3])
-    )
+    moments = np.asarray(_centred(seen.statistics, seen.grid, moments_used())[0])
+    moments = moments.reshape(-1, moments.shape[-1])
     dynamic = tokens_in(seen.moving, seen.grid)
     hard = np.zeros_like(dynamic) if seen.movers is None else tokens_in(seen.movers, seen.grid)
     if len(dynamic) > _TOKENS_PER_CLIP:
@@ -234,64 +219,8 @@ def readout_of(
         at_least=0.0,
         origin=f"experiments.calibrate: {count} clips ({what}), twins' weight {choice[0]:g}, "
         f"regularisation {choice[1]:g}",
+        moments=moments_used(),
     )
-
-
-def measured(
-    clips: Pairs,
-    cue: ReadoutConfig | str,
-    at_least: Sequence[float] = (0.0,),
-) -> list[dict[str, float]]:
-    """Means over clips of the metrics of a cue: a read-out, the published formula, or one of its maps.
-
-    Args:
-      clips: with their twins, if they have any; without, the joint IoU is the IoU.
-      cue: a read-out, "formula", or the name of a map.
-      at_least: minimum thresholds of the masks, each with a result.
-
-    Returns:
-      for each threshold: AUC over pixels, and that of the objects that would move in the twin; IoU; joint IoU, of clip
-      and twin together, in which nothing moves; fractions of pixels marked; the standard error of the joint IoU.
-    """
-    readout = motion.Readout.from_config(cue) if isinstance(cue, ReadoutConfig) else None
-    rows: list[list[dict[str, float | None]]] = [[] for _ in at_least]
-    for moving, still in clips:
-        score, otsu = score_of(moving, cue, readout)
-        auc, still_auc, still_score, still_otsu = roc_auc(score, moving.moving), None, np.zeros(0), 0.0
-        if still is not None:
-            still_score, still_otsu = score_of(still, cue, readout)
-            still_auc = None if still.movers is None else roc_auc(still_score, still.movers)
-        for row, least in zip(rows, at_least, strict=True):
-            mask, still_mask = score > max(otsu, least), still_score > max(still_otsu, least)
-            inside, union = (mask & moving.moving).sum(), (mask | moving.moving).sum()
-            row.append(
-                {
-                    "AUC": auc,
-                    "AUC, twin": still_auc,
-                    "IoU": inside / union if union else None,
-                    "joint IoU": inside / max(union + still_mask.sum(), 1),
-                    "marked": mask.mean(),
-                    "marked, twin": None if still is None else still_mask.mean(),
-                }
-            )
-    means = [{name: _mean(clip[name] for clip in row) for name in row[0]} for row in rows]
-    for mean, row in zip(means, rows, strict=True):
-        joint = [float(clip["joint IoU"] or 0) for clip in row]
-        mean["±"] = float(np.std(joint, ddof=1) / np.sqrt(len(joint))) if len(joint) > 1 else 0.0
-    return means
-
-
-def score_of(seen: Seen, cue: ReadoutConfig | str, readout: motion.Readout | None) -> tuple[np.ndarray, float]:
-    """Score (T, H, W) of a cue, and its threshold."""
-    residual = None
-    if readout is not None:
-        residual = _residual(readout, seen.statistics, seen.grid)
-    elif cue != "formula":
-        value = getattr(_fuse(seen.statistics, seen.grid), str(cue))
-        residual = motion.MotionResidual(value, jnp.ones(value.shape, bool))
-    size = (seen.moving.shape[1], seen.moving.shape[2])
-    _, found = pipeline.segment(seen.statistics, seen.labels, size, _SEGMENTATION, residual)
-    return np.asarray(found.score), float(found.threshold)
 
 
 def write(readout: ReadoutConfig) -> None:
@@ -328,16 +257,9 @@ def _best_thresholds(rows: dict[Choice, dict[str, float]]) -> list[Choice]:
     return [of_pair[pair] for pair in dict.fromkeys(choice[:2] for choice in rows)]
 
 
-def _mean(values: Iterable[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else float("nan")
-
-
 def _shown(row: dict[str, float]) -> tuple[str, ...]:
     return tuple("–" if np.isnan(value) else f"{value:.3f}" for value in row.values())
 
 
 _cluster = jax.jit(motion.cluster_labels, static_argnames=("grid", "config"))
-_centred = jax.jit(motion.centred_moments, static_argnames=("grid",))
-_residual = jax.jit(motion.Readout.residual, static_argnames=("grid",))
-_fuse = jax.jit(motion.fuse_temporal, static_argnames=("grid",))
+_centred = jax.jit(motion.centred_moments, static_argnames=("grid", "moments"))

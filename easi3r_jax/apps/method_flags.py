@@ -94,8 +94,8 @@ class MethodFlags(Generic[Known]):
             "attention",
             options.CUES,
             "Motion cue: attention (the read-out that the checkpoint carries, else the published formula), formula "
-            "(Easi3R's, for every network), rigid (point maps that no rigid motion aligns), match (matches that no "
-            "camera explains), or none (plain DUSt3R / MonST3R).",
+            "(Easi3R's, for every network), gram (VGGT4D's: similarities of queries and keys), rigid (point maps that "
+            "no rigid motion aligns), match (matches that no camera explains), or none (plain DUSt3R / MonST3R).",
         )
         self.readout = motion.string(
             "readout", "", "File of `experiments.calibrate` that replaces the checkpoint's read-out of the attention."

@@ -61,7 +61,15 @@ class FrameConfig:
 #: Values allowed in `PipelineConfig.masks`.
 MASK_SOURCES = ("motion", "flow", "given")
 #: Values of `PipelineConfig.cue`.
-CUES = ("attention", "formula", "rigid", "match", "none")
+CUES = ("attention", "formula", "gram", "rigid", "match", "none")
+
+
+#: Moments over pairs that Easi3R's formula fuses, and so may a read-out.
+ATTENTION_MOMENTS = ("mean_src", "std_src", "mean_ref", "std_ref")
+#: Gram statistics: mean and deviation of query · query, of key · key, and of this token's query · the other's key.
+GRAM_STATISTICS = ("qq_mean", "qq_std", "kk_mean", "kk_std", "qk_mean", "qk_std")
+#: Deviations over pairs of the Gram statistics.
+GRAM_MOMENTS = tuple(f"std_{statistic}_{side}" for side in ("src", "ref") for statistic in GRAM_STATISTICS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +78,10 @@ class ReadoutConfig:
 
     Attributes:
       num_layers, num_heads: of the decoder.
-      weights: 4 · num_layers · num_heads numbers: of mean_src, std_src, mean_ref, std_ref, by layer, by head.
+      weights: len(moments) · num_layers · num_heads numbers, by moment, by layer, by head.
       bias, at_least: see `motion.Readout`.
       origin: how it was made, in words.
+      moments: names of the weighted moments, some of `ATTENTION_MOMENTS` and `GRAM_MOMENTS`.
     """
 
     num_layers: int
@@ -81,12 +90,17 @@ class ReadoutConfig:
     bias: float
     at_least: float
     origin: str = ""
+    moments: tuple[str, ...] = ATTENTION_MOMENTS
 
     def __post_init__(self):
-        if len(self.weights) != 4 * self.num_layers * self.num_heads:
+        unknown = [name for name in self.moments if name not in ATTENTION_MOMENTS + GRAM_MOMENTS]
+        if unknown or not self.moments or len(set(self.moments)) < len(self.moments):
+            raise ConfigError(f"A read-out weights different moments, by their names; got {', '.join(self.moments)}.")
+        needed = len(self.moments) * self.num_layers * self.num_heads
+        if len(self.weights) != needed:
             raise ConfigError(
-                f"A read-out of {self.num_layers} layers and {self.num_heads} heads has "
-                f"{4 * self.num_layers * self.num_heads} weights, not {len(self.weights)}."
+                f"A read-out of {len(self.moments)} moments of {self.num_layers} layers and {self.num_heads} heads has "
+                f"{needed} weights, not {len(self.weights)}."
             )
         if not all(map(math.isfinite, (*self.weights, self.bias))) or not 0 <= self.at_least <= 1:
             raise ConfigError("A read-out's weights must be finite, and its minimum threshold between 0 and 1.")
@@ -181,8 +195,9 @@ class PipelineConfig:
     Attributes:
       graph: pair graph, e.g. "swinstride-5-noncyclic" or "complete".
       cue: the motion cue: "attention" (the read-out that the checkpoint carries, else the published formula),
-        "formula" (Easi3R's, for every network), "rigid" (residual of a rigid registration of point maps), "match"
-        (residual of matching and PnP), or "none" (plain DUSt3R: no masks, one decoder pass).
+        "formula" (Easi3R's, for every network), "gram" (VGGT4D's: similarities of queries and keys), "rigid"
+        (residual of a rigid registration of point maps), "match" (residual of matching and PnP), or "none" (plain
+        DUSt3R: no masks, one decoder pass).
         `reconstruct(..., cue=my_cue)` takes a function instead.
       reattention: mask dynamic regions inside the attention of a second decoder pass (Easi3R, sec. 3.3).
       masks: the sources whose union is the result's mask: "motion" (the cue's), "flow" (optical flow that the camera's

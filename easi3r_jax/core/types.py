@@ -181,21 +181,6 @@ class PairPredictions:
 
 
 @pytree_dataclass
-class AttentionStats:
-    """Mean over all query tokens of the pre-softmax cross-attention logits, by key token (Easi3R, eq. 3-4).
-
-    For a directed pair (i, j), branch 1 queries from i into j, branch 2 from j into i.
-
-    Attributes:
-      src: (..., L, A, N) float32, branch 1: indexed by the tokens of frame j, which acts as *source* view.
-      ref: (..., L, A, N) float32, branch 2: indexed by the tokens of frame i, which acts as *reference* view.
-    """
-
-    src: Float[Array, "*batch L A N"]
-    ref: Float[Array, "*batch L A N"]
-
-
-@pytree_dataclass
 class TemporalMaps:
     """Temporal mean and deviation of the attention statistics of every frame, fused over layers and heads.
 

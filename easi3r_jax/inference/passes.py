@@ -61,6 +61,7 @@ def attention_pass(
     grid: tuple[int, int],
     *,
     valid: Bool[np.ndarray, "E"] | None = None,
+    gram: bool = False,
     batch: int = 0,
     progress: Progress = silent,
 ) -> motion.TemporalState:
@@ -74,19 +75,20 @@ def attention_pass(
       edges: (E, 2) int, frames of the pairs.
       grid: (h, w) tokens.
       valid: (E,) bool, False for padding; None: all are valid.
+      gram: also Gram statistics, for cues that read them.
       batch: pairs at a time; 0: chosen by the number of tokens.
       progress: called before each batch and at the end.
     """
     mesh = sharding.mesh_of(model)
     features = sharding.replicate(features, mesh)
-    state = _empty_temporal(model, len(features), grid, mesh)
+    state = _empty_temporal(model, len(features), grid, mesh, gram)
     batches, _, _, total = _batched(edges, valid, grid, mesh, batch)
     for n in range(batches.count):
         progress("attention", batches.done(n), total, "")
         part, is_valid = batches[n]
         if not is_valid.any():
             continue
-        stats, _ = _network_batch(model, *_gather_batch(features, part, None, mesh), grid, mesh, heads=False)
+        stats, _ = _network_batch(model, *_gather_batch(features, part, None, mesh), grid, mesh, gram=gram, heads=False)
         state = jax.block_until_ready(_merge_batch(state, sharding.replicate(stats, mesh), part, is_valid, grid))
     progress("attention", total, total, "")
     return state
@@ -100,6 +102,7 @@ def prediction_pass(
     *,
     valid: Bool[np.ndarray, "pairs"] | None = None,
     dynamic_tokens: Bool[Array, "T N"] | None = None,
+    gram: bool = False,
     dtype: str = "float32",
     batch: int = 0,
     progress: Progress = silent,
@@ -108,7 +111,7 @@ def prediction_pass(
     """Point maps of every pair, and the statistics of this pass. Runs on the host; see `predict_pairs` for a pure one.
 
     Args:
-      model, features, edges, grid, valid: as in `attention_pass`.
+      model, features, edges, grid, valid, gram: as in `attention_pass`.
       dynamic_tokens: (T, N) bool, for masked re-attention; None for plain attention.
       dtype: of the point maps.
       batch: pairs at a time; 0: chosen by the number of tokens.
@@ -125,14 +128,14 @@ def prediction_pass(
     mesh = sharding.mesh_of(model)
     features, dynamic_tokens = sharding.replicate((features, dynamic_tokens), mesh)
     batches, edges, valid, total = _batched(edges, valid, grid, mesh, batch)
-    state = _empty_temporal(model, len(features), grid, mesh)
+    state = _empty_temporal(model, len(features), grid, mesh, gram)
     size = (grid[0] * model.config.patch_size, grid[1] * model.config.patch_size)
     store = tuple(batches.empty((*size, *channels), dtype) for channels in ((3,), (), (3,), ()))
     for n in range(batches.count):
         progress(stage, batches.done(n), total, "")
         part, is_valid = batches[n]
         inputs = _gather_batch(features, part, dynamic_tokens, mesh)
-        stats, predicted = _network_batch(model, *inputs, grid, mesh, heads=True)
+        stats, predicted = _network_batch(model, *inputs, grid, mesh, gram=gram, heads=True)
         store = batches.keep(store, predicted, n)
         state = jax.block_until_ready(_merge_batch(state, sharding.replicate(stats, mesh), part, is_valid, grid))
     progress(stage, total, total, "")
@@ -157,9 +160,12 @@ def _most_at_once(grid: tuple[int, int]) -> int:
     return max(1, tokens // (grid[0] * grid[1]))
 
 
-def _empty_temporal(model: DUSt3R, num_frames: int, grid: tuple[int, int], mesh: Mesh | None) -> motion.TemporalState:
+def _empty_temporal(
+    model: DUSt3R, num_frames: int, grid: tuple[int, int], mesh: Mesh | None, gram: bool
+) -> motion.TemporalState:
     config = model.config
-    return sharding.replicate(_no_pairs(num_frames, config.dec_depth, config.dec_heads, grid[0] * grid[1]), mesh)
+    empty = _no_pairs(num_frames, config.dec_depth, config.dec_heads, grid[0] * grid[1], gram=gram)
+    return sharding.replicate(empty, mesh)
 
 
 # --- compiled ------------------------------------------------------------------------------------------------------
@@ -168,7 +174,7 @@ def _empty_temporal(model: DUSt3R, num_frames: int, grid: tuple[int, int], mesh:
 # length and compile quickly, while the network does neither.
 
 
-_no_pairs = jax.jit(motion.init_temporal, static_argnums=(0, 1, 2, 3))
+_no_pairs = jax.jit(motion.init_temporal, static_argnums=(0, 1, 2, 3), static_argnames=("gram",))
 
 
 @partial(jax.jit, static_argnames=("mesh",))
@@ -187,12 +193,12 @@ def _gather_batch(features: Array, edges: Array, dynamic_tokens: Array | None, m
     return sharding.shard_map(gather, mesh, (REPLICATED, ROWS, REPLICATED), ROWS)(features, edges, dynamic_tokens)
 
 
-@partial(jax.jit, static_argnames=("grid", "mesh", "heads"))
-def _network_batch(model, features_i, features_j, dynamic_tokens, grid, mesh, *, heads):
+@partial(jax.jit, static_argnames=("grid", "mesh", "gram", "heads"))
+def _network_batch(model, features_i, features_j, dynamic_tokens, grid, mesh, *, gram, heads):
     """Statistics of a batch, and the heads' predictions if requested."""
 
     def network(model: DUSt3R, features_i: Array, features_j: Array, dynamic_tokens):
-        decoded = model.decode(features_i, features_j, grid, dynamic_tokens)
+        decoded = model.decode(features_i, features_j, grid, dynamic_tokens, gram=gram)
         return decoded.stats, model.predict(features_i, features_j, decoded, grid) if heads else ()
 
     return sharding.shard_map(network, mesh, (REPLICATED, ROWS, ROWS, ROWS), ROWS)(

@@ -116,7 +116,8 @@ def reconstruct(
 
 def _first_pass(model: DUSt3R, features: Array, clip: Clip, config: PipelineConfig, progress: Progress):
     """Statistics of plain attention, and point maps if the cue reads them."""
-    shared = {"valid": clip.valid, "batch": config.pair_batch, "progress": progress}
+    gram = motion.needs_gram(clip.cue)
+    shared = {"valid": clip.valid, "gram": gram, "batch": config.pair_batch, "progress": progress}
     if not motion.needs_points(clip.cue):
         statistics = attention_pass(model, features, clip.edges, clip.grid, **shared)
         return motion.Evidence(None, statistics, features, clip.grid, config.seed)
@@ -137,6 +138,7 @@ def _second_pass(
         clip.grid,
         valid=clip.valid,
         dynamic_tokens=None if masks is None else _token_masks(masks, model.config.patch_size),
+        gram=motion.needs_gram(clip.cue),
         dtype=config.point_dtype,
         batch=config.pair_batch,
         progress=progress,

@@ -23,7 +23,8 @@ from easi3r_jax import motion
 from easi3r_jax.core.arrays import Array, Bool, Float, Int, Key, UInt8
 from easi3r_jax.core.config import SegmentationConfig
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import AttentionStats, PairPredictions, Segmentation, TemporalMaps
+from easi3r_jax.core.statistics import AttentionStats
+from easi3r_jax.core.types import PairPredictions, Segmentation, TemporalMaps
 from easi3r_jax.inference.clip import check_size
 from easi3r_jax.models import DUSt3R
 
@@ -77,6 +78,7 @@ def attention_statistics(
     edges: Int[Array, "E 2"],
     grid: tuple[int, int],
     *,
+    gram: bool = False,
     batch_size: int = 0,
 ) -> motion.TemporalState:
     """Moments over each frame's pairs of the cross-attention statistics (Easi3R, sec. 3.2, eq. 3).
@@ -86,12 +88,13 @@ def attention_statistics(
       features: (T, N, C) from `encode_frames`.
       edges: (E, 2) int, frames (i, j) of each pair.
       grid: (h, w) tokens: `model.grid((H, W))`.
+      gram: also Gram statistics, for cues that read them.
       batch_size: pairs at a time; 0: all at once.
 
     Raises:
       InputError: pairs of frames that do not exist.
     """
-    return _statistics(model, features, _checked(edges, len(features)), grid, batch_size)
+    return _statistics(model, features, _checked(edges, len(features)), grid, gram, batch_size)
 
 
 def attention_maps(
@@ -142,10 +145,11 @@ def motion_masks(
     size = rgb.shape[1], rgb.shape[2]
     grid = model.grid(size)
     features = encode_frames(model, rgb, batch_size=batch_size)
-    statistics = attention_statistics(model, features, edges, grid, batch_size=batch_size)
-    key = jax.random.key(0) if key is None else key
     if readout is None and model.readout is not None:
         readout = motion.Readout.from_config(model.readout)
+    gram = motion.needs_gram(readout)
+    statistics = attention_statistics(model, features, edges, grid, gram=gram, batch_size=batch_size)
+    key = jax.random.key(0) if key is None else key
     return _segment(statistics, features, size, grid, config, key, readout)
 
 
@@ -157,15 +161,15 @@ def _encode(model: DUSt3R, rgb: Array, batch_size: int) -> Array:
     return _batched(model.encode, batch_size, rgb)
 
 
-@partial(jax.jit, static_argnames=("grid", "batch_size"))
+@partial(jax.jit, static_argnames=("grid", "gram", "batch_size"))
 def _statistics(
-    model: DUSt3R, features: Array, edges: Array, grid: tuple[int, int], batch_size: int
+    model: DUSt3R, features: Array, edges: Array, grid: tuple[int, int], gram: bool, batch_size: int
 ) -> motion.TemporalState:
     def pairs(edges: Array) -> AttentionStats:
-        return model.decode(features[edges[:, 0]], features[edges[:, 1]], grid).stats
+        return model.decode(features[edges[:, 0]], features[edges[:, 1]], grid, gram=gram).stats
 
     config = model.config
-    empty = motion.init_temporal(len(features), config.dec_depth, config.dec_heads, grid[0] * grid[1])
+    empty = motion.init_temporal(len(features), config.dec_depth, config.dec_heads, grid[0] * grid[1], gram=gram)
     return motion.update_temporal(empty, _batched(pairs, batch_size, edges), edges, jnp.ones(len(edges), bool), grid)
 
 

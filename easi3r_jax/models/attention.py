@@ -1,4 +1,4 @@
-"""Self- and cross-attention that return statistics of their maps with the output.
+"""Self- and cross-attention that return queries and keys with the output; `statistics` reduces them.
 
 Shapes: queries, keys and values are (B, N, A, D); pre-softmax maps ("logits") are (B, A, N_query, N_key).
 """
@@ -15,6 +15,7 @@ from flax import nnx
 from easi3r_jax.core.arrays import Array, Bool, Float
 from easi3r_jax.models.layers import DType, Linear, at_least_float32
 from easi3r_jax.models.rope import apply_rope
+from easi3r_jax.models.statistics import QueriesKeys
 
 
 def dot_product_attention(
@@ -48,17 +49,6 @@ def attention_logits(
     """The full pre-softmax maps, (B, A, N_query, N_key), float32 or wider. Quadratic: for research and tests only."""
     queries, keys = (x.astype(at_least_float32(x.dtype)) for x in (queries, keys))
     products = jnp.einsum("bqad,bkad->baqk", queries, keys, precision=jax.lax.Precision.HIGHEST)
-    return products * queries.shape[-1] ** -0.5
-
-
-def mean_logits(queries: Float[Array, "B query A D"], keys: Float[Array, "B key A D"]) -> Float[Array, "B A key"]:
-    """Mean of the pre-softmax maps over the queries, for each key: (B, A, N_key), float32 or wider.
-
-    mean_q(q . k) = mean_q(q) . k, so this is exact and linear in the number of tokens (Easi3R, eq. 3).
-    """
-    queries, keys = (x.astype(at_least_float32(x.dtype)) for x in (queries, keys))
-    mean_query = jnp.mean(queries, axis=1)
-    products = jnp.einsum("bad,bkad->bak", mean_query, keys, precision=jax.lax.Precision.HIGHEST)
     return products * queries.shape[-1] ** -0.5
 
 
@@ -139,7 +129,7 @@ class CrossAttention(nnx.Module):
         dynamic_tokens: tuple[Bool[Array, "B N"], Bool[Array, "B N"]] | None = None,
         *,
         intermediates: bool = False,
-    ) -> tuple[Float[Array, "B N C"], Float[Array, "B A N"], dict[str, Float[Array, "..."]]]:
+    ) -> tuple[Float[Array, "B N C"], QueriesKeys, dict[str, Float[Array, "..."]]]:
         """Attends from `x` to `memory`, both (B, N, C).
 
         Args:
@@ -149,8 +139,7 @@ class CrossAttention(nnx.Module):
           intermediates: also return rotated queries and keys and the full pre-softmax maps.
 
         Returns:
-          output (B, N, C); statistics (B, A, N_key) before softmax and masking, float32 or wider; dict of
-          intermediates.
+          output (B, N, C); queries and keys (B, N, A, D) with rotary embedding; dict of intermediates.
         """
         queries = apply_rope(_split_heads(self.q(x), self.num_heads), rope)
         keys = apply_rope(_split_heads(self.k(memory), self.num_heads), rope)
@@ -163,4 +152,4 @@ class CrossAttention(nnx.Module):
         if intermediates:
             logits = attention_logits(queries, keys)
             record = {"rotated_queries": queries, "rotated_keys": keys, "logits": logits}
-        return self.proj(out.reshape(x.shape)), mean_logits(queries, keys), record
+        return self.proj(out.reshape(x.shape)), (queries, keys), record

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from easi3r_jax.core.arrays import Array, Bool, Float, pytree_dataclass
-from easi3r_jax.core.types import AttentionStats
+from easi3r_jax.core.statistics import AttentionStats, GramStats
 from easi3r_jax.models.attention import CrossAttention, SelfAttention
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.layers import MLP, DType, LayerNorm, Linear, at_least_float32
 from easi3r_jax.models.rope import rope_table
+from easi3r_jax.models.statistics import QueriesKeys, gram_statistics, mean_logits
 
 
 @pytree_dataclass
@@ -22,7 +25,7 @@ class Decoded:
     Attributes:
       tokens_i, tokens_j: (K, E, N, C), outputs of the K blocks that the head reads (K = 1 for the linear head);
         the last one is normalised.
-      stats: statistics of the cross-attention maps, (E, L, A, N).
+      stats: statistics of the cross-attention, (E, L, A, N); with `gram=True`, `stats.gram` too.
       intermediates: with `intermediates=True`, `branch1` and `branch2`: dicts of `blocks` (L, E, N, C), `self` and
         `cross` attention records (queries, keys, full pre-softmax maps); else empty.
     """
@@ -54,15 +57,16 @@ class DecoderBlock(nnx.Module):
         dynamic_tokens: tuple[Bool[Array, "E N"], Bool[Array, "E N"]] | None = None,
         *,
         intermediates: bool = False,
-    ) -> tuple[Float[Array, "E N C"], Float[Array, "E A N"], dict]:
+    ) -> tuple[Float[Array, "E N C"], QueriesKeys, dict]:
+        """Returns the tokens, queries and keys of the cross-attention, and a dict of intermediates."""
         attended, self_record = self.self_attention(self.norm1(x), rope, intermediates=intermediates)
         x = x + attended.astype(x.dtype)
-        attended, stats, cross_record = self.cross_attention(
+        attended, queries_keys, cross_record = self.cross_attention(
             self.norm2(x), self.norm_y(other), rope, dynamic_tokens, intermediates=intermediates
         )
         x = x + attended.astype(x.dtype)
         x = x + self.mlp(self.norm3(x)).astype(x.dtype)
-        return x, stats, {"blocks": x, "self": self_record, "cross": cross_record} if intermediates else {}
+        return x, queries_keys, {"blocks": x, "self": self_record, "cross": cross_record} if intermediates else {}
 
 
 class Decoder(nnx.Module):
@@ -82,6 +86,7 @@ class Decoder(nnx.Module):
         grid: tuple[int, int],
         dynamic_tokens: tuple[Bool[Array, "E N"], Bool[Array, "E N"]] | None = None,
         *,
+        gram: bool = False,
         intermediates: bool = False,
     ) -> Decoded:
         """Decodes E directed pairs.
@@ -93,6 +98,7 @@ class Decoder(nnx.Module):
           features_i, features_j: (E, N, C_enc) encoder tokens.
           grid: (h, w) tokens of either view.
           dynamic_tokens: (of view i, of view j) token masks, (E, N) bool; masks the cross-attention of branch 1 only.
+          gram: also return Gram statistics, for cues that read them.
           intermediates: return every layer's record.
         """
         config = self.config
@@ -108,15 +114,18 @@ class Decoder(nnx.Module):
 
         def step(carry, layer):
             (x1, x2, kept), (block1, block2, slot) = carry, layer
-            y1, stats1, record1 = block1(x1, x2, rope, dynamic_tokens, intermediates=intermediates)
-            y2, stats2, record2 = block2(x2, x1, rope, intermediates=intermediates)
+            y1, branch1, record1 = block1(x1, x2, rope, dynamic_tokens, intermediates=intermediates)
+            y2, branch2, record2 = block2(x2, x1, rope, intermediates=intermediates)
             kept = kept.at[:, slot].set(jnp.stack([y1, y2]), mode="drop")
             records = {"branch1": record1, "branch2": record2} if intermediates else {}
-            return (y1, y2, kept), (stats1, stats2, records)
+            stats = AttentionStats(src=mean_logits(*branch1), ref=mean_logits(*branch2))
+            if gram:
+                stats = dataclasses.replace(stats, gram=GramStats(*gram_statistics(branch1, branch2)))
+            return (y1, y2, kept), (stats, records)
 
-        (_, _, kept), (stats1, stats2, records) = jax.lax.scan(
+        (_, _, kept), (stats, records) = jax.lax.scan(
             step, (tokens_i, tokens_j, kept), (self.branch1, self.branch2, jnp.asarray(slots))
         )
         kept = kept.at[:, -1].set(self.norm(kept[:, -1]))
-        stats = AttentionStats(src=jnp.swapaxes(stats1, 0, 1), ref=jnp.swapaxes(stats2, 0, 1))
+        stats = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), stats)
         return Decoded(tokens_i=kept[0], tokens_j=kept[1], stats=stats, intermediates=records)

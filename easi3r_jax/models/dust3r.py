@@ -107,6 +107,7 @@ class DUSt3R(nnx.Module):
         grid: tuple[int, int],
         dynamic_tokens: tuple[Bool[Array, "E N"], Bool[Array, "E N"]] | None = None,
         *,
+        gram: bool = False,
         intermediates: bool = False,
     ) -> Decoded:
         """Decodes E directed pairs of encoded frames; see `Decoder`.
@@ -115,10 +116,11 @@ class DUSt3R(nnx.Module):
           features_i, features_j: (E, N, C).
           grid: (h, w) tokens.
           dynamic_tokens: (of i, of j) dynamic-token masks, (E, N) bool, for masked re-attention.
+          gram: also return Gram statistics.
           intermediates: also return every layer's output and its full pre-softmax maps.
         """
         with exact_products(self.dtype):
-            return self.decoder(features_i, features_j, grid, dynamic_tokens, intermediates=intermediates)
+            return self.decoder(features_i, features_j, grid, dynamic_tokens, gram=gram, intermediates=intermediates)
 
     def predict(
         self,

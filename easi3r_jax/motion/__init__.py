@@ -21,7 +21,17 @@ from easi3r_jax.motion.aggregate import (
     update_temporal,
 )
 from easi3r_jax.motion.cluster import Clusters, cluster_mean, cluster_score, kmeans
-from easi3r_jax.motion.cues import Cue, Evidence, find_cue, handles_padding, needs_points, reads_attention
+from easi3r_jax.motion.cues import (
+    Cue,
+    Evidence,
+    find_cue,
+    handles_padding,
+    needs_gram,
+    needs_points,
+    reads_attention,
+    reads_gram,
+)
+from easi3r_jax.motion.gram import GRAM_FACTORS, gram_residual, gram_score
 from easi3r_jax.motion.masks import dilate, token_masks, upsample
 from easi3r_jax.motion.match import match_residual
 from easi3r_jax.motion.normalise import min_max
@@ -32,6 +42,7 @@ from easi3r_jax.motion.score import CueWeights, dynamic_score
 from easi3r_jax.motion.threshold import Otsu, multi_otsu
 
 __all__ = [
+    "GRAM_FACTORS",
     "Clusters",
     "Cue",
     "CueWeights",
@@ -43,11 +54,14 @@ __all__ = [
     "TemporalState",
     "centred_moments",
     "cluster_labels",
+    "cluster_mean",
     "cluster_score",
     "dilate",
     "dynamic_score",
     "find_cue",
     "fuse_temporal",
+    "gram_residual",
+    "gram_score",
     "handles_padding",
     "init_temporal",
     "kmeans",
@@ -57,10 +71,12 @@ __all__ = [
     "motion_maps",
     "motion_masks",
     "multi_otsu",
+    "needs_gram",
     "needs_points",
     "raw_moments",
     "readout_score",
     "reads_attention",
+    "reads_gram",
     "rigid_residual",
     "token_masks",
     "update_temporal",

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.arrays import Array, Bool, Float, Int, pytree_dataclass
-from easi3r_jax.core.types import AttentionStats, TemporalMaps
+from easi3r_jax.core.statistics import AttentionStats, GramStats
+from easi3r_jax.core.types import TemporalMaps
 from easi3r_jax.motion.normalise import min_max
 
 
@@ -33,8 +34,8 @@ class Moments:
     """
 
     count: Int[Array, "T"]
-    mean: Float[Array, "T L A N"]
-    squares: Float[Array, "T L A N"]
+    mean: Float[Array, "T L _ N"]
+    squares: Float[Array, "T L _ N"]
 
 
 @pytree_dataclass
@@ -44,10 +45,12 @@ class TemporalState:
     Attributes:
       src: moments over the pairs where the frame is j (branch 1's keys).
       ref: moments over the pairs where the frame is i (branch 2's keys).
+      gram: the same of the Gram statistics, with axes (T, L, 6 A, N); None unless a cue reads them.
     """
 
     src: Moments
     ref: Moments
+    gram: TemporalState | None = None
 
 
 class RawMoments(NamedTuple):
@@ -66,20 +69,23 @@ class RawMoments(NamedTuple):
     count_ref: Int[Array, "T"]
 
 
-def init_temporal(num_frames: int, num_layers: int, num_heads: int, num_tokens: int) -> TemporalState:
-    """The state without any pair."""
+def init_temporal(
+    num_frames: int, num_layers: int, num_heads: int, num_tokens: int, *, gram: bool = False
+) -> TemporalState:
+    """The state without any pair; with `gram`, it holds Gram statistics, too."""
 
     def empty() -> Moments:
         # A buffer for each field: callers donate the state, and a buffer can be donated only once.
         shape = (num_frames, num_layers, num_heads, num_tokens)
         return Moments(jnp.zeros(num_frames, jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
-    return TemporalState(src=empty(), ref=empty())
+    of_gram = init_temporal(num_frames, num_layers, 6 * num_heads, num_tokens) if gram else None
+    return TemporalState(src=empty(), ref=empty(), gram=of_gram)
 
 
 def update_temporal(
     state: TemporalState,
-    stats: AttentionStats,
+    stats: AttentionStats | GramStats,
     edges: Int[Array, "E 2"],
     valid: Bool[Array, "E"],
     grid: tuple[int, int],
@@ -88,16 +94,21 @@ def update_temporal(
 
     Args:
       state: over T frames.
-      stats: (E, L, A, N) statistics of the batch's pairs.
+      stats: (E, L, A, N) statistics of the batch's pairs, with Gram statistics if the state holds them.
       edges: (E, 2) int, frames (i, j) of each pair; a frame may occur many times.
       valid: (E,) bool, False for the padding of a last batch, which is ignored whatever it contains.
       grid: (h, w) tokens, N = h * w.
     """
     chex.assert_equal_shape((stats.src, stats.ref))
     chex.assert_tree_shape_prefix((stats, edges, valid), (len(edges),))
+    gram = None
+    if state.gram is not None:
+        assert isinstance(stats, AttentionStats) and stats.gram is not None
+        gram = update_temporal(state.gram, stats.gram, edges, valid, grid)
     return TemporalState(
         src=_merge(state.src, _replace_first_token(stats.src, grid), edges[:, 1], valid),
         ref=_merge(state.ref, _replace_first_token(stats.ref, grid), edges[:, 0], valid),
+        gram=gram,
     )
 
 

@@ -6,6 +6,7 @@ A cue is a function of the `Evidence` of one decoder pass:
 
 Pass it to `reconstruct(..., cue=my_cue)`. Its residual goes through the same clustering, threshold and masks as the
 attention's score. A cue that reads no point maps is marked by `reads_attention`: the first pass then runs no heads.
+One that reads Gram statistics is marked by `reads_gram`: without a mark they are not computed.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import jax
+
 from easi3r_jax.core.arrays import Array, Float, pytree_dataclass, static_field
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.types import MotionResidual, PairPredictions
 from easi3r_jax.motion.aggregate import TemporalState
+from easi3r_jax.motion.gram import gram_residual
 from easi3r_jax.motion.match import match_residual
 from easi3r_jax.motion.rigid import rigid_residual
 
@@ -29,7 +33,7 @@ class Evidence:
 
     Attributes:
       predictions: point maps of all pairs, without padding; None in the first pass of a cue that `reads_attention`.
-      statistics: attention statistics of all pairs.
+      statistics: attention statistics of all pairs; `statistics.gram` is None unless the cue is marked by `reads_gram`.
       features: (T, N, C) encoder features.
       grid: (h, w) tokens.
       seed: for random numbers in a cue.
@@ -61,6 +65,17 @@ def reads_attention(cue: Cue) -> Cue:
     return cue
 
 
+def reads_gram(cue: Cue) -> Cue:
+    """Marks a cue that reads Gram statistics, `evidence.statistics.gram`: the passes then compute them."""
+    cue.needs_gram = True  # type: ignore[attr-defined]
+    return cue
+
+
+def needs_gram(cue: Cue | None) -> bool:
+    """Whether the cue reads Gram statistics."""
+    return getattr(cue, "needs_gram", False)
+
+
 def needs_points(cue: Cue | None) -> bool:
     """Whether the cue reads point maps; the attention's own score (None) does not."""
     return cue is not None and getattr(cue, "needs_points", True)
@@ -79,7 +94,19 @@ def _match(evidence: Evidence) -> MotionResidual:
     return match_residual(evidence.points(), evidence.features, evidence.grid, seed=evidence.seed)
 
 
-_CUES: dict[str, Cue] = {"rigid": _rigid, "match": _match}
+class _Gram:
+    """The Gram cue of the whole clip's statistics."""
+
+    needs_points = False
+    needs_gram = True
+    handles_padding = True
+
+    def __call__(self, evidence: Evidence) -> MotionResidual:
+        return _gram(evidence.statistics, evidence.grid)
+
+
+_gram = jax.jit(gram_residual, static_argnames=("grid",))
+_CUES: dict[str, Cue] = {"gram": _Gram(), "rigid": _rigid, "match": _match}
 
 
 def find_cue(name: str) -> Cue | None:

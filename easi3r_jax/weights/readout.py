@@ -4,7 +4,8 @@
      "weights": {"mean_src": [...], "std_src": [...], "mean_ref": [...], "std_ref": [...]},
      "origin": "..."}
 
-Each list has a number for every layer and head, layer by layer.
+Each list has a number for every layer and head, layer by layer. Only the moments that are named are weighted; besides
+these four, there are the deviations of the Gram statistics (`core.config.GRAM_MOMENTS`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from easi3r_jax.core.errors import CheckpointError, ConfigError
 
 READOUT = "readout.json"
 _FORMAT = "easi3r_jax read-out, 1"
-_MOMENTS = ("mean_src", "std_src", "mean_ref", "std_ref")
 # A read-out of the largest network has some thousand numbers.
 _MAX_BYTES = 1 << 20
 
@@ -43,7 +43,7 @@ def load_readout(path: str | os.PathLike[str]) -> ReadoutConfig:
         found = json.loads(content)
         if not isinstance(found, dict) or found.get("format") != _FORMAT:
             raise ValueError(f'it does not say "format": "{_FORMAT}"')
-        lists = [found["weights"][name] for name in _MOMENTS]
+        names, lists = tuple(found["weights"]), list(found["weights"].values())
         layers, heads = (_whole(found[name]) for name in ("num_layers", "num_heads"))
         if any(len(numbers) != layers * heads for numbers in lists):
             raise ValueError(f"each moment needs {layers * heads} weights")
@@ -54,8 +54,9 @@ def load_readout(path: str | os.PathLike[str]) -> ReadoutConfig:
             bias=_number(found["bias"]),
             at_least=_number(found["at_least"]),
             origin=str(found.get("origin", "")),
+            moments=names,
         )
-    except (ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0].rstrip(".")
         raise CheckpointError(
             f"{path} is not a read-out of attention ({reason}): make it with `python -m experiments.calibrate`."
@@ -75,7 +76,7 @@ def save_readout(path: str | os.PathLike[str], readout: ReadoutConfig) -> None:
         "num_heads": readout.num_heads,
         "bias": readout.bias,
         "at_least": readout.at_least,
-        "weights": {name: list(readout.weights[n * each : (n + 1) * each]) for n, name in enumerate(_MOMENTS)},
+        "weights": {name: list(readout.weights[n * each : (n + 1) * each]) for n, name in enumerate(readout.moments)},
         "origin": readout.origin,
     }
     with atomic_file(path) as partial:

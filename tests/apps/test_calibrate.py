@@ -8,7 +8,7 @@ import easi3r_jax as e3r
 from easi3r_jax.apps import calibrate
 from easi3r_jax.apps.calibration_clips import Sample, of_data_set
 from easi3r_jax.apps.study.clips import StudyClip
-from easi3r_jax.core.config import PipelineConfig
+from easi3r_jax.core.config import ATTENTION_MOMENTS, GRAM_MOMENTS, PipelineConfig
 from easi3r_jax.evaluation.metrics import GroundTruth
 from easi3r_jax.io import export
 from easi3r_jax.io.sequences import CLIPS
@@ -34,7 +34,7 @@ def calibrated(tmp_path_factory):
 def test_the_table_compares_the_readout_with_the_published_formula(calibrated):
     lines = [line.split("  ") for line in calibrated[1].splitlines()]
     names = [words[1] for words in lines if len(words) > 3]
-    for name in ("published formula", "mean_src", "std_src", "mean_ref", "std_ref", "read-out"):
+    for name in ("published formula", "VGGT4D's Gram cue", "mean_src", "std_src", "mean_ref", "std_ref", "read-out"):
         assert name in names
     chosen = [line for line in calibrated[1].splitlines() if line.rstrip().endswith("*")]
     assert len(chosen) == 1
@@ -43,6 +43,7 @@ def test_the_table_compares_the_readout_with_the_published_formula(calibrated):
 def test_the_checkpoint_carries_the_readout(calibrated):
     model, shipped = e3r.load_model(calibrated[0], "float32"), e3r.load_model("embedded", "float32")
     assert model.readout == e3r.load_readout(calibrated[0] / "readout.json") != shipped.readout
+    assert model.readout.moments == (*ATTENTION_MOMENTS, *GRAM_MOMENTS)
     assert model.readout.at_least in (0.2, 0.4) and "2 clips (rendered, seed 1)" in model.readout.origin
     frames = e3r.load_frames("demo", e3r.FrameConfig.for_model(model, first=3))
     config = PipelineConfig(graph="complete", alignment=e3r.AlignConfig(iterations=5))
@@ -106,11 +107,13 @@ def test_sequences_of_a_data_set_which_have_no_twins(capsys, tmp_path):
     assert sample.name == "a" and sample.still is None
     np.testing.assert_array_equal(sample.moving.truth.masks, masks[:3])
     output, source = tmp_path / "out.json", ("--dataset=davis", f"--data_root={tmp_path}")
-    assert execute(*QUICK, *source, f"--output={output}") == 0
+    assert execute(*QUICK, *source, "--statistics=attention", f"--output={output}") == 0
     printed = capsys.readouterr().out
     (row,) = (line.split() for line in printed.splitlines() if line.strip().startswith("read-out  "))
     assert row[2] == row[6] == "–" and row[3] == row[4]  # AUC and marked of the twin; IoU and joint IoU
-    assert e3r.load_readout(output).origin.startswith("experiments.calibrate: 1 clips (davis), twins' weight 0,")
+    written = e3r.load_readout(output)
+    assert written.origin.startswith("experiments.calibrate: 1 clips (davis), twins' weight 0,")
+    assert written.moments == ATTENTION_MOMENTS
 
 
 @pytest.mark.parametrize(

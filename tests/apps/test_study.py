@@ -18,7 +18,7 @@ from easi3r_jax.apps.study.scores import ALL_LAYERS, FORMULA, MAPS, Score
 from easi3r_jax.apps.study.systems import System
 from easi3r_jax.core.config import AlignConfig, PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.core.types import AttentionStats
+from easi3r_jax.core.statistics import AttentionStats
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io.sequences import CLIPS
 from easi3r_jax.models import random_model

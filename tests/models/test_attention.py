@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.models.attention import attention_logits, dot_product_attention, masked_attention, mean_logits
+from easi3r_jax.models.attention import dot_product_attention, masked_attention
 
 
 @pytest.fixture(scope="module")
@@ -23,22 +23,6 @@ def test_attention_is_softmax_of_scaled_products(qkv):
     weights = _softmax(np.einsum("bqad,bkad->baqk", q, k) / np.sqrt(8))
     expected = np.einsum("baqk,bkad->bqad", weights, v)
     np.testing.assert_allclose(dot_product_attention(*qkv), expected, atol=2e-6)
-
-
-def test_mean_logits_equals_the_mean_of_the_full_maps(qkv):
-    q, k, _ = qkv
-    full = np.asarray(attention_logits(q, k), np.float64).mean(axis=2)
-    np.testing.assert_allclose(mean_logits(q, k), full, atol=1e-6)
-
-
-def test_mean_logits_needs_no_quadratic_memory():
-    """No array of the traced computation has as many elements as an N x N map."""
-    tokens = 500
-    shape = jax.ShapeDtypeStruct((1, tokens, 2, 8), jnp.float32)
-    jaxpr = jax.make_jaxpr(mean_logits)(shape, shape)
-    largest = max(v.aval.size for eqn in jaxpr.jaxpr.eqns for v in eqn.outvars)
-    assert largest <= tokens * 2 * 8
-    assert jax.make_jaxpr(attention_logits)(shape, shape).out_avals[0].size == 2 * tokens**2
 
 
 def test_masked_attention_zeroes_weights_after_the_softmax(qkv):

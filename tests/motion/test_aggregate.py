@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from easi3r_jax import motion
-from easi3r_jax.core.types import AttentionStats
+from easi3r_jax.core.statistics import AttentionStats
 
 GRID = (3, 4)
 LAYERS, HEADS = 2, 3

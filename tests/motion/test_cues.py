@@ -266,3 +266,5 @@ def test_only_known_cues_are_named():
     assert motion.find_cue("attention") is None and not motion.needs_points(None)
     assert motion.needs_points(motion.find_cue("rigid")) and motion.needs_points(lambda evidence: None)
     assert not motion.needs_points(motion.reads_attention(lambda evidence: None))
+    assert motion.needs_gram(motion.find_cue("gram")) and not motion.needs_points(motion.find_cue("gram"))
+    assert motion.needs_gram(motion.reads_gram(lambda evidence: None)) and not motion.needs_gram(None)

@@ -15,7 +15,7 @@ import pytest
 
 import easi3r_jax as e3r
 from easi3r_jax import motion
-from easi3r_jax.core.types import AttentionStats
+from easi3r_jax.core.statistics import AttentionStats
 from tests.networks import small_network
 from tests.wide import dot, in_float64, random_like, slope, widened
 

@@ -8,7 +8,8 @@ import pytest
 
 from easi3r_jax import motion
 from easi3r_jax.core.config import SegmentationConfig
-from easi3r_jax.core.types import AttentionStats, TemporalMaps
+from easi3r_jax.core.statistics import AttentionStats
+from easi3r_jax.core.types import TemporalMaps
 from easi3r_jax.motion.aggregate import _fuse
 from easi3r_jax.motion.normalise import min_max
 

@@ -9,7 +9,8 @@ import pytest
 
 import easi3r_jax as e3r
 from easi3r_jax import motion
-from easi3r_jax.core.types import AttentionStats
+from easi3r_jax.core.config import GRAM_MOMENTS, GRAM_STATISTICS
+from easi3r_jax.core.statistics import AttentionStats, GramStats
 from tests.networks import small_network
 from tests.wide import in_float64, widened
 
@@ -47,6 +48,39 @@ def test_it_is_a_logistic_function_of_moments_minus_their_median(statistics, rea
     score, observed = motion.readout_score(state, readout, GRID)
     np.testing.assert_allclose(score, 1 / (1 + np.exp(-logit)), atol=1e-5)
     assert np.all(observed)
+
+
+def test_it_weights_gram_statistics_by_name(readout):
+    rng = np.random.default_rng(4)
+    tokens = GRID[0] * GRID[1]
+    shape = (len(EDGES), LAYERS, len(GRAM_STATISTICS), HEADS, tokens)
+    gram = [jnp.asarray(rng.normal(3, 1, shape), jnp.float32) for _ in range(2)]
+    flat = GramStats(*(x.reshape(len(EDGES), LAYERS, -1, tokens) for x in gram))
+    plain = AttentionStats(*(jnp.asarray(rng.normal(3, 1, (*flat.src.shape[:2], HEADS, tokens)), jnp.float32),) * 2)
+    empty = motion.init_temporal(T, LAYERS, HEADS, tokens, gram=True)
+    with_gram = dataclasses.replace(plain, gram=flat)
+    state = motion.update_temporal(empty, with_gram, EDGES, jnp.ones(len(EDGES), bool), GRID)
+    names = ("std_kk_mean_src", "mean_ref", "std_qk_std_ref")
+    moments, observed = motion.centred_moments(state, GRID, names)
+    moments = np.asarray(moments).reshape(T, tokens, 3, LAYERS, HEADS)
+
+    def deviation(x):  # (T, LAYERS, HEADS, tokens) over the pairs of each frame, minus the median of each channel
+        x[..., 0] = (x[..., 1] + x[..., GRID[1]]) / 2
+        return x.std(0, ddof=1)
+
+    for name, side, column in (("kk_mean", 0, 1), ("qk_std", 1, 0)):
+        of_pairs = np.asarray(gram[side][:, :, GRAM_STATISTICS.index(name)], np.float64).copy()
+        expected = np.stack([deviation(of_pairs[EDGES[:, column] == t].copy()) for t in range(T)])
+        expected -= np.median(expected, axis=(0, 3), keepdims=True)
+        ours = moments[:, :, names.index(f"std_{name}_{('src', 'ref')[side]}")]
+        np.testing.assert_allclose(ours, np.moveaxis(expected, 3, 1), atol=1e-5)
+    usual = np.asarray(motion.centred_moments(state, GRID)[0]).reshape(T, tokens, 4, LAYERS, HEADS)
+    np.testing.assert_array_equal(moments[:, :, 1], usual[:, :, 2])
+    assert np.all(observed)
+    three = dataclasses.replace(readout, weights=readout.weights[:3], moments=names)
+    assert three.needs_gram and not readout.needs_gram
+    with pytest.raises(e3r.ConfigError, match="std_kk_mean_src, but Gram statistics were not computed"):
+        motion.readout_score(dataclasses.replace(state, gram=None), three, GRID)
 
 
 def test_a_constant_added_to_a_head_changes_nothing(statistics, readout):
@@ -180,6 +214,23 @@ def test_the_pure_function_reads_it_too(calibrated):
     sure = dataclasses.replace(readout, at_least=jnp.float32(1.0))
     assert not np.any(masks(model, sure).mask)
     np.testing.assert_array_equal(masks(model, dataclasses.replace(readout, bias=jnp.float32(-50.0))).mask, False)
+
+
+def test_a_readout_of_gram_statistics_is_a_cue_too(calibrated):
+    """The passes compute what it weights, and its pure counterpart agrees."""
+    model, frames = calibrated
+    config, names = model.config, ("std_src", *GRAM_MOMENTS)
+    rng = np.random.default_rng(5)
+    weights = tuple((0.3 * rng.normal(size=len(names) * config.dec_depth * config.dec_heads)).tolist())
+    readout = e3r.ReadoutConfig(config.dec_depth, config.dec_heads, weights, 0.0, 0.5, moments=names)
+    result = e3r.reconstruct(model.with_readout(readout), frames, dataclasses.replace(QUICK, reattention=False))
+    edges = e3r.make_edges(4, "complete")
+    masks = e3r.motion_masks(model.with_readout(readout), frames.rgb, edges, QUICK.segmentation)
+    features = e3r.encode_frames(model, frames.rgb)
+    statistics = e3r.attention_statistics(model, features, edges, model.grid((32, 48)), gram=True)
+    expected, _ = motion.readout_score(statistics, e3r.Readout.from_config(readout), model.grid((32, 48)))
+    np.testing.assert_allclose(result.motion.raw_score, expected, atol=1e-4)
+    assert np.ptp(expected) > 0.1 and masks.threshold >= 0.5
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -19,7 +19,7 @@ from easi3r_jax.apps.benchmark.timing import Compilations, median_seconds
 from easi3r_jax.core.config import PipelineConfig
 from easi3r_jax.core.types import Frames
 from easi3r_jax.inference import pipeline
-from easi3r_jax.models import attention
+from easi3r_jax.models import decoder
 from easi3r_jax.models.encoder import Encoder
 
 
@@ -38,7 +38,7 @@ def statistics_cost(model, frames: Frames, repeats: int) -> dict[str, Any]:
         return jnp.zeros((queries.shape[0], queries.shape[2], keys.shape[1]), jnp.float32)
 
     with_statistics = jax.jit(decode).lower(*arguments).compile()
-    with mock.patch.object(attention, "mean_logits", nothing):
+    with mock.patch.object(decoder, "mean_logits", nothing):
         without = jax.jit(lambda *a: decode(*a)).lower(*arguments).compile()
     ratios = []
     began = time.perf_counter()
