@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/python
 # Processes that run the tests. A file's tests stay in one process: they share fixtures that are slow to make.
 WORKERS ?= 2
+SPREAD := --dist loadfile --no-loadscope-reorder
 
 # The caller's environment or module path must not leak into ours.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
@@ -75,21 +76,21 @@ demo: env ## Reconstruct the bundled clip and print metrics
 	$(RUN) -m experiments.reconstruct --seq=demo
 
 test: env ## Run the tests
-	$(RUN) -m pytest -q -n $(WORKERS) --dist loadfile
+	$(RUN) -m pytest -q -n $(WORKERS) $(SPREAD)
 
 test-quick: env ## Run a few tests of every part (tests/quick.txt), e.g. with PYTHON=python3.13
-	$(RUN) -m pytest -q -n $(WORKERS) --dist loadfile @tests/quick.txt
+	$(RUN) -m pytest -q -n $(WORKERS) $(SPREAD) @tests/quick.txt
 
 # Nearly all of the tests' time is compilation, which `make test` cuts short: see tests/flags.py.
 test-optimised: env ## Run the tests with full XLA optimisation, as for users
-	EASI3R_TESTS_OPTIMISED=1 $(RUN) -m pytest -q -n $(WORKERS) --dist loadfile
+	EASI3R_TESTS_OPTIMISED=1 $(RUN) -m pytest -q -n $(WORKERS) $(SPREAD)
 
 # MACHINES: a subset of those listed by `python -m tests.machines --list`. TIMES: repetitions of each.
 test-machines: env ## Run numerical tests under emulated machines: instructions, threads, order, load (hours)
 	$(RUN) -m tests.machines --workers=$(WORKERS) $(if $(TIMES),--times=$(TIMES)) $(MACHINES)
 
 test-slow: env ## Run the heavy checks
-	$(RUN) -m pytest -q -m slow -n $(WORKERS) --dist loadfile
+	$(RUN) -m pytest -q -m slow -n $(WORKERS) $(SPREAD)
 
 # One thread: on networks this small, PyTorch's threads wait for each other, on a busy machine a hundred times longer
 # than they compute.

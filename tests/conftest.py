@@ -41,6 +41,22 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
+#: Files that take longest, first: a worker that begins one of them last would keep the others waiting.
+_LONGEST = (
+    *("core/test_sharding.py", "test_face.py", "apps/test_reconstruct.py", "inference/test_clips.py"),
+    *("apps/test_given.py", "models/test_dust3r.py", "apps/test_calibrate.py", "alignment/test_gradients.py"),
+    *("synthetic/test_clips.py", "inference/test_given.py", "apps/test_parity.py", "apps/test_bad_input.py"),
+    *("motion/test_readout.py", "training/test_step.py", "apps/test_evaluate_layouts.py", "motion/test_motion.py"),
+    *("weights/convert/test_flow.py", "test_docs.py", "alignment/test_windows.py", "alignment/test_reference_run.py"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers take files in this order (with `--no-loadscope-reorder`); the others keep theirs."""
+    rank = {pathlib.Path(__file__).parent / name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
 def pytest_collection_finish() -> None:
     """Python's garbage collector walks over all objects when it runs: fewer times, and not over the modules.
 

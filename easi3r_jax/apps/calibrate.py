@@ -7,9 +7,10 @@
 
 Easi3R's published formula is the same for every network. The read-out weights moments of every decoder layer and head
 instead. It is fitted by logistic regression on some clips. The regularisation, the threshold, and the weight of objects
-that stand still in a clip's motionless twin are chosen on others, by the IoU of clip and twin joined: in the twin,
-nothing moves. Clips without twins are fitted and judged alone. The last table is of a third part. An output that ends
-in .json is a file for --readout; any other one is a copy of the checkpoint that carries the read-out.
+that stand still in a clip's motionless twin are chosen on others, by the IoU of clip and twin joined, in which nothing
+moves: of the settings within a standard error of the best, the one whose score responds least to those objects. Clips
+without twins are fitted and judged alone. The last table is of a third part. An output that ends in .json is a file for
+--readout; any other one is a copy of the checkpoint that carries the read-out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 
 from easi3r_jax import motion
 from easi3r_jax.apps import calibration_clips, cli
-from easi3r_jax.apps.calibration_metrics import SEGMENTATION, Pairs, Seen, measured
+from easi3r_jax.apps.calibration_metrics import SEGMENTATION, Figures, Pairs, Seen, chosen, measured
 from easi3r_jax.apps.method_flags import checkpoint_flag, dtype_flag
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.study.clips import StudyClip
@@ -71,7 +72,7 @@ STATISTICS = _FIT.choice(
     "queries and keys; a little more work in the decoder).",
 )
 HARD = _FIT.string("hard_weights", "0,0.3,0.5,0.6,0.7", "Tried fractions of the weight of the twins' objects.")
-REGULARISATION = _FIT.string("regularisations", "0.001,0.01", "Tried regularisations.")
+REGULARISATION = _FIT.string("regularisations", "0.01,0.1", "Tried regularisations.")
 AT_LEAST = _FIT.string("at_least", "0.2,0.25,0.3,0.35,0.4", "Tried minimum thresholds of the masks: probabilities.")
 
 _OUTPUT = FLAGS.group("Output")
@@ -117,25 +118,36 @@ def report(model: DUSt3R, fit: Pairs, development: Pairs, test: Pairs) -> None:
     tokens = joined([tokens_of(one, number) for number, one in enumerate(seen)])
     if not tokens.hard.any():
         hard = [0.0]  # a weight of nothing
-    rows, readouts = {}, {}
-    for done, choice in enumerate(itertools.product(hard, regularisation)):
+    rows: dict[Choice, Figures] = {}
+    readouts: dict[Choice, ReadoutConfig] = {}
+    for done, (weight, strength) in enumerate(itertools.product(hard, regularisation)):
         stages("fit", done, len(hard) * len(regularisation))
-        weights, bias = fit_readout(tokens, hard_weight=choice[0], regularisation=choice[1])
-        readout = readout_of(model, weights, bias, choice, len(fit))
+        weights, bias = fit_readout(tokens, hard_weight=weight, regularisation=strength)
+        readout = readout_of(model, weights, bias, (weight, strength), len(fit))
         for threshold, row in zip(at_least, measured(development, readout, at_least), strict=True):
-            rows[*choice, threshold] = row
-            readouts[*choice, threshold] = dataclasses.replace(readout, at_least=threshold)
+            rows[weight, strength, threshold] = row
+            readouts[weight, strength, threshold] = dataclasses.replace(readout, at_least=threshold)
     stages("fit", len(hard) * len(regularisation), len(hard) * len(regularisation))
     stages.close()
-    best = max(rows, key=lambda choice: rows[choice]["joint IoU"])
-    print("  Development clips, at the best threshold of each row (chosen: *)")
-    lines = [(*map("{:g}".format, c), *_shown(rows[c]), "*" if c == best else "") for c in _best_thresholds(rows)]
-    print(table(lines, ("twins' weight", "regularisation", "threshold", *rows[best], "")))
+    choice, best = chosen(rows)
+    print("  Development clips, at the best threshold of each row, and the chosen row (*)")
+    shown = dict.fromkeys([*_best_thresholds(rows), choice])
+    lines = [
+        (
+            *map("{:g}".format, c),
+            *_shown(rows[c].means),
+            *map("{:.3f}".format, rows[c].below(rows[best])),
+            "*" * (c == choice),
+        )
+        for c in sorted(shown)
+    ]
+    names = tuple(rows[best].means)
+    print(table(lines, ("twins' weight", "regularisation", "threshold", *names, "below best", "±", "")))
     cues: dict[str, ReadoutConfig | str] = {"published formula": "formula", "VGGT4D's Gram cue": "gram"}
-    cues |= {name: name for name in ("mean_src", "std_src", "mean_ref", "std_ref")} | {"read-out": readouts[best]}
+    cues |= {name: name for name in ("mean_src", "std_src", "mean_ref", "std_ref")} | {"read-out": readouts[choice]}
     print("  Test clips")
-    print(table([(name, *_shown(measured(test, cue)[0])) for name, cue in cues.items()], ("", *rows[best])))
-    write(readouts[best])
+    print(table([(name, *_shown(measured(test, cue)[0].means)) for name, cue in cues.items()], ("", *names)))
+    write(readouts[choice])
 
 
 def output_path() -> pathlib.Path:
@@ -249,10 +261,10 @@ def _numbers(holder: Any, low: float, below: float) -> list[float]:
     return numbers
 
 
-def _best_thresholds(rows: dict[Choice, dict[str, float]]) -> list[Choice]:
+def _best_thresholds(rows: dict[Choice, Figures]) -> list[Choice]:
     """Each weight and regularisation with its best threshold."""
     of_pair: dict[tuple[float, float], Choice] = {}
-    for choice in sorted(rows, key=lambda choice: rows[choice]["joint IoU"]):
+    for choice in sorted(rows, key=lambda choice: rows[choice].joint.mean()):
         of_pair[choice[:2]] = choice
     return [of_pair[pair] for pair in dict.fromkeys(choice[:2] for choice in rows)]
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax import motion
-from easi3r_jax.core.arrays import Array
+from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.core.config import ReadoutConfig, SegmentationConfig
 from easi3r_jax.evaluation.metrics import roc_auc
 from easi3r_jax.inference import pipeline
 
 SEGMENTATION = SegmentationConfig()
+Setting = TypeVar("Setting", bound=Hashable)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,12 +42,40 @@ class Seen:
 Pairs = list[tuple[Seen, Seen | None]]
 
 
-def measured(
-    clips: Pairs,
-    cue: ReadoutConfig | str,
-    at_least: Sequence[float] = (0.0,),
-) -> list[dict[str, float]]:
-    """Means over clips of the metrics of a cue: a read-out, the published formula, or one of its maps.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Figures:
+    """Metrics of a cue on some clips.
+
+    Attributes:
+      means: over the clips. AUC over pixels, and that of the objects that would move in the twin; IoU; joint IoU, of
+        clip and twin together, in which nothing moves; fractions of pixels marked. NaN if no clip has the metric.
+      joint: (clips,) joint IoU of each.
+    """
+
+    means: dict[str, float]
+    joint: Float[np.ndarray, "clips"]
+
+    def below(self, best: Figures) -> tuple[float, float]:
+        """By how much the joint IoU is below another's, clip by clip: mean difference and its standard error."""
+        difference = best.joint - self.joint
+        count = len(difference)
+        return float(difference.mean()), float(np.std(difference, ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+
+
+def chosen(rows: Mapping[Setting, Figures]) -> tuple[Setting, Setting]:
+    """The setting to use, and the one with the best joint IoU.
+
+    Of all settings within one standard error of the best joint IoU, the one whose score responds least to objects that
+    do not move: with the lowest AUC in the twins. Without twins, the best.
+    """
+    best = max(rows, key=lambda setting: rows[setting].joint.mean())
+    near = [setting for setting, row in rows.items() if np.less_equal(*row.below(rows[best]))]
+    known = [setting for setting in near if not np.isnan(rows[setting].means["AUC, twin"])]
+    return min(known, key=lambda setting: rows[setting].means["AUC, twin"], default=best), best
+
+
+def measured(clips: Pairs, cue: ReadoutConfig | str, at_least: Sequence[float] = (0.0,)) -> list[Figures]:
+    """Measures a cue: a read-out, the published formula, VGGT4D's, or one map.
 
     Args:
       clips: with their twins, if they have any; without, the joint IoU is the IoU.
@@ -53,8 +83,7 @@ def measured(
       at_least: minimum thresholds of the masks, each with a result.
 
     Returns:
-      for each threshold: AUC over pixels, and that of the objects that would move in the twin; IoU; joint IoU, of clip
-      and twin together, in which nothing moves; fractions of pixels marked; the standard error of the joint IoU.
+      its figures with each threshold.
     """
     readout = motion.Readout.from_config(cue) if isinstance(cue, ReadoutConfig) else None
     rows: list[list[dict[str, float | None]]] = [[] for _ in at_least]
@@ -77,11 +106,13 @@ def measured(
                     "marked, twin": None if still is None else still_mask.mean(),
                 }
             )
-    means = [{name: _mean(clip[name] for clip in row) for name in row[0]} for row in rows]
-    for mean, row in zip(means, rows, strict=True):
-        joint = [float(clip["joint IoU"] or 0) for clip in row]
-        mean["±"] = float(np.std(joint, ddof=1) / np.sqrt(len(joint))) if len(joint) > 1 else 0.0
-    return means
+    return [
+        Figures(
+            {name: _mean(clip[name] for clip in row) for name in row[0]},
+            np.array([clip["joint IoU"] for clip in row], np.float64),
+        )
+        for row in rows
+    ]
 
 
 def score_of(seen: Seen, cue: ReadoutConfig | str, readout: motion.Readout | None) -> tuple[np.ndarray, float]:

@@ -56,6 +56,7 @@ def problem_of(clip, confidence, config):
     return alignment.make_problem(predictions, config)
 
 
+@pytest.mark.slow
 def test_through_the_steps_by_confidences(clip, directions, config):
     along, weights = directions
     rates = jnp.asarray([0.01, 0.02, 0.01, 0.005])

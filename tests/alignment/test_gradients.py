@@ -182,6 +182,7 @@ def test_second_derivatives_are_the_plain_formulas(state, observed, rng):
             np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_mixed_derivatives_are_the_plain_formulas(state, observed):
     """By observations of the gradient by the state: what differentiating through a step needs."""
     problem = problem_of(observed)

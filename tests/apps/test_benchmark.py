@@ -112,6 +112,7 @@ def test_the_program_measures_the_properties_of_the_design(command, tmp_path):
     assert "peak memory" in done.stdout
 
 
+@pytest.mark.slow
 def test_flow_without_weights_is_measured(command, tmp_path):
     file = tmp_path / "flow.json"
     done = command("benchmark", "--frames=3", "--stages=flow", "--flow=dis", "--repeats=1", f"--json={file}")

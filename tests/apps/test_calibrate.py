@@ -7,6 +7,7 @@ import pytest
 import easi3r_jax as e3r
 from easi3r_jax.apps import calibrate
 from easi3r_jax.apps.calibration_clips import Sample, of_data_set
+from easi3r_jax.apps.calibration_metrics import Figures, chosen
 from easi3r_jax.apps.study.clips import StudyClip
 from easi3r_jax.core.config import ATTENTION_MOMENTS, GRAM_MOMENTS, PipelineConfig
 from easi3r_jax.evaluation.metrics import GroundTruth
@@ -36,8 +37,26 @@ def test_the_table_compares_the_readout_with_the_published_formula(calibrated):
     names = [words[1] for words in lines if len(words) > 3]
     for name in ("published formula", "VGGT4D's Gram cue", "mean_src", "std_src", "mean_ref", "std_ref", "read-out"):
         assert name in names
-    chosen = [line for line in calibrated[1].splitlines() if line.rstrip().endswith("*")]
-    assert len(chosen) == 1
+    marked = [line for line in calibrated[1].splitlines() if line.rstrip().endswith("*")]
+    assert len(marked) == 1
+
+
+def test_near_the_best_the_twins_decide():
+    """Joint IoUs of four clips; the paired difference counts, not how different the clips are."""
+
+    def figures(joint, twin):
+        return Figures({"AUC, twin": twin}, np.array(joint))
+
+    rows = {
+        "best": figures([0.1, 0.5, 0.9, 0.5], 0.7),
+        "as good": figures([0.11, 0.49, 0.89, 0.5], 0.6),
+        "worse, surely": figures([0.05, 0.45, 0.85, 0.46], 0.5),
+        "noisy": figures([0.3, 0.3, 0.6, 0.7], 0.65),
+    }
+    assert chosen(rows) == ("as good", "best")
+    assert rows["worse, surely"].below(rows["best"]) == pytest.approx((0.0475, 0.0025))
+    rows = {name: figures(row.joint, np.nan) for name, row in rows.items()}
+    assert chosen(rows) == ("best", "best")
 
 
 def test_the_checkpoint_carries_the_readout(calibrated):
@@ -141,6 +160,7 @@ def test_clips_in_which_nothing_moves_are_refused(capsys, tmp_path, monkeypatch)
     assert "Nothing moves in the clips to fit" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_clips_of_a_folder_upright_ones_too(capsys, tmp_path):
     """Three clips: one to fit, one to choose, one to test; the last is upright."""
     still = dict(np.load(CLIPS / "demo_still" / "ground_truth.npz"))

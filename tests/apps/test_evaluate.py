@@ -132,6 +132,7 @@ def run_toys(run, toys, stand_in):
     return lambda *arguments: run("--dataset=toys", f"--data_root={toys}", *arguments)
 
 
+@pytest.mark.slow
 def test_rendered_clips_through_the_embedded_network(run, tmp_path):
     """A small real run; the second call has nothing to do."""
     quick = ("--dataset=synthetic", "--num_sequences=2", "--num_frames=3", "--graph=complete", "--kmeans_restarts=1")

@@ -104,6 +104,7 @@ def test_flow_needs_no_weights_and_one_line_says_where_it_comes_from(run, tmp_pa
     assert json.loads((tmp_path / "out" / "config.json").read_text())["flow"] is None
 
 
+@pytest.mark.slow
 def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
     """The program gives the network's flow to the alignment; the network itself is tested elsewhere."""
     network = flow_network(FlowConfig("raft-small"), seed=0)
@@ -211,6 +212,7 @@ def test_masks_are_refined_by_reprojection_without_weights(run, tmp_path):
     assert "refine" in out  # in the closing table
 
 
+@pytest.mark.slow
 def test_the_motionless_twin_is_refined_too(run, corner, tmp_path):
     """Else its figures would not be the method's; plain DUSt3R has no masks to refine."""
     code, _, errors = run(refine="sam2", compare_plain=True)

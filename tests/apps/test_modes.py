@@ -65,6 +65,7 @@ def test_flow_files_of_all_windows_are_checked_before_the_first(run, tmp_path):
     assert len(errors.splitlines()) == 1 and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_windows_resume(run, tmp_path, monkeypatch):
     """The second call reconstructs only the window that the first one did not reach, and gives the same scene."""
     done = []

@@ -138,6 +138,7 @@ def test_the_closing_table_lists_times_memory_and_folder(demo):
         assert line in demo[0].stdout
 
 
+@pytest.mark.slow
 def test_same_seed_same_result_and_an_older_result_is_replaced(command, demo):
     folder = demo[1]
     before = np.load(folder / "scene.npz")

@@ -54,6 +54,7 @@ def test_maps_of_a_layer_are_those_of_a_network_of_that_layer():
             np.testing.assert_allclose(ours["1 - " + name], 1 - ours[name], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rendered_twins_differ_by_motion_only():
     first, other = clips.rendered(0, 1, 2, SMALL)
     assert first.name != other.name

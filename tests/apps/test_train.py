@@ -113,6 +113,7 @@ def test_the_curves_of_a_resumed_run_have_every_step_once(runs):
     assert sorted(curve) == [2, 4]
 
 
+@pytest.mark.slow
 def test_the_preview_of_a_perfect_prediction_has_no_error(tmp_path, monkeypatch):
     pairs = held_out_pairs(functools.partial(draw_static, PairSampling(size=(32, 48))), 2)
     truth = targets_of(pairs)

@@ -110,6 +110,7 @@ def shared(model):
         return pipeline.reconstruct(model, frames, SHARED, given=given_for(17), refiner=corner), corner, start
 
 
+@pytest.mark.slow
 def test_a_clip_with_room_in_its_arrays_gives_the_same_result(model, shared):
     """Nothing of the padding shows in the clip's result."""
     assert padding(model, SHARED, given_for(17)) == (18, len(pipeline.clip_edges(18, SHARED.graph)))
@@ -137,6 +138,7 @@ def test_a_clip_with_room_in_its_arrays_gives_the_same_result(model, shared):
 
 
 @pytest.mark.usefixtures("shared")
+@pytest.mark.slow
 def test_clips_of_similar_lengths_share_everything_that_is_compiled(model):
     """After 17 frames, 18 frames compile nothing."""
     compiled = []

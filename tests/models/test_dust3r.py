@@ -148,6 +148,7 @@ def test_bfloat16_stays_close_and_heads_stay_float32():
         assert 0 < error < 0.03  # bfloat16 has 8 bits: 0.4 % per product; 0 would mean that it was not used
 
 
+@pytest.mark.slow
 def test_with_dtype_is_the_network_constructed_in_that_dtype():
     rgb, model = frames(2, 32, 48), network(SMALL["linear"])
     before = run(model, rgb)
