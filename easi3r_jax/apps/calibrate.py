@@ -8,9 +8,9 @@
 Easi3R's published formula is the same for every network. The read-out weights moments of every decoder layer and head
 instead. It is fitted by logistic regression on some clips. The regularisation, the threshold, and the weight of objects
 that stand still in a clip's motionless twin are chosen on others, by the IoU of clip and twin joined, in which nothing
-moves: of the settings within a standard error of the best, the one whose score responds least to those objects. Clips
-without twins are fitted and judged alone. The last table is of a third part. An output that ends in .json is a file for
---readout; any other one is a copy of the checkpoint that carries the read-out.
+moves, among those whose score hardly responds to these objects (--most_in_twins). Clips without twins are fitted and
+judged alone. The last table is of a third part. An output that ends in .json is a file for --readout; any other one is
+a copy of the checkpoint that carries the read-out.
 """
 
 from __future__ import annotations
@@ -75,6 +75,13 @@ HARD = _FIT.string("hard_weights", "0,0.3,0.5,0.6,0.7", "Tried fractions of the 
 REGULARISATION = _FIT.string("regularisations", "0.01,0.1", "Tried regularisations.")
 AT_LEAST = _FIT.string("at_least", "0.2,0.25,0.3,0.35,0.4", "Tried minimum thresholds of the masks: probabilities.")
 
+MOST_IN_TWINS = _FIT.number(
+    "most_in_twins",
+    0.6,
+    "Highest AUC in the twins, of the objects that would move, that the chosen setting may have (chance: 0.5).",
+    at_least=0,
+)
+
 _OUTPUT = FLAGS.group("Output")
 OUTPUT = _OUTPUT.string("output", "readout.json", "A .json file, or the folder of a checkpoint to write.")
 DTYPE = dtype_flag(_OUTPUT)
@@ -129,7 +136,7 @@ def report(model: DUSt3R, fit: Pairs, development: Pairs, test: Pairs) -> None:
             readouts[weight, strength, threshold] = dataclasses.replace(readout, at_least=threshold)
     stages("fit", len(hard) * len(regularisation), len(hard) * len(regularisation))
     stages.close()
-    choice, best = chosen(rows)
+    choice, best = chosen(rows, MOST_IN_TWINS.value)
     print("  Development clips, at the best threshold of each row, and the chosen row (*)")
     shown = dict.fromkeys([*_best_thresholds(rows), choice])
     lines = [

@@ -62,16 +62,25 @@ class Figures:
         return float(difference.mean()), float(np.std(difference, ddof=1) / np.sqrt(count)) if count > 1 else 0.0
 
 
-def chosen(rows: Mapping[Setting, Figures]) -> tuple[Setting, Setting]:
+def chosen(rows: Mapping[Setting, Figures], most_in_twins: float) -> tuple[Setting, Setting]:
     """The setting to use, and the one with the best joint IoU.
 
-    Of all settings within one standard error of the best joint IoU, the one whose score responds least to objects that
-    do not move: with the lowest AUC in the twins. Without twins, the best.
+    The best joint IoU among the settings whose score hardly responds to objects that do not move: whose AUC in the
+    twins is at most `most_in_twins` (chance: 0.5). If there is none, the lowest AUC in the twins; without twins, the
+    best joint IoU.
     """
-    best = max(rows, key=lambda setting: rows[setting].joint.mean())
-    near = [setting for setting, row in rows.items() if np.less_equal(*row.below(rows[best]))]
-    known = [setting for setting in near if not np.isnan(rows[setting].means["AUC, twin"])]
-    return min(known, key=lambda setting: rows[setting].means["AUC, twin"], default=best), best
+
+    def in_twins(setting: Setting) -> float:
+        return rows[setting].means["AUC, twin"]
+
+    def joint(setting: Setting) -> float:
+        return float(rows[setting].joint.mean())
+
+    best = max(rows, key=joint)
+    if np.isnan(in_twins(best)):
+        return best, best
+    few = [setting for setting in rows if in_twins(setting) <= most_in_twins]
+    return (max(few, key=joint) if few else min(rows, key=in_twins)), best
 
 
 def measured(clips: Pairs, cue: ReadoutConfig | str, at_least: Sequence[float] = (0.0,)) -> list[Figures]:
