@@ -100,7 +100,7 @@ def test_the_readouts_score_is_that_of_the_first_pass(embedded):
     config = PipelineConfig(graph="complete", segmentation=SegmentationConfig(restarts=1))
     found = {score: (values, mask) for score, values, mask in scores.scored(model, clip, features, config)}
     grid, size = model.grid(clip.frames.rgb.shape[1:3]), clip.frames.rgb.shape[1:3]
-    statistics = pipeline.attention_pass(model, features, pipeline.clip_edges(3, "complete"), grid)
+    statistics = pipeline.attention_pass(model, features, pipeline.clip_edges(3, "complete"), grid, gram=True)
     labels = motion.cluster_labels(features, grid, config.segmentation, jax.random.key(0))
     residual = motion.Readout.from_config(model.readout).residual(statistics, grid)
     _, expected = pipeline.segment(statistics, labels, size, config.segmentation, residual)

@@ -80,6 +80,7 @@ CHOICES: dict[str, tuple[Callable[[Score], bool], str]] = {
     "any map of any layer": (_of_attention, "auc"),
     "any map of any layer, by AUC above still": (_of_attention, "gain"),
     "read-out, clustered or not": (lambda s: s.source == READOUT, "auc"),
+    "gram, clustered or not": (lambda s: s.source == "gram", "auc"),
     "rigid, clustered or not": (lambda s: s.source == "rigid", "auc"),
     "match, clustered or not": (lambda s: s.source == "match", "auc"),
 }

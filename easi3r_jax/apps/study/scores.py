@@ -31,7 +31,7 @@ _FACTORS = ("mean_src", "std_src", "mean_ref", "std_ref")
 MAPS = (FORMULA, *(sign + name for name in _FACTORS for sign in ("", "1 - ")))
 READOUT = "read-out"
 #: Names of motion cues; the read-out is that of the network, if it carries one.
-CUES = (READOUT, "rigid", "match")
+CUES = (READOUT, "gram", "rigid", "match")
 
 
 class Score(NamedTuple):
@@ -75,7 +75,7 @@ def scored(
     size = clip.frames.rgb.shape[1:3]
     grid = model.grid(size)
     edges = pipeline.clip_edges(len(clip.frames.rgb), config.graph)
-    predictions, temporal = pipeline.prediction_pass(model, features, edges, grid, batch=config.pair_batch)
+    predictions, temporal = pipeline.prediction_pass(model, features, edges, grid, gram=True, batch=config.pair_batch)
     labels = _cluster(features, grid, config.segmentation, jax.random.key(config.seed))
 
     def pixels(values: Array, observed: Array, at_least: Array | None = None) -> tuple[np.ndarray, np.ndarray]:
