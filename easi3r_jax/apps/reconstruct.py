@@ -1,6 +1,6 @@
 """Reconstructs a video in 4D: camera path, intrinsics, depth, confidence, masks of dynamic regions, point clouds.
 
-    python -m experiments.reconstruct --seq=demo                      # bundled clip and network, two minutes
+    python -m experiments.reconstruct --seq=demo                      # bundled clip and network, a minute or two
     python -m experiments.reconstruct --seq=my_video.mp4              # your video, the small bundled network
     python -m experiments.reconstruct --seq=my_video.mp4 --fps=8 \\
         --checkpoint=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt \\
