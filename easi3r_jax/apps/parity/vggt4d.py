@@ -47,11 +47,11 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
 def _check_cue(stage: str, golden: Golden) -> Iterator[Row]:
     """From queries and keys of a clip to statistics, factors, score, clusters' scores, thresholds and masks."""
     layers, queries, keys = (golden[n] for n in ("used_layers", "global_q_used_layers", "global_k_used_layers"))
-    kinds = {"q": queries, "k": keys}
+    kinds = {"q": queries, "k": keys}  # of the keys, a file may hold only the first layer: the cue reads no other
     statistics = []
     names = ("mean1", "var1", "mean2", "mean3", "var3")
     for name, factor in zip(names, motion.GRAM_FACTORS, strict=True):
-        band = (factor.layers[0] <= layers) & (layers <= factor.layers[1])
+        band = np.flatnonzero((factor.layers[0] <= layers) & (layers <= factor.layers[1]))
         own, other = (_by_frame(kinds[kind][:, band]) for kind in factor.statistic[:2])
         values = _window_statistics(own, other)[factor.statistic[3:]].reshape(golden[f"raw_{name}"].shape)
         yield compare(stage, f"raw_{name}", values, golden[f"raw_{name}"], NETWORK)
