@@ -54,6 +54,7 @@ _LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers take files in this order (with `--no-loadscope-reorder`); the others keep theirs."""
     rank = {pathlib.Path(__file__).parent / name: number for number, name in enumerate(_LONGEST)}
+    assert all(path.is_file() for path in rank), "a file of _LONGEST was renamed"
     items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 

@@ -43,12 +43,16 @@ def stages(model, on_all, frames: Frames, edges: np.ndarray) -> dict:
     dynamic = jnp.asarray(np.random.default_rng(0).random((FRAMES, grid[0] * grid[1])) < 0.3)
     for network in (model, on_all):
         features = passes.encode(network, frames)
-        predictions, temporal = passes.prediction_pass(network, features, edges, grid, dynamic_tokens=dynamic)
-        first = passes.attention_pass(network, features, edges, grid)
+        predictions, temporal = passes.prediction_pass(
+            network, features, edges, grid, dynamic_tokens=dynamic, gram=True
+        )
+        first = passes.attention_pass(network, features, edges, grid, gram=True)
         rows.append((features, predictions, temporal, first))
     (features, one, temporal, first), (many_features, many, many_temporal, many_first) = rows
     flops = [
-        passes._network_batch.lower(network, *inputs, grid, mesh, heads=True).compile().cost_analysis()["flops"]
+        passes._network_batch.lower(network, *inputs, grid, mesh, gram=False, heads=True)
+        .compile()
+        .cost_analysis()["flops"]
         for network, inputs, mesh in (
             (model, _inputs(features, None), None),
             (on_all, _inputs(many_features, sharding.mesh_of(on_all)), sharding.mesh_of(on_all)),

@@ -129,7 +129,7 @@ def test_pure_masks_are_those_of_the_first_pass(model, frames, edges):
     assert isinstance(segmentation, e3r.Segmentation)
     grid, features = model.grid(size), pipeline.encode(model, frames)
     labels = motion.cluster_labels(features, grid, config, jax.random.key(0))
-    temporal = pipeline.attention_pass(model, features, edges, grid)
+    temporal = pipeline.attention_pass(model, features, edges, grid, gram=True)
     residual = e3r.Readout.from_config(model.readout).residual(temporal, grid)
     _, expected = pipeline.segment(temporal, labels, size, config, residual)
     np.testing.assert_allclose(segmentation.score, expected.score, atol=1e-3)

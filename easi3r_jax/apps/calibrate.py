@@ -7,8 +7,8 @@
 
 Easi3R's published formula is the same for every network. The read-out weights moments of every decoder layer and head
 instead. It is fitted by logistic regression on some clips. The regularisation, the threshold, and the weight of objects
-that stand still in a clip's motionless twin are chosen on others, by the IoU of clip and twin joined, in which nothing
-moves, among those whose score hardly responds to these objects (--most_in_twins). Clips without twins are fitted and
+that stand still in a clip's motionless twin are chosen on others: of the settings whose score hardly responds to these
+objects (--most_in_twins), the one with the best IoU of clip and twin together. Clips without twins are fitted and
 judged alone. The last table is of a third part. An output that ends in .json is a file for --readout; any other one is
 a copy of the checkpoint that carries the read-out.
 """
@@ -150,7 +150,9 @@ def report(model: DUSt3R, fit: Pairs, development: Pairs, test: Pairs) -> None:
     ]
     names = tuple(rows[best].means)
     print(table(lines, ("twins' weight", "regularisation", "threshold", *names, "below best", "±", "")))
-    cues: dict[str, ReadoutConfig | str] = {"published formula": "formula", "VGGT4D's Gram cue": "gram"}
+    cues: dict[str, ReadoutConfig | str] = {"published formula": "formula"}
+    if STATISTICS.value == "gram":
+        cues["VGGT4D's cue, on pairs"] = "gram"
     cues |= {name: name for name in ("mean_src", "std_src", "mean_ref", "std_ref")} | {"read-out": readouts[choice]}
     print("  Test clips")
     print(table([(name, *_shown(measured(test, cue)[0].means)) for name, cue in cues.items()], ("", *names)))
@@ -202,8 +204,9 @@ def observed(model: DUSt3R, clip: StudyClip) -> Seen:
     features = pipeline.encode(model, clip.frames)
     edges = pipeline.clip_edges(len(clip.frames.rgb), GRAPH.value)
     grid = model.grid(clip.frames.rgb.shape[1:3])
-    statistics = pipeline.attention_pass(model, features, edges, grid, gram=True)
+    statistics = pipeline.attention_pass(model, features, edges, grid, gram=STATISTICS.value == "gram")
     labels = _cluster(features, grid, SEGMENTATION, jax.random.key(SEED.value))
+    statistics = jax.device_get(statistics)  # of many clips: not in the accelerator's memory
     return Seen(statistics, labels, np.asarray(clip.truth.masks), clip.movers, grid)
 
 

@@ -56,7 +56,10 @@ class Figures:
     joint: Float[np.ndarray, "clips"]
 
     def below(self, best: Figures) -> tuple[float, float]:
-        """By how much the joint IoU is below another's, clip by clip: mean difference and its standard error."""
+        """What a choice by other criteria costs: how far the joint IoU is below another's.
+
+        The mean difference, clip by clip, and its standard error.
+        """
         difference = best.joint - self.joint
         count = len(difference)
         return float(difference.mean()), float(np.std(difference, ddof=1) / np.sqrt(count)) if count > 1 else 0.0
@@ -80,7 +83,7 @@ def chosen(rows: Mapping[Setting, Figures], most_in_twins: float) -> tuple[Setti
     if np.isnan(in_twins(best)):
         return best, best
     few = [setting for setting in rows if in_twins(setting) <= most_in_twins]
-    return (max(few, key=joint) if few else min(rows, key=in_twins)), best
+    return (max(few, key=joint) if few else min(rows, key=lambda s: (in_twins(s), -joint(s)))), best
 
 
 def measured(clips: Pairs, cue: ReadoutConfig | str, at_least: Sequence[float] = (0.0,)) -> list[Figures]:

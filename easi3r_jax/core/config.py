@@ -72,6 +72,10 @@ GRAM_STATISTICS = ("qq_mean", "qq_std", "kk_mean", "kk_std", "qk_mean", "qk_std"
 GRAM_MOMENTS = tuple(f"std_{statistic}_{side}" for side in ("src", "ref") for statistic in GRAM_STATISTICS)
 
 
+# Of float32, in which scores are computed.
+_LARGEST = 3.4e38
+
+
 @dataclasses.dataclass(frozen=True)
 class ReadoutConfig:
     """A calibrated read-out of the attention that a checkpoint carries; `motion.Readout` explains it.
@@ -93,16 +97,22 @@ class ReadoutConfig:
     moments: tuple[str, ...] = ATTENTION_MOMENTS
 
     def __post_init__(self):
-        unknown = [name for name in self.moments if name not in ATTENTION_MOMENTS + GRAM_MOMENTS]
-        if unknown or not self.moments or len(set(self.moments)) < len(self.moments):
-            raise ConfigError(f"A read-out weights different moments, by their names; got {', '.join(self.moments)}.")
+        object.__setattr__(self, "moments", tuple(self.moments))
+        for name in self.moments:
+            if name not in ATTENTION_MOMENTS + GRAM_MOMENTS:
+                raise ConfigError(
+                    f"A read-out cannot weight {str(name)[:40]!r}; the moments are "
+                    f"{', '.join(ATTENTION_MOMENTS + GRAM_MOMENTS)}."
+                )
+        if not self.moments or len(set(self.moments)) < len(self.moments):
+            raise ConfigError(f"A read-out weights different moments, at least one; got {self.moments}.")
         needed = len(self.moments) * self.num_layers * self.num_heads
         if len(self.weights) != needed:
             raise ConfigError(
                 f"A read-out of {len(self.moments)} moments of {self.num_layers} layers and {self.num_heads} heads has "
                 f"{needed} weights, not {len(self.weights)}."
             )
-        if not all(map(math.isfinite, (*self.weights, self.bias))) or not 0 <= self.at_least <= 1:
+        if not all(abs(x) < _LARGEST for x in (*self.weights, self.bias)) or not 0 <= self.at_least <= 1:
             raise ConfigError("A read-out's weights must be finite, and its minimum threshold between 0 and 1.")
 
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.arrays import Array, Bool, Float, Int, pytree_dataclass
+from easi3r_jax.core.config import GRAM_STATISTICS
 from easi3r_jax.core.statistics import AttentionStats, GramStats
 from easi3r_jax.core.types import TemporalMaps
 from easi3r_jax.motion.normalise import min_max
@@ -29,8 +30,8 @@ class Moments:
 
     Attributes:
       count: (T,) int32 observations so far.
-      mean: (T, L, A, N) float32, 0 without observations.
-      squares: (T, L, A, N) float32, sum of squared deviations from `mean`.
+      mean: (T, L, A, N) float32, 0 without observations; of Gram statistics (T, L, 6 A, N).
+      squares: of the same shape, sum of squared deviations from `mean`.
     """
 
     count: Int[Array, "T"]
@@ -45,7 +46,8 @@ class TemporalState:
     Attributes:
       src: moments over the pairs where the frame is j (branch 1's keys).
       ref: moments over the pairs where the frame is i (branch 2's keys).
-      gram: the same of the Gram statistics, with axes (T, L, 6 A, N); None unless a cue reads them.
+      gram: the same of the Gram statistics, with axes (T, L, 6 A, N): channel `s * A + head` is statistic s of
+        `core.config.GRAM_STATISTICS`. None unless a cue reads them.
     """
 
     src: Moments
@@ -79,7 +81,7 @@ def init_temporal(
         shape = (num_frames, num_layers, num_heads, num_tokens)
         return Moments(jnp.zeros(num_frames, jnp.int32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
-    of_gram = init_temporal(num_frames, num_layers, 6 * num_heads, num_tokens) if gram else None
+    of_gram = init_temporal(num_frames, num_layers, len(GRAM_STATISTICS) * num_heads, num_tokens) if gram else None
     return TemporalState(src=empty(), ref=empty(), gram=of_gram)
 
 

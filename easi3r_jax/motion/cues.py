@@ -66,7 +66,12 @@ def reads_attention(cue: Cue) -> Cue:
 
 
 def reads_gram(cue: Cue) -> Cue:
-    """Marks a cue that reads Gram statistics, `evidence.statistics.gram`: the passes then compute them."""
+    """Marks a cue that reads Gram statistics, `evidence.statistics.gram`: the passes then compute them.
+
+    These are moments over pairs, as the attention's, of six statistics of every head: mean and deviation, over the
+    other frame's tokens, of query · query, key · key, and query · key. Channel `s * A + head` is statistic s. If the
+    cue reads no point maps, mark it by `reads_attention` too.
+    """
     cue.needs_gram = True  # type: ignore[attr-defined]
     return cue
 

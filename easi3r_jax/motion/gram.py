@@ -1,9 +1,11 @@
 """VGGT4D's cue (arXiv 2511.19971): how similar a token's queries and keys are to those of other frames.
 
 Five factors, each a statistic of the products of one kind, averaged over the heads and layers of a band and over the
-other frames; for the networks that the cue was made for, see its release. There, queries and keys belong to a frame. In
-DUSt3R's decoder they belong to a pair: so statistics are taken in each pair and head, and then averaged. For the means
-this is the same; a deviation is the mean of deviations here, not the deviation of a mean.
+other frames. In VGGT, for which the cue was made, queries and keys belong to a frame, and the others are the frames 2,
+4 and 6 before and after. In DUSt3R's decoder they belong to a pair, and the others are all partners of the frame. So
+statistics are taken in each pair and head, and then averaged: the means are the same, but a deviation is the mean of
+deviations, not the deviation of a mean. And the two views' projections differ: a product of two queries compares
+vectors that DUSt3R was not trained to compare.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 
 from easi3r_jax.core.arrays import Array, Bool, Float
 from easi3r_jax.core.config import GRAM_STATISTICS
+from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.types import MotionResidual
 from easi3r_jax.motion.aggregate import TemporalState
 from easi3r_jax.motion.normalise import min_max
@@ -72,8 +75,12 @@ def gram_residual(state: TemporalState, grid: tuple[int, int]) -> MotionResidual
 
     Returns:
       the score (T, h, w), normalised in each frame by `motion_maps`; frames without pairs are not observed.
+
+    Raises:
+      ConfigError: Gram statistics were not computed.
     """
-    assert state.gram is not None, "the cue is marked by reads_gram"
+    if state.gram is None:
+        raise ConfigError("Gram statistics were not computed: mark the cue by reads_gram, or pass gram=True.")
     src, ref = state.gram.src, state.gram.ref
     counts = [m.count.astype(jnp.float32)[:, None, None, None] for m in (src, ref)]
     total = jnp.maximum(counts[0] + counts[1], 1)
@@ -85,4 +92,4 @@ def gram_residual(state: TemporalState, grid: tuple[int, int]) -> MotionResidual
         for factor in GRAM_FACTORS
     ]
     observed = jnp.broadcast_to((src.count + ref.count > 0)[:, None, None], (num_frames, *grid))
-    return MotionResidual(gram_score(jnp.stack(parts).reshape(5, num_frames, *grid), observed), observed)
+    return MotionResidual(gram_score(jnp.stack(parts).reshape(-1, num_frames, *grid), observed), observed)

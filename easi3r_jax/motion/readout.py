@@ -107,7 +107,8 @@ def _moments(
         raw = gram if over_tokens else attention
         if raw is None:
             raise ConfigError(
-                f"The read-out weights {name}, but Gram statistics were not computed: pass gram=True for them."
+                f"The read-out weights {name}, but Gram statistics were not computed: pass gram=True, or mark the cue "
+                "by reads_gram."
             )
         x = getattr(raw, f"{over_pairs}_{side}")
         if over_tokens:

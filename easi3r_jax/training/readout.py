@@ -63,7 +63,7 @@ def fit_readout(
         weight[members] = share / max(members.sum(), 1)
     # In units of their deviation, so that one regularisation suits all.
     scale = np.maximum(tokens.moments.std(axis=0, dtype=np.float64), 1e-12)
-    x, y = (tokens.moments / scale).astype(np.float32), tokens.dynamic.astype(np.float32)
+    x, y = tokens.moments / scale.astype(np.float32), tokens.dynamic.astype(np.float32)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         w = parameters[:-1]

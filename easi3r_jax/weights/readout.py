@@ -40,7 +40,7 @@ def load_readout(path: str | os.PathLike[str]) -> ReadoutConfig:
     try:
         if len(content) > _MAX_BYTES:
             raise ValueError("it is too large")
-        found = json.loads(content)
+        found = json.loads(content, object_pairs_hook=_without_repetition)
         if not isinstance(found, dict) or found.get("format") != _FORMAT:
             raise ValueError(f'it does not say "format": "{_FORMAT}"')
         names, lists = tuple(found["weights"]), list(found["weights"].values())
@@ -56,7 +56,7 @@ def load_readout(path: str | os.PathLike[str]) -> ReadoutConfig:
             origin=str(found.get("origin", "")),
             moments=names,
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, ConfigError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[0].rstrip(".")
         raise CheckpointError(
             f"{path} is not a read-out of attention ({reason}): make it with `python -m experiments.calibrate`."
@@ -88,6 +88,12 @@ def copy_readout(source: str | os.PathLike[str], output: str | os.PathLike[str])
     path = pathlib.Path(source).expanduser() / READOUT
     if path.is_file():
         save_readout(pathlib.Path(output) / READOUT, load_readout(path))
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return dict(pairs)
 
 
 def _whole(x: Any) -> int:

@@ -35,7 +35,15 @@ def calibrated(tmp_path_factory):
 def test_the_table_compares_the_readout_with_the_published_formula(calibrated):
     lines = [line.split("  ") for line in calibrated[1].splitlines()]
     names = [words[1] for words in lines if len(words) > 3]
-    for name in ("published formula", "VGGT4D's Gram cue", "mean_src", "std_src", "mean_ref", "std_ref", "read-out"):
+    for name in (
+        "published formula",
+        "VGGT4D's cue, on pairs",
+        "mean_src",
+        "std_src",
+        "mean_ref",
+        "std_ref",
+        "read-out",
+    ):
         assert name in names
     marked = [line for line in calibrated[1].splitlines() if line.rstrip().endswith("*")]
     assert len(marked) == 1
@@ -49,7 +57,9 @@ def test_the_best_masks_win_among_scores_that_hardly_respond_to_objects():
         "best": figures([0.1, 0.5, 0.9, 0.5], 0.7),
         "good": figures([0.11, 0.49, 0.89, 0.5], 0.6),
         "worse": figures([0.05, 0.45, 0.85, 0.46], 0.5),
+        "worst": figures([0.05, 0.45, 0.85, 0.2], 0.5),  # the same score with another threshold
     }
+    rows = {name: rows[name] for name in ("worst", "best", "good", "worse")}
     assert chosen(rows, 0.6) == ("good", "best") and chosen(rows, 0.55) == ("worse", "best")
     assert chosen(rows, 0.4) == ("worse", "best") and chosen(rows, 1.0) == ("best", "best")
     assert rows["worse"].below(rows["best"]) == pytest.approx((0.0475, 0.0025))

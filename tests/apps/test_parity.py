@@ -36,7 +36,6 @@ def test_every_comparison_holds(golden, kind):
     assert not [row for row in rows if not row.passed]
 
 
-@pytest.mark.slow
 def test_every_comparison_of_flow_holds_at_a_size_that_needs_padding(golden, tmp_path):
     """RAFT by its small network; the large one: `make test-slow`, above."""
     left_out = shutil.ignore_patterns("*_128x160.npz", "raft_basic_*.npz")
@@ -49,7 +48,6 @@ def test_every_comparison_of_flow_holds_at_a_size_that_needs_padding(golden, tmp
     assert not [row for row in rows if not row.passed]
 
 
-@pytest.mark.slow
 def test_every_comparison_of_the_alignment_holds(golden, tmp_path):
     """With flow and a shared focal length. Without flow: tests/alignment; all others: `make test-slow`, below."""
     left_out = shutil.ignore_patterns("a_noflow_*.npz", "b_flow_cosine.npz", "c_flow_*.npz")

@@ -138,7 +138,6 @@ def test_a_clip_with_room_in_its_arrays_gives_the_same_result(model, shared):
 
 
 @pytest.mark.usefixtures("shared")
-@pytest.mark.slow
 def test_clips_of_similar_lengths_share_everything_that_is_compiled(model):
     """After 17 frames, 18 frames compile nothing."""
     compiled = []

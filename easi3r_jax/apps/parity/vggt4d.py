@@ -52,8 +52,9 @@ def _check_cue(stage: str, golden: Golden) -> Iterator[Row]:
     names = ("mean1", "var1", "mean2", "mean3", "var3")
     for name, factor in zip(names, motion.GRAM_FACTORS, strict=True):
         band = np.flatnonzero((factor.layers[0] <= layers) & (layers <= factor.layers[1]))
-        own, other = (_by_frame(kinds[kind][:, band]) for kind in factor.statistic[:2])
-        values = _window_statistics(own, other)[factor.statistic[3:]].reshape(golden[f"raw_{name}"].shape)
+        product, moment = factor.statistic.split("_")
+        own, other = (_by_frame(kinds[kind][:, band]) for kind in product)
+        values = _window_statistics(own, other)[moment].reshape(golden[f"raw_{name}"].shape)
         yield compare(stage, f"raw_{name}", values, golden[f"raw_{name}"], NETWORK)
         yield compare(
             stage, f"factor_{name}", min_max(jnp.asarray(values), axis=(-2, -1)), golden[f"factor_{name}"], NETWORK

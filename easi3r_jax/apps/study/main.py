@@ -6,9 +6,9 @@
     python -m experiments.study --systems=plain,flow,flow+attention,flow+truth --notwins
 
 Scores of the first pass are compared, and full reconstructions by --systems: each is its parts, joined by +. Parts:
-plain (DUSt3R alone), flow (by dense inverse search), a source of masks (attention, formula, rigid, match, or truth for
-the true masks), single-pass (masks count for the flow only, not in the attention of a second pass), reprojection
-(masks refined by reprojection). --systems= compares scores alone.
+plain (DUSt3R alone), flow (by dense inverse search), a source of masks (attention, formula, gram, rigid, match; truth:
+the true masks), single-pass (masks count for the flow only, not in the attention of a second pass), reprojection (masks
+refined by reprojection). --systems= compares scores alone.
 
 Metrics of a clip are reported beside those of its twin (reconstructions: unless --notwins): the same scene, camera path
 and noise without motion. "AUC, still" scores the objects that would move against the rest of the twin: 0.5 means that a
