@@ -5,14 +5,16 @@ Shapes: queries and keys are (B, N, A, D), after rotary embedding.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.models.layers import at_least_float32
 
-#: Queries and keys (B, N, A, D) of a cross-attention.
-QueriesKeys = tuple[Array, Array]
+#: Queries and keys of a cross-attention.
+QueriesKeys: TypeAlias = tuple[Float[Array, "B query A D"], Float[Array, "B key A D"]]
 
 
 def mean_logits(queries: Float[Array, "B query A D"], keys: Float[Array, "B key A D"]) -> Float[Array, "B A key"]:
