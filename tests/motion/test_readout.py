@@ -233,7 +233,7 @@ def test_a_readout_of_gram_statistics_is_a_cue_too(calibrated):
     expected, _ = motion.readout_score(statistics, e3r.Readout.from_config(readout), model.grid((32, 48)))
     np.testing.assert_allclose(result.motion.raw_score, expected, atol=1e-4)
     np.testing.assert_allclose(masks.score, result.scene.dynamic_score, atol=1e-3)
-    assert np.ptp(expected) > 0.1 and np.ptp(masks.score) > 0.1
+    assert np.ptp(expected) > 0.1 and np.ptp(masks.score) > 0.02
 
 
 @pytest.mark.parametrize("count", [1, 2])
