@@ -10,9 +10,6 @@ from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.types import Geometry
 
-# Number of cameras into which a frame's points are projected at a time.
-_CAMERAS_AT_ONCE = 8
-
 
 def clean_confidence(
     geometry: Geometry, config: AlignConfig = AlignConfig(), valid: Bool[Array, "T"] | None = None
@@ -36,29 +33,41 @@ def clean_confidence(
 
 @jax.jit
 def _clean(poses: Array, intrinsics: Array, depth: Array, confidence: Array, tolerance: Array) -> Array:
-    num_frames = len(depth)
+    num_frames, height, width = depth.shape
     cams_from_world = se3.inverse(poses)
-    points = se3.transform_points(poses, camera.unproject(depth, intrinsics))
+    points = camera.world_coordinates(depth, intrinsics, poses)
+    depth = depth.reshape(num_frames, -1)
 
+    # One camera at a time: a batch of them would write and read their masks. 12 frames of 512x288 on 2 CPU cores, on a
+    # busy machine: .21 s, in batches of 8 .36 s, with points in the last axis .53 s.
     def clean_frame(confidence: Array, frame: Array) -> tuple[Array, None]:
         own = confidence[frame]
 
-        def floats_in(other: Array) -> Array:
-            in_camera = se3.transform_points(cams_from_world[other], points[frame])
-            seen, pixel = _visible_pixel(in_camera, intrinsics[other])
-            in_front = in_camera[..., 2] < (1 - tolerance) * depth[other][pixel]
-            return seen & in_front & (own < confidence[other][pixel]) & (other != frame)
+        def also_floats_in(bad: Array, other: Array) -> tuple[Array, None]:
+            in_camera = _transformed(cams_from_world[other], points[frame])
+            seen, pixel = _visible_pixel(in_camera, intrinsics[other], height, width)
+            in_front = in_camera[2] < (1 - tolerance) * depth[other][pixel]
+            return bad | (seen & in_front & (own < confidence[other][pixel]) & (other != frame)), None
 
-        bad = jax.lax.map(floats_in, jnp.arange(num_frames), batch_size=_CAMERAS_AT_ONCE)
-        return confidence.at[frame].set(jnp.where(jnp.any(bad, axis=0), 0, own)), None
+        bad, _ = jax.lax.scan(also_floats_in, jnp.zeros(height * width, bool), jnp.arange(num_frames))
+        return confidence.at[frame].set(jnp.where(bad, 0, own)), None
 
-    return jax.lax.scan(clean_frame, confidence, jnp.arange(num_frames))[0]
+    confidence = confidence.reshape(num_frames, -1)
+    return jax.lax.scan(clean_frame, confidence, jnp.arange(num_frames))[0].reshape(num_frames, height, width)
 
 
-def _visible_pixel(in_camera: Array, cam_intrinsics: Array) -> tuple[Array, tuple[Array, Array]]:
-    """(H, W) bool, whether a point falls into the image, and its nearest pixel (row, column) there."""
-    height, width = in_camera.shape[:2]
-    pixels, z = camera.project(in_camera, cam_intrinsics)
-    column, row = jnp.round(pixels[..., 0]), jnp.round(pixels[..., 1])
+def _transformed(matrix: Array, points: Array) -> list[Array]:
+    """The coordinates x, y, z of the points (3, P) in another frame."""
+    x, y, z = points
+    return [row[0] * x + row[1] * y + row[2] * z + row[3] for row in matrix[:3]]
+
+
+def _visible_pixel(in_camera: list[Array], cam_intrinsics: Array, height: int, width: int) -> tuple[Array, Array]:
+    """(P,) bool, whether a point falls into the image, and the index of its nearest pixel there."""
+    x, y, z = in_camera
+    inverse = 1 / jnp.where(z > 0, z, 1)
+    column = jnp.round(x * inverse * cam_intrinsics[0, 0] + cam_intrinsics[0, 2])
+    row = jnp.round(y * inverse * cam_intrinsics[1, 1] + cam_intrinsics[1, 2])
     seen = (z > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    return seen, (jnp.where(seen, row, 0).astype(jnp.int32), jnp.where(seen, column, 0).astype(jnp.int32))
+    row, column = (jnp.where(seen, index, 0).astype(jnp.int32) for index in (row, column))
+    return seen, row * width + column

@@ -77,9 +77,7 @@ def _divisor(state: AlignState, problem: AlignProblem) -> Array:
 def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
     """(G, B, 3, 4) pair transforms, padded like the problem, and (T, 3, P) points of the frames in the world."""
     transforms = pair_transforms(state, problem.scale_known, problem.pair_counts)[:, :3]
-    points = world_points(state, problem.principal_point)
-    frames = jnp.moveaxis(points.reshape(len(points), -1, 3), -1, 1)
-    return blocked_like(transforms, problem), frames
+    return blocked_like(transforms, problem), world_points(state, problem.principal_point)
 
 
 # --- the streaming kernel -------------------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ Parameters are float32. A layer computes in the dtype that it is constructed wit
 from __future__ import annotations
 
 import functools
+import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,6 @@ def conv2d(
     size: int | tuple[int, int],
     *,
     stride: int = 1,
-    groups: int = 1,
     use_bias: bool = True,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
@@ -47,11 +48,41 @@ def conv2d(
         sides,
         stride,
         padding=[(side // 2, side // 2) for side in sides],
-        feature_group_count=groups,
         use_bias=use_bias,
         kernel_init=nnx.initializers.he_normal(),
         rngs=rngs,
     )
+
+
+def depthwise_conv2d(dim: int, size: int, *, rngs: nnx.Rngs) -> nnx.Conv:
+    """As `conv2d`, with one filter per channel: kernel (size, size, 1, dim)."""
+    return nnx.Conv(
+        dim,
+        dim,
+        (size, size),
+        padding=size // 2,
+        feature_group_count=dim,
+        kernel_init=nnx.initializers.he_normal(),
+        conv_general_dilated=_shifted_products,
+        rngs=rngs,
+    )
+
+
+def _shifted_products(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw 1 C"], _strides: Any, padding: Any, **_options: Any
+) -> Float[Array, "B h w C"]:
+    """`jax.lax.conv_general_dilated` of one filter per channel with stride 1: a sum of shifted images times weights.
+
+    XLA's own runs below 1 GFLOP/s on a CPU: 73 ms against 5.2 for a 7 x 7 kernel, 384 channels, 36 x 64 pixels.
+    """
+    rows, columns, _, channels = kernel.shape
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    height, width = padded.shape[1] - rows + 1, padded.shape[2] - columns + 1
+    shifted = (
+        padded[:, row : row + height, column : column + width] * kernel[row, column].reshape(1, 1, 1, channels)
+        for row, column in itertools.product(range(rows), range(columns))
+    )
+    return functools.reduce(jnp.add, shifted)
 
 
 class MLP(nnx.Module):

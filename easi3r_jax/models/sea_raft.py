@@ -12,7 +12,7 @@ from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.models.correlation import LEVELS, make_lookup
 from easi3r_jax.models.dust3r import exact_products, normalize_rgb
 from easi3r_jax.models.flow_layers import ITERATIONS, FlowEncoder, MotionEncoder, TwoConvs, convex_upsample
-from easi3r_jax.models.layers import LayerNorm, Linear, conv2d
+from easi3r_jax.models.layers import LayerNorm, Linear, conv2d, depthwise_conv2d
 
 _DIM = 128
 _RADIUS = 4
@@ -23,7 +23,7 @@ class ConvNextBlock(nnx.Module):
     """Depthwise 7 x 7 convolution, LayerNorm, MLP with layer scale, residual; then a projection (arXiv 2201.03545)."""
 
     def __init__(self, in_dim: int, out_dim: int, *, rngs: nnx.Rngs):
-        self.depthwise = conv2d(in_dim, in_dim, 7, groups=in_dim, rngs=rngs)
+        self.depthwise = depthwise_conv2d(in_dim, 7, rngs=rngs)
         self.norm = LayerNorm(in_dim, rngs=rngs)
         self.fc1 = Linear(in_dim, 4 * out_dim, rngs=rngs)
         self.fc2 = Linear(4 * out_dim, in_dim, rngs=rngs)

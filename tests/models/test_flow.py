@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from scipy.ndimage import map_coordinates
 
 from easi3r_jax.core.errors import ConfigError, InputError
@@ -13,6 +14,7 @@ from easi3r_jax.models import flow_network
 from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.models.correlation import LEVELS, halve, make_lookup, window
 from easi3r_jax.models.flow_layers import bilinear_upsample, convex_upsample
+from easi3r_jax.models.layers import depthwise_conv2d
 
 
 def draw(seed, *shape):
@@ -60,6 +62,18 @@ def test_chunks_bound_the_memory():
         return lookup.lower(features, features, coords).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(1 << 20) < temporary(1 << 40) / 4
+
+
+@pytest.mark.parametrize("size", [3, 7])
+def test_depthwise_convolution_equals_xlas(size):
+    layer, images = depthwise_conv2d(6, size, rngs=nnx.Rngs(0)), draw(0, 2, 9, 12, 6)
+    layer.bias[...] = draw(1, 6)
+    kernel = layer.kernel[...]
+    assert kernel.shape == (size, size, 1, 6)
+    expected = jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=6
+    )
+    np.testing.assert_allclose(layer(images), expected + layer.bias[...].reshape(1, 1, 1, 6), atol=1e-5)
 
 
 def test_halving_omits_the_last_odd_row():

@@ -92,6 +92,15 @@ def test_world_points_equal_the_reference_programs(golden):
         np.testing.assert_allclose(world[0], g["final_pts3d_frame0"], rtol=0, atol=1e-6 * scale)
 
 
+def test_world_coordinates_are_those_of_the_matrices(rng):
+    depth, matrices = jnp.asarray(rng.uniform(1, 3, (4, 5, 7))), random_intrinsics(rng, (4,))
+    rotation = se3.matrix_from_quaternion(jnp.asarray(rng.standard_normal((4, 4))))
+    poses = se3.from_parts(rotation, jnp.asarray(rng.standard_normal((4, 3))))
+    world = camera.world_coordinates(depth, matrices, poses)
+    expected = camera.world_points(*(np.asarray(x) for x in (depth, matrices, poses)))
+    np.testing.assert_allclose(world, np.moveaxis(expected.reshape(4, -1, 3), -1, 1), rtol=1e-12, atol=1e-12)
+
+
 def test_image_motion_of_a_static_scene_equals_the_reference_programs(golden):
     """Depth and poses of two cameras -> the motion of each pixel; it depends on every convention."""
     with np.load(golden / "alignment" / "primitives.npz") as file:
