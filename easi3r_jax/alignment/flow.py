@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from easi3r_jax.alignment import state as state_of
 from easi3r_jax.alignment.derivatives import instantiated, is_wanted, values_of, without_derivative
-from easi3r_jax.alignment.problem import UNKNOWN_FLOW, AlignProblem, unroll_factor
+from easi3r_jax.alignment.problem import UNKNOWN_FLOW, AlignProblem
 from easi3r_jax.alignment.state import AlignState
 from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array, Bool, Float
@@ -199,9 +199,7 @@ def _streamed(disparity: Array, static: Array, outlier: Array, inputs: tuple[Arr
 
     zero = jnp.zeros((), disparity.dtype)
     start = (zero, zero, jnp.zeros_like(disparity))
-    (total, kept, gradient), (projections_grad, flow_grad) = jax.lax.scan(
-        block, start, inputs, unroll=unroll_factor(shape[0])
-    )
+    (total, kept, gradient), (projections_grad, flow_grad) = jax.lax.scan(block, start, inputs)
     flow_grad = None if flow_grad is None else flow_grad.reshape(flow_shape)
     return (total, kept, gradient.reshape(-1, height, width)), projections_grad.reshape(shape), flow_grad
 

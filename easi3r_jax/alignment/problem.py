@@ -226,7 +226,7 @@ def _layout_of(rows: int, pixels: int, block: int | None, mesh: Mesh | None) -> 
         block = 1 if jax.default_backend() == "cpu" else max(1, (1 << 21) // pixels)
     shards = sharding.num_shards(mesh)
     block = min(block, rows // shards)
-    return Layout(shards, _divisible(-(-rows // (shards * block))), block)
+    return Layout(shards, -(-rows // (shards * block)), block)
 
 
 def blocked_like(x: Float[Array, "E *rest"], problem: AlignProblem) -> Float[Array, "G B *rest"]:
@@ -297,13 +297,3 @@ def _depth_prior(log_depth: Array, dynamic_mask: Array | None, counts: Array | N
         pixel_weight = pixel_weight * counts[:, None, None]
         weight = weight * len(pixel_weight) / jnp.sum(counts)
     return DepthPrior(log_depth, pixel_weight, weight)
-
-
-def unroll_factor(groups: int) -> int:
-    """Blocks per step of the loop over the problem, at most 4; must divide, else the loop copies all observations."""
-    return max(n for n in (1, 2, 3, 4) if groups % n == 0)
-
-
-def _divisible(groups: int) -> int:
-    """The number of blocks, padded by up to 1 in 8 if that allows more blocks per step."""
-    return max((n for n in range(groups, groups + groups // 8 + 1)), key=lambda n: (unroll_factor(n), -n))

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from easi3r_jax.alignment.derivatives import instantiated, is_wanted, values_of
 from easi3r_jax.alignment.narrow import forbid_half_gradient, widened
-from easi3r_jax.alignment.problem import AlignProblem, blocked_like, unroll_factor
+from easi3r_jax.alignment.problem import AlignProblem, blocked_like
 from easi3r_jax.alignment.state import AlignState, pair_transforms, unit_length, world_points
 from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array, Float
@@ -85,10 +85,10 @@ def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Ar
 # This sum dominates the alignment's run time. Its gradient only needs values that are in registers anyway, so one pass
 # over the observations yields both: nothing of size E H W is written, and each observation is read once per iteration.
 # Milliseconds per value and gradient, 800 edges of 56 x 96 pixels, 86 frames, 2 CPU cores, measured in a loop inside
-# jit: this scan, unrolled 4 times, 52 (not unrolled 76, 8 times 47 but twice the compile time, 16 times 74);
-# autodiff of all edges at once 111, rematerialised 119; autodiff of the scan, rematerialised 382; one-pass gradient
-# of all edges at once with segment sums 172; in blocks of 16 edges 81. (All with the transforms' gradient as a product
-# of matrices. As sums, on a busier machine: unrolled 4 times 69, not unrolled 109, 8 times 71.)
+# jit, with an earlier kernel that took 52: autodiff of all edges at once 111, rematerialised 119; autodiff of the scan,
+# rematerialised 382; one-pass gradient of all edges at once with segment sums 172; in blocks of 16 edges 81.
+# Unrolling the scan 4 times makes no step faster by more than a tenth, steps of 512 x 288 pixels slower by a quarter,
+# and with flow compilation longer by half.
 # The gradient with respect to the observations, as large as they are, is computed in the same pass only if requested,
 # so alignment steps do not pay for it. Second derivatives go through the pass by autodiff, which recomputes each block
 # instead of storing its intermediates.
@@ -151,9 +151,7 @@ def _streamed(frames: Array, inputs: tuple[Array, ...], softness: float, wanted:
         return (value + jnp.sum(value_i + value_j), frames_grad), (grad_i + grad_j, (*observed_i, *observed_j))
 
     start = (jnp.zeros((), frames.dtype), jnp.zeros_like(frames))
-    (value, frames_grad), (transforms_grad, observed_grads) = jax.lax.scan(
-        block, start, inputs, unroll=unroll_factor(shape[0])
-    )
+    (value, frames_grad), (transforms_grad, observed_grads) = jax.lax.scan(block, start, inputs)
     observed_grads = tuple(
         None if x is None else x.reshape(s) for x, s in zip(observed_grads, observed_shapes, strict=True)
     )
