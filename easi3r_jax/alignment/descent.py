@@ -117,8 +117,10 @@ def iterate(
     """
     terms = tuple(terms)
     rates = learning_rates(config).astype(np.float32)
-    state = sharding.replicate(state, problem.mesh)
-    moments, done = sharding.replicate(_compiled_moments(state), problem.mesh), 0
+    moments, done = _compiled_moments(state), 0
+    # Placed explicitly: what the loop returns is where its inputs were placed, if any was, and arguments that were not
+    # are another signature, for which it would be compiled a second time.
+    state, moments = sharding.placed((state, moments), problem.mesh)
     for stop in stops:
         losses = []
         while done < stop:

@@ -92,6 +92,14 @@ def replicate(tree: _T, mesh: Mesh | None) -> _T:
     return tree if mesh is None or mesh.size == 1 else jax.device_put(tree, replicated_sharding(mesh))
 
 
+def placed(tree: _T, mesh: Mesh | None) -> _T:
+    """Replicates arrays on every device of a mesh; without one, places them on the device of the first array."""
+    if mesh is not None:
+        return replicate(tree, mesh)
+    first = next((leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)), None)
+    return jax.device_put(tree, jax.local_devices()[0] if first is None else next(iter(first.devices())))
+
+
 def shard_parameters(tree: _T, mesh: Mesh | None) -> _T:
     """Shards each array along its first axis that divides evenly; arrays without one are replicated.
 

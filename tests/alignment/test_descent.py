@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from easi3r_jax import alignment
+from easi3r_jax.alignment import descent
 from easi3r_jax.alignment import state as state_of
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import ConfigError
@@ -83,13 +84,20 @@ def test_one_compilation_whatever_the_number_of_iterations_and_the_rates(small, 
     def run(config):
         return alignment.optimise(*small, config, terms=[alignment.Term("counted", counted)])
 
+    before = descent._compiled_steps._cache_size()
     run(dataclasses.replace(config, iterations=1))
     first = len(traces)
     assert first > 0
     for change in ({"iterations": 7}, {"iterations": 45}, {"schedule": "cosine"}, {"learning_rate": 0.3}):
         run(dataclasses.replace(config, **{"iterations": 20, **change}))
     list(alignment.iterate(*small, config, [3, 4, 41], terms=(alignment.Term("counted", counted),)))
+    start, problem = small
+    bound = jax.device_put(start, jax.local_devices()[0])
+    assert bound.log_depth.committed and not start.log_depth.committed
+    list(alignment.iterate(bound, problem, config, [3, 41], terms=(alignment.Term("counted", counted),)))
     assert len(traces) == first
+    # Arguments that are committed to a device and arguments that are not would be two programs of one trace.
+    assert descent._compiled_steps._cache_size() == before + 1
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,9 @@ def read_arrays(
 ) -> dict[str, jax.Array]:
     """Reads the arrays of `write_arrays` with the wanted shapes, dtypes and shardings.
 
+    Without a sharding, an array is on the default device and not committed to it, as results of `jnp` are. A program is
+    compiled separately for committed and for uncommitted arguments, and a committed network would lead to both kinds.
+
     Raises:
       CheckpointError: other arrays than those wanted, or unreadable ones. The message ends with the remedy.
     """
@@ -71,9 +74,9 @@ def read_arrays(
                 different = sorted(n for n in found.keys() | needed.keys() if found.get(n) != needed.get(n))
                 names = ", ".join(f"{folder.name}.{name}" for name in different[:5])
                 raise CheckpointError(f"its arrays do not match its configuration: {names}")
-            arguments = ocp.checkpoint_utils.construct_restore_args(tree)
+            arguments = jax.tree.map(_restore_args, tree)
             restored = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(item=tree, restore_args=arguments))
-            return {name: jax.block_until_ready(leaf) for name, leaf in _flat(restored).items()}
+            return {name: jax.block_until_ready(jax.device_put(leaf)) for name, leaf in _flat(restored).items()}
     except MemoryError:
         raise
     except Exception as error:  # Orbax and TensorStore raise a dozen types; to a user they mean the same
@@ -81,6 +84,12 @@ def read_arrays(
             raise  # the device is out of memory; the arrays may be intact
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"The checkpoint at {path} is damaged or incomplete ({reason}). {remedy}") from error
+
+
+def _restore_args(wanted: jax.ShapeDtypeStruct) -> ocp.RestoreArgs:
+    if wanted.sharding is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray, dtype=wanted.dtype)
+    return ocp.checkpoint_utils.construct_restore_args(wanted)
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def load_checkpoint(
 
     Args:
       path: a folder written by `save_checkpoint`.
-      sharding: of the parameters; by default, all are on the first local device.
+      sharding: of the parameters; by default, they are on JAX's default device, not bound to it.
 
     Returns:
       The architecture, the network in float32, and the metadata (see `load_metadata`).
@@ -170,7 +170,6 @@ def _read_weights(
 ) -> dict[str, jax.Array]:
     folders.check_files(path, expected, _REMEDY)
     shapes = parameter_shapes(config)
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     stored = {
         _stored_name(n, version): jax.ShapeDtypeStruct(s, np.float32, sharding=sharding) for n, s in shapes.items()
     }
