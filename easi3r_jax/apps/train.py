@@ -9,7 +9,8 @@
 
 Pairs are rendered on the training device, unless --data names folders. The run's folder has log.csv, TensorBoard logs
 (tensorboard --logdir=RUN), previews of held-out pairs, states to resume from, and model/, a checkpoint that every
-program accepts as --checkpoint. A run that is stopped and resumed gives the same losses as an uninterrupted one.
+program accepts as --checkpoint. Ctrl-C and `kill` stop a run after its current step and save the state. A run that is
+stopped and resumed gives the same losses as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from easi3r_jax.apps.training_data import Source, open_source
 from easi3r_jax.apps.training_log import TrainingLog, preview
 from easi3r_jax.apps.training_record import describe, described_network
 from easi3r_jax.apps.validate import measure, shown
-from easi3r_jax.core import sharding
+from easi3r_jax.core import interrupt, sharding
 from easi3r_jax.core.atomic import atomic_file
 from easi3r_jax.core.errors import ConfigError, UserError
 from easi3r_jax.models import DUSt3R, abstract_model, parameters_of, random_model
@@ -235,14 +236,16 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
     log = TrainingLog(run.output, first_step=done, total=run.config.steps, samples_per_step=run.config.batch_size)
     some = jax.tree.map(lambda a: a[: HELD_OUT.value], run.held_out)
     pending: list[dict[str, jax.Array]] = []
-    with run.source.batches(done, run.config.batch_size) as batches:
+    notice = "Stopping after this step; its state will be saved. Again: stop at once."
+    with run.source.batches(done, run.config.batch_size) as batches, interrupt.finishing(notice) as is_stopping:
         while done < last:
             state, terms = step(state) if batches is None else step(state, next(batches))
             done += 1
             pending.append(terms)
+            stopping = is_stopping()
             check = done % CHECK_EVERY.value == 0 or done == last
             # A check ends a line of the log, so that a run resumed from a regular check has the same lines.
-            if done % LOG_EVERY.value == 0 or check:
+            if done % LOG_EVERY.value == 0 or check or stopping:
                 terms_of = jax.device_get(pending)
                 means = {name: float(np.mean([t[name] for t in terms_of])) for name in pending[0]}
                 pending = []
@@ -253,12 +256,17 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
                         "and use that as --checkpoint of a new run."
                     )
                 log.write(done, means)
-            if check:
+            if check or stopping:
                 save_state(run.output / "states", done, state, run.recorded)
+            if stopping:
+                break
+            if check:
                 model = averaged_model(state, run.network)
                 log.validated(done, evaluate(model, some, batch_size=_validation_batch(run.config)))
                 preview(run.output / "preview" / f"{done:08d}.png", model, some)
-    log.close()
+        log.close()
+        if is_stopping():
+            interrupt.end(f"Interrupted at step {done} of {run.config.steps}. Add --resume to continue.")
     return state
 
 

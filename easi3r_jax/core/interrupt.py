@@ -4,6 +4,8 @@ Python's default, raising KeyboardInterrupt wherever the program happens to be, 
 garbage-collector callback, imports of large libraries turn it into pages of traceback or a crash, and threads keep
 writing what `finally` has just removed. So programs install a handler that removes the folders known to be half-written
 and ends the process. The library does not: its callers keep their own signal handlers.
+
+A program whose work so far would be lost asks for time to save it: `finishing`.
 """
 
 from __future__ import annotations
@@ -14,12 +16,15 @@ import pathlib
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _partial: set[pathlib.Path] = set()
 _waiting: list[int] = []
+_notices: list[str] = []
+_asked: list[int] = []
 _holds = 0
 _servers = 0
 
@@ -67,7 +72,29 @@ def uninterrupted() -> Iterator[None]:
     finally:
         _holds -= 1
         if _waiting and not _holds:
-            _end(_waiting[0], None)
+            number = _waiting[0]
+            _waiting.clear()
+            _end(number, None)
+
+
+@contextlib.contextmanager
+def finishing(notice: str) -> Iterator[Callable[[], bool]]:
+    """Within this context, a first signal prints the notice, and the yielded function returns True from then on.
+
+    The program then saves its work and calls `end`. A second signal ends it at once.
+    """
+    _notices.append(notice)
+    try:
+        yield lambda: bool(_asked)
+    finally:
+        _notices.remove(notice)
+
+
+def end(message: str) -> NoReturn:
+    """Ends the process after a signal in `finishing`, with a line on stderr and the signal's exit status."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"error: {message}\n".encode())
+    os._exit(128 + _asked[0])
 
 
 def replace_folder(target: pathlib.Path, new: pathlib.Path, older: pathlib.Path) -> None:
@@ -92,6 +119,11 @@ def _end(number: int, frame: FrameType | None) -> None:
     del frame
     if _holds:
         _waiting.append(number)
+        return
+    if _notices and not _asked:
+        _asked.append(number)
+        with contextlib.suppress(OSError):
+            os.write(2, f"{_notices[-1]}\n".encode())
         return
     for other in _SIGNALS:
         signal.signal(other, signal.SIG_IGN)

@@ -102,7 +102,16 @@ def test_the_program_measures_the_properties_of_the_design(command, tmp_path):
     assert measured["reconstruction"]["encodings_per_frame"] == 1
     assert measured["reconstruction"]["compilations_between_pair_batches"] == 0
     assert measured["statistics_cost"]["counted_flops_share"] < 0.03
-    for name in ("encode", "first pass", "k-means", "masks", "second pass", "alignment", "alignment, flow"):
+    for name in (
+        "encode",
+        "first pass",
+        "k-means",
+        "masks",
+        "second pass",
+        "alignment",
+        "alignment, flow",
+        "clean-up of confidence",
+    ):
         stage = measured["stages"][name]
         assert stage["seconds"] > 0 and stage["peak_memory_bytes"]["host"] > 1e8
         assert stage["first_seconds"] >= stage["compile_seconds"] > 0

@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import pathlib
+import re
 import shutil
 import signal
 import struct
@@ -263,7 +264,36 @@ def test_a_folder_in_use_is_left_to_who_uses_it(interrupted):
 def test_ctrl_c_is_reported_in_one_line(interrupted):
     _, _, (code, errors), _, _ = interrupted
     assert code == 130
-    assert errors.splitlines() == ["error: Interrupted. Nothing half-written was left behind."]
+    notice, error = errors.splitlines()
+    assert notice == "Stopping after this step; its state will be saved. Again: stop at once."
+    assert re.fullmatch(r"error: Interrupted at step \d+ of 500\. Add --resume to continue\.", error)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_the_state_of_the_current_step(command, environment, tmp_path):
+    """Also long before a regular check; the run goes on from there."""
+    arguments = (*SMALL, "--check_every=1000", "--log_every=1", "--steps=5000", f"--output={tmp_path / 'run'}")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.train", *arguments],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log, until = tmp_path / "run" / "log.csv", time.monotonic() + 300
+    while not log.is_file() or log.read_text().count("\n") < 3:
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    (state,) = (tmp_path / "run" / "states").iterdir()
+    step = int(state.name.removeprefix("step_"))
+    assert 2 <= step < 1000 and f"Interrupted at step {step} of 5000" in errors
+    resumed = command("train", *arguments, "--resume", "--stop_after=1")
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert f"Stopped at step {step + 1} of 5000" in resumed.stdout
+    assert [line.split(",")[0] for line in log.read_text().splitlines()[1:]] == [str(n + 1) for n in range(step + 1)]
 
 
 @pytest.mark.slow

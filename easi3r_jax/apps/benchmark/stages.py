@@ -91,7 +91,7 @@ def flow_stage(stage: StageTimer, name: str, frames: Frames, edges: np.ndarray) 
 
 
 def alignment_stages(stage: StageTimer, frames: Frames, edges: np.ndarray, options: PipelineConfig) -> None:
-    """The initialisation, then the iterations, without flow and with flow that counts in every iteration."""
+    """The initialisation, the iterations without flow and with flow that counts in every iteration, the clean-up."""
     num_frames, height, width = frames.rgb.shape[:3]
     config = dataclasses.replace(options.alignment, flow_start=0.0)
     start = None
@@ -111,7 +111,9 @@ def alignment_stages(stage: StageTimer, frames: Frames, edges: np.ndarray, optio
                 num_frames, len(edges), height * width, config.iterations, with_flow=with_flow, number=number
             ),
         )
+        geometry = alignment.geometry_of(start, problem, jnp.ones((num_frames, height, width)))
         del problem  # otherwise two problems would be in memory
+    stage("clean-up of confidence", num_frames, lambda: alignment.clean_confidence(geometry))
 
 
 @partial(jax.jit, static_argnames=("size", "dtype"))
