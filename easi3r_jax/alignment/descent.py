@@ -117,10 +117,10 @@ def iterate(
     """
     terms = tuple(terms)
     rates = learning_rates(config).astype(np.float32)
-    moments, done = _compiled_moments(state), 0
-    # Placed explicitly: what the loop returns is where its inputs were placed, if any was, and arguments that were not
-    # are another signature, for which it would be compiled a second time.
-    state, moments = sharding.placed((state, moments), problem.mesh)
+    # If one argument of the loop is committed to a device, its results are too. Uncommitted arguments would be another
+    # signature, and the loop would be compiled a second time.
+    state = sharding.placed(state, problem.mesh, beside=problem)
+    moments, done = sharding.placed(_compiled_moments(state), problem.mesh, beside=(problem, state)), 0
     for stop in stops:
         losses = []
         while done < stop:

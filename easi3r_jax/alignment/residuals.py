@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from easi3r_jax.alignment.derivatives import instantiated, is_wanted, values_of
 from easi3r_jax.alignment.narrow import forbid_half_gradient, widened
 from easi3r_jax.alignment.problem import AlignProblem, blocked_like
-from easi3r_jax.alignment.state import AlignState, pair_transforms, unit_length, world_points
+from easi3r_jax.alignment.state import AlignState, pair_transforms, unit_length, world_coordinates
 from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.core.geometry import se3
@@ -77,7 +77,7 @@ def _divisor(state: AlignState, problem: AlignProblem) -> Array:
 def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Array, Array]:
     """(G, B, 3, 4) pair transforms, padded like the problem, and (T, 3, P) points of the frames in the world."""
     transforms = pair_transforms(state, problem.scale_known, problem.pair_counts)[:, :3]
-    return blocked_like(transforms, problem), world_points(state, problem.principal_point)
+    return blocked_like(transforms, problem), world_coordinates(state, problem.principal_point)
 
 
 # --- the streaming kernel -------------------------------------------------------------------------------------------
@@ -87,8 +87,8 @@ def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Ar
 # Milliseconds per value and gradient, 800 edges of 56 x 96 pixels, 86 frames, 2 CPU cores, measured in a loop inside
 # jit, with an earlier kernel that took 52: autodiff of all edges at once 111, rematerialised 119; autodiff of the scan,
 # rematerialised 382; one-pass gradient of all edges at once with segment sums 172; in blocks of 16 edges 81.
-# Unrolling the scan 4 times makes no step faster by more than a tenth, steps of 512 x 288 pixels slower by a quarter,
-# and with flow compilation longer by half.
+# Unrolling the scan 4 times speeds up no step by more than a tenth, slows down steps at 512 x 288 pixels by a quarter,
+# and makes compilation with flow half as long again.
 # The gradient with respect to the observations, as large as they are, is computed in the same pass only if requested,
 # so alignment steps do not pay for it. Second derivatives go through the pass by autodiff, which recomputes each block
 # instead of storing its intermediates.

@@ -114,7 +114,7 @@ def depth(state: AlignState) -> Float[Array, "T H W"]:
     return jnp.exp(state.log_depth)
 
 
-def world_points(state: AlignState, principal_point: Float[Array, "T 2"]) -> Float[Array, "T 3 H*W"]:
+def world_coordinates(state: AlignState, principal_point: Float[Array, "T 2"]) -> Float[Array, "T 3 H*W"]:
     """(T, 3, H W): every pixel of every frame, unprojected to the world."""
     return camera.world_coordinates(depth(state), intrinsics(state, principal_point), world_from_cam(state))
 

@@ -75,7 +75,8 @@ def alignment_bytes(
 def traced_flops(function: Callable[..., Any], *arguments: Any) -> float:
     """Operations of a function's matrix products and convolutions, including loops of known length.
 
-    For networks that are not counted by hand. Nothing is computed: `arguments` may be `jax.ShapeDtypeStruct`s.
+    For networks that are not counted by hand. Convolutions with one filter per channel, which a CPU computes as sums,
+    are not counted there: .3 % of SEA-RAFT. Nothing is computed: `arguments` may be `jax.ShapeDtypeStruct`s.
     """
     return _jaxpr_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
 

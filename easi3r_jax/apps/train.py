@@ -10,7 +10,8 @@
 Pairs are rendered on the training device, unless --data names folders. The run's folder has log.csv, TensorBoard logs
 (tensorboard --logdir=RUN), previews of held-out pairs, states to resume from, and model/, a checkpoint that every
 program accepts as --checkpoint. Ctrl-C and `kill` stop a run after its current step and save the state. A run that is
-stopped and resumed gives the same losses as an uninterrupted one.
+stopped and resumed gives the same losses as an uninterrupted one. A second signal, or one while the program starts or
+writes its final results, ends it at once.
 """
 
 from __future__ import annotations
@@ -237,33 +238,39 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
     some = jax.tree.map(lambda a: a[: HELD_OUT.value], run.held_out)
     pending: list[dict[str, jax.Array]] = []
     notice = "Stopping after this step; its state will be saved. Again: stop at once."
+    saved = done
+
+    def write_line() -> None:
+        terms_of = jax.device_get(pending)
+        means = {name: float(np.mean([t[name] for t in terms_of])) for name in pending[0]}
+        pending.clear()
+        if wrong := sorted(name for name, value in means.items() if not np.isfinite(value)):
+            raise UserError(
+                f"Not finite at step {done}: {', '.join(wrong)}. To continue from the last saved state with a "
+                f"lower --learning_rate, add --resume --stop_after=1, which writes {run.output / 'model'}, "
+                "and use that as --checkpoint of a new run."
+            )
+        log.write(done, means)
+
     with run.source.batches(done, run.config.batch_size) as batches, interrupt.finishing(notice) as is_stopping:
-        while done < last:
+        while done < last and not is_stopping():
             state, terms = step(state) if batches is None else step(state, next(batches))
             done += 1
             pending.append(terms)
-            stopping = is_stopping()
             check = done % CHECK_EVERY.value == 0 or done == last
             # A check ends a line of the log, so that a run resumed from a regular check has the same lines.
-            if done % LOG_EVERY.value == 0 or check or stopping:
-                terms_of = jax.device_get(pending)
-                means = {name: float(np.mean([t[name] for t in terms_of])) for name in pending[0]}
-                pending = []
-                if wrong := sorted(name for name, value in means.items() if not np.isfinite(value)):
-                    raise UserError(
-                        f"Not finite at step {done}: {', '.join(wrong)}. To continue from the last saved state with a "
-                        f"lower --learning_rate, add --resume --stop_after=1, which writes {run.output / 'model'}, "
-                        "and use that as --checkpoint of a new run."
-                    )
-                log.write(done, means)
-            if check or stopping:
-                save_state(run.output / "states", done, state, run.recorded)
-            if stopping:
-                break
+            if done % LOG_EVERY.value == 0 or check:
+                write_line()
             if check:
+                save_state(run.output / "states", done, state, run.recorded)
+                saved = done
                 model = averaged_model(state, run.network)
                 log.validated(done, evaluate(model, some, batch_size=_validation_batch(run.config)))
                 preview(run.output / "preview" / f"{done:08d}.png", model, some)
+        if saved < done:
+            if pending:
+                write_line()
+            save_state(run.output / "states", done, state, run.recorded)
         log.close()
         if is_stopping():
             interrupt.end(f"Interrupted at step {done} of {run.config.steps}. Add --resume to continue.")

@@ -1,11 +1,11 @@
-"""Ctrl-C, `kill` and a closed terminal end a program at once, with one line, and remove half-written files.
+"""Ctrl-C, `kill` and a closed terminal end a program, with one line, and remove half-written files.
 
 Python's default, raising KeyboardInterrupt wherever the program happens to be, does not work here: JAX swallows it in a
 garbage-collector callback, imports of large libraries turn it into pages of traceback or a crash, and threads keep
 writing what `finally` has just removed. So programs install a handler that removes the folders known to be half-written
 and ends the process. The library does not: its callers keep their own signal handlers.
 
-A program whose work so far would be lost asks for time to save it: `finishing`.
+They do so at once, unless the program's work so far would be lost and it asks for time to save it: `finishing`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import pathlib
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -72,29 +73,33 @@ def uninterrupted() -> Iterator[None]:
     finally:
         _holds -= 1
         if _waiting and not _holds:
-            number = _waiting[0]
+            waiting = tuple(_waiting)
             _waiting.clear()
-            _end(number, None)
+            for number in waiting:
+                _end(number, None)
 
 
 @contextlib.contextmanager
 def finishing(notice: str) -> Iterator[Callable[[], bool]]:
     """Within this context, a first signal prints the notice, and the yielded function returns True from then on.
 
-    The program then saves its work and calls `end`. A second signal ends it at once.
+    The program then saves its work and calls `end`; a signal that it has not answered when the context ends, ends the
+    program. A second signal ends it at once, but not a second SIGHUP: a terminal that is closed often sends two.
     """
     _notices.append(notice)
     try:
         yield lambda: bool(_asked)
     finally:
         _notices.remove(notice)
+    if _asked:
+        _end(_asked[0], None)
 
 
 def end(message: str) -> NoReturn:
     """Ends the process after a signal in `finishing`, with a line on stderr and the signal's exit status."""
     with contextlib.suppress(OSError):
-        os.write(2, f"error: {message}\n".encode())
-    os._exit(128 + _asked[0])
+        sys.stdout.flush()
+    _leave(_asked[0], message)
 
 
 def replace_folder(target: pathlib.Path, new: pathlib.Path, older: pathlib.Path) -> None:
@@ -123,8 +128,15 @@ def _end(number: int, frame: FrameType | None) -> None:
     if _notices and not _asked:
         _asked.append(number)
         with contextlib.suppress(OSError):
-            os.write(2, f"{_notices[-1]}\n".encode())
+            os.write(2, f"{_below_progress(2)}{_notices[-1]}\n".encode())
         return
+    if _notices and number == signal.SIGHUP:
+        return
+    _leave(number, "Interrupted. Nothing half-written was left behind.")
+
+
+def _leave(number: int, message: str) -> NoReturn:
+    """Removes what is half-written, prints the message, and ends the process with the signal's exit status."""
     for other in _SIGNALS:
         signal.signal(other, signal.SIG_IGN)
     terminal = 2
@@ -132,12 +144,18 @@ def _end(number: int, frame: FrameType | None) -> None:
         terminal = os.dup(2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     left = [path for path in sorted(_partial) if not _remove(path)]
-    message = f"Delete {left[0]}, which is half-written." if left else "Nothing half-written was left behind."
-    start = "\n" if os.isatty(terminal) else ""  # below a progress bar
+    if left:
+        message = f"Interrupted. Delete {left[0]}, which is half-written."
     is_meant = _servers and not left
+    start = _below_progress(terminal)
     with contextlib.suppress(OSError):  # the terminal may be gone
-        os.write(terminal, (start if is_meant else f"{start}error: Interrupted. {message}\n").encode())
+        os.write(terminal, (start if is_meant else f"{start}error: {message}\n").encode())
     os._exit(0 if is_meant else 128 + number)
+
+
+def _below_progress(terminal: int) -> str:
+    """What puts a message below a progress bar."""
+    return "\n" if os.isatty(terminal) else ""
 
 
 def _remove(path: pathlib.Path) -> bool:

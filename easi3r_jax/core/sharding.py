@@ -92,12 +92,18 @@ def replicate(tree: _T, mesh: Mesh | None) -> _T:
     return tree if mesh is None or mesh.size == 1 else jax.device_put(tree, replicated_sharding(mesh))
 
 
-def placed(tree: _T, mesh: Mesh | None) -> _T:
-    """Replicates arrays on every device of a mesh; without one, places them on the device of the first array."""
+def placed(tree: _T, mesh: Mesh | None, beside: Any) -> _T:
+    """Replicates arrays on every device of a mesh; without one, commits them to where arrays of `beside` are committed.
+
+    If no array of `beside` and of the tree is committed to a device, none will be.
+    """
     if mesh is not None:
         return replicate(tree, mesh)
-    first = next((leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)), None)
-    return jax.device_put(tree, jax.local_devices()[0] if first is None else next(iter(first.devices())))
+    bound = (
+        leaf.sharding for leaf in jax.tree.leaves((beside, tree)) if isinstance(leaf, jax.Array) and leaf.committed
+    )
+    where = next(bound, None)
+    return tree if where is not None and not where.is_fully_replicated else jax.device_put(tree, where)
 
 
 def shard_parameters(tree: _T, mesh: Mesh | None) -> _T:

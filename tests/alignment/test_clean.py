@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
 from easi3r_jax import alignment
+from easi3r_jax.alignment import clean
 from easi3r_jax.core.types import Geometry
 
 H, W, F = 6, 8, 8.0
@@ -115,7 +117,7 @@ def written_out(result, tolerance):
 
 
 def test_it_is_the_loop_written_out(config):
-    """Three turning cameras before a rough wall. Ten frames, so that the cameras come in more than one batch."""
+    """Turning cameras before a rough wall."""
     rng = np.random.default_rng(0)
     poses = np.tile(np.eye(4), (10, 1, 1))
     poses[:, :3, :3] = Rotation.from_rotvec(0.05 * rng.standard_normal((10, 3))).as_matrix()
@@ -124,6 +126,22 @@ def test_it_is_the_loop_written_out(config):
     cleaned = np.asarray(alignment.clean_confidence(result, config))
     np.testing.assert_array_equal(cleaned, written_out(result, config.clean_tolerance))
     assert 0.1 < (cleaned == 0).mean() < 0.95
+
+
+def test_batches_of_cameras_change_nothing(config, monkeypatch):
+    """As on accelerators; ten frames are no multiple of a batch."""
+    rng = np.random.default_rng(1)
+    poses = np.tile(np.eye(4), (10, 1, 1))
+    poses[:, :3, 3] = 0.3 * rng.standard_normal((10, 3))
+    result = result_of(poses, rng.uniform(3, 4, (10, H, W)), rng.uniform(1, 9, (10, H, W)))
+    expected = alignment.clean_confidence(result, config)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    clean._clean.clear_cache()
+    try:
+        np.testing.assert_array_equal(alignment.clean_confidence(result, config), expected)
+    finally:
+        clean._clean.clear_cache()
+    assert 0.1 < (np.asarray(expected) == 0).mean() < 0.95
 
 
 def test_one_frame_keeps_its_confidence(config):

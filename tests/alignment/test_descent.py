@@ -14,6 +14,7 @@ from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.types import PairPredictions
 from tests.alignment.aligned import aligned
+from tests.flags import run_on_devices
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +92,37 @@ def test_one_compilation_whatever_the_number_of_iterations_and_the_rates(small, 
     for change in ({"iterations": 7}, {"iterations": 45}, {"schedule": "cosine"}, {"learning_rate": 0.3}):
         run(dataclasses.replace(config, **{"iterations": 20, **change}))
     list(alignment.iterate(*small, config, [3, 4, 41], terms=(alignment.Term("counted", counted),)))
+    assert descent._compiled_steps._cache_size() == before + 1
     start, problem = small
     bound = jax.device_put(start, jax.local_devices()[0])
     assert bound.log_depth.committed and not start.log_depth.committed
     list(alignment.iterate(bound, problem, config, [3, 41], terms=(alignment.Term("counted", counted),)))
     assert len(traces) == first
-    # Arguments that are committed to a device and arguments that are not would be two programs of one trace.
-    assert descent._compiled_steps._cache_size() == before + 1
+    # Arguments committed to a device are another signature: the same one for the first call and those after it.
+    assert descent._compiled_steps._cache_size() == before + 2
+
+
+ON_THE_SECOND_DEVICE = """
+import jax, numpy as np
+from easi3r_jax import alignment
+from easi3r_jax.apps.benchmark.stages import slanted_wall
+from easi3r_jax.core.config import AlignConfig
+
+config = AlignConfig(iterations=2)
+predictions = slanted_wall(jax.numpy.asarray([[0, 1], [1, 0]]), (8, 8), "float32")
+problem, start = alignment.make_problem(predictions, config), alignment.initial_state(predictions, config)
+second = jax.devices()[1]
+bound = jax.device_put(problem, second)
+host, there = jax.tree.map(np.asarray, start), jax.device_put(start, second)
+for start, problem in ((start, bound), (host, bound), (there, problem)):
+    state, _ = alignment.optimise(start, problem, config)
+    print(state.log_depth.devices() == {second})
+"""
+
+
+def test_it_runs_where_its_arguments_are():
+    """Committed to a device are the problem, the problem beside arrays of NumPy, the start."""
+    assert run_on_devices(2, "-c", ON_THE_SECOND_DEVICE).split() == ["True"] * 3
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ FLOW_LOSS = jax.jit(alignment.flow_loss)
 def test_ego_flow_is_where_the_point_is_seen_less_where_it_was(scene):
     state, predictions, flow = scene
     intrinsics = state_of.intrinsics(state, alignment.make_problem(predictions, CONFIG).principal_point)
-    points = state_of.world_points(state, alignment.make_problem(predictions, CONFIG).principal_point)
+    points = state_of.world_coordinates(state, alignment.make_problem(predictions, CONFIG).principal_point)
     points = jnp.moveaxis(points, 1, -1).reshape(len(points), H, W, 3)
     cam_from_world = se3.inverse(state_of.world_from_cam(state))
     for edge, (i, j) in enumerate(np.asarray(EDGES)):

@@ -261,7 +261,7 @@ def test_a_folder_in_use_is_left_to_who_uses_it(interrupted):
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_reported_in_one_line(interrupted):
+def test_ctrl_c_is_answered_at_once_and_at_the_end(interrupted):
     _, _, (code, errors), _, _ = interrupted
     assert code == 130
     notice, error = errors.splitlines()

@@ -23,7 +23,7 @@ with interrupt.finishing("Saving.") as is_stopping:
         pass
     if sys.argv[2] == "twice":
         os.kill(os.getpid(), number)
-    print("saved", flush=True)
+    print("saved")
     interrupt.end("Interrupted at step 3.")
 """
 
@@ -46,6 +46,24 @@ def test_the_second_signal_ends_the_program():
     assert done.stdout == ""
     assert done.stderr == "Saving.\nerror: Interrupted. Nothing half-written was left behind.\n"
     assert done.returncode == 130
+
+
+def test_a_terminal_that_is_closed_may_say_so_twice():
+    done = run("SIGHUP", "twice")
+    assert done.stdout == "saved\n"
+    assert done.returncode == 128 + signal.SIGHUP
+
+
+def test_a_signal_that_is_not_answered_ends_the_program():
+    done = run("SIGINT", "once", program=PROGRAM.replace('interrupt.end("Interrupted at step 3.")', "pass\nprint(1)"))
+    assert done.stdout == "saved\n"
+    assert done.stderr == "Saving.\nerror: Interrupted. Nothing half-written was left behind.\n"
+    assert done.returncode == 130
+
+
+def test_an_error_is_not_hidden_by_a_signal():
+    done = run("SIGINT", "once", program=PROGRAM.replace('interrupt.end("Interrupted at step 3.")', "1 / 0"))
+    assert "ZeroDivisionError" in done.stderr and done.returncode == 1
 
 
 def test_a_signal_before_is_the_usual_end():

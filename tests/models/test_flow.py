@@ -65,15 +65,27 @@ def test_chunks_bound_the_memory():
 
 
 @pytest.mark.parametrize("size", [3, 7])
-def test_depthwise_convolution_equals_xlas(size):
+def test_depthwise_convolution_and_its_gradient_equal_xlas(size):
     layer, images = depthwise_conv2d(6, size, rngs=nnx.Rngs(0)), draw(0, 2, 9, 12, 6)
     layer.bias[...] = draw(1, 6)
-    kernel = layer.kernel[...]
+    kernel, weights = layer.kernel[...], draw(2, 2, 9, 12, 6)
     assert kernel.shape == (size, size, 1, 6)
-    expected = jax.lax.conv_general_dilated(
-        images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=6
+
+    def convolved(images, kernel):
+        return jax.lax.conv_general_dilated(
+            images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=6
+        )
+
+    def own(images, kernel):
+        return layer.conv_general_dilated(images, kernel, (1, 1), [(size // 2, size // 2)] * 2)
+
+    expected = convolved(images, kernel) + layer.bias[...].reshape(1, 1, 1, 6)
+    np.testing.assert_allclose(layer(images), expected, atol=1e-5)
+    ours, xlas = (
+        jax.grad(lambda x, k, f=f: jnp.sum(weights * f(x, k)), argnums=(0, 1))(images, kernel) for f in (own, convolved)
     )
-    np.testing.assert_allclose(layer(images), expected + layer.bias[...].reshape(1, 1, 1, 6), atol=1e-5)
+    for found, expected in zip(ours, xlas, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_halving_omits_the_last_odd_row():

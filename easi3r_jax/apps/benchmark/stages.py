@@ -111,7 +111,8 @@ def alignment_stages(stage: StageTimer, frames: Frames, edges: np.ndarray, optio
                 num_frames, len(edges), height * width, config.iterations, with_flow=with_flow, number=number
             ),
         )
-        geometry = alignment.geometry_of(start, problem, jnp.ones((num_frames, height, width)))
+        confidence = jax.random.uniform(jax.random.key(0), (num_frames, height, width))
+        geometry = alignment.geometry_of(start, problem, confidence)
         del problem  # otherwise two problems would be in memory
     stage("clean-up of confidence", num_frames, lambda: alignment.clean_confidence(geometry))
 

@@ -76,7 +76,9 @@ def read_arrays(
                 raise CheckpointError(f"its arrays do not match its configuration: {names}")
             arguments = jax.tree.map(_restore_args, tree)
             restored = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(item=tree, restore_args=arguments))
-            return {name: jax.block_until_ready(jax.device_put(leaf)) for name, leaf in _flat(restored).items()}
+            leaves = _flat(restored)
+            del restored  # each array is freed as soon as its copy is on the device
+            return {name: jax.block_until_ready(jax.device_put(leaves.pop(name))) for name in tuple(leaves)}
     except MemoryError:
         raise
     except Exception as error:  # Orbax and TensorStore raise a dozen types; to a user they mean the same
