@@ -2,7 +2,7 @@
 
     python -m experiments.cost                                                  # 65 frames of 512x288, one device
     python -m experiments.cost --sequences=10000 --devices=8 --flow
-    python -m experiments.cost --matmul_tflops=0.209 --copy_gbs=12              # rates of this machine
+    python -m experiments.cost --matmul_tflops=0.209 --copy_gbs=31              # rates of this machine
 
 Operations and bytes are counted from the architecture and the pair graph; nothing is computed. Rates are those of a
 large matrix product and a large copy. `python -m experiments.benchmark` measures them on your device, together with the
@@ -43,9 +43,11 @@ DEVICES = _WHERE.integer(
 MATMUL = _WHERE.number("matmul_tflops", 400.0, "TFLOP/s of a large matrix product on one device.", at_least=1e-6)
 COPY = _WHERE.number("copy_gbs", 2000.0, "GB/s read and written by a large copy on one device.", at_least=1e-6)
 NETWORK_SHARE = _WHERE.number(
-    "network_share", 0.5, "Fraction of --matmul_tflops that the networks reach.", at_least=1e-6
+    "network_share", 0.5, "Fraction of --matmul_tflops and --copy_gbs that all but the alignment reach.", at_least=1e-6
 )
-ALIGN_SHARE = _WHERE.number("alignment_share", 0.6, "Fraction of --copy_gbs that the alignment reaches.", at_least=1e-6)
+ALIGN_SHARE = _WHERE.number(
+    "alignment_share", 0.25, "Fraction of --copy_gbs that the alignment reaches.", at_least=1e-6
+)
 
 Work = dict[str, tuple[float, float]]
 
@@ -60,7 +62,8 @@ def main() -> None:
     rows, total = [], 0.0
     for name, (operations, moved) in work.items():
         compute = operations / (1e12 * MATMUL.value * NETWORK_SHARE.value)
-        memory = moved / (1e9 * COPY.value * ALIGN_SHARE.value)
+        share = ALIGN_SHARE.value if name == "alignment" else NETWORK_SHARE.value
+        memory = moved / (1e9 * COPY.value * share)
         seconds = max(compute, memory)
         total += seconds
         per_frame = [x / FRAMES.value for x in (operations, moved, seconds)]

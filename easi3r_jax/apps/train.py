@@ -25,7 +25,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from easi3r_jax.apps import cli
@@ -37,7 +36,7 @@ from easi3r_jax.apps.training_record import describe, described_network
 from easi3r_jax.apps.validate import measure, shown
 from easi3r_jax.core import interrupt, sharding
 from easi3r_jax.core.atomic import atomic_file
-from easi3r_jax.core.errors import ConfigError, UserError
+from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.models import DUSt3R, abstract_model, parameters_of, random_model
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.training.batch import ViewPairs
@@ -236,31 +235,17 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
     done = int(state.step)
     log = TrainingLog(run.output, first_step=done, total=run.config.steps, samples_per_step=run.config.batch_size)
     some = jax.tree.map(lambda a: a[: HELD_OUT.value], run.held_out)
-    pending: list[dict[str, jax.Array]] = []
     notice = "Stopping after this step; its state will be saved. Again: stop at once."
     saved = done
-
-    def write_line() -> None:
-        terms_of = jax.device_get(pending)
-        means = {name: float(np.mean([t[name] for t in terms_of])) for name in pending[0]}
-        pending.clear()
-        if wrong := sorted(name for name, value in means.items() if not np.isfinite(value)):
-            raise UserError(
-                f"Not finite at step {done}: {', '.join(wrong)}. To continue from the last saved state with a "
-                f"lower --learning_rate, add --resume --stop_after=1, which writes {run.output / 'model'}, "
-                "and use that as --checkpoint of a new run."
-            )
-        log.write(done, means)
-
     with run.source.batches(done, run.config.batch_size) as batches, interrupt.finishing(notice) as is_stopping:
         while done < last and not is_stopping():
             state, terms = step(state) if batches is None else step(state, next(batches))
             done += 1
-            pending.append(terms)
+            log.add(terms)
             check = done % CHECK_EVERY.value == 0 or done == last
             # A check ends a line of the log, so that a run resumed from a regular check has the same lines.
             if done % LOG_EVERY.value == 0 or check:
-                write_line()
+                log.write_line(done)
             if check:
                 save_state(run.output / "states", done, state, run.recorded)
                 saved = done
@@ -268,8 +253,7 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
                 log.validated(done, evaluate(model, some, batch_size=_validation_batch(run.config)))
                 preview(run.output / "preview" / f"{done:08d}.png", model, some)
         if saved < done:
-            if pending:
-                write_line()
+            log.write_line(done)
             save_state(run.output / "states", done, state, run.recorded)
         log.close()
         if is_stopping():

@@ -15,6 +15,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from easi3r_jax.core.atomic import atomic_file
+from easi3r_jax.core.errors import UserError
 from easi3r_jax.core.types import PairPredictions
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.training.batch import Targets, ViewPairs, targets_of
@@ -29,6 +30,7 @@ class TrainingLog:
 
     def __init__(self, output: pathlib.Path, *, first_step: int, total: int, samples_per_step: int):
         self._output, self._samples = output, samples_per_step
+        self._pending: list[Mapping[str, jax.Array]] = []
         for name in ("log.csv", "validation.csv"):
             _drop_after(output / name, first_step)
         self._board = SummaryWriter(str(output / "tensorboard"), purge_step=first_step + 1)
@@ -41,8 +43,27 @@ class TrainingLog:
             bar_format="{desc} {bar:16} {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
 
-    def write(self, step: int, means: Mapping[str, float]) -> None:
-        """Adds a line to log.csv and the curves."""
+    def add(self, terms: Mapping[str, jax.Array]) -> None:
+        """Keeps the terms of a step for the next line."""
+        self._pending.append(terms)
+
+    def write_line(self, step: int) -> None:
+        """Adds a line to log.csv and the curves: the means over the steps since the last one, if there are any.
+
+        Raises:
+          UserError: a mean is not finite.
+        """
+        if not self._pending:
+            return
+        steps = jax.device_get(self._pending)
+        means = {name: float(np.mean([terms[name] for terms in steps])) for name in steps[0]}
+        self._pending.clear()
+        if wrong := sorted(name for name, value in means.items() if not np.isfinite(value)):
+            raise UserError(
+                f"Not finite at step {step}: {', '.join(wrong)}. To continue from the last saved state with a lower "
+                f"--learning_rate, add --resume --stop_after=1, which writes {self._output / 'model'}, and use that as "
+                "--checkpoint of a new run."
+            )
         row = {"step": step, "samples": step * self._samples, **dict(sorted(means.items()))}
         _append(self._output / "log.csv", row)
         for name, value in means.items():

@@ -38,13 +38,13 @@ def test_sequences_divide_over_devices(run):
 
 
 def test_the_slower_of_compute_and_memory_decides(run):
-    """Half the copy rate doubles the alignment's time, half the product rate that of the networks."""
+    """A lower copy rate takes the alignment's time up, half the product rate doubles that of the networks."""
     usual = rows(run("--flow")[1])
     slow_memory, slow_products = (
-        rows(run("--flow", "--copy_gbs=1000")[1]),
+        rows(run("--flow", "--copy_gbs=1600")[1]),
         rows(run("--flow", "--matmul_tflops=200")[1]),
     )
-    assert slow_memory["alignment"][3] == pytest.approx(2 * usual["alignment"][3], rel=1e-3)
+    assert slow_memory["alignment"][3] == pytest.approx(1.25 * usual["alignment"][3], rel=5e-3)  # three digits
     assert slow_memory["first pass"][3] == usual["first pass"][3]
     assert slow_products["first pass"][3] == pytest.approx(2 * usual["first pass"][3], rel=2e-3)
     assert slow_products["alignment"][3] == usual["alignment"][3]
