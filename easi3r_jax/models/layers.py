@@ -81,7 +81,7 @@ def _filtered_by_channel(
     return _shifted_products(x, kernel, tuple(map(tuple, padding)))
 
 
-# Rematerialised: in a loop, the gradient would else keep every shifted image of every iteration.
+# Rematerialised: in a loop, the gradient would otherwise keep every shifted image of every iteration.
 @functools.partial(jax.checkpoint, static_argnums=2)
 def _shifted_products(x: Array, kernel: Array, padding: Any) -> Array:
     rows, columns, _, channels = kernel.shape
