@@ -35,7 +35,7 @@ PACKAGE = "easi3r_jax"
 ROOMS = ("core", "models", "motion", "alignment", "synthetic", "inference", "evaluation", "training")
 ROOMS += ("io.priors", "io.results", "io.sequences", "weights.load", "weights.readout")
 #: Functions that choose or pad frames or pairs: their result has axes of its own, under the same letters.
-CUT = ("frames_at", "prepare", "Clip.result", "Clip.without_padding", "one_pair")
+CUT = ("frames_at", "prepare", "ClipInputs.result", "ClipInputs.without_padding", "one_pair")
 _ARRAYS = (jax.Array, np.ndarray, np.generic)
 _WRAPPER = "_checked_by_tests"
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.core.arrays import Array
-from easi3r_jax.synthetic.clips import Clip, ClipConfig, ClipPlan, plan_clip, render_clip
+from easi3r_jax.synthetic.clips import ClipConfig, ClipPlan, RenderedClip, plan_clip, render_clip
 
 
 def planned(key: Array, config: ClipConfig, *, moving: bool = True) -> ClipPlan:
@@ -21,12 +21,12 @@ def planned(key: Array, config: ClipConfig, *, moving: bool = True) -> ClipPlan:
 
 
 @partial(jax.jit, static_argnames=("size",))
-def render(key: Array, plan: ClipPlan, size: tuple[int, int]) -> Clip:
+def render(key: Array, plan: ClipPlan, size: tuple[int, int]) -> RenderedClip:
     """The plan's frames, (H, W) pixels each; see `synthetic.clips.render_clip`."""
     return render_clip(key, plan, size)
 
 
-def sampled(key: Array, config: ClipConfig, *, moving: bool = True) -> Clip:
+def sampled(key: Array, config: ClipConfig, *, moving: bool = True) -> RenderedClip:
     """The clip that `synthetic.sample_clip` samples with the same key."""
     plan_key, noise_key = jax.random.split(key)
     return render(noise_key, planned(plan_key, config, moving=moving), config.size)

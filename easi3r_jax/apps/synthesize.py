@@ -30,7 +30,7 @@ from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.io import export
 from easi3r_jax.io.sequences import STILL
-from easi3r_jax.synthetic import Clip, ClipConfig, PairSampling, pair_as_clip
+from easi3r_jax.synthetic import ClipConfig, PairSampling, RenderedClip, pair_as_clip
 
 FLAGS = cli.Flags(__doc__, cached=True)
 
@@ -138,7 +138,7 @@ def folder_name(number: int, moving: bool) -> str:
     return name if moving or KIND.value == "pairs" else name + STILL
 
 
-def render(number: int, moving: bool, config: ClipConfig | PairSampling) -> Clip:
+def render(number: int, moving: bool, config: ClipConfig | PairSampling) -> RenderedClip:
     """Clip or pair `number` of the seed. One at a time, so that --num does not affect rounding."""
     key = jax.random.fold_in(jax.random.key(SEED.value), number)
     if isinstance(config, PairSampling):
@@ -147,11 +147,11 @@ def render(number: int, moving: bool, config: ClipConfig | PairSampling) -> Clip
 
 
 @partial(jax.jit, static_argnames=("sampling",))
-def _render_pair(key: Array, sampling: PairSampling) -> Clip:
+def _render_pair(key: Array, sampling: PairSampling) -> RenderedClip:
     return pair_as_clip(key, sampling)
 
 
-def ground_truth(clip: Clip) -> dict[str, Any]:
+def ground_truth(clip: RenderedClip) -> dict[str, Any]:
     """The arrays of `ground_truth.npz`."""
     arrays = {
         "depth": clip.views.depth,

@@ -30,7 +30,7 @@ from jax.sharding import Mesh
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import device, versions
 from easi3r_jax.apps.run_folder import held
-from easi3r_jax.apps.training_data import Source, open_source
+from easi3r_jax.apps.training_data import PairSource, open_source
 from easi3r_jax.apps.training_log import TrainingLog, preview
 from easi3r_jax.apps.training_record import describe, described_network
 from easi3r_jax.apps.validate import measure, shown
@@ -146,7 +146,7 @@ class Run:
     output: pathlib.Path
     config: TrainConfig
     network: DUSt3RConfig
-    source: Source
+    source: PairSource
     held_out: ViewPairs
     recorded: dict[str, Any]
 
@@ -315,7 +315,7 @@ def training_options() -> TrainConfig:
     return dataclasses.replace(config, **changes)
 
 
-def check_terms(config: TrainConfig, model_config: DUSt3RConfig, source: Source) -> None:
+def check_terms(config: TrainConfig, model_config: DUSt3RConfig, source: PairSource) -> None:
     """Refuses the terms that are not in the papers where they would be wrong or without effect."""
     chosen = {"matching_weight": MATCHING.value, "attention_weight": ATTENTION.value}
     used = [name for name in chosen if getattr(config.objective, name) > 0]

@@ -38,7 +38,7 @@ _IS_STATIC = {"tartanair": True, "pointodyssey": False, "spring": False, "waymo"
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class PairSource:
     """A source of training pairs.
 
     Attributes:
@@ -61,7 +61,7 @@ class Source:
     batches: Callable[[int, int], AbstractContextManager[Iterator[ViewPairs] | None]]
 
 
-def open_source(data: str, image_size: tuple[int, int], *, seed: int, moving: bool) -> Source:
+def open_source(data: str, image_size: tuple[int, int], *, seed: int, moving: bool) -> PairSource:
     """Opens the source that `--data` names.
 
     Args:
@@ -79,7 +79,9 @@ def open_source(data: str, image_size: tuple[int, int], *, seed: int, moving: bo
     return _read(data, image_size, seed) if data else rendered(image_size, seed, moving=moving)
 
 
-def rendered(image_size: tuple[int, int], seed: int, *, moving: bool, arc_deg: float = PairSampling.arc_deg) -> Source:
+def rendered(
+    image_size: tuple[int, int], seed: int, *, moving: bool, arc_deg: float = PairSampling.arc_deg
+) -> PairSource:
     """Pairs of procedural scenes, rendered on the training device; static ones have cameras within `arc_deg`."""
     if moving:
         sampling = MovingSampling(clip=ClipConfig(size=image_size))
@@ -87,7 +89,7 @@ def rendered(image_size: tuple[int, int], seed: int, *, moving: bool, arc_deg: f
     else:
         sampling = PairSampling(size=image_size, arc_deg=arc_deg)
         draw = functools.partial(draw_static, sampling)
-    return Source(
+    return PairSource(
         description={"moving" if moving else "static": dataclasses.asdict(sampling)},
         draw=functools.partial(draw, seed),
         held_out=functools.partial(held_out_pairs, draw),
@@ -98,7 +100,7 @@ def rendered(image_size: tuple[int, int], seed: int, *, moving: bool, arc_deg: f
     )
 
 
-def _read(data: str, image_size: tuple[int, int], seed: int) -> Source:
+def _read(data: str, image_size: tuple[int, int], seed: int) -> PairSource:
     height, width = image_size
     # A network of 512 pixels is trained at several sizes; small ones at their own.
     sampling = SamplingConfig() if max(image_size) == 512 else SamplingConfig(sizes=((width, height),))
@@ -127,7 +129,7 @@ def _read(data: str, image_size: tuple[int, int], seed: int) -> Source:
             yield iter(opened)
 
     known = [_IS_STATIC.get(name) for name, *_ in parts]
-    return Source(
+    return PairSource(
         description={"read": read, "sampling": dataclasses.asdict(sampling)},
         draw=None,
         held_out=lambda count: ViewPairs(*others.batch(HELD_OUT_SEED, 0, count)),

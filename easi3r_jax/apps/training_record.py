@@ -6,14 +6,14 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from easi3r_jax.apps.training_data import Source
+from easi3r_jax.apps.training_data import PairSource
 from easi3r_jax.core.errors import CheckpointError, ConfigError
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.training.config import TrainConfig
 
 
 def describe(
-    model_config: DUSt3RConfig, config: TrainConfig, source: Source, *, seed: int, checkpoint: str
+    model_config: DUSt3RConfig, config: TrainConfig, source: PairSource, *, seed: int, checkpoint: str
 ) -> dict[str, Any]:
     """Everything that determines a run's results: stored with its states, and compared when it is resumed."""
     network = dataclasses.asdict(model_config)

@@ -116,7 +116,7 @@ class FlowSource(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Clip:
+class ClipInputs:
     """Inputs of the stages.
 
     Attributes:
@@ -204,7 +204,7 @@ def prepare(
     cue: motion.Cue | None,
     flow: FlowSource | None,
     progress: Progress,
-) -> Clip:
+) -> ClipInputs:
     """Checks the inputs, pads them if `config.shared_shapes` is set, and places them on the network's mesh.
 
     Clips with known cameras, or with a cue that reads point maps, are not padded: these do not handle padding.
@@ -241,7 +241,7 @@ def prepare(
             raise InputError("A source of flow must return two things: the flow, and where it is known (or None).")
         given = dataclasses.replace(given, flow=found[0], flow_known=found[1])
     _check_given(given, config, counts, (length, *size))
-    return Clip(
+    return ClipInputs(
         frames=frames,
         length=length,
         edges=edges,

@@ -41,7 +41,7 @@ from easi3r_jax.core.types import (
     Segmentation,
     silent,
 )
-from easi3r_jax.inference.clip import Clip, FlowSource, Refiner, clip_edges, needs_geometry, prepare
+from easi3r_jax.inference.clip import ClipInputs, FlowSource, Refiner, clip_edges, needs_geometry, prepare
 from easi3r_jax.inference.passes import attention_pass, encode, prediction_pass
 from easi3r_jax.models import DUSt3R
 
@@ -114,7 +114,7 @@ def reconstruct(
     return clip.result(scene, maps, None if found is None else found.threshold, losses, config)
 
 
-def _first_pass(model: DUSt3R, features: Array, clip: Clip, config: PipelineConfig, progress: Progress):
+def _first_pass(model: DUSt3R, features: Array, clip: ClipInputs, config: PipelineConfig, progress: Progress):
     """Statistics of plain attention, and point maps if the cue reads them."""
     gram = motion.needs_gram(clip.cue)
     shared = {"valid": clip.valid, "gram": gram, "batch": config.pair_batch, "progress": progress}
@@ -128,7 +128,7 @@ def _first_pass(model: DUSt3R, features: Array, clip: Clip, config: PipelineConf
 
 
 def _second_pass(
-    model: DUSt3R, features: Array, clip: Clip, config: PipelineConfig, masks: Array | None, progress: Progress
+    model: DUSt3R, features: Array, clip: ClipInputs, config: PipelineConfig, masks: Array | None, progress: Progress
 ) -> motion.Evidence:
     """Point maps and statistics under masked re-attention (Easi3R, sec. 3.3); plain attention without masks."""
     predictions, statistics = prediction_pass(
@@ -147,7 +147,7 @@ def _second_pass(
 
 
 def _segmented(
-    evidence: motion.Evidence, labels: Array, clip: Clip, config: PipelineConfig, progress: Progress
+    evidence: motion.Evidence, labels: Array, clip: ClipInputs, config: PipelineConfig, progress: Progress
 ) -> tuple[MotionMaps, Segmentation]:
     """Motion maps and segmentation that the cue derives from a pass."""
     residual = None
@@ -180,12 +180,12 @@ def segment(
     """
     maps = motion.motion_maps(temporal, labels, config, residual, valid)
     at_least = None if residual is None else residual.at_least
-    return maps, motion.motion_masks(maps, image_size, config, valid, at_least)
+    return maps, motion.masks_from_maps(maps, image_size, config, valid, at_least)
 
 
 def joined_masks(
     predictions: PairPredictions,
-    clip: Clip,
+    clip: ClipInputs,
     config: PipelineConfig,
     found: Segmentation | None,
     progress: Progress = silent,
@@ -212,7 +212,7 @@ def joined_masks(
 def refine_and_align(
     predictions: PairPredictions,
     masks: Bool[Array, "T H W"],
-    clip: Clip,
+    clip: ClipInputs,
     config: PipelineConfig,
     refiner: Refiner | None = None,
     progress: Progress = silent,
@@ -248,7 +248,9 @@ def refine_and_align(
     return dynamic, geometry, losses
 
 
-def _refined(masks: Array, clip: Clip, refiner: Any, progress: Progress, geometry: Geometry | None = None) -> Array:
+def _refined(
+    masks: Array, clip: ClipInputs, refiner: Any, progress: Progress, geometry: Geometry | None = None
+) -> Array:
     """Refines masks (T, H, W) bool, without padding, and checks the refiner's output."""
     if refiner is None:
         return masks
@@ -263,7 +265,7 @@ def _refined(masks: Array, clip: Clip, refiner: Any, progress: Progress, geometr
 
 
 def _scene(
-    geometry: Geometry, dynamic: Array, found: Segmentation | None, clip: Clip, config: PipelineConfig
+    geometry: Geometry, dynamic: Array, found: Segmentation | None, clip: ClipInputs, config: PipelineConfig
 ) -> Scene4D:
     """Geometry with cleaned confidence, and its dynamic and static masks."""
     valid = clip.frames.valid

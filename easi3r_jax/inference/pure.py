@@ -202,7 +202,7 @@ def _segment(
     labels = motion.cluster_labels(jax.lax.stop_gradient(features), grid, config, key)
     residual = None if readout is None else readout.residual(statistics, grid)
     maps = motion.motion_maps(statistics, labels, config, residual)
-    return motion.motion_masks(maps, size, config, at_least=None if readout is None else readout.at_least)
+    return motion.masks_from_maps(maps, size, config, at_least=None if readout is None else readout.at_least)
 
 
 def _checked(edges: Array, num_frames: int) -> Array:

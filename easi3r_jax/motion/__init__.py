@@ -65,11 +65,11 @@ __all__ = [
     "handles_padding",
     "init_temporal",
     "kmeans",
+    "masks_from_maps",
     "match_residual",
     "mean_over_partners",
     "min_max",
     "motion_maps",
-    "motion_masks",
     "multi_otsu",
     "needs_gram",
     "needs_points",
@@ -146,7 +146,7 @@ def cluster_labels(
     return clusters.labels.reshape(num_frames, *grid)
 
 
-def motion_masks(
+def masks_from_maps(
     maps: MotionMaps,
     image_size: tuple[int, int],
     config: SegmentationConfig,

@@ -10,17 +10,17 @@ to 9 units wide. Pixel coordinates are integers at pixel centres, and the princi
 geometry/camera.py).
 """
 
-from easi3r_jax.synthetic.clips import Clip, ClipConfig, pair_as_clip, sample_clip
+from easi3r_jax.synthetic.clips import ClipConfig, RenderedClip, pair_as_clip, sample_clip
 from easi3r_jax.synthetic.moving import MovingSampling, sample_moving_pair
 from easi3r_jax.synthetic.pairs import PairSampling, sample_pair
 from easi3r_jax.synthetic.render import View, render
 from easi3r_jax.synthetic.scenes import Scene, random_scene
 
 __all__ = [
-    "Clip",
     "ClipConfig",
     "MovingSampling",
     "PairSampling",
+    "RenderedClip",
     "Scene",
     "View",
     "pair_as_clip",

@@ -96,7 +96,7 @@ class ClipPlan:
 
 
 @pytree_dataclass
-class Clip:
+class RenderedClip:
     """A rendered clip and its ground truth.
 
     Attributes:
@@ -116,7 +116,7 @@ class Clip:
     visible_backward: Bool[Array, "T-1 H W"]
 
 
-def sample_clip(key: Key[Array, ""], config: ClipConfig, moving: bool | Bool[Array, ""] = True) -> Clip:
+def sample_clip(key: Key[Array, ""], config: ClipConfig, moving: bool | Bool[Array, ""] = True) -> RenderedClip:
     """Samples and renders a clip.
 
     Args:
@@ -129,7 +129,7 @@ def sample_clip(key: Key[Array, ""], config: ClipConfig, moving: bool | Bool[Arr
     return render_clip(noise_key, plan_clip(plan_key, config, moving), config.size)
 
 
-def pair_as_clip(key: Key[Array, ""], sampling: PairSampling) -> Clip:
+def pair_as_clip(key: Key[Array, ""], sampling: PairSampling) -> RenderedClip:
     """The static pair that `sample_pair` samples with the same key, as a clip of two frames with flow and masks."""
     arrangement = arrange_pair(key, sampling)
     scene = arrangement.scene
@@ -175,7 +175,7 @@ def plan_clip(key: Key[Array, ""], config: ClipConfig, moving: bool | Bool[Array
     )
 
 
-def render_clip(key: Key[Array, ""], plan: ClipPlan, size: tuple[int, int]) -> Clip:
+def render_clip(key: Key[Array, ""], plan: ClipPlan, size: tuple[int, int]) -> RenderedClip:
     """Renders a plan.
 
     Args:
@@ -207,7 +207,7 @@ def render_clip(key: Key[Array, ""], plan: ClipPlan, size: tuple[int, int]) -> C
     (flow_forward, flow_backward), (visible_forward, visible_backward) = (
         jnp.split(result, 2) for result in _map(flow, both, 2 * (num_frames - 1), batch)
     )
-    return Clip(
+    return RenderedClip(
         views=views,
         moving=jnp.concatenate([jnp.zeros(1, bool), plan.moves])[views.instance],
         flow_forward=flow_forward,

@@ -19,7 +19,7 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from easi3r_jax.apps import train, training_log
-from easi3r_jax.apps.training_data import Source
+from easi3r_jax.apps.training_data import PairSource
 from easi3r_jax.core.types import PairPredictions
 from easi3r_jax.models import parameters_of
 from easi3r_jax.models.config import DUSt3RConfig
@@ -345,7 +345,7 @@ def test_too_little_memory_names_a_flag_that_there_is(capsys):
 
 
 def check(objective, network, is_static):
-    source = Source({}, None, lambda count: None, is_static, (), dict, lambda step, size: None)  # pyright: ignore
+    source = PairSource({}, None, lambda count: None, is_static, (), dict, lambda step, size: None)  # pyright: ignore
     return lambda: train.check_terms(TrainConfig(objective=objective), network, source)
 
 

@@ -8,7 +8,7 @@ import pytest
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.types import Frames, Geometry, Given
 from easi3r_jax.inference import pipeline
-from easi3r_jax.inference.clip import Clip, reads_geometry
+from easi3r_jax.inference.clip import ClipInputs, reads_geometry
 from tests.inference.small import Corner
 
 H, W = 6, 8
@@ -49,7 +49,7 @@ def run(masks, refiner, *, flow=True, **alignment):
     )
     edges = pipeline.clip_edges(PADDED, "complete")
     given = Given(flow=jnp.zeros((len(edges), H, W, 2)) if flow else None)
-    clip = Clip(frames, LENGTH, edges, np.ones(len(edges), bool), given, None, False, (1, 1))
+    clip = ClipInputs(frames, LENGTH, edges, np.ones(len(edges), bool), given, None, False, (1, 1))
     config = PipelineConfig(mask_dilation=1, alignment=AlignConfig(**alignment))
     return pipeline.refine_and_align(None, masks, clip, config, refiner)
 

@@ -20,7 +20,7 @@ CONFIG = SegmentationConfig(num_clusters=8, restarts=1)
 # Compiled, as the pipeline calls them: operation by operation, they are a hundred programs for every shape.
 update = jax.jit(motion.update_temporal, static_argnums=4)
 motion_maps = jax.jit(motion.motion_maps, static_argnums=2)
-motion_masks = jax.jit(motion.motion_masks, static_argnums=(1, 2))
+masks_from_maps = jax.jit(motion.masks_from_maps, static_argnums=(1, 2))
 
 
 def relative_error(found, expected):
@@ -87,7 +87,7 @@ def test_golden_scores_thresholds_and_masks(golden, run):
     maps = motion_maps(golden_maps(g), labels, SegmentationConfig())
     assert relative_error(maps.raw_score, g["dynamic_map"]) <= 1e-5
     assert relative_error(maps.score, g["refined_dynamic_map"]) <= 1e-5
-    masks = motion_masks(maps, IMAGE_SIZE, SegmentationConfig())
+    masks = masks_from_maps(maps, IMAGE_SIZE, SegmentationConfig())
     assert relative_error(masks.score[:2], g["upsampled_first2"]) <= 1e-5
     np.testing.assert_allclose(masks.threshold, g["threshold_f64"], atol=1e-6)
     assert np.mean(np.asarray(masks.mask) != g["masks"]) <= 5e-4
@@ -110,7 +110,7 @@ def random_clip(seed, num_frames=5, grid=(3, 4), offset=0.0):
 
 def segment(state, features, key, grid=(3, 4), config=CONFIG):
     maps = motion.motion_maps(state, motion.cluster_labels(features, grid, config, key), config)
-    return maps, motion.motion_masks(maps, (grid[0] * 4, grid[1] * 4), config)
+    return maps, motion.masks_from_maps(maps, (grid[0] * 4, grid[1] * 4), config)
 
 
 segmented = jax.jit(segment, static_argnums=(3, 4))

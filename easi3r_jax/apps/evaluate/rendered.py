@@ -17,7 +17,7 @@ from easi3r_jax.core.types import Frames
 from easi3r_jax.evaluation.datasets import TestSequence, TestSet, Trajectory, Truth
 from easi3r_jax.evaluation.metrics import DepthOptions
 from easi3r_jax.io.video import frame_geometry, resize_image
-from easi3r_jax.synthetic.clips import Clip, ClipConfig, ClipPlan
+from easi3r_jax.synthetic.clips import ClipConfig, ClipPlan, RenderedClip
 
 NAME = "synthetic"
 #: Default number of clips.
@@ -33,7 +33,7 @@ class RenderedSequence(TestSequence):
       clip: renders it, host arrays.
     """
 
-    clip: Callable[[], Clip]
+    clip: Callable[[], RenderedClip]
 
 
 def rendered_set(count: int, seed: int, config: ClipConfig) -> tuple[TestSet, list[TestSequence]]:
@@ -48,7 +48,7 @@ def rendered_set(count: int, seed: int, config: ClipConfig) -> tuple[TestSet, li
     """
 
     @functools.lru_cache(maxsize=1)  # its ground truth is requested frame by frame, clip after clip
-    def rendered(number: int) -> Clip:
+    def rendered(number: int) -> RenderedClip:
         return jax.tree.map(np.asarray, render(keys[number][1], plans[number], config.size))
 
     keys = [jax.random.split(jax.random.fold_in(jax.random.key(seed), number)) for number in range(count)]
@@ -68,7 +68,7 @@ def rendered_set(count: int, seed: int, config: ClipConfig) -> tuple[TestSet, li
     return test_set, sequences
 
 
-def _sequence(name: str, plan: ClipPlan, clip: Callable[[], Clip]) -> RenderedSequence:
+def _sequence(name: str, plan: ClipPlan, clip: Callable[[], RenderedClip]) -> RenderedSequence:
     cameras = np.asarray(plan.world_from_cam, np.float64)
     times = np.arange(len(cameras)) / _FRAMES_PER_SECOND
     truth = Truth(

@@ -22,7 +22,7 @@ from easi3r_jax.weights import convert
 from easi3r_jax.weights.checkpoint import load_checkpoint
 from easi3r_jax.weights.convert import flow_table, table
 from easi3r_jax.weights.convert.model_string import parse_model_string
-from easi3r_jax.weights.convert.tensors import LazyTensor, Source
+from easi3r_jax.weights.convert.tensors import LazyTensor, OpenedWeights
 
 
 def check_checkpoints(folder: pathlib.Path) -> Iterator[Row]:
@@ -108,7 +108,7 @@ def check_manifests(folder: pathlib.Path) -> Iterator[Row]:
             name: LazyTensor(tuple(shape), dtype, _no_numbers, identity=aliases.get(name, name))
             for name, (shape, dtype) in record["entries"].items()
         }
-        source = Source(path.name, (), config, tensors, ())
+        source = OpenedWeights(path.name, (), config, tensors, ())
         try:
             recipes, dropped, _ = table.match(source)
             counters = sum(name.endswith(table.STEP_COUNTER) for name in set(tensors) - set(aliases))

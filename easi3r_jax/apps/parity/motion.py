@@ -133,7 +133,7 @@ def _check_masks(stage, maps: TemporalMaps, features, golden, config: Segmentati
     labels = jnp.asarray(golden["cluster_labels"])
     scored = motion.motion_maps(maps, labels, config)
     yield compare(stage, "refined_dynamic_map", scored.score, golden["refined_dynamic_map"], AGGREGATED)
-    masks = motion.motion_masks(scored, golden["masks"].shape[1:], config)
+    masks = motion.masks_from_maps(scored, golden["masks"].shape[1:], config)
     few = len(golden["upsampled_first2"])
     yield compare(stage, "upsampled_first2", masks.score[:few], golden["upsampled_first2"], AGGREGATED)
 

@@ -19,7 +19,7 @@ from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network
 from easi3r_jax.weights.convert import conversion, table
 from easi3r_jax.weights.convert.model_string import parse_model_string
-from easi3r_jax.weights.convert.tensors import LazyTensor, Source
+from easi3r_jax.weights.convert.tensors import LazyTensor, OpenedWeights
 
 
 def golden_tensor(seed: int, name: str, shape: tuple[int, ...], gains: Mapping[str, float]) -> np.ndarray:
@@ -108,7 +108,7 @@ def _written(folder: str, config: DUSt3RConfig | FlowConfig, seed: int, gains: M
     return path
 
 
-def golden_source(config: DUSt3RConfig | FlowConfig, seed: int, gains: Mapping[str, float]) -> Source:
+def golden_source(config: DUSt3RConfig | FlowConfig, seed: int, gains: Mapping[str, float]) -> OpenedWeights:
     """Golden weights under their state-dict names, as an open checkpoint whose tensors are computed on demand."""
 
     def lazy(name: str, shape: tuple[int, ...]) -> LazyTensor:
@@ -125,4 +125,4 @@ def golden_source(config: DUSt3RConfig | FlowConfig, seed: int, gains: Mapping[s
             tensors[name] = lazy(name, their_shape)
             if rule.alias is not None:
                 tensors[rule.alias] = tensors[name]
-    return Source("golden weights", (), config, tensors, ())
+    return OpenedWeights("golden weights", (), config, tensors, ())

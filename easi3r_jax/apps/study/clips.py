@@ -18,7 +18,7 @@ from easi3r_jax.evaluation.metrics import GroundTruth
 from easi3r_jax.io.sequences import STILL, Sequence, find_sequence, load_arrays
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.models.config import DUSt3RConfig
-from easi3r_jax.synthetic.clips import Clip, ClipConfig
+from easi3r_jax.synthetic.clips import ClipConfig, RenderedClip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def rendered(seed: int, split: int, count: int, config: ClipConfig) -> Iterator[
 
 
 def folders(path: pathlib.Path, *, with_twins: bool = True) -> list[pathlib.Path]:
-    """Clip folders under `path` that have a twin, sorted by name; or all that are not one themselves.
+    """RenderedClip folders under `path` that have a twin, sorted by name; or all that are not one themselves.
 
     Raises:
       InputError: there are none.
@@ -132,7 +132,7 @@ def _file(sequence: Sequence) -> pathlib.Path:
     return sequence.ground_truth
 
 
-def from_render(clip: Clip, movers: np.ndarray, config: ClipConfig) -> StudyClip:
+def from_render(clip: RenderedClip, movers: np.ndarray, config: ClipConfig) -> StudyClip:
     """A rendered clip as frames and ground truth."""
     index = np.arange(config.num_frames)
     frames = Frames(

@@ -149,7 +149,7 @@ def _masks(
     def of_one(value: Array) -> tuple[Array, Array]:
         maps = motion.motion_maps(temporal, labels, config, MotionResidual(value, observed, at_least))
         both = [
-            motion.motion_masks(m, size, config, at_least=at_least)
+            motion.masks_from_maps(m, size, config, at_least=at_least)
             for m in (dataclasses.replace(maps, score=maps.raw_score), maps)
         ]
         return jnp.stack([m.score for m in both]), jnp.stack([m.mask for m in both])

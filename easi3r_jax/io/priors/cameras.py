@@ -20,7 +20,7 @@ from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames, KnownCameras
 from easi3r_jax.io.priors import text
 from easi3r_jax.io.priors.files import read_npz
-from easi3r_jax.io.priors.matching import NONE, Source, by_count, by_name, by_stamp
+from easi3r_jax.io.priors.matching import NONE, SourceFrames, by_count, by_name, by_stamp
 from easi3r_jax.io.priors.rigid import rigid_poses
 from easi3r_jax.io.priors.transforms import intrinsics_of, poses_of, read_transforms
 
@@ -96,7 +96,7 @@ def load_intrinsics(
         positive, or a principal point outside the image.
     """
     path = pathlib.Path(path).expanduser()
-    source = Source.of(frames, stopped_early, source_names)
+    source = SourceFrames.of(frames, stopped_early, source_names)
     height, width = frames.original_size
     mapping = np.asarray(frames.frame_from_source, np.float64)
     others, entries = np.full((3, 3), np.nan), np.full(len(source.index), NONE)
@@ -152,7 +152,7 @@ def load_poses(
         the frames, not finite or not rigid.
     """
     path = pathlib.Path(path).expanduser()
-    source = Source.of(frames, stopped_early, source_names)
+    source = SourceFrames.of(frames, stopped_early, source_names)
     what = f"{path}: poses"
     if path.suffix.lower() == ".npz":
         poses = read_npz(path, "world_from_cam")

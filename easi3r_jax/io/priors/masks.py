@@ -14,7 +14,7 @@ from easi3r_jax.core.arrays import Bool
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry.grids import resample_nearest
 from easi3r_jax.core.types import Frames
-from easi3r_jax.io.priors.matching import Source, by_count
+from easi3r_jax.io.priors.matching import SourceFrames, by_count
 from easi3r_jax.io.video.images import decode_image, list_images, to_rgb
 
 # Gray images whose brightest value in the whole clip is at most this were meant as object numbers.
@@ -46,7 +46,7 @@ def load_masks(
     """
     folder = pathlib.Path(folder).expanduser()
     paths = list_images(folder)
-    chosen = by_count(len(paths), Source.of(frames, stopped_early, source_names), f"{folder}: masks")
+    chosen = by_count(len(paths), SourceFrames.of(frames, stopped_early, source_names), f"{folder}: masks")
     own_size = (int(frames.rgb.shape[1]), int(frames.rgb.shape[2]))
     source_size = frames.original_size
     masks = np.empty((len(chosen), *own_size), bool)

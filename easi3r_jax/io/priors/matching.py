@@ -26,7 +26,7 @@ NONE = -1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Source:
+class SourceFrames:
     """What is known of a clip's source.
 
     Attributes:
@@ -42,7 +42,7 @@ class Source:
     names: Sequence[str]
 
     @classmethod
-    def of(cls, frames: Frames, stopped_early: bool = False, names: Sequence[str] = ()) -> Source:
+    def of(cls, frames: Frames, stopped_early: bool = False, names: Sequence[str] = ()) -> SourceFrames:
         """The source of a clip."""
         return cls(np.asarray(frames.source_index), np.asarray(frames.time), stopped_early, names)
 
@@ -68,7 +68,7 @@ class Source:
         return float((self.time[-1] - self.time[0]) / (self.index[-1] - self.index[0]))
 
 
-def by_count(count: int, source: Source, what: str) -> Int[np.ndarray, "T"]:
+def by_count(count: int, source: SourceFrames, what: str) -> Int[np.ndarray, "T"]:
     """(T,) entries of a list without names or stamps: one entry per frame of the source, or one per frame of the clip.
 
     Args:
@@ -88,7 +88,7 @@ def by_count(count: int, source: Source, what: str) -> Int[np.ndarray, "T"]:
     )
 
 
-def by_stamp(stamps: Float[np.ndarray, "N"], source: Source, what: str) -> Int[np.ndarray, "T"]:
+def by_stamp(stamps: Float[np.ndarray, "N"], source: SourceFrames, what: str) -> Int[np.ndarray, "T"]:
     """(T,) entries by their time stamps, `NONE` where a frame has none.
 
     The first rule that applies is used:
@@ -134,7 +134,7 @@ def by_stamp(stamps: Float[np.ndarray, "N"], source: Source, what: str) -> Int[n
     return np.where(near, order[nearest], NONE)
 
 
-def by_name(names: Sequence[str], source: Source, what: str) -> Int[np.ndarray, "T"]:
+def by_name(names: Sequence[str], source: SourceFrames, what: str) -> Int[np.ndarray, "T"]:
     """(T,) entries by the names of image files, `NONE` where a frame has none.
 
     The first rule that applies is used:
@@ -181,10 +181,10 @@ def by_name(names: Sequence[str], source: Source, what: str) -> Int[np.ndarray, 
     return _looked_up(by_number, source)
 
 
-def _looked_up(entry_of_number: dict[int, int], source: Source) -> np.ndarray:
+def _looked_up(entry_of_number: dict[int, int], source: SourceFrames) -> np.ndarray:
     return np.array([entry_of_number.get(int(number), NONE) for number in source.index])
 
 
-def _length(source: Source) -> str:
+def _length(source: SourceFrames) -> str:
     first, last, length = int(source.index.min()), int(source.index.max()), len(source.index)
     return str(length) if last - first + 1 == length else f"{length} ({first} to {last} of its source)"

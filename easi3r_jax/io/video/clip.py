@@ -32,7 +32,7 @@ class ClipFrame:
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
+class ClipReader:
     """A source of frames.
 
     Attributes:

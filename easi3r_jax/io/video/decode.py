@@ -23,7 +23,7 @@ from av.stream import Disposition
 from PIL import Image
 
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.io.video.clip import ASSUMED_RATE, Clip, ClipFrame
+from easi3r_jax.io.video.clip import ASSUMED_RATE, ClipFrame, ClipReader
 from easi3r_jax.io.video.completeness import Completeness
 
 # Pixel aspect ratios (width over height). Up to the first, pixels are taken as square, as players do: rounding in
@@ -31,7 +31,7 @@ from easi3r_jax.io.video.completeness import Completeness
 _MIN_ASPECT, _MAX_ASPECT = 1.01, 4.0
 
 
-def open_video(path: pathlib.Path) -> Clip:
+def open_video(path: pathlib.Path) -> ClipReader:
     """Opens a video file. Frames are upright (display matrix applied), have square pixels and come in display order.
 
     Raises:
@@ -54,7 +54,7 @@ def open_video(path: pathlib.Path) -> Clip:
     if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
         container.close()
         raise InputError(f"{path} declares pixels {float(aspect):.3g} times as wide as high: correct its header.")
-    return Clip(str(path), _frames(path, container, stream, rate, aspect), stream.frames or None, rate)
+    return ClipReader(str(path), _frames(path, container, stream, rate, aspect), stream.frames or None, rate)
 
 
 def _container(path: pathlib.Path) -> Any:

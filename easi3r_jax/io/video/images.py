@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.io.video.clip import ASSUMED_RATE, Clip, ClipFrame
+from easi3r_jax.io.video.clip import ASSUMED_RATE, ClipFrame, ClipReader
 
 _T = TypeVar("_T")
 _Path = TypeVar("_Path", bound=pathlib.PurePath)
@@ -42,7 +42,7 @@ class StoredImage:
         return self.name
 
 
-def open_images(images: Sequence[pathlib.Path | StoredImage], name: str) -> Clip:
+def open_images(images: Sequence[pathlib.Path | StoredImage], name: str) -> ClipReader:
     """A clip of images, in the given order."""
     if not images:
         raise InputError("The list of images is empty: give at least one.")
@@ -56,7 +56,7 @@ def open_images(images: Sequence[pathlib.Path | StoredImage], name: str) -> Clip
             name = image.name if isinstance(image, pathlib.Path) else None
             yield ClipFrame(index, index / ASSUMED_RATE, str(image), read, name)
 
-    return Clip(name, frames(), len(images), ASSUMED_RATE)
+    return ClipReader(name, frames(), len(images), ASSUMED_RATE)
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -16,7 +16,7 @@ from PIL import Image
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames, Progress, silent
-from easi3r_jax.io.video.clip import Clip, ClipFrame
+from easi3r_jax.io.video.clip import ClipFrame, ClipReader
 from easi3r_jax.io.video.decode import open_video
 from easi3r_jax.io.video.images import SUFFIXES, StoredImage, list_images, open_images
 from easi3r_jax.io.video.resize import FrameGeometry, frame_geometry, resize_image
@@ -96,7 +96,7 @@ def original_images(source: Source, numbers: Sequence[int] | np.ndarray) -> Iter
         raise InputError(f"{clip.name} has no frame {wanted[0]} (from 0): it is not the clip that was reconstructed.")
 
 
-def _open(source: Source) -> Clip:
+def _open(source: Source) -> ClipReader:
     if not isinstance(source, str | os.PathLike):
         images = [p if isinstance(p, StoredImage) else pathlib.Path(p).expanduser() for p in source]
         return open_images(images, "The list of images")
@@ -146,7 +146,7 @@ def _selected(frames: Iterable[ClipFrame], rate: Fraction, config: FrameConfig) 
             return
 
 
-def _expected(clip: Clip, config: FrameConfig) -> int:
+def _expected(clip: ClipReader, config: FrameConfig) -> int:
     """The number of frames that will be selected; 0 if it is unknown before the source has been read."""
     if clip.count is None or config.fps > 0:
         return 0

@@ -15,7 +15,7 @@ from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, save_checkpoint
 from easi3r_jax.weights.convert import table
 from easi3r_jax.weights.convert.sources import open_source
-from easi3r_jax.weights.convert.tensors import LazyTensor, Source
+from easi3r_jax.weights.convert.tensors import LazyTensor, OpenedWeights
 from easi3r_jax.weights.readout import copy_readout
 
 _BLOCK = 16 << 20
@@ -65,7 +65,7 @@ def convert(source: str | os.PathLike[str], output: str | os.PathLike[str], prog
 
 
 def write(
-    source: Source,
+    source: OpenedWeights,
     stamps: list[tuple[int, int]],
     recipes: dict[str, table.Recipe],
     dropped: dict[str, LazyTensor],

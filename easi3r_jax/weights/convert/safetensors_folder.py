@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.weights.convert import flow_table
 from easi3r_jax.weights.convert.model_string import parse_arguments
-from easi3r_jax.weights.convert.tensors import LazyTensor, Source
+from easi3r_jax.weights.convert.tensors import LazyTensor, OpenedWeights
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _DTYPES = {
@@ -34,7 +34,7 @@ _DTYPES = {
 }
 
 
-def open_folder(folder: pathlib.Path, *, name: str = "", licence: str | None = None) -> Source:
+def open_folder(folder: pathlib.Path, *, name: str = "", licence: str | None = None) -> OpenedWeights:
     """Opens a folder of `model.safetensors` and `config.json`.
 
     Raises:
@@ -43,10 +43,12 @@ def open_folder(folder: pathlib.Path, *, name: str = "", licence: str | None = N
     weights, config = folder / WEIGHTS, folder / CONFIG
     tensors, duplicates = read_header(weights)
     if (flow := flow_table.network_of(tensors)) is not None:  # its config.json, if any, describes its training
-        return Source(name or str(folder), (weights,), flow, tensors, duplicates, licence or flow_table.LICENCE)
+        return OpenedWeights(name or str(folder), (weights,), flow, tensors, duplicates, licence or flow_table.LICENCE)
     arguments = _read_config(config)
     try:
-        return Source(name or str(folder), (weights, config), parse_arguments(arguments), tensors, duplicates, licence)
+        return OpenedWeights(
+            name or str(folder), (weights, config), parse_arguments(arguments), tensors, duplicates, licence
+        )
     except CheckpointError as error:
         _refuse(config, str(error), error)
 

@@ -9,7 +9,7 @@ from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.core.types import Progress, silent
 from easi3r_jax.weights.checkpoint import LICENCE_RELEASED
 from easi3r_jax.weights.convert import safetensors_folder, torch_file
-from easi3r_jax.weights.convert.tensors import Source
+from easi3r_jax.weights.convert.tensors import OpenedWeights
 from easi3r_jax.weights.hub import fetch, is_name
 
 #: Hub names of the released networks.
@@ -21,7 +21,7 @@ RELEASED = (
 )
 
 
-def open_source(source: str | os.PathLike[str], progress: Progress = silent) -> Source:
+def open_source(source: str | os.PathLike[str], progress: Progress = silent) -> OpenedWeights:
     """Opens a `.pth` file, a folder of `model.safetensors` and `config.json`, or a hub name. Reads no tensor.
 
     A model on the hub is downloaded unless the hub's own cache has it.

@@ -12,7 +12,7 @@ from easi3r_jax.models import parameter_shapes
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.convert import dust3r_table, flow_table
 from easi3r_jax.weights.convert.rules import Rule, Shape, Transform
-from easi3r_jax.weights.convert.tensors import FLOATS, LazyTensor, Source
+from easi3r_jax.weights.convert.tensors import FLOATS, LazyTensor, OpenedWeights
 
 #: Suffix of the training step counters of batch norms. Inference does not need them, so they are ignored.
 STEP_COUNTER = ".num_batches_tracked"
@@ -59,7 +59,7 @@ class Recipe:
             yield name, self.transform.apply(tensor.read())
 
 
-def match(source: Source) -> tuple[dict[str, Recipe], dict[str, LazyTensor], list[str]]:
+def match(source: OpenedWeights) -> tuple[dict[str, Recipe], dict[str, LazyTensor], list[str]]:
     """Matches a source with the table.
 
     Returns:

@@ -52,7 +52,7 @@ class LazyTensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class OpenedWeights:
     """Opened weights; no tensor is read yet.
 
     Attributes:

@@ -21,7 +21,7 @@ import numpy as np
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.weights.convert import flow_table, pickles
 from easi3r_jax.weights.convert.model_string import parse_model_string
-from easi3r_jax.weights.convert.tensors import ITEM_SIZES, ByteOrder, LazyTensor, Source, as_float32, read_array
+from easi3r_jax.weights.convert.tensors import ITEM_SIZES, ByteOrder, LazyTensor, OpenedWeights, as_float32, read_array
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -91,7 +91,7 @@ def open_torch_file(path: pathlib.Path) -> TorchFile:
     )
 
 
-def open_pth(path: pathlib.Path) -> Source:
+def open_pth(path: pathlib.Path) -> OpenedWeights:
     """Opens an official checkpoint: {"args": Namespace(model=...), "model": state dict, ...}, or a flow network's.
 
     Other entries, such as the optimiser's state, are not read. A flow network's file is only its state dict; its names
@@ -120,10 +120,10 @@ def open_pth(path: pathlib.Path) -> Source:
         _refuse(path, str(error), error)
     tensors = {key: file.lazy(value) for key, value in root["model"].items()}
     duplicates = tuple(getattr(root["model"], "duplicates", ()))
-    return Source(str(path), (path,), config, tensors, duplicates)
+    return OpenedWeights(str(path), (path,), config, tensors, duplicates)
 
 
-def _flow_network(path: pathlib.Path, file: TorchFile, root: dict[Any, Any]) -> Source | None:
+def _flow_network(path: pathlib.Path, file: TorchFile, root: dict[Any, Any]) -> OpenedWeights | None:
     """The source in a flow network's file; None for other files."""
     tensors: dict[str, LazyTensor] = {}
     duplicates: list[str] = list(getattr(root, "duplicates", ()))
@@ -137,7 +137,7 @@ def _flow_network(path: pathlib.Path, file: TorchFile, root: dict[Any, Any]) -> 
     config = flow_table.network_of(tensors)
     if config is None:
         return None
-    return Source(str(path), (path,), config, tensors, tuple(duplicates), flow_table.LICENCE)
+    return OpenedWeights(str(path), (path,), config, tensors, tuple(duplicates), flow_table.LICENCE)
 
 
 def _refuse(path: pathlib.Path, reason: str, cause: Exception | None = None) -> NoReturn:

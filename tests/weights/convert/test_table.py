@@ -13,7 +13,7 @@ from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.weights.checkpoint import load_checkpoint
 from easi3r_jax.weights.convert import convert, open_source, table
 from easi3r_jax.weights.convert.model_string import parse_model_string
-from easi3r_jax.weights.convert.tensors import LazyTensor, Source
+from easi3r_jax.weights.convert.tensors import LazyTensor, OpenedWeights
 from tests import torch_writer
 
 RELEASED = (
@@ -48,7 +48,9 @@ def source_of(config, shapes, identities=None, read=unread, **changes):
     if identities is None:
         identities = {rule.alias: rule.source for rule in table.rules(config) if rule.alias}
     tensors = {n: LazyTensor(tuple(s), "float32", read, identities.get(n, n)) for n, s in shapes.items()}
-    return Source(**{"name": "x", "files": (), "config": config, "tensors": tensors, "duplicates": (), **changes})
+    return OpenedWeights(
+        **{"name": "x", "files": (), "config": config, "tensors": tensors, "duplicates": (), **changes}
+    )
 
 
 @pytest.mark.usefixtures("quick_shapes")
