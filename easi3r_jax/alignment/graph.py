@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy import sparse
 
 from easi3r_jax.core.arrays import Bool, Float, Int
 from easi3r_jax.core.errors import ConfigError, InputError
@@ -35,6 +34,8 @@ def check_edges(edges: Int[np.ndarray, "E 2"], num_frames: int) -> None:
       InputError: frame numbers out of range.
       ConfigError: the pairs do not connect all frames.
     """
+    from scipy import sparse
+
     if len(edges) == 0 or edges.min() < 0 or edges.max() >= num_frames:
         raise InputError(f"The pairs must be of frames 0..{num_frames - 1}, got {len(edges)} pairs with others.")
     adjacency = sparse.coo_array((np.ones(len(edges)), edges.T), shape=(num_frames, num_frames))
@@ -62,6 +63,8 @@ def spanning_tree(
       stale_focal: reproduces a bug of the released program, for comparison: the focal length of a tree edge's frame i
         is measured in the *previous* tree edge (another frame's point map).
     """
+    from scipy import sparse
+
     number = {(int(i), int(j)): e for e, (i, j) in enumerate(edges) if i != j}
     cost = sparse.dok_array((num_frames, num_frames))
     for pair, e in number.items():

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.spatial.transform import Rotation
 
 from easi3r_jax.alignment.known import decide_scale, transformed_poses, world_from_known
 from easi3r_jax.alignment.overlaps import (
@@ -253,6 +252,8 @@ def _blended(scenes: Sequence[Scene4D], ranges: Sequence[tuple[int, int]]) -> Sc
 
 def _between(old: dict[str, np.ndarray], new: dict[str, np.ndarray], share: float) -> dict[str, np.ndarray]:
     """A frame's arrays, interpolated by `share` from one window's to the other's."""
+    from scipy.spatial.transform import Rotation
+
     out = dict(new if share > 0.5 else old)
     turn = Rotation.from_matrix(old["world_from_cam"][:3, :3].T @ new["world_from_cam"][:3, :3]).as_rotvec()
     pose = np.eye(4)

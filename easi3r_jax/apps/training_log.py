@@ -9,7 +9,6 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -143,5 +142,7 @@ def preview(path: pathlib.Path, model: DUSt3R, pairs: ViewPairs, count: int = 6)
 
 
 def _coloured(values: np.ndarray, low: float, high: float, name: str = "turbo") -> np.ndarray:
+    from matplotlib import colormaps
+
     scaled = np.clip((values - low) / max(high - low, 1e-6), 0, 1)
     return (colormaps[name](scaled)[..., :3] * 255).astype(np.uint8)

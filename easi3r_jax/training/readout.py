@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy import optimize
 
 from easi3r_jax.core.arrays import Bool, Float
 from easi3r_jax.core.errors import ConfigError, InputError
@@ -71,6 +70,8 @@ def fit_readout(
         value = np.sum(weight * (np.logaddexp(0, logit) - y * logit)) + 0.5 * regularisation * w @ w
         error = weight * (1 / (1 + np.exp(-logit)) - y)
         return float(value), np.concatenate([x.T @ error + regularisation * w, [error.sum()]])
+
+    from scipy import optimize
 
     start = np.zeros(x.shape[1] + 1)
     found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": _STEPS}).x

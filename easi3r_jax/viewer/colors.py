@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib import colormaps
 
 from easi3r_jax.core.types import Scene4D
 from easi3r_jax.io.pictures.colors import time_colors
@@ -64,6 +63,8 @@ def measure(scene: Scene4D, time: np.ndarray, scale: float = 1.0) -> Ranges:
 
 def shades(values: np.ndarray, quantity: str, ranges: Ranges) -> np.ndarray:
     """(...,) values of a quantity that has a map -> (..., 3) uint8. Values that are not finite are black."""
+    from matplotlib import colormaps
+
     low, high = ranges.limits[quantity]
     known = np.isfinite(values)
     position = np.clip((np.where(known, values, low) - low) / (high - low), 0, 1)
@@ -91,6 +92,8 @@ def point_colors(cloud: Cloud, choice: str, ranges: Ranges) -> np.ndarray:
 
 def legend(choice: str, ranges: Ranges) -> str:
     """The legend as HTML: a colour bar with the values at its ends; empty for RGB."""
+    from matplotlib import colormaps
+
     if choice == "RGB":
         return ""
     if choice == "mask":

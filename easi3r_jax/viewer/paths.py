@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 
 def orbit(position: np.ndarray, look_at: np.ndarray, up: np.ndarray, count: int, degrees: float = 60.0) -> np.ndarray:
@@ -18,6 +17,8 @@ def orbit(position: np.ndarray, look_at: np.ndarray, up: np.ndarray, count: int,
     Returns:
       (count, 4, 4) float64 world_from_cam, OpenCV axes.
     """
+    from scipy.spatial.transform import Rotation
+
     phase = 2 * np.pi * np.arange(count) / count
     angle = phase if degrees >= 360 else np.radians(degrees) / 2 * np.sin(phase)
     axis = np.asarray(up, np.float64) / np.linalg.norm(up)
@@ -48,6 +49,8 @@ def fitting_fov(fov: float, aspect: float, window: float) -> float:
 
 def quaternion(rotation: np.ndarray) -> np.ndarray:
     """(3, 3) rotation -> (4,) float64 quaternion, scalar first."""
+    from scipy.spatial.transform import Rotation
+
     return Rotation.from_matrix(rotation).as_quat(scalar_first=True)
 
 

@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from easi3r_jax.apps.parity.report import Golden, Row, at_most, compare, equal
 from easi3r_jax.core.config import FrameConfig
@@ -74,6 +73,8 @@ def depth_options(call: dict) -> metrics.DepthOptions:
 
 def tum_poses(table: np.ndarray) -> np.ndarray:
     """(T, 7) rows x y z qw qx qy qz, as the released programs write them -> (T, 4, 4) float64."""
+    from scipy.spatial.transform import Rotation
+
     poses = np.tile(np.eye(4), (len(table), 1, 1))
     poses[:, :3, 3] = table[:, :3]
     poses[:, :3, :3] = Rotation.from_quat(table[:, [4, 5, 6, 3]]).as_matrix()

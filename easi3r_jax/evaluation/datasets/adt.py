@@ -21,7 +21,6 @@ import csv
 import pathlib
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.evaluation.datasets import common
@@ -69,6 +68,8 @@ def _sequence(folder: pathlib.Path, images: pathlib.Path) -> TestSequence:
 
 def _of_camera(path: pathlib.Path, calibration: pathlib.Path) -> Trajectory:
     """The camera's path, from the device's; times in seconds of the device."""
+    from scipy.spatial.transform import Rotation
+
     device_from_camera = files.read_table(calibration, 4)
     files.require_length(calibration, len(device_from_camera), 4)
     device_from_camera = rigid_poses(device_from_camera[None], [str(calibration)])[0]

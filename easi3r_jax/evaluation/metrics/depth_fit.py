@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import optimize
 
 from easi3r_jax.core.arrays import Real
 from easi3r_jax.core.errors import ConfigError
@@ -115,6 +114,8 @@ def _least_deviations(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, 
     The mean deviation exceeds the exact minimum (a linear program) by a relative 1e-6 for 2000 pixels, 4e-5 for 200
     and 1e-2 for 20 (the worst of 40 random draws each, outliers included).
     """
+    from scipy import optimize
+
     unit, true_unit = np.abs(predicted).mean(), truth.mean()
     unit = unit if unit > 0 else 1.0
     x, y = predicted / unit, truth / true_unit

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
-from scipy import ndimage, stats
 
 from easi3r_jax.core.arrays import Bool, Float, Real, Shaped
 from easi3r_jax.core.errors import ConfigError, InputError
@@ -242,6 +241,8 @@ def roc_auc(score: Real[np.ndarray, "*shape"], truth: Shaped[np.ndarray, "*shape
     static = truth.size - moving
     if moving == 0 or static == 0:
         return None
+    from scipy import stats
+
     ranks = stats.rankdata(score)
     return float((ranks[truth].sum() - moving * (moving + 1) / 2) / (moving * static))
 
@@ -286,6 +287,8 @@ def _by_sequence(values: Sequence[np.ndarray]) -> tuple[float, ...]:
 
 
 def _boundary_f(mask: np.ndarray, truth: np.ndarray, radius: int) -> float:
+    from scipy import ndimage
+
     found, wanted = mask_boundary(mask), mask_boundary(truth)
     if not found.any() or not wanted.any():
         return float(found.any() == wanted.any())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial import KDTree
 
 from easi3r_jax.core.arrays import Real
 from easi3r_jax.core.errors import InputError
@@ -33,6 +32,8 @@ def point_metrics(
 
     Source: Aanæs et al., Large-scale data for multiple-view stereopsis, IJCV 2016 (accuracy, completeness).
     """
+    from scipy.spatial import KDTree
+
     points, truth = _cloud("predicted", points), _cloud("true", truth)
     accuracy, completeness = KDTree(truth).query(points)[0], KDTree(points).query(truth)[0]
     result: dict[str, float | None] = {

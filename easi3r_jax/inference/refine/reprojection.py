@@ -20,7 +20,6 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.spatial import KDTree
 
 from easi3r_jax import motion
 from easi3r_jax.core.arrays import Bool, Float, Int, UInt8
@@ -210,6 +209,8 @@ def without_outliers(
 
     Source: Rusu et al., Towards 3D point cloud based object maps for household environments, 2008.
     """
+    from scipy.spatial import KDTree
+
     distances, _ = KDTree(points).query(points, k=min(num_neighbours, len(points)), workers=-1)
     mean = np.reshape(distances, (len(points), -1)).mean(axis=1)
     threshold = float(mean.mean() + deviations * mean.std(ddof=1)) if len(mean) > 1 else 0.0

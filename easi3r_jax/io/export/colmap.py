@@ -23,7 +23,6 @@ import struct
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from easi3r_jax.core.types import Scene4D
 from easi3r_jax.io.export.tracks import TrackedPoints, project, tracked_points
@@ -83,6 +82,8 @@ class _Model:
 
     @classmethod
     def of(cls, scene: Scene4D, views: Views, points: TrackedPoints) -> _Model:
+        from scipy.spatial.transform import Rotation
+
         matrices = views.intrinsics(scene)
         parameters = matrices[:, [0, 1, 0, 1], [0, 1, 2, 2]] + [0, 0, 0.5, 0.5]
         # Equal cameras are merged; compared in float32, the precision of their source.

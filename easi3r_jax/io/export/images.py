@@ -6,7 +6,6 @@ import os
 import pathlib
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
 
 #: PNG value of depths at or beyond the range that a 16-bit PNG can hold; 0 stands for "no depth".
@@ -32,6 +31,8 @@ def write_depth(folder: str | os.PathLike, depth: np.ndarray) -> None:
       folder: created.
       depth: (T, H, W) z in the camera, in world units.
     """
+    from matplotlib import colormaps
+
     folder = pathlib.Path(folder)
     (folder / "preview").mkdir(parents=True)
     scale = depth_scale(depth)

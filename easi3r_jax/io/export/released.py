@@ -18,7 +18,6 @@ import pathlib
 
 import numpy as np
 from PIL import Image
-from scipy.spatial.transform import Rotation
 
 from easi3r_jax.core.types import Scene4D
 from easi3r_jax.io.export.glb import write_glb
@@ -37,6 +36,8 @@ def write_released(
       min_confidence: of the points in scene.glb.
       max_points: maximum number of points.
     """
+    from scipy.spatial.transform import Rotation
+
     poses, intrinsics = np.asarray(scene.world_from_cam, np.float64), np.asarray(scene.intrinsics, np.float64)
     quaternions = Rotation.from_matrix(poses[:, :3, :3]).as_quat(canonical=True, scalar_first=True)
     rows = np.column_stack([np.arange(len(poses)), poses[:, :3, 3], quaternions])

@@ -6,7 +6,6 @@ import os
 import pathlib
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 
 def write_tum(path: str | os.PathLike, time: np.ndarray, world_from_cam: np.ndarray) -> None:
@@ -19,6 +18,8 @@ def write_tum(path: str | os.PathLike, time: np.ndarray, world_from_cam: np.ndar
       time: (T,) seconds.
       world_from_cam: (T, 4, 4) rigid, camera to world.
     """
+    from scipy.spatial.transform import Rotation
+
     poses = np.asarray(world_from_cam, np.float64)
     quaternions = Rotation.from_matrix(poses[:, :3, :3]).as_quat(canonical=True)
     rows = np.column_stack([poses[:, :3, 3], quaternions])

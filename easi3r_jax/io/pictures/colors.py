@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import hsv_to_rgb
 
 #: Colour of missing numbers: a grey that does not occur in the maps in use.
 UNKNOWN = (110, 110, 110)
@@ -38,6 +36,8 @@ class Scale:
 
     def colors(self, values: np.ndarray) -> np.ndarray:
         """(...) numbers -> (..., 3) uint8; `UNKNOWN` where the number is missing."""
+        from matplotlib import colormaps
+
         values = np.asarray(values, np.float32)
         known = np.isfinite(values) & (values > 0 if self.log else True)
         low, high, x = self.low, self.high, np.where(known, values, self.low)
@@ -77,6 +77,8 @@ def tinted(rgb: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 def time_colors(num_frames: int) -> np.ndarray:
     """(T, 3) uint8: violet (first frame) to yellow (last), perceptually uniform."""
+    from matplotlib import colormaps
+
     return colormaps["plasma"](np.linspace(0.1, 0.95, num_frames), bytes=True)[:, :3]
 
 
@@ -93,6 +95,8 @@ def flow_image(flow: np.ndarray, largest: float | None = None) -> np.ndarray:
     Returns:
       (..., H, W, 3) uint8 RGB.
     """
+    from matplotlib.colors import hsv_to_rgb
+
     flow = np.asarray(flow, np.float32)
     length = np.hypot(flow[..., 0], flow[..., 1])
     if largest is None:

@@ -7,10 +7,9 @@ import pathlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from easi3r_jax.core import atomic
@@ -20,6 +19,9 @@ from easi3r_jax.io.pictures import plots
 from easi3r_jax.io.pictures.movies import frame_rate, write_gif, write_mp4
 from easi3r_jax.io.pictures.panels import Film, Layer
 from easi3r_jax.io.pictures.summary import summary_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FILMS = ("panel", "depth", "masks", "attention")
 SHEETS = ("image", "depth", "masks")
@@ -125,12 +127,16 @@ class Gallery:
 
     def _write_overview(self, path: pathlib.Path) -> None:
         """Writes the overview of some frames (see `summary`) as JPEG, which is smaller than `summary.png`."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
         canvas = FigureCanvasAgg(summary_figure(self._scene, self._motion, title="", time=self._time))
         canvas.draw()
         _write_jpeg(path, np.array(canvas.buffer_rgba())[..., :3])
 
 
 def _write_plot(path: pathlib.Path, draw: Callable[[], Figure]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(draw()).print_png(os.fspath(path))
 
 

@@ -17,7 +17,6 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import overload
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -253,6 +252,8 @@ def _columns(count: int, height: int, width: int) -> int:
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which is shipped with matplotlib and so the same on every machine."""
+    import matplotlib
+
     return ImageFont.truetype(pathlib.Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", _FONT_SIZE)
 
 

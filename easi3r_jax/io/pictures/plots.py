@@ -5,11 +5,15 @@ They use matplotlib's figures and never its `pyplot`, which keeps global state.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from easi3r_jax.io.pictures.colors import time_colors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _SIZE, _DPI = (5.2, 3.7), 130
 # Relative to the longer side of the path's bounding box: the margin around it, and the least that an axis spans.
@@ -89,6 +93,8 @@ def score_figure(score: np.ndarray, threshold: float | None) -> Figure:
 
 
 def _plot(x: str, y: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=_SIZE, dpi=_DPI, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x)

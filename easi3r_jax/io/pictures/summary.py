@@ -6,13 +6,9 @@ import base64
 import html
 import io
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm, Normalize
-from matplotlib.figure import Figure
 
 from easi3r_jax.core.types import MotionMaps, Reconstruction, Scene4D
 from easi3r_jax.io.pictures.colors import Scale, flow_image, tinted
@@ -25,6 +21,10 @@ from easi3r_jax.io.pictures.panels import (
     has_score,
     spread,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _MAX_COLUMNS = 8
 # Inches: the largest height of a picture; the smallest width and height of a cell, for its labels.
@@ -58,6 +58,8 @@ def summary_figure(
     cell_width, cell_height = max(picture_width, _MIN_CELL[0]), max(picture_height, _MIN_CELL[1])
     left, right, top, bottom, gap = 1.45, 0.8, 0.75 if title else 0.45, 0.12, 0.05
     size = (left + len(frames) * (cell_width + gap) + right, top + len(rows) * (cell_height + gap) + bottom)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=size, dpi=100, facecolor="white")
 
     def box(row: float, column: float, box_width: float, box_height: float) -> tuple[float, float, float, float]:
@@ -94,6 +96,8 @@ def write_summary(
     flow: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """Writes `summary_figure` as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(summary_figure(scene, motion, title=title, time=time, flow=flow)).print_png(os.fspath(path))
 
 
@@ -107,6 +111,8 @@ def result_figure(result: Reconstruction) -> Figure:
 
 def result_html(result: Reconstruction) -> str:
     """A result for notebooks: one line in words, and its summary as a picture within the HTML."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
     FigureCanvasAgg(result_figure(result)).print_png(buffer)
     picture = base64.b64encode(buffer.getvalue()).decode()
@@ -152,6 +158,9 @@ def _flow_to_nearest(flow: np.ndarray, edges: np.ndarray, frames: np.ndarray) ->
 
 def _draw_bar(figure: Figure, axes: Axes, scale: Scale) -> None:
     """Draws the scale with numbers at its ends and middle. The end labels point inwards, so that bars do not touch."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LogNorm, Normalize
+
     norm = LogNorm(scale.low, scale.high) if scale.log else Normalize(scale.low, scale.high)
     bar = figure.colorbar(ScalarMappable(norm, scale.colormap), cax=axes)
     numbers = scale.numbers(np.array([0.0, 0.5, 1.0])).tolist()

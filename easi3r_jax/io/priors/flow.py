@@ -17,7 +17,6 @@ import struct
 import zipfile
 
 import numpy as np
-from scipy import ndimage
 
 from easi3r_jax.core.arrays import Bool, Float, Int
 from easi3r_jax.core.errors import InputError
@@ -178,6 +177,8 @@ def _sampled(
     flow: np.ndarray, known: np.ndarray, frame_from_source: np.ndarray, size: _Size
 ) -> tuple[np.ndarray, np.ndarray]:
     """Flow of the original images (h, w, 2), sampled at the frames' pixels in their unit, and where it is known."""
+    from scipy import ndimage
+
     y, x = np.indices(size, np.float64)
     columns, rows, _ = np.linalg.inv(frame_from_source) @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
     # A frame's outermost pixels may lie up to half a pixel outside the original's: there the nearest pixel is used.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pathlib
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from easi3r_jax.core.arrays import Float
 from easi3r_jax.core.errors import InputError
@@ -59,6 +58,8 @@ def read_trajectory(path: pathlib.Path) -> tuple[Float[np.ndarray, "N"], Float[n
     Raises:
       InputError: the file does not exist, a line is malformed, or a quaternion is not a rotation.
     """
+    from scipy.spatial.transform import Rotation
+
     lines = list(lines_of_numbers(read_text(path), path))
     if not lines:
         raise InputError(f"{path} has no poses: write lines of 'timestamp tx ty tz qx qy qz qw'.")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import pathlib
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io import files
@@ -48,6 +47,8 @@ def _sequence(folder: pathlib.Path) -> Sequence:
 
 def _matrices(poses: np.ndarray) -> np.ndarray:
     """(T, 7) tx ty tz qx qy qz qw -> (T, 4, 4); NaN where a value is not finite or the quaternion is 0."""
+    from scipy.spatial.transform import Rotation
+
     matrices = np.full((len(poses), 4, 4), np.nan)
     matrices[:, 3] = 0, 0, 0, 1
     valid = np.isfinite(poses).all(1) & (abs(poses[:, 3:]) > 1e-6).any(1)

@@ -1,6 +1,6 @@
 """Arrays in folders, with checksums: the basis of all our checkpoints. `core.atomic` writes the folders atomically.
 
-Only this package imports Orbax.
+Only this package imports Orbax, and only when it reads or writes: importing it takes half a second.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import pathlib
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent import futures
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import absl.logging
 import flax.traverse_util
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 import easi3r_jax
 from easi3r_jax.core.errors import CheckpointError, OutputError
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 
 def has_format(path: str | os.PathLike[str], name: str) -> bool:
@@ -35,6 +37,8 @@ def has_format(path: str | os.PathLike[str], name: str) -> bool:
 
 def versions() -> dict[str, str]:
     """Versions of the software that writes a checkpoint."""
+    import orbax.checkpoint as ocp
+
     return {
         "easi3r_jax": easi3r_jax.__version__,
         "jax": jax.__version__,
@@ -45,6 +49,8 @@ def versions() -> dict[str, str]:
 
 def write_arrays(path: pathlib.Path, folder: pathlib.Path, arrays: Mapping[str, Any]) -> None:
     """Writes named arrays ("encoder.norm.scale") as one Orbax checkpoint into `folder`, a part of `path`."""
+    import orbax.checkpoint as ocp
+
     folder.parent.mkdir(exist_ok=True)
     with _writer(path) as checkpointer:
         checkpointer.save(folder, args=ocp.args.PyTreeSave(_nested(arrays)))
@@ -61,6 +67,8 @@ def read_arrays(
     Raises:
       CheckpointError: other arrays than those wanted, or unreadable ones. The message ends with the remedy.
     """
+    import orbax.checkpoint as ocp
+
     tree = _nested(wanted)
     try:
         with _quiet(), _checkpointer() as checkpointer:
@@ -89,6 +97,8 @@ def read_arrays(
 
 
 def _restore_args(wanted: jax.ShapeDtypeStruct) -> ocp.RestoreArgs:
+    import orbax.checkpoint as ocp
+
     if wanted.sharding is None:
         return ocp.RestoreArgs(restore_type=np.ndarray, dtype=wanted.dtype)
     return ocp.checkpoint_utils.construct_restore_args(wanted)
@@ -137,6 +147,8 @@ def _writer(path: pathlib.Path) -> Iterator[ocp.Checkpointer]:
 
     By default, Orbax copies every host array (twice the memory) and compresses, which saves 8 % on trained weights.
     """
+    import orbax.checkpoint as ocp
+
     handlers = ocp.type_handlers.create_type_handler_registry(
         (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
         (jax.Array, ocp.type_handlers.ArrayHandler()),
@@ -161,6 +173,8 @@ def _checkpointer(**options: Any) -> Iterator[ocp.Checkpointer]:
     By default, all processes must read and write together. Orbax has options against that. But host arrays are written
     by process 0 regardless of them (0.12.8), hence the patched function.
     """
+    import orbax.checkpoint as ocp
+
     alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, **options)
     with contextlib.ExitStack() as stack:
