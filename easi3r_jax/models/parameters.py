@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, overload
 
@@ -55,5 +56,10 @@ def parameter_shapes(config: DUSt3RConfig | FlowConfig) -> dict[str, tuple[int, 
 
 def _abstract(config: DUSt3RConfig | FlowConfig, dtype: DType = jnp.float32) -> Any:
     if isinstance(config, FlowConfig):
-        return nnx.eval_shape(lambda: flow_network(config))
+        return nnx.merge(*_abstract_flow(config), copy=True)
     return abstract_model(config, dtype=dtype)
+
+
+@functools.lru_cache(maxsize=4)  # tracing the initialisers takes seconds; see `dust3r.abstract_parts`
+def _abstract_flow(config: FlowConfig) -> Any:
+    return nnx.split(nnx.eval_shape(lambda: flow_network(config)))

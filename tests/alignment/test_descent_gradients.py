@@ -125,6 +125,7 @@ def test_at_the_minimum_by_confidences(minimum, clip, directions, config):
     np.testing.assert_allclose(jnp.vdot(jax.jit(jax.grad(end))(confidence), along), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_what_is_fixed_stays_so(minimum, clip, directions, config):
     """Frames that known cameras hold have no derivative, and the others the one of the smaller problem."""
     x, unravel, _ = minimum
@@ -142,6 +143,7 @@ def test_what_is_fixed_stays_so(minimum, clip, directions, config):
     assert np.all(np.isfinite(gradient(clip[0].confidence_i, jnp.asarray(weights))))
 
 
+@pytest.mark.slow
 def test_without_a_minimum_the_result_is_nan(clip, directions, config):
     """The second derivative must be positive to follow a minimum."""
     state = clip[1]
@@ -154,6 +156,7 @@ def test_without_a_minimum_the_result_is_nan(clip, directions, config):
     assert np.isfinite(jax.jit(end)(clip[0].confidence_i))
 
 
+@pytest.mark.slow
 def test_too_few_iterations_give_nan(minimum, clip, directions, config):
     x, unravel, _ = minimum
 

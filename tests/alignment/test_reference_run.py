@@ -119,7 +119,8 @@ def test_end(run):
     np.testing.assert_allclose(np.median(state_of.depth(end) / expected["final_depth"]), 1, rtol=1e-3)
 
 
-@pytest.mark.parametrize("schedule", RUNS)
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_our_start_ends_as_low(schedule, predictions, config, reference):
     config = dataclasses.replace(config, schedule=schedule)
     result = aligned(predictions, config)

@@ -48,20 +48,9 @@ def test_every_comparison_of_flow_holds_at_a_size_that_needs_padding(golden, tmp
     assert not [row for row in rows if not row.passed]
 
 
-def test_every_comparison_of_the_alignment_holds(golden, tmp_path):
-    """With flow and a shared focal length. Without flow: tests/alignment; all others: `make test-slow`, below."""
-    left_out = shutil.ignore_patterns("a_noflow_*.npz", "b_flow_cosine.npz", "c_flow_*.npz")
-    shutil.copytree(golden / "alignment", tmp_path / "alignment", ignore=left_out)
-    ((folder, check),) = find_checks(tmp_path / "alignment")
-    rows = list(check(folder))
-    assert len(rows) >= 45
-    assert {"mean_error, from golden's cameras", "masks from our cameras, share that differs"} <= {r.name for r in rows}
-    assert not [row for row in rows if not row.passed]
-
-
 @pytest.mark.slow
-def test_every_comparison_of_the_alignment_holds_as_compiled_for_users(golden, environment, tmp_path):
-    """In a process of its own, which is not compiled as tests/flags.py asks for."""
+def test_every_comparison_of_the_alignment_holds(golden, environment, tmp_path):
+    """In a process of its own, which is not compiled as tests/flags.py asks for. `make test`: tests/alignment."""
     shutil.copytree(golden / "alignment", tmp_path / "alignment")
     program = ("-m", "experiments.parity", f"--golden={tmp_path / 'alignment'}", f"--json={tmp_path / 'rows.json'}")
     done = subprocess.run(

@@ -17,7 +17,7 @@ from easi3r_jax.synthetic.cast import cast
 from easi3r_jax.synthetic.clips import CLEARANCE, _map, plan_clip, render_clip
 
 CONFIG = ClipConfig(size=(16, 24), num_frames=6)
-COUNT = 240
+COUNT = 120
 GRID = np.asarray(camera.pixel_grid(*CONFIG.size), np.float64)
 EARLIER, LATER = slice(None, -1), slice(1, None)
 
@@ -281,7 +281,7 @@ def test_size_depth_and_position_of_pixels_do_not_reveal_motion(moving):
 
 def test_num_moving_objects_move_and_some_are_in_view(plans, moving):
     np.testing.assert_array_equal(plans.moves.sum(1), CONFIG.num_moving)
-    assert plans.moves.mean(0).min() > 0.4
+    assert plans.moves.mean(0).min() > 0.3  # every object is drawn: half the time, with a deviation of 0.05
     assert plans.moves.mean(0).max() < 0.6
     assert moving[1].moving.any((1, 2, 3)).mean() > 0.85
 
