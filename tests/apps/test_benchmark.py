@@ -1,5 +1,6 @@
 """Counted operations against XLA's own count, and the benchmark program's measurements."""
 
+import functools
 import json
 
 import jax
@@ -24,8 +25,8 @@ def xla_flops(function, *arguments) -> float:
     return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
 
 
-def decode(model, a, b):
-    decoded = model.decode(a, b, GRID)
+def decode(model, a, b, *, gram=False):
+    decoded = model.decode(a, b, GRID, gram=gram)
     return decoded.tokens_i, decoded.tokens_j, decoded.stats
 
 
@@ -48,6 +49,13 @@ def test_decoder_flops():
     c = config()
     counted = flops.decoder_flops(c, GRID) + flops.statistics_flops(c, GRID)
     assert_nearly_all(counted, xla_flops(decode, abstract_model(c), features(c), features(c)))
+
+
+def test_gram_statistics_flops():
+    c = config()
+    arguments = (abstract_model(c), features(c), features(c))
+    by_xla = xla_flops(functools.partial(decode, gram=True), *arguments) - xla_flops(decode, *arguments)
+    assert_nearly_all(flops.statistics_flops(c, GRID, gram=True) - flops.statistics_flops(c, GRID), by_xla)
 
 
 @pytest.mark.parametrize("changes", [{}, {"head": "dpt", "dec_depth": 4}], ids=["linear", "dpt"])
