@@ -25,6 +25,8 @@ from easi3r_jax.models.config import DUSt3RConfig
 
 #: Tokens of a batch and pixels of a block of pairs, as on an accelerator; see `passes` and `problem`.
 _TOKENS, _PIXELS = 16384, 1 << 21
+#: Programs that never run need no optimised machine code. Memory is assigned before there is any.
+_SLOW_CODE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 #: The TPU's library looks for a TPU, and reports at length that there is none.
 _QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_STDERR_LOG_LEVEL": "3", "TPU_MIN_LOG_LEVEL": "3"}
 
@@ -82,6 +84,8 @@ class MemoryCounter:
         self._model = abstract_model(config, dtype=dtype)
         self._grid = size[0] // config.patch_size, size[1] // config.patch_size
         self._known: dict[Any, int] = {}
+        on_cpu = device is None and jax.default_backend() == "cpu"
+        self._options = _SLOW_CODE if on_cpu else None
 
     def count(self, frames: int) -> dict[str, StageMemory]:
         """Stage -> memory, for a clip or window of so many frames with optical flow, in the order of the pipeline."""
@@ -139,7 +143,7 @@ class MemoryCounter:
         if self._device is not None:
             place = SingleDeviceSharding(self._device)
             arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), arguments)
-        found = jax.jit(function).lower(*arguments).compile().memory_analysis()
+        found = jax.jit(function).lower(*arguments).compile(self._options).memory_analysis()
         assert found is not None
         parts = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
         return int(parts - found.alias_size_in_bytes)

@@ -69,7 +69,7 @@ def run_windows(
     iterations: int,
     progress: Progress,
 ) -> tuple[list[WindowRecord], float]:
-    """Reconstructs noise of the network's size, and returns a record for each window and the total seconds.
+    """Reconstructs noise of half the network's size, and returns a record for each window and the total seconds.
 
     Args:
       model: the network.
@@ -78,7 +78,7 @@ def run_windows(
       iterations: of the alignment.
       progress: called during each stage of each window.
     """
-    height, width = model.config.image_size
+    height, width = (side // 2 for side in model.config.image_size)
     rgb = np.random.default_rng(0).integers(0, 256, (num_frames, height, width, 3), np.uint8)
     frames = Frames(
         rgb=rgb,
