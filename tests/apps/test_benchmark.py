@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from easi3r_jax.apps import flops
-from easi3r_jax.apps.benchmark import page, tables
+from easi3r_jax.apps.benchmark import main, page, tables
 from easi3r_jax.apps.benchmark.suite import SUITE, shown
 from easi3r_jax.apps.benchmark.timing import Limits, Row, total
 from easi3r_jax.core.errors import ConfigError, InputError
@@ -238,6 +238,12 @@ def test_quick_flags_replace_those_of_the_same_name():
     quick = released.command_line(quick=True)
     assert "--preset=embedded" in quick and "--preset=512-dpt" not in quick
     assert released.command_line(quick=False) == released.flags
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_flags_of_every_measurement_are_valid(quick):
+    for measurement in SUITE:
+        assert main.FLAGS.execute(lambda: None, ["", *measurement.command_line(quick=quick)]) == 0, measurement
 
 
 def test_rates_are_fractions_of_the_limits_of_the_same_time():

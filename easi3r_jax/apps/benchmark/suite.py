@@ -63,7 +63,7 @@ SUITE = (
     Measurement(
         "flow network",
         ("--stages=flow", "--frames=3", "--graph=complete", *_WHOLE, "--repeats=1"),
-        ("--flow=raft-small", "--frames=2", *_TINY),
+        ("--flow=raft-small", *_TINY),
     ),
     Measurement(
         "flow without weights",

@@ -25,14 +25,19 @@ def cells(name: str, row: Row) -> tuple[str, ...]:
         str(row.items),
         f"{row.programs - row.cached}",
         f"{row.compile_seconds:.1f}",
-        f"{row.seconds:.3g}" if row.seconds < 100 else f"{row.seconds:.0f}",
-        f"{1000 * row.seconds / row.items:.3g}" if row.seconds < row.items else f"{1000 * row.seconds / row.items:.0f}",
+        _short(row.seconds),
+        _short(1000 * row.seconds / row.items) if row.items > 1 else "",
         *shares[0],
         *shares[1],
         f"{max(row.peak_memory_bytes.values()) / 1e9:.2f}",
         f"{row.limits.product / 1e9:.0f}",
         f"{row.limits.copy / 1e9:.1f}",
     )
+
+
+def _short(number: float) -> str:
+    """Three digits."""
+    return f"{number:.3g}" if number < 100 else f"{number:.0f}"
 
 
 def as_text(rows: Mapping[str, Row]) -> str:

@@ -4,8 +4,9 @@
     python -m experiments.long_clips --topology=v5e:2x2                 # the TPU's compiler, which needs libtpu, no TPU
 
 Counted, for every stage of a window and of the whole clip: the compiled program's arguments, results and temporary
-arrays, and what else is in memory meanwhile, with batches as on an accelerator. Nothing is computed for it. The run
-reconstructs noise of half the embedded network's size, and prints how memory and time per window change along the clip.
+arrays, and what else is in memory meanwhile, with the networks' batches as on an accelerator. Nothing is computed for
+it. The run reconstructs noise of half the embedded network's size, and prints how memory and time per window change
+along the clip.
 """
 
 from __future__ import annotations

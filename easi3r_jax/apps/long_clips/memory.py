@@ -108,7 +108,8 @@ class MemoryCounter:
 
         masks = _shape(frames, *size, dtype=bool)
         align = AlignConfig(flow_start=0.0)
-        block = min(num_pairs, max(1, _PIXELS // (size[0] * size[1])))
+        # On a CPU, `make_problem` chooses one pair at a time.
+        block = None if self._options else max(1, _PIXELS // (size[0] * size[1]))
         problem = jax.eval_shape(
             lambda p, f, m: alignment.make_problem(p, align, flow=f, dynamic_mask=m, block=block), maps, flow, masks
         )
