@@ -144,8 +144,9 @@ format: env ## Apply rules and format
 parity: env ## Compare every stage with the reference numbers
 	$(RUN) -m experiments.parity --golden=tests/golden
 
-bench: env ## Measure every stage
-	$(RUN) -m experiments.benchmark
+# On an idle machine, with all changes committed: the page names the commit.
+bench: env ## Measure everything in docs/benchmarks.md and write it there
+	$(RUN) -m experiments.benchmark --page=docs/benchmarks.md
 
 # After an interruption it resumes; the weights are replaced when it is done.
 embedded: env ## Train the small network that ships with the package (hours; call again to resume)

@@ -15,6 +15,7 @@ import argparse
 import json
 import math
 import pathlib
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -50,6 +51,25 @@ def random_weight(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
     return weight
 
 
+def shallower(manifest: dict, layers: int) -> dict:
+    """The manifest of a network with fewer blocks in the encoder and in each branch of the decoder."""
+
+    def remains(name: str) -> bool:
+        block = re.match(r"(?:enc_blocks|dec_blocks2?)\.(\d+)\.", name)
+        return block is None or int(block[1]) < layers
+
+    entries = {name: entry for name, entry in manifest["entries"].items() if remains(name)}
+    aliases = {name: of for name, of in manifest["aliases"].items() if remains(name)}
+    described = re.sub(r"(enc|dec)_depth=\d+", rf"\1_depth={layers}", manifest["args_model_string"])
+    unique = sum(math.prod(shape) for name, (shape, _) in entries.items() if name not in aliases)
+    return manifest | {
+        "entries": entries,
+        "aliases": aliases,
+        "args_model_string": described,
+        "n_unique_params": unique,
+    }
+
+
 def write(manifest: dict, path: pathlib.Path, seed: int) -> None:
     """Writes a checkpoint of everything that the manifest lists."""
     aliases: dict[str, str] = manifest["aliases"]
@@ -75,8 +95,11 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="512_dpt", help="which released checkpoint (512_dpt)")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="file to write")
     parser.add_argument("--seed", type=int, default=0, help="of the weights (0)")
+    parser.add_argument("--layers", type=int, default=0, help="blocks of encoder and decoder, times 4 for DPT (0: all)")
     options = parser.parse_args()
     manifest = json.loads((MANIFESTS / f"{PRESETS[options.preset]}.json").read_text())
+    if options.layers:
+        manifest = shallower(manifest, options.layers)
     write(manifest, options.output, options.seed)
     print(f"{options.output}: {options.output.stat().st_size / 1e9:.2f} GB, {manifest['n_unique_params']} parameters")
 

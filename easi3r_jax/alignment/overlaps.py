@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -51,18 +50,30 @@ def find_overlaps(
     seed: int,
 ) -> Overlaps:
     """The overlaps of all windows; arguments as in `join_windows`. Keyframes count as one more window."""
-    members = [(scene, np.arange(*range_)) for scene, range_ in zip(scenes, ranges, strict=True)]
-    members += [] if keyframes is None else [keyframes]
+    frames = [np.arange(*range_) for range_ in ranges] + ([] if keyframes is None else [keyframes[1]])
     numbers, shared = [], []
-    for a, b in itertools.combinations(range(len(members)), 2):
-        _, in_a, in_b = np.intersect1d(members[a][1], members[b][1], assume_unique=True, return_indices=True)
+    for a, b in _sharing(ranges, keyframes is not None):
+        _, in_a, in_b = np.intersect1d(frames[a], frames[b], assume_unique=True, return_indices=True)
         if len(in_a):
             rng = np.random.default_rng([seed, a, b])
             numbers.append((a, b))
-            shared.append(_shared_points(members[a][0], members[b][0], in_a, in_b, rng))
+            scene = scenes[a]
+            other = keyframes[0] if keyframes is not None and b == len(ranges) else scenes[b]
+            shared.append(_shared_points(scene, other, in_a, in_b, rng))
     points_a, points_b, weights = (np.stack(x).astype(np.float32) for x in zip(*shared, strict=True))
     a_from_b = np.stack([_robust(*x) for x in zip(points_b, points_a, weights, strict=True)])
     return Overlaps(np.array(numbers), points_a, points_b, weights, a_from_b.astype(np.float64))
+
+
+def _sharing(ranges: Sequence[tuple[int, int]], with_keyframes: bool) -> Iterator[tuple[int, int]]:
+    """Pairs of windows a < b that may share frames, by a: as many for each window, however long the clip is."""
+    for a, (_, end) in enumerate(ranges):
+        for b in range(a + 1, len(ranges)):
+            if ranges[b][0] >= end:
+                break
+            yield a, b
+        if with_keyframes:
+            yield a, len(ranges)
 
 
 def overlap_residuals(overlaps: Overlaps, a_from_b: Float[np.ndarray, "R 4 4"]) -> Float[np.ndarray, "R"]:

@@ -4,8 +4,8 @@
 
 Each window has its own world and scale. The points and cameras of frames in two windows determine the transformation
 between their worlds. Errors accumulate along a chain of windows; an additional window of keyframes, spread over the
-whole clip, ties them together. The join needs memory for the scenes and a bounded number of points for each two windows
-that share frames.
+whole clip, ties them together. The join needs memory for the result, for few scenes at a time (they may be read from
+files when they are needed), and for a bounded number of points for each two windows that share frames.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def join_windows(
        and confidence switch in the middle.
 
     Args:
-      scenes: host arrays, in order.
+      scenes: host arrays, in order. Each is accessed a few times, neighbours one after another.
       ranges: from `window_ranges`.
       keyframes: scene of frames from all over the clip, and their numbers, increasing; every window contains some.
       cameras: of the whole clip, if poses are known.
@@ -115,7 +115,7 @@ def _joined(
     starts = _starts(overlaps, len(scenes))
     rejected = [np.sum(trust * (overlap_residuals(overlaps, a_from_b_of(s, overlaps)) > MAX_RESIDUAL)) for s in starts]
     refined = _refine(starts[int(np.argmin(rejected))], overlaps, trust)
-    return _blended([_moved(scene, refined[k]) for k, scene in enumerate(scenes)], ranges)
+    return _blended(scenes, ranges, refined)
 
 
 def _starts(overlaps: Overlaps, num_windows: int) -> list[np.ndarray]:
@@ -230,24 +230,24 @@ def _moved(scene: Scene4D, world_from_window: np.ndarray) -> Scene4D:
     )
 
 
-def _blended(scenes: Sequence[Scene4D], ranges: Sequence[tuple[int, int]]) -> Scene4D:
-    """Joins scenes that are in one world: `join_windows`, step 4."""
-    whole = {name: [np.asarray(x) for x in value] for name, value in vars(scenes[0]).items()}
-    for scene, (first, last) in zip(scenes[1:], ranges[1:], strict=True):
-        have = len(whole["depth"])
+def _blended(scenes: Sequence[Scene4D], ranges: Sequence[tuple[int, int]], transforms: np.ndarray) -> Scene4D:
+    """Joins scenes by their (K, 4, 4) transforms into one world: `join_windows`, step 4. One scene at a time."""
+    whole: dict[str, np.ndarray] = {}
+    have = 0
+    for k, (first, last) in enumerate(ranges):
+        scene = {name: np.asarray(value) for name, value in vars(_moved(scenes[k], transforms[k])).items()}
+        if not whole:
+            whole = {name: np.empty((ranges[-1][1], *x.shape[1:]), x.dtype) for name, x in scene.items()}
         overlap = have - first
         for t in range(first, have):
             share = (t - first + 1) / (overlap + 1)
-            old = {name: values[t] for name, values in whole.items()}
-            new = {name: np.asarray(value[t - first]) for name, value in vars(scene).items()}
+            old, new = ({name: x[at] for name, x in of.items()} for of, at in ((whole, t), (scene, t - first)))
             for name, value in _between(old, new, share).items():
                 whole[name][t] = value
-        for name, value in vars(scene).items():
-            whole[name] += [np.asarray(x) for x in value[overlap : last - first]]
-    dtypes = {"world_from_cam": np.float32, "intrinsics": np.float32}
-    return Scene4D(
-        **{name: np.stack(values).astype(dtypes.get(name, values[0].dtype)) for name, values in whole.items()}
-    )
+        for name, value in scene.items():
+            whole[name][have:last] = value[overlap : last - first]
+        have = last
+    return Scene4D(**whole)
 
 
 def _between(old: dict[str, np.ndarray], new: dict[str, np.ndarray], share: float) -> dict[str, np.ndarray]:

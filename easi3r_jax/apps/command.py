@@ -31,6 +31,7 @@ PROGRAMS = {
     "ablate_cue": ("ablate_cue", "measure what each layer and head of the attention cue is worth"),
     "benchmark": ("benchmark.main", "time every stage"),
     "cost": ("cost", "estimate the cost of an evaluation"),
+    "long_clips": ("long_clips.main", "show memory and time of long clips by windows"),
     "parity": ("parity.main", "compare every stage with reference arrays"),
 }
 

@@ -26,10 +26,18 @@ def decoder_flops(config: DUSt3RConfig, grid: tuple[int, int]) -> float:
     return 2 * (2 * n * config.enc_dim * c + config.dec_depth * block)
 
 
-def statistics_flops(config: DUSt3RConfig, grid: tuple[int, int]) -> float:
-    """Per directed pair: mean query, and its products with every key, in every layer of both branches."""
+def statistics_flops(config: DUSt3RConfig, grid: tuple[int, int], *, gram: bool = False) -> float:
+    """Per directed pair: mean query, and its products with every key, in every layer of both branches.
+
+    With `gram`, also the Gram statistics of a layer: mean and covariance of the queries and of the keys of both views
+    (4), and a product of every token with three of them for each view (6).
+    """
     n, c = grid[0] * grid[1], config.dec_dim
-    return 2 * config.dec_depth * (n * c + 2 * n * c)
+    total = 2 * (n * c + 2 * n * c)
+    if gram:
+        by_covariance = 2 * n * c * (c // config.dec_heads)
+        total += 4 * (by_covariance + 2 * n * c) + 6 * (by_covariance + 4 * n * c)
+    return config.dec_depth * total
 
 
 def heads_flops(config: DUSt3RConfig, grid: tuple[int, int]) -> float:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, overload
 
+import jax
 import numpy as np
 
 from easi3r_jax import alignment, motion
@@ -39,6 +41,35 @@ class SceneStore(Protocol):
     def keep(self, number: int, scene: Scene4D) -> None:
         """Stores the scene of a window."""
         ...
+
+
+class _Stored(Sequence[Scene4D]):
+    """The scenes of windows in a store, read when they are needed: memory holds two of them."""
+
+    def __init__(self, store: SceneStore, count: int):
+        self._store, self._count = store, count
+        self._recent: dict[int, Scene4D] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, number: int) -> Scene4D: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Scene4D]: ...
+    def __getitem__(self, number: int | slice) -> Scene4D | list[Scene4D]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(self._count))]
+        if not 0 <= number < self._count:
+            raise IndexError(number)
+        if number not in self._recent:
+            while len(self._recent) >= 2:
+                del self._recent[min(self._recent)]
+            scene = self._store.recall(number)
+            if scene is None:
+                raise InputError(f"Window {number + 1} of {self._count} is no longer stored: start again.")
+            self._recent[number] = scene
+        return self._recent[number]
 
 
 def reconstruct_windows(
@@ -72,7 +103,7 @@ def reconstruct_windows(
       cue: as in `pipeline.reconstruct`.
       flow: provides each window's optical flow; not used for keyframes, which are far apart.
       refiner: as in `pipeline.reconstruct`, for each window's masks; not used for keyframes.
-      store: keeps finished windows, so that an interrupted call can be resumed.
+      store: keeps finished windows, so that an interrupted call can be resumed, and memory need not hold them.
       progress: called during each stage of each window.
 
     Returns:
@@ -91,14 +122,16 @@ def reconstruct_windows(
     if cameras is not None:
         alignment.check_known(cameras, num_frames)
     ranges = alignment.window_ranges(num_frames, window, overlap)
+    # On the host: the device need not hold the whole clip, and every slice of its arrays would be another program.
+    frames, masks_of_clip, cameras = jax.tree.map(np.asarray, (frames, given.masks, cameras))
     shared = config.alignment.shared_focal and not (cameras is not None and np.all(cameras.intrinsics_known))
     focal = alignment.clip_focal(cameras) if shared and cameras is not None else None
 
-    def scene_of(number: int, numbers: np.ndarray, title: str) -> Scene4D:
+    def scene_of(number: int, numbers: np.ndarray | slice, title: str) -> Scene4D:
         scene = None if store is None else store.recall(number)
         if scene is not None:
             return scene
-        masks = None if given.masks is None else given.masks[numbers]
+        masks = None if masks_of_clip is None else masks_of_clip[numbers]
         options = config
         if number < 0:
             sources = tuple(name for name in config.masks if name != "flow")
@@ -118,10 +151,14 @@ def reconstruct_windows(
             store.keep(number, result.scene)
         return result.scene
 
-    scenes: list[Scene4D] = []
+    kept: list[Scene4D] = []
     for number, range_ in enumerate(ranges):
-        scenes.append(scene_of(number, np.arange(*range_), f"window {number + 1} of {len(ranges)}"))
-        focal = float(scenes[0].intrinsics[0, 0, 0]) if shared and focal is None else focal
+        scene = scene_of(number, slice(*range_), f"window {number + 1} of {len(ranges)}")
+        focal = float(scene.intrinsics[0, 0, 0]) if shared and focal is None else focal
+        if store is None:
+            kept.append(scene)
+        del scene
+    scenes = kept if store is None else _Stored(store, len(ranges))
     apart = None
     if keyframes and len(ranges) > 2 and 2 * num_frames <= window**2:
         numbers = alignment.keyframe_numbers(num_frames, window)
@@ -133,11 +170,11 @@ def reconstruct_windows(
     return Reconstruction(scene=joined, frames=frames, record={"pipeline": dataclasses.asdict(config)})
 
 
-def _cameras_of(cameras: KnownCameras | None, numbers: np.ndarray, focal: float | None) -> KnownCameras | None:
+def _cameras_of(cameras: KnownCameras | None, numbers: np.ndarray | slice, focal: float | None) -> KnownCameras | None:
     """Known cameras of a window, with the shared focal length if known."""
     if cameras is None and focal is None:
         return None
-    part = alignment.nothing_known(len(numbers))
+    part = alignment.nothing_known(numbers.stop - numbers.start if isinstance(numbers, slice) else len(numbers))
     if cameras is not None:
         part = KnownCameras(
             focal=cameras.focal[numbers],

@@ -1,17 +1,25 @@
 """Counted operations against XLA's own count, and the benchmark program's measurements."""
 
+import functools
 import json
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from easi3r_jax.apps import flops
+from easi3r_jax.apps.benchmark import main, page, tables
+from easi3r_jax.apps.benchmark.suite import SUITE, shown
+from easi3r_jax.apps.benchmark.timing import Limits, Row, total
+from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.models import abstract_model, flow_network
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from tests.networks import small_network
 
 GRID = (6, 8)
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "benchmarks.md"
 
 
 def config(**changes) -> DUSt3RConfig:
@@ -24,8 +32,8 @@ def xla_flops(function, *arguments) -> float:
     return jax.jit(function).lower(*arguments).compile().cost_analysis()["flops"]
 
 
-def decode(model, a, b):
-    decoded = model.decode(a, b, GRID)
+def decode(model, a, b, *, gram=False):
+    decoded = model.decode(a, b, GRID, gram=gram)
     return decoded.tokens_i, decoded.tokens_j, decoded.stats
 
 
@@ -48,6 +56,13 @@ def test_decoder_flops():
     c = config()
     counted = flops.decoder_flops(c, GRID) + flops.statistics_flops(c, GRID)
     assert_nearly_all(counted, xla_flops(decode, abstract_model(c), features(c), features(c)))
+
+
+def test_gram_statistics_flops():
+    c = config()
+    arguments = (abstract_model(c), features(c), features(c))
+    by_xla = xla_flops(functools.partial(decode, gram=True), *arguments) - xla_flops(decode, *arguments)
+    assert_nearly_all(flops.statistics_flops(c, GRID, gram=True) - flops.statistics_flops(c, GRID), by_xla)
 
 
 @pytest.mark.parametrize("changes", [{}, {"head": "dpt", "dec_depth": 4}], ids=["linear", "dpt"])
@@ -101,13 +116,16 @@ def test_the_program_measures_the_properties_of_the_design(command, tmp_path):
     measured = json.loads(file.read_text())
     assert measured["reconstruction"]["encodings_per_frame"] == 1
     assert measured["reconstruction"]["compilations_between_pair_batches"] == 0
-    assert measured["statistics_cost"]["counted_flops_share"] < 0.03
+    cost = measured["statistics_cost"]
+    assert 0 < cost["attention"]["counted_flops_share"] < 0.03 < cost["gram"]["counted_flops_share"] < 0.2
     for name in (
         "encode",
         "first pass",
         "k-means",
         "masks",
         "second pass",
+        "encoding and two passes",
+        "first pass, Gram statistics",
         "alignment",
         "alignment, flow",
         "clean-up of confidence",
@@ -115,8 +133,8 @@ def test_the_program_measures_the_properties_of_the_design(command, tmp_path):
         stage = measured["stages"][name]
         assert stage["seconds"] > 0 and stage["peak_memory_bytes"]["host"] > 1e8
         assert stage["first_seconds"] >= stage["compile_seconds"] > 0
+        assert stage["limits"]["product"] > 1e9 and stage["limits"]["copy"] > 1e8
         assert name in done.stdout
-    assert measured["matmul_flops_per_s"] > 1e9 and measured["copy_bytes_per_s"] > 1e8
     assert measured["stages"]["alignment, flow"]["bytes"] > measured["stages"]["alignment"]["bytes"] > 0
     assert "peak memory" in done.stdout
 
@@ -144,10 +162,99 @@ def test_flow_is_measured_alone(command, tmp_path):
 def test_unknown_stages_are_refused(here):
     done = here("benchmark", "--stages=network,masks")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: --stages=network,masks: it must be some of network, flow and alignment")
+    assert done.stderr.startswith("error: --stages=network,masks: it must be some of network, flow, alignment")
 
 
 def test_a_size_that_does_not_divide_is_refused(here):
     done = here("benchmark", "--height=70", "--width=96")
     assert done.returncode == 1
     assert done.stderr.splitlines() == ["error: 96x70 does not divide into patches of 8."]
+
+
+def made_up(name: str, **changes) -> Row:
+    """A row whose numbers differ by its name."""
+    number = float(1 + len(name) % 7)
+    values = {
+        "items": 4,
+        "seconds": number,
+        "first_seconds": 2 * number,
+        "compile_seconds": number,
+        "programs": 5,
+        "cached": 2,
+        "flops": 6e9 * number,
+        "bytes": None,
+        "peak_memory_bytes": {"host": int(1e9 * number)},
+        "limits": Limits(12e9, 24e9),
+    }
+    return Row(**values | changes)
+
+
+def test_the_page_has_a_block_for_every_measurement_and_its_text_no_measured_number():
+    text = PAGE.read_text(encoding="utf-8")
+    found = {m.name: {"stages": {m.name: made_up(m.name)}, "command": shown(m.flags)} for m in SUITE}
+    contents = page.blocks(found, "A machine.")
+    once = page.filled(text, contents)
+    assert page.filled(once, contents) == once
+    for measurement in SUITE:
+        assert f"| {measurement.name} | 4 | 3 | " in once
+    by_hand = page.filled(text, dict.fromkeys(contents, ""))
+    assert not re.findall(r"[\d.]+ (?:s|ms|min|[MG]B|GB/s|GFLOP|GFLOP/s|%|times)\b", by_hand)
+    assert not re.findall(r"^\|.*\d", by_hand, flags=re.MULTILINE)
+    for line in once.splitlines():
+        assert len(line) <= 120
+
+
+def test_pages_with_other_blocks_are_refused(tmp_path):
+    other = tmp_path / "page.md"
+    other.write_text("<!-- measured: machine -->\n<!-- end -->\n<!-- measured: taste -->\n<!-- end -->\n")
+    with pytest.raises(InputError, match=r"blocks are not those that are measured: .*checkpoint.*taste"):
+        page.check_page(str(other), draft=True, quick=True)
+    with pytest.raises(InputError, match="Cannot read the page"):
+        page.check_page(str(tmp_path / "absent.md"), draft=True, quick=True)
+    with pytest.raises(ConfigError, match="--quick does not measure what the page says"):
+        page.check_page(str(PAGE), draft=False, quick=True)
+
+
+def test_a_page_is_of_one_commit(tmp_path, monkeypatch):
+    changed = tmp_path / "page.md"
+    changed.write_text(PAGE.read_text(encoding="utf-8"))
+    commits = iter(["commit a", "commit a", "commit b", "commit b+"])
+
+    def code_version():
+        return next(commits)
+
+    code_version.cache_clear = lambda: None
+    monkeypatch.setattr(page, "code_version", code_version)
+    page.check_page(str(changed), draft=False, quick=False)
+    with pytest.raises(ConfigError, match="changed while commit a was measured"):
+        page.write_page(str(changed), {}, command="make bench", draft=False)
+    with pytest.raises(ConfigError, match="changed since the commit"):
+        page.check_page(str(changed), draft=False, quick=False)
+    assert changed.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
+
+
+def test_quick_flags_replace_those_of_the_same_name():
+    (released,) = (m for m in SUITE if m.name == "released network")
+    quick = released.command_line(quick=True)
+    assert "--preset=embedded" in quick and "--preset=512-dpt" not in quick
+    assert released.command_line(quick=False) == released.flags
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_flags_of_every_measurement_are_valid(quick):
+    for measurement in SUITE:
+        assert main.FLAGS.execute(lambda: None, ["", *measurement.command_line(quick=quick)]) == 0, measurement
+
+
+def test_rates_are_fractions_of_the_limits_of_the_same_time():
+    cells = dict(zip(tables.HEADER, tables.cells("x", made_up("x", seconds=2.0, bytes=6e9)), strict=True))
+    assert cells["of product"] == "50 %"  # 12 GFLOP in 2 s, of 12 GFLOP/s
+    assert cells["of copy"] == "12 %" and cells["programs"] == "3" and cells["ms/item"] == "500"
+    both = total([made_up("x", seconds=2.0), made_up("x", seconds=6.0, limits=Limits(20e9, 24e9), flops=None)])
+    assert both.seconds == 8 and both.limits.product == pytest.approx(18e9) and both.programs == 10
+
+
+def test_quick_goes_with_the_whole(here):
+    done = here("benchmark", "--quick")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --quick and --draft go with --all or --page")

@@ -1,11 +1,15 @@
 """Optional inputs of the pipeline: masks, flow, cameras, a refiner, windows."""
 
 import dataclasses
+import weakref
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from easi3r_jax import alignment
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Given
@@ -101,9 +105,9 @@ class Kept:
 def test_keyframes_come_last_and_need_neither_flow_nor_a_refiner(model, monkeypatch):
     """Three windows and one of keyframes, without the smoothness term; switched off, there are no keyframes."""
     frames, seen = clip(11), []
-    alignment = AlignConfig(iterations=5, smoothing_weight=0.1)
+    smooth = AlignConfig(iterations=5, smoothing_weight=0.1)
     options, refiner, smoothing = (
-        dataclasses.replace(OPTIONS, masks=("motion", "flow"), alignment=alignment),
+        dataclasses.replace(OPTIONS, masks=("motion", "flow"), alignment=smooth),
         Corner(),
         [],
     )
@@ -192,6 +196,50 @@ def test_masks_are_refined_by_reprojection(model, count):
     assert not np.any(refined.dynamic_mask & ~masks)
     np.testing.assert_array_equal(refined.depth, plain.depth)
     np.testing.assert_array_equal(refined.static_mask, ~refined.dynamic_mask)
+
+
+class Counted(Kept):
+    """Hands out copies, counts those that are alive, and records JAX's arrays at the end of each window."""
+
+    def __init__(self):
+        super().__init__()
+        self.handed_out, self.most, self.arrays = [], 0, []
+
+    def recall(self, number):
+        scene = super().recall(number)
+        if scene is not None:
+            scene = dataclasses.replace(scene)
+            self.handed_out.append(weakref.ref(scene))
+            self.most = max(self.most, sum(reference() is not None for reference in self.handed_out))
+        return scene
+
+    def keep(self, number, scene):
+        super().keep(number, jax.tree.map(np.array, scene))  # as if written to a file: none of the window's own arrays
+        held = jax.live_arrays()
+        self.arrays.append((len(held), sum(x.nbytes for x in held)))
+
+
+def test_memory_of_windows_does_not_grow_with_the_clip(model):
+    """Every window leaves as many arrays on the device as the first; a join of stored windows reads three at a time."""
+    store, windows = Counted(), 6
+    frames = clip(3 * windows + 2)
+    options = dataclasses.replace(OPTIONS, cue="none", alignment=AlignConfig(iterations=2))
+    scene = reconstruct_windows(model, frames, options, window=5, overlap=2, keyframes=False, store=store).scene
+    assert len(store.arrays) == len(store.scenes) == windows and len(scene.depth) == len(frames.rgb)
+    assert store.arrays[1:] == [store.arrays[1]] * (windows - 1)
+    assert 2 <= store.most <= 3
+    ranges = alignment.window_ranges(len(frames.rgb), 5, 2)
+    chex.assert_trees_all_equal(scene, alignment.join_windows([*store.scenes.values()], ranges))
+
+
+def test_windows_that_vanish_from_the_store_are_an_error(model):
+    class Forgetful(Kept):
+        def keep(self, number, scene):
+            pass
+
+    options = dataclasses.replace(OPTIONS, cue="none", alignment=AlignConfig(iterations=2))
+    with pytest.raises(InputError, match="Window 1 of 2 is no longer stored"):
+        reconstruct_windows(model, clip(8), options, window=5, overlap=2, store=Forgetful())
 
 
 def test_windows_see_their_frames_and_keep_the_first_focal_length(model):

@@ -1,24 +1,34 @@
-"""Times every stage, counts its operations and bytes, and measures three properties of the design.
+"""Times every stage, whole programs and the first use of weights, each beside what the machine reaches.
 
     python -m experiments.benchmark --preset=embedded --frames=16
     python -m experiments.benchmark --preset=512-dpt --frames=4 --height=288 --width=512 --json=bench.json
     python -m experiments.benchmark --stages=alignment --frames=65 --height=288 --width=512 --iterations=10
+    python -m experiments.benchmark --stages=process                   # the demo, without and with cached programs
+    python -m experiments.benchmark --all                              # everything in docs/benchmarks.md
+    python -m experiments.benchmark --page=docs/benchmarks.md          # the same, and writes it into the page
 
-Weights are random (times do not depend on them), frames are noise. For each stage: the compilation time, the median
-time of `--repeats` runs, counted operations and bytes, the rates as fractions of what a large matrix product and a
-large copy reach in the same process, and the process's peak memory so far. With the network's stages: the cost of the
-attention statistics, how often a frame is encoded in a full reconstruction, and how many programs are compiled after
-the first batch.
+Weights are random (times do not depend on them), frames are noise. For each stage: the number of programs that the
+first run compiles and the time that takes, the median time of `--repeats` runs, counted operations and bytes, and peak
+memory. Rates are fractions of those of a large matrix product and of a large copy in the same process, measured before
+and after the stage ("product" in GFLOP/s, "copy" in GB/s). With the network's stages: the cost of the attention
+statistics, how often a frame is encoded in a full reconstruction, and how many programs are compiled after the first
+batch.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 from easi3r_jax.apps import cli
+from easi3r_jax.apps.benchmark.page import check_page, write_page
+from easi3r_jax.apps.benchmark.processes import checkpoint_stages, process_rows
 from easi3r_jax.apps.benchmark.properties import full_reconstruction, statistics_cost
 from easi3r_jax.apps.benchmark.stages import alignment_stages, flow_stage, network_stages, noise_frames
-from easi3r_jax.apps.benchmark.timing import Compilations, StageTimer, copy_rate, matmul_rate
-from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
-from easi3r_jax.apps.progress import table
+from easi3r_jax.apps.benchmark.suite import run_suite
+from easi3r_jax.apps.benchmark.tables import as_text, remarks
+from easi3r_jax.apps.benchmark.timing import Compilations, StageTimer, highest
+from easi3r_jax.apps.environment import device, versions
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.conversion import check_conversion
 from easi3r_jax.core.errors import ConfigError
@@ -28,9 +38,11 @@ from easi3r_jax.models import random_model
 from easi3r_jax.models.config import PRESETS
 from easi3r_jax.weights.load import layer_dtype
 
+_STAGES = ("network", "flow", "alignment", "process", "checkpoint")
+
 FLAGS = cli.Flags(__doc__)
 _WHAT = FLAGS.group("What is measured")
-STAGES = _WHAT.string("stages", "network,flow,alignment", "Some of network, flow and alignment, separated by commas.")
+STAGES = _WHAT.string("stages", "network,flow,alignment", f"Some of {', '.join(_STAGES)}, separated by commas.")
 PRESET = _WHAT.choice("preset", "embedded", list(PRESETS), "Architecture.")
 FLOW = _WHAT.choice("flow", "sea-raft", ["sea-raft", "raft", "raft-small", "dis"], "Flow network, or dis.")
 FRAMES = _WHAT.integer("frames", 16, "Frames of the clip.", at_least=3)
@@ -41,18 +53,57 @@ ITERATIONS = _WHAT.integer("iterations", 300, "Iterations of the alignment.", at
 POINT_DTYPE = _WHAT.choice(
     "point_dtype", "float32", ["float32", "float16", "bfloat16"], "Number type of the aligned point maps."
 )
+FIRST = _WHAT.integer("first", 0, "Frames of the bundled clip for --stages=process (0: all).", at_least=0)
+FULL_CHECKPOINT = _WHAT.boolean(
+    "full_checkpoint", False, "For --stages=checkpoint, a .pth file of full size, 2.3 GB, instead of .7 GB."
+)
 DTYPE = _WHAT.choice("dtype", "auto", ["auto", "float32", "bfloat16"], "Number type of the network's layers.")
 _HOW = FLAGS.group("How")
 REPEATS = _HOW.integer("repeats", 3, "Timed runs of each stage, after one warm-up run.", at_least=1)
 JSON = _HOW.string("json", "", "Also write the results to this file.")
+_ALL = FLAGS.group("Everything")
+ALL = _ALL.boolean(
+    "all", False, "Measure all of docs/benchmarks.md, each part in a process. Of the flags above, --json counts."
+)
+PAGE = _ALL.string("page", "", "As --all, and write the results into this page, between its markers.")
+QUICK = _ALL.boolean("quick", False, "With --all: smaller and fewer, to try the program.")
+DRAFT = _ALL.boolean("draft", False, "With --page: allow --quick and changed files, and mark the page as a draft.")
 
 
 def main() -> None:
+    if ALL.value or PAGE.value:
+        measure_everything()
+        return
+    if QUICK.value or DRAFT.value:
+        raise ConfigError("--quick and --draft go with --all or --page.")
+    found = measured()
+    print(as_text(found["stages"]))
+    for line in remarks(found):
+        print(f"  {line}")
+    memory = ", ".join(f"{where} {size / 1e9:.2f} GB" for where, size in found["peak_memory_bytes"].items())
+    print(f"  peak memory: {memory}")
+    if JSON.value:
+        write_json(JSON.value, _plain(found))
+
+
+def measure_everything() -> None:
+    """`--all` and `--page`."""
+    if PAGE.value:
+        check_page(PAGE.value, draft=DRAFT.value, quick=QUICK.value)
+    found = run_suite(quick=QUICK.value)
+    if JSON.value:
+        write_json(JSON.value, {name: _plain(run) for name, run in found.items()})
+    if PAGE.value:
+        command = " ".join(["python -m experiments.benchmark", *FLAGS.changed()])
+        write_page(PAGE.value, found, command=command, draft=DRAFT.value)
+        print(f"Written: {PAGE.value}")
+
+
+def measured() -> dict[str, Any]:
+    """Measures one configuration: rows ("stages") and properties."""
     chosen = STAGES.value.split(",")
-    if not set(chosen) <= {"network", "flow", "alignment"}:
-        raise ConfigError(
-            f"--stages={STAGES.value}: it must be some of network, flow and alignment, separated by commas."
-        )
+    if not set(chosen) <= set(_STAGES):
+        raise ConfigError(f"--stages={STAGES.value}: it must be some of {', '.join(_STAGES)}, separated by commas.")
     config = PRESETS[PRESET.value]()
     dtype = layer_dtype(DTYPE.value)
     check_conversion(POINT_DTYPE.value)
@@ -64,12 +115,18 @@ def main() -> None:
     options = PipelineConfig(
         graph=GRAPH.value, point_dtype=POINT_DTYPE.value, alignment=AlignConfig(iterations=ITERATIONS.value)
     )
-    print(f"  {FRAMES.value} frames of {size[1]}x{size[0]}, {len(edges)} pairs, {device()}")
+    found: dict[str, Any] = {"versions": versions()}
+    if {"network", "flow", "alignment"} & set(chosen):
+        print(f"  {FRAMES.value} frames of {size[1]}x{size[0]}, {len(edges)} pairs, {device()}", flush=True)
+        found |= {"frames": FRAMES.value, "size": size, "pairs": len(edges)}
 
     compilations = Compilations()
-    stage = StageTimer(compilations, REPEATS.value)
-    found = {"frames": FRAMES.value, "size": size, "pairs": len(edges), "versions": versions()}
-    if "alignment" in chosen:  # first: its peak memory is only visible before other stages exceed it
+    stage = StageTimer(compilations, REPEATS.value, dtype if chosen == ["network"] else "float32")
+    if "process" in chosen:
+        stage.rows |= process_rows(FIRST.value, REPEATS.value)
+    if "checkpoint" in chosen:
+        checkpoint_stages(stage, full=FULL_CHECKPOINT.value)
+    if "alignment" in chosen:
         alignment_stages(stage, frames, edges, options)
     if "flow" in chosen:
         flow_stage(stage, FLOW.value, frames, edges)
@@ -82,54 +139,10 @@ def main() -> None:
             "statistics_cost": statistics_cost(model, frames, REPEATS.value),
             "reconstruction": full_reconstruction(model, frames, options, compilations),
         }
-    found |= {
-        "stages": stage.results,
-        "peak_memory_bytes": peak_memory_bytes(),
-        # Upper bounds: other work on the machine must not lower them.
-        "matmul_flops_per_s": max(matmul_rate(dtype) for _ in range(2)),
-        "copy_bytes_per_s": max(copy_rate() for _ in range(2)),
-    }
-    print(report(found))
-    if JSON.value:
-        write_json(JSON.value, found)
+    peak = highest(row.peak_memory_bytes for row in stage.rows.values())
+    return found | {"stages": stage.rows, "peak_memory_bytes": peak}
 
 
-def report(found: dict) -> str:
-    """The results as a table."""
-    rows = []
-    for name, f in found["stages"].items():
-        shares = [
-            (f"{f[counted] / 1e9:.1f}", f"{100 * f[counted] / f['seconds'] / found[roof]:.0f} %")
-            if f[counted]
-            else ("-", "-")
-            for counted, roof in (("flops", "matmul_flops_per_s"), ("bytes", "copy_bytes_per_s"))
-        ]
-        rows.append(
-            (
-                name,
-                str(f["items"]),
-                f"{f['compile_seconds']:.2f}",
-                f"{f['seconds']:.3f}",
-                f"{1000 * f['seconds'] / f['items']:.2f}",
-                *shares[0],
-                *shares[1],
-                f"{max(f['peak_memory_bytes'].values()) / 1e9:.2f}",
-            )
-        )
-    header = ("stage", "items", "compile s", "median s", "ms/item", "GFLOP", "of matmul", "GB", "of copy", "peak GB")
-    lines = [
-        table(rows, header),
-        f"  large matrix product: {found['matmul_flops_per_s'] / 1e9:.1f} GFLOP/s, "
-        f"large copy: {found['copy_bytes_per_s'] / 1e9:.1f} GB/s",
-    ]
-    if "reconstruction" in found:
-        cost, full = found["statistics_cost"], found["reconstruction"]
-        low, median, high = cost["time_ratio_quartiles"]
-        lines += [
-            f"  decoder with statistics / without: median {median:.3f}, quartiles {low:.3f} to {high:.3f} of "
-            f"{cost['runs']} pairs of runs (counted operations: +{100 * cost['counted_flops_share']:.3f} %)",
-            f"  encodings per frame in a full reconstruction: {full['encodings_per_frame']:g}",
-            f"  compilations between pair batches: {full['compilations_between_pair_batches']}",
-        ]
-    memory = ", ".join(f"{where} {size / 1e9:.2f} GB" for where, size in found["peak_memory_bytes"].items())
-    return "\n".join([*lines, f"  peak memory: {memory}"])
+def _plain(found: dict[str, Any]) -> dict[str, Any]:
+    """For JSON."""
+    return found | {"stages": {name: dataclasses.asdict(row) for name, row in found["stages"].items()}}

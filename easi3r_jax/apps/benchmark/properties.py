@@ -8,6 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -24,30 +25,44 @@ from easi3r_jax.models.encoder import Encoder
 
 
 def statistics_cost(model, frames: Frames, repeats: int) -> dict[str, Any]:
-    """Time of the decoder with statistics over its time without, from alternating runs."""
+    """Time of the decoder with statistics over its time without, from alternating runs.
+
+    Returns:
+      "runs", and for "attention" (mean logits) and "gram" (these and the Gram statistics) the "time_ratio_quartiles"
+      and the "counted_flops_share" of the decoder's operations.
+    """
     grid = model.grid(frames.rgb.shape[1:3])
     features = pipeline.encode(model, frames)
     batch = min(len(features) - 1, max(1, 2048 // (grid[0] * grid[1])))
     arguments = (model, features[:batch], features[1 : batch + 1])
 
-    def decode(model, a, b):
-        decoded = model.decode(a, b, grid)
+    def decode(model, a, b, *, gram: bool = False):
+        decoded = model.decode(a, b, grid, gram=gram)
         return decoded.tokens_i, decoded.tokens_j, decoded.stats
 
     def nothing(queries, keys):
         return jnp.zeros((queries.shape[0], queries.shape[2], keys.shape[1]), jnp.float32)
 
-    with_statistics = jax.jit(decode).lower(*arguments).compile()
+    compiled = {
+        name: jax.jit(partial(decode, gram=name == "gram")).lower(*arguments).compile()
+        for name in ("attention", "gram")
+    }
     with mock.patch.object(decoder, "mean_logits", nothing):
-        without = jax.jit(lambda *a: decode(*a)).lower(*arguments).compile()
-    ratios = []
+        compiled["without"] = jax.jit(lambda *a: decode(*a)).lower(*arguments).compile()
+    seconds: dict[str, list[float]] = {name: [] for name in compiled}
     began = time.perf_counter()
-    while len(ratios) < 9 or (len(ratios) < 201 and time.perf_counter() - began < 7 * repeats):
-        pair = [median_seconds(lambda f=f: f(*arguments), 1) for f in (with_statistics, without)]
-        ratios.append(pair[0] / pair[1])
-    low, median, high = statistics.quantiles(ratios, n=4)
-    counted = flops.statistics_flops(model.config, grid) / flops.decoder_flops(model.config, grid)
-    return {"time_ratio_quartiles": (low, median, high), "runs": len(ratios), "counted_flops_share": counted}
+    while len(seconds["gram"]) < 9 or (len(seconds["gram"]) < 201 and time.perf_counter() - began < 7 * repeats):
+        for name, program in compiled.items():
+            seconds[name].append(median_seconds(partial(program, *arguments), 1))
+    found: dict[str, Any] = {"runs": len(seconds["gram"])}
+    for name in ("attention", "gram"):
+        ratios = [x / y for x, y in zip(seconds[name], seconds["without"], strict=True)]
+        operations = flops.statistics_flops(model.config, grid, gram=name == "gram")
+        found[name] = {
+            "time_ratio_quartiles": tuple(statistics.quantiles(ratios, n=4)),
+            "counted_flops_share": operations / flops.decoder_flops(model.config, grid),
+        }
+    return found
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 
 from easi3r_jax import alignment, motion
 from easi3r_jax.apps import flops
-from easi3r_jax.apps.benchmark.timing import StageTimer
+from easi3r_jax.apps.benchmark.timing import StageTimer, total
 from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import PipelineConfig
 from easi3r_jax.core.geometry import camera
@@ -22,6 +22,9 @@ from easi3r_jax.inference.flow import estimate_flow, network_size
 from easi3r_jax.models import FlowNetwork, flow_network
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.models.flow_layers import ITERATIONS as FLOW_ITERATIONS
+
+#: The row of the network's whole work on a clip.
+TWO_PASSES = "encoding and two passes"
 
 
 def noise_frames(count: int, height: int, width: int) -> Frames:
@@ -37,11 +40,13 @@ def noise_frames(count: int, height: int, width: int) -> Frames:
 
 
 def network_stages(stage: StageTimer, model, frames: Frames, edges: np.ndarray, options: PipelineConfig) -> None:
-    """From frames to point maps and masks."""
+    """From frames to point maps and masks, their sum, and the first pass with Gram statistics."""
+    earlier = set(stage.rows)
     config: DUSt3RConfig = model.config
     num_frames, height, width = frames.rgb.shape[:3]
     grid = model.grid((height, width))
-    per_pair = flops.decoder_flops(config, grid) + flops.statistics_flops(config, grid)
+    decoder = flops.decoder_flops(config, grid)
+    per_pair = decoder + flops.statistics_flops(config, grid)
     with_heads = per_pair + flops.heads_flops(config, grid)
     features = stage(
         "encode",
@@ -66,6 +71,13 @@ def network_stages(stage: StageTimer, model, frames: Frames, edges: np.ndarray, 
         len(edges),
         lambda: pipeline.prediction_pass(model, features, edges, grid, dynamic_tokens=dynamic),
         flops=len(edges) * with_heads,
+    )
+    stage.rows[TWO_PASSES] = total([row for name, row in stage.rows.items() if name not in earlier])
+    stage(
+        "first pass, Gram statistics",
+        len(edges),
+        lambda: pipeline.attention_pass(model, features, edges, grid, gram=True),
+        flops=len(edges) * (decoder + flops.statistics_flops(config, grid, gram=True)),
     )
 
 

@@ -1,23 +1,24 @@
-"""Clocks, rates and counters."""
+"""Clocks, counters, and the two limits of a machine: a large matrix product and a large copy."""
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from easi3r_jax.apps.environment import peak_memory_bytes
+from easi3r_jax.apps.environment import peak_memory_bytes, reset_peak_memory
 
 
 class Compilations:
     """Counts what XLA compiles and how long it takes, through JAX's own monitoring events.
 
     Attributes:
-      count: programs.
+      count: programs, those from a persistent cache included.
       cached: programs that were found in a persistent cache.
       seconds: total compilation time.
     """
@@ -36,6 +37,45 @@ class Compilations:
         self.cached += event.endswith("compilation_cache/cache_hits")
 
 
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What this process reaches on this machine at this time.
+
+    Attributes:
+      product: FLOP/s of a large matrix product.
+      copy: bytes read and written per second by a large copy.
+    """
+
+    product: float
+    copy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of the tables.
+
+    Attributes:
+      items: frames, pairs, iterations, megabytes, or 1.
+      seconds: median time.
+      first_seconds: time of the first run, compilation included.
+      compile_seconds, programs, cached: of the first run; `programs` includes those `cached` by an earlier process.
+      flops, bytes: counted from shapes; None: not counted.
+      peak_memory_bytes: while it ran, of the process ("host") and the first accelerator ("device").
+      limits: measured before and after it in the same process; the larger ones.
+    """
+
+    items: int
+    seconds: float
+    first_seconds: float
+    compile_seconds: float
+    programs: int
+    cached: int
+    flops: float | None
+    bytes: float | None
+    peak_memory_bytes: Mapping[str, int]
+    limits: Limits
+
+
 def median_seconds(run: Callable[[], object], repeats: int) -> float:
     """Median wall-clock time of a call, until its result is ready."""
     times = []
@@ -46,59 +86,132 @@ def median_seconds(run: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def matmul_rate(dtype: str) -> float:
-    """FLOP/s of a large square matrix product: the peak rate for this process on this machine."""
+_product = jax.jit(jnp.matmul)
+_negate = jax.jit(jnp.negative, donate_argnums=0)
+
+
+def measure_limits(dtype: str = "float32") -> Limits:
+    """The median rates of five large products and five large copies."""
+    return Limits(_matmul_rate(dtype), _copy_rate())
+
+
+def _matmul_rate(dtype: str) -> float:
     side = 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((side, side), dtype)
-    product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(a, a))
-    return 2 * side**3 / median_seconds(lambda: product(a, a), 5)
+    jax.block_until_ready(_product(a, a))
+    return 2 * side**3 / median_seconds(lambda: _product(a, a), 5)
 
 
-def copy_rate() -> float:
-    """Bytes read and written per second when negating a large array in place: the peak rate of memory-bound stages.
+def _copy_rate() -> float:
+    """Bytes per second when negating a large array in place: the peak rate of memory-bound stages.
 
     In place, because a new result of this size would be memory that the process has not touched yet: its page faults
     would take ten times as long as the copy.
     """
     x = jnp.ones(1 << (25 if jax.default_backend() == "cpu" else 30), jnp.float32)
-    size, negate = x.nbytes, jax.jit(jnp.negative, donate_argnums=0)
+    size = x.nbytes
 
     def again() -> jax.Array:
         nonlocal x
-        x = negate(x)
+        x = _negate(x)
         return x
 
     jax.block_until_ready(again())
     return 2 * size / median_seconds(again, 5)
 
 
+def higher(a: Limits, b: Limits) -> Limits:
+    """The larger of each rate: other work on the machine lowers them."""
+    return Limits(max(a.product, b.product), max(a.copy, b.copy))
+
+
+def total(rows: list[Row]) -> Row:
+    """Several rows as one, of one item."""
+    seconds = sum(row.seconds for row in rows)
+    counted = [row.flops for row in rows if row.flops is not None]
+    product, copy = (
+        sum(row.seconds * getattr(row.limits, name) for row in rows) / seconds for name in ("product", "copy")
+    )
+    return Row(
+        items=1,
+        seconds=seconds,
+        first_seconds=sum(row.first_seconds for row in rows),
+        compile_seconds=sum(row.compile_seconds for row in rows),
+        programs=sum(row.programs for row in rows),
+        cached=sum(row.cached for row in rows),
+        flops=sum(counted) if counted else None,
+        bytes=None,
+        peak_memory_bytes=highest(row.peak_memory_bytes for row in rows),
+        limits=Limits(product, copy),
+    )
+
+
+def highest(peaks: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The highest of several peaks of memory, by place."""
+    found: dict[str, int] = {}
+    for peak in peaks:
+        for where, size in peak.items():
+            found[where] = max(size, found.get(where, 0))
+    return found
+
+
 class StageTimer:
-    """Times stages one after the other and stores their measurements in `results`.
+    """Times stages one after the other; their rows are in `rows`.
 
     Args:
       compilations: a running counter.
       repeats: timed runs of each stage, after one warm-up run.
+      dtype: of the product with which stages are compared.
     """
 
-    def __init__(self, compilations: Compilations, repeats: int):
-        self.results: dict[str, dict[str, Any]] = {}
+    def __init__(self, compilations: Compilations, repeats: int, dtype: str = "float32"):
+        self.rows: dict[str, Row] = {}
+        self.dtype = dtype
         self._compilations, self._repeats = compilations, repeats
 
     def __call__(
-        self, name: str, items: int, run: Callable[[], Any], *, flops: float | None = None, moved: float | None = None
+        self,
+        name: str,
+        items: int,
+        run: Callable[[], Any],
+        *,
+        flops: float | None = None,
+        moved: float | None = None,
+        once: bool = False,
     ) -> Any:
-        """Runs and times a stage with its number of items, counted operations and moved bytes; returns its result."""
-        before, began = self._compilations.seconds, time.perf_counter()
+        """Runs and times a stage with its number of items, counted operations and moved bytes; returns its result.
+
+        `once`: the first run is what is measured.
+        """
+        print(f"  {name} ...", flush=True)
+        limits = measure_limits(self.dtype)
+        reset_peak_memory()
+        before, began = _counts(self._compilations), time.perf_counter()
         out = jax.block_until_ready(run())
-        first = time.perf_counter() - began
-        self.results[name] = {
-            "items": items,
-            "compile_seconds": self._compilations.seconds - before,
-            "first_seconds": first,
-            "seconds": median_seconds(run, self._repeats),
-            "flops": flops,
-            "bytes": moved,
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
+        first, after = time.perf_counter() - began, _counts(self._compilations)
+        seconds = first if once else median_seconds(run, self._repeats)
+        peak = peak_memory_bytes()
+        self.rows[name] = Row(
+            items=items,
+            seconds=seconds,
+            first_seconds=first,
+            compile_seconds=after.seconds - before.seconds,
+            programs=after.count - before.count,
+            cached=after.cached - before.cached,
+            flops=flops,
+            bytes=moved,
+            peak_memory_bytes=peak,
+            limits=higher(limits, measure_limits(self.dtype)),
+        )
         return out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Counts:
+    count: int
+    cached: int
+    seconds: float
+
+
+def _counts(compilations: Compilations) -> _Counts:
+    return _Counts(compilations.count, compilations.cached, compilations.seconds)

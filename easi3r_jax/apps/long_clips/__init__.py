@@ -1,0 +1,1 @@
+"""Memory and time of long clips, `python -m experiments.long_clips`."""
