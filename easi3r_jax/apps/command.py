@@ -31,6 +31,7 @@ PROGRAMS = {
     "ablate_cue": ("ablate_cue", "measure what each layer and head of the attention cue is worth"),
     "benchmark": ("benchmark.main", "time every stage"),
     "cost": ("cost", "estimate the cost of an evaluation"),
+    "compile_check": ("compile_check.main", "compile every stage for TPUs and GPUs without one"),
     "parity": ("parity.main", "compare every stage with reference arrays"),
 }
 
