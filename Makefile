@@ -136,6 +136,10 @@ $(TPU_INSTALLED): | $(INSTALLED)
 	@rm -f $(VENV)/.tpu-*
 	@touch $@
 
+# The environment is for CPUs: add the GPU's part first, e.g. .venv/bin/python -m pip install -e '.[cuda12]'.
+gpu-check: env ## Measure everything that needs an NVIDIA GPU, in nine minutes (GPU=--small: try the script on a CPU)
+	$(RUN) -m tests.gpu_check --output=runs/gpu_check $(GPU)
+
 # Not with --quiet: warnings that are not shown do not count.
 docs: env $(DOCS_INSTALLED) ## Build the documents as a site, site/index.html; broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
