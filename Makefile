@@ -28,6 +28,9 @@ DOCS := docs/requirements.txt
 BROWSER_INSTALLED := $(VENV)/.browser-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < $(BROWSER)))
 DOCS_INSTALLED := $(VENV)/.docs-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < $(DOCS)))
 TORCH_INSTALLED := $(VENV)/.torch-$(firstword $(shell cksum < requirements.lock))-$(firstword $(shell cksum < $(TORCH)))
+TPU_INSTALLED := $(VENV)/.tpu-$(firstword $(shell cksum < requirements.lock))
+# The version that the installed JAX asks for, e.g. libtpu==0.0.42.*.
+LIBTPU := import importlib.metadata as m; print(next(r.split(";")[0] for r in m.requires("jax") if r.startswith("libtpu")))
 
 # Options of pip when it installs PyTorch for `make test-torch`. On Linux, PyPI's build includes several GB of CUDA. The
 # CPU-only build suffices:
@@ -36,8 +39,8 @@ PIP_TORCH ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-quick test-optimised test-machines test-slow test-torch test-browser lint format parity
-.PHONY: docs notebook bench embedded lock clean distclean
+.PHONY: help env demo test test-quick test-optimised test-machines test-slow test-torch test-browser test-tpu gpu-check lint
+.PHONY: format parity docs notebook bench embedded lock clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -119,6 +122,23 @@ chromium:
 	  echo "Installing chromium ..."; \
 	  apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium > /dev/null && exit 0; fi; \
 	echo "Chromium not found (on Debian: apt-get install chromium): its tests will be skipped." >&2
+
+# The TPU's compiler runs on a CPU. It is beside the environment, not in it, where JAX would look for a TPU each time.
+test-tpu: env $(TPU_INSTALLED) ## Compile every stage of the released network for TPUs, lower it for GPUs (hours; no TPU needed)
+	PYTHONPATH=$(VENV)/tpu $(RUN) -m pytest -q tests/apps/test_compile_check.py
+	$(RUN) -m experiments.compile_check --platform=gpu
+	PYTHONPATH=$(VENV)/tpu $(RUN) -m experiments.compile_check --platform=tpu $(TPU)
+
+$(TPU_INSTALLED): | $(INSTALLED)
+	@echo "Installing the TPU's compiler into $(VENV)/tpu ..."
+	@$(RUN) -m pip --disable-pip-version-check install --quiet --no-deps --upgrade --target $(VENV)/tpu \
+	  "$$($(RUN) -c '$(LIBTPU)')"
+	@rm -f $(VENV)/.tpu-*
+	@touch $@
+
+# The environment is for CPUs: add the GPU's part first, e.g. .venv/bin/python -m pip install -e '.[cuda12]'.
+gpu-check: env ## Measure everything that needs an NVIDIA GPU, in nine minutes (GPU=--small: try the script on a CPU)
+	$(RUN) -m tests.gpu_check --output=runs/gpu_check $(GPU)
 
 # Not with --quiet: warnings that are not shown do not count.
 docs: env $(DOCS_INSTALLED) ## Build the documents as a site, site/index.html; broken links are errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.core import target
 from easi3r_jax.core.arrays import Array, Bool, Float
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import camera, se3
@@ -40,7 +41,7 @@ def _clean(poses: Array, intrinsics: Array, depth: Array, confidence: Array, tol
 
     # On a CPU one camera at a time: a batch of them would write and read their masks. 12 frames of 512x288 on 2 cores,
     # on a busy machine: .21 s, in batches of 8 .36 s. Accelerators, not measured, get fewer and larger steps.
-    batch = 1 if jax.default_backend() == "cpu" else 8
+    batch = 1 if target.platform() == "cpu" else 8
     batches = jnp.arange(-(-num_frames // batch) * batch).reshape(-1, batch)
 
     def clean_frame(confidence: Array, frame: Array) -> tuple[Array, None]:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from easi3r_jax.alignment.narrow import forbid_half_gradient, in_bits
 from easi3r_jax.alignment.state import AlignState
-from easi3r_jax.core import sharding
+from easi3r_jax.core import sharding, target
 from easi3r_jax.core.arrays import Array, Bool, Float, Int, PyTree, Real, pytree_dataclass, static_field
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
@@ -223,7 +223,7 @@ class Layout(NamedTuple):
 def _layout_of(rows: int, pixels: int, block: int | None, mesh: Mesh | None) -> Layout:
     if block is None:
         # A CPU is fastest if one edge's intermediates stay in cache, an accelerator with about 2 M pixels at a time.
-        block = 1 if jax.default_backend() == "cpu" else max(1, (1 << 21) // pixels)
+        block = 1 if target.platform() == "cpu" else max(1, (1 << 21) // pixels)
     shards = sharding.num_shards(mesh)
     block = min(block, rows // shards)
     return Layout(shards, -(-rows // (shards * block)), block)

@@ -32,6 +32,7 @@ PROGRAMS = {
     "benchmark": ("benchmark.main", "time every stage"),
     "cost": ("cost", "estimate the cost of an evaluation"),
     "long_clips": ("long_clips.main", "show memory and time of long clips by windows"),
+    "compile_check": ("compile_check.main", "compile every stage for TPUs and GPUs without one"),
     "parity": ("parity.main", "compare every stage with reference arrays"),
 }
 

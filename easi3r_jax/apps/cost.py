@@ -2,15 +2,19 @@
 
     python -m experiments.cost                                                  # 65 frames of 512x288, one device
     python -m experiments.cost --sequences=10000 --devices=8 --flow
-    python -m experiments.cost --matmul_tflops=0.209 --copy_gbs=31              # rates of this machine
+    python -m experiments.cost --half_tflops=0.209 --exact_tflops=0.209 --copy_gbs=31       # rates of a CPU
 
-Operations and bytes are counted from the architecture and the pair graph; nothing is computed. Rates are those of a
-large matrix product and a large copy. `python -m experiments.benchmark` measures them on your device, together with the
-fractions of them that the stages reach. k-means is counted with its maximum number of iterations. Not counted: reading
-frames, RANSAC, metrics.
+Operations and bytes are counted from the architecture and the pair graph; nothing is computed. Each kind of work has
+its own rate: products in half precision (encoder and decoder), products that keep all bits of float32 (heads, flow
+networks, statistics, k-means), and bytes (the alignment). Rates are those of large matrix products and a large copy.
+`python -m experiments.benchmark` measures them on your device (--dtype=float32 for exact products), together with the
+fractions of them that the stages reach. `python -m experiments.compile_check` prints what a TPU's compiler counts.
+k-means is counted with its maximum number of iterations. Not counted: reading frames, RANSAC, metrics.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,16 +44,37 @@ _WHERE = FLAGS.group("Where")
 DEVICES = _WHERE.integer(
     "devices", 1, "Devices over which sequences, or the pairs of each, are distributed.", at_least=1
 )
-MATMUL = _WHERE.number("matmul_tflops", 400.0, "TFLOP/s of a large matrix product on one device.", at_least=1e-6)
+HALF = _WHERE.number("half_tflops", 400.0, "TFLOP/s of a large bfloat16 product on one device.", at_least=1e-6)
+EXACT = _WHERE.number(
+    "exact_tflops", 45.0, "TFLOP/s of a large product of float32 numbers that keeps all their bits.", at_least=1e-6
+)
 COPY = _WHERE.number("copy_gbs", 2000.0, "GB/s read and written by a large copy on one device.", at_least=1e-6)
 NETWORK_SHARE = _WHERE.number(
-    "network_share", 0.5, "Fraction of --matmul_tflops and --copy_gbs that all but the alignment reach.", at_least=1e-6
+    "network_share", 0.5, "Fraction of these rates that all but the alignment reach.", at_least=1e-6
 )
 ALIGN_SHARE = _WHERE.number(
     "alignment_share", 0.25, "Fraction of --copy_gbs that the alignment reaches.", at_least=1e-6
 )
 
-Work = dict[str, tuple[float, float]]
+
+class Work(NamedTuple):
+    """What a stage computes and moves.
+
+    Attributes:
+      half: operations in half precision.
+      exact: operations that keep all bits of float32.
+      moved: bytes.
+    """
+
+    half: float
+    exact: float
+    moved: float
+
+    def seconds(self, share: float) -> float:
+        """On one device that reaches this fraction of its rates: products one after the other, beside the bytes."""
+        products = self.half / (1e12 * HALF.value * NETWORK_SHARE.value)
+        products += self.exact / (1e12 * EXACT.value * NETWORK_SHARE.value)
+        return max(products, self.moved / (1e9 * COPY.value * share))
 
 
 def main() -> None:
@@ -59,29 +84,19 @@ def main() -> None:
         raise ConfigError(f"{size[1]}x{size[0]} does not divide into patches of {config.patch_size}.")
     edges = len(pipeline.clip_edges(FRAMES.value, GRAPH.value))
     work = counted(edges)
-    rows, total = [], 0.0
-    for name, (operations, moved) in work.items():
-        compute = operations / (1e12 * MATMUL.value * NETWORK_SHARE.value)
-        share = ALIGN_SHARE.value if name == "alignment" else NETWORK_SHARE.value
-        memory = moved / (1e9 * COPY.value * share)
-        seconds = max(compute, memory)
-        total += seconds
-        per_frame = [x / FRAMES.value for x in (operations, moved, seconds)]
-        rows.append(
-            (name, f"{per_frame[0] / 1e9:.1f}", f"{per_frame[1] / 1e9:.2f}", _short(per_frame[2]), _short(seconds))
-        )
-    operations, moved = (sum(amounts) for amounts in zip(*work.values(), strict=True))
-    rows.append(
-        (
-            "total",
-            f"{operations / FRAMES.value / 1e9:.1f}",
-            f"{moved / FRAMES.value / 1e9:.2f}",
-            _short(total / FRAMES.value),
-            _short(total),
-        )
-    )
+    rows = []
+    seconds = {
+        name: amounts.seconds(ALIGN_SHARE.value if name == "alignment" else NETWORK_SHARE.value)
+        for name, amounts in work.items()
+    }
+    total = sum(seconds.values())
+    sums = Work(*(sum(amounts) for amounts in zip(*work.values(), strict=True)))
+    for name, (half, exact, moved), spent in [(n, work[n], seconds[n]) for n in work] + [("total", sums, total)]:
+        amounts = [f"{half / FRAMES.value / 1e9:.1f}", f"{exact / FRAMES.value / 1e9:.1f}"]
+        amounts.append(f"{moved / FRAMES.value / 1e9:.2f}")
+        rows.append((name, *amounts, _short(spent / FRAMES.value), _short(spent)))
     print(f"  {FRAMES.value} frames of {size[1]}x{size[0]}, {edges} directed pairs, {PRESET.value}")
-    print(table(rows, ("stage", "GFLOP/frame", "GB/frame", "s/frame", "s/sequence")))
+    print(table(rows, ("stage", "GFLOP/frame half", "exact", "GB/frame", "s/frame", "s/sequence")))
     kept = 32 * size[0] * size[1] * edges
     longer = len(pipeline.clip_edges(bucket_size(FRAMES.value), GRAPH.value))
     print(
@@ -95,7 +110,7 @@ def main() -> None:
     )
 
 
-def counted(num_edges: int) -> Work:
+def counted(num_edges: int) -> dict[str, Work]:
     """Stage -> operations and bytes of one sequence.
 
     Bytes of the networks are those of float32 weights, once per frame or pair, as if there were no batches. They
@@ -113,13 +128,13 @@ def counted(num_edges: int) -> Work:
             ("heads", (model.head1, model.head2)),
         )
     }
-    decoder = flops.decoder_flops(config, grid) + flops.statistics_flops(config, grid)
+    decoder, moments = flops.decoder_flops(config, grid), flops.statistics_flops(config, grid)
+    heads = flops.heads_flops(config, grid)
     work = {
-        "encoder": (frames * flops.encoder_flops(config, grid), frames * size["encoder"]),
-        "first pass": (num_edges * decoder, num_edges * size["decoder"]),
-        "second pass, heads": (
-            num_edges * (decoder + flops.heads_flops(config, grid)),
-            num_edges * (size["decoder"] + size["heads"]),
+        "encoder": Work(frames * flops.encoder_flops(config, grid), 0, frames * size["encoder"]),
+        "first pass": Work(num_edges * decoder, num_edges * moments, num_edges * size["decoder"]),
+        "second pass, heads": Work(
+            num_edges * decoder, num_edges * (moments + heads), num_edges * (size["decoder"] + size["heads"])
         ),
     }
     if WITH_FLOW.value:
@@ -127,13 +142,15 @@ def counted(num_edges: int) -> Work:
         image = jax.ShapeDtypeStruct((1, *network_size(HEIGHT.value, WIDTH.value), 3), jnp.float32)
         per_pair = flops.traced_flops(lambda f, a, b: f(a, b, FLOW_ITERATIONS)[0], network, image, image)
         weights = 4.0 * sum(leaf.size for leaf in jax.tree.leaves(network))
-        work["optical flow"] = num_edges * per_pair, num_edges * weights
+        work["optical flow"] = Work(0, num_edges * per_pair, num_edges * weights)
     clusters = SegmentationConfig()
     distances = 2.0 * frames * grid[0] * grid[1] * clusters.num_clusters * config.enc_dim
     rounds = clusters.restarts * clusters.kmeans_iterations  # each round: distances, and sums over clusters
-    work["k-means, at most"] = 2 * rounds * distances, 8.0 * rounds * frames * grid[0] * grid[1] * config.enc_dim
+    moved = 8.0 * rounds * frames * grid[0] * grid[1] * config.enc_dim
+    work["k-means, at most"] = Work(0, 2 * rounds * distances, moved)
     options = {"with_flow": WITH_FLOW.value}
-    work["alignment"] = (
+    work["alignment"] = Work(
+        0,
         flops.alignment_flops(num_edges, pixels, iterations, **options),
         flops.alignment_bytes(frames, num_edges, pixels, iterations, **options),
     )

@@ -86,28 +86,48 @@ def traced_flops(function: Callable[..., Any], *arguments: Any) -> float:
     For networks that are not counted by hand. Convolutions with one filter per channel, which a CPU computes as sums,
     are not counted there: .3 % of SEA-RAFT. Nothing is computed: `arguments` may be `jax.ShapeDtypeStruct`s.
     """
-    return _jaxpr_flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return sum(products(jax.make_jaxpr(function)(*arguments).jaxpr).values())
 
 
-def _jaxpr_flops(jaxpr: Any) -> float:
-    total = 0.0
+def products(jaxpr: Any) -> dict[str, float]:
+    """Operations of a traced function's products and convolutions, by the arithmetic that they ask for.
+
+    Kinds: "half" (bfloat16 or float16), and of float32 "exact" (all bits of the factors), "reduced" (TensorFloat-32,
+    three passes of bfloat16) and "default" (what the device does by default). Kernels outside of XLA are not counted,
+    nor are loops of unknown length more than once.
+    """
+    total: dict[str, float] = {}
     for equation in jaxpr.eqns:
         params, name = equation.params, equation.primitive.name
         shapes = [v.aval.shape for v in equation.invars]
         result = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
         if name == "dot_general":
             contracted = params["dimension_numbers"][0][0]
-            total += 2.0 * result * math.prod(shapes[0][axis] for axis in contracted)
+            parts = [{_arithmetic(equation): 2.0 * result * math.prod(shapes[0][axis] for axis in contracted)}]
         elif name == "conv_general_dilated":
             kernel = shapes[1]
-            total += 2.0 * result * math.prod(kernel) / kernel[params["dimension_numbers"].rhs_spec[0]]
+            operations = 2.0 * result * math.prod(kernel) / kernel[params["dimension_numbers"].rhs_spec[0]]
+            parts = [{_arithmetic(equation): operations}]
         else:
-            inner = [_jaxpr_flops(getattr(x, "jaxpr", x)) for value in params.values() for x in _jaxprs(value)]
-            if name == "cond":  # the more expensive branch
-                total += max(inner, default=0.0)
-            else:
-                total += sum(inner) * (params["length"] if name == "scan" else 1)
+            parts = [products(getattr(x, "jaxpr", x)) for value in params.values() for x in _jaxprs(value)]
+            if name == "cond":  # the most expensive branch
+                parts = [max(parts, key=lambda part: sum(part.values()), default={})]
+        times = params["length"] if name == "scan" else 1
+        for kind, count in (item for part in parts for item in part.items()):
+            total[kind] = total.get(kind, 0.0) + times * count
     return total
+
+
+def _arithmetic(equation: Any) -> str:
+    """The kind of a product, see `products`."""
+    if all(v.aval.dtype.itemsize < 4 for v in equation.invars[:2]):
+        return "half"
+    precision = equation.params["precision"]
+    factors = precision if isinstance(precision, tuple) else (precision,)
+    asked = {"default" if p is None else p.name for p in factors}
+    if asked <= {"HIGHEST", "F32_F32_F32", "F64_F64_F64"}:
+        return "exact"
+    return "default" if asked <= {"default", "DEFAULT"} else "reduced"
 
 
 def _jaxprs(value: Any) -> list[Any]:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from easi3r_jax import motion
-from easi3r_jax.core import sharding
+from easi3r_jax.core import sharding, target
 from easi3r_jax.core.arrays import Array, Bool, Float, Int
 from easi3r_jax.core.batches import Batches, batch_size, pad_pairs, padded
 from easi3r_jax.core.conversion import check_conversion
@@ -156,7 +156,7 @@ def _batched(
 
 def _most_at_once(grid: tuple[int, int]) -> int:
     """Pairs or frames that a device takes at a time."""
-    tokens = _TOKENS_CPU if jax.default_backend() == "cpu" else _TOKENS
+    tokens = _TOKENS_CPU if target.platform() == "cpu" else _TOKENS
     return max(1, tokens // (grid[0] * grid[1]))
 
 

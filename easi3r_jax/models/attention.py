@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from easi3r_jax.core import target
 from easi3r_jax.core.arrays import Array, Bool, Float
 from easi3r_jax.models.layers import DType, Linear, at_least_float32
 from easi3r_jax.models.rope import apply_rope
@@ -35,9 +36,15 @@ def dot_product_attention(
         )
 
 
-@functools.cache
 def _has_fused_kernel() -> bool:
-    """Whether this process runs on NVIDIA GPUs of compute capability 8.0 (Ampere) or later."""
+    """Whether the target is NVIDIA GPUs of compute capability 8.0 (Ampere) or later."""
+    if not target.is_this_process():
+        return target.platform() == "gpu"
+    return _has_recent_gpu()
+
+
+@functools.cache
+def _has_recent_gpu() -> bool:
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))  # "9.0"; a name on ROCm
     is_nvidia = jax.default_backend() == "gpu" and re.fullmatch(r"\d+\.\d+", capability) is not None
     return is_nvidia and float(capability) >= 8.0

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from easi3r_jax.core import target
 from easi3r_jax.core.arrays import Array, Float
 
 DType = str | type | jnp.dtype
@@ -76,7 +77,7 @@ def _filtered_by_channel(
     On a CPU as a sum of shifted images times weights, since XLA's own runs below 1 GFLOP/s there: 73 ms against 5.2 for
     a 7 x 7 kernel, 384 channels, 36 x 64 pixels.
     """
-    if jax.default_backend() != "cpu":
+    if target.platform() != "cpu":
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
     return _shifted_products(x, kernel, tuple(map(tuple, padding)))
 
