@@ -31,6 +31,7 @@ PROGRAMS = {
     "ablate_cue": ("ablate_cue", "measure what each layer and head of the attention cue is worth"),
     "benchmark": ("benchmark.main", "time every stage"),
     "cost": ("cost", "estimate the cost of an evaluation"),
+    "precision": ("precision.main", "measure what each precision costs in accuracy"),
     "parity": ("parity.main", "compare every stage with reference arrays"),
 }
 

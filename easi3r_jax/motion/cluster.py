@@ -1,10 +1,10 @@
 """k-means on encoder features: tokens that belong together move together (Easi3R, sec. 3.2).
 
 Greedy k-means++ (Arthur & Vassilvitskii 2007: of a few candidates, the one that lowers the inertia most) and Lloyd's
-iterations, restarted from several seeds. The draws hardly depend on rounding (see `init_plus_plus`). Distances are matrix products, |x|² - 2 x·c + |c|², of features minus their
-mean, which keeps float32 accurate. Nothing larger than points × clusters is ever stored, and restarts run one after
-another. Sums over a cluster are products with its indicator and not scattered additions: these are unordered on a GPU,
-and the same seed must give the same labels.
+iterations, restarted from several seeds. The draws hardly depend on rounding (see `init_plus_plus`). Distances are
+matrix products, |x|² - 2 x·c + |c|², of features minus their mean, which keeps float32 accurate. Nothing larger than
+points × clusters is ever stored, and restarts run one after another. Sums over a cluster are products with its
+indicator and not scattered additions: these are unordered on a GPU, and the same seed must give the same labels.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ def init_plus_plus(
     Each is the best of 2 + log k candidates, as in Arthur's own code and scikit-learn. The points should have zero
     mean. `counts` is (n,) float, 1 for the first points and 0 for the others, which are never drawn.
 
-    Candidates win an exponential race (Efraimidis & Spirakis 2006): a point with squared distance d arrives after E / d,
-    where E is exponential. Every point keeps its E for all draws. Features in bfloat16 then give nearly the clusters of
-    those in float32. With draws from the cumulative distances, which rounding shifts past many small entries, or with
-    a new E for each draw, one other centroid changes all later ones: docs/precision.md has the measurement.
+    Candidates win an exponential race (Efraimidis & Spirakis 2006): a point with squared distance d arrives after
+    E / d, E exponential, the same for all draws. Features in bfloat16 then give nearly the clusters of those in
+    float32. Draws from the cumulative distances would be shifted by rounding past many small entries, and one other
+    centroid changes all later draws: docs/precision.md has the measurement.
     """
     num_points = len(points) if counts is None else jnp.sum(counts).astype(jnp.int32)
     candidates = min(2 + int(math.log(num_clusters)), len(points))

@@ -18,15 +18,15 @@ from easi3r_jax.apps.benchmark.properties import full_reconstruction, statistics
 from easi3r_jax.apps.benchmark.stages import alignment_stages, flow_stage, network_stages, noise_frames
 from easi3r_jax.apps.benchmark.timing import Compilations, StageTimer, copy_rate, matmul_rate
 from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
+from easi3r_jax.apps.method_flags import precision_flag
 from easi3r_jax.apps.progress import table
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.conversion import check_conversion
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io.export import write_json
-from easi3r_jax.models import random_model
+from easi3r_jax.models import policy, random_model
 from easi3r_jax.models.config import PRESETS
-from easi3r_jax.weights.load import layer_dtype
 
 FLAGS = cli.Flags(__doc__)
 _WHAT = FLAGS.group("What is measured")
@@ -41,7 +41,7 @@ ITERATIONS = _WHAT.integer("iterations", 300, "Iterations of the alignment.", at
 POINT_DTYPE = _WHAT.choice(
     "point_dtype", "float32", ["float32", "float16", "bfloat16"], "Number type of the aligned point maps."
 )
-DTYPE = _WHAT.choice("dtype", "auto", ["auto", "float32", "bfloat16"], "Number type of the network's layers.")
+PRECISION = precision_flag(_WHAT)
 _HOW = FLAGS.group("How")
 REPEATS = _HOW.integer("repeats", 3, "Timed runs of each stage, after one warm-up run.", at_least=1)
 JSON = _HOW.string("json", "", "Also write the results to this file.")
@@ -54,7 +54,7 @@ def main() -> None:
             f"--stages={STAGES.value}: it must be some of network, flow and alignment, separated by commas."
         )
     config = PRESETS[PRESET.value]()
-    dtype = layer_dtype(DTYPE.value)
+    precision = policy(PRECISION.value)
     check_conversion(POINT_DTYPE.value)
     size = (HEIGHT.value or config.image_size[0], WIDTH.value or config.image_size[1])
     if size[0] % config.patch_size or size[1] % config.patch_size:
@@ -72,13 +72,13 @@ def main() -> None:
     if "alignment" in chosen:  # first: its peak memory is only visible before other stages exceed it
         alignment_stages(stage, frames, edges, options)
     if "flow" in chosen:
-        flow_stage(stage, FLOW.value, frames, edges)
+        flow_stage(stage, FLOW.value, precision, frames, edges)
     if "network" in chosen:
-        model = random_model(config, dtype=dtype)
+        model = random_model(config, precision=precision)
         network_stages(stage, model, frames, edges, options)
         found |= {
             "preset": PRESET.value,
-            "dtype": dtype,
+            "precision": precision.name,
             "statistics_cost": statistics_cost(model, frames, REPEATS.value),
             "reconstruction": full_reconstruction(model, frames, options, compilations),
         }
@@ -86,7 +86,7 @@ def main() -> None:
         "stages": stage.results,
         "peak_memory_bytes": peak_memory_bytes(),
         # Upper bounds: other work on the machine must not lower them.
-        "matmul_flops_per_s": max(matmul_rate(dtype) for _ in range(2)),
+        "matmul_flops_per_s": max(matmul_rate(precision.layers) for _ in range(2)),
         "copy_bytes_per_s": max(copy_rate() for _ in range(2)),
     }
     print(report(found))
