@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from easi3r_jax.core.arrays import Array, Float
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.models import Decoded, DUSt3R
 
 _PRODUCTS = ("dot_general", "conv_general_dilated")
 #: Bits of a float32 number's mantissa that TF32 lacks: 23 - 10.
@@ -36,16 +36,21 @@ def emulated(model: DUSt3R) -> DUSt3R:
 
 
 class _Emulated(DUSt3R):
-    def encode(self, *args: Any) -> Any:
-        return with_tf32(super().encode)(*args)
+    def encode(self, rgb: Array) -> Array:
+        return with_tf32(super().encode)(rgb)
 
-    def decode(self, *args: Any, **options: Any) -> Any:
-        return with_tf32(lambda *inputs: super(_Emulated, self).decode(*inputs[:2], args[2], *inputs[2:], **options))(
-            *args[:2], *args[3:]
-        )
+    def decode(self, features_i, features_j, grid, dynamic_tokens=None, *, gram=False, intermediates=False) -> Decoded:
+        def plain(features_i: Array, features_j: Array, dynamic_tokens: Any) -> Decoded:
+            options = {"gram": gram, "intermediates": intermediates}
+            return super(_Emulated, self).decode(features_i, features_j, grid, dynamic_tokens, **options)
 
-    def predict(self, *args: Any) -> Any:
-        return with_tf32(lambda *inputs: super(_Emulated, self).predict(*inputs, args[3]))(*args[:3])
+        return with_tf32(plain)(features_i, features_j, dynamic_tokens)
+
+    def predict(self, features_i, features_j, decoded, grid) -> tuple[Array, Array, Array, Array]:
+        def plain(features_i: Array, features_j: Array, decoded: Decoded) -> tuple[Array, Array, Array, Array]:
+            return super(_Emulated, self).predict(features_i, features_j, decoded, grid)
+
+        return with_tf32(plain)(features_i, features_j, decoded)
 
 
 def with_tf32(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,9 +94,7 @@ def _bind(equation: Any, inputs: list[Any]) -> list[Any]:
 
 def _is_tf32(equation: Any) -> bool:
     precision = equation.params["precision"]
-    return equation.invars[0].aval.dtype == jnp.float32 and precision is not None and (
-        precision[0] == jax.lax.Precision.HIGH
-    )  # fmt: skip
+    return equation.invars[0].aval.dtype == jnp.float32 and (precision or (None,))[0] == jax.lax.Precision.HIGH
 
 
 def _is_closed(value: Any) -> bool:

@@ -111,12 +111,12 @@ def compared(found: Found, reference: Found, clip: StudyClip) -> dict[str, float
     values: dict[str, float | None] = {
         "points": 100 * float(_points_error(found.predictions, reference.predictions)),
         "mask_iou": iou(ours.scene.dynamic_mask, theirs.scene.dynamic_mask),
-        "mask_iou_truth": iou(ours.scene.dynamic_mask, clip.truth.masks),
+        "mask_iou_truth": None if clip.movers is None else iou(ours.scene.dynamic_mask, clip.movers),
         "ate": truth.get("ate"),
         "abs_rel": truth.get("abs_rel"),
     }
     if ours.motion is not None and theirs.motion is not None:
-        score, other = (np.asarray(x.motion.raw_score) for x in (ours, theirs))
+        score, other = (np.asarray(maps.raw_score) for maps in (ours.motion, theirs.motion))
         values["score"] = 100 * float(np.mean(np.abs(score - other)) / np.std(other))
     return values
 
