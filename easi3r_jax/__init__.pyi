@@ -64,6 +64,7 @@ from .io.sequences import load_frames as load_frames
 from .models.config import DUSt3RConfig as DUSt3RConfig
 from .models.dust3r import DUSt3R as DUSt3R
 from .models.dust3r import random_model as random_model
+from .models.precision import Precision as Precision
 from .motion.aggregate import fuse_temporal as fuse_temporal
 from .motion.cues import Evidence as Evidence
 from .motion.cues import reads_attention as reads_attention

@@ -115,11 +115,10 @@ def reconstructed_clip(preset: str, size: tuple[int, int], frames: int) -> dict[
     from easi3r_jax.apps.environment import peak_memory_bytes
     from easi3r_jax.core.config import PipelineConfig
     from easi3r_jax.inference import pipeline
-    from easi3r_jax.models import random_model
+    from easi3r_jax.models import policy, random_model
     from easi3r_jax.models.config import PRESETS
-    from easi3r_jax.weights.load import layer_dtype
 
-    model, clip = random_model(PRESETS[preset](), dtype=layer_dtype("auto")), noise_frames(frames, *size)
+    model, clip = random_model(PRESETS[preset](), precision=policy()), noise_frames(frames, *size)
     found: dict[str, Any] = {"frames": frames, "pairs": len(pipeline.clip_edges(frames, PipelineConfig().graph))}
     for run in ("first", "second"):
         stages: dict[str, float] = {}
@@ -149,17 +148,16 @@ def training_rate(preset: str, size: tuple[int, int], pairs: int) -> dict[str, A
     from easi3r_jax.apps.benchmark.timing import median_seconds
     from easi3r_jax.apps.environment import peak_memory_bytes
     from easi3r_jax.core import sharding
-    from easi3r_jax.models import parameters_of, random_model
+    from easi3r_jax.models import parameters_of, policy, random_model
     from easi3r_jax.models.config import PRESETS
     from easi3r_jax.training.batch import ViewPairs
     from easi3r_jax.training.config import TrainConfig
     from easi3r_jax.training.step import init_state, make_step
-    from easi3r_jax.weights.load import layer_dtype
 
     config = dataclasses.replace(TrainConfig.dust3r(), batch_size=pairs, warmup_samples=0)
     network, mesh = PRESETS[preset](), sharding.data_mesh(1)
     state = init_state(parameters_of(random_model(network)), config)
-    step = make_step(network, config, mesh, dtype=jnp.dtype(layer_dtype("auto")))
+    step = make_step(network, config, mesh, precision=policy())
     focal = float(size[1])
     intrinsics = jnp.asarray([[focal, 0, size[1] / 2], [0, focal, size[0] / 2], [0, 0, 1]], jnp.float32)
     data = ViewPairs(

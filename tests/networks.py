@@ -5,7 +5,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from easi3r_jax.models import DUSt3R, random_model
 from easi3r_jax.models.config import DUSt3RConfig
@@ -23,9 +22,9 @@ def small_released(head: str) -> DUSt3RConfig:
     return small_network(patch_size=16, enc_depth=2, dec_dim=24, dec_depth=4, head=head)
 
 
-def network(config: DUSt3RConfig, dtype: Any = jnp.float32) -> DUSt3R:
-    """`random_model(config, dtype=dtype)`, drawn once: two DPT heads have 36 million parameters, which take seconds."""
-    return jax.tree.map(lambda leaf: leaf, _drawn(config, dtype))  # modules of its own: a test may change them
+def network(config: DUSt3RConfig, precision: str = "exact") -> DUSt3R:
+    """`random_model` of a policy, drawn once: two DPT heads have 36 million parameters, which take seconds."""
+    return jax.tree.map(lambda leaf: leaf, _drawn(config, precision))  # modules of its own: a test may change them
 
 
-_drawn = functools.cache(lambda config, dtype: random_model(config, dtype=dtype))
+_drawn = functools.cache(lambda config, precision: random_model(config, precision=precision))

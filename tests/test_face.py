@@ -224,8 +224,8 @@ def test_results_are_measured(model, frames, result):
 def test_weights_are_named_by_strings_and_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("EASI3R_JAX_CACHE", str(tmp_path))
     weights = pathlib.Path(e3r.__file__).parent / "assets" / "model"
-    model = e3r.load_model(weights, "float32")
-    chex.assert_trees_all_equal(model, e3r.load_model(str(weights), "float32"))
+    model = e3r.load_model(weights, "exact")
+    chex.assert_trees_all_equal(model, e3r.load_model(str(weights), "exact"))
     for load in (e3r.load_model, e3r.load_flow_model):
         with pytest.raises(e3r.CheckpointError, match="no checkpoint at"):
             load(tmp_path / "none.pth")

@@ -27,7 +27,7 @@ import numpy as np
 from easi3r_jax import motion
 from easi3r_jax.apps import calibration_clips, cli
 from easi3r_jax.apps.calibration_metrics import SEGMENTATION, Figures, Pairs, Seen, chosen, measured
-from easi3r_jax.apps.method_flags import checkpoint_flag, dtype_flag
+from easi3r_jax.apps.method_flags import checkpoint_flag, precision_flag
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.study.clips import StudyClip
 from easi3r_jax.core.atomic import atomic_folder, check_file, ensure_writable
@@ -84,7 +84,7 @@ MOST_IN_TWINS = _FIT.number(
 
 _OUTPUT = FLAGS.group("Output")
 OUTPUT = _OUTPUT.string("output", "readout.json", "A .json file, or the folder of a checkpoint to write.")
-DTYPE = dtype_flag(_OUTPUT)
+PRECISION = precision_flag(_OUTPUT)
 
 #: Weight of the twins' objects, regularisation, minimum threshold.
 Choice = tuple[float, float, float]
@@ -98,7 +98,7 @@ def main() -> None:
         check_file(output)
     else:
         ensure_writable(output, marker="config.json")
-    model, _ = load_model_and_metadata(CHECKPOINT.value, DTYPE.value, progress=stages)
+    model, _ = load_model_and_metadata(CHECKPOINT.value, PRECISION.value, progress=stages)
     stages.close()
     parts = split(model)
     counts = [count for count, _ in parts]

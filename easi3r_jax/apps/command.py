@@ -33,6 +33,7 @@ PROGRAMS = {
     "cost": ("cost", "estimate the cost of an evaluation"),
     "long_clips": ("long_clips.main", "show memory and time of long clips by windows"),
     "compile_check": ("compile_check.main", "compile every stage for TPUs and GPUs without one"),
+    "precision": ("precision.main", "measure what each precision costs in accuracy"),
     "parity": ("parity.main", "compare every stage with reference arrays"),
 }
 

@@ -7,7 +7,7 @@
 Operations and bytes are counted from the architecture and the pair graph; nothing is computed. Each kind of work has
 its own rate: products in half precision (encoder and decoder), products that keep all bits of float32 (heads, flow
 networks, statistics, k-means), and bytes (the alignment). Rates are those of large matrix products and a large copy.
-`python -m experiments.benchmark` measures them on your device (--dtype=float32 for exact products), together with the
+`python -m experiments.benchmark` measures them on your device (--precision=exact for exact products), together with the
 fractions of them that the stages reach. `python -m experiments.compile_check` prints what a TPU's compiler counts.
 k-means is counted with its maximum number of iterations. Not counted: reading frames, RANSAC, metrics.
 """

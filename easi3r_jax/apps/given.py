@@ -23,7 +23,7 @@ from easi3r_jax.io.priors.cameras import load_cameras
 from easi3r_jax.io.priors.flow import FlowFolder
 from easi3r_jax.io.priors.masks import load_masks
 from easi3r_jax.io.video.images import list_images
-from easi3r_jax.models import FlowNetwork
+from easi3r_jax.models import FlowNetwork, policy
 from easi3r_jax.weights import convert
 from easi3r_jax.weights.checkpoint import load_flow_network
 
@@ -114,11 +114,12 @@ class NetworkFlags:
         return sam2.Sam2Refiner(self.refine_checkpoint.value, progress=progress)
 
     def flow_source(
-        self, place: Callable[[FlowNetwork], FlowNetwork] = lambda network: network
+        self, precision: str, place: Callable[[FlowNetwork], FlowNetwork] = lambda network: network
     ) -> tuple[FlowSource | pathlib.Path | None, dict[str, Any]]:
         """The source of optical flow, or the folder that provides it, and its description; None: no flow.
 
         Args:
+          precision: as `models.policy` takes it.
           place: puts a network on the devices.
 
         Raises:
@@ -131,7 +132,7 @@ class NetworkFlags:
         if checkpoint:
             if name not in ("auto", *NETWORKS):
                 raise ConfigError(f"--flow_checkpoint requires --flow=auto or {' or '.join(NETWORKS)}, not {name}.")
-            config, network, metadata = load_flow_network(convert.resolve(checkpoint))
+            config, network, metadata = load_flow_network(convert.resolve(checkpoint), precision=policy(precision))
             if name not in ("auto", config.network):
                 raise ConfigError(
                     f"--flow={name}, but {checkpoint} has weights of {config.network}: use --flow={config.network}."

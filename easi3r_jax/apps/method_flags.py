@@ -10,7 +10,7 @@ from easi3r_jax.apps.given import NetworkFlags
 from easi3r_jax.core import config as options
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.pairs import make_edges
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.models import POLICIES, DUSt3R
 from easi3r_jax.weights.readout import load_readout
 
 Known = TypeVar("Known", bound=NetworkFlags)
@@ -31,14 +31,14 @@ def devices_flag(group: cli.Group):
     return group.integer("devices", 0, "Number of this machine's devices to use (0: all).", at_least=0)
 
 
-def dtype_flag(group: cli.Group):
-    """`--dtype` of the network."""
+def precision_flag(group: cli.Group, note: str = ""):
+    """`--precision` of the networks, which `models.policy` takes."""
     return group.choice(
-        "dtype",
+        "precision",
         "auto",
-        ["auto", "float32", "bfloat16"],
-        "Number type of the network's layers; auto is bfloat16 on GPUs and TPUs. Heads and statistics are always "
-        "float32.",
+        ["auto", *POLICIES],
+        "What the networks compute in: exact (float32), tf32 (products of factors rounded to 10 bits, on GPUs), bf16 "
+        "(encoder and decoder in bfloat16, the rest as tf32), or auto (bf16 on GPUs and TPUs, exact on CPUs)." + note,
     )
 
 

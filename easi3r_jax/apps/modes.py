@@ -57,7 +57,7 @@ class Method:
             "pipeline": self.config,
             "weights": tuple(self.weights.values()),
             "readout": self.model.readout,
-            "dtype": str(self.model.dtype),
+            "precision": self.model.precision.name,
             "versions": versions(),
         }
 

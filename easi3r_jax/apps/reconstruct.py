@@ -30,7 +30,7 @@ from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
 from easi3r_jax.apps.exporting import write_exports
 from easi3r_jax.apps.given import GivenFlags, for_clip
-from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, dtype_flag
+from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, precision_flag
 from easi3r_jax.apps.modes import SIMPLER, Comparison, Method, frame_by_frame, whole_clip, window_by_window
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.report_page import METRICS
@@ -111,11 +111,11 @@ COMPARE = _OUTPUT.boolean(
 )
 
 _COMPUTE = FLAGS.group("Computation")
-DTYPE = dtype_flag(_COMPUTE)
+PRECISION = precision_flag(_COMPUTE)
 DEVICES = devices_flag(_COMPUTE)
 SEED = _COMPUTE.integer("seed", 0, "Seed of k-means and RANSAC.", at_least=0)
 
-#: Loads a network: (`--checkpoint`, `--dtype`, progress) -> the network and the metadata of its weights.
+#: Loads a network: (`--checkpoint`, `--precision`, progress) -> the network and the metadata of its weights.
 Load = Callable[[str, str, Stages], tuple[DUSt3R, dict[str, Any]]]
 
 
@@ -212,8 +212,8 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     return written
 
 
-def _load(checkpoint: str, dtype: str, stages: Stages) -> tuple[DUSt3R, dict[str, Any]]:
-    return load_model_and_metadata(checkpoint, dtype, progress=stages)
+def _load(checkpoint: str, precision: str, stages: Stages) -> tuple[DUSt3R, dict[str, Any]]:
+    return load_model_and_metadata(checkpoint, precision, progress=stages)
 
 
 def load_method(
@@ -223,8 +223,8 @@ def load_method(
     refiner = GIVEN.refiner(stages)
     flow, flow_weights = None, {}
     if MODE.value == "align":
-        flow, flow_weights = GIVEN.flow_source(partial(on_devices, count=DEVICES.value))
-    model, checkpoint = load(CHECKPOINT.value, DTYPE.value, stages)
+        flow, flow_weights = GIVEN.flow_source(PRECISION.value, partial(on_devices, count=DEVICES.value))
+    model, checkpoint = load(CHECKPOINT.value, PRECISION.value, stages)
     if MODE.value == "align":  # frame by frame there is nothing to shard, and motion is not detected
         model = on_devices(METHOD.with_readout(model), DEVICES.value)
     weights = {"checkpoint": checkpoint, "flow": flow_weights, "refiner": refiner and refiner.metadata}
@@ -243,7 +243,7 @@ def record_of(method: Method) -> dict[str, Any]:
         "flow": flow or None,
         "network": dataclasses.asdict(method.model.config),
         "readout": method.model.readout and method.model.readout.origin,
-        "dtype": str(method.model.dtype),
+        "precision": method.model.precision.name,
         "versions": versions(),
     }
 
@@ -304,7 +304,7 @@ def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
     note = ""
     if CHECKPOINT.value == "embedded" and SEQ.value != "demo":
         note = "\n  The embedded network is a small one for trials; --checkpoint takes real weights (see README)."
-    return f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.dtype}, {device()}{note}"
+    return f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {device()}{note}"
 
 
 def closing_table(stages: Stages, seconds: float, output: pathlib.Path) -> str:

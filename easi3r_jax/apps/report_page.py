@@ -179,7 +179,9 @@ def _versions(config: Mapping[str, Any]) -> list[Part]:
         if isinstance(weights, dict):
             titles = {"source_name": called, "folder": called, "source_sha256": "its SHA-256", "licence": "its licence"}
             rows += [(title, _plain(weights[key])) for key, title in titles.items() if key in weights]
-    if "dtype" in config:
+    if "precision" in config:
+        rows.append(("precision", _plain(config["precision"])))
+    elif "dtype" in config:  # older results
         rows.append(("dtype of layers", _plain(config["dtype"])))
     versions = config.get("versions")
     if isinstance(versions, dict):

@@ -24,11 +24,11 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import device, versions
+from easi3r_jax.apps.method_flags import precision_flag
 from easi3r_jax.apps.run_folder import held
 from easi3r_jax.apps.training_data import PairSource, open_source
 from easi3r_jax.apps.training_log import TrainingLog, preview
@@ -37,14 +37,14 @@ from easi3r_jax.apps.validate import measure, shown
 from easi3r_jax.core import interrupt, sharding
 from easi3r_jax.core.atomic import atomic_file
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.models import DUSt3R, abstract_model, parameters_of, random_model
+from easi3r_jax.models import DUSt3R, abstract_model, parameters_of, policy, random_model
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.training.batch import ViewPairs
 from easi3r_jax.training.config import TrainConfig
 from easi3r_jax.training.step import TrainState, averaged_model, init_state, make_step
 from easi3r_jax.training.validation import evaluate
 from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, load_newest, save_checkpoint, save_state, state_options
-from easi3r_jax.weights.load import layer_dtype, load_model_and_metadata
+from easi3r_jax.weights.load import load_model_and_metadata
 
 FLAGS = cli.Flags(__doc__, cached=True)
 
@@ -105,13 +105,7 @@ OPTIMISER = _OPTIMISER.choice(
     "optimiser", "preset", ["preset", "adamw", "muon"], "AdamW, or Muon for the blocks' matrices."
 )
 LEARNING_RATE = _OPTIMISER.number("learning_rate", 0.0, "Highest learning rate (0: the preset's).", at_least=0.0)
-DTYPE = _OPTIMISER.choice(
-    "dtype",
-    "auto",
-    ["auto", "float32", "bfloat16"],
-    "Number type of the network's layers; auto is bfloat16 on GPUs and TPUs. Parameters, loss and averages are always "
-    "float32.",
-)
+PRECISION = precision_flag(_OPTIMISER, " Parameters, loss and averages are float32.")
 
 _REPORT = FLAGS.group("Reports")
 LOG_EVERY = _REPORT.integer(
@@ -161,9 +155,9 @@ def train_in(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConf
     network, first, licence = starting_point(begun)
     source = open_source(DATA.value, network.image_size, seed=SEED.value, moving=FINETUNE.value == "monst3r")
     check_terms(config, network, source)
-    dtype = layer_dtype(DTYPE.value)
+    precision = policy(PRECISION.value)
     recorded = describe(network, config, source, seed=SEED.value, checkpoint=CHECKPOINT.value) | {
-        "dtype": dtype,
+        "precision": precision.name,
         "devices": mesh.size,
     }
     if CHECKPOINT.value:
@@ -174,7 +168,7 @@ def train_in(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConf
     height, width = network.image_size
     print(
         f"  {count / 1e6:.1f} M parameters, {width}x{height} pixels, {config.steps} steps of {config.batch_size} pairs "
-        f"({DATA.value or 'rendered'}), {dtype}, {device()}\n  folder of the run: {output}",
+        f"({DATA.value or 'rendered'}), {precision.name}, {device()}\n  folder of the run: {output}",
         flush=True,
     )
     for note in source.notes:
@@ -184,7 +178,7 @@ def train_in(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConf
     else:
         state = resumed(output, parameters, config, mesh, recorded)
     del first, parameters
-    step = make_step(network, config, mesh, draw=source.draw, dtype=jnp.dtype(dtype))
+    step = make_step(network, config, mesh, draw=source.draw, precision=precision)
     held_out = source.held_out(max(HELD_OUT.value, FINAL.value))
     run = Run(output, config, network, source, held_out, recorded)
 
@@ -213,7 +207,7 @@ def starting_point(begun: pathlib.Path | None) -> tuple[DUSt3RConfig, DUSt3R | N
     if begun is not None:
         options = state_options(begun)
         return described_network(options, begun), None, options.get("licence", LICENCE_UNKNOWN)
-    first, metadata = load_model_and_metadata(CHECKPOINT.value, "float32")
+    first, metadata = load_model_and_metadata(CHECKPOINT.value, "exact")
     return first.config, first, f"That of the initial weights: {metadata['licence']}"
 
 

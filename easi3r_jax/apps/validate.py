@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import versions
+from easi3r_jax.apps.method_flags import precision_flag
 from easi3r_jax.apps.progress import table
 from easi3r_jax.apps.training_data import rendered
 from easi3r_jax.core.errors import ConfigError
@@ -26,7 +27,7 @@ FLAGS = cli.Flags(__doc__, cached=True)
 
 _WHAT = FLAGS.group("What is measured")
 CHECKPOINT = _WHAT.string("checkpoint", "embedded", "Weights, as for experiments.reconstruct.")
-DTYPE = _WHAT.choice("dtype", "auto", ["auto", "float32", "bfloat16"], "Number type of the network's layers.")
+PRECISION = precision_flag(_WHAT)
 NUM = _WHAT.integer("num", 256, "Number of pairs; each is evaluated in both directions.", at_least=1)
 MOVING = _WHAT.boolean("moving", False, "Use dynamic scenes instead of static ones.")
 ARC_DEG = _WHAT.number(
@@ -42,7 +43,7 @@ JSON = _WHAT.string("json", "", "Also write the metrics to this file.")
 def main() -> None:
     if MOVING.value and ARC_DEG.present:
         raise ConfigError("--arc_deg applies to static scenes: omit it or --moving.")
-    model, metadata = load_model_and_metadata(CHECKPOINT.value, DTYPE.value)
+    model, metadata = load_model_and_metadata(CHECKPOINT.value, PRECISION.value)
     pairs = rendered(model.config.image_size, seed=0, moving=MOVING.value, arc_deg=ARC_DEG.value).held_out(NUM.value)
     metrics = measure(model, pairs, BATCH_SIZE.value)
     print(shown(metrics, len(pairs.rgb)))

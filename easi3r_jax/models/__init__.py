@@ -3,20 +3,24 @@
 from easi3r_jax.models.decoder import Decoded
 from easi3r_jax.models.dust3r import DUSt3R, abstract_model, normalize_rgb, random_model
 from easi3r_jax.models.parameters import FlowNetwork, flow_network, model_from, parameter_shapes, parameters_of
+from easi3r_jax.models.precision import POLICIES, Precision, policy
 from easi3r_jax.models.raft import RAFT
 from easi3r_jax.models.sea_raft import SEARAFT
 
 __all__ = [
+    "POLICIES",
     "RAFT",
     "SEARAFT",
     "DUSt3R",
     "Decoded",
     "FlowNetwork",
+    "Precision",
     "abstract_model",
     "flow_network",
     "model_from",
     "normalize_rgb",
     "parameter_shapes",
     "parameters_of",
+    "policy",
     "random_model",
 ]

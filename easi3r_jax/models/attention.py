@@ -14,7 +14,7 @@ from flax import nnx
 
 from easi3r_jax.core import target
 from easi3r_jax.core.arrays import Array, Bool, Float
-from easi3r_jax.models.layers import DType, Linear, at_least_float32
+from easi3r_jax.models.layers import DType, at_least_float32, linear
 from easi3r_jax.models.rope import apply_rope
 from easi3r_jax.models.statistics import QueriesKeys
 
@@ -91,8 +91,8 @@ class SelfAttention(nnx.Module):
     """Multi-head self-attention with rotary position embedding."""
 
     def __init__(self, dim: int, num_heads: int, *, dtype: DType, rngs: nnx.Rngs):
-        self.qkv = Linear(dim, 3 * dim, dtype=dtype, rngs=rngs)
-        self.proj = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.qkv = linear(dim, 3 * dim, dtype=dtype, rngs=rngs)
+        self.proj = linear(dim, dim, dtype=dtype, rngs=rngs)
         self.num_heads = num_heads
 
     def __call__(
@@ -122,10 +122,10 @@ class CrossAttention(nnx.Module):
     """Multi-head attention to another view's tokens, with rotary position embedding on both sides."""
 
     def __init__(self, dim: int, num_heads: int, *, dtype: DType, rngs: nnx.Rngs):
-        self.q = Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.k = Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.v = Linear(dim, dim, dtype=dtype, rngs=rngs)
-        self.proj = Linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.q = linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.k = linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.v = linear(dim, dim, dtype=dtype, rngs=rngs)
+        self.proj = linear(dim, dim, dtype=dtype, rngs=rngs)
         self.num_heads = num_heads
 
     def __call__(

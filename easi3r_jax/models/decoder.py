@@ -13,7 +13,7 @@ from easi3r_jax.core.arrays import Array, Bool, Float, pytree_dataclass
 from easi3r_jax.core.statistics import AttentionStats, GramStats
 from easi3r_jax.models.attention import CrossAttention, SelfAttention
 from easi3r_jax.models.config import DUSt3RConfig
-from easi3r_jax.models.layers import MLP, DType, LayerNorm, Linear, at_least_float32
+from easi3r_jax.models.layers import MLP, DType, LayerNorm, at_least_float32, linear
 from easi3r_jax.models.rope import rope_table
 from easi3r_jax.models.statistics import QueriesKeys, gram_statistics, mean_logits
 
@@ -73,7 +73,7 @@ class Decoder(nnx.Module):
     """Embedding, two stacks of blocks run together by one `scan`, one norm for both branches."""
 
     def __init__(self, config: DUSt3RConfig, *, dtype: DType, rngs: nnx.Rngs):
-        self.embed = Linear(config.enc_dim, config.dec_dim, dtype=dtype, rngs=rngs)
+        self.embed = linear(config.enc_dim, config.dec_dim, dtype=dtype, rngs=rngs)
         self.branch1 = jax.vmap(lambda r: DecoderBlock(config, dtype=dtype, rngs=r))(rngs.split(config.dec_depth))
         self.branch2 = jax.vmap(lambda r: DecoderBlock(config, dtype=dtype, rngs=r))(rngs.split(config.dec_depth))
         self.norm = LayerNorm(config.dec_dim, rngs=rngs)

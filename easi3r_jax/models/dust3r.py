@@ -12,7 +12,6 @@ Modules are pytrees: `jax.jit(lambda model, rgb: model.encode(rgb))(model, rgb)`
 
 from __future__ import annotations
 
-import contextlib
 import functools
 
 import jax
@@ -27,17 +26,12 @@ from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.decoder import Decoded, Decoder
 from easi3r_jax.models.encoder import Encoder
 from easi3r_jax.models.heads import make_head, points_and_confidence
-from easi3r_jax.models.layers import DType
+from easi3r_jax.models.precision import Precision, multiplying, policy
 
 
 def normalize_rgb(rgb: Real[Array, "*shape"]) -> Float[Array, "*shape"]:
     """uint8 RGB to the network's range [-1, 1]: (rgb / 255 - 0.5) / 0.5, float32."""
     return (rgb.astype(jnp.float32) / np.float32(255.0) - np.float32(0.5)) / np.float32(0.5)
-
-
-def exact_products(dtype: DType) -> contextlib.AbstractContextManager:
-    """Within it, float32 products keep float32 precision. By default, a GPU or TPU rounds factors to 10 or 8 bits."""
-    return jax.default_matmul_precision("highest") if dtype == jnp.float32 else contextlib.nullcontext()
 
 
 class DUSt3R(nnx.Module):
@@ -46,9 +40,7 @@ class DUSt3R(nnx.Module):
     Attributes:
       config: the architecture.
       readout: calibrated motion cue that the checkpoint carries, or None; `with_readout` changes it.
-      dtype: compute dtype of encoder and decoder layers; `with_dtype` changes it. bfloat16 is the accelerators'
-        default, float32 the CPU's. The residual stream, norms, statistics and heads stay float32. In float64, in which
-        gradients are checked, everything is float64; parameters must be, too.
+      precision: which part computes in which number type; `with_precision` changes it.
     """
 
     def __init__(
@@ -56,21 +48,29 @@ class DUSt3R(nnx.Module):
         config: DUSt3RConfig,
         *,
         rngs: nnx.Rngs,
-        dtype: DType = jnp.float32,
+        precision: Precision = Precision(),
         readout: ReadoutConfig | None = None,
     ):
         self.config = config
         self.readout = readout
-        self.dtype = jnp.dtype(dtype)
-        self.encoder = Encoder(config, dtype=self.dtype, rngs=rngs)
-        self.decoder = Decoder(config, dtype=self.dtype, rngs=rngs)
+        self.precision = precision
+        dtype = jnp.dtype(precision.layers)
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
         self.head1 = make_head(config, rngs=rngs)
         self.head2 = make_head(config, rngs=rngs)
 
-    def with_dtype(self, dtype: DType) -> DUSt3R:
-        """This network with layers that compute in another dtype. Its arrays are shared; the original is unchanged."""
-        graphdef, _ = abstract_parts(self.config, jnp.dtype(dtype), self.readout)
-        return nnx.merge(graphdef, nnx.state(self), copy=True)
+    def with_precision(self, precision: Precision | str) -> DUSt3R:
+        """This network with another policy. The original is unchanged.
+
+        Weights that the policy stores in another number type are converted; all others are shared. From bfloat16 the
+        digits do not come back: load the weights again.
+
+        Raises:
+          ConfigError: an unknown name (see `policy`).
+        """
+        graphdef, stored = abstract_parts(self.config, policy(precision), self.readout)
+        return nnx.merge(graphdef, jax.tree.map(_as_stored, nnx.state(self), stored), copy=True)
 
     def with_readout(self, readout: ReadoutConfig | None) -> DUSt3R:
         """This network with another calibrated motion cue, or without one. Its arrays are shared.
@@ -84,7 +84,7 @@ class DUSt3R(nnx.Module):
                 f"The read-out is for a decoder of {readout.num_layers} layers and {readout.num_heads} heads; this "
                 f"network has {config.dec_depth} and {config.dec_heads}. Calibrate one with experiments.calibrate."
             )
-        graphdef, _ = abstract_parts(config, self.dtype, readout)
+        graphdef, _ = abstract_parts(config, self.precision, readout)
         return nnx.merge(graphdef, nnx.state(self), copy=True)
 
     def grid(self, image_size: tuple[int, int]) -> tuple[int, int]:
@@ -97,7 +97,7 @@ class DUSt3R(nnx.Module):
     def encode(self, rgb: UInt8[Array, "T H W 3"]) -> Float[Array, "T N C"]:
         """Encodes frames (T, H, W, 3) uint8 to features (T, N, C)."""
         self.grid((rgb.shape[1], rgb.shape[2]))
-        with exact_products(self.dtype):
+        with multiplying(self.precision.products):
             return self.encoder(normalize_rgb(rgb))[0]
 
     def decode(
@@ -119,7 +119,7 @@ class DUSt3R(nnx.Module):
           gram: also return Gram statistics.
           intermediates: also return every layer's output and its full pre-softmax maps.
         """
-        with exact_products(self.dtype):
+        with multiplying(self.precision.products):
             return self.decoder(features_i, features_j, grid, dynamic_tokens, gram=gram, intermediates=intermediates)
 
     def predict(
@@ -135,26 +135,35 @@ class DUSt3R(nnx.Module):
           points_i (E, H, W, 3), confidence_i (E, H, W), points_j, confidence_j: points of both views in camera
           i's frame.
         """
-        with exact_products(jnp.float32):
+        with multiplying(self.precision.heads):
             raw_i, _ = self.head1(features_i, decoded.tokens_i, grid)
             raw_j, _ = self.head2(features_j, decoded.tokens_j, grid)
         bounds = self.config.confidence_range
         return (*points_and_confidence(raw_i, bounds), *points_and_confidence(raw_j, bounds))
 
 
-def abstract_model(config: DUSt3RConfig, *, dtype: DType = jnp.float32) -> DUSt3R:
+def _as_stored(leaf: Array, stored: jax.ShapeDtypeStruct) -> Array:
+    return leaf if leaf.dtype == stored.dtype else leaf.astype(stored.dtype)
+
+
+def abstract_model(config: DUSt3RConfig, *, precision: Precision = Precision()) -> DUSt3R:
     """The model with shapes in place of arrays. Allocates nothing."""
-    return nnx.merge(*abstract_parts(config, jnp.dtype(dtype)), copy=True)
+    return nnx.merge(*abstract_parts(config, precision), copy=True)
 
 
 @functools.lru_cache(maxsize=16)  # tracing the initialisers of the released networks takes a second
 def abstract_parts(
-    config: DUSt3RConfig, dtype: jnp.dtype, readout: ReadoutConfig | None = None
+    config: DUSt3RConfig, precision: Precision, readout: ReadoutConfig | None = None
 ) -> tuple[nnx.GraphDef[DUSt3R], nnx.State]:
     """`nnx.split` of the abstract model. The parts are shared by all callers: merge them with `copy=True`."""
-    return nnx.split(nnx.eval_shape(lambda: DUSt3R(config, rngs=nnx.Rngs(0), dtype=dtype, readout=readout)))
+    graphdef, stored = nnx.split(
+        nnx.eval_shape(lambda: DUSt3R(config, rngs=nnx.Rngs(0), precision=precision, readout=readout))
+    )
+    if precision.layers == "float64":  # also what is float32 otherwise
+        stored = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float64), stored)
+    return graphdef, stored
 
 
-def random_model(config: DUSt3RConfig, *, seed: int = 0, dtype: DType = jnp.float32) -> DUSt3R:
-    """The model with randomly initialised weights."""
-    return DUSt3R(config, rngs=nnx.Rngs(seed), dtype=dtype)
+def random_model(config: DUSt3RConfig, *, seed: int = 0, precision: Precision | str = Precision()) -> DUSt3R:
+    """The model with randomly initialised weights: of a seed the same in every policy, up to rounding."""
+    return DUSt3R(config, rngs=nnx.Rngs(seed)).with_precision(precision)

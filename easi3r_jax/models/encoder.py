@@ -8,7 +8,7 @@ from flax import nnx
 from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.models.attention import SelfAttention
 from easi3r_jax.models.config import DUSt3RConfig
-from easi3r_jax.models.layers import MLP, DType, LayerNorm, Linear, at_least_float32
+from easi3r_jax.models.layers import MLP, DType, LayerNorm, at_least_float32, linear
 from easi3r_jax.models.rope import rope_table
 
 
@@ -47,7 +47,7 @@ class Encoder(nnx.Module):
     """Patch embedding, stacked blocks run by one `scan`, final norm."""
 
     def __init__(self, config: DUSt3RConfig, *, dtype: DType, rngs: nnx.Rngs):
-        self.patch_embed = Linear(3 * config.patch_size**2, config.enc_dim, dtype=dtype, rngs=rngs)
+        self.patch_embed = linear(3 * config.patch_size**2, config.enc_dim, dtype=dtype, rngs=rngs)
         self.blocks = jax.vmap(lambda r: EncoderBlock(config, dtype=dtype, rngs=r))(rngs.split(config.enc_depth))
         self.norm = LayerNorm(config.enc_dim, rngs=rngs)
         self.config = config

@@ -1,4 +1,4 @@
-"""Prediction heads: tokens to a point map and its confidence. Float32 whatever the blocks compute in."""
+"""Prediction heads: tokens to a point map and its confidence. Float32 arrays in every policy (see `precision`)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Layers of the networks: Flax's, with the settings that they share, and the few that Flax does not have.
 
-Parameters are float32. A layer computes in the dtype that it is constructed with, else in that of its inputs.
+Parameters are float32, and a layer computes in the dtype of its inputs, unless it is constructed with a dtype: then it
+computes in that, and stores its parameters in it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ DType = str | type | jnp.dtype
 Linear = functools.partial(nnx.Linear, kernel_init=nnx.initializers.xavier_uniform())
 #: Variance in two passes: in one, E[x^2] - E[x]^2 cancels where a token's mean is far from 0.
 LayerNorm = functools.partial(nnx.LayerNorm, epsilon=1e-6, use_fast_variance=False)
+
+
+def linear(in_dim: int, out_dim: int, *, dtype: DType, rngs: nnx.Rngs) -> nnx.Linear:
+    """As `Linear`, computing and stored in `dtype`."""
+    return Linear(in_dim, out_dim, dtype=dtype, param_dtype=dtype, rngs=rngs)
 
 
 def at_least_float32(dtype: DType) -> jnp.dtype:
@@ -99,8 +105,8 @@ class MLP(nnx.Module):
     """Linear, exact (erf) GELU, linear."""
 
     def __init__(self, dim: int, hidden: int, *, dtype: DType, rngs: nnx.Rngs):
-        self.fc1 = Linear(dim, hidden, dtype=dtype, rngs=rngs)
-        self.fc2 = Linear(hidden, dim, dtype=dtype, rngs=rngs)
+        self.fc1 = linear(dim, hidden, dtype=dtype, rngs=rngs)
+        self.fc2 = linear(hidden, dim, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))

@@ -7,21 +7,20 @@ from collections.abc import Mapping
 from typing import Any, overload
 
 import flax.traverse_util
-import jax.numpy as jnp
 from flax import nnx
 
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.models.dust3r import DUSt3R, abstract_model
-from easi3r_jax.models.layers import DType
+from easi3r_jax.models.precision import Precision
 from easi3r_jax.models.raft import RAFT
 from easi3r_jax.models.sea_raft import SEARAFT
 
 FlowNetwork = RAFT | SEARAFT
 
 
-def flow_network(config: FlowConfig, *, seed: int = 0) -> FlowNetwork:
+def flow_network(config: FlowConfig, *, seed: int = 0, precision: Precision = Precision()) -> FlowNetwork:
     """The network of a configuration, with randomly initialised weights."""
-    return (SEARAFT if config.network == "sea-raft" else RAFT)(config, rngs=nnx.Rngs(seed))
+    return (SEARAFT if config.network == "sea-raft" else RAFT)(config, rngs=nnx.Rngs(seed), precision=precision)
 
 
 def parameters_of(model: DUSt3R | FlowNetwork) -> dict[str, Any]:
@@ -31,18 +30,20 @@ def parameters_of(model: DUSt3R | FlowNetwork) -> dict[str, Any]:
 
 
 @overload
-def model_from(config: DUSt3RConfig, parameters: Mapping[str, Any], *, dtype: DType = ...) -> DUSt3R: ...
+def model_from(config: DUSt3RConfig, parameters: Mapping[str, Any], *, precision: Precision = ...) -> DUSt3R: ...
 @overload
-def model_from(config: FlowConfig, parameters: Mapping[str, Any]) -> FlowNetwork: ...
+def model_from(config: FlowConfig, parameters: Mapping[str, Any], *, precision: Precision = ...) -> FlowNetwork: ...
 def model_from(
-    config: DUSt3RConfig | FlowConfig, parameters: Mapping[str, Any], *, dtype: DType = jnp.float32
+    config: DUSt3RConfig | FlowConfig, parameters: Mapping[str, Any], *, precision: Precision = Precision()
 ) -> DUSt3R | FlowNetwork:
     """The network with these parameters; the inverse of `parameters_of`. Pure: works under `jax.jit` and `jax.grad`.
+
+    Parameters stay in the number type that they have, and layers convert them: in training they are float32.
 
     Raises:
       KeyError: a parameter is missing.
     """
-    graphdef, state = nnx.split(_abstract(config, dtype))
+    graphdef, state = nnx.split(_abstract(config, precision))
     paths = flax.traverse_util.flatten_dict(nnx.to_pure_dict(state))
     tree = flax.traverse_util.unflatten_dict({path: parameters[".".join(map(str, path))] for path in paths})
     nnx.replace_by_pure_dict(state, tree)
@@ -54,12 +55,12 @@ def parameter_shapes(config: DUSt3RConfig | FlowConfig) -> dict[str, tuple[int, 
     return {path: leaf.shape for path, leaf in parameters_of(_abstract(config)).items()}
 
 
-def _abstract(config: DUSt3RConfig | FlowConfig, dtype: DType = jnp.float32) -> Any:
+def _abstract(config: DUSt3RConfig | FlowConfig, precision: Precision = Precision()) -> Any:
     if isinstance(config, FlowConfig):
-        return nnx.merge(*_abstract_flow(config), copy=True)
-    return abstract_model(config, dtype=dtype)
+        return nnx.merge(*_abstract_flow(config, precision), copy=True)
+    return abstract_model(config, precision=precision)
 
 
 @functools.lru_cache(maxsize=4)  # tracing the initialisers takes seconds; see `dust3r.abstract_parts`
-def _abstract_flow(config: FlowConfig) -> Any:
-    return nnx.split(nnx.eval_shape(lambda: flow_network(config)))
+def _abstract_flow(config: FlowConfig, precision: Precision) -> Any:
+    return nnx.split(nnx.eval_shape(lambda: flow_network(config, precision=precision)))

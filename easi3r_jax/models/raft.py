@@ -10,7 +10,7 @@ from easi3r_jax.core.arrays import Array, Float, Real
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.models.correlation import LEVELS, make_lookup
-from easi3r_jax.models.dust3r import exact_products, normalize_rgb
+from easi3r_jax.models.dust3r import normalize_rgb
 from easi3r_jax.models.flow_layers import (
     ITERATIONS,
     FlowEncoder,
@@ -20,6 +20,7 @@ from easi3r_jax.models.flow_layers import (
     convex_upsample,
 )
 from easi3r_jax.models.layers import conv2d
+from easi3r_jax.models.precision import Precision, multiplying
 
 
 class GRU(nnx.Module):
@@ -46,13 +47,15 @@ class RAFT(nnx.Module):
 
     Attributes:
       config: which of the two networks this is.
+      precision: how it multiplies (`heads`).
       radius: of the correlation lookup's window.
       hidden: width of the recurrent state.
     """
 
-    def __init__(self, config: FlowConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: FlowConfig, *, rngs: nnx.Rngs, precision: Precision = Precision()):
         small = config.network == "raft-small"
         self.config = config
+        self.precision = precision
         self.radius, self.hidden = (3, 96) if small else (4, 128)
         context = 64 if small else 128
         stages = tuple((dim, 2) for dim in ((32, 64, 96) if small else (64, 96, 128)))
@@ -83,7 +86,7 @@ class RAFT(nnx.Module):
           out: dict of `features_i`, `features_j`, `context` (before it is split) and `coarse`, the flow after every
             iteration at 1/8 of the resolution (I, B, h, w, 2).
         """
-        with exact_products(jnp.float32):
+        with multiplying(self.precision.heads):
             image_i, image_j = normalize_rgb(rgb_i), normalize_rgb(rgb_j)
             features_i, features_j = self.features(image_i), self.features(image_j)
             context = self.context(image_i)

@@ -10,9 +10,10 @@ from easi3r_jax.core.arrays import Array, Float, Real
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.models.correlation import LEVELS, make_lookup
-from easi3r_jax.models.dust3r import exact_products, normalize_rgb
+from easi3r_jax.models.dust3r import normalize_rgb
 from easi3r_jax.models.flow_layers import ITERATIONS, FlowEncoder, MotionEncoder, TwoConvs, convex_upsample
 from easi3r_jax.models.layers import LayerNorm, Linear, conv2d, depthwise_conv2d
+from easi3r_jax.models.precision import Precision, multiplying
 
 _DIM = 128
 _RADIUS = 4
@@ -41,11 +42,13 @@ class SEARAFT(nnx.Module):
 
     Attributes:
       config: which network this is.
+      precision: how it multiplies (`heads`).
       radius: of the correlation lookup's window.
     """
 
-    def __init__(self, config: FlowConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: FlowConfig, *, rngs: nnx.Rngs, precision: Precision = Precision()):
         self.config = config
+        self.precision = precision
         self.radius = _RADIUS
         self.features = FlowEncoder(3, _STAGES, 2 * _DIM, "batch", rngs=rngs)
         self.context = FlowEncoder(6, _STAGES, 2 * _DIM, "batch", rngs=rngs)
@@ -71,7 +74,7 @@ class SEARAFT(nnx.Module):
             the resolution (1 + I, B, h, w, 2), and `uncertainty`, the last four channels of the flow head (B, h, w, 4),
             which describe its mixture of two Laplacians.
         """
-        with exact_products(jnp.float32):
+        with multiplying(self.precision.heads):
             image_i, image_j = normalize_rgb(rgb_i), normalize_rgb(rgb_j)
             context = self.context(jnp.concatenate([image_i, image_j], axis=-1))
             split = self.split(context)

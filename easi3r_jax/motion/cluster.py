@@ -1,10 +1,10 @@
 """k-means on encoder features: tokens that belong together move together (Easi3R, sec. 3.2).
 
 Greedy k-means++ (Arthur & Vassilvitskii 2007: of a few candidates, the one that lowers the inertia most) and Lloyd's
-iterations, restarted from several seeds. Distances are matrix products, |x|² - 2 x·c + |c|², of features minus their
-mean, which keeps float32 accurate. Nothing larger than points × clusters is ever stored, and restarts run one after
-another. Sums over a cluster are products with its indicator and not scattered additions: these are unordered on a GPU,
-and the same seed must give the same labels.
+iterations, restarted from several seeds. The draws hardly depend on rounding (see `init_plus_plus`). Distances are
+matrix products, |x|² - 2 x·c + |c|², of features minus their mean, which keeps float32 accurate. Nothing larger than
+points × clusters is ever stored, and restarts run one after another. Sums over a cluster are products with its
+indicator and not scattered additions: these are unordered on a GPU, and the same seed must give the same labels.
 """
 
 from __future__ import annotations
@@ -82,22 +82,27 @@ def init_plus_plus(
 
     Each is the best of 2 + log k candidates, as in Arthur's own code and scikit-learn. The points should have zero
     mean. `counts` is (n,) float, 1 for the first points and 0 for the others, which are never drawn.
+
+    Candidates win an exponential race (Efraimidis & Spirakis 2006): a point with squared distance d arrives after
+    E / d, E exponential, the same for all draws. Features in bfloat16 then give nearly the clusters of those in
+    float32. Draws from the cumulative distances would be shifted by rounding past many small entries, and one other
+    centroid changes all later draws: docs/precision.md has the measurement.
     """
     num_points = len(points) if counts is None else jnp.sum(counts).astype(jnp.int32)
-    candidates = 2 + int(math.log(num_clusters))
+    candidates = min(2 + int(math.log(num_clusters)), len(points))
     points = jnp.asarray(points)
     norms = _squared_norms(points)
     first_key, key = jax.random.split(key)
     first = points[jax.random.randint(first_key, (), 0, num_points)]
     centroids = jnp.zeros((num_clusters, points.shape[1]), jnp.float32).at[0].set(first)
     nearest = _counted(squared_distances(points, first[None], norms)[:, 0], counts)
+    # By number, so that padding does not change the clip's own draws.
+    clocks = jax.vmap(lambda n: jax.random.exponential(jax.random.fold_in(key, n)))(jnp.arange(len(points)))
+    clocks = jnp.maximum(clocks, 1e-7)
 
     def add(n: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         centroids, nearest = carry
-        cumulative = jnp.cumsum(nearest)
-        draws = jax.random.uniform(jax.random.fold_in(key, n), (candidates,)) * cumulative[-1]
-        # Ties go to the right: a point at distance 0 is never drawn while there are others.
-        drawn = jnp.minimum(jnp.searchsorted(cumulative, draws, side="right"), num_points - 1)
+        drawn = jnp.minimum(jax.lax.top_k(nearest / clocks, candidates)[1], num_points - 1)
         distances = jnp.minimum(_counted(squared_distances(points, points[drawn], norms), counts), nearest[:, None])
         best = jnp.argmin(jnp.sum(distances, axis=0))
         return centroids.at[n].set(points[drawn[best]]), distances[:, best]

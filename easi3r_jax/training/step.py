@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from easi3r_jax.core.arrays import Array, Float, Int, Shaped, pytree_dataclass
-from easi3r_jax.models import DUSt3R, model_from
+from easi3r_jax.models import DUSt3R, Precision, model_from
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.training.batch import ViewPairs
 from easi3r_jax.training.config import TrainConfig
@@ -55,10 +55,10 @@ def init_state(parameters: Parameters, config: TrainConfig) -> TrainState:
     )
 
 
-def averaged_model(state: TrainState, model_config: DUSt3RConfig, *, dtype: Any = jnp.float32) -> DUSt3R:
+def averaged_model(state: TrainState, model_config: DUSt3RConfig) -> DUSt3R:
     """The network with the averaged parameters, on one device: replicated, each device would repeat the computation."""
     parameters = jax.device_put(state.frozen | state.average, jax.local_devices()[0])
-    return model_from(model_config, parameters, dtype=dtype)
+    return model_from(model_config, parameters)
 
 
 def pair_numbers(step: Int[Array, ""], batch_size: int) -> Int[Array, "B"]:
@@ -67,7 +67,12 @@ def pair_numbers(step: Int[Array, ""], batch_size: int) -> Int[Array, "B"]:
 
 
 def make_step(
-    model_config: DUSt3RConfig, config: TrainConfig, mesh: Mesh, *, draw: Draw | None = None, dtype: Any = jnp.float32
+    model_config: DUSt3RConfig,
+    config: TrainConfig,
+    mesh: Mesh,
+    *,
+    draw: Draw | None = None,
+    precision: Precision = Precision(),
 ) -> Callable[..., tuple[TrainState, dict[str, Float[Array, ""]]]]:
     """Makes the compiled training step, data-parallel over the mesh's only axis.
 
@@ -78,7 +83,7 @@ def make_step(
       config: the run. Its batch size must be a multiple of the number of devices.
       mesh: of `sharding.data_mesh`.
       draw: makes pairs on the device that trains on them. Without it, the step takes pairs as a second argument.
-      dtype: compute dtype of the network's layers. Parameters, loss and averages are float32.
+      precision: what the network computes in. Parameters, loss and averages are float32.
 
     Returns:
       `step(state) -> (state, terms)`, or `step(state, pairs)`. `terms` has the loss, its terms and the gradient's norm,
@@ -89,7 +94,7 @@ def make_step(
 
     def gradients(trained: Parameters, frozen: Parameters, data: Any):
         def loss(parameters: Parameters):
-            model = model_from(model_config, frozen | parameters, dtype=dtype)
+            model = model_from(model_config, frozen | parameters, precision=precision)
             return objective(model, data if draw is None else draw(data), config.objective)
 
         return jax.lax.pmean(jax.grad(loss, has_aux=True)(trained), axis)

@@ -7,14 +7,13 @@ import pathlib
 import tempfile
 from typing import Any, TypeVar
 
-import jax
 from flax import nnx
 
 import easi3r_jax
 from easi3r_jax.core import sharding
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.core.types import Progress, silent
-from easi3r_jax.models import DUSt3R, FlowNetwork
+from easi3r_jax.models import DUSt3R, FlowNetwork, Precision, policy
 from easi3r_jax.weights import convert
 from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network
 from easi3r_jax.weights.readout import READOUT, load_readout
@@ -25,7 +24,7 @@ EMBEDDED = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "model"
 
 
 def load_model(
-    checkpoint: str | os.PathLike[str] = "embedded", dtype: str = "auto", *, progress: Progress = silent
+    checkpoint: str | os.PathLike[str] = "embedded", precision: Precision | str = "auto", *, progress: Progress = silent
 ) -> DUSt3R:
     """Loads a DUSt3R or MonST3R network. Sources of other layouts are converted on first use and kept.
 
@@ -33,21 +32,22 @@ def load_model(
       checkpoint: "embedded" (the small network that ships with the package), a converted folder, a `.pth` file, a
         folder with `model.safetensors` and `config.json`, or a name on the Hugging Face hub. A `readout.json` in the
         folder is the network's motion cue (see `Readout`).
-      dtype: of the layers: "float32", "bfloat16", or "auto": bfloat16 on accelerators, float32 on CPUs. Heads and
-        statistics are always float32.
+      precision: what the network computes in: "exact", "tf32", "bf16", "auto" (bf16 on accelerators, exact on CPUs), or
+        a policy of your own.
       progress: called during download and conversion.
 
     Raises:
+      ConfigError: an unknown precision.
       CheckpointError: a source that is missing, damaged, unsafe or of another architecture.
     """
-    return load_model_and_metadata(checkpoint, dtype, progress=progress)[0]
+    return load_model_and_metadata(checkpoint, precision, progress=progress)[0]
 
 
 def load_model_and_metadata(
-    checkpoint: str | os.PathLike[str] = "embedded", dtype: str = "auto", *, progress: Progress = silent
+    checkpoint: str | os.PathLike[str] = "embedded", precision: Precision | str = "auto", *, progress: Progress = silent
 ) -> tuple[DUSt3R, dict[str, Any]]:
     """As `load_model`, also returning the checkpoint's metadata: source, SHA-256, licence."""
-    checkpoint = os.fspath(checkpoint)
+    checkpoint, precision = os.fspath(checkpoint), policy(precision)
     if not checkpoint:
         raise CheckpointError("No checkpoint is named: name weights, or omit it for the small embedded network.")
     if checkpoint == "embedded":  # small: converted each time, so that it needs no cache
@@ -57,28 +57,24 @@ def load_model_and_metadata(
         metadata |= {"source_name": "embedded", "licence": "Apache-2.0"}
     else:
         _, model, metadata = load_checkpoint(convert.resolve(checkpoint, progress=progress))
-    model = model.with_dtype(layer_dtype(dtype))
+    model = model.with_precision(precision)
     path = (EMBEDDED if checkpoint == "embedded" else pathlib.Path(checkpoint).expanduser()) / READOUT
     return (model.with_readout(load_readout(path)) if path.is_file() else model), metadata
 
 
-def load_flow_model(checkpoint: str | os.PathLike[str], *, progress: Progress = silent) -> FlowNetwork:
+def load_flow_model(
+    checkpoint: str | os.PathLike[str], precision: Precision | str = "auto", *, progress: Progress = silent
+) -> FlowNetwork:
     """Loads a RAFT or SEA-RAFT network, as `load_model` does.
 
     `functools.partial(network_flow, network)` is what `reconstruct(..., flow=...)` takes.
 
     Raises:
-      CheckpointError: as `load_model`.
+      CheckpointError, ConfigError: as `load_model`.
     """
-    _, network, _ = load_flow_network(convert.resolve(os.fspath(checkpoint), progress=progress))
+    precision = policy(precision)
+    _, network, _ = load_flow_network(convert.resolve(os.fspath(checkpoint), progress=progress), precision=precision)
     return network
-
-
-def layer_dtype(name: str) -> str:
-    """The dtype that a name stands for: "auto" is bfloat16 on accelerators and float32 on CPUs."""
-    if name != "auto":
-        return name
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
 
 
 def on_devices(network: _T, count: int = 0, *, in_parts: bool = False) -> _T:

@@ -68,7 +68,7 @@ def test_the_best_masks_win_among_scores_that_hardly_respond_to_objects():
 
 
 def test_the_checkpoint_carries_the_readout(calibrated):
-    model, shipped = e3r.load_model(calibrated[0], "float32"), e3r.load_model("embedded", "float32")
+    model, shipped = e3r.load_model(calibrated[0], "exact"), e3r.load_model("embedded", "exact")
     assert model.readout == e3r.load_readout(calibrated[0] / "readout.json") != shipped.readout
     assert model.readout.moments == (*ATTENTION_MOMENTS, *GRAM_MOMENTS)
     assert model.readout.at_least in (0.2, 0.4) and "2 clips (rendered, seed 1)" in model.readout.origin

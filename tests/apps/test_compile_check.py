@@ -20,7 +20,7 @@ from easi3r_jax.apps.compile_check.programs import Clip, bytes_of, programs
 from easi3r_jax.core import batches, target
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.inference import passes, pipeline
-from easi3r_jax.models import layers
+from easi3r_jax.models import Precision, layers
 
 ROOT = pathlib.Path(__file__).parents[2]
 #: 60 tokens, a number that no other axis has.
@@ -46,7 +46,7 @@ def test_every_stage_is_lowered_for_gpus_as_it_should_be(run):
 
 def test_products_in_exact_float32_are_found(run):
     """In float32 the encoder's products are exact, and its attention has no fused kernel: an N x N map."""
-    code, out, errors = run("--platform=gpu", *SMALL, "--stages=encode", "--dtype=float32")
+    code, out, errors = run("--platform=gpu", *SMALL, "--stages=encode", "--precision=exact")
     assert code == 1 and len(errors.splitlines()) == 1 and "WRONG" in out
     assert "encode, network: 100.0 % of its products are exact float32, at most 0 %" in errors
 
@@ -154,7 +154,7 @@ def test_the_programs_have_the_shapes_of_a_run(monkeypatch):
         ("alignment with flow", "descent"): (descent, "_compiled_steps"),
         ("alignment", "clean-up"): (clean, "_clean"),
     }
-    clip = Clip(model.config, 4, frames.rgb.shape[1:3], dtype="float32", pipeline=config)
+    clip = Clip(model.config, 4, frames.rgb.shape[1:3], precision=Precision(), pipeline=config)
     described = {(p.stage, p.name): p for p in programs(clip)}
     recorders = {}
     for key, (module, name) in places.items():

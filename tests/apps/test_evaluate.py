@@ -26,6 +26,7 @@ from easi3r_jax.core.types import Reconstruction, Scene4D
 from easi3r_jax.evaluation.datasets import TEST_SETS, Published, TestSequence, TestSet, Trajectory, Truth
 from easi3r_jax.evaluation.metrics import DepthOptions
 from easi3r_jax.inference import pipeline
+from easi3r_jax.models import Precision
 
 H, W = 32, 48
 LENGTHS = {"ant": 3, "bee": 5, "cat": 4}
@@ -80,7 +81,7 @@ def toys(tmp_path, monkeypatch):
 def stand_in(monkeypatch):
     """Replaces the networks; `stand_in.fails` names the sequences that fail, by number of frames."""
     model = types.SimpleNamespace(
-        config=types.SimpleNamespace(image_size=(H, W), patch_size=8), dtype=jnp.dtype("float32"), readout=None
+        config=types.SimpleNamespace(image_size=(H, W), patch_size=8), precision=Precision(), readout=None
     )
     state = types.SimpleNamespace(fails={}, seen=[], better=0.0)
 

@@ -292,10 +292,10 @@ def test_titles_state_how_depth_is_aligned():
 
 
 def described(
-    pipeline=PipelineConfig(), frames=FrameConfig(), weights=None, known=None, protocol=None, dtype="float32"
+    pipeline=PipelineConfig(), frames=FrameConfig(), weights=None, known=None, protocol=None, precision="exact"
 ):
     return configuration_digest(
-        describe(known or a_set(), protocol or {}, pipeline, frames, dtype=dtype, weights=weights or {})
+        describe(known or a_set(), protocol or {}, pipeline, frames, precision=precision, weights=weights or {})
     )
 
 
@@ -309,7 +309,7 @@ def test_the_digest_depends_only_on_what_determines_results():
         described(known=a_set(DepthOptions("median"))),
         described(known=a_set(single_frames=True)),
         described(protocol={"seed": 1}),
-        described(dtype="bfloat16"),
+        described(precision="bf16"),
     ]
     assert len({described(), *others}) == 9
 

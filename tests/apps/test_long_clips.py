@@ -9,7 +9,7 @@ from easi3r_jax.apps.long_clips import memory
 from easi3r_jax.apps.long_clips.figure import long_clips_figure
 from easi3r_jax.apps.long_clips.main import describe_run
 from easi3r_jax.apps.long_clips.run import WindowRecord, run_windows
-from easi3r_jax.models import random_model
+from easi3r_jax.models import Precision, random_model
 from tests.networks import small_network
 
 
@@ -17,7 +17,7 @@ def test_counted_memory_is_at_least_that_of_what_is_held():
     """With T frames there are 10 T - 50 pairs, each with two point maps, their confidences and flow."""
     config, frames = small_network(), 12
     pairs, pixels = 10 * frames - 50, 32 * 48
-    counter = memory.MemoryCounter(config, config.image_size, "swinstride-5-noncyclic", "float32")
+    counter = memory.MemoryCounter(config, config.image_size, "swinstride-5-noncyclic", Precision())
     counted = counter.count(frames)
     observations = pairs * pixels * (2 * (3 + 1) + 2) * 4
     assert list(counted) == ["encoding", "first pass", "second pass", "layout", "alignment"]

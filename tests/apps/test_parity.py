@@ -75,7 +75,7 @@ def test_all_golden_folders_are_recognised(golden):
 def test_a_trained_network_gives_the_reference_networks_output(golden, cache, monkeypatch):
     """Random weights, as of all other comparisons, keep every activation small."""
     monkeypatch.setenv("EASI3R_JAX_CACHE", str(cache))
-    model = load_model(str(golden / "trained"), "float32")
+    model = load_model(str(golden / "trained"), "exact")
     expected = np.load(golden / "trained" / "expected.npz")
     images = jnp.asarray(expected["images"])  # (pairs, 2, H, W, 3) in [0, 1], not of whole 255ths
     grid = model.grid(images.shape[2:4])
@@ -180,7 +180,7 @@ def test_bfloat16_has_a_gate_of_its_own(golden):
     folder = golden / "model_tiny_linear"
     entry = json.loads((folder / "config.json").read_text())["files"]["linear_64x96.npz"]
     config = golden_config(folder, entry["head"], (entry["H"], entry["W"]))
-    model = golden_model(config, entry["weight_seed"], entry["gains"]).with_dtype("bfloat16")
+    model = golden_model(config, entry["weight_seed"], entry["gains"]).with_precision("bf16")
     expected = np.load(folder / "linear_64x96.npz")
     features = model.encode(jnp.asarray(expected["frames_u8"]))
     grid = model.grid((entry["H"], entry["W"]))

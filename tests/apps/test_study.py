@@ -88,7 +88,7 @@ def test_a_clip_is_the_one_that_sample_clip_samples():
 @pytest.fixture(scope="module")
 def embedded():
     """The network that ships with the package, three frames of its bundled clip, and their features."""
-    model = load_model("embedded", "float32")
+    model = load_model("embedded", "exact")
     clip = clips.read(CLIPS / "demo", model.config).moving
     cut = jax.tree.map(lambda x: x[:3] if len(x) == 16 else x, (vars(clip.frames), vars(clip.truth)))
     clip = clips.StudyClip(type(clip.frames)(**cut[0]), type(clip.truth)(**cut[1]), clip.movers[:3])

@@ -228,7 +228,7 @@ def interrupted(runs, command, environment, tmp_path_factory):
     work = tmp_path_factory.mktemp("interrupted")
     shutil.copytree(folder / "stopped" / "model", work / "weights")
     output = work / "run"
-    small = (*SMALL, "--check_every=1", "--steps=500", "--dtype=bfloat16")
+    small = (*SMALL, "--check_every=1", "--steps=500", "--precision=bf16")
     arguments = (*small, f"--checkpoint={work / 'weights'}", f"--output={output}")
     process = subprocess.Popen(
         [sys.executable, "-m", "experiments.train", *arguments],
@@ -316,7 +316,7 @@ def test_bfloat16_trains(interrupted):
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == list(range(1, newest + 2))
     assert np.isfinite([[float(value) for value in row.values()] for row in rows]).all()
-    assert json.loads((output / "run.json").read_text())["dtype"] == "bfloat16"
+    assert json.loads((output / "run.json").read_text())["precision"] == "bf16"
     for name, value in parameters_of(load_checkpoint(output / "model")[1]).items():
         assert value.dtype == np.float32 and np.isfinite(value).all(), name
 

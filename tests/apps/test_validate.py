@@ -45,7 +45,7 @@ def lengths(points: np.ndarray, valid: np.ndarray) -> np.ndarray:
 @pytest.mark.slow
 def test_the_metrics_are_those_of_the_networks_points(figures):
     """Measured again, in NumPy, from the network's predictions of the same pairs."""
-    model = load_model("embedded", "float32")
+    model = load_model("embedded", "exact")
     pairs = jax.device_get(rendered(model.config.image_size, seed=0, moving=False).held_out(NUM))
     v, u = np.mgrid[: pairs.depth.shape[2], : pairs.depth.shape[3]]
     pixels = np.stack([u, v, np.ones_like(u)], axis=-1)

@@ -132,7 +132,7 @@ def test_an_interruption_is_not_waited_out(monkeypatch):
 
 def test_flow_that_no_camera_explains_is_not_used():
     """Flow of 40 pixels everywhere: the alignment and the static regions are those without flow."""
-    model = e3r.load_model("embedded", "float32")
+    model = e3r.load_model("embedded", "exact")
     frames = e3r.load_frames("demo", e3r.FrameConfig.for_model(model, first=4))
     config = e3r.PipelineConfig(graph="complete", cue="none", masks=(), alignment=e3r.AlignConfig(iterations=20))
 

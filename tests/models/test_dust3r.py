@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.models import abstract_model, normalize_rgb
+from easi3r_jax.models import Precision, abstract_model, normalize_rgb
 from easi3r_jax.models.config import PRESETS, DUSt3RConfig
 from easi3r_jax.models.heads import points_and_confidence
 from easi3r_jax.models.layers import TransposedConv, upsample
@@ -138,49 +138,11 @@ def test_depth_does_not_change_the_size_of_the_program():
     assert operations(2) == operations(12)
 
 
-def test_bfloat16_stays_close_and_heads_stay_float32():
-    rgb = frames(2, 64, 64)
-    exact = run(network(SMALL["linear"]), rgb)
-    half = run(network(SMALL["linear"], dtype=jnp.bfloat16), rgb)
-    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(half))
-    for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(half), strict=True):
-        error = np.abs(a - b).max() / np.abs(a).max()
-        assert 0 < error < 0.03  # bfloat16 has 8 bits: 0.4 % per product; 0 would mean that it was not used
-
-
-@pytest.mark.slow
-def test_with_dtype_is_the_network_constructed_in_that_dtype():
-    rgb, model = frames(2, 32, 48), network(SMALL["linear"])
-    before = run(model, rgb)
-    half = model.with_dtype("bfloat16")
-    assert half.dtype == jnp.bfloat16 and model.dtype == jnp.float32
-    chex.assert_trees_all_equal(run(half, rgb), run(network(SMALL["linear"], dtype=jnp.bfloat16), rgb))
-    chex.assert_trees_all_equal(run(half.with_dtype(jnp.float32), rgb), before)
-    assert all(a is b for a, b in zip(jax.tree.leaves(half), jax.tree.leaves(model), strict=True))  # no copies
-    half.encoder.norm.scale[...] = jnp.zeros(16)
-    chex.assert_trees_all_equal(run(model, rgb), before)
-
-
-def test_with_dtype_is_pure():
-    """Compiled and differentiated through: gradients arrive at the parameters of the network it was called on."""
-    model, rgb = network(SMALL["linear"]), frames(1, 16, 32)
-
-    @jax.jit
-    def loss(model):
-        return jnp.sum(model.with_dtype("bfloat16").encode(rgb) ** 2)
-
-    with jax.numpy_dtype_promotion("standard"):  # JAX's attention mixes half and single precision inside
-        gradient = jax.grad(loss)(model)
-    assert type(gradient) is type(model) and gradient.dtype == jnp.float32
-    encoder = jax.tree.leaves(gradient.encoder)
-    assert all(leaf.dtype == jnp.float32 for leaf in encoder) and sum(jnp.abs(leaf).sum() for leaf in encoder) > 0
-
-
 def test_the_gradient_in_float64_is_that_of_finite_differences():
     """By all parameters, along a random direction. Measured: 2e-9, and 1e-4 where one operation takes float32."""
     rgb, model = frames(2, 32, 48), network(SMALL["linear"])  # the DPT head's many ReLUs have kinks on the way
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # Flax asks for the wider of float32 and float64
-        model = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), model).with_dtype("float64")
+        model = model.with_precision(Precision(layers="float64"))
         leaves, structure = jax.tree.flatten(model)
         keys = jax.random.split(jax.random.key(0), len(leaves))
         direction = [jax.random.normal(k, leaf.shape, jnp.float64) for k, leaf in zip(keys, leaves, strict=True)]
@@ -257,23 +219,3 @@ def test_networks_to_ship_are_below_15_megabytes_in_half_precision(preset):
 def test_impossible_configurations_are_refused(options):
     with pytest.raises(ConfigError):
         DUSt3RConfig(**options)
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("head", ["linear", "dpt"])
-def test_float32_products_ask_for_full_precision(head, dtype):
-    """In float32 layers, and in heads and statistics whatever the layers compute in: accelerators round by default."""
-    model = network(SMALL[head], dtype=dtype)
-    rgb = frames(2, 48, 48)
-    with jax.default_matmul_precision("bfloat16"):
-        features = jax.eval_shape(lambda model: model.encode(rgb), model)
-
-        def whole(model, rgb, features):
-            decoded = model.decode(features[:1], features[1:], (3, 3))
-            return model.encode(rgb), decoded.stats, model.predict(features[:1], features[1:], decoded, (3, 3))
-
-        program = jax.jit(whole).lower(model, rgb, features).as_text()
-    lines = [line for line in program.splitlines() if "dot_general" in line or "stablehlo.convolution" in line]
-    of_float32 = [line for line in lines if "bf16" not in line]
-    assert len(of_float32) >= (20 if dtype == jnp.float32 else 4)
-    assert all("HIGHEST, HIGHEST" in line or "HIGHEST>, #stablehlo<precision HIGHEST" in line for line in of_float32)

@@ -41,7 +41,7 @@ def test_optimum_of_a_few_points(seed):
     """Nine points in the plane, three clusters: all 3^9 labellings are tried."""
     points = np.random.default_rng(seed).standard_normal((9, 2)).astype(np.float32)
     best = min(exact_inertia(points, np.array(labels)) for labels in itertools.product(range(3), repeat=9))
-    found = run(points, 3, jax.random.key(seed), restarts=10)
+    found = run(points, 3, jax.random.key(seed), restarts=30)
     np.testing.assert_allclose(found.inertia, best, rtol=1e-5)
     np.testing.assert_allclose(exact_inertia(points, np.asarray(found.labels)), best, rtol=1e-5)
 
@@ -176,3 +176,19 @@ def test_cluster_score_is_the_mean_of_the_cluster():
     low, high = expected.min((1, 2), keepdims=True), expected.max((1, 2), keepdims=True)
     found = cluster_score(jnp.asarray(score), jnp.asarray(labels), 64)
     np.testing.assert_allclose(found, (expected - low) / (high - low + 1e-6), atol=1e-6)
+
+
+def test_rounding_hardly_changes_the_clusters():
+    """Without separate groups, where k-means has many optima: points, and the same rounded to bfloat16.
+
+    Pairs of points in a common cluster of one labelling that are in one of the other too: .85 on average; with draws
+    from the cumulative distances, .60.
+    """
+    shared = []
+    for seed in range(4):
+        points = jnp.asarray(np.random.default_rng(seed).standard_normal((400, 6)), jnp.float32)
+        key = jax.random.key(seed)
+        a, b = (np.asarray(run(x, 16, key).labels) for x in (points, points.astype(jnp.bfloat16)))
+        a, b = (x[:, None] == x[None] for x in (a, b))
+        shared.append(np.sum(a & b) / np.sum(a | b))
+    assert np.mean(shared) > 0.75

@@ -189,7 +189,7 @@ def test_the_checkpoints_readout_is_the_default_cue(calibrated):
         published.motion.raw_score, e3r.reconstruct(model.with_readout(None), frames, QUICK).motion.raw_score
     )
     assert np.abs(default.motion.raw_score - published.motion.raw_score).max() > 0.1
-    assert default.threshold >= 0.5 and model.with_dtype("bfloat16").readout == model.readout
+    assert default.threshold >= 0.5 and model.with_precision("bf16").readout == model.readout
     np.testing.assert_array_equal(default.scene.dynamic_mask, default.scene.dynamic_score > default.threshold)
 
 

@@ -22,7 +22,7 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_the_embedded_network_carries_one():
-    model = e3r.load_model("embedded", "float32")
+    model = e3r.load_model("embedded", "exact")
     assert model.readout == e3r.load_readout(EMBEDDED / "readout.json")
     assert "experiments.calibrate" in model.readout.origin
 
@@ -31,11 +31,11 @@ def test_conversions_carry_it(tmp_path):
     """From the released layout to ours, and back."""
     shipped = e3r.load_readout(EMBEDDED / "readout.json")
     ours = convert.convert(EMBEDDED, tmp_path / "ours").path
-    assert e3r.load_readout(ours / "readout.json") == shipped == e3r.load_model(ours, "float32").readout
+    assert e3r.load_readout(ours / "readout.json") == shipped == e3r.load_model(ours, "exact").readout
     release(ours, tmp_path / "released")
     assert e3r.load_readout(tmp_path / "released" / "readout.json") == shipped
     (ours / "readout.json").unlink()
-    assert e3r.load_model(ours, "float32").readout is None
+    assert e3r.load_model(ours, "exact").readout is None
 
 
 @pytest.mark.parametrize(

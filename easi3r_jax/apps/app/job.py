@@ -82,20 +82,20 @@ class Networks:
 
     Args:
       checkpoints: as for `--checkpoint` of reconstruct.
-      dtype: as for its `--dtype`.
+      precision: as for its `--precision`.
       load: `load_model_and_metadata`, or a replacement.
 
     Attributes:
       names: in the given order; for a path its last component.
     """
 
-    def __init__(self, checkpoints: Sequence[str], dtype: str = "auto", load=load_model_and_metadata):
+    def __init__(self, checkpoints: Sequence[str], precision: str = "auto", load=load_model_and_metadata):
         self._loaded: dict[str, tuple[DUSt3R, dict[str, Any]]] = {}
         for checkpoint in checkpoints:
             name = pathlib.PurePath(checkpoint).name if pathlib.Path(checkpoint).expanduser().exists() else checkpoint
             if not name or name in self._loaded:
                 raise ConfigError(f"--checkpoints: {checkpoint!r} is empty, or its name occurs twice.")
-            model, metadata = load(checkpoint, dtype, progress=Stages())
+            model, metadata = load(checkpoint, precision, progress=Stages())
             self._loaded[name] = on_devices(model, 0), metadata
         if not self._loaded:
             raise ConfigError("--checkpoints is empty: omit it for the small embedded network.")
@@ -104,9 +104,9 @@ class Networks:
     def names(self) -> tuple[str, ...]:
         return tuple(self._loaded)
 
-    def load(self, name: str, dtype: str, progress: Stages) -> tuple[DUSt3R, dict[str, Any]]:
+    def load(self, name: str, precision: str, progress: Stages) -> tuple[DUSt3R, dict[str, Any]]:
         """The network of a name; replaces `load_model` in reconstruct."""
-        del dtype, progress
+        del precision, progress
         if name not in self._loaded:
             raise ConfigError(f"checkpoint must be one of {', '.join(self._loaded)}.")
         return self._loaded[name]

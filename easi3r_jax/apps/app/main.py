@@ -21,7 +21,7 @@ import threading
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.app.job import Jobs, Limits, Networks
 from easi3r_jax.apps.app.store import Store
-from easi3r_jax.apps.method_flags import dtype_flag
+from easi3r_jax.apps.method_flags import precision_flag
 from easi3r_jax.core import interrupt
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.viewer.listening import check_address, connection_hint
@@ -39,7 +39,7 @@ CHECKPOINTS = _NETWORKS.string(
     "Checkpoints that users may choose from, separated by commas, each as for --checkpoint of reconstruct. All are "
     "loaded at start-up and stay in memory.",
 )
-DTYPE = dtype_flag(_NETWORKS)
+PRECISION = precision_flag(_NETWORKS)
 
 _LIMITS = FLAGS.group("Limits")
 MAX_MEGABYTES = _LIMITS.number("max_megabytes", Limits.megabytes, "Maximum size of an upload.", at_least=0.001)
@@ -74,7 +74,7 @@ def main() -> None:
             if error.name not in ("gradio", "starlette"):
                 raise
             raise ConfigError("The page needs gradio: pip install -e '.[app]'.") from error
-        networks = Networks([word for word in CHECKPOINTS.value.split(",") if word], DTYPE.value)
+        networks = Networks([word for word in CHECKPOINTS.value.split(",") if word], PRECISION.value)
         limits = Limits(MAX_MEGABYTES.value, MAX_FRAMES.value, MAX_MINUTES.value)
         running = page.serve(Jobs(store, networks, limits), HOST.value, port, MAX_WAITING.value)
         try:

@@ -29,14 +29,14 @@ from easi3r_jax.apps.benchmark.suite import run_suite
 from easi3r_jax.apps.benchmark.tables import as_text, remarks
 from easi3r_jax.apps.benchmark.timing import Compilations, StageTimer, highest
 from easi3r_jax.apps.environment import device, versions
+from easi3r_jax.apps.method_flags import precision_flag
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.conversion import check_conversion
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io.export import write_json
-from easi3r_jax.models import random_model
+from easi3r_jax.models import policy, random_model
 from easi3r_jax.models.config import PRESETS
-from easi3r_jax.weights.load import layer_dtype
 
 _STAGES = ("network", "flow", "alignment", "process", "checkpoint")
 
@@ -57,7 +57,7 @@ FIRST = _WHAT.integer("first", 0, "Frames of the bundled clip for --stages=proce
 FULL_CHECKPOINT = _WHAT.boolean(
     "full_checkpoint", False, "For --stages=checkpoint, a .pth file of full size, 2.3 GB, instead of .7 GB."
 )
-DTYPE = _WHAT.choice("dtype", "auto", ["auto", "float32", "bfloat16"], "Number type of the network's layers.")
+PRECISION = precision_flag(_WHAT)
 _HOW = FLAGS.group("How")
 REPEATS = _HOW.integer("repeats", 3, "Timed runs of each stage, after one warm-up run.", at_least=1)
 JSON = _HOW.string("json", "", "Also write the results to this file.")
@@ -105,7 +105,7 @@ def measured() -> dict[str, Any]:
     if not set(chosen) <= set(_STAGES):
         raise ConfigError(f"--stages={STAGES.value}: it must be some of {', '.join(_STAGES)}, separated by commas.")
     config = PRESETS[PRESET.value]()
-    dtype = layer_dtype(DTYPE.value)
+    precision = policy(PRECISION.value)
     check_conversion(POINT_DTYPE.value)
     size = (HEIGHT.value or config.image_size[0], WIDTH.value or config.image_size[1])
     if size[0] % config.patch_size or size[1] % config.patch_size:
@@ -121,7 +121,7 @@ def measured() -> dict[str, Any]:
         found |= {"frames": FRAMES.value, "size": size, "pairs": len(edges)}
 
     compilations = Compilations()
-    stage = StageTimer(compilations, REPEATS.value, dtype if chosen == ["network"] else "float32")
+    stage = StageTimer(compilations, REPEATS.value, precision.layers if chosen == ["network"] else "float32")
     if "process" in chosen:
         stage.rows |= process_rows(FIRST.value, REPEATS.value)
     if "checkpoint" in chosen:
@@ -129,13 +129,13 @@ def measured() -> dict[str, Any]:
     if "alignment" in chosen:
         alignment_stages(stage, frames, edges, options)
     if "flow" in chosen:
-        flow_stage(stage, FLOW.value, frames, edges)
+        flow_stage(stage, FLOW.value, precision, frames, edges)
     if "network" in chosen:
-        model = random_model(config, dtype=dtype)
+        model = random_model(config, precision=precision)
         network_stages(stage, model, frames, edges, options)
         found |= {
             "preset": PRESET.value,
-            "dtype": dtype,
+            "precision": precision.name,
             "statistics_cost": statistics_cost(model, frames, REPEATS.value),
             "reconstruction": full_reconstruction(model, frames, options, compilations),
         }

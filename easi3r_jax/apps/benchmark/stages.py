@@ -19,7 +19,7 @@ from easi3r_jax.core.types import Frames, PairPredictions
 from easi3r_jax.inference import pipeline
 from easi3r_jax.inference.dense_flow import dense_flow
 from easi3r_jax.inference.flow import estimate_flow, network_size
-from easi3r_jax.models import FlowNetwork, flow_network
+from easi3r_jax.models import FlowNetwork, Precision, flow_network
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.models.flow_layers import ITERATIONS as FLOW_ITERATIONS
 
@@ -81,12 +81,12 @@ def network_stages(stage: StageTimer, model, frames: Frames, edges: np.ndarray, 
     )
 
 
-def flow_stage(stage: StageTimer, name: str, frames: Frames, edges: np.ndarray) -> None:
+def flow_stage(stage: StageTimer, name: str, precision: Precision, frames: Frames, edges: np.ndarray) -> None:
     """Optical flow of every pair, by a network with random weights or without one ("dis")."""
     if name == "dis":
         stage("flow, dis", len(edges), lambda: dense_flow(frames, edges))
         return
-    network = flow_network(FlowConfig(name))  # pyright: ignore[reportArgumentType]
+    network = flow_network(FlowConfig(name), precision=precision)  # pyright: ignore[reportArgumentType]
     height, width = network_size(*frames.rgb.shape[1:3])
     image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
 

@@ -32,6 +32,7 @@ from easi3r_jax.core.config import PipelineConfig
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.io.export import write_json
 from easi3r_jax.models.config import PRESETS
+from easi3r_jax.models.precision import POLICIES
 from easi3r_jax.training.config import TrainConfig
 
 FLAGS = cli.Flags(__doc__)
@@ -41,7 +42,7 @@ FRAMES = _WHAT.integer("frames", 65, "Frames of the clip.", at_least=3)
 HEIGHT = _WHAT.integer("height", 288, "Pixels.", at_least=16)
 WIDTH = _WHAT.integer("width", 512, "Pixels.", at_least=16)
 GRAPH = _WHAT.string("graph", "swinstride-5-noncyclic", "Pair graph.")
-DTYPE = _WHAT.choice("dtype", "bfloat16", ["float32", "bfloat16"], "Number type of the network's layers.")
+PRECISION = _WHAT.choice("precision", "bf16", list(POLICIES), "What the networks compute in, see docs/precision.md.")
 POINT_DTYPE = _WHAT.choice(
     "point_dtype", "float32", ["float32", "float16", "bfloat16"], "Number type of the aligned point maps."
 )
@@ -67,14 +68,14 @@ def main() -> None:
         config,
         FRAMES.value,
         size,
-        dtype=DTYPE.value,
+        precision=POLICIES[PRECISION.value],
         pipeline=PipelineConfig(graph=GRAPH.value, point_dtype=POINT_DTYPE.value),
         training=TrainConfig.dust3r() if TRAINING.value == "dust3r" else TrainConfig.monst3r(),
         pairs_per_device=PAIRS.value,
     )
     print(
         f"  {clip.frames} frames of {size[1]}x{size[0]}, {len(clip.edges)} directed pairs, {PRESET.value}, "
-        f"{clip.dtype}, jax {jax.__version__}"
+        f"{clip.precision.name}, jax {jax.__version__}"
     )
     # As a program runs it: whoever calls this one may have chosen otherwise.
     with jax.default_matmul_precision(None):  # pyright: ignore[reportArgumentType]

@@ -28,6 +28,7 @@ from easi3r_jax.inference import flow, passes, pipeline
 from easi3r_jax.models import abstract_model, flow_network, parameters_of
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.models.flow_layers import ITERATIONS as FLOW_ITERATIONS
+from easi3r_jax.models.precision import POLICIES, Precision
 from easi3r_jax.training.batch import ViewPairs
 from easi3r_jax.training.config import TrainConfig
 from easi3r_jax.training.step import init_state, make_step
@@ -44,7 +45,7 @@ class Clip:
       config: the network.
       frames: of the clip.
       size: (height, width) of the frames.
-      dtype: of the network's layers.
+      precision: what the networks compute in.
       pipeline: options of the stages.
       training: the training run; its batch is `pairs_per_device` for each device.
       pairs_per_device: pairs of a training step.
@@ -55,7 +56,7 @@ class Clip:
     config: DUSt3RConfig
     frames: int
     size: tuple[int, int]
-    dtype: str = "bfloat16"
+    precision: Precision = POLICIES["bf16"]
     pipeline: PipelineConfig = PipelineConfig()
     training: TrainConfig = dataclasses.field(default_factory=TrainConfig.dust3r)
     pairs_per_device: int = 1
@@ -99,7 +100,7 @@ class Clip:
 
     def network(self) -> Any:
         """The network's parameters."""
-        return self.place(abstract_model(self.config, dtype=self.dtype))
+        return self.place(abstract_model(self.config, precision=self.precision))
 
     def features(self) -> Any:
         """Of all frames."""
@@ -161,7 +162,7 @@ def programs(clip: Clip) -> Iterator[Program]:
 
 
 def _flow(clip: Clip) -> Iterator[Program]:
-    network = clip.place(jax.eval_shape(lambda: flow_network(FlowConfig())))
+    network = clip.place(jax.eval_shape(lambda: flow_network(FlowConfig(), precision=clip.precision)))
     most = flow._most_at_once(math.prod(flow.network_size(*clip.size)))
     images = clip.rows(clip.batch(most), *clip.size, 3, dtype=jnp.uint8)
     yield Program(
@@ -285,5 +286,5 @@ def _training(clip: Clip) -> Program:
         intrinsics=on_mesh.rows(batch, 2, 3, 3),
         world_from_cam=on_mesh.rows(batch, 2, 4, 4),
     )
-    step = make_step(clip.config, config, mesh, dtype=jnp.dtype(clip.dtype))
+    step = make_step(clip.config, config, mesh, precision=clip.precision)
     return Program("training", "step", f"{batch} pairs", step, (state, pairs))

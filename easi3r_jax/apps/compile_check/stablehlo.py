@@ -98,7 +98,7 @@ def complaints(program: Program, found: Lowered, clip: Clip) -> list[str]:
     most = EXACT_SHARE.get(name, EXACT_SHARE[program.stage])
     if found.exact_share > most:
         wrong.append(f"{100 * found.exact_share:.1f} % of its products are exact float32, at most {100 * most:g} %")
-    if clip.dtype == "bfloat16" and name in FUSED_CALLS:
+    if clip.precision.layers == "bfloat16" and name in FUSED_CALLS:
         if found.fused != {"bf16": FUSED_CALLS[name]}:
             calls = ", ".join(f"{count} in {dtype}" for dtype, count in found.fused.items()) or "none"
             wrong.append(f"{FUSED_CALLS[name]} calls of fused attention in bf16 expected, found: {calls}")

@@ -25,7 +25,7 @@ def describe(
     pipeline: PipelineConfig,
     frames: FrameConfig,
     *,
-    dtype: str,
+    precision: str,
     weights: Mapping[str, str | None],
 ) -> dict[str, Any]:
     """Everything that determines the results, except the seed. No paths, no batch sizes.
@@ -34,7 +34,7 @@ def describe(
       test_set: the data set with its protocol.
       protocol: further entries of the protocol.
       pipeline, frames: options.
-      dtype: of the network's layers.
+      precision: name of the networks' policy.
       weights: hashes of the networks' weights by name, see `weights_hash`.
     """
     return {
@@ -46,7 +46,7 @@ def describe(
         "protocol": dict(protocol),
         "pipeline": {name: v for name, v in dataclasses.asdict(pipeline).items() if name not in _EXCLUDED},
         "frames": frames,
-        "dtype": dtype,
+        "precision": precision,
         "weights": dict(weights),
     }
 

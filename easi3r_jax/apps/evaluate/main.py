@@ -37,7 +37,7 @@ from easi3r_jax.apps.evaluate.tables import outcome
 from easi3r_jax.apps.given import NetworkFlags
 from easi3r_jax.apps.host_flags import HostFlags
 from easi3r_jax.apps.hosts import HostLostError, Hosts
-from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, dtype_flag
+from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, precision_flag
 from easi3r_jax.apps.progress import Stages, clock
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import ConfigError, InputError, UserError
@@ -84,7 +84,7 @@ ALLOW_MISSING = _OUTPUT.boolean(
 COMPARE = _OUTPUT.string("compare", "", "Only compare the runs in two folders, RUN_A RUN_B.")
 
 _COMPUTE = FLAGS.group("Computation")
-DTYPE = dtype_flag(_COMPUTE)
+PRECISION = precision_flag(_COMPUTE)
 SEED = _COMPUTE.integer("seed", 0, f"Seed of k-means and RANSAC, and of the clips of {rendered.NAME}.", at_least=0)
 SEEDS = _COMPUTE.integer(
     "seeds", 1, "Number of seeds, from --seed on: mean and standard deviation. The clips do not change.", at_least=1
@@ -212,9 +212,9 @@ def load_method(stages: Stages, hosts: Hosts) -> tuple[Method, dict[str, str | N
     refiner = METHOD.known.refiner(stages)
     sharded = PARAMETERS.value == "sharded"
     place = partial(on_devices, count=DEVICES.value, in_parts=sharded)
-    flow, flow_weights = METHOD.known.flow_source(place)
+    flow, flow_weights = METHOD.known.flow_source(PRECISION.value, place)
     assert flow is None or not isinstance(flow, pathlib.Path)  # `NetworkFlags` refuses folders
-    model, checkpoint = load_model_and_metadata(CHECKPOINT.value, DTYPE.value, progress=stages)
+    model, checkpoint = load_model_and_metadata(CHECKPOINT.value, PRECISION.value, progress=stages)
     stages.close()
     hosts.publish("loaded", True)
     model = place(METHOD.with_readout(model))
@@ -226,7 +226,7 @@ def load_method(stages: Stages, hosts: Hosts) -> tuple[Method, dict[str, str | N
     known["readout"] = model.readout and dataclasses.asdict(model.readout)
     networks: dict[str, Any] = {"readout": None, "network": model, "flow": flow, "refiner": None}
     weights = {name: weights_hash(metadata, networks[name]) for name, metadata in known.items()}
-    record = {"options": FLAGS.values(), "weights": known, "dtype": str(model.dtype), "versions": versions()}
+    record = {"options": FLAGS.values(), "weights": known, "precision": model.precision.name, "versions": versions()}
     return method, weights, record
 
 
@@ -243,7 +243,7 @@ def plan(names: list[str], opened: Opened, method: Method, weights: dict[str, st
             test_set, sequences = found[name]
         protocol = {"clips": drawn, "seed": SEED.value} if drawn is not None else {}
         configuration = describe(
-            test_set, protocol, method.config, method.frames, dtype=str(method.model.dtype), weights=weights
+            test_set, protocol, method.config, method.frames, precision=method.model.precision.name, weights=weights
         )
         parts.append(Part.of(test_set, sequences, NUM_SEQUENCES.value, configuration))
     return parts

@@ -25,6 +25,7 @@ from easi3r_jax.apps.progress import Stages, clock, table
 from easi3r_jax.core.atomic import atomic_file
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.models.config import PRESETS
+from easi3r_jax.models.precision import POLICIES
 from easi3r_jax.weights.load import load_model
 
 FLAGS = cli.Flags(__doc__)
@@ -36,7 +37,7 @@ FRAMES = _WHAT.integer("frames", 1000, "Frames of the clip, of both parts.", at_
 WINDOW = _WHAT.integer("window", 32, "Frames of a window.", at_least=3)
 OVERLAP = _WHAT.integer("overlap", 8, "Frames that a window shares with the one before.", at_least=1)
 GRAPH = _WHAT.string("graph", "swinstride-5-noncyclic", "Pair graph.")
-DTYPE = _WHAT.choice("dtype", "bfloat16", ["float32", "bfloat16"], "Number type of the network's layers.")
+PRECISION = _WHAT.choice("precision", "bf16", list(POLICIES), "What the networks compute in, see docs/precision.md.")
 TOPOLOGY = _WHAT.string("topology", "", "TPU to compile for, e.g. v5e:2x2; it need not exist (default: this machine).")
 LIMIT = _WHAT.number("limit_gb", 16.0, "Memory of the device; more is an error.", at_least=0.1)
 _RUN = FLAGS.group("What is run")
@@ -53,11 +54,11 @@ def main() -> None:
     if OUTPUT.value and not (RUN.value and OUTPUT.value.endswith(".png")):
         raise ConfigError("--output is a .png and shows the run, too: omit --norun.")
     windows = len(window_ranges(FRAMES.value, WINDOW.value, OVERLAP.value))
-    counter = MemoryCounter(config, size, GRAPH.value, DTYPE.value, device_of(TOPOLOGY.value))
+    counter = MemoryCounter(config, size, GRAPH.value, POLICIES[PRECISION.value], device_of(TOPOLOGY.value))
     lengths = sorted({*(n for n in (8, 128) if n < FRAMES.value), WINDOW.value, FRAMES.value})
     counted = {n: counter.count(n) for n in lengths}
     where = TOPOLOGY.value or processor()
-    print(f"  {PRESET.value}, {size[1]}x{size[0]}, {DTYPE.value}, compiled for {where}; GB of device memory")
+    print(f"  {PRESET.value}, {size[1]}x{size[0]}, {PRECISION.value}, compiled for {where}; GB of device memory")
     print(memory_table(counted))
     needed = _peak(counted[min(WINDOW.value, FRAMES.value)])
     print(f"  {FRAMES.value} frames in {windows} windows of {WINDOW.value}: {needed / 1e9:.2f} GB of {LIMIT.value:g}")

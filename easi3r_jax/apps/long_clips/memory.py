@@ -22,6 +22,7 @@ from easi3r_jax.core.types import PairPredictions
 from easi3r_jax.inference.clip import clip_edges
 from easi3r_jax.models import abstract_model
 from easi3r_jax.models.config import DUSt3RConfig
+from easi3r_jax.models.precision import Precision
 
 #: Tokens of a batch and pixels of a block of pairs, as on an accelerator; see `passes` and `problem`.
 _TOKENS, _PIXELS = 16384, 1 << 21
@@ -75,13 +76,15 @@ class MemoryCounter:
       config: the network.
       size: (height, width) of the frames.
       graph: pair graph.
-      dtype: of the network's layers.
+      precision: what the network computes in.
       device: from `device_of`.
     """
 
-    def __init__(self, config: DUSt3RConfig, size: tuple[int, int], graph: str, dtype: str, device: Any = None):
+    def __init__(
+        self, config: DUSt3RConfig, size: tuple[int, int], graph: str, precision: Precision, device: Any = None
+    ):
         self._config, self._size, self._graph, self._device = config, size, graph, device
-        self._model = abstract_model(config, dtype=dtype)
+        self._model = abstract_model(config, precision=precision)
         self._grid = size[0] // config.patch_size, size[1] // config.patch_size
         self._known: dict[Any, int] = {}
         on_cpu = device is None and jax.default_backend() == "cpu"

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import versions
+from easi3r_jax.apps.method_flags import precision_flag
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.study import clips as study_clips
 from easi3r_jax.apps.study import report, scores, systems
@@ -44,7 +45,7 @@ FLAGS = cli.Flags(__doc__, cached=True)
 _NETWORK = FLAGS.group("Networks")
 CHECKPOINT = _NETWORK.string("checkpoint", "embedded", "Weights, as for experiments.reconstruct.")
 TUNED = _NETWORK.string("tuned", "", "Weights of the same network after fine-tuning on dynamic clips.")
-DTYPE = _NETWORK.choice("dtype", "auto", ["auto", "float32", "bfloat16"], "Number type of the network's layers.")
+PRECISION = precision_flag(_NETWORK)
 
 _CLIPS = FLAGS.group("Clips")
 CLIPS = _CLIPS.string("clips", "", "Folder of clips NAME with twins NAME_still; the first by name are for development.")
@@ -83,9 +84,9 @@ def main() -> None:
     output = pathlib.Path(OUTPUT.value)
     ensure_writable(output, marker=MARKER)
     stages = Stages()
-    networks = {"": load_model_and_metadata(CHECKPOINT.value, DTYPE.value, progress=stages)}
+    networks = {"": load_model_and_metadata(CHECKPOINT.value, PRECISION.value, progress=stages)}
     if TUNED.value:
-        networks["tuned"] = load_model_and_metadata(TUNED.value, DTYPE.value, progress=stages)
+        networks["tuned"] = load_model_and_metadata(TUNED.value, PRECISION.value, progress=stages)
     model = networks[""][0]
     for other, _ in networks.values():
         if (other.config.image_size, other.config.patch_size) != (model.config.image_size, model.config.patch_size):

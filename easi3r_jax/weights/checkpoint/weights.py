@@ -22,7 +22,7 @@ import numpy as np
 
 from easi3r_jax.core.atomic import atomic_folder
 from easi3r_jax.core.errors import CheckpointError, ConfigError
-from easi3r_jax.models import RAFT, SEARAFT, DUSt3R, FlowNetwork, model_from, parameter_shapes, parameters_of
+from easi3r_jax.models import RAFT, SEARAFT, DUSt3R, FlowNetwork, Precision, model_from, parameter_shapes, parameters_of
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.checkpoint import folder as folders
 
@@ -132,7 +132,7 @@ def load_checkpoint(
       sharding: of the parameters; by default, they are on JAX's default device, not bound to it.
 
     Returns:
-      The architecture, the network in float32, and the metadata (see `load_metadata`).
+      The architecture, the network (exact), and the metadata (see `load_metadata`).
 
     Raises:
       CheckpointError: missing, damaged, of another version, or a flow network's.
@@ -146,9 +146,12 @@ def load_checkpoint(
 
 
 def load_flow_network(
-    path: str | os.PathLike[str], *, sharding: jax.sharding.Sharding | None = None
+    path: str | os.PathLike[str],
+    *,
+    precision: Precision = Precision(),
+    sharding: jax.sharding.Sharding | None = None,
 ) -> tuple[FlowConfig, FlowNetwork, dict[str, Any]]:
-    """As `load_checkpoint`, for a network that estimates optical flow.
+    """As `load_checkpoint`, for a network that estimates optical flow, with the given precision.
 
     Raises:
       CheckpointError: missing, damaged, of another version, or another network's.
@@ -158,7 +161,7 @@ def load_flow_network(
     if not isinstance(config, FlowConfig):
         raise CheckpointError(f"The checkpoint at {path} is of DUSt3R, which estimates no optical flow.")
     parameters = _read_weights(path, config, expected, metadata["format_version"], sharding)
-    return config, model_from(config, parameters), metadata
+    return config, model_from(config, parameters, precision=precision), metadata
 
 
 def _read_weights(

@@ -1,0 +1,1 @@
+"""`experiments.precision`: what each policy costs in accuracy."""
