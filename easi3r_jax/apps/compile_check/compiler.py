@@ -96,11 +96,10 @@ def compile_program(program: Program) -> Compiled | str:
         return _one_line(error)
     seconds = time.perf_counter() - began
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
-    parts = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    parts += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     return Compiled(
         seconds=seconds,
-        memory=float(max(parts, memory.peak_memory_in_bytes)),
+        # Not the sum of arguments, results and temporaries: temporaries are counted as if none shared its place.
+        memory=float(memory.peak_memory_in_bytes + memory.generated_code_size_in_bytes),
         beside=float(bytes_of(program.beside)),
         products=flops.products(traced.jaxpr.jaxpr),
         flops=max(0.0, cost.get("flops", 0.0)),

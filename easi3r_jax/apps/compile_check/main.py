@@ -46,6 +46,7 @@ PRECISION = _WHAT.choice("precision", "bf16", list(POLICIES), "What the networks
 POINT_DTYPE = _WHAT.choice(
     "point_dtype", "float32", ["float32", "float16", "bfloat16"], "Number type of the aligned point maps."
 )
+PAIR_BATCH = _WHAT.integer("pair_batch", 0, "Pairs at a time (0: as the programs choose).")
 TRAINING = _WHAT.choice("training", "dust3r", ["dust3r", "monst3r"], "Training run: all parameters, or MonST3R's.")
 PAIRS = _WHAT.integer("pairs", 1, "Pairs per device in a training step.", at_least=1)
 STAGE_NAMES = _WHAT.string("stages", "", f"Some of {', '.join(STAGES)}, separated by commas. Empty: all.")
@@ -69,7 +70,7 @@ def main() -> None:
         FRAMES.value,
         size,
         precision=POLICIES[PRECISION.value],
-        pipeline=PipelineConfig(graph=GRAPH.value, point_dtype=POINT_DTYPE.value),
+        pipeline=PipelineConfig(graph=GRAPH.value, point_dtype=POINT_DTYPE.value, pair_batch=PAIR_BATCH.value),
         training=TrainConfig.dust3r() if TRAINING.value == "dust3r" else TrainConfig.monst3r(),
         pairs_per_device=PAIRS.value,
     )
@@ -123,18 +124,18 @@ def _compiled(clip: Clip, stages: list[str]) -> list[str]:
                 print(f"    compiling {program.stage}, {program.name} ...", flush=True)
                 compiled = compiler.compile_program(program)
                 name = f"{program.stage}, {program.name} ({layout})"
+                said = {"error": compiled} if isinstance(compiled, str) else dataclasses.asdict(compiled)
+                found.append(_named(program) | {"layout": layout} | said)
+                _write(found)  # each time: all of them take hours
                 if isinstance(compiled, str):
                     wrong.append(f"{name} does not compile: {compiled}")
-                    found.append(_named(program) | {"layout": layout, "error": compiled})
                     continue
                 rows.append(_row(program, compiled))
-                found.append(_named(program) | {"layout": layout} | dataclasses.asdict(compiled))
                 if compiled.memory + compiled.beside > memory:
                     needed = (compiled.memory + compiled.beside) / 1e9
                     wrong.append(f"{name} needs {needed:.3g} GB of {memory / 1e9:g} GB")
         header = ("stage", "program", "at a time", "compile s", "GB", "beside", "GFLOP", "exact", "GB moved")
         print(table(rows, (*header, "collectives")))
-    _write(found)
     return wrong
 
 

@@ -94,9 +94,9 @@ class Clip:
         """(E, 2) pairs, padded for the devices."""
         return pad_pairs(pipeline.clip_edges(self.frames, self.pipeline.graph), 0, self.mesh)[0]
 
-    def batch(self, most: int) -> int:
-        """Pairs in a batch of at most so many pairs on a device."""
-        return len(Batches(self.edges, most, self.mesh)[0][0])
+    def batch(self, most: int, chosen: int = 0) -> int:
+        """Pairs in a batch: the chosen number, or at most so many on a device."""
+        return len(Batches(self.edges, most, self.mesh, batch=chosen)[0][0])
 
     def network(self) -> Any:
         """The network's parameters."""
@@ -184,7 +184,7 @@ def _passes(clip: Clip) -> Iterator[Program]:
     held = (clip.flow(), features)
     yield Program("encode", "network", f"{at_once} frames", passes._encode_batch, (model, rgb, mesh), beside=held)
 
-    batch = clip.batch(most)
+    batch = clip.batch(most, clip.pipeline.pair_batch)
     pair = clip.rows(batch, clip.tokens, config.enc_dim)
     masks = clip.rows(batch, clip.tokens, dtype=bool)
     sizes = (clip.frames, config.dec_depth, config.dec_heads, clip.tokens)

@@ -15,18 +15,19 @@ from easi3r_jax.apps import flops
 from easi3r_jax.apps.compile_check.programs import Clip, Program
 from easi3r_jax.core import target
 
-#: Largest share of the operations of a program's products that may keep all bits of float32: statistics in the passes;
-#: heads and flow networks entirely; everything that is geometry. By stage, or by stage and program.
+#: Largest share of the operations of a program's products that may keep all bits of float32, where layers compute in
+#: half precision: the attention's statistics, the upsampling of flow; everything that is geometry. By stage, or by
+#: stage and program.
 EXACT_SHARE = {
-    "flow": 1.0,
+    "flow": 0.01,
     "encode": 0.0,
     "first pass": 0.01,
     "first pass, moments": 1.0,
     "masks": 1.0,
-    "second pass": 1.0,
+    "second pass": 0.01,
     "alignment": 1.0,
     "alignment with flow": 1.0,
-    "training": 1.0,
+    "training": 0.01,
 }
 #: Calls of the fused attention kernel in each program, where the network computes in half precision: the encoder's
 #: block; self- and cross-attention of both branches; masked cross-attention twice; forwards and backwards in training.
