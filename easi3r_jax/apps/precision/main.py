@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax import motion
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.method_flags import checkpoint_flag
@@ -24,9 +25,9 @@ from easi3r_jax.apps.precision.emulate import emulated
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.study.clips import StudyClip, read, rendered
 from easi3r_jax.apps.study.report import mean
-from easi3r_jax.core.arrays import Array
-from easi3r_jax.core.config import AlignConfig, PipelineConfig
-from easi3r_jax.core.types import PairPredictions, Reconstruction
+from easi3r_jax.core.arrays import Array, Bool
+from easi3r_jax.core.config import AlignConfig, PipelineConfig, SegmentationConfig
+from easi3r_jax.core.types import MotionMaps, PairPredictions, Reconstruction
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io import export
@@ -53,7 +54,9 @@ JSON = _OUTPUT.string("json", "", "Also write the metrics to this file.")
 METRICS = {
     "points": "points, %",
     "score": "score, %",
+    "clusters": "clusters",
     "mask_iou": "mask IoU",
+    "mask_iou_same_clusters": "same clusters",
     "mask_iou_truth": "IoU, truth",
     "ate": "ATE",
     "abs_rel": "AbsRel",
@@ -67,6 +70,7 @@ class Found:
 
     predictions: PairPredictions
     result: Reconstruction
+    at_least: float | None
 
 
 def main() -> None:
@@ -97,7 +101,8 @@ def run(model: DUSt3R, clip: StudyClip, config: PipelineConfig) -> Found:
     features = pipeline.encode(model, clip.frames)
     edges = pipeline.clip_edges(len(clip.frames.rgb), config.graph)
     predictions, _ = pipeline.prediction_pass(model, features, edges, model.grid(clip.frames.rgb.shape[1:3]))
-    return Found(predictions, pipeline.reconstruct(model, clip.frames, config, features=features))
+    result = pipeline.reconstruct(model, clip.frames, config, features=features)
+    return Found(predictions, result, None if model.readout is None else model.readout.at_least)
 
 
 def compared(found: Found, reference: Found, clip: StudyClip) -> dict[str, float | None]:
@@ -105,6 +110,8 @@ def compared(found: Found, reference: Found, clip: StudyClip) -> dict[str, float
 
     `points`: median distance of a point from the reference's, relative to its distance from the camera. `score`: mean
     difference of the motion score of tokens, before clustering, relative to the reference's standard deviation.
+    `clusters`: of the pairs of tokens that share a cluster in either, the fraction that do in both. The IoU with the
+    same clusters is that of masks from the run's own scores and the reference's clusters.
     """
     ours, theirs = found.result, reference.result
     truth = metrics.evaluate_scene(ours.scene, clip.truth)
@@ -117,6 +124,12 @@ def compared(found: Found, reference: Found, clip: StudyClip) -> dict[str, float
     }
     if ours.motion is not None and theirs.motion is not None:
         score, other = (np.asarray(maps.raw_score) for maps in (ours.motion, theirs.motion))
+        masks = [
+            mask_of(theirs.motion.labels, maps, found.at_least, clip.frames.rgb.shape[1:3])
+            for maps in (ours.motion, theirs.motion)
+        ]
+        values["mask_iou_same_clusters"] = iou(*masks)
+        values["clusters"] = shared_clusters(np.asarray(ours.motion.labels), np.asarray(theirs.motion.labels))
         values["score"] = 100 * float(np.mean(np.abs(score - other)) / np.std(other))
     return values
 
@@ -128,6 +141,26 @@ def _points_error(found: PairPredictions, reference: PairPredictions) -> Array:
 
     pairs = ((found.points_i, reference.points_i), (found.points_j, reference.points_j))
     return jnp.median(jnp.concatenate([relative(a, b).ravel() for a, b in pairs]))
+
+
+def mask_of(
+    labels: np.ndarray, maps: MotionMaps, at_least: float | None, size: tuple[int, int]
+) -> Bool[Array, "T H W"]:
+    """Mask of a clip's scores with these clusters."""
+    config = SegmentationConfig()
+    score = (motion.cluster_score if at_least is None else motion.cluster_mean)(
+        jnp.asarray(maps.raw_score), jnp.asarray(labels), config.num_clusters
+    )
+    least = None if at_least is None else jnp.float32(at_least)
+    return motion.masks_from_maps(dataclasses.replace(maps, score=score), size, config, at_least=least).mask
+
+
+def shared_clusters(a: np.ndarray, b: np.ndarray) -> float:
+    """Pairs of tokens in a common cluster of both labellings over those in a common cluster of either."""
+    table = np.zeros((a.max() + 1, b.max() + 1))
+    np.add.at(table, (a.ravel(), b.ravel()), 1)
+    both, of_a, of_b = (np.sum(counts**2) for counts in (table, table.sum(1), table.sum(0)))
+    return float(both / (of_a + of_b - both))
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
