@@ -233,6 +233,16 @@ def test_a_page_is_of_one_commit(tmp_path, monkeypatch):
     assert changed.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
 
 
+def test_a_draft_says_so_and_is_written(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(PAGE.read_text(encoding="utf-8"))
+    found = {m.name: {"stages": {m.name: made_up(m.name)}, "command": shown(m.flags)} for m in SUITE}
+    page.write_page(str(path), found, command="make bench", draft=True)
+    text = path.read_text(encoding="utf-8")
+    assert "**A draft: " in text and "`make bench`" in text and re.search(r"\d{4}-\d\d-\d\d; easi3r_jax ", text)
+    assert [p.name for p in tmp_path.iterdir()] == ["page.md"]
+
+
 def test_quick_flags_replace_those_of_the_same_name():
     (released,) = (m for m in SUITE if m.name == "released network")
     quick = released.command_line(quick=True)
