@@ -42,7 +42,7 @@ MAY_IMPORT["apps"] = set(MAY_IMPORT) - {"__init__"}
 WITHIN = {
     "core": {
         "atomic": {"errors", "interrupt"},
-        "batches": {"arrays", "sharding"},
+        "batches": {"arrays", "sharding", "target"},
         "config": {"errors"},
         "conversion": {"errors"},
         "geometry": {"arrays", "errors"},

@@ -17,7 +17,7 @@ def test_counted_memory_is_at_least_that_of_what_is_held():
     """With T frames there are 10 T - 50 pairs, each with two point maps, their confidences and flow."""
     config, frames = small_network(), 12
     pairs, pixels = 10 * frames - 50, 32 * 48
-    counter = memory.MemoryCounter(config, config.image_size, "swinstride-5-noncyclic", Precision())
+    counter = memory.MemoryCounter(config, config.image_size, "swinstride-5-noncyclic", Precision(), 16 * 10**9)
     counted = counter.count(frames)
     observations = pairs * pixels * (2 * (3 + 1) + 2) * 4
     assert list(counted) == ["encoding", "first pass", "second pass", "layout", "alignment"]

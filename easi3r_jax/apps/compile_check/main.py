@@ -119,7 +119,7 @@ def _compiled(clip: Clip, stages: list[str]) -> list[str]:
             continue
         print(f"  {TOPOLOGY.value}, {'one chip' if layout == 'single' else f'sharded over {len(devices)} chips'}:")
         rows = []
-        with target.traced_for("tpu"):
+        with target.traced_for("tpu", int(memory)):
             for program in _chosen(dataclasses.replace(clip, **where), stages):
                 print(f"    compiling {program.stage}, {program.name} ...", flush=True)
                 compiled = compiler.compile_program(program)

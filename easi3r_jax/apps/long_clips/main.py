@@ -54,7 +54,9 @@ def main() -> None:
     if OUTPUT.value and not (RUN.value and OUTPUT.value.endswith(".png")):
         raise ConfigError("--output is a .png and shows the run, too: omit --norun.")
     windows = len(window_ranges(FRAMES.value, WINDOW.value, OVERLAP.value))
-    counter = MemoryCounter(config, size, GRAPH.value, POLICIES[PRECISION.value], device_of(TOPOLOGY.value))
+    counter = MemoryCounter(
+        config, size, GRAPH.value, POLICIES[PRECISION.value], int(LIMIT.value * 1e9), device_of(TOPOLOGY.value)
+    )
     lengths = sorted({*(n for n in (8, 128) if n < FRAMES.value), WINDOW.value, FRAMES.value})
     counted = {n: counter.count(n) for n in lengths}
     where = TOPOLOGY.value or processor()

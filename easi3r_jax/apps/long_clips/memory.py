@@ -15,17 +15,18 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from easi3r_jax import alignment, motion
-from easi3r_jax.core.batches import batch_size
+from easi3r_jax.core.batches import accelerator_budget, batch_size
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.types import PairPredictions
+from easi3r_jax.inference import passes
 from easi3r_jax.inference.clip import clip_edges
 from easi3r_jax.models import abstract_model
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.precision import Precision
 
-#: Tokens of a batch and pixels of a block of pairs, as on an accelerator; see `passes` and `problem`.
-_TOKENS, _PIXELS = 16384, 1 << 21
+#: Pixels of a block of pairs, as on an accelerator; see `problem`.
+_PIXELS = 1 << 21
 #: Programs that never run need no optimised machine code. Memory is assigned before there is any.
 _SLOW_CODE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 #: The TPU's library looks for a TPU, and reports at length that there is none.
@@ -77,14 +78,22 @@ class MemoryCounter:
       size: (height, width) of the frames.
       graph: pair graph.
       precision: what the network computes in.
+      limit: bytes of the device's memory.
       device: from `device_of`.
     """
 
     def __init__(
-        self, config: DUSt3RConfig, size: tuple[int, int], graph: str, precision: Precision, device: Any = None
+        self,
+        config: DUSt3RConfig,
+        size: tuple[int, int],
+        graph: str,
+        precision: Precision,
+        limit: int,
+        device: Any = None,
     ):
         self._config, self._size, self._graph, self._device = config, size, graph, device
         self._model = abstract_model(config, precision=precision)
+        self._limit = limit
         self._grid = size[0] // config.patch_size, size[1] // config.patch_size
         self._known: dict[Any, int] = {}
         on_cpu = device is None and jax.default_backend() == "cpu"
@@ -94,7 +103,7 @@ class MemoryCounter:
         """Stage -> memory, for a clip or window of so many frames with optical flow, in the order of the pipeline."""
         config, size, model = self._config, self._size, self._model
         tokens, num_pairs = self._grid[0] * self._grid[1], len(clip_edges(frames, self._graph))
-        most = max(1, _TOKENS // tokens)
+        most = max(1, int(accelerator_budget(self._limit) / (passes.BYTES_PER_TOKEN * tokens)))
         pairs = batch_size(num_pairs, most)
         features = _shape(frames, tokens, config.enc_dim)
         moments = jax.eval_shape(partial(motion.init_temporal, frames, config.dec_depth, config.dec_heads, tokens))
