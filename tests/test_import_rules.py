@@ -54,14 +54,14 @@ WITHIN = {
     "models": {
         "attention": {"layers", "rope", "statistics"},
         "decoder": {"attention", "config", "layers", "rope", "statistics"},
-        "dust3r": {"config", "decoder", "encoder", "heads", "layers"},
+        "dust3r": {"config", "decoder", "encoder", "heads", "precision"},
         "encoder": {"attention", "config", "layers", "rope"},
         "flow_layers": {"layers"},
         "heads": {"config", "layers"},
-        "parameters": {"config", "dust3r", "layers", "raft", "sea_raft"},
-        "raft": {"config", "correlation", "dust3r", "flow_layers", "layers"},
+        "parameters": {"config", "dust3r", "precision", "raft", "sea_raft"},
+        "raft": {"config", "correlation", "dust3r", "flow_layers", "layers", "precision"},
         "rope": {"layers"},
-        "sea_raft": {"config", "correlation", "dust3r", "flow_layers", "layers"},
+        "sea_raft": {"config", "correlation", "dust3r", "flow_layers", "layers", "precision"},
         "statistics": {"layers"},
     },
     "motion": {
