@@ -144,12 +144,12 @@ class DUSt3R(nnx.Module):
 
 def abstract_model(config: DUSt3RConfig, *, dtype: DType = jnp.float32) -> DUSt3R:
     """The model with shapes in place of arrays. Allocates nothing."""
-    return nnx.merge(*abstract_parts(config, jnp.dtype(dtype)), copy=True)
+    return nnx.merge(*abstract_parts(config, jnp.dtype(dtype), None), copy=True)
 
 
 @functools.lru_cache(maxsize=16)  # tracing the initialisers of the released networks takes a second
 def abstract_parts(
-    config: DUSt3RConfig, dtype: jnp.dtype, readout: ReadoutConfig | None = None
+    config: DUSt3RConfig, dtype: jnp.dtype, readout: ReadoutConfig | None
 ) -> tuple[nnx.GraphDef[DUSt3R], nnx.State]:
     """`nnx.split` of the abstract model. The parts are shared by all callers: merge them with `copy=True`."""
     return nnx.split(nnx.eval_shape(lambda: DUSt3R(config, rngs=nnx.Rngs(0), dtype=dtype, readout=readout)))

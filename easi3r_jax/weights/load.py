@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import tempfile
 from typing import Any, TypeVar
 
 import jax
@@ -14,9 +13,9 @@ import easi3r_jax
 from easi3r_jax.core import sharding
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.core.types import Progress, silent
-from easi3r_jax.models import DUSt3R, FlowNetwork
+from easi3r_jax.models import DUSt3R, FlowNetwork, model_from
 from easi3r_jax.weights import convert
-from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network
+from easi3r_jax.weights.checkpoint import is_checkpoint, load_network
 from easi3r_jax.weights.readout import READOUT, load_readout
 
 _T = TypeVar("_T")
@@ -27,7 +26,7 @@ EMBEDDED = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "model"
 def load_model(
     checkpoint: str | os.PathLike[str] = "embedded", dtype: str = "auto", *, progress: Progress = silent
 ) -> DUSt3R:
-    """Loads a DUSt3R or MonST3R network. Sources of other layouts are converted on first use and kept.
+    """Loads a DUSt3R or MonST3R network. Sources of other layouts are converted in memory, as fast as ours are read.
 
     Args:
       checkpoint: "embedded" (the small network that ships with the package), a converted folder, a `.pth` file, a
@@ -50,13 +49,11 @@ def load_model_and_metadata(
     checkpoint = os.fspath(checkpoint)
     if not checkpoint:
         raise CheckpointError("No checkpoint is named: name weights, or omit it for the small embedded network.")
-    if checkpoint == "embedded":  # small: converted each time, so that it needs no cache
-        with tempfile.TemporaryDirectory() as folder:
-            path = convert.convert(EMBEDDED, pathlib.Path(folder) / "embedded").path
-            _, model, metadata = load_checkpoint(path)
+    model, metadata = _load(EMBEDDED if checkpoint == "embedded" else checkpoint, progress)
+    if not isinstance(model, DUSt3R):
+        raise CheckpointError(f"{checkpoint} has weights of {model.config.network}, which estimates optical flow.")
+    if checkpoint == "embedded":
         metadata |= {"source_name": "embedded", "licence": "Apache-2.0"}
-    else:
-        _, model, metadata = load_checkpoint(convert.resolve(checkpoint, progress=progress))
     model = model.with_dtype(layer_dtype(dtype))
     path = (EMBEDDED if checkpoint == "embedded" else pathlib.Path(checkpoint).expanduser()) / READOUT
     return (model.with_readout(load_readout(path)) if path.is_file() else model), metadata
@@ -70,8 +67,26 @@ def load_flow_model(checkpoint: str | os.PathLike[str], *, progress: Progress = 
     Raises:
       CheckpointError: as `load_model`.
     """
-    _, network, _ = load_flow_network(convert.resolve(os.fspath(checkpoint), progress=progress))
-    return network
+    return load_flow_model_and_metadata(checkpoint, progress=progress)[0]
+
+
+def load_flow_model_and_metadata(
+    checkpoint: str | os.PathLike[str], *, progress: Progress = silent
+) -> tuple[FlowNetwork, dict[str, Any]]:
+    """As `load_flow_model`, also returning the checkpoint's metadata."""
+    network, metadata = _load(checkpoint, progress)
+    if isinstance(network, DUSt3R):
+        raise CheckpointError(f"{os.fspath(checkpoint)} has weights of DUSt3R, which estimates no optical flow.")
+    return network, metadata
+
+
+def _load(checkpoint: str | os.PathLike[str], progress: Progress) -> tuple[DUSt3R | FlowNetwork, dict[str, Any]]:
+    path = pathlib.Path(checkpoint).expanduser()
+    if is_checkpoint(path):
+        return load_network(path)
+    source = convert.open_source(checkpoint, progress)
+    parameters, metadata = convert.read_parameters(source, progress)
+    return model_from(source.config, parameters), metadata
 
 
 def layer_dtype(name: str) -> str:
