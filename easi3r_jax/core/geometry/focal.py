@@ -34,14 +34,15 @@ def weiszfeld_focal(
     """
     height, width = points.shape[:2]
     pixels = camera.pixel_grid(height, width, points.dtype) - principal_point[None, None]
-    # Divide only where the quotient is finite: elsewhere the derivative would be infinity times zero, NaN.
-    finite = jnp.isfinite(points[..., :2] / points[..., 2:])
-    rays = jnp.where(finite, points[..., :2], 0) / jnp.where(finite, points[..., 2:], 1)
-    across, along = jnp.sum(rays * pixels, axis=-1), jnp.sum(rays * rays, axis=-1)
+    u, v = pixels[..., 0], pixels[..., 1]
+    # One image for x and one for y: with (H, W, 2), XLA on a CPU takes ten times as long (65 and 6 ms of two maps of
+    # 512x288).
+    x, y = (_quotient(points[..., axis], points[..., 2]) for axis in (0, 1))
+    across, along = x * u + y * v, x * x + y * y
 
     def reweighted(_, focal):
-        weights = 1 / jnp.maximum(se3.safe_norm(pixels - focal * rays), 1e-8)
-        return fitted(weights)
+        distance = se3.safe_root((u - focal * x) ** 2 + (v - focal * y) ** 2)
+        return fitted(1 / jnp.maximum(distance, 1e-8))
 
     def fitted(weights):
         total = jnp.sum(weights * along)
@@ -49,6 +50,12 @@ def weiszfeld_focal(
 
     focal = jax.lax.fori_loop(0, iterations, reweighted, fitted(jnp.ones_like(along)))
     return _plausible(focal, height, width)
+
+
+def _quotient(a: Array, b: Array) -> Array:
+    """A / b where that is finite, else 0. Its derivative is finite everywhere, not infinity times zero."""
+    finite = jnp.isfinite(a / b)
+    return jnp.where(finite, a, 0) / jnp.where(finite, b, 1)
 
 
 def _plausible(focal: Array, height: int, width: int) -> Array:

@@ -22,9 +22,13 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 def safe_norm(x: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
     """Euclidean norm over the last axis, with gradient 0 (not NaN) where the vector is 0."""
-    squared = jnp.sum(x * x, axis=-1)
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+    return safe_root(jnp.sum(x * x, axis=-1))
+
+
+def safe_root(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """Square root of x >= 0, with gradient 0 (not infinity) at 0."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
 def matrix_from_quaternion(quaternion: Float[Array, "*batch 4"]) -> Float[Array, "*batch 3 3"]:
