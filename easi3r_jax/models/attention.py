@@ -19,20 +19,32 @@ from easi3r_jax.models.statistics import QueriesKeys
 
 
 def dot_product_attention(
-    queries: Float[Array, "B query A D"], keys: Float[Array, "B key A D"], values: Float[Array, "B key A D"]
-) -> Float[Array, "B query A D"]:
+    queries: Float[Array, "B query A D"], keys: Float[Array, "B key A D"], values: Float[Array, "B key A D_v"]
+) -> Float[Array, "B query A D_v"]:
     """softmax(q k^T / sqrt(D)) v; the N x N map is not materialised where the backend has a fused kernel."""
-    if queries.dtype == jnp.float64:  # JAX's function computes the softmax in float32
-        weights = jax.nn.softmax(attention_logits(queries, keys), axis=-1)
-        return jnp.einsum("baqk,bkad->bqad", weights, values)
-    head_dim = queries.shape[-1]
-    half = queries.dtype in (jnp.bfloat16, jnp.float16)
-    # cuDNN's fused kernel takes half precision only. Everywhere else, XLA's lowering is the only one.
-    fused = half and head_dim % 8 == 0 and head_dim <= 128 and _has_fused_kernel()
-    with jax.numpy_dtype_promotion("standard"):  # JAX's function mixes half and single precision inside
-        return jax.nn.dot_product_attention(
-            queries, keys, values, scale=head_dim**-0.5, implementation="cudnn" if fused else "xla"
-        )
+    if _is_fused(queries):
+        with jax.numpy_dtype_promotion("standard"):  # JAX's function mixes half and single precision inside
+            return jax.nn.dot_product_attention(
+                queries, keys, values, scale=queries.shape[-1] ** -0.5, implementation="cudnn"
+            )
+    return jnp.einsum("baqk,bkad->bqad", _weights(queries, keys), values)
+
+
+def _weights(queries: Array, keys: Array) -> Array:
+    """softmax(q k^T / sqrt(D)), (B, A, N_query, N_key), computed in float32 or wider and rounded to the keys' dtype.
+
+    The numbers are those of `jax.nn.dot_product_attention(implementation="xla")`, which takes a quarter more time on a
+    CPU and six times the temporary memory (3 x 576 tokens, 12 heads: 219 and 161 ms, 96 and 16 MB).
+    """
+    wide = at_least_float32(queries.dtype)
+    logits = jnp.einsum("bqad,bkad->baqk", queries, keys, preferred_element_type=wide) * queries.shape[-1] ** -0.5
+    return jax.nn.softmax(logits, axis=-1).astype(keys.dtype)
+
+
+def _is_fused(queries: Array) -> bool:
+    """Whether cuDNN's fused kernel serves: it takes half precision only."""
+    head_dim, half = queries.shape[-1], queries.dtype in (jnp.bfloat16, jnp.float16)
+    return half and head_dim % 8 == 0 and head_dim <= 128 and _has_fused_kernel()
 
 
 @functools.cache
@@ -63,7 +75,8 @@ def masked_attention(
 
     Weights from static queries to dynamic keys are zeroed *after* the softmax; rows are not renormalised. This equals
     plain attention over values that are zero at the dynamic keys, so a fused kernel still applies. An additive -inf
-    mask would renormalise, and is wrong.
+    mask would renormalise, and is wrong. Without a fused kernel, one softmax serves both kinds of values, side by side:
+    174 ms instead of 258 for 3 x 576 tokens and 12 heads on a CPU, with the same numbers.
 
     Args:
       queries, keys, values: (B, N, A, D).
@@ -71,8 +84,12 @@ def masked_attention(
       dynamic_key: (B, N_key) bool.
     """
     static_values = jnp.where(dynamic_key[:, :, None, None], jnp.zeros_like(values), values)
-    seen_by_static = dot_product_attention(queries, keys, static_values)
-    seen_by_dynamic = dot_product_attention(queries, keys, values)
+    if _is_fused(queries):
+        seen_by_static = dot_product_attention(queries, keys, static_values)
+        seen_by_dynamic = dot_product_attention(queries, keys, values)
+    else:
+        both = jnp.concatenate([values, static_values], axis=-1)
+        seen_by_dynamic, seen_by_static = jnp.split(dot_product_attention(queries, keys, both), 2, axis=-1)
     return jnp.where(dynamic_query[:, :, None, None], seen_by_dynamic, seen_by_static)
 
 
