@@ -23,6 +23,8 @@ from easi3r_jax.core.sharding import REPLICATED, ROWS
 
 # From this many batches on, all are full: the last one then wastes at most an eighth of the work.
 _MIN_FULL_BATCHES = 8
+# Bytes: of an accelerator that does not tell its memory, and the largest budget for a batch on an accelerator.
+_UNKNOWN_MEMORY, _MAX_BUDGET = 32 * 10**9, 66 * 10**8
 
 
 class Batches:
@@ -37,7 +39,7 @@ class Batches:
       mesh: of the devices; None: one device.
       valid: (E,) bool, which pairs are not padding; None: all.
       batch: B; 0 chooses: `most` per device if there are many pairs, so that the shape does not depend on the clip's
-        length, else equal batches.
+        length, else a size that leaves few rows over (see `batch_size`).
 
     Attributes:
       count: number of batches.
@@ -106,10 +108,34 @@ def pad_pairs(
     return longer, None if count == 0 and total == len(edges) else np.arange(total) < len(edges)
 
 
+def most_at_once(bytes_each: float, on_cpu: int = 800_000_000) -> int:
+    """Items, such as pairs or frames, that a device takes at a time; at least one. The one place where this is decided.
+
+    It depends on the kind of device only, not on what is in its memory: programs compiled for one run fit the next.
+
+    Args:
+      bytes_each: temporary memory of an item, in bytes.
+      on_cpu: bytes for all of them on a CPU, where more are not faster. An accelerator gives an eighth of the memory
+        that JAX may use, but not more than keeps it busy, 6.6 GB; where it does not tell, 4 GB.
+    """
+    if jax.default_backend() == "cpu":
+        budget = on_cpu
+    else:
+        limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", _UNKNOWN_MEMORY)
+        budget = min(limit // 8, _MAX_BUDGET)
+    return max(1, int(budget / bytes_each))
+
+
 def batch_size(count: int, most: int) -> int:
-    """Items per batch: `most` if there are many, else equal batches."""
-    num_batches = -(-count // most)
-    return most if num_batches >= _MIN_FULL_BATCHES else -(-count // num_batches)
+    """Items per batch: `most` if there are many; else the size above `most / 2` with the fewest items in all batches.
+
+    All batches have the same size, so the last one may repeat items. Eight items, three at most: four batches of two
+    compute eight, three batches of three would compute nine. Of equals, the largest.
+    """
+    if -(-count // most) >= _MIN_FULL_BATCHES:
+        return most
+    sizes = range(min(count, most), min(count, most) // 2, -1)
+    return min(sizes, key=lambda size: -(-count // size) * size, default=1)
 
 
 def bucket_size(count: int) -> int:

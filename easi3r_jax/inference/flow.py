@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array, Bool, Float, Int, Shaped, UInt8, all_finite
-from easi3r_jax.core.batches import Batches, pad_pairs
+from easi3r_jax.core.batches import Batches, most_at_once, pad_pairs
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.sharding import REPLICATED, ROWS
@@ -163,9 +163,9 @@ def network_size(height: int, width: int) -> tuple[int, int]:
 
 def _most_at_once(pixels: int) -> int:
     """Pairs at a time that fit into modest memory, and whose correlations need not be recomputed at each look-up."""
-    memory = 1 << (28 if jax.default_backend() == "cpu" else 32)
     correlations = 4 * (pixels / STRIDE**2) ** 2 * 4 / 3  # levels shrink by four
-    return max(1, int(min(memory / (_BYTES_PER_PIXEL * pixels + correlations), MAX_CORRELATION_BYTES / correlations)))
+    fitting = most_at_once(_BYTES_PER_PIXEL * pixels + correlations, on_cpu=1 << 28)
+    return max(1, min(fitting, int(MAX_CORRELATION_BYTES / correlations)))
 
 
 @partial(jax.jit, static_argnames=("mesh",))

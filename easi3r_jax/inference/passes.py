@@ -18,14 +18,15 @@ from jax.sharding import Mesh
 from easi3r_jax import motion
 from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array, Bool, Float, Int
-from easi3r_jax.core.batches import Batches, batch_size, pad_pairs, padded
+from easi3r_jax.core.batches import Batches, batch_size, most_at_once, pad_pairs, padded
 from easi3r_jax.core.conversion import check_conversion
 from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import Frames, PairPredictions, Progress, silent
 from easi3r_jax.models import DUSt3R
 
-# Tokens per batch and device: enough to keep the device busy, within modest memory.
-_TOKENS_CPU, _TOKENS = 2048, 16384
+# Temporary memory per token of a pair with DPT heads, the largest of the passes, in XLA's count for a CPU
+# (`compiled.memory_analysis()`: 227 MB of a pair of 512 x 288, which has 576 tokens).
+_BYTES_PER_TOKEN = 394_000
 
 
 def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, progress: Progress = silent) -> Float[Array, "T N C"]:
@@ -156,8 +157,7 @@ def _batched(
 
 def _most_at_once(grid: tuple[int, int]) -> int:
     """Pairs or frames that a device takes at a time."""
-    tokens = _TOKENS_CPU if jax.default_backend() == "cpu" else _TOKENS
-    return max(1, tokens // (grid[0] * grid[1]))
+    return most_at_once(_BYTES_PER_TOKEN * grid[0] * grid[1])
 
 
 def _empty_temporal(

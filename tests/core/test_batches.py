@@ -1,10 +1,13 @@
 """Batches of pairs: order, storage of results, and bucket sizes."""
 
+import types
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from easi3r_jax.core.batches import Batches, _within, batch_size, bucket_size, pad_pairs, padded
+from easi3r_jax.core import batches
+from easi3r_jax.core.batches import Batches, _within, batch_size, bucket_size, most_at_once, pad_pairs, padded
 
 
 @pytest.mark.parametrize("batch", [0, 1, 3, 4, 50])
@@ -28,9 +31,31 @@ def test_every_pair_is_done_once_and_kept_in_its_row(batch, count):
 
 def test_many_pairs_come_in_full_batches_whatever_their_number():
     assert {batch_size(count, 28) for count in range(28 * 7 + 1, 1000)} == {28}
-    for count in range(1, 28 * 7 + 1):  # few: equal batches, hardly any padding
-        rounds = -(-count // 28)
-        assert batch_size(count, 28) <= 28 and 0 <= rounds * batch_size(count, 28) - count < rounds
+
+
+def test_few_pairs_come_in_batches_that_leave_few_rows_over():
+    for most in (1, 2, 3, 28):
+        for count in range(1, 7 * most + 1):
+            size, largest = batch_size(count, most), min(count, most)
+            assert largest / 2 <= size <= largest
+            left_over = -count % size
+            assert all(left_over <= -count % other for other in range(largest // 2 + 1, largest + 1))
+    assert batch_size(8, 3) == 2 and batch_size(9, 3) == 3 and batch_size(30, 28) == 15
+
+
+def test_the_devices_memory_decides_how_many_it_takes(monkeypatch):
+    assert most_at_once(1e8, on_cpu=350_000_000) == 3 and most_at_once(1e12) == 1
+
+    def on_accelerator(stats, bytes_each=1e8):
+        device = types.SimpleNamespace(memory_stats=lambda: stats)
+        jax = types.SimpleNamespace(default_backend=lambda: "gpu", local_devices=lambda: [device])
+        with monkeypatch.context() as patch:
+            patch.setattr(batches, "jax", jax)
+            return most_at_once(bytes_each, on_cpu=1)
+
+    sizes = [on_accelerator({"bytes_limit": gigabytes * 10**9}) for gigabytes in (1, 16, 24, 80)]
+    assert sizes == [1, 20, 30, 66]  # an eighth, at least one item, at most 6.6 GB
+    assert on_accelerator(None) == on_accelerator({}) == 40
 
 
 def test_padding_is_reported_where_shapes_are_shared():
