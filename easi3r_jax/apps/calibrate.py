@@ -38,6 +38,7 @@ from easi3r_jax.models import DUSt3R
 from easi3r_jax.synthetic.clips import ClipConfig
 from easi3r_jax.training.readout import Tokens, fit_readout, joined
 from easi3r_jax.weights import convert
+from easi3r_jax.weights.checkpoint import is_checkpoint
 from easi3r_jax.weights.load import EMBEDDED, load_model_and_metadata
 from easi3r_jax.weights.readout import READOUT, save_readout
 
@@ -252,9 +253,12 @@ def write(readout: ReadoutConfig) -> None:
         save_readout(output, readout)
         print(f"  read-out: {output} (--readout={output})")
         return
-    source = convert.resolve(EMBEDDED if CHECKPOINT.value == "embedded" else CHECKPOINT.value)
+    source = EMBEDDED if CHECKPOINT.value == "embedded" else pathlib.Path(CHECKPOINT.value).expanduser()
     with atomic_folder(output, marker="config.json") as folder:
-        shutil.copytree(source, folder, dirs_exist_ok=True)
+        if is_checkpoint(source):
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+        else:
+            convert.convert(source, folder)
         save_readout(folder / READOUT, readout)
     print(f"  checkpoint with its read-out: {output} (--checkpoint={output})")
 

@@ -11,8 +11,6 @@ import warnings
 
 import jax
 
-from easi3r_jax.weights.convert.cache import cache_folder
-
 # Programs that compile faster are not cached. JAX's default, one second, excludes most programs of small networks.
 _MIN_COMPILE_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 #: Bytes of a folder; the oldest files are deleted. Not by JAX's own limit: that takes a lock for every program, and a
@@ -21,7 +19,7 @@ _MAX_BYTES = 2_000_000_000
 
 
 def use_cache() -> pathlib.Path | None:
-    """Turns the cache on, beside the converted checkpoints, unless the user has set a folder for JAX.
+    """Turns the cache on, unless the user has set a folder for JAX.
 
     To be called before anything is compiled. Several processes may use it at a time. Each kind of processor has a
     folder of its own, since a home folder may be shared by machines that do not run each other's programs.
@@ -46,6 +44,13 @@ def use_cache() -> pathlib.Path | None:
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
     _prune(folder, _MAX_BYTES)
     return folder
+
+
+def cache_folder() -> pathlib.Path:
+    """`$EASI3R_JAX_CACHE`, else `$XDG_CACHE_HOME/easi3r_jax`, else `~/.cache/easi3r_jax`."""
+    common = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    own = os.environ.get("EASI3R_JAX_CACHE") or os.path.join(common, "easi3r_jax")
+    return pathlib.Path(os.path.expanduser(own)).absolute()
 
 
 def _prune(folder: pathlib.Path, most: int) -> None:

@@ -23,9 +23,8 @@ from easi3r_jax.io.priors.cameras import load_cameras
 from easi3r_jax.io.priors.flow import FlowFolder
 from easi3r_jax.io.priors.masks import load_masks
 from easi3r_jax.io.video.images import list_images
-from easi3r_jax.models import FlowNetwork, policy
-from easi3r_jax.weights import convert
-from easi3r_jax.weights.checkpoint import load_flow_network
+from easi3r_jax.models import FlowNetwork
+from easi3r_jax.weights.load import load_flow_model_and_metadata
 
 NETWORKS = ("sea-raft", "raft", "raft-small")
 
@@ -132,12 +131,11 @@ class NetworkFlags:
         if checkpoint:
             if name not in ("auto", *NETWORKS):
                 raise ConfigError(f"--flow_checkpoint requires --flow=auto or {' or '.join(NETWORKS)}, not {name}.")
-            config, network, metadata = load_flow_network(convert.resolve(checkpoint), precision=policy(precision))
-            if name not in ("auto", config.network):
-                raise ConfigError(
-                    f"--flow={name}, but {checkpoint} has weights of {config.network}: use --flow={config.network}."
-                )
-            return Partial(network_flow, place(network)), {"name": config.network, **metadata}
+            network, metadata = load_flow_model_and_metadata(checkpoint, precision)
+            found = network.config.network
+            if name not in ("auto", found):
+                raise ConfigError(f"--flow={name}, but {checkpoint} has weights of {found}: use --flow={found}.")
+            return Partial(network_flow, place(network)), {"name": found, **metadata}
         if name in NETWORKS:
             raise ConfigError(f"--flow={name} needs weights: --flow_checkpoint=WEIGHTS, or --flow=dis without weights.")
         if name in ("auto", "dis"):

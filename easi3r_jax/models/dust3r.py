@@ -148,12 +148,12 @@ def _as_stored(leaf: Array, stored: jax.ShapeDtypeStruct) -> Array:
 
 def abstract_model(config: DUSt3RConfig, *, precision: Precision = Precision()) -> DUSt3R:
     """The model with shapes in place of arrays. Allocates nothing."""
-    return nnx.merge(*abstract_parts(config, precision), copy=True)
+    return nnx.merge(*abstract_parts(config, precision, None), copy=True)
 
 
 @functools.lru_cache(maxsize=16)  # tracing the initialisers of the released networks takes a second
 def abstract_parts(
-    config: DUSt3RConfig, precision: Precision, readout: ReadoutConfig | None = None
+    config: DUSt3RConfig, precision: Precision, readout: ReadoutConfig | None
 ) -> tuple[nnx.GraphDef[DUSt3R], nnx.State]:
     """`nnx.split` of the abstract model. The parts are shared by all callers: merge them with `copy=True`."""
     graphdef, stored = nnx.split(

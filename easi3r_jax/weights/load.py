@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import tempfile
 from typing import Any, TypeVar
 
 from flax import nnx
@@ -13,9 +12,9 @@ import easi3r_jax
 from easi3r_jax.core import sharding
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.core.types import Progress, silent
-from easi3r_jax.models import DUSt3R, FlowNetwork, Precision, policy
+from easi3r_jax.models import DUSt3R, FlowNetwork, Precision, model_from, policy
 from easi3r_jax.weights import convert
-from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network
+from easi3r_jax.weights.checkpoint import is_checkpoint, load_network
 from easi3r_jax.weights.readout import READOUT, load_readout
 
 _T = TypeVar("_T")
@@ -26,7 +25,7 @@ EMBEDDED = pathlib.Path(easi3r_jax.__file__).parent / "assets" / "model"
 def load_model(
     checkpoint: str | os.PathLike[str] = "embedded", precision: Precision | str = "auto", *, progress: Progress = silent
 ) -> DUSt3R:
-    """Loads a DUSt3R or MonST3R network. Sources of other layouts are converted on first use and kept.
+    """Loads a DUSt3R or MonST3R network. Sources of other layouts are converted in memory, as fast as ours are read.
 
     Args:
       checkpoint: "embedded" (the small network that ships with the package), a converted folder, a `.pth` file, a
@@ -50,13 +49,11 @@ def load_model_and_metadata(
     checkpoint, precision = os.fspath(checkpoint), policy(precision)
     if not checkpoint:
         raise CheckpointError("No checkpoint is named: name weights, or omit it for the small embedded network.")
-    if checkpoint == "embedded":  # small: converted each time, so that it needs no cache
-        with tempfile.TemporaryDirectory() as folder:
-            path = convert.convert(EMBEDDED, pathlib.Path(folder) / "embedded").path
-            _, model, metadata = load_checkpoint(path)
+    model, metadata = _load(EMBEDDED if checkpoint == "embedded" else checkpoint, precision, progress)
+    if not isinstance(model, DUSt3R):
+        raise CheckpointError(f"{checkpoint} has weights of {model.config.network}, which estimates optical flow.")
+    if checkpoint == "embedded":
         metadata |= {"source_name": "embedded", "licence": "Apache-2.0"}
-    else:
-        _, model, metadata = load_checkpoint(convert.resolve(checkpoint, progress=progress))
     model = model.with_precision(precision)
     path = (EMBEDDED if checkpoint == "embedded" else pathlib.Path(checkpoint).expanduser()) / READOUT
     return (model.with_readout(load_readout(path)) if path.is_file() else model), metadata
@@ -72,9 +69,28 @@ def load_flow_model(
     Raises:
       CheckpointError, ConfigError: as `load_model`.
     """
-    precision = policy(precision)
-    _, network, _ = load_flow_network(convert.resolve(os.fspath(checkpoint), progress=progress), precision=precision)
-    return network
+    return load_flow_model_and_metadata(checkpoint, precision, progress=progress)[0]
+
+
+def load_flow_model_and_metadata(
+    checkpoint: str | os.PathLike[str], precision: Precision | str = "auto", *, progress: Progress = silent
+) -> tuple[FlowNetwork, dict[str, Any]]:
+    """As `load_flow_model`, also returning the checkpoint's metadata."""
+    network, metadata = _load(checkpoint, policy(precision), progress)
+    if isinstance(network, DUSt3R):
+        raise CheckpointError(f"{os.fspath(checkpoint)} has weights of DUSt3R, which estimates no optical flow.")
+    return network, metadata
+
+
+def _load(
+    checkpoint: str | os.PathLike[str], precision: Precision, progress: Progress
+) -> tuple[DUSt3R | FlowNetwork, dict[str, Any]]:
+    path = pathlib.Path(checkpoint).expanduser()
+    if is_checkpoint(path):
+        return load_network(path, precision=precision)
+    source = convert.open_source(checkpoint, progress)
+    parameters, metadata = convert.read_parameters(source, progress)
+    return model_from(source.config, parameters, precision=precision), metadata
 
 
 def on_devices(network: _T, count: int = 0, *, in_parts: bool = False) -> _T:

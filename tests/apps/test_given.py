@@ -124,8 +124,7 @@ def test_a_network_estimates_the_flow(run, monkeypatch, inputs):
     monkeypatch.setattr(pipeline.alignment, "align", spy)
 
     monkeypatch.setattr(given, "network_flow", estimate)
-    monkeypatch.setattr(given, "load_flow_network", lambda path: (network.config, network, {}))
-    monkeypatch.setattr(given.convert, "resolve", lambda path: path)
+    monkeypatch.setattr(given, "load_flow_model_and_metadata", lambda path: (network, {}))
     for name in ("raft-small", "auto"):
         code, out, errors = run(flow=name, flow_checkpoint="some.pth")
         assert code == 0 and not errors, errors

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from easi3r_jax.apps.long_clips.run import WindowRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _BLUE, _RED, _GREY = "#2f6db5", "#c8323c", "#8a8f98"
 
@@ -30,6 +33,8 @@ def long_clips_figure(
       records: of the run.
       size: of the frames that are counted, e.g. 512x288.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10.4, 3.9), dpi=130, layout="constrained")
     left, right = figure.subplots(1, 2)
     lengths = sorted(at_once)

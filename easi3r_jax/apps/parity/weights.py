@@ -6,18 +6,15 @@ import ast
 import functools
 import json
 import pathlib
-import tempfile
 import zlib
 from collections.abc import Mapping
 
 import numpy as np
 
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.types import silent
-from easi3r_jax.models import DUSt3R, FlowNetwork, parameter_shapes
+from easi3r_jax.models import DUSt3R, FlowNetwork, model_from, parameter_shapes
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
-from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network
-from easi3r_jax.weights.convert import conversion, table
+from easi3r_jax.weights.convert import read_parameters, table
 from easi3r_jax.weights.convert.model_string import parse_model_string
 from easi3r_jax.weights.convert.tensors import LazyTensor, OpenedWeights
 
@@ -84,28 +81,18 @@ def _source(value: str) -> str:
 
 
 def golden_model(config: DUSt3RConfig, seed: int, gains: Mapping[str, float]) -> DUSt3R:
-    """The network with golden weights, which are converted, written and read like a real checkpoint."""
+    """The network with golden weights, which are converted like a real checkpoint."""
     return _golden_model(config, seed, tuple(gains.items()))
 
 
 @functools.lru_cache(maxsize=2)
 def _golden_model(config: DUSt3RConfig, seed: int, gains: tuple[tuple[str, float], ...]) -> DUSt3R:
-    with tempfile.TemporaryDirectory() as folder:
-        return load_checkpoint(_written(folder, config, seed, dict(gains)))[1]
+    return model_from(config, read_parameters(golden_source(config, seed, dict(gains)))[0])
 
 
 def golden_flow_network(config: FlowConfig, seed: int, gains: Mapping[str, float]) -> FlowNetwork:
     """As `golden_model`, for an optical flow network."""
-    with tempfile.TemporaryDirectory() as folder:
-        return load_flow_network(_written(folder, config, seed, gains))[1]
-
-
-def _written(folder: str, config: DUSt3RConfig | FlowConfig, seed: int, gains: Mapping[str, float]) -> pathlib.Path:
-    source = golden_source(config, seed, gains)
-    recipes, dropped, notices = table.match(source)
-    path = pathlib.Path(folder) / "golden"
-    conversion.write(source, [], recipes, dropped, notices, "", path, silent)
-    return path
+    return model_from(config, read_parameters(golden_source(config, seed, gains))[0])
 
 
 def golden_source(config: DUSt3RConfig | FlowConfig, seed: int, gains: Mapping[str, float]) -> OpenedWeights:

@@ -1,20 +1,22 @@
 """Networks on disk.
 
 A checkpoint is a folder with `config.json` (architecture, format version, source and licence of the weights, checksums)
-and `weights/`, one Orbax checkpoint for each top-level part of the network (encoder, decoder, head1, head2). Parts are
-written one at a time, so that only one is in memory. The folder is written atomically: under a temporary name, then
-renamed.
+and `weights/`, one Orbax checkpoint for each top-level part of the network (encoder, decoder, head1, head2). A part is
+written while the next is read: only these two are in memory. The folder is written atomically: under a temporary name,
+then renamed.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import math
 import os
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -33,56 +35,81 @@ LICENCE_RELEASED = "CC BY-NC-SA 4.0 (released DUSt3R and MonST3R weights: attrib
 _REMEDY = "Delete it and convert again."
 LICENCE_UNKNOWN = "The terms of the source apply; released DUSt3R and MonST3R weights are CC BY-NC-SA 4.0."
 
-#: Reads one parameter by its path ("encoder.norm.scale"), in the layout of our network.
-ReadParameter = Callable[[str], np.ndarray]
+#: Pairs of a parameter's path ("encoder.norm.scale") and its float32 array, in the layout of our network.
+NamedParameters = Iterable[tuple[str, np.ndarray]]
 
 
 def save_checkpoint(
     path: str | os.PathLike[str],
     config: DUSt3RConfig | FlowConfig,
-    weights: DUSt3R | FlowNetwork | ReadParameter,
+    weights: DUSt3R | FlowNetwork | NamedParameters,
     *,
     source_name: str,
-    source_sha256: str = "",
+    source_sha256: str | Callable[[], str] = "",
     licence: str = LICENCE_UNKNOWN,
-    finish: Callable[[], None] = lambda: None,
 ) -> None:
     """Writes a checkpoint atomically. An existing checkpoint at `path` is replaced; nothing else is.
 
     Args:
       path: folder to write.
       config: the architecture.
-      weights: the network, or a function that reads its parameters (float32) one by one.
+      weights: the network, or all its parameters, part by part: each part is written when it is complete.
       source_name: where the weights come from.
-      source_sha256: of the file that they come from.
+      source_sha256: of the file that they come from. If it is a function, it is called when everything is written,
+        before the folder is renamed; if it raises, nothing is replaced.
       licence: of the weights.
-      finish: called when everything is written, before the folder is renamed. If it raises, nothing is replaced.
 
     Raises:
       OutputError: the folder cannot be written.
-      CheckpointError: a parameter of the wrong shape or dtype.
+      CheckpointError: a parameter that is missing, or of the wrong shape or dtype.
     """
     path = pathlib.Path(os.path.realpath(os.path.expanduser(path)))  # a symbolic link stays as it is
-    read = _reader(weights) if isinstance(weights, (DUSt3R, RAFT, SEARAFT)) else weights
+    named = _named(weights) if isinstance(weights, (DUSt3R, RAFT, SEARAFT)) else weights
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "architecture": _config_to_json(config),
         "source_name": source_name,
-        "source_sha256": source_sha256,
+        "source_sha256": "",
         "licence": licence,
         "versions": folders.versions(),
     }
     shapes = parameter_shapes(config)
     size = 4 * sum(map(math.prod, shapes.values())) + (4 << 20)  # and Orbax's own records
     with atomic_folder(path, marker=is_checkpoint, size=size, durable=True) as partial:
-        for part in _parts(shapes):
-            tree = {name: _checked(name, read(name), shape) for name, shape in shapes.items() if _part(name) == part}
-            folders.write_arrays(path, partial / "weights" / part, _without(tree, part))
-            del tree
-        header["files"] = folders.checksums(partial / "weights")
+        header["files"] = _write_parts(path, partial / "weights", named, shapes)
+        header["source_sha256"] = source_sha256 if isinstance(source_sha256, str) else source_sha256()
         (partial / "config.json").write_text(json.dumps(header, indent=1) + "\n")
-        finish()
+
+
+def _write_parts(
+    path: pathlib.Path, folder: pathlib.Path, named: NamedParameters, shapes: dict[str, tuple[int, ...]]
+) -> dict[str, list[int]]:
+    """Writes each part when all its parameters are there, while the next part is read. Returns the files' checksums."""
+    missing = collections.Counter(map(_part, shapes))
+    trees: dict[str, dict[str, np.ndarray]] = collections.defaultdict(dict)
+    files: dict[str, list[int]] = {}
+
+    def write(part: str, tree: dict[str, np.ndarray]) -> None:
+        folders.write_arrays(path, folder / part, tree)
+        files.update({f"{part}/{name}": checksum for name, checksum in folders.checksums(folder / part).items()})
+
+    with futures.ThreadPoolExecutor(1) as writer:
+        writing: futures.Future[None] | None = None
+        for name, value in named:
+            part = _part(name)
+            trees[part][name.removeprefix(part + ".")] = _checked(name, value, shapes[name])
+            del value  # a generator's own reference to it would be the last one
+            if len(trees[part]) == missing[part]:
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(write, part, trees.pop(part))
+                del missing[part]
+        if writing is not None:
+            writing.result()
+    if missing:
+        raise CheckpointError(f"Parameters of {', '.join(sorted(missing))} are missing.")
+    return dict(sorted(files.items()))
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
@@ -137,12 +164,11 @@ def load_checkpoint(
     Raises:
       CheckpointError: missing, damaged, of another version, or a flow network's.
     """
-    path = pathlib.Path(path).absolute()
-    config, expected, metadata = _read_header(path)
-    if isinstance(config, FlowConfig):
-        raise CheckpointError(f"The checkpoint at {path} is of {config.network}, which estimates optical flow.")
-    parameters = _read_weights(path, config, expected, metadata["format_version"], sharding)
-    return config, model_from(config, parameters), metadata
+    network, metadata = load_network(path, sharding=sharding)
+    if not isinstance(network, DUSt3R):
+        name = network.config.network
+        raise CheckpointError(f"The checkpoint at {path} is of {name}, which estimates optical flow.")
+    return network.config, network, metadata
 
 
 def load_flow_network(
@@ -156,12 +182,23 @@ def load_flow_network(
     Raises:
       CheckpointError: missing, damaged, of another version, or another network's.
     """
+    network, metadata = load_network(path, precision=precision, sharding=sharding)
+    if isinstance(network, DUSt3R):
+        raise CheckpointError(f"The checkpoint at {path} is of DUSt3R, which estimates no optical flow.")
+    return network.config, network, metadata
+
+
+def load_network(
+    path: str | os.PathLike[str],
+    *,
+    precision: Precision = Precision(),
+    sharding: jax.sharding.Sharding | None = None,
+) -> tuple[DUSt3R | FlowNetwork, dict[str, Any]]:
+    """As `load_checkpoint`, for any network. Parameters stay float32, whatever the precision."""
     path = pathlib.Path(path).absolute()
     config, expected, metadata = _read_header(path)
-    if not isinstance(config, FlowConfig):
-        raise CheckpointError(f"The checkpoint at {path} is of DUSt3R, which estimates no optical flow.")
     parameters = _read_weights(path, config, expected, metadata["format_version"], sharding)
-    return config, model_from(config, parameters, precision=precision), metadata
+    return model_from(config, parameters, precision=precision), metadata
 
 
 def _read_weights(
@@ -205,9 +242,8 @@ def _stored_name(name: str, version: int) -> str:
     return re.sub(r"\.var$", ".variance", name) if version == 1 else name
 
 
-def _reader(model: DUSt3R | FlowNetwork) -> ReadParameter:
-    leaves = parameters_of(model)
-    return lambda name: np.asarray(leaves[name])
+def _named(model: DUSt3R | FlowNetwork) -> NamedParameters:
+    return ((name, np.asarray(value)) for name, value in parameters_of(model).items())
 
 
 def _checked(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

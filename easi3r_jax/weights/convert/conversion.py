@@ -1,24 +1,21 @@
-"""Converts an opened source to a checkpoint on disk, one parameter at a time."""
+"""Converts a source of weights: in memory, or to a checkpoint on disk."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import pathlib
+from typing import Any
 
-import numpy as np
+import jax
 
-from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.core.types import Progress, silent
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, save_checkpoint
-from easi3r_jax.weights.convert import table
+from easi3r_jax.weights.convert.reading import Reading
 from easi3r_jax.weights.convert.sources import open_source
-from easi3r_jax.weights.convert.tensors import LazyTensor, OpenedWeights
+from easi3r_jax.weights.convert.tensors import OpenedWeights
 from easi3r_jax.weights.readout import copy_readout
-
-_BLOCK = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,98 +46,41 @@ def convert(source: str | os.PathLike[str], output: str | os.PathLike[str], prog
       source: a `.pth` file, a folder of `model.safetensors` and `config.json`, or a hub name. A folder's read-out of
         the attention (`readout.json`) is copied.
       output: folder to write. An existing checkpoint is replaced, atomically.
-      progress: called for the stages "download" (in files), "hash" and "convert" (in megabytes).
+      progress: called for the stages "download" (in files) and "convert" (in megabytes).
 
     Raises:
       CheckpointError: the source is missing, damaged, unsafe or incomplete.
       OutputError: the output cannot be written.
     """
-    opened = open_source(source, progress)
-    stamps = [stamp(file) for file in opened.files]
-    recipes, dropped, notices = table.match(opened)  # before the long work
-    sha256 = hash_file(opened.files[0], progress)
-    summary = write(opened, stamps, recipes, dropped, notices, sha256, output, progress)
+    reading = Reading(open_source(source, progress), progress)
+    opened, digests = reading.source, []
+
+    def digest() -> str:
+        digests.append(reading.finish())
+        return digests[0]
+
+    licence = opened.licence or LICENCE_UNKNOWN
+    save_checkpoint(output, opened.config, reading, source_name=opened.name, source_sha256=digest, licence=licence)
     copy_readout(source, output)
-    return summary
+    path = pathlib.Path(output)
+    return Summary(path, opened.config, reading.num_parameters, digests[0], licence, reading.notices)
 
 
-def write(
-    source: OpenedWeights,
-    stamps: list[tuple[int, int]],
-    recipes: dict[str, table.Recipe],
-    dropped: dict[str, LazyTensor],
-    notices: list[str],
-    sha256: str,
-    output: str | os.PathLike[str],
-    progress: Progress,
-) -> Summary:
-    """Reads every tensor of a matched source and writes the checkpoint.
+def read_parameters(source: OpenedWeights, progress: Progress = silent) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """Converts a source in memory.
 
-    `stamps` are those of the source's files before they were hashed. If a file has changed since, the checksum may not
-    be that of the weights, and nothing is written.
+    Returns:
+      The parameters of the network `source.config`, float32, on JAX's default device but not committed to it; and the
+      metadata that its checkpoint would have: source_name, source_sha256, licence.
+
+    Raises:
+      CheckpointError: the source is damaged, or does not match its network.
     """
-    sizes = [tensor.nbytes for recipe in recipes.values() for _, tensor in recipe.tensors]
-    total, done = _megabytes(sum(sizes)), 0
-    non_finite: list[str] = []
-
-    def check_finite(name: str, array: np.ndarray) -> None:
-        # Minimum and maximum propagate NaN and infinity; an array of flags would take a quarter of the tensor's memory.
-        if array.size and not (np.isfinite(array.max()) and np.isfinite(array.min())):
-            non_finite.append(name)
-
-    def read(target: str) -> np.ndarray:
-        nonlocal done
-        recipe = recipes[target]
-        parameter = np.empty(recipe.shape, np.float32)
-        rows = parameter if recipe.stacked else parameter[None]
-        for row, (name, tensor), (_, array) in zip(rows, recipe.tensors, recipe.read(), strict=True):
-            check_finite(name, array)
-            row[...] = array
-            done += tensor.nbytes
-            progress("convert", _megabytes(done), total, "")
-        return parameter
-
-    def finish() -> None:
-        for name, tensor in dropped.items():
-            check_finite(name, tensor.read())
-        if non_finite:
-            shown = ", ".join(non_finite[:40]) + (f", and {len(non_finite) - 40} more" if len(non_finite) > 40 else "")
-            raise CheckpointError(f"Cannot use {source.name}: NaN or infinite numbers in {shown}.")
-        if stamps != [stamp(file) for file in source.files]:
-            raise CheckpointError(f"{source.name} changed while it was read: convert it again when it is complete.")
-
-    licence = source.licence or LICENCE_UNKNOWN
-    progress("convert", 0, total, "")
-    save_checkpoint(
-        output, source.config, read, source_name=source.name, source_sha256=sha256, licence=licence, finish=finish
-    )
-    parameters = sum(int(np.prod(recipe.shape)) for recipe in recipes.values())
-    return Summary(pathlib.Path(output), source.config, parameters, sha256, licence, tuple(notices))
-
-
-def hash_file(path: pathlib.Path, progress: Progress = silent) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest, done = hashlib.sha256(), 0
-    try:
-        total = _megabytes(path.stat().st_size)
-        with path.open("rb", buffering=0) as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-                done += len(block)
-                progress("hash", _megabytes(done), total, "")
-    except OSError as error:
-        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
-    return digest.hexdigest()
-
-
-def _megabytes(count: int) -> int:
-    return -(-count // 1_000_000)
-
-
-def stamp(path: pathlib.Path) -> tuple[int, int]:
-    """Size and modification time: they change when the file is written to."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
-    return status.st_size, status.st_mtime_ns
+    reading = Reading(source, progress)
+    parameters = {name: jax.device_put(array) for name, array in reading}
+    metadata = {
+        "source_name": source.name,
+        "source_sha256": reading.finish(),
+        "licence": source.licence or LICENCE_UNKNOWN,
+    }
+    return jax.block_until_ready(parameters), metadata

@@ -1,6 +1,6 @@
 """Folders of `model.safetensors` and `config.json`, the layout of model hubs.
 
-The `safetensors` library reads the weights. A file consists of an 8-byte little-endian length, a JSON header of that
+The `safetensors` library checks the weights' file. It consists of an 8-byte little-endian length, a JSON header of that
 length (name → dtype, shape and byte range of the data) and the data.
 """
 
@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import collections
 import json
+import math
 import pathlib
 from typing import Any, NoReturn
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.weights.convert import flow_table
 from easi3r_jax.weights.convert.model_string import parse_arguments
-from easi3r_jax.weights.convert.tensors import LazyTensor, OpenedWeights
+from easi3r_jax.weights.convert.tensors import LazyTensor, Location, OpenedWeights, as_float32
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _DTYPES = {
@@ -55,13 +55,11 @@ def open_folder(folder: pathlib.Path, *, name: str = "", licence: str | None = N
 
 def read_header(path: pathlib.Path) -> tuple[dict[str, LazyTensor], tuple[str, ...]]:
     """Tensors of a safetensors file, and names that occur more than once. The library validates the header."""
-    tensors = {}
     try:
         with safe_open(path, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118 (no mapping)
-                entry = file.get_slice(name)
-                tensors[name] = _tensor(path, name, tuple(entry.get_shape()), entry.get_dtype())
-        return tensors, _repeated_names(path)
+            names = file.keys()
+        header, start, repeated = _header(path)
+        return {name: _tensor(path, name, header[name], start) for name in names}, repeated
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing.") from error
     except OSError as error:
@@ -70,30 +68,28 @@ def read_header(path: pathlib.Path) -> tuple[dict[str, LazyTensor], tuple[str, .
         _refuse(path, f"it is truncated or damaged ({error}): download or copy it again", error)
 
 
-def _tensor(path: pathlib.Path, name: str, shape: tuple[int, ...], code: str) -> LazyTensor:
+def _tensor(path: pathlib.Path, name: str, entry: dict[str, Any], start: int) -> LazyTensor:
+    code, shape = entry["dtype"], tuple(entry["shape"])
     dtype = _DTYPES.get(code)
     if dtype is None:
         _refuse(path, f"{name[:100]!r} has dtype {code[:40]!r}, which DUSt3R does not use")
-
-    def read() -> np.ndarray:
-        # Opened for each tensor: while a mapped file is open, its pages count as memory of this process.
-        try:
-            with safe_open(path, framework="numpy") as file, np.errstate(over="ignore"):
-                return file.get_tensor(name).astype(np.float32, copy=False)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"Cannot read {path}: {error}.") from error
-
-    return LazyTensor(shape, dtype, read, (path, name))
+    location = Location(path, start + entry["data_offsets"][0], math.prod(shape), dtype)
+    return LazyTensor.stored(shape, location, lambda flat: as_float32(flat, dtype).reshape(shape), (path, name))
 
 
-def _repeated_names(path: pathlib.Path) -> tuple[str, ...]:
-    """Names that occur twice in the header: the library uses the last one."""
+def _header(path: pathlib.Path) -> tuple[dict[str, dict[str, Any]], int, tuple[str, ...]]:
+    """The entries of a valid file by name, where its data begins, and names that occur twice: the last one counts."""
     with path.open("rb") as file:
-        header = file.read(int.from_bytes(file.read(8), "little"))
+        size = int.from_bytes(file.read(8), "little")
+        header = file.read(size)
     seen: list[str] = []
-    # Only the outermost object matters. It is the last one to be built.
-    json.loads(header, object_pairs_hook=lambda pairs: (seen.clear(), seen.extend(name for name, _ in pairs)))
-    return tuple(name for name, count in collections.Counter(seen).items() if count > 1)
+
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen[:] = [name for name, _ in pairs]  # of the outermost object, which is the last one to be built
+        return dict(pairs)
+
+    entries = json.loads(header, object_pairs_hook=build)
+    return entries, 8 + size, tuple(name for name, count in collections.Counter(seen).items() if count > 1)
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -52,11 +52,6 @@ class Recipe:
     transform: Transform
     stacked: bool
     shape: Shape
-
-    def read(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yields (name, tensor in our layout) for every block."""
-        for name, tensor in self.tensors:
-            yield name, self.transform.apply(tensor.read())
 
 
 def match(source: OpenedWeights) -> tuple[dict[str, Recipe], dict[str, LazyTensor], list[str]]:

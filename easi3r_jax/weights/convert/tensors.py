@@ -31,20 +31,50 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
+class Location:
+    """Where a tensor's elements are: `count` of them from byte `offset` on. The file is known to be long enough."""
+
+    path: pathlib.Path
+    offset: int
+    count: int
+    dtype: str
+    byteorder: ByteOrder = "little"
+
+    def read(self) -> np.ndarray:
+        """Reads the elements as they are stored; bfloat16 as uint16."""
+        return read_array(self.path, self.offset, self.count, self.dtype, self.byteorder)
+
+
+@dataclasses.dataclass(frozen=True)
 class LazyTensor:
-    """A tensor in a file.
+    """A tensor in a file, or one that is computed.
 
     Attributes:
       shape: as stored.
       dtype: a key of `ITEM_SIZES`.
       read: reads it as float32, whatever the stored dtype. The array may be a strided view.
       identity: equal for two tensors that are the same data of the same file.
+      location: in the file; None if it is computed.
+      decode: what `read` does after reading the location.
     """
 
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
     identity: Hashable
+    location: Location | None = None
+    decode: Callable[[np.ndarray], np.ndarray] | None = None
+
+    @classmethod
+    def stored(
+        cls,
+        shape: tuple[int, ...],
+        location: Location,
+        decode: Callable[[np.ndarray], np.ndarray],
+        identity: Hashable,
+    ) -> LazyTensor:
+        """A tensor at a location. `decode` checks and converts the elements that are stored there."""
+        return cls(shape, location.dtype, lambda: decode(location.read()), identity, location, decode)
 
     @property
     def nbytes(self) -> int:

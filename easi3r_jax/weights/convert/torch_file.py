@@ -21,7 +21,7 @@ import numpy as np
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.weights.convert import flow_table, pickles
 from easi3r_jax.weights.convert.model_string import parse_model_string
-from easi3r_jax.weights.convert.tensors import ITEM_SIZES, ByteOrder, LazyTensor, OpenedWeights, as_float32, read_array
+from easi3r_jax.weights.convert.tensors import ITEM_SIZES, ByteOrder, LazyTensor, Location, OpenedWeights, as_float32
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -46,14 +46,14 @@ class TorchFile:
 
     def lazy(self, spec: pickles.TensorSpec) -> LazyTensor:
         """A lazy tensor for one of the object's tensors."""
-        dtype = spec.storage.dtype
-        identity = (spec.storage.key, dtype, spec.offset, spec.shape, spec.stride)
-        return LazyTensor(spec.shape, dtype, lambda: self._read(spec), identity)
-
-    def _read(self, spec: pickles.TensorSpec) -> np.ndarray:
         dtype, data = spec.storage.dtype, self.data[spec.storage.key]
+        identity = (spec.storage.key, dtype, spec.offset, spec.shape, spec.stride)
         start = data.offset + spec.offset * ITEM_SIZES[dtype]
-        flat = read_array(self.path, start, spec.extent, dtype, self.byteorder)
+        location = Location(self.path, start, spec.extent, dtype, self.byteorder)
+        return LazyTensor.stored(spec.shape, location, lambda flat: self._decode(spec, flat), identity)
+
+    def _decode(self, spec: pickles.TensorSpec, flat: np.ndarray) -> np.ndarray:
+        dtype, data = spec.storage.dtype, self.data[spec.storage.key]
         # A checksum covers a whole storage. Nearly every tensor is a whole storage.
         if (
             data.crc is not None

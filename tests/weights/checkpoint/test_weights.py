@@ -43,7 +43,8 @@ def written(tmp_path_factory):
     """A checkpoint that tests only read."""
     path = tmp_path_factory.mktemp("written") / "checkpoint"
     rng, shapes = np.random.default_rng(1), parameter_shapes(CONFIGS["linear"])
-    save_checkpoint(path, CONFIGS["linear"], lambda n: rng.standard_normal(shapes[n], np.float32), source_name="random")
+    parameters = ((name, rng.standard_normal(shape, np.float32)) for name, shape in shapes.items())
+    save_checkpoint(path, CONFIGS["linear"], parameters, source_name="random")
     return path
 
 
@@ -58,12 +59,14 @@ def test_round_trip_is_exact(tmp_path, name):
     config, rng, asked = CONFIGS[name], np.random.default_rng(0), {}
     shapes = parameter_shapes(config)
 
-    def read(parameter):
-        assert parameter not in asked
-        asked[parameter] = rng.standard_normal(shapes[parameter], np.float32)
-        return asked[parameter]
+    def parameters_of_all_parts():
+        for parameter in sorted(shapes, key=lambda name: name[::-1]):  # parts in turn
+            asked[parameter] = rng.standard_normal(shapes[parameter], np.float32)
+            yield parameter, asked[parameter]
 
-    save_checkpoint(tmp_path / "x", config, read, source_name="random", source_sha256="ab", licence="mine")
+    save_checkpoint(
+        tmp_path / "x", config, parameters_of_all_parts(), source_name="random", source_sha256="ab", licence="mine"
+    )
     loaded_config, model, metadata = load_checkpoint(tmp_path / "x")
     assert loaded_config == config
     assert (metadata["source_name"], metadata["source_sha256"], metadata["licence"]) == ("random", "ab", "mine")
@@ -101,18 +104,21 @@ def test_a_wrong_parameter_is_refused(written, tmp_path, wrong):
     config, model, _ = load_checkpoint(written)
     flat = {**parameters(model), "encoder.norm.scale": wrong}
     with pytest.raises(CheckpointError, match=r"encoder\.norm\.scale is .*the network needs float32\[16\]"):
-        save_checkpoint(tmp_path / "x", config, flat.__getitem__, source_name="x")
+        save_checkpoint(tmp_path / "x", config, flat.items(), source_name="x")
+    del flat["encoder.norm.scale"]
+    with pytest.raises(CheckpointError, match="Parameters of encoder are missing"):
+        save_checkpoint(tmp_path / "x", config, flat.items(), source_name="x")
     assert not list(tmp_path.iterdir())
 
 
-def test_finish_can_reject_the_result(written, tmp_path):
+def test_the_checksum_of_the_source_can_reject_the_result(written, tmp_path):
     config, model, _ = load_checkpoint(written)
 
     def refuse():
         raise CheckpointError("no")
 
     with pytest.raises(CheckpointError, match="no"):
-        save_checkpoint(tmp_path / "x", config, model, source_name="x", finish=refuse)
+        save_checkpoint(tmp_path / "x", config, model, source_name="x", source_sha256=refuse)
     assert not list(tmp_path.iterdir())
 
 

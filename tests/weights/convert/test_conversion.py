@@ -1,8 +1,7 @@
-"""Conversions are atomic; a source that is given to a program is converted only once."""
+"""Conversions are atomic; in memory and on disk, they give the same; a source is read in any order."""
 
 import errno
 import hashlib
-import json
 import os
 import pathlib
 import shutil
@@ -12,9 +11,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from easi3r_jax.core.errors import CheckpointError, OutputError
-from easi3r_jax.weights.checkpoint import FORMAT_VERSION, load_checkpoint, load_metadata
-from easi3r_jax.weights.convert import cache, convert, resolve
-from easi3r_jax.weights.convert.conversion import hash_file
+from easi3r_jax.models import parameters_of
+from easi3r_jax.weights.checkpoint import load_metadata
+from easi3r_jax.weights.convert import convert, rules
+from easi3r_jax.weights.load import load_flow_model, load_model_and_metadata
 
 
 def content(folder):
@@ -50,14 +50,7 @@ def test_progress_ends_at_its_total(files, tmp_path):
         tmp_path / "output",
         lambda stage, done, total, _: seen.update({stage: (done, total)}),
     )
-    assert seen == {"hash": (1, 1), "convert": (1, 1)}
-
-
-def test_checksum_of_a_file(tmp_path):
-    (tmp_path / "x").write_bytes(b"abc")
-    assert hash_file(tmp_path / "x").startswith("ba7816bf8f01cfea")
-    with pytest.raises(CheckpointError, match="Cannot read"):
-        hash_file(tmp_path / "y")
+    assert seen == {"convert": (1, 1)}
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), MemoryError(), OSError(errno.EIO, "Input/output error")])
@@ -65,8 +58,8 @@ def test_a_failed_conversion_keeps_the_older_checkpoint(files, older, failure):
     path, before = older
 
     def fail_late(stage, done, total, _):
-        # The last step of the tiny file: by then, all parts but the last are written.
-        if stage == "convert" and done == total and len(list(path.parent.glob(".*/weights/*"))) == 3:
+        # The last step of the tiny file: by then, all parts but the last are being written or are written.
+        if stage == "convert" and done == total and len(list(path.parent.glob(".*/weights/*"))) >= 2:
             raise failure
 
     with pytest.raises((KeyboardInterrupt, MemoryError, OutputError)):
@@ -124,17 +117,14 @@ def test_too_little_disk_space_is_an_error_before_anything_is_written(files, old
 
 def test_a_source_that_changes_while_it_is_read_is_refused(files, tmp_path):
     source = tmp_path / "growing.pth"
-    for moment in ("hash", "convert"):
-        shutil.copy(files / "tiny_legacy.pth", source)
-        size = source.stat().st_size
+    shutil.copy(files / "tiny_legacy.pth", source)
 
-        def grow(stage, *_, moment=moment, size=size):
-            if stage == moment and source.stat().st_size == size:
-                with source.open("ab") as file:
-                    file.write(b"more")
+    def grow(*_):
+        with source.open("ab") as file:
+            file.write(b"more")
 
-        with pytest.raises(CheckpointError, match="changed while it was read"):
-            convert(source, tmp_path / "output", grow)
+    with pytest.raises(CheckpointError, match="changed while it was read"):
+        convert(source, tmp_path / "output", grow)
     assert os.listdir(tmp_path) == ["growing.pth"]
 
 
@@ -171,90 +161,65 @@ def test_symbolic_links_are_kept(files, tmp_path):
     assert os.listdir(tmp_path / "disk") == ["output"]
 
 
-class TestCache:
-    @pytest.fixture
-    def source(self, files, tmp_path, monkeypatch):
-        monkeypatch.setenv("EASI3R_JAX_CACHE", str(tmp_path / "cache"))
-        return pathlib.Path(shutil.copy(files / "tiny_official.pth", tmp_path / "source.pth"))
+def assert_same(network, other):
+    for name, value in parameters_of(other).items():
+        np.testing.assert_array_equal(parameters_of(network)[name], value)
 
-    def resolve(self, source):
-        """The folder, and the stages that ran."""
-        stages = []
-        return resolve(source, lambda stage, *_: stages.append(stage)), set(stages)
 
-    def test_a_second_call_reads_nothing_again(self, source, monkeypatch):
-        first, stages = self.resolve(source)
-        assert stages == {"hash", "convert"}
-        assert first == cache.cache_folder() / hashlib.sha256(source.read_bytes()).hexdigest()
-        monkeypatch.setattr(cache, "write", None)
-        monkeypatch.setattr(cache, "hash_file", None)
-        assert self.resolve(source) == (first, set())
-        assert self.resolve(os.path.relpath(source)) == (first, set())
-        load_checkpoint(first)
+@pytest.mark.parametrize("name", ["tiny_official.pth", "tiny_legacy.pth", "tiny_no_dec_blocks2.pth", "hf_tiny"])
+def test_in_memory_and_on_disk_give_the_same(files, tmp_path, name):
+    path = convert(files / name, tmp_path / "output").path
+    network, metadata = load_model_and_metadata(files / name)
+    on_disk, stored = load_model_and_metadata(path)
+    assert_same(network, on_disk)
+    for key in ("source_name", "source_sha256", "licence"):
+        assert metadata[key] == stored[key]
+    weights = files / name / "model.safetensors" if name == "hf_tiny" else files / name
+    assert metadata["source_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
-    def test_a_copy_is_recognised_by_its_content(self, source, tmp_path):
-        first, _ = self.resolve(source)
-        shutil.copy(source, tmp_path / "copy.pth")
-        assert self.resolve(tmp_path / "copy.pth") == (first, {"hash"})
 
-    def test_a_touched_file_is_hashed_again_but_not_converted(self, source):
-        first, _ = self.resolve(source)
-        os.utime(source, ns=(1, 1))
-        assert self.resolve(source) == (first, {"hash"})
+def test_the_order_of_the_tensors_in_the_file_does_not_matter(weights, make_pth):
+    tensors = [*weights.items()]
+    np.random.default_rng(0).shuffle(tensors)
+    in_order = make_pth(weights)
+    mixed = make_pth(dict(tensors), name="mixed.pth")
+    network, metadata = load_model_and_metadata(mixed)
+    assert_same(network, load_model_and_metadata(in_order)[0])
+    assert metadata["source_sha256"] == hashlib.sha256(mixed.read_bytes()).hexdigest()
 
-    def test_a_changed_source_is_converted_again(self, source, weights, make_pth):
-        first, _ = self.resolve(source)
-        changed = {**weights, "enc_norm.weight": weights["enc_norm.weight"] + np.float32(1)}
-        shutil.move(make_pth(changed), source)
-        second, stages = self.resolve(source)
-        assert second != first and stages == {"hash", "convert"}
-        scales = [np.asarray(load_checkpoint(path)[1].encoder.norm.scale[...]) for path in (first, second)]
-        np.testing.assert_array_equal(scales[0] + np.float32(1), scales[1])
 
-    def test_a_changed_configuration_is_converted_again(self, source, files, tmp_path):
-        folder = pathlib.Path(shutil.copytree(files / "hf_tiny", tmp_path / "hub"))
-        first, _ = self.resolve(folder)
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, "pos_embed": "RoPE50"}))
-        second, _ = self.resolve(folder)
-        assert [load_metadata(path)[0].rope_base for path in (first, second)] == [100.0, 50.0]
+def test_a_network_in_memory_is_checked_like_one_on_disk(files, weights, make_pth, tmp_path):
+    broken = make_pth(weights | {"enc_norm.weight": weights["enc_norm.weight"] * np.float32(np.nan)})
+    with pytest.raises(CheckpointError, match=r"NaN or infinite numbers in enc_norm\.weight"):
+        load_model_and_metadata(broken)
+    with pytest.raises(CheckpointError, match="which estimates no optical flow"):
+        load_flow_model(files / "tiny_official.pth")
+    source = shutil.copy(files / "tiny_legacy.pth", tmp_path / "growing.pth")
 
-    @pytest.mark.parametrize("damage", ["config.json is gone", "another version", "index is garbage", "index lies"])
-    def test_a_damaged_cache_is_repaired(self, source, damage):
-        first, _ = self.resolve(source)
-        index = first.parent / "sources.json"
-        if damage == "config.json is gone":
-            (first / "config.json").unlink()
-        elif damage == "another version":
-            header = json.loads((first / "config.json").read_text())
-            (first / "config.json").write_text(json.dumps({**header, "format_version": FORMAT_VERSION + 1}))
-        else:
-            index.write_text("[" if damage == "index is garbage" else json.dumps({str(source): [1, 2]}))
-        assert self.resolve(source)[0] == first
-        load_checkpoint(first)
-        assert sorted(os.listdir(first.parent)) == sorted((first.name, "sources.json"))
+    def grow(*_):
+        with open(source, "ab") as file:
+            file.write(b"more")
 
-    def test_a_converted_checkpoint_is_used_directly(self, source, tmp_path):
-        convert(source, tmp_path / "own")
-        assert self.resolve(tmp_path / "own") == (tmp_path / "own", set())
-        assert not (tmp_path / "cache").exists()
+    with pytest.raises(CheckpointError, match="changed while it was read"):
+        load_model_and_metadata(source, progress=grow)
 
-    def test_a_refused_source_leaves_no_folder(self, source, weights, make_pth):
-        missing = make_pth({n: a for n, a in weights.items() if n != "dec_norm.weight"})
-        with pytest.raises(CheckpointError, match=r"1 tensor missing: dec_norm\.weight"):
-            resolve(missing)
-        assert os.listdir(cache.cache_folder()) == ["sources.json"]
 
-    def test_an_unwritable_cache_is_an_error_with_a_remedy(self, source, tmp_path, monkeypatch):
-        (tmp_path / "file").write_text("mine")
-        monkeypatch.setenv("EASI3R_JAX_CACHE", str(tmp_path / "file" / "cache"))
-        with pytest.raises(OutputError, match="Set EASI3R_JAX_CACHE"):
-            resolve(source)
-
-    def test_another_process_may_finish_first(self, source, monkeypatch):
-        first, _ = self.resolve(source)
-        usable, answers = cache._usable, iter([False, True])
-        monkeypatch.setattr(cache, "_usable", lambda path: next(answers) and usable(path))
-
-        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 99, 1))
-        assert self.resolve(source)[0] == first
+@pytest.mark.parametrize(
+    ("transform", "theirs", "ours"),
+    [
+        (rules.LINEAR, (5, 3), (3, 5)),
+        (rules.LINEAR, (1, 4), (4, 1)),
+        (rules.CONV, (5, 3, 2, 7), (2, 7, 3, 5)),
+        (rules.POINTWISE, (5, 3, 1, 1), (3, 5)),
+        (rules.TRANSPOSED, (5, 3, 4, 4), (5, 4, 4, 3)),
+        (rules.PATCH, (5, 3, 4, 4), (48, 5)),
+    ],
+)
+def test_changes_of_layout_are_undone(transform, theirs, ours):
+    assert transform.their_shape(ours) == theirs
+    dense = np.random.default_rng(0).standard_normal(theirs, np.float32)
+    for x in (dense, np.asfortranarray(dense), np.repeat(dense, 2, -1)[..., ::2]):
+        x.flags.writeable = False
+        stack = np.full((2, *ours), np.nan, np.float32)
+        transform.write(x, stack[1])
+        np.testing.assert_array_equal(transform.undo(stack[1]), dense)

@@ -15,6 +15,7 @@ import pytest
 
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.weights.convert import open_source, table
+from easi3r_jax.weights.convert.reading import Reading
 from tests.torch_writer import Tensor, namespace, write
 
 CASES = 250
@@ -43,13 +44,13 @@ def try_to_read(path):
     size = path.stat().st_size
     try:
         source = open_source(path)
-        recipes, _, _ = table.match(source)
+        reading = Reading(source)
         for tensor in source.tensors.values():
             assert tensor.nbytes <= size
-        for recipe in recipes.values():
-            for _, array in recipe.read():
-                assert array.shape == (recipe.shape[1:] if recipe.stacked else recipe.shape)
-                assert array.dtype == np.float32
+        shapes = table.parameter_shapes(source.config)
+        for name, array in reading:
+            assert array.shape == shapes.pop(name) and array.dtype == np.float32
+        assert not shapes
         return {name: tensor.read() for name, tensor in source.tensors.items()}
     except CheckpointError as error:
         message = str(error)

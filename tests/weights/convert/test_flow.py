@@ -103,7 +103,7 @@ def test_checkpoints_of_version_1_load(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(weights, "FORMAT_VERSION", 1)
         patch.setattr(weights, "parameter_shapes", lambda _: {name: value.shape for name, value in older.items()})
-        save_checkpoint(tmp_path / "older", config, older.__getitem__, source_name="random")
+        save_checkpoint(tmp_path / "older", config, older.items(), source_name="random")
     found, network, metadata = load_flow_network(tmp_path / "older")
     assert found == config and metadata["format_version"] == 1
     chex.assert_trees_all_equal(parameters_of(network), parameters)
