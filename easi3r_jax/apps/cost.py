@@ -2,11 +2,12 @@
 
     python -m experiments.cost                                                  # 65 frames of 512x288, one device
     python -m experiments.cost --sequences=10000 --devices=8 --flow
-    python -m experiments.cost --half_tflops=0.209 --exact_tflops=0.209 --copy_gbs=31       # rates of a CPU
+    python -m experiments.cost --half_tflops=0.209 --tf32_tflops=0.209 --exact_tflops=0.209 --copy_gbs=31  # a CPU
 
 Operations and bytes are counted from the architecture and the pair graph; nothing is computed. Each kind of work has
-its own rate: products in half precision (encoder and decoder), products that keep all bits of float32 (heads, flow
-networks, statistics, k-means), and bytes (the alignment). Rates are those of large matrix products and a large copy.
+its own rate, as `--precision=bf16` has them: products in half precision (encoder and decoder), TF32 products (heads,
+flow networks), products that keep all bits of float32 (statistics, k-means), and bytes (the alignment). Rates are those
+of large matrix products and a large copy.
 `python -m experiments.benchmark` measures them on your device (--precision=exact for exact products), together with the
 fractions of them that the stages reach. `python -m experiments.compile_check` prints what a TPU's compiler counts.
 k-means is counted with its maximum number of iterations. Not counted: reading frames, RANSAC, metrics.
@@ -45,6 +46,7 @@ DEVICES = _WHERE.integer(
     "devices", 1, "Devices over which sequences, or the pairs of each, are distributed.", at_least=1
 )
 HALF = _WHERE.number("half_tflops", 400.0, "TFLOP/s of a large bfloat16 product on one device.", at_least=1e-6)
+TF32 = _WHERE.number("tf32_tflops", 200.0, "TFLOP/s of a large TF32 product.", at_least=1e-6)
 EXACT = _WHERE.number(
     "exact_tflops", 45.0, "TFLOP/s of a large product of float32 numbers that keeps all their bits.", at_least=1e-6
 )
@@ -62,19 +64,21 @@ class Work(NamedTuple):
 
     Attributes:
       half: operations in half precision.
+      tf32: operations on float32 numbers whose factors are rounded (TensorFloat-32; on TPUs, three bfloat16 products).
       exact: operations that keep all bits of float32.
       moved: bytes.
     """
 
     half: float
+    tf32: float
     exact: float
     moved: float
 
     def seconds(self, share: float) -> float:
         """On one device that reaches this fraction of its rates: products one after the other, beside the bytes."""
-        products = self.half / (1e12 * HALF.value * NETWORK_SHARE.value)
-        products += self.exact / (1e12 * EXACT.value * NETWORK_SHARE.value)
-        return max(products, self.moved / (1e9 * COPY.value * share))
+        rates = (HALF.value, TF32.value, EXACT.value)
+        products = sum(n / rate for n, rate in zip((self.half, self.tf32, self.exact), rates, strict=True))
+        return max(products / (1e12 * NETWORK_SHARE.value), self.moved / (1e9 * COPY.value * share))
 
 
 def main() -> None:
@@ -91,12 +95,12 @@ def main() -> None:
     }
     total = sum(seconds.values())
     sums = Work(*(sum(amounts) for amounts in zip(*work.values(), strict=True)))
-    for name, (half, exact, moved), spent in [(n, work[n], seconds[n]) for n in work] + [("total", sums, total)]:
-        amounts = [f"{half / FRAMES.value / 1e9:.1f}", f"{exact / FRAMES.value / 1e9:.1f}"]
+    for name, (*products, moved), spent in [(n, work[n], seconds[n]) for n in work] + [("total", sums, total)]:
+        amounts = [f"{count / FRAMES.value / 1e9:.1f}" for count in products]
         amounts.append(f"{moved / FRAMES.value / 1e9:.2f}")
         rows.append((name, *amounts, _short(spent / FRAMES.value), _short(spent)))
     print(f"  {FRAMES.value} frames of {size[1]}x{size[0]}, {edges} directed pairs, {PRESET.value}")
-    print(table(rows, ("stage", "GFLOP/frame half", "exact", "GB/frame", "s/frame", "s/sequence")))
+    print(table(rows, ("stage", "GFLOP/frame half", "tf32", "exact", "GB/frame", "s/frame", "s/sequence")))
     kept = 32 * size[0] * size[1] * edges
     longer = len(pipeline.clip_edges(bucket_size(FRAMES.value), GRAPH.value))
     print(
@@ -131,10 +135,13 @@ def counted(num_edges: int) -> dict[str, Work]:
     decoder, moments = flops.decoder_flops(config, grid), flops.statistics_flops(config, grid)
     heads = flops.heads_flops(config, grid)
     work = {
-        "encoder": Work(frames * flops.encoder_flops(config, grid), 0, frames * size["encoder"]),
-        "first pass": Work(num_edges * decoder, num_edges * moments, num_edges * size["decoder"]),
+        "encoder": Work(frames * flops.encoder_flops(config, grid), 0, 0, frames * size["encoder"]),
+        "first pass": Work(num_edges * decoder, 0, num_edges * moments, num_edges * size["decoder"]),
         "second pass, heads": Work(
-            num_edges * decoder, num_edges * (moments + heads), num_edges * (size["decoder"] + size["heads"])
+            num_edges * decoder,
+            num_edges * heads,
+            num_edges * moments,
+            num_edges * (size["decoder"] + size["heads"]),
         ),
     }
     if WITH_FLOW.value:
@@ -142,14 +149,15 @@ def counted(num_edges: int) -> dict[str, Work]:
         image = jax.ShapeDtypeStruct((1, *network_size(HEIGHT.value, WIDTH.value), 3), jnp.float32)
         per_pair = flops.traced_flops(lambda f, a, b: f(a, b, FLOW_ITERATIONS)[0], network, image, image)
         weights = 4.0 * sum(leaf.size for leaf in jax.tree.leaves(network))
-        work["optical flow"] = Work(0, num_edges * per_pair, num_edges * weights)
+        work["optical flow"] = Work(0, num_edges * per_pair, 0, num_edges * weights)
     clusters = SegmentationConfig()
     distances = 2.0 * frames * grid[0] * grid[1] * clusters.num_clusters * config.enc_dim
     rounds = clusters.restarts * clusters.kmeans_iterations  # each round: distances, and sums over clusters
     moved = 8.0 * rounds * frames * grid[0] * grid[1] * config.enc_dim
-    work["k-means, at most"] = Work(0, 2 * rounds * distances, moved)
+    work["k-means, at most"] = Work(0, 0, 2 * rounds * distances, moved)
     options = {"with_flow": WITH_FLOW.value}
     work["alignment"] = Work(
+        0,
         0,
         flops.alignment_flops(num_edges, pixels, iterations, **options),
         flops.alignment_bytes(frames, num_edges, pixels, iterations, **options),
