@@ -156,6 +156,8 @@ def _header(path: pathlib.Path) -> dict[str, Any]:
             f"The training state at {path} has format version {header['format_version']!r}, not {FORMAT_VERSION}: "
             "resume it with the version that wrote it."
         )
+    if header["options"].get("dtype") == "float32":  # the name and value of `precision` in earlier versions
+        header["options"] = {k: v for k, v in header["options"].items() if k != "dtype"} | {"precision": "exact"}
     return header
 
 

@@ -91,6 +91,14 @@ def test_too_little_space_is_detected_before_anything_is_written(state, tmp_path
         save_state(tmp_path / "states", 1, state, OPTIONS)
 
 
+def test_runs_that_recorded_the_number_type_resume_in_exact_precision(state, tmp_path):
+    path = save_state(tmp_path / "states", 1, state, OPTIONS | {"dtype": "float32"})
+    assert load_state(path, state, OPTIONS | {"precision": "exact"})[1] == 1
+    path = save_state(tmp_path / "states", 2, state, OPTIONS | {"dtype": "bfloat16"})  # its heads were exact
+    with pytest.raises(ConfigError, match="dtype was 'bfloat16', is None; precision was None, is 'bf16'"):
+        load_state(path, state, OPTIONS | {"precision": "bf16"})
+
+
 def test_changed_options_are_listed(state, tmp_path):
     path = save_state(tmp_path / "states", 1, state, OPTIONS)
     with pytest.raises(ConfigError, match=r"other options \(seed was 0, is 1; steps was 10, is 20\)") as caught:
