@@ -8,8 +8,8 @@ Operations and bytes are counted from the architecture and the pair graph; nothi
 its own rate, as `--precision=bf16` has them: products in half precision (encoder and decoder), TF32 products (heads,
 flow networks), products that keep all bits of float32 (statistics, k-means), and bytes (the alignment). Rates are those
 of large matrix products and a large copy.
-`python -m experiments.benchmark` measures them on your device (--precision=exact for exact products), together with the
-fractions of them that the stages reach. `python -m experiments.compile_check` prints what a TPU's compiler counts.
+`python -m experiments.benchmark` measures them on your device, together with the fractions of them that the stages
+reach. `python -m experiments.compile_check` prints what a TPU's compiler counts.
 k-means is counted with its maximum number of iterations. Not counted: reading frames, RANSAC, metrics.
 """
 

@@ -23,7 +23,7 @@ from easi3r_jax.core.sharding import REPLICATED, ROWS
 
 # From this many batches on, all are full: the last one then wastes at most an eighth of the work.
 _MIN_FULL_BATCHES = 8
-# Bytes: of an accelerator that does not tell its memory, and the largest budget for a batch on an accelerator.
+# Bytes: of an accelerator that does not report its memory, and the largest budget for a batch on an accelerator.
 _UNKNOWN_MEMORY, _MAX_BUDGET = 32 * 10**9, 66 * 10**8
 
 
@@ -111,12 +111,13 @@ def pad_pairs(
 def most_at_once(bytes_each: float, on_cpu: int = 800_000_000) -> int:
     """Items, such as pairs or frames, that a device takes at a time; at least one. The one place where this is decided.
 
-    It depends on the kind of device only, not on what is in its memory: programs compiled for one run fit the next.
+    It depends on the memory that JAX may use, not on what is in it: programs compiled for one run fit the next. On
+    several hosts, all must be allowed the same.
 
     Args:
       bytes_each: temporary memory of an item, in bytes.
       on_cpu: bytes for all of them on a CPU, where more are not faster. An accelerator gives an eighth of the memory
-        that JAX may use, but not more than keeps it busy, 6.6 GB; where it does not tell, 4 GB.
+        that JAX may use, but not more than keeps it busy, 6.6 GB; where it is not reported, 4 GB.
     """
     budget = on_cpu if target.platform() == "cpu" else accelerator_budget(target.memory_limit())
     return max(1, int(budget / bytes_each))

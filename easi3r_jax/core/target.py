@@ -26,7 +26,7 @@ def platform() -> str:
 
 
 def memory_limit() -> int | None:
-    """Bytes that programs may use of a device's memory; None if it does not tell."""
+    """Bytes that programs may use of a device's memory; None if it does not report them."""
     chosen = _CHOSEN.get()
     if chosen is None:
         return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
@@ -34,7 +34,7 @@ def memory_limit() -> int | None:
 
 
 def is_this_process() -> bool:
-    """Whether it is that of this process's devices, so that these may be asked for their properties."""
+    """Whether programs are traced for this process's devices, so that these may be asked for their properties."""
     return _CHOSEN.get() is None
 
 

@@ -62,14 +62,15 @@ class _Stored(Sequence[Scene4D]):
             return [self[n] for n in range(*number.indices(self._count))]
         if not 0 <= number < self._count:
             raise IndexError(number)
-        if number not in self._recent:
-            while len(self._recent) >= 2:
-                del self._recent[min(self._recent)]
+        scene = self._recent.pop(number, None)
+        if scene is None:
+            while len(self._recent) > 1:
+                del self._recent[next(iter(self._recent))]
             scene = self._store.recall(number)
             if scene is None:
                 raise InputError(f"Window {number + 1} of {self._count} is no longer stored: start again.")
-            self._recent[number] = scene
-        return self._recent[number]
+        self._recent[number] = scene  # the last one: the first has not been used for longest
+        return scene
 
 
 def reconstruct_windows(

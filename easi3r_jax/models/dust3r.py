@@ -67,9 +67,12 @@ class DUSt3R(nnx.Module):
         digits do not come back: load the weights again.
 
         Raises:
-          ConfigError: an unknown name (see `policy`).
+          ConfigError: an unknown name (see `policy`), or float64 without JAX's x64 mode.
         """
-        graphdef, stored = abstract_parts(self.config, policy(precision), self.readout)
+        precision = policy(precision)
+        if precision.layers == "float64" and jax.dtypes.canonicalize_dtype("float64") != jnp.float64:
+            raise ConfigError("Layers in float64 need JAX's x64 mode: jax.config.update('jax_enable_x64', True).")
+        graphdef, stored = abstract_parts(self.config, precision, self.readout)
         return nnx.merge(graphdef, jax.tree.map(_as_stored, nnx.state(self), stored), copy=True)
 
     def with_readout(self, readout: ReadoutConfig | None) -> DUSt3R:
@@ -165,5 +168,5 @@ def abstract_parts(
 
 
 def random_model(config: DUSt3RConfig, *, seed: int = 0, precision: Precision | str = Precision()) -> DUSt3R:
-    """The model with randomly initialised weights: of a seed the same in every policy, up to rounding."""
+    """The model with randomly initialised weights: the same for a given seed in every policy, up to rounding."""
     return DUSt3R(config, rngs=nnx.Rngs(seed)).with_precision(precision)

@@ -78,13 +78,14 @@ def kmeans(
 def init_plus_plus(
     points: Float[Array, "n C"], num_clusters: int, key: Key[Array, ""], counts: Float[Array, "n"] | None = None
 ) -> Float[Array, "k C"]:
-    """Greedy k-means++: (k, C) centroids, drawn with probability proportional to the squared distance to earlier ones.
+    """Greedy k-means++: (k, C) centroids, drawn by chance, points that are far from earlier centroids more often.
 
     Each is the best of 2 + log k candidates, as in Arthur's own code and scikit-learn. The points should have zero
     mean. `counts` is (n,) float, 1 for the first points and 0 for the others, which are never drawn.
 
     Candidates win an exponential race (Efraimidis & Spirakis 2006): a point with squared distance d arrives after
-    E / d, E exponential, the same for all draws. Features in bfloat16 then give nearly the clusters of those in
+    E / d, E exponential. One draw alone is that of k-means++, with probability proportional to d. But E is the same for
+    all draws, which therefore are not independent: features in bfloat16 then give nearly the clusters of those in
     float32. Draws from the cumulative distances would be shifted by rounding past many small entries, and one other
     centroid changes all later draws: docs/precision.md has the measurement.
     """

@@ -34,7 +34,7 @@ def test_records_of_a_run(tmp_path):
     records, seconds = run_windows(model, 13, **options)
     assert [r.frames for r in records] == [4, 7, 10, 13]
     assert sorted(r.seconds for r in records) == [r.seconds for r in records] and records[-1].seconds < seconds
-    assert len({r.array_bytes for r in records[1:]}) == 1
+    assert all(r.array_bytes <= records[1].array_bytes for r in records[2:])
     figure = long_clips_figure({4: 2e9, 13: 9e9}, 4, 2e9, 16e9, records, "512x288")
     path = tmp_path / "long.png"
     figure.savefig(path)

@@ -1,6 +1,7 @@
 """Optional inputs of the pipeline: masks, flow, cameras, a refiner, windows."""
 
 import dataclasses
+import gc
 import weakref
 
 import chex
@@ -215,18 +216,19 @@ class Counted(Kept):
 
     def keep(self, number, scene):
         super().keep(number, jax.tree.map(np.array, scene))  # as if written to a file: none of the window's own arrays
+        gc.collect()  # arrays of earlier tests
         held = jax.live_arrays()
         self.arrays.append((len(held), sum(x.nbytes for x in held)))
 
 
 def test_memory_of_windows_does_not_grow_with_the_clip(model):
-    """Every window leaves as many arrays on the device as the first; a join of stored windows reads three at a time."""
+    """Every window leaves as many arrays on the device as the first; a join of stored windows holds two at a time."""
     store, windows = Counted(), 6
     frames = clip(3 * windows + 2)
     options = dataclasses.replace(OPTIONS, cue="none", alignment=AlignConfig(iterations=2))
     scene = reconstruct_windows(model, frames, options, window=5, overlap=2, keyframes=False, store=store).scene
     assert len(store.arrays) == len(store.scenes) == windows and len(scene.depth) == len(frames.rgb)
-    assert store.arrays[1:] == [store.arrays[1]] * (windows - 1)
+    assert all(np.less_equal(later, store.arrays[1]).all() for later in store.arrays[2:])
     assert 2 <= store.most <= 3
     ranges = alignment.window_ranges(len(frames.rgb), 5, 2)
     chex.assert_trees_all_equal(scene, alignment.join_windows([*store.scenes.values()], ranges))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.cluster import vq
 
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.motion.cluster import cluster_score, init_plus_plus, kmeans, lloyd
@@ -192,3 +193,16 @@ def test_rounding_hardly_changes_the_clusters():
         a, b = (x[:, None] == x[None] for x in (a, b))
         shared.append(np.sum(a & b) / np.sum(a | b))
     assert np.mean(shared) > 0.75
+
+
+def test_clusters_are_as_tight_as_those_of_independent_draws():
+    """Against SciPy's k-means++, each from ten seeds without restarts."""
+    rng = np.random.default_rng(3)
+    centres = rng.normal(0, 3, (12, 8))
+    points = (centres[rng.integers(12, size=400)] + rng.normal(size=(400, 8))).astype(np.float32)
+    ours = [float(run(points, 12, jax.random.key(seed), restarts=1).inertia) for seed in range(10)]
+    theirs = []
+    for seed in range(10):
+        centroids, labels = vq.kmeans2(points, 12, iter=100, minit="++", rng=seed)
+        theirs.append(np.sum((points - centroids[labels]) ** 2))
+    assert np.mean(ours) <= 1.05 * np.mean(theirs)

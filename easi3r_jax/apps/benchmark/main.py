@@ -20,6 +20,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
+
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.benchmark.page import check_page, write_page
 from easi3r_jax.apps.benchmark.processes import checkpoint_stages, process_rows
@@ -27,7 +29,7 @@ from easi3r_jax.apps.benchmark.properties import full_reconstruction, statistics
 from easi3r_jax.apps.benchmark.stages import alignment_stages, flow_stage, network_stages, noise_frames
 from easi3r_jax.apps.benchmark.suite import run_suite
 from easi3r_jax.apps.benchmark.tables import as_text, remarks
-from easi3r_jax.apps.benchmark.timing import Compilations, StageTimer, highest
+from easi3r_jax.apps.benchmark.timing import PRODUCTS, Compilations, StageTimer, highest, product_rate
 from easi3r_jax.apps.environment import device, versions
 from easi3r_jax.apps.method_flags import precision_flag
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
@@ -82,6 +84,8 @@ def main() -> None:
         print(f"  {line}")
     memory = ", ".join(f"{where} {size / 1e9:.2f} GB" for where, size in found["peak_memory_bytes"].items())
     print(f"  peak memory: {memory}")
+    for name, rate in found.get("product_flops_per_s", {}).items():
+        print(f"  large product, {name}: {rate / 1e12:.1f} TFLOP/s")
     if JSON.value:
         write_json(JSON.value, _plain(found))
 
@@ -121,7 +125,10 @@ def measured() -> dict[str, Any]:
         found |= {"frames": FRAMES.value, "size": size, "pairs": len(edges)}
 
     compilations = Compilations()
-    stage = StageTimer(compilations, REPEATS.value, precision.layers if chosen == ["network"] else "float32")
+    kind = "exact"
+    if chosen == ["network"]:
+        kind = "half" if precision.layers == "bfloat16" else precision.products
+    stage = StageTimer(compilations, REPEATS.value, kind)
     if "process" in chosen:
         stage.rows |= process_rows(FIRST.value, REPEATS.value)
     if "checkpoint" in chosen:
@@ -140,6 +147,8 @@ def measured() -> dict[str, Any]:
             "reconstruction": full_reconstruction(model, frames, options, compilations),
         }
     peak = highest(row.peak_memory_bytes for row in stage.rows.values())
+    if jax.default_backend() != "cpu":
+        found["product_flops_per_s"] = {kind: product_rate(kind) for kind in PRODUCTS}  # for `experiments.cost`
     return found | {"stages": stage.rows, "peak_memory_bytes": peak}
 
 

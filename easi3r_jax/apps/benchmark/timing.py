@@ -86,20 +86,24 @@ def median_seconds(run: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-_product = jax.jit(jnp.matmul)
+_product = jax.jit(jnp.matmul, static_argnames="precision")
+#: Number type and precision of each kind of product, as `experiments.cost` distinguishes them.
+PRODUCTS = {"half": ("bfloat16", "default"), "tf32": ("float32", "high"), "exact": ("float32", "highest")}
 _negate = jax.jit(jnp.negative, donate_argnums=0)
 
 
-def measure_limits(dtype: str = "float32") -> Limits:
-    """The median rates of five large products and five large copies."""
-    return Limits(_matmul_rate(dtype), _copy_rate())
+def measure_limits(kind: str = "exact") -> Limits:
+    """The median rates of five large products of a kind (see `PRODUCTS`) and five large copies."""
+    return Limits(product_rate(kind), _copy_rate())
 
 
-def _matmul_rate(dtype: str) -> float:
+def product_rate(kind: str) -> float:
+    """Operations per second of a large product of a kind."""
+    dtype, precision = PRODUCTS[kind]
     side = 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((side, side), dtype)
-    jax.block_until_ready(_product(a, a))
-    return 2 * side**3 / median_seconds(lambda: _product(a, a), 5)
+    jax.block_until_ready(_product(a, a, precision=precision))
+    return 2 * side**3 / median_seconds(lambda: _product(a, a, precision=precision), 5)
 
 
 def _copy_rate() -> float:
@@ -161,12 +165,12 @@ class StageTimer:
     Args:
       compilations: a running counter.
       repeats: timed runs of each stage, after one warm-up run.
-      dtype: of the product with which stages are compared.
+      kind: of the product with which stages are compared, see `PRODUCTS`.
     """
 
-    def __init__(self, compilations: Compilations, repeats: int, dtype: str = "float32"):
+    def __init__(self, compilations: Compilations, repeats: int, kind: str = "exact"):
         self.rows: dict[str, Row] = {}
-        self.dtype = dtype
+        self.kind = kind
         self._compilations, self._repeats = compilations, repeats
 
     def __call__(
@@ -184,7 +188,7 @@ class StageTimer:
         `once`: the first run is what is measured.
         """
         print(f"  {name} ...", flush=True)
-        limits = measure_limits(self.dtype)
+        limits = measure_limits(self.kind)
         reset_peak_memory()
         before, began = _counts(self._compilations), time.perf_counter()
         out = jax.block_until_ready(run())
@@ -201,7 +205,7 @@ class StageTimer:
             flops=flops,
             bytes=moved,
             peak_memory_bytes=peak,
-            limits=higher(limits, measure_limits(self.dtype)),
+            limits=higher(limits, measure_limits(self.kind)),
         )
         return out
 

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
 
-from jax._src.cudnn import fused_attention_stablehlo as cudnn
-
 from easi3r_jax.apps import flops
 from easi3r_jax.apps.compile_check.programs import Clip, Program
 from easi3r_jax.core import target
@@ -39,6 +37,8 @@ FUSED_CALLS = {
 }
 # A version that serves every call. JAX asks the installed library, which only a machine with a GPU has.
 _CUDNN_VERSION = 91000
+#: Bytes of the GPU that programs are traced for, on which batch sizes depend.
+MEMORY = 80 * 10**9
 _CALL = re.compile(r"custom_call @__cudnn\$fmha\w*\(.*?\) \{.*\} : \((.*?)\) ->")
 _TENSOR = re.compile(r"tensor<([\dx]+)x\w+>")
 
@@ -66,7 +66,9 @@ class Lowered:
 @contextmanager
 def traced_for_gpu() -> Iterator[None]:
     """Within it, programs are traced for NVIDIA GPUs of compute capability 8.0 or later."""
-    with target.traced_for("gpu"), mock.patch.object(cudnn, "check_cudnn_version", return_value=_CUDNN_VERSION):
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn  # private: only where it is needed
+
+    with target.traced_for("gpu", MEMORY), mock.patch.object(cudnn, "check_cudnn_version", return_value=_CUDNN_VERSION):
         yield
 
 

@@ -53,7 +53,7 @@ def weiszfeld_focal(
 
 
 def _quotient(a: Array, b: Array) -> Array:
-    """A / b where that is finite, else 0. Its derivative is finite everywhere, not infinity times zero."""
+    """A / b where that is finite, else 0, also of the derivative: not infinity times zero."""
     finite = jnp.isfinite(a / b)
     return jnp.where(finite, a, 0) / jnp.where(finite, b, 1)
 

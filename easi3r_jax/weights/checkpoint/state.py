@@ -132,7 +132,7 @@ def load_state(path: pathlib.Path, like: _T, options: Mapping[str, Any]) -> tupl
         differences = "; ".join(f"{k} was {stored.get(k)!r}, is {options.get(k)!r}" for k in changed[:4])
         raise ConfigError(
             f"The run at {path.parent.parent} was started with other options ({differences}). "
-            "Resume with the same ones, or start a new run in another folder."
+            "Resume with the same ones, or start a new run in another folder (from its network: --checkpoint)."
         )
     folders.check_files(path, header["files"], _REMEDY)
     named = _named(like)
