@@ -29,7 +29,7 @@ def test_counted_memory_is_at_least_that_of_what_is_held():
 
 
 def test_records_of_a_run(tmp_path):
-    model = random_model(small_network(image_size=(64, 96)))
+    model = random_model(small_network())
     options = {"window": 4, "overlap": 1, "iterations": 2, "progress": lambda *_: None}
     records, seconds = run_windows(model, 13, **options)
     assert [r.frames for r in records] == [4, 7, 10, 13]

@@ -95,6 +95,7 @@ def embedded():
     return model, clip, pipeline.encode(model, clip.frames)
 
 
+@pytest.mark.slow
 def test_the_readouts_score_is_that_of_the_first_pass(embedded):
     model, clip, features = embedded
     config = PipelineConfig(graph="complete", segmentation=SegmentationConfig(restarts=1))
