@@ -250,7 +250,7 @@ def _checked(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
     if value.shape != shape or value.dtype != np.float32:
         hint = " Load the network with precision 'exact' to save it." if str(value.dtype) == "bfloat16" else ""
         raise CheckpointError(
-            f"{name} is {value.dtype}{list(value.shape)}; a checkpoint needs float32{list(shape)}.{hint}"
+            f"{name} is {value.dtype}{list(value.shape)}; the network needs float32{list(shape)}.{hint}"
         )
     return value
 
