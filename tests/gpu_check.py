@@ -1,4 +1,4 @@
-"""Everything that is to be measured on a GPU, in one go of at most nine minutes: `make gpu-check`.
+"""Everything that is to be measured on a GPU, in at most nine minutes: `make gpu-check`.
 
     python -m tests.gpu_check --output=runs/gpu_check           # needs an NVIDIA GPU and the extra cuda12 or cuda13
     python -m tests.gpu_check --output=runs/gpu_check --small   # tries the script itself on any device, in minutes
@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
-#: Seconds in all. A borrowed GPU is not there for longer.
+#: Seconds in all.
 BUDGET = 540.0
 
 
@@ -58,7 +58,7 @@ def steps(*, small: bool) -> list[Step]:
         Step("parity", 150, ("-m", "experiments.parity", "--golden=tests/golden")),
         Step("long", 150, (*own, "--step=clip", *shape, f"--frames={clips[1]}")),
     ]
-    # A CPU may be slow and busy, and is not borrowed.
+    # A CPU may be slow and busy.
     return [dataclasses.replace(step, limit=10 * step.limit) for step in found] if small else found
 
 

@@ -69,7 +69,7 @@ class _Stored(Sequence[Scene4D]):
             scene = self._store.recall(number)
             if scene is None:
                 raise InputError(f"Window {number + 1} of {self._count} is no longer stored: start again.")
-        self._recent[number] = scene  # the last one: the first has not been used for longest
+        self._recent[number] = scene  # in the order of use
         return scene
 
 

@@ -1,4 +1,4 @@
-"""Times every stage, whole programs and the first use of weights, each beside what the machine reaches.
+"""Times every stage, whole programs and the loading of weights, each beside what the machine reaches.
 
     python -m experiments.benchmark --preset=embedded --frames=16
     python -m experiments.benchmark --preset=512-dpt --frames=4 --height=288 --width=512 --json=bench.json

@@ -1,4 +1,4 @@
-"""Whole programs, each in a process of its own: with an empty compilation cache, with a warm one, with new weights."""
+"""Whole programs, each in a process of its own, with an empty and with a warm compilation cache; loading weights."""
 
 from __future__ import annotations
 
