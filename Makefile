@@ -88,7 +88,7 @@ test-quick: env ## Run a few tests of every part (tests/quick.txt), e.g. with PY
 test-optimised: env ## Run the tests with full XLA optimisation, as for users
 	EASI3R_TESTS_OPTIMISED=1 $(RUN) -m pytest -q -n $(WORKERS) $(SPREAD)
 
-# MACHINES: a subset of those listed by `python -m tests.machines --list`. TIMES: repetitions of each.
+# MACHINES: some of those listed by `python -m tests.machines --list`. TIMES: rounds.
 test-machines: env ## Run numerical tests under emulated machines: instructions, threads, order, load (hours)
 	$(RUN) -m tests.machines --workers=$(WORKERS) $(if $(TIMES),--times=$(TIMES)) $(MACHINES)
 

@@ -1,12 +1,14 @@
 """Runs numerical tests under emulated machines and prints a table: finds tests that pass here only by luck.
 
-    python -m tests.machines                        # all machines, one after another
+    python -m tests.machines                        # six machines that have every property once
+    python -m tests.machines --times=3              # three rounds, each in another order
     python -m tests.machines --list
-    python -m tests.machines sse4_2 one-thread --times=3
+    python -m tests.machines sse4_2 avx+one-thread  # properties, alone or together
     python -m tests.machines avx -- tests/alignment     # these tests only
 
 A processor's instructions and the number of threads determine the order of summation, and so rounding. Random test
-order and load reveal tests that depend on earlier tests or on a fast machine.
+order and load reveal tests that depend on earlier tests or on a fast machine. A machine compiles once: its later rounds
+read what the first one compiled.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
+import operator
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tests.flags import OPTIMISED
 from tests.shuffled import ORDER
@@ -50,36 +54,39 @@ class Machine:
     Attributes:
       environment: variables of the tests' processes.
       needs: instructions that the processor must have, as Linux calls them.
-      prefix: command in front of the tests'.
-      options: of pytest.
+      plugins: of pytest, modules.
       load: with other programs beside the tests.
     """
 
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
-    needs: str = ""
-    prefix: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
+    needs: frozenset[str] = frozenset()
+    plugins: tuple[str, ...] = ()
     load: bool = False
+
+    def __or__(self, other: Machine) -> Machine:
+        """The machine with the properties of both."""
+        return Machine(
+            self.environment | other.environment,
+            self.needs | other.needs,
+            self.plugins + other.plugins,
+            self.load or other.load,
+        )
 
 
 def _instructions(name: str, needs: str) -> Machine:
-    return Machine({"XLA_FLAGS": f"--xla_cpu_max_isa={name}"}, needs)
+    return Machine({"XLA_FLAGS": f"--xla_cpu_max_isa={name}"}, frozenset({needs}))
 
 
-def _threads(count: int, prefix: tuple[str, ...] = ()) -> Machine:
+def _threads(count: int, plugins: tuple[str, ...] = ()) -> Machine:
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC")  # NPROC: XLA's
-    return Machine(dict.fromkeys(names, str(count)), prefix=prefix)
+    return Machine(dict.fromkeys(names, str(count)), plugins=plugins)
 
 
 def _blas(name: str, needs: str) -> Machine:
-    return Machine({"OPENBLAS_CORETYPE": name}, needs)
+    return Machine({"OPENBLAS_CORETYPE": name}, frozenset({needs}))
 
 
-def _shuffled(seed: int) -> Machine:
-    return Machine({ORDER: str(seed)}, options=("-p", "tests.shuffled"))
-
-
-MACHINES = {
+PROPERTIES = {
     "this": Machine(),
     "optimised": Machine({OPTIMISED: "1"}),
     "sse4_2": _instructions("SSE4_2", "sse4_2"),
@@ -90,12 +97,25 @@ MACHINES = {
     "blas-haswell": _blas("Haswell", "avx2"),
     "blas-zen": _blas("Zen", "avx2"),
     "blas-skylakex": _blas("SkylakeX", "avx512f"),
-    "one-thread": _threads(1, ("taskset", "-c", "0")),
+    "one-thread": _threads(1, ("tests.pinned",)),
     "four-threads": _threads(4),
-    "shuffled-1": _shuffled(1),
-    "shuffled-2": _shuffled(2),
+    "shuffled": Machine(plugins=("tests.shuffled",)),
     "loaded": Machine(load=True),
 }
+#: Tried where none is named: every property once. One that fails can be taken apart by name.
+MACHINES = (
+    "sse4_2+blas-prescott+one-thread+shuffled",
+    "avx+four-threads+shuffled",
+    "avx2+blas-haswell+shuffled",
+    "avx512+blas-skylakex+shuffled",
+    "optimised+blas-zen+shuffled",
+    "this+loaded+shuffled",
+)
+
+
+def combined(name: str) -> Machine:
+    """The machine of that name: properties joined by `+`. Raises KeyError on one that does not exist."""
+    return functools.reduce(operator.or_, (PROPERTIES[part] for part in name.split("+")))
 
 
 def processor() -> set[str]:
@@ -110,10 +130,10 @@ def processor() -> set[str]:
 
 def lacking(machine: Machine) -> str:
     """What keeps this machine from pretending to be that one; nothing where it can."""
-    if machine.needs and machine.needs not in processor():
-        return f"the processor has no {machine.needs}"
-    if machine.prefix and shutil.which(machine.prefix[0]) is None:
-        return f"there is no {machine.prefix[0]}"
+    if missing := machine.needs - processor():
+        return f"the processor has no {', '.join(sorted(missing))}"
+    if "tests.pinned" in machine.plugins and not hasattr(os, "sched_setaffinity"):
+        return "this system does not bind a process to a core"
     return ""
 
 
@@ -129,17 +149,19 @@ def load(count: int) -> Iterator[None]:
             program.wait()
 
 
-def run(machine: Machine, workers: int, paths: list[str]) -> tuple[str, list[str], float]:
-    """Summary of pytest, the tests that failed, and seconds."""
+def run(machine: Machine, workers: int, paths: list[str], compiled: str) -> tuple[str, list[str], float]:
+    """Summary of pytest, the tests that failed, and seconds. compiled: a folder for compiled programs."""
     chosen = paths or ["tests", *(f"--ignore-glob={ROOT / path}" for path in NOT_COMPUTING)]
     parallel = ("-n", str(workers), "--dist", "loadfile") if workers > 1 else ()
-    command = [*machine.prefix, sys.executable, "-m", "pytest", "-q", *parallel, *machine.options, *chosen]
+    plugins = (option for plugin in machine.plugins for option in ("-p", plugin))
+    command = [sys.executable, "-m", "pytest", "-q", *parallel, *plugins, *chosen]
+    cache = {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05"}
     began = time.monotonic()
     with load(LOAD * (os.cpu_count() or 1)) if machine.load else contextlib.nullcontext():
         done = subprocess.run(
             command,
             cwd=ROOT,
-            env=os.environ | machine.environment,
+            env=os.environ | cache | machine.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -157,29 +179,42 @@ def run(machine: Machine, workers: int, paths: list[str]) -> tuple[str, list[str
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("machines", nargs="*", metavar="machine", help="one of --list; none: all")
-    parser.add_argument("--list", action="store_true", help="print the machines, and which this one cannot be")
-    parser.add_argument("--times", type=int, default=1, help="how often each")
+    parser.add_argument("machines", nargs="*", metavar="machine", help="of --list, joined by +; none: its last lines")
+    parser.add_argument("--list", action="store_true", help="print properties and machines, and which cannot be had here")
+    parser.add_argument("--times", type=int, default=1, help="rounds, each with another random order")
     parser.add_argument("--workers", type=int, default=2, help="processes that run the tests")
     given = sys.argv[1:]
     split = given.index("--") if "--" in given else len(given)
     options, paths = parser.parse_args(given[:split]), given[split + 1 :]
-    if unknown := set(options.machines) - set(MACHINES):
+    names = options.machines or MACHINES
+    if unknown := {part for name in names for part in name.split("+")} - set(PROPERTIES):
         parser.error(f"no such machine: {', '.join(sorted(unknown))} (see --list)")
+    width = max(map(len, (*names, *MACHINES)))
     if options.list:
-        print("\n".join(f"{name:14} {lacking(machine)}".rstrip() for name, machine in MACHINES.items()))
+        print("\n".join(f"{name:{width}} {lacking(combined(name))}".rstrip() for name in (*PROPERTIES, *MACHINES)))
         return 0
-    print(f"{'machine':14} {'min':>5}  tests", flush=True)
-    wrong = 0
-    for name in options.machines or MACHINES:
-        if reason := lacking(MACHINES[name]):
-            print(f"{name:14} {'':>5}  not here: {reason}", flush=True)
-            continue
-        for _ in range(options.times):
-            said, failed, seconds = run(MACHINES[name], options.workers, paths)
-            wrong += bool(failed)
-            print(f"{name:14} {seconds / 60:5.1f}  {said}", *failed, sep="\n    ", flush=True)
+    with tempfile.TemporaryDirectory(prefix="easi3r_jax_machines_") as compiled:
+        wrong = _rounds(names, options.times, options.workers, paths, compiled, width)
     return 1 if wrong else 0
+
+
+def _rounds(
+    names: Sequence[str], times: int, workers: int, paths: list[str], compiled: str, width: int
+) -> int:
+    """How many runs failed. Prints a line for each."""
+    print(f"round {'machine':{width}} {'min':>5}  tests", flush=True)
+    wrong = 0
+    for number in range(1, times + 1):
+        for name in names:
+            machine = combined(name)
+            if reason := lacking(machine):
+                print(f"{number:5} {name:{width}} {'':>5}  not here: {reason}", flush=True)
+                continue
+            machine |= Machine({ORDER: str(number)})
+            said, failed, seconds = run(machine, workers, paths, f"{compiled}/{name}")
+            wrong += bool(failed)
+            print(f"{number:5} {name:{width}} {seconds / 60:5.1f}  {said}", *failed, sep="\n    ", flush=True)
+    return wrong
 
 
 if __name__ == "__main__":
