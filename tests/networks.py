@@ -1,13 +1,18 @@
-"""The smallest network with all parts, for tests to modify."""
+"""The smallest network with all parts, for tests to modify, and its weights."""
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
-from easi3r_jax.models import DUSt3R, random_model
+from easi3r_jax.models import DUSt3R, policy
 from easi3r_jax.models.config import DUSt3RConfig
+from easi3r_jax.models.dust3r import abstract_parts
 
 _SMALL = dataclasses.replace(DUSt3RConfig.thumbnail(), enc_dim=16, enc_depth=1, dec_dim=16)
 
@@ -22,9 +27,25 @@ def small_released(head: str) -> DUSt3RConfig:
     return small_network(patch_size=16, enc_depth=2, dec_dim=24, dec_depth=4, head=head)
 
 
-def network(config: DUSt3RConfig, precision: str = "exact") -> DUSt3R:
-    """`random_model` of a policy, drawn once: two DPT heads have 36 million parameters, which take seconds."""
-    return jax.tree.map(lambda leaf: leaf, _drawn(config, precision))  # modules of its own: a test may change them
+def network(config: DUSt3RConfig, precision: str = "exact", *, seed: int = 0) -> DUSt3R:
+    """As `random_model`, with other numbers: drawn by NumPy, since JAX would compile a program for every shape."""
+    graphdef, _ = abstract_parts(config, policy(precision), None)
+    arrays = jax.tree.map(jnp.array, _drawn(config, precision, seed))  # its own: a test may donate or change them
+    return nnx.merge(graphdef, arrays, copy=True)
 
 
-_drawn = functools.cache(lambda config, precision: random_model(config, precision=precision))
+@functools.cache
+def _drawn(config: DUSt3RConfig, precision: str, seed: int) -> nnx.State:
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if "kernel" not in name:
+            return np.full(leaf.shape, 1.0 if "scale" in name else 0.0, leaf.dtype)
+        if leaf.ndim == 4:  # of a convolution
+            deviation = math.sqrt(2 / math.prod(leaf.shape[:-1]))
+        else:  # of a linear layer, or of those of all blocks
+            deviation = math.sqrt(2 / sum(leaf.shape[-2:])) * (0.02 if ".out." in name else 1.0)
+        return (rng.uniform(-1, 1, leaf.shape) * math.sqrt(3) * deviation).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, abstract_parts(config, policy(precision), None)[1])

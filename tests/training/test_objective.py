@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from easi3r_jax.core.types import PairPredictions
-from easi3r_jax.models import random_model
 from easi3r_jax.training import objective
 from easi3r_jax.training.batch import Targets, targets_of
 from easi3r_jax.training.config import ObjectiveConfig
+from tests.networks import network
 from tests.walls import PATCH, wall
 
 
@@ -157,7 +157,7 @@ def attend(record, logits, layers, heads):
 
 def test_only_the_given_layer_and_its_first_heads_are_supervised(config):
     pairs = wall((0.0, 0.0, 0.0))
-    _, _, decoded = objective.predict(random_model(config), pairs.rgb, intermediates=True)
+    _, _, decoded = objective.predict(network(config), pairs.rgb, intermediates=True)
     weights, known = objective.matches(pairs, PATCH)
     before = objective.attention_supervision(decoded, 1, weights, known)
     for branch in ("branch1", "branch2"):
@@ -173,7 +173,7 @@ def test_only_the_given_layer_and_its_first_heads_are_supervised(config):
 def test_the_second_branch_is_supervised_by_the_reverse_pairs(config):
     pairs = wall((-PATCH * 2.0 / 20.0, 0.0, 0.0))  # one patch: the two directions differ
     weights, known = objective.matches(pairs, PATCH)
-    _, _, decoded = objective.predict(random_model(config), pairs.rgb, intermediates=True)
+    _, _, decoded = objective.predict(network(config), pairs.rgb, intermediates=True)
     reverse = weights[::-1]
     for branch, w in (("branch1", weights), ("branch2", reverse)):
         attend(decoded.intermediates[branch]["cross"], 50 * w, slice(None), slice(None))
@@ -181,7 +181,7 @@ def test_the_second_branch_is_supervised_by_the_reverse_pairs(config):
 
 
 def test_terms_of_weight_zero_are_absent(config):
-    model, pairs = random_model(config), wall((0.1, 0.0, 0.0))
+    model, pairs = network(config), wall((0.1, 0.0, 0.0))
     loss, terms = objective.objective(model, pairs, ObjectiveConfig())
     assert loss == terms["regression"] and not {"matching", "attention", "scale_anchor"} & terms.keys()
     extra = ObjectiveConfig(scale_weight=0.5, matching_weight=0.25, attention_weight=2.0)

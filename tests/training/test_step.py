@@ -9,12 +9,13 @@ import pytest
 
 from easi3r_jax.core import sharding
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.models import parameters_of, random_model
+from easi3r_jax.models import parameters_of
 from easi3r_jax.training.config import ObjectiveConfig, TrainConfig
 from easi3r_jax.training.optimiser import learning_rate, make_optimiser
 from easi3r_jax.training.step import averaged_model, init_state, make_step, pair_numbers
 from easi3r_jax.weights.checkpoint import latest_state, load_state, save_state
 from tests.flags import run_on_devices
+from tests.networks import network
 from tests.walls import wall
 
 EXTRA = ObjectiveConfig(alpha=0.4, scale_weight=0.01, matching_weight=0.1, attention_weight=0.1)
@@ -37,7 +38,7 @@ def run(request, config):
 
 
 def begin(config, training):
-    state = init_state(parameters_of(random_model(config)), training)
+    state = init_state(parameters_of(network(config)), training)
     return jax.device_put(state, sharding.replicated_sharding(sharding.data_mesh()))
 
 
@@ -94,7 +95,7 @@ def three_steps(config):
 
 
 def test_a_frozen_encoder_is_unchanged_and_the_rest_is_trained(config, three_steps):
-    before, after = parameters_of(random_model(config)), three_steps[1]
+    before, after = parameters_of(network(config)), three_steps[1]
     assert before.keys() == after.keys()
     changed = {name: not np.array_equal(before[name], after[name]) for name in before}
     assert not any(value for name, value in changed.items() if name.startswith("encoder."))
@@ -119,13 +120,13 @@ ONE_AND_TWO_DEVICES = """
 import jax
 from easi3r_jax.core import sharding
 from easi3r_jax.training.config import TrainConfig
-from easi3r_jax.models import parameters_of, random_model
+from easi3r_jax.models import parameters_of
 from easi3r_jax.training.step import init_state, make_step
-from tests.networks import small_network
+from tests.networks import network, small_network
 from tests.training.test_step import draw
 config = small_network(image_size=(16, 24))
 training = TrainConfig(steps=10, batch_size=4, learning_rate=1e-3, warmup_samples=4)
-start = init_state(parameters_of(random_model(config)), training)
+start = init_state(parameters_of(network(config)), training)
 for count in (1, 2):
     mesh = sharding.data_mesh(count)
     step = make_step(config, training, mesh, draw=draw)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from easi3r_jax.core.types import PairPredictions
-from easi3r_jax.models import random_model
 from easi3r_jax.training import validation
 from easi3r_jax.training.batch import edges_both_ways, targets_of
+from tests.networks import network
 from tests.walls import wall
 
 
@@ -51,7 +51,7 @@ def perfect(targets):
 
 def test_the_ground_truth_at_another_scale_has_no_error(answers, config):
     answers(perfect)
-    metrics = validation.evaluate(random_model(config), tilted(), batch_size=2)
+    metrics = validation.evaluate(network(config), tilted(), batch_size=2)
     for name in ("error_1", "error_2", "invariant_1", "invariant_2", "abs_rel", "translation", "focal"):
         assert metrics[name] < 1e-4, (name, metrics[name])
     assert metrics["delta_1_25"] == 1
@@ -66,7 +66,7 @@ def test_a_wrong_pose_of_the_second_view_is_measured(answers, config):
         return dataclasses.replace(perfect(targets), points_j=3 * own_j)
 
     answers(identity)
-    metrics = validation.evaluate(random_model(config), tilted(), batch_size=2)
+    metrics = validation.evaluate(network(config), tilted(), batch_size=2)
     assert metrics["rotation_deg"] == pytest.approx(np.degrees(0.1), abs=0.1)
     assert metrics["rotation_procrustes_deg"] == pytest.approx(np.degrees(0.1), abs=0.1)
     targets = targets_of(tilted())
@@ -88,7 +88,7 @@ def test_depth_and_focal_errors_are_relative(answers, config):
         return dataclasses.replace(right, points_i=far * shrink)
 
     answers(wrong)
-    metrics = validation.evaluate(random_model(config), tilted(), batch_size=2)
+    metrics = validation.evaluate(network(config), tilted(), batch_size=2)
     assert metrics["focal"] == pytest.approx(0.2, abs=1e-3)
     # The median of ratios lies between the halves' (1 and 1/1.3): mean of both halves' errors.
     ratio = (1 + 1 / 1.3) / 2
@@ -97,7 +97,7 @@ def test_depth_and_focal_errors_are_relative(answers, config):
 
 def test_the_baseline_uses_only_the_first_view(config):
     pairs = tilted(2)
-    model = random_model(config)
+    model = network(config)
     other = dataclasses.replace(pairs, rgb=pairs.rgb.at[:, 1].set(0))
     a, b = (validation._outputs(model, p, copied=True)["points_j"] for p in (pairs, other))
     np.testing.assert_allclose(a[:2], b[:2])  # the pairs (1, 2): view 2 is not used
@@ -105,7 +105,7 @@ def test_the_baseline_uses_only_the_first_view(config):
 
 
 def test_a_partial_batch_changes_nothing(config):
-    model, pairs = random_model(config), tilted(5)
+    model, pairs = network(config), tilted(5)
     whole, parts = (validation.evaluate(model, pairs, batch_size=n) for n in (5, 2))
     for name, value in whole.items():
         if not name.startswith(("rotation", "translation")):  # RANSAC and Procrustes on a random network's noise
