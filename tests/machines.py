@@ -198,9 +198,7 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def _rounds(
-    names: Sequence[str], times: int, workers: int, paths: list[str], compiled: str, width: int
-) -> int:
+def _rounds(names: Sequence[str], times: int, workers: int, paths: list[str], compiled: str, width: int) -> int:
     """How many runs failed. Prints a line for each."""
     print(f"round {'machine':{width}} {'min':>5}  tests", flush=True)
     wrong = 0

@@ -186,7 +186,7 @@ def make_problem(
         principal_point=jax.device_put(np.tile(camera.default_principal_point(height, width, dtype), (num_frames, 1))),
         smoothing_weight=jnp.asarray(config.smoothing_weight, dtype),
         translation_weight=jnp.asarray(config.translation_weight, dtype),
-        scale_known=jnp.zeros((), bool),
+        scale_known=jax.device_put(np.zeros((), bool)),
         flow=targets,
         pair_counts=None if predictions.valid is None else valid.astype(dtype),
         frame_counts=_padding_counts(predictions, dtype),

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any, Protocol, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax import alignment, motion
@@ -151,7 +150,7 @@ class ClipInputs:
 
     def padded(self, x: Any) -> Shaped[Array, "T *rest"]:
         """An array over the clip's frames, padded by repeating the last entry."""
-        return jnp.asarray(x if self.frames.valid is None else padded(np.asarray(x), len(self.frames.rgb)))
+        return jax.device_put(x if self.frames.valid is None else padded(np.asarray(x), len(self.frames.rgb)))
 
     def without_padding(self, evidence: motion.Evidence) -> motion.Evidence:
         """The evidence as passed to a cue, which does not handle padding."""
@@ -229,7 +228,7 @@ def prepare(
         frames = dataclasses.replace(
             frames,
             **{name: padded(np.asarray(getattr(frames, name)), bucket) for name in ("rgb", "source_index", "time")},
-            valid=jnp.asarray(np.arange(bucket) < length),
+            valid=jax.device_put(np.arange(bucket) < length),
         )
         pair_bucket = len(clip_edges(bucket, config.graph))
     edges, valid = pad_pairs(edges, pair_bucket, mesh)
@@ -323,13 +322,13 @@ def _placed(given: Given, num_frames: int, num_pairs: int, mesh: jax.sharding.Me
     """Masks replicated on the devices of the mesh, flow sharded over them; both padded."""
     masks, flow, flow_known = given.masks, given.flow, given.flow_known
     if masks is not None:
-        masks = sharding.replicate(jnp.asarray(padded(np.asarray(masks), num_frames)), mesh)
+        masks = sharding.replicate(jax.device_put(padded(np.asarray(masks), num_frames)), mesh)
 
     def place(x: Array) -> Array:
         if sharding.mesh_of_rows(x) is not None:
             return x
         longer = x if len(x) == num_pairs else padded(np.asarray(x), num_pairs)
-        return jnp.asarray(longer) if mesh is None else sharding.shard_rows(longer, mesh)
+        return jax.device_put(longer) if mesh is None else sharding.shard_rows(longer, mesh)
 
     return dataclasses.replace(
         given,

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from easi3r_jax import alignment
 from easi3r_jax.core.config import AlignConfig
-from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.types import PairPredictions
 
 #: The reference run's options.
@@ -94,16 +95,18 @@ def exact_clip() -> Callable[..., ExactClip]:
         focals = np.broadcast_to(focals, num_frames).astype(float)
 
         edges = np.array([(i, j) for i in range(num_frames) for j in range(num_frames) if i != j])
-        centre = np.tile(camera.default_principal_point(height, width)[None], (num_frames, 1))
-        matrices = camera.intrinsics(jnp.asarray(focals, jnp.float32), jnp.asarray(centre))
-        own = np.asarray(camera.unproject(jnp.asarray(depth, jnp.float32), matrices))
-        i_from_j = jnp.asarray(np.linalg.inv(poses)[edges[:, 0]] @ poses[edges[:, 1]], jnp.float32)
-        points = np.stack([own[edges[:, 0]], se3.transform_points(i_from_j, jnp.asarray(own[edges[:, 1]]))])
+        matrices = np.tile(np.eye(3), (num_frames, 1, 1))
+        matrices[:, 0, 0] = matrices[:, 1, 1] = focals
+        matrices[:, :2, 2] = camera.default_principal_point(height, width)
+        own = camera.unproject(depth, matrices)
+        i_from_j = np.linalg.inv(poses)[edges[:, 0]] @ poses[edges[:, 1]]
+        turned = np.einsum("eab,ehwb->ehwa", i_from_j[:, :3, :3], own[edges[:, 1]])
+        points = np.stack([own[edges[:, 0]], turned + i_from_j[:, None, None, :3, 3]])
         pair_scale = np.exp(rng.uniform(-0.7, 0.7, len(edges)))
         points = (points + noise * rng.standard_normal(points.shape)) * pair_scale[:, None, None, None]
         confidence = rng.uniform(3, 8, (2, len(edges), height, width))
-        arrays = (jnp.asarray(x, jnp.float32) for x in (*points, *confidence))
-        predictions = PairPredictions(jnp.asarray(edges), *arrays, num_frames=len(poses))
+        arrays = (jax.device_put(x.astype(np.float32)) for x in (*points, *confidence))
+        predictions = PairPredictions(jax.device_put(edges.astype(np.int32)), *arrays, num_frames=len(poses))
         return ExactClip(predictions, poses, focals, depth, pair_scale)
 
     return make

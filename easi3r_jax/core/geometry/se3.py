@@ -10,6 +10,7 @@ TPU or GPU (bfloat16, TF32) loses four digits, too much for a pose.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -18,19 +19,25 @@ import jax.numpy as jnp
 from easi3r_jax.core.arrays import Array, Float
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+#: Called outside of a compiled function, each of these is one program, not one for every operation; inside, it is as if
+#: written there.
+_compiled_alone = functools.partial(jax.jit, inline=True)
 
 
+@_compiled_alone
 def safe_norm(x: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
     """Euclidean norm over the last axis, with gradient 0 (not NaN) where the vector is 0."""
     return safe_root(jnp.sum(x * x, axis=-1))
 
 
+@_compiled_alone
 def safe_root(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """Square root of x >= 0, with gradient 0 (not infinity) at 0."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
+@_compiled_alone
 def matrix_from_quaternion(quaternion: Float[Array, "*batch 4"]) -> Float[Array, "*batch 3 3"]:
     """(..., 4) quaternion x y z w of any length -> (..., 3, 3) rotation; a zero quaternion gives the identity."""
     norm = safe_norm(quaternion)[..., None]
@@ -43,6 +50,7 @@ def matrix_from_quaternion(quaternion: Float[Array, "*batch 4"]) -> Float[Array,
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
+@_compiled_alone
 def quaternion_from_matrix(rotation: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 4"]:
     """(..., 3, 3) rotation -> (..., 4) unit quaternion x y z w with w >= 0.
 
@@ -74,6 +82,7 @@ def signed_log1p(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return xp.sign(x) * xp.log1p(xp.abs(x))
 
 
+@_compiled_alone
 def signed_expm1(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Inverse of `signed_log1p`. Its derivative at exactly 0 is taken as 0 (that of sign and |.|), not 1.
 
@@ -83,6 +92,7 @@ def signed_expm1(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 
 
+@_compiled_alone
 def from_parts(linear: Float[Array, "*batch 3 3"], translation: Float[Array, "*batch 3"]) -> Float[Array, "*batch 4 4"]:
     """(..., 3, 3) rotation, possibly times a scale, and (..., 3) translation -> (..., 4, 4)."""
     top = jnp.concatenate([linear, translation[..., None]], axis=-1)
@@ -95,6 +105,7 @@ def compose(c_from_b: Float[Array, "*batch 4 4"], b_from_a: Float[Array, "*batch
     return jnp.matmul(c_from_b, b_from_a, precision=_HIGHEST)
 
 
+@_compiled_alone
 def inverse(b_from_a: Float[Array, "*batch 4 4"]) -> Float[Array, "*batch 4 4"]:
     """`a_from_b` of a rigid motion or a similarity: (s R)^-1 = (s R)^T / s^2 with s^2 = |s R|_F^2 / 3."""
     linear, translation = b_from_a[..., :3, :3], b_from_a[..., :3, 3]
@@ -103,6 +114,7 @@ def inverse(b_from_a: Float[Array, "*batch 4 4"]) -> Float[Array, "*batch 4 4"]:
     return from_parts(transposed, -jnp.einsum("...ij,...j->...i", transposed, translation, precision=_HIGHEST))
 
 
+@_compiled_alone
 def transform_points(
     b_from_a: Float[Array, "*batch 4 4"], points: Float[Array, "*shape 3"]
 ) -> Float[Array, "*shape 3"]:
