@@ -180,7 +180,9 @@ def run(machine: Machine, workers: int, paths: list[str], compiled: str) -> tupl
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("machines", nargs="*", metavar="machine", help="of --list, joined by +; none: its last lines")
-    parser.add_argument("--list", action="store_true", help="print properties and machines, and which cannot be had here")
+    parser.add_argument(
+        "--list", action="store_true", help="print properties and machines, and which cannot be had here"
+    )
     parser.add_argument("--times", type=int, default=1, help="rounds, each with another random order")
     parser.add_argument("--workers", type=int, default=2, help="processes that run the tests")
     given = sys.argv[1:]
@@ -198,9 +200,7 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def _rounds(
-    names: Sequence[str], times: int, workers: int, paths: list[str], compiled: str, width: int
-) -> int:
+def _rounds(names: Sequence[str], times: int, workers: int, paths: list[str], compiled: str, width: int) -> int:
     """How many runs failed. Prints a line for each."""
     print(f"round {'machine':{width}} {'min':>5}  tests", flush=True)
     wrong = 0
