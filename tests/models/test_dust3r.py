@@ -13,8 +13,7 @@ from easi3r_jax.models import Precision, abstract_model, normalize_rgb
 from easi3r_jax.models.config import PRESETS, DUSt3RConfig
 from easi3r_jax.models.heads import points_and_confidence
 from easi3r_jax.models.layers import TransposedConv, upsample
-from easi3r_jax.models.parameters import model_from, parameter_shapes
-from tests.networks import network, small_released
+from tests.networks import network, of_any_weights, small_released
 
 SMALL = {head: small_released(head) for head in ("linear", "dpt")}
 
@@ -53,22 +52,11 @@ def test_any_multiple_of_the_patch_size_works(head, size):
     assert confidence_i.shape == confidence_j.shape == (1, *size)
 
 
-@functools.cache
-def of_any_weights(head):
-    """Drawn by NumPy: two DPT heads have 36 million parameters, which the initialisers take ten seconds for."""
-    rng, shapes = np.random.default_rng(0), parameter_shapes(SMALL[head])
-    bounds = {name: (3 / np.prod(shape[:-1])) ** 0.5 if len(shape) > 1 else 1 for name, shape in shapes.items()}
-    return model_from(
-        SMALL[head],
-        {name: jnp.asarray(bounds[name] * (2 * rng.random(shape, np.float32) - 1)) for name, shape in shapes.items()},
-    )
-
-
 @pytest.mark.parametrize("head", ["linear", "dpt"])
 @pytest.mark.parametrize("size", [(32, 48), (16, 16)])
 def test_predictions_are_finite(head, size):
     """One token included. Other sizes: tests/apps/test_parity.py."""
-    points_i, confidence_i, points_j, confidence_j = run(of_any_weights(head), frames(2, *size))[2]
+    points_i, confidence_i, points_j, confidence_j = run(of_any_weights(SMALL[head]), frames(2, *size))[2]
     assert all(np.isfinite(x).all() for x in (points_i, points_j))
     assert confidence_i.min() >= 1 and confidence_j.min() >= 1
 
