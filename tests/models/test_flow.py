@@ -10,11 +10,11 @@ from scipy.ndimage import map_coordinates
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.inference.flow import pad_images
-from easi3r_jax.models import flow_network
 from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.models.correlation import LEVELS, halve, make_lookup, window
 from easi3r_jax.models.flow_layers import bilinear_upsample, convex_upsample
 from easi3r_jax.models.layers import depthwise_conv2d
+from tests.networks import of_any_weights
 
 
 def draw(seed, *shape):
@@ -23,7 +23,7 @@ def draw(seed, *shape):
 
 @pytest.fixture(scope="module")
 def network():
-    return flow_network(FlowConfig("raft-small"))
+    return of_any_weights(FlowConfig("raft-small"))
 
 
 def test_a_window_is_sampled_bilinearly_x_first_and_zero_outside():
