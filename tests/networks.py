@@ -11,8 +11,9 @@ import numpy as np
 from flax import nnx
 
 from easi3r_jax.models import DUSt3R, policy
-from easi3r_jax.models.config import DUSt3RConfig
+from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.models.dust3r import abstract_parts
+from easi3r_jax.models.parameters import FlowNetwork, model_from, parameter_shapes
 
 _SMALL = dataclasses.replace(DUSt3RConfig.thumbnail(), enc_dim=16, enc_depth=1, dec_dim=16)
 
@@ -49,3 +50,15 @@ def _drawn(config: DUSt3RConfig, precision: str, seed: int) -> nnx.State:
         return (rng.uniform(-1, 1, leaf.shape) * math.sqrt(3) * deviation).astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, abstract_parts(config, policy(precision), None)[1])
+
+
+@functools.cache
+def of_any_weights(config: DUSt3RConfig | FlowConfig) -> DUSt3R | FlowNetwork:
+    """A network drawn by NumPy: the initialisers are a program for every shape, and slow where there are many weights.
+
+    Not to be changed: it is drawn once.
+    """
+    rng, shapes = np.random.default_rng(0), parameter_shapes(config)
+    bounds = {name: (3 / np.prod(shape[:-1])) ** 0.5 if len(shape) > 1 else 1 for name, shape in shapes.items()}
+    drawn = {name: bounds[name] * (2 * rng.random(shape, np.float32) - 1) for name, shape in shapes.items()}
+    return model_from(config, {name: jnp.asarray(value, jnp.float32) for name, value in drawn.items()})

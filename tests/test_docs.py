@@ -12,7 +12,7 @@ from easi3r_jax.io.pictures.movies import write_mp4
 from easi3r_jax.io.sequences import CLIPS
 
 ROOT = pathlib.Path(__file__).parents[1]
-FRAMES = 5
+FRAMES = 3
 
 
 def blocks(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A small random network, and the pipeline's result for five frames."""
+"""A small random network, and the pipeline's result for four frames."""
 
 import pytest
 
@@ -7,11 +7,11 @@ from easi3r_jax.models import random_model
 from tests.inference.small import NETWORK, OPTIONS, clip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model():
     return random_model(NETWORK, seed=3)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def result(model):
-    return pipeline.reconstruct(model, clip(5), OPTIONS)
+    return pipeline.reconstruct(model, clip(4), OPTIONS)

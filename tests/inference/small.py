@@ -11,8 +11,11 @@ from easi3r_jax.core.types import Frames, KnownCameras
 from tests.networks import small_network
 
 NETWORK = small_network(enc_depth=2)
+#: Most tests reconstruct `clip(4)` in all twelve pairs: what is compiled for one of them serves the others.
 OPTIONS = PipelineConfig(
-    segmentation=SegmentationConfig(num_clusters=8, restarts=1), alignment=AlignConfig(iterations=20)
+    graph="complete",
+    segmentation=SegmentationConfig(num_clusters=8, restarts=1),
+    alignment=AlignConfig(iterations=20),
 )
 
 

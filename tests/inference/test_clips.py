@@ -19,21 +19,21 @@ from tests.inference.small import NETWORK, OPTIONS, assert_finite, clip
 
 def test_shapes_and_ranges(result):
     scene = result.scene
-    chex.assert_shape(scene.world_from_cam, (5, 4, 4))
-    chex.assert_shape(scene.intrinsics, (5, 3, 3))
-    chex.assert_shape([scene.depth, scene.confidence, scene.dynamic_mask, scene.dynamic_score], (5, 32, 48))
+    chex.assert_shape(scene.world_from_cam, (4, 4, 4))
+    chex.assert_shape(scene.intrinsics, (4, 3, 3))
+    chex.assert_shape([scene.depth, scene.confidence, scene.dynamic_mask, scene.dynamic_score], (4, 32, 48))
     assert_finite(scene)
     assert scene.dynamic_mask.dtype == bool
     assert (scene.depth > 0).all()
     rotation = scene.world_from_cam[:, :3, :3]
-    np.testing.assert_allclose(rotation @ rotation.swapaxes(1, 2), np.broadcast_to(np.eye(3), (5, 3, 3)), atol=1e-5)
+    np.testing.assert_allclose(rotation @ rotation.swapaxes(1, 2), np.broadcast_to(np.eye(3), (4, 3, 3)), atol=1e-5)
     assert result.losses.shape == (20,)
     assert result.losses[-1] < result.losses[0]
     np.testing.assert_array_equal(scene.dynamic_mask, scene.dynamic_score > result.threshold)
 
 
 def test_same_seed_same_result(model, result):
-    again = pipeline.reconstruct(model, clip(5), OPTIONS)
+    again = pipeline.reconstruct(model, clip(4), OPTIONS)
     chex.assert_trees_all_equal(result, again)
 
 
@@ -78,7 +78,7 @@ def test_re_attention_changes_the_points_exactly_where_there_are_masks(model):
     """Static queries of the other frame lose frame 2's keys; frame 2's own static queries see all of a static frame."""
     frames = clip(4)
     masks = jnp.zeros(frames.rgb.shape[:3], bool).at[2, :8, :24].set(True)
-    options = dataclasses.replace(OPTIONS, cue="none", masks=("given",), graph="complete")
+    options = dataclasses.replace(OPTIONS, cue="none", masks=("given",))
     points = [
         aligned_points(model, frames, dataclasses.replace(options, reattention=on), given=Given(masks=masks))[1]
         for on in (False, True)
@@ -144,7 +144,7 @@ def test_a_custom_cue_masks_both_passes(model):
     assert not np.asarray(marked)[:, 3].any()
 
 
-def test_a_cue_that_reads_attention_needs_no_heads_in_the_first_pass(model):
+def test_a_cue_that_reads_attention_needs_no_heads_in_the_first_pass(model, result):
     """The method's own score, written as a cue: the same masks, and no point maps before the second pass."""
     seen = []
 
@@ -155,10 +155,9 @@ def test_a_cue_that_reads_attention_needs_no_heads_in_the_first_pass(model):
         value = (1 - maps.mean_src) * maps.std_src * maps.mean_ref * (1 - maps.std_ref)
         return MotionResidual(value, jnp.ones(value.shape, bool))
 
-    expected = pipeline.reconstruct(model, clip(4), OPTIONS)
     ours = pipeline.reconstruct(model, clip(4), OPTIONS, cue=own)
     assert seen == [True, False]
-    np.testing.assert_allclose(ours.scene.dynamic_score, expected.scene.dynamic_score, atol=1e-5)
+    np.testing.assert_allclose(ours.scene.dynamic_score, result.scene.dynamic_score, atol=1e-5)
 
     @motion.reads_attention
     def greedy(evidence):
@@ -176,7 +175,7 @@ def test_frames_that_do_not_fit_the_network_are_refused(model):
 
 
 @pytest.mark.parametrize(
-    ("count", "cue"), [(1, "attention"), (1, "rigid"), (1, "match"), (2, "attention"), (2, "match"), (3, "attention")]
+    ("count", "cue"), [(1, "attention"), (1, "rigid"), (1, "match"), (2, "attention"), (2, "match")]
 )
 def test_short_clips_are_defined(model, count, cue):
     result = pipeline.reconstruct(model, clip(count), dataclasses.replace(OPTIONS, cue=cue))
@@ -185,19 +184,20 @@ def test_short_clips_are_defined(model, count, cue):
     if count == 1 or (count == 2 and cue == "attention"):
         # No partner; or one observation per frame and role: no deviation, so no evidence of motion.
         assert not result.scene.dynamic_mask.any()
-    if count <= 2:
-        assert result.losses.shape == (0,)
+    assert result.losses.shape == (0,)
 
 
 def test_identical_frames_are_defined(model):
-    frames = clip(4)
-    still = dataclasses.replace(frames, rgb=jnp.stack([frames.rgb[0]] * 4))
+    """Three in all pairs: the mean of two equal observations is exact, and their deviation 0."""
+    frames = clip(3, height=48, width=32)
+    still = dataclasses.replace(frames, rgb=np.stack([frames.rgb[0]] * 3))
     scene = pipeline.reconstruct(model, still, OPTIONS).scene
     assert_finite(scene)
     assert not scene.dynamic_mask.any()
 
 
-def test_portrait_frames(model):
+def test_three_portrait_frames(model):
+    """The fewest that are aligned."""
     result = pipeline.reconstruct(model, clip(3, height=48, width=32), OPTIONS)
     assert result.scene.depth.shape == (3, 48, 32)
     assert_finite(result.scene)
@@ -207,7 +207,7 @@ def test_a_broken_network_is_an_error_not_a_scene():
     broken = random_model(NETWORK)
     broken.head1.proj.bias[...] = jnp.full_like(broken.head1.proj.bias[...], jnp.nan)
     with pytest.raises(InputError, match="infinite or NaN"):
-        pipeline.reconstruct(broken, clip(3), OPTIONS)
+        pipeline.reconstruct(broken, clip(4), OPTIONS)
 
 
 @pytest.mark.parametrize(

@@ -43,10 +43,10 @@ def test_given_masks_count_in_the_attention_and_in_the_result(model):
     assert np.any(scenes["masked"].depth != scenes["plain"].depth)
 
 
-def test_masks_of_several_sources_are_joined(model, result):
-    masks = np.zeros((5, 32, 48), bool)
+def test_masks_of_several_sources_are_joined(model):
+    masks = np.zeros((4, 32, 48), bool)
     masks[:, -3:, -3:] = True
-    flow = jnp.zeros((len(pipeline.clip_edges(5, OPTIONS.graph)), 32, 48, 2))
+    flow = jnp.zeros((len(pipeline.clip_edges(4, OPTIONS.graph)), 32, 48, 2))
     config_of = {
         name: dataclasses.replace(OPTIONS, masks=tuple(name.split("+")), reattention=False)
         for name in ("motion", "flow", "motion+flow+given")
@@ -55,7 +55,7 @@ def test_masks_of_several_sources_are_joined(model, result):
         name: np.asarray(
             pipeline.reconstruct(
                 model,
-                clip(5),
+                clip(4),
                 options,
                 given=Given(flow=flow, masks=jnp.asarray(masks) if "given" in options.masks else None),
             ).scene.dynamic_mask
@@ -77,7 +77,7 @@ def test_masks_of_several_sources_are_joined(model, result):
     ],
 )
 def test_what_does_not_fit_the_clip_is_refused(model, changes, given, error, words):
-    options = dataclasses.replace(OPTIONS, graph="complete", **changes)
+    options = dataclasses.replace(OPTIONS, **changes)
     with pytest.raises(error, match=words):
         pipeline.reconstruct(model, clip(5), options, given=given)
 
@@ -170,17 +170,17 @@ def test_refined_masks_are_grown_and_count_in_the_alignment_and_in_the_result(mo
 
 
 def test_refinement_leaves_the_score_unchanged(model, result):
-    refined = pipeline.reconstruct(model, clip(5), OPTIONS, refiner=Corner())
+    refined = pipeline.reconstruct(model, clip(4), OPTIONS, refiner=Corner())
     np.testing.assert_array_equal(refined.scene.dynamic_score, result.scene.dynamic_score)
-    corner = np.zeros((5, 32, 48), bool)
+    corner = np.zeros((4, 32, 48), bool)
     corner[:, :6, :6] = True
     np.testing.assert_array_equal(refined.scene.dynamic_mask, result.scene.dynamic_mask | corner)
 
 
 @pytest.mark.parametrize("wrong", [lambda masks: masks[1:], lambda masks: masks.astype(np.uint8)])
 def test_a_refiner_must_return_masks_of_the_clip(model, wrong):
-    with pytest.raises(InputError, match=r"must be bool of shape \(3, 32, 48\)"):
-        pipeline.reconstruct(model, clip(3), OPTIONS, refiner=lambda rgb, masks, *, progress: wrong(masks))
+    with pytest.raises(InputError, match=r"must be bool of shape \(4, 32, 48\)"):
+        pipeline.reconstruct(model, clip(4), OPTIONS, refiner=lambda rgb, masks, *, progress: wrong(masks))
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -223,14 +223,14 @@ class Counted(Kept):
 
 def test_memory_of_windows_does_not_grow_with_the_clip(model):
     """Every window leaves as many arrays on the device as the first; a join of stored windows holds two at a time."""
-    store, windows = Counted(), 6
-    frames = clip(3 * windows + 2)
+    store, windows = Counted(), 4
+    frames = clip(2 * windows + 2)
     options = dataclasses.replace(OPTIONS, cue="none", alignment=AlignConfig(iterations=2))
-    scene = reconstruct_windows(model, frames, options, window=5, overlap=2, keyframes=False, store=store).scene
+    scene = reconstruct_windows(model, frames, options, window=4, overlap=2, keyframes=False, store=store).scene
     assert len(store.arrays) == len(store.scenes) == windows and len(scene.depth) == len(frames.rgb)
     assert all(np.less_equal(later, store.arrays[1]).all() for later in store.arrays[2:])
     assert 2 <= store.most <= 3
-    ranges = alignment.window_ranges(len(frames.rgb), 5, 2)
+    ranges = alignment.window_ranges(len(frames.rgb), 4, 2)
     chex.assert_trees_all_equal(scene, alignment.join_windows([*store.scenes.values()], ranges))
 
 
@@ -241,38 +241,38 @@ def test_windows_that_vanish_from_the_store_are_an_error(model):
 
     options = dataclasses.replace(OPTIONS, cue="none", alignment=AlignConfig(iterations=2))
     with pytest.raises(InputError, match="Window 1 of 2 is no longer stored"):
-        reconstruct_windows(model, clip(8), options, window=5, overlap=2, store=Forgetful())
+        reconstruct_windows(model, clip(6), options, window=4, overlap=2, store=Forgetful())
 
 
 def test_windows_see_their_frames_and_keep_the_first_focal_length(model):
     """Two windows of a static clip; each gets the known cameras of its own frames. Each is refined."""
-    frames = clip(7)
-    poses_known = np.arange(7) == 6
-    cameras = known_cameras(7, poses_known=poses_known)
-    masks = np.zeros((7, 32, 48), bool)
-    masks[3, -4:] = True
+    frames = clip(6)
+    poses_known = np.arange(6) == 5
+    cameras = known_cameras(6, poses_known=poses_known)
+    masks = np.zeros((6, 32, 48), bool)
+    masks[2, -4:] = True
     store, refiner = Kept(), Corner()
     options = dataclasses.replace(OPTIONS, masks=("given",))
     given = Given(masks=jnp.asarray(masks), cameras=cameras)
     scene = reconstruct_windows(
-        model, frames, options, window=5, overlap=3, given=given, refiner=refiner, store=store
+        model, frames, options, window=4, overlap=2, given=given, refiner=refiner, store=store
     ).scene
     kept = store.scenes
-    for (rgb, of_window), numbers in zip(refiner.calls, ([0, 1, 2, 3, 4], [2, 3, 4, 5, 6]), strict=True):
+    for (rgb, of_window), numbers in zip(refiner.calls, ([0, 1, 2, 3], [2, 3, 4, 5]), strict=True):
         np.testing.assert_array_equal(rgb, np.asarray(frames.rgb)[numbers])
         np.testing.assert_array_equal(of_window, masks[numbers])
-    with pytest.raises(InputError, match=r"\(5, 32, 48\) do not fit a clip of shape \(7, 32, 48\)"):
-        reconstruct_windows(model, frames, options, window=5, overlap=3, given=Given(masks=jnp.asarray(masks[:5])))
+    with pytest.raises(InputError, match=r"\(5, 32, 48\) do not fit a clip of shape \(6, 32, 48\)"):
+        reconstruct_windows(model, frames, options, window=4, overlap=2, given=Given(masks=jnp.asarray(masks[:5])))
     with pytest.raises(InputError):
-        reconstruct_windows(model, frames, options, window=5, overlap=3, given=Given(cameras=known_cameras(6)))
+        reconstruct_windows(model, frames, options, window=4, overlap=2, given=Given(cameras=known_cameras(5)))
     with pytest.raises(InputError, match="must return two things"):
         pipeline.reconstruct(model, frames, OPTIONS, flow=lambda frames, edges, *, progress: np.zeros((len(edges), 2)))
     with pytest.raises(InputError, match="pass a source"):
-        reconstruct_windows(model, frames, options, window=5, overlap=3, given=Given(flow=jnp.zeros((1, 32, 48, 2))))
+        reconstruct_windows(model, frames, options, window=4, overlap=2, given=Given(flow=jnp.zeros((1, 32, 48, 2))))
     assert scene.dynamic_mask[:, :6, :6].all()
-    assert scene.depth.shape == (7, 32, 48)
+    assert scene.depth.shape == (6, 32, 48)
     np.testing.assert_array_equal(scene.rgb, frames.rgb)
     np.testing.assert_allclose(scene.intrinsics[:, 0, 0], kept[0].intrinsics[0, 0, 0], rtol=1e-6)
-    np.testing.assert_allclose(kept[1].world_from_cam[4], np.eye(4), atol=1e-6)
-    np.testing.assert_allclose(scene.world_from_cam[6], np.eye(4), atol=1e-4)
+    np.testing.assert_allclose(kept[1].world_from_cam[3], np.eye(4), atol=1e-6)
+    np.testing.assert_allclose(scene.world_from_cam[5], np.eye(4), atol=1e-4)
     assert_finite(scene)

@@ -27,6 +27,11 @@ EXPECTED = {
 
 def products(function, *args):
     """(number type, precision) of every product and convolution; the precision is None if not of float32."""
+    return traced(function, *args)[0]
+
+
+def traced(function, *args):
+    """The `products` of a function, and the shapes that it returns."""
 
     def walk(jaxpr):
         for equation in jaxpr.eqns:
@@ -38,9 +43,11 @@ def products(function, *args):
                     yield from walk(getattr(inner, "jaxpr", inner))
 
     with jax.default_matmul_precision("bfloat16"):  # what a product has that asks for nothing
-        return list(walk(jax.make_jaxpr(function)(*args).jaxpr))
+        program, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
+        return list(walk(program.jaxpr)), shapes
 
 
+@jax.jit
 def run(model, rgb=RGB):
     features = model.encode(rgb)
     decoded = model.decode(features[:1], features[1:], (3, 3), gram=True)
@@ -52,15 +59,13 @@ def run(model, rgb=RGB):
 def test_the_policy_reaches_every_product(name, head):
     model = abstract_model(small_released(head), precision=POLICIES[name])
     layers, trunk, heads = EXPECTED[name]
-    features = jax.eval_shape(lambda m: m.encode(RGB), model)
 
     def decode(model, features):
         return model.decode(features[:1], features[1:], (3, 3), gram=True)
 
-    decoded = jax.eval_shape(decode, model, features)
-    found = products(lambda m: m.encode(RGB), model)
+    found, features = traced(lambda m: m.encode(RGB), model)
     assert len(found) >= 7 and set(found) == {(layers, trunk)}
-    found = products(decode, model, features)
+    found, decoded = traced(decode, model, features)
     statistics = (jnp.float32, HIGHEST)  # in every policy
     assert set(found) == {(layers, trunk), statistics} and found.count((layers, trunk)) >= 20
     assert found.count(statistics) >= 2 * (1 + 9)  # of two branches: mean logits, Gram statistics

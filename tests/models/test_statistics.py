@@ -91,13 +91,13 @@ def test_the_network_returns_them_if_asked():
     rgb = np.random.default_rng(1).integers(0, 256, (3, 32, 48, 3), np.uint8)
     features, grid = e3r.encode_frames(model, rgb), model.grid((32, 48))
     i, j = features[np.array([0, 1])], features[np.array([1, 2])]
-    plain = model.decode(i, j, grid)
-    decoded = model.decode(i, j, grid, gram=True, intermediates=True)
+    plain = jax.jit(lambda m, i, j: m.decode(i, j, grid))(model, i, j)
+    decoded = jax.jit(lambda m, i, j: m.decode(i, j, grid, gram=True, intermediates=True))(model, i, j)
     assert plain.stats.gram is None
     np.testing.assert_allclose(decoded.stats.src, plain.stats.src, atol=1e-6)
     cross = [decoded.intermediates[branch]["cross"] for branch in ("branch1", "branch2")]
     for layer in range(model.config.dec_depth):
         branches = [(c["rotated_queries"][layer], c["rotated_keys"][layer]) for c in cross]
-        of_j, of_i = gram_statistics(*branches)
+        of_j, of_i = jax.jit(gram_statistics)(*branches)
         np.testing.assert_allclose(decoded.stats.gram.src[:, layer], of_j, atol=1e-5)
         np.testing.assert_allclose(decoded.stats.gram.ref[:, layer], of_i, atol=1e-5)

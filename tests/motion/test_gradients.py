@@ -50,9 +50,9 @@ def check(f, at, rng) -> np.ndarray:
 def test_scores_of_masks_by_the_networks_parameters():
     rng = np.random.default_rng(0)
     model = e3r.random_model(small_network(), seed=1)
-    rgb = rng.integers(0, 256, (4, *SIZE, 3), np.uint8)
-    edges = e3r.make_edges(4, "complete")
-    weights = rng.standard_normal((4, *SIZE)).astype(np.float32)
+    rgb = rng.integers(0, 256, (3, *SIZE, 3), np.uint8)
+    edges = e3r.make_edges(3, "complete")
+    weights = rng.standard_normal((3, *SIZE)).astype(np.float32)
 
     def figure(model):
         return jnp.vdot(weights, e3r.motion_masks(model, rgb, edges, CONFIG).score)
