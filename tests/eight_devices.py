@@ -159,7 +159,7 @@ def main() -> None:
     assert jax.local_device_count() == 8
     model = load_model("embedded")
     on_all, in_parts = (f(model, sharding.data_mesh()) for f in (sharding.replicate, sharding.shard_parameters))
-    frames = load_frames(CLIP, FrameConfig(size=64, patch_size=model.config.patch_size, first=FRAMES))
+    frames = load_frames(CLIP, FrameConfig(size=48, patch_size=model.config.patch_size, first=FRAMES))
     edges = pipeline.clip_edges(FRAMES, CONFIG.graph)
     found = stages(model, on_all, frames, edges) | whole_method(model, on_all, frames, edges)
     found |= alignment_in_double(model, frames, edges) | flow_of_pairs(frames, edges)

@@ -11,7 +11,7 @@ from scipy import ndimage, stats
 
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.synthetic import ClipConfig, sample_clip
+from easi3r_jax.synthetic import ClipConfig
 from easi3r_jax.synthetic.cameras import WALL_MARGIN, rays
 from easi3r_jax.synthetic.cast import cast
 from easi3r_jax.synthetic.clips import CLEARANCE, _map, plan_clip, render_clip
@@ -29,8 +29,16 @@ def draw():
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, None))
-    def draw(key, moving):
-        return plan_clip(jax.random.split(key)[0], CONFIG, moving), sample_clip(key, CONFIG, moving)
+    def plan(key, moving):
+        plan_key, noise_key = jax.random.split(key)
+        return noise_key, plan_clip(plan_key, CONFIG, moving)
+
+    # As `sample_clip` does both, for which test_study.py tests it; a program for each takes less time to compile.
+    render = jax.jit(jax.vmap(lambda key, plan: render_clip(key, plan, CONFIG.size)))
+
+    def draw(keys, moving):
+        noise_keys, plans = plan(keys, moving)
+        return plans, render(noise_keys, plans)
 
     keys = jax.random.split(jax.random.key(0), COUNT)
 
