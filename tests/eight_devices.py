@@ -28,7 +28,7 @@ CONFIG = PipelineConfig(
     segmentation=SegmentationConfig(restarts=1),
     alignment=AlignConfig(iterations=20, flow_start=0.2, depth_weight=0.1),
 )
-FRAMES = 6
+FRAMES = 4
 CLIP = EMBEDDED.parent / "clips" / "demo" / "frames"
 
 
@@ -84,7 +84,7 @@ def whole_method(model, on_all, frames: Frames, edges: np.ndarray) -> dict:
     Masks from flow are omitted: RANSAC on each pair of frames also affects them.
     """
     random = np.random.default_rng(1).normal(0, 2, (len(edges), *frames.rgb.shape[1:3], 2)).astype(np.float32)
-    known = np.random.default_rng(2).random(random.shape[:3]) < 0.5  # 30 rows, which eight devices do not divide
+    known = np.random.default_rng(2).random(random.shape[:3]) < 0.5  # 12 rows, which eight devices do not divide
     given = Given(flow=jnp.asarray(random), flow_known=jnp.asarray(known))
     on_each = ((model, CONFIG), (on_all, dataclasses.replace(CONFIG, shared_shapes=True)))
     with CommonStart() as start:
@@ -111,7 +111,7 @@ def alignment_in_double(model, frames: Frames, edges: np.ndarray) -> dict:
     one, _ = passes.prediction_pass(model, passes.encode(model, frames), edges, grid)
     start = alignment.initial_state(one, CONFIG.alignment)
     moved = np.random.default_rng(2).normal(0, 1, (len(edges), *frames.rgb.shape[1:3], 2))
-    config = dataclasses.replace(CONFIG.alignment, iterations=40)
+    config = CONFIG.alignment
     mesh, rows, total = sharding.data_mesh(), -(-len(edges) // 8) * 8, FRAMES + 2
 
     def longer(x, count: int):
@@ -159,13 +159,13 @@ def main() -> None:
     assert jax.local_device_count() == 8
     model = load_model("embedded")
     on_all, in_parts = (f(model, sharding.data_mesh()) for f in (sharding.replicate, sharding.shard_parameters))
-    frames = load_frames(CLIP, FrameConfig(size=64, patch_size=model.config.patch_size, first=FRAMES))
+    frames = load_frames(CLIP, FrameConfig(size=48, patch_size=model.config.patch_size, first=FRAMES))
     edges = pipeline.clip_edges(FRAMES, CONFIG.graph)
     found = stages(model, on_all, frames, edges) | whole_method(model, on_all, frames, edges)
     found |= alignment_in_double(model, frames, edges) | flow_of_pairs(frames, edges)
     features = passes.encode(model, frames)
     whole, scattered = (
-        passes.prediction_pass(network, features, edges[:8], model.grid(frames.rgb.shape[1:3]))[0].points_j
+        passes.prediction_pass(network, features, edges, model.grid(frames.rgb.shape[1:3]))[0].points_j
         for network in (model, in_parts)
     )
     found["scattered"] = max(relative(features, passes.encode(in_parts, frames)), relative(whole, scattered))

@@ -1,12 +1,14 @@
 """Rooms with a few objects at known positions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.synthetic.scenes import WALLS, Scene
-from easi3r_jax.synthetic.texture import random_textures
+from easi3r_jax.synthetic.texture import Texture, random_textures
 
 #: Half extents of the room: nothing about it is symmetric.
 ROOM = (4.0, 3.0, 5.0)
@@ -30,14 +32,19 @@ def turned(axis: np.ndarray, angle: float) -> np.ndarray:
 def room_with(kinds: list[int], half_sizes: list, poses: list[np.ndarray]) -> Scene:
     """A room with these objects, lit evenly: colours do not depend on where a surface faces."""
     return Scene(
-        kind=jnp.asarray(kinds, jnp.int32),
-        half_size=jnp.asarray(half_sizes, jnp.float32),
-        world_from_object=jnp.asarray(np.stack(poses), jnp.float32),
-        room_half_size=jnp.asarray(ROOM, jnp.float32),
-        texture=random_textures(jax.random.key(3), len(kinds) + WALLS),
-        light=jnp.asarray([0, -2, 0], jnp.float32),
-        ambient=jnp.float32(1),
+        kind=np.asarray(kinds, np.int32),
+        half_size=np.asarray(half_sizes, np.float32),
+        world_from_object=np.stack(poses).astype(np.float32),
+        room_half_size=np.asarray(ROOM, np.float32),
+        texture=_textures(len(kinds) + WALLS),
+        light=np.asarray([0, -2, 0], np.float32),
+        ambient=np.float32(1),
     )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _textures(count: int) -> Texture:
+    return random_textures(jax.random.key(3), count)
 
 
 def intrinsics(size: tuple[int, int], focal: float) -> jax.Array:

@@ -12,6 +12,7 @@ import pytest
 from easi3r_jax.apps import reconstruct
 from easi3r_jax.apps.app.store import Store
 from easi3r_jax.apps.command import PROGRAMS
+from easi3r_jax.io import results
 
 ROOT = pathlib.Path(__file__).parents[2]
 Command = Callable[..., subprocess.CompletedProcess]
@@ -60,7 +61,13 @@ def here(capsys, cache, monkeypatch) -> Command:
 
 
 @pytest.fixture
-def reconstruct_here(tmp_path, capsys, cache, monkeypatch) -> Callable[..., tuple[int, str, str]]:
+def no_summary(monkeypatch) -> None:
+    """Results whose `summary.png` is empty: drawing it takes a second. The picture itself: tests/io/export."""
+    monkeypatch.setattr(results, "write_summary", lambda path, *_, **__: path.touch())
+
+
+@pytest.fixture
+def reconstruct_here(tmp_path, capsys, cache, monkeypatch, no_summary) -> Callable[..., tuple[int, str, str]]:
     """`reconstruct_here(first=3)` runs the program in this process: exit code, stdout and stderr.
 
     Its output goes to `tmp_path / "out"`.

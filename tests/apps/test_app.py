@@ -29,7 +29,7 @@ def networks() -> Networks:
 
 
 @pytest.fixture
-def jobs(store, networks, monkeypatch) -> Jobs:
+def jobs(store, networks, monkeypatch, no_summary) -> Jobs:
     """Jobs in which all is real but the network's and the alignment's work."""
     monkeypatch.setattr(pipeline, "encode", lambda *args, **options: None)
     monkeypatch.setattr(pipeline, "reconstruct", quick_reconstruction())

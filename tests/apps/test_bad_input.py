@@ -19,7 +19,7 @@ QUICK = {"first": 3, "graph": "complete", "iterations": 5, "compare_plain": Fals
 
 
 @pytest.fixture(autouse=True)
-def own_cache(cache, monkeypatch):
+def own_cache(cache, monkeypatch, no_summary):
     monkeypatch.setenv("EASI3R_JAX_CACHE", str(cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
@@ -240,8 +240,10 @@ def test_output_where_nothing_can_be_written(complaint, tmp_path, monkeypatch):
 
 
 def test_full_disk_leaves_the_older_result(run, tmp_path, monkeypatch):
-    assert run(seq="demo")[0] == 0
     folder = tmp_path / "out" / "result"
+    (folder / "depth").mkdir(parents=True)
+    for name in ("scene.npz", "scene.ply", "depth/00000.npy"):
+        (folder / name).write_bytes(b"older")
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     write = np.savez
 
@@ -250,7 +252,7 @@ def test_full_disk_leaves_the_older_result(run, tmp_path, monkeypatch):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(np, "savez", full)
-    code, errors = run(seq="demo", seed=1)
+    code, errors = run(seq="demo")
     assert code == 1
     assert "disk is full" in errors
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before

@@ -76,7 +76,7 @@ def test_heads_flops(changes):
 @pytest.mark.parametrize("network", [pytest.param("sea-raft", marks=pytest.mark.slow), "raft-small"])
 def test_traced_flops(network):
     """Of one iteration against XLA's count; of three as many times that of one as loops say."""
-    model, image = flow_network(FlowConfig(network)), jnp.zeros((1, 64, 96, 3))
+    model, image = jax.eval_shape(lambda: flow_network(FlowConfig(network))), jnp.zeros((1, 64, 96, 3))
 
     def flow(iterations):
         return lambda network, a, b: network(a, b, iterations)[0]

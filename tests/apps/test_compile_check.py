@@ -9,6 +9,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -140,7 +141,7 @@ class Recorder:
 
 def test_the_programs_have_the_shapes_of_a_run(monkeypatch):
     model = e3r.load_model("embedded").with_readout(None)
-    frames = e3r.load_frames("demo", e3r.FrameConfig.for_model(model, first=4))
+    frames = e3r.load_frames("demo", e3r.FrameConfig.for_model(model, first=3))
     config = e3r.PipelineConfig(alignment=e3r.AlignConfig(iterations=20), graph="complete")
     places = {
         ("encode", "network"): (passes, "_encode_batch"),
@@ -154,13 +155,13 @@ def test_the_programs_have_the_shapes_of_a_run(monkeypatch):
         ("alignment with flow", "descent"): (descent, "_compiled_steps"),
         ("alignment", "clean-up"): (clean, "_clean"),
     }
-    clip = Clip(model.config, 4, frames.rgb.shape[1:3], precision=Precision(), pipeline=config)
+    clip = Clip(model.config, 3, frames.rgb.shape[1:3], precision=Precision(), pipeline=config)
     described = {(p.stage, p.name): p for p in programs(clip)}
     recorders = {}
     for key, (module, name) in places.items():
         recorders[key] = Recorder(getattr(module, name))
         monkeypatch.setattr(module, name, recorders[key])
-    given = e3r.Given(flow=jnp.zeros((12, *clip.size, 2)))
+    given = e3r.Given(flow=np.zeros((6, *clip.size, 2), np.float32))
     e3r.reconstruct(model, frames, config, given=given)
     assert set(described) - set(places) == {
         ("flow", "network"), ("first pass", "network"), ("alignment", "descent"), ("training", "step")
@@ -169,8 +170,8 @@ def test_the_programs_have_the_shapes_of_a_run(monkeypatch):
         program = described[key]
         expected = shapes((program.arguments, dict(program.options)))
         assert expected in recorder.calls, key
-    # Of a point map, twelve pairs: four bytes for each of three coordinates and a confidence, on either side.
-    assert bytes_of(clip.point_maps()) == 12 * 64 * 96 * 2 * 4 * 4
+    # Of a point map, six pairs: four bytes for each of three coordinates and a confidence, on either side.
+    assert bytes_of(clip.point_maps()) == 6 * 64 * 96 * 2 * 4 * 4
 
 
 # --- with the TPU's compiler ----------------------------------------------------------------------------------------

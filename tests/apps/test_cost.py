@@ -7,7 +7,25 @@ import pytest
 
 from easi3r_jax.apps import cost
 
+#: What the operations and bytes depend on.
+COUNTED = (cost.PRESET, cost.FRAMES, cost.HEIGHT, cost.WIDTH, cost.GRAPH, cost.ITERATIONS, cost.WITH_FLOW)
 SCALING = pathlib.Path(__file__).parents[2] / "docs" / "scaling.md"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def counted_once():
+    """The same work is counted once: rates and numbers of sequences and devices do not change it."""
+    known, count = {}, cost.counted
+
+    def counted(num_edges):
+        key = (num_edges, *(flag.value for flag in COUNTED))
+        if key not in known:
+            known[key] = count(num_edges)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "counted", counted)
+        yield
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ import pathlib
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -41,8 +40,8 @@ from easi3r_jax.evaluation.datasets import (
     tum,
 )
 from easi3r_jax.inference import pipeline
+from easi3r_jax.io.sequences import CLIPS
 from easi3r_jax.io.video import frame_geometry, resize_image
-from easi3r_jax.synthetic import ClipConfig, View, sample_clip
 from tests.evaluation.datasets import layouts
 from tests.evaluation.datasets.layouts import Film, among_damaged
 
@@ -213,25 +212,27 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def films() -> Films:
-    """Two rendered clips, in units of a room, with a corner that does not count and one of unknown depth."""
-    config = ClipConfig(size=SIZE, num_frames=T)
-
-    @jax.jit
-    def render(key: jax.Array) -> tuple[View, jax.Array]:
-        clip = sample_clip(key, config)
-        return clip.views, clip.moving
-
+    """Two parts of the bundled clip, larger, with a corner that does not count and one of unknown depth."""
+    with np.load(CLIPS / "demo" / "ground_truth.npz") as file:
+        truth = {name: file[name] for name in ("depth", "masks", "instance", "world_from_cam", "intrinsics")}
+    paths = sorted((CLIPS / "demo" / "frames").iterdir())
     found = []
-    for seed in range(2):
-        views, moving = jax.tree.map(np.asarray, render(jax.random.key(seed)))
-        objects = np.where(moving, 1 + (views.instance > 5), 0).astype(np.uint8)
+    for start in (0, 8):
+        chosen = list(range(start, start + 2 * T, 2))
+        images = [Image.open(paths[t]).resize(SIZE[::-1], Image.Resampling.NEAREST) for t in chosen]
+        rgb = np.stack([np.asarray(image) for image in images])
+        rows, columns = (np.arange(new) * old // new for new, old in zip(SIZE, truth["depth"].shape[1:], strict=True))
+        depth, moving, instance = (
+            truth[name][chosen][:, rows[:, None], columns] for name in ("depth", "masks", "instance")
+        )
+        depth = depth.astype(np.float64)
+        objects = np.where(moving, 1 + (instance > 5), 0).astype(np.uint8)
         objects[:, :9, -12:] = 255
-        depth = views.depth.astype(np.float64)
         depth[:, -8:, :11] = 0
-        poses = views.world_from_cam.astype(np.float64)
+        poses = truth["world_from_cam"][chosen].astype(np.float64)
         poses[:, :3, :3] = Rotation.from_matrix(poses[:, :3, :3]).as_matrix()  # rigid in double precision, too
-        intrinsics = views.intrinsics[0].astype(np.float64)
-        found.append(Film(views.rgb, depth, objects, poses, intrinsics, np.ones(T, bool)))
+        scale = np.array([[SIZE[1] / truth["depth"].shape[2]], [SIZE[0] / truth["depth"].shape[1]], [1]])
+        found.append(Film(rgb, depth, objects, poses, scale * truth["intrinsics"][start], np.ones(T, bool)))
     return found[0], found[1]
 
 

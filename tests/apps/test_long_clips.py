@@ -9,8 +9,8 @@ from easi3r_jax.apps.long_clips import memory
 from easi3r_jax.apps.long_clips.figure import long_clips_figure
 from easi3r_jax.apps.long_clips.main import describe_run
 from easi3r_jax.apps.long_clips.run import WindowRecord, run_windows
-from easi3r_jax.models import Precision, random_model
-from tests.networks import small_network
+from easi3r_jax.models import Precision
+from tests.networks import network, small_network
 
 
 def test_counted_memory_is_at_least_that_of_what_is_held():
@@ -29,7 +29,7 @@ def test_counted_memory_is_at_least_that_of_what_is_held():
 
 
 def test_records_of_a_run(tmp_path):
-    model = random_model(small_network())
+    model = network(small_network())
     options = {"window": 4, "overlap": 1, "iterations": 2, "progress": lambda *_: None}
     records, seconds = run_windows(model, 13, **options)
     assert [r.frames for r in records] == [4, 7, 10, 13]

@@ -9,7 +9,9 @@ from easi3r_jax.core.errors import OutputError
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io import export, results
 
-QUICK = {"first": 7, "graph": "complete", "iterations": 30, "compare_plain": False, "flow": "none"}
+QUICK = {"first": 5, "graph": "complete", "iterations": 30, "compare_plain": False, "flow": "none"}
+#: Frames 0..2 and 2..4.
+WINDOWS = {"window": 3, "overlap": 1}
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def test_frames_are_placed_as_they_come(run, tmp_path):
     assert "frames per second" in out and "frame by frame" in out and "IoU" not in out
     scene = export.load_scene(tmp_path / "out")
     assert all(np.isfinite(value).all() for value in vars(scene).values())
-    assert scene.depth.shape == (7, 64, 96) and not scene.dynamic_mask.any() and scene.static_mask.all()
+    assert scene.depth.shape == (5, 64, 96) and not scene.dynamic_mask.any() and scene.static_mask.all()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_flow_files_of_all_windows_are_checked_before_the_first(run, tmp_path):
     edges = {(i, j) for first in (0, 2) for i, j in (first + pipeline.clip_edges(5, "complete")).tolist()}
     edges = np.array(sorted(edges - {(6, 5)}), np.int32)
     export.write_flow(tmp_path / "flow", np.zeros((len(edges), 64, 96, 2), np.float32), edges)
-    code, _, errors = run(window=5, overlap=3, flow=tmp_path / "flow")
+    code, _, errors = run(first=7, window=5, overlap=3, flow=tmp_path / "flow")
     assert code == 1 and "lacks the flow of 1 of" in errors and "00006_00005" in errors
     assert len(errors.splitlines()) == 1 and not (tmp_path / "out").exists()
 
@@ -113,7 +115,7 @@ def planted(run, tmp_path, monkeypatch):
     folder = tmp_path / ".out.windows"
 
     def planted(**flags):
-        assert run(window=5, overlap=2, **flags)[0] == 130
+        assert run(**WINDOWS, **flags)[0] == 130
         kept = (folder / "window_0000.npz").exists()
         (folder / "window_0000.npz").write_bytes(b"not whole")  # and so not taken
         return kept
@@ -123,9 +125,9 @@ def planted(run, tmp_path, monkeypatch):
 
 def test_windows_are_kept_for_the_same_question_only(planted, tmp_path):
     poses = tmp_path / "poses.txt"
-    poses.write_text("".join(f"{t} {0.1 * t} 0 0 0 0 0 1\n" for t in range(7)))
+    poses.write_text("".join(f"{t} {0.1 * t} 0 0 0 0 0 1\n" for t in range(5)))
     assert [planted(poses=poses), planted(poses=poses)] == [False, True]
-    poses.write_text("".join(f"{t} {0.2 * t} 0 0 0 0 0 1\n" for t in range(7)))
+    poses.write_text("".join(f"{t} {0.2 * t} 0 0 0 0 0 1\n" for t in range(5)))
     assert [planted(poses=poses), planted(poses=poses)] == [False, True]  # the file's name is the same
     assert planted(poses=poses, cloud_points=1000)  # nothing that the windows depend on
     assert not planted(poses=poses, seed=1)
@@ -156,12 +158,12 @@ def test_windows_outlive_a_failure_to_write(run, tmp_path, monkeypatch):
         raise OutputError("No space left.")
 
     monkeypatch.setattr(results, "save_result", full)
-    code, _, errors = run(window=5, overlap=2)
+    code, _, errors = run(**WINDOWS)
     assert code == 1 and "No space left" in errors
     assert len(list((tmp_path / ".out.windows").glob("window_*.npz"))) == 2
 
 
 def test_windows_shorter_than_their_overlap_are_refused(run, tmp_path):
-    code, _, errors = run(window=5, overlap=5)
+    code, _, errors = run(first=7, window=5, overlap=5)
     assert code == 1 and "overlap by 1 to 4 frames, got 5" in errors
     assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,15 +26,29 @@ HERE = (
 )
 
 
-# What a heavy check adds: aggregation, whose arrays are compared in tests/motion, and flow of a second size.
-@pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in ("aggregation", "flow"))) for k in HERE]
-)
+# Left to the heavy checks: arrays that other tests compare, and flow of a second size.
+ELSEWHERE = {
+    "aggregation": "tests/motion",
+    "checkpoints": "tests/weights/convert/test_golden_files.py",
+    "flow": "below",
+    "manifests": "tests/weights/convert: test_table.py, test_flow.py",
+    "vggt_motion": "below, and tests/inference/refine/test_reprojection.py",
+}
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in ELSEWHERE)) for k in HERE])
 def test_every_comparison_holds(golden, kind):
     ((folder, check),) = find_checks(golden / kind)
     rows = list(check(folder))
     assert len(rows) >= 4
     assert not [row for row in rows if not row.passed]
+
+
+def test_every_comparison_of_vggt4ds_cue_holds(golden, tmp_path):
+    shutil.copytree(golden / "vggt_motion", tmp_path / "vggt_motion", ignore=shutil.ignore_patterns("refine_*.npz"))
+    ((folder, check),) = find_checks(tmp_path / "vggt_motion")
+    rows = list(check(folder))
+    assert len(rows) >= 20 and not [row for row in rows if not row.passed]
 
 
 def test_every_comparison_of_flow_holds_at_a_size_that_needs_padding(golden, tmp_path):
@@ -77,10 +92,15 @@ def test_a_trained_network_gives_the_reference_networks_output(golden, cache, mo
     monkeypatch.setenv("EASI3R_JAX_CACHE", str(cache))
     model = load_model(str(golden / "trained"), "exact")
     expected = np.load(golden / "trained" / "expected.npz")
-    images = jnp.asarray(expected["images"])  # (pairs, 2, H, W, 3) in [0, 1], not of whole 255ths
+    images = expected["images"]  # (pairs, 2, H, W, 3) in [0, 1], not of whole 255ths
     grid = model.grid(images.shape[2:4])
-    features = [model.encoder(2 * images[:, view] - 1)[0] for view in (0, 1)]
-    found = model.predict(*features, model.decode(*features, grid), grid)
+
+    @jax.jit
+    def run(model, *views):
+        features = [model.encoder(view)[0] for view in views]
+        return model.predict(*features, model.decode(*features, grid), grid)
+
+    found = run(model, *(2 * images[:, view] - 1 for view in (0, 1)))
     for name, ours in zip(("pts3d_1", "conf_1", "pts3d_2", "conf_2"), found, strict=True):
         np.testing.assert_allclose(ours, expected[name], atol=1e-5 * np.abs(expected[name]).max(), err_msg=name)
 
@@ -106,8 +126,8 @@ def tiny(golden, tmp_path):
     return folder
 
 
-def test_the_program_prints_a_table_and_writes_json(command, tiny, tmp_path):
-    done = command("parity", f"--golden={tiny.parent}", f"--json={tmp_path / 'rows.json'}")
+def test_the_program_prints_a_table_and_writes_json(here, tiny, tmp_path):
+    done = here("parity", f"--golden={tiny.parent}", f"--json={tmp_path / 'rows.json'}")
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert all(row["passed"] for row in rows)
@@ -182,14 +202,20 @@ def test_bfloat16_has_a_gate_of_its_own(golden):
     config = golden_config(folder, entry["head"], (entry["H"], entry["W"]))
     model = golden_model(config, entry["weight_seed"], entry["gains"]).with_precision("bf16")
     expected = np.load(folder / "linear_64x96.npz")
-    features = model.encode(jnp.asarray(expected["frames_u8"]))
     grid = model.grid((entry["H"], entry["W"]))
-    decoded = model.decode(features[:1], features[1:], grid)
-    points_i, confidence_i, points_j, confidence_j = model.predict(features[:1], features[1:], decoded, grid)
+
+    @jax.jit
+    def run(model, rgb):
+        features = model.encode(rgb)
+        decoded = model.decode(features[:1], features[1:], grid)
+        return features, decoded.stats, model.predict(features[:1], features[1:], decoded, grid)
+
+    features, stats, predicted = jax.device_get(run(model, expected["frames_u8"]))
+    points_i, confidence_i, points_j, confidence_j = predicted
     found = {
         "enc_tokens": features,
-        "plain_ab_attn_k_b1": decoded.stats.src[0].reshape(-1, *grid).transpose(1, 2, 0),
-        "plain_ab_attn_k_b2": decoded.stats.ref[0].reshape(-1, *grid).transpose(1, 2, 0),
+        "plain_ab_attn_k_b1": stats.src[0].reshape(-1, *grid).transpose(1, 2, 0),
+        "plain_ab_attn_k_b2": stats.ref[0].reshape(-1, *grid).transpose(1, 2, 0),
         "plain_ab_pts3d_1": points_i[0],
         "plain_ab_conf_1": confidence_i[0],
         "plain_ab_pts3d_2": points_j[0],

@@ -63,7 +63,7 @@ def test_an_emulated_network_rounds_where_its_policy_says():
         return features, decoded.stats.src, model.predict(features[:1], features[1:], decoded, (4, 6))[0]
 
     for policy, least in (("tf32", (1e-5, 1e-5, 1e-5)), ("bf16", (0, 0, 1e-5))):
-        model = network(small_network(), policy)
+        model = network(small_network()).with_precision(policy)
         for a, b, bound in zip(run(emulated(model)), run(model), least, strict=True):
             error = float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
             assert bound <= error <= 3e-3 * (bound > 0)

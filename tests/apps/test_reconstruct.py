@@ -18,7 +18,8 @@ import trimesh
 from easi3r_jax.io import export, results
 from easi3r_jax.io.priors.text import read_trajectory
 
-SHORT = ("--first=4", "--graph=complete", "--iterations=20")
+NUM = 3
+SHORT = (f"--first={NUM}", "--graph=complete", "--iterations=20")
 FILES = {
     *("scene.npz", "trajectory.txt", "intrinsics.txt", "depth", "masks", "scene.glb", "scene.ply"),
     *("summary.png", "config.json", "timings.json", "metrics.json"),
@@ -51,14 +52,14 @@ def test_the_result_folder_holds_everything(demo):
 
 def test_the_scene_is_complete_and_plausible(demo):
     scene = export.load_scene(demo[1] / "scene.npz")
-    assert scene.depth.shape == scene.confidence.shape == scene.dynamic_mask.shape == (4, 64, 96)
-    assert scene.world_from_cam.shape == (4, 4, 4)
-    assert scene.intrinsics.shape == (4, 3, 3)
+    assert scene.depth.shape == scene.confidence.shape == scene.dynamic_mask.shape == (NUM, 64, 96)
+    assert scene.world_from_cam.shape == (NUM, 4, 4)
+    assert scene.intrinsics.shape == (NUM, 3, 3)
     for value in vars(scene).values():
         assert np.isfinite(value).all()
     assert (scene.depth > 0).all()
     rotations = scene.world_from_cam[:, :3, :3]
-    np.testing.assert_allclose(rotations @ rotations.swapaxes(1, 2), np.broadcast_to(np.eye(3), (4, 3, 3)), atol=1e-5)
+    np.testing.assert_allclose(rotations @ rotations.swapaxes(1, 2), np.broadcast_to(np.eye(3), (NUM, 3, 3)), atol=1e-5)
     # One focal length for the clip, by default.
     assert np.unique(scene.intrinsics[:, 0, 0]).size == 1
 
@@ -68,7 +69,7 @@ def test_the_files_agree_with_the_scene(demo):
     scene = export.load_scene(folder / "scene.npz")
     _, world_from_cam, _ = read_trajectory(folder / "trajectory.txt")
     np.testing.assert_allclose(world_from_cam, scene.world_from_cam, atol=1e-5)
-    assert len(list((folder / "masks").glob("*.png"))) == 4
+    assert len(list((folder / "masks").glob("*.png"))) == NUM
     mask = cv2.imread(str(sorted((folder / "masks").glob("*.png"))[2]), cv2.IMREAD_GRAYSCALE)
     np.testing.assert_array_equal(mask > 0, scene.dynamic_mask[2])
     assert trimesh.load(folder / "scene.glb").geometry
@@ -79,7 +80,7 @@ def test_exports_are_in_the_result_and_agree_with_it(demo):
     done, folder = demo
     saved = results.load_result(folder)
     read = pycolmap.Reconstruction(folder / "exports" / "colmap" / "sparse" / "0")
-    assert len(read.images) == 4 and len(read.points3D) > 1000
+    assert len(read.images) == NUM and len(read.points3D) > 1000
     assert f"colmap: {folder / 'exports' / 'colmap'}, " in done.stdout
     for t, image in enumerate(sorted(read.images.values(), key=lambda image: image.name)):
         assert image.name == saved.frames.names[t]
@@ -125,7 +126,7 @@ def test_metrics_of_plain_dust3r_are_beside_those_of_the_method(demo):
 
 def test_the_record_suffices_to_repeat_the_run(demo):
     record = json.loads((demo[1] / "config.json").read_text())
-    assert record["options"]["first"] == 4
+    assert record["options"]["first"] == NUM
     assert record["options"]["seed"] == record["pipeline"]["seed"] == 0
     assert record["pipeline"]["graph"] == "complete"
     assert record["pipeline"]["alignment"]["iterations"] == 20
@@ -235,7 +236,7 @@ def test_ctrl_c_and_kill_while_it_computes(environment, older, number):
 
 @pytest.mark.parametrize("milliseconds", [0, *(pytest.param(ms, marks=pytest.mark.slow) for ms in (100, 250))])
 def test_ctrl_c_while_it_writes(environment, older, milliseconds):
-    short = ("--first=4", "--motion=none", "--iterations=1", "--nocompare_plain")
+    short = ("--first=2", "--mode=feedforward", "--nocompare_plain")
     process = start(environment, "experiments.reconstruct", *short, f"--output={older}")
     while not list(older.parent.glob(".result.tmp-*")):
         assert process.poll() is None

@@ -28,30 +28,61 @@ from easi3r_jax.training.batch import edges_both_ways, targets_of
 from easi3r_jax.training.config import ObjectiveConfig, TrainConfig
 from easi3r_jax.training.rendered import draw_static, held_out_pairs
 from easi3r_jax.weights.checkpoint import latest_state, load_checkpoint
+from tests.flags import on_devices
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 SMALL = ("--preset=tiny", "--batch_size=2", "--held_out=2", "--held_out_final=3", "--check_every=2", "--log_every=1")
 
 
+#: Runs the program several times: the later times with what the first one has compiled.
+SEVERAL = """
+import dataclasses, functools, sys
+from easi3r_jax.apps import train
+opened = train.open_source
+@functools.cache
+def open_source(*arguments, **options):
+    source = opened(*arguments, **options)
+    return dataclasses.replace(source, held_out=functools.cache(source.held_out))
+train.open_source, train.make_step = open_source, functools.cache(train.make_step)
+sys.exit(any(train.FLAGS.execute(train.main, ["train", *flags.split()]) for flags in sys.argv[1:]))
+"""
+
+
 @pytest.fixture(scope="module")
-def runs(command, tmp_path_factory):
-    """The folder of a run of four steps with a stop after the second, and what the last call printed."""
-    folder = tmp_path_factory.mktemp("runs")
-    stopped = command("train", *SMALL, "--steps=4", "--stop_after=2", f"--output={folder / 'stopped'}")
-    resumed = command("train", *SMALL, "--steps=4", "--resume", f"--output={folder / 'stopped'}")
-    for done in (stopped, resumed):
+def trained(environment):
+    """`trained(*flags)` runs the program once for each line of flags, on two devices, and returns what it printed."""
+
+    def run(*lines: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", SEVERAL, *(f"{' '.join(SMALL)} --steps=4 {line}" for line in lines)],
+            cwd=ROOT,
+            env={**environment, "XLA_FLAGS": on_devices(2)["XLA_FLAGS"]},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
         assert done.returncode == 0, done.stderr[-2000:]
-    assert "Stopped at step 2 of 4" in stopped.stdout
-    return folder, resumed
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(trained, tmp_path_factory):
+    """The folder of a run of four steps with a stop after the second, and what the program printed."""
+    folder = tmp_path_factory.mktemp("runs")
+    output = f"--output={folder / 'stopped'}"
+    printed = trained(f"{output} --stop_after=2", f"{output} --resume")
+    assert printed.count("Stopped at step 2 of 4") == 1
+    return folder, printed
 
 
 @pytest.mark.slow
-def test_a_stopped_and_resumed_run_is_the_run_that_was_not_stopped(runs, command):
+def test_a_stopped_and_resumed_run_is_the_run_that_was_not_stopped(runs, trained):
     """By the program; the states themselves: tests/training/test_step.py."""
     folder, _ = runs
-    done = command("train", *SMALL, "--steps=4", f"--output={folder / 'through'}")
-    assert done.returncode == 0, done.stderr[-2000:]
+    trained(f"--output={folder / 'through'}")
     for name in ("log.csv", "validation.csv", "metrics.json"):
         assert (folder / "through" / name).read_text() == (folder / "stopped" / name).read_text(), name
     models = [parameters_of(load_checkpoint(folder / name / "model")[1]) for name in ("through", "stopped")]
@@ -72,7 +103,7 @@ def test_the_log_counts_steps_and_samples(runs):
 
 
 def test_the_run_writes_what_its_help_lists(runs):
-    folder, resumed = runs
+    folder, printed = runs
     run = folder / "stopped"
     names = {path.name for path in run.iterdir()}
     assert names == {
@@ -86,7 +117,7 @@ def test_the_run_writes_what_its_help_lists(runs):
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["model"].keys() == metrics["view_1_twice"].keys()
     for name in metrics["model"]:
-        assert name in resumed.stdout
+        assert name in printed
 
 
 def events(run: pathlib.Path) -> list[event_pb2.Event]:

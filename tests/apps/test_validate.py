@@ -28,7 +28,7 @@ def figures(tmp_path_factory):
 def test_it_measures_a_network(capsys, tmp_path):
     """That the figures are right: below, in `make test-slow`."""
     path = tmp_path / "figures.json"
-    assert validate.FLAGS.execute(validate.main, ["", "--num=2", f"--json={path}"]) == 0
+    assert validate.FLAGS.execute(validate.main, ["", "--num=2", "--batch_size=2", f"--json={path}"]) == 0
     figures = json.loads(path.read_text())
     assert figures["model"].keys() == figures["view_1_twice"].keys() >= {"error_1", "error_2", "abs_rel"}
     assert 0 < figures["model"]["error_2"] < figures["view_1_twice"]["error_2"]

@@ -109,7 +109,8 @@ def test_overlap_falls_as_the_camera_moves_sideways(shared):
 def test_overlap_of_very_wide_images():
     """One row of rays is enough to measure it. Without any, all poses would look equally good."""
     both, pose = (intrinsics((16, 400), 200.0),) * 2, jnp.asarray(looking(1))
-    assert overlap(room_with([BALL], [[0.01] * 3], [at(3, 2, -4)]), (16, 400), both, (pose, pose)) == 1
+    scene = room_with([BALL], [[0.01] * 3], [at(3, 2, -4)])
+    assert jax.jit(lambda scene: overlap(scene, (16, 400), both, (pose, pose)))(scene) == 1
 
 
 def test_occluded_points_do_not_count_as_overlap(shared):

@@ -11,38 +11,53 @@ from scipy import ndimage, stats
 
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.geometry import camera, se3
-from easi3r_jax.synthetic import ClipConfig, sample_clip
+from easi3r_jax.synthetic import ClipConfig
 from easi3r_jax.synthetic.cameras import WALL_MARGIN, rays
 from easi3r_jax.synthetic.cast import cast
 from easi3r_jax.synthetic.clips import CLEARANCE, _map, plan_clip, render_clip
 
 CONFIG = ClipConfig(size=(16, 24), num_frames=6)
 COUNT = 120
+TOGETHER = 24  # clips drawn at a time
 GRID = np.asarray(camera.pixel_grid(*CONFIG.size), np.float64)
 EARLIER, LATER = slice(None, -1), slice(1, None)
 
 
 @pytest.fixture(scope="module")
 def draw():
-    """Clips and their plans, for given keys, dynamic or motionless. One compilation for all."""
+    """So many clips and their plans, dynamic or motionless. One compilation for all."""
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, None))
-    def draw(key, moving):
-        return plan_clip(jax.random.split(key)[0], CONFIG, moving), sample_clip(key, CONFIG, moving)
+    def plan(key, moving):
+        plan_key, noise_key = jax.random.split(key)
+        return noise_key, plan_clip(plan_key, CONFIG, moving)
+
+    # As `sample_clip` does both, for which test_study.py tests it; a program for each takes less time to compile.
+    render = jax.jit(jax.vmap(lambda key, plan: render_clip(key, plan, CONFIG.size)))
+
+    def draw(keys, moving):
+        noise_keys, plans = plan(keys, moving)
+        return plans, render(noise_keys, plans)
 
     keys = jax.random.split(jax.random.key(0), COUNT)
-    return lambda moving: jax.tree.map(np.asarray, draw(keys, moving))
+
+    def some(count, moving):
+        parts = [draw(keys[start : start + TOGETHER], moving) for start in range(0, count, TOGETHER)]
+        return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+    return some
 
 
 @pytest.fixture(scope="module")
 def moving(draw):
-    return draw(True)
+    return draw(COUNT, True)
 
 
 @pytest.fixture(scope="module")
 def still(draw):
-    return draw(False)
+    """The twins of the first ones."""
+    return draw(TOGETHER, False)
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +139,9 @@ def test_flow_leads_to_the_moved_points(moving, direction):
 
 def test_the_other_camera_sees_the_visible_points(moving):
     """The ray through x + flow hits the same object at the moved point; moved back, it projects to x."""
-    plan, clip = jax.tree.map(lambda a: a[:24], moving)
+    plan, clip = jax.tree.map(lambda a: a[:TOGETHER], moving)
     moved, _, _ = carried_exactly(plan, clip, EARLIER, LATER)
-    landing = jnp.asarray((GRID + clip.flow_forward).astype(np.float32)).reshape(24, 5, -1, 2)
+    landing = jnp.asarray((GRID + clip.flow_forward).astype(np.float32)).reshape(TOGETHER, 5, -1, 2)
 
     @jax.jit
     @jax.vmap
@@ -203,7 +218,7 @@ def test_nothing_moves_in_a_twin(still):
 
 
 def test_a_twin_differs_by_motion_only(moving, still):
-    (plan, clip), (still_plan, twin) = moving, still
+    (plan, clip), (still_plan, twin) = jax.tree.map(lambda a: a[:TOGETHER], moving), still
     for name in ("scene", "sensor", "world_from_cam", "intrinsics"):
         jax.tree.map(np.testing.assert_array_equal, getattr(plan, name), getattr(still_plan, name))
     middle = CONFIG.num_frames // 2

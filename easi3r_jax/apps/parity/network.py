@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -77,15 +78,8 @@ def _encoder_arrays(model: DUSt3R, rgb: jax.Array, grid: tuple[int, int]) -> Ite
 
 def _pair_arrays(model, features_i, features_j, grid, dynamic, prefix: str) -> dict[str, np.ndarray]:
     """All arrays of one directed pair; arrays whose golden name has no order are also returned without prefix."""
-
-    @jax.jit
-    def run(model, features_i, features_j, dynamic):
-        decoded = model.decode(features_i, features_j, grid, dynamic, intermediates=True)
-        raw_i, paths_i = model.head1(features_i, decoded.tokens_i, grid, intermediates=True)
-        raw_j, paths_j = model.head2(features_j, decoded.tokens_j, grid, intermediates=True)
-        return decoded, (raw_i, raw_j), (paths_i, paths_j), model.predict(features_i, features_j, decoded, grid)
-
-    decoded, raw, paths, (points_i, confidence_i, points_j, confidence_j) = run(model, features_i, features_j, dynamic)
+    decoded, raw, paths, predicted = _run_pair(model, features_i, features_j, dynamic, grid)
+    points_i, confidence_i, points_j, confidence_j = predicted
     own: dict[str, np.ndarray] = {}
     for branch, tokens, stats in ((1, decoded.tokens_i, decoded.stats.src), (2, decoded.tokens_j, decoded.stats.ref)):
         record = decoded.intermediates[f"branch{branch}"]
@@ -103,6 +97,14 @@ def _pair_arrays(model, features_i, features_j, grid, dynamic, prefix: str) -> d
     own |= {"pts3d_1": points_i[0], "conf_1": confidence_i[0], "pts3d_2": points_j[0], "conf_2": confidence_j[0]}
     named = {prefix + k: v for k, v in own.items()}
     return named | own if prefix == "plain_ab_" else named
+
+
+@partial(jax.jit, static_argnames=("grid",))
+def _run_pair(model, features_i, features_j, dynamic, grid):
+    decoded = model.decode(features_i, features_j, grid, dynamic, intermediates=True)
+    raw_i, paths_i = model.head1(features_i, decoded.tokens_i, grid, intermediates=True)
+    raw_j, paths_j = model.head2(features_j, decoded.tokens_j, grid, intermediates=True)
+    return decoded, (raw_i, raw_j), (paths_i, paths_j), model.predict(features_i, features_j, decoded, grid)
 
 
 def _raw_layout(raw: np.ndarray, config) -> np.ndarray:

@@ -24,6 +24,7 @@ _NOT_HERE = (
     "frames_u8|true_mask|.*_all_layers.*|frame_q_.*|enc_feat|gram_.*|paperform_.*|kmeans_.*|pass[12]_.*|masked_by_.*"
 )
 _PATCH = 14
+_product_moments = jax.jit(product_moments)
 # The scene has about unit size, and points are half a pixel off: as released.
 _RELEASED = ReprojectionRefiner(unit=1.0, pixel_offset=0.5)
 # The released program's loss of a cluster that is hardly seen; ours is infinite.
@@ -85,18 +86,18 @@ def _check_cue(stage: str, golden: Golden) -> Iterator[Row]:
     yield from golden.unread(stage, _NOT_HERE)
 
 
-def _by_frame(x: np.ndarray) -> jax.Array:
+def _by_frame(x: np.ndarray) -> np.ndarray:
     """(T, L, A, N, D) to (T, N, 1, L A D): layers and heads side by side, as a product sums over them."""
     num_frames, depth, heads, tokens, _ = x.shape
-    return jnp.moveaxis(jnp.asarray(x), 3, 1).reshape(num_frames, tokens, 1, -1) / np.float32(depth * heads) ** 0.5
+    return np.moveaxis(x, 3, 1).reshape(num_frames, tokens, 1, -1) / np.float32(depth * heads) ** 0.5
 
 
-def _window_statistics(own: jax.Array, other: jax.Array) -> dict[str, np.ndarray]:
+def _window_statistics(own: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
     """Mean and deviation of each frame's products with the mean of its window: 2, 4 and 6 frames before and after."""
     offsets, frames = np.array([-6, -4, -2, 2, 4, 6]), np.arange(len(own))
     sources = [[s for s in t + offsets if 0 <= s < len(own)] for t in frames]
-    window = jnp.stack([jnp.mean(other[np.array(s)], axis=0) for s in sources])
-    mean, std = product_moments(own, window)
+    window = np.stack([np.mean(other[s], axis=0) for s in sources])
+    mean, std = _product_moments(own, window)
     count = own.shape[1]  # the released program divides by one less
     return {"mean": np.asarray(mean), "std": np.asarray(std) * (count / (count - 1)) ** 0.5}
 

@@ -25,9 +25,22 @@ def one_line(text):
     return lines[0]
 
 
-def test_help_names_the_options_and_the_licence(tmp_path):
-    result = run("--help", folder=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
+@pytest.fixture
+def call(tmp_path, monkeypatch, capfd):
+    """Runs the program in this process: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        program.FLAGS.assign({})
+        code = program.FLAGS.execute(program.main, ["convert", *arguments])
+        return (code, *capfd.readouterr())
+
+    return call
+
+
+def test_help_names_the_options_and_the_licence(call):
+    code, out, err = call("--help")
+    assert (code, err) == (0, "")
     for words in (
         "--source=",
         "--output=",
@@ -35,7 +48,7 @@ def test_help_names_the_options_and_the_licence(tmp_path):
         "python -m convert --source=",
         "nothing in a\ncheckpoint is ever executed",
     ):
-        assert words in result.stdout
+        assert words in out
 
 
 def test_success_prints_a_summary_and_the_next_command(files, tmp_path):
@@ -54,10 +67,10 @@ def test_success_prints_a_summary_and_the_next_command(files, tmp_path):
     assert config.enc_depth == 2
 
 
-def test_a_wrong_path_is_one_line_and_exit_1(tmp_path):
-    result = run("--source=absent.pth", "--output=output", folder=tmp_path)
-    assert result.returncode == 1
-    assert one_line(result.stderr).startswith("error: There is no checkpoint at absent.pth")
+def test_a_wrong_path_is_one_line_and_exit_1(call, tmp_path):
+    code, _, err = call("--source=absent.pth", "--output=output")
+    assert code == 1
+    assert one_line(err).startswith("error: There is no checkpoint at absent.pth")
     assert not list(tmp_path.iterdir())
 
 
@@ -67,19 +80,6 @@ def test_a_malicious_file_is_one_line_and_exit_1(files, tmp_path):
     assert "UNSAFE" in one_line(result.stderr)
     assert "golden-harmless" not in result.stdout + result.stderr
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch, capfd):
-    """Runs the program in this process: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        program.FLAGS.assign({})
-        code = program.FLAGS.execute(program.main, ["convert", *arguments])
-        return (code, *capfd.readouterr())
-
-    return call
 
 
 @pytest.mark.parametrize(
