@@ -53,11 +53,8 @@ def _drawn(config: DUSt3RConfig, precision: str, seed: int) -> nnx.State:
 
 
 @functools.cache
-def of_any_weights(config: DUSt3RConfig | FlowConfig) -> DUSt3R | FlowNetwork:
-    """A network drawn by NumPy: the initialisers are a program for every shape, and slow where there are many weights.
-
-    Not to be changed: it is drawn once.
-    """
+def flow_network(config: FlowConfig) -> FlowNetwork:
+    """A flow network of random weights, drawn once: not to be changed."""
     rng, shapes = np.random.default_rng(0), parameter_shapes(config)
     bounds = {name: (3 / np.prod(shape[:-1])) ** 0.5 if len(shape) > 1 else 1 for name, shape in shapes.items()}
     drawn = {name: bounds[name] * (2 * rng.random(shape, np.float32) - 1) for name, shape in shapes.items()}

@@ -18,7 +18,7 @@ import easi3r_jax as e3r
 from easi3r_jax import motion
 from easi3r_jax.inference import passes, pipeline
 from easi3r_jax.models.config import FlowConfig
-from tests.networks import of_any_weights
+from tests.networks import flow_network
 
 #: Ten pairs of the four frames, in the pure functions and in whole reconstructions: compiled once for both.
 GRAPH = "swin-2-noncyclic"
@@ -234,7 +234,7 @@ def test_weights_are_named_by_strings_and_paths(tmp_path, monkeypatch):
 
 
 def test_flow_is_estimated_where_it_is_asked_for(model, frames, edges, tmp_path):
-    network = of_any_weights(FlowConfig("raft-small"))
+    network = flow_network(FlowConfig("raft-small"))
     flow = e3r.estimate_flow(network, frames.rgb, edges[:1])
     assert flow.shape == (1, *frames.rgb.shape[1:3], 2)
     asked = []

@@ -20,11 +20,11 @@ from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.statistics import AttentionStats
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io.sequences import CLIPS
-from easi3r_jax.models import random_model
 from easi3r_jax.synthetic import sample_clip
 from easi3r_jax.synthetic.clips import ClipConfig
 from easi3r_jax.weights.checkpoint import save_checkpoint
 from easi3r_jax.weights.load import load_model
+from tests.networks import network as weights_of
 from tests.networks import small_network
 
 GRID = (3, 4)
@@ -248,7 +248,7 @@ def study(command, tmp_path_factory):
     """A small random network, studied as two."""
     parent = tmp_path_factory.mktemp("study")
     folder, network = parent / "result", parent / "network"
-    save_checkpoint(network, NETWORK, random_model(NETWORK), source_name="random")
+    save_checkpoint(network, NETWORK, weights_of(NETWORK), source_name="random")
     done = command(
         "study",
         *(

@@ -3,13 +3,13 @@
 import pytest
 
 from easi3r_jax.inference import pipeline
-from easi3r_jax.models import random_model
 from tests.inference.small import NETWORK, OPTIONS, clip
+from tests.networks import network
 
 
 @pytest.fixture(scope="session")
 def model():
-    return random_model(NETWORK, seed=3)
+    return network(NETWORK, seed=3)
 
 
 @pytest.fixture(scope="session")

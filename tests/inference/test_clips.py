@@ -13,8 +13,8 @@ from easi3r_jax.core.config import AlignConfig, PipelineConfig, SegmentationConf
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Given, MotionResidual
 from easi3r_jax.inference import pipeline
-from easi3r_jax.models import random_model
 from tests.inference.small import NETWORK, OPTIONS, assert_finite, clip
+from tests.networks import network
 
 
 def test_shapes_and_ranges(result):
@@ -204,7 +204,7 @@ def test_three_portrait_frames(model):
 
 
 def test_a_broken_network_is_an_error_not_a_scene():
-    broken = random_model(NETWORK)
+    broken = network(NETWORK)
     broken.head1.proj.bias[...] = jnp.full_like(broken.head1.proj.bias[...], jnp.nan)
     with pytest.raises(InputError, match="infinite or NaN"):
         pipeline.reconstruct(broken, clip(4), OPTIONS)

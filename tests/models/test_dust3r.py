@@ -13,7 +13,7 @@ from easi3r_jax.models import Precision, abstract_model, normalize_rgb
 from easi3r_jax.models.config import PRESETS, DUSt3RConfig
 from easi3r_jax.models.heads import points_and_confidence
 from easi3r_jax.models.layers import TransposedConv, upsample
-from tests.networks import network, of_any_weights, small_released
+from tests.networks import network, small_released
 
 SMALL = {head: small_released(head) for head in ("linear", "dpt")}
 
@@ -56,7 +56,7 @@ def test_any_multiple_of_the_patch_size_works(head, size):
 @pytest.mark.parametrize("size", [(32, 48), (16, 16)])
 def test_predictions_are_finite(head, size):
     """One token included. Other sizes: tests/apps/test_parity.py."""
-    points_i, confidence_i, points_j, confidence_j = run(of_any_weights(SMALL[head]), frames(2, *size))[2]
+    points_i, confidence_i, points_j, confidence_j = run(network(SMALL[head]), frames(2, *size))[2]
     assert all(np.isfinite(x).all() for x in (points_i, points_j))
     assert confidence_i.min() >= 1 and confidence_j.min() >= 1
 

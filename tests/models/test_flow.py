@@ -14,7 +14,7 @@ from easi3r_jax.models.config import FlowConfig
 from easi3r_jax.models.correlation import LEVELS, halve, make_lookup, window
 from easi3r_jax.models.flow_layers import bilinear_upsample, convex_upsample
 from easi3r_jax.models.layers import depthwise_conv2d
-from tests.networks import of_any_weights
+from tests.networks import flow_network
 
 
 def draw(seed, *shape):
@@ -23,7 +23,7 @@ def draw(seed, *shape):
 
 @pytest.fixture(scope="module")
 def network():
-    return of_any_weights(FlowConfig("raft-small"))
+    return flow_network(FlowConfig("raft-small"))
 
 
 def test_a_window_is_sampled_bilinearly_x_first_and_zero_outside():

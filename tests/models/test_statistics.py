@@ -9,7 +9,7 @@ import easi3r_jax as e3r
 from easi3r_jax.core.config import GRAM_STATISTICS
 from easi3r_jax.models.attention import attention_logits
 from easi3r_jax.models.statistics import gram_statistics, mean_logits, product_moments
-from tests.networks import small_network
+from tests.networks import network, small_network
 from tests.wide import dot, in_float64, random_like, slope, widened
 
 SHAPE = (2, 30, 4, 8)
@@ -87,7 +87,7 @@ def test_derivatives(four):
 
 def test_the_network_returns_them_if_asked():
     """The same as from the queries and keys of its intermediates; the other outputs do not change."""
-    model = e3r.random_model(small_network(), seed=2)
+    model = network(small_network(), seed=2)
     rgb = np.random.default_rng(1).integers(0, 256, (3, 32, 48, 3), np.uint8)
     features, grid = e3r.encode_frames(model, rgb), model.grid((32, 48))
     i, j = features[np.array([0, 1])], features[np.array([1, 2])]

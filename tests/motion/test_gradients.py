@@ -16,7 +16,7 @@ import pytest
 import easi3r_jax as e3r
 from easi3r_jax import motion
 from easi3r_jax.core.statistics import AttentionStats
-from tests.networks import small_network
+from tests.networks import network, small_network
 from tests.wide import dot, in_float64, random_like, slope, widened
 
 SIZE = (32, 48)
@@ -49,7 +49,7 @@ def check(f, at, rng) -> np.ndarray:
 
 def test_scores_of_masks_by_the_networks_parameters():
     rng = np.random.default_rng(0)
-    model = e3r.random_model(small_network(), seed=1)
+    model = network(small_network(), seed=1)
     rgb = rng.integers(0, 256, (3, *SIZE, 3), np.uint8)
     edges = e3r.make_edges(3, "complete")
     weights = rng.standard_normal((3, *SIZE)).astype(np.float32)

@@ -12,7 +12,7 @@ from easi3r_jax import motion
 from easi3r_jax.core.config import GRAM_STATISTICS
 from easi3r_jax.core.statistics import AttentionStats, GramStats
 from easi3r_jax.inference import pipeline
-from tests.networks import small_network
+from tests.networks import network, small_network
 
 T, LAYERS, HEADS, GRID = 4, 6, 2, (3, 4)
 EDGES = e3r.make_edges(T, "complete")
@@ -84,7 +84,7 @@ def test_padding_does_not_count(gram):
 
 @pytest.fixture(scope="module")
 def clip():
-    model = e3r.random_model(small_network(), seed=1)
+    model = network(small_network(), seed=1)
     rgb = np.random.default_rng(3).integers(0, 256, (4, 32, 48, 3), np.uint8)
     return model, e3r.Frames(rgb, np.arange(4), np.arange(4) / 24.0, np.eye(3), np.array([32, 48]))
 

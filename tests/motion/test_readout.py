@@ -11,7 +11,7 @@ import easi3r_jax as e3r
 from easi3r_jax import motion
 from easi3r_jax.core.config import GRAM_MOMENTS, GRAM_STATISTICS
 from easi3r_jax.core.statistics import AttentionStats, GramStats
-from tests.networks import small_network
+from tests.networks import network, small_network
 from tests.wide import in_float64, widened
 
 T, LAYERS, HEADS, GRID = 5, 2, 3, (3, 4)
@@ -159,7 +159,7 @@ def test_a_readout_of_another_network_is_refused(statistics):
     wrong = e3r.Readout(jnp.zeros((4, LAYERS, 2)), jnp.float32(0), jnp.float32(0))
     with pytest.raises(e3r.ConfigError, match=r"decoder of 2 layers and 2 heads; this network has 2 and 3"):
         readout_score(state_of(statistics), wrong, GRID)
-    model = e3r.random_model(small_network())
+    model = network(small_network())
     with pytest.raises(e3r.ConfigError, match="The read-out is for a decoder of 7 layers"):
         model.with_readout(e3r.ReadoutConfig(7, 1, (0.0,) * 28, 0.0, 0.5))
     with pytest.raises(e3r.ConfigError, match="28 weights, not 3"):
@@ -169,7 +169,7 @@ def test_a_readout_of_another_network_is_refused(statistics):
 @pytest.fixture(scope="module")
 def calibrated():
     """A network with a read-out, and a clip."""
-    model = e3r.random_model(small_network(), seed=1)
+    model = network(small_network(), seed=1)
     config = model.config
     rng = np.random.default_rng(3)
     weights = tuple(rng.normal(size=4 * config.dec_depth * config.dec_heads).tolist())
