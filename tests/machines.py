@@ -31,17 +31,46 @@ from tests.flags import OPTIMISED
 from tests.shuffled import ORDER
 
 ROOT = pathlib.Path(__file__).parents[1]
-#: Tests of files, formats, addresses, pages and refusals: nothing that a processor could round.
+#: Tests of files, formats, flags, addresses, pages and refusals: nothing that a processor could round.
 NOT_COMPUTING = (
     "tests/apps/test_app*.py",
     "tests/apps/test_bad_input.py",
+    "tests/apps/test_command.py",
+    "tests/apps/test_compile_check.py",
+    "tests/apps/test_cost.py",
+    "tests/apps/test_evaluate_*.py",
+    "tests/apps/test_export.py",
+    "tests/apps/test_hosts.py",
+    "tests/apps/test_report.py",
+    "tests/apps/test_run_folder.py",
+    "tests/apps/test_training_data.py",
+    "tests/apps/test_view.py",
     "tests/evaluation/datasets",
     "tests/io",
     "tests/older_results",
     "tests/test_import_rules.py",
     "tests/test_project.py",
+    "tests/training/datasets",
     "tests/viewer",
-    "tests/weights/convert",
+    "tests/weights",
+)
+#: Tests of processes, threads, servers and signals: what a slow machine changes.
+WAITING = (
+    "tests/apps/test_app.py",
+    "tests/apps/test_app_gate.py",
+    "tests/apps/test_command.py",
+    "tests/apps/test_hosts.py",
+    "tests/apps/test_reconstruct.py",
+    "tests/apps/test_train.py",
+    "tests/apps/test_view.py",
+    "tests/core/test_atomic_files.py",
+    "tests/core/test_interrupt.py",
+    "tests/io/export",
+    "tests/io/test_results.py",
+    "tests/test_gpu_check.py",
+    "tests/training/datasets/test_prefetch.py",
+    "tests/viewer",
+    "tests/weights/convert/test_program.py",
 )
 #: Programs that keep the processor busy beside the tests, for each of its cores: the tests get a third of it.
 LOAD = 2
@@ -55,7 +84,7 @@ class Machine:
       environment: variables of the tests' processes.
       needs: instructions that the processor must have, as Linux calls them.
       plugins: of pytest, modules.
-      load: with other programs beside the tests.
+      load: with other programs beside the tests, which are then those that wait for something.
     """
 
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -151,7 +180,8 @@ def load(count: int) -> Iterator[None]:
 
 def run(machine: Machine, workers: int, paths: list[str], compiled: str) -> tuple[str, list[str], float]:
     """Summary of pytest, the tests that failed, and seconds. compiled: a folder for compiled programs."""
-    chosen = paths or ["tests", *(f"--ignore-glob={ROOT / path}" for path in NOT_COMPUTING)]
+    computing = ("tests", *(f"--ignore-glob={ROOT / path}" for path in NOT_COMPUTING))
+    chosen = paths or (WAITING if machine.load else computing)
     parallel = ("-n", str(workers), "--dist", "loadfile") if workers > 1 else ()
     plugins = (option for plugin in machine.plugins for option in ("-p", plugin))
     command = [sys.executable, "-m", "pytest", "-q", *parallel, *plugins, *chosen]

@@ -31,7 +31,8 @@ def small_released(head: str) -> DUSt3RConfig:
 def network(config: DUSt3RConfig, precision: str = "exact", *, seed: int = 0) -> DUSt3R:
     """As `random_model`, with other numbers: drawn by NumPy, since JAX would compile a program for every shape."""
     graphdef, _ = abstract_parts(config, policy(precision), None)
-    arrays = jax.tree.map(jnp.array, _drawn(config, precision, seed))  # its own: a test may donate or change them
+    # Its own arrays, which a test may donate or change.
+    arrays = jax.tree.map(lambda x: jax.device_put(x.copy()), _drawn(config, precision, seed))
     return nnx.merge(graphdef, arrays, copy=True)
 
 

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.machines import MACHINES, PROPERTIES
+from tests.machines import MACHINES, NOT_COMPUTING, PROPERTIES, WAITING
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -187,6 +187,10 @@ def test_every_machine_is_tried_in_the_continuous_integration():
     listed = re.findall(r"^ {10}- (\S+)$", workflow, flags=re.MULTILINE)
     assert listed == list(MACHINES)
     assert {part for name in MACHINES for part in name.split("+")} == set(PROPERTIES)
+
+
+def test_what_the_machines_try_or_leave_out_exists():
+    assert not [path for path in (*NOT_COMPUTING, *WAITING) if not list(ROOT.glob(path))]
 
 
 def test_no_file_names_a_path_of_the_machine_it_was_written_on():
