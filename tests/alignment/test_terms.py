@@ -166,7 +166,8 @@ def test_softened_distances_have_no_corner(small):
     terms = alignment.softened(0.3)
     assert [term.name for term in terms] == [term.name for term in alignment.DEFAULT_TERMS]
     assert terms == alignment.softened(0.3) != alignment.softened(0.2)
-    np.testing.assert_allclose(TERMS(state, problem, terms=terms)["points"], alignment.points_loss(state, problem, 0.3))
+    value = TERMS(state, problem, terms=terms)["points"]  # another program: it may round differently
+    np.testing.assert_allclose(value, alignment.points_loss(state, problem, 0.3), rtol=1e-6)
 
 
 @pytest.mark.parametrize("softness", [0.0, -0.1, np.nan, np.inf])

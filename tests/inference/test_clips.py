@@ -70,8 +70,9 @@ def test_predictions_are_masked_by_the_first_pass(model):
     for found, tokens in ((unmasked, None), (masked, dynamic)):
         expected = pipeline.prediction_pass(model, features, edges, grid, dynamic_tokens=tokens)[0].points_i
         np.testing.assert_allclose(found[: len(edges)], expected, atol=1e-6 * np.abs(expected).max())
-    some = np.asarray(dynamic.any(1) & ~dynamic.all(1))  # static queries, and keys that they lose
-    assert changed_pairs(masked, unmasked)[: len(edges)][some[edges[:, 1]]].all()
+    has_static, has_dynamic = (np.asarray(x) for x in (~dynamic.all(1), dynamic.any(1)))
+    lose_keys = has_static[edges[:, 0]] & has_dynamic[edges[:, 1]]  # static queries of i, keys of j
+    assert lose_keys.any() and changed_pairs(masked, unmasked)[: len(edges)][lose_keys].all()
 
 
 def test_re_attention_changes_the_points_exactly_where_there_are_masks(model):
