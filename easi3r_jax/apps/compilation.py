@@ -1,8 +1,9 @@
-"""The persistent compilation cache, shared by all programs and by successive runs."""
+"""What is compiled: counted, and kept in a persistent cache that all programs and successive runs share."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import pathlib
@@ -16,6 +17,48 @@ _MIN_COMPILE_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 #: Bytes of a folder; the oldest files are deleted. Not by JAX's own limit: that takes a lock for every program, and a
 #: process killed between its two files of a program makes every later write fail.
 _MAX_BYTES = 2_000_000_000
+
+
+class Compilations:
+    """Counts what XLA compiles from now on, and how long it takes, by JAX's own monitoring events."""
+
+    def __init__(self):
+        self._before = dict(_tally())
+
+    def _since(self, name: str) -> float:
+        return _tally()[name] - self._before[name]
+
+    @property
+    def count(self) -> int:
+        """Programs, those from a persistent cache included."""
+        return int(self._since("programs"))
+
+    @property
+    def cached(self) -> int:
+        """Programs that were found in a persistent cache."""
+        return int(self._since("cached"))
+
+    @property
+    def seconds(self) -> float:
+        """Time that it took, summed over programs."""
+        return self._since("seconds")
+
+
+@functools.cache  # JAX keeps listeners for good: one for the process
+def _tally() -> dict[str, float]:
+    tally = {"programs": 0.0, "cached": 0.0, "seconds": 0.0}
+
+    def compiled(event: str, duration_secs: float, **_: object) -> None:
+        if event.endswith("backend_compile_duration"):
+            tally["programs"] += 1
+            tally["seconds"] += duration_secs
+
+    def found(event: str, **_: object) -> None:
+        tally["cached"] += event.endswith("compilation_cache/cache_hits")
+
+    jax.monitoring.register_event_duration_secs_listener(compiled)
+    jax.monitoring.register_event_listener(found)
+    return tally
 
 
 def use_cache() -> pathlib.Path | None:

@@ -27,6 +27,7 @@ import numpy as np
 
 from easi3r_jax import alignment, viewer
 from easi3r_jax.apps import cli
+from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
 from easi3r_jax.apps.exporting import write_exports
 from easi3r_jax.apps.given import GivenFlags, for_clip
@@ -133,7 +134,7 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     Returns:
       the result's folder.
     """
-    began = time.perf_counter()
+    began, compilations = time.perf_counter(), Compilations()
     config = METHOD.pipeline_config(SEED.value, GIVEN.camera_weight.value or math.inf)
     check_options()
     formats = export.parse_formats(EXPORT.value)
@@ -200,11 +201,11 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
                 progress=stages,
             )
             stages.close()
-        export.write_json(written / "timings.json", timings(stages, time.perf_counter() - began))
+        export.write_json(written / "timings.json", timings(stages, time.perf_counter() - began, compilations))
         lines += PICTURES.write(results.load_result(written), written, name=sequence.name, progress=stages)
     finally:  # the result is complete even if exports or pictures fail
         stages.close()
-        print(closing_table(stages, time.perf_counter() - began, written))
+        print(closing_table(stages, time.perf_counter() - began, compilations, written))
     if lines:
         print("\n".join(lines))
     if VIEW.value:
@@ -307,9 +308,11 @@ def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
     return f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {device()}{note}"
 
 
-def closing_table(stages: Stages, seconds: float, output: pathlib.Path) -> str:
-    """Time per stage, peak memory, and the result's folder."""
+def closing_table(stages: Stages, seconds: float, compilations: Compilations, output: pathlib.Path) -> str:
+    """Time per stage, what was compiled, peak memory, and the result's folder."""
     rows = [(stage, str(stages.units[stage]), f"{t:.1f}") for stage, t in stages.seconds.items()]
     rows.append(("total, including compilation", "", f"{seconds:.1f}"))
     memory = ", ".join(f"{where} {size / 1e9:.2f} GB" for where, size in peak_memory_bytes().items())
-    return f"{table(rows, ('stage', 'items', 'seconds'))}\n  peak memory: {memory}\n  result: {output}"
+    compiled = f"{compilations.count} programs in {compilations.seconds:.1f} s, {compilations.cached} from the cache"
+    lines = (table(rows, ("stage", "items", "seconds")), f"  compiled: {compiled}", f"  peak memory: {memory}")
+    return "\n".join((*lines, f"  result: {output}"))

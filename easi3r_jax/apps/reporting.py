@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from easi3r_jax.apps import cli
+from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.apps.environment import peak_memory_bytes
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.apps.report_page import report_page
@@ -105,10 +106,11 @@ class PictureFlags:
         return lines + [f"  without {part}: {reason}" for part, reason in left_out.items()]
 
 
-def timings(stages: Stages, seconds: float) -> dict[str, Any]:
-    """Content of `timings.json`: time and items of every stage, total time, peak memory."""
+def timings(stages: Stages, seconds: float, compilations: Compilations) -> dict[str, Any]:
+    """Content of `timings.json`: time and items of every stage, total time, what was compiled, peak memory."""
     rows = {stage: {"seconds": t, "items": stages.units[stage]} for stage, t in stages.seconds.items()}
-    return {"stages": rows, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
+    compiled = {"programs": compilations.count, "cached": compilations.cached, "seconds": compilations.seconds}
+    return {"stages": rows, "seconds": seconds, "compiled": compiled, "peak_memory_bytes": peak_memory_bytes()}
 
 
 def true_centres(saved: Reconstruction, ground_truth: str = "") -> tuple[np.ndarray | None, str]:

@@ -135,8 +135,14 @@ def test_the_record_suffices_to_repeat_the_run(demo):
 
 
 def test_the_closing_table_lists_times_memory_and_folder(demo):
-    for line in ("encode", "attention", "predict", "align", "write", "peak memory"):
+    for line in ("encode", "attention", "predict", "align", "write", "compiled", "peak memory"):
         assert line in demo[0].stdout
+
+
+def test_a_first_run_compiles_few_programs(demo):
+    """Every small one between the stages costs time: the comparisons of the bundled clip compile ten of these."""
+    compiled = json.loads((demo[1] / "timings.json").read_text())["compiled"]
+    assert 10 < compiled["programs"] <= 50 and compiled["seconds"] > 0
 
 
 @pytest.mark.slow

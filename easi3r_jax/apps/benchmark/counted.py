@@ -13,7 +13,8 @@ import sys
 import time
 
 from easi3r_jax.apps import command
-from easi3r_jax.apps.benchmark.timing import Compilations, Row, measure_limits
+from easi3r_jax.apps.benchmark.timing import Row, measure_limits
+from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.apps.environment import peak_memory_bytes
 from easi3r_jax.io.export import write_json
 

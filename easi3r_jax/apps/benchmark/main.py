@@ -29,7 +29,8 @@ from easi3r_jax.apps.benchmark.properties import full_reconstruction, statistics
 from easi3r_jax.apps.benchmark.stages import alignment_stages, flow_stage, network_stages, noise_frames
 from easi3r_jax.apps.benchmark.suite import run_suite
 from easi3r_jax.apps.benchmark.tables import as_text, remarks
-from easi3r_jax.apps.benchmark.timing import PRODUCTS, Compilations, StageTimer, highest, product_rate
+from easi3r_jax.apps.benchmark.timing import PRODUCTS, StageTimer, highest, product_rate
+from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.apps.environment import device, versions
 from easi3r_jax.apps.method_flags import precision_flag
 from easi3r_jax.core.config import AlignConfig, PipelineConfig

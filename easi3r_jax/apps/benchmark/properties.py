@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.apps import flops
-from easi3r_jax.apps.benchmark.timing import Compilations, median_seconds
+from easi3r_jax.apps.benchmark.timing import median_seconds
+from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.core.config import PipelineConfig
 from easi3r_jax.core.types import Frames
 from easi3r_jax.inference import pipeline

@@ -11,30 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.apps.environment import peak_memory_bytes, reset_peak_memory
-
-
-class Compilations:
-    """Counts what XLA compiles and how long it takes, through JAX's own monitoring events.
-
-    Attributes:
-      count: programs, those from a persistent cache included.
-      cached: programs that were found in a persistent cache.
-      seconds: total compilation time.
-    """
-
-    def __init__(self):
-        self.count, self.cached, self.seconds = 0, 0, 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-        jax.monitoring.register_event_listener(self._listen_for_hits)
-
-    def _listen(self, event: str, duration_secs: float, **_) -> None:
-        if event.endswith("backend_compile_duration"):
-            self.count += 1
-            self.seconds += duration_secs
-
-    def _listen_for_hits(self, event: str, **_) -> None:
-        self.cached += event.endswith("compilation_cache/cache_hits")
 
 
 @dataclasses.dataclass(frozen=True)

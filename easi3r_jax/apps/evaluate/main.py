@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 from easi3r_jax.apps import cli
-from easi3r_jax.apps.benchmark.timing import Compilations
+from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.apps.environment import device, versions
 from easi3r_jax.apps.evaluate import compare, records, rendered
 from easi3r_jax.apps.evaluate.configuration import describe, weights_hash
