@@ -2,7 +2,7 @@
 
 Otsu's classes maximise the variance between class means, Σ Sₖ² / Pₖ over classes k, where Pₖ counts the values of a
 class and Sₖ sums them (Liao, Chen & Chung 2001). On a histogram of B = 256 bins, the scores of all intervals of bins
-are a B×B table; all partitions are then compared at once, B³ sums for four classes. Of equally good partitions (their
+are a B×B table; all partitions are then compared, B³ / 2 sums for four classes. Of equally good partitions (their
 thresholds differ by empty bins) the first is taken. Dynamic programming would need B² sums for any number of classes,
 but it adds in another order, and thresholds would differ from the released program's where partitions are almost
 equally good.
@@ -21,6 +21,8 @@ from easi3r_jax.core.arrays import Array, Bool, Float, Int
 from easi3r_jax.core.errors import ConfigError
 
 NUM_BINS = 256
+#: Lowest thresholds that are compared at a time.
+_BLOCK = 64
 
 
 class Otsu(NamedTuple):
@@ -130,11 +132,19 @@ def _best_partition(intervals: Array, counts: Array, num_classes: int) -> Array:
         shape[axis : axis + scores.ndim] = scores.shape
         return scores.reshape(shape)
 
-    # First and last class, then those between, in scikit-image's order: see above.
-    total = along(intervals[0], 0) + along(following[:, -1], num_classes - 2)
-    for axis in range(num_classes - 2):
-        total = total + along(following, axis)
-    ends = jnp.stack(jnp.unravel_index(jnp.argmax(total), total.shape)).astype(jnp.int32)
+    best, ends = -jnp.inf, jnp.zeros(num_classes - 1, jnp.int32)
+    block = _BLOCK if num_classes > 3 else NUM_BINS
+    for start in range(0, NUM_BINS, block):
+        # The later thresholds are no lower than the first one: half of all partitions need no sum.
+        lowest = slice(start, start + block)
+        axes = [lowest, *(num_classes - 2) * [slice(start, None)]]
+        # First and last class, then those between, in scikit-image's order: see above.
+        total = along(intervals[0, lowest], 0) + along(following[axes[-1], -1], num_classes - 2)
+        for axis, pair in enumerate(itertools.pairwise(axes)):
+            total = total + along(following[pair], axis)
+        first = jnp.argmax(total)
+        found, value = jnp.stack(jnp.unravel_index(first, total.shape)).astype(jnp.int32) + start, total.ravel()[first]
+        best, ends = jnp.where(value > best, value, best), jnp.where(value > best, found, ends)
     # If there are as many filled bins as classes, each class gets one.
     (filled,) = jnp.nonzero(counts > 0, size=num_classes, fill_value=0)
     return jnp.where(jnp.sum(counts > 0) == num_classes, filled[:-1].astype(jnp.int32), ends)
