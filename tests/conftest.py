@@ -77,7 +77,7 @@ def pytest_unconfigure() -> None:
 # one. Between two test files they are released if they have grown since the last time: what remains then, a good part
 # of it all, would otherwise make every later file compile again what the one before had compiled.
 _MAPS, _MEMORY = pathlib.Path("/proc/self/maps"), pathlib.Path("/proc/self/statm")
-_MAX_MAPS, _MAX_GROWTH = 20_000, 0.4e9
+_MAX_MAPS, _MAX_GROWTH = 20_000, 0.7e9
 
 
 def _resident() -> int:

@@ -12,12 +12,16 @@ The conventions of the whole project, stated once:
 
 from __future__ import annotations
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax.core.arrays import Array, Float, Real
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)  # one program where nothing else is compiled
 def pixel_grid(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Float[Array, "H W 2"]:
     """(H, W, 2) pixel coordinates (u, v)."""
     u, v = jnp.meshgrid(jnp.arange(width, dtype=dtype), jnp.arange(height, dtype=dtype))
@@ -34,6 +38,7 @@ def default_focal(height: int, width: int) -> float:
     return max(height, width) * 3**0.5 / 2
 
 
+@functools.partial(jax.jit, inline=True)
 def intrinsics(focal: Float[Array, "*batch"], principal_point: Float[Array, "*batch 2"]) -> Float[Array, "*batch 3 3"]:
     """(...) focal lengths and (..., 2) principal points, in pixels -> (..., 3, 3)."""
     zero, one = jnp.zeros_like(focal), jnp.ones_like(focal)
