@@ -242,8 +242,9 @@ def single(tree):
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 @pytest.mark.parametrize("name", [*OBSERVED, "flow"])
 @pytest.mark.parametrize("transform", [jax.jit, lambda f: f], ids=["compiled", "eager"])
-def test_observations_in_half_precision_have_no_gradient(dtype, name, transform, state, observed):
+def test_observations_in_half_precision_have_no_gradient(dtype, name, transform, state, observed, convertible):
     """It would be 0: a mean over all pixels has gradients that float16 cannot hold, bfloat16 is kept as integers."""
+    convertible(jnp.dtype(dtype).name)
     half = {name: getattr(observed["predictions"], name).astype(dtype) for name in OBSERVED}
     half["flow"] = observed["flow"].astype(dtype)
 
@@ -257,7 +258,8 @@ def test_observations_in_half_precision_have_no_gradient(dtype, name, transform,
         transform(jax.grad(loss))(half[name])
 
 
-def test_half_precision_does_not_stop_the_gradient_by_the_state(state, observed):
+def test_half_precision_does_not_stop_the_gradient_by_the_state(state, observed, convertible):
+    convertible("float16")
     half = jax.tree.map(lambda x: x if x.dtype == np.int32 else x.astype(jnp.float16), observed["predictions"])
     gradient = jax.jit(jax.grad(alignment.total_loss))
     ours = gradient(single(state), problem_of(observed | {"predictions": half})).log_depth
@@ -266,7 +268,8 @@ def test_half_precision_does_not_stop_the_gradient_by_the_state(state, observed)
     np.testing.assert_allclose(ours, expected, atol=0.01 * np.abs(expected).max())
 
 
-def test_a_problem_in_half_precision_has_no_gradient_either(state, observed):
+def test_a_problem_in_half_precision_has_no_gradient_either(state, observed, convertible):
+    convertible("float16")
     half = jax.tree.map(lambda x: x if x.dtype == np.int32 else x.astype(jnp.float16), observed["predictions"])
     problem = problem_of(observed | {"predictions": half})
     with pytest.raises(GradientError, match="float16"):
