@@ -1,7 +1,7 @@
 """Runs numerical tests under emulated machines and prints a table: finds tests that pass here only by luck.
 
-    python -m tests.machines                        # six machines that have every property once
-    python -m tests.machines --times=3              # three rounds, each in another order
+    python -m tests.machines                        # six machines that together have every property
+    python -m tests.machines --times=3              # three rounds, each in another random order
     python -m tests.machines --list
     python -m tests.machines sse4_2 avx+one-thread  # properties, alone or together
     python -m tests.machines avx -- tests/alignment     # these tests only
@@ -21,11 +21,12 @@ import operator
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from tests.flags import OPTIMISED
 from tests.shuffled import ORDER
@@ -85,12 +86,14 @@ class Machine:
       needs: instructions that the processor must have, as Linux calls them.
       plugins: of pytest, modules.
       load: with other programs beside the tests, which are then those that wait for something.
+      everything: all tests instead of those that compute.
     """
 
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     needs: frozenset[str] = frozenset()
     plugins: tuple[str, ...] = ()
     load: bool = False
+    everything: bool = False
 
     def __or__(self, other: Machine) -> Machine:
         """The machine with the properties of both."""
@@ -99,6 +102,7 @@ class Machine:
             self.needs | other.needs,
             self.plugins + other.plugins,
             self.load or other.load,
+            self.everything or other.everything,
         )
 
 
@@ -130,21 +134,22 @@ PROPERTIES = {
     "four-threads": _threads(4),
     "shuffled": Machine(plugins=("tests.shuffled",)),
     "loaded": Machine(load=True),
+    "everything": Machine(everything=True),
 }
-#: Tried where none is named: every property once. One that fails can be taken apart by name.
+#: Tried where none is named. One that fails can be taken apart by its properties' names.
 MACHINES = (
     "sse4_2+blas-prescott+one-thread+shuffled",
     "avx+four-threads+shuffled",
-    "avx2+blas-haswell+shuffled",
+    "avx2+blas-haswell+shuffled+everything",
     "avx512+blas-skylakex+shuffled",
     "optimised+blas-zen+shuffled",
     "this+loaded+shuffled",
 )
 
 
-def combined(name: str) -> Machine:
-    """The machine of that name: properties joined by `+`. Raises KeyError on one that does not exist."""
-    return functools.reduce(operator.or_, (PROPERTIES[part] for part in name.split("+")))
+def combined(parts: Iterable[str]) -> Machine:
+    """The machine of these properties."""
+    return functools.reduce(operator.or_, (PROPERTIES[part] for part in parts), Machine())
 
 
 def processor() -> set[str]:
@@ -157,8 +162,9 @@ def processor() -> set[str]:
     return set(flags[1].split()) if flags else set()
 
 
-def lacking(machine: Machine) -> str:
-    """What keeps this machine from pretending to be that one; nothing where it can."""
+def lacking(part: str) -> str:
+    """Why this machine cannot have a property; nothing where it can."""
+    machine = PROPERTIES[part]
     if missing := machine.needs - processor():
         return f"the processor has no {', '.join(sorted(missing))}"
     if "tests.pinned" in machine.plugins and not hasattr(os, "sched_setaffinity"):
@@ -181,8 +187,8 @@ def load(count: int) -> Iterator[None]:
 def run(machine: Machine, workers: int, paths: list[str], compiled: str) -> tuple[str, list[str], float]:
     """Summary of pytest, the tests that failed, and seconds. compiled: a folder for compiled programs."""
     computing = ("tests", *(f"--ignore-glob={ROOT / path}" for path in NOT_COMPUTING))
-    chosen = paths or (WAITING if machine.load else computing)
-    parallel = ("-n", str(workers), "--dist", "loadfile") if workers > 1 else ()
+    chosen = paths or (WAITING if machine.load else ("tests",) if machine.everything else computing)
+    parallel = ("-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder") if workers > 1 else ()
     plugins = (option for plugin in machine.plugins for option in ("-p", plugin))
     command = [sys.executable, "-m", "pytest", "-q", *parallel, *plugins, *chosen]
     cache = {"JAX_COMPILATION_CACHE_DIR": compiled, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05"}
@@ -209,9 +215,12 @@ def run(machine: Machine, workers: int, paths: list[str], compiled: str) -> tupl
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("machines", nargs="*", metavar="machine", help="of --list, joined by +; none: its last lines")
+    parser.add_argument(
+        "machines", nargs="*", metavar="machine", help="properties joined by + (default: the last of --list)"
+    )
     parser.add_argument("--list", action="store_true", help="print them, and which cannot be had here")
-    parser.add_argument("--times", type=int, default=1, help="rounds, each with another random order")
+    parser.add_argument("--times", type=int, default=1, help="rounds; of what is shuffled, each in another order")
+    parser.add_argument("--order", default=time.strftime("%Y-%m-%d"), help="of what is shuffled (default: today's)")
     parser.add_argument("--workers", type=int, default=2, help="processes that run the tests")
     given = sys.argv[1:]
     split = given.index("--") if "--" in given else len(given)
@@ -221,28 +230,33 @@ def main() -> int:
         parser.error(f"no such machine: {', '.join(sorted(unknown))} (see --list)")
     width = max(map(len, (*names, *MACHINES)))
     if options.list:
-        print("\n".join(f"{name:{width}} {lacking(combined(name))}".rstrip() for name in (*PROPERTIES, *MACHINES)))
+        for name in (*PROPERTIES, *MACHINES):
+            print(f"{name:{width}} {'; '.join(filter(None, map(lacking, name.split('+'))))}".rstrip())
         return 0
+    print(f"--order={options.order}")
     with tempfile.TemporaryDirectory(prefix="easi3r_jax_machines_") as compiled:
-        wrong = _rounds(names, options.times, options.workers, paths, compiled, width)
+        wrong = 0
+        print(f"round {'machine':{width}} {'min':>5}  tests", flush=True)
+        for number in range(1, options.times + 1):
+            for name in names:
+                folder = f"{compiled}/{name}"
+                row, failed = _tried(name, f"{options.order} {number}", options.workers, paths, folder)
+                wrong += bool(failed)
+                print(f"{number:5} {name:{width}} {row}", *failed, sep="\n    ", flush=True)
+                if number == options.times:
+                    shutil.rmtree(folder, ignore_errors=True)
     return 1 if wrong else 0
 
 
-def _rounds(names: Sequence[str], times: int, workers: int, paths: list[str], compiled: str, width: int) -> int:
-    """How many runs failed. Prints a line for each."""
-    print(f"round {'machine':{width}} {'min':>5}  tests", flush=True)
-    wrong = 0
-    for number in range(1, times + 1):
-        for name in names:
-            machine = combined(name)
-            if reason := lacking(machine):
-                print(f"{number:5} {name:{width}} {'':>5}  not here: {reason}", flush=True)
-                continue
-            machine |= Machine({ORDER: str(number)})
-            said, failed, seconds = run(machine, workers, paths, f"{compiled}/{name}")
-            wrong += bool(failed)
-            print(f"{number:5} {name:{width}} {seconds / 60:5.1f}  {said}", *failed, sep="\n    ", flush=True)
-    return wrong
+def _tried(name: str, order: str, workers: int, paths: list[str], compiled: str) -> tuple[str, list[str]]:
+    """A row of the table, and the tests that failed. What this machine cannot have is left out, and said."""
+    reasons = {part: lacking(part) for part in name.split("+")}
+    parts = [part for part, reason in reasons.items() if not reason]
+    left_out = "; ".join(f"without {part}: {reason}" for part, reason in reasons.items() if reason)
+    if not parts:
+        return f"{'':>5}  {left_out}", []
+    said, failed, seconds = run(combined(parts) | Machine({ORDER: order}), workers, paths, compiled)
+    return f"{seconds / 60:5.1f}  {said}{left_out and f' ({left_out})'}", failed
 
 
 if __name__ == "__main__":

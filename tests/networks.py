@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -57,6 +56,11 @@ def _drawn(config: DUSt3RConfig, precision: str, seed: int) -> nnx.State:
 def flow_network(config: FlowConfig) -> FlowNetwork:
     """A flow network of random weights, drawn once: not to be changed."""
     rng, shapes = np.random.default_rng(0), parameter_shapes(config)
-    bounds = {name: (3 / np.prod(shape[:-1])) ** 0.5 if len(shape) > 1 else 1 for name, shape in shapes.items()}
-    drawn = {name: bounds[name] * (2 * rng.random(shape, np.float32) - 1) for name, shape in shapes.items()}
-    return model_from(config, {name: jnp.asarray(value, jnp.float32) for name, value in drawn.items()})
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        uniform = rng.random(shape, np.float32)
+        if name.endswith("var"):
+            return uniform + np.float32(0.5)
+        return np.float32((3 / np.prod(shape[:-1])) ** 0.5 if len(shape) > 1 else 1) * (2 * uniform - 1)
+
+    return model_from(config, {name: jax.device_put(draw(name, shape)) for name, shape in shapes.items()})

@@ -236,7 +236,7 @@ def test_weights_are_named_by_strings_and_paths(tmp_path, monkeypatch):
 def test_flow_is_estimated_where_it_is_asked_for(model, frames, edges, tmp_path):
     network = flow_network(FlowConfig("raft-small"))
     flow = e3r.estimate_flow(network, frames.rgb, edges[:1])
-    assert flow.shape == (1, *frames.rgb.shape[1:3], 2)
+    assert flow.shape == (1, *frames.rgb.shape[1:3], 2) and np.isfinite(flow).all()
     asked = []
 
     def standing(frames, edges, *, progress):

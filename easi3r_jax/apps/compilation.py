@@ -40,11 +40,11 @@ class Compilations:
 
     @property
     def seconds(self) -> float:
-        """Time that it took, summed over programs."""
+        """Seconds that compiling took, summed over programs."""
         return self._since("seconds")
 
 
-@functools.cache  # JAX keeps listeners for good: one for the process
+@functools.cache  # a listener stays until it is unregistered: one serves the whole process
 def _tally() -> dict[str, float]:
     tally = {"programs": 0.0, "cached": 0.0, "seconds": 0.0}
 

@@ -165,6 +165,9 @@ def _merge(moments: Moments, x: Array, frame: Array, valid: Array) -> Moments:
 
     Pairs of the batch that observe the same frame are first reduced to one; the first of them writes the frame's entry.
     Only the entries of observed frames are read and written.
+
+    Sums are of differences from the frame's mean so far, or from its first observation: equal observations, as of
+    frames that repeat, have a deviation of exactly 0. Its rounding error would be all that normalisation finds.
     """
     num_frames = moments.count.shape[0]
     x = jnp.where(valid[:, None, None, None], x, 0.0)
@@ -177,16 +180,16 @@ def _merge(moments: Moments, x: Array, frame: Array, valid: Array) -> Moments:
     def column(n: Array) -> Array:
         return n.astype(jnp.float32)[:, None, None, None]
 
-    batch_count = jnp.sum(same, axis=1, dtype=jnp.int32)
-    batch_mean = over_same_frame(x) / jnp.maximum(column(batch_count), 1.0)
-    batch_squares = over_same_frame(jnp.square(jnp.where(valid[:, None, None, None], x - batch_mean, 0.0)))
-
-    old_count = moments.count[frame]
+    batch_count, old_count = jnp.sum(same, axis=1, dtype=jnp.int32), moments.count[frame]
     count = old_count + batch_count
+    origin = jnp.where(column(old_count) > 0, moments.mean[frame], x[jnp.argmax(same, axis=1)])
+    away = jnp.where(valid[:, None, None, None], x - origin, 0.0)
+    batch_mean = over_same_frame(away) / jnp.maximum(column(batch_count), 1.0)  # from the origin
+    batch_squares = over_same_frame(jnp.square(jnp.where(valid[:, None, None, None], away - batch_mean, 0.0)))
+
     fraction = column(batch_count) / jnp.maximum(column(count), 1.0)
-    difference = batch_mean - moments.mean[frame]
-    mean = moments.mean[frame] + difference * fraction
-    squares = moments.squares[frame] + batch_squares + jnp.square(difference) * column(old_count) * fraction
+    mean = origin + batch_mean * fraction
+    squares = moments.squares[frame] + batch_squares + jnp.square(batch_mean) * column(old_count) * fraction
 
     target = jnp.where(first, frame, num_frames)  # out of range: dropped
     return Moments(

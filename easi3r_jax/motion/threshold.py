@@ -21,7 +21,7 @@ from easi3r_jax.core.arrays import Array, Bool, Float, Int
 from easi3r_jax.core.errors import ConfigError
 
 NUM_BINS = 256
-#: Lowest thresholds that are compared at a time.
+#: Values of the lowest threshold that are tried at a time.
 _BLOCK = 64
 
 
@@ -135,7 +135,7 @@ def _best_partition(intervals: Array, counts: Array, num_classes: int) -> Array:
     best, ends = -jnp.inf, jnp.zeros(num_classes - 1, jnp.int32)
     block = _BLOCK if num_classes > 3 else NUM_BINS
     for start in range(0, NUM_BINS, block):
-        # The later thresholds are no lower than the first one: half of all partitions need no sum.
+        # The later thresholds are higher than the first one: about half of all partitions need no sum.
         lowest = slice(start, start + block)
         axes = [lowest, *(num_classes - 2) * [slice(start, None)]]
         # First and last class, then those between, in scikit-image's order: see above.

@@ -212,16 +212,23 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def films() -> Films:
-    """Two parts of the bundled clip, larger, with a corner that does not count and one of unknown depth."""
+    """Two parts of the bundled clip, larger, with a corner that does not count and one of unknown depth.
+
+    Of the second, the middle of every frame: its camera differs.
+    """
     with np.load(CLIPS / "demo" / "ground_truth.npz") as file:
         truth = {name: file[name] for name in ("depth", "masks", "instance", "world_from_cam", "intrinsics")}
     paths = sorted((CLIPS / "demo" / "frames").iterdir())
     found = []
-    for start in (0, 8):
+    for start, top, left, height, width in ((0, 0, 0, 64, 96), (8, 8, 12, 48, 72)):
+        window = (left, top, left + width, top + height)
         chosen = list(range(start, start + 2 * T, 2))
-        images = [Image.open(paths[t]).resize(SIZE[::-1], Image.Resampling.NEAREST) for t in chosen]
+        images = [Image.open(paths[t]).crop(window).resize(SIZE[::-1], Image.Resampling.NEAREST) for t in chosen]
         rgb = np.stack([np.asarray(image) for image in images])
-        rows, columns = (np.arange(new) * old // new for new, old in zip(SIZE, truth["depth"].shape[1:], strict=True))
+        rows, columns = (
+            first + np.arange(new) * old // new
+            for first, new, old in zip((top, left), SIZE, (height, width), strict=True)
+        )
         depth, moving, instance = (
             truth[name][chosen][:, rows[:, None], columns] for name in ("depth", "masks", "instance")
         )
@@ -231,8 +238,9 @@ def films() -> Films:
         depth[:, -8:, :11] = 0
         poses = truth["world_from_cam"][chosen].astype(np.float64)
         poses[:, :3, :3] = Rotation.from_matrix(poses[:, :3, :3]).as_matrix()  # rigid in double precision, too
-        scale = np.array([[SIZE[1] / truth["depth"].shape[2]], [SIZE[0] / truth["depth"].shape[1]], [1]])
-        found.append(Film(rgb, depth, objects, poses, scale * truth["intrinsics"][start], np.ones(T, bool)))
+        scale = np.array([[SIZE[1] / width], [SIZE[0] / height], [1]])
+        intrinsics = scale * (truth["intrinsics"][start] - [[0, 0, left], [0, 0, top], [0, 0, 0]])
+        found.append(Film(rgb, depth, objects, poses, intrinsics, np.ones(T, bool)))
     return found[0], found[1]
 
 

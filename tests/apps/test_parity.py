@@ -26,17 +26,12 @@ HERE = (
 )
 
 
-# Left to the heavy checks: arrays that other tests compare, and flow of a second size.
-ELSEWHERE = {
-    "aggregation": "tests/motion",
-    "checkpoints": "tests/weights/convert/test_golden_files.py",
-    "flow": "below",
-    "manifests": "tests/weights/convert: test_table.py, test_flow.py",
-    "vggt_motion": "below, and tests/inference/refine/test_reprojection.py",
-}
+# Left to the heavy checks and to `make parity`: flow of a second size, and arrays that other tests compare too, in
+# tests/motion, tests/weights/convert and tests/inference/refine.
+HEAVY = ("aggregation", "checkpoints", "flow", "manifests", "vggt_motion")
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in ELSEWHERE)) for k in HERE])
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in HEAVY)) for k in HERE])
 def test_every_comparison_holds(golden, kind):
     ((folder, check),) = find_checks(golden / kind)
     rows = list(check(folder))

@@ -13,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from easi3r_jax.apps import report, report_page, reporting
+from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames, MotionMaps, Scene4D, TemporalMaps
@@ -430,7 +431,8 @@ def test_timings_are_those_of_the_stages():
     for stage, count in (("encode", 3), ("align", 5)):
         stages(stage, 0, count)
         stages(stage, count, count)
-    record = reporting.timings(stages, 1.5)
+    record = reporting.timings(stages, 1.5, Compilations())
     assert {stage: row["items"] for stage, row in record["stages"].items()} == {"encode": 3, "align": 5}
     assert all(row["seconds"] >= 0 for row in record["stages"].values())
+    assert record["compiled"] == {"programs": 0, "cached": 0, "seconds": 0.0}
     assert record["seconds"] == 1.5 and record["peak_memory_bytes"]["host"] > 1e6

@@ -80,12 +80,14 @@ def runs(trained, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_stopped_and_resumed_run_is_the_run_that_was_not_stopped(runs, trained):
-    """By the program; the states themselves: tests/training/test_step.py."""
+    """In another process, as users do; the states themselves: tests/training/test_step.py."""
     folder, _ = runs
     trained(f"--output={folder / 'through'}")
+    trained(f"--output={folder / 'apart'} --stop_after=2")
+    trained(f"--output={folder / 'apart'} --resume")
     for name in ("log.csv", "validation.csv", "metrics.json"):
-        assert (folder / "through" / name).read_text() == (folder / "stopped" / name).read_text(), name
-    models = [parameters_of(load_checkpoint(folder / name / "model")[1]) for name in ("through", "stopped")]
+        assert (folder / "through" / name).read_text() == (folder / "apart" / name).read_text(), name
+    models = [parameters_of(load_checkpoint(folder / name / "model")[1]) for name in ("through", "apart")]
     for name, value in models[0].items():
         np.testing.assert_array_equal(value, models[1][name], err_msg=name)
 
@@ -116,8 +118,9 @@ def test_the_run_writes_what_its_help_lists(runs):
     assert config["seed"] == 0 and config["steps"] == 4 and config["objective.matching_weight"] == 0.1
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["model"].keys() == metrics["view_1_twice"].keys()
+    resumed = printed.split("Stopped at step 2 of 4")[1]
     for name in metrics["model"]:
-        assert name in printed
+        assert name in resumed
 
 
 def events(run: pathlib.Path) -> list[event_pb2.Event]:

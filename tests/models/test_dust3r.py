@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from easi3r_jax.core.errors import ConfigError, InputError
-from easi3r_jax.models import Precision, abstract_model, normalize_rgb
+from easi3r_jax.models import Precision, abstract_model, normalize_rgb, parameters_of, random_model
 from easi3r_jax.models.config import PRESETS, DUSt3RConfig
 from easi3r_jax.models.heads import points_and_confidence
 from easi3r_jax.models.layers import TransposedConv, upsample
-from tests.networks import network, small_released
+from tests.networks import network, small_network, small_released
 
 SMALL = {head: small_released(head) for head in ("linear", "dpt")}
 
@@ -219,3 +219,20 @@ def test_networks_to_ship_are_below_15_megabytes_in_half_precision(preset):
 def test_impossible_configurations_are_refused(options):
     with pytest.raises(ConfigError):
         DUSt3RConfig(**options)
+
+
+def test_random_weights_are_a_seeds_in_every_policy():
+    """Of the deviations that tests/networks.py draws with, too."""
+    config = small_network()
+    exact, half, other = (
+        parameters_of(random_model(config, seed=seed, precision=precision))
+        for seed, precision in ((1, "exact"), (1, "bf16"), (2, "exact"))
+    )
+    drawn = parameters_of(network(config))
+    for name, value in exact.items():
+        np.testing.assert_allclose(np.asarray(half[name], np.float32), value, rtol=2**-8)
+        if name.endswith("kernel"):
+            assert not np.any(value == other[name])
+            assert np.std(drawn[name]) == pytest.approx(np.std(value), rel=0.2)
+        else:
+            np.testing.assert_array_equal(value, drawn[name])

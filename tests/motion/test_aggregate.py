@@ -97,6 +97,17 @@ def test_large_means_keep_small_deviations():
     np.testing.assert_allclose(raw.std_src[1], std[1], rtol=2e-4)
 
 
+@pytest.mark.parametrize("batch", [1, 7, 20])
+def test_equal_observations_have_no_deviation(batch):
+    """Exactly: normalisation would stretch rounding errors to motion."""
+    edges = np.array([(i, j) for i in range(5) for j in range(5) if i != j], np.int32)
+    one = random_stats(np.random.default_rng(4), 1, offset=3.0)
+    state = stream(jax.tree.map(lambda x: np.repeat(x, len(edges), axis=0), one), edges, 5, batch)
+    for moments, x in ((state.src, one.src), (state.ref, one.ref)):
+        assert not np.any(moments.squares)
+        np.testing.assert_array_equal(moments.mean[..., 1:], np.broadcast_to(x[..., 1:], (5, LAYERS, HEADS, 11)))
+
+
 def test_branches_and_channels_are_assigned_correctly():
     """Pair (2, 0): branch 1 is of frame 0 (source), branch 2 of frame 2 (reference); channel = layer * heads + head."""
     shape = (1, LAYERS, HEADS, 12)

@@ -33,7 +33,7 @@ def draw():
         plan_key, noise_key = jax.random.split(key)
         return noise_key, plan_clip(plan_key, CONFIG, moving)
 
-    # As `sample_clip` does both, for which test_study.py tests it; a program for each takes less time to compile.
+    # As `sample_clip` does both (test_study.py tests that). A program for each takes less time to compile.
     render = jax.jit(jax.vmap(lambda key, plan: render_clip(key, plan, CONFIG.size)))
 
     def draw(keys, moving):

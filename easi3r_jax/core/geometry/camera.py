@@ -21,7 +21,8 @@ import numpy as np
 from easi3r_jax.core.arrays import Array, Float, Real
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)  # one program where nothing else is compiled
+# One program each when called outside of a compiled function, as in `se3`.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
 def pixel_grid(height: int, width: int, dtype: jnp.dtype = jnp.float32) -> Float[Array, "H W 2"]:
     """(H, W, 2) pixel coordinates (u, v)."""
     u, v = jnp.meshgrid(jnp.arange(width, dtype=dtype), jnp.arange(height, dtype=dtype))
