@@ -225,12 +225,12 @@ def test_random_weights_are_a_seeds_in_every_policy():
     """Of the deviations that tests/networks.py draws with, too."""
     config = small_network()
     exact, half, other = (
-        parameters_of(random_model(config, seed=seed, precision=precision))
+        jax.tree.map(np.asarray, parameters_of(random_model(config, seed=seed, precision=precision)))
         for seed, precision in ((1, "exact"), (1, "bf16"), (2, "exact"))
     )
-    drawn = parameters_of(network(config))
+    drawn = jax.tree.map(np.asarray, parameters_of(network(config)))
     for name, value in exact.items():
-        np.testing.assert_allclose(np.asarray(half[name], np.float32), value, rtol=2**-8)
+        np.testing.assert_allclose(half[name].astype(np.float32), value, rtol=2**-8)
         if name.endswith("kernel"):
             assert not np.any(value == other[name])
             assert np.std(drawn[name]) == pytest.approx(np.std(value), rel=0.2)

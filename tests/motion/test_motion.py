@@ -179,7 +179,8 @@ def test_the_order_of_frames_does_not_matter():
     a = motion_maps(state, labels, CONFIG)
     shuffled = jax.tree.map(lambda x: x[order], state)
     b = motion_maps(shuffled, labels[order], CONFIG)
-    chex.assert_trees_all_close(jax.tree.map(lambda x: x[order], a), b, atol=1e-6)
+    # Sums over frames run in another order, and two normalisations stretch their rounding.
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[order], a), b, atol=1e-5)
 
 
 def test_vmap_over_clips_and_bfloat16_features():
