@@ -55,8 +55,9 @@ class Readout:
     def from_config(cls, config: ReadoutConfig) -> Readout:
         """The read-out that a checkpoint carries."""
         weights = np.asarray(config.weights, np.float32).reshape(-1, config.num_layers, config.num_heads)
-        numbers = weights, np.float32(config.bias), np.float32(config.at_least)
-        return cls(*jax.device_put(numbers), config.moments)
+        bias, at_least = np.float32(config.bias), np.float32(config.at_least)
+        weights, bias, at_least = jax.device_put((weights, bias, at_least))
+        return cls(weights, bias, at_least, config.moments)
 
     def __call__(self, evidence: Evidence) -> MotionResidual:
         """The score of every token, as a motion cue returns it."""
