@@ -136,7 +136,7 @@ def alignment_in_double(model, frames: Frames, edges: np.ndarray) -> dict:
         flow_rows = sharding.shard_rows(longer(moved, rows), mesh)
         problem = alignment.make_problem(divided, config, flow=flow_rows)
         assert problem.flow is not None
-        laid_out = (problem.points_i, problem.weights_j, problem.edges, problem.flow.flow)
+        laid_out = (*problem.points_i, problem.weights_j, problem.edges, problem.flow.flow)
         by_rows = all(x.sharding.spec == sharding.ROWS for x in laid_out)
         many_end, many_losses = alignment.optimise(more, problem, config)
     pairs = ((end.frame_poses, many_end.frame_poses), (end.log_depth, many_end.log_depth), (losses, many_losses))

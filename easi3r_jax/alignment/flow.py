@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from easi3r_jax.alignment import state as state_of
 from easi3r_jax.alignment.derivatives import instantiated, is_wanted, values_of, without_derivative
+from easi3r_jax.alignment.pixel_sums import pixel_sums
 from easi3r_jax.alignment.problem import UNKNOWN_FLOW, AlignProblem
 from easi3r_jax.alignment.state import AlignState
 from easi3r_jax.core import sharding
@@ -223,7 +224,7 @@ def _losses_and_gradients(
         projection[a, 0] * x + projection[a, 1] * y + projection[a, 2] + projection[a, 3] * disparity for a in range(3)
     ]
     inverse = 1 / (seen[2] + _EPSILON)
-    total, number = jnp.zeros((), flow.dtype), jnp.zeros((), flow.dtype)
+    losses, numbers = jnp.zeros_like(x), jnp.zeros_like(x)
     pulls, flow_pulls, depth_pull = [], [], jnp.zeros_like(disparity)
     for a in range(2):
         # The centre is added inside the quotient, and the guard to the denominator, as in `ego_flow`.
@@ -232,19 +233,17 @@ def _losses_and_gradients(
         size = jnp.abs(error)
         loss = jnp.where(size < 1, 0.5 * size * size, size - 0.5)
         kept = counts & (loss < outlier) & (jnp.abs(flow[a]) < UNKNOWN_FLOW)
-        total, number = total + jnp.sum(jnp.where(kept, loss, 0)), number + jnp.sum(kept.astype(flow.dtype))
+        losses, numbers = losses + jnp.where(kept, loss, 0), numbers + kept.astype(flow.dtype)
         slope = jnp.clip(error, -1, 1)
         flow_pulls.append(jnp.where(kept, -slope, 0))
         pulls.append(jnp.where(kept, slope * inverse, 0))
         depth_pull = depth_pull + jnp.where(kept, pulls[a] * (centre[a] - there), 0)
     pulls.append(depth_pull)
-    # Sums of products, not a product with a transposed stack: that would copy both.
-    projection_grad = jnp.stack(
-        [jnp.stack([jnp.sum(p * x), jnp.sum(p * y), jnp.sum(p), jnp.sum(p * disparity)]) for p in pulls]
-    )
+    constant = jnp.stack([x, y, jnp.ones_like(x)])
+    projection_grad = jnp.concatenate([pixel_sums(constant, pulls), pixel_sums(disparity[None], pulls)]).T
     disparity_grad = sum(projection[a, 3] * pulls[a] for a in range(3))
     flow_grad = jnp.stack(flow_pulls).astype(flow.dtype) if flow_wanted else None
-    return total, number, projection_grad, disparity_grad, flow_grad
+    return jnp.sum(losses), jnp.sum(numbers), projection_grad, disparity_grad, flow_grad
 
 
 def _forward(projections, disparity, flow, others, mesh: Mesh | None):

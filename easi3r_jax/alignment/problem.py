@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,8 +88,8 @@ class AlignProblem:
 
     Attributes:
       edges: (G, B, 2) int32.
-      points_i, points_j: (G, B, 3, P) float of any width (bfloat16 as in `narrow`), both in camera i. Coordinates come
-        before pixels, so that vector units run along pixels.
+      points_i, points_j: x, y and z, each (G, B, P) float of any width (bfloat16 as in `narrow`), both in camera i.
+        Three arrays, as XLA's CPU compiler does not vectorise a loop that reads several rows of a slice.
       weights_i, weights_j: (G, B, P) float of the same width, log confidence.
       principal_point: (T, 2) pixels, the origin of `AlignState.principal_offset`.
       scale_known: () bool, known poses fix the world's scale: the pairs' scales are not normalised, and distances are
@@ -103,8 +103,8 @@ class AlignProblem:
     """
 
     edges: Int[Array, "G B 2"]
-    points_i: Real[Array, "G B 3 P"]
-    points_j: Real[Array, "G B 3 P"]
+    points_i: tuple[Real[Array, "G B P"], Real[Array, "G B P"], Real[Array, "G B P"]]
+    points_j: tuple[Real[Array, "G B P"], Real[Array, "G B P"], Real[Array, "G B P"]]
     weights_i: Real[Array, "G B P"]
     weights_j: Real[Array, "G B P"]
     principal_point: Float[Array, "T 2"]
@@ -157,7 +157,7 @@ def make_problem(
     dtype = dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)  # of the computation
     valid = np.ones(count, bool) if predictions.valid is None else predictions.valid
 
-    def laid_out(lay_out: Callable[..., Array], x: Array) -> Array:
+    def laid_out(lay_out: Callable[..., Any], x: Array) -> Any:
         out = in_bits(lay_out(x, layout, valid))
         if release and isinstance(x, jax.Array) and not isinstance(x, Tracer):
             jax.block_until_ready(out)
@@ -179,8 +179,8 @@ def make_problem(
         )
     return AlignProblem(
         edges=_blocked(sharding.shard_rows(jnp.asarray(predictions.edges, jnp.int32), mesh), layout),
-        points_i=laid_out(_channels_first, predictions.points_i),
-        points_j=laid_out(_channels_first, predictions.points_j),
+        points_i=laid_out(_coordinates, predictions.points_i),
+        points_j=laid_out(_coordinates, predictions.points_j),
         weights_i=laid_out(_log_confidence, predictions.confidence_i),
         weights_j=laid_out(_log_confidence, predictions.confidence_j),
         principal_point=jax.device_put(np.tile(camera.default_principal_point(height, width, dtype), (num_frames, 1))),
@@ -222,11 +222,11 @@ class Layout(NamedTuple):
 
 def _layout_of(rows: int, pixels: int, block: int | None, mesh: Mesh | None) -> Layout:
     if block is None:
-        # A CPU is fastest if one edge's intermediates stay in cache, an accelerator with about 2 M pixels at a time.
-        block = 1 if target.platform() == "cpu" else max(1, (1 << 21) // pixels)
+        # A CPU is fastest if a block's intermediates stay in cache, an accelerator with about 2 M pixels at a time.
+        block = max(1, (1 << 16 if target.platform() == "cpu" else 1 << 21) // pixels)
     shards = sharding.num_shards(mesh)
-    block = min(block, rows // shards)
-    return Layout(shards, -(-rows // (shards * block)), block)
+    groups = -(-rows // (shards * block))
+    return Layout(shards, groups, -(-rows // (shards * groups)))  # blocks of equal size need the least padding
 
 
 def blocked_like(x: Float[Array, "E *rest"], problem: AlignProblem) -> Float[Array, "G B *rest"]:
@@ -245,10 +245,16 @@ def _blocked(x: Array, layout: Layout, filling: float = 0) -> Array:
     return jnp.pad(x, padding, constant_values=filling).reshape(shards * groups, block, *x.shape[2:])
 
 
-@partial(jax.jit, static_argnames=("layout", "filling"))
-def _channels_first(values: Array, layout: Layout, counts: Array, filling: float = 0) -> Array:
-    """(R, H, W, C) to (G, B, C, P)."""
+@partial(jax.jit, static_argnames=("layout",))
+def _coordinates(points: Array, layout: Layout, counts: Array) -> tuple[Array, ...]:
+    """(R, H, W, 3) to three (G, B, P)."""
     del counts  # points of padding have weight 0
+    return tuple(_blocked(points[..., a].reshape(len(points), -1), layout) for a in range(3))
+
+
+@partial(jax.jit, static_argnames=("layout", "filling"))
+def _channels_first(values: Array, layout: Layout, filling: float) -> Array:
+    """(R, H, W, C) to (G, B, C, P)."""
     rows, height, width, channels = values.shape
     return _blocked(jnp.moveaxis(values.reshape(rows, height * width, channels), -1, 1), layout, filling)
 
@@ -258,7 +264,7 @@ def _flow_rows(flow: Array, known: Array | None, layout: Layout, counts: Array) 
     """As `_channels_first`; flow is unknown where it is not `known` (R, H, W), and in padding rows."""
     counted = counts[:, None, None] if known is None else counts[:, None, None] & known
     flow = jnp.where(counted[..., None], flow, UNKNOWN_FLOW)
-    return _channels_first(flow, layout, counts, UNKNOWN_FLOW)
+    return _channels_first(flow, layout, UNKNOWN_FLOW)
 
 
 @jax.jit

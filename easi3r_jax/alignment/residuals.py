@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from easi3r_jax.alignment.derivatives import instantiated, is_wanted, values_of
 from easi3r_jax.alignment.narrow import forbid_half_gradient, widened
+from easi3r_jax.alignment.pixel_sums import pixel_sums
 from easi3r_jax.alignment.problem import AlignProblem, blocked_like
 from easi3r_jax.alignment.state import AlignState, pair_transforms, unit_length, world_coordinates
 from easi3r_jax.core import sharding
@@ -36,8 +37,8 @@ def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Float[Array, "
     edges = problem.edges.reshape(-1, 2)
     transforms = transforms.reshape(-1, 3, 4)
 
-    def side(index: Array, points: Array, weights: Array) -> Array:
-        points = widened(points.reshape(-1, *points.shape[2:]), frames.dtype)
+    def side(index: Array, points: _Points, weights: Array) -> Array:
+        points = jnp.stack([widened(x.reshape(len(edges), -1), frames.dtype) for x in points], axis=1)
         moved = jnp.einsum("eab,ebp->eap", transforms[:, :, :3], points, precision=_HIGHEST) + transforms[:, :, 3:]
         distance = se3.safe_norm(jnp.moveaxis(moved - frames[index], 1, -1))
         return jnp.sum(widened(weights.reshape(distance.shape), distance.dtype) * distance) / _divisor(state, problem)
@@ -63,7 +64,7 @@ def points_loss(state: AlignState, problem: AlignProblem, softness: float = 0.0)
     """
     transforms, frames = _transforms_and_frames(state, problem)
     observed = (problem.points_i, problem.weights_i, problem.points_j, problem.weights_j)
-    observed = tuple(forbid_half_gradient(x) for x in observed)
+    observed = jax.tree.map(forbid_half_gradient, observed)
     total = _weighted_distance(transforms, frames, problem.edges, observed, problem.mesh, float(softness))
     return total / _divisor(state, problem)
 
@@ -87,13 +88,17 @@ def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Ar
 # Milliseconds per value and gradient, 800 edges of 56 x 96 pixels, 86 frames, 2 CPU cores, measured in a loop inside
 # jit, with an earlier kernel that took 52: autodiff of all edges at once 111, rematerialised 119; autodiff of the scan,
 # rematerialised 382; one-pass gradient of all edges at once with segment sums 172; in blocks of 16 edges 81.
+# Points come as three arrays, so that each step slices each array once. Code that reads several rows of one slice is not
+# vectorised by XLA's CPU compiler (it loads the loop's counter again for every element): 12 instead of 5.5 ms for 108
+# edges of 64 x 96 pixels, in blocks of 12 edges.
 # Unrolling the scan 4 times speeds up no step by more than a tenth, slows down steps at 512 x 288 pixels by a quarter,
 # and makes compilation with flow half as long again.
 # The gradient with respect to the observations, as large as they are, is computed in the same pass only if requested,
 # so alignment steps do not pay for it. Second derivatives go through the pass by autodiff, which recomputes each block
 # instead of storing its intermediates.
 
-_Observed = tuple[Array, Array, Array, Array]
+_Points = tuple[Array, Array, Array]
+_Observed = tuple[_Points, Array, _Points, Array]
 _Wanted = tuple[bool, bool, bool, bool]
 _NONE: _Wanted = (False, False, False, False)
 
@@ -108,7 +113,7 @@ def _weighted_distance(
       transforms: (G, B, 3, 4), world from the pair's points.
       frames: (T, 3, P) points in the world.
       edges: (G, B, 2).
-      observed: points (G, B, 3, P) and weights (G, B, P) of the i sides, and of the j sides.
+      observed: points' x, y, z (G, B, P) and weights (G, B, P) of the i sides, and of the j sides.
       mesh: over which blocks are sharded.
       softness: see `points_loss`.
     """
@@ -120,7 +125,7 @@ def _weighted_distance(
 @partial(jax.jit, static_argnames=("mesh", "softness", "wanted"))
 def _value_and_gradients(
     transforms, frames, edges, observed: _Observed, mesh: Mesh | None, softness: float, wanted: _Wanted
-) -> tuple[Array, Array, Array, tuple[Array | None, ...]]:
+) -> tuple[Array, Array, Array, tuple[_Points | Array | None, ...]]:
     """The value and its gradients with respect to transforms, frames and the requested observations."""
     inputs = (transforms, edges, *observed)
 
@@ -132,9 +137,9 @@ def _value_and_gradients(
     return sharding.shard_map(share, mesh, specs, (REPLICATED, ROWS, REPLICATED, ROWS))(frames, *inputs)
 
 
-def _streamed(frames: Array, inputs: tuple[Array, ...], softness: float, wanted: _Wanted):
+def _streamed(frames: Array, inputs: tuple[Any, ...], softness: float, wanted: _Wanted):
     """Value, and gradients of transforms (G, B, 3, 4), frames (T, 3, P) and observations, of some blocks."""
-    shape, observed_shapes = inputs[0].shape, [x.shape for x in inputs[2:]]
+    shape = inputs[0].shape
     sides = [partial(_distance_and_gradients, softness=softness, wanted=w) for w in (wanted[:2], wanted[2:])]
     if shape[1] == 1:  # blocks of one edge lose their axis: batched products are slow on a CPU
         inputs = jax.tree.map(lambda x: x[:, 0], inputs)
@@ -152,28 +157,24 @@ def _streamed(frames: Array, inputs: tuple[Array, ...], softness: float, wanted:
 
     start = (jnp.zeros((), frames.dtype), jnp.zeros_like(frames))
     (value, frames_grad), (transforms_grad, observed_grads) = jax.lax.scan(block, start, inputs)
-    observed_grads = tuple(
-        None if x is None else x.reshape(s) for x, s in zip(observed_grads, observed_shapes, strict=True)
-    )
+    observed_grads = jax.tree.map(lambda x: x.reshape(*shape[:2], -1), observed_grads)
     return value, transforms_grad.reshape(shape), frames_grad, observed_grads
 
 
 def _distance_and_gradients(
-    transform: Array, frame: Array, points: Array, weights: Array, *, softness: float, wanted: tuple[bool, bool]
-) -> tuple[Array, Array, Array, tuple[Array | None, Array | None]]:
+    transform: Array, frame: Array, points: _Points, weights: Array, *, softness: float, wanted: tuple[bool, bool]
+) -> tuple[Array, Array, Array, tuple[_Points | None, Array | None]]:
     """The weighted sum of distances of one side of one pair, with its gradients.
 
     Returns:
       () sum; gradients with respect to the transformed points (3, P), the transform (3, 4) and, if requested, the
-      points (3, P) and the weights (P,); 0 where a distance is 0.
+      points' x, y, z (P,) and the weights (P,); 0 where a distance is 0.
     """
-    dtypes, points, weights = (points.dtype, weights.dtype), widened(points, frame.dtype), widened(weights, frame.dtype)
+    dtypes = (points[0].dtype, weights.dtype)
+    x, y, z = (widened(p, frame.dtype)[None] for p in points)
+    weights = widened(weights, frame.dtype)
     # Written out by coordinates: a (3, 3) x (3, P) product is a slow library call on a CPU.
-    residual = [
-        transform[a, 0] * points[0] + transform[a, 1] * points[1] + transform[a, 2] * points[2] + transform[a, 3]
-        - frame[a]
-        for a in range(3)
-    ]  # fmt: skip
+    residual = transform[:, :1] * x + transform[:, 1:2] * y + transform[:, 2:3] * z + transform[:, 3:] - frame
     squared = residual[0] * residual[0] + residual[1] * residual[1] + residual[2] * residual[2]
     if softness:
         squared = squared + softness**2
@@ -183,24 +184,18 @@ def _distance_and_gradients(
         positive = squared > 0
         inverse = jnp.where(positive, jax.lax.rsqrt(jnp.where(positive, squared, 1)), 0)
         distance = squared * inverse
-    scaled = weights * inverse
-    pulls = [scaled * r for r in residual]
-    pull = jnp.stack(pulls)
-    # Sums of products, not a product with the transposed points: that would copy both.
-    transform_grad = jnp.stack(
-        [jnp.stack([*(jnp.sum(pulls[a] * points[b]) for b in range(3)), jnp.sum(pulls[a])]) for a in range(3)]
-    )
+    pull = (weights * inverse)[None] * residual
+    transform_grad = jnp.concatenate([pixel_sums(pull, (x[0], y[0], z[0])), jnp.sum(pull, axis=1, keepdims=True)], 1)
     points_grad = weights_grad = None
     if wanted[0]:
-        points_grad = jnp.stack([sum(transform[a, b] * pulls[a] for a in range(3)) for b in range(3)])
-        points_grad = points_grad.astype(dtypes[0])
+        points_grad = tuple(jnp.sum(transform[:, b, None] * pull, axis=0).astype(dtypes[0]) for b in range(3))
     if wanted[1]:
         weights_grad = distance.astype(dtypes[1])
     return jnp.sum(weights * distance), pull, transform_grad, (points_grad, weights_grad)
 
 
 def _forward(transforms, frames, edges, observed, mesh: Mesh | None, softness: float):
-    wanted: Any = tuple(is_wanted(x) for x in observed)
+    wanted: Any = tuple(any(map(is_wanted, jax.tree.leaves(x))) for x in observed)
     arrays: Any = values_of((transforms, frames, edges, observed))
     transforms, frames, edges, observed = arrays
     value, *gradients = _value_and_gradients(transforms, frames, edges, observed, mesh, softness, wanted)

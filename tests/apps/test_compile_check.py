@@ -151,7 +151,7 @@ def test_the_programs_have_the_shapes_of_a_run(monkeypatch):
         ("second pass", "network, heads"): (passes, "_network_batch"),
         ("second pass", "storing"): (batches, "_keep"),
         ("alignment", "registration"): (assembly, "_register"),
-        ("alignment", "layout of points"): (problem, "_channels_first"),
+        ("alignment", "layout of points"): (problem, "_coordinates"),
         ("alignment with flow", "descent"): (descent, "_compiled_steps"),
         ("alignment", "clean-up"): (clean, "_clean"),
     }

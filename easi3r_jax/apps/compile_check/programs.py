@@ -232,7 +232,7 @@ def _alignment(clip: Clip) -> Iterator[Program]:
     layout = problem._layout_of(count, pixels, None, mesh)
     blocks = (layout.shards * layout.groups, layout.block)
     arguments = (store[0], layout, clip.array(count, dtype=bool))
-    yield Program("alignment", "layout of points", pairs, problem._channels_first, arguments, beside=(*held, store[1:]))
+    yield Program("alignment", "layout of points", pairs, problem._coordinates, arguments, beside=(*held, store[1:]))
 
     shapes = ((count, 8), (frames, 7), (frames, height, width), (1,))
     state = AlignState(*(clip.array(*shape) for shape in shapes))
@@ -241,7 +241,7 @@ def _alignment(clip: Clip) -> Iterator[Program]:
     scalar = clip.array()
     observed = problem.AlignProblem(
         edges=clip.rows(*blocks, 2, dtype=jnp.int32),
-        points_i=(points := clip.rows(*blocks, 3, pixels, dtype=bits)),
+        points_i=(points := (clip.rows(*blocks, pixels, dtype=bits),) * 3),
         points_j=points,
         weights_i=(weights := clip.rows(*blocks, pixels, dtype=bits)),
         weights_j=weights,

@@ -120,7 +120,7 @@ class MemoryCounter:
 
         masks = _shape(frames, *size, dtype=bool)
         align = AlignConfig(flow_start=0.0)
-        # On a CPU, `make_problem` chooses one pair at a time.
+        # On a CPU, `make_problem` chooses for a CPU.
         block = None if self._options else max(1, _PIXELS // (size[0] * size[1]))
         problem = jax.eval_shape(
             lambda p, f, m: alignment.make_problem(p, align, flow=f, dynamic_mask=m, block=block), maps, flow, masks
