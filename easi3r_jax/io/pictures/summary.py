@@ -62,27 +62,31 @@ def summary_figure(
 
     figure = Figure(figsize=size, dpi=100, facecolor="white")
 
-    def box(row: float, column: float, box_width: float, box_height: float) -> tuple[float, float, float, float]:
-        x = left + column * (cell_width + gap)
-        y = size[1] - top - row * (cell_height + gap) - (cell_height + box_height) / 2
-        return x / size[0], y / size[1], box_width / size[0], box_height / size[1]
+    # One pair of axes for all pictures, in inches: a pair for each would take longer than everything else here.
+    page = figure.add_axes((0, 0, 1, 1))
+    page.set_axis_off()
 
-    figure.text(
-        0.12 / size[0], 1 - 0.12 / size[1], title, va="top", ha="left", fontsize=14, weight="bold", parse_math=False
-    )
+    def corner(row: int, column: int, box_height: float) -> tuple[float, float]:
+        """Lower left corner of a box in a cell."""
+        y = size[1] - top - row * (cell_height + gap) - (cell_height + box_height) / 2
+        return left + column * (cell_width + gap), y
+
+    page.text(0.12, size[1] - 0.12, title, va="top", ha="left", fontsize=14, weight="bold", parse_math=False)
     for c, t in enumerate(frames):
-        x, y, _, _ = box(0, c, 0, cell_height)
-        x, y = x + picture_width / 2 / size[0], y + (cell_height + 0.04) / size[1]
-        figure.text(x, y, f"frame {t}\n{time[t]:.2f} s", va="bottom", ha="center", fontsize=9)
+        x, y = corner(0, c, cell_height)
+        label = f"frame {t}\n{time[t]:.2f} s"
+        page.text(x + picture_width / 2, y + cell_height + 0.04, label, va="bottom", ha="center", fontsize=9)
     for r, (label, images, scale) in enumerate(rows):
         for c, image in enumerate(images):
-            axes = figure.add_axes(box(r, c, picture_width, picture_height))
-            axes.set_axis_off()
-            axes.imshow(image if scale is None else scale.colors(image), aspect="auto")
-            if c == 0:
-                axes.text(-0.12 / picture_width, 0.5, label, transform=axes.transAxes, va="center", ha="right")
+            x, y = corner(r, c, picture_height)
+            extent = (x, x + picture_width, y, y + picture_height)
+            page.imshow(image if scale is None else scale.colors(image), aspect="auto", extent=extent)
+        page.text(left - 0.12, corner(r, 0, 0)[1], label, va="center", ha="right")
         if scale is not None:
-            _draw_bar(figure, figure.add_axes(box(r, len(images), 0.1, cell_height)), scale)
+            x, y = corner(r, len(images), cell_height)
+            bar = (x / size[0], y / size[1], 0.1 / size[0], cell_height / size[1])
+            _draw_bar(figure, figure.add_axes(bar), scale)
+    page.set(xlim=(0, size[0]), ylim=(0, size[1]))  # after the pictures, which change them
     return figure
 
 
