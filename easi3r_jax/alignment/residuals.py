@@ -38,8 +38,8 @@ def pair_terms(state: AlignState, problem: AlignProblem) -> tuple[Float[Array, "
     transforms = transforms.reshape(-1, 3, 4)
 
     def side(index: Array, points: _Points, weights: Array) -> Array:
-        points = jnp.stack([widened(x.reshape(len(edges), -1), frames.dtype) for x in points], axis=1)
-        moved = jnp.einsum("eab,ebp->eap", transforms[:, :, :3], points, precision=_HIGHEST) + transforms[:, :, 3:]
+        observed = jnp.stack([widened(x.reshape(len(edges), -1), frames.dtype) for x in points], axis=1)
+        moved = jnp.einsum("eab,ebp->eap", transforms[:, :, :3], observed, precision=_HIGHEST) + transforms[:, :, 3:]
         distance = se3.safe_norm(jnp.moveaxis(moved - frames[index], 1, -1))
         return jnp.sum(widened(weights.reshape(distance.shape), distance.dtype) * distance) / _divisor(state, problem)
 
@@ -88,8 +88,8 @@ def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Ar
 # Milliseconds per value and gradient, 800 edges of 56 x 96 pixels, 86 frames, 2 CPU cores, measured in a loop inside
 # jit, with an earlier kernel that took 52: autodiff of all edges at once 111, rematerialised 119; autodiff of the scan,
 # rematerialised 382; one-pass gradient of all edges at once with segment sums 172; in blocks of 16 edges 81.
-# Points come as three arrays, so that each step slices each array once. Code that reads several rows of one slice is not
-# vectorised by XLA's CPU compiler (it loads the loop's counter again for every element): 12 instead of 5.5 ms for 108
+# Points come as three arrays, so that a step slices each array once. XLA's CPU compiler does not vectorise code that
+# reads several rows of one slice (it loads the loop's counter again for every element): 12 instead of 5.5 ms for 108
 # edges of 64 x 96 pixels, in blocks of 12 edges.
 # Unrolling the scan 4 times speeds up no step by more than a tenth, slows down steps at 512 x 288 pixels by a quarter,
 # and makes compilation with flow half as long again.
@@ -97,7 +97,7 @@ def _transforms_and_frames(state: AlignState, problem: AlignProblem) -> tuple[Ar
 # so alignment steps do not pay for it. Second derivatives go through the pass by autodiff, which recomputes each block
 # instead of storing its intermediates.
 
-_Points = tuple[Array, Array, Array]
+_Points = tuple[Array, ...]  # x, y, z
 _Observed = tuple[_Points, Array, _Points, Array]
 _Wanted = tuple[bool, bool, bool, bool]
 _NONE: _Wanted = (False, False, False, False)
