@@ -77,7 +77,7 @@ WITHIN = {
     "alignment": {
         "assembly": {"confidence", "graph", "known", "narrow"},
         "descent": {"problem", "state", "terms"},
-        "flow": {"derivatives", "problem", "state"},
+        "flow": {"derivatives", "pixel_sums", "problem", "state"},
         "flow_masks": {"flow", "pair"},
         "implicit": {"derivatives", "problem", "residuals", "state", "terms"},
         "initialise": {"assembly", "known", "known_scale", "state"},
@@ -86,7 +86,7 @@ WITHIN = {
         "narrow": {"derivatives"},
         "pair": {"confidence", "initialise", "known"},
         "problem": {"narrow", "state"},
-        "residuals": {"derivatives", "narrow", "problem", "state"},
+        "residuals": {"derivatives", "narrow", "pixel_sums", "problem", "state"},
         "terms": {"flow", "problem", "residuals", "state"},
         "windows": {"known", "overlaps"},
     },
@@ -235,6 +235,8 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
             found.append(f"{where}: only the viewer needs viser")
         if top in ("gradio", "gradio_client", "starlette") and module != "easi3r_jax.apps.app.page":
             found.append(f"{where}: only the web app's page needs gradio")
+        if top == "ray" and module != "easi3r_jax.apps.cluster.ray_cluster":
+            found.append(f"{where}: only apps.cluster.ray_cluster needs Ray")
         if top in ("plyfile", "pycolmap", "trimesh"):
             found.append(f"{where}: only tests read exports back (and plyfile is GPL)")
         if top in ("pickle", "cloudpickle", "dill", "joblib") and not module.startswith("easi3r_jax.weights.convert"):
@@ -304,6 +306,7 @@ def project_modules() -> Iterator[tuple[str, pathlib.Path]]:
         ("easi3r_jax.models", "def f():\n    import orbax.checkpoint as ocp"),
         ("easi3r_jax.apps.reconstruct", "def f():\n    from orbax import checkpoint"),
         ("easi3r_jax.models", "import torch"),
+        ("easi3r_jax.apps.evaluate.main", "import ray"),
         ("easi3r_jax.weights.convert.torch_file", "import torch.serialization"),
         ("easi3r_jax.inference.refine.alternate", "import torch"),
         ("easi3r_jax.apps.reconstruct", "from transformers import Sam2VideoModel"),
@@ -387,8 +390,8 @@ def test_every_import_is_a_declared_dependency():
 
     The readers of HDF5 and OpenEXR files may import what is in the extra `datasets`, which they do where they need it;
     likewise the writer of OpenEXR files what is in `export`, the refinement by SAM 2, and its tests, what is in `sam2`,
-    the viewer what is in `viewer`, and the web app's page what is in `app` and comes with it. Tests in a browser may
-    import what drives it, and what the page is made of.
+    the viewer what is in `viewer`, the driver of a cluster what is in `cluster`, and the web app's page what is in
+    `app` and comes with it. Tests in a browser may import what drives it, and what the page is made of.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {name: {_distribution(r) for r in needs} for name, needs in project["optional-dependencies"].items()}
@@ -400,6 +403,7 @@ def test_every_import_is_a_declared_dependency():
     by_module["easi3r_jax.training.datasets.exr"] = extras["datasets"]
     by_module["easi3r_jax.io.export.exr"] = extras["export"]
     by_module["easi3r_jax.viewer"] = extras["viewer"]
+    by_module["easi3r_jax.apps.cluster.ray_cluster"] = extras["cluster"]
     by_module["easi3r_jax.apps.app.page"] = extras["app"] | {"starlette"}
     browser = {_distribution(line) for line in (ROOT / "tests/requirements-browser.txt").read_text().splitlines()}
     sources = [

@@ -137,6 +137,11 @@ class Flags:
         """Every flag's value, by name."""
         return {h.name: h.value for g in self._groups for h in g.holders}
 
+    @property
+    def keeps_compiled(self) -> bool:
+        """Whether programs compiled by JAX are kept."""
+        return self._cache is not None and bool(self._cache.value)
+
     def changed(self) -> list[str]:
         """The flags that differ from their defaults, as typed on a command line."""
         return [f"--{h.name}={h.value}" for g in self._groups for h in g.holders if h.value != h.default]
@@ -198,7 +203,7 @@ class Flags:
             return _complain(f"Unexpected argument {self.rest[0]!r}: options are written --name=value (see --help).", 2)
 
         def cached_main() -> None:
-            if self._cache is not None and self._cache.value:
+            if self.keeps_compiled:
                 from easi3r_jax.apps import compilation  # not above: it imports JAX, which not every program needs
 
                 compilation.use_cache()

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from easi3r_jax.apps.evaluate import inputs, records
 from easi3r_jax.apps.evaluate import main as program
-from easi3r_jax.apps.evaluate import records
 from easi3r_jax.apps.evaluate.rendered import rendered_frames, rendered_set
 from easi3r_jax.apps.evaluate.run import Method, evaluate
 from easi3r_jax.apps.evaluate.schedule import Job, Part
@@ -27,6 +27,7 @@ from easi3r_jax.evaluation.datasets import TEST_SETS, Published, TestSequence, T
 from easi3r_jax.evaluation.metrics import DepthOptions
 from easi3r_jax.inference import pipeline
 from easi3r_jax.models import Precision
+from easi3r_jax.synthetic import ClipConfig
 
 H, W = 32, 48
 LENGTHS = {"ant": 3, "bee": 5, "cat": 4}
@@ -108,7 +109,7 @@ def stand_in(monkeypatch):
         return Reconstruction(jax.tree.map(np.asarray, scene), frames, losses=np.zeros(0, np.float32))
 
     metadata = {"source_sha256": "5e", "source_name": "stand-in"}
-    monkeypatch.setattr(program, "load_model_and_metadata", lambda *_, **__: (model, metadata))
+    monkeypatch.setattr(inputs, "load_model_and_metadata", lambda *_, **__: (model, metadata))
     monkeypatch.setattr(Method, "clip", clip)
     return state
 
@@ -152,15 +153,15 @@ def test_rendered_clips_through_the_embedded_network(run, tmp_path):
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
     assert float(rows[1]["depth.abs_rel"]) == found[1].metrics["depth"]["abs_rel"]
 
-    before = (tmp_path / "out" / "results.000.jsonl").read_bytes()
+    before = (tmp_path / "out" / "results.jsonl").read_bytes()
     code, out, _ = run(*quick, "--iterations=3", "--seed=7")
     assert code == 0 and "2 sequences, 0 to do" in out
-    assert (tmp_path / "out" / "results.000.jsonl").read_bytes() == before
+    assert (tmp_path / "out" / "results.jsonl").read_bytes() == before
 
 
 def test_clips_are_rendered_at_the_size_of_the_network():
     config = FrameConfig(size=96, patch_size=24)
-    _, (sequence,) = rendered_set(1, 3, program.ClipConfig(size=(64, 96), num_frames=3))
+    _, (sequence,) = rendered_set(1, 3, ClipConfig(size=(64, 96), num_frames=3))
     frames = rendered_frames(sequence, config)
     assert frames.rgb.shape == (3, 48, 96, 3) and tuple(frames.source_size) == (64, 96)
     assert sequence.truth.depth(1).shape == (64, 96) and sequence.truth.masks(0).dtype == bool
@@ -186,7 +187,7 @@ def test_a_failed_sequence_is_recorded_and_no_mean_is_shown(run_toys, stand_in, 
     assert "FAILED: Frame 3 is damaged: copy it again." in out and "FAILED: ZeroDivisionError" in out
     assert "ours: INCOMPLETE  1/3" in out and "toys (depth) has 1 of 3 sequences" in out
     assert "ours: INCOMPLETE  1/2" in out  # of the two with a camera path
-    log = (tmp_path / "out" / "errors.000.log").read_text()
+    log = (tmp_path / "out" / "errors.log").read_text()
     assert log.count("Traceback") == 2 and "toys bee, seed 0" in log
     report = (tmp_path / "out" / "report.md").read_text()
     assert "**INCOMPLETE**" in report and "| bee | toys | 0 | Frame 3 is damaged: copy it again. |" in report
@@ -222,7 +223,7 @@ def test_an_interrupted_run_resumes(run_toys, stand_in, tmp_path):
     code, _, errors = run_toys()
     assert code == 130 and errors.splitlines() == ["error: Interrupted. Nothing half-written was left behind."]
     assert [n for n, _ in stand_in.seen] == [5, 4]
-    lines = tmp_path / "out" / "results.000.jsonl"
+    lines = tmp_path / "out" / "results.jsonl"
     with lines.open("a") as file:
         file.write(lines.read_text()[:40])
     stand_in.fails = {}
@@ -287,7 +288,7 @@ def test_runs_are_compared_sequence_by_sequence(run_toys, stand_in, run, tmp_pat
 
 def test_a_folder_has_one_run_at_a_time(run_toys, stand_in, tmp_path):
     run_toys("--num_sequences=1")
-    with locked(tmp_path / "out", busy="", name="run.000.lock"):
+    with locked(tmp_path / "out", busy="", name="run.lock"):
         code, _, errors = run_toys()
     assert code == 1 and len(errors.splitlines()) == 1 and "in use: another evaluation" in errors
     assert len(stand_in.seen) == 1
@@ -314,7 +315,7 @@ def test_bad_input_is_one_line(run, toys, stand_in, tmp_path, arguments, says):
     code, _, errors = run(*arguments)
     assert code == 1 and len(errors.splitlines()) == 1
     assert re.search(says, errors), errors
-    assert not (tmp_path / "out" / "results.000.jsonl").exists()
+    assert not (tmp_path / "out" / "results.jsonl").exists()
 
 
 def test_sequences_without_ground_truth(run, toys, stand_in, tmp_path):
@@ -347,7 +348,7 @@ def test_single_frames_are_reconstructed_alone(toys, stand_in, monkeypatch):
     whole = TEST_SETS["toys"]
     alone = TestSet("toys", "Toys", ("depth",), whole.find, "", "", DepthOptions("median", per_frame=True), True)
     sequence = alone.find(toys)[1]
-    method = Method(None, FrameConfig(size=W, patch_size=8), program.METHOD.pipeline_config(0))
+    method = Method(None, FrameConfig(size=W, patch_size=8), inputs.METHOD.pipeline_config(0))
     found = evaluate(Job(Part.of(alone, [sequence], 0, {}), sequence, 0), method, None, lambda *_: None)
     assert calls == [(1, "none", ())] * 5
     assert found["metrics"]["depth"]["pixels"] == 5 * H * W and set(found["metrics"]) == {"depth"}

@@ -14,7 +14,7 @@ from easi3r_jax.apps import cli, compilation
 from easi3r_jax.apps.evaluate import compare, records, tables
 from easi3r_jax.apps.evaluate.configuration import describe, weights_hash
 from easi3r_jax.apps.evaluate.records import Record, configuration_digest
-from easi3r_jax.apps.evaluate.schedule import Job, Part, all_jobs, shard_of
+from easi3r_jax.apps.evaluate.schedule import Job, Part, all_jobs
 from easi3r_jax.apps.evaluate.sequence_metrics import MAX_POINTS, Prediction, depth_metrics, evaluate_sequence, tasks_of
 from easi3r_jax.apps.evaluate.summary import Mean, data_set_mean, summarise
 from easi3r_jax.core.config import AlignConfig, FrameConfig, PipelineConfig
@@ -149,7 +149,7 @@ def record(sequence="a", seed=0, metrics=None, **options):
 
 
 def test_records_survive_a_truncated_line(tmp_path):
-    first, second = tmp_path / "results.000.jsonl", tmp_path / "results.001.jsonl"
+    first, second = tmp_path / "results.jsonl", tmp_path / "results.001.jsonl"
     records.append(first, record("a", metrics={"abs_rel": 0.1, "sq_rel": None, "log_rmse": math.nan}))
     line = first.read_bytes()
     first.write_bytes(line + line[:50])  # power loss
@@ -180,7 +180,7 @@ def test_records_survive_a_truncated_line(tmp_path):
     ],
 )
 def test_an_invalid_line_is_skipped(tmp_path, change):
-    path = tmp_path / "results.000.jsonl"
+    path = tmp_path / "results.jsonl"
     records.append(path, record("a", metrics={"abs_rel": 0.1}))
     line = json.loads(path.read_text())
     path.write_text(json.dumps(line | {"sequence": "b"} | change) + "\n" + json.dumps(line) + "\n")
@@ -188,8 +188,8 @@ def test_an_invalid_line_is_skipped(tmp_path, change):
 
 
 def test_results_that_cannot_be_read(tmp_path):
-    (tmp_path / "results.000.jsonl").mkdir()
-    with pytest.raises(InputError, match=r"results\.000\.jsonl"):
+    (tmp_path / "results.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"results\.jsonl"):
         records.read(tmp_path)
 
 
@@ -197,21 +197,6 @@ def test_the_last_record_of_a_sequence_counts():
     failed, again = record(error="no", ended=1.0), record(ended=2.0)
     other = record(config="d", ended=3.0)
     assert records.latest([failed, again, other]) == {again.key: again, other.key: other}
-
-
-def test_jobs_are_distributed_once_and_evenly():
-    lengths = [90, 5, 40, 41, 3, 88, 17, 60, 8, 30]
-    sequences = [TestSequence(f"s{n}", (), np.arange(float(n)), Truth(), n) for n in lengths]
-    jobs = all_jobs([Part.of(a_set(), sequences, 0, {})], [0, 1])
-    assert len(jobs) == 20
-    shards = [shard_of(jobs, index, 3) for index in range(3)]
-    assert sorted(job.key for shard in shards for job in shard) == sorted(job.key for job in jobs)
-    assert shards == [shard_of(jobs[::-1], index, 3) for index in range(3)]  # in any order of the jobs
-    frames = [sum(job.num_frames for job in shard) for shard in shards]
-    assert max(frames) <= 4 / 3 * sum(lengths) * 2 / 3
-    for shard in shards:
-        assert [job.num_frames for job in shard] == sorted((job.num_frames for job in shard), reverse=True)
-    assert len(shard_of(jobs, 0, 1)) == 20 and shard_of(jobs[:1], 1, 2) == []
 
 
 def test_the_first_sequences_are_evaluated_and_all_are_expected():
@@ -295,7 +280,14 @@ def described(
     pipeline=PipelineConfig(), frames=FrameConfig(), weights=None, known=None, protocol=None, precision="exact"
 ):
     return configuration_digest(
-        describe(known or a_set(), protocol or {}, pipeline, frames, precision=precision, weights=weights or {})
+        describe(
+            known or a_set(),
+            protocol or {},
+            pipeline=pipeline,
+            frames=frames,
+            precision=precision,
+            weights=weights or {},
+        )
     )
 
 
@@ -366,7 +358,7 @@ def test_the_bootstrap_separates_chance_from_a_difference():
 def test_runs_are_compared_over_common_sequences_and_their_newest_configuration(tmp_path):
     for folder, values in (("a", {"x": 1.0, "y": 2.0, "z": 9.0}), ("b", {"x": 1.5, "y": 3.5})):
         (tmp_path / folder).mkdir()
-        path = tmp_path / folder / "results.000.jsonl"
+        path = tmp_path / folder / "results.jsonl"
         for name, value in values.items():
             records.append(path, record(name, metrics={"abs_rel": 77.0}, config="old", ended=1.0))
             for seed, offset in ((0, -0.25), (1, 0.25)):

@@ -22,9 +22,9 @@ _EXCLUDED = ("pair_batch", "frame_batch", "shared_shapes", "seed")
 def describe(
     test_set: TestSet,
     protocol: Mapping[str, Any],
+    *,
     pipeline: PipelineConfig,
     frames: FrameConfig,
-    *,
     precision: str,
     weights: Mapping[str, str | None],
 ) -> dict[str, Any]:

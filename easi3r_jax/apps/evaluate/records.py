@@ -1,7 +1,7 @@
-"""Results of a run: one line per sequence, written as soon as it ends, in files that survive however the run ends.
+"""Results of a run: one line per sequence, written as soon as it ends, in a file that survives however the run ends.
 
-Every process writes its own `results.NNN.jsonl`; a reader takes all of them together. A line is written at once and
-synced to disk. If it is truncated nevertheless (power loss, full disk), it is ignored and its sequence is not complete.
+A line is written at once and synced to disk. If it is truncated nevertheless (power loss, full disk), it is ignored and
+its sequence is not complete.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.export import to_json
 
 Key = tuple[str, str, int, str]
-_FILES = "results.*.jsonl"
+#: The file of a run.
+RESULTS = "results.jsonl"
+#: Earlier versions wrote a file per process.
+_FILES = "results*.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Record:
       code: version and commit.
       ended: seconds since 1970.
       result: folder of the result within the run's folder; None if none was saved.
+      attempts: how often it was begun: more than once if a worker of a cluster died.
+      worker: name of the last worker of a cluster; "" without one.
     """
 
     dataset: str
@@ -55,6 +60,8 @@ class Record:
     code: str
     ended: float
     result: str | None = None
+    attempts: int = 1
+    worker: str = ""
 
     @property
     def key(self) -> Key:
@@ -103,7 +110,7 @@ def append(path: pathlib.Path, *added: Record) -> None:
 
 
 def read(folder: pathlib.Path) -> list[Record]:
-    """The records of all processes in the order in which they ended. Invalid lines are skipped.
+    """The records in the order in which they ended. Invalid lines are skipped.
 
     Raises:
       InputError: a file that cannot be read.
@@ -135,7 +142,8 @@ def _is_valid(record: Record) -> bool:
     metrics, number = record.metrics, (int, float)
     return (
         all(isinstance(getattr(record, name), str) for name in ("dataset", "sequence", "config", "hardware", "code"))
-        and all(isinstance(getattr(record, name), int) for name in ("seed", "num_frames"))
+        and isinstance(record.worker, str)
+        and all(isinstance(getattr(record, name), int) for name in ("seed", "num_frames", "attempts"))
         and all(isinstance(getattr(record, name), number) for name in ("seconds", "ended"))
         and all(isinstance(getattr(record, name), str | None) for name in ("error", "result"))
         and isinstance(record.peak_memory_bytes, dict)

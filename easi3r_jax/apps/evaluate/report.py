@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from easi3r_jax.apps import progress
+from easi3r_jax.apps.cluster.tasks import Usage
 from easi3r_jax.apps.evaluate.records import Record
 from easi3r_jax.apps.evaluate.schedule import Part
 from easi3r_jax.apps.evaluate.summary import TaskSummary
@@ -68,12 +69,13 @@ class Report:
             blocks.append(f"  {title_of(table, part.test_set)}\n{progress.table(rows, header)}")
         return "\n\n".join(blocks)
 
-    def markdown(self, command: str, configurations: Sequence[dict[str, Any]]) -> str:
+    def markdown(self, command: str, configurations: Sequence[dict[str, Any]], usage: Sequence[Usage] = ()) -> str:
         """`report.md`.
 
         Args:
           command: of the run.
           configurations: description of the method for each data set.
+          usage: what the workers of a cluster did.
         """
         lines = ["# Evaluation", "", f"    {command}", ""]
         lines += [
@@ -95,7 +97,7 @@ class Report:
             title = title_of(table, part.test_set)
             lines += [f"{title[0].upper()}{title[1:]}:", "", markdown(rows, header), ""]
             lines += self._sources(part, table)
-        lines += self._failures() + self._effort()
+        lines += self._failures() + self._effort() + _workers(usage)
         lines += ["## Configuration", ""]
         for part, described in zip(self.parts, configurations, strict=True):
             text = json.dumps(to_json(described), indent=1, ensure_ascii=False)
@@ -127,13 +129,19 @@ class Report:
             writer.writerow(["" if value is None else value for value in row])
         return text.getvalue()
 
-    def write(self, output: pathlib.Path, command: str, configurations: Sequence[dict[str, Any]]) -> None:
+    def write(
+        self,
+        output: pathlib.Path,
+        command: str,
+        configurations: Sequence[dict[str, Any]],
+        usage: Sequence[Usage] = (),
+    ) -> None:
         """Writes both files.
 
         Raises:
           OutputError: they cannot be written.
         """
-        for name, text in (("report.md", self.markdown(command, configurations)), ("results.csv", self.csv())):
+        for name, text in (("report.md", self.markdown(command, configurations, usage)), ("results.csv", self.csv())):
             with atomic_file(output / name) as new:
                 new.write_text(text, encoding="utf-8")
 
@@ -167,10 +175,36 @@ class Report:
         for name, values in (("Hardware", {r.hardware for r in found}), ("Code", {r.code for r in found})):
             lines += [f"- {name}: {'; '.join(sorted(values)) or '-'}"]
         rows = [
-            (r.sequence, r.dataset, str(r.seed), str(r.num_frames), f"{r.seconds:.1f}", *_gigabytes(r)) for r in found
+            (
+                r.sequence,
+                r.dataset,
+                str(r.seed),
+                str(r.num_frames),
+                f"{r.seconds:.1f}",
+                *_gigabytes(r),
+                str(r.attempts),
+            )
+            for r in found
         ]
-        header = ("sequence", "data set", "seed", "frames", "seconds", "peak host GB", "peak device GB")
+        header = ("sequence", "data set", "seed", "frames", "seconds", "peak host GB", "peak device GB", "attempts")
         return [*lines, "", markdown(rows, header), ""]
+
+
+def _workers(usage: Sequence[Usage]) -> list[str]:
+    """What the workers of the last command did."""
+    if not usage:
+        return []
+    busy, alive, tasks = (sum(getattr(u, name) for u in usage) for name in ("busy", "alive", "tasks"))
+    longest = max(u.alive for u in usage)
+    lines = ["## Workers", "", "Of the last command:", ""]
+    if alive and longest:
+        lines[-2:] = [f"{tasks} sequences in {longest:.0f} s, {60 * tasks / longest:.1f} a minute. Workers were busy"]
+        lines += [f"{busy / alive:.0%} of the time.", ""]
+    rows = [
+        (u.name, str(u.tasks), f"{u.busy:.0f}", f"{u.alive:.0f}", f"{u.busy / u.alive:.0%}" if u.alive else "-")
+        for u in usage
+    ]
+    return [*lines, markdown(rows, ("worker", "sequences", "seconds busy", "seconds alive", "busy")), ""]
 
 
 def _gigabytes(record: Record) -> tuple[str, str]:

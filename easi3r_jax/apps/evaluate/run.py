@@ -1,4 +1,4 @@
-"""The evaluation loop: one sequence after the other, each record on disk before the next sequence begins."""
+"""Evaluating a sequence: what becomes of it, as a record."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def is_done(
 
 
 def evaluate(job: Job, method: Method, results: ResultFolders | None, progress: Progress) -> dict[str, Any]:
-    """`metrics`, `seconds`, `peak_memory_bytes` and `result` of a sequence's record.
+    """`metrics`, `seconds`, `peak_memory` and `result` of a sequence's record: arguments of `record_of`.
 
     Raises:
       UserError: input that cannot be read, does not match, or cannot be reconstructed.
@@ -134,55 +134,70 @@ def evaluate(job: Job, method: Method, results: ResultFolders | None, progress: 
     folder = None
     if results is not None and result is not None:
         folder = results.write(job, result, metrics)
-    return {"metrics": metrics, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes(), "result": folder}
+    return {"metrics": metrics, "seconds": seconds, "peak_memory": peak_memory_bytes(), "result": folder}
 
 
-def run(
-    jobs: list[Job],
-    attempt: Callable[[Job], dict[str, Any]],
-    output: pathlib.Path,
-    process_index: int,
-    report: Callable[[Job, Record, int], None],
-) -> None:
-    """Runs the jobs in order. A failure is recorded with its reason, and the others continue.
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a job.
 
-    Args:
-      jobs: of this process.
-      attempt: see `evaluate`.
-      output: folder of the run: `results.NNN.jsonl`, and `errors.NNN.log` with the traceback of every failure.
-      process_index: NNN.
-      report: called with the job, its record and the number of jobs that have ended.
+    Attributes:
+      record: its line.
+      trace: traceback of a failure, else "".
+    """
+
+    record: Record
+    trace: str = ""
+
+
+def attempted(job: Job, evaluate_job: Callable[[Job], dict[str, Any]]) -> Outcome:
+    """The outcome of a job. Any failure is recorded with its reason: other sequences are not affected."""
+    began = time.perf_counter()
+    try:
+        return Outcome(record_of(job, **evaluate_job(job)))
+    except Exception as failure:
+        seconds = time.perf_counter() - began
+        trace = "".join(traceback.format_exception(failure))
+        return Outcome(record_of(job, seconds=seconds, error=reason(failure)), trace)
+
+
+def record_of(
+    job: Job,
+    *,
+    seconds: float,
+    metrics: dict[str, Any] | None = None,
+    error: str | None = None,
+    peak_memory: dict[str, int] | None = None,
+    result: str | None = None,
+) -> Record:
+    """The line of a job that ended in this process now."""
+    dataset, sequence, seed, config = job.key
+    return Record(
+        dataset=dataset,
+        sequence=sequence,
+        seed=seed,
+        config=config,
+        num_frames=job.num_frames,
+        metrics=metrics or {},
+        error=error,
+        seconds=seconds,
+        peak_memory_bytes=peak_memory_bytes() if peak_memory is None else peak_memory,
+        hardware=processor(),
+        code=code_version(),
+        ended=time.time(),
+        result=result,
+    )
+
+
+def save(output: pathlib.Path, outcome: Outcome) -> None:
+    """Appends a line to `results.jsonl`, and the traceback of a failure to `errors.log`.
 
     Raises:
-      OutputError: a record cannot be written.
+      OutputError: they cannot be written.
     """
-    for number, job in enumerate(jobs, 1):
-        began = time.perf_counter()
-        try:
-            found, error = attempt(job), None
-        except Exception as failure:  # any failure: the other sequences are not affected
-            error = reason(failure)
-            _log(output / f"errors.{process_index:03d}.log", job, failure)
-            found = {
-                "metrics": {},
-                "seconds": time.perf_counter() - began,
-                "peak_memory_bytes": peak_memory_bytes(),
-            }
-        dataset, sequence, seed, config = job.key
-        record = Record(
-            dataset=dataset,
-            sequence=sequence,
-            seed=seed,
-            config=config,
-            num_frames=job.num_frames,
-            error=error,
-            hardware=processor(),
-            code=code_version(),
-            ended=time.time(),
-            **found,
-        )
-        records.append(output / f"results.{process_index:03d}.jsonl", record)
-        report(job, record, number)
+    if outcome.trace:
+        _log(output / "errors.log", outcome)
+    records.append(output / records.RESULTS, outcome.record)
 
 
 def reason(failure: Exception) -> str:
@@ -197,11 +212,11 @@ def reason(failure: Exception) -> str:
     return text if len(text) <= _MAX_REASON_LENGTH else text[: _MAX_REASON_LENGTH - 3] + "..."
 
 
-def _log(path: pathlib.Path, job: Job, failure: Exception) -> None:
-    dataset, sequence, seed, config = job.key
+def _log(path: pathlib.Path, outcome: Outcome) -> None:
+    dataset, sequence, seed, config = outcome.record.key
     head = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {dataset} {sequence}, seed {seed}, configuration {config}"
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"--- {head}\n{''.join(traceback.format_exception(failure))}\n")
+            file.write(f"--- {head}\n{outcome.trace}\n")
     except OSError as error:
         raise output_error(path, error) from error

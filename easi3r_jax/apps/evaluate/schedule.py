@@ -1,4 +1,4 @@
-"""The jobs of a run, and their distribution over processes."""
+"""The jobs of a run."""
 
 from __future__ import annotations
 
@@ -90,18 +90,3 @@ def all_jobs(parts: Iterable[Part], seeds: Iterable[int]) -> list[Job]:
     """All chosen sequences with all seeds."""
     seeds = list(seeds)
     return [Job(part, sequence, seed) for part in parts for sequence in part.chosen for seed in seeds]
-
-
-def shard_of(jobs: list[Job], process_index: int, process_count: int) -> list[Job]:
-    """The jobs of one of several processes, longest first.
-
-    Jobs are assigned longest first, each to the process with the least work: the longest total is at most a third above
-    the optimum (Graham, 1969). All processes compute the same assignment without communication.
-    """
-    shards: list[list[Job]] = [[] for _ in range(process_count)]
-    frames = [0] * process_count
-    for job in sorted(jobs, key=lambda job: (-job.num_frames, job.key)):
-        least = frames.index(min(frames))
-        shards[least].append(job)
-        frames[least] += job.num_frames
-    return shards[process_index]

@@ -1,0 +1,109 @@
+"""Tasks, what becomes of them, and the order in which workers get them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Collection, Hashable, Iterable
+from typing import Any
+
+#: What a worker does with a task's payload. Its exceptions end the run: it returns expected failures.
+Attempt = Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A piece of work that depends on no other.
+
+    Attributes:
+      name: for people.
+      payload: given to `Attempt`; small, since it is sent.
+      cost: in any unit, the same for all.
+      shape: of its arrays: a worker has compiled for the shapes that it has worked on.
+    """
+
+    name: str
+    payload: Any
+    cost: float = 1.0
+    shape: Hashable = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """What became of a task: a value, or the reason why it was given up.
+
+    Attributes:
+      task: the task.
+      value: what `Attempt` returned; None if every attempt lost its worker.
+      error: why the task was given up, in one line; None if there is a value.
+      attempts: how often it was begun.
+      seconds: of its last attempt.
+      worker: name of the last worker, "" for this process.
+    """
+
+    task: Task
+    value: Any
+    error: str | None = None
+    attempts: int = 1
+    seconds: float = 0.0
+    worker: str = ""
+
+
+@dataclasses.dataclass
+class Usage:
+    """What a worker has done.
+
+    Attributes:
+      name: of the worker.
+      tasks: number of tasks that it ended.
+      busy: seconds that it spent on tasks.
+      alive: seconds since it was ready.
+    """
+
+    name: str
+    tasks: int = 0
+    busy: float = 0.0
+    alive: float = 0.0
+
+
+class Queue:
+    """Tasks that wait, longest first; a worker prefers shapes that it has compiled, then shapes that nobody has.
+
+    In the end idle workers take over any: compiling once more is shorter than waiting.
+    """
+
+    def __init__(self, tasks: Iterable[Task]):
+        self._waiting: dict[Hashable, deque[Task]] = {}
+        self._costs: dict[Hashable, float] = {}
+        for task in sorted(tasks, key=lambda task: -task.cost):
+            self._waiting.setdefault(task.shape, deque()).append(task)
+            self._costs[task.shape] = self._costs.get(task.shape, 0.0) + task.cost
+
+    def __len__(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def take(self, compiled: Collection[Hashable] = (), elsewhere: Collection[Hashable] = ()) -> Task | None:
+        """Removes and returns the next task of a worker; None if none waits.
+
+        Args:
+          compiled: shapes that the worker has compiled.
+          elsewhere: shapes that another worker has compiled.
+        """
+        own = [shape for shape in self._waiting if shape in compiled]
+        new = [shape for shape in self._waiting if shape not in elsewhere]
+        if own or new:
+            shape = max(own or new, key=lambda shape: self._waiting[shape][0].cost)
+        elif self._waiting:
+            shape = max(self._waiting, key=lambda shape: self._costs[shape])  # where most remains to be done
+        else:
+            return None
+        task = self._waiting[shape].popleft()
+        self._costs[shape] -= task.cost
+        if not self._waiting[shape]:
+            del self._waiting[shape]
+        return task
+
+    def put_back(self, task: Task) -> None:
+        """Returns a task whose worker was lost; it is the next of its shape."""
+        self._waiting.setdefault(task.shape, deque()).appendleft(task)
+        self._costs[task.shape] = self._costs.get(task.shape, 0.0) + task.cost
