@@ -39,7 +39,7 @@ PIP_TORCH ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-quick test-optimised test-machines test-slow test-torch test-browser test-tpu gpu-check lint
+.PHONY: help env demo test test-quick test-optimised test-machines test-cluster test-slow test-torch test-browser test-tpu gpu-check lint
 .PHONY: format parity docs notebook bench embedded lock clean distclean
 
 help: ## List the targets
@@ -91,6 +91,9 @@ test-optimised: env ## Run the tests with full XLA optimisation, as for users
 # MACHINES: some of those listed by `python -m tests.machines --list`. TIMES: rounds.
 test-machines: env ## Run numerical tests under emulated machines: instructions, threads, order, load (hours)
 	$(RUN) -m tests.machines --workers=$(WORKERS) $(if $(TIMES),--times=$(TIMES)) $(MACHINES)
+
+test-cluster: env ## Kill workers, nodes and drivers of a Ray cluster while it evaluates (about an hour)
+	$(RUN) -m pytest -q -m slow tests/apps/test_cluster.py
 
 test-slow: env ## Run the heavy checks
 	$(RUN) -m pytest -q -m slow -n $(WORKERS) $(SPREAD)
