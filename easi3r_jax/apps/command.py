@@ -15,7 +15,7 @@ from easi3r_jax.core import interrupt
 
 #: Each program's module below `easi3r_jax.apps` and its description, in the order of the help.
 PROGRAMS = {
-    "reconstruct": ("reconstruct", "reconstruct a video in 4D"),
+    "reconstruct": ("clips", "reconstruct videos in 4D"),
     "view": ("view", "show a result in the browser"),
     "report": ("report", "pictures, videos and an HTML report of a result"),
     "export": ("export", "export a result to COLMAP, nerfstudio, PLY, GLB and others"),

@@ -198,6 +198,12 @@ class GivenFlags(NetworkFlags):
         )
         self.save_flow = self._optical_flow.boolean("save_flow", False, "Save the flow in the result's folder flow/.")
 
+    def of_one_clip(self) -> list[str]:
+        """Names of the flags in use whose files belong to one clip."""
+        folders = {"masks": self.mask_sources()[1], "flow": pathlib.Path(self.flow.value).expanduser().is_dir()}
+        given = {"intrinsics": self.intrinsics.value, "poses": self.poses.value}
+        return [name for name, value in (given | folders).items() if value]
+
     def _without_flow(self) -> None:
         super()._without_flow()
         if self.save_flow.value:

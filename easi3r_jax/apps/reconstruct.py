@@ -6,6 +6,7 @@
         --checkpoint=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt \\
         --flow_checkpoint=Tartan-C-T-TSKH-spring540x960-M.pth
     python -m experiments.reconstruct --seq=frames/ --checkpoint=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth
+    python -m experiments.reconstruct --seq='videos/*.mp4' --output=results   # a result folder each, and batch.csv
 
 Defaults are the released program's, except for optical flow (--flow) and the embedded network's motion cue (--motion).
 The result is a folder: scene.npz, trajectory.txt (TUM), intrinsics.txt, depth/,
@@ -27,6 +28,7 @@ import numpy as np
 
 from easi3r_jax import alignment, viewer
 from easi3r_jax.apps import cli
+from easi3r_jax.apps.cluster.flags import ClusterFlags
 from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
 from easi3r_jax.apps.exporting import write_exports
@@ -54,8 +56,12 @@ FLAGS = cli.Flags(__doc__, cached=True)
 
 _INPUT = FLAGS.group("Input")
 SEQ = _INPUT.string(
-    "seq", "demo", "A video file, a folder of images, a clip folder (frames/ + ground_truth.npz), or demo."
+    "seq",
+    "demo",
+    "A video file, a folder of images, a clip folder (frames/ + ground_truth.npz), or demo. Several clips: a pattern "
+    "such as 'videos/*.mp4', @FILE with a clip per line, or a folder with --each.",
 )
+EACH = _INPUT.boolean("each", False, "Each entry of the folder --seq is a clip.")
 CHECKPOINT = checkpoint_flag(_INPUT)
 GROUND_TRUTH = _INPUT.string(
     "ground_truth", "", "An .npz with depth, masks, world_from_cam, intrinsics; prints metrics."
@@ -116,6 +122,8 @@ PRECISION = precision_flag(_COMPUTE)
 DEVICES = devices_flag(_COMPUTE)
 SEED = _COMPUTE.integer("seed", 0, "Seed of k-means and RANSAC.", at_least=0)
 
+CLUSTER = ClusterFlags(FLAGS)
+
 #: Loads a network: (`--checkpoint`, `--precision`, progress) -> the network and the metadata of its weights.
 Load = Callable[[str, str, Stages], tuple[DUSt3R, dict[str, Any]]]
 
@@ -142,7 +150,7 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     output = pathlib.Path(OUTPUT.value or pathlib.Path("results") / sequence.name)
     results.ensure_writable(output)
 
-    method, flow = load_method(config, stages, load or _load)
+    method, flow = load_method(config, stages, load or load_named)
     frames = load_frames(sequence.frames, method.frames, progress=stages)
     stages.close()
     method = dataclasses.replace(method, flow=for_clip(flow, frames))
@@ -213,7 +221,7 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     return written
 
 
-def _load(checkpoint: str, precision: str, stages: Stages) -> tuple[DUSt3R, dict[str, Any]]:
+def load_named(checkpoint: str, precision: str, stages: Stages) -> tuple[DUSt3R, dict[str, Any]]:
     return load_model_and_metadata(checkpoint, precision, progress=stages)
 
 

@@ -57,6 +57,12 @@ class ClusterFlags:
         )
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of the flags: they do not affect results."""
+        holders = (self._address, self._workers, self._devices, self._minutes, self._attempts)
+        return tuple(holder.name for holder in holders)
+
+    @property
     def distributed(self) -> bool:
         """Whether a cluster was asked for."""
         return bool(self._address.value)
