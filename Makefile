@@ -92,7 +92,7 @@ test-optimised: env ## Run the tests with full XLA optimisation, as for users
 test-machines: env ## Run numerical tests under emulated machines: instructions, threads, order, load (hours)
 	$(RUN) -m tests.machines --workers=$(WORKERS) $(if $(TIMES),--times=$(TIMES)) $(MACHINES)
 
-test-cluster: env ## Kill workers, nodes and drivers of a Ray cluster while it evaluates (about an hour)
+test-cluster: env ## Kill workers, nodes and the driver of a Ray cluster at work (half an hour)
 	$(RUN) -m pytest -q -m slow tests/apps/test_cluster.py
 
 test-slow: env ## Run the heavy checks

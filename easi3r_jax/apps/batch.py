@@ -5,6 +5,7 @@ A clip's row is on disk as soon as the clip ends. Of several rows the last one c
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import glob
@@ -14,6 +15,7 @@ import json
 import os
 import pathlib
 import time
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -106,17 +108,24 @@ class Batch:
       options: digest of the flags, see `digest`.
 
     Raises:
-      OutputError: a result folder that is not of this batch.
+      OutputError: a result folder of another clip.
     """
 
     def __init__(self, output: pathlib.Path, clips: Sequence[Clip], options: str):
         self.output, self.clips, self.options = output, clips, options
         self._rows = {row["name"]: row for row in _read(output / TABLE)}
         for clip in clips:
-            if clip.name not in self._rows and (output / clip.name).exists():
+            made_of = self._rows[clip.name]["clip"] if clip.name in self._rows else None
+            if (output / clip.name).exists() and (made_of is None or not _same(made_of, clip.seq)):
+                whose = "not a result of a batch" if made_of is None else f"the result of {made_of}"
                 raise OutputError(
-                    f"{output / clip.name} exists, and is not of this batch: delete it, or choose another --output."
+                    f"{output / clip.name} is {whose}, not of {clip.seq}: delete it, or choose another --output."
                 )
+        for clip in self.remaining():  # a folder that is found later is known to be ours
+            self._rows[clip.name] = dict.fromkeys(_FACTS, "") | {
+                "clip": clip.seq, "name": clip.name, "state": "begun", "options": options
+            }  # fmt: skip
+        self.write()
 
     def remaining(self) -> list[Clip]:
         """Clips without a complete result of these options."""
@@ -124,8 +133,8 @@ class Batch:
 
     def _is_done(self, clip: Clip) -> bool:
         row = self._rows.get(clip.name)
-        known = row is not None and (row["clip"], row["state"], row["options"]) == (clip.seq, "done", self.options)
-        return known and (self.output / clip.name / "scene.npz").is_file()
+        known = row is not None and (row["state"], row["options"]) == ("done", self.options)
+        return known and _same(row["clip"], clip.seq) and (self.output / clip.name / "scene.npz").is_file()
 
     def add(self, row: Row) -> None:
         """Appends a row, and returns when it is on disk.
@@ -137,23 +146,26 @@ class Batch:
         path = self.output / TABLE
         try:
             with interrupt.uninterrupted(), path.open("a", encoding="utf-8", newline="") as file:
-                file.write(_text([row], header=file.tell() == 0))
+                file.write(_text([row], header=False))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             raise output_error(path, error) from error
 
-    def conclude(self) -> list[Row]:
-        """Leaves one row for each clip, and returns those that failed.
+    def write(self) -> None:
+        """Writes the table anew, with one row for each clip.
 
         Raises:
-          OutputError: the table cannot be written.
+          OutputError: it cannot be written.
         """
-        rows = list(self._rows.values())
+        self.output.mkdir(parents=True, exist_ok=True)
         with atomic_file(self.output / TABLE) as new:
-            new.write_text(_text(rows, header=True), encoding="utf-8")
+            new.write_text(_text(self._rows.values(), header=True), encoding="utf-8")
+
+    def failed(self) -> list[Row]:
+        """The rows of this batch's clips without a result."""
         names = {clip.name for clip in self.clips}
-        return [row for row in rows if row["state"] != "done" and row["name"] in names]
+        return [row for row in self._rows.values() if row["state"] != "done" and row["name"] in names]
 
     def row(self, clip: Clip, ended: Ended) -> Row:
         """The row of a clip that ended: its value is the reason of a failure, or "".
@@ -161,6 +173,8 @@ class Batch:
         Its frames and metrics are those of its result folder.
         """
         reason = ended.error or ended.value
+        if not reason and not (self.output / clip.name / "scene.npz").is_file():
+            reason = "Its result is not in the output folder: all machines need the same folder at the same path."
         facts = (clip.seq, clip.name, "failed" if reason else "done", reason, "", f"{ended.seconds:.1f}")
         row: Row = {}
         row.update(zip(_FACTS, (*facts, str(ended.attempts), ended.worker, self.options), strict=True))
@@ -178,10 +192,15 @@ def tasks_of_clips(clips: Iterable[Clip]) -> list[Task]:
     return [Task(clip.name, clip, _bytes(pathlib.Path(clip.seq).expanduser())) for clip in clips]
 
 
-def attempted(clip: Clip, reconstruct: Callable[[Clip], Any]) -> str:
-    """Reconstructs a clip; the reason of a failure in one line, or ""."""
+def attempted(clip: Clip, reconstruct: Callable[[Clip], Any], log: pathlib.Path) -> str:
+    """Reconstructs a clip; the reason of a failure in one line, or "". Printed lines and tracebacks go to the log."""
     try:
-        reconstruct(clip)
+        with log.open("w", encoding="utf-8", buffering=1) as lines, contextlib.redirect_stdout(lines):
+            try:
+                reconstruct(clip)
+            except Exception:
+                traceback.print_exc(file=lines)
+                raise
     except Exception as failure:  # any: the other clips are not affected
         text = " ".join(str(failure).split())
         if isinstance(failure, UserError):
@@ -210,7 +229,8 @@ def work(batch: Batch, clips: Sequence[Clip], ended: Iterable[Ended]) -> None:
                 f"  {number}/{len(clips)} {row['name']}: {what} ({end.seconds:.1f} s{where}{again}{left})", flush=True
             )
     finally:
-        failed = batch.conclude()
+        batch.write()
+    failed = batch.failed()
     print(f"  table: {batch.output / TABLE}")
     if failed:
         raise UserError(
@@ -244,6 +264,11 @@ def _text(rows: Iterable[Row], *, header: bool) -> str:
         writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _same(seq: str, other: str) -> bool:
+    """Whether both name the same clip."""
+    return pathlib.Path(seq).expanduser().resolve() == pathlib.Path(other).expanduser().resolve()
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

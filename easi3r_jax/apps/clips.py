@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import os
 import pathlib
+import time
 from typing import Any
+
+import jax
+import numpy as np
 
 from easi3r_jax.apps import reconstruct
 from easi3r_jax.apps.batch import Batch, Clip, attempted, clips_of, digest, tasks_of_clips, work
 from easi3r_jax.apps.cluster.local import run_here
 from easi3r_jax.apps.cluster.ray_cluster import RayCluster
-from easi3r_jax.apps.cluster.tasks import Attempt
+from easi3r_jax.apps.cluster.tasks import STATUS_SECONDS, Attempt
+from easi3r_jax.apps.compilation import use_cache
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.apps.reconstruct import CLUSTER, FLAGS
-from easi3r_jax.apps.run_folder import locked
+from easi3r_jax.apps.run_folder import locked, sweep
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.models import DUSt3R
 
@@ -35,42 +40,75 @@ def run_all(clips: list[Clip]) -> None:
     single = [flag for flag in ("ground_truth", "view") if FLAGS.values()[flag]]
     if given := [*single, *reconstruct.GIVEN.of_one_clip()]:
         raise ConfigError(f"--{given[0]} belongs to one clip, and --seq names {len(clips)}: omit it.")
+    reconstruct.check_options()
+    reconstruct.METHOD.pipeline_config(reconstruct.SEED.value)
     output = pathlib.Path(reconstruct.OUTPUT.value or "results").expanduser().absolute()
     flags = dict(flag[2:].split("=", 1) for flag in FLAGS.changed())
     options = {name: value for name, value in flags.items() if name not in ("seq", "each", "output", *CLUSTER.names)}
     with locked(output, busy="another batch writes there"):
+        sweep(output)
         state = Batch(output, clips, digest(f"{name}={value}" for name, value in options.items()))
         left = state.remaining()
-        print(f"  {len(clips)} clips, {len(left)} to do. Results: {output}")
         tasks = tasks_of_clips(left)
         if not CLUSTER.distributed:
-            work(state, left, run_here(tasks, worker((options, str(output), os.getcwd(), True))))
+            print(f"  {len(clips)} clips, {len(left)} to do. Results: {output}")
+            work(state, left, run_here(tasks, worker(Shared(options, output))))
             return
+        jax.config.update("jax_platforms", "cpu")  # accelerators are the workers'
         with RayCluster(CLUSTER.options) as cluster:
-            shared = (options, str(output), os.getcwd(), False)
-            work(state, left, cluster.run(tasks, worker, shared))
+            print(f"  {len(clips)} clips, {len(left)} to do; {cluster}. Results: {output}")
+            precision = cluster.precision(reconstruct.PRECISION.value)
+            stages = Stages(leave=False)
+            model, metadata = reconstruct.load_named(reconstruct.CHECKPOINT.value, precision, stages)
+            stages.close()
+            loaded = (jax.tree.map(np.asarray, model), metadata)
+            shared = Shared(options, output, os.getcwd(), FLAGS.keeps_compiled, loaded)
+            said = time.monotonic()
+
+            def status() -> None:
+                nonlocal said
+                if time.monotonic() - said > STATUS_SECONDS:
+                    said = time.monotonic()
+                    print(f"  {'; '.join(cluster.doing())}", flush=True)
+
+            work(state, left, cluster.run(tasks, worker, shared, status))
 
 
-def worker(shared: tuple[dict[str, str], str, str, bool]) -> Attempt:
-    """What is done with each of several clips. Its lines go to NAME.log in the output folder.
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """What is the same for all clips.
 
-    Args:
-      shared: options by name, the output folder, the working directory, and whether to show progress.
+    Attributes:
+      options: values of flags that differ from their defaults.
+      output: folder of the results.
+      folder: on a worker of a cluster, the driver's working directory: relative paths are within it.
+      keep: on a worker, whether to keep compiled programs.
+      loaded: on a worker, the network, host arrays, and its metadata.
     """
-    options, output, directory, shows = shared
-    if os.path.isdir(directory):
-        os.chdir(directory)
-    loaded: dict[tuple[str, str], tuple[DUSt3R, dict[str, Any]]] = {}
+
+    options: dict[str, str]
+    output: pathlib.Path
+    folder: str = ""
+    keep: bool = False
+    loaded: tuple[DUSt3R, dict[str, Any]] | None = None
+
+
+def worker(shared: Shared) -> Attempt:
+    """What is done with each of several clips. Its lines go to NAME.log in the output folder."""
+    on_cluster = shared.loaded is not None
+    if on_cluster and os.path.isdir(shared.folder):
+        os.chdir(shared.folder)
+    if shared.keep:
+        use_cache()
+    kept = [] if shared.loaded is None else [shared.loaded]
 
     def load(checkpoint: str, precision: str, stages: Stages) -> tuple[DUSt3R, dict[str, Any]]:
-        if (checkpoint, precision) not in loaded:
-            loaded[checkpoint, precision] = reconstruct.load_named(checkpoint, precision, stages)
-        return loaded[checkpoint, precision]
+        if not kept:  # the flags are those of all clips
+            kept.append(reconstruct.load_named(checkpoint, precision, stages))
+        return kept[0]
 
     def one(clip: Clip) -> None:
-        FLAGS.assign(options | {"seq": clip.seq, "output": os.path.join(output, clip.name)})
-        log = pathlib.Path(output, f"{clip.name}.log")
-        with log.open("w", encoding="utf-8") as lines, contextlib.redirect_stdout(lines):
-            reconstruct.run(Stages(quiet=not shows, leave=False), load)
+        FLAGS.assign(shared.options | {"seq": clip.seq, "output": str(shared.output / clip.name)})
+        reconstruct.run(Stages(quiet=on_cluster, leave=False), load)
 
-    return lambda clip: attempted(clip, one)
+    return lambda clip: attempted(clip, one, shared.output / f"{clip.name}.log")

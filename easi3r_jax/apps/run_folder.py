@@ -99,7 +99,8 @@ def _lock(descriptor: int, in_use: OutputError) -> bool:
 
 def sweep(output: pathlib.Path) -> None:
     """Removes incomplete files of killed programs from a run's folder. To be called by the holder of the lock."""
-    for folder in (output, output / "states", output / "preview"):
+    results = (folder for folder, _, _ in os.walk(output / "results"))  # an evaluation's
+    for folder in (output, output / "states", output / "preview", *map(pathlib.Path, results)):
         for path in folder.iterdir() if folder.is_dir() else ():
             if _LEFTOVER.fullmatch(path.name):
                 if path.is_dir():

@@ -92,6 +92,7 @@ def test_every_clip_has_a_row_and_failures_do_not_stop_the_others(run, videos, t
     assert (found["a"]["ate"], found["a"]["mask_iou"], found["a"]["frames"]) == ("0.25", "", "1")
     assert found["b"]["reason"] == "It is broken: mend it." and found["c"]["reason"] == "ZeroDivisionError: 0"
     assert (tmp_path / "out" / "a.log").read_text() == "a line of the clip's own\n"
+    assert "ZeroDivisionError: 0" in (tmp_path / "out" / "c.log").read_text().splitlines()[-1]
     assert {flow for _, flow in run.state.seen} == {"none"}
 
 
@@ -114,7 +115,7 @@ def test_only_what_is_missing_is_repeated(run, videos, tmp_path):
 def test_a_result_of_another_command_is_not_replaced(run, videos, tmp_path):
     (tmp_path / "out" / "a").mkdir(parents=True)
     code, _, errors = run(f"--seq={videos / '*.mp4'}")
-    assert code == 1 and "is not of this batch: delete it, or choose another --output" in errors
+    assert code == 1 and "is not a result of a batch, not of" in errors and "choose another --output" in errors
     assert not run.state.seen
 
 
@@ -134,14 +135,39 @@ def test_a_truncated_table_is_read_as_far_as_it_goes(tmp_path, videos):
     state.add(state.row(clip, Ended(Task("a", clip), "", seconds=1.0)))
     path = tmp_path / batch.TABLE
     path.write_text(path.read_text() + "videos/b.mp4,b,do")
+    other = batch.Clip(str(videos / "b.mp4"), "b")
+    again = batch.Batch(tmp_path, [clip, other], "0")  # the cut line is gone before another one is appended
+    assert again.remaining() == [other]
+    again.add(again.row(other, Ended(Task("b", other), "broken", seconds=1.0)))
+    assert batch.Batch(tmp_path, [clip, other], "0").remaining() == [other]
+    assert [row.split(",")[1:3] for row in path.read_text().splitlines()[1:]] == [["a", "done"], ["b", "begun"]]
     assert batch.Batch(tmp_path, [clip], "0").remaining() == []
     assert batch.Batch(tmp_path, [clip], "1").remaining() == [clip]
     path.write_text("something,else\n1,2\n")
     with pytest.raises(InputError, match="is not the table of a batch"):
         batch.Batch(tmp_path, [clip], "0")
     path.unlink()
-    with pytest.raises(OutputError, match="is not of this batch"):
+    with pytest.raises(OutputError, match="is not a result of a batch"):
         batch.Batch(tmp_path, [clip], "0")
+
+
+def test_a_batch_that_is_killed_knows_its_folders(tmp_path, videos):
+    """Killed after a result was written and before its row: the folder is the batch's own."""
+    clip = batch.Clip(str(videos / "a.mp4"), "a")
+    batch.Batch(tmp_path, [clip], "0")
+    (tmp_path / "a").mkdir()
+    assert batch.Batch(tmp_path, [clip], "0").remaining() == [clip]
+    other = videos.parent / "others"
+    other.mkdir()
+    (other / "a.mp4").touch()
+    with pytest.raises(OutputError, match=r"is the result of .*videos/a\.mp4, not of .*others/a\.mp4"):
+        batch.Batch(tmp_path, [batch.Clip(str(other / "a.mp4"), "a")], "0")
+
+
+def test_a_result_that_is_not_there_is_a_failure(tmp_path, videos):
+    clip = batch.Clip(str(videos / "a.mp4"), "a")
+    row = batch.Batch(tmp_path, [clip], "0").row(clip, Ended(Task("a", clip), ""))
+    assert row["state"] == "failed" and "all machines need the same folder" in row["reason"]
 
 
 def test_a_worker_that_died_is_the_reason(tmp_path, videos):

@@ -1,10 +1,9 @@
 """Tasks over the workers of a Ray cluster.
 
-A worker is a Ray actor that owns its devices and keeps what it has loaded and compiled; it works on one task at a time.
-This process hands out tasks and receives values. Whatever ends a worker (a signal, memory, native code, the loss of its
-node, the time limit) costs the attempt of its task: Ray reports the end, and another worker takes its place wherever
-there is room, on nodes that joined meanwhile too. A worker gets tasks only once it is ready, so that its start is no
-attempt, and the loss of a node is none either: the task had no part in it.
+A worker is a Ray actor that owns its devices, keeps what it has loaded and compiled, and works on one task at a time.
+This process hands out tasks and receives values. Whatever ends a worker (a signal, memory, native code, the time limit)
+costs its task an attempt: Ray reports the end, and another worker takes its place wherever there is room, on nodes that
+joined meanwhile too. A worker gets tasks only once it is ready: its start is no attempt, nor is the loss of a node.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import signal
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
@@ -68,8 +68,33 @@ class _Slot:
     node: str = ""
     task: Task | None = None
     began: float = dataclasses.field(default_factory=time.monotonic)
-    ready_at: float = 0.0
     compiled: set[Hashable] = dataclasses.field(default_factory=set)
+
+
+class _Tries:
+    """How often tasks lost their worker.
+
+    Losses that a task has no part in, such as that of a node, do not count as attempts. But a task that takes one node
+    after the other with it has a part in that: three times as many losses of all kinds are the end.
+    """
+
+    def __init__(self, attempts: int):
+        self._attempts = attempts
+        self._counted: dict[int, int] = {}
+        self._all: dict[int, int] = {}
+
+    def begun(self, task: Task) -> int:
+        """Attempts so far that count."""
+        return self._counted.get(id(task), 0)
+
+    def lost(self, task: Task, *, blameless: bool) -> bool:
+        """Counts a loss. Whether the task may be begun again."""
+        key = id(task)
+        self._all[key] = self._all.get(key, 0) + 1
+        self._counted[key] = self._counted.get(key, 0) + (not blameless)
+        if self._all[key] >= 3 * self._attempts:
+            self._counted[key] = self._all[key]
+        return self._counted[key] < self._attempts
 
 
 class RayCluster:
@@ -78,6 +103,7 @@ class RayCluster:
     Attributes:
       accelerator: "GPU", "TPU" or "" (processors alone).
       usage: of every worker so far.
+      seconds: of the run so far.
 
     Args:
       options: where it is, and how tasks are distributed.
@@ -90,11 +116,13 @@ class RayCluster:
     def __init__(self, options: ClusterOptions):
         self.options = options
         self.usage: list[Usage] = []
+        self.seconds = 0.0
         self._slots: list[_Slot] = []
         self._failed_starts = 0
         self._ray = _connected(options.address)
         total = self._ray.cluster_resources()
         self.accelerator = next((name for name in ("GPU", "TPU") if total.get(name)), "")
+        self._devices = self._per_worker()
 
     def __enter__(self) -> RayCluster:
         return self
@@ -103,9 +131,9 @@ class RayCluster:
         self._ray.shutdown()
 
     def __str__(self) -> str:
-        nodes = [node for node in self._ray.nodes() if node["Alive"]]
-        held = self.accelerator or "CPU"
-        return f"{len(nodes)} nodes with {sum(node['Resources'].get(held, 0) for node in nodes):g} {held}s"
+        sizes = self._sizes()
+        nodes = f"{len(sizes)} node{'s' if len(sizes) > 1 else ''}"
+        return f"{nodes} with {sum(sizes)} {self.accelerator or 'CPU'}s, {self._devices} for each worker"
 
     def precision(self, name: str) -> str:
         """The policy that "auto" means on the workers' devices; other names are returned unchanged."""
@@ -129,17 +157,26 @@ class RayCluster:
         Raises:
           UserError: no worker can start.
         """
-        queue, tries = Queue(tasks), dict.fromkeys(map(id, tasks), 0)
-        held = self._ray.put(shared)
+        queue, tries = Queue(tasks), _Tries(self.options.attempts)
+        held, began = self._ray.put(shared), time.monotonic()
         try:
             while queue or any(slot.task for slot in self._slots):
+                self.seconds = time.monotonic() - began
                 self._start(make, held, len(queue))
                 by_call = {slot.call: slot for slot in self._slots if slot.call is not None}
                 self._ray.wait(list(by_call), num_returns=1, timeout=_TICK)
                 tick()
+                failure = None
                 for call in self._over(list(by_call)):
-                    if (ended := self._ended(by_call[call], queue, tries)) is not None:
+                    try:
+                        ended = self._ended(by_call[call], queue, tries)
+                    except UserError as error:  # what else has ended is not lost
+                        failure = error
+                        continue
+                    if ended is not None:
                         yield ended
+                if failure is not None:
+                    raise failure
                 for slot in self._overdue():
                     reason = f"took longer than {self.options.max_minutes:g} minutes"
                     if (ended := self._lost(slot, reason, queue, tries)) is not None:
@@ -159,13 +196,19 @@ class RayCluster:
 
     def _start(self, make: Callable[[Any], Attempt], held: Any, waiting: int) -> None:
         """Starts workers for which there is room and work."""
-        resources, threads = self._needs()
-        room = self.options.workers or self._room(resources)
+        held_each = self._devices
+        environment = dict.fromkeys(_THREADS, str(held_each)) if not self.accelerator else {}
+        resources: dict[str, Any] = {"num_cpus": held_each}
+        if self.accelerator == "GPU":
+            resources = {"num_gpus": held_each}
+        elif self.accelerator == "TPU":
+            resources = {"resources": {"TPU": held_each}}
+        room = sum(size // held_each for size in self._sizes())
+        room = min(room, self.options.workers) if self.options.workers else room
         unready = sum(not slot.node for slot in self._slots)
         for _ in range(min(room - len(self._slots), waiting - unready)):
             usage = Usage(f"worker {len(self.usage) + 1}")
             self.usage.append(usage)
-            environment = {} if threads is None else dict.fromkeys(_THREADS, str(threads))
             actor = (
                 self._ray.remote(_Worker)
                 .options(max_restarts=0, runtime_env={"env_vars": environment}, **resources)
@@ -173,47 +216,53 @@ class RayCluster:
             )
             self._slots.append(_Slot(actor, actor.ready.remote(), usage))
 
-    def _needs(self) -> tuple[dict[str, Any], int | None]:
-        """Ray's resources of a worker, and its number of threads; None: the libraries' own."""
-        options, total = self.options, self._ray.cluster_resources()
-        if self.accelerator == "GPU":
-            return {"num_gpus": options.devices_per_worker or 1}, None
-        if self.accelerator == "TPU":
-            hosts = [node["Resources"].get("TPU", 0) for node in self._ray.nodes() if node["Alive"]]
-            return {"resources": {"TPU": options.devices_per_worker or max(hosts)}}, None
-        cores = options.devices_per_worker
-        if not cores:
-            cores = int(total["CPU"]) // options.workers if options.workers else min(4, int(total["CPU"]))
-        return {"num_cpus": max(1, cores)}, max(1, cores)
+    def _sizes(self) -> list[int]:
+        """Of the living nodes: their GPUs, TPU chips or processor cores."""
+        name = self.accelerator or "CPU"
+        return [int(node["Resources"].get(name, 0)) for node in self._ray.nodes() if node["Alive"]]
 
-    def _room(self, resources: dict[str, Any]) -> int:
-        """Number of workers that the living nodes hold."""
-        name, amount = next(iter(resources.get("resources", {}).items()), (None, 0))
-        if name is None:
-            name, amount = ("GPU", resources["num_gpus"]) if "num_gpus" in resources else ("CPU", resources["num_cpus"])
-        each = (node["Resources"].get(name, 0) // amount for node in self._ray.nodes() if node["Alive"])
-        return max(1, int(sum(each)))
+    def _per_worker(self) -> int:
+        """Devices of a worker: one GPU, the chips of a TPU host, or an equal share of the cores unless options say.
 
-    def _ended(self, slot: _Slot, queue: Queue, tries: dict[int, int]) -> Ended | None:
+        Raises:
+          ConfigError: no node has so many, or the cluster does not hold so many workers.
+        """
+        options, sizes = self.options, self._sizes()
+        largest = max(sizes, default=0)
+        wanted = options.devices_per_worker
+        if not wanted:
+            wanted = {"GPU": 1, "TPU": largest, "": min(4, largest)}[self.accelerator]
+            if not self.accelerator and options.workers:
+                shares = range(largest, 0, -1)
+                wanted = next((n for n in shares if sum(size // n for size in sizes) >= options.workers), largest)
+        if not 0 < wanted <= largest or sum(size // wanted for size in sizes) < options.workers:
+            held = self.accelerator or "CPU"
+            raise ConfigError(
+                f"The cluster's nodes have {', '.join(map(str, sizes))} {held}s: too few for "
+                f"{options.workers or 'any'} workers with {wanted} each. Use fewer --workers or --devices_per_worker."
+            )
+        return wanted
+
+    def _ended(self, slot: _Slot, queue: Queue, tries: _Tries) -> Ended | None:
         """A call of a worker has ended: what became of its task, and its next one."""
-        from ray.exceptions import RayActorError, RayError
+        from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
         try:
             value = self._ray.get(slot.call)
-        except RayActorError as error:
-            return self._lost(slot, _reason(error), queue, tries)
-        except RayError as error:
+        except RayTaskError as error:
+            cause = error.cause or error
             self._forget(slot)
-            raise UserError(f"{slot.usage.name} failed: {_reason(error)}") from error
+            raise UserError(f"{slot.usage.name}: {' '.join(str(cause).split())}") from error
+        except RayError as error:
+            return self._lost(slot, _reason(error), queue, tries, blameless=not isinstance(error, ActorDiedError))
         now, ended = time.monotonic(), None
         if slot.task is None:
-            slot.node, slot.ready_at = value[0], now
+            slot.node = value[0]
             self._failed_starts = 0
         else:
             seconds = now - slot.began
             slot.usage.tasks, slot.usage.busy = slot.usage.tasks + 1, slot.usage.busy + seconds
-            ended = Ended(slot.task, value, None, tries[id(slot.task)] + 1, seconds, slot.usage.name)
-        slot.usage.alive = now - slot.ready_at
+            ended = Ended(slot.task, value, None, tries.begun(slot.task) + 1, seconds, slot.usage.name)
         elsewhere = set().union(*(other.compiled for other in self._slots if other is not slot))
         slot.task = queue.take(slot.compiled, elsewhere)
         slot.began, slot.call = now, None
@@ -224,23 +273,23 @@ class RayCluster:
             self._forget(slot)  # a task that is put back starts a worker anew
         return ended
 
-    def _lost(self, slot: _Slot, reason: str, queue: Queue, tries: dict[int, int]) -> Ended | None:
-        """A worker is gone: its task waits again, or is given up."""
+    def _lost(self, slot: _Slot, reason: str, queue: Queue, tries: _Tries, *, blameless: bool = False) -> Ended | None:
+        """A worker is gone: its task waits again, or is given up. blameless: it is not known to have died."""
         task, seconds = slot.task, time.monotonic() - slot.began
-        node_lost = _NODE_LOST in reason or not self._is_alive(slot.node)
+        blameless = blameless or _NODE_LOST in reason or not self._is_alive(slot.node)
         self._forget(slot)
         if task is None:
-            self._failed_starts += not node_lost
-            if self._failed_starts >= _FAILED_STARTS:
+            self._failed_starts += not blameless
+            if self._failed_starts >= _FAILED_STARTS and not any(other.node for other in self._slots):
                 raise UserError(f"No worker can start: {reason}")
             return None
         slot.usage.busy += seconds
-        tries[id(task)] += not node_lost
-        if tries[id(task)] < self.options.attempts:
+        if tries.lost(task, blameless=blameless):
             queue.put_back(task)
             return None
-        times = f"{self.options.attempts} times" if self.options.attempts > 1 else "once"
-        return Ended(task, None, f"Begun {times}; its worker {reason}", tries[id(task)], seconds, slot.usage.name)
+        begun = tries.begun(task)
+        times = f"{begun} times" if begun > 1 else "once"
+        return Ended(task, None, f"Begun {times}; its worker {reason}", begun, seconds, slot.usage.name)
 
     def _over(self, calls: list[Any]) -> list[Any]:
         """Those calls that have ended."""
@@ -273,6 +322,7 @@ def _connected(address: str) -> Any:
     except ImportError as error:
         raise ConfigError("--cluster needs Ray: pip install 'easi3r_jax[cluster]'.") from error
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if address == "local":
             ray.init(address="local", include_dashboard=False, **quiet)
@@ -283,6 +333,8 @@ def _connected(address: str) -> Any:
             f"--cluster={address}: no Ray cluster there ({' '.join(str(error).split())[:200]}). "
             "Start one with `ray start --head`, or use --cluster=local."
         ) from error
+    for number, handler in handlers.items():  # Ray has installed its own
+        signal.signal(number, handler)
     return ray
 
 

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable
 from typing import Any
 
+#: Seconds between two lines on what the workers do.
+STATUS_SECONDS = 30.0
 #: What a worker does with a task's payload. Its exceptions end the run: it returns expected failures.
 Attempt = Callable[[Any], Any]
 
@@ -57,13 +59,11 @@ class Usage:
       name: of the worker.
       tasks: number of tasks that it ended.
       busy: seconds that it spent on tasks.
-      alive: seconds since it was ready.
     """
 
     name: str
     tasks: int = 0
     busy: float = 0.0
-    alive: float = 0.0
 
 
 class Queue:

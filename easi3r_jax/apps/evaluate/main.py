@@ -13,7 +13,6 @@ import jax
 
 from easi3r_jax.apps.cluster.local import run_here
 from easi3r_jax.apps.cluster.ray_cluster import RayCluster
-from easi3r_jax.apps.cluster.tasks import Usage
 from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.apps.environment import device, versions
 from easi3r_jax.apps.evaluate import compare, inputs, records
@@ -25,7 +24,7 @@ from easi3r_jax.apps.evaluate.schedule import Part, all_jobs
 from easi3r_jax.apps.evaluate.work import Lines, tasks_of_jobs, work
 from easi3r_jax.apps.evaluate.worker import Shared, worker
 from easi3r_jax.apps.progress import Stages
-from easi3r_jax.apps.run_folder import LOCK, locked
+from easi3r_jax.apps.run_folder import LOCK, locked, sweep
 from easi3r_jax.core.atomic import ensure_writable
 from easi3r_jax.core.errors import ConfigError, UserError
 from easi3r_jax.io import export
@@ -86,8 +85,7 @@ def main() -> None:
         if cluster is None:
             cached = f"{compilations.cached} of them found in the cache"
             print(f"  compiled {compilations.count} programs, {cached}")
-        usage = [] if cluster is None else cluster.usage
-        conclude(parts, inputs.seeds(), record, output, usage)
+        conclude(parts, inputs.seeds(), record, output, cluster)
 
 
 @contextlib.contextmanager
@@ -100,6 +98,7 @@ def claimed(output: pathlib.Path) -> Iterator[None]:
     earlier = sorted(path.name for path in output.glob("run.*.lock"))  # of earlier versions
     ensure_writable(output, marker=earlier[0] if earlier else LOCK)
     with locked(output, busy="another evaluation writes there"):
+        sweep(output)
         yield
 
 
@@ -114,14 +113,16 @@ def connected() -> Iterator[RayCluster | None]:
         yield cluster
 
 
-def conclude(parts: list[Part], seeds: range, record: dict[str, Any], output: pathlib.Path, usage: list[Usage]) -> None:
+def conclude(
+    parts: list[Part], seeds: range, record: dict[str, Any], output: pathlib.Path, cluster: RayCluster | None
+) -> None:
     """Prints the tables and writes the report.
 
     Args:
       parts, seeds: of the run.
       record: description of the networks for the report.
       output: folder of the run.
-      usage: what the workers of a cluster did.
+      cluster: that the command ran on, or None.
 
     Raises:
       UserError: sequences failed, and --allow_missing was not given.
@@ -133,7 +134,10 @@ def conclude(parts: list[Part], seeds: range, record: dict[str, Any], output: pa
     print(f"\n{report.printed()}\n")
     command = shlex.join(["python", "-m", "experiments.evaluate", *FLAGS.changed()])
     described = [{**part.configuration, "weights": record["weights"]} for part in parts]
-    report.write(output, command, described, usage)
+    if cluster is None:
+        report.write(output, command, described)
+    else:
+        report.write(output, command, described, cluster.usage, cluster.seconds)
     print(f"  report: {output / 'report.md'}")
     if report.missing:
         print(f"  INCOMPLETE: {'; '.join(report.missing)}.")

@@ -69,13 +69,19 @@ class Report:
             blocks.append(f"  {title_of(table, part.test_set)}\n{progress.table(rows, header)}")
         return "\n\n".join(blocks)
 
-    def markdown(self, command: str, configurations: Sequence[dict[str, Any]], usage: Sequence[Usage] = ()) -> str:
+    def markdown(
+        self,
+        command: str,
+        configurations: Sequence[dict[str, Any]],
+        usage: Sequence[Usage] = (),
+        seconds: float = 0.0,
+    ) -> str:
         """`report.md`.
 
         Args:
           command: of the run.
           configurations: description of the method for each data set.
-          usage: what the workers of a cluster did.
+          usage, seconds: what the workers of a cluster did, and in which time.
         """
         lines = ["# Evaluation", "", f"    {command}", ""]
         lines += [
@@ -97,7 +103,7 @@ class Report:
             title = title_of(table, part.test_set)
             lines += [f"{title[0].upper()}{title[1:]}:", "", markdown(rows, header), ""]
             lines += self._sources(part, table)
-        lines += self._failures() + self._effort() + _workers(usage)
+        lines += self._failures() + self._effort() + _workers(usage, seconds)
         lines += ["## Configuration", ""]
         for part, described in zip(self.parts, configurations, strict=True):
             text = json.dumps(to_json(described), indent=1, ensure_ascii=False)
@@ -135,13 +141,17 @@ class Report:
         command: str,
         configurations: Sequence[dict[str, Any]],
         usage: Sequence[Usage] = (),
+        seconds: float = 0.0,
     ) -> None:
         """Writes both files.
 
         Raises:
           OutputError: they cannot be written.
         """
-        for name, text in (("report.md", self.markdown(command, configurations, usage)), ("results.csv", self.csv())):
+        for name, text in (
+            ("report.md", self.markdown(command, configurations, usage, seconds)),
+            ("results.csv", self.csv()),
+        ):
             with atomic_file(output / name) as new:
                 new.write_text(text, encoding="utf-8")
 
@@ -190,21 +200,15 @@ class Report:
         return [*lines, "", markdown(rows, header), ""]
 
 
-def _workers(usage: Sequence[Usage]) -> list[str]:
-    """What the workers of the last command did."""
-    if not usage:
+def _workers(usage: Sequence[Usage], seconds: float) -> list[str]:
+    """What the workers of the last command did, in so many seconds."""
+    if not usage or not seconds:
         return []
-    busy, alive, tasks = (sum(getattr(u, name) for u in usage) for name in ("busy", "alive", "tasks"))
-    longest = max(u.alive for u in usage)
-    lines = ["## Workers", "", "Of the last command:", ""]
-    if alive and longest:
-        lines[-2:] = [f"{tasks} sequences in {longest:.0f} s, {60 * tasks / longest:.1f} a minute. Workers were busy"]
-        lines += [f"{busy / alive:.0%} of the time.", ""]
-    rows = [
-        (u.name, str(u.tasks), f"{u.busy:.0f}", f"{u.alive:.0f}", f"{u.busy / u.alive:.0%}" if u.alive else "-")
-        for u in usage
-    ]
-    return [*lines, markdown(rows, ("worker", "sequences", "seconds busy", "seconds alive", "busy")), ""]
+    tasks = sum(worker.tasks for worker in usage)
+    lines = ["## Workers", "", f"The last command: {tasks} sequences in {seconds:.0f} s, {60 * tasks / seconds:.1f} a"]
+    lines += ["minute, the start of the workers included.", ""]
+    rows = [(w.name, str(w.tasks), f"{w.busy:.0f}", f"{w.busy / seconds:.0%}") for w in usage]
+    return [*lines, markdown(rows, ("worker", "sequences", "seconds busy", "of the time")), ""]
 
 
 def _gigabytes(record: Record) -> tuple[str, str]:

@@ -7,16 +7,13 @@ import pathlib
 import time
 from collections.abc import Iterable, Sequence
 
-from easi3r_jax.apps.cluster.tasks import Ended, Task
+from easi3r_jax.apps.cluster.tasks import STATUS_SECONDS, Ended, Task
 from easi3r_jax.apps.evaluate.records import Record
 from easi3r_jax.apps.evaluate.run import Outcome, record_of, save
 from easi3r_jax.apps.evaluate.schedule import Job
 from easi3r_jax.apps.evaluate.tables import outcome as in_words
 from easi3r_jax.apps.progress import Stages, clock
 from easi3r_jax.core.batches import bucket_size
-
-#: Seconds between two lines on what the workers do.
-_STATUS_SECONDS = 30.0
 
 
 def tasks_of_jobs(jobs: Iterable[Job]) -> list[Task]:
@@ -59,7 +56,7 @@ class Lines:
 
     def status(self, doing: Sequence[str]) -> None:
         """What the workers do, now and then."""
-        if time.monotonic() - self._said < _STATUS_SECONDS:
+        if time.monotonic() - self._said < STATUS_SECONDS:
             return
         self._said = time.monotonic()
         left = f", {self._left()} left" if self._done else ""
