@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "motion": {"core"},
     "alignment": {"core"},
     "synthetic": {"core"},
-    "weights": {"core", "models"},
+    "weights": {"core", "io", "models"},
     "inference": {"core", "models", "motion", "alignment", "weights"},
     "io": {"core"},
     "viewer": {"core", "io"},
@@ -103,7 +103,7 @@ WITHIN = {
     },
     "weights": {
         "convert": {"checkpoint", "hub", "readout"},
-        "load": {"checkpoint", "convert", "readout"},
+        "load": {"checkpoint", "convert", "hub", "readout"},
     },
     "inference": {
         "feedforward": {"clip"},
@@ -114,8 +114,9 @@ WITHIN = {
     "io": {
         "export": {"pictures"},
         "priors": {"video"},
-        "results": {"export", "pictures", "priors"},
-        "sequences": {"video"},
+        "remote": {"files"},
+        "results": {"export", "pictures", "priors", "remote"},
+        "sequences": {"remote", "video"},
         "window_store": {"export"},
     },
     "viewer": {
@@ -393,8 +394,9 @@ def test_every_import_is_a_declared_dependency():
 
     The readers of HDF5 and OpenEXR files may import what is in the extra `datasets`, which they do where they need it;
     likewise the writer of OpenEXR files what is in `export`, the refinement by SAM 2, and its tests, what is in `sam2`,
-    the viewer what is in `viewer`, the driver of a cluster what is in `cluster`, and the web app's page what is in
-    `app` and comes with it. Tests in a browser may import what drives it, and what the page is made of.
+    addresses what is in `https`, the viewer what is in `viewer`, the driver of a cluster what is in `cluster`, and the
+    web app's page what is in `app` and comes with it. Tests in a browser may import what drives it, and what the page
+    is made of.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {name: {_distribution(r) for r in needs} for name, needs in project["optional-dependencies"].items()}
@@ -405,6 +407,7 @@ def test_every_import_is_a_declared_dependency():
     by_module = {"easi3r_jax.io.files.hdf5": extras["datasets"], "easi3r_jax.inference.refine.sam2": extras["sam2"]}
     by_module["easi3r_jax.training.datasets.exr"] = extras["datasets"]
     by_module["easi3r_jax.io.export.exr"] = extras["export"]
+    by_module["easi3r_jax.io.remote"] = extras["https"]
     by_module["easi3r_jax.viewer"] = extras["viewer"]
     by_module["easi3r_jax.apps.cluster.ray_cluster"] = extras["cluster"]
     by_module["easi3r_jax.apps.app.page"] = extras["app"] | {"starlette"}

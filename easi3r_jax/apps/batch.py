@@ -115,9 +115,9 @@ class Batch:
         self.output, self.clips, self.options = output, clips, options
         self._rows = {row["name"]: row for row in _read(output / TABLE)}
         for clip in clips:
-            made_of = self._rows[clip.name]["clip"] if clip.name in self._rows else None
-            if (output / clip.name).exists() and (made_of is None or not _same(made_of, clip.seq)):
-                whose = "not a result of a batch" if made_of is None else f"the result of {made_of}"
+            row = self._rows.get(clip.name)
+            if (output / clip.name).exists() and (row is None or not _same(row["clip"], clip.seq)):
+                whose = "not a result of a batch" if row is None else f"the result of {row['clip']}"
                 raise OutputError(
                     f"{output / clip.name} is {whose}, not of {clip.seq}: delete it, or choose another --output."
                 )

@@ -21,6 +21,7 @@ from easi3r_jax.apps.progress import Stages
 from easi3r_jax.apps.reconstruct import CLUSTER, FLAGS
 from easi3r_jax.apps.run_folder import locked, sweep
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.io import remote
 from easi3r_jax.models import DUSt3R
 
 
@@ -42,6 +43,8 @@ def run_all(clips: list[Clip]) -> None:
         raise ConfigError(f"--{given[0]} belongs to one clip, and --seq names {len(clips)}: omit it.")
     reconstruct.check_options()
     reconstruct.METHOD.pipeline_config(reconstruct.SEED.value)
+    if remote.is_address(reconstruct.OUTPUT.value):
+        raise ConfigError("--output of several clips must be a folder; upload it when they are done.")
     output = pathlib.Path(reconstruct.OUTPUT.value or "results").expanduser().absolute()
     flags = dict(flag[2:].split("=", 1) for flag in FLAGS.changed())
     options = {name: value for name, value in flags.items() if name not in ("seq", "each", "output", *CLUSTER.names)}

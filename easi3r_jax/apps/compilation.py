@@ -12,6 +12,8 @@ import warnings
 
 import jax
 
+from easi3r_jax.io.files.folders import cache_folder
+
 # Programs that compile faster are not cached. JAX's default, one second, excludes most programs of small networks.
 _MIN_COMPILE_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 #: Bytes of a folder; the oldest files are deleted. Not by JAX's own limit: that takes a lock for every program, and a
@@ -87,13 +89,6 @@ def use_cache() -> pathlib.Path | None:
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
     _prune(folder, _MAX_BYTES)
     return folder
-
-
-def cache_folder() -> pathlib.Path:
-    """`$EASI3R_JAX_CACHE`, else `$XDG_CACHE_HOME/easi3r_jax`, else `~/.cache/easi3r_jax`."""
-    common = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    own = os.environ.get("EASI3R_JAX_CACHE") or os.path.join(common, "easi3r_jax")
-    return pathlib.Path(os.path.expanduser(own)).absolute()
 
 
 def _prune(folder: pathlib.Path, most: int) -> None:

@@ -13,15 +13,18 @@ non-commercial use, share alike.
 
 from __future__ import annotations
 
+import pathlib
 import sys
 import time
 
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.io import remote
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.convert.conversion import convert
 from easi3r_jax.weights.convert.release import release
+from easi3r_jax.weights.load import on_this_machine
 
 FLAGS = cli.Flags(__doc__)
 
@@ -29,11 +32,13 @@ _FILES = FLAGS.group("Files")
 SOURCE = _FILES.string(
     "source",
     "",
-    "A .pth file (either format of torch.save), a folder of model.safetensors and config.json, or a name on the "
-    "Hugging Face hub, downloaded with its client into its cache (location: HF_HOME).",
+    "A .pth file (either format of torch.save), a folder of model.safetensors and config.json, an address, or a name "
+    "on the Hugging Face hub, downloaded with its client into its cache (location: HF_HOME).",
 )
 OUTPUT = _FILES.string(
-    "output", "", "Output folder. An existing checkpoint there is replaced once the new one is complete."
+    "output",
+    "",
+    "Output folder, or its address. An existing checkpoint there is replaced once the new one is complete.",
 )
 TO = _FILES.choice(
     "to",
@@ -50,14 +55,24 @@ def main() -> None:
         raise ConfigError("--source and --output are both needed.")
     if HALF.value and TO.value != "official":
         raise ConfigError("--half goes with --to=official.")
+    stages = Stages(leave=False)
+    with remote.writing(OUTPUT.value, progress=stages) as target:
+        write(on_this_machine(SOURCE.value, stages), target.folder, stages)
+    stages.close()
+    if remote.is_address(OUTPUT.value):
+        print(f"uploaded to {OUTPUT.value}")
+
+
+def write(source: str, output: pathlib.Path, stages: Stages) -> None:
+    """Converts a source on this machine, or on the hub, and prints what came of it."""
     if TO.value == "official":
-        folder = release(SOURCE.value, OUTPUT.value, half=HALF.value)
+        folder = release(source, output, half=HALF.value)
         size = sum(file.stat().st_size for file in folder.iterdir())
         print(f"{folder}: {size / 1e6:.1f} MB in the released layout\nlicence: that of {SOURCE.value}")
         return
-    start, stages = time.monotonic(), Stages(leave=False)
+    start = time.monotonic()
     try:
-        summary = convert(SOURCE.value, OUTPUT.value, stages)
+        summary = convert(source, output, stages)
     finally:
         stages.close()
     for notice in summary.notices:

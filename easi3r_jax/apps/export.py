@@ -11,18 +11,16 @@ npz. For their conventions see docs/conventions.md.
 
 from __future__ import annotations
 
-import pathlib
-
 from easi3r_jax.apps import cli
-from easi3r_jax.apps.exporting import SOURCE_HELP, write_exports
+from easi3r_jax.apps.exporting import SOURCE_HELP, needs_own_output, uploaded_line, write_exports
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.io import export, results
+from easi3r_jax.io import export, remote, results
 
 FLAGS = cli.Flags(__doc__)
 
 _INPUT = FLAGS.group("What is exported")
-SCENE = _INPUT.string("scene", "", "A result's folder, as reconstruct writes it.")
+SCENE = _INPUT.string("scene", "", "A result's folder, as reconstruct writes it, or its address.")
 EVERY = _INPUT.integer("every", 1, "Take every n-th frame of the result.", at_least=1)
 SOURCE = _INPUT.string(
     "source", "auto", f"Images of colmap, nerfstudio and npz, to which their cameras belong: {SOURCE_HELP}"
@@ -35,7 +33,8 @@ FORMAT = _OUTPUT.string("format", "", f"One or more, separated by commas: {', '.
 OUTPUT = _OUTPUT.string(
     "output",
     "",
-    "Folder with a subfolder for each format (default: exports in the result). Existing ones are replaced.",
+    "Folder, or its address, with a subfolder for each format (default: exports in the result). Existing ones are "
+    "replaced.",
 )
 
 
@@ -45,19 +44,21 @@ def main() -> None:
         raise ConfigError(f"--format is required: one or more of {', '.join(export.FORMATS)}, separated by commas.")
     if not SCENE.value:
         raise ConfigError("--scene is required: the result to export, e.g. results/demo.")
+    needs_own_output(SCENE.value, OUTPUT.value)
     saved = results.load_result(SCENE.value)
-    output = pathlib.Path(OUTPUT.value).expanduser() if OUTPUT.value else saved.saved_folder() / "exports"
-    for name in formats:
-        export.ensure_export_writable(output / name)
     stages = Stages()
-    lines = write_exports(
-        saved,
-        formats,
-        output,
-        source=SOURCE.value,
-        every=EVERY.value,
-        min_confidence=CONFIDENCE.value,
-        max_points=POINTS.value,
-        progress=stages,
-    )
-    print("\n".join(lines))
+    with remote.writing(OUTPUT.value or saved.saved_folder() / "exports", progress=stages) as target:
+        for name in formats:
+            export.ensure_export_writable(target.folder / name)
+        lines = write_exports(
+            saved,
+            formats,
+            target.folder,
+            source=SOURCE.value,
+            every=EVERY.value,
+            min_confidence=CONFIDENCE.value,
+            max_points=POINTS.value,
+            progress=stages,
+        )
+    stages.close()
+    print("\n".join(lines + uploaded_line(OUTPUT.value)))

@@ -7,10 +7,11 @@ import pathlib
 from collections.abc import Sequence
 
 from easi3r_jax.apps.originals import original_views
-from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Progress, Reconstruction
 from easi3r_jax.io import export
 from easi3r_jax.io.export.pointcloud import static_pixels
+from easi3r_jax.io.remote import is_address
 from easi3r_jax.io.sequences import find_sequence
 
 #: Second part of the help on `--source`.
@@ -18,6 +19,21 @@ SOURCE_HELP = (
     "auto (those of the result's clip, if it is still where config.json says, else the network's frames), frames (the "
     "network's frames), or the clip's path if it has moved."
 )
+
+
+def needs_own_output(scene: str, output: str) -> None:
+    """Refuses to write into a downloaded result, whose copy may be deleted at any time.
+
+    Raises:
+      ConfigError: the result is at an address, and no output is named.
+    """
+    if is_address(scene) and not output:
+        raise ConfigError("--scene is an address: say where to write with --output, a folder or another address.")
+
+
+def uploaded_line(output: str) -> list[str]:
+    """A line that says where the files are now, if they were uploaded."""
+    return [f"  uploaded to {output}"] if is_address(output) else []
 
 
 def write_exports(
@@ -97,6 +113,8 @@ def _clip_of(saved: Reconstruction, source: str) -> tuple[pathlib.Path | None, s
             return None, f"{frames} (a result of an older version does not record their crop of the originals)"
         if not isinstance(seq, str):
             return None, f"{frames} (config.json names no clip: give it as --source)"
+        if is_address(seq):  # what a file says, perhaps somebody else's: not followed without being asked
+            return None, f"{frames} (the clip is at {seq}: give it as --source)"
         try:
             clip = find_sequence(seq).frames
         except InputError:

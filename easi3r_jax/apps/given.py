@@ -19,6 +19,7 @@ from easi3r_jax.inference.clip import FlowSource
 from easi3r_jax.inference.dense_flow import dense_flow
 from easi3r_jax.inference.flow import network_flow
 from easi3r_jax.inference.refine import ReprojectionRefiner, sam2
+from easi3r_jax.io import remote
 from easi3r_jax.io.priors.cameras import load_cameras
 from easi3r_jax.io.priors.flow import FlowFolder
 from easi3r_jax.io.priors.masks import load_masks
@@ -67,8 +68,8 @@ class NetworkFlags:
             "Weights of the flow network: a .pth file, a safetensors folder, or a converted one.",
         )
 
-    def mask_sources(self) -> tuple[tuple[str, ...], pathlib.Path | None]:
-        """The sources in `--masks`, for `PipelineConfig.masks`, and the folder of given masks.
+    def mask_sources(self) -> tuple[tuple[str, ...], str | None]:
+        """The sources in `--masks`, for `PipelineConfig.masks`, and the folder of given masks, as typed.
 
         Raises:
           ConfigError: more than one folder, or an empty name.
@@ -80,7 +81,7 @@ class NetworkFlags:
             some = "motion, flow and one folder" if self._TAKES_FOLDERS else "motion and flow"
             raise ConfigError(f"--masks={value}: it must be none, or some of {some}, joined by +.")
         sources = tuple(word for word in words if word in ("motion", "flow")) + ("given",) * len(folders)
-        return sources, pathlib.Path(folders[0]).expanduser() if folders else None
+        return sources, folders[0] if folders else None
 
     def check_refine(self, motion: bool) -> None:
         """Refuses refinement without masks, and refinement weights without refinement.
@@ -145,7 +146,7 @@ class NetworkFlags:
             return None, {}
         if not self._TAKES_FOLDERS:
             raise ConfigError(f"--flow={name}: it must be {names} or none.")
-        folder = pathlib.Path(name).expanduser()
+        folder = pathlib.Path(remote.local(name)).expanduser()
         if not folder.is_dir():
             raise InputError(f"--flow={name}: it is neither {names}, none, nor a folder.")
         files = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
@@ -222,12 +223,15 @@ class GivenFlags(NetworkFlags):
         """
         names = tuple(path.name for path in list_images(source)) if source.is_dir() else ()
         folder = self.mask_sources()[1]
-        masks = None if folder is None else jnp.asarray(load_masks(folder, frames, stopped_early, names))
+        masks = None
+        if folder is not None:
+            masks = jnp.asarray(
+                load_masks(pathlib.Path(remote.local(folder)).expanduser(), frames, stopped_early, names)
+            )
         cameras = None
         if self.intrinsics.value or self.poses.value:
-            cameras = load_cameras(
-                frames, self.intrinsics.value or None, self.poses.value or None, stopped_early, names
-            )
+            intrinsics, poses = (remote.local(flag.value) or None for flag in (self.intrinsics, self.poses))
+            cameras = load_cameras(frames, intrinsics, poses, stopped_early, names)
         return Given(masks=masks, cameras=cameras)
 
 

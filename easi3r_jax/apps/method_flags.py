@@ -10,6 +10,7 @@ from easi3r_jax.apps.given import NetworkFlags
 from easi3r_jax.core import config as options
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.pairs import make_edges
+from easi3r_jax.io import remote
 from easi3r_jax.models import POLICIES, DUSt3R
 from easi3r_jax.weights.readout import load_readout
 
@@ -21,8 +22,8 @@ def checkpoint_flag(group: cli.Group):
     return group.string(
         "checkpoint",
         "embedded",
-        "Weights: a converted folder, a .pth file, a folder with model.safetensors, a hub name (naver/..., "
-        "Junyi42/...), or embedded, the small network that ships with the package.",
+        "Weights: a converted folder, a .pth file, a folder with model.safetensors, the address of one of these, a hub "
+        "name (naver/..., Junyi42/...), or embedded, the small network that ships with the package.",
     )
 
 
@@ -207,7 +208,7 @@ class MethodFlags(Generic[Known]):
           CheckpointError: a file that cannot be read, or is no read-out.
           ConfigError: a read-out of another network.
         """
-        return model.with_readout(load_readout(self.readout.value)) if self.readout.value else model
+        return model.with_readout(load_readout(remote.local(self.readout.value))) if self.readout.value else model
 
     def cue_line(self, model: DUSt3R) -> str:
         """One line that says how the attention is read; nothing for other cues."""

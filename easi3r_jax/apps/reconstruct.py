@@ -45,7 +45,7 @@ from easi3r_jax.core.types import Frames
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.evaluation.ground_truth import load_ground_truth
 from easi3r_jax.inference.clip import FlowSource, clip_edges
-from easi3r_jax.io import export, results
+from easi3r_jax.io import export, remote, results
 from easi3r_jax.io.sequences import Sequence, find_sequence
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.io.window_store import WindowStore
@@ -59,7 +59,8 @@ SEQ = _INPUT.string(
     "seq",
     "demo",
     "A video file, a folder of images, a clip folder (frames/ + ground_truth.npz), or demo. Several clips: a pattern "
-    "such as 'videos/*.mp4', @FILE with a clip per line, or a folder with --each.",
+    "such as 'videos/*.mp4', @FILE with a clip per line, or a folder with --each. This and other inputs may be "
+    "addresses: s3://, gs://, hf://, https:// (docs/storage.md).",
 )
 EACH = _INPUT.boolean("each", False, "Each entry of the folder --seq is a clip.")
 CHECKPOINT = checkpoint_flag(_INPUT)
@@ -92,7 +93,7 @@ GIVEN = METHOD.known
 
 _OUTPUT = FLAGS.group("Output")
 OUTPUT = _OUTPUT.string(
-    "output", "", "Folder of the result (default: results/<sequence name>). An older one is replaced."
+    "output", "", "Folder of the result, or its address (default: results/<sequence name>). An older one is replaced."
 )
 FOREGROUND = _OUTPUT.string(
     "foreground", "all", "Dynamic points in scene.glb and scene.ply: all, none, or a frame number."
@@ -140,17 +141,32 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
       load: replaces `load_model_and_metadata`, for a program that keeps its networks.
 
     Returns:
-      the result's folder.
+      the result's folder; the former one if it was uploaded.
     """
-    began, compilations = time.perf_counter(), Compilations()
+    began = time.perf_counter()
     config = METHOD.pipeline_config(SEED.value, GIVEN.camera_weight.value or math.inf)
     check_options()
-    formats = export.parse_formats(EXPORT.value)
-    sequence = find_sequence(SEQ.value, GROUND_TRUTH.value)
-    output = pathlib.Path(OUTPUT.value or pathlib.Path("results") / sequence.name)
-    results.ensure_writable(output)
+    export.parse_formats(EXPORT.value)
+    sequence = find_sequence(SEQ.value, GROUND_TRUTH.value, stages)
+    stages.close()
+    named = OUTPUT.value or pathlib.Path("results") / sequence.name
+    with remote.writing(named, replaces="scene.npz", progress=stages) as output:
+        results.ensure_writable(output.folder)
+        written = reconstruct(sequence, config, output, stages, load or load_named, began)
+        saved = results.load_result(written) if VIEW.value else None
+    stages.close()
+    if saved is not None:
+        serve([saved], port=usual_port())
+    return written
 
-    method, flow = load_method(config, stages, load or load_named)
+
+def reconstruct(
+    sequence: Sequence, config: options.PipelineConfig, target: remote.Output, stages: Stages, load: Load, began: float
+) -> pathlib.Path:
+    """Reconstructs a clip and writes the result; returns its folder on this machine. `began`: by `perf_counter`."""
+    compilations, output = Compilations(), target.folder
+    formats = export.parse_formats(EXPORT.value)
+    method, flow = load_method(config, stages, load)
     frames = load_frames(sequence.frames, method.frames, progress=stages)
     stages.close()
     method = dataclasses.replace(method, flow=for_clip(flow, frames))
@@ -210,14 +226,16 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
             )
             stages.close()
         export.write_json(written / "timings.json", timings(stages, time.perf_counter() - began, compilations))
-        lines += PICTURES.write(results.load_result(written), written, name=sequence.name, progress=stages)
+        truth_file = str(sequence.ground_truth or "") if remote.is_address(SEQ.value) else ""
+        lines += PICTURES.write(
+            results.load_result(written), written, name=sequence.name, ground_truth=truth_file, progress=stages
+        )
     finally:  # the result is complete even if exports or pictures fail
         stages.close()
-        print(closing_table(stages, time.perf_counter() - began, compilations, written))
+        where = target.address if remote.is_address(target.address) else written
+        print(closing_table(stages, time.perf_counter() - began, compilations, where))
     if lines:
         print("\n".join(lines))
-    if VIEW.value:
-        serve([results.load_result(written)], port=usual_port())
     return written
 
 
@@ -316,7 +334,7 @@ def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
     return f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {device()}{note}"
 
 
-def closing_table(stages: Stages, seconds: float, compilations: Compilations, output: pathlib.Path) -> str:
+def closing_table(stages: Stages, seconds: float, compilations: Compilations, output: pathlib.Path | str) -> str:
     """Time per stage, what was compiled, peak memory, and the result's folder."""
     rows = [(stage, str(stages.units[stage]), f"{t:.1f}") for stage, t in stages.seconds.items()]
     rows.append(("total, including compilation", "", f"{seconds:.1f}"))

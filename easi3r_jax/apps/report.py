@@ -11,19 +11,18 @@ has no data are omitted, e.g. masks of a clip without a motion cue, and the page
 
 from __future__ import annotations
 
-import pathlib
-
 from easi3r_jax.apps import cli
+from easi3r_jax.apps.exporting import needs_own_output, uploaded_line
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.apps.reporting import PictureFlags
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.io import results
+from easi3r_jax.io import remote, results
 from easi3r_jax.io.pictures.gallery import ensure_gallery_writable
 
 FLAGS = cli.Flags(__doc__)
 
 _INPUT = FLAGS.group("What is shown")
-SCENE = _INPUT.string("scene", "", "A result's folder, as reconstruct writes it.")
+SCENE = _INPUT.string("scene", "", "A result's folder, as reconstruct writes it, or its address.")
 GROUND_TRUTH = _INPUT.string(
     "ground_truth",
     "",
@@ -32,7 +31,9 @@ GROUND_TRUTH = _INPUT.string(
 )
 
 _OUTPUT = FLAGS.group("Output")
-OUTPUT = _OUTPUT.string("output", "", "Folder of the files (default: the result's). Other files in it are kept.")
+OUTPUT = _OUTPUT.string(
+    "output", "", "Folder of the files, or its address (default: the result's). Other files in it are kept."
+)
 PICTURES = PictureFlags(_OUTPUT, wanted=True)
 
 
@@ -41,10 +42,13 @@ def main() -> None:
         raise ConfigError("--scene is required: the result to show, e.g. results/demo.")
     if not PICTURES.any():
         raise ConfigError("There is nothing to write: omit --novideos or --noreport, or add --gif.")
+    needs_own_output(SCENE.value, OUTPUT.value)
     saved = results.load_result(SCENE.value)
-    output = pathlib.Path(OUTPUT.value).expanduser() if OUTPUT.value else saved.saved_folder()
     PICTURES.check()
-    ensure_gallery_writable(output)
     stages = Stages()
-    name = saved.saved_folder().name
-    print("\n".join(PICTURES.write(saved, output, name=name, ground_truth=GROUND_TRUTH.value, progress=stages)))
+    name, truth = saved.saved_folder().name, GROUND_TRUTH.value
+    with remote.writing(OUTPUT.value or saved.saved_folder(), progress=stages) as target:
+        ensure_gallery_writable(target.folder)
+        lines = PICTURES.write(saved, target.folder, name=name, ground_truth=truth, progress=stages)
+    stages.close()
+    print("\n".join(lines + uploaded_line(OUTPUT.value)))

@@ -16,6 +16,7 @@ from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry.procrustes import register_similarity
 from easi3r_jax.core.types import Progress, Reconstruction
 from easi3r_jax.evaluation import metrics
+from easi3r_jax.io import remote
 from easi3r_jax.io.export.jsonfile import read_object, write_json
 from easi3r_jax.io.pictures.gallery import MARKER, Gallery, gallery_files
 from easi3r_jax.io.pictures.movies import ensure_encoder
@@ -140,9 +141,12 @@ def true_centres(saved: Reconstruction, ground_truth: str = "") -> tuple[np.ndar
         return None, reason
     try:
         if ground_truth:
-            path = pathlib.Path(ground_truth).expanduser()
+            path = pathlib.Path(remote.local(ground_truth)).expanduser()
             if not path.is_file():
                 raise InputError(f"No ground truth at {path}: --ground_truth takes an .npz file.")
+        elif any(isinstance(text, str) and remote.is_address(text) for text in (seq, kept)):
+            # What a file says, perhaps somebody else's: not followed without being asked.
+            return None, "the clip was read from an address: give its ground truth as --ground_truth"
         else:
             path = find_sequence(seq, kept).ground_truth if isinstance(seq, str) and isinstance(kept, str) else None
         if path is None:

@@ -1,4 +1,4 @@
-"""A run's folder: locked by one program at a time, and cleaned of incomplete files of killed programs."""
+"""A run's folder: locked by one program at a time, cleaned of incomplete files of killed programs, uploaded."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 
 from easi3r_jax.core.atomic import ensure_writable, output_error
 from easi3r_jax.core.errors import CheckpointError, OutputError
+from easi3r_jax.io.remote import Output
 from easi3r_jax.weights.checkpoint import latest_state
 
 #: The locked file. It is never deleted: otherwise two programs could lock two files of the same name.
@@ -95,6 +97,14 @@ def _lock(descriptor: int, in_use: OutputError) -> bool:
     if not os.fstat(descriptor).st_nlink:  # its holder removed it between our opening and locking
         raise in_use
     return True
+
+
+def save_so_far(output: Output, *, every: float = 0.0) -> None:
+    """Uploads what a run has finished. A failure is a warning: the run goes on, and uploads it with the next part."""
+    try:
+        output.save(every=every)
+    except OutputError as error:
+        print(f"warning: {error} The run goes on, and tries again later.", file=sys.stderr)
 
 
 def sweep(output: pathlib.Path) -> None:

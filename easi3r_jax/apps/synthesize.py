@@ -28,7 +28,7 @@ from easi3r_jax.apps.progress import Stages
 from easi3r_jax.apps.rendered import sampled
 from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.errors import ConfigError
-from easi3r_jax.io import export
+from easi3r_jax.io import export, remote
 from easi3r_jax.io.sequences import STILL
 from easi3r_jax.synthetic import ClipConfig, PairSampling, RenderedClip, pair_as_clip
 
@@ -57,7 +57,9 @@ TWINS = _CONTENT.boolean("twins", True, "Render each clip's twin beside it.")
 _OUTPUT = FLAGS.group("Output")
 FLOW = _OUTPUT.boolean("flow", True, "Write optical flow and its visibility: two thirds of a clip's size.")
 OUTPUT = _OUTPUT.string(
-    "output", "clips", "Parent folder of the clips. Existing clips of the same seed and number are replaced."
+    "output",
+    "clips",
+    "Parent folder of the clips, or its address. Existing clips of the same seed and number are replaced.",
 )
 
 _MAX_SIZE = 4096
@@ -66,7 +68,16 @@ _MAX_SIZE = 4096
 def main() -> None:
     began = time.perf_counter()
     config = chosen()
-    output = pathlib.Path(OUTPUT.value).expanduser()
+    with remote.writing(OUTPUT.value) as target:
+        clips, size = write_clips(config, target.folder)
+    seconds = time.perf_counter() - began
+    print(
+        f"  {clips} folders, {size / 1e6:.1f} MB in {seconds:.0f} s, compilation included\n  result: {target.address}"
+    )
+
+
+def write_clips(config: ClipConfig | PairSampling, output: pathlib.Path) -> tuple[int, int]:
+    """Renders clips into a folder; returns their number and their bytes."""
     jobs = [
         (number, moving, output / folder_name(number, moving)) for number in range(NUM.value) for moving in variants()
     ]
@@ -92,8 +103,7 @@ def main() -> None:
         written = export.write_clip(folder, clip.views.rgb, ground_truth(clip), record)
         size += sum(path.stat().st_size for path in written.rglob("*") if path.is_file())
     stages("rendering, writing", len(jobs), len(jobs))
-    seconds = time.perf_counter() - began
-    print(f"  {len(jobs)} folders, {size / 1e6:.1f} MB in {seconds:.0f} s, compilation included\n  result: {output}")
+    return len(jobs), size
 
 
 def chosen() -> ClipConfig | PairSampling:

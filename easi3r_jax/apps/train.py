@@ -29,7 +29,7 @@ from jax.sharding import Mesh
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.environment import device, versions
 from easi3r_jax.apps.method_flags import precision_flag
-from easi3r_jax.apps.run_folder import held
+from easi3r_jax.apps.run_folder import held, save_so_far
 from easi3r_jax.apps.training_data import PairSource, open_source
 from easi3r_jax.apps.training_log import TrainingLog, preview
 from easi3r_jax.apps.training_record import describe, described_network
@@ -37,6 +37,7 @@ from easi3r_jax.apps.validate import measure, shown
 from easi3r_jax.core import interrupt, sharding
 from easi3r_jax.core.atomic import atomic_file
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.io import remote
 from easi3r_jax.models import DUSt3R, abstract_model, parameters_of, policy, random_model
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.training.batch import ViewPairs
@@ -73,7 +74,7 @@ FINETUNE = _RUN.choice(
     "Replaces --preset and requires --checkpoint.",
 )
 CHECKPOINT = _RUN.string("checkpoint", "", "Initial weights, as for reconstruct (default: random).")
-OUTPUT = _RUN.string("output", "", "Folder of the run (default: runs/<preset or finetune>).")
+OUTPUT = _RUN.string("output", "", "Folder of the run, or its address (default: runs/<preset or finetune>).")
 RESUME = _RUN.boolean(
     "resume", False, "Resume from the newest readable state in the run's folder, with the same options."
 )
@@ -87,7 +88,8 @@ _DATA = FLAGS.group("Data")
 DATA = _DATA.string(
     "data",
     "",
-    "Folders to train on: NAME:FOLDER or NAME:FOLDER:WEIGHT, separated by commas; NAME is pairs (clip folders, see "
+    "Folders to train on, or their addresses: NAME:FOLDER or NAME:FOLDER:WEIGHT, separated by commas; NAME is "
+    "pairs (clip folders, see "
     "docs/datasets.md), pointodyssey, tartanair, spring or waymo. Weights are relative to each other; by default they "
     "are MonST3R's mixture weights (0.5, 0.25, 0.05, 0.2), and 1 for pairs. In a set of 5 or more scenes, one in ten "
     "is held out. Empty: rendered scenes.",
@@ -118,10 +120,10 @@ FINAL = _REPORT.integer("held_out_final", 256, "Held-out pairs of the final vali
 
 def main() -> None:
     name = FINETUNE.value if FINETUNE.value != "none" else PRESET.value
-    output = pathlib.Path(OUTPUT.value or pathlib.Path("runs") / name).expanduser()
     config = training_options()
-    with held(output, resume=RESUME.value) as begun:
-        train_in(output, begun, config)
+    writing = remote.writing(OUTPUT.value or pathlib.Path("runs") / name)
+    with writing as target, held(target.folder, resume=RESUME.value) as begun:
+        train_in(target, begun, config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +131,7 @@ class Run:
     """The constants of a run.
 
     Attributes:
-      output: its folder.
+      target: its folder, and where that is uploaded to.
       config: training options.
       network: its architecture.
       source: of the pairs.
@@ -137,15 +139,20 @@ class Run:
       recorded: everything that determines the results, JSON values; see `describe`.
     """
 
-    output: pathlib.Path
+    target: remote.Output
     config: TrainConfig
     network: DUSt3RConfig
     source: PairSource
     held_out: ViewPairs
     recorded: dict[str, Any]
 
+    @property
+    def output(self) -> pathlib.Path:
+        """The run's folder on this machine."""
+        return self.target.folder
 
-def train_in(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConfig) -> None:
+
+def train_in(target: remote.Output, begun: pathlib.Path | None, config: TrainConfig) -> None:
     """Trains in a locked folder, from the state `begun` on if there is one."""
     # The shards of a batch are averaged device by device: a run resumes with the number of devices it began with.
     sharding.split_cpu(config.batch_size, None if begun is None else state_options(begun).get("devices"))
@@ -168,7 +175,7 @@ def train_in(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConf
     height, width = network.image_size
     print(
         f"  {count / 1e6:.1f} M parameters, {width}x{height} pixels, {config.steps} steps of {config.batch_size} pairs "
-        f"({DATA.value or 'rendered'}), {precision.name}, {device()}\n  folder of the run: {output}",
+        f"({DATA.value or 'rendered'}), {precision.name}, {device()}\n  folder of the run: {target.address}",
         flush=True,
     )
     for note in source.notes:
@@ -176,13 +183,13 @@ def train_in(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConf
     if begun is None:
         state = jax.device_put(init_state(parameters, config), sharding.replicated_sharding(mesh))
     else:
-        state = resumed(output, parameters, config, mesh, recorded)
+        state = resumed(target.folder, parameters, config, mesh, recorded)
     del first, parameters
     step = make_step(network, config, mesh, draw=source.draw, precision=precision)
     held_out = source.held_out(max(HELD_OUT.value, FINAL.value))
-    run = Run(output, config, network, source, held_out, recorded)
+    run = Run(target, config, network, source, held_out, recorded)
 
-    with atomic_file(output / "run.json") as file:
+    with atomic_file(run.output / "run.json") as file:
         file.write_text(json.dumps(recorded | {"options": FLAGS.values(), "versions": versions()}, indent=1) + "\n")
     last = min(config.steps, int(state.step) + STOP_AFTER.value) if STOP_AFTER.value else config.steps
     state = train(run, state, step, last)
@@ -246,11 +253,13 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
                 model = averaged_model(state, run.network)
                 log.validated(done, evaluate(model, some, batch_size=_validation_batch(run.config)))
                 preview(run.output / "preview" / f"{done:08d}.png", model, some)
+                save_so_far(run.target)
         if saved < done:
             log.write_line(done)
             save_state(run.output / "states", done, state, run.recorded)
         log.close()
         if is_stopping():
+            save_so_far(run.target)
             interrupt.end(f"Interrupted at step {done} of {run.config.steps}. Add --resume to continue.")
     return state
 
@@ -263,7 +272,7 @@ def finish(run: Run, model: DUSt3R, done: int, licence: str) -> None:
     with atomic_file(run.output / "metrics.json") as file:
         file.write_text(json.dumps(metrics, indent=1) + "\n")
     print(shown(metrics, len(run.held_out.rgb)))
-    print(f"use: python -m experiments.reconstruct --checkpoint={run.output / 'model'} --seq=VIDEO")
+    print(f"use: python -m experiments.reconstruct --checkpoint={run.target.address}/model --seq=VIDEO")
 
 
 def _validation_batch(config: TrainConfig) -> int:

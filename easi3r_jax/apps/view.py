@@ -28,7 +28,9 @@ FLAGS = cli.Flags(__doc__)
 
 _INPUT = FLAGS.group("What is shown")
 SCENE = _INPUT.string(
-    "scene", "", "A result's folder, as reconstruct writes it; or two of one clip, separated by a comma, side by side."
+    "scene",
+    "",
+    "A result's folder or address, as reconstruct writes it; or two of one clip, separated by a comma, side by side.",
 )
 STATIC_POINTS = _INPUT.integer("static_points", viewer.Budget.static, "Maximum number of static points.", at_least=1)
 MOVING_POINTS = _INPUT.integer(

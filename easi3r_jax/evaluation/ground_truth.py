@@ -10,6 +10,7 @@ import numpy as np
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames
 from easi3r_jax.evaluation.metrics import GroundTruth
+from easi3r_jax.io import remote
 from easi3r_jax.io.sequences import find_sequence, load_arrays
 
 
@@ -17,7 +18,7 @@ def load_ground_truth(source: str | os.PathLike, frames: Frames) -> GroundTruth:
     """Reads ground truth and selects, resizes and crops it like the frames.
 
     Args:
-      source: an `.npz` file (see `io.sequences`), a clip folder that holds one, or "demo".
+      source: an `.npz` file (see `io.sequences`), a clip folder that holds one, the address of either, or "demo".
       frames: the clip.
 
     Depth and masks are sampled at the nearest original pixel, intrinsics are mapped by `frame_from_source`.
@@ -25,6 +26,7 @@ def load_ground_truth(source: str | os.PathLike, frames: Frames) -> GroundTruth:
     Raises:
       InputError: an unreadable file, wrong shapes, or fewer entries than the clip has frames.
     """
+    source = remote.local(source)
     path = pathlib.Path(source).expanduser()
     if path.suffix != ".npz":
         found = find_sequence(os.fspath(source)).ground_truth

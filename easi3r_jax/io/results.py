@@ -28,6 +28,7 @@ import numpy as np
 from easi3r_jax.core import atomic
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Frames, Given, MotionMaps, Progress, Reconstruction, Scene4D, TemporalMaps, silent
+from easi3r_jax.io import remote
 from easi3r_jax.io.export import npz
 from easi3r_jax.io.export.flow import write_flow
 from easi3r_jax.io.export.glb import write_glb
@@ -148,12 +149,15 @@ def load_result(folder: str | os.PathLike) -> Reconstruction:
     """Reads a result folder. Arrays are read-only host arrays; those of the scene are memory maps of `scene.npz`.
 
     Args:
-      folder: written by `save_result`; the path of its scene.npz is also accepted.
+      folder: written by `save_result`; the path of its scene.npz is also accepted, and the address of a result that a
+        program has uploaded.
 
     Raises:
       InputError: not a result, damaged or incomplete; invalid cameras; a newer version, or an older one that cannot be
         converted.
     """
+    if remote.is_address(os.fspath(folder)):
+        folder = remote.local(os.fspath(folder).removesuffix("/scene.npz"), result=True)
     folder = pathlib.Path(folder).expanduser()
     if folder.name == "scene.npz" and not folder.is_dir():
         folder = folder.parent

@@ -20,7 +20,7 @@ from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry.grids import resample_nearest
 from easi3r_jax.core.types import Frames, Progress, silent
-from easi3r_jax.io import video
+from easi3r_jax.io import remote, video
 from easi3r_jax.io.video.load import Source
 
 #: Suffix of the folder of a clip's motionless twin.
@@ -45,16 +45,19 @@ class Sequence:
     twin: Sequence | None = None
 
 
-def find_sequence(seq: str, ground_truth: str | None = None) -> Sequence:
+def find_sequence(seq: str, ground_truth: str | None = None, progress: Progress = silent) -> Sequence:
     """Resolves the name of a clip: "demo", a clip folder, a folder of images, or a video file.
 
     Args:
-      seq: as the user gives it.
+      seq: as the user gives it; an address is downloaded (see `io.remote`), without the motionless twin beside it.
       ground_truth: an npz file that replaces the clip folder's own.
+      progress: called with the progress of a download.
 
     Raises:
-      InputError: the clip or the ground-truth file does not exist.
+      InputError: the clip or the ground-truth file does not exist, or cannot be downloaded.
+      OutputError: a download that cannot be stored.
     """
+    seq = remote.local(seq, progress=progress)
     if seq == "demo":
         sequence = _clip_folder("demo", CLIPS / "demo")
     else:
@@ -64,7 +67,7 @@ def find_sequence(seq: str, ground_truth: str | None = None) -> Sequence:
         name = (path.stem if path.is_file() else path.resolve().name) or "sequence"
         sequence = _clip_folder(name, path) if (path / "frames").is_dir() else Sequence(name, path)
     if ground_truth:
-        file = pathlib.Path(ground_truth).expanduser()
+        file = pathlib.Path(remote.local(ground_truth, progress=progress)).expanduser()
         if not file.is_file():
             raise InputError(f"No ground truth at {file}: there is no such .npz file.")
         sequence = dataclasses.replace(sequence, ground_truth=file)
@@ -86,8 +89,8 @@ def load_frames(
     """Reads a clip and resizes it for the network: `video.load_frames`, also for clip folders and "demo".
 
     Args:
-      source: a video file, a folder of images, one image, a clip folder, "demo" (the bundled clip), or a sequence of
-        image files.
+      source: a video file, a folder of images, one image, a clip folder, the address of one of these (s3://...),
+        "demo" (the bundled clip), or a sequence of image files.
       config: selection and size of the frames; for a network, `FrameConfig.for_model(model)`.
       progress: called for each frame, for the stage "read"; the total is 0 while it is unknown.
 
@@ -95,6 +98,7 @@ def load_frames(
       InputError, ConfigError: as `video.load_frames`.
     """
     if isinstance(source, str | os.PathLike):
+        source = remote.local(source, progress=progress)
         path = pathlib.Path(source).expanduser()
         if os.fspath(source) == "demo" or (path / "frames").is_dir():
             source = find_sequence(os.fspath(source)).frames

@@ -12,9 +12,11 @@ import easi3r_jax
 from easi3r_jax.core import sharding
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.core.types import Progress, silent
+from easi3r_jax.io import remote
 from easi3r_jax.models import DUSt3R, FlowNetwork, Precision, model_from, policy
 from easi3r_jax.weights import convert
 from easi3r_jax.weights.checkpoint import is_checkpoint, load_network
+from easi3r_jax.weights.hub import is_name
 from easi3r_jax.weights.readout import READOUT, load_readout
 
 _T = TypeVar("_T")
@@ -29,8 +31,8 @@ def load_model(
 
     Args:
       checkpoint: "embedded" (the small network that ships with the package), a converted folder, a `.pth` file, a
-        folder with `model.safetensors` and `config.json`, or a name on the Hugging Face hub. A `readout.json` in the
-        folder is the network's motion cue (see `Readout`).
+        folder with `model.safetensors` and `config.json`, the address of one of these (s3://...), or a name on the
+        Hugging Face hub. A `readout.json` in the folder is the network's motion cue (see `Readout`).
       precision: what the network computes in: "exact", "tf32", "bf16", "auto" (bf16 on accelerators, exact on CPUs), or
         a policy of your own.
       progress: called during download and conversion.
@@ -49,9 +51,10 @@ def load_model_and_metadata(
     checkpoint, precision = os.fspath(checkpoint), policy(precision)
     if not checkpoint:
         raise CheckpointError("No checkpoint is named: name weights, or omit it for the small embedded network.")
+    named, checkpoint = checkpoint, on_this_machine(checkpoint, progress)
     model, metadata = _load(EMBEDDED if checkpoint == "embedded" else checkpoint, precision, progress)
     if not isinstance(model, DUSt3R):
-        raise CheckpointError(f"{checkpoint} has weights of {model.config.network}, which estimates optical flow.")
+        raise CheckpointError(f"{named} has weights of {model.config.network}, which estimates optical flow.")
     if checkpoint == "embedded":
         metadata |= {"source_name": "embedded", "licence": "Apache-2.0"}
     model = model.with_precision(precision)
@@ -76,10 +79,16 @@ def load_flow_model_and_metadata(
     checkpoint: str | os.PathLike[str], precision: Precision | str = "auto", *, progress: Progress = silent
 ) -> tuple[FlowNetwork, dict[str, Any]]:
     """As `load_flow_model`, also returning the checkpoint's metadata."""
-    network, metadata = _load(checkpoint, policy(precision), progress)
+    network, metadata = _load(on_this_machine(os.fspath(checkpoint), progress), policy(precision), progress)
     if isinstance(network, DUSt3R):
         raise CheckpointError(f"{os.fspath(checkpoint)} has weights of DUSt3R, which estimates no optical flow.")
     return network, metadata
+
+
+def on_this_machine(checkpoint: str, progress: Progress) -> str:
+    """A copy of what an address names. Models on the hub are left to the hub's own client and cache."""
+    on_hub = checkpoint.removeprefix("hf://")
+    return on_hub if is_name(on_hub) else remote.local(checkpoint, progress=progress)
 
 
 def _load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 from functools import partial
@@ -21,6 +22,7 @@ from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.evaluation.datasets import TEST_SETS, TestSequence, TestSet, find_test_set
+from easi3r_jax.io import remote
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.synthetic import ClipConfig
 from easi3r_jax.weights.load import load_model_and_metadata, on_devices
@@ -50,7 +52,8 @@ DATASET = _DATA.string(
 DATA_ROOT = _DATA.string(
     "data_root",
     "",
-    "Folder of the data set. For several: their folders, separated by commas, or one with a subfolder of each name.",
+    "Folder of the data set, or its address (docs/storage.md). For several: "
+    "their folders, separated by commas, or one with a subfolder of each name.",
 )
 NUM_SEQUENCES = _DATA.integer(
     "num_sequences",
@@ -64,7 +67,7 @@ SIZE = SizeFlags(_DATA)
 METHOD = MethodFlags(FLAGS, NetworkFlags)
 
 _OUTPUT = FLAGS.group("Output")
-OUTPUT = _OUTPUT.string("output", "", "Folder of the run (default: evaluations/<data sets>).")
+OUTPUT = _OUTPUT.string("output", "", "Folder of the run, or its address (default: evaluations/<data sets>).")
 SAVE = _OUTPUT.choice(
     "save",
     "metrics",
@@ -142,8 +145,7 @@ def open_data_sets(names: list[str]) -> Opened:
       InputError: a folder that is missing, incomplete or without any ground truth.
     """
     names = [name for name in names if name != rendered.NAME]
-    words = DATA_ROOT.value.split(",") if DATA_ROOT.value else []
-    roots = [pathlib.Path(word).expanduser() for word in words]
+    roots = DATA_ROOT.value.split(",") if DATA_ROOT.value else []
     if not names:
         if roots:
             raise ConfigError(f"--data_root: {rendered.NAME} needs no data; omit it.")
@@ -151,7 +153,7 @@ def open_data_sets(names: list[str]) -> Opened:
     if not roots:
         raise ConfigError(f"--data_root=FOLDER is required for {', '.join(names)}: see docs/datasets.md.")
     if len(roots) == 1 and len(names) > 1:
-        roots = [roots[0] / name for name in names]
+        roots = [os.path.join(roots[0], name) for name in names]
     if len(roots) != len(names):
         raise ConfigError(
             f"--data_root names {len(roots)} folders for {len(names)} data sets ({', '.join(names)}): give one for "
@@ -160,7 +162,7 @@ def open_data_sets(names: list[str]) -> Opened:
     opened = []
     for name, root in zip(names, roots, strict=True):
         test_set = find_test_set(name)
-        sequences = test_set.find(root)
+        sequences = test_set.find(pathlib.Path(remote.local(root)).expanduser())
         if SAVE.value == "metrics" and not any(tasks_of(test_set, sequence.truth) for sequence in sequences):
             raise InputError(
                 f"The sequences in {root} have no ground truth, so nothing can be evaluated: add ground truth "

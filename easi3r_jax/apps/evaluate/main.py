@@ -27,7 +27,7 @@ from easi3r_jax.apps.progress import Stages
 from easi3r_jax.apps.run_folder import LOCK, locked, sweep
 from easi3r_jax.core.atomic import ensure_writable
 from easi3r_jax.core.errors import ConfigError, UserError
-from easi3r_jax.io import export
+from easi3r_jax.io import export, remote
 
 
 def main() -> None:
@@ -36,9 +36,12 @@ def main() -> None:
         return
     names = inputs.check_options()
     opened = inputs.open_data_sets(names)
-    output = pathlib.Path(inputs.OUTPUT.value or pathlib.Path("evaluations") / "-".join(names)).expanduser()
+    named = inputs.OUTPUT.value or pathlib.Path("evaluations") / "-".join(names)
+    if inputs.CLUSTER.distributed and inputs.SAVE.value == "results" and remote.is_address(str(named)):
+        raise ConfigError("--save=results on a cluster: --output must be a folder that all of its machines share.")
     compilations, stages = Compilations(), Stages(leave=False)
-    with claimed(output), connected() as cluster:
+    with remote.writing(named, progress=stages) as target, claimed(target.folder), connected() as cluster:
+        output = target.folder
         precision, place = inputs.PRECISION.value, inputs.placing()
         if cluster is not None:  # this process describes the networks, the workers use them
             precision, place = cluster.precision(precision), lambda network: network
@@ -71,7 +74,7 @@ def main() -> None:
             export.write_json(output / "configurations" / f"{part.digest}.json", part.configuration)
         where = device() if cluster is None else f"{cluster} ({inputs.CLUSTER.options.address})"
         frames = sum(job.num_frames for job in left)
-        print(f"  {len(jobs)} sequences, {len(left)} to do: {frames} frames; {where}. Results: {output}")
+        print(f"  {len(jobs)} sequences, {len(left)} to do: {frames} frames; {where}. Results: {target.address}")
         tasks, lines = tasks_of_jobs(left), Lines(left, several_seeds=len(inputs.seeds()) > 1)
         if cluster is None:
             attempt = partial(evaluate, method=method, results=results, progress=stages)
@@ -80,12 +83,12 @@ def main() -> None:
         else:
             shared = Shared.of(method, weights["network"], parts, results)
             ended = cluster.run(tasks, worker, shared, lambda: lines.status(cluster.doing()))
-        work(left, ended, output, stages, lines)
+        work(left, ended, target, stages, lines)
         stages.close()
         if cluster is None:
             cached = f"{compilations.cached} of them found in the cache"
             print(f"  compiled {compilations.count} programs, {cached}")
-        conclude(parts, inputs.seeds(), record, output, cluster)
+        conclude(parts, inputs.seeds(), record, target, cluster)
 
 
 @contextlib.contextmanager
@@ -114,20 +117,20 @@ def connected() -> Iterator[RayCluster | None]:
 
 
 def conclude(
-    parts: list[Part], seeds: range, record: dict[str, Any], output: pathlib.Path, cluster: RayCluster | None
+    parts: list[Part], seeds: range, record: dict[str, Any], target: remote.Output, cluster: RayCluster | None
 ) -> None:
     """Prints the tables and writes the report.
 
     Args:
       parts, seeds: of the run.
       record: description of the networks for the report.
-      output: folder of the run.
+      target: folder of the run.
       cluster: that the command ran on, or None.
 
     Raises:
       UserError: sequences failed, and --allow_missing was not given.
     """
-    known = list(records.latest(records.read(output)).values())
+    known, page = list(records.latest(records.read(target.folder)).values()), f"{target.address}/report.md"
     own = [[r for r in part.own(known) if r.seed in seeds] for part in parts]
     network = str(record["weights"]["network"].get("source_name") or CHECKPOINT.value)
     report = Report(parts, own, seeds, network=network, allow_missing=ALLOW_MISSING.value)
@@ -135,28 +138,29 @@ def conclude(
     command = shlex.join(["python", "-m", "experiments.evaluate", *FLAGS.changed()])
     described = [{**part.configuration, "weights": record["weights"]} for part in parts]
     if cluster is None:
-        report.write(output, command, described)
+        report.write(target.folder, command, described)
     else:
-        report.write(output, command, described, cluster.usage, cluster.seconds)
-    print(f"  report: {output / 'report.md'}")
+        report.write(target.folder, command, described, cluster.usage, cluster.seconds)
+    print(f"  report: {page}")
     if report.missing:
         print(f"  INCOMPLETE: {'; '.join(report.missing)}.")
     chosen = {(part.test_set.name, sequence.name) for part in parts for sequence in part.chosen}
     failed = {(r.dataset, r.sequence) for r in report.failed} & chosen  # others are missing, but were not attempted now
     if failed and not ALLOW_MISSING.value:
         raise UserError(
-            f"Failed: {len(failed)} of {len(chosen)} sequences, so there is no result: see {output / 'report.md'} and "
+            f"Failed: {len(failed)} of {len(chosen)} sequences, so there is no result: see {page} and "
             "errors.log. The same command retries them; --allow_missing shows means over the others, marked."
         )
 
 
 def print_comparison() -> None:
     """`--compare=A,B` or `--compare A B`."""
-    folders = [pathlib.Path(word).expanduser() for word in [*COMPARE.value.split(","), *FLAGS.rest] if word]
+    named = [word for word in [*COMPARE.value.split(","), *FLAGS.rest] if word]
     if not COMPARE.value:
         raise ConfigError(f"Unexpected argument {FLAGS.rest[0]!r}: options are written --name=value (see --help).")
-    if len(folders) != 2:
+    if len(named) != 2:
         raise ConfigError("--compare takes two folders: --compare RUN_A RUN_B.")
-    print(f"  A: {folders[0]}\n  B: {folders[1]}")
+    folders = [pathlib.Path(remote.local(word, result=True)).expanduser() for word in named]
+    print(f"  A: {named[0]}\n  B: {named[1]}")
     print(compare.printed(compare.compare(*folders)))
     print("  *: the 95 % bootstrap interval of the mean paired difference excludes 0 (one in twenty by chance).")

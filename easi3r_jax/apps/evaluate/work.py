@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 import time
 from collections.abc import Iterable, Sequence
 
@@ -13,7 +12,12 @@ from easi3r_jax.apps.evaluate.run import Outcome, record_of, save
 from easi3r_jax.apps.evaluate.schedule import Job
 from easi3r_jax.apps.evaluate.tables import outcome as in_words
 from easi3r_jax.apps.progress import Stages, clock
+from easi3r_jax.apps.run_folder import save_so_far
 from easi3r_jax.core.batches import bucket_size
+from easi3r_jax.io import remote
+
+#: Between uploads of what is finished, if --output is an address.
+_SAVE_SECONDS = 30.0
 
 
 def tasks_of_jobs(jobs: Iterable[Job]) -> list[Task]:
@@ -70,13 +74,13 @@ class Lines:
         return clock(each * (self._frames - self._done_frames))
 
 
-def work(jobs: Iterable[Job], ended: Iterable[Ended], output: pathlib.Path, stages: Stages, lines: Lines) -> None:
+def work(jobs: Iterable[Job], ended: Iterable[Ended], target: remote.Output, stages: Stages, lines: Lines) -> None:
     """Saves each job as soon as it ends, and says so.
 
     Args:
       jobs: to be done.
       ended: what becomes of their tasks.
-      output: folder of the run.
+      target: folder of the run; if it is an address, what is finished is uploaded now and then.
       stages: whose bars are closed before a line is printed.
       lines: prints.
 
@@ -89,6 +93,8 @@ def work(jobs: Iterable[Job], ended: Iterable[Ended], output: pathlib.Path, stag
         if outcome is None:  # every attempt lost its worker
             outcome = Outcome(record_of(by_key[end.task.payload], seconds=end.seconds, error=end.error))
         record = dataclasses.replace(outcome.record, attempts=end.attempts, worker=end.worker)
-        save(output, dataclasses.replace(outcome, record=record))
+        save(target.folder, dataclasses.replace(outcome, record=record))
         stages.close()
         lines.ended(record)
+        save_so_far(target, every=_SAVE_SECONDS)
+        stages.close()

@@ -13,7 +13,7 @@ import numpy as np
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.evaluation.datasets.sequence import TestSequence, Trajectory
 from easi3r_jax.evaluation.metrics import associate
-from easi3r_jax.io import files
+from easi3r_jax.io import files, remote
 from easi3r_jax.io.priors.rigid import rigid_poses
 from easi3r_jax.io.priors.text import read_trajectory
 from easi3r_jax.io.video import StoredImage
@@ -37,7 +37,9 @@ def finder(
     """
 
     def find(root: str | os.PathLike[str]) -> list[TestSequence]:
-        path = pathlib.Path(os.path.abspath(pathlib.Path(root).expanduser()))  # "." gets a name, a link keeps its own
+        path = pathlib.Path(
+            os.path.abspath(pathlib.Path(remote.local(root)).expanduser())
+        )  # "." gets a name, a link keeps its own
         if not path.is_dir():
             raise InputError(f"There is no folder {path} for the data set {name!r}: correct the path.")
         sequences = read(path)

@@ -1,4 +1,4 @@
-"""Contents of folders, and checks that they are complete."""
+"""Contents of folders, and checks that they are complete; the user's cache folder."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import os
 import pathlib
 
 from easi3r_jax.core.errors import InputError
+
+
+def cache_folder() -> pathlib.Path:
+    """`$EASI3R_JAX_CACHE`, else `$XDG_CACHE_HOME/easi3r_jax`, else `~/.cache/easi3r_jax`."""
+    common = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    own = os.environ.get("EASI3R_JAX_CACHE") or os.path.join(common, "easi3r_jax")
+    return pathlib.Path(os.path.expanduser(own)).absolute()
 
 
 def names_in(folder: pathlib.Path) -> list[str]:

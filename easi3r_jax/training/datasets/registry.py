@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 
 from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.io import remote
 from easi3r_jax.training.datasets import pairs_folder, pointodyssey, spring, tartanair, waymo
 from easi3r_jax.training.datasets.sequence import Dataset, Sequence
 
@@ -26,7 +27,7 @@ def open_dataset(name: str, root: str | os.PathLike[str]) -> Dataset:
 
     Args:
       name: of the layout, one of `READERS`.
-      root: the data set's folder.
+      root: the data set's folder, or its address.
 
     Raises:
       ConfigError: an unknown layout.
@@ -34,7 +35,7 @@ def open_dataset(name: str, root: str | os.PathLike[str]) -> Dataset:
     """
     if name not in READERS:
         raise ConfigError(f"Unknown data set {name!r}: choose one of {', '.join(sorted(READERS))}.")
-    path = pathlib.Path(root).expanduser()
+    path = pathlib.Path(remote.local(root)).expanduser()
     if not path.is_dir():
         raise InputError(f"There is no folder {path} for the data set {name!r} (in {pathlib.Path.cwd()}).")
     sequences = READERS[name](path)
