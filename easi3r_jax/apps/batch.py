@@ -133,8 +133,9 @@ class Batch:
 
     def _is_done(self, clip: Clip) -> bool:
         row = self._rows.get(clip.name)
-        known = row is not None and (row["state"], row["options"]) == ("done", self.options)
-        return known and _same(row["clip"], clip.seq) and (self.output / clip.name / "scene.npz").is_file()
+        if row is None or (row["state"], row["options"]) != ("done", self.options):
+            return False
+        return _same(row["clip"], clip.seq) and (self.output / clip.name / "scene.npz").is_file()
 
     def add(self, row: Row) -> None:
         """Appends a row, and returns when it is on disk.
