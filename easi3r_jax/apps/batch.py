@@ -25,6 +25,7 @@ from easi3r_jax.apps.report_page import METRICS
 from easi3r_jax.core import interrupt
 from easi3r_jax.core.atomic import atomic_file, output_error
 from easi3r_jax.core.errors import InputError, OutputError, UserError
+from easi3r_jax.io import remote
 from easi3r_jax.io.sequences import find_sequence
 
 TABLE = "batch.csv"
@@ -67,13 +68,15 @@ def clips_of(seq: str, *, each: bool) -> list[Clip] | None:
         if not path.is_dir():
             raise InputError(f"--each needs a folder of clips, and {seq!r} is not one.")
         found = [str(entry) for entry in sorted(path.iterdir()) if not entry.name.startswith(".")]
+    elif remote.is_address(seq):
+        return None  # a query has a question mark
     elif glob.has_magic(seq) and not path.exists():
         found = sorted(glob.glob(str(path), recursive=True))
     else:
         return None
     if not found:
         raise InputError(f"--seq={seq}: there are no clips (seen from {pathlib.Path.cwd()}).")
-    clips = [Clip(one, find_sequence(one).name) for one in found]
+    clips = [Clip(one, _name(one)) for one in found]
     named: dict[str, Clip] = {}
     for clip in clips:
         other = named.setdefault(clip.name, clip)
@@ -83,6 +86,11 @@ def clips_of(seq: str, *, each: bool) -> list[Clip] | None:
                 "with another --output."
             )
     return clips
+
+
+def _name(seq: str) -> str:
+    """Of a clip's result folder. What is at an address is not downloaded for that."""
+    return pathlib.PurePath(remote.name_of(seq)).stem if remote.is_address(seq) else find_sequence(seq).name
 
 
 def _listed(path: pathlib.Path) -> list[str]:

@@ -24,6 +24,7 @@ _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 #: Schemes, with the extra that installs their client.
 SCHEMES = {"s3": "s3", "gs": "gcs", "hf": "", "https": "https", "http": "https", "file": "", "memory": ""}
 _READ_ONLY = ("http", "https")
+_LINK = re.compile(r"(https?://)(?:[^/\s@]*@)?([^\s?'\"]*)(?:\?[^\s'\")]*)?", re.IGNORECASE)
 #: Seconds before another try after a broken connection. Clients also try again by themselves (botocore for 9 s).
 PAUSES = (1.0, 3.0)
 _CONNECT_SECONDS, _SILENT_SECONDS = 20.0, 60.0
@@ -42,14 +43,14 @@ def is_address(text: str) -> bool:
 
 
 def shown(address: str) -> str:
-    """An address for messages: without the query of a link, which may hold a signature."""
-    return address.partition("?")[0] if address.startswith(_READ_ONLY) else address
+    """A text for messages: links in it without names, passwords and queries, which may hold signatures."""
+    return _LINK.sub(lambda found: f"{found[1]}{found[2]}", address)
 
 
 def name_of(address: str) -> str:
     """The last part of an address: the name of the file or folder."""
     _, rest = _split(address)
-    path = urllib.parse.unquote(shown(address)) if address.startswith(_READ_ONLY) else rest
+    path = urllib.parse.unquote(shown(address)) if _LINK.match(address) else rest
     return path.rstrip("/").rpartition("/")[2] or "data"
 
 
@@ -91,6 +92,8 @@ class Place:
             raise error(f"{scheme}:// is not supported; use {', '.join(f'{name}://' for name in SCHEMES)}")
         if kind == "write" and scheme in _READ_ONLY:
             raise error("web servers do not take results; use s3:// or gs://")
+        if name_of(address) in (".", "..") or "\0" in name_of(address):
+            raise error("its last part is not the name of a file or folder")
         if not rest.strip("/"):
             raise error("the address names nothing: it is SCHEME://BUCKET/NAME")
         extra = f"pip install 'easi3r_jax[{SCHEMES[scheme]}]'"
@@ -202,7 +205,7 @@ class Place:
         chain = list(_chain(error))
         codes = {code for link in chain for code in _codes(link)}
         told = next(filter(_is_broken, reversed(chain)), error)  # fsspec says "not found" of servers that are not there
-        text = " ".join(str(told).split())[:300] or type(told).__name__
+        text = shown(" ".join(str(told).split()))[:300] or type(told).__name__
         local = getattr(error, "filename", None)
         if isinstance(error, UserError) or not any(map(_is_of_a_client, chain)):
             return error
@@ -216,7 +219,7 @@ class Place:
             return self._error("there is no such bucket: correct the address, or create the bucket")
         if any(map(_is_broken, chain)):
             tries = f"{len(PAUSES) + 1} tries"
-            return self._error(f"no connection in {tries} ({text}): the same command goes on when there is one")
+            return self._error(f"no connection in {tries} ({text}): try again when there is one")
         if any(isinstance(link, FileNotFoundError) for link in chain) or "404" in codes:
             return self._error("there is nothing there: check the address")
         return self._error(text)

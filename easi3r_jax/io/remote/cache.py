@@ -19,6 +19,7 @@ import os
 import pathlib
 import secrets
 import shutil
+import threading
 
 from easi3r_jax.core.atomic import output_error
 from easi3r_jax.core.errors import ConfigError
@@ -34,6 +35,7 @@ _AT_A_TIME = 64
 
 #: Locks of the copies that this process has been given, by key: held until it ends, since it may read them until then.
 _USED: dict[str, int] = {}
+_THREADS = threading.Lock()
 
 
 def local(source: str | os.PathLike[str], *, result: bool = False, progress: Progress = silent) -> str:
@@ -85,26 +87,36 @@ def _copy(place: Place, files: dict[str, Stored], progress: Progress) -> pathlib
     folder = cache_folder() / "remote"
     folder.mkdir(parents=True, exist_ok=True)
     entry, path = folder / key, folder / key / name_of(place.address)
-    if key in _USED:
-        return path
-    lock = locked(folder / f"{key}.lock", fcntl.LOCK_EX)
-    try:
-        if not entry.is_dir():
-            part = folder / f"{key}.part"
-            _make_room(folder, size - _size(part), key, place)
-            download(place, files, part / path.name, progress)
-            part.rename(entry)
-        os.utime(entry)
-    except BaseException:
-        os.close(lock)
-        raise
+    with _THREADS:
+        while key not in _USED:
+            lock = locked(folder / f"{key}.lock", fcntl.LOCK_SH)  # as all who use it: nobody waits for them
+            if entry.is_dir():
+                _USED[key] = lock
+                break
+            os.close(lock)
+            lock = locked(folder / f"{key}.lock", fcntl.LOCK_EX)
+            try:
+                if not entry.is_dir():  # else another process has made it meanwhile
+                    _make(place, files, size, entry, path.name, progress)
+            finally:
+                os.close(lock)
     with contextlib.suppress(OSError):
-        fcntl.flock(lock, fcntl.LOCK_SH)
-    if not entry.is_dir():  # deleted by another process while the lock changed hands
-        os.close(lock)
-        return _copy(place, files, progress)
-    _USED[key] = lock
+        os.utime(entry)
     return path
+
+
+def _make(
+    place: Place, files: dict[str, Stored], size: int, entry: pathlib.Path, name: str, progress: Progress
+) -> None:
+    """Downloads a copy. It gets its name last."""
+    part = entry.with_name(f"{entry.name}.part")
+    _make_room(entry.parent, size - _size(part), entry.name, place)
+    download(place, files, part / name, progress)
+    now = place.listing()
+    if any(now.get(key) != file for key, file in files.items()):
+        shutil.rmtree(part, ignore_errors=True)
+        raise place.refused("it changed while it was downloaded: try again")
+    part.rename(entry)
 
 
 def download(place: Place, files: dict[str, Stored], target: pathlib.Path, progress: Progress = silent) -> None:
@@ -182,7 +194,7 @@ def _make_room(folder: pathlib.Path, needed: int, own: str, place: Place) -> Non
             excess -= size
     if excess > 0:
         raise place.refused(
-            f"the cache is full of what other programs use: wait for them, or raise its bound ({LIMIT})"
+            f"the cache is full of what this and other programs use: wait for them, or raise its bound ({LIMIT})"
         )
 
 

@@ -19,7 +19,7 @@ import shutil
 import time
 from collections.abc import Iterator
 
-from easi3r_jax.core.atomic import output_error
+from easi3r_jax.core.atomic import atomic_file, output_error
 from easi3r_jax.core.errors import OutputError, UserError
 from easi3r_jax.core.types import Progress, silent
 from easi3r_jax.io.files.folders import cache_folder
@@ -78,9 +78,11 @@ class _Uploaded(Output):
         self._sent: dict[str, _Status] = {}
         self._saved_at = time.monotonic()
         if not replaces and self._marker is not None:
-            self._sent = self._sent_before(self._marker.id)
-            if not self._sent:  # the store has what this machine has not
+            sent = self._sent_before(self._marker.id)
+            if sent is None:  # the store has what this machine has not
                 self._fetch(self._marker)
+            else:
+                self._sent = sent
 
     def save(self, *, complete: bool = False, every: float = 0.0) -> None:
         if time.monotonic() < self._saved_at + every:
@@ -94,9 +96,11 @@ class _Uploaded(Output):
         found = dict(_statuses(self.folder))
         changed = sorted(name for name, status in found.items() if self._sent.get(name) != status)
         marker = self._marker
-        if marker is not None and not changed and marker.files.keys() == found.keys() and marker.complete == complete:
+        before = {} if marker is None else dict(marker.files)
+        # A folder that is complete stays so if nothing changes.
+        settled = marker is not None and (marker.complete or not complete)
+        if settled and not changed and before.keys() == found.keys():
             return
-        before = dict(marker.files) if marker is not None else {}
         if marker is None or marker.complete:
             self._mark(Marker(False, before))
         for start in range(0, len(changed), _AT_A_TIME):
@@ -120,7 +124,8 @@ class _Uploaded(Output):
         """Writes the marker, and records on this machine which version of the folder it has."""
         write_marker(self._place, marker)
         self._marker = marker
-        self._state.write_text(json.dumps({"id": marker.id, "sent": self._sent}), encoding="utf-8")
+        with atomic_file(self._state) as new:
+            new.write_text(json.dumps({"id": marker.id, "sent": self._sent}), encoding="utf-8")
 
     def _check(self, replaces: str) -> Marker | None:
         """The marker of what is there already. Fails now, before hours of work, where uploading would fail.
@@ -142,20 +147,22 @@ class _Uploaded(Output):
         self._place.remove([PROBE])
         return marker
 
-    def _sent_before(self, marker_id: str) -> dict[str, _Status]:
-        """What this machine's folder had uploaded when that marker was written; empty if another machine wrote it."""
+    def _sent_before(self, marker_id: str) -> dict[str, _Status] | None:
+        """What this machine's folder had uploaded when that marker was written; None if another machine wrote it."""
         try:
             state = json.loads(self._state.read_bytes())
             sent = {str(name): (int(size), int(time)) for name, (size, time) in state["sent"].items()}
-            return sent if state["id"] == marker_id and self.folder.is_dir() else {}
+            return sent if state["id"] == marker_id and self.folder.is_dir() else None
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            return {}
+            return None
 
     def _fetch(self, marker: Marker) -> None:
         """Downloads what was whole when the marker was written."""
         listed = self._place.listing()
         if lost := sorted(marker.files.keys() - listed.keys()):
             raise self._place.refused(f"{len(lost)} of its {len(marker.files)} files are missing, such as {lost[0]}")
+        if self.folder.is_dir() and any(self.folder.iterdir()):  # work that was not uploaded is not lost
+            self.folder.rename(self.folder.with_name(f"{self.folder.name}.before-{time.time_ns()}"))
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
         download(self._place, {name: listed[name] for name in marker.files}, self.folder, self._progress)

@@ -83,7 +83,7 @@ def test_what_is_in_use_is_never_deleted(bucket, cached, monkeypatch):
     bucket.put("a", bytes(900))
     bucket.put("b", bytes(900))
     path = pathlib.Path(remote.local(f"{bucket.address}/a"))
-    with pytest.raises(InputError, match=r"the cache is full of what other programs use"):
+    with pytest.raises(InputError, match=r"the cache is full of what this and other programs use"):
         remote.local(f"{bucket.address}/b")
     assert path.is_file()
 
@@ -161,3 +161,30 @@ def test_locks_of_other_file_systems_are_done_without(bucket, monkeypatch):
     bucket.put("a", b"x")
     monkeypatch.setattr(fcntl, "flock", no_locks)
     assert pathlib.Path(remote.local(f"{bucket.address}/a")).read_bytes() == b"x"
+
+
+def test_nobody_waits_for_those_who_use_a_copy(bucket, cached, forget):
+    """Another program holds the copy for as long as it runs."""
+    bucket.put("a.txt", b"one")
+    path = remote.local(f"{bucket.address}/a.txt")
+    forget()
+    (lock,) = (cached / "remote").glob("*.lock")
+    with lock.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        assert remote.local(f"{bucket.address}/a.txt") == path
+
+
+def test_what_changes_while_it_is_downloaded_is_refused(bucket, cached, monkeypatch):
+    bucket.put("clip/a", b"1")
+    bucket.put("clip/b", b"1")
+    download = cache.download
+
+    def replaced_meanwhile(*arguments):
+        download(*arguments)
+        bucket.put("clip/a", b"2")  # of the same size
+
+    monkeypatch.setattr(cache, "download", replaced_meanwhile)
+    address = f"{bucket.address}/clip"
+    with pytest.raises(InputError, match="it changed while it was downloaded"):
+        remote.local(address)
+    assert copies(cached) == []

@@ -235,3 +235,37 @@ def test_other_stores_take_results_too(cached, tmp_path):
         write(address, {"scene.npz": "2", "a/b": "2"})
         assert read(address) == {"scene.npz": "2", "a/b": "2"}
     fsspec.filesystem("memory").rm("/bucket", recursive=True)
+
+
+def test_a_run_whose_first_upload_broke_keeps_its_work(bucket, monkeypatch):
+    address = f"{bucket.address}/run"
+    with monkeypatch.context() as patch:
+        Break(patch, after=0)
+        with pytest.raises(OutputError, match="Everything is on this machine"):
+            write(address, {"results.jsonl": "an hour"}, replaces="")
+    with remote.writing(address) as output:
+        assert (output.folder / "results.jsonl").read_text() == "an hour"
+    assert read(address) == {"results.jsonl": "an hour"}
+
+
+def test_work_that_another_machine_overtook_is_moved_aside(bucket, cached, monkeypatch):
+    address = f"{bucket.address}/run"
+    write(address, {"results.jsonl": "1"}, replaces="")
+    with monkeypatch.context() as patch:
+        Break(patch, after=0)
+        with pytest.raises(OutputError, match="Everything is on this machine"):
+            write(address, {"mine": "unsaved"}, replaces="")
+    state = next((cached / "writing").glob("*/uploaded.json"))
+    state.write_text(state.read_text()[:10])  # cut: it no longer says what this machine has
+    with remote.writing(address) as output:
+        assert (output.folder / "results.jsonl").read_text() == "1" and not (output.folder / "mine").exists()
+        (aside,) = output.folder.parent.glob("run.before-*/mine")
+        assert aside.read_text() == "unsaved"
+
+
+def test_a_complete_folder_stays_complete_if_nothing_changes(bucket):
+    address = f"{bucket.address}/run"
+    write(address, {"report.md": "1"}, replaces="")
+    with pytest.raises(ConfigError), remote.writing(address):
+        raise ConfigError("a wrong flag")
+    assert marker(bucket, "run")["complete"] and read(address) == {"report.md": "1"}
