@@ -136,7 +136,7 @@ def test_what_is_installed_beside_the_lock_file_leaves_it_as_it_is(text: str):
 def test_the_site_and_the_browser_share_an_environment():
     browser, site = pinned(BROWSER), pinned(SITE)
     shared = browser.keys() & site.keys()
-    assert shared and all(browser[name] == site[name] for name in shared)
+    assert {name: browser[name] for name in shared} == {name: site[name] for name in shared}
 
 
 def test_every_locked_file_has_a_hash_and_no_address():
