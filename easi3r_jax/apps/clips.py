@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import os
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -19,7 +21,7 @@ from easi3r_jax.apps.cluster.tasks import STATUS_SECONDS, Attempt
 from easi3r_jax.apps.compilation import use_cache
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.apps.reconstruct import CLUSTER, FLAGS
-from easi3r_jax.apps.run_folder import locked, sweep
+from easi3r_jax.apps.run_folder import locked
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.io import remote
 from easi3r_jax.models import DUSt3R
@@ -49,7 +51,9 @@ def run_all(clips: list[Clip]) -> None:
     flags = dict(flag[2:].split("=", 1) for flag in FLAGS.changed())
     options = {name: value for name, value in flags.items() if name not in ("seq", "each", "output", *CLUSTER.names)}
     with locked(output, busy="another batch writes there"):
-        sweep(output)
+        for clip in clips:  # not of others: another program may be writing its result here
+            for path in output.glob(f".{glob.escape(clip.name)}.tmp-*"):
+                shutil.rmtree(path, ignore_errors=True)
         state = Batch(output, clips, digest(f"{name}={value}" for name, value in options.items()))
         left = state.remaining()
         tasks = tasks_of_clips(left)
@@ -103,7 +107,9 @@ def worker(shared: Shared) -> Attempt:
         os.chdir(shared.folder)
     if shared.keep:
         use_cache()
-    kept = [] if shared.loaded is None else [shared.loaded]
+    kept = []
+    if shared.loaded is not None:  # once: host arrays would be sent to the device with every call
+        kept.append((jax.device_put(shared.loaded[0]), shared.loaded[1]))
 
     def load(checkpoint: str, precision: str, stages: Stages) -> tuple[DUSt3R, dict[str, Any]]:
         if not kept:  # the flags are those of all clips

@@ -119,6 +119,14 @@ def test_a_result_of_another_command_is_not_replaced(run, videos, tmp_path):
     assert not run.state.seen
 
 
+def test_only_leftovers_of_its_own_clips_are_removed(run, videos, tmp_path):
+    """Another program may be writing its result into the same folder."""
+    (own := tmp_path / "out" / ".a.tmp-123").mkdir(parents=True)
+    (others := tmp_path / "out" / ".demo.tmp-123").mkdir()
+    run(f"--seq={videos / '*.mp4'}")
+    assert not own.exists() and others.exists()
+
+
 def test_flags_of_one_clip_do_not_apply_to_many(run, videos, tmp_path):
     for flag in ("--ground_truth=x.npz", "--poses=x.txt", "--view"):
         code, _, errors = run(f"--seq={videos / '*.mp4'}", flag)

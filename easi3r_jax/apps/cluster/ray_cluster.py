@@ -120,9 +120,13 @@ class RayCluster:
         self._slots: list[_Slot] = []
         self._failed_starts = 0
         self._ray = _connected(options.address)
-        total = self._ray.cluster_resources()
-        self.accelerator = next((name for name in ("GPU", "TPU") if total.get(name)), "")
-        self._devices = self._per_worker()
+        try:
+            total = self._ray.cluster_resources()
+            self.accelerator = next((name for name in ("GPU", "TPU") if total.get(name)), "")
+            self._devices = self._per_worker()
+        except BaseException:  # __exit__ is not called
+            self._ray.shutdown()
+            raise
 
     def __enter__(self) -> RayCluster:
         return self
@@ -319,6 +323,7 @@ def _connected(address: str) -> Any:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
+        from ray.exceptions import RayError
     except ImportError as error:
         raise ConfigError("--cluster needs Ray: pip install 'easi3r_jax[cluster]'.") from error
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -328,7 +333,7 @@ def _connected(address: str) -> Any:
             ray.init(address="local", include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         raise UserError(
             f"--cluster={address}: no Ray cluster there ({' '.join(str(error).split())[:200]}). "
             "Start one with `ray start --head`, or use --cluster=local."

@@ -62,7 +62,9 @@ def worker(shared: Shared) -> Attempt:
     if shared.keep:
         use_cache()
     names, stages = inputs.check_options(), Stages(quiet=True)
-    method, _ = inputs.load_networks(stages, shared.loaded[0].precision.name, inputs.placing(), shared.loaded)
+    model, metadata = shared.loaded
+    loaded = (jax.device_put(model), metadata)  # once: host arrays would be sent to the device with every call
+    method, _ = inputs.load_networks(stages, model.precision.name, inputs.placing(), loaded)
     opened = inputs.open_data_sets(names)
     parts = inputs.parts_of(names, opened, method.frames, lambda test_set, _: shared.configurations[test_set.name])
     jobs = {job.key: job for job in all_jobs(parts, inputs.seeds())}

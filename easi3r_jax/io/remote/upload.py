@@ -206,7 +206,8 @@ def writing(output: str | os.PathLike[str], *, replaces: str = "", progress: Pro
             out.save(complete=True)
         except OutputError as error:
             raise OutputError(f"{error} Everything is on this machine, in {out.folder}.") from error
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(out.folder, ignore_errors=True)  # not what `_fetch` has moved aside
+        (work / "uploaded.json").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

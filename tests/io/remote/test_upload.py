@@ -260,7 +260,7 @@ def test_work_that_another_machine_overtook_is_moved_aside(bucket, cached, monke
     with remote.writing(address) as output:
         assert (output.folder / "results.jsonl").read_text() == "1" and not (output.folder / "mine").exists()
         (aside,) = output.folder.parent.glob("run.before-*/mine")
-        assert aside.read_text() == "unsaved"
+    assert aside.read_text() == "unsaved" and not output.folder.exists()
 
 
 def test_a_complete_folder_stays_complete_if_nothing_changes(bucket):
