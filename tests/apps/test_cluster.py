@@ -13,7 +13,7 @@ import pytest
 from easi3r_jax.apps.cluster.flags import ClusterOptions
 from easi3r_jax.apps.cluster.local import run_here
 from easi3r_jax.apps.cluster.ray_cluster import RayCluster
-from easi3r_jax.apps.cluster.tasks import Queue, Task
+from easi3r_jax.apps.cluster.tasks import Queue, Task, Tries
 from easi3r_jax.apps.evaluate import records
 from easi3r_jax.apps.evaluate.main import FLAGS
 from easi3r_jax.core.errors import ConfigError
@@ -52,6 +52,15 @@ def test_a_task_that_is_put_back_is_next():
     task = queue.take()
     queue.put_back(task)
     assert len(queue) == 3 and queue.take() is task
+
+
+def test_losses_that_a_task_has_no_part_in_end_it_later():
+    task, other = tasks_of([1, 1], "aa")
+    tries = Tries(attempts=2)
+    assert tries.lost(task, blameless=False)
+    assert not tries.lost(task, blameless=False) and tries.begun(task) == 2
+    assert [tries.lost(other, blameless=True) for _ in range(6)] == [True] * 5 + [False]
+    assert tries.begun(other) == 6
 
 
 def test_in_one_process_tasks_end_in_order():

@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 from easi3r_jax.apps.cluster.flags import ClusterOptions
-from easi3r_jax.apps.cluster.tasks import Attempt, Ended, Queue, Task, Usage
+from easi3r_jax.apps.cluster.tasks import Attempt, Ended, Queue, Task, Tries, Usage
 from easi3r_jax.core.errors import ConfigError, UserError
 
 #: Seconds between looks at time limits and new nodes.
@@ -69,32 +69,6 @@ class _Slot:
     task: Task | None = None
     began: float = dataclasses.field(default_factory=time.monotonic)
     compiled: set[Hashable] = dataclasses.field(default_factory=set)
-
-
-class _Tries:
-    """How often tasks lost their worker.
-
-    Losses that a task has no part in, such as that of a node, do not count as attempts. But a task that takes one node
-    after the other with it has a part in that: three times as many losses of all kinds are the end.
-    """
-
-    def __init__(self, attempts: int):
-        self._attempts = attempts
-        self._counted: dict[int, int] = {}
-        self._all: dict[int, int] = {}
-
-    def begun(self, task: Task) -> int:
-        """Attempts so far that count."""
-        return self._counted.get(id(task), 0)
-
-    def lost(self, task: Task, *, blameless: bool) -> bool:
-        """Counts a loss. Whether the task may be begun again."""
-        key = id(task)
-        self._all[key] = self._all.get(key, 0) + 1
-        self._counted[key] = self._counted.get(key, 0) + (not blameless)
-        if self._all[key] >= 3 * self._attempts:
-            self._counted[key] = self._all[key]
-        return self._counted[key] < self._attempts
 
 
 class RayCluster:
@@ -161,7 +135,7 @@ class RayCluster:
         Raises:
           UserError: no worker can start.
         """
-        queue, tries = Queue(tasks), _Tries(self.options.attempts)
+        queue, tries = Queue(tasks), Tries(self.options.attempts)
         held, began = self._ray.put(shared), time.monotonic()
         try:
             while queue or any(slot.task for slot in self._slots):
@@ -247,7 +221,7 @@ class RayCluster:
             )
         return wanted
 
-    def _ended(self, slot: _Slot, queue: Queue, tries: _Tries) -> Ended | None:
+    def _ended(self, slot: _Slot, queue: Queue, tries: Tries) -> Ended | None:
         """A call of a worker has ended: what became of its task, and its next one."""
         from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
@@ -277,7 +251,7 @@ class RayCluster:
             self._forget(slot)  # a task that is put back starts a worker anew
         return ended
 
-    def _lost(self, slot: _Slot, reason: str, queue: Queue, tries: _Tries, *, blameless: bool = False) -> Ended | None:
+    def _lost(self, slot: _Slot, reason: str, queue: Queue, tries: Tries, *, blameless: bool = False) -> Ended | None:
         """A worker is gone: its task waits again, or is given up. blameless: it is not known to have died."""
         task, seconds = slot.task, time.monotonic() - slot.began
         blameless = blameless or _NODE_LOST in reason or not self._is_alive(slot.node)

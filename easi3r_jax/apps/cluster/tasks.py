@@ -107,3 +107,29 @@ class Queue:
         """Returns a task whose worker was lost; it is the next of its shape."""
         self._waiting.setdefault(task.shape, deque()).appendleft(task)
         self._costs[task.shape] = self._costs.get(task.shape, 0.0) + task.cost
+
+
+class Tries:
+    """How often tasks lost their worker.
+
+    Losses that a task has no part in, such as that of a node, do not count as attempts. But a task that takes one node
+    after the other with it has a part in that: three times as many losses of all kinds are the end.
+    """
+
+    def __init__(self, attempts: int):
+        self._attempts = attempts
+        self._counted: dict[int, int] = {}
+        self._all: dict[int, int] = {}
+
+    def begun(self, task: Task) -> int:
+        """Attempts so far that count."""
+        return self._counted.get(id(task), 0)
+
+    def lost(self, task: Task, *, blameless: bool) -> bool:
+        """Counts a loss. Whether the task may be begun again."""
+        key = id(task)
+        self._all[key] = self._all.get(key, 0) + 1
+        self._counted[key] = self._counted.get(key, 0) + (not blameless)
+        if self._all[key] >= 3 * self._attempts:
+            self._counted[key] = self._all[key]
+        return self._counted[key] < self._attempts
