@@ -103,19 +103,20 @@ def window_by_window(
     method: Method,
     frames: Frames,
     given: Given,
-    store: WindowStore,
+    store: WindowStore | None,
     stages: Stages,
     *,
     window: int,
     overlap: int,
     keyframes: bool,
 ) -> Reconstruction:
-    """A long clip in the memory of one window; windows finished by an earlier call are not repeated."""
+    """A long clip in the memory of one window; windows in the store, finished by an earlier call, are not repeated."""
     if isinstance(method.flow, FlowFolder):  # a missing file should not be found after an hour
         ranges = alignment.window_ranges(len(frames.rgb), window, overlap)
         within = clip_edges(window, method.config.graph)
         check_flow(method.flow.folder, frames, np.concatenate([first + within for first, _ in ranges]))
-    print(f"  Finished windows are kept in {store.folder}: after an interruption, the same command resumes.")
+    if store is not None:
+        print(f"  Finished windows are kept in {store.folder}: after an interruption, the same command resumes.")
     return reconstruct_windows(
         method.model,
         frames,

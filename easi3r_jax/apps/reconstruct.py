@@ -6,6 +6,7 @@
         --checkpoint=Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt \\
         --flow_checkpoint=Tartan-C-T-TSKH-spring540x960-M.pth
     python -m experiments.reconstruct --seq=frames/ --checkpoint=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth
+    srun --nodes=2 python -m experiments.reconstruct --distributed --seq=my_video.mp4     # devices of several hosts
 
 Defaults are the released program's, except for optical flow (--flow) and the embedded network's motion cue (--motion).
 The result is a folder: scene.npz, trajectory.txt (TUM), intrinsics.txt, depth/,
@@ -28,6 +29,7 @@ import numpy as np
 from easi3r_jax import alignment, viewer
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.compilation import Compilations
+from easi3r_jax.apps.distributed import DistributedFlags, check_same, is_first
 from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
 from easi3r_jax.apps.exporting import write_exports
 from easi3r_jax.apps.given import GivenFlags, for_clip
@@ -116,12 +118,16 @@ PRECISION = precision_flag(_COMPUTE)
 DEVICES = devices_flag(_COMPUTE)
 SEED = _COMPUTE.integer("seed", 0, "Seed of k-means and RANSAC.", at_least=0)
 
+HOSTS = DistributedFlags(FLAGS, "Reconstruct the clip")
+
 #: Loads a network: (`--checkpoint`, `--precision`, progress) -> the network and the metadata of its weights.
 Load = Callable[[str, str, Stages], tuple[DUSt3R, dict[str, Any]]]
 
 
 def main() -> None:
-    run(Stages())
+    check_hosts()
+    with HOSTS.joined():
+        run(Stages(quiet=not is_first()))
 
 
 def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
@@ -140,7 +146,8 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     formats = export.parse_formats(EXPORT.value)
     sequence = find_sequence(SEQ.value, GROUND_TRUTH.value)
     output = pathlib.Path(OUTPUT.value or pathlib.Path("results") / sequence.name)
-    results.ensure_writable(output)
+    if is_first():
+        results.ensure_writable(output)
 
     method, flow = load_method(config, stages, load or _load)
     frames = load_frames(sequence.frames, method.frames, progress=stages)
@@ -150,6 +157,7 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     for line in (METHOD.cue_line(method.model), GIVEN.chosen_flow(method.weights["flow"])):
         if line and MODE.value == "align":
             print(line)
+    check_same("frames", frames.rgb)
     # Fail early: these checks would otherwise fail after the reconstruction.
     length = WINDOW.value if 0 < WINDOW.value < len(frames.rgb) else len(frames.rgb)
     clip_edges(length, config.graph)
@@ -166,7 +174,8 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
         truth = None if truth is None else dataclasses.replace(truth, masks=None)  # motion is not detected
     elif length < len(frames.rgb):
         shape = {"window": WINDOW.value, "overlap": OVERLAP.value, "keyframes": KEYFRAMES.value}
-        store = WindowStore(output, method.made_by() | shape, (frames.rgb, given))
+        if not HOSTS.requested:  # the hosts need not share a disk
+            store = WindowStore(output, method.made_by() | shape, (frames.rgb, given))
         result = window_by_window(method, frames, given, store, stages, **shape)
     else:
         wanted = truth if COMPARE.value else None
@@ -176,6 +185,8 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
         name = "frame by frame" if MODE.value == "feedforward" else "full method"
         comparison = shown({name: metrics.evaluate_scene(result.scene, truth)} | comparison)
 
+    if not is_first():
+        return output
     written = results.save_result(
         output,
         result,
@@ -222,12 +233,13 @@ def load_method(
 ) -> tuple[Method, FlowSource | pathlib.Path | None]:
     """Loads the networks that the flags name. The method lacks its flow, which may need the clip: see `for_clip`."""
     refiner = GIVEN.refiner(stages)
+    place = partial(on_devices, count=DEVICES.value, all_hosts=HOSTS.requested)
     flow, flow_weights = None, {}
     if MODE.value == "align":
-        flow, flow_weights = GIVEN.flow_source(PRECISION.value, partial(on_devices, count=DEVICES.value))
+        flow, flow_weights = GIVEN.flow_source(PRECISION.value, place)
     model, checkpoint = load(CHECKPOINT.value, PRECISION.value, stages)
     if MODE.value == "align":  # frame by frame there is nothing to shard, and motion is not detected
-        model = on_devices(METHOD.with_readout(model), DEVICES.value)
+        model = place(METHOD.with_readout(model))
     weights = {"checkpoint": checkpoint, "flow": flow_weights, "refiner": refiner and refiner.metadata}
     return Method(model, config, frame_config(model), refiner, None, weights), flow
 
@@ -276,6 +288,12 @@ def check_options() -> None:
         viewer.import_viser()
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
     clouds().check(2**31)
+
+
+def check_hosts() -> None:
+    """Refuses what several hosts cannot do, before they are joined."""
+    if HOSTS.requested and MODE.value == "feedforward":
+        raise ConfigError("--mode=feedforward runs on one device: omit --distributed and --coordinator.")
 
 
 def frame_config(model: DUSt3R) -> options.FrameConfig:
