@@ -25,6 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from easi3r_jax.apps import cli, native_log
+from easi3r_jax.apps.environment import device
 from easi3r_jax.core.errors import ConfigError, InputError, UserError
 
 #: Seconds by which JAX's own timeout exceeds ours: at its own timeout JAX aborts the process.
@@ -139,6 +140,11 @@ class DistributedFlags:
 def is_first() -> bool:
     """Whether this process prints and writes: process 0, or the only one."""
     return jax.process_index() == 0
+
+
+def devices() -> str:
+    """The devices of all processes, for a line of output."""
+    return device() if jax.process_count() == 1 else f"{jax.process_count()} processes with {device()} each"
 
 
 def check_same(what: str, arrays: Any) -> None:

@@ -1,8 +1,8 @@
 """One line instead of the pages that JAX's runtime prints when it ends a process because another one has died.
 
-The runtime writes them from native code to file descriptor 2, just before it aborts. `filtered` leads that descriptor
-through a small process, which is this file: it drops the runtime's log, and prints its own line after an abort. Python's
-own stderr is not affected.
+The runtime writes them from native code to file descriptor 2, just before it aborts, and gloo its connections to 1.
+`filtered` leads both through a small process, which is this file: it drops these, and prints its own line after an
+abort. Python's own stdout and stderr are not affected.
 """
 
 import os
@@ -19,17 +19,20 @@ _MEMBERSHIP = b"[Gloo] Rank"
 
 
 def filtered() -> None:
-    """Leads the native code's stderr through the filter, for the rest of this process."""
-    terminal = os.dup(2)
+    """Leads the native code's stdout and stderr through the filter, for the rest of this process."""
+    sys.stdout.flush()
     sys.stderr.flush()
+    stdout, stderr = os.dup(1), os.dup(2)
     process = subprocess.Popen(
         [sys.executable, "-I", os.path.abspath(__file__)], stdin=subprocess.PIPE, start_new_session=True
     )
     assert process.stdin is not None
-    os.dup2(process.stdin.fileno(), 2)
+    for descriptor in (1, 2):
+        os.dup2(process.stdin.fileno(), descriptor)
     process.stdin.close()
     process.returncode = 0  # it ends after this process; nobody is to wait for it
-    sys.stderr = os.fdopen(terminal, "w", buffering=1, errors="backslashreplace")
+    sys.stdout = os.fdopen(stdout, "w", buffering=1 if os.isatty(stdout) else -1)
+    sys.stderr = os.fdopen(stderr, "w", buffering=1, errors="backslashreplace")
 
 
 def reported() -> None:

@@ -29,8 +29,8 @@ import numpy as np
 from easi3r_jax import alignment, viewer
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.compilation import Compilations
-from easi3r_jax.apps.distributed import DistributedFlags, check_same, is_first
-from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
+from easi3r_jax.apps.distributed import DistributedFlags, check_same, devices, is_first
+from easi3r_jax.apps.environment import peak_memory_bytes, versions
 from easi3r_jax.apps.exporting import write_exports
 from easi3r_jax.apps.given import GivenFlags, for_clip
 from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, precision_flag
@@ -323,7 +323,7 @@ def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
     note = ""
     if CHECKPOINT.value == "embedded" and SEQ.value != "demo":
         note = "\n  The embedded network is a small one for trials; --checkpoint takes real weights (see README)."
-    return f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {device()}{note}"
+    return f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {devices()}{note}"
 
 
 def closing_table(stages: Stages, seconds: float, compilations: Compilations, output: pathlib.Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from easi3r_jax.core import sharding
+from easi3r_jax.core.arrays import Int
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.synthetic import ClipConfig, MovingSampling, PairSampling
 from easi3r_jax.training.batch import ViewPairs
@@ -48,8 +49,8 @@ class PairSource:
       is_static: whether all scenes are static; None if unknown.
       notes: lines about the data for the user.
       redrawn: number of rejected pairs so far, by reason.
-      batches: (step, batch size) -> a context with an iterator over the batches from that step on, or with None if
-        pairs are rendered.
+      batches: (step, batch size, indices) -> a context with an iterator over the batches from that step on, or with None
+        if pairs are rendered. Of each batch, only the pairs with these indices are read; None: all.
     """
 
     description: dict[str, Any]
@@ -58,7 +59,7 @@ class PairSource:
     is_static: bool | None
     notes: tuple[str, ...]
     redrawn: Callable[[], dict[str, int]]
-    batches: Callable[[int, int], AbstractContextManager[Iterator[ViewPairs] | None]]
+    batches: Callable[..., AbstractContextManager[Iterator[ViewPairs] | None]]
 
 
 def open_source(data: str, image_size: tuple[int, int], *, seed: int, moving: bool) -> PairSource:
@@ -96,7 +97,7 @@ def rendered(
         is_static=not moving,
         notes=(),
         redrawn=dict,
-        batches=lambda step, batch_size: contextlib.nullcontext(None),
+        batches=lambda step, batch_size, indices=None: contextlib.nullcontext(None),
     )
 
 
@@ -121,9 +122,9 @@ def _read(data: str, image_size: tuple[int, int], seed: int) -> PairSource:
     threads = min(max(sharding.num_cores() // 2, 2), _MAX_THREADS)
 
     @contextlib.contextmanager
-    def batches(step: int, batch_size: int) -> Iterator[Iterator[ViewPairs]]:
+    def batches(step: int, batch_size: int, indices: Int[np.ndarray, "own"] | None = None) -> Iterator[Iterator[ViewPairs]]:
         def batch(n: int) -> ViewPairs:
-            return ViewPairs(*mixture.batch(seed, n, batch_size))
+            return ViewPairs(*mixture.batch(seed, n, batch_size, indices))
 
         with prefetched(batch, step, threads=threads, ahead=2 * threads) as opened:
             yield iter(opened)

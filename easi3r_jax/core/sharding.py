@@ -148,6 +148,15 @@ def agreed(tree: _T, mesh: Mesh | None) -> _T:
     return jax.tree.map(lambda x, b: np.frombuffer(np.asarray(b).tobytes(), x.dtype).reshape(x.shape), arrays, first)
 
 
+def agreed_text(text: str, mesh: Mesh | None) -> str:
+    """The text that process 0 of the mesh passes; others may pass any other."""
+    if not spans_hosts(mesh):
+        return text
+    own = np.frombuffer(text.encode(), np.uint8)
+    length = int(agreed(np.array(len(own)), mesh))
+    return agreed(np.resize(own if len(own) else np.zeros(1, np.uint8), length), mesh).tobytes().decode()
+
+
 def replicate(tree: _T, mesh: Mesh | None) -> _T:
     """Replicates arrays on every device, e.g. a network's parameters; unchanged on a single device."""
     return tree if mesh is None or mesh.size == 1 else put(tree, replicated_sharding(mesh))
@@ -187,6 +196,29 @@ def shard_parameters(tree: _T, mesh: Mesh | None) -> _T:
 def shard_rows(tree: _T, mesh: Mesh | None) -> _T:
     """Shards arrays along their first axis, a multiple of the number of devices; unchanged without a mesh."""
     return tree if mesh is None else put(tree, NamedSharding(mesh, ROWS))
+
+
+def own_rows(count: int, mesh: Mesh | None) -> Int[np.ndarray, "own"]:
+    """The rows, of `count` that are sharded over the mesh, that this process's devices hold; ascending."""
+    if not spans_hosts(mesh):
+        return np.arange(count)
+    parts = NamedSharding(mesh, ROWS).addressable_devices_indices_map((count,)).values()  # type: ignore[arg-type]
+    return np.unique(np.concatenate([np.arange(count)[part] for part in parts]))
+
+
+def shard_own_rows(tree: _T, count: int, mesh: Mesh | None) -> _T:
+    """As `shard_rows`, of arrays of which each process has made its `own_rows` alone."""
+    if not spans_hosts(mesh):
+        return shard_rows(tree, mesh)
+    own, rows = own_rows(count, mesh), NamedSharding(mesh, ROWS)  # type: ignore[arg-type]
+
+    def place(x: np.ndarray) -> jax.Array:
+        shape = (count, *x.shape[1:])
+        where = rows.addressable_devices_indices_map(shape).items()
+        parts = [jax.device_put(x[np.searchsorted(own, np.arange(count)[part[0]])], d) for d, part in where]
+        return jax.make_array_from_single_device_arrays(shape, rows, parts)
+
+    return jax.tree.map(place, tree)
 
 
 def shard_map(f: Callable[..., Any], mesh: Mesh | None, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
