@@ -147,6 +147,11 @@ def devices() -> str:
     return device() if jax.process_count() == 1 else f"{jax.process_count()} processes with {device()} each"
 
 
+def on_any_host(flag: bool) -> bool:
+    """Whether the flag is set on one of the processes. All of them call this."""
+    return flag if jax.process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
 def check_same(what: str, arrays: Any) -> None:
     """Checks that all processes have the same arrays, before they compute with them.
 

@@ -323,7 +323,9 @@ def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
     note = ""
     if CHECKPOINT.value == "embedded" and SEQ.value != "demo":
         note = "\n  The embedded network is a small one for trials; --checkpoint takes real weights (see README)."
-    return f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {devices()}{note}"
+    return (
+        f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {devices()}{note}"
+    )
 
 
 def closing_table(stages: Stages, seconds: float, compilations: Compilations, output: pathlib.Path) -> str:

@@ -91,9 +91,7 @@ class Mixture:
         rng = _generator(seed, step)
         return self.config.sizes[rng.integers(len(self.config.sizes))]
 
-    def batch(
-        self, seed: int, step: int, batch_size: int, indices: Int[np.ndarray, "own"] | None = None
-    ) -> PairBatch:
+    def batch(self, seed: int, step: int, batch_size: int, indices: Int[np.ndarray, "own"] | None = None) -> PairBatch:
         """The pairs of a step: `pair` 0 to batch_size - 1, or those with the given indices.
 
         Raises:
@@ -101,7 +99,10 @@ class Mixture:
         """
         if batch_size < 1:
             raise ConfigError(f"A batch has at least one pair, got {batch_size}.")
-        pairs = [self.pair(seed, step, index).arrays for index in (range(batch_size) if indices is None else indices.tolist())]
+        pairs = [
+            self.pair(seed, step, index).arrays
+            for index in (range(batch_size) if indices is None else indices.tolist())
+        ]
         return PairBatch(*map(np.stack, zip(*pairs, strict=True)))
 
     def pair(self, seed: int, step: int, index: int) -> Pair:
