@@ -138,8 +138,11 @@ class DistributedFlags:
 
 
 def is_first() -> bool:
-    """Whether this process prints and writes: process 0, or the only one."""
-    return jax.process_index() == 0
+    """Whether this process prints and writes: process 0, or the only one.
+
+    Of the only one, JAX is not asked: that would begin its backend, after which CPU devices cannot be set.
+    """
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def devices() -> str:

@@ -134,7 +134,7 @@ def main() -> None:
 @contextlib.contextmanager
 def held_by_first(output: pathlib.Path) -> Iterator[pathlib.Path | None]:
     """`held` by process 0; the others see that they share its disk, and yield the same state."""
-    mesh = sharding.data_mesh(all_hosts=True) if HOSTS.requested else None
+    mesh = sharding.data_mesh(all_hosts=True) if HOSTS.requested else None  # else: `split_cpu` comes first
     with held(output, resume=RESUME.value) if is_first() else contextlib.nullcontext() as begun:
         found = sharding.agreed_text("" if begun is None else begun.name, mesh)
         if not (output / LOCK).exists():
@@ -178,8 +178,7 @@ def train_in(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConf
         raise ConfigError(f"--batch_size={config.batch_size} is not a multiple of the number of devices, {mesh.size}.")
     network, first, licence = starting_point(begun)
     source = open_source(DATA.value, network.image_size, seed=SEED.value, moving=FINETUNE.value == "monst3r")
-    chosen = {"matching_weight": MATCHING.value, "attention_weight": ATTENTION.value}
-    check_terms(config, network, source, chosen)
+    check_terms(config, network, source, {"matching_weight": MATCHING.value, "attention_weight": ATTENTION.value})
     precision = policy(PRECISION.value)
     recorded = describe(network, config, source, seed=SEED.value, checkpoint=CHECKPOINT.value) | {
         "precision": precision.name,
@@ -203,14 +202,14 @@ def train_in(output: pathlib.Path, begun: pathlib.Path | None, config: TrainConf
     else:
         state = resumed(output, parameters, config, mesh, recorded | {"devices": began_with})
         if began_with != mesh.size:
-            print(f"  note: on {mesh.size} devices instead of {began_with}: losses differ by rounding", flush=True)
+            print(f"  note: {mesh.size} devices instead of {began_with}: each averages its own pairs", flush=True)
     del first, parameters
     step = make_step(network, config, mesh, draw=source.draw, precision=precision)
     held_out = source.held_out(max(HELD_OUT.value, FINAL.value)) if is_first() else None
     run = Run(output, config, network, source, held_out, mesh, recorded)
 
-    if is_first():
-        with atomic_file(output / "run.json") as file:
+    with atomic_file(output / "run.json") if is_first() else contextlib.nullcontext() as file:
+        if file is not None:
             file.write_text(json.dumps(recorded | {"options": FLAGS.values(), "versions": versions()}, indent=1) + "\n")
     last = min(config.steps, int(state.step) + STOP_AFTER.value) if STOP_AFTER.value else config.steps
     state = train(run, state, step, last)
@@ -256,25 +255,21 @@ def resumed(
 def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
     """Runs the steps up to `last`, with reports and saved states."""
     done, batch_size = int(state.step), run.config.batch_size
-    log = None
-    if is_first():
-        log = TrainingLog(run.output, first_step=done, total=run.config.steps, samples_per_step=batch_size)
+    log = TrainingLog(run.output, done, run.config.steps, batch_size) if is_first() else None
     some = jax.tree.map(lambda a: a[: HELD_OUT.value], run.held_out)
     own = sharding.own_rows(batch_size, run.mesh)
     notice = "Stopping after this step; its state will be saved. Again: stop at once."
     saved, stops = done, False
     with run.source.batches(done, batch_size, own) as batches, interrupt.finishing(notice) as is_stopping:
         while done < last and not stops:
-            if batches is None:
-                state, terms = step(state)
-            else:
-                state, terms = step(state, sharding.shard_own_rows(next(batches), batch_size, run.mesh))
+            read = () if batches is None else (sharding.shard_own_rows(next(batches), batch_size, run.mesh),)
+            state, terms = step(state, *read)
             done += 1
             check = done % CHECK_EVERY.value == 0 or done == last
             # A check ends a line of the log, so that a run resumed from a regular check has the same lines.
             ends_line = done % LOG_EVERY.value == 0 or check
-            # One host alone cannot stop after a step that the others go on from; asking them at every step takes time.
-            stops = on_any_host(is_stopping()) if ends_line or not HOSTS.requested else False
+            # No host stops alone; asking all of them at every step takes time.
+            stops = (ends_line or not HOSTS.requested) and on_any_host(is_stopping())
             if log is not None:
                 log.add(terms)
                 if ends_line:
@@ -293,10 +288,10 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
         if log is not None:
             log.close()
         if stops:
-            message = f"Interrupted at step {done} of {run.config.steps}. Add --resume to continue."
+            ended = f"Interrupted at step {done} of {run.config.steps}. Add --resume to continue."
             if is_stopping():
-                interrupt.end(message)
-            raise UserError(message)  # on another host
+                interrupt.end(ended)
+            raise UserError(ended)  # on another host
     return state
 
 
