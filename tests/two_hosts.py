@@ -91,7 +91,7 @@ def whole_method(model, arrays: Arrays) -> None:
         ("known cameras", FRAMES, OPTIONS, {"given": Given(cameras=known, flow=flow)}),
         ("two frames", 2, OPTIONS, {}),
     ):
-        result = pipeline.reconstruct(model, clip(count), config, refiner=_unchanged, **options)
+        result = pipeline.reconstruct(model, clip(count), config, refiner=_unchanged, **options)  # pyright: ignore[reportArgumentType]
         scene = result.scene
         arrays.add(f"method: {name}: scene", (scene.world_from_cam, scene.intrinsics, scene.depth, scene.confidence))
         arrays.add(f"method: {name}: score", (scene.dynamic_score, result.losses))
@@ -107,6 +107,10 @@ def processes(mesh: jax.sharding.Mesh, arrays: Arrays) -> None:
     own = np.array([1.0, 1e-300, np.nan]) + jax.process_index()
     rows = np.broadcast_to(sharding.agreed(own, mesh)[None], (8, 3))
     arrays.add("agreed", sharding.shard_rows(rows.astype(np.float32), mesh))
+    assert sharding.agreed_text("first" if jax.process_index() == 0 else "", mesh) == "first"
+    numbers = sharding.own_rows(16, mesh)
+    assert len(numbers) == 16 // jax.process_count()
+    arrays.add("own rows", sharding.shard_own_rows(np.stack([numbers, -numbers], axis=1), 16, mesh))
 
 
 def main(output: str, port: str = "", number: str = "0") -> None:
@@ -123,7 +127,7 @@ def main(output: str, port: str = "", number: str = "0") -> None:
     stages(model, arrays)
     whole_method(model, arrays)
     if jax.process_index() == 0:
-        np.savez(output, **arrays)
+        np.savez(output, **arrays)  # pyright: ignore[reportArgumentType]
 
 
 if __name__ == "__main__":

@@ -214,8 +214,8 @@ def shard_own_rows(tree: _T, count: int, mesh: Mesh | None) -> _T:
 
     def place(x: np.ndarray) -> jax.Array:
         shape = (count, *x.shape[1:])
-        where = rows.addressable_devices_indices_map(shape).items()
-        parts = [jax.device_put(x[np.searchsorted(own, np.arange(count)[part[0]])], d) for d, part in where]
+        where = rows.addressable_devices_indices_map((count,)).items()
+        parts = [jax.device_put(x[np.searchsorted(own, np.arange(count)[part])], d) for d, part in where]
         return jax.make_array_from_single_device_arrays(shape, rows, parts)
 
     return jax.tree.map(place, tree)

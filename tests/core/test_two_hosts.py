@@ -53,3 +53,8 @@ def test_what_hosts_compute_is_that_of_process_0(found):
     one, two = found
     np.testing.assert_array_equal(two["agreed/0"], one["agreed/0"])
     assert (two["agreed/0"][:, 0] == 1).all()
+
+
+def test_every_host_makes_its_own_rows(found):
+    for arrays in found:
+        np.testing.assert_array_equal(arrays["own rows/0"], np.stack([np.arange(16), -np.arange(16)], axis=1))
