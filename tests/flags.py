@@ -3,8 +3,10 @@
 import functools
 import os
 import pathlib
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 #: No optimisations by LLVM, loops written without the detour through MLIR (a third of the time each), and each program
 #: as one module: splitting it pays where there are many cores.
@@ -57,6 +59,40 @@ def on_devices(count: int) -> dict[str, str]:
 def run_on_devices(count: int, *arguments: str) -> str:
     """What a Python program prints whose CPU is so many devices."""
     return _printed(on_devices(count), arguments)
+
+
+def on_hosts(hosts: int, devices: int, *arguments: str, timeout: float = 600) -> list[subprocess.CompletedProcess[str]]:
+    """Runs a Python program in several processes of so many CPU devices each. PORT and NUMBER stand for what differs.
+
+    The processes are those of hosts that `jax.distributed.initialize("127.0.0.1:PORT", hosts, NUMBER)` joins.
+    """
+    port = free_port()
+    started = [
+        subprocess.Popen(
+            [sys.executable, *(a.replace("PORT", port).replace("NUMBER", str(number)) for a in arguments)],
+            env=on_devices(devices),
+            cwd=pathlib.Path(__file__).parents[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(hosts)
+    ]
+    try:
+        with ThreadPoolExecutor(hosts) as pool:  # none waits for another to read what it prints
+            printed = list(pool.map(lambda process: process.communicate(timeout=timeout), started))
+    finally:
+        for process in started:
+            process.kill()
+    ended = zip(started, printed, strict=True)
+    return [subprocess.CompletedProcess(process.args, process.returncode, *texts) for process, texts in ended]
+
+
+def free_port() -> str:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def run_with(flags: str, *arguments: str) -> str:

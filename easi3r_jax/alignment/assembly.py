@@ -98,7 +98,8 @@ def assemble(
     missing = [t for t in range(num_frames) if t not in from_tree]
     poses = from_tree | _other_poses(missing, predictions, points, world_from_pair, focals, known, config, seed)
     world_from_cam = np.stack([poses[t] for t in range(num_frames)])
-    return Assembly(points, world_from_cam, world_from_pair, focals, shared_focal)
+    host = sharding.agreed((world_from_cam, world_from_pair, focals), sharding.mesh_of_rows(predictions))
+    return Assembly(points, *host, shared_focal)
 
 
 def _joins(tree: SpanningTree, predictions: PairPredictions, home_points: Array, of_pairs: np.ndarray) -> np.ndarray:
@@ -140,7 +141,7 @@ def _other_poses(
     of_pairs = {int(i): _without_scale(pose) for i, pose in zip(edges[:, 0], world_from_pair, strict=True)}
     centre = camera.default_principal_point(*points.shape[1:3])
     centres = principal_points(centre, predictions.clip_length, known)
-    on_host, confidence = np.asarray(points), np.asarray(frame_confidence(predictions))
+    on_host, confidence = sharding.on_host((points, frame_confidence(predictions)))
     poses = {}
     for t in frames:
         options = {"min_confidence": config.min_confidence, "iterations": config.pnp_iterations, "seed": seed}
@@ -165,7 +166,8 @@ def _frame_focals(tree: SpanningTree, predictions: PairPredictions, total: int) 
     known = tree.focal_edges >= 0
     sides = np.stack([np.maximum(tree.focal_edges, 0), np.full(len(known), _FRAME_I)], axis=1)
     points, _ = frame_maps(predictions, sides, total)
-    focals = np.asarray(_focals(points, tuple(predictions.points_i.shape[1:3])), np.float64)[: len(known)]
+    focals = sharding.on_host(_focals(points, tuple(predictions.points_i.shape[1:3])))
+    focals = np.asarray(focals, np.float64)[: len(known)]
     return np.where(known, focals, focals[known].mean())
 
 
@@ -240,7 +242,7 @@ def _register(points: Array, confidence: Array, home_points: Array, frames: Arra
 
 def _similarities(scale: Array, rotation: Array, translation: Array) -> np.ndarray:
     """(K, 4, 4) float64."""
-    scale, rotation, translation = (np.asarray(x, np.float64) for x in (scale, rotation, translation))
+    scale, rotation, translation = (np.asarray(x, np.float64) for x in sharding.on_host((scale, rotation, translation)))
     out = np.tile(np.eye(4), (len(scale), 1, 1))
     out[:, :3, :3] = np.clip(scale, *_SCALE_RANGE)[:, None, None] * rotation
     out[:, :3, 3] = translation

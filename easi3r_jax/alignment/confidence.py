@@ -22,7 +22,7 @@ _MIN_CONFIDENT_SHARE, _FALLBACK_SHARE = 0.01, 0.25
 def edge_scores(predictions: PairPredictions) -> Float[np.ndarray, "pairs"]:
     """(E',) mean confidence of frame i times that of frame j, of the pairs that are not padding. On the host."""
     scores = _scores(predictions.confidence_i, predictions.confidence_j)
-    return np.asarray(scores)[: len(predictions.clip_edges)]
+    return sharding.on_host(scores)[: len(predictions.clip_edges)]
 
 
 @jax.jit

@@ -132,7 +132,7 @@ def iterate(
             state, moments, values = _compiled_steps(
                 state, moments, problem, padded, active, terms=terms, with_flow=with_flow
             )
-            losses.append(np.asarray(values)[:count])
+            losses.append(sharding.on_host(values)[:count])
             done += count
         yield done, state, np.concatenate(losses) if losses else np.zeros(0, np.float32)
 

@@ -130,7 +130,7 @@ def static_regions(
       valid: (E,) bool, False for padding; None: all are valid.
     """
     counts = np.ones(len(edges), bool) if valid is None else np.asarray(valid)
-    known = counts[:, None, None] & (True if flow_known is None else np.asarray(flow_known))
+    known = counts[:, None, None] & (True if flow_known is None else sharding.on_host(flow_known))
     known = np.broadcast_to(known, flow.shape[:3])
     mesh = sharding.mesh_of_rows(flow)
     edges, known = sharding.shard_rows((np.asarray(edges, np.int32), known), mesh)

@@ -14,6 +14,7 @@ from easi3r_jax.alignment.assembly import Assembly, assemble
 from easi3r_jax.alignment.known import decide_scale, scale_is_known, with_known_poses
 from easi3r_jax.alignment.known_scale import known_scale
 from easi3r_jax.alignment.state import MEAN_PAIR_SCALE, AlignState, make_state
+from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.core.batches import padded
 from easi3r_jax.core.config import AlignConfig
@@ -72,7 +73,7 @@ def start_state(
     host = (*rigid, padded(log_scales, pairs)[:, None], poses, focals, factor)
     return _state(
         assembly.points,
-        *(np.asarray(x, np.float32) for x in host),
+        *sharding.agreed(tuple(np.asarray(x, np.float32) for x in host), sharding.mesh_of_rows(predictions)),
         shared_focal=assembly.shared_focal,
         free_principal_point=config.free_principal_point,
     )
@@ -86,7 +87,7 @@ def with_scale(
         return known
     unaware = dataclasses.replace(known, poses_known=np.zeros(len(known.poses_known), bool))
     found = start_state(assembly, predictions, config, unaware)
-    known = decide_scale(known, *map(np.asarray, _poses_and_depth(found)))
+    known = decide_scale(known, *sharding.on_host(_poses_and_depth(found)))
     if known is not None and scale_is_known(known):
         known = dataclasses.replace(known, start_scale=known_scale(predictions, known, found))
     return known

@@ -16,6 +16,7 @@ import numpy as np
 from easi3r_jax.alignment import state as state_of
 from easi3r_jax.alignment.problem import AlignProblem, CameraPrior
 from easi3r_jax.alignment.state import FOCAL_PARAM_SCALE, AlignState
+from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array, Float
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import ConfigError, InputError
@@ -218,8 +219,9 @@ def in_known_world(geometry: Geometry, known: KnownCameras | None, config: Align
     """The geometry in the world and units of the known poses. Known poses that are held fixed are returned exactly."""
     if known is None or not np.any(known.poses_known):
         return geometry
-    known_from_world = np.linalg.inv(world_from_known(np.asarray(geometry.world_from_cam), known))
-    poses = transformed_poses(np.asarray(geometry.world_from_cam, np.float64), known_from_world)
+    poses = sharding.on_host(geometry.world_from_cam)
+    known_from_world = np.linalg.inv(world_from_known(poses, known))
+    poses = transformed_poses(np.asarray(poses, np.float64), known_from_world)
     if math.isinf(config.camera_weight):
         poses = np.where(np.asarray(known.poses_known)[:, None, None], known.world_from_cam, poses)
     scale = np.cbrt(np.linalg.det(known_from_world[:3, :3]))

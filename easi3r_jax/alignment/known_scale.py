@@ -50,7 +50,7 @@ def known_scale(predictions: PairPredictions, known: KnownCameras, found: AlignS
     centres = principal_points(camera.default_principal_point(height, width), len(poses), known)
     per_pair = (
         padded(np.asarray(x, np.float32), len(predictions.edges))
-        for x in (j_from_i, np.asarray(_focals(found))[edges[:, 1]], centres[edges[:, 1]])
+        for x in (j_from_i, sharding.on_host(_focals(found))[edges[:, 1]], centres[edges[:, 1]])
     )
     mesh = sharding.mesh_of_rows(predictions)
     factors, parallax = _baselines(
@@ -58,7 +58,9 @@ def known_scale(predictions: PairPredictions, known: KnownCameras, found: AlignS
     )
     which = np.flatnonzero(both)
     found_scales = _pair_scales(found)
-    factors, parallax, found_scales = (np.asarray(x, np.float64)[which] for x in (factors, parallax, found_scales))
+    factors, parallax, found_scales = (
+        np.asarray(x, np.float64)[which] for x in sharding.on_host((factors, parallax, found_scales))
+    )
     scales = factors * found_scales
     weights = np.where(scales > 0, parallax, 0)
     if not (np.isfinite(scales).all() and weights.sum() > 0):

@@ -11,6 +11,7 @@ import numpy as np
 from easi3r_jax.alignment.confidence import edge_scores, frame_confidence, pnp_pose
 from easi3r_jax.alignment.initialise import positive_depth
 from easi3r_jax.alignment.known import known_focals, principal_points, with_known_poses
+from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.geometry import camera, se3
@@ -23,7 +24,7 @@ _PNP_ITERATIONS = 100
 def one_frame(predictions: PairPredictions, *, known: KnownCameras | None = None) -> Geometry:
     """A frame paired with itself, edge (0, 0): its camera is the world, depth is z of its own map. On the host."""
     height, width = predictions.points_i.shape[1:3]
-    estimate = np.asarray(_focals(predictions.points_i, np.zeros(1, np.int32)))
+    estimate = sharding.on_host(_focals(predictions.points_i, np.zeros(1, np.int32)))
     focal = estimate if known is None else np.where(known.intrinsics_known, known.focal, estimate)
     centres = principal_points(camera.default_principal_point(height, width), 1, known)
     cameras = (np.asarray(x, np.float32) for x in (np.eye(4)[None], focal, centres))
@@ -58,7 +59,7 @@ def two_frames(
 
     height, width = predictions.points_i.shape[1:3]
     own_maps = [pair if best[frame] is None else best[frame] for frame in (0, 1)]
-    estimates = np.asarray(_focals(predictions.points_i, np.array(own_maps, np.int32)))
+    estimates = sharding.on_host(_focals(predictions.points_i, np.array(own_maps, np.int32)))
     focals, shared = known_focals(estimates, known, config)
     if shared:
         focals = np.full_like(focals, focals.mean())
@@ -67,8 +68,8 @@ def two_frames(
     confidence = frame_confidence(predictions)
     points_i, points_j = _maps(predictions.points_i, predictions.points_j, np.int32(pair))
     pose = pnp_pose(
-        np.asarray(points_j),
-        np.asarray(confidence)[other],
+        sharding.on_host(points_j),
+        sharding.on_host(confidence)[other],
         focals[other],
         centres[other],
         min_confidence=config.min_confidence,
@@ -78,7 +79,7 @@ def two_frames(
     poses = np.tile(np.eye(4), (2, 1, 1))
     if pose is not None:
         poses[other] = pose
-    poses = with_known_poses(poses, known)
+    poses = sharding.agreed(with_known_poses(poses, known), sharding.mesh_of(predictions))
     # Relative pose: known poses may have moved both cameras.
     other_from_reference = np.linalg.inv(poses[other]) @ poses[reference]
     cameras = (np.asarray(x, np.float32) for x in (poses, focals, centres, other_from_reference))

@@ -19,8 +19,9 @@ from easi3r_jax.apps.cluster.local import run_here
 from easi3r_jax.apps.cluster.ray_cluster import RayCluster
 from easi3r_jax.apps.cluster.tasks import STATUS_SECONDS, Attempt
 from easi3r_jax.apps.compilation import use_cache
+from easi3r_jax.apps.distributed import is_first
 from easi3r_jax.apps.progress import Stages
-from easi3r_jax.apps.reconstruct import CLUSTER, FLAGS
+from easi3r_jax.apps.reconstruct import CLUSTER, FLAGS, HOSTS
 from easi3r_jax.apps.run_folder import locked
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.io import remote
@@ -29,13 +30,20 @@ from easi3r_jax.models import DUSt3R
 
 def main() -> None:
     CLUSTER.check()
+    reconstruct.check_hosts()
     clips = clips_of(reconstruct.SEQ.value, each=reconstruct.EACH.value)
     if clips is not None:
+        if HOSTS.requested:
+            raise ConfigError(
+                f"--distributed and --coordinator compute one clip together, and --seq names {len(clips)}: give these "
+                "to a --cluster."
+            )
         run_all(clips)
     elif CLUSTER.distributed:
         raise ConfigError("--cluster distributes several clips, and --seq names one: omit it.")
     else:
-        reconstruct.run(Stages())
+        with HOSTS.joined():
+            reconstruct.run(Stages(quiet=not is_first()))
 
 
 def run_all(clips: list[Clip]) -> None:

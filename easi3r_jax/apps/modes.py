@@ -10,7 +10,8 @@ import numpy as np
 
 from easi3r_jax import alignment
 from easi3r_jax.apps.environment import versions
-from easi3r_jax.apps.progress import Stages
+from easi3r_jax.apps.progress import Stages, table
+from easi3r_jax.apps.report_page import METRICS
 from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import FrameConfig, PipelineConfig
 from easi3r_jax.core.types import Frames, Given, Reconstruction
@@ -103,19 +104,20 @@ def window_by_window(
     method: Method,
     frames: Frames,
     given: Given,
-    store: WindowStore,
+    store: WindowStore | None,
     stages: Stages,
     *,
     window: int,
     overlap: int,
     keyframes: bool,
 ) -> Reconstruction:
-    """A long clip in the memory of one window; windows finished by an earlier call are not repeated."""
+    """A long clip in the memory of one window; windows in the store, finished by an earlier call, are not repeated."""
     if isinstance(method.flow, FlowFolder):  # a missing file should not be found after an hour
         ranges = alignment.window_ranges(len(frames.rgb), window, overlap)
         within = clip_edges(window, method.config.graph)
         check_flow(method.flow.folder, frames, np.concatenate([first + within for first, _ in ranges]))
-    print(f"  Finished windows are kept in {store.folder}: after an interruption, the same command resumes.")
+    if store is not None:
+        print(f"  Finished windows are kept in {store.folder}: after an interruption, the same command resumes.")
     return reconstruct_windows(
         method.model,
         frames,
@@ -182,3 +184,18 @@ def compared(
         comparison["full, motionless twin"] = metrics.evaluate_scene(scene, load_ground_truth(twin.ground_truth, still))
     stages("compare", 3, 3)
     return comparison
+
+
+def shown(columns: Comparison) -> Comparison:
+    """Prints the metrics side by side, simpler methods first, and returns them in that order."""
+    columns = {name: columns[name] for name in sorted(columns, key=lambda name: name not in SIMPLER)}
+    known = {name for found in columns.values() for name in found}
+    rows = [
+        (text, *(_number(f.get(name)) for f in columns.values())) for name, text in METRICS.items() if name in known
+    ]
+    print(table(rows, ("against ground truth", *columns)))
+    return columns
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -7,6 +7,7 @@
         --flow_checkpoint=Tartan-C-T-TSKH-spring540x960-M.pth
     python -m experiments.reconstruct --seq=frames/ --checkpoint=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth
     python -m experiments.reconstruct --seq='videos/*.mp4' --output=results   # a result folder each, and batch.csv
+    srun --nodes=2 python -m experiments.reconstruct --distributed --seq=my_video.mp4     # devices of several hosts
 
 Defaults are the released program's, except for optical flow (--flow) and the embedded network's motion cue (--motion).
 The result is a folder: scene.npz, trajectory.txt (TUM), intrinsics.txt, depth/,
@@ -16,11 +17,12 @@ masks/, scene.glb, scene.ply, summary.png, config.json, timings.json and, with g
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -30,14 +32,14 @@ from easi3r_jax import alignment, viewer
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.cluster.flags import ClusterFlags
 from easi3r_jax.apps.compilation import Compilations
-from easi3r_jax.apps.environment import device, peak_memory_bytes, versions
+from easi3r_jax.apps.distributed import DistributedFlags, check_same, devices, is_first
+from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.exporting import write_exports
 from easi3r_jax.apps.given import GivenFlags, for_clip
 from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, precision_flag
-from easi3r_jax.apps.modes import SIMPLER, Comparison, Method, frame_by_frame, whole_clip, window_by_window
-from easi3r_jax.apps.progress import Stages, table
-from easi3r_jax.apps.report_page import METRICS
-from easi3r_jax.apps.reporting import PictureFlags, timings
+from easi3r_jax.apps.modes import Comparison, Method, frame_by_frame, shown, whole_clip, window_by_window
+from easi3r_jax.apps.progress import Stages
+from easi3r_jax.apps.reporting import PictureFlags, closing_table, timings
 from easi3r_jax.apps.view import serve, usual_port
 from easi3r_jax.core import config as options
 from easi3r_jax.core.errors import ConfigError
@@ -124,13 +126,10 @@ DEVICES = devices_flag(_COMPUTE)
 SEED = _COMPUTE.integer("seed", 0, "Seed of k-means and RANSAC.", at_least=0)
 
 CLUSTER = ClusterFlags(FLAGS)
+HOSTS = DistributedFlags(FLAGS, "Reconstruct the clip")
 
 #: Loads a network: (`--checkpoint`, `--precision`, progress) -> the network and the metadata of its weights.
 Load = Callable[[str, str, Stages], tuple[DUSt3R, dict[str, Any]]]
-
-
-def main() -> None:
-    run(Stages())
 
 
 def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
@@ -150,14 +149,24 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     sequence = find_sequence(SEQ.value, GROUND_TRUTH.value, stages)
     stages.close()
     named = OUTPUT.value or pathlib.Path("results") / sequence.name
-    with remote.writing(named, replaces="scene.npz", progress=stages) as output:
-        results.ensure_writable(output.folder)
+    with written_by_first(named, stages) as output:
         written = reconstruct(sequence, config, output, stages, load or load_named, began)
-        saved = results.load_result(written) if VIEW.value else None
+        saved = results.load_result(written) if VIEW.value and is_first() else None
     stages.close()
     if saved is not None:
         serve([saved], port=usual_port())
     return written
+
+
+@contextlib.contextmanager
+def written_by_first(named: str | pathlib.Path, stages: Stages) -> Iterator[remote.Output]:
+    """The result's folder, to be written by process 0; the others need not be able to."""
+    if not is_first():
+        yield remote.Output(pathlib.Path(named), str(named))
+        return
+    with remote.writing(named, replaces="scene.npz", progress=stages) as output:
+        results.ensure_writable(output.folder)
+        yield output
 
 
 def reconstruct(
@@ -174,6 +183,7 @@ def reconstruct(
     for line in (METHOD.cue_line(method.model), GIVEN.chosen_flow(method.weights["flow"])):
         if line and MODE.value == "align":
             print(line)
+    check_same("frames", frames.rgb)
     # Fail early: these checks would otherwise fail after the reconstruction.
     length = WINDOW.value if 0 < WINDOW.value < len(frames.rgb) else len(frames.rgb)
     clip_edges(length, config.graph)
@@ -190,7 +200,8 @@ def reconstruct(
         truth = None if truth is None else dataclasses.replace(truth, masks=None)  # motion is not detected
     elif length < len(frames.rgb):
         shape = {"window": WINDOW.value, "overlap": OVERLAP.value, "keyframes": KEYFRAMES.value}
-        store = WindowStore(output, method.made_by() | shape, (frames.rgb, given))
+        if not HOSTS.requested:  # the hosts need not share a disk
+            store = WindowStore(output, method.made_by() | shape, (frames.rgb, given))
         result = window_by_window(method, frames, given, store, stages, **shape)
     else:
         wanted = truth if COMPARE.value else None
@@ -200,6 +211,8 @@ def reconstruct(
         name = "frame by frame" if MODE.value == "feedforward" else "full method"
         comparison = shown({name: metrics.evaluate_scene(result.scene, truth)} | comparison)
 
+    if not is_first():
+        return output
     written = results.save_result(
         output,
         result,
@@ -248,12 +261,13 @@ def load_method(
 ) -> tuple[Method, FlowSource | pathlib.Path | None]:
     """Loads the networks that the flags name. The method lacks its flow, which may need the clip: see `for_clip`."""
     refiner = GIVEN.refiner(stages)
+    place = partial(on_devices, count=DEVICES.value, all_hosts=HOSTS.requested)
     flow, flow_weights = None, {}
     if MODE.value == "align":
-        flow, flow_weights = GIVEN.flow_source(PRECISION.value, partial(on_devices, count=DEVICES.value))
+        flow, flow_weights = GIVEN.flow_source(PRECISION.value, place)
     model, checkpoint = load(CHECKPOINT.value, PRECISION.value, stages)
     if MODE.value == "align":  # frame by frame there is nothing to shard, and motion is not detected
-        model = on_devices(METHOD.with_readout(model), DEVICES.value)
+        model = place(METHOD.with_readout(model))
     weights = {"checkpoint": checkpoint, "flow": flow_weights, "refiner": refiner and refiner.metadata}
     return Method(model, config, frame_config(model), refiner, None, weights), flow
 
@@ -304,24 +318,15 @@ def check_options() -> None:
     clouds().check(2**31)
 
 
+def check_hosts() -> None:
+    """Refuses what several hosts cannot do, before they are joined."""
+    if HOSTS.requested and MODE.value == "feedforward":
+        raise ConfigError("--mode=feedforward runs on one device: omit --distributed and --coordinator.")
+
+
 def frame_config(model: DUSt3R) -> options.FrameConfig:
     """How frames are read."""
     return SIZE.frame_config(model, every=EVERY.value, fps=FPS.value, first=FIRST.value)
-
-
-def shown(columns: Comparison) -> Comparison:
-    """Prints the metrics side by side, simpler methods first, and returns them in that order."""
-    columns = {name: columns[name] for name in sorted(columns, key=lambda name: name not in SIMPLER)}
-    known = {name for found in columns.values() for name in found}
-    rows = [
-        (text, *(_number(f.get(name)) for f in columns.values())) for name, text in METRICS.items() if name in known
-    ]
-    print(table(rows, ("against ground truth", *columns)))
-    return columns
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
@@ -331,14 +336,6 @@ def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
     note = ""
     if CHECKPOINT.value == "embedded" and SEQ.value != "demo":
         note = "\n  The embedded network is a small one for trials; --checkpoint takes real weights (see README)."
-    return f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {device()}{note}"
-
-
-def closing_table(stages: Stages, seconds: float, compilations: Compilations, output: pathlib.Path | str) -> str:
-    """Time per stage, what was compiled, peak memory, and the result's folder."""
-    rows = [(stage, str(stages.units[stage]), f"{t:.1f}") for stage, t in stages.seconds.items()]
-    rows.append(("total, including compilation", "", f"{seconds:.1f}"))
-    memory = ", ".join(f"{where} {size / 1e9:.2f} GB" for where, size in peak_memory_bytes().items())
-    compiled = f"{compilations.count} programs in {compilations.seconds:.1f} s, {compilations.cached} from the cache"
-    lines = (table(rows, ("stage", "items", "seconds")), f"  compiled: {compiled}", f"  peak memory: {memory}")
-    return "\n".join((*lines, f"  result: {output}"))
+    return (
+        f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {devices()}{note}"
+    )

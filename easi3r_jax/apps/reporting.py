@@ -10,7 +10,7 @@ import numpy as np
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.apps.environment import peak_memory_bytes
-from easi3r_jax.apps.progress import Stages
+from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.report_page import report_page
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry.procrustes import register_similarity
@@ -165,3 +165,13 @@ def true_centres(saved: Reconstruction, ground_truth: str = "") -> tuple[np.ndar
         if ground_truth:
             raise
         return None, f"the ground truth is not available ({error})"
+
+
+def closing_table(stages: Stages, seconds: float, compilations: Compilations, output: pathlib.Path | str) -> str:
+    """Time per stage, what was compiled, peak memory, and the result's folder."""
+    rows = [(stage, str(stages.units[stage]), f"{t:.1f}") for stage, t in stages.seconds.items()]
+    rows.append(("total, including compilation", "", f"{seconds:.1f}"))
+    memory = ", ".join(f"{where} {size / 1e9:.2f} GB" for where, size in peak_memory_bytes().items())
+    compiled = f"{compilations.count} programs in {compilations.seconds:.1f} s, {compilations.cached} from the cache"
+    lines = (table(rows, ("stage", "items", "seconds")), f"  compiled: {compiled}", f"  peak memory: {memory}")
+    return "\n".join((*lines, f"  result: {output}"))

@@ -6,6 +6,7 @@
     python -m experiments.train --finetune=monst3r --checkpoint=embedded         # on rendered dynamic scenes
     python -m experiments.train --finetune=monst3r --checkpoint=naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt \\
         --data=pointodyssey:/data/po,tartanair:/data/tartanair,spring:/data/spring,waymo:/data/waymo
+    srun --nodes=2 python -m experiments.train --distributed --output=/shared/run    # on the devices of several hosts
 
 Pairs are rendered on the training device, unless --data names folders. The run's folder has log.csv, TensorBoard logs
 (tensorboard --logdir=RUN), previews of held-out pairs, states to resume from, and model/, a checkpoint that every
@@ -16,6 +17,7 @@ writes its final results, ends it at once.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -27,24 +29,21 @@ import jax
 from jax.sharding import Mesh
 
 from easi3r_jax.apps import cli
-from easi3r_jax.apps.environment import device, versions
+from easi3r_jax.apps.distributed import DistributedFlags, devices, is_first
+from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.method_flags import precision_flag
-from easi3r_jax.apps.run_folder import held, save_so_far
-from easi3r_jax.apps.training_data import PairSource, open_source
-from easi3r_jax.apps.training_log import TrainingLog, preview
+from easi3r_jax.apps.training_data import check_terms, open_source
 from easi3r_jax.apps.training_record import describe, described_network
-from easi3r_jax.apps.validate import measure, shown
-from easi3r_jax.core import interrupt, sharding
+from easi3r_jax.apps.training_run import Run, finish, held_by_first, train
+from easi3r_jax.core import sharding
 from easi3r_jax.core.atomic import atomic_file
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.io import remote
 from easi3r_jax.models import DUSt3R, abstract_model, parameters_of, policy, random_model
 from easi3r_jax.models.config import DUSt3RConfig
-from easi3r_jax.training.batch import ViewPairs
 from easi3r_jax.training.config import TrainConfig
 from easi3r_jax.training.step import TrainState, averaged_model, init_state, make_step
-from easi3r_jax.training.validation import evaluate
-from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, load_newest, save_checkpoint, save_state, state_options
+from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, load_newest, state_options
 from easi3r_jax.weights.load import load_model_and_metadata
 
 FLAGS = cli.Flags(__doc__, cached=True)
@@ -117,51 +116,37 @@ CHECK_EVERY = _REPORT.integer("check_every", 1000, "Steps between validations, p
 HELD_OUT = _REPORT.integer("held_out", 32, "Held-out pairs of a validation during training.", at_least=1)
 FINAL = _REPORT.integer("held_out_final", 256, "Held-out pairs of the final validation.", at_least=1)
 
+HOSTS = DistributedFlags(FLAGS, "Train")
+
 
 def main() -> None:
     name = FINETUNE.value if FINETUNE.value != "none" else PRESET.value
     config = training_options()
-    writing = remote.writing(OUTPUT.value or pathlib.Path("runs") / name)
-    with writing as target, held(target.folder, resume=RESUME.value) as begun:
+    named = OUTPUT.value or f"runs/{name}"
+    if HOSTS.requested and remote.is_address(named):
+        raise ConfigError(
+            "--output of several hosts must be a folder on a disk that all share: each writes its part of a state."
+        )
+    with (
+        HOSTS.joined(),
+        remote.writing(named) as target,
+        held_by_first(target.folder, resume=RESUME.value, hosts=HOSTS.requested) as begun,
+    ):
         train_in(target, begun, config)
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """The constants of a run.
-
-    Attributes:
-      target: its folder, and where that is uploaded to.
-      config: training options.
-      network: its architecture.
-      source: of the pairs.
-      held_out: pairs that no step trains on.
-      recorded: everything that determines the results, JSON values; see `describe`.
-    """
-
-    target: remote.Output
-    config: TrainConfig
-    network: DUSt3RConfig
-    source: PairSource
-    held_out: ViewPairs
-    recorded: dict[str, Any]
-
-    @property
-    def output(self) -> pathlib.Path:
-        """The run's folder on this machine."""
-        return self.target.folder
 
 
 def train_in(target: remote.Output, begun: pathlib.Path | None, config: TrainConfig) -> None:
     """Trains in a locked folder, from the state `begun` on if there is one."""
     # The shards of a batch are averaged device by device: a run resumes with the number of devices it began with.
-    sharding.split_cpu(config.batch_size, None if begun is None else state_options(begun).get("devices"))
-    mesh = sharding.data_mesh()
+    began_with = None if begun is None else state_options(begun).get("devices")
+    if not HOSTS.requested:
+        sharding.split_cpu(config.batch_size, began_with)
+    mesh = sharding.data_mesh(all_hosts=HOSTS.requested)
     if config.batch_size % mesh.size:
         raise ConfigError(f"--batch_size={config.batch_size} is not a multiple of the number of devices, {mesh.size}.")
     network, first, licence = starting_point(begun)
     source = open_source(DATA.value, network.image_size, seed=SEED.value, moving=FINETUNE.value == "monst3r")
-    check_terms(config, network, source)
+    check_terms(config, network, source, {"matching_weight": MATCHING.value, "attention_weight": ATTENTION.value})
     precision = policy(PRECISION.value)
     recorded = describe(network, config, source, seed=SEED.value, checkpoint=CHECKPOINT.value) | {
         "precision": precision.name,
@@ -175,27 +160,32 @@ def train_in(target: remote.Output, begun: pathlib.Path | None, config: TrainCon
     height, width = network.image_size
     print(
         f"  {count / 1e6:.1f} M parameters, {width}x{height} pixels, {config.steps} steps of {config.batch_size} pairs "
-        f"({DATA.value or 'rendered'}), {precision.name}, {device()}\n  folder of the run: {target.address}",
+        f"({DATA.value or 'rendered'}), {precision.name}, {devices()}\n  folder of the run: {target.address}",
         flush=True,
     )
     for note in source.notes:
         print(f"  note: {note}", flush=True)
     if begun is None:
-        state = jax.device_put(init_state(parameters, config), sharding.replicated_sharding(mesh))
+        state = sharding.put(init_state(parameters, config), sharding.replicated_sharding(mesh))
     else:
-        state = resumed(target.folder, parameters, config, mesh, recorded)
+        state = resumed(target.folder, parameters, config, mesh, recorded | {"devices": began_with})
+        if began_with != mesh.size:
+            print(f"  note: {mesh.size} devices instead of {began_with}: each averages its own pairs", flush=True)
     del first, parameters
     step = make_step(network, config, mesh, draw=source.draw, precision=precision)
-    held_out = source.held_out(max(HELD_OUT.value, FINAL.value))
-    run = Run(target, config, network, source, held_out, recorded)
+    held_out = source.held_out(max(HELD_OUT.value, FINAL.value)) if is_first() else None
+    every = (LOG_EVERY.value, CHECK_EVERY.value)
+    run = Run(target, config, network, source, held_out, every, HELD_OUT.value, mesh, recorded)
 
-    with atomic_file(run.output / "run.json") as file:
-        file.write_text(json.dumps(recorded | {"options": FLAGS.values(), "versions": versions()}, indent=1) + "\n")
+    with atomic_file(run.output / "run.json") if is_first() else contextlib.nullcontext() as file:
+        if file is not None:
+            file.write_text(json.dumps(recorded | {"options": FLAGS.values(), "versions": versions()}, indent=1) + "\n")
     last = min(config.steps, int(state.step) + STOP_AFTER.value) if STOP_AFTER.value else config.steps
     state = train(run, state, step, last)
     if DATA.value:
         licence += " And the terms of the training data."
-    finish(run, averaged_model(state, network), int(state.step), licence)
+    if is_first():
+        finish(run, averaged_model(state, network), int(state.step), start=CHECKPOINT.value, licence=licence)
     if redrawn := source.redrawn():
         print("pairs drawn again: " + ", ".join(f"{count} ({reason})" for reason, count in sorted(redrawn.items())))
     if int(state.step) < config.steps:
@@ -229,55 +219,6 @@ def resumed(
     for reason in skipped:
         print(f"warning: {reason} The run resumes from step {step}.", file=sys.stderr)
     return state
-
-
-def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
-    """Runs the steps up to `last`, with reports and saved states."""
-    done = int(state.step)
-    log = TrainingLog(run.output, first_step=done, total=run.config.steps, samples_per_step=run.config.batch_size)
-    some = jax.tree.map(lambda a: a[: HELD_OUT.value], run.held_out)
-    notice = "Stopping after this step; its state will be saved. Again: stop at once."
-    saved = done
-    with run.source.batches(done, run.config.batch_size) as batches, interrupt.finishing(notice) as is_stopping:
-        while done < last and not is_stopping():
-            state, terms = step(state) if batches is None else step(state, next(batches))
-            done += 1
-            log.add(terms)
-            check = done % CHECK_EVERY.value == 0 or done == last
-            # A check ends a line of the log, so that a run resumed from a regular check has the same lines.
-            if done % LOG_EVERY.value == 0 or check:
-                log.write_line(done)
-            if check:
-                save_state(run.output / "states", done, state, run.recorded)
-                saved = done
-                model = averaged_model(state, run.network)
-                log.validated(done, evaluate(model, some, batch_size=_validation_batch(run.config)))
-                preview(run.output / "preview" / f"{done:08d}.png", model, some)
-                save_so_far(run.target)
-        if saved < done:
-            log.write_line(done)
-            save_state(run.output / "states", done, state, run.recorded)
-        log.close()
-        if is_stopping():
-            save_so_far(run.target)
-            interrupt.end(f"Interrupted at step {done} of {run.config.steps}. Add --resume to continue.")
-    return state
-
-
-def finish(run: Run, model: DUSt3R, done: int, licence: str) -> None:
-    """Writes the model and its metrics on the held-out pairs."""
-    origin = f"experiments.train, {done} steps from {CHECKPOINT.value or 'random weights'}"
-    save_checkpoint(run.output / "model", model.config, model, source_name=origin, licence=licence)
-    metrics = measure(model, run.held_out, _validation_batch(run.config))
-    with atomic_file(run.output / "metrics.json") as file:
-        file.write_text(json.dumps(metrics, indent=1) + "\n")
-    print(shown(metrics, len(run.held_out.rgb)))
-    print(f"use: python -m experiments.reconstruct --checkpoint={run.target.address}/model --seq=VIDEO")
-
-
-def _validation_batch(config: TrainConfig) -> int:
-    """Pairs per batch of a validation: at most as many as in a step, since more may not fit in memory."""
-    return min(config.batch_size, 16)
 
 
 def training_options() -> TrainConfig:
@@ -316,26 +257,3 @@ def training_options() -> TrainConfig:
             "learning_rate_min": min(config.learning_rate_min, LEARNING_RATE.value),
         }
     return dataclasses.replace(config, **changes)
-
-
-def check_terms(config: TrainConfig, model_config: DUSt3RConfig, source: PairSource) -> None:
-    """Refuses the terms that are not in the papers where they would be wrong or without effect."""
-    chosen = {"matching_weight": MATCHING.value, "attention_weight": ATTENTION.value}
-    used = [name for name in chosen if getattr(config.objective, name) > 0]
-    off = " ".join(f"--{name}=0" for name in used)
-    if used and source.is_static is False:
-        raise ConfigError(
-            f"{' and '.join(used)} above 0 require static scenes, and this data has dynamic ones: add {off}."
-        )
-    if source.is_static is None and (unsaid := [name for name in used if chosen[name] < 0]):
-        weights = " ".join(f"--{name}={getattr(config.objective, name)}" for name in unsaid)
-        raise ConfigError(
-            f"{' and '.join(unsaid)} require static scenes, and this data may have dynamic ones: add {off}, or "
-            f"{weights} if you know that it has none."
-        )
-    layer = config.objective.attention_layer
-    if config.objective.attention_weight > 0 and (layer >= model_config.dec_depth or model_config.dec_heads < 2):
-        raise ConfigError(
-            f"attention_weight supervises half the heads of decoder layer {layer}, counted from 0; this network has "
-            f"{model_config.dec_depth} layers of {model_config.dec_heads} heads: add --attention_weight=0."
-        )

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 
 from easi3r_jax.core import sharding
+from easi3r_jax.core.arrays import Int
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.synthetic import ClipConfig, MovingSampling, PairSampling
 from easi3r_jax.training.batch import ViewPairs
+from easi3r_jax.training.config import TrainConfig
 from easi3r_jax.training.datasets import (
     MIN_SCENES,
     MONST3R_SHARES,
@@ -48,8 +51,8 @@ class PairSource:
       is_static: whether all scenes are static; None if unknown.
       notes: lines about the data for the user.
       redrawn: number of rejected pairs so far, by reason.
-      batches: (step, batch size) -> a context with an iterator over the batches from that step on, or with None if
-        pairs are rendered.
+      batches: (step, batch size, indices) -> a context with an iterator over the batches from that step on, or with
+        None if pairs are rendered. Of each batch, only the pairs with these indices are read; None: all.
     """
 
     description: dict[str, Any]
@@ -58,7 +61,7 @@ class PairSource:
     is_static: bool | None
     notes: tuple[str, ...]
     redrawn: Callable[[], dict[str, int]]
-    batches: Callable[[int, int], AbstractContextManager[Iterator[ViewPairs] | None]]
+    batches: Callable[..., AbstractContextManager[Iterator[ViewPairs] | None]]
 
 
 def open_source(data: str, image_size: tuple[int, int], *, seed: int, moving: bool) -> PairSource:
@@ -96,8 +99,35 @@ def rendered(
         is_static=not moving,
         notes=(),
         redrawn=dict,
-        batches=lambda step, batch_size: contextlib.nullcontext(None),
+        batches=lambda step, batch_size, indices=None: contextlib.nullcontext(None),
     )
+
+
+def check_terms(config: TrainConfig, model_config: DUSt3RConfig, source: PairSource, chosen: dict[str, float]) -> None:
+    """Refuses the terms that are not in the papers where they would be wrong or without effect.
+
+    Args:
+      config, model_config, source: of the run.
+      chosen: the values of `--matching_weight` and `--attention_weight`; negative: the preset's.
+    """
+    used = [name for name in chosen if getattr(config.objective, name) > 0]
+    off = " ".join(f"--{name}=0" for name in used)
+    if used and source.is_static is False:
+        raise ConfigError(
+            f"{' and '.join(used)} above 0 require static scenes, and this data has dynamic ones: add {off}."
+        )
+    if source.is_static is None and (unsaid := [name for name in used if chosen[name] < 0]):
+        weights = " ".join(f"--{name}={getattr(config.objective, name)}" for name in unsaid)
+        raise ConfigError(
+            f"{' and '.join(unsaid)} require static scenes, and this data may have dynamic ones: add {off}, or "
+            f"{weights} if you know that it has none."
+        )
+    layer = config.objective.attention_layer
+    if config.objective.attention_weight > 0 and (layer >= model_config.dec_depth or model_config.dec_heads < 2):
+        raise ConfigError(
+            f"attention_weight supervises half the heads of decoder layer {layer}, counted from 0; this network has "
+            f"{model_config.dec_depth} layers of {model_config.dec_heads} heads: add --attention_weight=0."
+        )
 
 
 def _read(data: str, image_size: tuple[int, int], seed: int) -> PairSource:
@@ -121,9 +151,11 @@ def _read(data: str, image_size: tuple[int, int], seed: int) -> PairSource:
     threads = min(max(sharding.num_cores() // 2, 2), _MAX_THREADS)
 
     @contextlib.contextmanager
-    def batches(step: int, batch_size: int) -> Iterator[Iterator[ViewPairs]]:
+    def batches(
+        step: int, batch_size: int, indices: Int[np.ndarray, "own"] | None = None
+    ) -> Iterator[Iterator[ViewPairs]]:
         def batch(n: int) -> ViewPairs:
-            return ViewPairs(*mixture.batch(seed, n, batch_size))
+            return ViewPairs(*mixture.batch(seed, n, batch_size, indices))
 
         with prefetched(batch, step, threads=threads, ahead=2 * threads) as opened:
             yield iter(opened)

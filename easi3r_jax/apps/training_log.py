@@ -27,7 +27,7 @@ class TrainingLog:
     A resumed run continues the tables: lines of steps after its state are dropped.
     """
 
-    def __init__(self, output: pathlib.Path, *, first_step: int, total: int, samples_per_step: int):
+    def __init__(self, output: pathlib.Path, first_step: int, total: int, samples_per_step: int):
         self._output, self._samples = output, samples_per_step
         self._pending: list[Mapping[str, jax.Array]] = []
         for name in ("log.csv", "validation.csv"):

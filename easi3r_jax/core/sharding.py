@@ -3,6 +3,10 @@
 Computation follows the arrays. Replicate a network over a mesh (`replicate(model, data_mesh())`), and the passes shard
 frames and pairs over its devices. `align` then finds sharded point maps and shards its work the same way. Small arrays
 are replicated.
+
+The mesh may span the processes of several hosts (`data_mesh(all_hosts=True)`), joined by `jax.distributed.initialize`.
+All of them then call the same functions with the same host arrays. Two things differ from one process: an array of the
+mesh is read by `on_host`, and what the host computes itself is made the same everywhere by `agreed`.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from easi3r_jax.core.arrays import Array, Int
 from easi3r_jax.core.errors import ConfigError
@@ -47,13 +53,19 @@ def split_cpu(batch_size: int, count: int | None = None) -> None:
     jax.config.update("jax_num_cpu_devices", count or max(divisors))
 
 
-def data_mesh(count: int | None = None) -> Mesh:
-    """The first `count` devices of this process, or all, along one axis.
+def data_mesh(count: int | None = None, *, all_hosts: bool = False) -> Mesh:
+    """The first `count` devices, or all, along one axis.
+
+    Args:
+      count: number of devices; None: all.
+      all_hosts: those of all processes that `jax.distributed.initialize` has joined, not of this process alone.
 
     Raises:
-      ConfigError: the process has fewer devices.
+      ConfigError: there are fewer devices, or a process would have none.
     """
-    devices = jax.local_devices()
+    devices = jax.devices() if all_hosts else jax.local_devices()
+    if all_hosts and count not in (None, len(devices)) and jax.process_count() > 1:
+        raise ConfigError(f"{count} devices were requested; several hosts use all that they have, {len(devices)}.")
     if count is not None and not 0 < count <= len(devices):
         raise ConfigError(f"{count} devices were requested; this process has {len(devices)}.")
     devices = devices[:count]
@@ -87,9 +99,67 @@ def num_shards(mesh: Mesh | None) -> int:
     return 1 if mesh is None else mesh.size
 
 
+def spans_hosts(mesh: Mesh | None) -> bool:
+    """Whether some devices of the mesh belong to other processes."""
+    return mesh is not None and mesh.is_multi_process
+
+
+def put(tree: _T, where: Sharding) -> _T:
+    """`jax.device_put`, also to devices of other processes, which must call it with the same arrays.
+
+    `jax.device_put` compares host arrays over the network to see that they are the same; here each process just copies
+    its part to its own devices.
+    """
+    if where.is_fully_addressable:
+        return jax.device_put(tree, where)
+
+    def place(x: Any) -> Any:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return jax.device_put(x, where)
+        x = x if isinstance(x, jax.Array) else np.asarray(x)
+        parts = [jax.device_put(x[part], d) for d, part in where.addressable_devices_indices_map(x.shape).items()]
+        return jax.make_array_from_single_device_arrays(x.shape, where, parts)
+
+    return jax.tree.map(place, tree)
+
+
+def on_host(tree: _T) -> _T:
+    """Arrays as NumPy arrays, on every process; those of a mesh over several hosts are gathered first."""
+
+    def read(x: Any) -> np.ndarray:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:
+            return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+        return np.asarray(x)
+
+    return jax.tree.map(read, tree)
+
+
+def agreed(tree: _T, mesh: Mesh | None) -> _T:
+    """Host arrays as process 0 of the mesh has them; unchanged if the mesh is of one process.
+
+    For what the host computes, such as RANSAC: another processor may round differently, and take other inliers. Dtypes
+    are kept, whether JAX has 64 bits switched on or not.
+    """
+    if not spans_hosts(mesh):
+        return tree
+    arrays = jax.tree.map(np.asarray, tree)
+    as_bytes = jax.tree.map(lambda x: np.frombuffer(x.tobytes(), np.uint8), arrays)
+    first = multihost_utils.broadcast_one_to_all(as_bytes)
+    return jax.tree.map(lambda x, b: np.frombuffer(np.asarray(b).tobytes(), x.dtype).reshape(x.shape), arrays, first)
+
+
+def agreed_text(text: str, mesh: Mesh | None) -> str:
+    """The text that process 0 of the mesh passes; others may pass any other."""
+    if not spans_hosts(mesh):
+        return text
+    own = np.frombuffer(text.encode(), np.uint8)
+    length = int(agreed(np.array(len(own)), mesh))
+    return agreed(np.resize(own if len(own) else np.zeros(1, np.uint8), length), mesh).tobytes().decode()
+
+
 def replicate(tree: _T, mesh: Mesh | None) -> _T:
     """Replicates arrays on every device, e.g. a network's parameters; unchanged on a single device."""
-    return tree if mesh is None or mesh.size == 1 else jax.device_put(tree, replicated_sharding(mesh))
+    return tree if mesh is None or mesh.size == 1 else put(tree, replicated_sharding(mesh))
 
 
 def placed(tree: _T, mesh: Mesh | None, beside: Any) -> _T:
@@ -118,14 +188,37 @@ def shard_parameters(tree: _T, mesh: Mesh | None) -> _T:
     def scatter(x: jax.Array) -> jax.Array:
         axis = next((n for n, length in enumerate(x.shape) if length % mesh.size == 0), None)
         spec = REPLICATED if axis is None else PartitionSpec(*[None] * axis, DATA)
-        return jax.device_put(x, NamedSharding(mesh, spec))
+        return put(x, NamedSharding(mesh, spec))
 
     return jax.tree.map(scatter, tree)
 
 
 def shard_rows(tree: _T, mesh: Mesh | None) -> _T:
     """Shards arrays along their first axis, a multiple of the number of devices; unchanged without a mesh."""
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, ROWS))
+    return tree if mesh is None else put(tree, NamedSharding(mesh, ROWS))
+
+
+def own_rows(count: int, mesh: Mesh | None) -> Int[np.ndarray, "own"]:
+    """The rows, of `count` that are sharded over the mesh, that this process's devices hold; ascending."""
+    if not spans_hosts(mesh):
+        return np.arange(count)
+    parts = NamedSharding(mesh, ROWS).addressable_devices_indices_map((count,)).values()  # type: ignore[arg-type]
+    return np.unique(np.concatenate([np.arange(count)[part] for part in parts]))
+
+
+def shard_own_rows(tree: _T, count: int, mesh: Mesh | None) -> _T:
+    """As `shard_rows`, of arrays of which each process has made its `own_rows` alone."""
+    if not spans_hosts(mesh):
+        return shard_rows(tree, mesh)
+    own, rows = own_rows(count, mesh), NamedSharding(mesh, ROWS)  # type: ignore[arg-type]
+
+    def place(x: np.ndarray) -> jax.Array:
+        shape = (count, *x.shape[1:])
+        where = rows.addressable_devices_indices_map((count,)).items()
+        parts = [jax.device_put(x[np.searchsorted(own, np.arange(count)[part])], d) for d, part in where]
+        return jax.make_array_from_single_device_arrays(shape, rows, parts)
+
+    return jax.tree.map(place, tree)
 
 
 def shard_map(f: Callable[..., Any], mesh: Mesh | None, in_specs: Any, out_specs: Any) -> Callable[..., Any]:

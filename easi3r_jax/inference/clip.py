@@ -150,7 +150,9 @@ class ClipInputs:
 
     def padded(self, x: Any) -> Shaped[Array, "T *rest"]:
         """An array over the clip's frames, padded by repeating the last entry."""
-        return jax.device_put(x if self.frames.valid is None else padded(np.asarray(x), len(self.frames.rgb)))
+        if self.frames.valid is not None:
+            x = padded(sharding.on_host(x), len(self.frames.rgb))
+        return x if isinstance(x, jax.Array) and not x.is_fully_addressable else jax.device_put(x)
 
     def without_padding(self, evidence: motion.Evidence) -> motion.Evidence:
         """The evidence as passed to a cue, which does not handle padding."""
@@ -171,10 +173,10 @@ class ClipInputs:
         """The result, as host arrays without padding. Cropped on the host, so that no length needs compiling."""
 
         def cut(x: Array) -> np.ndarray:
-            return np.asarray(x)[: self.length]
+            return sharding.on_host(x)[: self.length]
 
         def cut_pairs(x: Array | None) -> np.ndarray | None:
-            return None if x is None else np.asarray(x)[: self.num_pairs]
+            return None if x is None else sharding.on_host(x)[: self.num_pairs]
 
         frames = frames_at(dataclasses.replace(self.frames, valid=None), slice(self.length))
         given = dataclasses.replace(
@@ -187,7 +189,7 @@ class ClipInputs:
             scene=jax.tree.map(cut, scene),
             frames=frames,
             motion=None if maps is None else jax.tree.map(cut, maps),
-            threshold=None if threshold is None else np.asarray(threshold),
+            threshold=None if threshold is None else sharding.on_host(threshold),
             losses=np.asarray(losses),
             given=given,
             edges=self.edges[: self.num_pairs],
@@ -322,12 +324,12 @@ def _placed(given: Given, num_frames: int, num_pairs: int, mesh: jax.sharding.Me
     """Masks replicated on the devices of the mesh, flow sharded over them; both padded."""
     masks, flow, flow_known = given.masks, given.flow, given.flow_known
     if masks is not None:
-        masks = sharding.replicate(jax.device_put(padded(np.asarray(masks), num_frames)), mesh)
+        masks = sharding.replicate(jax.device_put(padded(sharding.on_host(masks), num_frames)), mesh)
 
     def place(x: Array) -> Array:
         if sharding.mesh_of_rows(x) is not None:
             return x
-        longer = x if len(x) == num_pairs else padded(np.asarray(x), num_pairs)
+        longer = x if len(x) == num_pairs else padded(sharding.on_host(x), num_pairs)
         return jax.device_put(longer) if mesh is None else sharding.shard_rows(longer, mesh)
 
     return dataclasses.replace(

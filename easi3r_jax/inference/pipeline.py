@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax import alignment, motion
+from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array, Bool, Float, Int
 from easi3r_jax.core.config import PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import InputError
@@ -243,7 +244,7 @@ def refine_and_align(
     unrefined = _dilate(masks, config.mask_dilation)
     geometry, losses = align(dynamic_mask=unrefined, release=not reads_masks)
     dynamic = _dilate(_refined(masks, clip, refiner, progress, geometry), config.mask_dilation)
-    if reads_masks and np.any(np.asarray(dynamic) != np.asarray(unrefined)):
+    if reads_masks and np.any(sharding.on_host(dynamic) != sharding.on_host(unrefined)):
         geometry, losses = align(dynamic_mask=dynamic, release=True)
     return dynamic, geometry, losses
 
@@ -254,9 +255,13 @@ def _refined(
     """Refines masks (T, H, W) bool, without padding, and checks the refiner's output."""
     if refiner is None:
         return masks
-    rgb, masks, geometry = jax.tree.map(lambda x: np.asarray(x)[: clip.length], (clip.frames.rgb, masks, geometry))
+    on = sharding.mesh_of(masks)
+    rgb, masks, geometry = jax.tree.map(
+        lambda x: sharding.on_host(x)[: clip.length], (clip.frames.rgb, masks, geometry)
+    )
     reads = {} if geometry is None else {"geometry": geometry}
     refined = np.asarray(refiner(rgb, masks, **reads, progress=progress))
+    refined = sharding.agreed(refined, on)
     if refined.dtype != bool or refined.shape != masks.shape:
         raise InputError(
             f"The refiner returns {refined.dtype} of shape {refined.shape}: it must be bool of shape {masks.shape}."

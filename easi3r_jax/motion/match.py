@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array, Bool, Float, Int
 from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
@@ -53,7 +54,8 @@ def match_residual(
     height, width = predictions.points_i.shape[1:3]
     patch = height // grid[0]
     positions, matched = match_tokens(jnp.asarray(features), jnp.asarray(edges), grid)
-    points, focals = _points_and_focals(predictions.points_i, grid)
+    found = (*_points_and_focals(predictions.points_i, grid), positions, matched)
+    points, focals, positions, matched = sharding.on_host(found)
     points, matched = np.asarray(points, np.float64), np.array(matched)
     pixels = np.asarray(positions, np.float64) * patch + (patch - 1) / 2  # patch centres in pixels
     focals = frame_focals(np.asarray(focals, np.float64), edges, len(features))
@@ -81,6 +83,7 @@ def match_residual(
         rays = in_camera[:, :2] / np.where(in_front, in_camera[:, 2], 1)[:, None]
         distance = np.linalg.norm(rays - (pixels[e, chosen] - centre) / focal, axis=-1)
         residual[e, chosen] = np.where(in_front, np.minimum(distance, 1), 1)
+    residual, matched = sharding.agreed((residual, matched), sharding.mesh_of(predictions))
     shape = (len(edges), *grid)
     return _mean_over_partners(
         jnp.asarray(residual.reshape(shape), jnp.float32),

@@ -57,7 +57,8 @@ def init_state(parameters: Parameters, config: TrainConfig) -> TrainState:
 
 def averaged_model(state: TrainState, model_config: DUSt3RConfig) -> DUSt3R:
     """The network with the averaged parameters, on one device: replicated, each device would repeat the computation."""
-    parameters = jax.device_put(state.frozen | state.average, jax.local_devices()[0])
+    own = jax.tree.map(lambda x: x.addressable_data(0), state.frozen | state.average)
+    parameters = jax.device_put(own, jax.local_devices()[0])
     return model_from(model_config, parameters)
 
 

@@ -102,18 +102,19 @@ def _load(
     return model_from(source.config, parameters, precision=precision), metadata
 
 
-def on_devices(network: _T, count: int = 0, *, in_parts: bool = False) -> _T:
-    """Places a network on devices of this process, replicated or sharded (see `sharding.shard_parameters`).
+def on_devices(network: _T, count: int = 0, *, in_parts: bool = False, all_hosts: bool = False) -> _T:
+    """Places a network on devices, replicated or sharded (see `sharding.shard_parameters`).
 
     Args:
       network: anything else (a folder, None) is returned unchanged, as is a network on one device.
       count: number of devices; 0: all.
       in_parts: shard the parameters instead of replicating them.
+      all_hosts: on the devices of all processes that `jax.distributed.initialize` has joined, not of this one alone.
 
     Raises:
-      ConfigError: the process has fewer devices.
+      ConfigError: there are fewer devices.
     """
     if not isinstance(network, nnx.Module):
         return network
     place = sharding.shard_parameters if in_parts else sharding.replicate
-    return place(network, sharding.data_mesh(count or None))
+    return place(network, sharding.data_mesh(count or None, all_hosts=all_hosts))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from easi3r_jax.apps import reconstruct
+from easi3r_jax.apps import clips, reconstruct
 from easi3r_jax.apps.app.store import Store
 from easi3r_jax.apps.command import PROGRAMS
 from easi3r_jax.io import results
@@ -76,7 +76,7 @@ def reconstruct_here(tmp_path, capsys, cache, monkeypatch, no_summary) -> Callab
 
     def run(**values):
         values = {"output": str(tmp_path / "out"), **values}
-        code = reconstruct.FLAGS.execute(reconstruct.main, ["", *(f"--{k}={v}" for k, v in values.items())])
+        code = reconstruct.FLAGS.execute(clips.main, ["", *(f"--{k}={v}" for k, v in values.items())])
         return code, *capsys.readouterr()
 
     return run

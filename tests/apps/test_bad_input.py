@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from easi3r_jax.apps import modes, reconstruct
+from easi3r_jax.apps import clips, modes, reconstruct
 from easi3r_jax.io import export
 from easi3r_jax.io.sequences import CLIPS
 from easi3r_jax.weights.load import EMBEDDED
@@ -30,7 +30,7 @@ def run(tmp_path, capsys):
 
     def run(**values):
         values = {**QUICK, "output": str(tmp_path / "out" / "result"), **values}
-        code = reconstruct.FLAGS.execute(reconstruct.main, ["", *(f"--{k}={v}" for k, v in values.items())])
+        code = reconstruct.FLAGS.execute(clips.main, ["", *(f"--{k}={v}" for k, v in values.items())])
         return code, capsys.readouterr().err
 
     return run

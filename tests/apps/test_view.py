@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 import viser.infra
 
-from easi3r_jax.apps import reconstruct, view
+from easi3r_jax.apps import clips, reconstruct, view
 from tests.viewer.conftest import make_scene, write_scene
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -122,5 +122,5 @@ def test_the_exported_file_is_self_contained(run, result, tmp_path, monkeypatch,
 
 def test_reconstruct_refuses_to_view_before_it_works(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "viser", None)
-    code = reconstruct.FLAGS.execute(reconstruct.main, ["", "--seq=demo", "--view"])
+    code = reconstruct.FLAGS.execute(clips.main, ["", "--seq=demo", "--view"])
     assert code == 1 and "pip install -e '.[viewer]'" in capsys.readouterr().err

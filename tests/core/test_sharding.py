@@ -71,4 +71,7 @@ def test_one_device_needs_no_mesh():
     )
     assert sharding.mesh_of(x) is None and sharding.mesh_of(np.zeros(2)) is None
     assert sharding.mesh_of_rows(jax.device_put(x, sharding.replicated_sharding(mesh))) is None
+    assert sharding.agreed(x, mesh) is x and sharding.agreed_text("text", mesh) == "text"
+    np.testing.assert_array_equal(sharding.own_rows(3, mesh), [0, 1, 2])
+    np.testing.assert_array_equal(sharding.on_host(sharding.shard_own_rows(np.ones(3), 3, mesh)), np.ones(3))
     assert sharding.num_shards(None) == 1 and sharding.shard_map(len, None, (), ()) is len

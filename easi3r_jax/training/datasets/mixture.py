@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from easi3r_jax.core.arrays import Int
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.training.datasets.crop import centred_crop
 from easi3r_jax.training.datasets.sampling import SamplingConfig, draw_frames, overlap
@@ -90,15 +91,18 @@ class Mixture:
         rng = _generator(seed, step)
         return self.config.sizes[rng.integers(len(self.config.sizes))]
 
-    def batch(self, seed: int, step: int, batch_size: int) -> PairBatch:
-        """The pairs of a step: `pair` 0 to batch_size - 1.
+    def batch(self, seed: int, step: int, batch_size: int, indices: Int[np.ndarray, "own"] | None = None) -> PairBatch:
+        """The pairs of a step: `pair` 0 to batch_size - 1, or those with the given indices.
 
         Raises:
           InputError: a missing or damaged file, or a sequence without usable pairs.
         """
         if batch_size < 1:
             raise ConfigError(f"A batch has at least one pair, got {batch_size}.")
-        pairs = [self.pair(seed, step, index).arrays for index in range(batch_size)]
+        pairs = [
+            self.pair(seed, step, index).arrays
+            for index in (range(batch_size) if indices is None else indices.tolist())
+        ]
         return PairBatch(*map(np.stack, zip(*pairs, strict=True)))
 
     def pair(self, seed: int, step: int, index: int) -> Pair:

@@ -47,12 +47,21 @@ def versions() -> dict[str, str]:
     }
 
 
-def write_arrays(path: pathlib.Path, folder: pathlib.Path, arrays: Mapping[str, Any]) -> None:
-    """Writes named arrays ("encoder.norm.scale") as one Orbax checkpoint into `folder`, a part of `path`."""
+def write_arrays(
+    path: pathlib.Path, folder: pathlib.Path, arrays: Mapping[str, Any], *, together: bool = False
+) -> None:
+    """Writes named arrays ("encoder.norm.scale") as one Orbax checkpoint into `folder`, a part of `path`.
+
+    Args:
+      path: named in errors.
+      folder: to write.
+      arrays: host arrays, or arrays of a mesh.
+      together: all processes call this, with a folder that all of them see, and each writes a part.
+    """
     import orbax.checkpoint as ocp
 
     folder.parent.mkdir(exist_ok=True)
-    with _writer(path) as checkpointer:
+    with _writer(path, together) as checkpointer:
         checkpointer.save(folder, args=ocp.args.PyTreeSave(_nested(arrays)))
 
 
@@ -86,7 +95,7 @@ def read_arrays(
             restored = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(item=tree, restore_args=arguments))
             leaves = _flat(restored)
             del restored  # each array is freed as soon as its copy is on the device
-            return {name: jax.block_until_ready(jax.device_put(leaves.pop(name))) for name in tuple(leaves)}
+            return {name: jax.block_until_ready(_on_device(leaves.pop(name))) for name in tuple(leaves)}
     except MemoryError:
         raise
     except Exception as error:  # Orbax and TensorStore raise a dozen types; to a user they mean the same
@@ -94,6 +103,10 @@ def read_arrays(
             raise  # the device is out of memory; the arrays may be intact
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"The checkpoint at {path} is damaged or incomplete ({reason}). {remedy}") from error
+
+
+def _on_device(x: Any) -> jax.Array:
+    return x if isinstance(x, jax.Array) and not x.is_fully_addressable else jax.device_put(x)
 
 
 def _restore_args(wanted: jax.ShapeDtypeStruct) -> ocp.RestoreArgs:
@@ -142,7 +155,7 @@ def check_files(path: pathlib.Path, expected: dict[str, list[int]], remedy: str)
 
 
 @contextlib.contextmanager
-def _writer(path: pathlib.Path) -> Iterator[ocp.Checkpointer]:
+def _writer(path: pathlib.Path, together: bool) -> Iterator[ocp.Checkpointer]:
     """An Orbax writer that writes host arrays without copies and compression.
 
     By default, Orbax copies every host array (twice the memory) and compresses, which saves 8 % on trained weights.
@@ -154,7 +167,7 @@ def _writer(path: pathlib.Path) -> Iterator[ocp.Checkpointer]:
         (jax.Array, ocp.type_handlers.ArrayHandler()),
     )
     try:
-        with _quiet(), _checkpointer(use_compression=False, type_handler_registry=handlers) as checkpointer:
+        with _quiet(), _checkpointer(together, use_compression=False, type_handler_registry=handlers) as checkpointer:
             yield checkpointer
     except OSError:
         raise
@@ -167,14 +180,18 @@ def _writer(path: pathlib.Path) -> Iterator[ocp.Checkpointer]:
 
 
 @contextlib.contextmanager
-def _checkpointer(**options: Any) -> Iterator[ocp.Checkpointer]:
-    """Orbax for the calling process alone, which Orbax takes for process 0.
+def _checkpointer(together: bool = False, **options: Any) -> Iterator[ocp.Checkpointer]:
+    """Orbax for all processes together, or for the calling one alone, which Orbax takes for process 0.
 
     By default, all processes must read and write together. Orbax has options against that. But host arrays are written
     by process 0 regardless of them (0.12.8), hence the patched function.
     """
     import orbax.checkpoint as ocp
 
+    if together:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**options)) as checkpointer:
+            yield checkpointer
+        return
     alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone, **options)
     with contextlib.ExitStack() as stack:

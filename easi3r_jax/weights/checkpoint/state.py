@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from easi3r_jax.core import sharding
 from easi3r_jax.core.atomic import atomic_folder
 from easi3r_jax.core.errors import CheckpointError, ConfigError
 from easi3r_jax.weights.checkpoint import folder as folders
@@ -35,6 +36,9 @@ _T = TypeVar("_T")
 def save_state(states: str | os.PathLike[str], step: int, state: Any, options: Mapping[str, Any]) -> pathlib.Path:
     """Writes a state and deletes all others except the one before.
 
+    If its arrays are on the devices of several hosts, all of them call this, and each writes a part of the arrays into
+    the folder, which must be on a disk that they share. Process 0 completes the state.
+
     States of later steps are deleted, too: a run that saves this step has skipped them, because they are unreadable.
 
     Args:
@@ -49,13 +53,21 @@ def save_state(states: str | os.PathLike[str], step: int, state: Any, options: M
     Raises:
       OutputError: it cannot be written.
     """
-    states = _resolved(states)
-    arrays = {name: np.asarray(leaf) for name, leaf in _named(state).items()}
+    states, arrays = _resolved(states), _named(state)
     path = states / f"step_{step:08d}"
+    together = sharding.spans_hosts(sharding.mesh_of(state))
+    if not together:
+        arrays = {name: np.asarray(leaf) for name, leaf in arrays.items()}
+    elif jax.process_index() != 0:
+        partial = pathlib.Path(sharding.agreed_text("", sharding.mesh_of(state)))
+        folders.write_arrays(path, partial / "weights" / "state", arrays, together=True)
+        return path
     size = sum(array.nbytes for array in arrays.values()) + (4 << 20)
     # A folder of this name is ours, readable or not: a run that has passed a damaged state over comes by again.
     with atomic_folder(path, marker=pathlib.Path.is_dir, size=size, durable=True) as partial:
-        folders.write_arrays(path, partial / "weights" / "state", arrays)
+        if together:
+            sharding.agreed_text(str(partial), sharding.mesh_of(state))
+        folders.write_arrays(path, partial / "weights" / "state", arrays, together=together)
         header = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
