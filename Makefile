@@ -39,7 +39,7 @@ PIP_TORCH ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test test-quick test-optimised test-machines test-cluster test-slow test-torch test-browser test-tpu gpu-check lint
+.PHONY: help env demo test test-quick test-optimised test-machines test-cluster test-slurm test-slow test-torch test-browser test-tpu gpu-check lint
 .PHONY: format parity docs notebook bench embedded lock clean distclean
 
 help: ## List the targets
@@ -94,6 +94,12 @@ test-machines: env ## Run numerical tests under emulated machines: instructions,
 
 test-cluster: env ## Kill workers, nodes and the driver of a Ray cluster at work (half an hour)
 	$(RUN) -m pytest -q -m slow tests/apps/test_cluster.py
+
+test-slurm: env ## Run deploy/slurm.sh on a Slurm cluster of three nodes on this machine (Linux, root; installs slurm-wlm)
+	@PATH=$$PATH:/usr/sbin:/sbin; command -v slurmctld slurmd munged ip > /dev/null || { \
+	  echo "Installing slurm-wlm and munge ..."; \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends slurm-wlm munge iproute2 > /dev/null; }
+	PATH=$$PATH:/usr/sbin:/sbin $(RUN) -m pytest -q -m slurm tests/apps/test_slurm.py
 
 test-slow: env ## Run the heavy checks
 	$(RUN) -m pytest -q -m slow -n $(WORKERS) $(SPREAD)

@@ -163,7 +163,7 @@ SLOW = {"scipy", "matplotlib", "orbax"}
 
 #: Distribution of an import name where the two differ.
 DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl-py", "cv2": "opencv-python-headless", "orbax": "orbax-checkpoint"}
-DISTRIBUTIONS |= {"gradio_client": "gradio-client"}
+DISTRIBUTIONS |= {"gradio_client": "gradio-client", "yaml": "pyyaml"}
 
 
 def imported(source: str, module: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:

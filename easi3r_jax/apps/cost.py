@@ -2,6 +2,7 @@
 
     python -m experiments.cost                                                  # 65 frames of 512x288, one device
     python -m experiments.cost --sequences=10000 --devices=8 --flow
+    python -m experiments.cost --sequences=10000 --records=evaluations/davis    # simulated from measured times
     python -m experiments.cost --half_tflops=0.209 --tf32_tflops=0.209 --exact_tflops=0.209 --copy_gbs=31  # a CPU
 
 Operations and bytes are counted from the architecture and the pair graph; nothing is computed. Each kind of work has
@@ -10,21 +11,28 @@ flow networks), products that keep all bits of float32 (statistics, k-means), an
 of large matrix products and a large copy.
 `python -m experiments.benchmark` measures them on your device, together with the fractions of them that the stages
 reach. `python -m experiments.compile_check` prints what a TPU's compiler counts.
+With --records, workers of a cluster are simulated: they get sequences in the order in which `evaluate --cluster`
+distributes them, each as long as one of that evaluation, drawn at random.
 k-means is counted with its maximum number of iterations. Not counted: reading frames, RANSAC, metrics.
 """
 
 from __future__ import annotations
 
+import pathlib
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from easi3r_jax.apps import cli, flops
+from easi3r_jax.apps.cluster.simulation import simulated_seconds
+from easi3r_jax.apps.cluster.tasks import Task
+from easi3r_jax.apps.evaluate import records
 from easi3r_jax.apps.progress import table
 from easi3r_jax.core.batches import bucket_size
 from easi3r_jax.core.config import SegmentationConfig
-from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.inference import pipeline
 from easi3r_jax.inference.flow import network_size
 from easi3r_jax.models import abstract_model, flow_network
@@ -57,6 +65,12 @@ NETWORK_SHARE = _WHERE.number(
 ALIGN_SHARE = _WHERE.number(
     "alignment_share", 0.25, "Fraction of --copy_gbs that the alignment reaches.", at_least=1e-6
 )
+_WORKERS = FLAGS.group("Simulated workers")
+RECORDS = _WORKERS.string("records", "", "Folder of an evaluation: simulate --sequences like those that it has timed.")
+START = _WORKERS.number("start_seconds", 60.0, "Seconds until a worker is ready.", at_least=0.0)
+COMPILATION = _WORKERS.number(
+    "compile_seconds", 60.0, "Seconds that a worker adds to its first sequence of each shape.", at_least=0.0
+)
 
 
 class Work(NamedTuple):
@@ -82,6 +96,35 @@ class Work(NamedTuple):
 
 
 def main() -> None:
+    if RECORDS.value:
+        simulate(pathlib.Path(RECORDS.value).expanduser())
+    else:
+        count()
+
+
+def simulate(folder: pathlib.Path) -> None:
+    """Prints how long 1 to 64 workers take."""
+    if not folder.is_dir():
+        raise InputError(f"--records={folder}: there is no such folder.")
+    timed = [record for record in records.latest(records.read(folder)).values() if record.error is None]
+    if not timed:
+        raise InputError(f"--records={folder}: no sequence was evaluated there.")
+    number = SEQUENCES.value
+    drawn = np.random.default_rng(0).integers(len(timed), size=number)
+    tasks = [
+        Task(str(n), None, timed[k].seconds, bucket_size(timed[k].num_frames)) for n, k in enumerate(drawn.tolist())
+    ]
+    total, rows = sum(task.cost for task in tasks), []
+    for workers in (1, 2, 4, 8, 16, 32, 64):
+        seconds, busy = simulated_seconds(tasks, workers, start=START.value, compilation=COMPILATION.value)
+        rows.append((str(workers), f"{seconds / 3600:.2f}", f"{total / workers / seconds:.3f}", f"{busy - total:.0f}"))
+    shapes = len({task.shape for task in tasks})
+    print(f"  {number} sequences of {shapes} shapes, {total / 3600:.2f} h of work as timed in {folder}")
+    print(table(rows, ("workers", "hours", "efficiency", "s of compilation")))
+
+
+def count() -> None:
+    """Prints operations, bytes and seconds of every stage."""
     config = PRESETS[PRESET.value]()
     size = (HEIGHT.value, WIDTH.value)
     if size[0] % config.patch_size or size[1] % config.patch_size:

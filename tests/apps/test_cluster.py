@@ -13,6 +13,7 @@ import pytest
 from easi3r_jax.apps.cluster.flags import ClusterOptions
 from easi3r_jax.apps.cluster.local import run_here
 from easi3r_jax.apps.cluster.ray_cluster import RayCluster
+from easi3r_jax.apps.cluster.simulation import simulated_seconds
 from easi3r_jax.apps.cluster.tasks import Queue, Task, Tries
 from easi3r_jax.apps.evaluate import records
 from easi3r_jax.apps.evaluate.main import FLAGS
@@ -61,6 +62,18 @@ def test_losses_that_a_task_has_no_part_in_end_it_later():
     assert not tries.lost(task, blameless=False) and tries.begun(task) == 2
     assert [tries.lost(other, blameless=True) for _ in range(6)] == [True] * 5 + [False]
     assert tries.begun(other) == 6
+
+
+@pytest.mark.parametrize("workers", [1, 3, 16])
+def test_simulated_workers(workers):
+    """Bounds of any order that lets no worker wait while tasks do: the share of the work, plus one task."""
+    rng = np.random.default_rng(workers)
+    tasks = tasks_of(rng.uniform(1, 9, 200), rng.choice(["a", "b", "c"], 200).tolist())
+    seconds, work = simulated_seconds(tasks, workers, start=5, compilation=2)
+    compiled = (work - sum(task.cost for task in tasks)) / 2
+    assert compiled == pytest.approx(round(compiled)) and 3 <= round(compiled) <= 3 * workers
+    assert 5 + work / workers <= seconds + 1e-9 <= 5 + work / workers + 9 + 2
+    assert simulated_seconds(tasks_of([4] * 7, "a" * 7), 3)[0] == 12
 
 
 def test_in_one_process_tasks_end_in_order():

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from easi3r_jax.apps import cost
+from easi3r_jax.apps.evaluate.records import Record, append
 
 #: What the operations and bytes depend on.
 COUNTED = (cost.PRESET, cost.FRAMES, cost.HEIGHT, cost.WIDTH, cost.GRAPH, cost.ITERATIONS, cost.WITH_FLOW)
@@ -53,6 +54,25 @@ def test_sequences_divide_over_devices(run):
         assert code == 0 and not errors
         hours.append(float(re.search(r"own: ([\d.]+) h", out)[1]))
     assert hours[1] == pytest.approx(2 * hours[0], abs=0.02) and hours[2] == pytest.approx(hours[1] / 4, abs=0.01)
+
+
+def test_workers_are_simulated_from_what_an_evaluation_took(run, tmp_path):
+    code, _, errors = run(f"--records={tmp_path}")
+    assert code == 1 and "no sequence was evaluated" in errors
+    timed = [
+        Record("synthetic", str(n), 0, "0", frames, {}, None, seconds, {}, "cpu", "0", n)
+        for n, (frames, seconds) in enumerate([(8, 10.0), (30, 60.0), (8, 14.0)])
+    ]
+    failed = Record("synthetic", "bad", 0, "0", 8, {}, "why", 1e6, {}, "cpu", "0", 9)
+    append(tmp_path / "results.jsonl", *timed, failed)
+    code, out, errors = run(f"--records={tmp_path}", "--sequences=3000", "--compile_seconds=30")
+    assert code == 0 and not errors and "3000 sequences of 2 shapes" in out
+    found = {
+        int(a): (float(b), float(c)) for a, b, c in re.findall(r"^  (\d+) +([\d.]+) +([\d.]+) ", out, re.MULTILINE)
+    }
+    assert found[1][0] == pytest.approx(3000 * 28 / 3600, rel=0.05)  # the mean of the three
+    assert all(share > 0.95 for workers, (_, share) in found.items() if workers <= 16)
+    assert found[64][0] < found[32][0]
 
 
 def test_every_kind_of_work_has_its_rate(run):

@@ -380,8 +380,12 @@ def test_too_little_memory_names_a_flag_that_there_is(capsys):
 
 def check(objective, network, is_static):
     source = PairSource({}, None, lambda count: None, is_static, (), dict, lambda step, size: None)  # pyright: ignore
-    chosen = {"matching_weight": train.MATCHING.value, "attention_weight": train.ATTENTION.value}
-    return lambda: train.check_terms(TrainConfig(objective=objective), network, source, chosen)
+
+    def work() -> None:
+        chosen = {"matching_weight": train.MATCHING.value, "attention_weight": train.ATTENTION.value}
+        train.check_terms(TrainConfig(objective=objective), network, source, chosen)
+
+    return work
 
 
 BOTH = ObjectiveConfig(matching_weight=0.1, attention_weight=0.2)
