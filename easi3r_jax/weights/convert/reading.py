@@ -7,6 +7,7 @@ steps release the interpreter's lock. At most `_AHEAD` tensors are on their way.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -14,7 +15,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 from concurrent import futures
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -71,6 +72,8 @@ class Reading:
     def finish(self) -> str:
         """The SHA-256 of the file with the weights, in hexadecimal; "" if they are in no file.
 
+        Of several files: the SHA-256 of the lines that `sha256sum *.safetensors` prints for them.
+
         Raises:
           CheckpointError: tensors with NaN or infinite numbers, or a source that changed while it was read.
         """
@@ -88,7 +91,7 @@ class Reading:
         total, done = _megabytes(sum(t.nbytes for r in self._recipes.values() for _, t in r.tensors)), 0
         self._progress("convert", 0, total, "")
         waiting: collections.deque[tuple[_Job, futures.Future[None]]] = collections.deque()
-        jobs, hashed = self._jobs(), _Hash(self.source.files[0] if self.source.files else None)
+        jobs, hashed = self._jobs(), _Hashes(_weight_files(self.source))
         with hashed, _pool(_THREADS) as pool:
             while jobs or waiting:
                 if jobs and len(waiting) < _AHEAD:
@@ -122,10 +125,11 @@ class Reading:
             job.names.append(name)
             job.places += [place] if place is not None else []
 
-        def offset(job: _Job) -> int:
-            return -1 if job.tensor.location is None else job.tensor.location.offset
+        def where(job: _Job) -> tuple[str, int]:
+            location = job.tensor.location
+            return ("", -1) if location is None else (os.fspath(location.path), location.offset)
 
-        return collections.deque(sorted(jobs.values(), key=offset))
+        return collections.deque(sorted(jobs.values(), key=where))
 
     def _convert(self, job: _Job, stored: np.ndarray | None, arrays: dict[str, np.ndarray]) -> None:
         tensor = job.tensor
@@ -136,6 +140,49 @@ class Reading:
         for target, row in job.places:
             recipe = self._recipes[target]
             recipe.transform.write(array, arrays[target][row] if recipe.stacked else arrays[target])
+
+
+def _weight_files(source: OpenedWeights) -> list[pathlib.Path]:
+    """The files that hold the weights, by name."""
+    found = {tensor.location.path for tensor in source.tensors.values() if tensor.location is not None}
+    return sorted(found) or list(source.files[:1])
+
+
+class _Hashes:
+    """The SHA-256 of one file, or of several that are read one after the other, by name."""
+
+    def __init__(self, paths: list[pathlib.Path]):
+        self._paths, self._digests = paths, []
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> _Hashes:
+        self._current = self._stack.enter_context(_Hash(self._paths[0] if self._paths else None))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def read(self, tensor: LazyTensor) -> np.ndarray:
+        """The elements of a tensor as they are stored."""
+        assert tensor.location is not None
+        while tensor.location.path != self._paths[len(self._digests)]:
+            self._next()
+        return self._current.read(tensor)
+
+    def hexdigest(self) -> str:
+        """Of everything, the rest of which is read now; "" without a file."""
+        while len(self._digests) < len(self._paths) - 1:
+            self._next()
+        last = self._current.hexdigest()
+        if len(self._paths) < 2:
+            return last
+        names = zip([*self._digests, last], self._paths, strict=True)
+        return hashlib.sha256("".join(f"{digest}  {path.name}\n" for digest, path in names).encode()).hexdigest()
+
+    def _next(self) -> None:
+        self._digests.append(self._current.hexdigest())
+        self._stack.close()
+        self._current = self._stack.enter_context(_Hash(self._paths[len(self._digests)]))
 
 
 class _Hash:

@@ -17,9 +17,11 @@ from safetensors import SafetensorError, safe_open
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.weights.convert import flow_table
 from easi3r_jax.weights.convert.model_string import parse_arguments
-from easi3r_jax.weights.convert.tensors import LazyTensor, Location, OpenedWeights, as_float32
+from easi3r_jax.weights.convert.tensors import LazyTensor, Location, OpenedWeights, as_float32, without_wrappers
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+#: Of weights in several files: which one holds each tensor.
+INDEX = "model.safetensors.index.json"
 _DTYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -34,20 +36,35 @@ _DTYPES = {
 }
 
 
+def holds_weights(folder: pathlib.Path) -> bool:
+    """Whether a folder has weights in this layout.
+
+    Raises:
+      OSError: no permission, or a name that is too long.
+    """
+    return (folder / WEIGHTS).exists() or (folder / INDEX).exists()
+
+
 def open_folder(folder: pathlib.Path, *, name: str = "", licence: str | None = None) -> OpenedWeights:
-    """Opens a folder of `model.safetensors` and `config.json`.
+    """Opens a folder of `model.safetensors` and `config.json`, or of an index and several files of weights.
 
     Raises:
       CheckpointError: a missing or damaged file, or an unknown network.
     """
-    weights, config = folder / WEIGHTS, folder / CONFIG
-    tensors, duplicates = read_header(weights)
+    config = folder / CONFIG
+    if (folder / INDEX).exists() and not (folder / WEIGHTS).exists():
+        tensors, weights = _read_parts(folder)
+        duplicates = ()
+    else:
+        weights = (folder / WEIGHTS,)
+        tensors, duplicates = read_header(folder / WEIGHTS)
+    tensors = without_wrappers(tensors)
     if (flow := flow_table.network_of(tensors)) is not None:  # its config.json, if any, describes its training
-        return OpenedWeights(name or str(folder), (weights,), flow, tensors, duplicates, licence or flow_table.LICENCE)
-    arguments = _read_config(config)
+        return OpenedWeights(name or str(folder), weights, flow, tensors, duplicates, licence or flow_table.LICENCE)
+    arguments = _read_json(config, f"it describes the architecture of {WEIGHTS}")
     try:
         return OpenedWeights(
-            name or str(folder), (weights, config), parse_arguments(arguments), tensors, duplicates, licence
+            name or str(folder), (*weights, config), parse_arguments(arguments), tensors, duplicates, licence
         )
     except CheckpointError as error:
         _refuse(config, str(error), error)
@@ -66,6 +83,27 @@ def read_header(path: pathlib.Path) -> tuple[dict[str, LazyTensor], tuple[str, .
         raise CheckpointError(f"Cannot read {path}: {error.strerror or error}.") from error
     except SafetensorError as error:
         _refuse(path, f"it is truncated or damaged ({error}): download or copy it again", error)
+
+
+def _read_parts(folder: pathlib.Path) -> tuple[dict[str, LazyTensor], tuple[pathlib.Path, ...]]:
+    """Tensors of the files that an index names, and these files with the index."""
+    index = folder / INDEX
+    placed = _read_json(index, "it says in which file each tensor is").get("weight_map")
+    if not isinstance(placed, dict) or not placed:
+        _refuse(index, "it has no 'weight_map'")
+    for part in placed.values():  # names of files beside it, never paths
+        if not isinstance(part, str) or not part.endswith(".safetensors") or pathlib.PurePath(part).name != part:
+            _refuse(index, f"{str(part)[:100]!r} is not the name of a file of weights")
+    parts = sorted(set(placed.values()))
+    tensors: dict[str, LazyTensor] = {}
+    for part in parts:
+        found, repeated = read_header(folder / part)
+        wanted = {name for name, where in placed.items() if where == part}
+        if repeated or found.keys() != wanted:
+            odd = sorted([*repeated, *(found.keys() ^ wanted)])
+            _refuse(folder / part, f"it and {INDEX} do not agree about {odd[0][:100]!r}")
+        tensors |= found
+    return tensors, (*(folder / part for part in parts), index)
 
 
 def _tensor(path: pathlib.Path, name: str, entry: dict[str, Any], start: int) -> LazyTensor:
@@ -92,13 +130,14 @@ def _header(path: pathlib.Path) -> tuple[dict[str, dict[str, Any]], int, tuple[s
     return entries, 8 + size, tuple(name for name, count in collections.Counter(seen).items() if count > 1)
 
 
-def _read_config(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: pathlib.Path, purpose: str) -> dict[str, Any]:
+    """A JSON object; `purpose` is said where it is missing."""
     try:
         with path.open("rb") as file:
             raw = file.read(1 << 20)
         arguments = json.loads(raw)  # accepts the Infinity in configurations of the hub
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing: it describes the architecture of {WEIGHTS}.") from error
+        raise CheckpointError(f"{path} is missing: {purpose}.") from error
     except OSError as error:
         raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

@@ -32,7 +32,7 @@ def open_source(source: str | os.PathLike[str], progress: Progress = silent) -> 
     path = pathlib.Path(os.path.expanduser(source))
     try:
         is_folder, exists = path.is_dir(), path.exists()
-        has_weights = (path / safetensors_folder.WEIGHTS).exists()
+        has_weights = safetensors_folder.holds_weights(path)
     except OSError as error:  # no permission, or a name that is too long
         raise CheckpointError(f"Cannot read {path}: {error.strerror}.") from error
     if is_folder:

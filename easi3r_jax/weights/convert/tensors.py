@@ -29,6 +29,9 @@ ITEM_SIZES = {
 ByteOrder = Literal["little", "big"]
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
+#: Prefixes that wrappers add to the names of a network.
+_WRAPPERS = ("module.", "_orig_mod.")
+
 
 @dataclasses.dataclass(frozen=True)
 class Location:
@@ -87,7 +90,7 @@ class OpenedWeights:
 
     Attributes:
       name: as the user gave it.
-      files: its files, the weights first.
+      files: its files, those of the weights first.
       config: the architecture.
       tensors: the network's tensors by name.
       duplicates: names that occur more than once.
@@ -100,6 +103,19 @@ class OpenedWeights:
     tensors: dict[str, LazyTensor]
     duplicates: tuple[str, ...]
     licence: str | None = None
+
+
+def without_wrappers(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The tensors without the prefixes that wrappers of a network add to all names.
+
+    `DataParallel` and its like add "module.", `torch.compile` "_orig_mod.".
+    """
+    while tensors:
+        prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in tensors)), None)
+        if prefix is None:
+            break
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def read_array(path: pathlib.Path, offset: int, count: int, dtype: str, byteorder: ByteOrder = "little") -> np.ndarray:

@@ -21,7 +21,16 @@ import numpy as np
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.weights.convert import flow_table, pickles
 from easi3r_jax.weights.convert.model_string import parse_model_string
-from easi3r_jax.weights.convert.tensors import ITEM_SIZES, ByteOrder, LazyTensor, Location, OpenedWeights, as_float32
+from easi3r_jax.weights.convert.pickled import Placeholder, Storage, TensorSpec
+from easi3r_jax.weights.convert.tensors import (
+    ITEM_SIZES,
+    ByteOrder,
+    LazyTensor,
+    Location,
+    OpenedWeights,
+    as_float32,
+    without_wrappers,
+)
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -44,7 +53,7 @@ class TorchFile:
     data: dict[str, _Data]
     byteorder: ByteOrder
 
-    def lazy(self, spec: pickles.TensorSpec) -> LazyTensor:
+    def lazy(self, spec: TensorSpec) -> LazyTensor:
         """A lazy tensor for one of the object's tensors."""
         dtype, data = spec.storage.dtype, self.data[spec.storage.key]
         identity = (spec.storage.key, dtype, spec.offset, spec.shape, spec.stride)
@@ -52,7 +61,7 @@ class TorchFile:
         location = Location(self.path, start, spec.extent, dtype, self.byteorder)
         return LazyTensor.stored(spec.shape, location, lambda flat: self._decode(spec, flat), identity)
 
-    def _decode(self, spec: pickles.TensorSpec, flat: np.ndarray) -> np.ndarray:
+    def _decode(self, spec: TensorSpec, flat: np.ndarray) -> np.ndarray:
         dtype, data = spec.storage.dtype, self.data[spec.storage.key]
         # A checksum covers a whole storage. Nearly every tensor is a whole storage.
         if (
@@ -94,8 +103,7 @@ def open_torch_file(path: pathlib.Path) -> TorchFile:
 def open_pth(path: pathlib.Path) -> OpenedWeights:
     """Opens an official checkpoint: {"args": Namespace(model=...), "model": state dict, ...}, or a flow network's.
 
-    Other entries, such as the optimiser's state, are not read. A flow network's file is only its state dict; its names
-    may begin with "module.".
+    Other entries, such as the optimiser's state, are not read. A flow network's file is only its state dict.
     """
     file = open_torch_file(path)
     root = file.root
@@ -108,36 +116,33 @@ def open_pth(path: pathlib.Path) -> OpenedWeights:
     if not isinstance(string, str):
         _refuse(path, "it does not say which network it is for ('args.model' is missing)")
     others = [
-        key
+        (key, value)
         for key, value in root["model"].items()
-        if not (isinstance(key, str) and isinstance(value, pickles.TensorSpec))
+        if not (isinstance(key, str) and isinstance(value, TensorSpec))
     ]
     if others:
-        _refuse(path, f"in its 'model', {str(others[0])[:80]!r} is not a named tensor")
+        key, value = others[0]
+        kind = repr(value.name) if isinstance(value, Placeholder) else type(value).__name__
+        _refuse(path, f"in its 'model', {str(key)[:80]!r} is not a named tensor, but {kind}")
     try:
         config = parse_model_string(string)
     except CheckpointError as error:
         _refuse(path, str(error), error)
-    tensors = {key: file.lazy(value) for key, value in root["model"].items()}
+    tensors = without_wrappers({key: file.lazy(value) for key, value in root["model"].items()})
     duplicates = tuple(getattr(root["model"], "duplicates", ()))
     return OpenedWeights(str(path), (path,), config, tensors, duplicates)
 
 
 def _flow_network(path: pathlib.Path, file: TorchFile, root: dict[Any, Any]) -> OpenedWeights | None:
     """The source in a flow network's file; None for other files."""
-    tensors: dict[str, LazyTensor] = {}
-    duplicates: list[str] = list(getattr(root, "duplicates", ()))
-    for key, value in root.items():
-        if not (isinstance(key, str) and isinstance(value, pickles.TensorSpec)):
-            return None
-        name = key.removeprefix("module.")
-        if name in tensors:
-            duplicates.append(name)
-        tensors[name] = file.lazy(value)
+    if not all(isinstance(key, str) and isinstance(value, TensorSpec) for key, value in root.items()):
+        return None
+    tensors = without_wrappers({key: file.lazy(value) for key, value in root.items()})
     config = flow_table.network_of(tensors)
     if config is None:
         return None
-    return OpenedWeights(str(path), (path,), config, tensors, tuple(duplicates), flow_table.LICENCE)
+    duplicates = tuple(getattr(root, "duplicates", ()))
+    return OpenedWeights(str(path), (path,), config, tensors, duplicates, flow_table.LICENCE)
 
 
 def _refuse(path: pathlib.Path, reason: str, cause: Exception | None = None) -> NoReturn:
@@ -182,7 +187,7 @@ def _open_zip(path: pathlib.Path, file: io.BufferedReader, size: int) -> TorchFi
 
     data: dict[str, _Data] = {}
 
-    def find_storage(key: str, dtype: str, numel: int) -> pickles.Storage:
+    def find_storage(key: str, dtype: str, numel: int) -> Storage:
         entry = records.get(f"data/{key}")
         if entry is None:
             raise CheckpointError("the data of a tensor is missing")
@@ -190,7 +195,7 @@ def _open_zip(path: pathlib.Path, file: io.BufferedReader, size: int) -> TorchFi
             raise CheckpointError(f"{numel} elements of {dtype} do not fill {entry.file_size} bytes")
         if key not in data:
             data[key] = _Data(_data_offset(path, file, entry, size), entry.CRC if checked else None)
-        return pickles.Storage(key, dtype, numel)
+        return Storage(key, dtype, numel)
 
     root = _load(path, io.BytesIO(pickled), find_storage)
     return TorchFile(path, root, data, byteorder)
@@ -214,15 +219,15 @@ def _data_offset(path: pathlib.Path, file: io.BufferedReader, entry: zipfile.Zip
 def _open_legacy(path: pathlib.Path, file: io.BufferedReader, size: int) -> TorchFile:
     # The pickles come first; only the data after them is large.
     head = io.BytesIO(file.read(pickles.MAX_PICKLE_BYTES))
-    storages: dict[str, pickles.Storage] = {}
+    storages: dict[str, Storage] = {}
 
     def no_storage(key: str, dtype: str, numel: int) -> NoReturn:
         raise CheckpointError("the pickle is damaged (unexpected reference to data)")
 
-    def find_storage(key: str, dtype: str, numel: int) -> pickles.Storage:
+    def find_storage(key: str, dtype: str, numel: int) -> Storage:
         if numel * ITEM_SIZES[dtype] > size:
             raise CheckpointError(f"it should have {numel} elements of {dtype}, but it is too short")
-        storage = pickles.Storage(key, dtype, numel)
+        storage = Storage(key, dtype, numel)
         if storages.setdefault(key, storage) != storage:
             raise CheckpointError("it describes the same data in two ways")
         return storage

@@ -1,5 +1,6 @@
 """Folders of `model.safetensors` and `config.json`; headers are checked against the file."""
 
+import hashlib
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from easi3r_jax.core.errors import CheckpointError
+from easi3r_jax.models import parameters_of
 from easi3r_jax.weights.checkpoint import load_checkpoint, load_metadata
 from easi3r_jax.weights.convert import convert, open_source
 from easi3r_jax.weights.convert.safetensors_folder import read_header
@@ -46,6 +48,56 @@ def test_lists_and_pythons_infinity_are_understood(files):
 def test_the_folder_and_its_file_are_the_same_source(files):
     by_file = open_source(files / "hf_tiny" / "model.safetensors")
     assert by_file.tensors.keys() == open_source(files / "hf_tiny").tensors.keys()
+
+
+def in_parts(folder, weights, count=3):
+    """Writes weights into so many files with an index, as model hubs do with large ones."""
+    names, placed = sorted(weights), {}
+    for k in range(count):
+        file = f"model-{k + 1:05d}-of-{count:05d}.safetensors"
+        part = names[k::count]
+        save_file({name: weights[name] for name in part}, folder / file)
+        placed |= dict.fromkeys(part, file)
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    return placed
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_weights_in_several_files_are_those_in_one(folder, weights, tmp_path, prefix):
+    one = convert(folder(weights), tmp_path / "one")
+    parts = folder({prefix + name: array for name, array in weights.items()})
+    in_parts(parts, {prefix + name: array for name, array in weights.items()})
+    several = convert(parts, tmp_path / "several")
+    assert several.parameters == one.parameters
+    first, second = (parameters_of(load_checkpoint(tmp_path / name)[1]) for name in ("one", "several"))
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name])
+    lines = "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+        for path in sorted(parts.glob("*.safetensors"))
+    )
+    assert load_metadata(tmp_path / "several")[1]["source_sha256"] == hashlib.sha256(lines.encode()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda placed: {}, "no 'weight_map'"),
+        (lambda placed: placed | {"more": "model-00001-of-00003.safetensors"}, "do not agree about 'more'"),
+        (lambda placed: dict(list(placed.items())[1:]), "do not agree about"),
+        (lambda placed: placed | {"more": "../model.safetensors"}, "is not the name of a file"),
+        (lambda placed: placed | {"more": "model-00004-of-00003.safetensors"}, "is missing"),
+        (lambda placed: placed | {"more": 3}, "is not the name of a file"),
+    ],
+)
+def test_an_index_that_does_not_fit_is_refused(folder, weights, change, says):
+    path = folder(weights)
+    placed = in_parts(path, weights)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": change(placed)}))
+    with pytest.raises(CheckpointError, match=says):
+        open_source(path)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
