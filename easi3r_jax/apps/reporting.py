@@ -13,7 +13,6 @@ from easi3r_jax.apps.environment import peak_memory_bytes
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.apps.report_page import report_page
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.geometry.procrustes import register_similarity
 from easi3r_jax.core.types import Progress, Reconstruction
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.io import remote
@@ -157,7 +156,7 @@ def true_centres(saved: Reconstruction, ground_truth: str = "") -> tuple[np.ndar
         estimate = np.asarray(saved.scene.world_from_cam)
         if metrics.pose_metrics(estimate, truth)["ate"] is None:
             return None, "no similarity aligns the true path: too few frames, or a static camera"
-        scale, rotation, translation = register_similarity(estimate[:, :3, 3], truth[:, :3, 3])
+        scale, rotation, translation = metrics.path_similarity(estimate, truth)
         if not scale > 0:
             return None, "no similarity aligns the true path: the paths have nothing in common"
         return (truth[:, :3, 3] - translation) @ rotation / scale, ""
