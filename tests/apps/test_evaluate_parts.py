@@ -377,8 +377,11 @@ def test_runs_are_compared_over_common_sequences_and_their_newest_configuration(
                 values_of_seed = {"abs_rel": value + offset, "sq_rel": None, "pixels": 10}
                 records.append(path, record(name, seed, values_of_seed, ended=2.0))
         records.append(path, record("w", error="broken", ended=3.0))
-    (found,) = compare.compare(tmp_path / "a", tmp_path / "b")
+    (found, other), notes = compare.compare(tmp_path / "a", tmp_path / "b")
     assert (found.name, found.count, found.first, found.second, found.difference) == ("abs_rel", 2, 1.5, 2.5, 1.0)
+    assert found.of == (4, 3) and (other.name, other.first, other.undefined) == ("sq_rel", None, (0, 0, 2))
+    assert notes[0] == "A: set has 2 configurations; the newest is compared."
+    assert notes[2] == "set: 2 of 4 and 3 sequences, left out: failed in A and B: w; not in B: z."
     assert found.low is None and "-" in compare.printed([found])
     known = dataclasses.replace(found, low=0.5, high=1.5)
     line = compare.printed([known]).splitlines()[-1]

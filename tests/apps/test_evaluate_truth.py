@@ -204,3 +204,58 @@ def test_a_file_with_a_pose_a_frame_keeps_its_order_or_is_refused(here, stand_in
         assert recorded(tmp_path)[folder.name]["poses"]["ate"] < 1e-5
     else:
         assert done.returncode == 1 and "groundtruth_90.txt" in done.stderr and "line 6" in done.stderr
+
+
+# --- comparisons -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_runs(here, stand_in, tmp_path):
+    """Run a: four clips, one of which moves. Run b: two of these, two others, and two seeds."""
+    for root, names in (("a", "pqrs"), ("b", "rstu")):
+        for name in names:
+            path = arc(4) if name == "r" else np.tile(np.eye(4), (4, 1, 1))
+            write_clip(tmp_path / root / name, 4, world_from_cam=path, depth=np.ones((4, H, W), np.float32))
+    for root, flags in (("a", []), ("b", ["--seeds=2"])):
+        done = evaluate(here, tmp_path, "custom", tmp_path / root, *flags)
+        assert done.returncode == 0, done.stderr
+        (tmp_path / "run").rename(tmp_path / f"run_{root}")
+    return tmp_path / "run_a", tmp_path / "run_b"
+
+
+def compared(here, runs):
+    done = here("evaluate", "--compare", *map(str, runs))
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.lstrip().startswith("custom ")]
+    return done.stdout, {line.split()[2]: " ".join(line.split()[3:]) for line in rows}
+
+
+def test_a_comparison_says_what_it_leaves_out(here, two_runs):
+    out, rows = compared(here, two_runs)
+    assert "custom: 2 of 4 and 4 sequences, left out: not in B: p, q; not in A: t, u." in out
+    assert "custom: other seeds in 2 of 2 sequences, r (A: 0; B: 0, 1), s (A: 0; B: 0, 1)" in out
+    assert rows["abs_rel"].startswith("2 of 4 and 4 ")
+    assert rows["ate"].startswith("1 of 4 and 4 (undefined: 1 in both) ")
+
+
+def test_a_comparison_counts_what_is_undefined_on_one_side_and_what_is_not_finite(here, two_runs):
+    path = two_runs[0] / "results.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for entry in lines:
+        if entry["sequence"] == "r":
+            entry["metrics"]["depth"]["abs_rel"] = None
+    text = "".join(json.dumps(entry) + "\n" for entry in lines)
+    path.write_text(text)
+    _, rows = compared(here, two_runs)
+    assert rows["abs_rel"].startswith("1 of 4 and 4 (undefined: 1 in A) ")
+    for wrong in ("NaN", "1e999"):
+        path.write_text(text.replace('"abs_rel": null', f'"abs_rel": {wrong}'))
+        out, rows = compared(here, two_runs)
+        assert "A: results.jsonl, line 3 is not a valid record, and is left out." in out
+        assert "left out: not in B: p, q; not in A: r, t, u." in out
+        assert rows["abs_rel"].startswith("1 of 3 and 4 ") and "nan" not in out.lower().replace("a valid", "")
+
+
+def test_equal_runs_are_compared_without_a_note(here, two_runs):
+    out, rows = compared(here, (two_runs[1], two_runs[1]))
+    assert rows["abs_rel"].startswith("4 ") and "left out" not in out and "seeds" not in out
