@@ -92,7 +92,7 @@ METHOD = MethodFlags(FLAGS, GivenFlags)
 GIVEN = METHOD.known
 
 _OUTPUT = FLAGS.group("Output")
-OUTPUT = _OUTPUT.string(
+OUTPUT = _OUTPUT.output_folder(
     "output", "", "Folder of the result, or its address (default: results/<sequence name>). An older one is replaced."
 )
 FOREGROUND = _OUTPUT.string(
@@ -101,7 +101,9 @@ FOREGROUND = _OUTPUT.string(
 CLOUD_CONFIDENCE = _OUTPUT.number(
     "cloud_confidence", export.MIN_CONFIDENCE, "Minimum confidence of static points in scene.glb and scene.ply."
 )
-CLOUD_POINTS = _OUTPUT.integer("cloud_points", 2_000_000, "Maximum number of points in each of them.", at_least=1)
+CLOUD_POINTS = _OUTPUT.integer(
+    "cloud_points", 2_000_000, "Maximum number of points in each of them.", at_least=1, at_most=10**9
+)
 EXPORT = _OUTPUT.string(
     "export",
     "",
@@ -121,7 +123,7 @@ COMPARE = _OUTPUT.boolean(
 _COMPUTE = FLAGS.group("Computation")
 PRECISION = precision_flag(_COMPUTE)
 DEVICES = devices_flag(_COMPUTE)
-SEED = _COMPUTE.integer("seed", 0, "Seed of k-means and RANSAC.", at_least=0)
+SEED = _COMPUTE.seed("seed", 0, "Seed of k-means and RANSAC.")
 
 CLUSTER = ClusterFlags(FLAGS)
 

@@ -74,15 +74,18 @@ FINETUNE = _RUN.choice(
     "Replaces --preset and requires --checkpoint.",
 )
 CHECKPOINT = _RUN.string("checkpoint", "", "Initial weights, as for reconstruct (default: random).")
-OUTPUT = _RUN.string("output", "", "Folder of the run, or its address (default: runs/<preset or finetune>).")
+OUTPUT = _RUN.output_folder("output", "", "Folder of the run, or its address (default: runs/<preset or finetune>).")
 RESUME = _RUN.boolean(
     "resume", False, "Resume from the newest readable state in the run's folder, with the same options."
 )
 STEPS = _RUN.integer(
-    "steps", 0, "Steps of the complete run; the learning rate schedule ends at the last (0: the preset's)."
+    "steps",
+    0,
+    "Steps of the complete run; the learning rate schedule ends at the last (0: the preset's).",
+    at_most=10**9,
 )
-STOP_AFTER = _RUN.integer("stop_after", 0, "Stop after this many steps, to be resumed later (0: never).")
-SEED = _RUN.integer("seed", 0, "Seed of the initial weights and the data.")
+STOP_AFTER = _RUN.integer("stop_after", 0, "Stop after this many steps, to be resumed later (0: never).", at_most=10**9)
+SEED = _RUN.seed("seed", 0, "Seed of the initial weights and the data.")
 
 _DATA = FLAGS.group("Data")
 DATA = _DATA.string(
@@ -106,7 +109,7 @@ _OPTIMISER = FLAGS.group("Optimiser")
 OPTIMISER = _OPTIMISER.choice(
     "optimiser", "preset", ["preset", "adamw", "muon"], "AdamW, or Muon for the blocks' matrices."
 )
-LEARNING_RATE = _OPTIMISER.number("learning_rate", 0.0, "Highest learning rate (0: the preset's).", at_least=0.0)
+LEARNING_RATE = _OPTIMISER.number("learning_rate", 0.0, "Highest learning rate (0: the preset's).", at_most=10.0)
 PRECISION = precision_flag(_OPTIMISER, " Parameters, loss and averages are float32.")
 
 _REPORT = FLAGS.group("Reports")
