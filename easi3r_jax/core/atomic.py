@@ -53,7 +53,7 @@ def ensure_writable(path: str | os.PathLike, *, marker: str) -> None:
 
 
 def ensure_usable(path: str | os.PathLike[str]) -> None:
-    """Fails now where nothing could be written into a folder. What it holds is checked by who writes: `ensure_writable`.
+    """Fails now where nothing could be written into a folder. Whoever writes checks what it holds: `ensure_writable`.
 
     Raises:
       OutputError: no permission, a read-only or full disk, a file in the way.

@@ -1,6 +1,6 @@
 """All flags of all programs: what no one means is refused in one wording, outputs are tried before the work.
 
-Programs run in this process, up to where their work begins: there, `Began` is raised instead.
+Programs run in this process, up to where their work begins: there, `BeganError` is raised instead.
 """
 
 import importlib
@@ -50,7 +50,7 @@ NEEDED = {
 }
 
 
-class Began(Exception):
+class BeganError(Exception):
     """The program has accepted its flags."""
 
 
@@ -62,7 +62,7 @@ def begin(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(cli.Flags, "keeps_compiled", False)
 
     def began(*_, **__):
-        raise Began
+        raise BeganError
 
     def begin(program, *arguments):
         for place in WORK[program]:
@@ -70,7 +70,7 @@ def begin(monkeypatch, tmp_path, capsys):
         module = MODULES[program]
         try:
             code = module.FLAGS.execute(module.main, [program, *NEEDED.get(program, ()), *arguments])
-        except Began:
+        except BeganError:
             return True, 0, ""
         return False, code, capsys.readouterr().err
 
