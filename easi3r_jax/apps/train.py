@@ -32,7 +32,8 @@ from easi3r_jax.apps.method_flags import precision_flag
 from easi3r_jax.apps.run_folder import held, save_so_far
 from easi3r_jax.apps.training_data import PairSource, open_source
 from easi3r_jax.apps.training_log import TrainingLog, preview
-from easi3r_jax.apps.training_record import describe, described_network
+from easi3r_jax.apps.training_record import describe, described_network, named_weights
+from easi3r_jax.apps.training_rescue import rescuing, save_finite_state
 from easi3r_jax.apps.validate import measure, shown
 from easi3r_jax.core import interrupt, sharding
 from easi3r_jax.core.atomic import atomic_file
@@ -44,7 +45,7 @@ from easi3r_jax.training.batch import ViewPairs
 from easi3r_jax.training.config import TrainConfig
 from easi3r_jax.training.step import TrainState, averaged_model, init_state, make_step
 from easi3r_jax.training.validation import evaluate
-from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, load_newest, save_checkpoint, save_state, state_options
+from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, load_newest, save_checkpoint, state_options
 from easi3r_jax.weights.load import load_model_and_metadata
 
 FLAGS = cli.Flags(__doc__, cached=True)
@@ -78,13 +79,16 @@ OUTPUT = _RUN.output_folder("output", "", "Folder of the run, or its address (de
 RESUME = _RUN.boolean(
     "resume", False, "Resume from the newest readable state in the run's folder, with the same options."
 )
+OVERWRITE = _RUN.boolean("overwrite", False, "Delete the run in the folder, and start a new one.")
 STEPS = _RUN.integer(
     "steps",
     0,
     "Steps of the complete run; the learning rate schedule ends at the last (0: the preset's).",
-    at_most=10**9,
+    at_most=99_999_999,
 )
-STOP_AFTER = _RUN.integer("stop_after", 0, "Stop after this many steps, to be resumed later (0: never).", at_most=10**9)
+STOP_AFTER = _RUN.integer(
+    "stop_after", 0, "Stop after this many steps, to be resumed later (0: never).", at_most=99_999_999
+)
 SEED = _RUN.seed("seed", 0, "Seed of the initial weights and the data.")
 
 _DATA = FLAGS.group("Data")
@@ -125,7 +129,7 @@ def main() -> None:
     name = FINETUNE.value if FINETUNE.value != "none" else PRESET.value
     config = training_options()
     writing = remote.writing(OUTPUT.value or pathlib.Path("runs") / name)
-    with writing as target, held(target.folder, resume=RESUME.value) as begun:
+    with writing as target, held(target.folder, resume=RESUME.value, overwrite=OVERWRITE.value) as begun:
         train_in(target, begun, config)
 
 
@@ -166,7 +170,7 @@ def train_in(target: remote.Output, begun: pathlib.Path | None, config: TrainCon
     source = open_source(DATA.value, network.image_size, seed=SEED.value, moving=FINETUNE.value == "monst3r")
     check_terms(config, network, source)
     precision = policy(PRECISION.value)
-    recorded = describe(network, config, source, seed=SEED.value, checkpoint=CHECKPOINT.value) | {
+    recorded = describe(network, config, source, seed=SEED.value, checkpoint=named_weights(CHECKPOINT.value, begun)) | {
         "precision": precision.name,
         "devices": mesh.size,
     }
@@ -195,9 +199,10 @@ def train_in(target: remote.Output, begun: pathlib.Path | None, config: TrainCon
     with atomic_file(run.output / "run.json") as file:
         file.write_text(json.dumps(recorded | {"options": FLAGS.values(), "versions": versions()}, indent=1) + "\n")
     last = min(config.steps, int(state.step) + STOP_AFTER.value) if STOP_AFTER.value else config.steps
-    state = train(run, state, step, last)
     if DATA.value:
         licence += " And the terms of the training data."
+    with rescuing(run.output, state, recorded, network, licence):
+        state = train(run, state, step, last)
     finish(run, averaged_model(state, network), int(state.step), licence)
     if redrawn := source.redrawn():
         print("pairs drawn again: " + ", ".join(f"{count} ({reason})" for reason, count in sorted(redrawn.items())))
@@ -251,7 +256,7 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
             if done % LOG_EVERY.value == 0 or check:
                 log.write_line(done)
             if check:
-                save_state(run.output / "states", done, state, run.recorded)
+                save_finite_state(run.output / "states", done, state, run.recorded)
                 saved = done
                 model = averaged_model(state, run.network)
                 log.validated(done, evaluate(model, some, batch_size=_validation_batch(run.config)))
@@ -259,7 +264,7 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
                 save_so_far(run.target)
         if saved < done:
             log.write_line(done)
-            save_state(run.output / "states", done, state, run.recorded)
+            save_finite_state(run.output / "states", done, state, run.recorded)
         log.close()
         if is_stopping():
             save_so_far(run.target)

@@ -32,7 +32,7 @@ FORMAT = "easi3r_jax checkpoint"
 #: Written; version 1 is read too (see `_stored_name`).
 FORMAT_VERSION = 2
 LICENCE_RELEASED = "CC BY-NC-SA 4.0 (released DUSt3R and MonST3R weights: attribution, non-commercial, share alike)"
-_REMEDY = "Delete it and convert again."
+_REMEDY = "Restore it, or write it again, by the program that made it (convert, train)."
 LICENCE_UNKNOWN = "The terms of the source apply; released DUSt3R and MonST3R weights are CC BY-NC-SA 4.0."
 
 #: Pairs of a parameter's path ("encoder.norm.scale") and its float32 array, in the layout of our network.
