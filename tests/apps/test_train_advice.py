@@ -143,8 +143,8 @@ def test_advice_after_a_nan_is_a_command_that_works(run, tmp_path):
         assert "Not finite at step 3: loss." in message and "step 2" in message
         assert "step 3" in one_line(run("--output=run", "--resume"))  # a replay
     assert load_model(output / "model").config.image_size == (32, 48)
-    checkpoint = re.search(r"--checkpoint=(\S+)", message)[1]
-    done = run(f"--checkpoint={checkpoint}", "--learning_rate=0.00001", "--output=another")
+    (checkpoint,) = re.findall(r"--checkpoint=\S+", message)
+    done = run(checkpoint, "--learning_rate=0.00001", "--output=another")
     assert done.returncode == 0, done.stderr
     assert steps_in(output) == ["step_00000002"]
 

@@ -13,7 +13,6 @@ import threading
 
 import huggingface_hub
 import pytest
-from huggingface_hub.utils import _http
 
 from easi3r_jax.apps import convert as program
 
@@ -69,7 +68,7 @@ def hub(files, tmp_path, monkeypatch):
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(_http.time, "sleep", lambda _: None)
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
         logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it reports its tries
         yield hub
         server.shutdown()
@@ -139,7 +138,8 @@ def test_a_damaged_file_of_the_cache_is_named_and_downloaded_again(hub, run, tmp
     victim.resolve().write_bytes(victim.read_bytes()[:-100])
     code, message = run()
     assert code == 1 and "download or copy it again" not in message
-    path = pathlib.Path(re.search(r"Delete (\S+), and run the same command", message)[1])
+    (named,) = re.findall(r"Delete (\S+), and run the same command", message)
+    path = pathlib.Path(named)
     assert path.parent.name == "blobs" and path == victim.resolve()
     path.unlink()
     assert run() == (0, "")
