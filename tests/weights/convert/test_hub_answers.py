@@ -11,8 +11,8 @@ import pathlib
 import re
 import threading
 
-import huggingface_hub
 import pytest
+from huggingface_hub import constants
 
 from easi3r_jax.apps import convert as program
 
@@ -58,17 +58,16 @@ def hub(files, tmp_path, monkeypatch):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         address = f"http://127.0.0.1:{server.server_port}"
-        constants = huggingface_hub.constants
         monkeypatch.setattr(constants, "ENDPOINT", address)
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+        monkeypatch.setattr("time.sleep", lambda _: None)  # between tries
         logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)  # it reports its tries
         yield hub
         server.shutdown()
@@ -126,7 +125,7 @@ def test_a_download_that_breaks_off_is_no_missing_connection(hub, run):
 
 def test_without_a_connection(hub, run, monkeypatch):
     nowhere = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", nowhere)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", nowhere)
     code, message = run()
     assert code == 1 and "no connection" in message and "By hand" in message
 
