@@ -236,7 +236,7 @@ class MethodFlags(Generic[Known]):
         if self.readout.value:
             if self.motion.value != "attention":
                 raise ConfigError(f"--readout requires --motion=attention, not --motion={self.motion.value}.")
-            load_readout(self.readout.value)
+            load_readout(remote.local(self.readout.value))
         self.known.check_refine(motion=self.motion.value != "none")
         if not self.graph.value.startswith("oneref"):  # its reference may be any frame
             make_edges(2, self.graph.value)

@@ -265,6 +265,7 @@ def record_of(method: Method) -> dict[str, Any]:
     flow = {key: value for key, value in method.weights["flow"].items() if key != "files"}
     return {
         "options": FLAGS.values(),
+        "folder": str(pathlib.Path.cwd()),  # within which relative paths of the options are
         "changed": [flag[2:].split("=")[0] for flag in FLAGS.changed()],
         "pipeline": dataclasses.asdict(method.config),
         "checkpoint": method.weights["checkpoint"],

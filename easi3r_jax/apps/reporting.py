@@ -10,6 +10,7 @@ import numpy as np
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.apps.environment import peak_memory_bytes
+from easi3r_jax.apps.exporting import recorded_path
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.apps.report_page import report_page
 from easi3r_jax.core.errors import InputError
@@ -147,7 +148,9 @@ def true_centres(saved: Reconstruction, ground_truth: str = "") -> tuple[np.ndar
             # What a file says, perhaps somebody else's: not followed without being asked.
             return None, "the clip was read from an address: give its ground truth as --ground_truth"
         else:
-            path = find_sequence(seq, kept).ground_truth if isinstance(seq, str) and isinstance(kept, str) else None
+            known = isinstance(seq, str) and isinstance(kept, str)
+            at = [recorded_path(saved, text) for text in (seq, kept)] if known else []
+            path = find_sequence(*at).ground_truth if at else None
         if path is None:
             return None, "the clip has no ground truth"
         truth = load_arrays(path, saved.frames, ("world_from_cam",)).get("world_from_cam")

@@ -54,7 +54,9 @@ COLOR = _WHERE.choice("color", "RGB", viewer.CHOICES, "Colours of the points in 
 
 
 def main() -> None:
-    names = [SCENE.value] if os.path.exists(SCENE.value) else SCENE.value.split(",")  # a name may contain a comma
+    names = (
+        [SCENE.value] if os.path.exists(os.path.expanduser(SCENE.value)) else SCENE.value.split(",")
+    )  # a name may contain a comma
     folders = [name for name in names if name]
     if not 1 <= len(folders) <= 2:
         given = f" ({len(folders)} were given)" if folders else ""

@@ -33,7 +33,7 @@ ALL = _HOW.boolean("all", True, "Print every row; --noall prints only those that
 
 def main() -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
-    root = pathlib.Path(GOLDEN.value)
+    root = pathlib.Path(GOLDEN.value).expanduser()
     checks = find_checks(root)
     if not checks:
         raise InputError(f"No golden folder at {root}: see docs/parity.md for the format.")

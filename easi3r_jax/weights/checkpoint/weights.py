@@ -123,7 +123,7 @@ def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig | FlowConf
     Raises:
       CheckpointError: not a checkpoint of ours, or of another format version.
     """
-    config, _, metadata = _read_header(pathlib.Path(path))
+    config, _, metadata = _read_header(pathlib.Path(path).expanduser())
     return config, metadata
 
 
@@ -195,7 +195,7 @@ def load_network(
     sharding: jax.sharding.Sharding | None = None,
 ) -> tuple[DUSt3R | FlowNetwork, dict[str, Any]]:
     """As `load_checkpoint`, for any network. Parameters stay float32, whatever the precision."""
-    path = pathlib.Path(path).absolute()
+    path = pathlib.Path(path).expanduser().absolute()
     config, expected, metadata = _read_header(path)
     parameters = _read_weights(path, config, expected, metadata["format_version"], sharding)
     return model_from(config, parameters, precision=precision), metadata
