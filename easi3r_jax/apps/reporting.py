@@ -148,9 +148,9 @@ def true_centres(saved: Reconstruction, ground_truth: str = "") -> tuple[np.ndar
             # What a file says, perhaps somebody else's: not followed without being asked.
             return None, "the clip was read from an address: give its ground truth as --ground_truth"
         else:
-            known = isinstance(seq, str) and isinstance(kept, str)
-            at = [recorded_path(saved, text) for text in (seq, kept)] if known else []
-            path = find_sequence(*at).ground_truth if at else None
+            path = None
+            if isinstance(seq, str) and isinstance(kept, str):
+                path = find_sequence(recorded_path(saved, seq), recorded_path(saved, kept)).ground_truth
         if path is None:
             return None, "the clip has no ground truth"
         truth = load_arrays(path, saved.frames, ("world_from_cam",)).get("world_from_cam")

@@ -32,6 +32,7 @@ def compiled_once():
         return dataclasses.replace(source, held_out=functools.cache(source.held_out))
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.sharding, "split_cpu", lambda *_: None)  # JAX has begun, in this process
         patch.setattr(train, "open_source", open_source)
         patch.setattr(train, "make_step", functools.cache(train.make_step))
         patch.setattr(train, "preview", lambda *_: None)
