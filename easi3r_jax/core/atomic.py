@@ -62,7 +62,7 @@ def ensure_usable(path: str | os.PathLike[str]) -> None:
     try:
         target = target.resolve()
         if target.exists() and not target.is_dir():
-            raise OutputError(f"Cannot write into {target}: it is a file. Choose another folder.")
+            raise OutputError(f"Cannot write into {target}: it is a file; choose another folder.")
         try:
             _try_writing(target)
         except OSError:  # a folder that will be replaced need not be writable
