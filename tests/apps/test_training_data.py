@@ -123,3 +123,8 @@ def test_weights_are_positive(scenes):
     assert (name, weight) == ("pairs", 2.5)
     with pytest.raises(ConfigError, match="must be a number from 1e-09 to 1000000"):
         open_source(f"pairs:{root}:-1", SIZE, seed=0, moving=False)
+
+
+def test_the_seed_of_the_held_out_pairs_is_reserved():
+    with pytest.raises(ConfigError, match="--seed must be below 2147483647"):
+        open_source("", (32, 48), seed=2**31 - 1, moving=False)
