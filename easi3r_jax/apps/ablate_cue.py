@@ -35,7 +35,7 @@ _WHAT = FLAGS.group("What is measured")
 CHECKPOINT = _WHAT.string("checkpoint", "embedded", "Weights, as for experiments.reconstruct.")
 CLIP = _WHAT.string("clip", "demo", "Clip folder NAME with ground truth and a twin NAME_still beside it.")
 GRAPH = _WHAT.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
-SEED = _WHAT.integer("seed", 0, "Seed of k-means.")
+SEED = _WHAT.seed("seed", 0, "Seed of k-means.")
 
 
 def main() -> None:

@@ -44,10 +44,10 @@ Rows = dict[str, dict[str, float | None]]
 
 _CLIPS = FLAGS.group("Clips")
 NUM = _CLIPS.integer("num", 8, "Clips.", at_least=1)
-NUM_FRAMES = _CLIPS.integer("num_frames", 12, "Frames of a clip.", at_least=3)
-SEED = _CLIPS.integer("seed", 0, "Seed of the clips and the noise.")
-NOISE = _CLIPS.number("noise", 0.05, "Noise of the point maps, as a fraction of each point's distance.", at_least=0.0)
-FLOW_NOISE = _CLIPS.number("flow_noise", 0.3, "Noise of the flow, in pixels.", at_least=0.0)
+NUM_FRAMES = _CLIPS.integer("num_frames", 12, "Frames of a clip.", at_least=3, at_most=10_000)
+SEED = _CLIPS.seed("seed", 0, "Seed of the clips and the noise.")
+NOISE = _CLIPS.number("noise", 0.05, "Noise of the point maps, as a fraction of each point's distance.", at_most=10.0)
+FLOW_NOISE = _CLIPS.number("flow_noise", 0.3, "Noise of the flow, in pixels.", at_most=1000.0)
 
 _METHOD = FLAGS.group("Method")
 GRAPH = _METHOD.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
@@ -55,7 +55,7 @@ ITERATIONS = _METHOD.integer("iterations", 300, "Alignment steps.", at_least=1)
 CHECKPOINT = _METHOD.string("checkpoint", "embedded", "Network whose attention gives the masks.")
 
 _OUTPUT = FLAGS.group("Output")
-JSON = _OUTPUT.string("json", "", "Also write the metrics to this file.")
+JSON = _OUTPUT.output_file("json", "Also write the metrics to this file.")
 
 #: Metric -> its heading.
 METRICS = {

@@ -25,12 +25,12 @@ import jax
 import numpy as np
 
 from easi3r_jax import motion
-from easi3r_jax.apps import calibration_clips, cli
+from easi3r_jax.apps import calibration_clips, cli, flag_values
 from easi3r_jax.apps.calibration_metrics import SEGMENTATION, Figures, Pairs, Seen, chosen, measured
 from easi3r_jax.apps.method_flags import checkpoint_flag, precision_flag
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.study.clips import StudyClip
-from easi3r_jax.core.atomic import atomic_folder, check_file, ensure_writable
+from easi3r_jax.core.atomic import atomic_folder, ensure_file_writable, ensure_writable
 from easi3r_jax.core.config import ATTENTION_MOMENTS, GRAM_MOMENTS, ReadoutConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.inference import pipeline
@@ -59,9 +59,13 @@ NUM = _CLIPS.integer(
 DEV_NUM = _CLIPS.integer("dev_num", 16, "Clips on which the settings are chosen.", at_least=1)
 TEST_NUM = _CLIPS.integer("test_num", 24, "Clips of the table.", at_least=1)
 NUM_FRAMES = _CLIPS.integer(
-    "num_frames", 16, "Frames of a rendered clip; the most that are read of a data set's sequence.", at_least=2
+    "num_frames",
+    16,
+    "Frames of a rendered clip; the most that are read of a data set's sequence.",
+    at_least=2,
+    at_most=10_000,
 )
-SEED = _CLIPS.integer("seed", 1, "Seed of rendered clips and of k-means.")
+SEED = _CLIPS.seed("seed", 1, "Seed of rendered clips and of k-means.")
 GRAPH = _CLIPS.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
 
 _FIT = FLAGS.group("Fit")
@@ -80,7 +84,7 @@ MOST_IN_TWINS = _FIT.number(
     "most_in_twins",
     0.6,
     "Highest AUC in the twins, of the objects that would move, that the chosen setting may have (chance: 0.5).",
-    at_least=0,
+    at_most=1.0,
 )
 
 _OUTPUT = FLAGS.group("Output")
@@ -96,7 +100,7 @@ def main() -> None:
     stages = Stages()
     settings()
     if (output := output_path()).suffix == ".json":
-        check_file(output)
+        ensure_file_writable(output)
     else:
         ensure_writable(output, marker="config.json")
     model, _ = load_model_and_metadata(CHECKPOINT.value, PRECISION.value, progress=stages)
@@ -175,7 +179,7 @@ def settings() -> tuple[list[float], list[float], list[float]]:
         raise ConfigError("--clips and --dataset: give one of them.")
     if bool(DATASET.value) != bool(DATA_ROOT.value):
         raise ConfigError("--dataset and --data_root belong together: give both or neither.")
-    return _numbers(HARD, 0, 1), _numbers(REGULARISATION, 0, float("inf")), _numbers(AT_LEAST, 0, 1)
+    return _numbers(HARD, 0, 1), _numbers(REGULARISATION, 0, flag_values.MOST), _numbers(AT_LEAST, 0, 1)
 
 
 def moments_used() -> tuple[str, ...]:
@@ -264,15 +268,13 @@ def write(readout: ReadoutConfig) -> None:
 
 
 def _numbers(holder: Any, low: float, below: float) -> list[float]:
-    try:
-        numbers = [float(word) for word in holder.value.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(low <= number < below for number in numbers):
+    numbers = [flag_values.number_of(word) for word in holder.value.split(",")]
+    known = [n for n in numbers if n is not None and low <= n < below and (n == 0 or n >= flag_values.LEAST_SIZE)]
+    if len(known) < len(numbers):
         raise ConfigError(
             f"--{holder.name}={holder.value}: it must be numbers from {low:g} to below {below:g}, separated by commas."
         )
-    return numbers
+    return known
 
 
 def _best_thresholds(rows: dict[Choice, Figures]) -> list[Choice]:

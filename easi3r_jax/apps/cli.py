@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import math
 import os
 import re
 import sys
@@ -26,10 +25,12 @@ from typing import Any, NoReturn
 
 from absl import flags
 
+from easi3r_jax.apps import flag_values
+from easi3r_jax.core.atomic import ensure_file_writable, ensure_usable
 from easi3r_jax.core.errors import ConfigError, UserError
 
 INTERRUPTED = 130
-_MAX_INTEGER = 2**31 - 1
+_MAX_SEED = 2 * 10**9
 
 #: Flags that determine a program's memory, with the advice to print if memory does not suffice.
 _MEMORY_ADVICE = {
@@ -43,14 +44,10 @@ _MEMORY_ADVICE = {
 }
 
 
-#: Messages of absl and Python on a flag's value, and our wording.
+#: Messages of absl on a flag's value, and our wording; see also `flag_values`.
 _FLAG_MESSAGES = (
-    (r"invalid literal for int\(\) with base 10: .*", "it must be a whole number"),
-    (r"could not convert string to float: .*", "it must be a number"),
     (r"\('Non-boolean argument to boolean flag', .*\)", "it must be true or false"),
-    (rf"\S+ is not an integer in the range \[(\d+), {_MAX_INTEGER}\]", r"it must be a whole number of at least \1"),
-    (r"\S+ is not a number >= (\S+)", r"it must be at least \1"),
-    (r"\S+ is not a (non-negative|positive) number", r"it must be a \1 number"),
+    (r"^flag (--\S*?=.*): (it must)", r"\1: \2"),
 )
 
 
@@ -60,29 +57,68 @@ class Group:
     def __init__(self, title: str, flag_values: flags.FlagValues):
         self.title = title
         self.holders: list[flags.FlagHolder] = []
+        self.output_files: list[flags.FlagHolder] = []
+        self.output_folders: list[flags.FlagHolder] = []
         self._flag_values = flag_values
 
     def _keep(self, holder: flags.FlagHolder) -> flags.FlagHolder:
         self.holders.append(holder)
         return holder
 
-    def string(self, name: str, default: str | None, text: str) -> flags.FlagHolder:
-        return self._keep(flags.DEFINE_string(name, default, text, self._flag_values))
+    def string(
+        self, name: str, default: str | None, text: str, *, may_be_empty: bool | None = None
+    ) -> flags.FlagHolder:
+        """A text. It may be empty if its default is, unless told otherwise."""
+        return self._define(
+            flag_values.Text(not default if may_be_empty is None else may_be_empty), name, default, text
+        )
 
-    def integer(self, name: str, default: int, text: str, *, at_least: int = 0) -> flags.FlagHolder:
-        holder = flags.DEFINE_integer(name, default, text, at_least, _MAX_INTEGER, flag_values=self._flag_values)
-        return self._keep(holder)
+    def output_file(self, name: str, text: str) -> flags.FlagHolder:
+        """A file to write, or nothing. That it can be written is tried before the program begins."""
+        holder = self.string(name, "", text)
+        self.output_files.append(holder)
+        return holder
 
-    def number(self, name: str, default: float, text: str, *, at_least: float | None = None) -> flags.FlagHolder:
-        holder = flags.DEFINE_float(name, default, text, at_least, flag_values=self._flag_values)
-        flags.register_validator(name, math.isfinite, "it must be finite", flag_values=self._flag_values)
-        return self._keep(holder)
+    def output_folder(self, name: str, default: str, text: str) -> flags.FlagHolder:
+        """A folder to write, or its address. That files can be written there is tried before the program begins."""
+        holder = self.string(name, default, text)
+        self.output_folders.append(holder)
+        return holder
+
+    def integer(
+        self, name: str, default: int, text: str, *, at_least: int = 0, at_most: int = flag_values.MOST
+    ) -> flags.FlagHolder:
+        """A whole number between two bounds, which it may equal."""
+        return self._define(flag_values.WholeNumber(at_least, at_most), name, default, text)
+
+    def seed(self, name: str, default: int, text: str) -> flags.FlagHolder:
+        """A seed. Programs add to it, and JAX takes 32 bits."""
+        return self.integer(name, default, text, at_most=_MAX_SEED)
+
+    def number(
+        self,
+        name: str,
+        default: float,
+        text: str,
+        *,
+        at_least: float | None = None,
+        at_most: float = flag_values.MOST,
+    ) -> flags.FlagHolder:
+        """A finite number between two bounds, which it may equal; see `flag_values.Number`.
+
+        The lower bound is 0 by default, or the default value if that is negative: it then stands for something else.
+        """
+        low = min(0.0, default) if at_least is None else at_least
+        return self._define(flag_values.Number(low, at_most), name, default, text)
 
     def boolean(self, name: str, default: bool, text: str) -> flags.FlagHolder:
         return self._keep(flags.DEFINE_bool(name, default, text, self._flag_values))
 
     def choice(self, name: str, default: str, choices: Sequence[str], text: str) -> flags.FlagHolder:
-        return self._keep(flags.DEFINE_enum(name, default, list(choices), text, self._flag_values))
+        return self._define(flag_values.Choice(tuple(choices)), name, default, text)
+
+    def _define(self, parser: flags.ArgumentParser, name: str, default: Any, text: str) -> flags.FlagHolder:
+        return self._keep(flags.DEFINE(parser, name, default, text, self._flag_values))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +197,7 @@ class Flags:
     def describe(self, name: str) -> FlagDescription:
         """Description of the flag with that name."""
         flag = self._flag_values[name]
-        choices = tuple(getattr(flag.parser, "enum_values", None) or ())
-        text = flag.help.strip().removeprefix(f"<{'|'.join(choices)}>: ")  # absl's listing of the choices
-        return FlagDescription(name, text, flag.default, choices)
+        return FlagDescription(name, flag.help.strip(), flag.default, getattr(flag.parser, "enum_values", ()))
 
     def help(self) -> str:
         lines = [self._doc]
@@ -207,9 +241,18 @@ class Flags:
                 from easi3r_jax.apps import compilation  # not above: it imports JAX, which not every program needs
 
                 compilation.use_cache()
+            self._try_outputs()
             main()
 
         return guarded(cached_main, debug=bool(self._debug.value), out_of_memory=self._out_of_memory())
+
+    def _try_outputs(self) -> None:
+        """Fails now where what is written at the end could not be."""
+        for group in self._groups:
+            for holders, ensure in ((group.output_files, ensure_file_writable), (group.output_folders, ensure_usable)):
+                for holder in holders:
+                    if holder.value and "://" not in holder.value:
+                        ensure(holder.value)
 
     def _normalised(self, argument: str) -> str:
         """An argument in absl's spelling: `--export-html=x` becomes `--export_html=x`."""

@@ -35,7 +35,7 @@ SOURCE = _FILES.string(
     "A .pth file (either format of torch.save), a folder of model.safetensors and config.json, an address, or a name "
     "on the Hugging Face hub, downloaded with its client into its cache (location: HF_HOME).",
 )
-OUTPUT = _FILES.string(
+OUTPUT = _FILES.output_folder(
     "output",
     "",
     "Output folder, or its address. An existing checkpoint there is replaced once the new one is complete.",

@@ -42,13 +42,13 @@ from easi3r_jax.models.flow_layers import ITERATIONS as FLOW_ITERATIONS
 FLAGS = cli.Flags(__doc__)
 _WHAT = FLAGS.group("What is evaluated")
 PRESET = _WHAT.choice("preset", "512-dpt", list(PRESETS), "Architecture.")
-FRAMES = _WHAT.integer("frames", 65, "Frames of a sequence.", at_least=3)
-HEIGHT = _WHAT.integer("height", 288, "Pixels.", at_least=16)
-WIDTH = _WHAT.integer("width", 512, "Pixels.", at_least=16)
+FRAMES = _WHAT.integer("frames", 65, "Frames of a sequence.", at_least=3, at_most=100_000)
+HEIGHT = _WHAT.integer("height", 288, "Pixels.", at_least=16, at_most=16384)
+WIDTH = _WHAT.integer("width", 512, "Pixels.", at_least=16, at_most=16384)
 GRAPH = _WHAT.string("graph", "swinstride-5-noncyclic", "Pair graph.")
 ITERATIONS = _WHAT.integer("iterations", 300, "Iterations of the alignment.", at_least=1)
 WITH_FLOW = _WHAT.boolean("flow", False, 'Include optical flow by SEA-RAFT "M".')
-SEQUENCES = _WHAT.integer("sequences", 1, "Number of sequences.", at_least=1)
+SEQUENCES = _WHAT.integer("sequences", 1, "Number of sequences.", at_least=1, at_most=10**9)
 _WHERE = FLAGS.group("Where")
 DEVICES = _WHERE.integer(
     "devices", 1, "Devices over which sequences, or the pairs of each, are distributed.", at_least=1
@@ -60,10 +60,10 @@ EXACT = _WHERE.number(
 )
 COPY = _WHERE.number("copy_gbs", 2000.0, "GB/s read and written by a large copy on one device.", at_least=1e-6)
 NETWORK_SHARE = _WHERE.number(
-    "network_share", 0.5, "Fraction of these rates that all but the alignment reach.", at_least=1e-6
+    "network_share", 0.5, "Fraction of these rates that all but the alignment reach.", at_least=1e-6, at_most=1.0
 )
 ALIGN_SHARE = _WHERE.number(
-    "alignment_share", 0.25, "Fraction of --copy_gbs that the alignment reaches.", at_least=1e-6
+    "alignment_share", 0.25, "Fraction of --copy_gbs that the alignment reaches.", at_least=1e-6, at_most=1.0
 )
 _WORKERS = FLAGS.group("Simulated workers")
 RECORDS = _WORKERS.string("records", "", "Folder of an evaluation: simulate --sequences like those that it has timed.")

@@ -26,11 +26,11 @@ SOURCE = _INPUT.string(
     "source", "auto", f"Images of colmap, nerfstudio and npz, to which their cameras belong: {SOURCE_HELP}"
 )
 CONFIDENCE = _INPUT.number("cloud_confidence", export.MIN_CONFIDENCE, "Minimum confidence of static points.")
-POINTS = _INPUT.integer("cloud_points", 200_000, "Maximum number of points in a cloud.", at_least=1)
+POINTS = _INPUT.integer("cloud_points", 200_000, "Maximum number of points in a cloud.", at_least=1, at_most=10**9)
 
 _OUTPUT = FLAGS.group("Output")
 FORMAT = _OUTPUT.string("format", "", f"One or more, separated by commas: {', '.join(export.FORMATS)}.")
-OUTPUT = _OUTPUT.string(
+OUTPUT = _OUTPUT.output_folder(
     "output",
     "",
     "Folder, or its address, with a subfolder for each format (default: exports in the result). Existing ones are "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -101,6 +102,14 @@ def write_exports(
     return lines
 
 
+def recorded_path(saved: Reconstruction, path: str) -> str:
+    """A path from a result's options, from every folder: a relative one is within the folder of the reconstruction."""
+    folder = saved.record.get("folder")
+    if not path or path == "demo" or not isinstance(folder, str):  # an older result does not say where it was made
+        return path
+    return os.path.join(folder, os.path.expanduser(path))
+
+
 def _clip_of(saved: Reconstruction, source: str) -> tuple[pathlib.Path | None, str]:
     """The path of the originals, or None for the network's frames; and a description for the output."""
     frames = "the network's frames"
@@ -115,6 +124,7 @@ def _clip_of(saved: Reconstruction, source: str) -> tuple[pathlib.Path | None, s
             return None, f"{frames} (config.json names no clip: give it as --source)"
         if is_address(seq):  # what a file says, perhaps somebody else's: not followed without being asked
             return None, f"{frames} (the clip is at {seq}: give it as --source)"
+        seq = recorded_path(saved, seq)
         try:
             clip = find_sequence(seq).frames
         except InputError:

@@ -45,7 +45,7 @@ class NetworkFlags:
         self.masks = group.string(
             "masks", "motion", f"Dynamic regions in the alignment and the result, joined by +: {self._MASKS}"
         )
-        self.dilation = group.integer("mask_dilation", 0, "Pixels by which the masks are dilated.", at_least=0)
+        self.dilation = group.integer("mask_dilation", 0, "Pixels by which the masks are dilated.", at_most=10_000)
         self.refine = group.choice(
             "refine",
             "none",

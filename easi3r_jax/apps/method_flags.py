@@ -29,7 +29,7 @@ def checkpoint_flag(group: cli.Group):
 
 def devices_flag(group: cli.Group):
     """`--devices`."""
-    return group.integer("devices", 0, "Number of this machine's devices to use (0: all).", at_least=0)
+    return group.integer("devices", 0, "Number of this machine's devices to use (0: all).", at_most=10_000)
 
 
 def precision_flag(group: cli.Group, note: str = ""):
@@ -47,7 +47,7 @@ class SizeFlags:
     """Three flags for resizing frames to the network's size, added to a group of a program's flags."""
 
     def __init__(self, group: cli.Group):
-        self.size = group.integer("size", 0, "Long side in pixels (0: the checkpoint's training size).", at_least=0)
+        self.size = group.integer("size", 0, "Long side in pixels (0: the checkpoint's training size).", at_most=16384)
         self.crop = group.boolean("crop", True, "Crop to multiples of the patch size; --nocrop resizes to them.")
         self.square_ok = group.boolean("square_ok", False, "Keep square images square instead of cropping them to 4:3.")
 
@@ -104,8 +104,12 @@ class MethodFlags(Generic[Known]):
         self.reattention = motion.boolean(
             "reattention", True, "Mask dynamic regions inside the attention of a second pass."
         )
-        self.clusters = motion.integer("clusters", 64, "k-means clusters that smooth the motion score.", at_least=1)
-        self.restarts = motion.integer("kmeans_restarts", 4, "Starts of k-means; the best one is kept.", at_least=1)
+        self.clusters = motion.integer(
+            "clusters", 64, "k-means clusters that smooth the motion score.", at_least=1, at_most=100_000
+        )
+        self.restarts = motion.integer(
+            "kmeans_restarts", 4, "Starts of k-means; the best one is kept.", at_least=1, at_most=10_000
+        )
         self.kmeans_iterations = motion.integer(
             "kmeans_iterations", 300, "Maximum number of iterations of each start.", at_least=1
         )
@@ -117,8 +121,12 @@ class MethodFlags(Generic[Known]):
 
         align = flags.group("Alignment")
         self.iterations = align.integer("iterations", 300, "Optimisation steps.", at_least=1)
-        self.learning_rate = align.number("learning_rate", 0.01, "Learning rate of the first step.")
-        self.learning_rate_min = align.number("learning_rate_min", 0.001, "Learning rate of the last step.")
+        self.learning_rate = align.number(
+            "learning_rate", 0.01, "Learning rate of the first step.", at_least=1e-9, at_most=10.0
+        )
+        self.learning_rate_min = align.number(
+            "learning_rate_min", 0.001, "Learning rate of the last step.", at_most=10.0
+        )
         self.schedule = align.choice("schedule", "linear", ["linear", "cosine"], "Learning rate schedule.")
         self.shared_focal = align.boolean("shared_focal", True, "Use one focal length for the whole clip.")
         self.smoothing = align.number(
@@ -128,7 +136,7 @@ class MethodFlags(Generic[Known]):
             "translation_weight", 1.0, "Weight of translation within the smoothness.", at_least=0.0
         )
         self.flow_weight = align.number("flow_weight", 0.01, "Weight of the optical flow.", at_least=0.0)
-        self.flow_start = align.number("flow_start", 0.1, "Fraction of the steps before flow is used.", at_least=0.0)
+        self.flow_start = align.number("flow_start", 0.1, "Fraction of the steps before flow is used.", at_most=1.0)
         self.depth_weight = align.number(
             "depth_weight", 0.0, "Weight of staying close to the initial depth.", at_least=0.0
         )
@@ -152,7 +160,7 @@ class MethodFlags(Generic[Known]):
             "clean_tolerance",
             0.001,
             "A point loses its confidence if it floats in front of other frames' depth by more than this fraction.",
-            at_least=0.0,
+            at_most=1.0,
         )
 
     def pipeline_config(self, seed: int, camera_weight: float = math.inf) -> options.PipelineConfig:
@@ -228,7 +236,7 @@ class MethodFlags(Generic[Known]):
         if self.readout.value:
             if self.motion.value != "attention":
                 raise ConfigError(f"--readout requires --motion=attention, not --motion={self.motion.value}.")
-            load_readout(self.readout.value)
+            load_readout(remote.local(self.readout.value))
         self.known.check_refine(motion=self.motion.value != "none")
         if not self.graph.value.startswith("oneref"):  # its reference may be any frame
             make_edges(2, self.graph.value)

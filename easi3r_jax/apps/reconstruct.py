@@ -94,7 +94,7 @@ METHOD = MethodFlags(FLAGS, GivenFlags)
 GIVEN = METHOD.known
 
 _OUTPUT = FLAGS.group("Output")
-OUTPUT = _OUTPUT.string(
+OUTPUT = _OUTPUT.output_folder(
     "output", "", "Folder of the result, or its address (default: results/<sequence name>). An older one is replaced."
 )
 FOREGROUND = _OUTPUT.string(
@@ -103,7 +103,9 @@ FOREGROUND = _OUTPUT.string(
 CLOUD_CONFIDENCE = _OUTPUT.number(
     "cloud_confidence", export.MIN_CONFIDENCE, "Minimum confidence of static points in scene.glb and scene.ply."
 )
-CLOUD_POINTS = _OUTPUT.integer("cloud_points", 2_000_000, "Maximum number of points in each of them.", at_least=1)
+CLOUD_POINTS = _OUTPUT.integer(
+    "cloud_points", 2_000_000, "Maximum number of points in each of them.", at_least=1, at_most=10**9
+)
 EXPORT = _OUTPUT.string(
     "export",
     "",
@@ -123,7 +125,7 @@ COMPARE = _OUTPUT.boolean(
 _COMPUTE = FLAGS.group("Computation")
 PRECISION = precision_flag(_COMPUTE)
 DEVICES = devices_flag(_COMPUTE)
-SEED = _COMPUTE.integer("seed", 0, "Seed of k-means and RANSAC.", at_least=0)
+SEED = _COMPUTE.seed("seed", 0, "Seed of k-means and RANSAC.")
 
 CLUSTER = ClusterFlags(FLAGS)
 HOSTS = DistributedFlags(FLAGS, "Reconstruct the clip")
@@ -277,6 +279,7 @@ def record_of(method: Method) -> dict[str, Any]:
     flow = {key: value for key, value in method.weights["flow"].items() if key != "files"}
     return {
         "options": FLAGS.values(),
+        "folder": str(pathlib.Path.cwd()),  # within which relative paths of the options are
         "changed": [flag[2:].split("=")[0] for flag in FLAGS.changed()],
         "pipeline": dataclasses.asdict(method.config),
         "checkpoint": method.weights["checkpoint"],

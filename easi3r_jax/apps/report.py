@@ -31,7 +31,7 @@ GROUND_TRUTH = _INPUT.string(
 )
 
 _OUTPUT = FLAGS.group("Output")
-OUTPUT = _OUTPUT.string(
+OUTPUT = _OUTPUT.output_folder(
     "output", "", "Folder of the files, or its address (default: the result's). Other files in it are kept."
 )
 PICTURES = PictureFlags(_OUTPUT, wanted=True)

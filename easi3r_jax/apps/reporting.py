@@ -10,10 +10,10 @@ import numpy as np
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.apps.environment import peak_memory_bytes
+from easi3r_jax.apps.exporting import recorded_path
 from easi3r_jax.apps.progress import Stages, table
 from easi3r_jax.apps.report_page import report_page
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.core.geometry.procrustes import register_similarity
 from easi3r_jax.core.types import Progress, Reconstruction
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.io import remote
@@ -148,7 +148,9 @@ def true_centres(saved: Reconstruction, ground_truth: str = "") -> tuple[np.ndar
             # What a file says, perhaps somebody else's: not followed without being asked.
             return None, "the clip was read from an address: give its ground truth as --ground_truth"
         else:
-            path = find_sequence(seq, kept).ground_truth if isinstance(seq, str) and isinstance(kept, str) else None
+            path = None
+            if isinstance(seq, str) and isinstance(kept, str):
+                path = find_sequence(recorded_path(saved, seq), recorded_path(saved, kept)).ground_truth
         if path is None:
             return None, "the clip has no ground truth"
         truth = load_arrays(path, saved.frames, ("world_from_cam",)).get("world_from_cam")
@@ -157,7 +159,7 @@ def true_centres(saved: Reconstruction, ground_truth: str = "") -> tuple[np.ndar
         estimate = np.asarray(saved.scene.world_from_cam)
         if metrics.pose_metrics(estimate, truth)["ate"] is None:
             return None, "no similarity aligns the true path: too few frames, or a static camera"
-        scale, rotation, translation = register_similarity(estimate[:, :3, 3], truth[:, :3, 3])
+        scale, rotation, translation = metrics.path_similarity(estimate, truth)
         if not scale > 0:
             return None, "no similarity aligns the true path: the paths have nothing in common"
         return (truth[:, :3, 3] - translation) @ rotation / scale, ""

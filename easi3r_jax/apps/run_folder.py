@@ -12,9 +12,9 @@ import sys
 from collections.abc import Iterator
 
 from easi3r_jax.core.atomic import ensure_writable, output_error
-from easi3r_jax.core.errors import CheckpointError, OutputError
+from easi3r_jax.core.errors import CheckpointError, ConfigError, OutputError
 from easi3r_jax.io.remote import Output
-from easi3r_jax.weights.checkpoint import latest_state
+from easi3r_jax.weights.checkpoint import has_states, latest_state
 
 #: The locked file. It is never deleted: otherwise two programs could lock two files of the same name.
 LOCK = "run.lock"
@@ -23,32 +23,51 @@ LOCK = "run.lock"
 _LEFTOVER = re.compile(r"\..+\.(tmp|old)-\d+")
 
 
+#: What a training run writes into its folder, beside the lock.
+_OF_A_RUN = ("states", "log.csv", "validation.csv", "tensorboard", "preview", "run.json", "model", "metrics.json")
+
+
 @contextlib.contextmanager
-def held(output: pathlib.Path, *, resume: bool) -> Iterator[pathlib.Path | None]:
+def held(output: pathlib.Path, *, resume: bool, overwrite: bool = False) -> Iterator[pathlib.Path | None]:
     """Locks a run's folder until the context or the process ends, however it ends.
 
-    A folder in which nothing was written is removed again.
+    A folder in which nothing was written is removed again. A folder with states is a run, whether they can be read or
+    not: days of work, perhaps, of which one file is missing.
 
     Args:
       output: the folder; it and its parents may be missing.
       resume: whether to resume an existing run.
+      overwrite: whether to delete an existing run.
 
     Yields:
       The newest state of the existing run, or None for a new one.
 
     Raises:
-      CheckpointError: nothing to resume.
+      ConfigError: to resume and to overwrite.
+      CheckpointError: nothing to resume, or nothing that can be read.
       OutputError: another program holds the lock, a run would be overwritten, or the folder cannot be written.
     """
-    exists = latest_state(output / "states") is not None
-    if resume and not exists:
-        raise CheckpointError(f"There is no training state in {output / 'states'}: omit --resume to start a new run.")
-    if not exists:
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite: give one of them.")
+    states = output / "states"
+    if resume and not has_states(states):
+        raise CheckpointError(f"There is no training state in {states}: omit --resume to start a new run.")
+    if not has_states(states):
         ensure_writable(output, marker=LOCK)
     with locked(output, busy="another program trains there") as is_locked:
-        begun = latest_state(output / "states")
-        if begun is not None and not resume:
-            raise OutputError(f"{output} contains a run: add --resume to resume it, or choose another --output.")
+        if has_states(states) and not (resume or overwrite):
+            raise OutputError(
+                f"{output} contains a run: add --resume to resume it, --overwrite to delete it and start anew, or "
+                "choose another --output."
+            )
+        if overwrite:
+            _delete_run(output)
+        begun = latest_state(states)
+        if resume and begun is None:
+            raise CheckpointError(
+                f"No training state in {states} can be read: each lacks a valid config.json. Restore one, choose "
+                "another --output, or delete them and start anew with --overwrite instead of --resume."
+            )
         try:
             if is_locked:
                 sweep(output)
@@ -97,6 +116,19 @@ def _lock(descriptor: int, in_use: OutputError) -> bool:
     if not os.fstat(descriptor).st_nlink:  # its holder removed it between our opening and locking
         raise in_use
     return True
+
+
+def _delete_run(output: pathlib.Path) -> None:
+    """Deletes what a run has written; other files stay. States go last: until then, the folder is a run."""
+    try:
+        for name in reversed(_OF_A_RUN):
+            path = output / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(output, error) from error
 
 
 def save_so_far(output: Output, *, every: float = 0.0) -> None:

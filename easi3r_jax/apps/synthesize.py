@@ -43,20 +43,20 @@ KIND = _CONTENT.choice(
     "in which nothing moves.",
 )
 NUM = _CONTENT.integer("num", 4, "Number of clips or pairs.", at_least=1)
-SEED = _CONTENT.integer("seed", 0, "Seed of everything; part of the folders' names.")
+SEED = _CONTENT.seed("seed", 0, "Seed of everything; part of the folders' names.")
 SIZE = _CONTENT.string("size", "64x96", "HEIGHTxWIDTH of the frames in pixels, 16 to 4096 each.")
-FRAMES = _CONTENT.integer("frames", 16, "Frames of a clip.", at_least=2)
-NUM_OBJECTS = _CONTENT.integer("num_objects", 0, "Objects in a room (0: 12 in clips, 10 in pairs).")
-NUM_MOVING = _CONTENT.integer("num_moving", 6, "Moving objects in a clip, in view or not.")
+FRAMES = _CONTENT.integer("frames", 16, "Frames of a clip.", at_least=2, at_most=100_000)
+NUM_OBJECTS = _CONTENT.integer("num_objects", 0, "Objects in a room (0: 12 in clips, 10 in pairs).", at_most=1000)
+NUM_MOVING = _CONTENT.integer("num_moving", 6, "Moving objects in a clip, in view or not.", at_most=1000)
 SWEEPS = _CONTENT.integer(
-    "sweeps", 1, "Number of times that the camera traverses its path, for long clips.", at_least=1
+    "sweeps", 1, "Number of times that the camera traverses its path, for long clips.", at_least=1, at_most=10_000
 )
 MOTION = _CONTENT.boolean("motion", True, "Render clips with moving objects; --nomotion renders only the twins.")
 TWINS = _CONTENT.boolean("twins", True, "Render each clip's twin beside it.")
 
 _OUTPUT = FLAGS.group("Output")
 FLOW = _OUTPUT.boolean("flow", True, "Write optical flow and its visibility: two thirds of a clip's size.")
-OUTPUT = _OUTPUT.string(
+OUTPUT = _OUTPUT.output_folder(
     "output",
     "clips",
     "Parent folder of the clips, or its address. Existing clips of the same seed and number are replaced.",

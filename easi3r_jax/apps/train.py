@@ -33,7 +33,8 @@ from easi3r_jax.apps.distributed import DistributedFlags, devices, is_first
 from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.method_flags import precision_flag
 from easi3r_jax.apps.training_data import check_terms, open_source
-from easi3r_jax.apps.training_record import describe, described_network
+from easi3r_jax.apps.training_record import describe, described_network, named_weights
+from easi3r_jax.apps.training_rescue import rescuing
 from easi3r_jax.apps.training_run import Run, finish, held_by_first, train
 from easi3r_jax.core import sharding
 from easi3r_jax.core.atomic import atomic_file
@@ -73,15 +74,21 @@ FINETUNE = _RUN.choice(
     "Replaces --preset and requires --checkpoint.",
 )
 CHECKPOINT = _RUN.string("checkpoint", "", "Initial weights, as for reconstruct (default: random).")
-OUTPUT = _RUN.string("output", "", "Folder of the run, or its address (default: runs/<preset or finetune>).")
+OUTPUT = _RUN.output_folder("output", "", "Folder of the run, or its address (default: runs/<preset or finetune>).")
 RESUME = _RUN.boolean(
     "resume", False, "Resume from the newest readable state in the run's folder, with the same options."
 )
+OVERWRITE = _RUN.boolean("overwrite", False, "Delete the run in the folder, and start a new one.")
 STEPS = _RUN.integer(
-    "steps", 0, "Steps of the complete run; the learning rate schedule ends at the last (0: the preset's)."
+    "steps",
+    0,
+    "Steps of the complete run; the learning rate schedule ends at the last (0: the preset's).",
+    at_most=99_999_999,
 )
-STOP_AFTER = _RUN.integer("stop_after", 0, "Stop after this many steps, to be resumed later (0: never).")
-SEED = _RUN.integer("seed", 0, "Seed of the initial weights and the data.")
+STOP_AFTER = _RUN.integer(
+    "stop_after", 0, "Stop after this many steps, to be resumed later (0: never).", at_most=99_999_999
+)
+SEED = _RUN.seed("seed", 0, "Seed of the initial weights and the data.")
 
 _DATA = FLAGS.group("Data")
 DATA = _DATA.string(
@@ -105,7 +112,7 @@ _OPTIMISER = FLAGS.group("Optimiser")
 OPTIMISER = _OPTIMISER.choice(
     "optimiser", "preset", ["preset", "adamw", "muon"], "AdamW, or Muon for the blocks' matrices."
 )
-LEARNING_RATE = _OPTIMISER.number("learning_rate", 0.0, "Highest learning rate (0: the preset's).", at_least=0.0)
+LEARNING_RATE = _OPTIMISER.number("learning_rate", 0.0, "Highest learning rate (0: the preset's).", at_most=10.0)
 PRECISION = precision_flag(_OPTIMISER, " Parameters, loss and averages are float32.")
 
 _REPORT = FLAGS.group("Reports")
@@ -127,11 +134,8 @@ def main() -> None:
         raise ConfigError(
             "--output of several hosts must be a folder on a disk that all share: each writes its part of a state."
         )
-    with (
-        HOSTS.joined(),
-        remote.writing(named) as target,
-        held_by_first(target.folder, resume=RESUME.value, hosts=HOSTS.requested) as begun,
-    ):
+    options = {"resume": RESUME.value, "overwrite": OVERWRITE.value, "hosts": HOSTS.requested}
+    with HOSTS.joined(), remote.writing(named) as target, held_by_first(target.folder, **options) as begun:
         train_in(target, begun, config)
 
 
@@ -148,7 +152,7 @@ def train_in(target: remote.Output, begun: pathlib.Path | None, config: TrainCon
     source = open_source(DATA.value, network.image_size, seed=SEED.value, moving=FINETUNE.value == "monst3r")
     check_terms(config, network, source, {"matching_weight": MATCHING.value, "attention_weight": ATTENTION.value})
     precision = policy(PRECISION.value)
-    recorded = describe(network, config, source, seed=SEED.value, checkpoint=CHECKPOINT.value) | {
+    recorded = describe(network, config, source, seed=SEED.value, checkpoint=named_weights(CHECKPOINT.value, begun)) | {
         "precision": precision.name,
         "devices": mesh.size,
     }
@@ -181,9 +185,10 @@ def train_in(target: remote.Output, begun: pathlib.Path | None, config: TrainCon
         if file is not None:
             file.write_text(json.dumps(recorded | {"options": FLAGS.values(), "versions": versions()}, indent=1) + "\n")
     last = min(config.steps, int(state.step) + STOP_AFTER.value) if STOP_AFTER.value else config.steps
-    state = train(run, state, step, last)
     if DATA.value:
         licence += " And the terms of the training data."
+    with rescuing(run.output, state, recorded, network, licence):
+        state = train(run, state, step, last)
     if is_first():
         finish(run, averaged_model(state, network), int(state.step), start=CHECKPOINT.value, licence=licence)
     if redrawn := source.redrawn():

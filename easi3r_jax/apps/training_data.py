@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from easi3r_jax.apps import flag_values
 from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Int
 from easi3r_jax.core.errors import ConfigError
@@ -184,8 +185,9 @@ def _part(text: str) -> tuple[str, str, float]:
         value = float(weight)
     except ValueError:
         return name, rest, MONST3R_SHARES.get(name, 1.0)  # a folder with a colon in its name
-    if not (np.isfinite(value) and value > 0):
-        raise ConfigError(f"--data: the weight of {text!r} must be a positive number.")
+    if not flag_values.LEAST_SIZE <= value <= flag_values.MOST:
+        bounds = f"{flag_values.LEAST_SIZE:g} to {flag_values.MOST}"
+        raise ConfigError(f"--data: the weight of {text!r}: it must be a number from {bounds}.")
     return name, folder, value
 
 

@@ -21,6 +21,10 @@ from easi3r_jax.training.batch import Targets, ViewPairs, targets_of
 from easi3r_jax.training.objective import point_errors, predict
 
 
+class NotFiniteError(UserError):
+    """Training has diverged."""
+
+
 class TrainingLog:
     """Writes `log.csv`, `validation.csv` and `tensorboard/` in a run's folder, and draws the progress bar.
 
@@ -50,7 +54,7 @@ class TrainingLog:
         """Adds a line to log.csv and the curves: the means over the steps since the last one, if there are any.
 
         Raises:
-          UserError: a mean is not finite.
+          NotFiniteError: a mean is not finite.
         """
         if not self._pending:
             return
@@ -58,11 +62,7 @@ class TrainingLog:
         means = {name: float(np.mean([terms[name] for terms in steps])) for name in steps[0]}
         self._pending.clear()
         if wrong := sorted(name for name, value in means.items() if not np.isfinite(value)):
-            raise UserError(
-                f"Not finite at step {step}: {', '.join(wrong)}. To continue from the last saved state with a lower "
-                f"--learning_rate, add --resume --stop_after=1, which writes {self._output / 'model'}, and use that as "
-                "--checkpoint of a new run."
-            )
+            raise NotFiniteError(f"Not finite at step {step}: {', '.join(wrong)}.")
         row = {"step": step, "samples": step * self._samples, **dict(sorted(means.items()))}
         _append(self._output / "log.csv", row)
         for name, value in means.items():

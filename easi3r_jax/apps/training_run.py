@@ -16,6 +16,7 @@ from easi3r_jax.apps.distributed import is_first, on_any_host
 from easi3r_jax.apps.run_folder import LOCK, held, save_so_far
 from easi3r_jax.apps.training_data import PairSource
 from easi3r_jax.apps.training_log import TrainingLog, preview
+from easi3r_jax.apps.training_rescue import save_finite_state
 from easi3r_jax.apps.validate import measure, shown
 from easi3r_jax.core import interrupt, sharding
 from easi3r_jax.core.atomic import atomic_file
@@ -27,7 +28,7 @@ from easi3r_jax.training.batch import ViewPairs
 from easi3r_jax.training.config import TrainConfig
 from easi3r_jax.training.step import TrainState, averaged_model
 from easi3r_jax.training.validation import evaluate
-from easi3r_jax.weights.checkpoint import save_checkpoint, save_state
+from easi3r_jax.weights.checkpoint import save_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,19 +64,20 @@ class Run:
 
 
 @contextlib.contextmanager
-def held_by_first(output: pathlib.Path, *, resume: bool, hosts: bool) -> Iterator[pathlib.Path | None]:
+def held_by_first(output: pathlib.Path, *, resume: bool, overwrite: bool, hosts: bool) -> Iterator[pathlib.Path | None]:
     """`held` by process 0; the others see that they share its disk, and yield the same state.
 
     Args:
       output: the run's folder.
       resume: whether to resume from its newest state.
+      overwrite: whether to delete an existing run.
       hosts: whether there are several processes.
 
     Raises:
       ConfigError: a host does not see the folder.
     """
     mesh = sharding.data_mesh(all_hosts=True) if hosts else None  # else: `split_cpu` comes first
-    with held(output, resume=resume) if is_first() else contextlib.nullcontext() as begun:
+    with held(output, resume=resume, overwrite=overwrite) if is_first() else contextlib.nullcontext() as begun:
         found = sharding.agreed_text("" if begun is None else begun.name, mesh)
         if not (output / LOCK).exists():
             raise ConfigError(
@@ -108,7 +110,7 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
                 if ends_line:
                     log.write_line(done)
             if check:
-                save_state(run.output / "states", done, state, run.recorded)
+                save_finite_state(run.output / "states", done, state, run.recorded)
                 saved = done
                 if log is not None:
                     model = averaged_model(state, run.network)
@@ -118,7 +120,7 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
         if saved < done:
             if log is not None:
                 log.write_line(done)
-            save_state(run.output / "states", done, state, run.recorded)
+            save_finite_state(run.output / "states", done, state, run.recorded)
         if log is not None:
             log.close()
         if stops:

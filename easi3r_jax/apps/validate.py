@@ -34,10 +34,10 @@ ARC_DEG = _WHAT.number(
     "arc_deg",
     PairSampling.arc_deg,
     "Static scenes: maximum angle in degrees between the two cameras, around the point that the first one looks at.",
-    at_least=0.0,
+    at_most=360.0,
 )
 BATCH_SIZE = _WHAT.integer("batch_size", 16, "Pairs per batch.", at_least=1)
-JSON = _WHAT.string("json", "", "Also write the metrics to this file.")
+JSON = _WHAT.output_file("json", "Also write the metrics to this file.")
 
 
 def main() -> None:

@@ -32,24 +32,31 @@ SCENE = _INPUT.string(
     "",
     "A result's folder or address, as reconstruct writes it; or two of one clip, separated by a comma, side by side.",
 )
-STATIC_POINTS = _INPUT.integer("static_points", viewer.Budget.static, "Maximum number of static points.", at_least=1)
+STATIC_POINTS = _INPUT.integer(
+    "static_points", viewer.Budget.static, "Maximum number of static points.", at_least=1, at_most=10**9
+)
 MOVING_POINTS = _INPUT.integer(
-    "moving_points", viewer.Budget.moving, "Maximum number of dynamic points, in all frames together.", at_least=1
+    "moving_points",
+    viewer.Budget.moving,
+    "Maximum number of dynamic points, in all frames together.",
+    at_least=1,
+    at_most=10**9,
 )
 
 _WHERE = FLAGS.group("Where")
-PORT = _WHERE.integer("port", _PORT, "Port of the server (0: any free port).")
+PORT = _WHERE.integer("port", _PORT, "Port of the server (0: any free port).", at_most=65535)
 HOST = _WHERE.string("host", _HOST, "Address to listen on; 0.0.0.0: also accept connections from other machines.")
-EXPORT_HTML = _WHERE.string(
+EXPORT_HTML = _WHERE.output_file(
     "export_html",
-    "",
     "Write one HTML file that plays without a server instead; with fewer points, unless their number is given.",
 )
 COLOR = _WHERE.choice("color", "RGB", viewer.CHOICES, "Colours of the points in that file.")
 
 
 def main() -> None:
-    names = [SCENE.value] if os.path.exists(SCENE.value) else SCENE.value.split(",")  # a name may contain a comma
+    names = (
+        [SCENE.value] if os.path.exists(os.path.expanduser(SCENE.value)) else SCENE.value.split(",")
+    )  # a name may contain a comma
     folders = [name for name in names if name]
     if not 1 <= len(folders) <= 2:
         given = f" ({len(folders)} were given)" if folders else ""

@@ -52,6 +52,27 @@ def ensure_writable(path: str | os.PathLike, *, marker: str) -> None:
         raise output_error(path, error) from error
 
 
+def ensure_usable(path: str | os.PathLike[str]) -> None:
+    """Fails now where nothing could be written into a folder. Whoever writes checks what it holds: `ensure_writable`.
+
+    Raises:
+      OutputError: no permission, a read-only or full disk, a file in the way.
+    """
+    target = pathlib.Path(path).expanduser()
+    try:
+        target = target.resolve()
+        if target.exists() and not target.is_dir():
+            raise OutputError(f"Cannot write into {target}: it is a file; choose another folder.")
+        try:
+            _try_writing(target)
+        except OSError:  # a folder that will be replaced need not be writable
+            if not target.is_dir():
+                raise
+            _try_writing(target.parent)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
 def _try_writing(folder: pathlib.Path) -> None:
     """Raises OSError if a folder, or its nearest existing parent, is not writable."""
     while not folder.exists():
@@ -161,6 +182,21 @@ def check_file(target: pathlib.Path) -> None:
     """
     if target.exists() and not target.is_file():
         raise OutputError(f"Cannot write {target}: it is a folder or a device. Name a file.")
+
+
+def ensure_file_writable(path: str | os.PathLike[str]) -> None:
+    """Fails now, before hours of work, where `atomic_file` would fail at the end. Leaves nothing behind.
+
+    Raises:
+      OutputError: no permission, a read-only or full disk, a folder or a device of this name.
+    """
+    target = pathlib.Path(path).expanduser()
+    try:
+        target = target.resolve()
+        check_file(target)
+        _try_writing(target.parent)
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def ensure_files_writable(folder: str | os.PathLike, names: Collection[str], *, marker: str) -> None:

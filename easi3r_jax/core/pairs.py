@@ -35,6 +35,9 @@ _OFFSETS: dict[str, Callable[[int], list[int]]] = {
     "logwin": lambda k: [2**power for power in range(k)],
 }
 
+# A hundred times as many as any device holds the point maps of; numbering them takes seconds.
+_MAX_PAIRS = 10_000_000
+
 GRAPHS = ("complete", *(f"{name}-K[-noncyclic]" for name in _OFFSETS), "oneref-I")
 
 
@@ -55,7 +58,7 @@ def make_edges(
       `swinskip_start` of a short clip); alignment then refuses it.
 
     Raises:
-      ConfigError: an unknown graph or prefilter, a number out of range.
+      ConfigError: an unknown graph or prefilter, a number out of range, more pairs than anything can hold.
       InputError: no frames.
     """
     if num_frames < 1:
@@ -68,7 +71,8 @@ def make_edges(
     pairs = pairs[keep]
     if symmetrize:
         pairs = np.concatenate([pairs, pairs[:, ::-1]])
-    return np.unique(pairs, axis=0).astype(np.int32)
+    numbers = np.unique(pairs[:, 0].astype(np.int64) * num_frames + pairs[:, 1])  # of rows: twenty times as long
+    return np.stack(np.divmod(numbers, num_frames), axis=-1).astype(np.int32)
 
 
 def reverse_edges(edges: Int[Array, "E 2"], num_frames: int) -> tuple[Int[Array, "E"], Bool[Array, "E"]]:
@@ -93,6 +97,7 @@ def _directed_pairs(num_frames: int, graph: str) -> np.ndarray:
     """Every pair in one direction, (E, 2) int64; may repeat pairs and pair a frame with itself."""
     frames = np.arange(num_frames)
     if graph == "complete":
+        _check_number(num_frames * (num_frames - 1) // 2, num_frames, graph)
         return np.stack(np.tril_indices(num_frames, -1), axis=-1)
     if match := re.fullmatch(r"oneref(?:-(\d{1,9}))?", graph, re.ASCII):
         reference = int(match[1] or 0)
@@ -105,7 +110,9 @@ def _directed_pairs(num_frames: int, graph: str) -> np.ndarray:
             f"Unknown pair graph {graph!r}: choose {', '.join(GRAPHS)}, with K >= 1 and I a frame number."
         )
     # More than 2 T offsets add nothing: offsets beyond T leave the clip, and on a cycle they repeat modulo T.
-    offsets = _OFFSETS[match[1]](min(int(match[2] or 3), 2 * num_frames))
+    count = min(int(match[2] or 3), 2 * num_frames)
+    _check_number(count * num_frames, num_frames, graph)
+    offsets = _OFFSETS[match[1]](count)
     if match[3]:
         steps = np.array([o for o in offsets if o < num_frames], np.int64)
         pairs = np.stack(np.broadcast_arrays(frames[:, None], frames[:, None] + steps), axis=-1).reshape(-1, 2)
@@ -113,6 +120,15 @@ def _directed_pairs(num_frames: int, graph: str) -> np.ndarray:
     steps = np.array([o % num_frames for o in offsets], np.int64)
     pairs = np.stack(np.broadcast_arrays(frames[:, None], (frames[:, None] + steps) % num_frames), axis=-1)
     return np.sort(pairs.reshape(-1, 2), axis=-1)
+
+
+def _check_number(count: int, num_frames: int, graph: str) -> None:
+    """Raises ConfigError for more pairs than anything can hold: even listing them would take all memory."""
+    if count > _MAX_PAIRS:
+        raise ConfigError(
+            f"Pair graph {graph!r} has {count:.2g} pairs for {num_frames} frames, more than {_MAX_PAIRS:.0e}: choose a "
+            "graph of fewer, like swinstride-5-noncyclic, or fewer frames."
+        )
 
 
 def _is_near(distance: np.ndarray, num_frames: int, prefilter: str) -> np.ndarray:

@@ -172,7 +172,6 @@ def test_invalid_ground_truth(complaint, images, tmp_path):
         ({"export": "colmap,obj"}, "'obj'"),
         ({"foreground": "\N{SUPERSCRIPT TWO}"}, "foreground".title()),
         ({"learning_rate": 0.001, "learning_rate_min": 0.01}, "learning_rate_min"),
-        ({"learning_rate": -1.0, "learning_rate_min": -2.0}, "learning_rate"),
     ],
 )
 def test_impossible_options_fail_before_the_work(complaint, monkeypatch, values, says):

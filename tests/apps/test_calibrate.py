@@ -122,7 +122,7 @@ def test_a_file_is_taken_by_the_flag(calibrated, reconstruct_here, tmp_path):
         (("--hard_weights=a,b",), "--hard_weights=a,b: it must be numbers"),
         (("--hard_weights=1",), "from 0 to below 1"),
         (("--at_least=nan",), "--at_least=nan: it must be numbers"),
-        (("--regularisations=-1",), "from 0 to below inf"),
+        (("--regularisations=-1",), "from 0 to below 1e+06"),
         (("--clips=nowhere",), "Cannot read the folder of clips"),
         (("--checkpoint=nowhere",), "nowhere"),
     ],

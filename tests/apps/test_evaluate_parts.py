@@ -136,10 +136,22 @@ def test_ground_truth_of_another_size_and_none_at_all(perfect):
 
 def test_points_need_a_camera_that_moves(perfect):
     sequence, prediction = perfect
-    still = dataclasses.replace(prediction, world_from_cam=np.tile(np.eye(4), (T, 1, 1)))
-    measured = evaluate_sequence(a_set(), sequence, still)
+    still = Trajectory(sequence.truth.trajectory.times, np.tile(np.eye(4), (T, 1, 1)))
+    sequence = dataclasses.replace(sequence, truth=dataclasses.replace(sequence.truth, trajectory=still))
+    measured = evaluate_sequence(a_set(), sequence, prediction)
     assert measured["points"]["distance"] is None and measured["points"]["points"] == 0
     assert measured["poses"]["ate"] is None and measured["poses"]["rpe_rotation_deg"] is not None
+
+
+def test_a_frozen_camera_has_errors(perfect):
+    """Not better than nothing: its points are where the true cameras are on average."""
+    sequence, prediction = perfect
+    frozen = dataclasses.replace(prediction, world_from_cam=np.tile(np.eye(4), (T, 1, 1)))
+    measured = evaluate_sequence(a_set(), sequence, frozen)
+    centres = sequence.truth.trajectory.world_from_cam[:, :3, 3]
+    spread = np.sqrt(np.square(centres - centres.mean(0)).sum(1).mean())
+    assert measured["poses"]["ate"] == pytest.approx(spread)
+    assert measured["points"]["distance"] > 1 and measured["points"]["points"] > 0  # depths are 1 to 5
 
 
 def record(sequence="a", seed=0, metrics=None, **options):
@@ -365,8 +377,11 @@ def test_runs_are_compared_over_common_sequences_and_their_newest_configuration(
                 values_of_seed = {"abs_rel": value + offset, "sq_rel": None, "pixels": 10}
                 records.append(path, record(name, seed, values_of_seed, ended=2.0))
         records.append(path, record("w", error="broken", ended=3.0))
-    (found,) = compare.compare(tmp_path / "a", tmp_path / "b")
+    (found, other), notes = compare.compare(tmp_path / "a", tmp_path / "b")
     assert (found.name, found.count, found.first, found.second, found.difference) == ("abs_rel", 2, 1.5, 2.5, 1.0)
+    assert found.of == (4, 3) and (other.name, other.first, other.undefined) == ("sq_rel", None, (0, 0, 2))
+    assert notes[0] == "A: set has 2 configurations; the newest is compared."
+    assert notes[2] == "set: 2 of 4 and 3 sequences, left out: failed in A and B: w; not in B: z."
     assert found.low is None and "-" in compare.printed([found])
     known = dataclasses.replace(found, low=0.5, high=1.5)
     line = compare.printed([known]).splitlines()[-1]

@@ -32,7 +32,7 @@ def test_an_unused_folder_is_removed(tmp_path):
 
 def test_only_incomplete_files_are_removed(tmp_path):
     half = (".log.csv.tmp-12", "states/.step_00000002.tmp-7", "states/.step_00000001.old-7", "preview/.a.tmp-3")
-    kept = ("log.csv", ".hidden", "notes.tmp-12", "states/step_00000001", "model/.x.tmp-3")
+    kept = ("log.csv", ".hidden", "notes.tmp-12", "states/notes", "model/.x.tmp-3")
     for name in (LOCK, *half, *kept):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)

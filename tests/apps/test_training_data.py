@@ -121,5 +121,10 @@ def test_weights_are_positive(scenes):
     root = scenes(1)
     ((name, *_, weight),) = open_source(f"pairs:{root}:2.5", SIZE, seed=0, moving=False).description["read"]
     assert (name, weight) == ("pairs", 2.5)
-    with pytest.raises(ConfigError, match="must be a positive number"):
+    with pytest.raises(ConfigError, match="must be a number from 1e-09 to 1000000"):
         open_source(f"pairs:{root}:-1", SIZE, seed=0, moving=False)
+
+
+def test_the_seed_of_the_held_out_pairs_is_reserved():
+    with pytest.raises(ConfigError, match="--seed must be below 2147483647"):
+        open_source("", (32, 48), seed=2**31 - 1, moving=False)

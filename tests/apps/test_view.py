@@ -94,8 +94,8 @@ def test_what_cannot_be_shown_is_refused_in_one_line(run, result, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "told"),
     [
-        ("--port=abc", "it must be a whole number (--help"),
-        ("--port=-3", "it must be a whole number of at least 0 (--help"),
+        ("--port=abc", "it must be a whole number from 0 to 65535 (--help"),
+        ("--port=-3", "it must be a whole number from 0 to 65535 (--help"),
         ("--debug=maybe", "it must be true or false (--help"),
         ("--colour=depth", "Unknown command line flag 'colour'"),
     ],

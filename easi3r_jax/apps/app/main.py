@@ -29,7 +29,7 @@ from easi3r_jax.viewer.listening import check_address, connection_hint
 FLAGS = cli.Flags(__doc__, cached=True)
 
 _WHERE = FLAGS.group("Where")
-PORT = _WHERE.integer("port", 7860, "Port of the page (0: any free port).")
+PORT = _WHERE.integer("port", 7860, "Port of the page (0: any free port).", at_most=65535)
 HOST = _WHERE.string("host", "127.0.0.1", "Address to listen on; 0.0.0.0: also accept connections from other machines.")
 
 _NETWORKS = FLAGS.group("Networks")

@@ -48,9 +48,9 @@ _WHAT = FLAGS.group("What is measured")
 STAGES = _WHAT.string("stages", "network,flow,alignment", f"Some of {', '.join(_STAGES)}, separated by commas.")
 PRESET = _WHAT.choice("preset", "embedded", list(PRESETS), "Architecture.")
 FLOW = _WHAT.choice("flow", "sea-raft", ["sea-raft", "raft", "raft-small", "dis"], "Flow network, or dis.")
-FRAMES = _WHAT.integer("frames", 16, "Frames of the clip.", at_least=3)
-HEIGHT = _WHAT.integer("height", 0, "Pixels (0: the training size of the preset).", at_least=0)
-WIDTH = _WHAT.integer("width", 0, "Pixels (0: the training size of the preset).", at_least=0)
+FRAMES = _WHAT.integer("frames", 16, "Frames of the clip.", at_least=3, at_most=100_000)
+HEIGHT = _WHAT.integer("height", 0, "Pixels (0: the training size of the preset).", at_most=16384)
+WIDTH = _WHAT.integer("width", 0, "Pixels (0: the training size of the preset).", at_most=16384)
 GRAPH = _WHAT.string("graph", "swinstride-5-noncyclic", "Pair graph.")
 ITERATIONS = _WHAT.integer("iterations", 300, "Iterations of the alignment.", at_least=1)
 POINT_DTYPE = _WHAT.choice(
@@ -63,12 +63,12 @@ FULL_CHECKPOINT = _WHAT.boolean(
 PRECISION = precision_flag(_WHAT)
 _HOW = FLAGS.group("How")
 REPEATS = _HOW.integer("repeats", 3, "Timed runs of each stage, after one warm-up run.", at_least=1)
-JSON = _HOW.string("json", "", "Also write the results to this file.")
+JSON = _HOW.output_file("json", "Also write the results to this file.")
 _ALL = FLAGS.group("Everything")
 ALL = _ALL.boolean(
     "all", False, "Measure all of docs/benchmarks.md, each part in a process. Of the flags above, --json counts."
 )
-PAGE = _ALL.string("page", "", "As --all, and write the results into this page, between its markers.")
+PAGE = _ALL.output_file("page", "As --all, and write the results into this page, between its markers.")
 QUICK = _ALL.boolean("quick", False, "With --all: smaller and fewer, to try the program.")
 DRAFT = _ALL.boolean("draft", False, "With --page: allow --quick and changed files, and mark the page as a draft.")
 

@@ -38,9 +38,9 @@ from easi3r_jax.training.config import TrainConfig
 FLAGS = cli.Flags(__doc__)
 _WHAT = FLAGS.group("What is compiled")
 PRESET = _WHAT.choice("preset", "512-dpt", list(PRESETS), "Architecture.")
-FRAMES = _WHAT.integer("frames", 65, "Frames of the clip.", at_least=3)
-HEIGHT = _WHAT.integer("height", 288, "Pixels.", at_least=16)
-WIDTH = _WHAT.integer("width", 512, "Pixels.", at_least=16)
+FRAMES = _WHAT.integer("frames", 65, "Frames of the clip.", at_least=3, at_most=100_000)
+HEIGHT = _WHAT.integer("height", 288, "Pixels.", at_least=16, at_most=16384)
+WIDTH = _WHAT.integer("width", 512, "Pixels.", at_least=16, at_most=16384)
 GRAPH = _WHAT.string("graph", "swinstride-5-noncyclic", "Pair graph.")
 PRECISION = _WHAT.choice("precision", "bf16", list(POLICIES), "What the networks compute in, see docs/precision.md.")
 POINT_DTYPE = _WHAT.choice(
@@ -54,7 +54,7 @@ _WHERE = FLAGS.group("For what")
 PLATFORM = _WHERE.choice("platform", "tpu", ["tpu", "gpu"], "TPUs (compiled) or NVIDIA GPUs (lowered).")
 TOPOLOGY = _WHERE.string("topology", "v5e:4x4", "TPU and layout of its chips.")
 LAYOUT = _WHERE.choice("layout", "both", ["both", "single", "sharded"], "One chip, all chips of the topology, or both.")
-JSON = _WHERE.string("json", "", "Also write the results to this file.")
+JSON = _WHERE.output_file("json", "Also write the results to this file.")
 
 
 def main() -> None:

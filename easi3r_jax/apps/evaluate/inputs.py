@@ -60,14 +60,14 @@ NUM_SEQUENCES = _DATA.integer(
     0,
     f"Evaluate only the first sequences of each data set (0: all; for {rendered.NAME}, {rendered.NUM_CLIPS}).",
 )
-NUM_FRAMES = _DATA.integer("num_frames", 16, f"Frames of a clip of {rendered.NAME}.", at_least=2)
+NUM_FRAMES = _DATA.integer("num_frames", 16, f"Frames of a clip of {rendered.NAME}.", at_least=2, at_most=10_000)
 CHECKPOINT = checkpoint_flag(_DATA)
 SIZE = SizeFlags(_DATA)
 
 METHOD = MethodFlags(FLAGS, NetworkFlags)
 
 _OUTPUT = FLAGS.group("Output")
-OUTPUT = _OUTPUT.string("output", "", "Folder of the run, or its address (default: evaluations/<data sets>).")
+OUTPUT = _OUTPUT.output_folder("output", "", "Folder of the run, or its address (default: evaluations/<data sets>).")
 SAVE = _OUTPUT.choice(
     "save",
     "metrics",
@@ -83,9 +83,13 @@ COMPARE = _OUTPUT.string("compare", "", "Only compare the runs in two folders, R
 
 _COMPUTE = FLAGS.group("Computation")
 PRECISION = precision_flag(_COMPUTE)
-SEED = _COMPUTE.integer("seed", 0, f"Seed of k-means and RANSAC, and of the clips of {rendered.NAME}.", at_least=0)
+SEED = _COMPUTE.seed("seed", 0, f"Seed of k-means and RANSAC, and of the clips of {rendered.NAME}.")
 SEEDS = _COMPUTE.integer(
-    "seeds", 1, "Number of seeds, from --seed on: mean and standard deviation. The clips do not change.", at_least=1
+    "seeds",
+    1,
+    "Number of seeds, from --seed on: mean and standard deviation. The clips do not change.",
+    at_least=1,
+    at_most=1000,
 )
 DEVICES = devices_flag(_COMPUTE)
 PARAMETERS = _COMPUTE.choice(

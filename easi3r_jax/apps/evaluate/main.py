@@ -162,5 +162,8 @@ def print_comparison() -> None:
         raise ConfigError("--compare takes two folders: --compare RUN_A RUN_B.")
     folders = [pathlib.Path(remote.local(word, result=True)).expanduser() for word in named]
     print(f"  A: {named[0]}\n  B: {named[1]}")
-    print(compare.printed(compare.compare(*folders)))
+    differences, notes = compare.compare(*folders)
+    print(compare.printed(differences))
+    for note in notes:
+        print(f"  {note}")
     print("  *: the 95 % bootstrap interval of the mean paired difference excludes 0 (one in twenty by chance).")

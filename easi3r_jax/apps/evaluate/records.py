@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Iterable
@@ -127,6 +128,16 @@ def read(folder: pathlib.Path) -> list[Record]:
     return sorted(found, key=lambda record: record.ended)
 
 
+def invalid_lines(folder: pathlib.Path) -> list[str]:
+    """Where lines are not valid records: "results.jsonl, line 3"."""
+    return [
+        f"{path.name}, line {number}"
+        for path in sorted(folder.glob(_FILES))
+        for number, text in enumerate(path.read_bytes().splitlines(), 1)
+        if text.strip() and parse(text) is None
+    ]
+
+
 def latest(records: Iterable[Record]) -> dict[Key, Record]:
     """The last record of each key. A failure does not replace a success: the clocks of hosts may differ."""
     found: dict[Key, Record] = {}
@@ -150,7 +161,11 @@ def _is_valid(record: Record) -> bool:
         and all(isinstance(value, number) for value in record.peak_memory_bytes.values())
         and isinstance(metrics, dict)
         and all(isinstance(task, dict) for task in metrics.values())
-        and all(value is None or isinstance(value, number) for task in metrics.values() for value in task.values())
+        and all(
+            value is None or (isinstance(value, number) and math.isfinite(value))
+            for task in metrics.values()
+            for value in task.values()
+        )
     )
 
 

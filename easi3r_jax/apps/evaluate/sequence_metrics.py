@@ -15,7 +15,6 @@ import numpy as np
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry.camera import world_points
 from easi3r_jax.core.geometry.grids import resample_nearest
-from easi3r_jax.core.geometry.procrustes import register_similarity
 from easi3r_jax.core.types import Frames, Scene4D
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.evaluation.datasets import TestSequence, TestSet, Truth
@@ -171,8 +170,8 @@ def point_metrics(prediction: Prediction, sequence: TestSequence, options: Depth
     """As `metrics.point_metrics`, after the similarity that aligns the camera path with the true one.
 
     The points are those of the network's pixels with known ground truth, in frames with known pose; `points` is their
-    number: all of them, or a subset of `MAX_POINTS` that is the same in every run. All metrics are None if a path does
-    not move, since then there is no similarity.
+    number: all of them, or a subset of `MAX_POINTS` that is the same in every run. All metrics are None if the true
+    path does not move, since then there is no similarity.
     """
     truth, trajectory = sequence.truth, sequence.truth.trajectory
     assert trajectory is not None and truth.intrinsics is not None
@@ -183,7 +182,7 @@ def point_metrics(prediction: Prediction, sequence: TestSequence, options: Depth
     undefined: Metrics = dict.fromkeys([name + end for name in names for end in ("", "_median")])
     if metrics.pose_metrics(own_poses, true_poses)["ate"] is None:
         return {**undefined, "points": 0}
-    scale, rotation, translation = register_similarity(own_poses[:, :3, 3], true_poses[:, :3, 3])
+    scale, rotation, translation = metrics.path_similarity(own_poses, true_poses)
 
     clouds, true_clouds = [], []
     for t, own_pose, true_pose in zip(frames, own_poses, true_poses, strict=True):

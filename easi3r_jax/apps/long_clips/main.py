@@ -31,10 +31,10 @@ from easi3r_jax.weights.load import load_model
 FLAGS = cli.Flags(__doc__)
 _WHAT = FLAGS.group("What is counted")
 PRESET = _WHAT.choice("preset", "512-dpt", list(PRESETS), "Architecture.")
-HEIGHT = _WHAT.integer("height", 288, "Pixels.", at_least=16)
-WIDTH = _WHAT.integer("width", 512, "Pixels.", at_least=16)
-FRAMES = _WHAT.integer("frames", 1000, "Frames of the clip, of both parts.", at_least=3)
-WINDOW = _WHAT.integer("window", 32, "Frames of a window.", at_least=3)
+HEIGHT = _WHAT.integer("height", 288, "Pixels.", at_least=16, at_most=16384)
+WIDTH = _WHAT.integer("width", 512, "Pixels.", at_least=16, at_most=16384)
+FRAMES = _WHAT.integer("frames", 1000, "Frames of the clip, of both parts.", at_least=3, at_most=100_000)
+WINDOW = _WHAT.integer("window", 32, "Frames of a window.", at_least=3, at_most=100_000)
 OVERLAP = _WHAT.integer("overlap", 8, "Frames that a window shares with the one before.", at_least=1)
 GRAPH = _WHAT.string("graph", "swinstride-5-noncyclic", "Pair graph.")
 PRECISION = _WHAT.choice("precision", "bf16", list(POLICIES), "What the networks compute in, see docs/precision.md.")
@@ -44,7 +44,7 @@ _RUN = FLAGS.group("What is run")
 RUN = _RUN.boolean("run", True, "Also run a clip of small frames.")
 ITERATIONS = _RUN.integer("iterations", 20, "Iterations of its alignment.", at_least=1)
 _OUTPUT = FLAGS.group("Output")
-OUTPUT = _OUTPUT.string("output", "", "Draw both into this picture, a .png.")
+OUTPUT = _OUTPUT.output_file("output", "Draw both into this picture, a .png.")
 
 
 def main() -> None:

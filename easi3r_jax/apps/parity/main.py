@@ -26,14 +26,14 @@ from easi3r_jax.io.export import write_json
 FLAGS = cli.Flags(__doc__, cached=True)
 _WHAT = FLAGS.group("What is compared")
 GOLDEN = _WHAT.string("golden", "tests/golden", "Folder of golden arrays, or of such folders.")
-JSON = _WHAT.string("json", "", "Also write all rows to this file.")
+JSON = _WHAT.output_file("json", "Also write all rows to this file.")
 _HOW = FLAGS.group("How it is shown")
 ALL = _HOW.boolean("all", True, "Print every row; --noall prints only those that exceed their tolerance.")
 
 
 def main() -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
-    root = pathlib.Path(GOLDEN.value)
+    root = pathlib.Path(GOLDEN.value).expanduser()
     checks = find_checks(root)
     if not checks:
         raise InputError(f"No golden folder at {root}: see docs/parity.md for the format.")

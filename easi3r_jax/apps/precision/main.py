@@ -39,8 +39,8 @@ from easi3r_jax.weights.load import load_model
 FLAGS = cli.Flags(__doc__, cached=True)
 _CLIPS = FLAGS.group("Clips")
 NUM = _CLIPS.integer("num", 4, "Rendered clips, beside the bundled one.", at_least=0)
-NUM_FRAMES = _CLIPS.integer("num_frames", 16, "Frames of a rendered clip.", at_least=3)
-SEED = _CLIPS.integer("seed", 0, "Seed of the clips and of k-means.")
+NUM_FRAMES = _CLIPS.integer("num_frames", 16, "Frames of a rendered clip.", at_least=3, at_most=10_000)
+SEED = _CLIPS.seed("seed", 0, "Seed of the clips and of k-means.")
 
 _METHOD = FLAGS.group("Method")
 CHECKPOINT = checkpoint_flag(_METHOD)
@@ -48,7 +48,7 @@ GRAPH = _METHOD.string("graph", "swinstride-5-noncyclic", "Which frames are pair
 ITERATIONS = _METHOD.integer("iterations", 300, "Alignment steps.", at_least=1)
 
 _OUTPUT = FLAGS.group("Output")
-JSON = _OUTPUT.string("json", "", "Also write the metrics to this file.")
+JSON = _OUTPUT.output_file("json", "Also write the metrics to this file.")
 
 #: Metric -> its heading.
 METRICS = {

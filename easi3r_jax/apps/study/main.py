@@ -51,23 +51,24 @@ _CLIPS = FLAGS.group("Clips")
 CLIPS = _CLIPS.string("clips", "", "Folder of clips NAME with twins NAME_still; the first by name are for development.")
 NUM = _CLIPS.integer("num", 24, "Test clips (with --clips: the maximum).", at_least=1)
 DEV_NUM = _CLIPS.integer("dev_num", 8, "Development clips, distinct from the test clips.", at_least=1)
-NUM_FRAMES = _CLIPS.integer("num_frames", 16, "Frames of a rendered clip.", at_least=2)
-SEED = _CLIPS.integer("seed", 0, "Seed of rendered clips, k-means and RANSAC.")
+NUM_FRAMES = _CLIPS.integer("num_frames", 16, "Frames of a rendered clip.", at_least=2, at_most=10_000)
+SEED = _CLIPS.seed("seed", 0, "Seed of rendered clips, k-means and RANSAC.")
 
 _METHOD = FLAGS.group("Method")
 GRAPH = _METHOD.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
-CLUSTERS = _METHOD.integer("clusters", 64, "k-means clusters.", at_least=1)
+CLUSTERS = _METHOD.integer("clusters", 64, "k-means clusters.", at_least=1, at_most=100_000)
 ITERATIONS = _METHOD.integer("iterations", 300, "Alignment steps.", at_least=1)
 SYSTEMS = _METHOD.string(
     "systems",
     "plain,flow,flow+formula,flow+attention,flow+match,flow+truth,flow+attention+single-pass,flow+truth+single-pass,"
     "flow+attention+reprojection",
     "Reconstructions to compare with the first of them.",
+    may_be_empty=True,
 )
 TWINS = _METHOD.boolean("twins", True, "Reconstruct the motionless twins too.")
 
 _OUTPUT = FLAGS.group("Output")
-OUTPUT = _OUTPUT.string("output", "results/study", "Folder of the result. An existing one is replaced.")
+OUTPUT = _OUTPUT.output_folder("output", "results/study", "Folder of the result. An existing one is replaced.")
 MARKER = "results.json"
 
 

@@ -24,6 +24,10 @@ _T = TypeVar("_T")
 # Fraction of the frames for which a trajectory must have a pose. Motion capture loses track of a camera at times.
 _MIN_POSES_PER_FRAME = 0.5
 
+# A camera gets farther in two steps than in one, or as far if it only shakes. A path whose single steps are longer by
+# this factor is none; of fewer poses, that may be chance.
+_ALTERNATION, _MIN_ALTERNATING = 5.0, 8
+
 
 def finder(
     name: str, read: Callable[[pathlib.Path], list[TestSequence]]
@@ -147,7 +151,10 @@ def named_like(images: Sequence[pathlib.Path], folder: pathlib.Path, suffix: str
 
 
 def make_trajectory(times: np.ndarray, world_from_cam: np.ndarray, labels: Sequence[str]) -> Trajectory:
-    """Checks poses and orders them by time. Of several poses at the same time the first is kept.
+    """Checks poses, which are in order of time. Of equal poses at the same time the first is kept.
+
+    Nothing is sorted: poses in another order are of two trajectories, or not those of the frames that they stand
+    beside, and would silently become a path that no camera took.
 
     Args:
       times: (P,).
@@ -155,14 +162,37 @@ def make_trajectory(times: np.ndarray, world_from_cam: np.ndarray, labels: Seque
       labels: a name for each pose, for messages.
 
     Raises:
-      InputError: a time or pose is not finite, or a pose is not a rigid motion.
+      InputError: a time or pose is not finite, a pose is not a rigid motion, a time is before the one above it or has
+        two poses, or every other pose is of another path.
     """
-    poses = rigid_poses(np.asarray(world_from_cam, np.float64), labels)
+    times, poses = np.asarray(times, np.float64), rigid_poses(np.asarray(world_from_cam, np.float64), labels)
     finite = np.isfinite(times) & np.isfinite(poses).all(axis=(1, 2))
     for entry in np.flatnonzero(~finite).tolist():
         raise InputError(f"{labels[entry]}: a pose that is not finite. Restore the file, or remove the sequence.")
-    times, first = np.unique(np.asarray(times, np.float64), return_index=True)
-    return Trajectory(times, poses[first])
+    step = np.diff(times)
+    for entry in (1 + np.flatnonzero(step < 0)).tolist():
+        raise InputError(
+            f"{labels[entry]}: its time {times[entry]:.15g} is before {times[entry - 1]:.15g}, that of the pose above "
+            "it. Two trajectories in one file, or another order: keep one trajectory, in order of time."
+        )
+    differs = np.abs(poses[1:] - poses[:-1]).max(axis=(1, 2), initial=0) > 1e-9
+    for entry in (1 + np.flatnonzero((step == 0) & differs)).tolist():
+        raise InputError(f"{labels[entry]}: another pose at the time {times[entry]:.15g} of the one above. Remove one.")
+    kept = np.concatenate([np.ones(len(times[:1]), bool), step > 0])
+    times, poses = times[kept], poses[kept]
+    if _alternates(poses[:, :3, 3]):
+        raise InputError(
+            f"{labels[0]} and those after it alternate between two paths: two trajectories in one file. Keep one."
+        )
+    return Trajectory(times, poses)
+
+
+def _alternates(centres: np.ndarray) -> bool:
+    """Whether a path jumps to and fro with every pose, as two trajectories do that were merged by their times."""
+    if len(centres) < _MIN_ALTERNATING:
+        return False
+    one, two = (np.median(np.linalg.norm(centres[k:] - centres[:-k], axis=1)) for k in (1, 2))
+    return bool(one > _ALTERNATION * two and one > 0)
 
 
 def read_tum(path: pathlib.Path) -> Trajectory:

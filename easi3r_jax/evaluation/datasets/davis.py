@@ -113,9 +113,11 @@ def _decoded(image: Image.Image, path: pathlib.Path) -> tuple[np.ndarray, np.nda
     values = np.asarray(image)
     if image.mode in ("RGB", "RGBA"):  # like some masks of 2016
         values = values[..., :3].max(axis=-1)
+    elif image.mode in ("LA", "PA"):  # alpha is ignored, as everywhere
+        values = values[..., 0]
     elif image.mode not in ("P", "L", "1"):
         raise InputError(f"The mask {path} has pixels of mode {image.mode}: a palette or gray image is needed.")
     values = values.astype(np.uint8)
-    is_binary = image.mode != "P" and np.isin(values, (0, _VOID)).all()
+    is_binary = image.mode not in ("P", "PA") and np.isin(values, (0, _VOID)).all()
     void = np.zeros_like(values, bool) if is_binary else values == _VOID
     return (values != 0) & ~void, void

@@ -45,6 +45,7 @@ from easi3r_jax.evaluation.metrics.pose import (
     MAX_TIME_DIFFERENCE,
     align_path,
     associate,
+    path_similarity,
     pose_metrics,
     rotation_angle,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "focal_relative_error",
     "mask_boundary",
     "mean_recall_decay",
+    "path_similarity",
     "point_metrics",
     "pooled_iou",
     "pooled_metrics",

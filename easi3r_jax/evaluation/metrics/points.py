@@ -16,7 +16,7 @@ def point_metrics(
     """Distances between two clouds in the same frame of reference.
 
     Args:
-      points: (P, 3) predicted points, aligned to the true world (`register_similarity`, `align_path`).
+      points: (P, 3) predicted points, aligned to the true world (`path_similarity`).
       truth: (Q, 3) true points.
       corresponding: whether point n of one cloud corresponds to point n of the other.
 
@@ -35,7 +35,9 @@ def point_metrics(
     from scipy.spatial import KDTree
 
     points, truth = _cloud("predicted", points), _cloud("true", truth)
-    accuracy, completeness = KDTree(truth).query(points)[0], KDTree(points).query(truth)[0]
+    # Equal points, of which a collapsed cloud consists, would all be in one leaf of the tree.
+    distinct, true_distinct = (np.unique(cloud, axis=0) for cloud in (points, truth))
+    accuracy, completeness = KDTree(true_distinct).query(points)[0], KDTree(distinct).query(truth)[0]
     result: dict[str, float | None] = {
         "accuracy": float(accuracy.mean()),
         "accuracy_median": float(np.median(accuracy)),

@@ -72,12 +72,32 @@ def align_path(
       (T, 4, 4) rigid poses in the true world: the scale acts on positions only.
     """
     estimate = np.asarray(world_from_cam, np.float64)
-    true_centres = np.asarray(true_world_from_cam, np.float64)[:, :3, 3]
-    scale, rotation, translation = register_similarity(estimate[:, :3, 3], true_centres, with_scale=with_scale)
+    scale, rotation, translation = path_similarity(estimate, true_world_from_cam, with_scale=with_scale)
     aligned = np.tile(np.eye(4), (len(estimate), 1, 1))
     aligned[:, :3, :3] = rotation @ estimate[:, :3, :3]
     aligned[:, :3, 3] = scale * estimate[:, :3, 3] @ rotation.T + translation
     return aligned
+
+
+def path_similarity(
+    world_from_cam: Real[np.ndarray, "T 4 4"],
+    true_world_from_cam: Real[np.ndarray, "T 4 4"],
+    *,
+    with_scale: bool = True,
+) -> tuple[float, Float[np.ndarray, "3 3"], Float[np.ndarray, "3"]]:
+    """The similarity of `align_path`: scale, rotation, translation.
+
+    An estimate without translation, or one that has nothing in common with the truth, is fitted best by the scale 0:
+    every centre is then the mean of the true ones. So a frozen camera has the error of the truth's spread.
+    """
+    centres, true_centres = (np.asarray(path, np.float64)[:, :3, 3] for path in (world_from_cam, true_world_from_cam))
+    scale, rotation, translation = register_similarity(centres, true_centres, with_scale=with_scale)
+    if with_scale:
+        middle = true_centres.mean(axis=0)
+        fitted = scale * centres @ rotation.T + translation
+        if not _has_translation(centres) or _rms_distance(fitted, true_centres) > _rms_distance(middle, true_centres):
+            return 0.0, np.eye(3), middle
+    return float(scale), rotation, translation
 
 
 def pose_metrics(
@@ -104,9 +124,10 @@ def pose_metrics(
 
     Returns:
       `ate`: root mean square distance of camera centres, in units of the true world. With an alignment, None for fewer
-        than three frames (two centres always fit) or if one of the paths has no translation.
+        than three frames (two centres always fit) or if the true path has no translation. An estimate without
+        translation has an error: that of `path_similarity`.
       `rpe_translation`: root mean square translation of the relative pose error, in units of the true world. None
-        without a pair and, for a similarity, if one of the paths has no translation (no scale).
+        without a pair and, for a similarity, if the true path has no translation (no scale).
       `rpe_rotation_deg`: the same for the angle of its rotation, in degrees. None without a pair.
 
     Raises:
@@ -122,7 +143,8 @@ def pose_metrics(
     estimate, truth = _poses("poses", world_from_cam), _poses("true poses", true_world_from_cam)
     estimate, truth = _matched_poses(estimate, truth, times, true_times, max_difference)
 
-    moving = _has_translation(estimate[:, :3, 3]) and _has_translation(truth[:, :3, 3])
+    # Of the truth alone: an estimate that stands still where the camera moves is wrong, not undefined.
+    moving = _has_translation(truth[:, :3, 3])
     # Relative errors are invariant to a rigid motion of the world, so a path without translation needs no alignment.
     aligned = estimate
     if alignment != "none" and moving:
@@ -202,6 +224,10 @@ def _steps(world_from_cam: np.ndarray, delta: int) -> np.ndarray:
 def _has_translation(centres: np.ndarray) -> bool:
     spread = np.linalg.norm(centres - centres.mean(0), axis=1).max()
     return bool(spread > _MIN_RELATIVE_SPREAD * np.linalg.norm(centres, axis=1).max())
+
+
+def _rms_distance(points: np.ndarray, others: np.ndarray) -> float:
+    return _rms(np.linalg.norm(points - others, axis=1))
 
 
 def _rms(x: np.ndarray) -> float:

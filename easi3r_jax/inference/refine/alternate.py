@@ -1,6 +1,10 @@
 """Scheme for refining masks: one half of the frames prompts the tracker for the other half, and vice versa.
 
 A wrong mask in one frame is corrected by its neighbours', so a frame's mask is never predicted from itself.
+
+What one half alone has seen would be found in every second frame. If that half has the only prompts, it fills its own
+empty frames too: an object that was seen once is followed. Otherwise, what appears in a frame and in neither of the
+frames beside it is not added: the object is shown where it was seen.
 """
 
 from __future__ import annotations
@@ -8,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from easi3r_jax.core.arrays import Bool
@@ -38,8 +43,9 @@ def alternate(
 ) -> Bool[np.ndarray, "T H W"]:
     """Refines masks: those of odd frames prompt the even ones and vice versa; the result is added to the input.
 
-    Frames are numbered from 0. A half's prompts are its non-empty masks; a half without any is skipped. Frames after
-    the first prompt are tracked forward, those before it backward.
+    Frames are numbered from 0. A half's prompts are its non-empty masks; a half without any is skipped, and its prompts
+    are the other's. Frames after the first prompt are tracked forward, those before it backward. Found regions that no
+    frame beside theirs has are left out.
 
     Args:
       start: creates a tracker of the video without prompts.
@@ -50,7 +56,7 @@ def alternate(
     Returns:
       (T, H, W) bool: union of the input and the tracked masks.
 
-    Source: Easi3R's released program (refinement of masks by SAM 2).
+    Source: Easi3R's released program (refinement of masks by SAM 2); what one half alone has seen flickers there.
     """
     refined = masks.copy()
     prompts = [[t for t in range(first, len(masks), 2) if masks[t].any()] for first in (1, 0)]
@@ -68,9 +74,26 @@ def alternate(
                 continue
             progress(stage, done, total, "")
             found = tracker.follow(t, reverse=reverse)
-            if (t - half[0]) % 2:  # in the other half; this half's own empty masks are filled from the other one
+            # This half's own empty masks are filled from the other one, if that has any prompts.
+            if (t - half[0]) % 2 or len(halves) == 1:
                 refined[t] |= found
             done += 1
     if halves:
         progress(stage, total, total, "")
-    return refined
+    return _steady(refined, masks)
+
+
+def _steady(refined: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """The refined masks without added regions that neither of the frames beside theirs has."""
+    steady = refined.copy()
+    for t in range(len(refined)):
+        beside = np.zeros_like(refined[t])
+        for other in (t - 1, t + 1):
+            if 0 <= other < len(refined):
+                beside |= refined[other]
+        count, regions = cv2.connectedComponents(refined[t].astype(np.uint8))
+        kept = np.zeros(count, bool)
+        kept[np.unique(regions[beside | masks[t]])] = True  # regions that touch the frame's own mask are part of it
+        kept[0] = False
+        steady[t] &= kept[regions] | masks[t]
+    return steady

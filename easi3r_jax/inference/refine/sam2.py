@@ -13,12 +13,13 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
 from easi3r_jax.core.arrays import Bool, UInt8
 from easi3r_jax.core.errors import CheckpointError, ConfigError
 from easi3r_jax.core.types import Progress, silent
 from easi3r_jax.inference.refine.alternate import alternate
-from easi3r_jax.weights.hub import fetch, is_name
+from easi3r_jax.weights.hub import fetch, is_name, naming_damaged
 
 #: The largest of the released networks.
 RELEASED = "facebook/sam2.1-hiera-large"
@@ -68,7 +69,8 @@ class Sam2Refiner:
         except (RuntimeError, AssertionError) as error:  # no such device; PyTorch without CUDA
             raise ConfigError(f"PyTorch has no device {name!r} here: {_first_line(error)}") from error
         folder = _folder(checkpoint, progress)
-        self._model = _load(folder)
+        with naming_damaged(folder, (_CONFIG, _WEIGHTS)):
+            self._model = _load(folder)
         self._model.config.max_cond_frame_num = most_prompts or -1
         self.metadata = {
             "source_name": os.fspath(checkpoint),
@@ -212,12 +214,36 @@ def _load(folder: pathlib.Path) -> Any:
     finally:
         if bars:
             transformers.utils.logging.enable_progress_bar()
-    if found["missing_keys"]:  # they would be initialised randomly
-        raise CheckpointError(
-            f"{folder / _WEIGHTS} lacks {len(found['missing_keys'])} of SAM 2's tensors, "
-            f"e.g. {min(found['missing_keys'])}: it is of another network, or incomplete."
-        )
+    _check_tensors(folder, model, found)
     return model
+
+
+def _check_tensors(folder: pathlib.Path, model: Any, found: dict[str, Any]) -> None:
+    """Refuses weights that are not exactly the network's, as for our own networks: all reasons in one line.
+
+    Raises:
+      CheckpointError: tensors are missing (they would be random), unknown (they would be dropped: SAM 2.1's in a
+        configuration of SAM 2.0), of other shapes, or not finite.
+    """
+    torch, _ = _libraries()
+    tensors = model.state_dict()
+    with safe_open(folder / _WEIGHTS, framework="numpy") as file:  # the library does not report all that it drops
+        unknown = set(file.keys()) - set(tensors)
+    infinite = [
+        name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()
+    ]
+    wrong = {
+        "it lacks {} of SAM 2's tensors": found.get("missing_keys"),
+        "{} of its tensors are not of this configuration": unknown | set(found.get("unexpected_keys") or ()),
+        "{} have other shapes": [name for name, *_ in found.get("mismatched_keys") or ()],
+        "{} have NaN or infinite numbers": infinite,
+    }
+    reasons = [f"{text.format(len(names))}, e.g. {min(names)}" for text, names in wrong.items() if names]
+    if reasons:
+        raise CheckpointError(
+            f"Cannot use {folder / _WEIGHTS}: {'; '.join(reasons)}. It is of another network than {_CONFIG} says, or "
+            "damaged."
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -74,12 +74,13 @@ def load_masks(
 
 def _moving(image: Image.Image, path: pathlib.Path) -> tuple[np.ndarray, int]:
     """(H, W) bool, and the brightest value (0 for a palette, whose values are not brightnesses)."""
-    if image.mode == "P":
+    if image.mode in ("P", "PA"):
         if max((image.getpalette() or [0])[:3]) > 127:  # a black-and-white image that a program saved with a palette
             raise InputError(
                 f"The mask {path} has a palette whose index 0, the background, is bright: save it as a gray image."
             )
-        return np.asarray(image) != 0, 0
+        indices = np.asarray(image)
+        return (indices if image.mode == "P" else indices[..., 0]) != 0, 0
     if image.mode.startswith("I;16"):
         values = np.asarray(image)
         return values > 32767, int(values.max())

@@ -109,15 +109,15 @@ def by_stamp(stamps: Float[np.ndarray, "N"], source: SourceFrames, what: str) ->
     """
     order = np.argsort(stamps, kind="stable")
     ordered = stamps[order]
+    twice = ordered[1:][np.diff(ordered) == 0]
+    if len(twice):
+        raise InputError(f"{what} with the stamp {twice[0]:.15g} twice: remove one.")
     if len(stamps) == len(source.index):
         return order
     integers = bool(np.all((ordered == np.rint(ordered)) & (ordered >= 0) & (ordered < source.max_length)))
     fits = source.min_length <= len(stamps) <= source.max_length < math.inf
     if fits and not (integers and np.ptp(ordered) >= len(ordered)):
         return order[source.index]
-    twice = ordered[1:][np.diff(ordered) == 0]
-    if len(twice):
-        raise InputError(f"{what} with the stamp {twice[0]:.15g} twice: remove one.")
     if integers:
         return _looked_up({int(stamp): int(entry) for stamp, entry in zip(ordered, order, strict=True)}, source)
     after = np.searchsorted(ordered, source.time)

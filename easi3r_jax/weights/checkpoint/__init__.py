@@ -1,6 +1,13 @@
 """Checkpoints on disk: networks (`weights`) and training runs (`state`). The only package that imports Orbax."""
 
-from easi3r_jax.weights.checkpoint.state import latest_state, load_newest, load_state, save_state, state_options
+from easi3r_jax.weights.checkpoint.state import (
+    has_states,
+    latest_state,
+    load_newest,
+    load_state,
+    save_state,
+    state_options,
+)
 from easi3r_jax.weights.checkpoint.weights import (
     FORMAT_VERSION,
     LICENCE_RELEASED,
@@ -19,6 +26,7 @@ __all__ = [
     "LICENCE_RELEASED",
     "LICENCE_UNKNOWN",
     "NamedParameters",
+    "has_states",
     "is_checkpoint",
     "latest_state",
     "load_checkpoint",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def has_format(path: str | os.PathLike[str], name: str) -> bool:
     """Whether the folder's `config.json` declares this format, in any version."""
     try:
-        header = json.loads((pathlib.Path(path) / "config.json").read_bytes())
+        header = json.loads((pathlib.Path(path).expanduser() / "config.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(header, dict) and header.get("format") == name

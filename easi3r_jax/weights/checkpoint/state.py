@@ -90,6 +90,11 @@ def latest_state(states: str | os.PathLike[str]) -> pathlib.Path | None:
     return found[-1] if found else None
 
 
+def has_states(states: str | os.PathLike[str]) -> bool:
+    """Whether there is anything named like a state in a run's states folder, readable or not."""
+    return any(_resolved(states).glob("step_*"))
+
+
 def state_options(path: pathlib.Path) -> dict[str, Any]:
     """The options of the run that wrote a state, as JSON values.
 

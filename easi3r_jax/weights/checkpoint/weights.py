@@ -32,7 +32,7 @@ FORMAT = "easi3r_jax checkpoint"
 #: Written; version 1 is read too (see `_stored_name`).
 FORMAT_VERSION = 2
 LICENCE_RELEASED = "CC BY-NC-SA 4.0 (released DUSt3R and MonST3R weights: attribution, non-commercial, share alike)"
-_REMEDY = "Delete it and convert again."
+_REMEDY = "Restore it, or write it again, by the program that made it (convert, train)."
 LICENCE_UNKNOWN = "The terms of the source apply; released DUSt3R and MonST3R weights are CC BY-NC-SA 4.0."
 
 #: Pairs of a parameter's path ("encoder.norm.scale") and its float32 array, in the layout of our network.
@@ -123,7 +123,7 @@ def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig | FlowConf
     Raises:
       CheckpointError: not a checkpoint of ours, or of another format version.
     """
-    config, _, metadata = _read_header(pathlib.Path(path))
+    config, _, metadata = _read_header(pathlib.Path(path).expanduser())
     return config, metadata
 
 
@@ -195,7 +195,7 @@ def load_network(
     sharding: jax.sharding.Sharding | None = None,
 ) -> tuple[DUSt3R | FlowNetwork, dict[str, Any]]:
     """As `load_checkpoint`, for any network. Parameters stay float32, whatever the precision."""
-    path = pathlib.Path(path).absolute()
+    path = pathlib.Path(path).expanduser().absolute()
     config, expected, metadata = _read_header(path)
     parameters = _read_weights(path, config, expected, metadata["format_version"], sharding)
     return model_from(config, parameters, precision=precision), metadata

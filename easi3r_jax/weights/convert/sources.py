@@ -10,7 +10,7 @@ from easi3r_jax.core.types import Progress, silent
 from easi3r_jax.weights.checkpoint import LICENCE_RELEASED
 from easi3r_jax.weights.convert import safetensors_folder, torch_file
 from easi3r_jax.weights.convert.tensors import OpenedWeights
-from easi3r_jax.weights.hub import fetch, is_name
+from easi3r_jax.weights.hub import fetch, is_name, naming_damaged
 
 #: Hub names of the released networks.
 RELEASED = (
@@ -54,9 +54,11 @@ def open_source(source: str | os.PathLike[str], progress: Progress = silent) -> 
     # What looks like a path is not looked up on the hub: a mistyped path should not leave the machine.
     is_local = path.suffix in (".pth", ".safetensors") or path.parent.is_dir()
     if is_name(str(source)) and not is_local:
-        folder = fetch(str(source), (safetensors_folder.CONFIG, safetensors_folder.WEIGHTS), "DUSt3R", progress)
+        files = (safetensors_folder.CONFIG, safetensors_folder.WEIGHTS)
+        folder = fetch(str(source), files, "DUSt3R", progress)
         licence = LICENCE_RELEASED if source in RELEASED else None
-        return safetensors_folder.open_folder(folder, name=str(source), licence=licence)
+        with naming_damaged(folder, files):
+            return safetensors_folder.open_folder(folder, name=str(source), licence=licence)
     raise CheckpointError(
         f"There is no checkpoint at {source}: pass a .pth file, a folder of {safetensors_folder.WEIGHTS} and "
         f"{safetensors_folder.CONFIG}, a converted folder, or a hub name such as {RELEASED[0]}."

@@ -36,7 +36,7 @@ def test_frames_objects_and_void(root):
     assert sequence.truth.depth is None and sequence.truth.trajectory is None
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "RGB", "RGBA"])
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "RGB", "RGBA"])
 def test_black_and_white_masks(root, mode):
     """As in 2016: 255 is dynamic, and no pixel is void."""
     path = root / "Annotations/480p/bear/00000.png"

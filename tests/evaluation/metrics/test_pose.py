@@ -183,17 +183,38 @@ def test_a_straight_path_is_evaluated():
     assert all(value < 1e-6 for value in (pose_metrics(estimate, truth)[k] for k in ("ate", "rpe_rotation_deg")))
 
 
-@pytest.mark.parametrize("which", ["estimate", "truth", "both"])
-def test_without_translation_only_rotation_is_defined(paths, which):
+@pytest.mark.parametrize("which", ["truth", "both"])
+def test_without_true_translation_only_rotation_is_defined(paths, which):
     estimate, truth, _ = (np.array(p) for p in paths)
     if which != "truth":
         estimate[:, :3, 3] = [0.3, 0.1, 7.0]
-    if which != "estimate":
-        truth[:, :3, 3] = 0
+    truth[:, :3, 3] = 0
     result = pose_metrics(estimate, truth)
     assert result["ate"] is None
     assert result["rpe_translation"] is None
     assert result["rpe_rotation_deg"] == pytest.approx(paths[2][2])
+
+
+@pytest.mark.parametrize("moved", [0.0, 1e-7, 1e-5])
+def test_a_frozen_estimate_has_the_error_of_scale_0(paths, moved):
+    """The spread of the truth: no better than an estimate that moves a little at random, and no worse."""
+    estimate, truth, _ = (np.array(p) for p in paths)
+    estimate[:, :3, 3] = [0.3, 0.1, 7.0] + moved * np.random.default_rng(0).normal(size=(len(estimate), 3))
+    result = pose_metrics(estimate, truth)
+    spread = np.sqrt(np.square(np.linalg.norm(truth[:, :3, 3] - truth[:, :3, 3].mean(0), axis=1)).mean())
+    steps = np.sqrt(np.square(np.linalg.norm(np.diff(truth[:, :3, 3], axis=0), axis=1)).mean())
+    if moved < 1e-6:  # rounding noise is no motion
+        assert result["ate"] == pytest.approx(spread, rel=1e-12)
+        assert result["rpe_translation"] == pytest.approx(steps, rel=1e-12)
+    assert 0.5 * spread < result["ate"] <= spread * (1 + 1e-12)
+
+
+def test_an_estimate_with_nothing_in_common_is_fitted_by_scale_0():
+    """Centres without any correlation: every other scale would be worse than none."""
+    line = np.array([-1.0, 1.0, 1.0, -1.0])
+    truth = poses(np.tile([0.0, 0, 0, 1], (4, 1)), np.array([1.0, 1, -1, -1])[:, None] * [0, 1.0, 0])
+    estimate = poses(np.tile([0.0, 0, 0, 1], (4, 1)), line[:, None] * [5.0, 0, 0])
+    assert pose_metrics(estimate, truth)["ate"] == pytest.approx(1.0)
 
 
 def test_too_few_frames_have_no_metric(paths):
@@ -211,7 +232,8 @@ def test_with_a_known_scale_a_static_camera_is_evaluated(paths):
     truth = paths[1]
     still = np.tile(np.eye(4), (len(truth), 1, 1))
     result = pose_metrics(still, truth, alignment="rigid")
-    assert result["ate"] is None
+    centres = truth[:, :3, 3]
+    assert result["ate"] == pytest.approx(np.sqrt(np.square(centres - centres.mean(0)).sum(1).mean()))
     steps = np.linalg.norm(np.diff(truth[:, :3, 3], axis=0), axis=1)
     assert result["rpe_translation"] == pytest.approx(np.sqrt(np.square(steps).mean()))
     assert pose_metrics(still[:1], still[:1], alignment="none")["ate"] == 0

@@ -24,9 +24,16 @@ class Recorder:
 
 
 def pixel(t, _=None):
-    """A mask of one pixel, another in every frame."""
+    """A mask of two pixels, others in every frame; one of them is in the next frame's."""
     mask = np.zeros((H, W), bool)
-    mask[0, t] = True
+    mask[0, t : t + 2] = True
+    return mask
+
+
+def pillar(t, height):
+    """Such pixels, and those below them."""
+    mask = pixel(t)
+    mask[:height, t] = True
     return mask
 
 
@@ -73,21 +80,39 @@ def test_each_frame_gets_what_the_other_half_finds_beside_its_own(refined):
 def test_empty_masks_do_not_prompt_and_are_found_by_the_other_half(refined):
     """Those of frames 1 and 5 are missing: their half passes them, but only the other, of 3 prompts, fills them."""
     masks = clip_of((0, 2, 3, 4), 6)
-    result, (odd, even) = refined(masks, lambda t, prompts: pixel(t + 6 * len(prompts)))
+    result, (odd, even) = refined(masks, lambda t, prompts: pillar(t, 2 * len(prompts)))
     assert odd == [("prompt", 3), ("forward", 4), ("forward", 5), ("backward", 2), ("backward", 1), ("backward", 0)]
     assert even == [*(("prompt", t) for t in (0, 2, 4)), *(("forward", t) for t in (1, 3, 5))]
-    found = np.stack([pixel(t + (18 if t % 2 else 6)) for t in range(6)])
+    found = np.stack([pillar(t, 6 if t % 2 else 2) for t in range(6)])
     np.testing.assert_array_equal(result, masks | found)
 
 
-def test_a_half_without_prompts_finds_nothing(refined):
+def test_an_object_seen_once_is_followed_in_all_frames(refined):
+    """Not in every second one: the other half has nothing to fill the first one's frames with."""
     masks = clip_of((2,), 5)
     result, logs = refined(masks)
     assert logs == [[("prompt", 2), ("forward", 3), ("forward", 4), ("backward", 1), ("backward", 0)]]
-    expected = masks.copy()
-    expected[1] |= pixel(1)
-    expected[3] |= pixel(3)
+    expected = masks | np.stack([pixel(t) for t in range(5)])
+    expected[2] = masks[2]
     np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("seen", [4, 5])
+def test_an_object_seen_once_beside_another_is_steady(refined, seen):
+    """One that stays is in all masks, the other in one: the half that sees it finds it in every second frame."""
+    masks, count = np.zeros((10, H, W), bool), 10
+    masks[:, 8:, :6] = True
+    other = np.zeros((H, W), bool)
+    other[1:5, 12:20] = True
+    masks[seen] |= other
+
+    def followed(t, prompts):
+        return np.logical_or.reduce(list(prompts.values()))
+
+    result, _ = refined(masks, followed)
+    shown = [t for t in range(count) if (result[t] & other).any()]
+    assert seen in shown and shown == list(range(shown[0], shown[-1] + 1))
+    assert (result & masks == masks).all() and not (result & ~(masks | other)).any()
 
 
 @pytest.mark.parametrize("masks", [clip_of((), 4), clip_of((0,), 1)])

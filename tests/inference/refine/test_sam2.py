@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from easi3r_jax.core.errors import CheckpointError, ConfigError
 from easi3r_jax.inference.refine import Sam2Refiner, sam2
+from easi3r_jax.inference.refine.alternate import _steady
 from tests.sam2_network import save_small_sam2
 
 pytestmark = pytest.mark.torch
@@ -68,9 +69,11 @@ def as_the_library_does(folder, rgb, masks):
             for reverse in (False, True):
                 for out in model.propagate_in_video_iterator(session, start_frame_idx=prompts[0], reverse=reverse):
                     found.setdefault(out.frame_idx, resize(out.pred_masks, (H, W), mode="bilinear")[0, 0].numpy() > 0)
-            for t in range(1 - parity, len(masks), 2):
-                refined[t] |= found[t]
-    return refined
+            alone = not any(masks[t].any() for t in range(1 - parity, len(masks), 2))
+            for t in range(0 if alone else 1 - parity, len(masks), 1 if alone else 2):
+                if t not in prompts:
+                    refined[t] |= found[t]
+    return _steady(refined, masks)  # see test_alternate.py
 
 
 @pytest.mark.parametrize("lost", [(), (3,), (0, 1, 2), (1, 3, 5), (0, 1, 2, 3, 4, 5)])
@@ -207,6 +210,32 @@ def test_incomplete_weights_are_refused(copy):
     del tensors["no_memory_embedding"]
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
     refused(copy, "lacks 1 of SAM 2's tensors, e.g. no_memory_embedding")
+
+
+def test_weights_of_another_version_are_refused(copy):
+    """As SAM 2.1's under a configuration of SAM 2.0: the library drops what that does not have."""
+    config = json.loads((copy / "config.json").read_text())
+    assert config["enable_occlusion_spatial_embedding"] and config["enable_temporal_pos_encoding_for_object_pointers"]
+    config["enable_occlusion_spatial_embedding"] = False
+    config["enable_temporal_pos_encoding_for_object_pointers"] = False
+    (copy / "config.json").write_text(json.dumps(config))
+    refused(copy, "3 of its tensors are not of this configuration, e.g. occlusion_spatial_embedding_parameter")
+
+
+def test_tensors_of_no_network_are_refused(copy):
+    tensors = load_file(copy / "model.safetensors")
+    tensors["mystery.weight"] = np.zeros(3, np.float32)
+    del tensors["no_memory_embedding"]
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    refused(copy, "lacks 1 of SAM 2's tensors.*; 1 of its tensors are not of this configuration, e.g. mystery.weight")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(copy, value):
+    tensors = load_file(copy / "model.safetensors")
+    tensors["no_memory_embedding"] = np.full_like(tensors["no_memory_embedding"], value)
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    refused(copy, "1 have NaN or infinite numbers, e.g. no_memory_embedding")
 
 
 def test_damaged_weights_are_refused(copy):

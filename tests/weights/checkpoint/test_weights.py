@@ -222,7 +222,7 @@ def test_parameters_of_another_architecture(copy, changes):
     header = json.loads((copy / "config.json").read_text())
     header["architecture"] |= changes
     (copy / "config.json").write_text(json.dumps(header))
-    with pytest.raises(CheckpointError, match=r"do not match its configuration.*convert again"):
+    with pytest.raises(CheckpointError, match=r"do not match its configuration.*Restore it, or write it again"):
         load_checkpoint(copy)
 
 
@@ -264,7 +264,7 @@ def test_each_damaged_file_is_named(copy, damage):
         with pytest.raises(CheckpointError) as caught:
             load_checkpoint(copy)
         file.write_bytes(raw)
-        assert f"({file.relative_to(copy)} {state}). Delete it and convert again." in str(caught.value)
+        assert f"({file.relative_to(copy)} {state}). Restore it, or write it again" in str(caught.value)
         assert "\n" not in str(caught.value)
     load_checkpoint(copy)
 
@@ -273,7 +273,7 @@ def test_each_damaged_file_is_named(copy, damage):
 def test_missing_part_is_named(copy, part):
     shutil.rmtree(copy / "weights" / part)
     with pytest.raises(
-        CheckpointError, match=rf"damaged or incomplete \(weights/{part}/.* is missing, and \d+ more\)\. Delete it"
+        CheckpointError, match=rf"damaged or incomplete \(weights/{part}/.* is missing, and \d+ more\)\. Restore it"
     ):
         load_checkpoint(copy)
 
