@@ -26,8 +26,8 @@ def load_masks(
 ) -> Bool[np.ndarray, "T H W"]:
     """Reads a folder of mask images, and selects, scales and crops them like the frames.
 
-    There is one image per frame of the source, in the order of a folder of frames (`video.images.in_order`), or one per
-    frame of the clip. Images have the size of the original images, and are then sampled at the pixel nearest to each of
+    There is one image per frame of the source, in natural order (`files.names.natural_order`), or one per frame of the
+    clip. Images have the size of the original images, and are then sampled at the pixel nearest to each of
     the frame's; or they have the size of the frames. Bright pixels are dynamic: red, green or blue above half of its
     range (above 127 of 255). In palette images every index except 0 is dynamic, as in DAVIS. Alpha is ignored.
 
@@ -45,7 +45,7 @@ def load_masks(
         palette has a bright index 0, or all gray values are 0 to 15, which would mark nothing.
     """
     folder = pathlib.Path(folder).expanduser()
-    paths = list_images(folder)
+    paths = list_images(folder, name_others=True)
     chosen = by_count(len(paths), SourceFrames.of(frames, stopped_early, source_names), f"{folder}: masks")
     own_size = (int(frames.rgb.shape[1]), int(frames.rgb.shape[2]))
     source_size = frames.original_size

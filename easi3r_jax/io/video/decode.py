@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterator
 from fractions import Fraction
 from typing import Any
 
+import absl.logging
 import av
 import numpy as np
 from av.error import FFmpegError
@@ -25,10 +26,13 @@ from PIL import Image
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.video.clip import ASSUMED_RATE, ClipFrame, ClipReader
 from easi3r_jax.io.video.completeness import Completeness
+from easi3r_jax.io.video.times import RisingTimes, are_decoding_times
 
 # Pixel aspect ratios (width over height). Up to the first, pixels are taken as square, as players do: rounding in
 # programs leads to such numbers. Above the second, the file is refused.
 _MIN_ASPECT, _MAX_ASPECT = 1.01, 4.0
+# Streams that are not the video: cover images, previews, tiles of a photograph.
+_NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 
 
 def open_video(path: pathlib.Path) -> ClipReader:
@@ -39,12 +43,18 @@ def open_video(path: pathlib.Path) -> ClipReader:
         clip's frames.
     """
     container = _container(path)
-    # Cover images of audio files are streams too.
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    streams = [s for s in container.streams.video if not s.disposition & _NO_VIDEO]
     if not streams or container.format.name == "tty":  # FFmpeg renders any .txt file
         container.close()
         raise InputError(f"{path} has no pictures: give a video file or a folder of images.")
-    stream = streams[0]
+    # As players choose; max takes the first of equals.
+    stream = max(streams, key=lambda s: (bool(s.disposition & Disposition.default), s.frames != 1))
+    others = [f"{s.width}x{s.height}" for s in streams if s.index != stream.index and s.frames != 1]
+    if others:
+        absl.logging.warning(
+            "%s has %d video tracks: track %d (%dx%d) is read, as players choose; left out: %s",
+            *(path, 1 + len(others), stream.index, stream.width, stream.height, ", ".join(others)),
+        )
     if stream.codec_context is None:
         container.close()
         raise InputError(f"{path} is damaged, or its codec is unknown: convert it to H.264 .mp4.")
@@ -91,15 +101,16 @@ def _frames(
 ) -> Generator[ClipFrame, None, None]:
     with container:
         completeness = Completeness(path, container, stream, rate)
-        index, origin, rotation, matrix = 0, None, None, None
+        index, rotation, matrix = 0, None, None
+        by_decoding = are_decoding_times(path, container, stream)
+        pictures = _pictures(container, stream, completeness)
+        given = ((picture, _seconds(picture.dts if by_decoding else picture.pts, stream)) for picture in pictures)
         try:
-            for picture in _pictures(container, stream, completeness):
-                time = index / rate if picture.pts is None else picture.pts * stream.time_base
-                origin = time if origin is None else origin
+            for picture, time in RisingTimes(1 / rate).stamped(given):
                 if rotation != picture.rotation:
                     rotation, matrix = picture.rotation, _display_matrix(picture)
                 label = f"Frame {index} of {path}"
-                yield ClipFrame(index, time - origin, label, functools.partial(_upright, picture, matrix, aspect))
+                yield ClipFrame(index, time, label, functools.partial(_upright, picture, matrix, aspect))
                 index += 1
         except _DamageError as error:
             rest = f", or read only the {index} frames before it (first)" if index else ""
@@ -107,6 +118,10 @@ def _frames(
                 f"Frame {index} of {path} cannot be read: the file is truncated or damaged. Copy it again{rest}."
             ) from error
         completeness.check(index)
+
+
+def _seconds(time: int | None, stream: Any) -> Fraction | None:
+    return None if time is None else time * stream.time_base
 
 
 def _pictures(container: Any, stream: Any, completeness: Completeness) -> Iterator[av.VideoFrame]:
