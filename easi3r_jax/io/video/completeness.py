@@ -12,6 +12,9 @@ import av
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.video import structure
 
+# Frames by which decoding may precede the display: H.264's limit.
+_MAX_REORDERING = 16
+
 
 class Completeness:
     """Observes the packets of a video and tells whether some are missing.
@@ -47,6 +50,8 @@ class Completeness:
         self.latest_decoding = packet.dts if is_picture else self.latest_decoding
         start = time * packet.time_base
         length = packet.duration * packet.time_base if packet.duration else self._interval * is_picture
+        if is_picture and self._container.format.name == "flv":  # it stores no durations
+            length = max(length, self._interval)
         earliest, latest = self._spans.get(packet.stream.index, (start, start))
         self._spans[packet.stream.index] = (min(earliest, start), max(latest, start + length))
 
@@ -101,4 +106,6 @@ class Completeness:
         from_zero = is_matroska or self._container.format.name == "flv"
         begin = Fraction(0) if from_zero else min((s[0] for s in spans), default=Fraction(0))
         slack = self._interval * (Fraction(3, 4) if from_zero else Fraction(3, 2))
+        if self._container.format.name == "asf" and self._stream.codec_context.has_b_frames:
+            slack += self._interval * _MAX_REORDERING  # its times are those of decoding
         return max((s[1] for s in spans), default=begin) - begin >= declared - slack
