@@ -11,7 +11,7 @@ import dataclasses
 import pathlib
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -129,7 +129,8 @@ def read_heif(path: pathlib.Path, picture: HeifPicture) -> Image.Image:
                 raise ValueError("its codec is unknown")
             stream.codec_context.options = {"err_detect": "explode+crccheck"}
         for packet in container.demux(streams):
-            for frame in packet.decode():
+            frames: Any = packet.decode()
+            for frame in frames:
                 if frame.is_corrupt:
                     raise ValueError("it is damaged")
                 decoded.setdefault(packet.stream.id, frame.to_ndarray(format="rgb24"))

@@ -122,7 +122,8 @@ def image_shape(path: pathlib.Path) -> tuple[int, int]:
     """
     with _reported(path):
         if is_heif(path):
-            return heif_picture(path).upright_size[::-1]
+            width, height = heif_picture(path).upright_size
+            return height, width
         with Image.open(path, formats=_FORMATS) as image:
             width, height = image.size
             tags: Any = getattr(image, "tag_v2", None)
@@ -133,7 +134,7 @@ def image_shape(path: pathlib.Path) -> tuple[int, int]:
 
 
 def decode_image(path: pathlib.Path, convert: Callable[[Image.Image], _T]) -> _T:
-    """Applies `convert` to the image of a file: upright, in the file's own mode.
+    """Applies `convert` to the image of a file: upright, in the file's own mode, with its `format`.
 
     Raises:
       InputError: the file cannot be read, decoded or converted, is too large, or holds several pictures.
@@ -144,11 +145,14 @@ def decode_image(path: pathlib.Path, convert: Callable[[Image.Image], _T]) -> _T
         with Image.open(path, formats=_FORMATS) as image:
             require_one_picture(image, path)
             image.load()
+            form, tags = image.format, getattr(image, "tag_v2", {})
             if image.mode == "I" and image.format == "PPM":  # Pillow has stretched any range above 255 to 16 bits
                 image = Image.fromarray(np.asarray(image).astype(np.uint16))
-            elif image.mode == "I;16" and image.format == "TIFF" and image.tag_v2.get(_BITS) == (12,):
+            elif image.mode == "I;16" and tags.get(_BITS) == (12,):
                 image = Image.fromarray(np.asarray(image) << 4)
-            return convert(ImageOps.exif_transpose(image))
+            upright = ImageOps.exif_transpose(image)
+            upright.format = form
+            return convert(upright)
 
 
 def _decode_heif(path: pathlib.Path) -> Image.Image:
@@ -158,7 +162,9 @@ def _decode_heif(path: pathlib.Path) -> Image.Image:
     picture = heif_picture(path)
     if picture.num_pictures > 1:
         raise InputError(f"The image {path} has {picture.num_pictures} pictures: save each as a file of its own.")
-    return read_heif(path, picture)
+    image = read_heif(path, picture)
+    image.format = "HEIF"
+    return image
 
 
 @contextlib.contextmanager
