@@ -113,10 +113,11 @@ WITHIN = {
     },
     "io": {
         "export": {"pictures"},
-        "priors": {"video"},
+        "priors": {"files", "video"},
         "remote": {"files"},
         "results": {"export", "pictures", "priors", "remote"},
         "sequences": {"remote", "video"},
+        "video": {"files"},
         "window_store": {"export"},
     },
     "viewer": {

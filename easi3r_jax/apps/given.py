@@ -194,6 +194,9 @@ class GivenFlags(NetworkFlags):
             "Camera poses of some or all frames: a TUM trajectory, a transforms.json, or an .npz with world_from_cam. "
             "The result is in their world and units.",
         )
+        self.quaternion = self._known.string(
+            "quaternion", "auto", "Order of quaternions in --poses: xyzw, wxyz, or auto (wxyz if pred_traj.txt)."
+        )
         self.camera_weight = self._known.number(
             "camera_weight", 0.0, "Weight of known cameras as a prior; 0: they are held fixed.", at_least=0.0
         )
@@ -231,7 +234,7 @@ class GivenFlags(NetworkFlags):
         cameras = None
         if self.intrinsics.value or self.poses.value:
             intrinsics, poses = (remote.local(flag.value) or None for flag in (self.intrinsics, self.poses))
-            cameras = load_cameras(frames, intrinsics, poses, stopped_early, names)
+            cameras = load_cameras(frames, intrinsics, poses, stopped_early, names, self.quaternion.value)
         return Given(masks=masks, cameras=cameras)
 
 

@@ -21,8 +21,9 @@ from easi3r_jax.apps.app import options
 from easi3r_jax.apps.app.store import Store
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.errors import ConfigError, InputError, OutputError, UserError
+from easi3r_jax.io.files.names import natural_order
 from easi3r_jax.io.pictures.gallery import FILMS
-from easi3r_jax.io.video.images import SUFFIXES, in_order
+from easi3r_jax.io.video.images import SUFFIXES
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.weights.load import load_model_and_metadata, on_devices
 
@@ -269,7 +270,7 @@ def _clip(uploads: Sequence[str | os.PathLike], folder: pathlib.Path, names: _Na
     Raises:
       InputError: no files, too large, or files of different kinds.
     """
-    paths = in_order(pathlib.Path(path) for path in uploads)
+    paths = natural_order(pathlib.Path(path) for path in uploads)
     if not paths:
         raise InputError("There is nothing to reconstruct: drop a video or images first.")
     try:

@@ -14,6 +14,7 @@ from easi3r_jax.core.errors import InputError
 from easi3r_jax.evaluation.datasets.sequence import TestSequence, Trajectory
 from easi3r_jax.evaluation.metrics import associate
 from easi3r_jax.io import files, remote
+from easi3r_jax.io.files.names import canonical
 from easi3r_jax.io.priors.rigid import rigid_poses
 from easi3r_jax.io.priors.text import read_trajectory
 from easi3r_jax.io.video import StoredImage
@@ -107,14 +108,14 @@ def recordings(root: pathlib.Path, names: Sequence[str]) -> list[pathlib.Path]:
 
 
 def frames_in(folder: pathlib.Path, what: str = "frames") -> list[pathlib.Path]:
-    """The images of a folder, ordered by name.
+    """The images of a folder, in natural order.
 
     Raises:
       InputError: the folder does not exist or is empty.
     """
     if not any((folder / name).is_file() for name in files.names_in(require_folder(folder, what))):
         raise InputError(f"{folder} has no {what}: restore them, or remove the sequence.")
-    return list_images(folder)
+    return list_images(folder, name_others=True)
 
 
 def chosen(items: Sequence[_T], *, stride: int = 1, limit: int | None = None, start: int = 0) -> list[_T]:
@@ -136,11 +137,12 @@ def named_like(images: Sequence[pathlib.Path], folder: pathlib.Path, suffix: str
     Raises:
       InputError: the folder does not exist, an image has no file, or a file has no image.
     """
-    existing = {name for name in files.names_in(require_folder(folder, what)) if name.endswith(suffix)}
+    existing = {canonical(name): name for name in files.names_in(require_folder(folder, what)) if name.endswith(suffix)}
     if not existing:
         raise InputError(f"{folder} has no {what}: restore them, or remove the sequence.")
-    paths = [folder / (image.stem + suffix) for image in images]
-    missing = [path for path in paths if path.name not in existing]
+    wanted = [image.stem + suffix for image in images]
+    paths = [folder / existing.get(canonical(name), name) for name in wanted]
+    missing = [path for path in paths if path.name not in existing.values()]
     if missing or len(existing) != len(images):
         example = f" (the first missing one: {missing[0].name})" if missing else ""
         raise InputError(

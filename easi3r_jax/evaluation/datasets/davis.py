@@ -26,6 +26,8 @@ from easi3r_jax.io import files
 from easi3r_jax.io.video.images import decode_image
 
 _VOID = 255
+# Its colour in DAVIS' palette, for images that a program has converted to RGB.
+_VOID_COLOR = (224, 224, 192)
 
 #: The benchmark's validation sequences, for copies that lack ImageSets.
 VAL_2016 = (
@@ -82,7 +84,7 @@ def _read(root: pathlib.Path, lists: tuple[str, ...], names: tuple[str, ...] | N
 def _names(path: pathlib.Path) -> tuple[str, ...]:
     """The sequences in a list of names, or of paths of frames."""
     with files.reported(path):
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     words = [line.split()[0] for line in lines if line.strip()]
     names = dict.fromkeys(word.strip("/").split("/")[-2] if "/" in word else word for word in words)
     if not names:
@@ -112,7 +114,10 @@ def _decoded(image: Image.Image, path: pathlib.Path) -> tuple[np.ndarray, np.nda
     """(h, w) bool of dynamic pixels, and of void pixels."""
     values = np.asarray(image)
     if image.mode in ("RGB", "RGBA"):  # like some masks of 2016
+        void = (values[..., :3] == _VOID_COLOR).all(axis=-1)
         values = values[..., :3].max(axis=-1)
+        if void.any():  # the palette's colours, of which none but the last is light
+            return (values != 0) & ~void, void
     elif image.mode in ("LA", "PA"):  # alpha is ignored, as everywhere
         values = values[..., 0]
     elif image.mode not in ("P", "L", "1"):

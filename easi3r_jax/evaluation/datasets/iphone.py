@@ -22,6 +22,7 @@ from easi3r_jax.core.errors import InputError
 from easi3r_jax.evaluation.datasets import common
 from easi3r_jax.evaluation.datasets.sequence import TestSequence, Truth
 from easi3r_jax.io import files
+from easi3r_jax.io.files.names import natural_order
 from easi3r_jax.io.priors.files import read_text
 from easi3r_jax.io.video.images import image_shape
 
@@ -91,7 +92,7 @@ def _names(folder: pathlib.Path, images: pathlib.Path) -> list[str]:
             raise InputError(f"{path} has no list of frames train_ids: restore it.")
         if len(set(names)) < len(names):
             raise InputError(f"{path} names a frame twice in train_ids: restore it.")
-        return sorted(names)
+        return [path.name for path in natural_order(map(pathlib.PurePosixPath, names))]
     names = [image.stem for image in common.frames_in(images) if image.stem.startswith(_MOVING_CAMERA_PREFIX)]
     if not names:
         raise InputError(

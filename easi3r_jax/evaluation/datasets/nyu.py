@@ -23,6 +23,7 @@ from easi3r_jax.core.errors import InputError
 from easi3r_jax.evaluation.datasets import common
 from easi3r_jax.evaluation.datasets.sequence import TestSequence, Truth
 from easi3r_jax.io import files
+from easi3r_jax.io.files.names import natural_order
 from easi3r_jax.io.video import StoredImage
 
 _LABELLED, _SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
@@ -43,7 +44,7 @@ def read(root: pathlib.Path) -> list[TestSequence]:
             return [_extracted(frames, maps)]
     base = common.below(root, "test")
     scenes = [] if base is None else common.subfolders(base / "test")
-    frames = [path for scene in scenes for path in sorted(scene.glob("rgb_*.jpg"))]
+    frames = [path for scene in scenes for path in natural_order(scene.glob("rgb_*.jpg"))]
     maps = [path.with_name(path.stem.replace("rgb", "sync_depth") + ".png") for path in frames]
     missing = [path for path in maps if not path.is_file()]
     if missing:
@@ -95,7 +96,7 @@ def _test_indices(path: pathlib.Path, number: int) -> list[int]:
 
 def _maps(folder: pathlib.Path) -> list[pathlib.Path]:
     """Depth maps as arrays, or as images, ordered by name."""
-    arrays = sorted(common.require_folder(folder, "depth maps").glob("*.npy"))
+    arrays = natural_order(common.require_folder(folder, "depth maps").glob("*.npy"))
     return arrays or common.frames_in(folder, "depth maps")
 
 

@@ -1,6 +1,8 @@
 """Readers for the files of data sets. Their contents are not trusted.
 
 folders    contents of folders
+names      order of files, names that mean the same file
+text       numbers in text
 arrays     .npy, .npz, tables of numbers
 images     16-bit images
 hdf5       HDF5 and MATLAB 7.3

@@ -20,10 +20,11 @@ from typing import IO
 import numpy as np
 
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.io.files.text import decoded, numbers_of
 
 
 def read_table(path: pathlib.Path, *columns: int) -> np.ndarray:
-    """Reads lines of numbers. Empty lines and comments (from # on) are skipped.
+    """Reads lines of numbers, for their form see `text.numbers_of`. Empty lines and comments are skipped.
 
     Args:
       path: a text file.
@@ -39,20 +40,14 @@ def read_table(path: pathlib.Path, *columns: int) -> np.ndarray:
         raise InputError(f"No file {path}: restore it, or remove the sequence.")
     rows = []
     try:
-        with path.open(encoding="ascii", errors="replace") as file:
-            for number, line in enumerate(file, 1):
-                fields = line.split("#", 1)[0].split()
-                if not fields:
-                    continue
-                try:
-                    rows.append([float(field) for field in fields])
-                except ValueError as error:
-                    raise InputError(
-                        f"Line {number} of {path} is not a list of numbers: {line.strip()[:60]!r}."
-                    ) from error
-                if len(fields) not in columns or len(fields) != len(rows[0]):
-                    needed = len(rows[0]) if len(rows) > 1 else " or ".join(map(str, columns))
-                    raise InputError(f"Line {number} of {path} has {len(fields)} numbers, but {needed} are needed.")
+        for number, line in enumerate(decoded(path.read_bytes(), "replace").splitlines(), 1):
+            values = numbers_of(line, f"Line {number} of {path}")
+            if not values:
+                continue
+            rows.append(values)
+            if len(values) not in columns or len(values) != len(rows[0]):
+                needed = len(rows[0]) if len(rows) > 1 else " or ".join(map(str, columns))
+                raise InputError(f"Line {number} of {path} has {len(values)} numbers, but {needed} are needed.")
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
     return np.array(rows, np.float64).reshape(len(rows), len(rows[0]) if rows else columns[0])

@@ -42,6 +42,7 @@ def load_cameras(
     poses: _Path | None = None,
     stopped_early: bool = False,
     source_names: Sequence[str] = (),
+    quaternion: str = "auto",
 ) -> KnownCameras:
     """Reads a clip's known cameras, with one focal length per frame.
 
@@ -49,7 +50,7 @@ def load_cameras(
       frames: the clip.
       intrinsics: file for `load_intrinsics`; None: unknown.
       poses: file for `load_poses`; None: unknown.
-      stopped_early, source_names: see there.
+      stopped_early, source_names, quaternion: see there.
 
     Raises:
       InputError: as `load_intrinsics`, `load_poses` and `single_focal`.
@@ -60,7 +61,7 @@ def load_cameras(
     if intrinsics is not None:
         matrices, intrinsics_known = load_intrinsics(intrinsics, frames, stopped_early, source_names)
     if poses is not None:
-        world_from_cam, poses_known = load_poses(poses, frames, stopped_early, source_names)
+        world_from_cam, poses_known = load_poses(poses, frames, stopped_early, source_names, quaternion)
     return KnownCameras(
         focal=single_focal(matrices),
         principal_point=np.where(intrinsics_known[:, None], matrices[:, :2, 2], 0),
@@ -123,7 +124,11 @@ def load_intrinsics(
 
 
 def load_poses(
-    path: _Path, frames: Frames, stopped_early: bool = False, source_names: Sequence[str] = ()
+    path: _Path,
+    frames: Frames,
+    stopped_early: bool = False,
+    source_names: Sequence[str] = (),
+    quaternion: str = "auto",
 ) -> tuple[Float[np.ndarray, "T 4 4"], Bool[np.ndarray, "T"]]:
     """Reads camera-to-world poses of all frames or of some.
 
@@ -143,6 +148,7 @@ def load_poses(
       stopped_early: reading the source stopped before its end (`FrameConfig.first`): it may have any number of frames.
       source_names: file names of all images of the source in order, if it is a folder. They give the number of frames
         of the source, and a `transforms.json` is matched by name.
+      quaternion: order of the quaternions of a TUM trajectory, see `text.read_trajectory`.
 
     Returns:
       (T, 4, 4) float64 `world_from_cam`, the identity where unknown; and (T,) bool, where they are known.
@@ -165,7 +171,7 @@ def load_poses(
         poses, labels = poses_of(transforms), transforms.labels
         entries = by_name(transforms.names, source, what)
     else:
-        stamps, poses, labels = text.read_trajectory(path)
+        stamps, poses, labels = text.read_trajectory(path, quaternion)
         entries = by_stamp(stamps, source, what)
     return _of_frames(rigid_poses(poses, labels), entries, np.full((4, 4), np.nan), path)
 

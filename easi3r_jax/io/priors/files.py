@@ -11,13 +11,15 @@ import numpy as np
 
 from easi3r_jax.core.arrays import Float
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.io.files.names import require_utf8
+from easi3r_jax.io.files.text import decoded, is_header, numbers_of
 
 #: Largest file of cameras, in bytes. An hour of video at 30 frames per second takes 13 MB.
 MAX_BYTES = 64 << 20
 
 
 def read_text(path: pathlib.Path) -> str:
-    """The text (UTF-8) of a small file.
+    """The text (UTF-8, or what its byte-order mark names) of a small file.
 
     Raises:
       InputError: the file does not exist, cannot be read, is not text, is empty, or is larger than MAX_BYTES.
@@ -26,7 +28,7 @@ def read_text(path: pathlib.Path) -> str:
         _require_file(path)
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
-        text = data.decode("utf-8-sig")
+        text = decoded(data)
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -41,20 +43,20 @@ def read_text(path: pathlib.Path) -> str:
 def lines_of_numbers(text: str, path: pathlib.Path) -> Iterator[tuple[str, list[float]]]:
     """Yields (name of the line for messages, its numbers) for each line that has numbers.
 
-    Numbers are separated by spaces, commas or semicolons; `-` stands for NaN. Empty lines and comments (from # on) are
-    skipped.
+    For the form of a line see `files.text.numbers_of`. A first line of words that names the columns is skipped.
 
     Raises:
       InputError: a word is not a number; `path` is for the message.
     """
+    begun = False
     for number, line in enumerate(text.splitlines(), 1):
-        words = line.split("#")[0].replace(",", " ").replace(";", " ").split()
+        if not begun and is_header(line):
+            begun = True
+            continue
         label = f"{path}, line {number}"
-        try:
-            values = [float("nan" if word == "-" else word) for word in words]
-        except ValueError as error:
-            raise InputError(f"{label} is not a list of numbers: {line.strip()[:60]!r}.") from error
+        values = numbers_of(line, label)
         if values:
+            begun = True
             yield label, values
 
 
@@ -85,5 +87,6 @@ def read_npz(path: pathlib.Path, name: str) -> Float[np.ndarray, "..."]:
 
 
 def _require_file(path: pathlib.Path) -> None:
+    require_utf8(path)
     if not path.is_file():
         raise InputError(f"{path} is not a file: copy it to one." if path.exists() else f"There is no file {path}.")

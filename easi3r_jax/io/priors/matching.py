@@ -18,8 +18,8 @@ import numpy as np
 from easi3r_jax.core.arrays import Float, Int
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames
+from easi3r_jax.io.files.names import canonical, natural_order, stem_of
 from easi3r_jax.io.video.clip import ASSUMED_RATE
-from easi3r_jax.io.video.images import in_order
 
 #: In place of an entry's number: the frame has no entry.
 NONE = -1
@@ -139,7 +139,8 @@ def by_name(names: Sequence[str], source: SourceFrames, what: str) -> Int[np.nda
 
     The first rule that applies is used:
 
-    - The source's own names, if they are known and any of them occurs; folders and suffixes are ignored.
+    - The source's own names, if they are known and any of them occurs; folders and image
+      suffixes are ignored, and upper or lower case and Unicode's forms if nothing else differs.
     - As many entries as the clip has frames: matched in the order of the names, sorted as in a folder.
     - As many as the source has frames, and the numbers at the ends of the names have no gaps: likewise.
     - Otherwise these numbers are frame numbers of the source, from 0.
@@ -147,16 +148,16 @@ def by_name(names: Sequence[str], source: SourceFrames, what: str) -> Int[np.nda
     Raises:
       InputError: a name occurs twice, names have no number, or numbers exceed the source.
     """
-    paths = [pathlib.PurePosixPath(name.replace("\\", "/")) for name in names]
-    entry_of = {path.stem: entry for entry, path in enumerate(paths)}
-    if len(entry_of) < len(paths):
-        twice = next(path for entry, path in enumerate(paths) if entry_of[path.stem] != entry)
-        raise InputError(f"{what} with {twice.stem!r} twice: remove one.")
-    own = {number: entry_of.get(pathlib.PurePath(name).stem, NONE) for number, name in enumerate(source.names)}
+    stems = [stem_of(name) for name in names]
+    entry_of = {stem: entry for entry, stem in enumerate(stems)}
+    if len(entry_of) < len(stems):
+        twice = next(stem for entry, stem in enumerate(stems) if entry_of[stem] != entry)
+        raise InputError(f"{what} with {twice!r} twice: remove one.")
+    own = _by_stem(entry_of, [stem_of(name) for name in source.names])
     if any(entry != NONE for entry in own.values()):
         return _looked_up(own, source)
 
-    order = np.array([entry_of[path.stem] for path in in_order(paths)])
+    order = np.array([entry_of[path.name] for path in natural_order(map(pathlib.PurePosixPath, stems))])
     if len(order) == len(source.index):
         return order
     ends = ((re.search(r"[0-9]{1,18}$", stem), entry) for stem, entry in entry_of.items())
@@ -179,6 +180,18 @@ def by_name(names: Sequence[str], source: SourceFrames, what: str) -> Int[np.nda
             "source, from 0."
         )
     return _looked_up(by_number, source)
+
+
+def _by_stem(entry_of: dict[str, int], stems: Sequence[str]) -> dict[int, int]:
+    """Number of an image of the source -> entry of the same name, or else of the only one that differs in case only."""
+    similar: dict[str, list[int]] = {}
+    for stem, entry in entry_of.items():
+        similar.setdefault(canonical(stem), []).append(entry)
+    found = {}
+    for number, stem in enumerate(stems):
+        entries = similar.get(canonical(stem), [])
+        found[number] = entry_of.get(stem, entries[0] if len(entries) == 1 else NONE)
+    return found
 
 
 def _looked_up(entry_of_number: dict[int, int], source: SourceFrames) -> np.ndarray:

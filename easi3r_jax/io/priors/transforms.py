@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,8 @@ _NON_PINHOLE_MODELS = ("FISHEYE", "EQUIRECT", "SPHERICAL", "OMNI", "ORTHO")
 # Multiplied by column: a matrix product would spread a NaN.
 _OPENGL_FROM_OPENCV = np.array([1.0, -1.0, -1.0, 1.0])
 _MAX_NAME_LENGTH = 4096
+# Text, which stays; and what JSON forbids, but people write: commas before a closing bracket, and comments.
+_LENIENT = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])|//[^\n]*|/\*.*?\*/', re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +64,9 @@ def read_transforms(path: pathlib.Path) -> Transforms:
     Raises:
       InputError: the file does not exist, is not JSON, or has another structure.
     """
+    text = read_text(path)
     try:
-        content = json.loads(read_text(path))
+        content = json.loads(_LENIENT.sub(lambda match: match[1] or "", text))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}.") from error
     images = content.get("frames", []) if isinstance(content, dict) else None

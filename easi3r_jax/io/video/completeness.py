@@ -12,6 +12,9 @@ import av
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.video import structure
 
+# Frames by which decoding may precede the display: H.264's limit.
+_MAX_REORDERING = 16
+
 
 class Completeness:
     """Observes the packets of a video and tells whether some are missing.
@@ -30,20 +33,25 @@ class Completeness:
         self._stream = stream
         self._interval = 1 / rate
         self._fault = structure.first_fault(path, container.format.name)
+        is_whole = self._fault is None
+        self._expected = structure.packets_of_complete(path, container.format.name) if is_whole else None
         self._packets = 0
         self.latest_decoding: int | None = None
         self._spans: dict[int, tuple[Fraction, Fraction]] = {}  # stream -> (earliest time, end of the latest packet)
 
     def add(self, packet: Any) -> None:
         """Records a packet of any stream."""
+        is_counted = packet.stream.type == "video" or self._container.format.name != "avi"
+        self._packets += bool(packet.size and is_counted)
         time = packet.dts if packet.pts is None else packet.pts
         if time is None or packet.is_discard:  # the flush at the end, or outside the edit list
             return
         is_picture = packet.stream.index == self._stream.index
-        self._packets += is_picture
         self.latest_decoding = packet.dts if is_picture else self.latest_decoding
         start = time * packet.time_base
         length = packet.duration * packet.time_base if packet.duration else self._interval * is_picture
+        if is_picture and self._container.format.name == "flv":  # it stores no durations
+            length = max(length, self._interval)
         earliest, latest = self._spans.get(packet.stream.index, (start, start))
         self._spans[packet.stream.index] = (min(earliest, start), max(latest, start + length))
 
@@ -53,7 +61,7 @@ class Completeness:
 
     def is_complete(self) -> bool:
         """Whether everything that the file declares was read. Call it after the last packet."""
-        return self._fault is None and self._index_fits() and self._count_fits() and self._length_fits()
+        return self._fault is None and self._index_fits() and (self._count_fits() or self._length_fits())
 
     def check(self, decoded: int) -> None:
         """Raises InputError if the end of the file is missing.
@@ -75,8 +83,8 @@ class Completeness:
         return max((e.pos + e.size for e in entries), default=0) <= self._path.stat().st_size
 
     def _count_fits(self) -> bool:
-        """Whether AVI's header counts no more frames than were read. In mp4 the count includes edited-out frames."""
-        return self._container.format.name != "avi" or self._packets >= self._stream.frames
+        """Whether all packets were read that the file's structure shows."""
+        return self._expected is not None and self._packets >= self._expected
 
     def _length_fits(self) -> bool:
         """Whether the last packet ends where the file declares the end of the clip."""
@@ -98,4 +106,6 @@ class Completeness:
         from_zero = is_matroska or self._container.format.name == "flv"
         begin = Fraction(0) if from_zero else min((s[0] for s in spans), default=Fraction(0))
         slack = self._interval * (Fraction(3, 4) if from_zero else Fraction(3, 2))
+        if self._container.format.name == "asf" and self._stream.codec_context.has_b_frames:
+            slack += self._interval * _MAX_REORDERING  # its times are those of decoding
         return max((s[1] for s in spans), default=begin) - begin >= declared - slack

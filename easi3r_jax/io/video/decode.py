@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterator
 from fractions import Fraction
 from typing import Any
 
+import absl.logging
 import av
 import numpy as np
 from av.error import FFmpegError
@@ -25,10 +26,15 @@ from PIL import Image
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.video.clip import ASSUMED_RATE, ClipFrame, ClipReader
 from easi3r_jax.io.video.completeness import Completeness
+from easi3r_jax.io.video.times import GivenTimes, RisingTimes
 
 # Pixel aspect ratios (width over height). Up to the first, pixels are taken as square, as players do: rounding in
 # programs leads to such numbers. Above the second, the file is refused.
 _MIN_ASPECT, _MAX_ASPECT = 1.01, 4.0
+# Formats without a container: what they say of the rate is in the coded pictures.
+_RAW = frozenset({"h264", "hevc", "vvc", "obu"})
+# Streams that are not the video: cover images, previews, tiles of a photograph.
+_NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 
 
 def open_video(path: pathlib.Path) -> ClipReader:
@@ -39,17 +45,25 @@ def open_video(path: pathlib.Path) -> ClipReader:
         clip's frames.
     """
     container = _container(path)
-    # Cover images of audio files are streams too.
-    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    streams = [s for s in container.streams.video if not s.disposition & _NO_VIDEO]
     if not streams or container.format.name == "tty":  # FFmpeg renders any .txt file
         container.close()
         raise InputError(f"{path} has no pictures: give a video file or a folder of images.")
-    stream = streams[0]
+    # As players choose; max takes the first of equals.
+    stream = max(streams, key=lambda s: (bool(s.disposition & Disposition.default), s.frames != 1))
+    others = [f"{s.width}x{s.height}" for s in streams if s.index != stream.index and s.frames != 1]
+    if others:
+        absl.logging.warning(
+            "%s has %d video tracks: track %d (%dx%d) is read, as players choose; left out: %s",
+            *(path, 1 + len(others), stream.index, stream.width, stream.height, ", ".join(others)),
+        )
     if stream.codec_context is None:
         container.close()
         raise InputError(f"{path} is damaged, or its codec is unknown: convert it to H.264 .mp4.")
     stream.codec_context.options = {"err_detect": "explode+crccheck"}
     rate = stream.average_rate or stream.guessed_rate or ASSUMED_RATE
+    if container.format.name in _RAW:  # its mean is an assumption of FFmpeg's
+        rate = stream.guessed_rate or rate
     aspect = stream.sample_aspect_ratio or Fraction(1)
     if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
         container.close()
@@ -91,15 +105,15 @@ def _frames(
 ) -> Generator[ClipFrame, None, None]:
     with container:
         completeness = Completeness(path, container, stream, rate)
-        index, origin, rotation, matrix = 0, None, None, None
+        index, rotation, matrix = 0, None, None
+        times = GivenTimes(path, container, stream)
+        given = ((picture, times.of(picture)) for picture in _pictures(container, stream, completeness, times))
         try:
-            for picture in _pictures(container, stream, completeness):
-                time = index / rate if picture.pts is None else picture.pts * stream.time_base
-                origin = time if origin is None else origin
+            for picture, time in RisingTimes(1 / rate).stamped(given):
                 if rotation != picture.rotation:
                     rotation, matrix = picture.rotation, _display_matrix(picture)
                 label = f"Frame {index} of {path}"
-                yield ClipFrame(index, time - origin, label, functools.partial(_upright, picture, matrix, aspect))
+                yield ClipFrame(index, time, label, functools.partial(_upright, picture, matrix, aspect))
                 index += 1
         except _DamageError as error:
             rest = f", or read only the {index} frames before it (first)" if index else ""
@@ -109,11 +123,17 @@ def _frames(
         completeness.check(index)
 
 
-def _pictures(container: Any, stream: Any, completeness: Completeness) -> Iterator[av.VideoFrame]:
-    """Decodes up to the first damage, and yields every picture that is displayed before it."""
-    gaps = _Gaps(container, stream)
+def _pictures(container: Any, stream: Any, completeness: Completeness, times: GivenTimes) -> Iterator[av.VideoFrame]:
+    """Decodes up to the first damage, and yields every picture that is displayed before it.
+
+    Args:
+      container, stream: the open file and its video stream.
+      completeness, times: they are shown the packets.
+    """
+    gaps = _Gaps(container, stream, has_order=times.are_display_times)
     try:
         for packet in _packets(container, stream, completeness):
+            times.add(packet)
             try:
                 pictures = packet.decode()
             except FFmpegError as error:
@@ -147,8 +167,8 @@ _GAPLESS_CODECS = frozenset({"h264", "hevc", "vp9", "av1", "ffv1", "mjpeg", "pro
 class _Gaps:
     """Detects pictures that a decoder drops without an error, because it takes damage for unknown data."""
 
-    def __init__(self, container: Any, stream: Any):
-        known = stream.codec_context.codec.canonical_name in _GAPLESS_CODECS
+    def __init__(self, container: Any, stream: Any, *, has_order: bool):
+        known = has_order and stream.codec_context.codec.canonical_name in _GAPLESS_CODECS
         self._active = known and container.format.name in _GAPLESS_FORMATS
         self._context = stream.codec_context
         self._started = False
@@ -209,7 +229,8 @@ def _packets(container: Any, stream: Any, completeness: Completeness) -> Iterato
             continue
         # A recording may start within a group of pictures; pictures that refer to earlier ones cannot be decoded.
         if not started:
-            if not packet.is_keyframe:
+            # AVI marks keyframes in an index that may be wrong; it is not cut from the middle of a transmission.
+            if not packet.is_keyframe and container.format.name != "avi":
                 continue
             first_time, started = packet.pts, True
         if packet.pts is not None and first_time is not None and packet.pts < first_time:

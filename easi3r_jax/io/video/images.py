@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
-import re
 import warnings
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, TypeVar
 
+import absl.logging
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.io.files.images import require_one_picture
+from easi3r_jax.io.files.names import IMAGE_SUFFIXES, natural_order, printable, require_utf8
 from easi3r_jax.io.video.clip import ASSUMED_RATE, ClipFrame, ClipReader
+from easi3r_jax.io.video.heif import heif_picture, is_heif, is_sequence, read_heif
 
 _T = TypeVar("_T")
-_Path = TypeVar("_Path", bound=pathlib.PurePath)
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+# Files that Windows and network drives leave in folders, in lower case.
+_OF_SYSTEMS = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "__macosx", "icon\r"})
+_MAX_NAMED = 3
+
+#: Suffixes of the images that are read.
+SUFFIXES = IMAGE_SUFFIXES
 # Pillow goes by a file's content, not its name, and runs external programs for some formats (Ghostscript for EPS).
+_WIDTH, _LENGTH, _BITS = 256, 257, 258  # tags of a TIFF
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 
 
@@ -47,8 +56,10 @@ def open_images(images: Sequence[pathlib.Path | StoredImage], name: str) -> Clip
     if not images:
         raise InputError("The list of images is empty: give at least one.")
     for image in images:  # now, and not after an hour of work
-        if isinstance(image, pathlib.Path) and not image.is_file():
-            raise InputError(f"There is no image {image}: correct the list.")
+        if isinstance(image, pathlib.Path):
+            require_utf8(image)
+            if not image.is_file():
+                raise InputError(f"There is no image {image}: correct the list.")
 
     def frames() -> Generator[ClipFrame, None, None]:
         for index, image in enumerate(images):
@@ -59,14 +70,19 @@ def open_images(images: Sequence[pathlib.Path | StoredImage], name: str) -> Clip
     return ClipReader(name, frames(), len(images), ASSUMED_RATE)
 
 
-def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The images of a folder, sorted by `in_order`; hidden files, subfolders and other files are skipped.
+def list_images(folder: pathlib.Path, *, name_others: bool = False) -> list[pathlib.Path]:
+    """The images of a folder in natural order (`files.names.natural_order`). Hidden files and other files are skipped.
+
+    Args:
+      folder: of images.
+      name_others: log one line that counts and names the visible files and folders that are skipped.
 
     Raises:
-      InputError: the folder cannot be read or has no image.
+      InputError: the folder cannot be read or has no image, or an image's name is not UTF-8.
     """
     try:
-        entries = [p for p in folder.iterdir() if not p.name.startswith(".") and p.is_file()]
+        visible = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name.lower() not in _OF_SYSTEMS]
+        entries = [p for p in visible if p.is_file()]
     except OSError as error:
         raise InputError(f"Cannot read the folder {folder}: {error.strerror}.") from error
     paths = [p for p in entries if p.suffix.lower() in SUFFIXES]
@@ -74,21 +90,19 @@ def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
         found = f"its {len(entries)} files have other suffixes" if entries else "it has no files"
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
         raise InputError(f"No images in {folder}: {found}. Give a folder of {kinds}, or a video file.")
-    return in_order(paths)
+    for path in paths:
+        require_utf8(path)
+    others = natural_order(set(visible) - set(paths))
+    if others and name_others:
+        absl.logging.warning("%s", _left_out(folder, others, len(paths)))
+    return natural_order(paths)
 
 
-def in_order(paths: Iterable[_Path]) -> list[_Path]:
-    """Sorts files by name.
-
-    Names that differ only in a number at the end (1.png, 2.png, 10.png or frame_1.png, ...) are sorted by that number,
-    padded with zeros or not. Other names are sorted as text, as in the published programs.
-    """
-    ordered = sorted(paths, key=lambda p: p.name)
-    numbered = [match for p in ordered if (match := re.fullmatch(r"(.*?)(\d+)", p.stem, re.ASCII | re.DOTALL))]
-    if len(numbered) == len(ordered) and len({match[1] for match in numbered}) == 1:
-        numbers = {p: int(match[2]) for p, match in zip(ordered, numbered, strict=True)}
-        ordered.sort(key=numbers.__getitem__)
-    return ordered
+def _left_out(folder: pathlib.Path, others: Sequence[pathlib.Path], count: int) -> str:
+    """One line on what a folder has beside its images."""
+    named = [f"{path.name}/" if path.is_dir() else path.name for path in others]
+    shown = ", ".join(printable(name) for name in named[:_MAX_NAMED]) + (", ..." if len(named) > _MAX_NAMED else "")
+    return f"{folder}: {len(others)} of {len(others) + count} entries are not images that are read, left out: {shown}"
 
 
 def read_image(path: pathlib.Path) -> Image.Image:
@@ -106,30 +120,60 @@ def image_shape(path: pathlib.Path) -> tuple[int, int]:
     Raises:
       InputError: the file cannot be read or is not an image.
     """
-    try:
-        with warnings.catch_warnings(), Image.open(path, formats=_FORMATS) as image:
-            warnings.simplefilter("ignore")
+    with _reported(path):
+        if is_heif(path):
+            width, height = heif_picture(path).upright_size
+            return height, width
+        with Image.open(path, formats=_FORMATS) as image:
             width, height = image.size
+            tags: Any = getattr(image, "tag_v2", None)
+            if tags is not None:  # from Pillow 12 on, a TIFF's size is the upright one already when it is opened
+                width, height = tags[_WIDTH], tags[_LENGTH]
             is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    except Exception as error:  # as in `decode_image`
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"Cannot read the image {path}: {reason}. Replace it or remove it.") from error
     return (width, height) if is_turned else (height, width)
 
 
 def decode_image(path: pathlib.Path, convert: Callable[[Image.Image], _T]) -> _T:
-    """Applies `convert` to the image of a file: upright, in the file's own mode.
+    """Applies `convert` to the image of a file: upright, in the file's own mode, with its `format`.
 
     Raises:
-      InputError: the file cannot be read, decoded or converted, or is too large or animated.
+      InputError: the file cannot be read, decoded or converted, is too large, or holds several pictures.
     """
-    try:
-        with warnings.catch_warnings(), Image.open(path, formats=_FORMATS) as image:
-            warnings.simplefilter("ignore")  # about large or oddly tagged images, which are read anyway
-            if image.format in ("WEBP", "PNG", "GIF") and getattr(image, "is_animated", False):
-                raise InputError(f"The image {path} is an animation: convert it to .mp4 or to a folder of images.")
+    with _reported(path):
+        if is_heif(path):
+            return convert(_decode_heif(path))
+        with Image.open(path, formats=_FORMATS) as image:
+            require_one_picture(image, path)
             image.load()
-            return convert(ImageOps.exif_transpose(image))
+            form, tags = image.format, getattr(image, "tag_v2", {})
+            if image.mode == "I" and image.format == "PPM":  # Pillow has stretched any range above 255 to 16 bits
+                image = Image.fromarray(np.asarray(image).astype(np.uint16))
+            elif image.mode == "I;16" and tags.get(_BITS) == (12,):
+                image = Image.fromarray(np.asarray(image) << 4)
+            upright = ImageOps.exif_transpose(image)
+            upright.format = form
+            return convert(upright)
+
+
+def _decode_heif(path: pathlib.Path) -> Image.Image:
+    """The picture of a HEIC or AVIF file, upright."""
+    if is_sequence(path):
+        raise InputError(f"The image {path} is an animation: convert it to .mp4 or to a folder of images.")
+    picture = heif_picture(path)
+    if picture.num_pictures > 1:
+        raise InputError(f"The image {path} has {picture.num_pictures} pictures: save each as a file of its own.")
+    image = read_heif(path, picture)
+    image.format = "HEIF"
+    return image
+
+
+@contextlib.contextmanager
+def _reported(path: pathlib.Path) -> Iterator[None]:
+    """Turns errors of reading an image into an InputError of one line that names the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about large or oddly tagged images, which are read anyway
+            yield
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -151,6 +195,8 @@ def to_rgb(image: Image.Image, path: pathlib.Path) -> Image.Image:
         raise InputError(
             f"The image {path} has pixels of mode {image.mode}, of unknown range: save it with 8 bits per channel."
         )
+    elif image.mode in ("RGBa", "La"):  # colours multiplied by alpha
+        image = image.convert("RGBA" if image.mode == "RGBa" else "LA")
     elif image.mode == "P":  # via RGBA, whose alpha is then dropped as always
         image = image.convert("RGBA")
     return image.convert("RGB")

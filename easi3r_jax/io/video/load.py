@@ -16,8 +16,10 @@ from PIL import Image
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames, Progress, silent
+from easi3r_jax.io.files.names import require_utf8
 from easi3r_jax.io.video.clip import ClipFrame, ClipReader
 from easi3r_jax.io.video.decode import open_video
+from easi3r_jax.io.video.heif import is_heif, is_sequence
 from easi3r_jax.io.video.images import SUFFIXES, StoredImage, list_images, open_images
 from easi3r_jax.io.video.resize import FrameGeometry, frame_geometry, resize_image
 
@@ -29,7 +31,7 @@ def load_frames(source: Source, config: FrameConfig = FrameConfig(), progress: P
 
     Args:
       source: a video file, a folder of images, one image, or a sequence of image files (or of images within files,
-        `StoredImage`). The images of a folder are sorted by name (see `images.list_images`); sequences keep their
+        `StoredImage`). The images of a folder are in natural order (see `images.list_images`); sequences keep their
         order. Images are assumed to be 1/24 s apart.
       config: selection and size of the frames. With `fps`, the source is divided into slots of 1/fps seconds and the
         first frame of each slot is selected: about `fps` frames per second, without repeats, and every frame if the
@@ -45,7 +47,7 @@ def load_frames(source: Source, config: FrameConfig = FrameConfig(), progress: P
         names the frame); images differ in size or are too small.
       ConfigError: options out of range.
     """
-    clip = _open(source)
+    clip = _open(source, name_others=True)
     total = _expected(clip, config)
     progress("read", 0, total, "")
     rgb, index, time, names = [], [], [], []
@@ -96,16 +98,18 @@ def original_images(source: Source, numbers: Sequence[int] | np.ndarray) -> Iter
         raise InputError(f"{clip.name} has no frame {wanted[0]} (from 0): it is not the clip that was reconstructed.")
 
 
-def _open(source: Source) -> ClipReader:
+def _open(source: Source, *, name_others: bool = False) -> ClipReader:
     if not isinstance(source, str | os.PathLike):
         images = [p if isinstance(p, StoredImage) else pathlib.Path(p).expanduser() for p in source]
         return open_images(images, "The list of images")
     path = pathlib.Path(source).expanduser()
+    require_utf8(path)
     try:
         if path.is_dir():
-            return open_images(list_images(path), str(path))
+            return open_images(list_images(path, name_others=name_others), str(path))
         if path.is_file():
-            return open_images([path], str(path)) if path.suffix.lower() in SUFFIXES else open_video(path)
+            is_image = (path.suffix.lower() in SUFFIXES or is_heif(path)) and not is_sequence(path)
+            return open_images([path], str(path)) if is_image else open_video(path)
         exists = path.exists()
     except OSError as error:  # a parent folder without permission, a name too long
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -36,6 +37,33 @@ def first_fault(path: pathlib.Path, format_name: str) -> int | None:
                 return _transport(path, size)
             case "asf":
                 return _asf(file, size)
+            case "avi":
+                return _avi(file, size)
+    return None
+
+
+def packets_of_complete(path: pathlib.Path, format_name: str) -> int | None:
+    """The number of packets, of all streams (AVI: of video), from which on a file without `first_fault` is complete.
+
+    Then declared lengths need not be compared: some are rounded, estimated, or remain from before an edit.
+
+    Returns:
+      0 if the format's reader tells by itself; None if the structure does not show where the file ends.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        match format_name:
+            case "mov,mp4,m4a,3gp,3g2,mj2":  # the index lists all packets
+                return 0 if all(kind != b"moof" for kind, _, _ in _mp4_boxes(file, size)) else None
+            case "matroska,webm":
+                elements = list(_matroska_elements(file, size))
+                has_length = any(kind == _SEGMENT and end is not None for kind, _, _, end in elements)
+                return sum(kind in _BLOCKS for kind, _, _, _ in elements) if has_length else None
+            case "avi":
+                chunks = [chunk for part in _avi_parts(file, size) for chunk in _avi_chunks(file, *part[:2])]
+                return None if _avi_length(file) is None else sum(_is_picture(*chunk) for chunk in chunks)
+            case "gif" | "apng":
+                return 0
     return None
 
 
@@ -44,22 +72,32 @@ _BOXES = frozenset(b"ftyp styp moov moof mdat mfra sidx ssix emsg prft free skip
 
 def _mp4(file: BinaryIO, size: int) -> int | None:
     """Boxes of (length, type, content). Junk after an unfragmented file is harmless: its index is complete."""
-    position, fragmented = 0, False
+    fragmented = False
+    for kind, position, end in _mp4_boxes(file, size):
+        fragmented |= kind == b"moof"
+        if kind not in _BOXES:
+            return position if fragmented else None
+        if end < position + 8:
+            return position
+        if end > size:
+            return size
+    return None
+
+
+def _mp4_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
+    """(type, begin, end) of the boxes, up to the first unknown one; the last may end after the file."""
+    position = 0
     while position < size:
         file.seek(position)
         header = file.read(16)
         length, kind = int.from_bytes(header[:4]), header[4:8]
-        fragmented |= kind == b"moof"
-        if kind not in _BOXES:
-            return position if fragmented else None
-        if length == 0:  # up to the end of the file
-            return None
         if length == 1:
             length = int.from_bytes(header[8:])
-        if length < 8:
-            return position
-        position += length
-    return size if position > size else None
+        end = size if length == 0 else position + length  # 0: up to the end of the file
+        yield kind, position, end
+        if kind not in _BOXES or length in range(1, 8):
+            return
+        position = end
 
 
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
@@ -67,27 +105,43 @@ _IN_CLUSTER = {0xEC, 0xBF, 0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xAF}
 _IN_SEGMENT = {0xEC, 0xBF, 0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367}
 
 
+_BLOCKS = frozenset({0xA3, 0xA0})
+
+
 def _matroska(file: BinaryIO, size: int) -> int | None:
     """A segment of clusters of blocks; the lengths of segment and clusters may be undefined (live recordings)."""
-    position, segment_end, cluster_end = 0, 0, 0
+    last = 0
+    for kind, position, _, end in _matroska_elements(file, size):
+        last = max(last, end or 0) if kind in (_SEGMENT, _CLUSTER) else last
+        if kind is None:
+            return position
+    return size if last > size else None
+
+
+def _matroska_elements(file: BinaryIO, size: int) -> Iterator[tuple[int | None, int, int, int | None]]:
+    """(kind, position, begin and end of the content) of the elements; the kind of an invalid one, the last, is None."""
+    position, cluster_end = 0, 0
     while position < size:
         element = _element(file, position)
         if element is None:
-            return position
+            yield None, position, position, None
+            return
         kind, begin, end = element
+        found = kind, position, begin, end
         if position == 0:  # the file's header
             position = size if end is None else end
         elif kind == _SEGMENT:
-            position, segment_end = begin, end or 0
+            position = begin
         elif kind == _CLUSTER:
             position, cluster_end = begin, end or size
         else:
             is_block = kind in _IN_CLUSTER and position < cluster_end
             limit = min(size, cluster_end) if is_block else size
             if end is None or end > limit or not (is_block or kind in _IN_SEGMENT):
-                return position
+                yield None, position, begin, None
+                return
             position = end
-    return size if max(segment_end, cluster_end) > size else None
+        yield found
 
 
 def _element(file: BinaryIO, position: int) -> tuple[int, int, int | None] | None:
@@ -160,6 +214,76 @@ def _transport(path: pathlib.Path, size: int) -> int | None:
         if (data[offset : 5 * length : length] == 0x47).all():
             return size // length * length if size % length else None
     return None
+
+
+# Lengths that programs write which do not know them, as they stream.
+_UNKNOWN_LENGTHS = frozenset({0, 0xFFFFFFFF, 0x7FFFFFFF, 0xFFFFFFF7})
+_AVI_CHUNK = re.compile(rb"(?:[0-9a-fA-F]{2}(?:db|dc|wb|tx|pc|sb|iv)|ix[0-9a-fA-F]{2}|JUNK|LIST|idx1|rec )", re.DOTALL)
+
+
+def _avi_length(file: BinaryIO) -> int | None:
+    """The length that the first part of the file declares, with its header; None if it does not know it."""
+    file.seek(0)
+    head = file.read(12)
+    length = int.from_bytes(head[4:8], "little")
+    return None if head[:4] != b"RIFF" or length in _UNKNOWN_LENGTHS else length + 8
+
+
+def _avi(file: BinaryIO, size: int) -> int | None:
+    """RIFF parts (one, or several of 1 GB) of chunks (type, length, content, a byte of padding after odd lengths).
+
+    Empty chunks are legal: they show the picture before them again.
+    """
+    for begin, end, declared in _avi_parts(file, size):
+        for kind, position, _ in _avi_chunks(file, begin, end):
+            if kind is None:
+                return position
+        if declared > size:
+            return size
+    return None
+
+
+def _avi_parts(file: BinaryIO, size: int) -> Iterator[tuple[int, int, int]]:
+    """(begin, end, declared end) of the content of each part; what follows the last one is harmless."""
+    position = 0
+    while position + 12 <= size:
+        file.seek(position)
+        head = file.read(12)
+        length = int.from_bytes(head[4:8], "little")
+        if head[:4] != b"RIFF" or head[8:] not in (b"AVI ", b"AVIX"):
+            return
+        declared = size if length in _UNKNOWN_LENGTHS else position + 8 + length
+        yield position + 12, min(declared, size), declared
+        position = declared + declared % 2
+
+
+def _avi_chunks(file: BinaryIO, begin: int, end: int) -> Iterator[tuple[bytes | None, int, int]]:
+    """(type, position, length) of a part's chunks, in its list of pictures too; an invalid one's type is None."""
+    position, movie_end = begin, begin
+    while position + 8 <= end:
+        file.seek(position)
+        head = file.read(12)
+        kind, length = head[:4], int.from_bytes(head[4:8], "little")
+        if kind == b"LIST" and head[8:12] in (b"movi", b"rec "):
+            if head[8:12] == b"movi":
+                movie_end = end if length in _UNKNOWN_LENGTHS else position + 8 + length
+            position += 12
+            continue
+        if position < movie_end and not _AVI_CHUNK.fullmatch(kind):
+            position -= 1  # some writers leave the padding out
+            file.seek(position)
+            head = file.read(8)
+            kind, length = head[:4], int.from_bytes(head[4:8], "little")
+        after = position + 8 + length
+        if after > end or (position < movie_end and not _AVI_CHUNK.fullmatch(kind)):
+            yield None, position, length
+            return
+        yield kind, position, length
+        position = after + after % 2
+
+
+def _is_picture(kind: bytes | None, position: int, length: int) -> bool:
+    return kind is not None and kind[2:] in (b"db", b"dc") and length > 0
 
 
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")

@@ -47,6 +47,22 @@ def test_black_and_white_masks(root, mode):
     assert np.array_equal(truth.masks(0), values == 255) and not truth.void(0).any()
 
 
+def test_a_palette_image_that_was_converted_to_rgb(root):
+    path = root / "Annotations/480p/bear/00000.png"
+    values = np.zeros((*SHAPE, 3), np.uint8)
+    values[0], values[1], values[2] = (128, 0, 0), (64, 0, 0), (224, 224, 192)
+    Image.fromarray(values).save(path)
+    truth = find("davis", root)[0].truth
+    assert truth.masks(0)[:2].all() and not truth.masks(0)[2:].any()
+    assert truth.void(0)[2].all() and truth.void(0).sum() == SHAPE[1]
+
+
+@pytest.mark.parametrize("text", ["\ufeffbear\r\ndog\r\n", "bear\n\ndog"])
+def test_lists_as_windows_writes_them(root, text):
+    (root / "ImageSets/2017/val.txt").write_bytes(text.encode())
+    assert [s.name for s in find("davis2017", root)] == ["bear", "dog"]
+
+
 def test_object_numbers_in_a_gray_image(root):
     path = root / "Annotations/480p/bear/00000.png"
     values = np.zeros(SHAPE, np.uint8)

@@ -230,9 +230,9 @@ def test_files_that_cannot_be_read(tmp_path, clip, load):
         load(tmp_path / "nowhere.txt", clip(1))
     with pytest.raises(InputError, match="is not a file"):
         load(tmp_path, clip(1))
-    (tmp_path / "utf16.txt").write_text("80 81 47 33", encoding="utf-16")
+    (tmp_path / "bytes.txt").write_bytes(b"80 81 47 33 \xff\xfe")
     with pytest.raises(InputError, match="is not a text file: save it as UTF-8"):
-        load(tmp_path / "utf16.txt", clip(1))
+        load(tmp_path / "bytes.txt", clip(1))
     for name in ("huge.txt", "huge.json"):
         with (tmp_path / name).open("wb") as file:
             file.truncate(MAX_BYTES + 1)

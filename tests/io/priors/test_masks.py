@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
@@ -72,7 +72,7 @@ def identity(clip, length=1):
 @pytest.mark.parametrize(("dtype", "half"), [(np.uint8, 127), (np.uint16, 32767)])
 def test_pixels_up_to_half_of_the_range_are_static(tmp_path, clip, dtype, half):
     levels = np.zeros((48, 64), dtype)
-    levels[:, 10:20], levels[:, 30:40], levels[:, 50:] = half, half + 1, np.iinfo(dtype).max
+    levels[:, 10], levels[:, 11], levels[:, 12:50], levels[:, 50] = half, half + 1, np.iinfo(dtype).max, half
     Image.fromarray(levels).save(tmp_path / "0.png")
     np.testing.assert_array_equal(load_masks(tmp_path, identity(clip))[0], levels > half)
 
@@ -147,12 +147,149 @@ def test_a_wrong_size_is_named(tmp_path, clip):
         load_masks(folder, clip(3))
 
 
-def test_object_numbers_in_gray_are_not_taken_for_a_static_clip(tmp_path, clip):
-    Image.fromarray(blobs(1)[0].astype(np.uint8) * 2).save(tmp_path / "0.png")
-    with pytest.raises(InputError, match="no mask is brighter than 2, so no pixel would be dynamic"):
-        load_masks(tmp_path, clip(1))
-    Image.fromarray(np.zeros((70, 100), np.uint8)).save(tmp_path / "0.png")
-    assert not load_masks(tmp_path, clip(1)).any()
+def objects(length, height=48, width=64, count=5, seed=0):
+    """(T, H, W) int numbers 0..count of rectangles that move; object `count` is absent from some frames."""
+    rng = np.random.default_rng(seed)
+    found = np.zeros((length, height, width), int)
+    for t in range(length):
+        for number in range(1, count + 1 - (t % 2)):
+            y, x = rng.integers(0, height - 12), rng.integers(0, width - 12)
+            found[t, y : y + 12, x : x + 12] = number
+    return found
+
+
+def davis_palette():
+    """DAVIS' colours: bits of a number, from the highest, spread over the channels."""
+    numbers = np.arange(256)
+    bits = [(numbers >> (3 * k + c) & 1) << (7 - k) for k in range(8) for c in range(3)]
+    return np.stack([sum(bits[c::3]) for c in range(3)], axis=-1).astype(np.uint8)
+
+
+PALETTE = davis_palette()
+SPREAD = np.array([0, 20, 60, 90, 160, 220])
+
+
+def with_palette(numbers):
+    image = Image.fromarray(numbers.astype(np.uint8)).convert("L")
+    image = Image.frombytes("P", image.size, image.tobytes())
+    image.putpalette(PALETTE.ravel().tolist())
+    return image
+
+
+def cutout(numbers, seed):
+    rgba = np.random.default_rng(seed).integers(0, 256, (*numbers.shape, 4), np.uint8)
+    rgba[..., 3] = np.where(numbers > 0, 255, 0)
+    return Image.fromarray(rgba)
+
+
+def constant(numbers, level):
+    return Image.fromarray(np.dstack([np.full((*numbers.shape, 3), level, np.uint8), (numbers > 0) * np.uint8(255)]))
+
+
+#: How programs write masks, and numbers of objects as masks: name -> (suffix, function from numbers to an image).
+ENCODINGS = {
+    "gray 0/255": ("png", lambda n: Image.fromarray(((n > 0) * 255).astype(np.uint8))),
+    "gray 0/1": ("png", lambda n: Image.fromarray((n > 0).astype(np.uint8))),
+    "gray numbers": ("png", lambda n: Image.fromarray(n.astype(np.uint8))),
+    "gray numbers on both sides of half": ("png", lambda n: Image.fromarray(SPREAD[n].astype(np.uint8))),
+    "gray numbers above half": ("png", lambda n: Image.fromarray((n + 130 * (n > 0)).astype(np.uint8))),
+    "one bit": ("png", lambda n: Image.fromarray(n > 0)),
+    "one bit, TIFF": ("tif", lambda n: Image.fromarray(n > 0)),
+    "16 bits, 0/255": ("png", lambda n: Image.fromarray(((n > 0) * 255).astype(np.uint16))),
+    "16 bits, 0/65535": ("png", lambda n: Image.fromarray(((n > 0) * 65535).astype(np.uint16))),
+    "16 bits, 0/1": ("tif", lambda n: Image.fromarray((n > 0).astype(np.uint16))),
+    "16 bits, KITTI's numbers": ("png", lambda n: Image.fromarray(((n > 0) * 1000 + n).astype(np.uint16))),
+    "32 bits": ("tif", lambda n: Image.fromarray(n.astype(np.int32))),
+    "real numbers": ("tif", lambda n: Image.fromarray((n > 0).astype(np.float32))),
+    "palette": ("png", with_palette),
+    "palette to gray": ("png", lambda n: with_palette(n).convert("L")),
+    "palette to RGB": ("png", lambda n: with_palette(n).convert("RGB")),
+    "palette to RGB, dark objects": ("png", lambda n: with_palette(n + 7 * (n > 0)).convert("RGB")),
+    "alpha, cut out": ("png", lambda n: cutout(n, 0)),
+    "alpha, white": ("png", lambda n: constant(n, 255)),
+    "alpha, black": ("webp", lambda n: constant(n, 0)),
+    "gray and alpha": ("png", lambda n: constant(n, 90).convert("LA")),
+    "opaque alpha": ("png", lambda n: Image.fromarray(((n > 0) * 255).astype(np.uint8)).convert("RGBA")),
+    "smooth edges": ("png", lambda n: Image.fromarray(((n > 0) * 255).astype(np.uint8)).filter(ImageFilter.BoxBlur(1))),
+    "JPEG": ("jpg", lambda n: Image.fromarray(((n > 0) * 255).astype(np.uint8))),
+    "PGM": ("pgm", lambda n: Image.fromarray(((n > 0) * 255).astype(np.uint8))),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("seed", range(4))
+def test_every_encoding_marks_the_same_pixels(tmp_path, clip, encoding, seed):
+    suffix, encode = ENCODINGS[encoding]
+    numbers = objects(4, seed=seed)
+    for t, frame in enumerate(numbers):
+        options = {"quality": 95} if suffix == "jpg" else {"lossless": True, "exact": True} if suffix == "webp" else {}
+        encode(frame).save(tmp_path / f"{t}.{suffix}", **options)
+    found = load_masks(tmp_path, clip(4, width=64, height=48))
+    edges = np.zeros_like(found)
+    if encoding in ("smooth edges", "JPEG"):  # there a pixel at an edge may fall on either side
+        inside = numbers > 0
+        edges[:, 1:] |= inside[:, 1:] != inside[:, :-1]
+        edges[:, :-1] |= inside[:, 1:] != inside[:, :-1]
+        edges[:, :, 1:] |= inside[:, :, 1:] != inside[:, :, :-1]
+        edges[:, :, :-1] |= inside[:, :, 1:] != inside[:, :, :-1]
+    np.testing.assert_array_equal(found | edges, (numbers > 0) | edges)
+
+
+def test_a_heat_map_marks_what_is_above_half_of_the_range(tmp_path, clip):
+    y, x = np.mgrid[:48, :64]
+    heat = (255 * np.exp(-((x - 30) ** 2 + (y - 20) ** 2) / 200)).astype(np.uint8)
+    Image.fromarray(heat).save(tmp_path / "0.png")
+    np.testing.assert_array_equal(load_masks(tmp_path, identity(clip))[0], heat > 127)
+    Image.fromarray(heat // 3).save(tmp_path / "0.png")
+    with pytest.raises(InputError, match=r"no mask is brighter than half of the range.*save dynamic pixels as 255"):
+        load_masks(tmp_path, identity(clip))
+
+
+def test_values_that_may_mean_one_thing_or_another_are_refused(tmp_path, clip):
+    numbers = objects(1)[0]
+
+    def refused(values, message):
+        Image.fromarray(values).save(tmp_path / "0.png")
+        with pytest.raises(InputError, match=message):
+            load_masks(tmp_path, identity(clip))
+
+    void = numbers.astype(np.uint8)
+    void[:3] = 255
+    refused(void, "numbers or colours of objects, and also white, which may be to ignore")
+    refused(numbers.astype(np.uint8) + 1, "no pixel of any mask is 0: save static pixels as 0")
+    both = np.zeros((48, 64, 4), np.uint8)
+    both[..., :3], both[4:, :, 3] = ((numbers > 2) * 255)[..., None], 255
+    refused(both, "black and white and also transparent: save them without alpha")
+    index = np.where(numbers > 0, 0, 1).astype(np.uint8)  # a program has sorted the palette
+    image = Image.frombytes("P", (64, 48), index.tobytes())
+    image.putpalette([100, 0, 0, 0, 0, 0])
+    image.save(tmp_path / "0.png")
+    with pytest.raises(InputError, match=r"palette whose index 0, the background, is not black: save it as a gray"):
+        load_masks(tmp_path, identity(clip))
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [
+        ((0, 0), "all 2 masks are empty: no pixel is marked as dynamic"),
+        ((255, 255), "2 of 2 masks mark every pixel, the others none"),
+        ((0, 255), "1 of 2 masks mark every pixel, the others none"),
+    ],
+)
+def test_masks_that_mark_nothing_or_everything_are_said_to(tmp_path, clip, caplog, levels, message):
+    for t, level in enumerate(levels):
+        Image.fromarray(np.full((48, 64), level, np.uint8)).save(tmp_path / f"{t}.png")
+    load_masks(tmp_path, identity(clip, 2))
+    assert [record.getMessage().removeprefix(f"{tmp_path}: ").rstrip(".") for record in caplog.records] == [message]
+
+
+def test_masks_that_mark_most_pixels_may_be_inverted(tmp_path, clip, caplog):
+    values = np.full((48, 64), 255, np.uint8)
+    values[10:20, 10:30] = 0
+    Image.fromarray(values).save(tmp_path / "0.png")
+    np.testing.assert_array_equal(load_masks(tmp_path, identity(clip))[0], values > 0)
+    (record,) = caplog.records
+    assert "mark 93% of all pixels as dynamic; are they inverted?" in record.getMessage()
 
 
 def test_folders_without_masks(tmp_path, clip):

@@ -55,7 +55,7 @@ def test_fields(folder, config):
         (["10.png", "2.png", "1.png"], ["1.png", "2.png", "10.png"]),
         (["frame_10.jpg", "frame_9.jpg", "frame_100.png"], ["frame_9.jpg", "frame_10.jpg", "frame_100.png"]),
         (["00010.png", "00002.png"], ["00002.png", "00010.png"]),
-        (["b.png", "a.png", "C.PNG"], ["C.PNG", "a.png", "b.png"]),
+        (["b.png", "a.png", "C.PNG"], ["a.png", "b.png", "C.PNG"]),
         (["1700.25.png", "1699.5.png"], ["1699.5.png", "1700.25.png"]),  # times are not frame numbers
     ],
 )
@@ -246,7 +246,7 @@ def test_a_tiny_image_is_named(tmp_path, config):
 
 
 def test_folders_without_images(tmp_path, config):
-    with pytest.raises(InputError, match=r"No images in .*it has no files\. Give a folder of bmp, jpeg"):
+    with pytest.raises(InputError, match=r"No images in .*it has no files\. Give a folder of avif, bmp"):
         load_frames(tmp_path, config)
     (tmp_path / "readme.md").write_text("text")
     with pytest.raises(InputError, match="its 1 files have other suffixes"):
