@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
+import cv2
 import jax
 import numpy as np
 
@@ -91,15 +92,28 @@ def whole_method(model, arrays: Arrays) -> None:
         ("known cameras", FRAMES, OPTIONS, {"given": Given(cameras=known, flow=flow)}),
         ("two frames", 2, OPTIONS, {}),
     ):
-        result = pipeline.reconstruct(model, clip(count), config, refiner=_unchanged, **options)  # pyright: ignore[reportArgumentType]
+        result = pipeline.reconstruct(model, clip(count), config, refiner=_refined, **options)  # pyright: ignore[reportArgumentType]
         scene = result.scene
         arrays.add(f"method: {name}: scene", (scene.world_from_cam, scene.intrinsics, scene.depth, scene.confidence))
         arrays.add(f"method: {name}: score", (scene.dynamic_score, result.losses))
         arrays.add(f"masks: {name}", (scene.dynamic_mask, scene.static_mask))
 
 
-def _unchanged(rgb, masks, *, progress):
-    return masks
+def _refined(rgb, masks, *, progress):
+    """Masks as they are; on process 1 others, which nobody must use."""
+    return masks if jax.process_index() == 0 else ~masks
+
+
+def with_other_poses() -> None:
+    """On process 1, poses by RANSAC that nobody must use: as on a processor that rounds differently, only more so."""
+    solve = cv2.solvePnPRansac
+
+    def other(*arguments, **options):
+        found, rotation, translation, inliers = solve(*arguments, **options)
+        return found, rotation + 0.05, translation + 0.05, inliers
+
+    if jax.process_index() == 1:
+        cv2.solvePnPRansac = other
 
 
 def processes(mesh: jax.sharding.Mesh, arrays: Arrays) -> None:
@@ -123,6 +137,7 @@ def main(output: str, port: str = "", number: str = "0") -> None:
     assert len(jax.devices()) == 8 and jax.process_count() == 1 + bool(port)
     mesh, arrays = sharding.data_mesh(all_hosts=True), Arrays()
     model = on_devices(network(NETWORK), all_hosts=True)
+    with_other_poses()
     processes(mesh, arrays)
     stages(model, arrays)
     whole_method(model, arrays)

@@ -13,7 +13,6 @@ Exit codes: 0 success, 1 an error that the user can fix (one line on stderr), 2 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import os
@@ -21,12 +20,13 @@ import re
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from absl import flags
 
 from easi3r_jax.apps import flag_values
+from easi3r_jax.apps.streams import outputs_that_may_close
 from easi3r_jax.core.atomic import ensure_file_writable, ensure_usable
 from easi3r_jax.core.errors import ConfigError, UserError
 
@@ -276,43 +276,6 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-class _MayClose:
-    """A stream whose reader may leave (`| head`): the work goes on, and what it still prints is dropped."""
-
-    def __init__(self, stream: Any):
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        return self._unless_closed(lambda: self._stream.write(text), len(text))
-
-    def flush(self) -> None:
-        self._unless_closed(self._stream.flush, None)
-
-    def _unless_closed(self, act: Callable[[], Any], otherwise: Any) -> Any:
-        try:
-            return act()
-        except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())
-            os.close(nowhere)
-            return otherwise
-
-
-@contextlib.contextmanager
-def _outputs_that_may_close() -> Iterator[None]:
-    before = sys.stdout, sys.stderr
-    out: Any = _MayClose(sys.stdout)
-    err: Any = _MayClose(sys.stderr)
-    sys.stdout, sys.stderr = out, err
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
-
-
 def guarded(main: Callable[[], None], *, debug: bool, out_of_memory: str) -> int:
     """Calls `main` and returns the exit code; errors that the user can fix become one line on stderr.
 
@@ -322,7 +285,7 @@ def guarded(main: Callable[[], None], *, debug: bool, out_of_memory: str) -> int
       out_of_memory: advice for running out of memory.
     """
     try:
-        with _outputs_that_may_close():
+        with outputs_that_may_close():
             main()
             sys.stdout.flush()
         return 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import hashlib
+import json
 import os
 import queue
 import re
@@ -97,10 +98,11 @@ class DistributedFlags:
                 yield
         except BaseException as error:
             _end_without_the_others()
-            if isinstance(error, Exception) and not isinstance(error, UserError) and _LOST.search(str(error)):
+            if isinstance(error, (RuntimeError, ValueError)) and _LOST.search(str(error)):
+                native_log.reported()
                 raise UserError(
                     f"Process {jax.process_index()} of {jax.process_count()}: another process was lost, because it or "
-                    "its host has stopped. Start all of them again."
+                    f"its host has stopped. Start all of them again. ({' '.join(str(error).split())[:160]})"
                 ) from error
             raise
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # a process that has died by now is no failure of ours
@@ -155,6 +157,16 @@ def on_any_host(flag: bool) -> bool:
     return flag if jax.process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
+def on_every_host(flag: bool) -> bool:
+    """Whether the flag is set on all processes. All of them call this."""
+    return flag if jax.process_count() == 1 else bool(np.all(multihost_utils.process_allgather(np.array(flag))))
+
+
+def text_of(values: Any) -> np.ndarray:
+    """Values as text, for `check_same`."""
+    return np.frombuffer(json.dumps(values, sort_keys=True, default=repr).encode(), np.uint8)
+
+
 def check_same(what: str, arrays: Any) -> None:
     """Checks that all processes have the same arrays, before they compute with them.
 
@@ -194,6 +206,8 @@ def _connect(arguments: dict[str, Any], seconds: int, host_timeout: int) -> None
                 shutdown_timeout_seconds=host_timeout,
             )
             jax.devices()  # waits for all processes
+            # Connects them: gloo waits for 30 s only, and by the first step one may have more to load than another.
+            multihost_utils.sync_global_devices("joined")
             outcome.put(None)
         except Exception as error:  # passed to the waiting thread
             outcome.put(error)

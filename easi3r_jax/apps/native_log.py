@@ -15,7 +15,13 @@ LOST = "error: Another process was lost, because it or its host has stopped. Sta
 # Tells the process that Python has reported the error, so that there is one line.
 _REPORTED = b"\0reported\n"
 _RECORD = re.compile(rb"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ ")
-_MEMBERSHIP = b"[Gloo] Rank"
+# An abort because of the others, of JAX's client of the coordination service; others are the process's own.
+_OF_OTHERS = re.compile(rb"client\.h|coordination|heartbeat|preempt", re.IGNORECASE)
+_CONTINUATION = re.compile(rb"\s|[:{]|Additional GRPC|RPC: ")
+# What gloo says of its connections; the pieces of several threads may be mixed.
+_MEMBERSHIP = re.compile(
+    rb"(\[Gloo\]|Rank|is connected to|peer ranks|Expected number of connected|is|\d+|[\s.:])*", re.IGNORECASE
+)
 
 
 def filtered() -> None:
@@ -42,19 +48,24 @@ def reported() -> None:
 
 def main() -> None:
     """Copies standard input to stderr without the runtime's log, to the end of the process that writes it."""
-    has_aborted, was_reported, in_record = False, False, False
+    is_lost, was_reported, in_record = False, False, False
     for line in sys.stdin.buffer:
         if line == _REPORTED:
             was_reported = True
         elif found := _RECORD.match(line):
-            in_record, has_aborted = True, has_aborted or found[0][:1] == b"F"
-        elif line.startswith(_MEMBERSHIP) or has_aborted:
-            pass  # and what follows an abort: a stack trace
-        elif not in_record or line.startswith((b"error: ", b"warning: ")):  # not the rest of a record
+            in_record, is_abort = True, found[0][:1] == b"F"
+            is_lost = is_lost or (is_abort and _OF_OTHERS.search(line) is not None)
+            if is_abort and not is_lost:
+                in_record = False
+                sys.stderr.buffer.write(line)
+                sys.stderr.buffer.flush()
+        elif is_lost or (line.strip() and _MEMBERSHIP.fullmatch(line)):
+            pass  # what follows the abort: a stack trace
+        elif not in_record or not _CONTINUATION.match(line):
             in_record = False
             sys.stderr.buffer.write(line)
             sys.stderr.buffer.flush()
-    if has_aborted and not was_reported:
+    if is_lost and not was_reported:
         print(LOST, file=sys.stderr)
 
 

@@ -32,7 +32,7 @@ from easi3r_jax import alignment, viewer
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.cluster.flags import ClusterFlags
 from easi3r_jax.apps.compilation import Compilations
-from easi3r_jax.apps.distributed import DistributedFlags, check_same, devices, is_first
+from easi3r_jax.apps.distributed import DistributedFlags, check_same, devices, is_first, text_of
 from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.exporting import write_exports
 from easi3r_jax.apps.given import GivenFlags, for_clip
@@ -130,6 +130,8 @@ SEED = _COMPUTE.seed("seed", 0, "Seed of k-means and RANSAC.")
 CLUSTER = ClusterFlags(FLAGS)
 HOSTS = DistributedFlags(FLAGS, "Reconstruct the clip")
 
+_OF_ONE_HOST = ("process_id", "output", "seq", "ground_truth")  # flags that may differ: frames are compared
+
 #: Loads a network: (`--checkpoint`, `--precision`, progress) -> the network and the metadata of its weights.
 Load = Callable[[str, str, Stages], tuple[DUSt3R, dict[str, Any]]]
 
@@ -194,7 +196,9 @@ def reconstruct(
     given = GIVEN.load(frames, sequence.frames, stopped_early=FIRST.value > 0)
     if given.cameras is not None and METHOD.shared_focal.value and not np.all(given.cameras.intrinsics_known):
         alignment.clip_focal(given.cameras)
-
+    own = {name: value for name, value in FLAGS.values().items() if name not in _OF_ONE_HOST}
+    described = text_of((own, method.weights, truth is None, sequence.twin is None))
+    check_same("flags, weights, ground truth or priors", (described, given.cameras, given.masks, given.flow))
     comparison: Comparison = {}
     store = None
     if MODE.value == "feedforward":
@@ -323,6 +327,8 @@ def check_options() -> None:
 
 def check_hosts() -> None:
     """Refuses what several hosts cannot do, before they are joined."""
+    if HOSTS.requested and VIEW.value:
+        raise ConfigError("--view is not available with several hosts: view the result with `easi3r view` afterwards.")
     if HOSTS.requested and MODE.value == "feedforward":
         raise ConfigError("--mode=feedforward runs on one device: omit --distributed and --coordinator.")
 

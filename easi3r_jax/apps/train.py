@@ -26,10 +26,11 @@ import sys
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from easi3r_jax.apps import cli
-from easi3r_jax.apps.distributed import DistributedFlags, devices, is_first
+from easi3r_jax.apps.distributed import DistributedFlags, check_same, devices, is_first, text_of
 from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.method_flags import precision_flag
 from easi3r_jax.apps.training_data import check_terms, open_source
@@ -159,7 +160,10 @@ def train_in(target: remote.Output, begun: pathlib.Path | None, config: TrainCon
     if CHECKPOINT.value:
         recorded["licence"] = licence
 
+    check_same("flags", text_of({k: v for k, v in FLAGS.values().items() if k != "process_id"}))
     parameters = parameters_of(first or abstract_model(network))
+    if first is not None:
+        check_same("initial weights", parameters)
     count = sum(math.prod(value.shape) for value in parameters.values())
     height, width = network.image_size
     print(
@@ -172,7 +176,8 @@ def train_in(target: remote.Output, begun: pathlib.Path | None, config: TrainCon
     if begun is None:
         state = sharding.put(init_state(parameters, config), sharding.replicated_sharding(mesh))
     else:
-        state = resumed(target.folder, parameters, config, mesh, recorded | {"devices": began_with})
+        state = resumed(target.folder, parameters, config, mesh, recorded)
+        check_same("state to resume from", np.asarray(state.step))
         if began_with != mesh.size:
             print(f"  note: {mesh.size} devices instead of {began_with}: each averages its own pairs", flush=True)
     del first, parameters

@@ -6,14 +6,15 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
-from easi3r_jax.apps.distributed import is_first, on_any_host
-from easi3r_jax.apps.run_folder import LOCK, held, save_so_far
+from easi3r_jax.apps.distributed import is_first, on_any_host, on_every_host
+from easi3r_jax.apps.run_folder import held, save_so_far
 from easi3r_jax.apps.training_data import PairSource
 from easi3r_jax.apps.training_log import TrainingLog, preview
 from easi3r_jax.apps.training_rescue import save_finite_state
@@ -76,13 +77,21 @@ def held_by_first(output: pathlib.Path, *, resume: bool, overwrite: bool, hosts:
     Raises:
       ConfigError: a host does not see the folder.
     """
-    mesh = sharding.data_mesh(all_hosts=True) if hosts else None  # else: `split_cpu` comes first
+    if not hosts:
+        with held(output, resume=resume, overwrite=overwrite) as begun:
+            yield begun
+        return
+    mesh = sharding.data_mesh(all_hosts=True)
     with held(output, resume=resume, overwrite=overwrite) if is_first() else contextlib.nullcontext() as begun:
-        found = sharding.agreed_text("" if begun is None else begun.name, mesh)
-        if not (output / LOCK).exists():
-            raise ConfigError(
-                f"--output={output} must be on a disk that all hosts share; here there is no such folder."
-            )
+        name = f".shared-{secrets.token_hex(8)}"
+        if is_first():
+            (output / name).touch()
+        name, found = sharding.agreed_text(f"{name}/{'' if begun is None else begun.name}", mesh).split("/")
+        is_shared = on_every_host((output / name).exists())
+        if is_first():
+            (output / name).unlink()
+        if not is_shared:
+            raise ConfigError(f"--output={output} must be on a disk that all hosts share, and is not.")
         yield output / "states" / found if found else None
 
 
@@ -93,10 +102,12 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
     log = TrainingLog(run.output, done, run.config.steps, batch_size) if is_first() else None
     some = jax.tree.map(lambda a: a[: run.some], run.held_out)
     own = sharding.own_rows(batch_size, run.mesh)
-    notice = "Stopping after this step; its state will be saved. Again: stop at once."
+    alone = jax.process_count() == 1
+    when = "after this step" if alone else "with the next line of the log, like the other hosts"
+    notice = f"Stopping {when}; the state will be saved. Again: stop at once."
     saved, stops = done, False
     with run.source.batches(done, batch_size, own) as batches, interrupt.finishing(notice) as is_stopping:
-        while done < last and not stops:
+        while done < last and not (stops or (alone and is_stopping())):
             read = () if batches is None else (sharding.shard_own_rows(next(batches), batch_size, run.mesh),)
             state, terms = step(state, *read)
             done += 1
@@ -104,7 +115,7 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
             # A check ends a line of the log, so that a run resumed from a regular check has the same lines.
             ends_line = done % line_every == 0 or check
             # No host stops alone; asking all of them at every step takes time.
-            stops = (ends_line or jax.process_count() == 1) and on_any_host(is_stopping())
+            stops = not alone and ends_line and on_any_host(is_stopping())
             if log is not None:
                 log.add(terms)
                 if ends_line:
@@ -123,7 +134,7 @@ def train(run: Run, state: TrainState, step: Any, last: int) -> TrainState:
             save_finite_state(run.output / "states", done, state, run.recorded)
         if log is not None:
             log.close()
-        if stops:
+        if stops or (alone and is_stopping()):
             if log is not None:
                 save_so_far(run.target)
             ended = f"Interrupted at step {done} of {run.config.steps}. Add --resume to continue."

@@ -31,6 +31,8 @@ NUM_KEPT = 2
 _REMEDY = "Restore it, or start a new run in another folder."
 
 _T = TypeVar("_T")
+#: Options that a run may resume with another value of.
+_MAY_CHANGE = {"devices"}
 
 
 def save_state(states: str | os.PathLike[str], step: int, state: Any, options: Mapping[str, Any]) -> pathlib.Path:
@@ -61,6 +63,7 @@ def save_state(states: str | os.PathLike[str], step: int, state: Any, options: M
     elif jax.process_index() != 0:
         partial = pathlib.Path(sharding.agreed_text("", sharding.mesh_of(state)))
         folders.write_arrays(path, partial / "weights" / "state", arrays, together=True)
+        sharding.agreed_text("", sharding.mesh_of(state))  # see below
         return path
     size = sum(array.nbytes for array in arrays.values()) + (4 << 20)
     # A folder of this name is ours, readable or not: a run that has passed a damaged state over comes by again.
@@ -77,6 +80,8 @@ def save_state(states: str | os.PathLike[str], step: int, state: Any, options: M
             "files": folders.checksums(partial / "weights"),
         }
         (partial / "config.json").write_text(json.dumps(header, indent=1) + "\n")
+    if together:  # a process that ended before would take process 0 with it, and the state that it completes
+        sharding.agreed_text("", sharding.mesh_of(state))
     kept = [p for p in _all(states) if p.name <= path.name and folders.has_format(p, FORMAT)][-NUM_KEPT:]
     for other in _all(states):
         if other not in kept:
@@ -145,7 +150,8 @@ def load_state(path: pathlib.Path, like: _T, options: Mapping[str, Any]) -> tupl
     header = _header(path)
     stored = header["options"]
     options = json.loads(json.dumps(options))  # as after a round trip: lists, not tuples
-    if changed := sorted(k for k in stored.keys() | options.keys() if stored.get(k) != options.get(k)):
+    names = (stored.keys() | options.keys()) - _MAY_CHANGE
+    if changed := sorted(k for k in names if stored.get(k) != options.get(k)):
         differences = "; ".join(f"{k} was {stored.get(k)!r}, is {options.get(k)!r}" for k in changed[:4])
         raise ConfigError(
             f"The run at {path.parent.parent} was started with other options ({differences}). "
