@@ -12,7 +12,7 @@ import shutil
 import jax.numpy as jnp
 import pytest
 
-from easi3r_jax.apps import train
+from easi3r_jax.apps import train, training_run
 from easi3r_jax.weights.load import load_model
 
 SMALL = (
@@ -35,7 +35,7 @@ def compiled_once():
         patch.setattr(train.sharding, "split_cpu", lambda *_: None)  # JAX has begun, in this process
         patch.setattr(train, "open_source", open_source)
         patch.setattr(train, "make_step", functools.cache(train.make_step))
-        patch.setattr(train, "preview", lambda *_: None)
+        patch.setattr(training_run, "preview", lambda *_: None)
         yield
 
 
