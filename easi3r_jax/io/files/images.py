@@ -9,7 +9,7 @@ import warnings
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from easi3r_jax.core.errors import InputError
 
@@ -27,7 +27,7 @@ def read_gray16(path: pathlib.Path) -> np.ndarray:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")  # about large images: their size is compared with the frame's later
             require_one_picture(image, path)
-            image.load()
+            load_pixels(image)
             mode, values = image.mode, np.asarray(image)
             if image.format == "PPM" and mode == "I":
                 values = _unscaled(values, path)
@@ -41,6 +41,17 @@ def read_gray16(path: pathlib.Path) -> np.ndarray:
     if mode != "I" and not mode.startswith("I;16"):
         raise InputError(f"{path} has pixels of mode {mode}, but a 16-bit gray image is needed: restore it.")
     return values
+
+
+def load_pixels(image: ImageFile.ImageFile) -> None:
+    """Decodes an open image. Pillow maps the pixels of plain TIFFs into memory, and then gets their orientation wrong.
+
+    Args:
+      image: as Pillow opened it.
+    """
+    if image.format == "TIFF":
+        image.filename = ""  # without a name they are not mapped
+    image.load()
 
 
 def require_one_picture(image: Image.Image, path: pathlib.Path) -> None:

@@ -33,6 +33,8 @@ from easi3r_jax.io.video.times import GivenTimes, RisingTimes
 _MIN_ASPECT, _MAX_ASPECT = 1.01, 4.0
 # Formats without a container: what they say of the rate is in the coded pictures.
 _RAW = frozenset({"h264", "hevc", "vvc", "obu"})
+# Transfer characteristics (ITU-T H.273) of high dynamic range.
+_HIGH_RANGE = {16: "HDR (PQ)", 18: "HDR (HLG)"}
 # Streams that are not the video: cover images, previews, tiles of a photograph.
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 
@@ -68,6 +70,11 @@ def open_video(path: pathlib.Path) -> ClipReader:
     if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
         container.close()
         raise InputError(f"{path} declares pixels {float(aspect):.3g} times as wide as high: correct its header.")
+    if stream.codec_context.color_trc in _HIGH_RANGE:
+        absl.logging.warning(
+            "%s is %s video: its colours are not converted and look pale; convert it to BT.709 first.",
+            *(path, _HIGH_RANGE[stream.codec_context.color_trc]),
+        )
     return ClipReader(str(path), _frames(path, container, stream, rate, aspect), stream.frames or None, rate)
 
 
@@ -105,11 +112,18 @@ def _frames(
 ) -> Generator[ClipFrame, None, None]:
     with container:
         completeness = Completeness(path, container, stream, rate)
-        index, rotation, matrix = 0, None, None
+        index, rotation, matrix, is_interlaced = 0, None, None, False
         times = GivenTimes(path, container, stream)
         given = ((picture, times.of(picture)) for picture in _pictures(container, stream, completeness, times))
         try:
             for picture, time in RisingTimes(1 / rate).stamped(given):
+                if picture.interlaced_frame and not is_interlaced:
+                    is_interlaced = True
+                    absl.logging.warning(
+                        "%s is interlaced: moving edges look like combs; deinterlace it first (for example: ffmpeg -i "
+                        "INPUT -vf bwdif OUTPUT).",
+                        path,
+                    )
                 if rotation != picture.rotation:
                     rotation, matrix = picture.rotation, _display_matrix(picture)
                 label = f"Frame {index} of {path}"

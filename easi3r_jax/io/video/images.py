@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.io.files.images import require_one_picture
+from easi3r_jax.io.files.images import load_pixels, require_one_picture
 from easi3r_jax.io.files.names import IMAGE_SUFFIXES, natural_order, printable, require_utf8
 from easi3r_jax.io.video.clip import ASSUMED_RATE, ClipFrame, ClipReader
 from easi3r_jax.io.video.heif import heif_picture, is_heif, is_sequence, read_heif
@@ -142,9 +142,10 @@ def decode_image(path: pathlib.Path, convert: Callable[[Image.Image], _T]) -> _T
     with _reported(path):
         if is_heif(path):
             return convert(_decode_heif(path))
-        with Image.open(path, formats=_FORMATS) as image:
+        # From the name of a file, Pillow 13 maps it, and scrambles TIFFs whose orientation exchanges the sides.
+        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             require_one_picture(image, path)
-            image.load()
+            load_pixels(image)
             form, tags = image.format, getattr(image, "tag_v2", {})
             if image.mode == "I" and image.format == "PPM":  # Pillow has stretched any range above 255 to 16 bits
                 image = Image.fromarray(np.asarray(image).astype(np.uint16))

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
+import absl.logging
 import numpy as np
 from PIL import Image
 
@@ -22,6 +23,9 @@ from easi3r_jax.io.video.decode import open_video
 from easi3r_jax.io.video.heif import is_heif, is_sequence
 from easi3r_jax.io.video.images import SUFFIXES, StoredImage, list_images, open_images
 from easi3r_jax.io.video.resize import FrameGeometry, frame_geometry, resize_image
+
+# Brightest value of a clip, of 255, that suggests a range which is not used: 14 bits in 16 are 63.
+_DARK = 63
 
 Source = str | os.PathLike | Sequence[str | os.PathLike | StoredImage]
 
@@ -65,6 +69,12 @@ def load_frames(source: Source, config: FrameConfig = FrameConfig(), progress: P
     if geometry is None:
         raise InputError(f"{clip.name} has no frames: it is truncated, or not a video. Copy it again.")
     progress("read", len(rgb), len(rgb), "")
+    brightest = max(int(picture.max()) for picture in rgb)
+    if 0 < brightest <= _DARK:
+        absl.logging.warning(
+            "%s: no pixel is brighter than %d of 255. If files of 16 bits hold 10 to 14, scale them to the full range.",
+            *(clip.name, brightest),
+        )
     return Frames(
         rgb=np.stack(rgb),
         source_index=np.array(index, np.int32),
