@@ -142,8 +142,7 @@ def decode_image(path: pathlib.Path, convert: Callable[[Image.Image], _T]) -> _T
     with _reported(path):
         if is_heif(path):
             return convert(_decode_heif(path))
-        # From the name of a file, Pillow 13 maps it, and scrambles TIFFs whose orientation exchanges the sides.
-        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             require_one_picture(image, path)
             load_pixels(image)
             form, tags = image.format, getattr(image, "tag_v2", {})
