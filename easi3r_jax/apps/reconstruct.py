@@ -7,7 +7,7 @@
         --flow_checkpoint=Tartan-C-T-TSKH-spring540x960-M.pth
     python -m experiments.reconstruct --seq=frames/ --checkpoint=DUSt3R_ViTLarge_BaseDecoder_512_dpt.pth
     python -m experiments.reconstruct --seq='videos/*.mp4' --output=results   # a result folder each, and batch.csv
-    srun --nodes=2 python -m experiments.reconstruct --distributed --seq=my_video.mp4     # devices of several hosts
+    srun --nodes=2 --ntasks-per-node=8 python -m experiments.reconstruct --distributed --seq=...     # 16 GPUs
 
 Defaults are the released program's, except for optical flow (--flow) and the embedded network's motion cue (--motion).
 The result is a folder: scene.npz, trajectory.txt (TUM), intrinsics.txt, depth/,
