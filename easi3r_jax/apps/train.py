@@ -6,7 +6,7 @@
     python -m experiments.train --finetune=monst3r --checkpoint=embedded         # on rendered dynamic scenes
     python -m experiments.train --finetune=monst3r --checkpoint=naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt \\
         --data=pointodyssey:/data/po,tartanair:/data/tartanair,spring:/data/spring,waymo:/data/waymo
-    srun --nodes=2 python -m experiments.train --distributed --output=/shared/run    # on the devices of several hosts
+    srun --nodes=2 --ntasks-per-node=8 python -m experiments.train --distributed --output=/shared/run    # 16 GPUs
 
 Pairs are rendered on the training device, unless --data names folders. The run's folder has log.csv, TensorBoard logs
 (tensorboard --logdir=RUN), previews of held-out pairs, states to resume from, and model/, a checkpoint that every
