@@ -98,12 +98,13 @@ class DistributedFlags:
                 yield
         except BaseException as error:
             _end_without_the_others()
-            if isinstance(error, (RuntimeError, ValueError)) and _LOST.search(str(error)):
-                native_log.reported()
-                raise UserError(
-                    f"Process {jax.process_index()} of {jax.process_count()}: another process was lost, because it or "
-                    f"its host has stopped. Start all of them again. ({' '.join(str(error).split())[:160]})"
-                ) from error
+            of_runtime = isinstance(error, (RuntimeError, ValueError)) and not isinstance(error, UserError)
+            if of_runtime and _LOST.search(str(error)):
+                native_log.report(
+                    f"error: Process {jax.process_index()} of {jax.process_count()}: another process was lost, because "
+                    f"it or its host has stopped. Start all of them again. ({' '.join(str(error).split())[:160]})"
+                )
+                _end_now()  # at once: JAX's threads may abort this process at any time
             raise
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # a process that has died by now is no failure of ours
             multihost_utils.sync_global_devices("finished")  # however long process 0 takes to write
@@ -250,5 +251,5 @@ def _end_now() -> None:
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-        native_log.reported()
+        native_log.report()
     os._exit(1)

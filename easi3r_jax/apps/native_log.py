@@ -12,12 +12,13 @@ import sys
 
 #: What the process says of an abort.
 LOST = "error: Another process was lost, because it or its host has stopped. Start all of them again."
-# Tells the process that Python has reported the error, so that there is one line.
-_REPORTED = b"\0reported\n"
+# Begins what Python tells the process: that the error is reported, by the rest of the line unless that is empty.
+_REPORTED = b"\0reported "
 _RECORD = re.compile(rb"[IWEF]\d{4} \d\d:\d\d:\d\d\.\d+ ")
 # An abort because of the others, of JAX's client of the coordination service; others are the process's own.
 _OF_OTHERS = re.compile(rb"client\.h|coordination|heartbeat|preempt", re.IGNORECASE)
-_CONTINUATION = re.compile(rb"\s|[:{]|Additional GRPC|RPC: ")
+# What is never the rest of a record.
+_OURS = (b"error: ", b"warning: ", b"Stopping ", b"Interrupted")
 # What gloo says of its connections; the pieces of several threads may be mixed.
 _MEMBERSHIP = re.compile(
     rb"(\[Gloo\]|Rank|is connected to|peer ranks|Expected number of connected|is|\d+|[\s.:])*", re.IGNORECASE
@@ -41,19 +42,21 @@ def filtered() -> None:
     sys.stderr = os.fdopen(stderr, "w", buffering=1, errors="backslashreplace")
 
 
-def reported() -> None:
-    """Says that this process has reported why it ends."""
-    os.write(2, _REPORTED)
+def report(message: str = "") -> None:
+    """Prints why this process ends, once, whatever the runtime has to say; "": it has been printed."""
+    os.write(2, _REPORTED + " ".join(message.split()).encode() + b"\n")  # one write, which an abort does not divide
 
 
 def main() -> None:
     """Copies standard input to stderr without the runtime's log, to the end of the process that writes it."""
     is_lost, was_reported, in_record = False, False, False
     for line in sys.stdin.buffer:
-        if line == _REPORTED:
-            was_reported = True
+        if line.startswith(_REPORTED):
+            was_reported, message = True, line.removeprefix(_REPORTED)
+            sys.stderr.buffer.write(message if message.strip() else b"")
+            sys.stderr.buffer.flush()
         elif found := _RECORD.match(line):
-            in_record, is_abort = True, found[0][:1] == b"F"
+            in_record, is_abort = found[0][:1] in b"EF", found[0][:1] == b"F"
             is_lost = is_lost or (is_abort and _OF_OTHERS.search(line) is not None)
             if is_abort and not is_lost:
                 in_record = False
@@ -61,7 +64,7 @@ def main() -> None:
                 sys.stderr.buffer.flush()
         elif is_lost or (line.strip() and _MEMBERSHIP.fullmatch(line)):
             pass  # what follows the abort: a stack trace
-        elif not in_record or not _CONTINUATION.match(line):
+        elif not in_record or line.startswith(_OURS):
             in_record = False
             sys.stderr.buffer.write(line)
             sys.stderr.buffer.flush()
