@@ -168,7 +168,7 @@ def twice(rows):
 @pytest.mark.parametrize(
     ("rows", "line", "says"),
     [
-        (one_path() + another_path(), len(one_path()) + 2, "two trajectories"),
+        (one_path() + another_path(), len(one_path()) + 2, "a second trajectory begins"),
         (merged(one_path(), another_path()), 2, "two trajectories"),
         (twice(one_path()), 43, "another pose at the time"),
         (one_path()[::-1], 3, "another order"),

@@ -174,7 +174,7 @@ def test_help_teaches_every_flag(here):
         (("--sequence=demo",), "sequence"),
         (("demo",), "'demo'"),
         (("--every=0",), "every"),
-        (("--schedule=step",), "linear|cosine"),
+        (("--schedule=step",), "it must be linear or cosine"),
         (("--first=many",), "first"),
     ],
     ids=lambda x: x if isinstance(x, str) else x[0],

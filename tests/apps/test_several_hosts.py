@@ -98,6 +98,7 @@ def test_a_killed_host_ends_the_others_with_one_line_and_training_resumes(tmp_pa
     assert len(losses(run)) == 4
 
 
+@pytest.mark.slow
 def test_a_clip_is_reconstructed_by_two_hosts_and_written_by_the_first(tmp_path):
     flags = ("--seq=demo", "--first=3", "--size=48", "--iterations=5", "--nocompare_plain")
     first, second = on_two("reconstruct", *flags, f"--output={tmp_path}/NUMBER")
