@@ -263,3 +263,34 @@ def test_duplicate_keys_are_recorded():
     pair = dumps("a")[2:-1] + pickle.NONE
     value = load(HEAD + pickle.EMPTY_DICT + pickle.MARK + pair * 2 + pickle.SETITEMS + STOP)
     assert value.duplicates == ["a"]
+
+
+def test_damaged_pickles_of_trainers_are_refused_or_inert():
+    """Bits flipped, bytes cut and repeated."""
+    value = {
+        "a": np.float64(1),
+        "b": np.arange(3),
+        "c": Ordered(x=1),
+        "d": pathlib.PurePosixPath("/a"),
+        "e": [{1: (2,)}],
+    }
+    whole = [pickle.dumps(value, protocol) for protocol in (2, 3, 4, 5)]
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(3000):
+        raw = bytearray(whole[rng.integers(4)])
+        for _ in range(rng.integers(1, 6)):
+            place, length = rng.integers(len(raw)), rng.integers(1, 12)
+            match rng.integers(3):
+                case 0:
+                    raw[place] ^= 1 << int(rng.integers(8))
+                case 1:
+                    del raw[place : min(place + length, len(raw) - 2)]
+                case _:
+                    raw[place:place] = raw[place : place + length]
+        try:
+            load(bytes(raw))
+        except CheckpointError as error:
+            refused += 1
+            assert len(str(error)) < 400
+    assert 1500 < refused < 3000
