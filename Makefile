@@ -115,7 +115,7 @@ $(TORCH_INSTALLED): | $(INSTALLED)
 	@rm -f $(VENV)/.torch-*
 	@touch $@
 
-test-browser: env $(BROWSER_INSTALLED) chromium ## Run the tests in Chromium (installed if that needs no password; skipped without it)
+test-browser: env $(BROWSER_INSTALLED) chromium ## Run the tests in Chromium, and behind nginx (installed if that needs no password; skipped without)
 	$(RUN) -m pytest -q -m browser
 
 $(BROWSER_INSTALLED): | $(INSTALLED)
@@ -125,6 +125,9 @@ $(BROWSER_INSTALLED): | $(INSTALLED)
 
 .PHONY: chromium
 chromium:
+	@PATH=$$PATH:/usr/sbin command -v nginx > /dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && \
+	  apt-get update -qq && apt-get install -qq -y --no-install-recommends nginx-light > /dev/null; } || \
+	  echo "nginx not found: its tests will be skipped." >&2
 	@for name in "$$CHROMIUM" chromium chromium-browser google-chrome; do \
 	  [ -n "$$name" ] && command -v "$$name" > /dev/null && exit 0; done; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \

@@ -10,7 +10,7 @@ import numpy as np
 
 from easi3r_jax.core.geometry.camera import world_points
 from easi3r_jax.core.types import Scene4D
-from easi3r_jax.io.export.pointcloud import moving_pixels, static_pixels, voxel_keys
+from easi3r_jax.io.export.pointcloud import median_depth, moving_pixels, static_pixels, voxel_keys
 
 #: Lower bound of the network's confidence; the clean-up sets that of floating points to 0.
 MIN_NETWORK_CONFIDENCE = 1.0
@@ -164,14 +164,6 @@ def parts(cloud: Cloud, count: int) -> list[Cloud]:
     """A cloud in `count` parts of almost equal size; some are empty if there are fewer points than parts."""
     edges = np.linspace(0, len(cloud), count + 1).astype(int)
     return [cloud[begin:end] for begin, end in itertools.pairwise(edges)]
-
-
-def median_depth(scene: Scene4D, t: int | None = None) -> float:
-    """Median depth of a frame, or of the clip (from a sample), in the scene's own units; 1 if no depth is known."""
-    step = max(1, len(scene.depth) // 16)
-    sample = np.asarray(scene.depth[::step, ::4, ::4] if t is None else scene.depth[t])
-    sample = sample[np.isfinite(sample) & (sample > 0)]
-    return float(np.median(sample)) if sample.size else 1.0
 
 
 def unit_depth_placement(scene: Scene4D) -> Placement:

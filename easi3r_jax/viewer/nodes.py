@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from easi3r_jax.core.types import Scene4D
-from easi3r_jax.io.export.pointcloud import camera_lines, camera_size
+from easi3r_jax.io.export.pointcloud import camera_lines, camera_size, median_depth
 from easi3r_jax.io.pictures.colors import time_colors
-from easi3r_jax.viewer.clouds import Cloud, Placement, median_depth, moving_cloud, parts
+from easi3r_jax.viewer.clouds import Cloud, Placement, moving_cloud, parts
 from easi3r_jax.viewer.colors import Ranges, point_colors
 from easi3r_jax.viewer.paths import quaternion
 from easi3r_jax.viewer.pictures import frame_picture

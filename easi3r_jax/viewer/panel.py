@@ -73,18 +73,22 @@ class Panel:
             else:
                 self._pictures[number].image = picture
 
+    def _slider(self, *values: Any, **options: Any) -> viser.GuiInputHandle[Any]:
+        """A slider whose ends are not labelled: the handle would cover the labels."""
+        return self._gui.add_slider(*values, marks=(), **options)
+
     def _time(self, view: View) -> None:
         count, rate = view.playback.num_frames, view.playback.rate
-        self._frame = self._gui.add_slider("frame", 0, count - 1, 1, 0)
+        self._frame = self._slider("frame", 0, count - 1, 1, 0)
         _when(self._frame.on_update, lambda v: self._playback("at_frame", v))
         self._play = self._gui.add_button("Play", icon=self._icons.PLAYER_PLAY, disabled=count == 1)
         _when(self._play.on_click, lambda _: self._playback("toggled"))
         steps = self._gui.add_button_group("step", tuple(_STEPS), hint="First frame, previous, next.")
         _when(steps.on_click, lambda v: self._step(_STEPS[v]))
-        speed = self._gui.add_slider("speed", 1.0, 60.0, 0.5, float(np.round(2 * rate) / 2), hint="Frames per second.")
+        speed = self._slider("speed", 1.0, 60.0, 0.5, float(np.round(2 * rate) / 2), hint="Frames per second.")
         _when(speed.on_update, lambda v: self._set("playback", rate=v))
         widest = max(1, min(20, count // 2))
-        stride = self._gui.add_slider("stride", 1, widest, 1, 1, hint="Show every n-th frame.")
+        stride = self._slider("stride", 1, widest, 1, 1, hint="Show every n-th frame.")
         _when(stride.on_update, lambda v: self._set("playback", stride=v))
         follow = self._gui.add_checkbox("follow camera", view.follow, hint="Look through the current camera.")
         _when(follow.on_update, lambda v: self._set(follow=v))
@@ -96,7 +100,7 @@ class Panel:
         moving = self._gui.add_dropdown("moving", MOVING, initial_value=view.moving, hint="Dynamic points.")
         _when(moving.on_update, lambda v: self._set(moving=v))
         longest = max(1, view.playback.num_frames - 1)
-        trail = self._gui.add_slider(
+        trail = self._slider(
             "trail", 1, longest, 1, min(view.trail, longest), hint="Earlier frames in a trail."
         )
         _when(trail.on_update, lambda v: self._set(trail=v))
@@ -106,13 +110,13 @@ class Panel:
 
     def _points(self, view: View) -> None:
         highest = float(np.ceil(max(self._ranges.limits["confidence"][1], MIN_NETWORK_CONFIDENCE + 1)))
-        confidence = self._gui.add_slider(
+        confidence = self._slider(
             "confidence", MIN_NETWORK_CONFIDENCE, highest, 0.1, view.look.confidence, hint="Minimum, for static points."
         )
         _when(confidence.on_update, lambda v: self._set("look", confidence=v))
-        size = self._gui.add_slider("size", 0.5, 12.0, 0.5, view.look.size, hint="Diameter of points, in pixels.")
+        size = self._slider("size", 0.5, 12.0, 0.5, view.look.size, hint="Diameter of points, in pixels.")
         _when(size.on_update, lambda v: self._set("look", size=v))
-        fraction = self._gui.add_slider("points (%)", 5, 100, 5, round(100 * view.look.fraction), hint="Of all points.")
+        fraction = self._slider("points (%)", 5, 100, 5, round(100 * view.look.fraction), hint="Of all points.")
         _when(fraction.on_update, lambda v: self._set("look", fraction=v / 100))
 
     def _save(self) -> None:
@@ -120,7 +124,7 @@ class Panel:
         path = self._gui.add_dropdown(
             "path", capture.PATHS, initial_value=capture.PATHS[0], hint="Camera path of the video."
         )
-        sweep = self._gui.add_slider("angle (°)", 10, 360, 10, 60, hint="Of an orbit; 360 is a full turn.")
+        sweep = self._slider("angle (°)", 10, 360, 10, 60, hint="Of an orbit; 360 is a full turn.")
         button = self._gui.add_button("Video", icon=self._icons.MOVIE)
         button.on_click(lambda event: self._video(event.client, path.value, float(sweep.value)))
 

@@ -21,27 +21,25 @@ import numpy as np
 
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Reconstruction
-from easi3r_jax.viewer.clouds import median_depth, preview_cloud, side_by_side, static_cloud, unit_depth_placement
+from easi3r_jax.viewer.clouds import preview_cloud, side_by_side, static_cloud, unit_depth_placement
 from easi3r_jax.viewer.colors import measure
 from easi3r_jax.viewer.listening import check_address, port_in_use
 from easi3r_jax.viewer.nodes import SceneNodes, Shown
 from easi3r_jax.viewer.panel import Panel
-from easi3r_jax.viewer.paths import fitting_fov, quaternion, up_direction
+from easi3r_jax.viewer.paths import fitting_fov, quaternion
 from easi3r_jax.viewer.playback import Playback, View
+from easi3r_jax.viewer.surroundings import NODES, FirstView, add_surroundings, prepare_page
 from easi3r_jax.viewer.viser_import import import_viser
 
 if TYPE_CHECKING:
     import viser
 
-#: Parent node of each scene.
-NODES = ("/left", "/right")
 # Frames that are sent before they are due. Sending all of them at once would block a slow connection.
 _PREFETCH_FRAMES = 8
 # Updates of the panel's images per second.
 _PICTURE_RATE = 8.0
 # Seconds between two steps of the display thread while it has work, and before a frame is requested again.
 _STEP_PAUSE, _RETRY_AFTER = 0.02, 0.5
-
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
@@ -109,6 +107,7 @@ class Viewer:
       host: address to listen on. Anyone who can reach it sees the scenes; 127.0.0.1 is this machine only.
       port: 0 for any free port.
       budget: limits on the number of points.
+      playing: begin to play at once.
 
     Attributes:
       port: the port it listens at.
@@ -125,6 +124,7 @@ class Viewer:
         host: str = "127.0.0.1",
         port: int = 8080,
         budget: Budget = Budget(),
+        playing: bool = False,
     ):
         viser = import_viser()
         check_address(host, port)
@@ -138,15 +138,16 @@ class Viewer:
             raise port_in_use(port)
         self._shown = shown
         self._most_moving = budget.per_frame(len(shown[0].scene.depth))
-        self._view = View(Playback(len(shown[0].scene.depth), rate=frame_rate(saved[0].frames.time)))
+        self._view = View(Playback(len(shown[0].scene.depth), rate=frame_rate(saved[0].frames.time), playing=playing))
         self._lock, self._wake, self._stopped = threading.Lock(), threading.Event(), threading.Event()
         self._frame_shown, self._settled = -1, threading.Condition()
         self._loaded: queue.SimpleQueue = queue.SimpleQueue()
         self._failure: BaseException | None = None
 
-        add_surroundings(self._server, shown)
+        self._first_view = FirstView(shown)
+        add_surroundings(self._server, shown, self._first_view)
         self._panel = Panel(self._server, self._view, shown[0].ranges, [scene.title for scene in shown], self)
-        self._server.on_client_connect(lambda _: self._follow(self.view))
+        self._server.on_client_connect(self._welcome)
         work = (lambda: self._load(budget.static), self._run)
         self._threads = [threading.Thread(target=self._guarded, args=(part,), daemon=True) for part in work]
         for thread in self._threads:
@@ -269,6 +270,17 @@ class Viewer:
                 return True
         return busy
 
+    def _welcome(self, client: viser.ClientHandle) -> None:
+        """A new browser gets a view that its window holds, and on a phone more room for it."""
+        prepare_page(client, " | ".join(scene.title for scene in self._shown))
+        if self.view.follow:
+            self._follow(self.view)
+            return
+        with client.atomic():
+            client.camera.fov = self._first_view.fov
+            client.camera.position = self._first_view.position(client.camera.aspect)
+            client.camera.look_at = self._first_view.target
+
     def _follow(self, view: View) -> None:
         """Moves the browsers' views to the current camera, if they follow it."""
         if not view.follow:
@@ -284,28 +296,3 @@ class Viewer:
 def paused_at(playback: Playback, t: int) -> Playback:
     """Paused at a frame."""
     return dataclasses.replace(playback.at_frame(t), playing=False)
-
-
-def add_surroundings(server: viser.ViserServer, shown: Sequence[Shown]) -> None:
-    """Sets the up direction, the theme, the initial view, and titles above the scenes if there are two."""
-    first = shown[0]
-    poses, depth = first.poses(), first.placement.scale * median_depth(first.scene)
-    up, camera = up_direction(poses), poses[0]
-    server.scene.set_up_direction(up)
-    server.gui.set_panel_label(" | ".join(scene.title for scene in shown))
-    server.gui.configure_theme(dark_mode=True, show_logo=False, show_share_button=False)
-    start = server.initial_camera
-    start.fov = min(first.fov(0), 1.2)
-    middle = np.mean([shown_scene.poses()[0, :3, 3] for shown_scene in shown], axis=0)
-    back = 0.8 * depth
-    if len(shown) > 1:  # both together are twice as wide as their distance; the panel leaves about a square for them
-        apart = np.linalg.norm(shown[1].poses()[0, :3, 3] - camera[:3, 3])
-        back = max(back, 1.15 * apart / np.tan(start.fov / 2) - depth)
-    start.position = middle - back * camera[:3, 2] + 0.4 * depth * up
-    start.look_at = middle + depth * camera[:3, 2]
-    start.up = up
-    start.near, start.far = 0.01 * depth, 1000 * depth
-    if len(shown) > 1:
-        for name, scene in zip(NODES, shown, strict=False):
-            above = scene.poses()[0, :3, 3] + 0.3 * depth * up
-            server.scene.add_label(f"{name}/title", scene.title, position=above)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import pathlib
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from easi3r_jax.viewer import server
 from easi3r_jax.viewer.clouds import static_cloud
 from easi3r_jax.viewer.nodes import SceneNodes
 from easi3r_jax.viewer.playback import Look, Playback, View
+from easi3r_jax.viewer.surroundings import NODES, FirstView, add_surroundings
 from easi3r_jax.viewer.viser_import import import_viser
 
 #: Point limits at which a browser still opens the file without delay.
@@ -49,9 +51,9 @@ def export_html(
     with server.without_stdout():  # its port is not announced: it only records what it would send
         collector = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
     try:
-        server.add_surroundings(collector, shown)
+        add_surroundings(collector, shown, FirstView(shown))
         most_moving = budget.per_frame(count)
-        pairs = zip(server.NODES, shown, strict=False)
+        pairs = zip(NODES, shown, strict=False)
         nodes = [SceneNodes(collector.scene, name, scene, most_moving) for name, scene in pairs]
         for scene, scene_nodes in zip(shown, nodes, strict=True):
             scene_nodes.set_background(static_cloud(scene.scene, scene.placement, budget.static))
@@ -64,7 +66,8 @@ def export_html(
                 scene_nodes.show(View(view.playback.at_frame(t), view.look))
             recording.insert_sleep(1 / rate)
         progress("record", count, count, "")
-        page = recording.as_html(dark_mode=True)
+        title = html.escape(" | ".join(scene.title for scene in shown))
+        page = recording.as_html(dark_mode=True).replace("<title>Viser</title>", f"<title>{title}</title>", 1)
     finally:
         with server.without_stdout():
             collector.stop()

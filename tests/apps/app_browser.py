@@ -1,6 +1,6 @@
 """The web app's page in Chromium; as a program, what draws the picture in the documentation.
 
-python -m tests.experiments.app_browser --picture=docs/images/app.png
+python -m tests.apps.app_browser --picture=docs/images/app.png          # and docs/images/app_phone.png
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import Browser, Locator
+from playwright.sync_api import Browser, FrameLocator, Locator
 
 from tests.apps.app_program import app_program
 from tests.apps.app_stand_ins import FRAMES
@@ -21,6 +21,9 @@ from tests.viewer.browser import PATIENCE, WatchedPage, difference, launched, un
 
 #: Milliseconds that a reconstruction of the bundled clip may take.
 _WORK = 5 * PATIENCE
+PHONE = (390, 844)
+# Of libraries: not about this page.
+_HARMLESS = ("THREE.Clock", "WebGL", "GPU stall", "favicon")
 
 
 class AppTab(WatchedPage):
@@ -30,22 +33,44 @@ class AppTab(WatchedPage):
       browser: a new tab of it.
       url: of the app.
       size: of the window.
+
+    Attributes:
+      failures: answers of 400 and above, errors on the console, uncaught exceptions.
     """
 
     def __init__(self, browser: Browser, url: str, size: tuple[int, int] = (1280, 1000)):
-        super().__init__(browser.new_context(viewport={"width": size[0], "height": size[1]}).new_page(), url)
+        page = browser.new_context(viewport={"width": size[0], "height": size[1]}).new_page()
+        self.failures: list[str] = []
+        page.on("response", lambda answer: answer.status >= 400 and self._failed(f"{answer.status} {answer.url}"))
+        page.on("console", lambda said: said.type == "error" and self._failed(f"{said.text} {said.location}"))
+        page.on("pageerror", lambda error: self._failed(str(error)))
+        super().__init__(page, url)
         self.page.get_by_role("button", name="Reconstruct", exact=True).wait_for()
+
+    def _failed(self, text: str) -> None:
+        if not any(word in text for word in _HARMLESS):
+            self.failures.append(text)
 
     def drop(self, files: Sequence[pathlib.Path]) -> None:
         """Gives files to the page and waits until it has them."""
         self.page.locator("input[type=file]").first.set_input_files([str(file) for file in files])
         self.page.locator("a[download]").nth(len(files) - 1).wait_for(state="attached")
 
-    def set_number(self, label: str, value: float) -> None:
-        """Types a value, in whichever group of options it is."""
+    def example(self, name: str) -> None:
+        """Chooses a bundled clip and waits for its preview."""
+        self.page.get_by_role("button", name=name, exact=True).click()
+        self.page.locator("#preview img").wait_for()
+
+    def unfold(self, *groups: str) -> None:
+        """Opens groups of options, from the outermost."""
+        for group in groups:
+            self.page.get_by_role("button", name=group).click()
+
+    def set_number(self, label: str, value: float, group: str = "Alignment") -> None:
+        """Types a value, in a group of options."""
         field = self.page.get_by_label(label, exact=True)
         if not field.is_visible():
-            self.page.get_by_role("button", name="Alignment").click()
+            self.unfold("Options", group)
             field.wait_for()
 
         def kept() -> bool:
@@ -59,11 +84,23 @@ class AppTab(WatchedPage):
         """Begins."""
         self.page.get_by_role("button", name="Reconstruct", exact=True).click()
 
+    def stop(self) -> None:
+        """Ends the job."""
+        self.page.get_by_role("button", name="Stop", exact=True).click()
+
+    def player(self) -> FrameLocator:
+        """The viewer within the page."""
+        return self.page.frame_locator("#scene iframe")
+
     def reconstruct(self) -> None:
         """Begins, and waits until the scene is drawn."""
         self.press()
+        self.drawn()
+
+    def drawn(self) -> None:
+        """Waits until the scene is drawn."""
         self.said()
-        self.page.locator("canvas").wait_for()
+        self.player().locator("canvas[data-engine]").wait_for()
 
     def said(self) -> str:
         """The line about the result, when there is one."""
@@ -72,15 +109,15 @@ class AppTab(WatchedPage):
         return line.inner_text()
 
     def scene(self, count: int = 1) -> list[np.ndarray]:
-        """Pictures of the scene, (H, W, 3) int, when it is there and stays; what moves in it plays in a loop."""
-        canvas = self.page.locator("canvas")
+        """Pictures of the scene, (H, W, 3) int, once it stays: while it plays, only what moves in it changes."""
+        canvas = self.player().locator("canvas[data-engine]")
         canvas.scroll_into_view_if_needed()
         pictures = [self._picture(canvas)]
 
         def stays() -> bool:
             self.page.wait_for_timeout(300)
             pictures.append(self._picture(canvas))
-            return bool(pictures[-1].std() > 5) and difference(pictures[-2], pictures[-1]) < 0.01
+            return bool(pictures[-1].std() > 5) and difference(pictures[-2], pictures[-1]) < 0.02
 
         until(stays)
         while len(pictures) < count + 1:
@@ -90,13 +127,13 @@ class AppTab(WatchedPage):
 
     def turn(self) -> None:
         """Drags the scene, until it is seen from the side."""
-        box = self.page.locator("canvas").bounding_box()
+        box = self.player().locator("canvas[data-engine]").bounding_box()
         assert box is not None
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        x, y = box["x"] + 0.4 * box["width"], box["y"] + 0.25 * box["height"]  # beside the panels
         for _ in range(3):
-            self.page.mouse.move(x - 200, y)
+            self.page.mouse.move(x - 60, y)
             self.page.mouse.down()
-            self.page.mouse.move(x + 200, y, steps=10)
+            self.page.mouse.move(x + 60, y, steps=10)
             self.page.mouse.up()
         self.page.wait_for_timeout(1500)  # it swings out
 
@@ -123,14 +160,19 @@ def main() -> None:
     parser.add_argument("--picture", required=True, type=pathlib.Path)
     target = parser.parse_args().picture
     with tempfile.TemporaryDirectory() as folder, app_program(pathlib.Path(folder)) as url, launched() as browser:
-        tab = AppTab(browser, url, (1280, 1080))
-        tab.drop(FRAMES)
-        tab.reconstruct()
-        tab.scene()  # waits for it
-        tab.page.evaluate("window.scrollTo(0, 0)")
-        picture = Image.open(io.BytesIO(tab.page.screenshot())).convert("RGB")
-    picture.quantize(256).save(target, optimize=True)
-    print(target, target.stat().st_size)
+        for path, size in ((target, (1280, 1080)), (target.with_stem(f"{target.stem}_phone"), PHONE)):
+            tab = AppTab(browser, url, size)
+            tab.example("Moving")
+            tab.reconstruct()
+            close = tab.player().get_by_text("Software WebGL").locator("xpath=../..").get_by_role("button")
+            if close.count():  # the viewer's word on browsers without a GPU
+                close.first.click()
+            tab.scene()  # waits for it
+            if size != PHONE:
+                tab.page.evaluate("window.scrollTo(0, 0)")
+            picture = Image.open(io.BytesIO(tab.page.screenshot())).convert("RGB")
+            picture.quantize(256).save(path, optimize=True)
+            print(path, path.stat().st_size)
 
 
 if __name__ == "__main__":

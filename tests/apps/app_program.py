@@ -21,8 +21,9 @@ def app_program(folder: pathlib.Path, *flags: str, end: signal.Signals = signal.
 
     It is ended by a signal; then nothing of its files may be left, and nothing is said.
     """
+    port = () if any(flag.startswith("--port=") for flag in flags) else ("--port=0",)
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.app", "--port=0", *flags],
+        [sys.executable, "-m", "experiments.app", *port, *flags],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
@@ -32,7 +33,7 @@ def app_program(folder: pathlib.Path, *flags: str, end: signal.Signals = signal.
     assert process.stdout is not None and process.stderr is not None
     drained = threading.Thread(target=process.stdout.read, daemon=True)
     try:
-        found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        found = re.search(r"http://[\w.:\[\]]+:\d+", process.stdout.readline())
         assert found, process.stderr.read()
         drained.start()
         yield found[0]

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import shutil
 import threading
 import time
@@ -18,12 +19,13 @@ from typing import Any
 
 from easi3r_jax.apps import reconstruct
 from easi3r_jax.apps.app import options
+from easi3r_jax.apps.app.players import SCENES
 from easi3r_jax.apps.app.store import Store
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.errors import ConfigError, InputError, OutputError, UserError
 from easi3r_jax.io.files.names import natural_order
 from easi3r_jax.io.pictures.gallery import FILMS
-from easi3r_jax.io.video.images import SUFFIXES
+from easi3r_jax.io.video.images import SUFFIXES, is_image
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.weights.load import load_model_and_metadata, on_devices
 
@@ -34,6 +36,9 @@ Report = Callable[[str, int, int | None, float | None], None]
 _TEXT_FILES = {".json", ".html", ".txt"}
 # Large files that are already compressed.
 _COMPRESSED = {".npz", ".png", ".jpg", ".glb", ".mp4", ".exr"}
+# Plain DUSt3R: neither motion nor optical flow. Its result is only looked at beside the other.
+_PLAIN = {"motion": "none", "masks": "none", "flow": "none"}
+_LEFT, _RIGHT = "1 plain DUSt3R", "2 whole method"
 
 
 class StoppedError(UserError):
@@ -126,6 +131,11 @@ class Jobs:
         self.store, self.networks, self.limits = store, networks, limits
         self._one_at_a_time = threading.Lock()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a job is at work."""
+        return self._one_at_a_time.locked()
+
     def run(
         self,
         uploads: Sequence[str | os.PathLike],
@@ -133,6 +143,8 @@ class Jobs:
         values: Mapping[str, object],
         report: Report = lambda stage, done, total, left: None,
         stopped: Callable[[], bool] = lambda: False,
+        *,
+        beside_plain: bool = False,
     ) -> Products:
         """Reconstructs an upload.
 
@@ -142,6 +154,7 @@ class Jobs:
           values: see `options.checked`.
           report: called with progress.
           stopped: called at every report; the job ends when it returns True.
+          beside_plain: reconstruct the clip twice, and show the result beside plain DUSt3R's.
 
         Raises:
           StoppedError: it was stopped.
@@ -151,25 +164,27 @@ class Jobs:
         with self._one_at_a_time, self.store.job() as folder:
             progress = _JobProgress(report, stopped, self.limits)
             progress("begin", 0, 1)
-            names = _Names(folder)
-            with _user_errors(names):
+            names = Names(folder)
+            with user_errors(names):
                 self.networks.load(checkpoint, "", progress)  # an unknown name is refused first
                 flags = options.checked(values)
-                clip = _clip(uploads, folder, names, self.limits)
-                reconstruct.FLAGS.assign(
-                    flags
-                    | {
-                        "seq": clip,
-                        "output": folder / "result",
-                        "checkpoint": checkpoint,
-                        "videos": True,
-                    }
-                )
+                if beside_plain and flags.get("mode", "align") != "align":
+                    raise ConfigError("Beside plain DUSt3R: this needs the mode align.")
+                clip = linked_clip(uploads, folder, names, self.limits)
+                common = {"seq": clip, "checkpoint": checkpoint}
+                plain = None
+                if beside_plain:
+                    kept = {name: value for name, value in flags.items() if name not in (options.EXPORT, "report")}
+                    reconstruct.FLAGS.assign(kept | _PLAIN | common | {"output": folder / "plain"})
+                    plain = reconstruct.run(progress, self.networks.load)
+                reconstruct.FLAGS.assign(flags | common | {"output": folder / "result", "videos": True})
                 result = reconstruct.run(progress, self.networks.load)
                 progress("pack", 0, 1)
-                return self._published(result, names, progress)
+                return self._published(result, plain, clip.stem, names, progress)
 
-    def _published(self, result: pathlib.Path, names: _Names, progress: _JobProgress) -> Products:
+    def _published(
+        self, result: pathlib.Path, plain: pathlib.Path | None, name: str, names: Names, progress: _JobProgress
+    ) -> Products:
         """Moves the results into a served folder."""
         for path in result.rglob("*"):
             if path.suffix in _TEXT_FILES:
@@ -184,9 +199,14 @@ class Jobs:
             films = {name: result / f"{name}.mp4" for name in FILMS}
             films = {name: _moved(path, served) for name, path in films.items() if path.is_file()}
             scene = _moved(result / "scene.glb", served)
+            scenes = served / SCENES
+            scenes.mkdir()
+            if plain is not None:
+                shutil.move(plain, scenes / _LEFT)
             pages = [_moved(result / "report.html", served)] if (result / "report.html").is_file() else []
             frames = progress.units["read"]
             text = f"{frames} frame{'s' * (frames != 1)} in {progress.elapsed():.0f} s"
+            shutil.move(result, scenes / (name if plain is None else _RIGHT))
             return Products(served, scene, films, [archive, scene, *pages, *packed], text)
         except BaseException:
             self.store.remove(served)
@@ -227,7 +247,7 @@ class _JobProgress(Stages):
         return time.monotonic() - self._start
 
 
-class _Names:
+class Names:
     """The user's names of the files in the job's folder, for messages and records."""
 
     def __init__(self, folder: pathlib.Path):
@@ -245,7 +265,7 @@ class _Names:
 
 
 @contextlib.contextmanager
-def _user_errors(names: _Names) -> Iterator[None]:
+def user_errors(names: Names) -> Iterator[None]:
     """Converts errors to those that may be shown to the user."""
     try:
         yield
@@ -264,8 +284,12 @@ def _user_errors(names: _Names) -> Iterator[None]:
         ) from error
 
 
-def _clip(uploads: Sequence[str | os.PathLike], folder: pathlib.Path, names: _Names, limits: Limits) -> pathlib.Path:
-    """Links the upload into the job's folder under our own names; returns the path for reconstruct's `--seq`.
+def linked_clip(
+    uploads: Sequence[str | os.PathLike], folder: pathlib.Path, names: Names, limits: Limits
+) -> pathlib.Path:
+    """Links the upload into the job's folder; returns the path for reconstruct's `--seq`.
+
+    Images keep their names, which exports repeat. Whether a file is an image is decided by its content.
 
     Raises:
       InputError: no files, too large, or files of different kinds.
@@ -279,21 +303,30 @@ def _clip(uploads: Sequence[str | os.PathLike], folder: pathlib.Path, names: _Na
         raise InputError("The upload has expired: drop the files again.") from error
     if size > 1e6 * limits.megabytes:
         raise InputError(f"The upload has {size / 1e6:.0f} MB, and the limit is {limits.megabytes:g} MB: shorten it.")
-    are_images = [path.suffix.lower() in SUFFIXES for path in paths]
+    are_images = [is_image(path) or path.suffix.lower() in SUFFIXES for path in paths]
     if not all(are_images) and len(paths) > 1:
-        raise InputError("Drop one video, or images only: several videos or a mixture do not make a clip.")
+        other = paths[are_images.index(False)].name
+        raise InputError(f"Drop one video, or images only: {other} is not an image that is read here.")
     if not all(are_images):
-        clip = folder / "video"
+        clip = folder / "upload" / _safe(paths[0].stem)
+        clip.parent.mkdir()
         _link(paths[0], clip)
         names.add(clip, paths[0].name)
         return clip
     clip = folder / "images"
     clip.mkdir()
-    for number, path in enumerate(paths):
-        copy = clip / f"{number:05d}{path.suffix.lower()}"
-        _link(path, copy)
-        names.add(copy, path.name)
+    own = [path.name if path.suffix.lower() in SUFFIXES else f"{path.name}.png" for path in paths]
+    if len({name.casefold() for name in own}) < len(own) or any(name.startswith(".") for name in own):
+        own = [f"{number:05d}{pathlib.PurePath(name).suffix.lower()}" for number, name in enumerate(own)]
+    for path, name in zip(paths, own, strict=True):
+        _link(path, clip / name)
+        names.add(clip / name, path.name)
     return clip
+
+
+def _safe(name: str) -> str:
+    """A visible name for a folder or file of ours."""
+    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "video"
 
 
 def _link(path: pathlib.Path, target: pathlib.Path) -> None:

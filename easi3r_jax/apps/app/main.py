@@ -3,12 +3,12 @@
     python -m experiments.app --port=7860
     python -m experiments.app --checkpoints=embedded,Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt
 
-It needs gradio (pip install -e '.[app]') and listens on this machine only. From another machine, open a tunnel,
+It needs gradio and viser (pip install -e '.[app]') and listens on this machine only. From another machine, open a tunnel,
 
     ssh -L 7860:127.0.0.1:7860 THIS_MACHINE
 
-and then http://localhost:7860 there. One job runs at a time, the others wait in a queue. Options on the page have the
-names of reconstruct's flags. For the lifetime of files and the limits of users, see docs/app.md. Ctrl-C stops the
+and then http://localhost:7860 there. One job runs at a time, the others wait in a queue. Options on the page are
+reconstruct's flags, in words. For the lifetime of files and the limits of users, see docs/app.md. Ctrl-C stops the
 program and removes all of its files.
 """
 
@@ -18,7 +18,9 @@ import logging
 import os
 import threading
 
+from easi3r_jax import viewer
 from easi3r_jax.apps import cli
+from easi3r_jax.apps.app.gate import PublicAddress
 from easi3r_jax.apps.app.job import Jobs, Limits, Networks
 from easi3r_jax.apps.app.store import Store
 from easi3r_jax.apps.method_flags import precision_flag
@@ -31,6 +33,12 @@ FLAGS = cli.Flags(__doc__, cached=True)
 _WHERE = FLAGS.group("Where")
 PORT = _WHERE.integer("port", 7860, "Port of the page (0: any free port).", at_most=65535)
 HOST = _WHERE.string("host", "127.0.0.1", "Address to listen on; 0.0.0.0: also accept connections from other machines.")
+ROOT_PATH = _WHERE.string(
+    "root_path",
+    "",
+    "Address at which a proxy shows the page, such as https://example.org/easi3r (docs/app.md has its settings); or "
+    "only the path.",
+)
 
 _NETWORKS = FLAGS.group("Networks")
 CHECKPOINTS = _NETWORKS.string(
@@ -61,6 +69,8 @@ KEEP_MINUTES = _LIMITS.number(
 
 
 def main() -> None:
+    public = PublicAddress(ROOT_PATH.value)
+    viewer.import_viser()
     port = check_address(HOST.value, PORT.value)
     logging.basicConfig(format="%(asctime)s %(message)s")
     with Store(60 * KEEP_MINUTES.value) as store:
@@ -76,10 +86,11 @@ def main() -> None:
             raise ConfigError("The page needs gradio: pip install -e '.[app]'.") from error
         networks = Networks([word for word in CHECKPOINTS.value.split(",") if word], PRECISION.value)
         limits = Limits(MAX_MEGABYTES.value, MAX_FRAMES.value, MAX_MINUTES.value)
-        running = page.serve(Jobs(store, networks, limits), HOST.value, port, MAX_WAITING.value)
+        running = page.serve(Jobs(store, networks, limits), HOST.value, port, MAX_WAITING.value, public)
         try:
             print(connection_hint(HOST.value, port), flush=True)
             with interrupt.serving():
                 threading.Event().wait()
         finally:
             running.close(verbose=False)
+            running.players.close()

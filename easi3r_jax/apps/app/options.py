@@ -24,6 +24,30 @@ OFFERED: dict[str, tuple[str, ...]] = {
 }
 #: Some of `export.FORMATS`; separate from the others because it is a list.
 EXPORT = "export"
+#: What the page calls them.
+TITLES = {
+    "fps": "Frames per second",
+    "every": "Every n-th frame",
+    "first": "At most this many frames",
+    "size": "Long side, pixels",
+    "mode": "Mode",
+    "graph": "Pairs of frames",
+    "motion": "How motion is found",
+    "reattention": "Mask motion in a second pass",
+    "masks": "Use of the masks",
+    "mask_dilation": "Widen the masks by, pixels",
+    "seed": "Random seed",
+    "iterations": "Optimisation steps",
+    "shared_focal": "One focal length for the clip",
+    "smoothing_weight": "Smoothness of the camera path",
+    "initialisation": "Start of the alignment",
+    "min_confidence": "Confidence needed for first poses",
+    "foreground": "Moving points in files",
+    "cloud_confidence": "Confidence needed in files",
+    "cloud_points": "Most points in files",
+    "report": "Write a report page",
+    EXPORT: "Formats for other tools",
+}
 NAMES = tuple(name for names in OFFERED.values() for name in names)
 
 # For flags that also accept paths in reconstruct: the values without paths, and their help.

@@ -1,11 +1,12 @@
-"""The page (gradio): files and options on the left; the scene, its videos and downloads on the right."""
+"""The page (gradio): files, one button, progress; the scene, its videos and downloads; options folded away."""
 
 from __future__ import annotations
 
 import html
 import logging
 import pathlib
-import threading
+import secrets
+import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,94 +17,74 @@ from gradio.themes import Default  # pyright: ignore[reportMissingImports]
 from starlette.middleware import Middleware  # pyright: ignore[reportMissingImports]
 
 from easi3r_jax.apps.app import options
-from easi3r_jax.apps.app.gate import Gate
-from easi3r_jax.apps.app.job import Jobs, Products
+from easi3r_jax.apps.app.gate import Gate, PublicAddress
+from easi3r_jax.apps.app.job import Jobs
+from easi3r_jax.apps.app.players import Players
+from easi3r_jax.apps.app.preview import preview
+from easi3r_jax.apps.app.sessions import Sessions
 from easi3r_jax.apps.progress import TITLES
 from easi3r_jax.core.errors import UserError
 from easi3r_jax.io import export
 from easi3r_jax.io.pictures.gallery import FILMS
+from easi3r_jax.io.sequences import CLIPS
 from easi3r_jax.viewer.listening import is_local
 
 # Minimum seconds between two reports to the browser: the alignment has hundreds of them.
 _REPORT_SECONDS = 0.25
-# Pixels. A long list of images must not push the options out of view.
-_UPLOADS_HEIGHT, _SCENE_HEIGHT, _FILM_HEIGHT = 220, 460, 280
-# Red, green, blue, alpha behind the points: dark, as in the videos and the viewer.
-_BACKGROUND = (0.16, 0.17, 0.2, 1.0)
+# Pixels. A long list of images must not push the button out of view.
+_UPLOADS_HEIGHT = 150
 _FAILED = "failed: see the server's log"
-_TITLES = {
+_FILM_TITLES = {
     "panel": "Image, depth, score, masks",
     "depth": "Depth",
     "masks": "Dynamic regions",
     "attention": "Attention",
 }
+#: Bundled clips: title, folder, and whether plain DUSt3R is shown beside the method.
+_EXAMPLES = (
+    ("Moving", "demo", False),
+    ("Motionless", "demo_still", False),
+    ("Beside plain", "demo", True),
+)
+_EMPTY_SCENE = '<div class="empty">The scene appears here, and plays.</div>'
 # From such a default gradio recognises that a function reports progress, and passes its own object.
 _PROGRESS = gr.Progress()
 _LOG = logging.getLogger("experiments.app")
 
 
-class Sessions:
-    """State of each open page: whether its job is to stop, and its results.
-
-    Args:
-      jobs: the owner of the results.
-    """
-
-    def __init__(self, jobs: Jobs):
-        self._jobs = jobs
-        self._lock = threading.Lock()
-        self._stops: dict[str, threading.Event] = {}
-        self._results: dict[str, list[Products]] = {}
-
-    def begin(self, session: str) -> threading.Event:
-        """Registers a job of the page; setting the event ends it."""
-        with self._lock:
-            return self._stops.setdefault(session, threading.Event())
-
-    def end(self, session: str, event: threading.Event, products: Products | None) -> None:
-        """Registers the end of a job. A result that nobody waits for any more is removed at once."""
-        with self._lock:
-            is_wanted = self._stops.get(session) is event
-            if is_wanted:
-                del self._stops[session]
-            if products is not None and is_wanted:
-                self._results.setdefault(session, []).append(products)
-            elif products is not None:
-                self._jobs.store.remove(products.folder)
-
-    def stop(self, session: str) -> None:
-        """Ends the page's job at its next progress report."""
-        with self._lock:
-            event = self._stops.pop(session, None)
-        if event is not None:
-            event.set()
-
-    def close(self, session: str) -> None:
-        """The page was closed: ends its job and removes its results."""
-        self.stop(session)
-        with self._lock:
-            results = self._results.pop(session, [])
-        for products in results:
-            self._jobs.store.remove(products.folder)
-
-
-def serve(jobs: Jobs, host: str, port: int, waiting: int) -> gr.Blocks:
+def serve(jobs: Jobs, host: str, port: int, waiting: int, public: PublicAddress = PublicAddress()) -> gr.Blocks:
     """Starts the server in its own thread.
 
     Args:
       jobs: runs the jobs.
       host, port: address to listen on.
       waiting: maximum number of waiting jobs; further ones are refused.
+      public: where a proxy shows the page.
 
     Returns:
-      the page, to be closed at the end.
+      the page, to be closed at the end; its `players` too.
     """
-    page = _page(jobs)
-    page.queue(max_size=waiting, default_concurrency_limit=1, api_open=True)
-    gate = Middleware(Gate, store=jobs.store, megabytes=jobs.limits.megabytes, local=is_local(host))
+    players, start = Players(jobs.store), secrets.token_hex(8)
+    page = _page(jobs, public)
+    page.players = players
+    page.queue(max_size=waiting, default_concurrency_limit=1, api_open=False)
+
+    def status() -> dict[str, object]:
+        return {"start": start, "running": jobs.is_running, "waiting": len(page._queue), "most": waiting}
+
+    gate = Middleware(
+        Gate,
+        store=jobs.store,
+        megabytes=jobs.limits.megabytes,
+        local=is_local(host),
+        players=players,
+        status=status,
+        public=public,
+    )
     page.launch(
-        server_name=host,
+        server_name=f"[{host}]" if ":" in host else host,
         server_port=port,
+        root_path=public.root or None,
         share=False,
         inbrowser=False,
         prevent_thread_lock=True,
@@ -119,77 +100,138 @@ def serve(jobs: Jobs, host: str, port: int, waiting: int) -> gr.Blocks:
         enable_monitoring=False,
         footer_links=[],
         theme=Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=_asset("page.css"),
+        head=f"<script>{_asset('page.js')}</script>",
         # No API documentation pages: they load scripts from other sites.
         app_kwargs={"middleware": [gate], "docs_url": None, "redoc_url": None, "openapi_url": None},
     )
     return page
 
 
-def _page(jobs: Jobs) -> gr.Blocks:
+def _asset(name: str) -> str:
+    return (CLIPS.parent / "page" / name).read_text(encoding="utf-8")
+
+
+def _page(jobs: Jobs, public: PublicAddress) -> gr.Blocks:
     sessions, limits = Sessions(jobs), jobs.limits
-    with gr.Blocks(title="easi3r_jax", analytics_enabled=False) as page:
+    with gr.Blocks(title="Easi3R: a video in 4D", analytics_enabled=False) as page:
         gr.Markdown(
             "# A video of a moving scene, in 4D\n"
-            f"One video, or images; up to {limits.megabytes:g} MB, {limits.frames} frames and {limits.minutes:g} "
-            "minutes of work. One job runs at a time, the others wait. Closing the page stops its job and removes its "
+            f"One video, or images: up to {limits.megabytes:g} MB, {limits.frames} frames. Closing the page removes its "
             "results."
         )
         with gr.Row():
-            with gr.Column(scale=1):
+            with gr.Column(scale=1, min_width=320):
                 files = _uploads()
-                checkpoint = gr.Dropdown(
-                    list(jobs.networks.names), value=jobs.networks.names[0], label="checkpoint", info="The weights."
-                )
+                with gr.Row(elem_id="examples"):
+                    gr.HTML("<span>Examples</span>", elem_classes="plain")
+                    examples = [gr.Button(title, size="sm", min_width=60) for title, _, _ in _EXAMPLES]
+                seen = gr.HTML(elem_id="preview")
                 with gr.Row():
-                    start = gr.Button("Reconstruct", variant="primary")
-                    stop = gr.Button("Stop", variant="stop")
-                inputs: dict[str, Component] = {}
-                for title, names in options.OFFERED.items():
-                    with gr.Accordion(title, open=title == "Frames"):
-                        inputs |= {name: _component(name) for name in names}
-                inputs[options.EXPORT] = gr.CheckboxGroup(
-                    list(export.FORMATS), value=[], label=options.EXPORT, info="Additional formats for other tools."
-                )
-            with gr.Column(scale=2):
-                said = gr.Markdown()
-                scene = gr.Model3D(
-                    label="The scene: drag to rotate, scroll to zoom",
-                    height=_SCENE_HEIGHT,
-                    clear_color=_BACKGROUND,
-                    interactive=False,
-                )
+                    start = gr.Button("Reconstruct", variant="primary", min_width=120)
+                    stop = gr.Button("Stop", variant="stop", visible=False, min_width=80, scale=0)
+                said = gr.HTML('<p role="status"></p>', elem_id="said", min_height=92)
+                with gr.Accordion("Options", open=False):
+                    beside = gr.Checkbox(
+                        label="Beside plain DUSt3R",
+                        info="Reconstruct twice, and play both scenes side by side.",
+                        value=False,
+                    )
+                    checkpoint = gr.Dropdown(
+                        list(jobs.networks.names),
+                        value=jobs.networks.names[0],
+                        label="Network",
+                        info="Its weights (--checkpoint).",
+                    )
+                    inputs: dict[str, Component] = {}
+                    for title, names in options.OFFERED.items():
+                        with gr.Accordion(title, open=False):
+                            inputs |= {name: _component(name) for name in names}
+                    inputs[options.EXPORT] = gr.CheckboxGroup(
+                        list(export.FORMATS),
+                        value=[],
+                        label=options.TITLES[options.EXPORT],
+                        info="Also write them (--export).",
+                    )
+            with gr.Column(scale=2, min_width=320):
+                scene = gr.HTML(_EMPTY_SCENE, elem_id="scene")
+                downloads = gr.Files(label="Downloads", interactive=False, visible=False)
                 films = []
-                for pair in (FILMS[:2], FILMS[2:]):
-                    with gr.Row():
-                        films += [_film(name) for name in pair]
-                downloads = gr.Files(label="Downloads", interactive=False)
+                for name in FILMS:
+                    with gr.Group(visible=False) as group:
+                        gr.Markdown(f"## {_FILM_TITLES[name]}", padding=True)
+                        films.append((group, _film(name)))
 
         def reconstruct(
             given: dict[Component, Any], request: gr.Request, progress: gr.Progress = _PROGRESS
         ) -> list[Any]:
             values = {name: given[component] for name, component in inputs.items()}
-            return _run(jobs, sessions, given[files] or [], given[checkpoint], values, request, progress)
+            chosen = given[files] or [], given[checkpoint], values, bool(given[beside])
+            return _run(jobs, sessions, public, *chosen, request, progress)
 
-        running = start.click(
+        shown = [component for pair in films for component in pair]
+        begin = start.click(lambda: gr.update(visible=True), None, stop, queue=False, api_visibility="private")
+        running = begin.then(
             reconstruct,
-            {files, checkpoint, *inputs.values()},
-            [said, scene, *films, downloads],
+            {files, checkpoint, beside, *inputs.values()},
+            [said, scene, downloads, *shown],
             concurrency_limit=1,
-            show_progress_on=scene,
+            show_progress_on=said,
             api_name="reconstruct",
         )
+        running.then(lambda: gr.update(visible=False), None, stop, queue=False, api_visibility="private")
 
-        def stop_job(request: gr.Request) -> str:
+        def stop_job(request: gr.Request) -> tuple[str, Any]:
             sessions.stop(request.session_hash or "")
-            return "Stopped."
+            return '<p role="status">Stopped.</p>', gr.update(visible=False)
 
         def close(request: gr.Request) -> None:
             sessions.close(request.session_hash or "")
 
         # cancels: also removes a job that still waits
-        stop.click(stop_job, None, said, queue=False, cancels=[running], api_name="stop")
+        stop.click(stop_job, None, [said, stop], queue=False, cancels=[running], api_name="stop")
         page.unload(close)
+
+        frame_options = {name: inputs[name] for name in options.OFFERED["Frames"]}
+
+        def look(given: dict[Component, Any]) -> str:
+            values = {name: given[component] for name, component in frame_options.items()}
+            try:
+                return preview(jobs, given[files], given[checkpoint], values) if given[files] else ""
+            except UserError as error:
+                return f'<p class="warn">{html.escape(str(error))}</p>'
+            except Exception:
+                _LOG.exception("A preview failed.")
+                return f'<p class="warn">{_FAILED}</p>'
+
+        for changed in (files, checkpoint, *frame_options.values()):
+            changed.change(
+                look,
+                {files, checkpoint, *frame_options.values()},
+                seen,
+                concurrency_limit=1,
+                concurrency_id="preview",
+                trigger_mode="always_last",
+                show_progress="hidden",
+                api_visibility="private",
+            )
+        for button, (_, folder, is_compared) in zip(examples, _EXAMPLES, strict=True):
+            button.click(
+                lambda folder=folder, is_compared=is_compared: (_example(jobs, folder), is_compared),
+                None,
+                [files, beside],
+                queue=False,
+                api_visibility="private",
+            )
     return page
+
+
+def _example(jobs: Jobs, folder: str) -> list[str]:
+    """Files of a bundled clip, as if they had been dropped."""
+    copies = jobs.store.new_result()
+    for path in sorted((CLIPS / folder / "frames").iterdir()):
+        shutil.copyfile(path, copies / path.name)
+    return [str(path) for path in sorted(copies.iterdir())]
 
 
 def _uploads() -> gr.File:
@@ -209,20 +251,18 @@ def _uploads() -> gr.File:
 def _film(name: str) -> gr.Video:
     """A video component without label and buttons, which would cover the titles and scales in the picture."""
     return gr.Video(
-        label=_TITLES[name],
-        show_label=False,
-        buttons=[],
-        height=_FILM_HEIGHT,
-        interactive=False,
-        autoplay=False,
-        loop=True,
+        label=_FILM_TITLES[name], show_label=False, buttons=[], interactive=False, autoplay=False, loop=True
     )
 
 
 def _component(name: str) -> Component:
     """The input component of a flag."""
     flag = options.described(name)
-    told: dict[str, Any] = {"label": name, "info": flag.text, "value": flag.default}
+    told: dict[str, Any] = {
+        "label": options.TITLES[name],
+        "info": f"{flag.text} (--{name})",
+        "value": flag.default,
+    }
     if flag.choices:
         return gr.Dropdown(list(flag.choices), **told)
     if isinstance(flag.default, bool):
@@ -235,9 +275,11 @@ def _component(name: str) -> Component:
 def _run(
     jobs: Jobs,
     sessions: Sessions,
+    public: PublicAddress,
     uploads: list[str],
     checkpoint: str,
     values: Mapping[str, object],
+    beside_plain: bool,
     request: gr.Request,
     progress: gr.Progress,
 ) -> list[Any]:
@@ -255,12 +297,17 @@ def _run(
             progress((done, total), desc=title if left is None else f"{title}, {_duration(left)} left")
 
     try:
-        products = jobs.run(uploads, checkpoint, values, report, event.is_set)
+        products = jobs.run(uploads, checkpoint, values, report, event.is_set, beside_plain=beside_plain)
+        address = Players.address(products.folder, public.path)
+        values_of_films = []
+        for name in FILMS:
+            film = products.films.get(name)
+            values_of_films += [gr.update(visible=film is not None), None if film is None else str(film)]
         return [
-            products.text,
-            str(products.scene),
-            *(str(products.films[name]) if name in products.films else None for name in FILMS),
-            [str(path) for path in products.downloads],
+            f'<p role="status">{html.escape(products.text)}</p>',
+            f'<iframe title="The scene: drag to rotate, scroll to zoom" src="{address}" allowfullscreen></iframe>',
+            gr.update(value=[str(path) for path in products.downloads], visible=True),
+            *values_of_films,
         ]
     except UserError as error:
         raise _error(str(error)) from error

@@ -14,6 +14,10 @@ from easi3r_jax.core.types import Scene4D
 #: Static points below this are omitted: the network's confidence starts at 1, the clean-up sets floating points to 0.
 MIN_CONFIDENCE = 1.1
 
+#: Points farther than this many times the clip's median depth are omitted: single pixels with depths such as 1e30 would
+#: leave nothing else to see, and their squares are infinite.
+MAX_DEPTH_RATIO = 1000.0
+
 # Neighbouring pixels whose depths differ relatively by more than this belong to two surfaces; the network places pixels
 # between them in the air.
 _DEPTH_STEP = 0.1
@@ -101,7 +105,7 @@ def point_cloud(
       foreground: "all" frames, "none", or the number of one frame.
       min_confidence: static pixels below it are omitted. Dynamic pixels are kept whatever their confidence: the
         clean-up treats all frames as static, and zeroes them wherever another frame sees past them. Pixels in the air
-        between two surfaces are omitted from both.
+        between two surfaces are omitted from both, and so are those beyond `MAX_DEPTH_RATIO` median depths.
       max_points: maximum number of points in total; above it a seeded random sample is kept, with the same fraction
         everywhere.
       voxel: side of the background's voxels in pixel widths at the point's own depth, rounded down to a power of two in
@@ -172,7 +176,8 @@ def frame_points(scene: Scene4D, t: int, min_confidence: float) -> Points:
 def _usable(scene: Scene4D, t: int, min_confidence: float) -> np.ndarray:
     depth = np.asarray(scene.depth[t])
     trusted = (np.asarray(scene.confidence[t]) >= min_confidence) | np.asarray(scene.dynamic_mask[t])
-    return trusted & np.isfinite(depth) & (depth > 0) & ~_between_surfaces(depth)
+    farthest = MAX_DEPTH_RATIO * median_depth(scene)
+    return trusted & (depth > 0) & (depth <= farthest) & ~_between_surfaces(depth)
 
 
 def _between_surfaces(depth: np.ndarray) -> np.ndarray:
@@ -223,6 +228,25 @@ def _bounded(cloud: SceneCloud, max_points: int, rng: np.random.Generator) -> Sc
         return points[np.sort(rng.choice(len(points), keep, replace=False))]
 
     return SceneCloud(thin(cloud.background), {t: thin(p) for t, p in cloud.foreground.items()})
+
+
+def median_depth(scene: Scene4D, t: int | None = None) -> float:
+    """Median depth of a frame, or of the clip (from a sample), in the scene's own units; 1 if no depth is known."""
+    step = max(1, len(scene.depth) // 16)
+    sample = np.asarray(scene.depth[::step, ::4, ::4] if t is None else scene.depth[t])
+    sample = sample[np.isfinite(sample) & (sample > 0)]
+    return float(np.median(sample)) if sample.size else 1.0
+
+
+def empty_because(scene: Scene4D, min_confidence: float) -> str:
+    """Why a scene has no point to show; nothing if it has one."""
+    numbers = range(len(scene.depth))
+    if any(static_pixels(scene, t, min_confidence).any() or moving_pixels(scene, t).any() for t in numbers):
+        return ""
+    depths = (np.asarray(scene.depth[t]) for t in numbers)
+    if not any((np.isfinite(depth) & (depth > 0)).any() for depth in depths):
+        return "no pixel has a depth"
+    return f"no pixel has a confidence of {min_confidence:g} or more outside the edges of surfaces, and none is dynamic"
 
 
 def camera_lines(scene: Scene4D, size: float) -> np.ndarray:

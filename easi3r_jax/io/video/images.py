@@ -114,6 +114,19 @@ def read_image(path: pathlib.Path) -> Image.Image:
     return decode_image(path, functools.partial(to_rgb, path=path))
 
 
+def is_image(path: pathlib.Path) -> bool:
+    """Whether a file holds an image, by its content: animations are videos."""
+    try:
+        if is_heif(path):
+            return not is_sequence(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as image:
+                return image.format not in ("GIF", "WEBP") or getattr(image, "n_frames", 1) == 1
+    except Exception:  # Pillow's readers raise almost anything on other files
+        return False
+
+
 def image_shape(path: pathlib.Path) -> tuple[int, int]:
     """(height, width) of the upright image, from the file's header.
 
