@@ -126,8 +126,11 @@ WITHIN = {
         "nodes": {"clouds", "colors", "paths", "pictures", "playback"},
         "panel": {"capture", "clouds", "colors", "playback", "viser_import"},
         "pictures": {"colors"},
-        "server": {"clouds", "colors", "listening", "nodes", "panel", "paths", "playback", "viser_import"},
-        "static": {"clouds", "nodes", "playback", "server", "viser_import"},
+        "server": {
+            *("clouds", "colors", "listening", "nodes", "panel", "paths", "playback", "surroundings", "viser_import")
+        },
+        "static": {"clouds", "nodes", "playback", "server", "surroundings", "viser_import"},
+        "surroundings": {"clouds", "nodes", "paths", "viser_import"},
     },
     "evaluation": {
         "datasets": {"metrics"},
@@ -165,6 +168,7 @@ SLOW = {"scipy", "matplotlib", "orbax"}
 #: Distribution of an import name where the two differ.
 DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl-py", "cv2": "opencv-python-headless", "orbax": "orbax-checkpoint"}
 DISTRIBUTIONS |= {"gradio_client": "gradio-client", "yaml": "pyyaml"}
+DISTRIBUTIONS |= {"axe_playwright_python": "axe-playwright-python"}
 
 
 def imported(source: str, module: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:
@@ -412,6 +416,7 @@ def test_every_import_is_a_declared_dependency():
     by_module["easi3r_jax.viewer"] = extras["viewer"]
     by_module["easi3r_jax.apps.cluster.ray_cluster"] = extras["cluster"]
     by_module["easi3r_jax.apps.app.page"] = extras["app"] | {"starlette"}
+    by_module["easi3r_jax.apps.app.players"] = {"websockets"}  # viser's own
     browser = {_distribution(line) for line in (ROOT / "tests/requirements-browser.txt").read_text().splitlines()}
     sources = [
         (path, run_time.union(*(needs for start, needs in by_module.items() if module.startswith(start))))

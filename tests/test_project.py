@@ -122,7 +122,8 @@ def test_the_lock_file_is_for_a_cpu():
 @pytest.mark.parametrize(("text", "extra"), [(TORCH, "sam2"), (BROWSER, "app")], ids=["torch", "browser"])
 def test_what_some_tests_need_is_pinned_within_the_bounds_of_the_extra(text: str, extra: str):
     pins = pinned(text)
-    for requirement in map(Requirement, EXTRAS[extra]):
+    missing = (r for r in map(Requirement, EXTRAS[extra]) if canonicalize_name(r.name) not in locked("3.12"))
+    for requirement in missing:
         assert pins[canonicalize_name(requirement.name)].removeprefix("==") in requirement.specifier
 
 

@@ -100,9 +100,7 @@ class Panel:
         moving = self._gui.add_dropdown("moving", MOVING, initial_value=view.moving, hint="Dynamic points.")
         _when(moving.on_update, lambda v: self._set(moving=v))
         longest = max(1, view.playback.num_frames - 1)
-        trail = self._slider(
-            "trail", 1, longest, 1, min(view.trail, longest), hint="Earlier frames in a trail."
-        )
+        trail = self._slider("trail", 1, longest, 1, min(view.trail, longest), hint="Earlier frames in a trail.")
         _when(trail.on_update, lambda v: self._set(trail=v))
         for field, label in (("background", "background"), ("cameras", "path and cameras"), ("image", "current image")):
             box = self._gui.add_checkbox(label, getattr(view, field))

@@ -41,6 +41,7 @@ _PICTURE_RATE = 8.0
 # Seconds between two steps of the display thread while it has work, and before a frame is requested again.
 _STEP_PAUSE, _RETRY_AFTER = 0.02, 0.5
 
+
 @dataclasses.dataclass(frozen=True)
 class Budget:
     """Limits on the number of points.

@@ -16,7 +16,6 @@ from PIL import Image
 from playwright.sync_api import Browser, FrameLocator, Locator
 
 from tests.apps.app_program import app_program
-from tests.apps.app_stand_ins import FRAMES
 from tests.viewer.browser import PATIENCE, WatchedPage, difference, launched, until
 
 #: Milliseconds that a reconstruction of the bundled clip may take.

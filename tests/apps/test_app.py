@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 import os
+import pathlib
+import re
 import shutil
 import sys
 import threading
@@ -12,11 +16,17 @@ import zipfile
 
 import pytest
 import trimesh
+from PIL import Image
 
 from easi3r_jax.apps.app import main as program
 from easi3r_jax.apps.app import options
-from easi3r_jax.apps.app.job import Jobs, Limits, Networks, ServerError, StoppedError
+from easi3r_jax.apps.app import players as players_module
+from easi3r_jax.apps.app.job import Jobs, Limits, Networks
+from easi3r_jax.apps.app.players import SCENES, Players
+from easi3r_jax.apps.app.preview import preview
+from easi3r_jax.apps.app.sessions import Sessions
 from easi3r_jax.apps.app.store import Store
+from easi3r_jax.apps.app.uploads import ServerError, StoppedError
 from easi3r_jax.core.errors import ConfigError, InputError, OutputError
 from easi3r_jax.inference import pipeline
 from easi3r_jax.io import export, results
@@ -69,7 +79,7 @@ def test_an_upload_becomes_a_scene_films_and_packed_exports(jobs, store, tmp_pat
 def test_downloads_do_not_reveal_paths_of_the_server(jobs, store):
     products = jobs.run(FRAMES[:2], "embedded", {"export": list(export.FORMATS), "report": True})
     root = str(store.served.parent).encode()
-    for path in products.folder.iterdir():
+    for path in filter(pathlib.Path.is_file, products.folder.rglob("*")):
         assert root not in path.read_bytes()
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
@@ -99,6 +109,122 @@ def test_images_go_by_their_names_and_numbers(jobs, store, tmp_path):
     with zipfile.ZipFile(straight.downloads[0]) as archive:
         archive.extractall(tmp_path / "straight")
     assert (images == export.load_scene(tmp_path / "straight" / "result").rgb[::-1]).all()
+
+
+def test_exports_repeat_the_names_of_images(jobs, tmp_path):
+    """Whatever the suffix says: a file is an image by its content."""
+    shutil.copy(FRAMES[0], tmp_path / "IMG_1.jpg")
+    shutil.copy(FRAMES[1], tmp_path / "IMG_2")
+    products = jobs.run([tmp_path / "IMG_2", tmp_path / "IMG_1.jpg"], "embedded", {"export": ["colmap"]})
+    with zipfile.ZipFile(products.downloads[-1]) as archive:
+        names = [name for name in archive.namelist() if name.startswith("colmap/images/")]
+    assert [pathlib.PurePath(name).name.split(".")[0] for name in names] == ["IMG_1", "IMG_2"]
+
+
+def test_images_of_the_same_name_are_numbered(jobs, tmp_path):
+    paths = [tmp_path / folder / "a.png" for folder in "xy"]
+    for path, frame in zip(paths, FRAMES, strict=False):
+        path.parent.mkdir()
+        shutil.copy(frame, path)
+    assert jobs.run(paths, "embedded", {}).text.startswith("2 frames")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_photos_of_a_phone(jobs, tmp_path, count):
+    """One, or several: the same rule."""
+    paths = [tmp_path / f"IMG_{n}.HEIC" for n in range(count)]
+    for path, frame in zip(paths, FRAMES, strict=False):
+        with Image.open(frame) as image:
+            image.save(path, "AVIF")
+    assert jobs.run(paths, "embedded", {"motion": "none"} if count == 1 else {}).text.startswith(f"{count} frame")
+
+
+def test_beside_plain_dust3r(jobs, monkeypatch):
+    seen = []
+    quick = quick_reconstruction()
+
+    def recorded(model, frames, config, **given):
+        seen.append((config.cue, config.masks))
+        return quick(model, frames, config, **given)
+
+    monkeypatch.setattr(pipeline, "reconstruct", recorded)
+    products = jobs.run(FRAMES[:2], "embedded", {"export": ["npz"]}, beside_plain=True)
+    assert seen == [("none", ()), ("attention", ("motion",))]
+    scenes = sorted((products.folder / SCENES).iterdir())
+    assert [scene.name for scene in scenes] == ["1 plain DUSt3R", "2 whole method"]
+    assert all(results.load_result(scene).scene.depth.shape == (2, 64, 96) for scene in scenes)
+    with pytest.raises(ConfigError, match="needs the mode align"):
+        jobs.run(FRAMES[:2], "embedded", {"mode": "feedforward"}, beside_plain=True)
+
+
+def test_a_preview_shows_what_will_be_used(jobs, store, tmp_path):
+    shown = preview(jobs, [str(path) for path in FRAMES[:4]], "embedded", {"every": 2})
+    assert "2 frames will be used, 96 × 64 pixels (of 96 × 64)" in shown
+    data = re.search(r'alt="Frames 1, 2" src="data:image/jpeg;base64,([^"]+)"', shown)
+    assert data is not None
+    with Image.open(io.BytesIO(base64.b64decode(data[1]))) as strip:
+        assert strip.size == (2 * 144 + 4, 96)
+    assert "More than 4 frames" in preview(jobs, [str(path) for path in FRAMES[:5]], "embedded", {})
+    with pytest.raises(InputError, match=r"notes\.txt"):
+        preview(jobs, [str(upload(tmp_path, "notes.txt", b"hello"))], "embedded", {})
+    assert working(store) == []
+
+
+def test_jobs_of_a_page_do_not_share_their_end(jobs):
+    """A page may begin the next job while a stopped one is on its way out."""
+    sessions = Sessions(jobs)
+    first = sessions.begin("page")
+    sessions.stop("page")
+    second = sessions.begin("page")
+    assert first.is_set() and not second.is_set()
+    late, wanted = (jobs.run(FRAMES[:2], "embedded", {}) for _ in range(2))
+    sessions.end("page", first, late)
+    sessions.end("page", second, wanted)
+    assert not late.folder.exists() and wanted.scene.is_file()
+    both = [sessions.begin("page"), sessions.begin("page")]
+    sessions.end("page", both[0], None)
+    sessions.close("page")
+    assert both[1].is_set() and not both[0].is_set() and not wanted.folder.exists()
+
+
+class FakeViewer:
+    """Stands in for a viewer."""
+
+    def __init__(self, saved, **options):
+        self.titles, self.closed, self.port = [s.folder.name for s in saved], False, 1
+
+    def close(self):
+        self.closed = True
+
+
+def test_viewers_live_as_long_as_they_are_looked_at(jobs, store, monkeypatch):
+    monkeypatch.setattr(players_module, "Viewer", FakeViewer)
+    monkeypatch.setattr(players_module, "_MAX_OPEN", 2)
+    players = Players(store)
+    results_ = [jobs.run(FRAMES[:2], "embedded", {}).folder for _ in range(3)]
+    first, second = (players._started(folder.name) for folder in results_[:2])
+    assert players._started(results_[0].name) is first and first.viewer.titles == ["images"]
+    players._count(first, 1)
+    assert isinstance(players._started(results_[2].name), players_module._Player)  # the idle one makes room
+    assert second.viewer.closed and not first.viewer.closed
+    monkeypatch.setattr(players_module, "_IDLE_SECONDS", -1.0)
+    players._count(first, -1)
+    players.sweep()
+    assert first.viewer.closed
+    players._count(again := players._started(results_[0].name), 1)
+    store.remove(results_[0])
+    players.sweep()
+    assert again.viewer.closed and "gone" in players._started(results_[0].name)
+    players.close()
+
+
+def test_too_many_scenes_at_once_are_said(jobs, store, monkeypatch):
+    monkeypatch.setattr(players_module, "Viewer", FakeViewer)
+    monkeypatch.setattr(players_module, "_MAX_OPEN", 1)
+    players = Players(store)
+    first, second = (jobs.run(FRAMES[:2], "embedded", {}).folder.name for _ in range(2))
+    players._count(players._started(first), 1)
+    assert players._started(second) == players_module._BUSY
 
 
 def upload(tmp_path, name: str, content: bytes):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pathlib
 
 import pytest
 
 from easi3r_jax.apps.app import gate as gates
-from easi3r_jax.apps.app.gate import Gate
+from easi3r_jax.apps.app.gate import Gate, PublicAddress
+from easi3r_jax.apps.app.players import Players
+from easi3r_jax.core.errors import ConfigError
 
 UPLOAD = "/gradio_api/upload"
 
@@ -94,7 +97,7 @@ def test_no_request_fills_the_memory(gate, path):
 
 
 def test_uploads_at_once_share_the_disk(store, monkeypatch):
-    monkeypatch.setattr(store, "free_bytes", lambda: 3_500_000)  # for one, and what it becomes
+    monkeypatch.setattr(store, "free_bytes", lambda: 4_500_000)  # for one, and what it becomes
     second = []
 
     async def page(scope, receive, send):
@@ -180,6 +183,79 @@ def test_only_http_is_accepted(gate):
 
     asyncio.run(gate({"type": "websocket", "path": "/", "headers": []}, None, send))
     assert sent == [{"type": "websocket.close"}]
+
+
+def test_what_the_page_sends_without_the_queue_passes(gate):
+    """Stop is such a request."""
+    assert asked(gate, "/gradio_api/run/predict", "POST", content_length="100", sec_fetch_site="same-origin") == 200
+    assert asked(gate, "/gradio_api/run/predict", "POST", content_length="100", sec_fetch_site="cross-site") == 403
+    assert asked(gate, "/gradio_api/run/../file=/etc/passwd", "POST", content_length="100") == 404
+
+
+def test_the_status_is_answered_here(gate, store):
+    own = Gate(gate._app, store, megabytes=1, local=True, status=lambda: {"waiting": 3})
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/status", "method": "GET", "headers": [(b"host", b"localhost:1")]}
+    asyncio.run(own(scope, None, send))
+    assert sent[0]["status"] == 200 and json.loads(sent[1]["body"]) == {"waiting": 3}
+    assert asked(own, "/status", "POST", content_length="1") == 404
+
+
+def test_viewers_of_results_that_do_not_exist(gate):
+    assert asked(gate, f"/viewer/{'0' * 32}/") == 404
+    assert asked(gate, "/viewer/../served/") == asked(gate, "/viewer/") == 404
+    assert asked(gate, f"/viewer/{'0' * 32}/", host="somewhere.example") == 403
+
+
+def test_a_viewer_is_not_opened_for_another_website(store, monkeypatch):
+    opened = []
+
+    class Open(Players):
+        async def messages(self, name, scope, receive, send):
+            opened.append(name)
+
+    gate = Gate(None, store, megabytes=1, local=True, players=Open(store))
+    name = store.new_result().name
+
+    def begin(origin: str) -> None:
+        async def send(message):
+            assert message == {"type": "websocket.close"}
+
+        headers = [(b"host", b"localhost:7860"), (b"origin", origin.encode())]
+        asyncio.run(gate({"type": "websocket", "path": f"/viewer/{name}", "headers": headers}, None, send))
+
+    begin("https://elsewhere.example")
+    assert not opened
+    begin("http://localhost:7860")
+    assert opened == [name]
+
+
+def test_behind_a_proxy(store):
+    seen = []
+
+    async def page(scope, receive, send):
+        seen.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    public = PublicAddress("https://example.org/easi3r/")
+    gate = Gate(page, store, megabytes=1, local=True, public=public)
+    assert (public.path, public.host) == ("/easi3r", "example.org")
+    assert asked(gate, "/config", host="example.org") == asked(gate, "/easi3r/config", host="example.org") == 200
+    assert seen == ["/config", "/config"]
+    given = {"content_length": "1", "host": "127.0.0.1:7860"}  # a proxy that does not pass the name on
+    assert asked(gate, "/gradio_api/queue/join", "POST", origin="https://example.org", **given) == 200
+    assert asked(gate, "/gradio_api/queue/join", "POST", origin="https://other.example", **given) == 403
+    assert asked(gate, "/", host="other.example") == 403
+
+
+@pytest.mark.parametrize("wrong", ["easi3r", "ftp://x/y", "https:///y", "/a?b", "//host/path", "http:/x"])
+def test_an_address_of_no_proxy(wrong):
+    with pytest.raises(ConfigError, match="--root_path"):
+        PublicAddress(wrong)
 
 
 def test_a_complete_upload_may_wait(store, monkeypatch):

@@ -73,6 +73,10 @@ class PublicAddress:
         self.path, self.host = parts.path, parts.netloc
 
 
+#: Without a proxy.
+DIRECT = PublicAddress()
+
+
 class Gate:
     """ASGI middleware: lets through what the page needs.
 
@@ -95,7 +99,7 @@ class Gate:
         local: bool,
         players: Players | None = None,
         status: Callable[[], Mapping[str, object]] = dict,
-        public: PublicAddress = PublicAddress(),
+        public: PublicAddress = DIRECT,
     ):
         self._app, self._store, self._local = app, store, local
         self._players, self._status, self._public = players or Players(store), status, public
@@ -216,7 +220,8 @@ class Gate:
             return site in ("same-origin", "none")
         # Browsers omit it if the address is neither local nor encrypted; old ones always do.
         origin = headers.get("origin")
-        return origin is None or urllib.parse.urlsplit(origin).netloc in (headers.get("host"), self._public.host)
+        ours = {headers.get("host", ""), self._public.host} - {""}
+        return origin is None or urllib.parse.urlsplit(origin).netloc in ours
 
     def _upload_refusal(self, length: int) -> tuple[int, str] | None:
         if length > self._max_bytes + _MAX_FORM_BYTES:

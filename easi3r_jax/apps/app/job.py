@@ -5,27 +5,24 @@ One job at a time, since reconstruct's flags are global to the process.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import pathlib
-import re
 import shutil
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from easi3r_jax.apps import reconstruct
 from easi3r_jax.apps.app import options
 from easi3r_jax.apps.app.players import SCENES
 from easi3r_jax.apps.app.store import Store
+from easi3r_jax.apps.app.uploads import Names, StoppedError, linked_clip, user_errors
 from easi3r_jax.apps.progress import Stages
-from easi3r_jax.core.errors import ConfigError, InputError, OutputError, UserError
-from easi3r_jax.io.files.names import natural_order
+from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.io.pictures.gallery import FILMS
-from easi3r_jax.io.video.images import SUFFIXES, is_image
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.weights.load import load_model_and_metadata, on_devices
 
@@ -39,14 +36,6 @@ _COMPRESSED = {".npz", ".png", ".jpg", ".glb", ".mp4", ".exr"}
 # Plain DUSt3R: neither motion nor optical flow. Its result is only looked at beside the other.
 _PLAIN = {"motion": "none", "masks": "none", "flow": "none"}
 _LEFT, _RIGHT = "1 plain DUSt3R", "2 whole method"
-
-
-class StoppedError(UserError):
-    """The job was stopped by the user who started it."""
-
-
-class ServerError(Exception):
-    """An error of the server, not of the user: the message is for the operator."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +159,7 @@ class Jobs:
                 flags = options.checked(values)
                 if beside_plain and flags.get("mode", "align") != "align":
                     raise ConfigError("Beside plain DUSt3R: this needs the mode align.")
-                clip = linked_clip(uploads, folder, names, self.limits)
+                clip = linked_clip(uploads, folder, names, self.limits.megabytes)
                 common = {"seq": clip, "checkpoint": checkpoint}
                 plain = None
                 if beside_plain:
@@ -186,7 +175,7 @@ class Jobs:
         self, result: pathlib.Path, plain: pathlib.Path | None, name: str, names: Names, progress: _JobProgress
     ) -> Products:
         """Moves the results into a served folder."""
-        for path in result.rglob("*"):
+        for path in [*result.rglob("*"), *(plain.rglob("*") if plain is not None else ())]:
             if path.suffix in _TEXT_FILES:
                 path.write_text(names.cleaned(path.read_text(encoding="utf-8")), encoding="utf-8")
         served = self.store.new_result()
@@ -245,98 +234,6 @@ class _JobProgress(Stages):
     def elapsed(self) -> float:
         """Seconds since the job began."""
         return time.monotonic() - self._start
-
-
-class Names:
-    """The user's names of the files in the job's folder, for messages and records."""
-
-    def __init__(self, folder: pathlib.Path):
-        self._folder = folder
-        self._names: dict[pathlib.Path, str] = {}
-
-    def add(self, path: pathlib.Path, name: str) -> None:
-        self._names[path] = name
-
-    def cleaned(self, text: str) -> str:
-        """The text with the user's names instead of paths, and without any path of this machine."""
-        for path, name in self._names.items():
-            text = text.replace(str(path), name)
-        return text.replace(f"{self._folder}{os.sep}", "").replace(str(self._folder), "")
-
-
-@contextlib.contextmanager
-def user_errors(names: Names) -> Iterator[None]:
-    """Converts errors to those that may be shown to the user."""
-    try:
-        yield
-    except (StoppedError, ServerError):
-        raise
-    except OutputError as error:  # the user cannot change the output
-        raise ServerError(str(error)) from error
-    except UserError as error:
-        raise type(error)(names.cleaned(str(error))) from error
-    except Exception as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise InputError(
-            "The server's memory does not suffice for this clip: use fewer frames (fps, first), a smaller size, or a "
-            "graph with fewer pairs."
-        ) from error
-
-
-def linked_clip(
-    uploads: Sequence[str | os.PathLike], folder: pathlib.Path, names: Names, limits: Limits
-) -> pathlib.Path:
-    """Links the upload into the job's folder; returns the path for reconstruct's `--seq`.
-
-    Images keep their names, which exports repeat. Whether a file is an image is decided by its content.
-
-    Raises:
-      InputError: no files, too large, or files of different kinds.
-    """
-    paths = natural_order(pathlib.Path(path) for path in uploads)
-    if not paths:
-        raise InputError("There is nothing to reconstruct: drop a video or images first.")
-    try:
-        size = sum(path.stat().st_size for path in paths)
-    except OSError as error:
-        raise InputError("The upload has expired: drop the files again.") from error
-    if size > 1e6 * limits.megabytes:
-        raise InputError(f"The upload has {size / 1e6:.0f} MB, and the limit is {limits.megabytes:g} MB: shorten it.")
-    are_images = [is_image(path) or path.suffix.lower() in SUFFIXES for path in paths]
-    if not all(are_images) and len(paths) > 1:
-        other = paths[are_images.index(False)].name
-        raise InputError(f"Drop one video, or images only: {other} is not an image that is read here.")
-    if not all(are_images):
-        clip = folder / "upload" / _safe(paths[0].stem)
-        clip.parent.mkdir()
-        _link(paths[0], clip)
-        names.add(clip, paths[0].name)
-        return clip
-    clip = folder / "images"
-    clip.mkdir()
-    own = [path.name if path.suffix.lower() in SUFFIXES else f"{path.name}.png" for path in paths]
-    if len({name.casefold() for name in own}) < len(own) or any(name.startswith(".") for name in own):
-        own = [f"{number:05d}{pathlib.PurePath(name).suffix.lower()}" for number, name in enumerate(own)]
-    for path, name in zip(paths, own, strict=True):
-        _link(path, clip / name)
-        names.add(clip / name, path.name)
-    return clip
-
-
-def _safe(name: str) -> str:
-    """A visible name for a folder or file of ours."""
-    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "video"
-
-
-def _link(path: pathlib.Path, target: pathlib.Path) -> None:
-    """Hard-links a file, so that the original may be removed while the job runs."""
-    try:
-        os.link(path, target)
-    except FileNotFoundError as error:
-        raise InputError("The upload has expired: drop the files again.") from error
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(path, target)
 
 
 def _moved(path: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:

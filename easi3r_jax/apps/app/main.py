@@ -3,7 +3,8 @@
     python -m experiments.app --port=7860
     python -m experiments.app --checkpoints=embedded,Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt
 
-It needs gradio and viser (pip install -e '.[app]') and listens on this machine only. From another machine, open a tunnel,
+It needs gradio and viser (pip install -e '.[app]') and listens on this machine only. From another machine, open a
+tunnel,
 
     ssh -L 7860:127.0.0.1:7860 THIS_MACHINE
 

@@ -17,7 +17,7 @@ from gradio.themes import Default  # pyright: ignore[reportMissingImports]
 from starlette.middleware import Middleware  # pyright: ignore[reportMissingImports]
 
 from easi3r_jax.apps.app import options
-from easi3r_jax.apps.app.gate import Gate, PublicAddress
+from easi3r_jax.apps.app.gate import DIRECT, Gate, PublicAddress
 from easi3r_jax.apps.app.job import Jobs
 from easi3r_jax.apps.app.players import Players
 from easi3r_jax.apps.app.preview import preview
@@ -52,7 +52,7 @@ _PROGRESS = gr.Progress()
 _LOG = logging.getLogger("experiments.app")
 
 
-def serve(jobs: Jobs, host: str, port: int, waiting: int, public: PublicAddress = PublicAddress()) -> gr.Blocks:
+def serve(jobs: Jobs, host: str, port: int, waiting: int, public: PublicAddress = DIRECT) -> gr.Blocks:
     """Starts the server in its own thread.
 
     Args:
@@ -117,8 +117,8 @@ def _page(jobs: Jobs, public: PublicAddress) -> gr.Blocks:
     with gr.Blocks(title="Easi3R: a video in 4D", analytics_enabled=False) as page:
         gr.Markdown(
             "# A video of a moving scene, in 4D\n"
-            f"One video, or images: up to {limits.megabytes:g} MB, {limits.frames} frames. Closing the page removes its "
-            "results."
+            f"One video, or images: up to {limits.megabytes:g} MB, {limits.frames} frames. Closing the page removes "
+            "its results."
         )
         with gr.Row():
             with gr.Column(scale=1, min_width=320):

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import http.client
 import pathlib
 import re
 import threading
@@ -90,23 +91,16 @@ class Players:
 
     async def page(self, name: str, send: _Message, headers: list[tuple[bytes, bytes]]) -> None:
         """Answers a request for a viewer's page."""
-        import httpx
-
         found = await self._player(name)
         if isinstance(found, str):
             status, kind, body = 404 if found == _GONE else 503, b"text/plain; charset=utf-8", found.encode()
         else:
-            async with httpx.AsyncClient(trust_env=False) as client:
-                answer = await client.get(f"http://127.0.0.1:{found.viewer.port}/")
-            status, kind, body = answer.status_code, b"text/html; charset=utf-8", answer.content
-        await send(
-            {"type": "http.response.start", "status": status, "headers": [(b"content-type", kind), *headers]}
-        )
+            status, kind = 200, b"text/html; charset=utf-8"
+            body = await asyncio.get_running_loop().run_in_executor(None, _fetched, found.viewer.port)
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind), *headers]})
         await send({"type": "http.response.body", "body": body})
 
-    async def messages(
-        self, name: str, scope: MutableMapping[str, Any], receive: _Message, send: _Message
-    ) -> None:
+    async def messages(self, name: str, scope: MutableMapping[str, Any], receive: _Message, send: _Message) -> None:
         """Passes messages on between a browser and its viewer until one of them leaves."""
         from websockets.asyncio.client import connect
         from websockets.exceptions import ConnectionClosed, WebSocketException
@@ -122,7 +116,10 @@ class Players:
             address = f"ws://127.0.0.1:{found.viewer.port}"
             async with connect(address, subprotocols=protocols, max_size=None, compression=None, proxy=None) as inner:
                 await send({"type": "websocket.accept", "subprotocol": inner.subprotocol})
-                passing = [asyncio.create_task(_to_viewer(receive, inner)), asyncio.create_task(_to_browser(inner, send))]
+                passing = [
+                    asyncio.create_task(_to_viewer(receive, inner)),
+                    asyncio.create_task(_to_browser(inner, send)),
+                ]
                 _, pending = await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
                 for task in pending:
                     task.cancel()
@@ -169,6 +166,14 @@ class Players:
         with contextlib.suppress(OSError):
             return sorted((self._store.served / name / SCENES).iterdir())
         return []
+
+
+def _fetched(port: int) -> bytes:
+    """The page of a viewer of this machine."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    with contextlib.closing(connection):
+        connection.request("GET", "/")
+        return connection.getresponse().read()
 
 
 async def _to_viewer(receive: _Message, inner: Any) -> None:

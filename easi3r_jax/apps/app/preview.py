@@ -11,7 +11,9 @@ import numpy as np
 from PIL import Image
 
 from easi3r_jax.apps.app import options
-from easi3r_jax.apps.app.job import Jobs, Names, linked_clip, user_errors
+from easi3r_jax.apps.app.job import Jobs
+from easi3r_jax.apps.app.uploads import Names, linked_clip, user_errors
+from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.types import Frames
 from easi3r_jax.io.video import load_frames
@@ -31,8 +33,8 @@ def preview(jobs: Jobs, uploads: Sequence[str], checkpoint: str, values: Mapping
         with user_errors(names):
             wanted = ("fps", "every", "first", "size")
             flags = options.checked({name: values[name] for name in wanted if name in values})
-            model, _ = jobs.networks.load(checkpoint, "", None)
-            clip = linked_clip(uploads, folder, names, jobs.limits)
+            model, _ = jobs.networks.load(checkpoint, "", Stages(quiet=True))
+            clip = linked_clip(uploads, folder, names, jobs.limits.megabytes)
             limit, first = jobs.limits.frames, int(str(flags.pop("first", 0)))
             if flags.get("size") == 0:
                 del flags["size"]
@@ -43,11 +45,14 @@ def preview(jobs: Jobs, uploads: Sequence[str], checkpoint: str, values: Mapping
 
 def _described(frames: Frames, limit: int) -> str:
     count, height, width = frames.rgb.shape[:3]
-    rows, columns = (int(n) for n in frames.source_size)
     if count > limit:
         text = f"More than {limit} frames, which is the limit: take fewer under Options, Frames."
         return f'<p class="warn">{html.escape(text)}</p>'
-    text = f"{count} frame{'s' * (count != 1)} will be used, {width} × {height} pixels (of {columns} × {rows})."
+    text = f"{count} frame{'s' * (count != 1)} will be used, {width} × {height} pixels"
+    if frames.source_size is not None:
+        rows, columns = (int(n) for n in frames.source_size)
+        text += f" (of {columns} × {rows})"
+    text += "."
     chosen = np.unique(np.linspace(0, count - 1, min(count, _SHOWN)).round().astype(int))
     pictures = [Image.fromarray(np.asarray(frames.rgb[n])) for n in chosen]
     file = io.BytesIO()

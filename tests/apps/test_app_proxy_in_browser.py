@@ -40,7 +40,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def nginx(folder: pathlib.Path, port: int, in_http: str, in_server: str) -> Iterator[None]:
-    """nginx with a server at a port of this machine."""
+    """An nginx with a server at a port of this machine."""
     folder.mkdir()
     user = "user root;" if os.getuid() == 0 else ""  # otherwise another user, who cannot write into the folder
     (folder / "nginx.conf").write_text(f"""
