@@ -127,7 +127,8 @@ WITHIN = {
         "panel": {"capture", "clouds", "colors", "playback", "viser_import"},
         "pictures": {"colors"},
         "server": {
-            *("clouds", "colors", "listening", "nodes", "panel", "paths", "playback", "surroundings", "viser_import")
+            *("clouds", "colors", "listening", "nodes", "panel", "paths", "playback", "ruler", "surroundings"),
+            "viser_import",
         },
         "static": {"clouds", "nodes", "playback", "server", "surroundings", "viser_import"},
         "surroundings": {"clouds", "nodes", "paths", "viser_import"},

@@ -54,6 +54,9 @@ class Player(Protocol):
     def show_frame(self, t: int) -> None:
         """Pauses at a frame. Returns when browsers have been told."""
 
+    def measure(self, on: bool) -> None:
+        """Begins or ends to measure between pressed points."""
+
     def poses(self) -> np.ndarray:
         """(T, 4, 4) world_from_cam."""
         ...

@@ -95,7 +95,7 @@ def frame_cloud(scene: Scene4D, t: int, chosen: np.ndarray, placement: Placement
     Returns:
       the points, and their coordinates in the scene's own world, (P, 3) float32.
     """
-    depth = np.asarray(scene.depth[t])
+    depth = np.where(chosen, np.asarray(scene.depth[t]), 0)  # others may be infinite
     world = world_points(depth, np.asarray(scene.intrinsics[t]), np.asarray(scene.world_from_cam[t]))[chosen]
     cloud = Cloud(
         xyz=placement.points(world).astype(np.float32),

@@ -101,6 +101,11 @@ class _Points:
         if self._handle is not None:
             self._handle.remove()
 
+    @property
+    def drawn(self) -> np.ndarray:
+        """(P, 3) the points that were sent."""
+        return self._chosen.xyz if self._handle is not None else self._cloud.xyz[:0]
+
     def _send(self, look: Look) -> None:
         before, self._look = self._look, look
         if before is None or (before.confidence, before.fraction) != (look.confidence, look.fraction):
@@ -147,6 +152,12 @@ class SceneNodes:
         self._cameras: dict[int, viser.CameraFrustumHandle] = {}
         self._camera_now: viser.CameraFrustumHandle | None = None
         self._lines = self._add_lines()
+
+    def drawn(self, view: View) -> np.ndarray:
+        """(P, 3) the points of a view that have been sent. May be called from any thread."""
+        static = self._background or self._next_background if view.background else []
+        moving = [self._moving[t] for t in self._moving_now]
+        return np.concatenate([np.zeros((0, 3), np.float32), *(points.drawn for points in (*static, *moving))])
 
     def set_background(self, cloud: Cloud) -> None:
         """Sets another background, in random order. It replaces the old one when `refine` has sent it."""

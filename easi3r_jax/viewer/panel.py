@@ -105,6 +105,8 @@ class Panel:
         for field, label in (("background", "background"), ("cameras", "path and cameras"), ("image", "current image")):
             box = self._gui.add_checkbox(label, getattr(view, field))
             _when(box.on_update, lambda v, field=field: self._set(**{field: v}))
+        ruler = self._gui.add_checkbox("measure", False, hint="Press two points to see their distance.")
+        _when(ruler.on_update, self._player.measure)
 
     def _points(self, view: View) -> None:
         highest = float(np.ceil(max(self._ranges.limits["confidence"][1], MIN_NETWORK_CONFIDENCE + 1)))

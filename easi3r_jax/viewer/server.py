@@ -28,6 +28,7 @@ from easi3r_jax.viewer.nodes import SceneNodes, Shown
 from easi3r_jax.viewer.panel import Panel
 from easi3r_jax.viewer.paths import fitting_fov, quaternion
 from easi3r_jax.viewer.playback import Playback, View
+from easi3r_jax.viewer.ruler import Ruler
 from easi3r_jax.viewer.surroundings import NODES, FirstView, add_surroundings, prepare_page
 from easi3r_jax.viewer.viser_import import import_viser
 
@@ -147,6 +148,11 @@ class Viewer:
 
         self._first_view = FirstView(shown)
         add_surroundings(self._server, shown, self._first_view)
+        self._nodes = [
+            SceneNodes(self._server.scene, name, scene, self._most_moving)
+            for name, scene in zip(NODES, shown, strict=False)
+        ]
+        self._ruler = Ruler(self._server.scene, self._drawn, [scene.placement.scale for scene in shown], "")
         self._panel = Panel(self._server, self._view, shown[0].ranges, [scene.title for scene in shown], self)
         self._server.on_client_connect(self._welcome)
         work = (lambda: self._load(budget.static), self._run)
@@ -199,6 +205,14 @@ class Viewer:
         """Aspect of the first scene's field of view, see `Shown.aspect`."""
         return self._shown[0].aspect(0)
 
+    def measure(self, on: bool) -> None:
+        """Begins or ends to measure between pressed points."""
+        self._ruler.turn(on)
+
+    def _drawn(self) -> list[np.ndarray]:
+        view = self.view
+        return [nodes.drawn(view) for nodes in self._nodes]
+
     def show_frame(self, t: int) -> None:
         """Pauses at a frame. Returns when it has been handed to viser, which sends it within moments."""
         while not self._stopped.is_set():
@@ -226,10 +240,7 @@ class Viewer:
 
     def _run(self) -> None:
         """The display thread: shows the view until the viewer is closed."""
-        nodes = [
-            SceneNodes(self._server.scene, name, shown, self._most_moving)
-            for name, shown in zip(NODES, self._shown, strict=False)
-        ]
+        nodes = self._nodes
         before, pictured, last = None, (-1, 0.0), time.monotonic()
         while not self._stopped.is_set():
             now = time.monotonic()

@@ -197,7 +197,8 @@ def _between_surfaces(depth: np.ndarray) -> np.ndarray:
 
 
 def _frame_points(scene: Scene4D, t: int, chosen: np.ndarray) -> Points:
-    xyz = world_points(np.asarray(scene.depth[t]), np.asarray(scene.intrinsics[t]), np.asarray(scene.world_from_cam[t]))
+    depth = np.where(chosen, np.asarray(scene.depth[t]), 0)  # others may be infinite
+    xyz = world_points(depth, np.asarray(scene.intrinsics[t]), np.asarray(scene.world_from_cam[t]))
     return Points(xyz[chosen].astype(np.float32), np.asarray(scene.rgb[t])[chosen])
 
 
