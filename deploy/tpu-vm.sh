@@ -20,12 +20,12 @@ on() { # HOSTS COMMAND
 
 token=$(od -An -tx1 -N32 /dev/urandom | tr -d ' \n') # without it nobody can use Ray's ports
 ray="RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$token .venv/bin/ray"
-first=$(on 0 "hostname --ip-address" | awk '{ print $1; exit }')
+first=$(on 0 "hostname -I" | awk 'NR == 1 { print $1 }')
 
 trap 'on all ".venv/bin/ray stop" > /dev/null' EXIT
 on 0 "$ray start --head --node-ip-address=$first --port=$port --include-dashboard=false"
 # The first host belongs to the cluster already.
-on all "[ \"\$(hostname --ip-address | awk '{ print \$1 }')\" = $first ] || $ray start --address=$first:$port"
+on all "[ \"\$(hostname -I | awk '{ print \$1 }')\" = $first ] || $ray start --address=$first:$port"
 
 flags=$(printf ' %q' "$@")
 on 0 "RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$token .venv/bin/python -m experiments.evaluate --cluster=$first:$port$flags"
