@@ -58,7 +58,9 @@ ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
 print(sum(node["Alive"] for node in ray.nodes()))' "$address:$port"
 }
 if ((others)); then
+    # Ray gives up after half a minute, which a busy node may need: it is started again.
     srun --nodes="$others" --ntasks="$others" --relative=1 --no-kill --kill-on-bad-exit=0 \
+        bash -c 'for try in 1 2 3; do "$@" && exit; sleep 5; done; exit 1' start-ray \
         "$python" -m ray.scripts.scripts start --address="$address:$port" --num-cpus="$SLURM_CPUS_ON_NODE" --block &
     step=$!
     # The work is divided by what the cluster has when the program starts, so it starts when the nodes are there.

@@ -6,7 +6,8 @@
 #
 # Runs on your own machine, by gcloud. Every host needs the project in CHECKOUT (default: easi3r_jax in the home folder)
 # after `make env` and `.venv/bin/pip install "jax[tpu]"`, and the data and output at the same paths; a bucket will
-# do: `--data_root=gs://...`. A worker has all chips of a host, which share a sequence.
+# do: `--data_root=gs://...`. A worker has all chips of a host, which share a sequence. If the slice has several hosts,
+# each worker is told that its host is a slice of its own (easi3r_jax/apps/cluster/tpu.py).
 #
 # Not run so far: no TPU was at hand.
 

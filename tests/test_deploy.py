@@ -178,6 +178,17 @@ def test_on_slurm_nodes_on_which_ray_ends_are_noticed(slurm):
     assert not any("experiments" in line for line in slurm.log) and slurm.log[-1].endswith("stop")
 
 
+def test_on_slurm_ray_is_started_again_where_it_gave_up(slurm):
+    """It gives up after half a minute, which a busy node may need."""
+    slurm.add("srun", 'while [[ $1 == --* ]]; do shift; done; "$@"')
+    slurm.file("tries").touch()
+    starts = 'echo >> tries; [ "$(wc -l < tries)" = 3 ] && echo 4 > joining && exec /bin/sleep 5 > /dev/null 2>&1'
+    program = slurm.file("python").read_text()
+    slurm.file("python").write_text(program.replace("*) said", f"*--block) {starts} ;; *) said"))
+    done = submitted(slurm)
+    assert done.returncode == 0 and "4 of 4 nodes have joined." in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize("reached", [1, 3])
 def test_on_slurm_nodes_are_waited_for_no_longer_than_that(slurm, reached):
     slurm.add("srun", "said srun; exec /bin/sleep 10 > /dev/null 2>&1")

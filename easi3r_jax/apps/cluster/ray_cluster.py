@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
@@ -262,8 +263,8 @@ class RayCluster:
             seconds = now - slot.began
             slot.usage.tasks, slot.usage.busy = slot.usage.tasks + 1, slot.usage.busy + seconds
             ended = Ended(slot.task, value, None, tries.begun(slot.task) + 1, seconds, slot.usage.name)
-        elsewhere = set().union(*(other.compiled for other in self._slots if other is not slot))
-        slot.task = queue.take(slot.compiled, elsewhere)
+        holders = Counter(shape for other in self._slots for shape in other.compiled)
+        slot.task = queue.take(slot.compiled, holders)
         slot.began, slot.call = now, None
         if slot.task is not None:
             slot.compiled.add(slot.task.shape)
