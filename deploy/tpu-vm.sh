@@ -6,7 +6,8 @@
 #
 # Runs on your own machine, by gcloud. Every host needs the project in CHECKOUT (default: easi3r_jax in the home folder)
 # after `make env` and `.venv/bin/pip install "jax[tpu]"`, and the data and output at the same paths; a bucket will
-# do: `--data_root=gs://...`. A worker has all chips of a host, which share a sequence.
+# do: `--data_root=gs://...`. A worker has all chips of a host, which share a sequence. If the slice has several hosts,
+# each worker is told that its host is a slice of its own (easi3r_jax/apps/cluster/tpu.py).
 #
 # Not run so far: no TPU was at hand.
 
@@ -20,12 +21,12 @@ on() { # HOSTS COMMAND
 
 token=$(od -An -tx1 -N32 /dev/urandom | tr -d ' \n') # without it nobody can use Ray's ports
 ray="RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$token .venv/bin/ray"
-first=$(on 0 "hostname --ip-address" | awk '{ print $1; exit }')
+first=$(on 0 "hostname -I" | awk 'NR == 1 { print $1 }')
 
 trap 'on all ".venv/bin/ray stop" > /dev/null' EXIT
 on 0 "$ray start --head --node-ip-address=$first --port=$port --include-dashboard=false"
 # The first host belongs to the cluster already.
-on all "[ \"\$(hostname --ip-address | awk '{ print \$1 }')\" = $first ] || $ray start --address=$first:$port"
+on all "[ \"\$(hostname -I | awk '{ print \$1 }')\" = $first ] || $ray start --address=$first:$port"
 
 flags=$(printf ' %q' "$@")
 on 0 "RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$token .venv/bin/python -m experiments.evaluate --cluster=$first:$port$flags"

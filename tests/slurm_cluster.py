@@ -45,7 +45,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 _NODE = """
 hostname {name}
-mount --bind {folder}/hosts /etc/hosts
+mount --bind {folder}/{name}.hosts /etc/hosts
 mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray
 exec slurmd -D -N {name} -f {folder}/slurm.conf
 """
@@ -141,8 +141,11 @@ def slurm_cluster(folder: pathlib.Path, nodes: int) -> Iterator[Slurm]:
         _CONFIG.format(folder=folder, host=host, network=_NETWORK, nodes="\n".join(lines))
     )
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # used by no plugin above, but read
-    hosts = zip(["127.0.0.1", f"{_NETWORK}.1", *addresses], ["localhost", host, *names], strict=True)
-    (folder / "hosts").write_text("".join(f"{address} {name}\n" for address, name in hosts))
+    known = zip(["127.0.0.1", f"{_NETWORK}.1", *addresses], ["localhost", host, *names], strict=True)
+    lines = [f"{address} {name}\n" for address, name in known]
+    for name in names:  # as Debian has it: a host's own name is the loopback's
+        own = [line if line.split()[1] != name else f"127.0.1.1 {name}\n" for line in lines]
+        (folder / f"{name}.hosts").write_text("".join(own))
     (folder / "munge.key").write_bytes(os.urandom(1024))
     (folder / "munge.key").chmod(0o400)
     cluster = Slurm(folder, names)

@@ -35,6 +35,8 @@ MAY_IMPORT = {
     "evaluation": {"core", "io"},
     "training": {"core", "models", "synthetic", "io"},
 }
+#: Modules that import Ray, in functions.
+RAY = ("easi3r_jax.apps.cluster.ray_cluster", "easi3r_jax.apps.cluster.connection")
 #: `apps`, the programs, may import every room, and no room imports it.
 MAY_IMPORT["apps"] = set(MAY_IMPORT) - {"__init__"}
 #: Within a room, each part (module or subpackage) with its neighbours that it may import; a part that is not listed may
@@ -244,8 +246,8 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
             found.append(f"{where}: only the web app's page needs gradio")
         if name.startswith("jax._src") and module != "easi3r_jax.apps.compile_check.stablehlo":
             found.append(f"{where}: JAX's private modules may change")
-        if top == "ray" and module != "easi3r_jax.apps.cluster.ray_cluster":
-            found.append(f"{where}: only apps.cluster.ray_cluster needs Ray")
+        if top == "ray" and module not in RAY:
+            found.append(f"{where}: only apps.cluster.ray_cluster and its connection need Ray")
         if top in ("plyfile", "pycolmap", "trimesh"):
             found.append(f"{where}: only tests read exports back (and plyfile is GPL)")
         if top in ("pickle", "cloudpickle", "dill", "joblib") and not module.startswith("easi3r_jax.weights.convert"):
@@ -415,7 +417,7 @@ def test_every_import_is_a_declared_dependency():
     by_module["easi3r_jax.io.export.exr"] = extras["export"]
     by_module["easi3r_jax.io.remote"] = extras["https"]
     by_module["easi3r_jax.viewer"] = extras["viewer"]
-    by_module["easi3r_jax.apps.cluster.ray_cluster"] = extras["cluster"]
+    by_module |= dict.fromkeys(RAY, extras["cluster"])
     by_module["easi3r_jax.apps.app.page"] = extras["app"] | {"starlette"}
     by_module["easi3r_jax.apps.app.players"] = {"websockets"}  # viser's own
     browser = {_distribution(line) for line in (ROOT / "tests/requirements-browser.txt").read_text().splitlines()}

@@ -12,7 +12,8 @@ of large matrix products and a large copy.
 `python -m experiments.benchmark` measures them on your device, together with the fractions of them that the stages
 reach. `python -m experiments.compile_check` prints what a TPU's compiler counts.
 With --records, workers of a cluster are simulated: they get sequences in the order in which `evaluate --cluster`
-distributes them, each as long as one of that evaluation, drawn at random.
+distributes them, each as long as one of that evaluation without its compilation, drawn at random. A worker compiles
+once for each shape.
 k-means is counted with its maximum number of iterations. Not counted: reading frames, RANSAC, metrics.
 """
 
@@ -38,6 +39,9 @@ from easi3r_jax.inference.flow import network_size
 from easi3r_jax.models import abstract_model, flow_network
 from easi3r_jax.models.config import PRESETS, FlowConfig
 from easi3r_jax.models.flow_layers import ITERATIONS as FLOW_ITERATIONS
+
+#: Sequences that are simulated: each is an object.
+_MOST_SIMULATED = 10**6
 
 FLAGS = cli.Flags(__doc__)
 _WHAT = FLAGS.group("What is evaluated")
@@ -110,16 +114,21 @@ def simulate(folder: pathlib.Path) -> None:
     if not timed:
         raise InputError(f"--records={folder}: no sequence was evaluated there.")
     number = SEQUENCES.value
+    if number > _MOST_SIMULATED:
+        raise ConfigError(
+            f"--sequences={number}: with --records at most {_MOST_SIMULATED}; hours of more grow in proportion."
+        )
     drawn = np.random.default_rng(0).integers(len(timed), size=number)
-    tasks = [
-        Task(str(n), None, timed[k].seconds, bucket_size(timed[k].num_frames)) for n, k in enumerate(drawn.tolist())
-    ]
+    kinds = [(record.seconds - (record.compile_seconds or 0.0), bucket_size(record.num_frames)) for record in timed]
+    tasks = [Task("", None, *kinds[k]) for k in drawn.tolist()]
     total, rows = sum(task.cost for task in tasks), []
     for workers in (1, 2, 4, 8, 16, 32, 64):
         seconds, busy = simulated_seconds(tasks, workers, start=START.value, compilation=COMPILATION.value)
         rows.append((str(workers), f"{seconds / 3600:.2f}", f"{total / workers / seconds:.3f}", f"{busy - total:.0f}"))
     shapes = len({task.shape for task in tasks})
     print(f"  {number} sequences of {shapes} shapes, {total / 3600:.2f} h of work as timed in {folder}")
+    if older := sum(record.compile_seconds is None for record in timed):
+        print(f"  {older} of {len(timed)} timed sequences do not say how long they compiled: that is counted as work.")
     print(table(rows, ("workers", "hours", "efficiency", "s of compilation")))
 
 

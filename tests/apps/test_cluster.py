@@ -40,12 +40,19 @@ def test_a_worker_keeps_to_the_shapes_that_it_has_compiled():
     queue = Queue(tasks_of([9, 9, 9, 5, 5, 1], ["long", "long", "long", "short", "short", "rest"]))
     first = queue.take()
     assert first.shape == "long"
-    second = queue.take((), {"long"})
+    second = queue.take((), {"long": 1})
     assert second.shape == "short"  # not "long", though that is longer: the first one has compiled it
-    assert queue.take({"short"}, {"long"}).shape == "short"
-    assert queue.take({"short"}, {"long"}).shape == "rest"
-    assert queue.take({"short", "rest"}, {"long"}).shape == "long"  # only that is left
+    assert queue.take({"short"}, {"long": 1, "short": 1}).shape == "short"
+    assert queue.take({"short"}, {"long": 1, "short": 1}).shape == "rest"
+    assert queue.take({"short", "rest"}, {"long": 1, "short": 1, "rest": 1}).shape == "long"  # only that is left
     assert len(queue) == 1
+
+
+def test_a_worker_with_little_left_helps_where_much_waits():
+    """40 wait for the worker of "long", 6 for each of the two of "short"; then 10 for each of three: that can wait."""
+    queue = Queue(tasks_of([10] * 4 + [3] * 4, ["long"] * 4 + ["short"] * 4))
+    assert queue.take({"short"}, {"long": 1, "short": 2}).shape == "long"
+    assert queue.take({"short"}, {"long": 3, "short": 2}).shape == "short"
 
 
 def test_a_task_that_is_put_back_is_next():

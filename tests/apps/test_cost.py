@@ -7,6 +7,7 @@ import pytest
 
 from easi3r_jax.apps import cost
 from easi3r_jax.apps.evaluate.records import Record, append
+from tests.timed_clips import timed_records
 
 #: What the operations and bytes depend on.
 COUNTED = (cost.PRESET, cost.FRAMES, cost.HEIGHT, cost.WIDTH, cost.GRAPH, cost.ITERATIONS, cost.WITH_FLOW)
@@ -67,12 +68,54 @@ def test_workers_are_simulated_from_what_an_evaluation_took(run, tmp_path):
     append(tmp_path / "results.jsonl", *timed, failed)
     code, out, errors = run(f"--records={tmp_path}", "--sequences=3000", "--compile_seconds=30")
     assert code == 0 and not errors and "3000 sequences of 2 shapes" in out
-    found = {
-        int(a): (float(b), float(c)) for a, b, c in re.findall(r"^  (\d+) +([\d.]+) +([\d.]+) ", out, re.MULTILINE)
-    }
+    found = simulated(out)
     assert found[1][0] == pytest.approx(3000 * 28 / 3600, rel=0.05)  # the mean of the three
     assert all(share > 0.95 for workers, (_, share) in found.items() if workers <= 16)
     assert found[64][0] < found[32][0]
+
+
+def simulated(text):
+    """Workers -> hours and efficiency of the printed table."""
+    found = re.findall(r"^  (\d+) +([\d.]+) +([\d.]+) +\d+$", text, re.MULTILINE)
+    return {int(workers): (float(hours), float(share)) for workers, hours, share in found}
+
+
+def test_ten_thousand_clips_keep_64_workers_busy(run, tmp_path):
+    """Times as of real videos: most are short, a few very long. The documented curve is this one."""
+    append(tmp_path / "results.jsonl", *timed_records())
+    code, out, errors = run(f"--records={tmp_path}", "--sequences=10000")
+    assert code == 0 and not errors
+    curve = simulated(out)
+    assert list(curve) == [1, 2, 4, 8, 16, 32, 64]
+    assert all(share >= 0.95 for _, share in curve.values())
+    documented = {
+        int(workers): (float(hours), float(share))
+        for workers, hours, share in re.findall(
+            r"^\| (\d+) \| ([\d.]+) \| ([\d.]+) \| \d+ \|$", SCALING.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    }
+    assert documented == curve
+
+
+def test_the_time_that_was_spent_compiling_is_not_counted_twice(run, tmp_path):
+    """Sequences of 100 s: half of them compiled for 60 s, which are added once for each worker."""
+    timed = [
+        Record("synthetic", str(n), 0, "0", 8, {}, None, 100.0 + c, {}, "cpu", "0", n, compile_seconds=c)
+        for n, c in enumerate([60.0, 0.0] * 5)
+    ]
+    append(tmp_path / "results.jsonl", *timed)
+    _, out, _ = run(f"--records={tmp_path}", "--sequences=3600", "--start_seconds=0", "--compile_seconds=60")
+    assert "100.00 h of work" in out and "that is counted as work" not in out
+    assert simulated(out)[1][0] == pytest.approx(100 + 60 / 3600, abs=0.01)
+    older = Record("synthetic", "old", 0, "0", 8, {}, None, 100.0, {}, "cpu", "0", 99)
+    append(tmp_path / "results.jsonl", older)
+    assert "1 of 11 timed sequences do not say how long they compiled" in run(f"--records={tmp_path}")[1]
+
+
+def test_more_sequences_than_can_be_simulated_are_refused(run, tmp_path):
+    append(tmp_path / "results.jsonl", *timed_records(3))
+    code, _, errors = run(f"--records={tmp_path}", "--sequences=1000000000")
+    assert code == 1 and "--sequences=1000000000: with --records at most 1000000" in errors
 
 
 def test_every_kind_of_work_has_its_rate(run):

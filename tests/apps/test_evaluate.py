@@ -159,6 +159,22 @@ def test_rendered_clips_through_the_embedded_network(run, tmp_path):
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == before
 
 
+def test_a_line_says_how_long_xla_compiled(run_toys, stand_in, tmp_path, monkeypatch):
+    known = Method.clip
+
+    def clip(self, frames, seed, progress):
+        if len(frames.rgb) == LENGTHS["bee"]:
+            jax.jit(lambda x: jnp.sin(x) @ jnp.cos(x))(np.ones((7, 7), np.float32))
+        return known(self, frames, seed, progress)
+
+    monkeypatch.setattr(Method, "clip", clip)
+    stand_in.fails = {LENGTHS["ant"]: ValueError("bad")}
+    run_toys()
+    found = {record.sequence: record for record in records.read(tmp_path / "out")}
+    assert 0 < found["bee"].compile_seconds <= found["bee"].seconds
+    assert found["ant"].error and found["ant"].compile_seconds is None
+
+
 def test_clips_are_rendered_at_the_size_of_the_network():
     config = FrameConfig(size=96, patch_size=24)
     _, (sequence,) = rendered_set(1, 3, ClipConfig(size=(64, 96), num_frames=3))

@@ -4,29 +4,29 @@ A worker is a Ray actor that owns its devices, keeps what it has loaded and comp
 This process hands out tasks and receives values. Whatever ends a worker (a signal, memory, native code, the time limit)
 costs its task an attempt: Ray reports the end, and another worker takes its place wherever there is room, on nodes that
 joined meanwhile too. A worker gets tasks only once it is ready: its start is no attempt, nor is the loss of a node.
+The node of each start is named to Ray, so that one on which starts fail can be left out.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import secrets
-import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
+from easi3r_jax.apps.cluster.connection import NODE_LOST, connected, in_words
 from easi3r_jax.apps.cluster.flags import ClusterOptions
+from easi3r_jax.apps.cluster.nodes import Node, Starts, devices_per_worker, living
 from easi3r_jax.apps.cluster.tasks import Attempt, Ended, Queue, Task, Tries, Usage
+from easi3r_jax.apps.cluster.tpu import own_slice
 from easi3r_jax.core.errors import ConfigError, UserError
 
 #: Seconds between looks at time limits and new nodes.
 _TICK = 1.0
-#: Workers that may fail to start, one after the other, before the run ends.
-_FAILED_STARTS = 3
-#: What Ray says of an actor whose node is gone.
-_NODE_LOST = "node has died"
+#: Seconds for which a cluster that others start may lack nodes: they join one after the other.
+_JOINING = 30.0
 #: The number of threads of XLA and of the libraries of linear algebra.
 _THREADS = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -37,11 +37,8 @@ class _Worker:
     def __init__(self, make: Callable[[Any], Attempt], shared: Any):
         self._attempt = make(shared)
 
-    def ready(self) -> tuple[str, int]:
-        """The worker's node and process."""
-        import ray
-
-        return ray.get_runtime_context().get_node_id(), os.getpid()
+    def ready(self) -> None:
+        """Ends when the worker is ready."""
 
     def attempt(self, payload: Any) -> Any:
         """The value of a task."""
@@ -55,8 +52,8 @@ class _Slot:
     Attributes:
       actor: Ray's handle.
       call: Ray's reference to what it does now; None: nothing.
-      usage: what it has done.
-      node: Ray's name of its node; "" until it is ready.
+      node: where it runs.
+      usage: what it has done; None until it is ready.
       task: what it works on; None: it starts, or has nothing to do.
       began: time of the call.
       compiled: shapes that it has worked on.
@@ -64,11 +61,16 @@ class _Slot:
 
     actor: Any
     call: Any
-    usage: Usage
-    node: str = ""
+    node: Node
+    usage: Usage | None = None
     task: Task | None = None
     began: float = dataclasses.field(default_factory=time.monotonic)
     compiled: set[Hashable] = dataclasses.field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.usage.name if self.usage else f"new worker on {self.node.address}"
 
 
 class RayCluster:
@@ -76,14 +78,14 @@ class RayCluster:
 
     Attributes:
       accelerator: "GPU", "TPU" or "" (processors alone).
-      usage: of every worker so far.
+      usage: of every worker that was ready so far.
       seconds: of the run so far.
 
     Args:
       options: where it is, and how tasks are distributed.
 
     Raises:
-      ConfigError: Ray is not installed.
+      ConfigError: Ray is not installed, or the cluster has too few devices.
       UserError: no cluster at the address.
     """
 
@@ -92,12 +94,10 @@ class RayCluster:
         self.usage: list[Usage] = []
         self.seconds = 0.0
         self._slots: list[_Slot] = []
-        self._failed_starts = 0
-        self._ray = _connected(options.address)
+        self._starts, self._started = Starts(), 0
+        self._ray = connected(options.address)
         try:
-            total = self._ray.cluster_resources()
-            self.accelerator = next((name for name in ("GPU", "TPU") if total.get(name)), "")
-            self._devices = self._per_worker()
+            self.accelerator, self._devices = self._found()
         except BaseException:  # __exit__ is not called
             self._ray.shutdown()
             raise
@@ -109,7 +109,7 @@ class RayCluster:
         self._ray.shutdown()
 
     def __str__(self) -> str:
-        sizes = self._sizes()
+        sizes = [node.size for node in self._nodes()]
         nodes = f"{len(sizes)} node{'s' if len(sizes) > 1 else ''}"
         return f"{nodes} with {sum(sizes)} {self.accelerator or 'CPU'}s, {self._devices} for each worker"
 
@@ -133,7 +133,7 @@ class RayCluster:
           tick: called about once a second.
 
         Raises:
-          UserError: no worker can start.
+          UserError: no worker can start on any node.
         """
         queue, tries = Queue(tasks), Tries(self.options.attempts)
         held, began = self._ray.put(shared), time.monotonic()
@@ -142,7 +142,10 @@ class RayCluster:
                 self.seconds = time.monotonic() - began
                 self._start(make, held, len(queue))
                 by_call = {slot.call: slot for slot in self._slots if slot.call is not None}
-                self._ray.wait(list(by_call), num_returns=1, timeout=_TICK)
+                if by_call:
+                    self._ray.wait(list(by_call), num_returns=1, timeout=_TICK)
+                else:  # until nodes join, or have rested
+                    time.sleep(_TICK)
                 tick()
                 failure = None
                 for call in self._over(list(by_call)):
@@ -166,60 +169,78 @@ class RayCluster:
     def doing(self) -> list[str]:
         """What each worker does now, in words."""
         now = time.monotonic()
-        return [
-            f"{slot.usage.name}: {slot.task.name if slot.task else 'starting' if not slot.node else 'idle'}"
-            f" ({now - slot.began:.0f} s)"
+        lines = [
+            f"{slot.name}: {slot.task.name if slot.task else 'starting'} ({now - slot.began:.0f} s)"
             for slot in self._slots
         ]
+        return [*lines, *filter(None, [str(self._starts)])]
 
     def _start(self, make: Callable[[Any], Attempt], held: Any, waiting: int) -> None:
         """Starts workers for which there is room and work."""
-        held_each = self._devices
-        environment = dict.fromkeys(_THREADS, str(held_each)) if not self.accelerator else {}
-        resources: dict[str, Any] = {"num_cpus": held_each}
+        nodes = [node for node in self._nodes() if node.size >= self._devices]
+        self._starts.check(nodes, idle=not self._slots and waiting > 0)
+        room = {node.name: node.size // self._devices for node in nodes if self._starts.allows(node)}
+        for slot in self._slots:
+            if slot.node.name in room:
+                room[slot.node.name] -= 1
+        most = waiting - sum(slot.usage is None for slot in self._slots)
+        if self.options.workers:
+            most = min(most, self.options.workers - len(self._slots))
+        for _ in range(min(most, sum(room.values()))):
+            # Nodes on which starts have not failed first; of those the emptiest, so that workers are spread.
+            name = min(room, key=lambda name: (room[name] <= 0, self._starts.failures(name), -room[name]))
+            room[name] -= 1
+            self._slots.append(self._on(next(node for node in nodes if node.name == name), make, held))
+
+    def _on(self, node: Node, make: Callable[[Any], Attempt], held: Any) -> _Slot:
+        """A worker that starts on the node."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        count = self._devices
+        environment: dict[str, str] = {}
         if self.accelerator == "GPU":
-            resources = {"num_gpus": held_each}
+            resources: dict[str, Any] = {"num_gpus": count}
         elif self.accelerator == "TPU":
-            resources = {"resources": {"TPU": held_each}}
-        room = sum(size // held_each for size in self._sizes())
-        room = min(room, self.options.workers) if self.options.workers else room
-        unready = sum(not slot.node for slot in self._slots)
-        for _ in range(min(room - len(self._slots), waiting - unready)):
-            usage = Usage(f"worker {len(self.usage) + 1}")
-            self.usage.append(usage)
-            actor = (
-                self._ray.remote(_Worker)
-                .options(max_restarts=0, runtime_env={"env_vars": environment}, **resources)
-                .remote(make, held)
+            resources, environment = {"resources": {"TPU": count}}, own_slice(node, count, self._started)
+        else:
+            resources, environment = {"num_cpus": count}, dict.fromkeys(_THREADS, str(count))
+        self._started += 1
+        actor = (
+            self._ray.remote(_Worker)
+            .options(
+                max_restarts=0,
+                runtime_env={"env_vars": environment},
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node.name, soft=False),
+                **resources,
             )
-            self._slots.append(_Slot(actor, actor.ready.remote(), usage))
+            .remote(make, held)
+        )
+        return _Slot(actor, actor.ready.remote(), node)
 
-    def _sizes(self) -> list[int]:
-        """Of the living nodes: their GPUs, TPU chips or processor cores."""
-        name = self.accelerator or "CPU"
-        return [int(node["Resources"].get(name, 0)) for node in self._ray.nodes() if node["Alive"]]
+    def _nodes(self) -> list[Node]:
+        return living(self._ray, self.accelerator or "CPU")
 
-    def _per_worker(self) -> int:
-        """Devices of a worker: one GPU, the chips of a TPU host, or an equal share of the cores unless options say.
+    def _found(self) -> tuple[str, int]:
+        """The kind of accelerator, and devices of a worker.
 
         Raises:
-          ConfigError: no node has so many, or the cluster does not hold so many workers.
+          ConfigError: as `devices_per_worker`, after a while in which nodes may join.
         """
-        options, sizes = self.options, self._sizes()
-        largest = max(sizes, default=0)
-        wanted = options.devices_per_worker
-        if not wanted:
-            wanted = {"GPU": 1, "TPU": largest, "": min(4, largest)}[self.accelerator]
-            if not self.accelerator and options.workers:
-                shares = range(largest, 0, -1)
-                wanted = next((n for n in shares if sum(size // n for size in sizes) >= options.workers), largest)
-        if not 0 < wanted <= largest or sum(size // wanted for size in sizes) < options.workers:
-            held = self.accelerator or "CPU"
-            raise ConfigError(
-                f"The cluster's nodes have {', '.join(map(str, sizes))} {held}s: too few for "
-                f"{options.workers or 'any'} workers with {wanted} each. Use fewer --workers or --devices_per_worker."
-            )
-        return wanted
+        until = time.monotonic() + (_JOINING if self.options.address != "local" else 0.0)
+        while True:
+            total = self._ray.cluster_resources()
+            accelerator = next((name for name in ("GPU", "TPU") if total.get(name)), "")
+            nodes = living(self._ray, accelerator or "CPU")
+            try:
+                count = devices_per_worker([node.size for node in nodes], accelerator or "CPU", self.options)
+                break
+            except ConfigError:
+                if time.monotonic() >= until:
+                    raise
+            time.sleep(_TICK)
+        for node in nodes if accelerator == "TPU" else ():
+            own_slice(node, count)  # refuses what cannot be
+        return accelerator, count
 
     def _ended(self, slot: _Slot, queue: Queue, tries: Tries) -> Ended | None:
         """A call of a worker has ended: what became of its task, and its next one."""
@@ -230,19 +251,20 @@ class RayCluster:
         except RayTaskError as error:
             cause = error.cause or error
             self._forget(slot)
-            raise UserError(f"{slot.usage.name}: {' '.join(str(cause).split())}") from error
+            raise UserError(f"{slot.name}: {' '.join(str(cause).split())}") from error
         except RayError as error:
-            return self._lost(slot, _reason(error), queue, tries, blameless=not isinstance(error, ActorDiedError))
+            return self._lost(slot, in_words(error), queue, tries, blameless=not isinstance(error, ActorDiedError))
         now, ended = time.monotonic(), None
-        if slot.task is None:
-            slot.node = value[0]
-            self._failed_starts = 0
-        else:
+        if slot.usage is None:
+            slot.usage = Usage(f"worker {len(self.usage) + 1}")
+            self.usage.append(slot.usage)
+            self._starts.ready(slot.node)
+        elif slot.task is not None:
             seconds = now - slot.began
             slot.usage.tasks, slot.usage.busy = slot.usage.tasks + 1, slot.usage.busy + seconds
             ended = Ended(slot.task, value, None, tries.begun(slot.task) + 1, seconds, slot.usage.name)
-        elsewhere = set().union(*(other.compiled for other in self._slots if other is not slot))
-        slot.task = queue.take(slot.compiled, elsewhere)
+        holders = Counter(shape for other in self._slots for shape in other.compiled)
+        slot.task = queue.take(slot.compiled, holders)
         slot.began, slot.call = now, None
         if slot.task is not None:
             slot.compiled.add(slot.task.shape)
@@ -254,15 +276,14 @@ class RayCluster:
     def _lost(self, slot: _Slot, reason: str, queue: Queue, tries: Tries, *, blameless: bool = False) -> Ended | None:
         """A worker is gone: its task waits again, or is given up. blameless: it is not known to have died."""
         task, seconds = slot.task, time.monotonic() - slot.began
-        blameless = blameless or _NODE_LOST in reason or not self._is_alive(slot.node)
+        gone = NODE_LOST in reason or not self._is_alive(slot.node)
         self._forget(slot)
-        if task is None:
-            self._failed_starts += not blameless
-            if self._failed_starts >= _FAILED_STARTS and not any(other.node for other in self._slots):
-                raise UserError(f"No worker can start: {reason}")
+        if task is None or slot.usage is None:
+            if not gone:
+                self._starts.failed(slot.node, reason)
             return None
         slot.usage.busy += seconds
-        if tries.lost(task, blameless=blameless):
+        if tries.lost(task, blameless=blameless or gone):
             queue.put_back(task)
             return None
         begun = tries.begun(task)
@@ -285,45 +306,5 @@ class RayCluster:
         with contextlib.suppress(Exception):  # it may be gone already
             self._ray.kill(slot.actor, no_restart=True)
 
-    def _is_alive(self, node: str) -> bool:
-        return not node or any(found["NodeID"] == node and found["Alive"] for found in self._ray.nodes())
-
-
-def _connected(address: str) -> Any:
-    """The module `ray`, connected."""
-    if address == "local":
-        # Ray listens on all of the machine's addresses: without the token nobody gets in.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    try:
-        import ray
-        from ray.exceptions import RayError
-    except ImportError as error:
-        raise ConfigError("--cluster needs Ray: pip install 'easi3r_jax[cluster]'.") from error
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        if address == "local":
-            ray.init(address="local", include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
-        raise UserError(
-            f"--cluster={address}: no Ray cluster there ({' '.join(str(error).split())[:200]}). "
-            "Start one with `ray start --head`, or use --cluster=local."
-        ) from error
-    for number, handler in handlers.items():  # Ray has installed its own
-        signal.signal(number, handler)
-    return ray
-
-
-def _reason(error: Exception) -> str:
-    """What Ray says of a lost worker, as the rest of a sentence."""
-    text = " ".join(str(error).split())
-    if "error raised in its creation task" in text:
-        return f"could not start: {text.rpartition('Error:')[2].strip() or text[-300:]}"
-    if _NODE_LOST in text:
-        return "was lost: its node has died"
-    if "low on memory" in text:
-        return "was ended: its node ran out of memory"
-    return "died (killed, out of memory, or a crash in native code)"
+    def _is_alive(self, node: Node) -> bool:
+        return any(found.name == node.name for found in self._nodes())

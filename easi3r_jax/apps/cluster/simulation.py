@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 from easi3r_jax.apps.cluster.tasks import Queue, Task
@@ -21,15 +22,18 @@ def simulated_seconds(
     """
     queue = Queue(tasks)
     compiled: list[set[Hashable]] = [set() for _ in range(workers)]
+    holders: Counter[Hashable] = Counter()
     idle = [(start, worker) for worker in range(workers)]
     last, work = 0.0, 0.0
     while queue:
         now, worker = heapq.heappop(idle)
-        elsewhere = set().union(*(found for number, found in enumerate(compiled) if number != worker))
-        task = queue.take(compiled[worker], elsewhere)
+        task = queue.take(compiled[worker], holders)
         assert task is not None
-        spent = task.cost + compilation * (task.shape not in compiled[worker])
-        compiled[worker].add(task.shape)
+        spent = task.cost
+        if task.shape not in compiled[worker]:
+            spent += compilation
+            compiled[worker].add(task.shape)
+            holders[task.shape] += 1
         heapq.heappush(idle, (now + spent, worker))
         last, work = max(last, now + spent), work + spent
     return last, work

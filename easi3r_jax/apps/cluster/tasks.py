@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any
 
 #: Seconds between two lines on what the workers do.
 STATUS_SECONDS = 30.0
+#: A worker leaves the shapes that it has compiled if another's work, for each worker that has compiled that one, is so
+#: many times theirs. The simulated run of tests/apps/test_cost.py is as good with 2, and worse with 5.
+_HELP = 3.0
 #: What a worker does with a task's payload. Its exceptions end the run: it returns expected failures.
 Attempt = Callable[[Any], Any]
 
@@ -69,7 +72,8 @@ class Usage:
 class Queue:
     """Tasks that wait, longest first; a worker prefers shapes that it has compiled, then shapes that nobody has.
 
-    In the end idle workers take over any: compiling once more is shorter than waiting.
+    When all shapes are taken, workers with little left help where the most is waiting for each worker, and in the end
+    idle ones take over any: compiling once more is shorter than waiting.
     """
 
     def __init__(self, tasks: Iterable[Task]):
@@ -82,21 +86,26 @@ class Queue:
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
 
-    def take(self, compiled: Collection[Hashable] = (), elsewhere: Collection[Hashable] = ()) -> Task | None:
+    def take(self, compiled: Collection[Hashable] = (), holders: Mapping[Hashable, int] | None = None) -> Task | None:
         """Removes and returns the next task of a worker; None if none waits.
 
         Args:
           compiled: shapes that the worker has compiled.
-          elsewhere: shapes that another worker has compiled.
+          holders: shape -> number of workers that have compiled it, this one included.
         """
+        holders = holders or {}
         own = [shape for shape in self._waiting if shape in compiled]
-        new = [shape for shape in self._waiting if shape not in elsewhere]
-        if own or new:
-            shape = max(own or new, key=lambda shape: self._waiting[shape][0].cost)
-        elif self._waiting:
-            shape = max(self._waiting, key=lambda shape: self._costs[shape])  # where most remains to be done
-        else:
+        new = [shape for shape in self._waiting if not holders.get(shape)]
+
+        def backlog(shape: Hashable) -> float:
+            return self._costs[shape] / max(1, holders.get(shape, 0))
+
+        if not self._waiting:
             return None
+        longest = max(self._waiting, key=backlog)
+        if own and not new and backlog(longest) > _HELP * sum(map(backlog, own)):
+            own = []
+        shape = max(own or new, key=lambda shape: self._waiting[shape][0].cost) if own or new else longest
         task = self._waiting[shape].popleft()
         self._costs[shape] -= task.cost
         if not self._waiting[shape]:

@@ -46,6 +46,7 @@ class Record:
       result: folder of the result within the run's folder; None if none was saved.
       attempts: how often it was begun: more than once if a worker of a cluster died.
       worker: name of the last worker of a cluster; "" without one.
+      compile_seconds: of `seconds`, those that XLA compiled; None if the sequence failed, and in older lines.
     """
 
     dataset: str
@@ -63,6 +64,7 @@ class Record:
     result: str | None = None
     attempts: int = 1
     worker: str = ""
+    compile_seconds: float | None = None
 
     @property
     def key(self) -> Key:
@@ -150,13 +152,14 @@ def latest(records: Iterable[Record]) -> dict[Key, Record]:
 
 def _is_valid(record: Record) -> bool:
     """Whether every field has its type: the files are plain text, which people may edit."""
-    metrics, number = record.metrics, (int, float)
+    metrics, number = record.metrics, int | float
     return (
         all(isinstance(getattr(record, name), str) for name in ("dataset", "sequence", "config", "hardware", "code"))
         and isinstance(record.worker, str)
         and all(isinstance(getattr(record, name), int) for name in ("seed", "num_frames", "attempts"))
         and all(isinstance(getattr(record, name), number) for name in ("seconds", "ended"))
         and all(isinstance(getattr(record, name), str | None) for name in ("error", "result"))
+        and isinstance(record.compile_seconds, number | None)
         and isinstance(record.peak_memory_bytes, dict)
         and all(isinstance(value, number) for value in record.peak_memory_bytes.values())
         and isinstance(metrics, dict)

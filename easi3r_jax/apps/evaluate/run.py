@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.apps.environment import code_version, peak_memory_bytes, processor, reset_peak_memory
 from easi3r_jax.apps.evaluate import records
 from easi3r_jax.apps.evaluate.records import Record
@@ -113,13 +114,13 @@ def is_done(
 
 
 def evaluate(job: Job, method: Method, results: ResultFolders | None, progress: Progress) -> dict[str, Any]:
-    """`metrics`, `seconds`, `peak_memory` and `result` of a sequence's record: arguments of `record_of`.
+    """`metrics`, `seconds`, `compile_seconds`, `peak_memory` and `result` of a sequence's record, for `record_of`.
 
     Raises:
       UserError: input that cannot be read, does not match, or cannot be reconstructed.
     """
     reset_peak_memory()
-    began = time.perf_counter()
+    compilations, began = Compilations(), time.perf_counter()
     frames = method.read(job.sequence, progress)
     result = None
     if job.part.test_set.single_frames:
@@ -134,7 +135,13 @@ def evaluate(job: Job, method: Method, results: ResultFolders | None, progress: 
     folder = None
     if results is not None and result is not None:
         folder = results.write(job, result, metrics)
-    return {"metrics": metrics, "seconds": seconds, "peak_memory": peak_memory_bytes(), "result": folder}
+    return {
+        "metrics": metrics,
+        "seconds": seconds,
+        "compile_seconds": min(compilations.seconds, seconds),  # programs that are compiled at a time count one by one
+        "peak_memory": peak_memory_bytes(),
+        "result": folder,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +176,7 @@ def record_of(
     error: str | None = None,
     peak_memory: dict[str, int] | None = None,
     result: str | None = None,
+    compile_seconds: float | None = None,
 ) -> Record:
     """The line of a job that ended in this process now."""
     dataset, sequence, seed, config = job.key
@@ -186,6 +194,7 @@ def record_of(
         code=code_version(),
         ended=time.time(),
         result=result,
+        compile_seconds=compile_seconds,
     )
 
 
