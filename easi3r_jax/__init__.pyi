@@ -30,6 +30,8 @@ from .core.errors import InputError as InputError
 from .core.errors import OutputError as OutputError
 from .core.errors import UserError as UserError
 from .core.pairs import make_edges as make_edges
+from .core.reciprocal import Matches as Matches
+from .core.reciprocal import reciprocal_matches as reciprocal_matches
 from .core.sharding import data_mesh as data_mesh
 from .core.types import Frames as Frames
 from .core.types import Geometry as Geometry

@@ -47,6 +47,7 @@ WITHIN = {
         "conversion": {"errors"},
         "geometry": {"arrays", "errors"},
         "pairs": {"arrays", "errors"},
+        "reciprocal": {"arrays", "errors"},
         "sharding": {"arrays", "errors"},
         "statistics": {"arrays"},
         "types": {"arrays", "errors"},

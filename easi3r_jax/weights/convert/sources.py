@@ -18,6 +18,7 @@ RELEASED = (
     "naver/DUSt3R_ViTLarge_BaseDecoder_512_linear",
     "naver/DUSt3R_ViTLarge_BaseDecoder_224_linear",
     "Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt",
+    "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric",
 )
 
 
