@@ -28,8 +28,10 @@ from easi3r_jax.alignment.known import (
     clip_focal,
     in_known_world,
     nothing_known,
+    scale_is_known,
     with_known_cameras,
 )
+from easi3r_jax.alignment.metric import metres_per_unit, scaled
 from easi3r_jax.alignment.pair import one_frame, two_frames
 from easi3r_jax.alignment.problem import AlignProblem, CameraPrior, DepthPrior, make_problem, with_depth_prior
 from easi3r_jax.alignment.residuals import pair_terms, points_loss
@@ -82,12 +84,15 @@ __all__ = [
     "loss_terms",
     "make_problem",
     "make_state",
+    "metres_per_unit",
     "nothing_known",
     "one_frame",
     "optimise",
     "pair_terms",
     "points_loss",
     "robust_sum",
+    "scale_is_known",
+    "scaled",
     "smoothness_loss",
     "softened",
     "spanning_tree",
@@ -117,6 +122,8 @@ def align(
 
     Three or more frames are optimised from the spanning-tree start. Two are solved in closed form from the better of
     their two directions. A single frame defines its own world. The result is finite if the predictions are.
+
+    If the pairs' points are metric (`predictions.metric`), so is the result, unless known poses give it their unit.
 
     If the predictions are sharded over the devices of a mesh, so is the work.
 
@@ -161,13 +168,15 @@ def align(
         assembly = assemble(predictions, config, known, seed)
         known = with_scale(known, assembly, predictions, config)
         start = start_state(assembly, predictions, config, known)
-        confidence = frame_confidence(predictions)
+        confidence, trust = frame_confidence(predictions), edge_scores(predictions)
         problem = make_problem(
             predictions, config, flow=flow, flow_known=flow_known, dynamic_mask=dynamic_mask, release=release
         )
         problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic_mask)
         state, losses = optimise(start, problem, config, terms=terms, progress=progress)
         geometry = geometry_of(state, problem, confidence)
+        if predictions.metric and config.keep_metres and not scale_is_known(known):
+            geometry = scaled(geometry, metres_per_unit(state, trust))
     geometry = in_known_world(geometry, known, config)
     if not bool(all_finite((geometry, losses))):
         raise InputError("The alignment overflows: the network predicts points too far away. Wrong weights?")

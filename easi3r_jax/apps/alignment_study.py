@@ -5,7 +5,8 @@
 
 First table: the network contributes only the masks of the published formula. Point maps are the exact geometry of a
 rendered clip with noise, half of it smooth over the image; flow is exact with noise. Confidence decreases with a
-point's true error, which a network can only guess. A row therefore isolates what the alignment makes of its inputs.
+point's true error, which a network can only guess. The point maps are metric: a column says how far depth is off by a
+factor (1: not at all), which all other metrics ignore. A row therefore isolates what the alignment makes of its inputs.
 Second table: the first and last state of the alignment for each initialisation, on the same point maps and on the
 network's own.
 """
@@ -64,6 +65,7 @@ METRICS = {
     "rpe_rotation_deg": "RPE, degrees",
     "abs_rel": "AbsRel",
     "focal_relative_error": "focal",
+    "scale": "scale",
 }
 #: The same for the first state and the last.
 START_METRICS = {
@@ -191,7 +193,7 @@ def _predicted(key: Array, plan: ClipPlan, views, edges: Array, noise: Array, fl
 
     keys = jax.random.split(key, len(edges))
     _, (points_i, points_j, confidence_i, confidence_j, flow) = jax.lax.scan(one, 0, (edges, keys))
-    return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j), flow
+    return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j, metric=True), flow
 
 
 def masks_of(model: DUSt3R, given: Observed, features: Array, config: PipelineConfig) -> dict[str, Array]:
@@ -254,4 +256,5 @@ def scene_of(geometry: Geometry, given: Observed, masks: Array) -> Scene4D:
 
 def metrics_of(scene: Scene4D, given: Observed) -> dict[str, float | None]:
     """Metrics of cameras and depth."""
-    return metrics.evaluate_scene(scene, dataclasses.replace(given.truth, masks=None))
+    found = metrics.evaluate_scene(scene, dataclasses.replace(given.truth, masks=None))
+    return found | {"scale": float(np.median(np.asarray(scene.depth) / np.asarray(given.truth.depth)))}

@@ -162,6 +162,9 @@ class MethodFlags(Generic[Known]):
             "A point loses its confidence if it floats in front of other frames' depth by more than this fraction.",
             at_most=1.0,
         )
+        self.keep_metres = align.boolean(
+            "keep_metres", True, "Of a network whose points are in metres (MASt3R): keep the scene in metres."
+        )
 
     def pipeline_config(self, seed: int, camera_weight: float = math.inf) -> options.PipelineConfig:
         """The options of every stage.
@@ -206,6 +209,7 @@ class MethodFlags(Generic[Known]):
                 min_confidence=self.min_confidence.value,
                 pnp_iterations=self.pnp_iterations.value,
                 clean_tolerance=self.clean_tolerance.value,
+                keep_metres=self.keep_metres.value,
             ),
         )
 

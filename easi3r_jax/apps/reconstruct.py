@@ -222,7 +222,7 @@ def reconstruct(
     written = results.save_result(
         output,
         result,
-        record=record_of(method),
+        record=record_of(method, result.unit),
         metrics=comparison or None,
         name=sequence.name,
         clouds=clouds(),
@@ -278,7 +278,7 @@ def load_method(
     return Method(model, config, frame_config(model), refiner, None, weights), flow
 
 
-def record_of(method: Method) -> dict[str, Any]:
+def record_of(method: Method, unit: str) -> dict[str, Any]:
     """`config.json`."""
     flow = {key: value for key, value in method.weights["flow"].items() if key != "files"}
     return {
@@ -286,6 +286,7 @@ def record_of(method: Method) -> dict[str, Any]:
         "folder": str(pathlib.Path.cwd()),  # within which relative paths of the options are
         "changed": [flag[2:].split("=")[0] for flag in FLAGS.changed()],
         "pipeline": dataclasses.asdict(method.config),
+        "unit": unit,
         "checkpoint": method.weights["checkpoint"],
         "refiner": method.weights["refiner"],
         "flow": flow or None,

@@ -161,6 +161,8 @@ class AlignConfig:
       min_confidence: points below this confidence are not used in initialisation by PnP.
       pnp_iterations: RANSAC iterations for PnP.
       clean_tolerance: relative depth tolerance of the confidence clean-up.
+      keep_metres: of a network whose points are metric, give the scene the scale of the pairs' points, so that it is in
+        metres, too; known poses that fix the scale take precedence.
     """
 
     iterations: int = 300
@@ -181,6 +183,7 @@ class AlignConfig:
     min_confidence: float = 3.0
     pnp_iterations: int = 10
     clean_tolerance: float = 0.001
+    keep_metres: bool = True
 
     def __post_init__(self):
         check_at_least(self, 1, "iterations", "pnp_iterations")

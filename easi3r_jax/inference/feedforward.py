@@ -28,7 +28,7 @@ from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.procrustes import robust_similarity
 from easi3r_jax.core.types import Frames, Geometry, Progress, Reconstruction, Scene4D, silent
-from easi3r_jax.inference.clip import check_size
+from easi3r_jax.inference.clip import check_size, unit_of
 from easi3r_jax.models import DUSt3R
 
 # Below this share of the previous frame's confidence, the reference frame is replaced.
@@ -131,7 +131,7 @@ def reconstruct_stream(
         static_mask=np.ones(shape, bool),
         rgb=frames.rgb,
     )
-    record = {"alignment": dataclasses.asdict(config)}
+    record = {"alignment": dataclasses.asdict(config), "unit": unit_of(model, config, None)}
     return Reconstruction(jax.tree.map(np.asarray, scene), frames, losses=np.zeros(0, np.float32), record=record)
 
 

@@ -141,7 +141,8 @@ def prediction_pass(
         state = jax.block_until_ready(_merge_batch(state, sharding.replicate(stats, mesh), part, is_valid, grid))
     progress(stage, total, total, "")
     points_i, confidence_i, points_j, confidence_j = store
-    return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j, valid, len(features)), state
+    maps = (points_i, points_j, confidence_i, confidence_j)
+    return PairPredictions(edges, *maps, valid, len(features), metric=model.config.metric), state
 
 
 def _batched(

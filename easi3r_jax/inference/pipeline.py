@@ -42,7 +42,7 @@ from easi3r_jax.core.types import (
     Segmentation,
     silent,
 )
-from easi3r_jax.inference.clip import ClipInputs, FlowSource, Refiner, clip_edges, needs_geometry, prepare
+from easi3r_jax.inference.clip import ClipInputs, FlowSource, Refiner, clip_edges, needs_geometry, prepare, unit_of
 from easi3r_jax.inference.passes import attention_pass, encode, prediction_pass
 from easi3r_jax.models import DUSt3R
 
@@ -112,7 +112,8 @@ def reconstruct(
     masks = joined_masks(predictions, clip, config, found, progress)
     dynamic, geometry, losses = refine_and_align(predictions, masks, clip, config, refiner, progress)
     scene = _scene(geometry, dynamic, found, clip, config)
-    return clip.result(scene, maps, None if found is None else found.threshold, losses, config)
+    unit = unit_of(model, config.alignment, clip.given.cameras)
+    return clip.result(scene, maps, None if found is None else found.threshold, losses, config, unit)
 
 
 def _first_pass(model: DUSt3R, features: Array, clip: ClipInputs, config: PipelineConfig, progress: Progress):

@@ -69,7 +69,8 @@ def predict_pairs(
     tokens = None if dynamic_mask is None else motion.token_masks(dynamic_mask, model.config.patch_size)
 
     points_i, confidence_i, points_j, confidence_j = _point_maps(model, encoded, edges, tokens, grid, batch_size)
-    return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j, num_frames=len(rgb))
+    maps = (points_i, points_j, confidence_i, confidence_j)
+    return PairPredictions(edges, *maps, num_frames=len(rgb), metric=model.config.metric)
 
 
 def attention_statistics(

@@ -59,7 +59,7 @@ def test_the_configuration_says_what_the_network_gives():
     assert not any(PRESETS[name]().metric for name in ("512-dpt", "512-linear", "224-linear"))
 
 
-@pytest.mark.parametrize("head, dim", [("dpt", 24), ("linear", 8), ("catmlp+dpt", 0)])
+@pytest.mark.parametrize(("head", "dim"), [("dpt", 24), ("linear", 8), ("catmlp+dpt", 0)])
 def test_descriptors_need_their_head(head, dim):
     with pytest.raises(e3r.ConfigError, match="go together"):
         e3r.DUSt3RConfig(head=head, descriptor_dim=dim)
