@@ -84,7 +84,7 @@ WITHIN = {
         "initialise": {"assembly", "known", "known_scale", "state"},
         "known": {"problem", "state"},
         "known_scale": {"known", "narrow", "state"},
-        "metric": {"state"},
+        "metric": {"narrow", "problem"},
         "narrow": {"derivatives"},
         "pair": {"confidence", "initialise", "known"},
         "problem": {"narrow", "state"},

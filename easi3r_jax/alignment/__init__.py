@@ -168,7 +168,7 @@ def align(
         assembly = assemble(predictions, config, known, seed)
         known = with_scale(known, assembly, predictions, config)
         start = start_state(assembly, predictions, config, known)
-        confidence, trust = frame_confidence(predictions), edge_scores(predictions)
+        confidence = frame_confidence(predictions)
         problem = make_problem(
             predictions, config, flow=flow, flow_known=flow_known, dynamic_mask=dynamic_mask, release=release
         )
@@ -176,7 +176,7 @@ def align(
         state, losses = optimise(start, problem, config, terms=terms, progress=progress)
         geometry = geometry_of(state, problem, confidence)
         if predictions.metric and config.keep_metres and not scale_is_known(known):
-            geometry = scaled(geometry, metres_per_unit(state, trust))
+            geometry = scaled(geometry, metres_per_unit(geometry, problem))
     geometry = in_known_world(geometry, known, config)
     if not bool(all_finite((geometry, losses))):
         raise InputError("The alignment overflows: the network predicts points too far away. Wrong weights?")

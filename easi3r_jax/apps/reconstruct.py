@@ -51,7 +51,7 @@ from easi3r_jax.io import export, remote, results
 from easi3r_jax.io.sequences import Sequence, find_sequence
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.io.window_store import WindowStore
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.models import DUSt3R, backbone_of
 from easi3r_jax.weights.load import load_model_and_metadata, on_devices
 
 FLAGS = cli.Flags(__doc__, cached=True)
@@ -286,6 +286,7 @@ def record_of(method: Method, unit: str) -> dict[str, Any]:
         "folder": str(pathlib.Path.cwd()),  # within which relative paths of the options are
         "changed": [flag[2:].split("=")[0] for flag in FLAGS.changed()],
         "pipeline": dataclasses.asdict(method.config),
+        "backbone": backbone_of(method.model.config.head).name,
         "unit": unit,
         "checkpoint": method.weights["checkpoint"],
         "refiner": method.weights["refiner"],
@@ -343,9 +344,10 @@ def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
     """One line about the clip and the network."""
     count, height, width = frames.rgb.shape[:3]
     weights = "the small embedded network" if CHECKPOINT.value == "embedded" else CHECKPOINT.value
-    note = ""
+    note, unit = "", ", metric" if model.config.metric else ""
     if CHECKPOINT.value == "embedded" and SEQ.value != "demo":
         note = "\n  The embedded network is a small one for trials; --checkpoint takes real weights (see README)."
     return (
-        f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {devices()}{note}"
+        f"  {sequence.name}: {count} frames of {width}x{height}, {weights}{unit}, {model.precision.name}, {devices()}"
+        f"{note}"
     )

@@ -28,7 +28,7 @@ from easi3r_jax.core.types import (
     frames_at,
     silent,
 )
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.models import PairNetwork
 
 # Frames may be larger or smaller than the network's training size by this factor.
 _MAX_SIZE_RATIO = 2
@@ -200,7 +200,7 @@ class ClipInputs:
 
 
 def prepare(
-    model: DUSt3R,
+    model: PairNetwork,
     frames: Frames,
     config: PipelineConfig,
     given: Given,
@@ -256,14 +256,14 @@ def prepare(
     )
 
 
-def cue_of(model: DUSt3R, config: PipelineConfig) -> motion.Cue | None:
+def cue_of(model: PairNetwork, config: PipelineConfig) -> motion.Cue | None:
     """The cue that the configuration names for this network; None for the published formula and for no cue."""
     if config.cue == "attention" and model.readout is not None:
         return motion.Readout.from_config(model.readout)
     return motion.find_cue(config.cue)
 
 
-def unit_of(model: DUSt3R, config: AlignConfig, cameras: KnownCameras | None) -> str:
+def unit_of(model: PairNetwork, config: AlignConfig, cameras: KnownCameras | None) -> str:
     """The unit of a reconstruction's lengths, see `Reconstruction.unit`."""
     if alignment.scale_is_known(cameras):
         return "known poses"
@@ -286,7 +286,7 @@ def clip_edges(num_frames: int, graph: str) -> Int[np.ndarray, "E 2"]:
     return edges
 
 
-def check_size(model: DUSt3R, size: tuple[int, int]) -> None:
+def check_size(model: PairNetwork, size: tuple[int, int]) -> None:
     """Refuses frames whose size the network cannot take, or is far from its training size.
 
     Raises:

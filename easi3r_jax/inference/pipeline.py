@@ -44,7 +44,7 @@ from easi3r_jax.core.types import (
 )
 from easi3r_jax.inference.clip import ClipInputs, FlowSource, Refiner, clip_edges, needs_geometry, prepare, unit_of
 from easi3r_jax.inference.passes import attention_pass, encode, prediction_pass
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.models import PairNetwork
 
 __all__ = [
     "attention_pass",
@@ -62,7 +62,7 @@ _MIN_STATIC_SHARE = 0.05
 
 
 def reconstruct(
-    model: DUSt3R,
+    model: PairNetwork,
     frames: Frames,
     config: PipelineConfig = PipelineConfig(),
     *,
@@ -76,7 +76,7 @@ def reconstruct(
     """Reconstructs a clip: the whole method. Runs on the host; its stages are pure functions (see docs/extending.md).
 
     Args:
-      model: a DUSt3R or MonST3R network.
+      model: a DUSt3R, MonST3R or MASt3R network, or one of your own (docs/backbones.md).
       frames: the clip, at a size divisible into the network's patches and near its training size.
       config: options of every stage.
       given: priors: optical flow, masks, cameras.
@@ -116,7 +116,7 @@ def reconstruct(
     return clip.result(scene, maps, None if found is None else found.threshold, losses, config, unit)
 
 
-def _first_pass(model: DUSt3R, features: Array, clip: ClipInputs, config: PipelineConfig, progress: Progress):
+def _first_pass(model: PairNetwork, features: Array, clip: ClipInputs, config: PipelineConfig, progress: Progress):
     """Statistics of plain attention, and point maps if the cue reads them."""
     gram = motion.needs_gram(clip.cue)
     shared = {"valid": clip.valid, "gram": gram, "batch": config.pair_batch, "progress": progress}
@@ -130,7 +130,12 @@ def _first_pass(model: DUSt3R, features: Array, clip: ClipInputs, config: Pipeli
 
 
 def _second_pass(
-    model: DUSt3R, features: Array, clip: ClipInputs, config: PipelineConfig, masks: Array | None, progress: Progress
+    model: PairNetwork,
+    features: Array,
+    clip: ClipInputs,
+    config: PipelineConfig,
+    masks: Array | None,
+    progress: Progress,
 ) -> motion.Evidence:
     """Point maps and statistics under masked re-attention (Easi3R, sec. 3.3); plain attention without masks."""
     predictions, statistics = prediction_pass(

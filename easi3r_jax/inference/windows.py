@@ -28,7 +28,7 @@ from easi3r_jax.core.types import (
 )
 from easi3r_jax.inference import pipeline
 from easi3r_jax.inference.clip import FlowSource, Refiner, unit_of
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.models import PairNetwork
 
 
 class SceneStore(Protocol):
@@ -74,7 +74,7 @@ class _Stored(Sequence[Scene4D]):
 
 
 def reconstruct_windows(
-    model: DUSt3R,
+    model: PairNetwork,
     frames: Frames,
     config: PipelineConfig = PipelineConfig(),
     *,

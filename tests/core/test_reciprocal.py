@@ -15,7 +15,7 @@ def golden_nn(golden):
         return dict(file)
 
 
-def pairs(matches):
+def pairs(matches: e3r.Matches):
     valid = np.asarray(matches.valid)
     assert not valid[np.argmin(valid) :].any() or valid.all(), "what is not valid is at the end"
     return np.stack([np.asarray(matches.index_i)[valid], np.asarray(matches.index_j)[valid]], axis=1)

@@ -31,9 +31,6 @@ from easi3r_jax.weights.checkpoint import folder as folders
 FORMAT = "easi3r_jax checkpoint"
 #: Written; version 1 is read too (see `_stored_name`).
 FORMAT_VERSION = 2
-LICENCE_RELEASED = (
-    "CC BY-NC-SA 4.0 (released DUSt3R, MonST3R and MASt3R weights: attribution, non-commercial, share alike)"
-)
 _REMEDY = "Restore it, or write it again, by the program that made it (convert, train)."
 LICENCE_UNKNOWN = "The terms of the source apply; released DUSt3R, MonST3R and MASt3R weights are CC BY-NC-SA 4.0."
 
