@@ -84,12 +84,13 @@ WITHIN = {
         "initialise": {"assembly", "known", "known_scale", "state"},
         "known": {"problem", "state"},
         "known_scale": {"known", "narrow", "state"},
+        "matching": {"flow", "problem", "state"},
         "metric": {"narrow", "problem"},
         "narrow": {"derivatives"},
         "pair": {"confidence", "initialise", "known"},
         "problem": {"narrow", "state"},
         "residuals": {"derivatives", "narrow", "pixel_sums", "problem", "state"},
-        "terms": {"flow", "problem", "residuals", "state"},
+        "terms": {"flow", "matching", "problem", "residuals", "state"},
         "windows": {"known", "overlaps"},
     },
     "synthetic": {
@@ -109,7 +110,7 @@ WITHIN = {
     },
     "inference": {
         "feedforward": {"clip"},
-        "pipeline": {"clip", "passes"},
+        "pipeline": {"clip", "matching", "passes"},
         "pure": {"clip"},
         "windows": {"clip", "pipeline"},
     },

@@ -31,6 +31,7 @@ from easi3r_jax.alignment.known import (
     scale_is_known,
     with_known_cameras,
 )
+from easi3r_jax.alignment.matching import match_loss, with_matches
 from easi3r_jax.alignment.metric import metres_per_unit, scaled
 from easi3r_jax.alignment.pair import one_frame, two_frames
 from easi3r_jax.alignment.problem import AlignProblem, CameraPrior, DepthPrior, make_problem, with_depth_prior
@@ -50,6 +51,7 @@ from easi3r_jax.alignment.windows import join_windows, keyframe_numbers, window_
 from easi3r_jax.core.arrays import Array, Bool, Float, all_finite
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.reciprocal import Matches
 from easi3r_jax.core.types import Geometry, KnownCameras, PairPredictions, Progress, silent
 
 __all__ = [
@@ -84,6 +86,7 @@ __all__ = [
     "loss_terms",
     "make_problem",
     "make_state",
+    "match_loss",
     "metres_per_unit",
     "nothing_known",
     "one_frame",
@@ -102,6 +105,7 @@ __all__ = [
     "window_ranges",
     "with_depth_prior",
     "with_known_cameras",
+    "with_matches",
 ]
 
 
@@ -113,6 +117,7 @@ def align(
     flow_known: Bool[Array, "E H W"] | None = None,
     dynamic_mask: Bool[Array, "T H W"] | None = None,
     known: KnownCameras | None = None,
+    matches: Matches | None = None,
     seed: int = 0,
     release: bool = False,
     progress: Progress = silent,
@@ -137,6 +142,8 @@ def align(
         stronger.
       known: known cameras. They are held fixed or act as a prior (`config.camera_weight`). With known poses the result
         is in their world and units.
+      matches: of descriptors of every pair, with a leading axis E; used if `config.match_weight` is set, outside of
+        dynamic regions, for three or more frames.
       seed: for RANSAC.
       release: free the predictions' arrays once they are laid out; the caller must not use them again. Nearly halves
         peak memory.
@@ -173,6 +180,7 @@ def align(
             predictions, config, flow=flow, flow_known=flow_known, dynamic_mask=dynamic_mask, release=release
         )
         problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic_mask)
+        problem = with_matches(problem, predictions, matches, config, dynamic_mask)
         state, losses = optimise(start, problem, config, terms=terms, progress=progress)
         geometry = geometry_of(state, problem, confidence)
         if predictions.metric and config.keep_metres and not scale_is_known(known):

@@ -23,18 +23,18 @@ _BLOCK = 2048
 
 @pytree_dataclass
 class Matches:
-    """Matches of two images, of a size that does not depend on how many there are.
+    """Matches of two images, or of many pairs of them, of a size that does not depend on how many there are.
 
     Sorted by the first image's pixel, then by the second's, each pair of pixels once; what is not valid is at the end.
 
     Attributes:
-      index_i, index_j: (K,) int32, pixels as y * W + x of their own image; 0 where not valid.
-      valid: (K,) bool.
+      index_i, index_j: (..., K) int32, pixels as y * W + x of their own image; 0 where not valid.
+      valid: (..., K) bool.
     """
 
-    index_i: Int[Array, "K"]
-    index_j: Int[Array, "K"]
-    valid: Bool[Array, "K"]
+    index_i: Int[Array, "*batch K"]
+    index_j: Int[Array, "*batch K"]
+    valid: Bool[Array, "*batch K"]
 
 
 @partial(jax.jit, static_argnames=("subsample", "tolerance", "both_ways", "block"))

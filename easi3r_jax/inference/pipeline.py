@@ -29,6 +29,7 @@ from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array, Bool, Float, Int
 from easi3r_jax.core.config import PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.reciprocal import Matches
 from easi3r_jax.core.types import (
     Frames,
     Geometry,
@@ -43,6 +44,7 @@ from easi3r_jax.core.types import (
     silent,
 )
 from easi3r_jax.inference.clip import ClipInputs, FlowSource, Refiner, clip_edges, needs_geometry, prepare, unit_of
+from easi3r_jax.inference.matching import descriptor_matches
 from easi3r_jax.inference.passes import attention_pass, encode, prediction_pass
 from easi3r_jax.models import PairNetwork
 
@@ -110,7 +112,8 @@ def reconstruct(
     maps, found = _segmented(evidence, labels, clip, config, progress) if clip.finds_motion else (None, None)
     predictions = evidence.points()
     masks = joined_masks(predictions, clip, config, found, progress)
-    dynamic, geometry, losses = refine_and_align(predictions, masks, clip, config, refiner, progress)
+    matches = _matches(model, features, clip, config, attended, progress)
+    dynamic, geometry, losses = refine_and_align(predictions, masks, clip, config, refiner, progress, matches)
     scene = _scene(geometry, dynamic, found, clip, config)
     unit = unit_of(model, config.alignment, clip.given.cameras)
     return clip.result(scene, maps, None if found is None else found.threshold, losses, config, unit)
@@ -151,6 +154,21 @@ def _second_pass(
         progress=progress,
     )
     return motion.Evidence(predictions, statistics, features, clip.grid, config.seed)
+
+
+def _matches(
+    model: PairNetwork,
+    features: Array,
+    clip: ClipInputs,
+    config: PipelineConfig,
+    masks: Array | None,
+    progress: Progress,
+) -> Matches | None:
+    """Matches of descriptors under masked re-attention, if the alignment uses them."""
+    if not config.alignment.match_weight or clip.length < 3:
+        return None
+    tokens = None if masks is None else _token_masks(masks, model.config.patch_size)
+    return descriptor_matches(model, features, clip.edges, clip.grid, dynamic_tokens=tokens, progress=progress)
 
 
 def _segmented(
@@ -223,6 +241,7 @@ def refine_and_align(
     config: PipelineConfig,
     refiner: Refiner | None = None,
     progress: Progress = silent,
+    matches: Matches | None = None,
 ) -> tuple[Bool[Array, "T H W"], Geometry, Float[Array, "iterations"]]:
     """Refines the masks, dilates them by `config.mask_dilation`, and aligns the clip. Frees the predictions.
 
@@ -239,6 +258,7 @@ def refine_and_align(
         flow=clip.given.flow,
         flow_known=clip.given.flow_known,
         known=clip.given.cameras,
+        matches=matches,
         seed=config.seed,
         progress=progress,
     )
@@ -246,7 +266,7 @@ def refine_and_align(
         dynamic = _dilate(_refined(masks, clip, refiner, progress), config.mask_dilation)
         return dynamic, *align(dynamic_mask=dynamic, release=True)
     has_flow = clip.given.flow is not None and config.alignment.flow_weight > 0
-    reads_masks = has_flow or config.alignment.depth_weight > 0
+    reads_masks = has_flow or matches is not None or config.alignment.depth_weight > 0
     unrefined = _dilate(masks, config.mask_dilation)
     geometry, losses = align(dynamic_mask=unrefined, release=not reads_masks)
     dynamic = _dilate(_refined(masks, clip, refiner, progress, geometry), config.mask_dilation)
