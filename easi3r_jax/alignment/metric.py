@@ -4,8 +4,9 @@ The optimiser's world has no unit: the geometric mean of the pairs' scales is he
 Afterwards every pair says how long its metre is in the scene, by the depth of its own frame i in both, and the median
 over the pairs is the scene's scale.
 
-The pairs' scales themselves would be off: noise of the points attenuates them, as it does the slope of any regression.
-On rendered clips with 5 % of noise, scenes were 4.6 % too large by them, and are by depth less than 1 %.
+The scales that the optimiser fits to the pairs say nearly the same, with more noise: on 8 rendered clips whose pairs
+are off by 5 % (points and scales), the scene's scale differs from the median of the pairs' own by 0 to .6 % by depth,
+and by 0 to 1.6 % by those.
 """
 
 from __future__ import annotations

@@ -42,14 +42,23 @@ def descriptor_matches(
     Raises:
       ConfigError: a network without descriptors.
     """
-    if not getattr(model.config, "descriptor_dim", 0):
-        raise ConfigError("The network has no descriptors to match: load MASt3R, or set match_weight=0.")
+    check_descriptors(model)
     found = []
     for done, edge in enumerate(np.asarray(edges, np.int32)):
         progress("match", done, len(edges), "")
         found.append(jax.block_until_ready(_pair(model, features, edge, dynamic_tokens, grid, subsample)))
     progress("match", len(edges), len(edges), "")
     return jax.tree.map(lambda *each: jnp.stack(each), *found)
+
+
+def check_descriptors(model: Any) -> None:
+    """Refuses a network without descriptors.
+
+    Raises:
+      ConfigError: it has none.
+    """
+    if not getattr(model.config, "descriptor_dim", 0):
+        raise ConfigError("The network has no descriptors to match: load MASt3R, or set match_weight=0.")
 
 
 @partial(jax.jit, static_argnames=("grid", "subsample"))

@@ -44,7 +44,7 @@ from easi3r_jax.core.types import (
     silent,
 )
 from easi3r_jax.inference.clip import ClipInputs, FlowSource, Refiner, clip_edges, needs_geometry, prepare, unit_of
-from easi3r_jax.inference.matching import descriptor_matches
+from easi3r_jax.inference.matching import check_descriptors, descriptor_matches
 from easi3r_jax.inference.passes import attention_pass, encode, prediction_pass
 from easi3r_jax.models import PairNetwork
 
@@ -95,6 +95,8 @@ def reconstruct(
       InputError: frames of a size that the network cannot take or was not trained for; weights or frames whose
         predictions are not finite; a refiner whose masks do not fit the clip.
     """
+    if config.alignment.match_weight:
+        check_descriptors(model)
     clip = prepare(model, frames, config, given or Given(), cue, flow, progress)
     features = clip.padded(features) if features is not None else encode(
         model, clip.frames, batch=config.frame_batch, progress=progress

@@ -36,10 +36,18 @@ def test_the_whole_method_runs_on_it_and_says_metres(checkpoint, reconstruct_her
         assert record["unit"] == "metres"
 
 
-def test_the_option_drops_the_unit(checkpoint, reconstruct_here, tmp_path):
-    code, _, errors = reconstruct_here(**QUICK, checkpoint=checkpoint, keep_metres=False)
+def test_options_drop_the_unit_and_use_the_descriptors(checkpoint, reconstruct_here, tmp_path):
+    code, _, errors = reconstruct_here(**QUICK, checkpoint=checkpoint, keep_metres=False, match_weight=0.1)
     assert code == 0 and not errors, errors
-    assert load_result(tmp_path / "out").unit == "arbitrary"
+    result = load_result(tmp_path / "out")
+    assert result.unit == "arbitrary" and result.record["pipeline"]["alignment"]["match_weight"] == 0.1
+    assert json.loads((tmp_path / "out" / "timings.json").read_text())["stages"]["match"]["items"] == 6
+
+
+def test_a_network_without_descriptors_is_refused_at_once(reconstruct_here, tmp_path):
+    code, _, errors = reconstruct_here(**QUICK, match_weight=0.1)
+    assert code == 1 and "no descriptors" in errors and len(errors.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_its_unit_goes_through_the_released_layout_and_back(checkpoint, tmp_path):
