@@ -82,7 +82,7 @@ START_METRICS = {
     "start_loss": "loss, start",
     "loss": "loss, end",
 }
-#: Row -> the inputs, some of "flow", "matches", "intrinsics" and "poses"; the masks, one of "none", "formula" and "truth".
+#: Row -> the inputs, some of "flow", "matches", "intrinsics" and "poses"; the masks: "none", "formula" or "truth".
 ROWS = {
     "points only": ((), "none"),
     **{f"flow, masks: {masks}": (("flow",), masks) for masks in ("none", "formula", "truth")},
