@@ -58,7 +58,7 @@ MATCH_NOISE = _CLIPS.number(
 _METHOD = FLAGS.group("Method")
 GRAPH = _METHOD.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
 ITERATIONS = _METHOD.integer("iterations", 300, "Alignment steps.", at_least=1)
-MATCH_WEIGHT = _METHOD.number("match_weight", 0.02, "Weight of matches of descriptors.", at_least=0.0)
+MATCH_WEIGHT = _METHOD.number("match_weight", 0.03, "Weight of matches of descriptors.", at_least=0.0)
 CHECKPOINT = _METHOD.string("checkpoint", "embedded", "Network whose attention gives the masks.")
 
 _OUTPUT = FLAGS.group("Output")

@@ -344,10 +344,9 @@ def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
     """One line about the clip and the network."""
     count, height, width = frames.rgb.shape[:3]
     weights = "the small embedded network" if CHECKPOINT.value == "embedded" else CHECKPOINT.value
-    note, unit = "", ", metric" if model.config.metric else ""
+    weights, note = weights + ", metric" * model.config.metric, ""
     if CHECKPOINT.value == "embedded" and SEQ.value != "demo":
         note = "\n  The embedded network is a small one for trials; --checkpoint takes real weights (see README)."
     return (
-        f"  {sequence.name}: {count} frames of {width}x{height}, {weights}{unit}, {model.precision.name}, {devices()}"
-        f"{note}"
+        f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {devices()}{note}"
     )
