@@ -343,10 +343,8 @@ def frame_config(model: DUSt3R) -> options.FrameConfig:
 def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
     """One line about the clip and the network."""
     count, height, width = frames.rgb.shape[:3]
-    weights = "the small embedded network" if CHECKPOINT.value == "embedded" else CHECKPOINT.value
-    weights, note = weights + ", metric" * model.config.metric, ""
-    if CHECKPOINT.value == "embedded" and SEQ.value != "demo":
-        note = "\n  The embedded network is a small one for trials; --checkpoint takes real weights (see README)."
-    return (
-        f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {devices()}{note}"
-    )
+    small = CHECKPOINT.value == "embedded"
+    weights = ("the small embedded network" if small else CHECKPOINT.value) + ", metric" * model.config.metric
+    line = f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {devices()}"
+    note = "\n  The embedded network is a small one for trials; --checkpoint takes real weights (see README)."
+    return line + note * (small and SEQ.value != "demo")
