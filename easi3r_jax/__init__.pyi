@@ -30,7 +30,10 @@ from .core.errors import InputError as InputError
 from .core.errors import OutputError as OutputError
 from .core.errors import UserError as UserError
 from .core.pairs import make_edges as make_edges
+from .core.reciprocal import Matches as Matches
+from .core.reciprocal import reciprocal_matches as reciprocal_matches
 from .core.sharding import data_mesh as data_mesh
+from .core.statistics import AttentionStats as AttentionStats
 from .core.types import Frames as Frames
 from .core.types import Geometry as Geometry
 from .core.types import Given as Given
@@ -61,6 +64,7 @@ from .io.priors.flow import FlowFolder as FlowFolder
 from .io.results import load_result as load_result
 from .io.results import save_result as save_result
 from .io.sequences import load_frames as load_frames
+from .models.backbones import PairNetwork as PairNetwork
 from .models.config import DUSt3RConfig as DUSt3RConfig
 from .models.dust3r import DUSt3R as DUSt3R
 from .models.dust3r import random_model as random_model

@@ -32,6 +32,7 @@ PRESETS = {
     "512_linear": "DUSt3R_ViTLarge_BaseDecoder_512_linear",
     "224_linear": "DUSt3R_ViTLarge_BaseDecoder_224_linear",
     "monst3r": "MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt",
+    "mast3r": "MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric",
 }
 
 

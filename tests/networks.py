@@ -24,7 +24,8 @@ def small_network(**changes: Any) -> DUSt3RConfig:
 
 def small_released(head: str) -> DUSt3RConfig:
     """As narrow, with the patches and the decoder's depth that the DPT head needs."""
-    return small_network(patch_size=16, enc_depth=2, dec_dim=24, dec_depth=4, head=head)
+    describes = {"descriptor_dim": 6, "metric": True} if head == "catmlp+dpt" else {}
+    return small_network(patch_size=16, enc_depth=2, dec_dim=24, dec_depth=4, head=head, **describes)
 
 
 def network(config: DUSt3RConfig, precision: str = "exact", *, seed: int = 0) -> DUSt3R:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from easi3r_jax import attention_maps, load_result, make_edges, reconstruct_stream
 from easi3r_jax.io.pictures.movies import write_mp4
 from easi3r_jax.io.sequences import CLIPS
 
@@ -72,3 +73,20 @@ def test_gradients_and_sweeps_give_what_is_claimed(tmp_path, monkeypatch):
     assert np.all(np.isfinite(names["losses"])) and names["degrees"].shape == (len(names["settings"]),)
     with Image.open(tmp_path / "sweep.png") as figure:
         assert figure.size == (1200, 480) and len(np.unique(np.asarray(figure.convert("L")))) > 50
+
+
+def test_a_network_of_ones_own_runs_the_whole_method(clip, monkeypatch):
+    """docs/backbones.md, which also says how long it is."""
+    names = run("docs/backbones.md", clip, monkeypatch)
+    result, toy = names["result"], names["toy"]
+    assert result.unit == "metres" and 2 < np.mean(result.scene.depth) < 3
+    assert result.scene.depth.shape == (FRAMES, *names["frames"].rgb.shape[1:3])
+    assert result.scene.dynamic_mask.any() and not result.scene.dynamic_mask.all()
+    again = load_result(clip / "results" / "toy")
+    assert again.unit == "metres" and "in metres" in repr(again)
+    assert "(z, metres)" in (clip / "results" / "toy" / "depth" / "scale.txt").read_text()
+    streamed = reconstruct_stream(toy, names["frames"])
+    assert streamed.unit == "metres" and np.isfinite(streamed.scene.depth).all()
+    edges = make_edges(FRAMES, "complete")
+    slope = jax.grad(lambda toy: attention_maps(toy, names["frames"].rgb, edges).std_src.sum())(toy)
+    assert np.isfinite(slope.queries).all() and np.abs(slope.queries).max() > 0

@@ -24,7 +24,7 @@ from tests.networks import flow_network
 GRAPH = "swin-2-noncyclic"
 QUICK = e3r.PipelineConfig(alignment=e3r.AlignConfig(iterations=20), graph=GRAPH)
 #: Whose code is run as a test.
-DOCUMENTS = ("README.md", "docs/extending.md", "docs/differentiating.md")
+DOCUMENTS = ("README.md", "docs/extending.md", "docs/differentiating.md", "docs/backbones.md")
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,11 @@ from easi3r_jax.alignment.known import (
     clip_focal,
     in_known_world,
     nothing_known,
+    scale_is_known,
     with_known_cameras,
 )
+from easi3r_jax.alignment.matching import match_loss, with_matches
+from easi3r_jax.alignment.metric import metres_per_unit, scaled
 from easi3r_jax.alignment.pair import one_frame, two_frames
 from easi3r_jax.alignment.problem import AlignProblem, CameraPrior, DepthPrior, make_problem, with_depth_prior
 from easi3r_jax.alignment.residuals import pair_terms, points_loss
@@ -48,6 +51,7 @@ from easi3r_jax.alignment.windows import join_windows, keyframe_numbers, window_
 from easi3r_jax.core.arrays import Array, Bool, Float, all_finite
 from easi3r_jax.core.config import AlignConfig
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.reciprocal import Matches
 from easi3r_jax.core.types import Geometry, KnownCameras, PairPredictions, Progress, silent
 
 __all__ = [
@@ -82,12 +86,16 @@ __all__ = [
     "loss_terms",
     "make_problem",
     "make_state",
+    "match_loss",
+    "metres_per_unit",
     "nothing_known",
     "one_frame",
     "optimise",
     "pair_terms",
     "points_loss",
     "robust_sum",
+    "scale_is_known",
+    "scaled",
     "smoothness_loss",
     "softened",
     "spanning_tree",
@@ -97,6 +105,7 @@ __all__ = [
     "window_ranges",
     "with_depth_prior",
     "with_known_cameras",
+    "with_matches",
 ]
 
 
@@ -108,6 +117,7 @@ def align(
     flow_known: Bool[Array, "E H W"] | None = None,
     dynamic_mask: Bool[Array, "T H W"] | None = None,
     known: KnownCameras | None = None,
+    matches: Matches | None = None,
     seed: int = 0,
     release: bool = False,
     progress: Progress = silent,
@@ -117,6 +127,8 @@ def align(
 
     Three or more frames are optimised from the spanning-tree start. Two are solved in closed form from the better of
     their two directions. A single frame defines its own world. The result is finite if the predictions are.
+
+    If the pairs' points are metric (`predictions.metric`), so is the result, unless known poses give it their unit.
 
     If the predictions are sharded over the devices of a mesh, so is the work.
 
@@ -130,6 +142,8 @@ def align(
         stronger.
       known: known cameras. They are held fixed or act as a prior (`config.camera_weight`). With known poses the result
         is in their world and units.
+      matches: of descriptors of every pair, with a leading axis E; used if `config.match_weight` is set, outside of
+        dynamic regions, for three or more frames.
       seed: for RANSAC.
       release: free the predictions' arrays once they are laid out; the caller must not use them again. Nearly halves
         peak memory.
@@ -166,8 +180,11 @@ def align(
             predictions, config, flow=flow, flow_known=flow_known, dynamic_mask=dynamic_mask, release=release
         )
         problem = with_depth_prior(with_known_cameras(problem, start, known, config), start, config, dynamic_mask)
+        problem = with_matches(problem, predictions, matches, config, dynamic_mask)
         state, losses = optimise(start, problem, config, terms=terms, progress=progress)
         geometry = geometry_of(state, problem, confidence)
+        if predictions.metric and config.keep_metres and not scale_is_known(known):
+            geometry = scaled(geometry, metres_per_unit(geometry, problem))
     geometry = in_known_world(geometry, known, config)
     if not bool(all_finite((geometry, losses))):
         raise InputError("The alignment overflows: the network predicts points too far away. Wrong weights?")

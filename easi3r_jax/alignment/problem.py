@@ -47,6 +47,26 @@ class FlowTargets:
 
 
 @pytree_dataclass
+class MatchTargets:
+    """Matched pixels of static regions: a point of frame i must be seen at its match in frame j.
+
+    Attributes:
+      edges: (M, 2) int32, frames (i, j) of the pairs.
+      index_i, index_j: (M, K) int32, pixels as y * W + x.
+      counts: (M, K) bool, which matches there are.
+      weight: () float.
+      outlier: () float, see `AlignConfig.flow_outlier`.
+    """
+
+    edges: Int[Array, "M 2"]
+    index_i: Int[Array, "M K"]
+    index_j: Int[Array, "M K"]
+    counts: Bool[Array, "M K"]
+    weight: Float[Array, ""]
+    outlier: Float[Array, ""]
+
+
+@pytree_dataclass
 class DepthPrior:
     """Prior on depth, up to a factor per frame.
 
@@ -96,6 +116,7 @@ class AlignProblem:
         measured in units of their mean.
       smoothing_weight, translation_weight: () float, see `terms.smoothness_loss`.
       flow: optical flow of the pairs, or None.
+      matches: matched pixels of the pairs, or None.
       depth_prior, camera_prior: or None.
       free: 0 or 1 factors on the optimiser's steps, broadcast to the state's shapes: 0 is held fixed. None: all free.
       pair_counts, frame_counts: (E,) and (T,) float, 0 for padding, else 1; None: no padding.
@@ -112,6 +133,7 @@ class AlignProblem:
     translation_weight: Float[Array, ""]
     scale_known: Bool[Array, ""]
     flow: FlowTargets | None = None
+    matches: MatchTargets | None = None
     depth_prior: DepthPrior | None = None
     camera_prior: CameraPrior | None = None
     free: PyTree[Float[Array, "..."]] | None = None

@@ -1,6 +1,6 @@
 """The alignment's objective: a sum of named terms, each a pure function of (state, problem) times its weight.
 
-    total = points + smoothing_weight * smoothness + weight of the flow * flow
+    total = points + smoothing_weight * smoothness + weight of the flow * flow + weight of the matches * matches
             + weight of the depth prior * depth + weight of the camera prior * cameras
 
 `DEFAULT_TERMS` is that list. Omitting a term or adding your own is a list operation:
@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from easi3r_jax.alignment.flow import flow_loss
+from easi3r_jax.alignment.matching import match_loss
 from easi3r_jax.alignment.problem import AlignProblem, DepthPrior
 from easi3r_jax.alignment.residuals import points_loss
 from easi3r_jax.alignment.state import FOCAL_PARAM_SCALE, AlignState, unit_length, world_from_cam
@@ -115,6 +116,10 @@ def _flow_weight(problem: AlignProblem) -> Array | None:
     return None if problem.flow is None else problem.flow.weight
 
 
+def _match_weight(problem: AlignProblem) -> Array | None:
+    return None if problem.matches is None else problem.matches.weight
+
+
 def _depth_weight(problem: AlignProblem) -> Array | None:
     return None if problem.depth_prior is None else problem.depth_prior.weight
 
@@ -127,10 +132,11 @@ DEFAULT_TERMS = (
     Term("points", points_loss),
     Term("smoothness", smoothness_loss, _smoothness_weight),
     Term("flow", flow_loss, _flow_weight),
+    Term("matches", match_loss, _match_weight),
     Term("depth", depth_loss, _depth_weight),
     Term("cameras", cameras_loss, _cameras_weight),
 )
-"""The method's objective. Flow, depth and cameras only count if the problem has data for them."""
+"""The method's objective. Flow, matches, depth and cameras only count if the problem has data for them."""
 
 
 @dataclasses.dataclass(frozen=True)

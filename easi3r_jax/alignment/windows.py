@@ -69,6 +69,7 @@ def join_windows(
     keyframes: tuple[Scene4D, Int[np.ndarray, "keyframes"]] | None = None,
     cameras: KnownCameras | None = None,
     fixed: bool = True,
+    keep_scale: bool = False,
     seed: int = 0,
 ) -> Scene4D:
     """Joins the windows' scenes into one.
@@ -88,12 +89,13 @@ def join_windows(
       keyframes: scene of frames from all over the clip, and their numbers, increasing; every window contains some.
       cameras: of the whole clip, if poses are known.
       fixed: known poses are returned exactly.
+      keep_scale: the windows have a common unit: the result has the median of their scales, not the first one's.
       seed: for sampling points.
 
     Returns:
       the scene of all frames, host arrays, in the world of the first window or of the known poses.
     """
-    joined = scenes[0] if len(scenes) == 1 else _joined(scenes, ranges, keyframes, seed)
+    joined = scenes[0] if len(scenes) == 1 else _joined(scenes, ranges, keyframes, keep_scale, seed)
     if cameras is None or not np.any(cameras.poses_known):
         return joined
     cameras = decide_scale(cameras, joined.world_from_cam, joined.depth) or cameras
@@ -108,6 +110,7 @@ def _joined(
     scenes: Sequence[Scene4D],
     ranges: Sequence[tuple[int, int]],
     keyframes: tuple[Scene4D, np.ndarray] | None,
+    keep_scale: bool,
     seed: int,
 ) -> Scene4D:
     overlaps = find_overlaps(scenes, ranges, keyframes, seed)
@@ -115,6 +118,9 @@ def _joined(
     starts = _starts(overlaps, len(scenes))
     rejected = [np.sum(trust * (overlap_residuals(overlaps, a_from_b_of(s, overlaps)) > MAX_RESIDUAL)) for s in starts]
     refined = _refine(starts[int(np.argmin(rejected))], overlaps, trust)
+    if keep_scale:
+        scales = np.cbrt(np.linalg.det(refined[: len(scenes), :3, :3]))
+        refined[:, :3] /= np.median(scales)
     return _blended(scenes, ranges, refined)
 
 

@@ -5,7 +5,9 @@
 
 First table: the network contributes only the masks of the published formula. Point maps are the exact geometry of a
 rendered clip with noise, half of it smooth over the image; flow is exact with noise. Confidence decreases with a
-point's true error, which a network can only guess. A row therefore isolates what the alignment makes of its inputs.
+point's true error, which a network can only guess. Descriptors are functions of a point on its surface, with noise.
+The point maps are metric: the last column is the scene's scale over the median of the pairs' own, which all other
+metrics ignore. A row therefore isolates what the alignment makes of its inputs.
 Second table: the first and last state of the alignment for each initialisation, on the same point maps and on the
 network's own.
 """
@@ -29,6 +31,7 @@ from easi3r_jax.apps.study.report import mean
 from easi3r_jax.core.arrays import Array
 from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.geometry import camera, se3
+from easi3r_jax.core.reciprocal import Matches, reciprocal_matches
 from easi3r_jax.core.types import Frames, Geometry, KnownCameras, PairPredictions, Scene4D
 from easi3r_jax.evaluation import metrics
 from easi3r_jax.inference import pipeline
@@ -48,10 +51,14 @@ NUM_FRAMES = _CLIPS.integer("num_frames", 12, "Frames of a clip.", at_least=3, a
 SEED = _CLIPS.seed("seed", 0, "Seed of the clips and the noise.")
 NOISE = _CLIPS.number("noise", 0.05, "Noise of the point maps, as a fraction of each point's distance.", at_most=10.0)
 FLOW_NOISE = _CLIPS.number("flow_noise", 0.3, "Noise of the flow, in pixels.", at_most=1000.0)
+MATCH_NOISE = _CLIPS.number(
+    "match_noise", 0.2, "Noise of the descriptors' channels, which are in [-1, 1].", at_most=10.0
+)
 
 _METHOD = FLAGS.group("Method")
 GRAPH = _METHOD.string("graph", "swinstride-5-noncyclic", "Which frames are paired.")
 ITERATIONS = _METHOD.integer("iterations", 300, "Alignment steps.", at_least=1)
+MATCH_WEIGHT = _METHOD.number("match_weight", 0.03, "Weight of matches of descriptors.", at_least=0.0)
 CHECKPOINT = _METHOD.string("checkpoint", "embedded", "Network whose attention gives the masks.")
 
 _OUTPUT = FLAGS.group("Output")
@@ -64,6 +71,7 @@ METRICS = {
     "rpe_rotation_deg": "RPE, degrees",
     "abs_rel": "AbsRel",
     "focal_relative_error": "focal",
+    "scale": "scale",
 }
 #: The same for the first state and the last.
 START_METRICS = {
@@ -74,10 +82,12 @@ START_METRICS = {
     "start_loss": "loss, start",
     "loss": "loss, end",
 }
-#: Row -> the inputs, some of "flow", "intrinsics" and "poses"; the masks, one of "none", "formula" and "truth".
+#: Row -> the inputs, some of "flow", "matches", "intrinsics" and "poses"; the masks: "none", "formula" or "truth".
 ROWS = {
     "points only": ((), "none"),
     **{f"flow, masks: {masks}": (("flow",), masks) for masks in ("none", "formula", "truth")},
+    **{f"matches, masks: {masks}": (("matches",), masks) for masks in ("none", "formula", "truth")},
+    "flow and matches, masks: truth": (("flow", "matches"), "truth"),
     "known intrinsics": (("intrinsics",), "none"),
     **{
         f"known intrinsics, flow, masks: {masks}": (("intrinsics", "flow"), masks)
@@ -87,6 +97,7 @@ ROWS = {
     **{f"known poses, flow, masks: {masks}": (("poses", "flow"), masks) for masks in ("none", "formula", "truth")},
     "known intrinsics and poses": (("intrinsics", "poses"), "none"),
 }
+_CHANNELS = 24
 Start = Literal["spanning-tree", "chain"]
 STARTS: tuple[Start, ...] = ("spanning-tree", "chain")
 
@@ -140,23 +151,57 @@ class Observed:
       frames: the images.
       predictions: noisy point maps of every pair.
       flow: (E, H, W, 2) noisy.
+      matches: of noisy descriptors of every pair.
+      scale: median over the pairs of their metre, in metres.
       truth: of the clip.
     """
 
     frames: Frames
     predictions: PairPredictions
     flow: Array
+    matches: Matches
+    scale: float
     truth: metrics.GroundTruth
 
 
 def observed(key: Array, config: ClipConfig, edges: np.ndarray) -> Observed:
     """Renders a clip and simulates the outputs of a network and a flow network."""
-    plan_key, render_key, noise_key = jax.random.split(key, 3)
+    plan_key, render_key, noise_key, match_key = jax.random.split(key, 4)
     plan = planned(plan_key, config)
     clip = render(render_key, plan, config.size)
     predictions, flow = _predicted(noise_key, plan, clip.views, jnp.asarray(edges), NOISE.value, FLOW_NOISE.value)
     rendered = from_render(clip, np.asarray(clip.moving), config)
-    return Observed(rendered.frames, predictions, flow, rendered.truth)
+    matches = _matched(match_key, plan, clip.views, jnp.asarray(edges), MATCH_NOISE.value)
+    own = np.asarray(predictions.points_i)[..., 2] / np.asarray(clip.views.depth)[edges[:, 0]]
+    scale = float(np.median(np.median(own, axis=(1, 2))))
+    return Observed(rendered.frames, predictions, flow, matches, scale, rendered.truth)
+
+
+@jax.jit
+def _matched(key: Array, plan: ClipPlan, views, edges: Array, noise: Array) -> Matches:
+    """Reciprocal matches of descriptors: cosines of a point's coordinates on its own surface, with noise."""
+    weights, phases, off = jax.random.split(key, 3)
+    # From coarse to fine, about a pixel's width.
+    frequencies = jnp.repeat(jnp.array([1.0, 4.0, 12.0]), _CHANNELS // 3)
+    directions = frequencies[None] * jax.random.normal(weights, (3, _CHANNELS))
+    phase = jax.random.uniform(phases, (_CHANNELS,), maxval=2 * jnp.pi)
+    world = jax.vmap(se3.transform_points)(
+        views.world_from_cam, jax.vmap(camera.unproject)(views.depth, views.intrinsics)
+    )
+    room = jnp.tile(jnp.eye(4)[None, None], (len(world), 1, 1, 1))
+    object_from_world = jnp.concatenate([room, se3.inverse(plan.world_from_object)], axis=1)
+
+    def describe(inputs):
+        world, instance, from_world, key = inputs
+        placed = from_world[instance]  # (H, W, 4, 4)
+        local = jnp.einsum("hwab,hwb->hwa", placed[..., :3, :3], world) + placed[..., :3, 3]
+        waves = jnp.cos(jnp.einsum("hwa,ac->hwc", local, directions) + phase[None, None])
+        waves = waves + noise * jax.random.normal(key, waves.shape)
+        return waves / jnp.linalg.norm(waves, axis=-1, keepdims=True)
+
+    keys = jax.random.split(off, len(world))
+    descriptors = jax.lax.map(describe, (world, views.instance, object_from_world, keys))
+    return jax.lax.map(lambda edge: reciprocal_matches(*descriptors[edge], subsample=4), edges)
 
 
 @jax.jit
@@ -191,7 +236,7 @@ def _predicted(key: Array, plan: ClipPlan, views, edges: Array, noise: Array, fl
 
     keys = jax.random.split(key, len(edges))
     _, (points_i, points_j, confidence_i, confidence_j, flow) = jax.lax.scan(one, 0, (edges, keys))
-    return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j), flow
+    return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j, metric=True), flow
 
 
 def masks_of(model: DUSt3R, given: Observed, features: Array, config: PipelineConfig) -> dict[str, Array]:
@@ -207,6 +252,7 @@ def masks_of(model: DUSt3R, given: Observed, features: Array, config: PipelineCo
 
 def aligned(given: Observed, kinds: tuple[str, ...], masks: Array, config: AlignConfig) -> tuple[Scene4D, Array]:
     """The scene that the alignment computes from the point maps and the other inputs."""
+    config = dataclasses.replace(config, match_weight=MATCH_WEIGHT.value if "matches" in kinds else 0.0)
     count = len(given.frames.rgb)
     matrices, poses = (np.asarray(x, np.float64) for x in (given.truth.intrinsics, given.truth.world_from_cam))
     everything, nothing = np.ones(count, bool), np.zeros(count, bool)
@@ -223,6 +269,7 @@ def aligned(given: Observed, kinds: tuple[str, ...], masks: Array, config: Align
         flow=given.flow if "flow" in kinds else None,
         dynamic_mask=masks,
         known=known,
+        matches=given.matches if "matches" in kinds else None,
         seed=SEED.value,
     )
     return scene_of(geometry, given, masks), losses
@@ -254,4 +301,6 @@ def scene_of(geometry: Geometry, given: Observed, masks: Array) -> Scene4D:
 
 def metrics_of(scene: Scene4D, given: Observed) -> dict[str, float | None]:
     """Metrics of cameras and depth."""
-    return metrics.evaluate_scene(scene, dataclasses.replace(given.truth, masks=None))
+    found = metrics.evaluate_scene(scene, dataclasses.replace(given.truth, masks=None))
+    off = float(np.median(np.asarray(scene.depth) / np.asarray(given.truth.depth)))
+    return found | {"scale": off / given.scale}

@@ -6,9 +6,9 @@
     python -m convert --source=runs/embedded/model --output=release --to=official --half
     python -m convert --source=raft-things.pth --output=checkpoints/raft
 
-Converts weights of DUSt3R, MonST3R, and the flow networks RAFT and SEA-RAFT. PyTorch is not needed, and nothing in a
-checkpoint is ever executed. Released weights of DUSt3R and MonST3R are under CC BY-NC-SA 4.0: attribution,
-non-commercial use, share alike.
+Converts weights of DUSt3R, MonST3R, MASt3R and the flow networks RAFT, SEA-RAFT. PyTorch is not needed, and nothing in a
+checkpoint is ever executed. Released weights of the first three are under CC BY-NC-SA 4.0: attribution, non-commercial
+use, share alike.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from easi3r_jax.apps import cli
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.io import remote
+from easi3r_jax.models import backbone_of
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.convert.conversion import convert
 from easi3r_jax.weights.convert.release import release
@@ -97,4 +98,5 @@ def described(config: DUSt3RConfig | FlowConfig) -> str:
     if isinstance(config, FlowConfig):
         return f"optical flow by {config.network}"
     height, width = config.image_size
-    return f"{config.head} head, trained at {width}x{height}"
+    unit = ", points in metres" if config.metric else ""
+    return f"{backbone_of(config.head).name}, {config.head} head, trained at {width}x{height}{unit}"

@@ -67,7 +67,7 @@ def write_exports(
       OutputError: a folder cannot be written.
     """
     exported = export.frames_of(
-        saved.scene, saved.frames.time, every, min_confidence=min_confidence, max_points=max_points
+        saved.scene, saved.frames.time, every, min_confidence=min_confidence, max_points=max_points, unit=saved.unit
     )
     clip, kind = None, ""
     if set(formats) & set(export.WITH_IMAGES):

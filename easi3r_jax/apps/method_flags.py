@@ -137,6 +137,9 @@ class MethodFlags(Generic[Known]):
         )
         self.flow_weight = align.number("flow_weight", 0.01, "Weight of the optical flow.", at_least=0.0)
         self.flow_start = align.number("flow_start", 0.1, "Fraction of the steps before flow is used.", at_most=1.0)
+        self.match_weight = align.number(
+            "match_weight", 0.0, "Weight of matches of descriptors; for MASt3R.", at_least=0.0
+        )
         self.depth_weight = align.number(
             "depth_weight", 0.0, "Weight of staying close to the initial depth.", at_least=0.0
         )
@@ -161,6 +164,9 @@ class MethodFlags(Generic[Known]):
             0.001,
             "A point loses its confidence if it floats in front of other frames' depth by more than this fraction.",
             at_most=1.0,
+        )
+        self.keep_metres = align.boolean(
+            "keep_metres", True, "Of a network whose points are in metres (MASt3R): keep the scene in metres."
         )
 
     def pipeline_config(self, seed: int, camera_weight: float = math.inf) -> options.PipelineConfig:
@@ -199,6 +205,7 @@ class MethodFlags(Generic[Known]):
                 translation_weight=self.translation.value,
                 flow_weight=self.flow_weight.value,
                 flow_start=self.flow_start.value,
+                match_weight=self.match_weight.value,
                 depth_weight=self.depth_weight.value,
                 free_principal_point=self.principal_point.value,
                 camera_weight=camera_weight,
@@ -206,6 +213,7 @@ class MethodFlags(Generic[Known]):
                 min_confidence=self.min_confidence.value,
                 pnp_iterations=self.pnp_iterations.value,
                 clean_tolerance=self.clean_tolerance.value,
+                keep_metres=self.keep_metres.value,
             ),
         )
 

@@ -51,7 +51,7 @@ from easi3r_jax.io import export, remote, results
 from easi3r_jax.io.sequences import Sequence, find_sequence
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.io.window_store import WindowStore
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.models import DUSt3R, backbone_of
 from easi3r_jax.weights.load import load_model_and_metadata, on_devices
 
 FLAGS = cli.Flags(__doc__, cached=True)
@@ -222,7 +222,7 @@ def reconstruct(
     written = results.save_result(
         output,
         result,
-        record=record_of(method),
+        record=record_of(method, result.unit),
         metrics=comparison or None,
         name=sequence.name,
         clouds=clouds(),
@@ -278,7 +278,7 @@ def load_method(
     return Method(model, config, frame_config(model), refiner, None, weights), flow
 
 
-def record_of(method: Method) -> dict[str, Any]:
+def record_of(method: Method, unit: str) -> dict[str, Any]:
     """`config.json`."""
     flow = {key: value for key, value in method.weights["flow"].items() if key != "files"}
     return {
@@ -286,6 +286,8 @@ def record_of(method: Method) -> dict[str, Any]:
         "folder": str(pathlib.Path.cwd()),  # within which relative paths of the options are
         "changed": [flag[2:].split("=")[0] for flag in FLAGS.changed()],
         "pipeline": dataclasses.asdict(method.config),
+        "backbone": backbone_of(method.model.config.head).name,
+        "unit": unit,
         "checkpoint": method.weights["checkpoint"],
         "refiner": method.weights["refiner"],
         "flow": flow or None,
@@ -341,10 +343,8 @@ def frame_config(model: DUSt3R) -> options.FrameConfig:
 def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
     """One line about the clip and the network."""
     count, height, width = frames.rgb.shape[:3]
-    weights = "the small embedded network" if CHECKPOINT.value == "embedded" else CHECKPOINT.value
-    note = ""
-    if CHECKPOINT.value == "embedded" and SEQ.value != "demo":
-        note = "\n  The embedded network is a small one for trials; --checkpoint takes real weights (see README)."
-    return (
-        f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {devices()}{note}"
-    )
+    small = CHECKPOINT.value == "embedded"
+    weights = ("the small embedded network" if small else CHECKPOINT.value) + ", metric" * model.config.metric
+    line = f"  {sequence.name}: {count} frames of {width}x{height}, {weights}, {model.precision.name}, {devices()}"
+    note = "\n  The embedded network is a small one for trials; --checkpoint takes real weights (see README)."
+    return line + note * (small and SEQ.value != "demo")

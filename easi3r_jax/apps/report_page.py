@@ -65,6 +65,13 @@ _SOURCES = {
 }
 
 
+_UNITS = {
+    "metres": "Lengths are in metres, as the network predicts them.",
+    "known poses": "Lengths are in the unit of the known poses.",
+    "arbitrary": "World units are arbitrary unless known poses give them.",
+}
+
+
 def report_page(
     saved: Reconstruction,
     name: str,
@@ -119,7 +126,7 @@ def report_page(
     count, height, width = saved.scene.depth.shape
     lead = [f"{count} frames of {width}x{height}, {saved.frames.time[-1] - saved.frames.time[0]:.2f} s."]
     shown = [(heading, parts) for heading, parts in sections if parts]
-    return page(name, lead, shown, "Written by easi3r_jax. World units are arbitrary unless known poses give them.")
+    return page(name, lead, shown, f"Written by easi3r_jax. {_UNITS[saved.unit]}")
 
 
 def _captions(config: Mapping[str, Any]) -> dict[str, str]:

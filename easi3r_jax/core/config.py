@@ -153,6 +153,7 @@ class AlignConfig:
       flow_start: fraction of the iterations before flow is used: cameras and depth must be roughly right first.
       flow_outlier: flow losses at or above this value are ignored.
       flow_limit: the flow term is switched off in iterations in which it exceeds this value.
+      match_weight: weight of matches of descriptors, for networks that have them (MASt3R); 0: they are not searched.
       depth_weight: weight of staying close to the initial depth, up to a factor per frame.
       free_principal_point: optimise the principal point, too; otherwise it stays at the image's centre.
       camera_weight: weight of known cameras, if given; infinite: they are held fixed.
@@ -161,6 +162,8 @@ class AlignConfig:
       min_confidence: points below this confidence are not used in initialisation by PnP.
       pnp_iterations: RANSAC iterations for PnP.
       clean_tolerance: relative depth tolerance of the confidence clean-up.
+      keep_metres: of a network whose points are metric, give the scene the scale of the pairs' points, so that it is in
+        metres, too; known poses that fix the scale take precedence.
     """
 
     iterations: int = 300
@@ -174,6 +177,7 @@ class AlignConfig:
     flow_start: float = 0.1
     flow_outlier: float = 50.0
     flow_limit: float = 25.0
+    match_weight: float = 0.0
     depth_weight: float = 0.0
     free_principal_point: bool = False
     camera_weight: float = math.inf
@@ -181,12 +185,13 @@ class AlignConfig:
     min_confidence: float = 3.0
     pnp_iterations: int = 10
     clean_tolerance: float = 0.001
+    keep_metres: bool = True
 
     def __post_init__(self):
         check_at_least(self, 1, "iterations", "pnp_iterations")
         check_at_least(self, 0, "smoothing_weight", "translation_weight", "clean_tolerance")
         check_at_least(self, 0, "flow_weight", "flow_start", "flow_outlier", "flow_limit")
-        check_at_least(self, 0, "depth_weight", "camera_weight")
+        check_at_least(self, 0, "match_weight", "depth_weight", "camera_weight")
         if self.schedule not in ("linear", "cosine"):
             raise ConfigError(f"Unknown alignment schedule {self.schedule!r}: 'linear' or 'cosine'.")
         if self.initialisation not in ("spanning-tree", "chain"):

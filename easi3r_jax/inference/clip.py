@@ -12,7 +12,7 @@ from easi3r_jax import alignment, motion
 from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array, Bool, Float, Int, Shaped, UInt8
 from easi3r_jax.core.batches import bucket_size, pad_pairs, padded
-from easi3r_jax.core.config import PipelineConfig
+from easi3r_jax.core.config import AlignConfig, PipelineConfig
 from easi3r_jax.core.conversion import check_conversion
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.pairs import make_edges
@@ -20,6 +20,7 @@ from easi3r_jax.core.types import (
     Frames,
     Geometry,
     Given,
+    KnownCameras,
     MotionMaps,
     Progress,
     Reconstruction,
@@ -27,7 +28,7 @@ from easi3r_jax.core.types import (
     frames_at,
     silent,
 )
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.models import PairNetwork
 
 # Frames may be larger or smaller than the network's training size by this factor.
 _MAX_SIZE_RATIO = 2
@@ -169,6 +170,7 @@ class ClipInputs:
         threshold: Float[Array, ""] | None,
         losses: Float[Array, "iterations"],
         config: PipelineConfig,
+        unit: str,
     ) -> Reconstruction:
         """The result, as host arrays without padding. Cropped on the host, so that no length needs compiling."""
 
@@ -193,12 +195,12 @@ class ClipInputs:
             losses=np.asarray(losses),
             given=given,
             edges=self.edges[: self.num_pairs],
-            record={"pipeline": dataclasses.asdict(config)},
+            record={"pipeline": dataclasses.asdict(config), "unit": unit},
         )
 
 
 def prepare(
-    model: DUSt3R,
+    model: PairNetwork,
     frames: Frames,
     config: PipelineConfig,
     given: Given,
@@ -254,11 +256,18 @@ def prepare(
     )
 
 
-def cue_of(model: DUSt3R, config: PipelineConfig) -> motion.Cue | None:
+def cue_of(model: PairNetwork, config: PipelineConfig) -> motion.Cue | None:
     """The cue that the configuration names for this network; None for the published formula and for no cue."""
     if config.cue == "attention" and model.readout is not None:
         return motion.Readout.from_config(model.readout)
     return motion.find_cue(config.cue)
+
+
+def unit_of(model: PairNetwork, config: AlignConfig, cameras: KnownCameras | None) -> str:
+    """The unit of a reconstruction's lengths, see `Reconstruction.unit`."""
+    if alignment.scale_is_known(cameras):
+        return "known poses"
+    return "metres" if model.config.metric and config.keep_metres else "arbitrary"
 
 
 def clip_edges(num_frames: int, graph: str) -> Int[np.ndarray, "E 2"]:
@@ -277,7 +286,7 @@ def clip_edges(num_frames: int, graph: str) -> Int[np.ndarray, "E 2"]:
     return edges
 
 
-def check_size(model: DUSt3R, size: tuple[int, int]) -> None:
+def check_size(model: PairNetwork, size: tuple[int, int]) -> None:
     """Refuses frames whose size the network cannot take, or is far from its training size.
 
     Raises:

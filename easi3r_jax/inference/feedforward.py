@@ -28,8 +28,8 @@ from easi3r_jax.core.geometry import camera, se3
 from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.procrustes import robust_similarity
 from easi3r_jax.core.types import Frames, Geometry, Progress, Reconstruction, Scene4D, silent
-from easi3r_jax.inference.clip import check_size
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.inference.clip import check_size, unit_of
+from easi3r_jax.models import PairNetwork
 
 # Below this share of the previous frame's confidence, the reference frame is replaced.
 _MIN_RELATIVE_CONFIDENCE = 0.5
@@ -68,7 +68,7 @@ class TrackedFrame:
 
 
 def track(
-    model: DUSt3R, frames: Iterable[UInt8[np.ndarray, "H W 3"]], *, shared_focal: bool = True
+    model: PairNetwork, frames: Iterable[UInt8[np.ndarray, "H W 3"]], *, shared_focal: bool = True
 ) -> Iterator[TrackedFrame]:
     """Yields every frame's camera and depth as it arrives. Runs on the host, a compiled step per frame.
 
@@ -101,7 +101,7 @@ def track(
 
 
 def reconstruct_stream(
-    model: DUSt3R, frames: Frames, config: AlignConfig = AlignConfig(), *, progress: Progress = silent
+    model: PairNetwork, frames: Frames, config: AlignConfig = AlignConfig(), *, progress: Progress = silent
 ) -> Reconstruction:
     """Reconstructs a clip frame by frame, without optimisation: `track`, then the confidence clean-up.
 
@@ -131,7 +131,7 @@ def reconstruct_stream(
         static_mask=np.ones(shape, bool),
         rgb=frames.rgb,
     )
-    record = {"alignment": dataclasses.asdict(config)}
+    record = {"alignment": dataclasses.asdict(config), "unit": unit_of(model, config, None)}
     return Reconstruction(jax.tree.map(np.asarray, scene), frames, losses=np.zeros(0, np.float32), record=record)
 
 
@@ -144,7 +144,7 @@ def _geometry(tracked: list[TrackedFrame]) -> Geometry:
 
 
 @jax.jit
-def _first(model: DUSt3R, rgb: Array) -> tuple[TrackedFrame, Anchor]:
+def _first(model: PairNetwork, rgb: Array) -> tuple[TrackedFrame, Anchor]:
     """The first frame, paired with itself: its camera is the world."""
     features = model.encode(rgb[None])
     points, confidence, _, _ = _pairs(model, features, features, rgb.shape[:2])
@@ -154,7 +154,7 @@ def _first(model: DUSt3R, rgb: Array) -> tuple[TrackedFrame, Anchor]:
 
 
 @jax.jit
-def _next(model: DUSt3R, rgb: Array, reference: Anchor, previous: Anchor) -> tuple[TrackedFrame, Anchor, Array]:
+def _next(model: PairNetwork, rgb: Array, reference: Anchor, previous: Anchor) -> tuple[TrackedFrame, Anchor, Array]:
     """The new frame, its anchor for later frames, and whether the reference is lost."""
     features = model.encode(rgb[None])
     anchors = jax.tree.map(lambda a, b: jnp.stack([a, b]), reference, previous)
@@ -184,7 +184,7 @@ def _next(model: DUSt3R, rgb: Array, reference: Anchor, previous: Anchor) -> tup
     return frame, placed, trust[0] < _MIN_RELATIVE_CONFIDENCE * trust[1]
 
 
-def _pairs(model: DUSt3R, features_i: Array, features_j: Array, size: tuple[int, int]) -> tuple[Array, ...]:
+def _pairs(model: PairNetwork, features_i: Array, features_j: Array, size: tuple[int, int]) -> tuple[Array, ...]:
     """Points and confidence of frames i, and of frames j in camera i."""
     grid = model.grid(size)
     decoded = model.decode(features_i, features_j, grid)

@@ -22,14 +22,14 @@ from easi3r_jax.core.batches import Batches, batch_size, most_at_once, pad_pairs
 from easi3r_jax.core.conversion import check_conversion
 from easi3r_jax.core.sharding import REPLICATED, ROWS
 from easi3r_jax.core.types import Frames, PairPredictions, Progress, silent
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.models import PairNetwork
 
 #: Temporary memory per token of a pair with DPT heads, the largest of the passes, in XLA's count for a CPU
 #: (`compiled.memory_analysis()`: 227 MB of a pair of 512 x 288, which has 576 tokens).
 BYTES_PER_TOKEN = 394_000
 
 
-def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, progress: Progress = silent) -> Float[Array, "T N C"]:
+def encode(model: PairNetwork, frames: Frames, *, batch: int = 0, progress: Progress = silent) -> Float[Array, "T N C"]:
     """Encodes every frame once: (T, N, C) float32, replicated on every device of the network's mesh. Runs on the host.
 
     Args:
@@ -56,7 +56,7 @@ def encode(model: DUSt3R, frames: Frames, *, batch: int = 0, progress: Progress 
 
 
 def attention_pass(
-    model: DUSt3R,
+    model: PairNetwork,
     features: Float[Array, "T N C"],
     edges: Int[np.ndarray, "E 2"],
     grid: tuple[int, int],
@@ -96,7 +96,7 @@ def attention_pass(
 
 
 def prediction_pass(
-    model: DUSt3R,
+    model: PairNetwork,
     features: Float[Array, "T N C"],
     edges: Int[np.ndarray, "pairs 2"],
     grid: tuple[int, int],
@@ -141,7 +141,8 @@ def prediction_pass(
         state = jax.block_until_ready(_merge_batch(state, sharding.replicate(stats, mesh), part, is_valid, grid))
     progress(stage, total, total, "")
     points_i, confidence_i, points_j, confidence_j = store
-    return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j, valid, len(features)), state
+    maps = (points_i, points_j, confidence_i, confidence_j)
+    return PairPredictions(edges, *maps, valid, len(features), metric=model.config.metric), state
 
 
 def _batched(
@@ -161,7 +162,7 @@ def _most_at_once(grid: tuple[int, int]) -> int:
 
 
 def _empty_temporal(
-    model: DUSt3R, num_frames: int, grid: tuple[int, int], mesh: Mesh | None, gram: bool
+    model: PairNetwork, num_frames: int, grid: tuple[int, int], mesh: Mesh | None, gram: bool
 ) -> motion.TemporalState:
     config = model.config
     empty = _no_pairs(num_frames, config.dec_depth, config.dec_heads, grid[0] * grid[1], gram=gram)
@@ -178,7 +179,7 @@ _no_pairs = jax.jit(motion.init_temporal, static_argnums=(0, 1, 2, 3), static_ar
 
 
 @partial(jax.jit, static_argnames=("mesh",))
-def _encode_batch(model: DUSt3R, rgb: Array, mesh: Mesh | None) -> Array:
+def _encode_batch(model: PairNetwork, rgb: Array, mesh: Mesh | None) -> Array:
     return sharding.shard_map(lambda model, rgb: model.encode(rgb), mesh, (REPLICATED, ROWS), ROWS)(model, rgb)
 
 
@@ -197,7 +198,7 @@ def _gather_batch(features: Array, edges: Array, dynamic_tokens: Array | None, m
 def _network_batch(model, features_i, features_j, dynamic_tokens, grid, mesh, *, gram, heads):
     """Statistics of a batch, and the heads' predictions if requested."""
 
-    def network(model: DUSt3R, features_i: Array, features_j: Array, dynamic_tokens):
+    def network(model: PairNetwork, features_i: Array, features_j: Array, dynamic_tokens):
         decoded = model.decode(features_i, features_j, grid, dynamic_tokens, gram=gram)
         return decoded.stats, model.predict(features_i, features_j, decoded, grid) if heads else ()
 

@@ -29,6 +29,7 @@ from easi3r_jax.core import sharding
 from easi3r_jax.core.arrays import Array, Bool, Float, Int
 from easi3r_jax.core.config import PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.reciprocal import Matches
 from easi3r_jax.core.types import (
     Frames,
     Geometry,
@@ -42,9 +43,10 @@ from easi3r_jax.core.types import (
     Segmentation,
     silent,
 )
-from easi3r_jax.inference.clip import ClipInputs, FlowSource, Refiner, clip_edges, needs_geometry, prepare
+from easi3r_jax.inference.clip import ClipInputs, FlowSource, Refiner, clip_edges, needs_geometry, prepare, unit_of
+from easi3r_jax.inference.matching import check_descriptors, descriptor_matches
 from easi3r_jax.inference.passes import attention_pass, encode, prediction_pass
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.models import PairNetwork
 
 __all__ = [
     "attention_pass",
@@ -62,7 +64,7 @@ _MIN_STATIC_SHARE = 0.05
 
 
 def reconstruct(
-    model: DUSt3R,
+    model: PairNetwork,
     frames: Frames,
     config: PipelineConfig = PipelineConfig(),
     *,
@@ -76,7 +78,7 @@ def reconstruct(
     """Reconstructs a clip: the whole method. Runs on the host; its stages are pure functions (see docs/extending.md).
 
     Args:
-      model: a DUSt3R or MonST3R network.
+      model: a DUSt3R, MonST3R or MASt3R network, or one of your own (docs/backbones.md).
       frames: the clip, at a size divisible into the network's patches and near its training size.
       config: options of every stage.
       given: priors: optical flow, masks, cameras.
@@ -93,6 +95,8 @@ def reconstruct(
       InputError: frames of a size that the network cannot take or was not trained for; weights or frames whose
         predictions are not finite; a refiner whose masks do not fit the clip.
     """
+    if config.alignment.match_weight:
+        check_descriptors(model)
     clip = prepare(model, frames, config, given or Given(), cue, flow, progress)
     features = clip.padded(features) if features is not None else encode(
         model, clip.frames, batch=config.frame_batch, progress=progress
@@ -110,12 +114,14 @@ def reconstruct(
     maps, found = _segmented(evidence, labels, clip, config, progress) if clip.finds_motion else (None, None)
     predictions = evidence.points()
     masks = joined_masks(predictions, clip, config, found, progress)
-    dynamic, geometry, losses = refine_and_align(predictions, masks, clip, config, refiner, progress)
+    matches = _matches(model, features, clip, config, attended, progress)
+    dynamic, geometry, losses = refine_and_align(predictions, masks, clip, config, refiner, progress, matches)
     scene = _scene(geometry, dynamic, found, clip, config)
-    return clip.result(scene, maps, None if found is None else found.threshold, losses, config)
+    unit = unit_of(model, config.alignment, clip.given.cameras)
+    return clip.result(scene, maps, None if found is None else found.threshold, losses, config, unit)
 
 
-def _first_pass(model: DUSt3R, features: Array, clip: ClipInputs, config: PipelineConfig, progress: Progress):
+def _first_pass(model: PairNetwork, features: Array, clip: ClipInputs, config: PipelineConfig, progress: Progress):
     """Statistics of plain attention, and point maps if the cue reads them."""
     gram = motion.needs_gram(clip.cue)
     shared = {"valid": clip.valid, "gram": gram, "batch": config.pair_batch, "progress": progress}
@@ -129,7 +135,12 @@ def _first_pass(model: DUSt3R, features: Array, clip: ClipInputs, config: Pipeli
 
 
 def _second_pass(
-    model: DUSt3R, features: Array, clip: ClipInputs, config: PipelineConfig, masks: Array | None, progress: Progress
+    model: PairNetwork,
+    features: Array,
+    clip: ClipInputs,
+    config: PipelineConfig,
+    masks: Array | None,
+    progress: Progress,
 ) -> motion.Evidence:
     """Point maps and statistics under masked re-attention (Easi3R, sec. 3.3); plain attention without masks."""
     predictions, statistics = prediction_pass(
@@ -145,6 +156,21 @@ def _second_pass(
         progress=progress,
     )
     return motion.Evidence(predictions, statistics, features, clip.grid, config.seed)
+
+
+def _matches(
+    model: PairNetwork,
+    features: Array,
+    clip: ClipInputs,
+    config: PipelineConfig,
+    masks: Array | None,
+    progress: Progress,
+) -> Matches | None:
+    """Matches of descriptors under masked re-attention, if the alignment uses them."""
+    if not config.alignment.match_weight or clip.length < 3:
+        return None
+    tokens = None if masks is None else _token_masks(masks, model.config.patch_size)
+    return descriptor_matches(model, features, clip.edges, clip.grid, dynamic_tokens=tokens, progress=progress)
 
 
 def _segmented(
@@ -217,6 +243,7 @@ def refine_and_align(
     config: PipelineConfig,
     refiner: Refiner | None = None,
     progress: Progress = silent,
+    matches: Matches | None = None,
 ) -> tuple[Bool[Array, "T H W"], Geometry, Float[Array, "iterations"]]:
     """Refines the masks, dilates them by `config.mask_dilation`, and aligns the clip. Frees the predictions.
 
@@ -233,6 +260,7 @@ def refine_and_align(
         flow=clip.given.flow,
         flow_known=clip.given.flow_known,
         known=clip.given.cameras,
+        matches=matches,
         seed=config.seed,
         progress=progress,
     )
@@ -240,7 +268,7 @@ def refine_and_align(
         dynamic = _dilate(_refined(masks, clip, refiner, progress), config.mask_dilation)
         return dynamic, *align(dynamic_mask=dynamic, release=True)
     has_flow = clip.given.flow is not None and config.alignment.flow_weight > 0
-    reads_masks = has_flow or config.alignment.depth_weight > 0
+    reads_masks = has_flow or matches is not None or config.alignment.depth_weight > 0
     unrefined = _dilate(masks, config.mask_dilation)
     geometry, losses = align(dynamic_mask=unrefined, release=not reads_masks)
     dynamic = _dilate(_refined(masks, clip, refiner, progress, geometry), config.mask_dilation)

@@ -26,10 +26,10 @@ from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.statistics import AttentionStats
 from easi3r_jax.core.types import PairPredictions, Segmentation, TemporalMaps
 from easi3r_jax.inference.clip import check_size
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.models import PairNetwork
 
 
-def encode_frames(model: DUSt3R, rgb: UInt8[Array, "T H W 3"], *, batch_size: int = 0) -> Float[Array, "T N C"]:
+def encode_frames(model: PairNetwork, rgb: UInt8[Array, "T H W 3"], *, batch_size: int = 0) -> Float[Array, "T N C"]:
     """Encodes every frame once: (T, H, W, 3) uint8 to (T, N, C) float32 features.
 
     Raises:
@@ -40,7 +40,7 @@ def encode_frames(model: DUSt3R, rgb: UInt8[Array, "T H W 3"], *, batch_size: in
 
 
 def predict_pairs(
-    model: DUSt3R,
+    model: PairNetwork,
     rgb: UInt8[Array, "T H W 3"],
     edges: Int[Array, "E 2"],
     *,
@@ -69,11 +69,12 @@ def predict_pairs(
     tokens = None if dynamic_mask is None else motion.token_masks(dynamic_mask, model.config.patch_size)
 
     points_i, confidence_i, points_j, confidence_j = _point_maps(model, encoded, edges, tokens, grid, batch_size)
-    return PairPredictions(edges, points_i, points_j, confidence_i, confidence_j, num_frames=len(rgb))
+    maps = (points_i, points_j, confidence_i, confidence_j)
+    return PairPredictions(edges, *maps, num_frames=len(rgb), metric=model.config.metric)
 
 
 def attention_statistics(
-    model: DUSt3R,
+    model: PairNetwork,
     features: Float[Array, "T N C"],
     edges: Int[Array, "E 2"],
     grid: tuple[int, int],
@@ -98,7 +99,7 @@ def attention_statistics(
 
 
 def attention_maps(
-    model: DUSt3R, rgb: UInt8[Array, "T H W 3"], edges: Int[Array, "E 2"], *, batch_size: int = 0
+    model: PairNetwork, rgb: UInt8[Array, "T H W 3"], edges: Int[Array, "E 2"], *, batch_size: int = 0
 ) -> TemporalMaps:
     """The four temporal attention maps of every frame, (T, h, w) float32 in [0, 1] each (Easi3R, sec. 3.2).
 
@@ -117,7 +118,7 @@ def attention_maps(
 
 
 def motion_masks(
-    model: DUSt3R,
+    model: PairNetwork,
     rgb: UInt8[Array, "T H W 3"],
     edges: Int[Array, "E 2"],
     config: SegmentationConfig = SegmentationConfig(),
@@ -157,13 +158,13 @@ def motion_masks(
 
 
 @partial(jax.jit, static_argnames=("batch_size",))
-def _encode(model: DUSt3R, rgb: Array, batch_size: int) -> Array:
+def _encode(model: PairNetwork, rgb: Array, batch_size: int) -> Array:
     return _batched(model.encode, batch_size, rgb)
 
 
 @partial(jax.jit, static_argnames=("grid", "gram", "batch_size"))
 def _statistics(
-    model: DUSt3R, features: Array, edges: Array, grid: tuple[int, int], gram: bool, batch_size: int
+    model: PairNetwork, features: Array, edges: Array, grid: tuple[int, int], gram: bool, batch_size: int
 ) -> motion.TemporalState:
     def pairs(edges: Array) -> AttentionStats:
         return model.decode(features[edges[:, 0]], features[edges[:, 1]], grid, gram=gram).stats
@@ -175,7 +176,7 @@ def _statistics(
 
 @partial(jax.jit, static_argnames=("grid", "batch_size"))
 def _point_maps(
-    model: DUSt3R, features: Array, edges: Array, tokens: Array | None, grid: tuple[int, int], batch_size: int
+    model: PairNetwork, features: Array, edges: Array, tokens: Array | None, grid: tuple[int, int], batch_size: int
 ) -> tuple[Array, Array, Array, Array]:
     def pairs(edges: Array) -> tuple[Array, Array, Array, Array]:
         i, j = edges[:, 0], edges[:, 1]

@@ -27,8 +27,8 @@ from easi3r_jax.core.types import (
     silent,
 )
 from easi3r_jax.inference import pipeline
-from easi3r_jax.inference.clip import FlowSource, Refiner
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.inference.clip import FlowSource, Refiner, unit_of
+from easi3r_jax.models import PairNetwork
 
 
 class SceneStore(Protocol):
@@ -74,7 +74,7 @@ class _Stored(Sequence[Scene4D]):
 
 
 def reconstruct_windows(
-    model: DUSt3R,
+    model: PairNetwork,
     frames: Frames,
     config: PipelineConfig = PipelineConfig(),
     *,
@@ -166,9 +166,18 @@ def reconstruct_windows(
         apart = scene_of(-1, numbers, "keyframes"), numbers
     progress("join", 0, 1, "")
     fixed = math.isinf(config.alignment.camera_weight)
-    joined = alignment.join_windows(scenes, ranges, keyframes=apart, cameras=cameras, fixed=fixed, seed=config.seed)
+    unit = unit_of(model, config.alignment, cameras)
+    joined = alignment.join_windows(
+        scenes,
+        ranges,
+        keyframes=apart,
+        cameras=cameras,
+        fixed=fixed,
+        keep_scale=unit == "metres",
+        seed=config.seed,
+    )
     progress("join", 1, 1, "")
-    return Reconstruction(scene=joined, frames=frames, record={"pipeline": dataclasses.asdict(config)})
+    return Reconstruction(scene=joined, frames=frames, record={"pipeline": dataclasses.asdict(config), "unit": unit})
 
 
 def _cameras_of(cameras: KnownCameras | None, numbers: np.ndarray | slice, focal: float | None) -> KnownCameras | None:

@@ -1,5 +1,6 @@
 """The networks, as Flax NNX modules."""
 
+from easi3r_jax.models.backbones import BACKBONES, Backbone, PairNetwork, backbone_of, released_licence
 from easi3r_jax.models.decoder import Decoded
 from easi3r_jax.models.dust3r import DUSt3R, abstract_model, normalize_rgb, random_model
 from easi3r_jax.models.parameters import FlowNetwork, flow_network, model_from, parameter_shapes, parameters_of
@@ -8,14 +9,18 @@ from easi3r_jax.models.raft import RAFT
 from easi3r_jax.models.sea_raft import SEARAFT
 
 __all__ = [
+    "BACKBONES",
     "POLICIES",
     "RAFT",
     "SEARAFT",
+    "Backbone",
     "DUSt3R",
     "Decoded",
     "FlowNetwork",
+    "PairNetwork",
     "Precision",
     "abstract_model",
+    "backbone_of",
     "flow_network",
     "model_from",
     "normalize_rgb",
@@ -23,4 +28,5 @@ __all__ = [
     "parameters_of",
     "policy",
     "random_model",
+    "released_licence",
 ]

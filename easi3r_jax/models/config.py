@@ -11,7 +11,7 @@ from easi3r_jax.core.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class DUSt3RConfig:
-    """Architecture of a DUSt3R / MonST3R network (arXiv 2312.14132, sec. 3; arXiv 2410.03825).
+    """Architecture of a DUSt3R, MonST3R or MASt3R network (arXiv 2312.14132, sec. 3; 2410.03825; 2406.09756).
 
     Attributes:
       image_size: (height, width) the network was trained at; other multiples of `patch_size` work too.
@@ -19,9 +19,13 @@ class DUSt3RConfig:
       enc_dim, enc_depth, enc_heads: ViT encoder.
       dec_dim, dec_depth, dec_heads: each of the two decoder branches.
       mlp_ratio: hidden width of the MLPs over their input width.
-      head: "linear" (pixel shuffle) or "dpt" (dense prediction transformer; needs patch size 16).
+      head: "linear" (pixel shuffle), "dpt" (dense prediction transformer; needs patch size 16), or "catmlp+dpt" (that
+        with an MLP beside it for descriptors of pixels, of MASt3R).
       rope_base: base of the rotary embedding's frequencies.
       confidence_range: bounds of the confidence, as in the checkpoints' `conf_mode` ("exp", low, high).
+      descriptor_dim: channels of the descriptors; 0: none, with the other heads.
+      descriptor_confidence_range: bounds of the descriptors' own confidence.
+      metric: whether point maps are in metres. Nothing in the architecture says so: it depends on the training.
     """
 
     image_size: tuple[int, int] = (512, 512)
@@ -33,9 +37,12 @@ class DUSt3RConfig:
     dec_depth: int = 12
     dec_heads: int = 12
     mlp_ratio: float = 4.0
-    head: Literal["linear", "dpt"] = "dpt"
+    head: Literal["linear", "dpt", "catmlp+dpt"] = "dpt"
     rope_base: float = 100.0
     confidence_range: tuple[float, float] = (1.0, math.inf)
+    descriptor_dim: int = 0
+    descriptor_confidence_range: tuple[float, float] = (0.0, math.inf)
+    metric: bool = False
 
     def __post_init__(self):
         sizes = (
@@ -56,12 +63,22 @@ class DUSt3RConfig:
                     f"The {name} width {dim} must divide into {heads} heads of a multiple of 4 channels "
                     "(2-D rotary embedding)."
                 )
-        if self.head not in ("linear", "dpt"):
-            raise ConfigError(f"Unknown head {self.head!r}: 'linear' or 'dpt'.")
-        if self.head == "dpt" and self.patch_size != 16:
+        if self.head not in ("linear", "dpt", "catmlp+dpt"):
+            raise ConfigError(f"Unknown head {self.head!r}: 'linear', 'dpt' or 'catmlp+dpt'.")
+        if self.is_dpt and self.patch_size != 16:
             raise ConfigError(f"The DPT head upsamples 16 times: patch size 16 needed, got {self.patch_size}.")
-        if self.head == "dpt" and self.dec_depth < 4:
+        if self.is_dpt and self.dec_depth < 4:
             raise ConfigError(f"The DPT head reads four depths: decoder depth >= 4 needed, got {self.dec_depth}.")
+        if (self.descriptor_dim > 0) != (self.head == "catmlp+dpt"):
+            raise ConfigError(
+                f"Descriptors and the head 'catmlp+dpt' go together: got {self.descriptor_dim} channels and the head "
+                f"{self.head!r}."
+            )
+
+    @property
+    def is_dpt(self) -> bool:
+        """Whether point maps come from a dense prediction transformer."""
+        return self.head != "linear"
 
     @property
     def dpt_hooks(self) -> tuple[int, int, int, int]:
@@ -73,6 +90,11 @@ class DUSt3RConfig:
     def vit_large_512_dpt(cls) -> DUSt3RConfig:
         """`DUSt3R_ViTLarge_BaseDecoder_512_dpt`; also MonST3R's."""
         return cls()
+
+    @classmethod
+    def mast3r_512(cls) -> DUSt3RConfig:
+        """`MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric`."""
+        return cls(head="catmlp+dpt", descriptor_dim=24, metric=True)
 
     @classmethod
     def vit_large_512_linear(cls) -> DUSt3RConfig:
@@ -140,6 +162,7 @@ class FlowConfig:
 
 PRESETS = {
     "512-dpt": DUSt3RConfig.vit_large_512_dpt,
+    "mast3r-512": DUSt3RConfig.mast3r_512,
     "512-linear": DUSt3RConfig.vit_large_512_linear,
     "224-linear": DUSt3RConfig.vit_large_224_linear,
     "embedded": DUSt3RConfig.embedded,

@@ -107,7 +107,7 @@ class Decoder(nnx.Module):
         tokens_i, tokens_j = (x.astype(at_least_float32(x.dtype)) for x in (tokens_i, tokens_j))
 
         # The DPT head reads a few layers. Each of them writes to its slot; the writes of all others are dropped.
-        hooks = config.dpt_hooks[1:] if config.head == "dpt" else (config.dec_depth,)
+        hooks = config.dpt_hooks[1:] if config.is_dpt else (config.dec_depth,)
         slots = np.full(config.dec_depth, len(hooks), np.int32)
         slots[np.array(hooks) - 1] = np.arange(len(hooks))
         kept = jnp.zeros((2, len(hooks), *tokens_i.shape), tokens_i.dtype)

@@ -1,4 +1,4 @@
-"""DUSt3R (arXiv 2312.14132): from two views to two point maps in the first view's camera.
+"""DUSt3R (arXiv 2312.14132) and MASt3R (2406.09756): from two views to two point maps in the first view's camera.
 
 `encode` and `decode` are separate: a frame is encoded once, however many pairs it is in. `predict` runs the heads, only
 where point maps are needed:
@@ -6,6 +6,9 @@ where point maps are needed:
     features = model.encode(rgb)                                        # (T, N, C)
     decoded = model.decode(features[i], features[j], grid)              # statistics and tokens of E pairs
     points_i, confidence_i, points_j, confidence_j = model.predict(features[i], features[j], decoded, grid)
+    descriptors_i, weights_i, descriptors_j, weights_j = model.describe(features[i], features[j], decoded, grid)
+
+MASt3R is DUSt3R with a second head for descriptors, which `describe` runs.
 
 Modules are pytrees: `jax.jit(lambda model, rgb: model.encode(rgb))(model, rgb)`.
 """
@@ -25,7 +28,7 @@ from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.models.config import DUSt3RConfig
 from easi3r_jax.models.decoder import Decoded, Decoder
 from easi3r_jax.models.encoder import Encoder
-from easi3r_jax.models.heads import make_head, points_and_confidence
+from easi3r_jax.models.heads import LocalFeatures, descriptors_and_confidence, make_head, points_and_confidence
 from easi3r_jax.models.precision import Precision, multiplying, policy
 
 
@@ -59,6 +62,9 @@ class DUSt3R(nnx.Module):
         self.decoder = Decoder(config, dtype=dtype, rngs=rngs)
         self.head1 = make_head(config, rngs=rngs)
         self.head2 = make_head(config, rngs=rngs)
+        if config.descriptor_dim:
+            self.local1 = LocalFeatures(config, rngs=rngs)
+            self.local2 = LocalFeatures(config, rngs=rngs)
 
     def with_precision(self, precision: Precision | str) -> DUSt3R:
         """This network with another policy. The original is unchanged.
@@ -143,6 +149,29 @@ class DUSt3R(nnx.Module):
             raw_j, _ = self.head2(features_j, decoded.tokens_j, grid)
         bounds = self.config.confidence_range
         return (*points_and_confidence(raw_i, bounds), *points_and_confidence(raw_j, bounds))
+
+    def describe(
+        self,
+        features_i: Float[Array, "E N C_enc"],
+        features_j: Float[Array, "E N C_enc"],
+        decoded: Decoded,
+        grid: tuple[int, int],
+    ) -> tuple[Float[Array, "E H W D"], Float[Array, "E H W"], Float[Array, "E H W D"], Float[Array, "E H W"]]:
+        """Runs MASt3R's heads for descriptors of pixels, which match across the two views.
+
+        Returns:
+          descriptors_i (E, H, W, D) of length 1, confidence_i (E, H, W) > 0, descriptors_j, confidence_j.
+
+        Raises:
+          ConfigError: a network without descriptors.
+        """
+        if not self.config.descriptor_dim:
+            raise ConfigError(f"A network with the head {self.config.head!r} has no descriptors; MASt3R's has.")
+        with multiplying(self.precision.heads):
+            raw_i = self.local1(features_i, decoded.tokens_i[-1], grid)
+            raw_j = self.local2(features_j, decoded.tokens_j[-1], grid)
+        bounds = self.config.descriptor_confidence_range
+        return (*descriptors_and_confidence(raw_i, bounds), *descriptors_and_confidence(raw_j, bounds))
 
 
 def _as_stored(leaf: Array, stored: jax.ShapeDtypeStruct) -> Array:

@@ -1,4 +1,7 @@
-"""Prediction heads: tokens to a point map and its confidence. Float32 arrays in every policy (see `precision`)."""
+"""Prediction heads: tokens to a point map and its confidence, and to descriptors.
+
+Float32 arrays in every policy (see `precision`).
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,31 @@ def points_and_confidence(
     return xyz * (jnp.expm1(norm) / norm), low + jnp.minimum(jnp.exp(raw[..., 3]), high - low)
 
 
+def descriptors_and_confidence(
+    raw: Float[Array, "*batch channels"], confidence_range: tuple[float, float]
+) -> tuple[Float[Array, "*batch D"], Float[Array, "*batch"]]:
+    """Turns the channels of `LocalFeatures` into descriptors of length 1 and their confidence (MASt3R, sec. 3.2).
+
+    Args:
+      raw: (..., D + 1); the last channel is the confidence's: min(low + exp(channel), high).
+      confidence_range: (low, high).
+
+    Returns:
+      descriptors (..., D) and confidence (...).
+    """
+    features, (low, high) = raw[..., :-1], confidence_range
+    # Descriptors of length 0 do not occur; the bound keeps their gradient finite.
+    squared = jnp.maximum(jnp.sum(jnp.square(features), axis=-1, keepdims=True), 1e-30)
+    return features * jax.lax.rsqrt(squared), low + jnp.minimum(jnp.exp(raw[..., -1]), high - low)
+
+
+def _pixels(tokens: Float[Array, "B N C"], grid: tuple[int, int], patch: int) -> Float[Array, "B H W channels"]:
+    """Spreads every token's numbers, channel by channel, over the pixels of its patch."""
+    h, w = grid
+    blocks = tokens.reshape(-1, h, w, tokens.shape[-1] // patch**2, patch, patch)
+    return blocks.transpose(0, 1, 4, 2, 5, 3).reshape(-1, h * patch, w * patch, blocks.shape[3])
+
+
 class LinearHead(nnx.Module):
     """One linear projection per token, then a pixel shuffle."""
 
@@ -48,9 +76,7 @@ class LinearHead(nnx.Module):
     ) -> tuple[Float[Array, "B H W 4"], dict[str, Float[Array, "..."]]]:
         """Maps tokens (1, B, N, C) to raw channels (B, H, W, 4). `features` is unused: the DPT head needs it."""
         del features, intermediates
-        (h, w), p = grid, self.patch_size
-        blocks = self.proj(tokens[-1]).reshape(-1, h, w, 4, p, p)  # channel-major inside a token
-        return blocks.transpose(0, 1, 4, 2, 5, 3).reshape(-1, h * p, w * p, 4), {}
+        return _pixels(self.proj(tokens[-1]), grid, self.patch_size), {}
 
 
 class ResidualConv(nnx.Module):
@@ -127,6 +153,27 @@ class DPTHead(nnx.Module):
         return self.out(jax.nn.relu(x)), paths if intermediates else {}
 
 
+class LocalFeatures(nnx.Module):
+    """Descriptors of pixels: an MLP on the encoder's and the decoder's token, then a pixel shuffle (MASt3R, sec. 3.2).
+
+    One of MASt3R's two parallel heads; the other is a `DPTHead`.
+    """
+
+    def __init__(self, config: DUSt3RConfig, *, rngs: nnx.Rngs):
+        dim = config.enc_dim + config.dec_dim
+        channels = config.descriptor_dim + 1
+        self.fc1 = Linear(dim, 4 * dim, rngs=rngs)
+        self.fc2 = Linear(4 * dim, channels * config.patch_size**2, rngs=rngs)
+        self.patch_size = config.patch_size
+
+    def __call__(
+        self, features: Float[Array, "B N C_enc"], tokens: Float[Array, "B N C_dec"], grid: tuple[int, int]
+    ) -> Float[Array, "B H W channels"]:
+        """Maps encoder tokens and the decoder's last tokens, after its norm, to D + 1 raw channels of every pixel."""
+        x = jnp.concatenate([features.astype(tokens.dtype), tokens], axis=-1)
+        return _pixels(self.fc2(jax.nn.gelu(self.fc1(x), approximate=False)), grid, self.patch_size)
+
+
 def make_head(config: DUSt3RConfig, *, rngs: nnx.Rngs) -> LinearHead | DPTHead:
     """The head that the configuration names."""
-    return DPTHead(config, rngs=rngs) if config.head == "dpt" else LinearHead(config, rngs=rngs)
+    return DPTHead(config, rngs=rngs) if config.is_dpt else LinearHead(config, rngs=rngs)

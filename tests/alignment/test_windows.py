@@ -237,3 +237,17 @@ def test_windows_in_which_everything_moves_are_joined_all_the_same(rng):
     ranges = window_ranges(T, 8, 3)
     joined = join_windows(windows_of(truth, ranges, rng), ranges)
     np.testing.assert_allclose(joined.world_from_cam, truth.world_from_cam, atol=5e-3)
+
+
+@pytest.mark.parametrize("keep_scale", [False, True])
+def test_windows_in_metres_keep_the_median_of_their_scales(keep_scale, rng):
+    """The first window's is wrong by a quarter, the others' by 2 %."""
+    truth, ranges = clip(), window_ranges(T, 8, 3)
+    parts = windows_of(truth, ranges, rng)
+    for n, (first, _) in enumerate(ranges):
+        wanted = (1.25, 1.02, 0.98, 1.0)[n % 4]
+        now = np.median(parts[n].depth / truth.depth[first : first + len(parts[n].depth)])
+        parts[n] = moved(parts[n], np.diag([wanted / now] * 3 + [1]))
+    joined = join_windows(parts, ranges, keep_scale=keep_scale)
+    expected = 1.01 if keep_scale else 1.25
+    np.testing.assert_allclose(np.median(joined.depth / truth.depth), expected, rtol=0.02)

@@ -1,4 +1,4 @@
-"""Network stages: tokens, rotary embedding, decoder layers, maps, statistics, heads."""
+"""Network stages: tokens, rotary embedding, decoder layers, maps, statistics, heads, matches of descriptors."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from easi3r_jax import motion
+from easi3r_jax.apps.parity import matching
 from easi3r_jax.apps.parity.report import NETWORK, Row, compare, equal
 from easi3r_jax.apps.parity.weights import golden_config, golden_model
 from easi3r_jax.models import DUSt3R, normalize_rgb
 
+_MATCHES = "reciprocal_nn.npz"
 #: Arrays of a golden file that are inputs.
 _INPUTS = {"frames_u8", "atten_mask_full"}
 
 
 def check_folder(folder: pathlib.Path) -> Iterator[Row]:
-    """Compares every file that the folder's `config.json` lists."""
+    """Compares every file that the folder's `config.json` lists, and the matches beside them."""
     settings = json.loads((folder / "config.json").read_text())
     for name, entry in settings["files"].items():
         if (folder / name).is_file():
-            config = golden_config(folder, entry["head"], (entry["H"], entry["W"]))
+            config = golden_config(folder, entry.get("head"), (entry["H"], entry["W"]))
             model = golden_model(config, entry["weight_seed"], entry.get("gains", {}))
             with np.load(folder / name) as file:
                 yield from _check_file(f"{folder.name}/{name.removesuffix('.npz')}", model, dict(file))
+    if (folder / _MATCHES).is_file():
+        yield from matching.check_file(folder / _MATCHES)
 
 
 def _check_file(stage: str, model: DUSt3R, golden: dict[str, np.ndarray]) -> Iterator[Row]:
@@ -43,9 +47,12 @@ def _check_file(stage: str, model: DUSt3R, golden: dict[str, np.ndarray]) -> Ite
     features = model.encode(rgb)
     for mode in ("plain", "masked"):
         for order, (i, j) in {"ab": (0, 1), "ba": (1, 0)}.items():
-            if any(k.startswith(f"{mode}_{order}_") for k in golden):
+            # A file of one order leaves it out.
+            named = any(k.startswith(f"{mode}_{order}_") for k in golden)
+            if named or (order == "ab" and any(k.startswith(f"{mode}_") for k in golden)):
                 dynamic = None if mode == "plain" or masks is None else (masks[i][None], masks[j][None])
-                ours |= _pair_arrays(model, features[i][None], features[j][None], grid, dynamic, f"{mode}_{order}_")
+                prefix = f"{mode}_{order}_" if named else f"{mode}_"
+                ours |= _pair_arrays(model, features[i][None], features[j][None], grid, dynamic, prefix)
 
     for name, array in golden.items():
         if name in _INPUTS or name.endswith("_dec_layers"):
@@ -78,7 +85,7 @@ def _encoder_arrays(model: DUSt3R, rgb: jax.Array, grid: tuple[int, int]) -> Ite
 
 def _pair_arrays(model, features_i, features_j, grid, dynamic, prefix: str) -> dict[str, np.ndarray]:
     """All arrays of one directed pair; arrays whose golden name has no order are also returned without prefix."""
-    decoded, raw, paths, predicted = _run_pair(model, features_i, features_j, dynamic, grid)
+    decoded, raw, paths, predicted, described = _run_pair(model, features_i, features_j, dynamic, grid)
     points_i, confidence_i, points_j, confidence_j = predicted
     own: dict[str, np.ndarray] = {}
     for branch, tokens, stats in ((1, decoded.tokens_i, decoded.stats.src), (2, decoded.tokens_j, decoded.stats.ref)):
@@ -92,6 +99,11 @@ def _pair_arrays(model, features_i, features_j, grid, dynamic, prefix: str) -> d
             for short, key in (("q", "rotated_queries"), ("k", "rotated_keys")):
                 own[f"dec{layer}_b{branch}_cross_{short}_rope"] = np.swapaxes(record["cross"][key][layer], 1, 2)
         own[f"head{branch}_raw"] = _raw_layout(np.asarray(raw[branch - 1][0]), model.config)
+        if described:
+            own[f"dpt_raw_{branch}"] = own[f"head{branch}_raw"]
+            descriptors, confidence, local = described[branch - 1]
+            own |= {f"desc_{branch}": descriptors[0], f"desc_conf_{branch}": confidence[0]}
+            own[f"local_raw_{branch}"] = _token_layout(np.asarray(local[0]), model.config.patch_size)
         for level, path in paths[branch - 1].items():
             own[f"dpt_refinenet{int(level[-1]) + 1}_h{branch}_out"] = np.asarray(path[0]).transpose(2, 0, 1)
     own |= {"pts3d_1": points_i[0], "conf_1": confidence_i[0], "pts3d_2": points_j[0], "conf_2": confidence_j[0]}
@@ -104,17 +116,26 @@ def _run_pair(model, features_i, features_j, dynamic, grid):
     decoded = model.decode(features_i, features_j, grid, dynamic, intermediates=True)
     raw_i, paths_i = model.head1(features_i, decoded.tokens_i, grid, intermediates=True)
     raw_j, paths_j = model.head2(features_j, decoded.tokens_j, grid, intermediates=True)
-    return decoded, (raw_i, raw_j), (paths_i, paths_j), model.predict(features_i, features_j, decoded, grid)
+    described = ()
+    if model.config.descriptor_dim:
+        found = model.describe(features_i, features_j, decoded, grid)
+        local_i = model.local1(features_i, decoded.tokens_i[-1], grid)
+        local_j = model.local2(features_j, decoded.tokens_j[-1], grid)
+        described = ((*found[:2], local_i), (*found[2:], local_j))
+    predicted = model.predict(features_i, features_j, decoded, grid)
+    return decoded, (raw_i, raw_j), (paths_i, paths_j), predicted, described
 
 
 def _raw_layout(raw: np.ndarray, config) -> np.ndarray:
     """Head channels (H, W, 4) as the goldens store them: (4, H, W) for DPT, (N, 4 p p) for linear."""
-    if config.head == "dpt":
-        return raw.transpose(2, 0, 1)
-    height, width, _ = raw.shape
-    p = config.patch_size
-    blocks = raw.reshape(height // p, p, width // p, p, 4).transpose(0, 2, 4, 1, 3)
-    return blocks.reshape(-1, 4 * p * p)
+    return raw.transpose(2, 0, 1) if config.is_dpt else _token_layout(raw, config.patch_size)
+
+
+def _token_layout(raw: np.ndarray, p: int) -> np.ndarray:
+    """Channels of pixels (H, W, C) as the tokens' (N, C p p)."""
+    height, width, channels = raw.shape
+    blocks = raw.reshape(height // p, p, width // p, p, channels).transpose(0, 2, 4, 1, 3)
+    return blocks.reshape(-1, channels * p * p)
 
 
 def _pick(ours: dict[str, np.ndarray], name: str, golden: dict[str, np.ndarray]) -> np.ndarray | None:
@@ -125,15 +146,18 @@ def _pick(ours: dict[str, np.ndarray], name: str, golden: dict[str, np.ndarray])
         full = ours.get(subsampled[1])
         channels = None if full is None else np.asarray(full)[:: int(subsampled[2])]
         return None if channels is None else _subsample(channels, array.shape, axes=(1, 2))
+    if subsampled := re.fullmatch(r"(.+)_every(\d+)tok_every(\d+)ch", base):
+        full = ours.get(subsampled[1])
+        return None if full is None else np.asarray(full)[:: int(subsampled[2]), :: int(subsampled[3])]
     full = ours.get(base)
     if full is None:
         return None
     full = np.asarray(full)
     if re.search(r"_dec_b\d$", base):
         return full[golden[base[:-1].removesuffix("_b") + "_layers"]]
-    if re.search(r"head\d_raw$", base) and full.ndim == 3:
+    if re.search(r"(head\d_raw|dpt_raw_\d)$", base) and full.ndim == 3:
         return _subsample(full, array.shape, axes=(1, 2))
-    if re.search(r"(pts3d|conf)_\d$", base):
+    if re.search(r"(pts3d|conf|desc)_\d$", base):
         return _subsample(full, array.shape, axes=(0, 1))
     return full
 

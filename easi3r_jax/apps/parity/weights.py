@@ -39,26 +39,27 @@ def golden_tensor(seed: int, name: str, shape: tuple[int, ...], gains: Mapping[s
     return tensor
 
 
-def golden_config(folder: pathlib.Path, head: str, image_size: tuple[int, int]) -> DUSt3RConfig:
+def golden_config(folder: pathlib.Path, head: str | None, image_size: tuple[int, int]) -> DUSt3RConfig:
     """The architecture that a golden folder's `config.json` describes under `model`.
 
-    A folder without a description uses the network of its sibling folders.
+    A folder without a description uses the network of those sibling folders whose descriptions leave the head open.
+    `head` is None where the folder's own description names it.
 
     Raises:
       InputError: no description, or siblings with different ones.
     """
     own = [folder / "config.json"]
-    models = _descriptions(own) or _descriptions(sorted(folder.parent.glob("*/config.json")))
+    shared = [m for m in _descriptions(sorted(folder.parent.glob("*/config.json"))) if "head_type" not in m]
+    models = _descriptions(own) or shared
     if len(models) != 1:
         raise InputError(
             f"{folder / 'config.json'} describes no network under 'model', and its sibling folders "
             f"{'describe different ones' if models else 'do not either'}."
         )
     arguments = models[0]
-    arguments |= {"head_type": head, "img_size": str(tuple(image_size))}
-    return parse_model_string(
-        f"AsymmetricCroCo3DStereo({', '.join(f'{k}={_source(v)}' for k, v in arguments.items())})"
-    )
+    arguments |= {"img_size": str(tuple(image_size))} | ({} if head is None else {"head_type": head})
+    name = "AsymmetricMASt3R" if "two_confs" in arguments else "AsymmetricCroCo3DStereo"
+    return parse_model_string(f"{name}({', '.join(f'{k}={_source(v)}' for k, v in arguments.items())})")
 
 
 def _descriptions(paths: list[pathlib.Path]) -> list[dict[str, str]]:

@@ -38,6 +38,7 @@ def summary_figure(
     title: str,
     time: np.ndarray,
     flow: tuple[np.ndarray, np.ndarray] | None = None,
+    unit: str = "arbitrary",
 ) -> Figure:
     """A table of pictures: a column per frame, and rows for RGB, depth, confidence, flow, attention, score and mask.
 
@@ -47,10 +48,11 @@ def summary_figure(
       title: title of the figure.
       time: (T,) seconds, shown above the columns.
       flow: (E, H, W, 2) optical flow and its pairs (E, 2). For each frame, the flow to its nearest partner is shown.
+      unit: of the world, see `Reconstruction.unit`.
     """
     num_frames, height, width = scene.depth.shape
     frames = spread(num_frames, _MAX_COLUMNS)
-    rows = _rows(scene, motion, frames, flow)
+    rows = _rows(scene, motion, frames, flow, unit)
 
     # Inches. For very wide or very tall frames the cells are larger than the frames, to hold the labels.
     picture_width = min(2.1 * min(1.0, (width / height) ** 0.5), _MAX_HEIGHT * width / height)
@@ -98,11 +100,13 @@ def write_summary(
     title: str,
     time: np.ndarray,
     flow: tuple[np.ndarray, np.ndarray] | None = None,
+    unit: str = "arbitrary",
 ) -> None:
     """Writes `summary_figure` as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    FigureCanvasAgg(summary_figure(scene, motion, title=title, time=time, flow=flow)).print_png(os.fspath(path))
+    figure = summary_figure(scene, motion, title=title, time=time, flow=flow, unit=unit)
+    FigureCanvasAgg(figure).print_png(os.fspath(path))
 
 
 def result_figure(result: Reconstruction) -> Figure:
@@ -110,7 +114,8 @@ def result_figure(result: Reconstruction) -> Figure:
     given = result.given
     flow = None if given is None or given.flow is None else (np.asarray(given.flow), np.asarray(result.edges))
     title = result.folder.name if result.folder else ""
-    return summary_figure(result.scene, result.motion, title=title, time=np.asarray(result.frames.time), flow=flow)
+    time = np.asarray(result.frames.time)
+    return summary_figure(result.scene, result.motion, title=title, time=time, flow=flow, unit=result.unit)
 
 
 def result_html(result: Reconstruction) -> str:
@@ -127,13 +132,17 @@ def result_html(result: Reconstruction) -> str:
 
 
 def _rows(
-    scene: Scene4D, motion: MotionMaps | None, frames: list[int], flow: tuple[np.ndarray, np.ndarray] | None
+    scene: Scene4D,
+    motion: MotionMaps | None,
+    frames: list[int],
+    flow: tuple[np.ndarray, np.ndarray] | None,
+    unit: str,
 ) -> list[tuple[str, np.ndarray, Scale | None]]:
     """For each row its label, (frames, …) images or numbers, and the numbers' scale, which is that of the videos."""
     rgb = np.asarray(scene.rgb[frames])
     rows: list[tuple[str, np.ndarray, Scale | None]] = [
         ("image", rgb, None),
-        ("depth\n(world units)", scene.depth[frames], depth_scale(scene)),
+        ("depth\n(metres)" if unit == "metres" else "depth\n(world units)", scene.depth[frames], depth_scale(scene)),
         ("confidence", scene.confidence[frames], confidence_scale(scene)),
     ]
     if flow is not None:

@@ -10,7 +10,6 @@ from easi3r_jax.weights.checkpoint.state import (
 )
 from easi3r_jax.weights.checkpoint.weights import (
     FORMAT_VERSION,
-    LICENCE_RELEASED,
     LICENCE_UNKNOWN,
     NamedParameters,
     is_checkpoint,
@@ -23,7 +22,6 @@ from easi3r_jax.weights.checkpoint.weights import (
 
 __all__ = [
     "FORMAT_VERSION",
-    "LICENCE_RELEASED",
     "LICENCE_UNKNOWN",
     "NamedParameters",
     "has_states",

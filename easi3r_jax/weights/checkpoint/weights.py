@@ -31,9 +31,8 @@ from easi3r_jax.weights.checkpoint import folder as folders
 FORMAT = "easi3r_jax checkpoint"
 #: Written; version 1 is read too (see `_stored_name`).
 FORMAT_VERSION = 2
-LICENCE_RELEASED = "CC BY-NC-SA 4.0 (released DUSt3R and MonST3R weights: attribution, non-commercial, share alike)"
 _REMEDY = "Restore it, or write it again, by the program that made it (convert, train)."
-LICENCE_UNKNOWN = "The terms of the source apply; released DUSt3R and MonST3R weights are CC BY-NC-SA 4.0."
+LICENCE_UNKNOWN = "The terms of the source apply; released DUSt3R, MonST3R and MASt3R weights are CC BY-NC-SA 4.0."
 
 #: Pairs of a parameter's path ("encoder.norm.scale") and its float32 array, in the layout of our network.
 NamedParameters = Iterable[tuple[str, np.ndarray]]
@@ -266,19 +265,27 @@ def _config_to_json(config: DUSt3RConfig | FlowConfig) -> dict[str, Any]:
     return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
+def _is_size(name: str) -> bool:
+    return type(getattr(DUSt3RConfig, name, None)) is int
+
+
 def _config_from_json(path: pathlib.Path, fields: Any) -> DUSt3RConfig | FlowConfig:
     try:
         fields = dict(fields)
         if "network" in fields:
             return FlowConfig(**fields)
         fields["image_size"] = tuple(fields["image_size"])
-        fields["confidence_range"] = tuple(float(bound) for bound in fields["confidence_range"])
-        sizes = [value for name, value in fields.items() if isinstance(getattr(DUSt3RConfig, name, None), int)]
+        ranges = {name for name in ("confidence_range", "descriptor_confidence_range") if name in fields}
+        fields |= {name: tuple(float(bound) for bound in fields[name]) for name in ranges}
+        sizes = [value for name, value in fields.items() if _is_size(name)]
         if any(type(size) is not int or size > 65536 for size in (*sizes, *fields["image_size"])):
             raise ValueError("a size is not a number, or too large for any network")
-        (height, width), (low, high) = fields["image_size"], fields["confidence_range"]
-        if not (-math.inf < low < high and 0 < fields["mlp_ratio"] < 65536 and 1 < fields["rope_base"] < math.inf):
+        (height, width), bounds = fields["image_size"], [fields[name] for name in ("confidence_range", *ranges)]
+        ordered = all(-math.inf < low < high for low, high in bounds)
+        if not (ordered and 0 < fields["mlp_ratio"] < 65536 and 1 < fields["rope_base"] < math.inf):
             raise ValueError("a number is out of range")
+        if not isinstance(fields.get("metric", False), bool):
+            raise ValueError("metric is neither true nor false")
         return DUSt3RConfig(**{**fields, "image_size": (height, width)})
     except (TypeError, ValueError, KeyError, ConfigError) as error:
         raise CheckpointError(f"The checkpoint at {path} is damaged: its architecture is invalid.") from error

@@ -1,4 +1,4 @@
-"""The conversion table of DUSt3R: tensors of a released checkpoint → parameters of our network."""
+"""The conversion table of DUSt3R and MASt3R: tensors of a released checkpoint → parameters of our network."""
 
 from __future__ import annotations
 
@@ -64,9 +64,15 @@ def _dpt_head(n: int) -> list[Rule]:
     return rules
 
 
+def _local_features(n: int) -> list[Rule]:
+    source = f"downstream_head{n}.head_local_features"
+    return [rule for fc in ("fc1", "fc2") for rule in layer(f"{source}.{fc}", f"local{n}.{fc}", LINEAR)]
+
+
 def rules(config: DUSt3RConfig) -> list[Rule]:
     """The table for a network of this architecture."""
-    head = _dpt_head if config.head == "dpt" else _linear_head
+    head = _dpt_head if config.is_dpt else _linear_head
+    local = [*_local_features(1), *_local_features(2)] if config.descriptor_dim else []
     return [
         *layer("patch_embed.proj", "encoder.patch_embed", PATCH),
         *_self_attention("enc_blocks.{}", "encoder.blocks", "attention"),
@@ -77,13 +83,14 @@ def rules(config: DUSt3RConfig) -> list[Rule]:
         *norm("dec_norm", "decoder.norm"),
         *head(1),
         *head(2),
+        *local,
     ]
 
 
 def unused(config: DUSt3RConfig) -> dict[str, Shape]:
     """Tensors in every checkpoint that inference does not need: checked like the others, then dropped."""
     shapes: dict[str, Shape] = {"mask_token": (1, 1, config.dec_dim)}  # of the pretraining
-    if config.head == "dpt":
+    if config.is_dpt:
         for n in (1, 2):
             for conv in (1, 2):
                 name = f"downstream_head{n}.dpt.scratch.refinenet4.resConfUnit1.conv{conv}"

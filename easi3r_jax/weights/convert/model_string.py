@@ -2,6 +2,10 @@
 
     AsymmetricCroCo3DStereo(pos_embed='RoPE100', img_size=(512, 512), head_type='dpt', depth_mode=('exp', -inf, inf), …)
 
+MASt3R's is a call of `AsymmetricMASt3R` with the head "catmlp+dpt", `output_mode='pts3d+desc24'`, `two_confs=True` and
+`desc_conf_mode`. That its points are metric is in neither: networks of this kind are taken to be, and all others not,
+unless an argument of ours, `metric`, says otherwise.
+
 The string is Python source, which the released programs evaluate. Here it is only parsed: one call of that name whose
 keyword arguments are literals. Nothing in it is executed.
 """
@@ -10,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +23,16 @@ from easi3r_jax.core.errors import CheckpointError, ConfigError
 from easi3r_jax.models.config import DUSt3RConfig
 
 _CLASS = "AsymmetricCroCo3DStereo"
+_CLASS_WITH_DESCRIPTORS = "AsymmetricMASt3R"
+#: The head of networks with descriptors.
+_DESCRIBES = "catmlp+dpt"
+_MAX_DESCRIPTOR = 4096
 _MAX_LENGTH = 10_000
 #: Larger than any network: nonsense is refused before it costs time or memory.
 _MAX_DEPTH, _MAX_WIDTH, _MAX_IMAGE = 256, 16384, 65536
 
 #: Arguments that change the computation, and their supported values.
 _ONLY = {
-    "output_mode": ("pts3d",),
     "depth_mode": (("exp", -math.inf, math.inf),),
     # The order of patches of portrait images in training batches; the weights are the same.
     "patch_embed_cls": ("PatchEmbedDust3R", "ManyAR_PatchEmbed"),
@@ -48,7 +56,7 @@ def parse_model_string(text: str) -> DUSt3RConfig:
     """Parses `args.model`.
 
     Raises:
-      CheckpointError: not a call of `AsymmetricCroCo3DStereo` with literal arguments, or an unknown network.
+      CheckpointError: not a call of one of the two networks with literal arguments, or an unknown network.
     """
     call = None
     if len(text) <= _MAX_LENGTH:
@@ -60,7 +68,7 @@ def parse_model_string(text: str) -> DUSt3RConfig:
     if (
         not isinstance(call, ast.Call)
         or not isinstance(call.func, ast.Name)
-        or call.func.id != _CLASS
+        or call.func.id not in (_CLASS, _CLASS_WITH_DESCRIPTORS)
         or call.args
         or any(keyword.arg is None for keyword in call.keywords)
         or len({keyword.arg for keyword in call.keywords}) < len(call.keywords)
@@ -76,7 +84,12 @@ def parse_model_string(text: str) -> DUSt3RConfig:
             raise CheckpointError(
                 f"in its model string, the value of {str(keyword.arg)[:40]!r} is not a literal; it was not executed"
             ) from None
-    return parse_arguments(arguments)
+    config = parse_arguments(arguments)
+    if (config.descriptor_dim > 0) != (call.func.id == _CLASS_WITH_DESCRIPTORS):
+        raise CheckpointError(
+            f"its network is a {call.func.id} with the head {config.head!r}, which do not go together"
+        )
+    return config
 
 
 def parse_arguments(arguments: Mapping[str, Any]) -> DUSt3RConfig:
@@ -100,6 +113,7 @@ def parse_arguments(arguments: Mapping[str, Any]) -> DUSt3RConfig:
     fields["confidence_range"] = _confidence_range(left.pop("conf_mode", ("exp", 1, math.inf)))
     fields["patch_size"] = _size(left.pop("patch_size", 16), "patch_size")
     fields["mlp_ratio"] = _number(left.pop("mlp_ratio", 4.0), "mlp_ratio")
+    fields |= _descriptors(left, fields)
     if left:
         raise CheckpointError(f"its network has unknown options: {', '.join(sorted(map(ascii, left)))[:200]}")
     if not isinstance(fields["head"], str):
@@ -108,6 +122,30 @@ def parse_arguments(arguments: Mapping[str, Any]) -> DUSt3RConfig:
         return DUSt3RConfig(**fields)
     except ConfigError as error:
         raise CheckpointError(f"its network is unsupported: {error}") from error
+
+
+def _descriptors(left: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields about descriptors and their confidence, and whether points are metric; takes their arguments."""
+    output, describes = left.pop("output_mode", "pts3d"), fields["head"] == _DESCRIBES
+    found = re.fullmatch(r"pts3d\+desc(\d{1,4})", output) if isinstance(output, str) else None
+    dim = int(found[1]) if found else 0
+    if (output != "pts3d" or describes) and not (describes and 0 < dim <= _MAX_DESCRIPTOR):
+        wanted = "'pts3d+desc<channels>'" if describes else "'pts3d'"
+        raise CheckpointError(
+            f"its network has output_mode={str(output)[:40]!r}; only {wanted} is supported with the head "
+            f"{str(fields['head'])[:40]!r}"
+        )
+    metric = left.pop("metric", describes)
+    if not isinstance(metric, bool):
+        raise CheckpointError(f"its metric is {str(metric)[:40]!r}, neither true nor false")
+    if not describes:
+        return {"metric": metric}
+    if left.pop("two_confs", False) is not True:
+        raise CheckpointError("its descriptors have no confidence of their own; only two_confs=True is supported")
+    # As in the released program, which then bounds it from below by 1 as that of the points.
+    bounds = left.pop("desc_conf_mode", None)
+    bounds = fields["confidence_range"] if bounds is None else _confidence_range(bounds, "desc_conf_mode")
+    return {"descriptor_dim": dim, "descriptor_confidence_range": bounds, "metric": metric}
 
 
 def _literal(node: ast.expr) -> Any:
@@ -167,7 +205,7 @@ def _rope_base(value: Any) -> float:
     return number
 
 
-def _confidence_range(value: Any) -> tuple[float, float]:
+def _confidence_range(value: Any, name: str = "conf_mode") -> tuple[float, float]:
     numbers = (int, float)
     if (
         not isinstance(value, tuple)
@@ -176,5 +214,5 @@ def _confidence_range(value: Any) -> tuple[float, float]:
         or not all(isinstance(bound, numbers) and not isinstance(bound, bool) for bound in value[1:])
         or not -math.inf < value[1] < value[2]
     ):
-        raise CheckpointError(f"its conf_mode is {str(value)[:60]!r}; only ('exp', low, high) is supported")
+        raise CheckpointError(f"its {name} is {str(value)[:60]!r}; only ('exp', low, high) is supported")
     return float(value[1]), float(value[2])

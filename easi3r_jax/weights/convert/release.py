@@ -61,16 +61,22 @@ def official_arguments(config: DUSt3RConfig) -> dict[str, object]:
 
     Infinity is written as in the hub's files, which is Python's extension of JSON.
     """
+    more: dict[str, object] = {}
+    if config.descriptor_dim:
+        more = {"two_confs": True, "desc_conf_mode": ["exp", *config.descriptor_confidence_range]}
+    if config.metric != (config.descriptor_dim > 0):  # ours: the released networks' arguments do not say it
+        more["metric"] = config.metric
     return {
         "pos_embed": f"RoPE{config.rope_base:g}",
         "patch_embed_cls": "PatchEmbedDust3R",
         "img_size": list(config.image_size),
         "patch_size": config.patch_size,
         "head_type": config.head,
-        "output_mode": "pts3d",
+        "output_mode": f"pts3d+desc{config.descriptor_dim}" if config.descriptor_dim else "pts3d",
         "depth_mode": ["exp", -math.inf, math.inf],
         "conf_mode": ["exp", *config.confidence_range],
         **{theirs: getattr(config, ours) for theirs, ours in WIDTHS.items()},
         "mlp_ratio": config.mlp_ratio,
         "landscape_only": False,
+        **more,
     }

@@ -7,18 +7,13 @@ import pathlib
 
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.core.types import Progress, silent
-from easi3r_jax.weights.checkpoint import LICENCE_RELEASED
+from easi3r_jax.models import BACKBONES, released_licence
 from easi3r_jax.weights.convert import safetensors_folder, torch_file
 from easi3r_jax.weights.convert.tensors import OpenedWeights
 from easi3r_jax.weights.hub import fetch, is_name, naming_damaged
 
 #: Hub names of the released networks.
-RELEASED = (
-    "naver/DUSt3R_ViTLarge_BaseDecoder_512_dpt",
-    "naver/DUSt3R_ViTLarge_BaseDecoder_512_linear",
-    "naver/DUSt3R_ViTLarge_BaseDecoder_224_linear",
-    "Junyi42/MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt",
-)
+RELEASED = tuple(name for backbone in BACKBONES for name in backbone.checkpoints)
 
 
 def open_source(source: str | os.PathLike[str], progress: Progress = silent) -> OpenedWeights:
@@ -55,8 +50,8 @@ def open_source(source: str | os.PathLike[str], progress: Progress = silent) -> 
     is_local = path.suffix in (".pth", ".safetensors") or path.parent.is_dir()
     if is_name(str(source)) and not is_local:
         files = (safetensors_folder.CONFIG, safetensors_folder.WEIGHTS)
-        folder = fetch(str(source), files, "DUSt3R", progress)
-        licence = LICENCE_RELEASED if source in RELEASED else None
+        folder = fetch(str(source), files, " or ".join(backbone.name for backbone in BACKBONES), progress)
+        licence = released_licence(str(source))
         with naming_damaged(folder, files):
             return safetensors_folder.open_folder(folder, name=str(source), licence=licence)
     raise CheckpointError(

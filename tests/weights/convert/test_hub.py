@@ -111,7 +111,7 @@ def test_a_model_downloaded_by_hand_needs_no_network(client, files, tmp_path):
     ("failure", "kind", "words"),
     [
         (NOT_FOUND, CheckpointError, "no public model"),
-        (EntryNotFoundError("404"), CheckpointError, "no DUSt3R in that format"),
+        (EntryNotFoundError("404"), CheckpointError, "no DUSt3R or MASt3R in that format"),
         (OSError(errno.ENOSPC, "No space left on device"), OutputError, "HF_HOME"),
         (PermissionError(errno.EACCES, "Permission denied"), OutputError, "HF_HOME"),
     ],

@@ -14,6 +14,7 @@ RELEASED = {
     "DUSt3R_ViTLarge_BaseDecoder_512_linear": DUSt3RConfig.vit_large_512_linear(),
     "DUSt3R_ViTLarge_BaseDecoder_224_linear": DUSt3RConfig.vit_large_224_linear(),
     "MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt": DUSt3RConfig.vit_large_512_dpt(),
+    "MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric": DUSt3RConfig.mast3r_512(),
 }
 ARGUMENTS = {
     "pos_embed": "'RoPE100'",
@@ -129,7 +130,9 @@ def test_values_must_be_literals(value, tmp_path, monkeypatch):
         ({"pos_embed": "'RoPE'"}, "pos_embed"),
         ({"pos_embed": "'RoPEnan'"}, "pos_embed"),
         ({"pos_embed": "'RoPE-3'"}, "pos_embed"),
-        ({"head_type": "'catmlp+dpt'"}, "Unknown head"),
+        ({"head_type": "'catmlp'"}, "Unknown head"),
+        ({"head_type": "'catmlp+dpt'"}, "only 'pts3d.desc<channels>' is supported"),
+        ({"metric": "1"}, "neither true nor false"),
         ({"head_type": "3"}, "head_type"),
         ({"enc_embed_dim": "10"}, "must divide"),
         ({"enc_embed_dim": "0"}, "enc_embed_dim"),
@@ -158,6 +161,46 @@ def test_unknown_and_unsupported_options_are_listed(changes, words):
         parse_model_string(string(**changes))
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
+
+
+MAST3R = {"head_type": "'catmlp+dpt'", "output_mode": "'pts3d+desc12'", "two_confs": "True"}
+MAST3R |= {"desc_conf_mode": "('exp', 0, inf)"}
+
+
+def mast3r_string(**changes):
+    return string(**{**MAST3R, "dec_depth": "4", **changes}).replace("AsymmetricCroCo3DStereo", "AsymmetricMASt3R")
+
+
+def test_mast3rs_string_names_its_descriptors():
+    config = parse_model_string(mast3r_string())
+    assert (config.head, config.descriptor_dim, config.metric) == ("catmlp+dpt", 12, True)
+    assert config.descriptor_confidence_range == (0.0, math.inf) and config.confidence_range == (1.0, math.inf)
+    # Without a mode of its own, the descriptors' confidence has the points'.
+    assert parse_model_string(mast3r_string(desc_conf_mode=None)).descriptor_confidence_range == (1.0, math.inf)
+    assert not parse_model_string(mast3r_string(metric="False")).metric
+    assert parse_model_string(string(metric="True")).metric and not CONFIG.metric
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (string(), None),
+        (string().replace("AsymmetricCroCo3DStereo", "AsymmetricMASt3R"), "AsymmetricMASt3R with the head 'linear'"),
+        (string(**MAST3R, dec_depth="4"), "AsymmetricCroCo3DStereo with the head 'catmlp.dpt'"),
+        (mast3r_string(two_confs="False"), "two_confs=True"),
+        (mast3r_string(two_confs=None), "two_confs=True"),
+        (mast3r_string(output_mode="'pts3d+desc0'"), "output_mode='pts3d.desc0'"),
+        (mast3r_string(output_mode="'pts3d+desc9999'"), "output_mode"),
+        (mast3r_string(desc_conf_mode="('sigmoid', 0, 1)"), "desc_conf_mode"),
+        (string(two_confs="True"), "unknown options: 'two_confs'"),
+    ],
+)
+def test_a_network_named_as_another_is_refused(text, words):
+    if words is None:
+        assert parse_model_string(text) == CONFIG
+        return
+    with pytest.raises(CheckpointError, match=words):
+        parse_model_string(text)
 
 
 def test_names_from_json_are_printed_safely():

@@ -17,7 +17,8 @@ from easi3r_jax.weights.convert.release import official_arguments, release
 from tests.networks import small_released
 
 
-@pytest.fixture(scope="module", params=["dpt", "linear"])
+# MASt3R's has the DPT head, too.
+@pytest.fixture(scope="module", params=["catmlp+dpt", "linear"])
 def checkpoint(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint") / request.param
     config = small_released(request.param)
@@ -45,7 +46,7 @@ def test_a_released_folder_converts_back_to_the_same_weights(checkpoint, release
 
 # Rounding does not depend on the head.
 @pytest.mark.parametrize(
-    "checkpoint", ["linear", pytest.param("dpt", marks=pytest.mark.slow)], indirect=True, scope="module"
+    "checkpoint", ["linear", pytest.param("catmlp+dpt", marks=pytest.mark.slow)], indirect=True, scope="module"
 )
 def test_half_precision_rounds_and_halves_the_file(checkpoint, released, tmp_path):
     folder, parameters = checkpoint

@@ -21,6 +21,7 @@ RELEASED = (
     "DUSt3R_ViTLarge_BaseDecoder_512_linear",
     "DUSt3R_ViTLarge_BaseDecoder_224_linear",
     "MonST3R_PO-TA-S-W_ViTLarge_BaseDecoder_512_dpt",
+    "MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric",
 )
 SMALL_DPT = DUSt3RConfig(
     image_size=(64, 64), enc_dim=8, enc_depth=1, enc_heads=2, dec_dim=8, dec_depth=4, dec_heads=2, head="dpt"
