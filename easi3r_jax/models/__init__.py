@@ -6,15 +6,18 @@ from easi3r_jax.models.parameters import FlowNetwork, flow_network, model_from, 
 from easi3r_jax.models.precision import POLICIES, Precision, policy
 from easi3r_jax.models.raft import RAFT
 from easi3r_jax.models.sea_raft import SEARAFT
+from easi3r_jax.models.vggt import VGGT, VGGTConfig
 
 __all__ = [
     "POLICIES",
     "RAFT",
     "SEARAFT",
+    "VGGT",
     "DUSt3R",
     "Decoded",
     "FlowNetwork",
     "Precision",
+    "VGGTConfig",
     "abstract_model",
     "flow_network",
     "model_from",
