@@ -7,6 +7,7 @@ The stages are separate: a frame is encoded once, heads run only where they are 
     encoding = model.cameras(aggregated)                    # (T, 9), see `geometry.cameras_of`
     depth, confidence = model.depth(aggregated, grid)       # (T, H, W) each
     points, confidence = model.points(aggregated, grid)     # (T, H, W, 3) in the world, (T, H, W)
+    tracks, visible, confidence = model.track(aggregated, grid, points_of_the_first_frame)
 
 Modules are pytrees: `jax.jit(lambda model, rgb: model.encode(rgb))(model, rgb)`.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,7 @@ from easi3r_jax.models.vggt.chunks import by_chunks
 from easi3r_jax.models.vggt.config import VGGTConfig
 from easi3r_jax.models.vggt.dpt import DenseHead, depth_and_confidence, points_and_confidence
 from easi3r_jax.models.vggt.encoder import ConvEncoder, DinoEncoder, standardize_rgb
+from easi3r_jax.models.vggt.track import TrackHead
 
 #: Frames whose activations are in memory at a time, in encoder and dense heads.
 FRAMES_AT_ONCE = 8
@@ -53,6 +56,7 @@ class VGGT(nnx.Module):
         self.camera_head = CameraHead(config, rngs=rngs) if "camera" in has else None
         self.depth_head = DenseHead(config, 2, config.features, rngs=rngs) if "depth" in has else None
         self.point_head = DenseHead(config, 4, config.features, rngs=rngs) if "point" in has else None
+        self.track_head = TrackHead(config, rngs=rngs) if "track" in has else None
 
     def with_precision(self, precision: Precision | str) -> VGGT:
         """This network with another policy, as `DUSt3R.with_precision`.
@@ -112,12 +116,28 @@ class VGGT(nnx.Module):
         head = self._needed("point", self.point_head)
         return self._dense(aggregated, lambda levels: points_and_confidence(head(levels, grid)[0]))
 
+    def track(
+        self, aggregated: Aggregated, grid: tuple[int, int], points: Float[Array, "N 2"]
+    ) -> tuple[Float[Array, "T N 2"], Float[Array, "T N"], Float[Array, "T N"]]:
+        """Follows points (N, 2) of the first frame, pixels (x, y).
+
+        Returns:
+          their positions in all frames (T, N, 2), the probability of being visible (T, N), and the confidence (T, N).
+        """
+        head = self._needed("track", self.track_head)
+        rows = jnp.swapaxes(aggregated.levels, 0, 1)
+        with multiplying(self.precision.heads):
+            maps = by_chunks(lambda x: head.extractor(jnp.swapaxes(x, 0, 1), grid)[0], rows, FRAMES_AT_ONCE)
+            tracks, visible, confidence, _ = head(maps, points)
+        return tracks[-1], visible, confidence
+
     def _dense(self, aggregated: Aggregated, head: Callable[[Array], tuple[Array, Array]]) -> tuple[Array, Array]:
         rows = jnp.swapaxes(aggregated.levels, 0, 1)  # (T, 4, N, 2 C)
         with multiplying(self.precision.heads):
             return by_chunks(lambda x: head(jnp.swapaxes(x, 0, 1)), rows, FRAMES_AT_ONCE)
 
-    def _needed(self, name: str, head):
+    @staticmethod
+    def _needed(name: str, head: Any) -> Any:
         if head is None:
             raise ConfigError(f"This VGGT network has no {name} head: its checkpoint came without one.")
         return head

@@ -89,13 +89,57 @@ def _dense_head(source: str, target: str, *, out: bool) -> list[Rule]:
     return rules
 
 
+def _track_block(source: str, target: str, *, cross: bool) -> list[Rule]:
+    attention = f"{source}.cross_attn" if cross else f"{source}.attn"
+    return [
+        *norm(f"{source}.norm1", f"{target}.norm1"),
+        *(norm(f"{source}.norm_context", f"{target}.norm_context") if cross else ()),
+        Rule(f"{attention}.in_proj_weight", f"{target}.qkv.kernel", LINEAR),
+        Rule(f"{attention}.in_proj_bias", f"{target}.qkv.bias"),
+        *layer(f"{attention}.out_proj", f"{target}.proj", LINEAR),
+        *norm(f"{source}.norm2", f"{target}.norm2"),
+        *layer(f"{source}.mlp.fc1", f"{target}.mlp.fc1", LINEAR),
+        *layer(f"{source}.mlp.fc2", f"{target}.mlp.fc2", LINEAR),
+    ]
+
+
+def _track_head() -> list[Rule]:
+    tracker, former = "track_head.tracker", "track_head.tracker.updateformer"
+    head, ours = "track_head", "track_head.former"
+    rules = [
+        *_dense_head(f"{head}.feature_extractor", f"{head}.extractor", out=False),
+        *norm(f"{tracker}.fmap_norm", f"{head}.map_norm"),
+        *layer(f"{tracker}.corr_mlp.fc1", f"{head}.correlation1", LINEAR),
+        *layer(f"{tracker}.corr_mlp.fc2", f"{head}.correlation2", LINEAR),
+        Rule(f"{tracker}.query_ref_token", f"{head}.reference_token"),
+        *norm(f"{former}.input_norm", f"{ours}.input_norm"),
+        *layer(f"{former}.input_transform", f"{ours}.input_transform", LINEAR),
+        Rule(f"{former}.virual_tracks", f"{ours}.virtual_tracks"),  # so spelled in the released files
+        *norm(f"{former}.output_norm", f"{ours}.output_norm"),
+        *layer(f"{former}.flow_head", f"{ours}.flow_head", LINEAR),
+        *norm(f"{tracker}.ffeat_norm", f"{head}.feature_norm"),
+        *layer(f"{tracker}.ffeat_updater.0", f"{head}.feature_update", LINEAR),
+        *layer(f"{tracker}.vis_predictor.0", f"{head}.visibility", LINEAR),
+        *layer(f"{tracker}.conf_predictor.0", f"{head}.confidence", LINEAR),
+    ]
+    for theirs, name in (
+        ("time", "time"),
+        ("space_virtual2point", "from_points"),
+        ("space_virtual", "virtual"),
+        ("space_point2virtual", "to_points"),
+    ):
+        cross = name.endswith("points")
+        rules += _track_block(f"{former}.{theirs}_blocks.{{}}", f"{ours}.{name}", cross=cross)
+    return rules
+
+
 def rules(config: VGGTConfig) -> list[Rule]:
     """The table for a network of this architecture."""
     table = [*_encoder(config), *_aggregator()]
     table += _camera_head() if "camera" in config.heads else []
     for name in ("depth", "point"):
         table += _dense_head(f"{name}_head", f"{name}_head", out=True) if name in config.heads else []
-    return table
+    return table + (_track_head() if "track" in config.heads else [])
 
 
 def unused(config: VGGTConfig) -> dict[str, Shape]:
