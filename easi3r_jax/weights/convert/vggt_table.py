@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-
-from easi3r_jax.core.errors import CheckpointError
-from easi3r_jax.models.vggt.config import HEADS, VGGTConfig
+from easi3r_jax.models.vggt.config import VGGTConfig
 from easi3r_jax.weights.convert.rules import CONV, LINEAR, PATCH, POINTWISE, TRANSPOSED, Rule, Shape, layer, norm
 
 LICENCE = (
