@@ -76,6 +76,11 @@ class VGGTConfig:
             raise ConfigError(f"The dense heads read four layers: depth >= 4 needed, got {self.depth}.")
 
     @property
+    def fit(self) -> Literal["width"]:
+        """How frames are resized, see `FrameConfig`."""
+        return "width"
+
+    @property
     def levels(self) -> tuple[int, int, int, int]:
         """Layers that the dense heads read, from 0: those of the released network, in proportion to the depth."""
         first, second, third, last = (level * self.depth // _RELEASED_DEPTH for level in _RELEASED_LEVELS)

@@ -31,6 +31,15 @@ def cameras_of(
     return se3.from_parts(rotation, encoding[..., :3]), intrinsics
 
 
+def encoded_cameras(
+    cam_from_world: Float[Array, "T 4 4"], intrinsics: Float[Array, "T 3 3"], size: tuple[int, int]
+) -> Float[Array, "T 9"]:
+    """Inverse of `cameras_of`, with quaternions of length 1 and w >= 0; the principal point is not encoded."""
+    quaternion = se3.quaternion_from_matrix(cam_from_world[..., :3, :3])
+    views = [2 * jnp.arctan(0.5 * n / intrinsics[..., k, k]) for n, k in ((size[0], 1), (size[1], 0))]
+    return jnp.concatenate([cam_from_world[..., :3, 3], quaternion, jnp.stack(views, axis=-1)], axis=-1)
+
+
 def points_from_depth(
     depth: Float[Array, "T H W"], cam_from_world: Float[Array, "T 4 4"], intrinsics: Float[Array, "T 3 3"]
 ) -> Float[Array, "T H W 3"]:
