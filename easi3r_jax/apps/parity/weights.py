@@ -125,7 +125,7 @@ def golden_vggt_config(settings: Mapping[str, Any], encoder: str) -> VGGTConfig:
         num_heads=aggregator["num_heads"],
         registers=aggregator["num_register_tokens"],
         heads=HEADS if track else HEADS[:3],
-        camera_depth=settings["camera_head"]["trunk_depth"],
+        camera_depth=settings.get("camera_head", {}).get("trunk_depth", 4),
         features=dense["features"],
         level_dims=tuple(dense["out_channels"]),
         **sizes,
