@@ -43,7 +43,10 @@ class VGGT(nnx.Module):
     Attributes:
       config: the architecture.
       precision: which part computes in which number type; `with_precision` changes it.
+      readout: None: its cue has no calibrated read-out.
     """
+
+    readout = None
 
     def __init__(self, config: VGGTConfig, *, rngs: nnx.Rngs, precision: Precision = Precision()):
         self.config = config
