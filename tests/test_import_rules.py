@@ -108,6 +108,7 @@ WITHIN = {
     },
     "inference": {
         "feedforward": {"clip"},
+        "multiview": {"clip"},
         "pipeline": {"clip", "passes"},
         "pure": {"clip"},
         "windows": {"clip", "pipeline"},

@@ -212,7 +212,8 @@ def test_no_module_is_too_long():
 
 
 def test_the_golden_arrays_stay_small():
-    assert sum(p.stat().st_size for p in (ROOT / "tests/golden").rglob("*") if p.is_file()) <= 26.6e6
+    # 26.6 MB, and 2.0 MB for VGGT.
+    assert sum(p.stat().st_size for p in (ROOT / "tests/golden").rglob("*") if p.is_file()) <= 28.6e6
 
 
 def test_the_documents_name_commands_that_exist():

@@ -51,7 +51,9 @@ class SizeFlags:
         self.crop = group.boolean("crop", True, "Crop to multiples of the patch size; --nocrop resizes to them.")
         self.square_ok = group.boolean("square_ok", False, "Keep square images square instead of cropping them to 4:3.")
 
-    def frame_config(self, model: DUSt3R | VGGT, *, every: int = 1, fps: float = 0.0, first: int = 0) -> options.FrameConfig:
+    def frame_config(
+        self, model: DUSt3R | VGGT, *, every: int = 1, fps: float = 0.0, first: int = 0
+    ) -> options.FrameConfig:
         """How frames are read: at the network's training size, unless --size is given."""
         return options.FrameConfig(
             size=self.size.value or max(model.config.image_size),

@@ -26,7 +26,6 @@ from easi3r_jax.io.priors.flow import FlowFolder, check_flow
 from easi3r_jax.io.sequences import Sequence
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.io.window_store import WindowStore
-from easi3r_jax.models import DUSt3R
 
 Comparison = dict[str, dict[str, float | None]]
 #: What the method is compared with, simplest first.

@@ -51,7 +51,7 @@ from easi3r_jax.io import export, remote, results
 from easi3r_jax.io.sequences import Sequence, find_sequence
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.io.window_store import WindowStore
-from easi3r_jax.models import DUSt3R, VGGT
+from easi3r_jax.models import VGGT, DUSt3R
 from easi3r_jax.weights.load import load_backbone_and_metadata, on_devices
 
 FLAGS = cli.Flags(__doc__, cached=True)

@@ -83,7 +83,9 @@ def reconstruct_multiview(
     masks = _joined(found, given, config, (count, *size))
     if config.reattention and np.any(masks):
         tokens = motion.token_masks(jnp.asarray(masks), model.config.patch_size).reshape(count, -1)
-        encoding = encoding.at[:, :7].set(timed("attention", lambda: _second_pass(model, features, tokens, grid))[:, :7])
+        encoding = encoding.at[:, :7].set(
+            timed("attention", lambda: _second_pass(model, features, tokens, grid))[:, :7]
+        )
     cam_from_world, intrinsics = cameras_of(encoding, size)
     geometry = Geometry(se3.inverse(cam_from_world), intrinsics, depth, confidence)
     if not bool(all_finite(geometry)):
@@ -144,13 +146,13 @@ def _check(config: PipelineConfig, given: Given, shape: tuple[int, int, int]) ->
     """Refuses what this network does not do, and masks of another clip."""
     if config.cue not in _CUES:
         raise ConfigError(
-            f"The motion cue {config.cue!r} needs a network of pairs (DUSt3R, MonST3R); this one, which takes all frames "
-            f"at once, has its own: choose one of {', '.join(_CUES)}."
+            f"The motion cue {config.cue!r} needs a network of pairs (DUSt3R, MonST3R); this one, which takes all "
+            f"frames at once, has its own: choose one of {', '.join(_CUES)}."
         )
     if "flow" in config.masks or given.flow is not None or given.cameras is not None:
         raise ConfigError(
-            "Optical flow and known cameras are used by the alignment of pairs; a network that takes all frames at once "
-            "(VGGT) is not aligned: omit them."
+            "Optical flow and known cameras are used by the alignment of pairs; a network that takes all frames at "
+            "once (VGGT) is not aligned: omit them."
         )
     if ("given" in config.masks) != (given.masks is not None):
         raise ConfigError("Masks are given if, and only if, PipelineConfig(masks=...) names 'given'.")

@@ -57,6 +57,21 @@ def load_model_and_metadata(
     return model, metadata
 
 
+def load_multiview_model(
+    checkpoint: str | os.PathLike[str], precision: Precision | str = "auto", *, progress: Progress = silent
+) -> VGGT:
+    """Loads a VGGT network, as `load_model` does; `reconstruct_multiview` takes it.
+
+    Raises:
+      CheckpointError, ConfigError: as `load_model`.
+    """
+    model, _ = load_backbone_and_metadata(checkpoint, precision, progress=progress)
+    if not isinstance(model, VGGT):
+        name = os.fspath(checkpoint)
+        raise CheckpointError(f"{name} has weights of a network of pairs, not of VGGT: use load_model.")
+    return model
+
+
 def load_backbone_and_metadata(
     checkpoint: str | os.PathLike[str] = "embedded", precision: Precision | str = "auto", *, progress: Progress = silent
 ) -> tuple[DUSt3R | VGGT, dict[str, Any]]:

@@ -34,7 +34,8 @@ def check_clip(stage: str, path: pathlib.Path, golden: Golden) -> Iterator[Row]:
     count, depth = len(rgb), model.config.depth
     bands = motion.gram_bands(depth) + motion.gram_bands(depth, motion.PAPER_FACTORS)
 
-    run = partial(_run, model, rgb, bands=bands)
+    has_points = any(name.endswith("world_points_stride2") for name in golden)
+    run = partial(_run, model, rgb, bands=bands, has_points=has_points)
     first = run(jnp.zeros((count, labels[0].size), bool))
     yield compare(stage, "enc_feat", first["features"], golden["enc_feat"], NETWORK)
     values = first["statistics"].reshape(-1, *labels.shape)
@@ -70,8 +71,8 @@ def _pass(stage: str, name: str, ours: dict[str, Any], golden: Golden) -> Iterat
         yield compare(stage, key, mine, golden[key], NETWORK)
 
 
-@partial(jax.jit, static_argnames="bands")
-def _run(model: VGGT, rgb: jax.Array, dynamic: jax.Array, bands: Any) -> dict[str, Any]:
+@partial(jax.jit, static_argnames=("bands", "has_points"))
+def _run(model: VGGT, rgb: jax.Array, dynamic: jax.Array, bands: Any, has_points: bool) -> dict[str, Any]:
     """A pass, by the format's names."""
     size = (rgb.shape[1], rgb.shape[2])
     grid, features = model.grid(size), model.encode(rgb)
@@ -80,8 +81,8 @@ def _run(model: VGGT, rgb: jax.Array, dynamic: jax.Array, bands: Any) -> dict[st
     encoding = model.cameras(found)
     cam_from_world, intrinsics = cameras_of(encoding, size)
     depth, confidence = model.depth(found, grid)
-    points, _ = model.points(found, grid)
     out = {"features": features, "statistics": found.statistics, "pose_enc": encoding, "intrinsic": intrinsics}
     out |= {f"aggregated_{n}": layers[n] for n in (model.config.levels[0], model.config.levels[-1])}
     out |= {"extrinsic": cam_from_world[:, :3], "cam2world": se3.inverse(cam_from_world)}
-    return out | {"depth": depth, "depth_conf": confidence, "world_points": points}
+    out |= {"world_points": model.points(found, grid)[0]} if has_points else {}
+    return out | {"depth": depth, "depth_conf": confidence}

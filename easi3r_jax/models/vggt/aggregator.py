@@ -85,7 +85,7 @@ class Aggregator(nnx.Module):
         if dynamic_tokens is not None:
             static = jnp.pad(~dynamic_tokens, ((0, 0), (special, 0)), constant_values=True)
 
-        # Layers whose output, queries or keys are read later write to their slots; the writes of all others are dropped.
+        # Layers whose output, queries or keys are read later write to their slots; writes of all others are dropped.
         read = {"levels": config.levels, **_read_by(bands)}
         slots = {name: _slots(layers, config.depth) for name, layers in read.items()}
         heads = (config.num_heads, dim // config.num_heads)

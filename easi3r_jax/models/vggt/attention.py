@@ -63,7 +63,7 @@ def _logits(queries: Array, keys: Array, kept: Array | None) -> Array:
 
 
 def _fused(queries: Array, keys: Array, values: Array, kept: Array | None) -> Array:
-    """By cuDNN. Left-out keys get an additional channel: as a mask, the kernel would want an array of the map's size."""
+    """By cuDNN. Left-out keys get an additional channel: a mask would be an array of the map's size."""
     if kept is None:
         return attention.dot_product_attention(queries, keys, values)
     dim, scale = queries.shape[-1], queries.shape[-1] ** -0.5

@@ -44,12 +44,11 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "B N C"], QueriesKeys]:
         """Returns the output (B, N, C), and queries and keys (B, N, A, D) as they are multiplied."""
         projected = self.qkv(x)
-        queries, keys, values = (
-            p.reshape(*p.shape[:-1], self.num_heads, -1) for p in jnp.split(projected, 3, axis=-1)
-        )
+        queries, keys, values = (p.reshape(*p.shape[:-1], self.num_heads, -1) for p in jnp.split(projected, 3, axis=-1))
         queries, keys = self._positioned(queries, self.q_norm, rope), self._positioned(keys, self.k_norm, rope)
         together = (lambda y: y.reshape(1, -1, *y.shape[2:])) if across else (lambda y: y)
-        out = attend(*map(together, (queries, keys, values)), None if kept is None else together(kept))
+        seen = None if kept is None else together(kept)
+        out = attend(together(queries), together(keys), together(values), seen)
         return self.proj(out.reshape(x.shape)), (queries, keys)
 
     @staticmethod

@@ -83,8 +83,8 @@ class DenseHead(nnx.Module):
 
         path, out = None, {}
         for n in (3, 2, 1, 0):
-            height, width = maps[n].shape[1:3]
-            path = self.fusions[n](maps[n], path, maps[n - 1].shape[1:3] if n else (2 * height, 2 * width))
+            _, height, width, _ = maps[n - 1].shape if n else maps[n].shape
+            path = self.fusions[n](maps[n], path, (height, width) if n else (2 * height, 2 * width))
             out[f"fusion{n}"] = path
         x = out["conv1"] = self.conv1(path)
         x = self._placed(resize(x, (size[0] // self.down, size[1] // self.down)), size)

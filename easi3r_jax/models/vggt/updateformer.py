@@ -44,10 +44,12 @@ class UpdateFormer(nnx.Module):
         self.input_norm = LayerNorm(in_dim, epsilon=1e-5, rngs=rngs)
         self.input_transform = Linear(in_dim, dim, rngs=rngs)
         self.virtual_tracks = nnx.Param(jax.random.normal(rngs.params(), (1, _VIRTUAL, 1, dim), jnp.float32))
-        stacks = {"time": False, "from_points": True, "virtual": False, "to_points": True}
-        for name, cross in stacks.items():
-            make = jax.vmap(lambda r, cross=cross: TrackBlock(dim, cross=cross, rngs=r))
-            setattr(self, name, make(rngs.split(_ROUNDS)))
+
+        def stack(cross: bool) -> TrackBlock:
+            return jax.vmap(lambda r: TrackBlock(dim, cross=cross, rngs=r))(rngs.split(_ROUNDS))
+
+        self.time, self.virtual = stack(cross=False), stack(cross=False)
+        self.from_points, self.to_points = stack(cross=True), stack(cross=True)
         self.output_norm = LayerNorm(dim, epsilon=1e-5, rngs=rngs)
         self.flow_head = Linear(dim, out_dim, rngs=rngs)
 

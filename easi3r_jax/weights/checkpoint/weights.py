@@ -138,7 +138,9 @@ def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig | VGGTConf
     return config, metadata
 
 
-def _read_header(path: pathlib.Path) -> tuple[DUSt3RConfig | VGGTConfig | FlowConfig, dict[str, list[int]], dict[str, Any]]:
+def _read_header(
+    path: pathlib.Path,
+) -> tuple[DUSt3RConfig | VGGTConfig | FlowConfig, dict[str, list[int]], dict[str, Any]]:
     """Architecture, checksums of the weight files, and metadata."""
     try:
         header = json.loads((path / "config.json").read_bytes())

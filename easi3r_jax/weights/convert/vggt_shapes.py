@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from easi3r_jax.core.errors import CheckpointError, ConfigError
 from easi3r_jax.models.vggt.config import HEADS, VGGTConfig
@@ -48,14 +49,15 @@ def _config(shapes: Mapping[str, Shape], heads: tuple[str, ...]) -> VGGTConfig:
     side = round((shapes[f"{encoder}.pos_embed"][1] - 1) ** 0.5) * patch if dino else VGGTConfig.image_size[0]
     width = shapes[f"{depth_head}.projects.0.weight"][0]
     level_dims = (width, *(shapes[f"{depth_head}.projects.{n}.weight"][0] for n in (1, 2, 3)))
-    track = {}
+    track: dict[str, Any] = {}
     if "track" in heads:
         tracker = "track_head.tracker"
         hidden, products = shapes[f"{tracker}.corr_mlp.fc1.weight"]
         levels, radius = _window(products)
         features = shapes[f"{tracker}.fmap_norm.weight"][0]
         track = {"track_features": features, "track_hidden": hidden, "track_levels": levels, "track_radius": radius}
-    sizes = {
+    sizes: dict[str, Any] = {
+        "level_dims": level_dims,
         "image_size": (side, side),
         "patch_size": patch,
         "encoder": "dino" if dino else "conv",
@@ -68,7 +70,7 @@ def _config(shapes: Mapping[str, Shape], heads: tuple[str, ...]) -> VGGTConfig:
         "camera_depth": _count(shapes, "camera_head.trunk"),
         "features": shapes[f"{depth_head}.scratch.layer1_rn.weight"][0],
     }
-    config = VGGTConfig(heads=heads, level_dims=level_dims, **sizes, **track)
+    config = VGGTConfig(heads=heads, **sizes, **track)
     widths = (config.dim, config.features, side, *level_dims, config.track_features, config.track_hidden)
     if max(widths) > _MAX_WIDTH or max(config.depth, config.enc_depth, config.camera_depth) > _MAX_DEPTH:
         raise ValueError("its sizes are larger than any network's")

@@ -27,7 +27,9 @@ def test_statistics_of_the_cue_are_those_of_the_full_maps():
     rng = np.random.default_rng(0)
     own, other = rng.standard_normal((2, depth, frames, tokens, heads, dim))
     deviations = statistics.band_deviations(own.astype(np.float32), other.astype(np.float32))
-    means = [statistics.layer_means(x.astype(np.float32), y.astype(np.float32)) for x, y in zip(own, other, strict=True)]
+    means = [
+        statistics.layer_means(x.astype(np.float32), y.astype(np.float32)) for x, y in zip(own, other, strict=True)
+    ]
     for t in range(frames):
         whole = maps(own, other, t, range(depth))
         np.testing.assert_allclose(deviations[t], whole.std(axis=1, ddof=1), rtol=1e-5)
@@ -97,7 +99,7 @@ def test_what_is_missing_or_does_not_fit_is_said_in_a_line():
     model = vggt()
     with pytest.raises(ConfigError, match="no track head: its checkpoint came without one"):
         model.track(None, (2, 2), jnp.zeros((1, 2)))
-    with pytest.raises(InputError, match="30x28 do not divide into VGGT's 14x14 patches.*multiples of 14"):
+    with pytest.raises(InputError, match=r"30x28 do not divide into VGGT's 14x14 patches.*multiples of 14"):
         model.encode(jnp.zeros((1, 28, 30, 3), jnp.uint8))
     with pytest.raises(ConfigError, match="not in float64"):
         model.with_precision(dataclasses.replace(POLICIES["exact"], layers="float64"))

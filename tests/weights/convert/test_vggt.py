@@ -15,7 +15,7 @@ from easi3r_jax.models.vggt import VGGTConfig
 from easi3r_jax.weights.checkpoint import load_checkpoint, load_flow_network, load_network
 from easi3r_jax.weights.convert import convert, open_source, table, vggt_shapes
 from easi3r_jax.weights.convert.tensors import LazyTensor, OpenedWeights
-from easi3r_jax.weights.load import load_backbone_and_metadata, load_flow_model, load_model
+from easi3r_jax.weights.load import load_backbone_and_metadata, load_flow_model, load_model, load_multiview_model
 from tests import torch_writer
 from tests.networks import SMALL_VGGT, vggt_tensors
 
@@ -91,7 +91,10 @@ def test_a_folder_of_safetensors_needs_no_architecture(tensors, tmp_path):
 
 def test_a_network_of_another_kind_is_said_in_a_line(tensors, tmp_path):
     source = write(tmp_path / "vggt.pth", tensors)
-    with pytest.raises(CheckpointError, match="weights of VGGT, which takes a clip at once: this needs a network of pai"):
+    assert load_multiview_model(source).config.dim == 16
+    with pytest.raises(CheckpointError, match="embedded has weights of a network of pairs, not of VGGT"):
+        load_multiview_model("embedded")
+    with pytest.raises(CheckpointError, match="weights of VGGT, which takes a clip at once: this needs"):
         load_model(source)
     with pytest.raises(CheckpointError, match="weights of VGGT, which estimates no optical flow"):
         load_flow_model(source)
@@ -106,7 +109,7 @@ def test_a_network_of_another_kind_is_said_in_a_line(tensors, tmp_path):
 def test_a_checkpoint_without_a_needed_head_is_refused(tensors, tmp_path, head):
     left = {name: array for name, array in tensors.items() if not name.startswith(f"{head}_head.")}
     source = write(tmp_path / "vggt.pth", left)
-    with pytest.raises(CheckpointError, match=rf"no {head} head \({head}_head\.\*\).*such as facebook/VGGT-1B") as error:
+    with pytest.raises(CheckpointError, match=rf"no {head} head \({head}_head\.\*\).*facebook/VGGT-1B") as error:
         open_source(source)
     assert "\n" not in str(error.value)
     safetensors.numpy.save_file(left, tmp_path / "model.safetensors")
@@ -116,7 +119,7 @@ def test_a_checkpoint_without_a_needed_head_is_refused(tensors, tmp_path, head):
 
 def test_sizes_of_no_network_are_refused(tensors, tmp_path):
     changed = {**tensors, "aggregator.frame_blocks.0.attn.q_norm.weight": np.ones(3, np.float32)}
-    with pytest.raises(CheckpointError, match="no VGGT network that is known here.*16 must divide into 5 heads"):
+    with pytest.raises(CheckpointError, match=r"no VGGT network that is known here.*16 must divide into 5 heads"):
         open_source(write(tmp_path / "a.pth", changed))
     left = {name: array for name, array in tensors.items() if name != "aggregator.register_token"}
     with pytest.raises(CheckpointError, match=r"no VGGT network that is known here \(no aggregator\.register_token\)"):
