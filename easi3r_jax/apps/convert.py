@@ -7,8 +7,8 @@
     python -m convert --source=raft-things.pth --output=checkpoints/raft
     python -m convert --source=facebook/VGGT-1B --output=checkpoints/vggt
 
-Converts weights of DUSt3R, MonST3R, VGGT, and the flow networks RAFT and SEA-RAFT. PyTorch is not needed, and nothing
-in a checkpoint is ever executed. Released weights of DUSt3R and MonST3R are under CC BY-NC-SA 4.0: attribution,
+Converts weights of DUSt3R, MonST3R, VGGT, and the flow networks RAFT and SEA-RAFT. No PyTorch is needed; nothing in a
+checkpoint is ever executed. Released weights of DUSt3R and MonST3R are under CC BY-NC-SA 4.0: attribution,
 non-commercial use, share alike. VGGT-1B is under a research licence, VGGT-1B-Commercial under one of its own.
 """
 
