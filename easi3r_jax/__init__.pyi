@@ -51,6 +51,7 @@ from .inference.dense_flow import dense_flow as dense_flow
 from .inference.feedforward import reconstruct_stream as reconstruct_stream
 from .inference.flow import estimate_flow as estimate_flow
 from .inference.flow import network_flow as network_flow
+from .inference.multiview import reconstruct_multiview as reconstruct_multiview
 from .inference.pipeline import reconstruct as reconstruct
 from .inference.pure import attention_maps as attention_maps
 from .inference.pure import attention_statistics as attention_statistics
@@ -69,6 +70,8 @@ from .models.config import DUSt3RConfig as DUSt3RConfig
 from .models.dust3r import DUSt3R as DUSt3R
 from .models.dust3r import random_model as random_model
 from .models.precision import Precision as Precision
+from .models.vggt.config import VGGTConfig as VGGTConfig
+from .models.vggt.network import VGGT as VGGT
 from .motion.aggregate import fuse_temporal as fuse_temporal
 from .motion.cues import Evidence as Evidence
 from .motion.cues import reads_attention as reads_attention
@@ -78,6 +81,7 @@ from .motion.readout import Readout as Readout
 from .motion.score import CueWeights as CueWeights
 from .weights.load import load_flow_model as load_flow_model
 from .weights.load import load_model as load_model
+from .weights.load import load_multiview_model as load_multiview_model
 from .weights.load import on_devices as on_devices
 from .weights.readout import load_readout as load_readout
 from .weights.readout import save_readout as save_readout

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from easi3r_jax.models import DUSt3R, policy
+from easi3r_jax.apps.parity.weights import golden_source, golden_vggt
+from easi3r_jax.models import VGGT, DUSt3R, VGGTConfig, policy
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.models.dust3r import abstract_parts
 from easi3r_jax.models.parameters import FlowNetwork, model_from, parameter_shapes
@@ -20,6 +21,39 @@ _SMALL = dataclasses.replace(DUSt3RConfig.thumbnail(), enc_dim=16, enc_depth=1, 
 def small_network(**changes: Any) -> DUSt3RConfig:
     """Its configuration, with these fields changed."""
     return dataclasses.replace(_SMALL, **changes)
+
+
+#: The smallest VGGT with a layer in every band of its cue. Its encoder is only a patch embedding.
+SMALL_VGGT = VGGTConfig(
+    image_size=(28, 28),
+    encoder="conv",
+    dim=16,
+    depth=4,
+    num_heads=2,
+    mlp_ratio=2.0,
+    heads=("camera", "depth"),
+    camera_depth=1,
+    camera_iterations=2,
+    features=8,
+    level_dims=(4, 4, 8, 8),
+)
+
+# Fields of view of about 1.
+_VGGT = {
+    "gains": {"pose_branch.fc2.weight": 0.2, ".ls1.gamma": 0.3, ".ls2.gamma": 0.3},
+    "offsets": {"pose_branch.fc2.bias": (0, 0, 0.1, 0, 0, 0, 1.0, 0.5, 0.6)},
+}
+
+
+def vggt_tensors(config: VGGTConfig = SMALL_VGGT, seed: int = 0) -> dict[str, np.ndarray]:
+    """A state dict of VGGT under its released names."""
+    source = golden_source(config, seed, _VGGT["gains"], _VGGT["offsets"])
+    return {name: np.ascontiguousarray(tensor.read()) for name, tensor in source.tensors.items()}
+
+
+def vggt(config: VGGTConfig = SMALL_VGGT, seed: int = 0) -> VGGT:
+    """A VGGT with the weights of `vggt_tensors`."""
+    return golden_vggt(config, {"weight_seed": seed, **_VGGT})
 
 
 def small_released(head: str) -> DUSt3RConfig:

@@ -18,7 +18,8 @@ import easi3r_jax as e3r
 from easi3r_jax import motion
 from easi3r_jax.inference import passes, pipeline
 from easi3r_jax.models.config import FlowConfig
-from tests.networks import flow_network
+from easi3r_jax.weights.checkpoint import save_checkpoint
+from tests.networks import SMALL_VGGT, flow_network, vggt
 
 #: Ten pairs of the four frames, in the pure functions and in whole reconstructions: compiled once for both.
 GRAPH = "swin-2-noncyclic"
@@ -285,6 +286,16 @@ def test_custom_networks_and_devices():
     assert e3r.on_devices(small, 1) is small
     with pytest.raises(e3r.ConfigError, match="devices"):
         e3r.data_mesh(10_000)
+
+
+def test_a_network_that_takes_all_frames_at_once(tmp_path):
+    save_checkpoint(tmp_path / "vggt", SMALL_VGGT, vggt(), source_name="random")
+    model = e3r.load_multiview_model(tmp_path / "vggt")
+    assert isinstance(model, e3r.VGGT) and isinstance(model.config, e3r.VGGTConfig)
+    clip = e3r.load_frames("demo", e3r.FrameConfig.for_model(model, first=2))
+    assert clip.rgb.shape == (2, 14, 28, 3)  # the width of the network, and a multiple of its patch
+    result = e3r.reconstruct_multiview(model, clip, e3r.PipelineConfig(cue="none"))
+    assert result.scene.depth.shape == (2, 14, 28) and not result.scene.dynamic_mask.any()
 
 
 def test_point_maps_are_a_pytree_of_pairs(predicted):

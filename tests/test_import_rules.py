@@ -61,11 +61,12 @@ WITHIN = {
         "encoder": {"attention", "config", "layers", "rope"},
         "flow_layers": {"layers"},
         "heads": {"config", "layers"},
-        "parameters": {"config", "dust3r", "precision", "raft", "sea_raft"},
+        "parameters": {"config", "dust3r", "precision", "raft", "sea_raft", "vggt"},
         "raft": {"config", "correlation", "dust3r", "flow_layers", "layers", "precision"},
         "rope": {"layers"},
         "sea_raft": {"config", "correlation", "dust3r", "flow_layers", "layers", "precision"},
         "statistics": {"layers"},
+        "vggt": {"attention", "encoder", "heads", "layers", "precision", "rope", "statistics"},
     },
     "motion": {
         "aggregate": {"normalise"},
@@ -112,6 +113,7 @@ WITHIN = {
     },
     "inference": {
         "feedforward": {"clip"},
+        "multiview": {"clip"},
         "pipeline": {"clip", "matching", "passes"},
         "pure": {"clip"},
         "windows": {"clip", "pipeline"},

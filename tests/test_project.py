@@ -213,7 +213,8 @@ def test_no_module_is_too_long():
 
 
 def test_the_golden_arrays_stay_small():
-    assert sum(p.stat().st_size for p in (ROOT / "tests/golden").rglob("*") if p.is_file()) <= 28.9e6
+    # 26.6 MB, 2.3 MB for MASt3R and 2.0 MB for VGGT.
+    assert sum(p.stat().st_size for p in (ROOT / "tests/golden").rglob("*") if p.is_file()) <= 31.0e6
 
 
 def test_the_documents_name_commands_that_exist():

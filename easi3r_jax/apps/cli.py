@@ -179,9 +179,10 @@ class Flags:
         """Whether programs compiled by JAX are kept."""
         return self._cache is not None and bool(self._cache.value)
 
-    def changed(self) -> list[str]:
-        """The flags that differ from their defaults, as typed on a command line."""
-        return [f"--{h.name}={h.value}" for g in self._groups for h in g.holders if h.value != h.default]
+    def changed(self, *but: Group) -> list[str]:
+        """The flags that differ from their defaults, as typed on a command line; without those of some groups."""
+        groups = [g for g in self._groups if g not in but]
+        return [f"--{h.name}={h.value}" for g in groups for h in g.holders if h.value != h.default]
 
     def assign(self, values: Mapping[str, object]) -> None:
         """Sets flags to the given values, as a command line would, and the others to their defaults.

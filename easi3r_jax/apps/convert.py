@@ -5,10 +5,11 @@
     python -m experiments.reconstruct --seq=video.mp4 --checkpoint=checkpoints/monst3r
     python -m convert --source=runs/embedded/model --output=release --to=official --half
     python -m convert --source=raft-things.pth --output=checkpoints/raft
+    python -m convert --source=facebook/VGGT-1B --output=checkpoints/vggt
 
-Converts weights of DUSt3R, MonST3R, MASt3R and the flow networks RAFT, SEA-RAFT. PyTorch is not needed, and nothing in a
-checkpoint is ever executed. Released weights of the first three are under CC BY-NC-SA 4.0: attribution, non-commercial
-use, share alike.
+Converts weights of DUSt3R, MonST3R, MASt3R, VGGT and the flow networks RAFT, SEA-RAFT. PyTorch is not needed, and
+nothing in a checkpoint is ever executed. Released weights of the first three are under CC BY-NC-SA 4.0: attribution,
+non-commercial use, share alike. VGGT-1B is under a research licence, VGGT-1B-Commercial under one of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from easi3r_jax.apps import cli
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.io import remote
-from easi3r_jax.models import backbone_of
+from easi3r_jax.models import VGGTConfig, backbone_of
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.convert.conversion import convert
 from easi3r_jax.weights.convert.release import release
@@ -84,7 +85,7 @@ def write(source: str, output: pathlib.Path, stages: Stages) -> None:
         f"source SHA-256: {summary.source_sha256}\n"
         f"licence: {summary.licence}"
     )
-    if isinstance(summary.config, DUSt3RConfig):
+    if isinstance(summary.config, (DUSt3RConfig, VGGTConfig)):
         print(f"use: --checkpoint={summary.path}, e.g. {_reconstruct()} --seq=VIDEO --checkpoint={summary.path}")
 
 
@@ -93,8 +94,11 @@ def _reconstruct() -> str:
     return "easi3r reconstruct" if sys.argv[0].startswith("easi3r ") else "python -m experiments.reconstruct"
 
 
-def described(config: DUSt3RConfig | FlowConfig) -> str:
+def described(config: DUSt3RConfig | VGGTConfig | FlowConfig) -> str:
     """A description of the network."""
+    if isinstance(config, VGGTConfig):
+        height, width = config.image_size
+        return f"VGGT of {config.depth} layers with heads for {', '.join(config.heads)}, trained at {width}x{height}"
     if isinstance(config, FlowConfig):
         return f"optical flow by {config.network}"
     height, width = config.image_size

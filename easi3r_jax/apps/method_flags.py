@@ -11,7 +11,7 @@ from easi3r_jax.core import config as options
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.pairs import make_edges
 from easi3r_jax.io import remote
-from easi3r_jax.models import POLICIES, DUSt3R
+from easi3r_jax.models import POLICIES, VGGT, DUSt3R
 from easi3r_jax.weights.readout import load_readout
 
 Known = TypeVar("Known", bound=NetworkFlags)
@@ -51,7 +51,9 @@ class SizeFlags:
         self.crop = group.boolean("crop", True, "Crop to multiples of the patch size; --nocrop resizes to them.")
         self.square_ok = group.boolean("square_ok", False, "Keep square images square instead of cropping them to 4:3.")
 
-    def frame_config(self, model: DUSt3R, *, every: int = 1, fps: float = 0.0, first: int = 0) -> options.FrameConfig:
+    def frame_config(
+        self, model: DUSt3R | VGGT, *, every: int = 1, fps: float = 0.0, first: int = 0
+    ) -> options.FrameConfig:
         """How frames are read: at the network's training size, unless --size is given."""
         return options.FrameConfig(
             size=self.size.value or max(model.config.image_size),
@@ -61,6 +63,7 @@ class SizeFlags:
             every=every,
             fps=fps,
             first=first,
+            fit=getattr(model.config, "fit", "long-side"),
         )
 
 
@@ -70,7 +73,15 @@ class MethodFlags(Generic[Known]):
     Args:
       flags: the program's.
       known: creates the groups for priors and flow: `GivenFlags`, or `NetworkFlags` for any number of clips.
+
+    Attributes:
+      FRAME_BY_FRAME, ALL_AT_ONCE: names of the flags that are used frame by frame, and by a network that sees all
+        frames at once.
     """
+
+    FRAME_BY_FRAME = ("mode", "shared_focal", "frame_batch", "clean_tolerance")
+    ALL_AT_ONCE = ("mode", "motion", "reattention", "clusters", "kmeans_restarts", "kmeans_iterations", "otsu_classes")
+    ALL_AT_ONCE += ("masks", "mask_dilation", "refine", "refine_checkpoint", "clean_tolerance")
 
     def __init__(self, flags: cli.Flags, known: type[Known]):
         pairs = flags.group("Pairs")
@@ -217,19 +228,40 @@ class MethodFlags(Generic[Known]):
             ),
         )
 
-    def with_readout(self, model: DUSt3R) -> DUSt3R:
+    @staticmethod
+    def check_used(what: str, changed: list[str], used: tuple[str, ...]) -> None:
+        """Refuses flags that have no effect.
+
+        Args:
+          what: what does not use them.
+          changed: flags of the method that were changed, as `--name=value`.
+          used: names of those that are used.
+
+        Raises:
+          ConfigError: one of these.
+        """
+        harmless = ("--flow=none", "--masks=none", "--motion=none")
+        unused = [flag for flag in changed if flag[2:].split("=")[0] not in used and flag not in harmless]
+        if unused:
+            raise ConfigError(f"{what} does not use {', '.join(unused)}: omit it.")
+
+    def with_readout(self, model: DUSt3R | VGGT) -> DUSt3R | VGGT:
         """The network with the read-out of --readout, if given.
 
         Raises:
           CheckpointError: a file that cannot be read, or is no read-out.
           ConfigError: a read-out of another network.
         """
-        return model.with_readout(load_readout(remote.local(self.readout.value))) if self.readout.value else model
+        if isinstance(model, VGGT) or not self.readout.value:
+            return model
+        return model.with_readout(load_readout(remote.local(self.readout.value)))
 
-    def cue_line(self, model: DUSt3R) -> str:
+    def cue_line(self, model: DUSt3R | VGGT) -> str:
         """One line that says how the attention is read; nothing for other cues."""
         if self.motion.value != "attention":
             return ""
+        if isinstance(model, VGGT):
+            return "  Motion: the similarity of queries and keys to those of other frames (VGGT4D)."
         if model.readout is None:
             return "  Motion: the attention, by the published formula."
         return f"  Motion: the attention, by the read-out of {self.readout.value or 'the checkpoint'}."

@@ -20,12 +20,12 @@ from easi3r_jax.evaluation.ground_truth import load_ground_truth
 from easi3r_jax.inference import pipeline
 from easi3r_jax.inference.clip import FlowSource, clip_edges
 from easi3r_jax.inference.feedforward import reconstruct_stream
+from easi3r_jax.inference.multiview import reconstruct_multiview
 from easi3r_jax.inference.windows import reconstruct_windows
 from easi3r_jax.io.priors.flow import FlowFolder, check_flow
 from easi3r_jax.io.sequences import Sequence
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.io.window_store import WindowStore
-from easi3r_jax.models import DUSt3R
 
 Comparison = dict[str, dict[str, float | None]]
 #: What the method is compared with, simplest first.
@@ -37,7 +37,7 @@ class Method:
     """The method with its networks and options.
 
     Attributes:
-      model: the network, on the devices.
+      model: the network, on the devices: DUSt3R, or VGGT, which only `all_at_once` takes.
       config: options of all stages.
       frames: how frames are read.
       refiner: of masks, or None.
@@ -45,7 +45,7 @@ class Method:
       weights: metadata of the weights of "checkpoint", "flow" and "refiner".
     """
 
-    model: DUSt3R
+    model: Any
     config: PipelineConfig
     frames: FrameConfig
     refiner: Any
@@ -130,6 +130,13 @@ def window_by_window(
         refiner=method.refiner,
         store=store,
         progress=stages,
+    )
+
+
+def all_at_once(method: Method, frames: Frames, given: Given, stages: Stages) -> Reconstruction:
+    """The whole clip by a network that sees all frames together, without optimisation."""
+    return reconstruct_multiview(
+        method.model, frames, method.config, given=given, refiner=method.refiner, progress=stages
     )
 
 

@@ -37,7 +37,7 @@ from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.exporting import write_exports
 from easi3r_jax.apps.given import GivenFlags, for_clip
 from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, precision_flag
-from easi3r_jax.apps.modes import Comparison, Method, frame_by_frame, shown, whole_clip, window_by_window
+from easi3r_jax.apps.modes import Comparison, Method, all_at_once, frame_by_frame, shown, whole_clip, window_by_window
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.apps.reporting import PictureFlags, closing_table, timings
 from easi3r_jax.apps.view import serve, usual_port
@@ -51,8 +51,8 @@ from easi3r_jax.io import export, remote, results
 from easi3r_jax.io.sequences import Sequence, find_sequence
 from easi3r_jax.io.video import load_frames
 from easi3r_jax.io.window_store import WindowStore
-from easi3r_jax.models import DUSt3R, backbone_of
-from easi3r_jax.weights.load import load_model_and_metadata, on_devices
+from easi3r_jax.models import VGGT, DUSt3R, backbone_of
+from easi3r_jax.weights.load import load_backbone_and_metadata, on_devices
 
 FLAGS = cli.Flags(__doc__, cached=True)
 
@@ -133,7 +133,7 @@ HOSTS = DistributedFlags(FLAGS, "Reconstruct the clip")
 _OF_ONE_HOST = ("process_id", "output", "seq", "ground_truth")  # flags that may differ: frames are compared
 
 #: Loads a network: (`--checkpoint`, `--precision`, progress) -> the network and the metadata of its weights.
-Load = Callable[[str, str, Stages], tuple[DUSt3R, dict[str, Any]]]
+Load = Callable[[str, str, Stages], tuple[DUSt3R | VGGT, dict[str, Any]]]
 
 
 def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
@@ -141,7 +141,7 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
 
     Args:
       stages: called with progress.
-      load: replaces `load_model_and_metadata`, for a program that keeps its networks.
+      load: replaces `load_backbone_and_metadata`, for a program that keeps its networks.
 
     Returns:
       the result's folder; the former one if it was uploaded.
@@ -201,7 +201,9 @@ def reconstruct(
     check_same("flags, weights, ground truth or priors", (described, given.cameras, given.masks, given.flow))
     comparison: Comparison = {}
     store = None
-    if MODE.value == "feedforward":
+    if isinstance(method.model, VGGT):
+        result = all_at_once(method, frames, given, stages)
+    elif MODE.value == "feedforward":
         result = frame_by_frame(method, frames, stages)
         truth = None if truth is None else dataclasses.replace(truth, masks=None)  # motion is not detected
     elif length < len(frames.rgb):
@@ -258,8 +260,8 @@ def reconstruct(
     return written
 
 
-def load_named(checkpoint: str, precision: str, stages: Stages) -> tuple[DUSt3R, dict[str, Any]]:
-    return load_model_and_metadata(checkpoint, precision, progress=stages)
+def load_named(checkpoint: str, precision: str, stages: Stages) -> tuple[DUSt3R | VGGT, dict[str, Any]]:
+    return load_backbone_and_metadata(checkpoint, precision, progress=stages)
 
 
 def load_method(
@@ -272,6 +274,9 @@ def load_method(
     if MODE.value == "align":
         flow, flow_weights = GIVEN.flow_source(PRECISION.value, place)
     model, checkpoint = load(CHECKPOINT.value, PRECISION.value, stages)
+    if isinstance(model, VGGT):
+        METHOD.check_used("A checkpoint of VGGT", FLAGS.changed(_INPUT, _OUTPUT, _COMPUTE), METHOD.ALL_AT_ONCE)
+        flow, flow_weights = None, {}
     if MODE.value == "align":  # frame by frame there is nothing to shard, and motion is not detected
         model = place(METHOD.with_readout(model))
     weights = {"checkpoint": checkpoint, "flow": flow_weights, "refiner": refiner and refiner.metadata}
@@ -313,12 +318,7 @@ def check_options() -> None:
         flag = "--overlap" if OVERLAP.present else "--nokeyframes"
         raise ConfigError(f"{flag} applies to windows only: add --window=FRAMES.")
     if MODE.value == "feedforward":
-        kept = {holder.name for group in (_INPUT, _OUTPUT, _COMPUTE) for holder in group.holders}
-        kept |= {"mode", "shared_focal", "frame_batch", "clean_tolerance"}
-        unused = [flag for flag in FLAGS.changed() if flag[2:].split("=")[0] not in kept]
-        unused = [flag for flag in unused if flag not in ("--flow=none", "--masks=none", "--motion=none")]
-        if unused:
-            raise ConfigError(f"--mode=feedforward does not use {', '.join(unused)}: omit it.")
+        METHOD.check_used("--mode=feedforward", FLAGS.changed(_INPUT, _OUTPUT, _COMPUTE), METHOD.FRAME_BY_FRAME)
     METHOD.check()
     PICTURES.check()
     if VIEW.value:
@@ -335,12 +335,12 @@ def check_hosts() -> None:
         raise ConfigError("--mode=feedforward runs on one device: omit --distributed and --coordinator.")
 
 
-def frame_config(model: DUSt3R) -> options.FrameConfig:
+def frame_config(model: DUSt3R | VGGT) -> options.FrameConfig:
     """How frames are read."""
     return SIZE.frame_config(model, every=EVERY.value, fps=FPS.value, first=FIRST.value)
 
 
-def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:
+def describe(sequence: Sequence, frames: Frames, model: DUSt3R | VGGT) -> str:
     """One line about the clip and the network."""
     count, height, width = frames.rgb.shape[:3]
     small = CHECKPOINT.value == "embedded"

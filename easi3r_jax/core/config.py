@@ -25,6 +25,8 @@ class FrameConfig:
       patch_size: sides become multiples of this.
       crop: centre crop to those multiples; False resizes to them.
       square_ok: keep a square image square; otherwise it becomes 4:3.
+      fit: "long-side": as above (DUSt3R). "width": the width becomes `size` and the height a multiple of the patch,
+        of which at most `size` rows remain (VGGT); `crop` and `square_ok` have no effect.
       every: take every n-th frame of the source.
       fps: take about this many frames per second of a video (0: all); cannot be combined with `every` > 1.
       first: stop after this many frames (0: all).
@@ -37,8 +39,11 @@ class FrameConfig:
     every: int = 1
     fps: float = 0.0
     first: int = 0
+    fit: Literal["long-side", "width"] = "long-side"
 
     def __post_init__(self):
+        if self.fit not in ("long-side", "width"):
+            raise ConfigError(f"Frames fit by their 'long-side' or 'width', not {self.fit!r}.")
         check_at_least(self, 1, "every")
         check_at_least(self, 0, "first", "fps")
         if math.isinf(self.fps):
@@ -51,10 +56,11 @@ class FrameConfig:
         """Frames at a network's training size.
 
         Args:
-          model: a network (`model.config` has `image_size` and `patch_size`).
+          model: a network (`model.config` has `image_size`, `patch_size` and, if it is not DUSt3R's, `fit`).
           options: other fields, e.g. `fps=8`; they take precedence.
         """
         trained = {"size": max(model.config.image_size), "patch_size": model.config.patch_size}
+        trained["fit"] = getattr(model.config, "fit", "long-side")
         return cls(**(trained | options))
 
 

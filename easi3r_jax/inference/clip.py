@@ -28,7 +28,7 @@ from easi3r_jax.core.types import (
     frames_at,
     silent,
 )
-from easi3r_jax.models import PairNetwork
+from easi3r_jax.models import VGGT, PairNetwork
 
 # Frames may be larger or smaller than the network's training size by this factor.
 _MAX_SIZE_RATIO = 2
@@ -286,7 +286,7 @@ def clip_edges(num_frames: int, graph: str) -> Int[np.ndarray, "E 2"]:
     return edges
 
 
-def check_size(model: PairNetwork, size: tuple[int, int]) -> None:
+def check_size(model: PairNetwork | VGGT, size: tuple[int, int]) -> None:
     """Refuses frames whose size the network cannot take, or is far from its training size.
 
     Raises:

@@ -7,18 +7,21 @@ from easi3r_jax.models.parameters import FlowNetwork, flow_network, model_from, 
 from easi3r_jax.models.precision import POLICIES, Precision, policy
 from easi3r_jax.models.raft import RAFT
 from easi3r_jax.models.sea_raft import SEARAFT
+from easi3r_jax.models.vggt import VGGT, VGGTConfig
 
 __all__ = [
     "BACKBONES",
     "POLICIES",
     "RAFT",
     "SEARAFT",
+    "VGGT",
     "Backbone",
     "DUSt3R",
     "Decoded",
     "FlowNetwork",
     "PairNetwork",
     "Precision",
+    "VGGTConfig",
     "abstract_model",
     "backbone_of",
     "flow_network",

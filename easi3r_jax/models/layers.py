@@ -137,11 +137,16 @@ class TransposedConv(nnx.Module):
 
 def upsample(x: Float[Array, "B H W C"], factor: int) -> Float[Array, "B height width C"]:
     """Bilinear upsampling with aligned corners: (B, H, W, C) to (B, factor * H, factor * W, C)."""
-    for axis in (1, 2):
-        size = x.shape[axis]
-        position = jnp.arange(factor * size, dtype=jnp.float32) * ((size - 1) / max(factor * size - 1, 1))
-        low = jnp.clip(position.astype(jnp.int32), 0, size - 1)
-        high = jnp.minimum(low + 1, size - 1)
+    return resize(x, (factor * x.shape[1], factor * x.shape[2]))
+
+
+def resize(x: Float[Array, "B H W C"], size: tuple[int, int]) -> Float[Array, "B height width C"]:
+    """Bilinear interpolation with aligned corners: (B, H, W, C) to (B, *size, C)."""
+    for axis, new in zip((1, 2), size, strict=True):
+        old = x.shape[axis]
+        position = jnp.arange(new, dtype=jnp.float32) * ((old - 1) / max(new - 1, 1))
+        low = jnp.clip(position.astype(jnp.int32), 0, old - 1)
+        high = jnp.minimum(low + 1, old - 1)
         weight = (position - low.astype(jnp.float32)).reshape([-1 if a == axis else 1 for a in range(4)])
         weight = weight.astype(x.dtype)
         x = jnp.take(x, low, axis=axis) * (1 - weight) + jnp.take(x, high, axis=axis) * weight

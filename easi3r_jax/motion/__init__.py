@@ -31,7 +31,7 @@ from easi3r_jax.motion.cues import (
     reads_attention,
     reads_gram,
 )
-from easi3r_jax.motion.gram import GRAM_FACTORS, gram_residual, gram_score
+from easi3r_jax.motion.gram import GRAM_FACTORS, PAPER_FACTORS, GramFactor, gram_bands, gram_residual, gram_score
 from easi3r_jax.motion.masks import dilate, token_masks, upsample
 from easi3r_jax.motion.match import match_residual
 from easi3r_jax.motion.normalise import min_max
@@ -43,10 +43,12 @@ from easi3r_jax.motion.threshold import Otsu, multi_otsu
 
 __all__ = [
     "GRAM_FACTORS",
+    "PAPER_FACTORS",
     "Clusters",
     "Cue",
     "CueWeights",
     "Evidence",
+    "GramFactor",
     "Moments",
     "Otsu",
     "RawMoments",
@@ -60,6 +62,7 @@ __all__ = [
     "dynamic_score",
     "find_cue",
     "fuse_temporal",
+    "gram_bands",
     "gram_residual",
     "gram_score",
     "handles_padding",

@@ -30,11 +30,13 @@ class GramFactor:
       statistic: one of `GRAM_STATISTICS`.
       layers: first and last layer of its band in a decoder of 24 layers, from 0.
       high_if_dynamic: whether the factor is f; otherwise it is 1 - f.
+      squared: take the statistic's square: a variance.
     """
 
     statistic: str
     layers: tuple[int, int]
     high_if_dynamic: bool
+    squared: bool = False
 
     def band(self, depth: int) -> slice:
         """The layers of a decoder of another depth: every layer that the band touches."""
@@ -51,17 +53,37 @@ GRAM_FACTORS = (
     GramFactor("qk_std", (0, 0), True),
 )
 
+#: One reading of the paper's formulas, as others quote them: variances, and one band of deep layers.
+PAPER_FACTORS = (
+    GramFactor("kk_mean", (0, 0), False),
+    GramFactor("qk_std", (0, 0), True, squared=True),
+    GramFactor("qq_mean", (3, 7), False),
+    GramFactor("qq_std", (17, 21), False, squared=True),
+    GramFactor("qq_mean", (17, 21), True),
+)
 
-def gram_score(factors: Float[Array, "5 T h w"], where: Bool[Array, "T h w"] | None = None) -> Float[Array, "T h w"]:
+
+def gram_bands(depth: int, factors: tuple[GramFactor, ...] = GRAM_FACTORS) -> tuple[tuple[str, int, int], ...]:
+    """Statistic, first layer and last layer + 1 of each factor, in a network of so many layers."""
+    bands = [(factor.statistic, factor.band(depth)) for factor in factors]
+    return tuple((statistic, band.start, band.stop) for statistic, band in bands)
+
+
+def gram_score(
+    statistics: Float[Array, "F T h w"],
+    where: Bool[Array, "T h w"] | None = None,
+    factors: tuple[GramFactor, ...] = GRAM_FACTORS,
+) -> Float[Array, "T h w"]:
     """Product of the factors, each normalised in each frame: (T, h, w) float32 in [0, 1], not normalised. Pure.
 
     Args:
-      factors: (5, T, h, w), the statistics of `GRAM_FACTORS` in their order, of any scale.
+      statistics: (F, T, h, w), of the factors in their order, of any scale.
       where: (T, h, w) bool, which tokens count; the score of others is 0.
+      factors: as released, or `PAPER_FACTORS`.
     """
-    score = jnp.ones(factors.shape[1:], factors.dtype)
-    for factor, values in zip(GRAM_FACTORS, factors, strict=True):
-        f = min_max(values, axis=(-2, -1), where=where)
+    score = jnp.ones(statistics.shape[1:], statistics.dtype)
+    for factor, values in zip(factors, statistics, strict=True):
+        f = min_max(values * values if factor.squared else values, axis=(-2, -1), where=where)
         score = score * (f if factor.high_if_dynamic else 1 - f)
     return score if where is None else jnp.where(where, score, 0)
 

@@ -13,7 +13,7 @@ from easi3r_jax.core import sharding
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.core.types import Progress, silent
 from easi3r_jax.io import remote
-from easi3r_jax.models import DUSt3R, FlowNetwork, Precision, model_from, policy
+from easi3r_jax.models import VGGT, DUSt3R, FlowNetwork, Precision, model_from, policy
 from easi3r_jax.weights import convert
 from easi3r_jax.weights.checkpoint import is_checkpoint, load_network
 from easi3r_jax.weights.hub import is_name
@@ -48,11 +48,41 @@ def load_model_and_metadata(
     checkpoint: str | os.PathLike[str] = "embedded", precision: Precision | str = "auto", *, progress: Progress = silent
 ) -> tuple[DUSt3R, dict[str, Any]]:
     """As `load_model`, also returning the checkpoint's metadata: source, SHA-256, licence."""
+    model, metadata = load_backbone_and_metadata(checkpoint, precision, progress=progress)
+    if isinstance(model, VGGT):
+        raise CheckpointError(
+            f"{os.fspath(checkpoint)} has weights of VGGT, which takes a clip at once: this needs a network of pairs, "
+            "such as DUSt3R or MonST3R."
+        )
+    return model, metadata
+
+
+def load_multiview_model(
+    checkpoint: str | os.PathLike[str], precision: Precision | str = "auto", *, progress: Progress = silent
+) -> VGGT:
+    """Loads a VGGT network, as `load_model` does; `reconstruct_multiview` takes it.
+
+    Raises:
+      CheckpointError, ConfigError: as `load_model`.
+    """
+    model, _ = load_backbone_and_metadata(checkpoint, precision, progress=progress)
+    if not isinstance(model, VGGT):
+        name = os.fspath(checkpoint)
+        raise CheckpointError(f"{name} has weights of a network of pairs, not of VGGT: use load_model.")
+    return model
+
+
+def load_backbone_and_metadata(
+    checkpoint: str | os.PathLike[str] = "embedded", precision: Precision | str = "auto", *, progress: Progress = silent
+) -> tuple[DUSt3R | VGGT, dict[str, Any]]:
+    """As `load_model_and_metadata`, for any network that `reconstruct_multiview` or `reconstruct` takes."""
     checkpoint, precision = os.fspath(checkpoint), policy(precision)
     if not checkpoint:
         raise CheckpointError("No checkpoint is named: name weights, or omit it for the small embedded network.")
     named, checkpoint = checkpoint, on_this_machine(checkpoint, progress)
     model, metadata = _load(EMBEDDED if checkpoint == "embedded" else checkpoint, precision, progress)
+    if isinstance(model, VGGT):
+        return model.with_precision(precision), metadata
     if not isinstance(model, DUSt3R):
         raise CheckpointError(f"{named} has weights of {model.config.network}, which estimates optical flow.")
     if checkpoint == "embedded":
@@ -80,8 +110,9 @@ def load_flow_model_and_metadata(
 ) -> tuple[FlowNetwork, dict[str, Any]]:
     """As `load_flow_model`, also returning the checkpoint's metadata."""
     network, metadata = _load(on_this_machine(os.fspath(checkpoint), progress), policy(precision), progress)
-    if isinstance(network, DUSt3R):
-        raise CheckpointError(f"{os.fspath(checkpoint)} has weights of DUSt3R, which estimates no optical flow.")
+    if isinstance(network, (DUSt3R, VGGT)):
+        name = type(network).__name__
+        raise CheckpointError(f"{os.fspath(checkpoint)} has weights of {name}, which estimates no optical flow.")
     return network, metadata
 
 
@@ -93,7 +124,7 @@ def on_this_machine(checkpoint: str, progress: Progress) -> str:
 
 def _load(
     checkpoint: str | os.PathLike[str], precision: Precision, progress: Progress
-) -> tuple[DUSt3R | FlowNetwork, dict[str, Any]]:
+) -> tuple[DUSt3R | VGGT | FlowNetwork, dict[str, Any]]:
     path = pathlib.Path(checkpoint).expanduser()
     if is_checkpoint(path):
         return load_network(path, precision=precision)

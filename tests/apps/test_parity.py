@@ -22,13 +22,13 @@ from tests.flags import callers_flags
 ROOT = pathlib.Path(__file__).parents[2]
 HERE = (
     *("aggregation", "checkpoints", "flow", "manifests", "metrics"),
-    *("mast3r_tiny", "model_tiny_dpt", "model_tiny_linear", "pairs", "preprocess", "vggt_motion"),
+    *("mast3r_tiny", "model_tiny_dpt", "model_tiny_linear", "pairs", "preprocess", "vggt_motion", "vggt_tiny"),
 )
 
 
 # Left to the heavy checks and to `make parity`: flow of a second size, and arrays that other tests compare too, in
-# tests/models, tests/motion, tests/weights/convert and tests/inference/refine.
-HEAVY = ("aggregation", "checkpoints", "flow", "manifests", "mast3r_tiny", "vggt_motion")
+# tests/models, tests/models/vggt, tests/motion, tests/weights/convert and tests/inference/refine.
+HEAVY = ("aggregation", "checkpoints", "flow", "manifests", "mast3r_tiny", "vggt_motion", "vggt_tiny")
 
 
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in HEAVY)) for k in HERE])

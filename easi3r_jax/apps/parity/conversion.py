@@ -16,11 +16,11 @@ from flax import nnx
 from easi3r_jax.apps.parity.report import NETWORK, Row, at_most, compare
 from easi3r_jax.apps.parity.weights import golden_model, golden_tensor
 from easi3r_jax.core.errors import CheckpointError
-from easi3r_jax.models import DUSt3R
+from easi3r_jax.models import DUSt3R, VGGTConfig
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights import convert
 from easi3r_jax.weights.checkpoint import load_checkpoint
-from easi3r_jax.weights.convert import flow_table, table
+from easi3r_jax.weights.convert import flow_table, table, vggt_shapes
 from easi3r_jax.weights.convert.model_string import parse_model_string
 from easi3r_jax.weights.convert.tensors import LazyTensor, OpenedWeights
 
@@ -88,11 +88,13 @@ def is_manifest(path: pathlib.Path) -> bool:
     return isinstance(record, dict) and "entries" in record and _network(record) is not None
 
 
-def _network(record: dict[str, Any]) -> DUSt3RConfig | FlowConfig | None:
+def _network(record: dict[str, Any]) -> DUSt3RConfig | VGGTConfig | FlowConfig | None:
     text = record.get("args_model_string") or record.get("load_time_string")
     if text and "AsymmetricCroCo3DStereo" in text:
         return parse_model_string(text)
-    return flow_table.network_of(record["entries"])
+    if (flow := flow_table.network_of(record["entries"])) is not None:
+        return flow
+    return vggt_shapes.network_of({name: tuple(shape) for name, (shape, _) in record["entries"].items()})
 
 
 def check_manifests(folder: pathlib.Path) -> Iterator[Row]:

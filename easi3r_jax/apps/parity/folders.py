@@ -6,7 +6,7 @@ import json
 import pathlib
 from collections.abc import Callable, Iterator
 
-from easi3r_jax.apps.parity import alignment, conversion, flow, inputs, metrics, motion, network, vggt4d
+from easi3r_jax.apps.parity import alignment, conversion, flow, inputs, metrics, motion, network, vggt, vggt4d
 from easi3r_jax.apps.parity.report import Row
 from easi3r_jax.core.errors import InputError
 
@@ -50,6 +50,8 @@ def _check_for(folder: pathlib.Path) -> Check | None:
         return motion.check_folder
     if vggt4d.is_folder(folder):
         return vggt4d.check_folder
+    if vggt.is_folder(settings):
+        return vggt.check_folder
     if "files" in settings and "model" in settings:
         return network.check_folder
     if settings and all(isinstance(entry, dict) and "clip_seed" in entry for entry in settings.values()):

@@ -11,6 +11,7 @@ import numpy as np
 
 from easi3r_jax import motion
 from easi3r_jax.apps.parity.report import NETWORK, ROUNDING, Golden, Row, compare, equal
+from easi3r_jax.apps.parity.vggt_motion import STATISTICS, check_clip
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.inference.refine.reprojection import ReprojectionRefiner, frame_points, smoothed, without_outliers
 from easi3r_jax.inference.refine.residuals import Views, cluster_losses, sample_views
@@ -19,10 +20,10 @@ from easi3r_jax.motion.normalise import min_max
 
 #: Files of the format.
 PATTERNS = ("cue_*.npz", "refine_*.npz")
-#: Arrays of complete files of the cue that need the network, or are other readings of the formulas.
-_NOT_HERE = (
-    "frames_u8|true_mask|.*_all_layers.*|frame_q_.*|enc_feat|gram_.*|paperform_.*|kmeans_.*|pass[12]_.*|masked_by_.*"
-)
+#: Arrays of complete files of the cue that others imply, or that are further readings of the formulas.
+_NOT_HERE = ".*_all_layers.*|frame_q_.*|gram_.*|paperform_.*|kmeans_.*"
+#: Those that need the network, whose description a folder may lack.
+_OF_NETWORK = "|frames_u8|true_mask|enc_feat|pass[12]_.*|masked_by_.*"
 _PATCH = 14
 _product_moments = jax.jit(product_moments)
 # The scene has about unit size, and points are half a pixel off: as released.
@@ -42,16 +43,15 @@ def check_folder(folder: pathlib.Path) -> Iterator[Row]:
     """Every array of the folder."""
     for pattern, check in zip(PATTERNS, (_check_cue, _check_refinement), strict=True):
         for path in sorted(folder.glob(pattern)):
-            yield from check(f"{folder.name}/{path.stem}", Golden(path))
+            yield from check(f"{folder.name}/{path.stem}", path, Golden(path))
 
 
-def _check_cue(stage: str, golden: Golden) -> Iterator[Row]:
+def _check_cue(stage: str, path: pathlib.Path, golden: Golden) -> Iterator[Row]:
     """From queries and keys of a clip to statistics, factors, score, clusters' scores, thresholds and masks."""
     layers, queries, keys = (golden[n] for n in ("used_layers", "global_q_used_layers", "global_k_used_layers"))
     kinds = {"q": queries, "k": keys}  # of the keys, a file may hold only the first layer: the cue reads no other
     statistics = []
-    names = ("mean1", "var1", "mean2", "mean3", "var3")
-    for name, factor in zip(names, motion.GRAM_FACTORS, strict=True):
+    for name, factor in zip(STATISTICS, motion.GRAM_FACTORS, strict=True):
         band = np.flatnonzero((factor.layers[0] <= layers) & (layers <= factor.layers[1]))
         product, moment = factor.statistic.split("_")
         own, other = (_by_frame(kinds[kind][:, band]) for kind in product)
@@ -83,7 +83,10 @@ def _check_cue(stage: str, golden: Golden) -> Iterator[Row]:
     yield equal(stage, "dyn_masks", masks, golden["dyn_masks"])
     tokens = motion.token_masks(jnp.asarray(masks), _PATCH)
     yield equal(stage, "token_masks", np.asarray(tokens).reshape(labels.shape), golden["token_masks"])
-    yield from golden.unread(stage, _NOT_HERE)
+    has_network = "frames_u8" in golden and (path.parent / "config.json").is_file()
+    if has_network:
+        yield from check_clip(stage, path, golden)
+    yield from golden.unread(stage, _NOT_HERE + ("" if has_network else _OF_NETWORK))
 
 
 def _by_frame(x: np.ndarray) -> np.ndarray:
@@ -102,8 +105,9 @@ def _window_statistics(own: np.ndarray, other: np.ndarray) -> dict[str, np.ndarr
     return {"mean": np.asarray(mean), "std": np.asarray(std) * (count / (count - 1)) ** 0.5}
 
 
-def _check_refinement(stage: str, golden: Golden) -> Iterator[Row]:
+def _check_refinement(stage: str, path: pathlib.Path, golden: Golden) -> Iterator[Row]:
     """Points, outliers, losses of the golden clusters, and masks before and after smoothing."""
+    del path
     labels, poses, depth = golden["labels"], golden["cam2world"].astype(np.float64), golden["depths"]
     num_frames = len(labels)
     views = jax.tree.map(jnp.asarray, Views(depth, golden["coarse_masks"], golden["images"], golden["intrinsics"]))

@@ -6,20 +6,29 @@ import ast
 import functools
 import json
 import pathlib
+import types
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from easi3r_jax.core.errors import InputError
-from easi3r_jax.models import DUSt3R, FlowNetwork, model_from, parameter_shapes
+from easi3r_jax.models import VGGT, DUSt3R, FlowNetwork, VGGTConfig, model_from, parameter_shapes
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
+from easi3r_jax.models.vggt.config import HEADS
 from easi3r_jax.weights.convert import read_parameters, table
 from easi3r_jax.weights.convert.model_string import parse_model_string
 from easi3r_jax.weights.convert.tensors import LazyTensor, OpenedWeights
 
 
-def golden_tensor(seed: int, name: str, shape: tuple[int, ...], gains: Mapping[str, float]) -> np.ndarray:
+def golden_tensor(
+    seed: int,
+    name: str,
+    shape: tuple[int, ...],
+    gains: Mapping[str, float],
+    offsets: Mapping[str, Sequence[float]] = types.MappingProxyType({}),
+) -> np.ndarray:
     """The tensor of a state-dict entry, as the golden format defines it; `name` is the canonical one of aliases."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     if len(shape) >= 2:
@@ -36,6 +45,9 @@ def golden_tensor(seed: int, name: str, shape: tuple[int, ...], gains: Mapping[s
     for suffix, gain in gains.items():
         if name.endswith(suffix):
             tensor = tensor * np.float32(gain)
+    for suffix, offset in offsets.items():
+        if name.endswith(suffix):
+            tensor = tensor + np.asarray(offset, np.float32)
     return tensor
 
 
@@ -96,11 +108,52 @@ def golden_flow_network(config: FlowConfig, seed: int, gains: Mapping[str, float
     return model_from(config, read_parameters(golden_source(config, seed, gains))[0])
 
 
-def golden_source(config: DUSt3RConfig | FlowConfig, seed: int, gains: Mapping[str, float]) -> OpenedWeights:
+def golden_vggt_config(settings: Mapping[str, Any], encoder: str) -> VGGTConfig:
+    """The architecture that the `config.json` of a folder of VGGT's arrays describes."""
+    aggregator, dino, dense = (settings[name] for name in ("aggregator", "dino", "dpt_heads"))
+    sizes: dict[str, Any] = {}
+    if track := settings.get("track_head"):
+        names = {"features": "features", "hidden_size": "hidden", "corr_levels": "levels", "corr_radius": "radius"}
+        sizes = {f"track_{ours}": track[theirs] for theirs, ours in names.items()}
+        sizes |= {"track_iterations": track["iters"]}
+    return VGGTConfig(
+        image_size=(aggregator["img_size"],) * 2,
+        patch_size=aggregator["patch_size"],
+        encoder="dino" if encoder == "dino" else "conv",
+        enc_depth=dino["depth"],
+        dim=aggregator["embed_dim"],
+        depth=aggregator["depth"],
+        num_heads=aggregator["num_heads"],
+        registers=aggregator["num_register_tokens"],
+        heads=HEADS if track else HEADS[:3],
+        camera_depth=settings.get("camera_head", {}).get("trunk_depth", 4),
+        features=dense["features"],
+        level_dims=tuple(dense["out_channels"]),
+        **sizes,
+    )
+
+
+def golden_vggt(config: VGGTConfig, entry: Mapping[str, Any]) -> VGGT:
+    """As `golden_model`, for VGGT.
+
+    Args:
+      config: the architecture.
+      entry: of a file in `config.json`: `weight_seed`, `gains` and `offsets`.
+    """
+    source = golden_source(config, entry["weight_seed"], entry["gains"], entry["offsets"])
+    return model_from(config, read_parameters(source)[0])
+
+
+def golden_source(
+    config: DUSt3RConfig | VGGTConfig | FlowConfig,
+    seed: int,
+    gains: Mapping[str, float],
+    offsets: Mapping[str, Sequence[float]] = types.MappingProxyType({}),
+) -> OpenedWeights:
     """Golden weights under their state-dict names, as an open checkpoint whose tensors are computed on demand."""
 
     def lazy(name: str, shape: tuple[int, ...]) -> LazyTensor:
-        return LazyTensor(shape, "float32", lambda: golden_tensor(seed, name, shape, gains), identity=name)
+        return LazyTensor(shape, "float32", lambda: golden_tensor(seed, name, shape, gains, offsets), identity=name)
 
     shapes = parameter_shapes(config)
     tensors = {name: lazy(name, shape) for name, shape in table.unused(config).items()}

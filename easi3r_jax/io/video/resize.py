@@ -3,6 +3,9 @@
 The long side is resized to `size`, with Pillow's Lanczos filter when that shrinks the image and bicubic otherwise. Then
 follows a centred crop to multiples of the patch, or (`crop=False`) a second resize to them, Lanczos. A square becomes
 4:3 unless `square_ok`. The 224 checkpoints see the centred square of an image whose *short* side is 224.
+
+With `fit="width"` (VGGT, arXiv 2503.11651) the width becomes `size` and the height the nearest multiple of the patch,
+by Pillow's bicubic filter; of a taller image the `size` rows in the middle remain.
 """
 
 from __future__ import annotations
@@ -29,12 +32,14 @@ class FrameGeometry:
       resized: size after the first resize.
       box: (left, top, right, bottom) of the crop, in pixels of the resized image.
       size: size of the frame; it differs from the box's if the crop is stretched to multiples of the patch.
+      bicubic: the filter of the first resize, also where it shrinks the image.
     """
 
     source: tuple[int, int]
     resized: tuple[int, int]
     box: tuple[int, int, int, int]
     size: tuple[int, int]
+    bicubic: bool = False
 
     @property
     def frame_from_source(self) -> np.ndarray:
@@ -79,14 +84,15 @@ def frame_geometry(width: int, height: int, config: FrameConfig) -> FrameGeometr
             f"an image of {width}x{height} pixels becomes {resized[0]}x{resized[1]}, narrower than a patch of the "
             f"network ({config.patch_size} pixels): crop it to a less extreme shape."
         )
-    box = target if config.crop or config.size == 224 else _stretched(resized, target, config)
+    fits_width = config.fit == "width"
+    box = target if fits_width or config.crop or config.size == 224 else _stretched(resized, target, config)
     left, top = resized[0] // 2 - box[0] // 2, resized[1] // 2 - box[1] // 2
-    return FrameGeometry((width, height), resized, (left, top, left + box[0], top + box[1]), target)
+    return FrameGeometry((width, height), resized, (left, top, left + box[0], top + box[1]), target, fits_width)
 
 
 def resize_image(image: Image.Image, geometry: FrameGeometry) -> Image.Image:
     """Resizes and crops an upright 8-bit image of the geometry's source size. For the filters see the module."""
-    shrinks = max(geometry.resized) < max(geometry.source)
+    shrinks = max(geometry.resized) < max(geometry.source) and not geometry.bicubic
     resampling = Image.Resampling.LANCZOS if shrinks else Image.Resampling.BICUBIC
     return (
         image.resize(geometry.resized, resampling)
@@ -96,6 +102,9 @@ def resize_image(image: Image.Image, geometry: FrameGeometry) -> Image.Image:
 
 
 def _resized(width: int, height: int, config: FrameConfig) -> tuple[int, int]:
+    if config.fit == "width":
+        size = _multiple(config.size, config.patch_size)
+        return size, round(height * size / width / config.patch_size) * config.patch_size
     long_side = config.size
     if config.size == 224:  # this is the short side; the long side follows
         long_side = round(config.size * max(width / height, height / width))
@@ -106,6 +115,8 @@ def _resized(width: int, height: int, config: FrameConfig) -> tuple[int, int]:
 
 def _target(resized: tuple[int, int], config: FrameConfig) -> tuple[int, int]:
     width, height = (_multiple(side, config.patch_size) for side in resized)
+    if config.fit == "width":
+        return width, min(width, height)
     if config.size == 224:
         return min(width, height), min(width, height)
     if resized[0] == resized[1] and not config.square_ok:

@@ -24,7 +24,18 @@ import numpy as np
 
 from easi3r_jax.core.atomic import atomic_folder
 from easi3r_jax.core.errors import CheckpointError, ConfigError
-from easi3r_jax.models import RAFT, SEARAFT, DUSt3R, FlowNetwork, Precision, model_from, parameter_shapes, parameters_of
+from easi3r_jax.models import (
+    RAFT,
+    SEARAFT,
+    VGGT,
+    DUSt3R,
+    FlowNetwork,
+    Precision,
+    VGGTConfig,
+    model_from,
+    parameter_shapes,
+    parameters_of,
+)
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
 from easi3r_jax.weights.checkpoint import folder as folders
 
@@ -40,8 +51,8 @@ NamedParameters = Iterable[tuple[str, np.ndarray]]
 
 def save_checkpoint(
     path: str | os.PathLike[str],
-    config: DUSt3RConfig | FlowConfig,
-    weights: DUSt3R | FlowNetwork | NamedParameters,
+    config: DUSt3RConfig | VGGTConfig | FlowConfig,
+    weights: DUSt3R | VGGT | FlowNetwork | NamedParameters,
     *,
     source_name: str,
     source_sha256: str | Callable[[], str] = "",
@@ -63,7 +74,7 @@ def save_checkpoint(
       CheckpointError: a parameter that is missing, or of the wrong shape or dtype.
     """
     path = pathlib.Path(os.path.realpath(os.path.expanduser(path)))  # a symbolic link stays as it is
-    named = _named(weights) if isinstance(weights, (DUSt3R, RAFT, SEARAFT)) else weights
+    named = _named(weights) if isinstance(weights, (DUSt3R, VGGT, RAFT, SEARAFT)) else weights
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -116,7 +127,7 @@ def is_checkpoint(path: str | os.PathLike[str]) -> bool:
     return folders.has_format(path, FORMAT)
 
 
-def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig | FlowConfig, dict[str, Any]]:
+def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig | VGGTConfig | FlowConfig, dict[str, Any]]:
     """Architecture and metadata (source_name, source_sha256, licence, versions) of a checkpoint. Reads no weights.
 
     Raises:
@@ -126,7 +137,9 @@ def load_metadata(path: str | os.PathLike[str]) -> tuple[DUSt3RConfig | FlowConf
     return config, metadata
 
 
-def _read_header(path: pathlib.Path) -> tuple[DUSt3RConfig | FlowConfig, dict[str, list[int]], dict[str, Any]]:
+def _read_header(
+    path: pathlib.Path,
+) -> tuple[DUSt3RConfig | VGGTConfig | FlowConfig, dict[str, list[int]], dict[str, Any]]:
     """Architecture, checksums of the weight files, and metadata."""
     try:
         header = json.loads((path / "config.json").read_bytes())
@@ -164,6 +177,8 @@ def load_checkpoint(
       CheckpointError: missing, damaged, of another version, or a flow network's.
     """
     network, metadata = load_network(path, sharding=sharding)
+    if isinstance(network, VGGT):
+        raise CheckpointError(f"The checkpoint at {path} is of VGGT, not of a network of pairs such as DUSt3R.")
     if not isinstance(network, DUSt3R):
         name = network.config.network
         raise CheckpointError(f"The checkpoint at {path} is of {name}, which estimates optical flow.")
@@ -182,8 +197,9 @@ def load_flow_network(
       CheckpointError: missing, damaged, of another version, or another network's.
     """
     network, metadata = load_network(path, precision=precision, sharding=sharding)
-    if isinstance(network, DUSt3R):
-        raise CheckpointError(f"The checkpoint at {path} is of DUSt3R, which estimates no optical flow.")
+    if isinstance(network, (DUSt3R, VGGT)):
+        name = type(network).__name__
+        raise CheckpointError(f"The checkpoint at {path} is of {name}, which estimates no optical flow.")
     return network.config, network, metadata
 
 
@@ -192,7 +208,7 @@ def load_network(
     *,
     precision: Precision = Precision(),
     sharding: jax.sharding.Sharding | None = None,
-) -> tuple[DUSt3R | FlowNetwork, dict[str, Any]]:
+) -> tuple[DUSt3R | VGGT | FlowNetwork, dict[str, Any]]:
     """As `load_checkpoint`, for any network. Parameters stay float32, whatever the precision."""
     path = pathlib.Path(path).expanduser().absolute()
     config, expected, metadata = _read_header(path)
@@ -202,7 +218,7 @@ def load_network(
 
 def _read_weights(
     path: pathlib.Path,
-    config: DUSt3RConfig | FlowConfig,
+    config: DUSt3RConfig | VGGTConfig | FlowConfig,
     expected: dict[str, list[int]],
     version: int,
     sharding: jax.sharding.Sharding | None,
@@ -241,7 +257,7 @@ def _stored_name(name: str, version: int) -> str:
     return re.sub(r"\.var$", ".variance", name) if version == 1 else name
 
 
-def _named(model: DUSt3R | FlowNetwork) -> NamedParameters:
+def _named(model: DUSt3R | VGGT | FlowNetwork) -> NamedParameters:
     return ((name, np.asarray(value)) for name, value in parameters_of(model).items())
 
 
@@ -254,7 +270,7 @@ def _checked(name: str, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
     return value
 
 
-def _config_to_json(config: DUSt3RConfig | FlowConfig) -> dict[str, Any]:
+def _config_to_json(config: DUSt3RConfig | VGGTConfig | FlowConfig) -> dict[str, Any]:
     """Standard JSON has no infinity: it is written as the string "inf"."""
 
     def plain(value: Any) -> Any:
@@ -269,9 +285,11 @@ def _is_size(name: str) -> bool:
     return type(getattr(DUSt3RConfig, name, None)) is int
 
 
-def _config_from_json(path: pathlib.Path, fields: Any) -> DUSt3RConfig | FlowConfig:
+def _config_from_json(path: pathlib.Path, fields: Any) -> DUSt3RConfig | VGGTConfig | FlowConfig:
     try:
         fields = dict(fields)
+        if fields.get("network") == "vggt":
+            return _vggt_config(fields)
         if "network" in fields:
             return FlowConfig(**fields)
         fields["image_size"] = tuple(fields["image_size"])
@@ -289,3 +307,14 @@ def _config_from_json(path: pathlib.Path, fields: Any) -> DUSt3RConfig | FlowCon
         return DUSt3RConfig(**{**fields, "image_size": (height, width)})
     except (TypeError, ValueError, KeyError, ConfigError) as error:
         raise CheckpointError(f"The checkpoint at {path} is damaged: its architecture is invalid.") from error
+
+
+def _vggt_config(fields: dict[str, Any]) -> VGGTConfig:
+    fields |= {name: tuple(fields[name]) for name in ("image_size", "heads", "level_dims")}
+    sizes = [value for name, value in fields.items() if type(getattr(VGGTConfig, name, None)) is int]
+    sizes += [*fields["image_size"], *fields["level_dims"]]
+    if any(type(size) is not int or size > 65536 for size in sizes) or len(fields["level_dims"]) != 4:
+        raise ValueError("a size is not a number, or too large for any network")
+    if not (0 < fields["mlp_ratio"] < 65536 and 1 < fields["rope_base"] < math.inf and len(fields["image_size"]) == 2):
+        raise ValueError("a number is out of range")
+    return VGGTConfig(**fields)

@@ -11,6 +11,7 @@ import jax
 
 from easi3r_jax.core.types import Progress, silent
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
+from easi3r_jax.models.vggt import VGGTConfig
 from easi3r_jax.weights.checkpoint import LICENCE_UNKNOWN, save_checkpoint
 from easi3r_jax.weights.convert.reading import Reading
 from easi3r_jax.weights.convert.sources import open_source
@@ -32,7 +33,7 @@ class Summary:
     """
 
     path: pathlib.Path
-    config: DUSt3RConfig | FlowConfig
+    config: DUSt3RConfig | VGGTConfig | FlowConfig
     parameters: int
     source_sha256: str
     licence: str

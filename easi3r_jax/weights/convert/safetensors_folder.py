@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from safetensors import SafetensorError, safe_open
 
 from easi3r_jax.core.errors import CheckpointError
-from easi3r_jax.weights.convert import flow_table
+from easi3r_jax.weights.convert import flow_table, vggt_shapes, vggt_table
 from easi3r_jax.weights.convert.model_string import parse_arguments
 from easi3r_jax.weights.convert.tensors import LazyTensor, Location, OpenedWeights, as_float32, without_wrappers
 
@@ -61,6 +61,12 @@ def open_folder(folder: pathlib.Path, *, name: str = "", licence: str | None = N
     tensors = without_wrappers(tensors)
     if (flow := flow_table.network_of(tensors)) is not None:  # its config.json, if any, describes its training
         return OpenedWeights(name or str(folder), weights, flow, tensors, duplicates, licence or flow_table.LICENCE)
+    try:
+        vggt = vggt_shapes.network_of({name: tensor.shape for name, tensor in tensors.items()})
+    except CheckpointError as error:
+        _refuse(weights[0], str(error), error)
+    if vggt is not None:
+        return OpenedWeights(name or str(folder), weights, vggt, tensors, duplicates, licence or vggt_table.LICENCE)
     arguments = _read_json(config, f"it describes the architecture of {WEIGHTS}")
     try:
         return OpenedWeights(

@@ -14,6 +14,8 @@ from easi3r_jax.weights.hub import fetch, is_name, naming_damaged
 
 #: Hub names of the released networks.
 RELEASED = tuple(name for backbone in BACKBONES for name in backbone.checkpoints)
+#: Suffixes of files that `torch.save` wrote.
+_TORCH = (".pth", ".pt")
 
 
 def open_source(source: str | os.PathLike[str], progress: Progress = silent) -> OpenedWeights:
@@ -33,7 +35,7 @@ def open_source(source: str | os.PathLike[str], progress: Progress = silent) -> 
     if is_folder:
         if has_weights:
             return safetensors_folder.open_folder(path)
-        files = sorted(path.glob("*.pth"))
+        files = sorted(file for file in path.glob("*.pt*") if file.suffix in _TORCH)
         hint = f" Did you mean {files[0]}?" if files else ""
         raise CheckpointError(f"{path} has no {safetensors_folder.WEIGHTS}.{hint}")
     if exists:
@@ -47,7 +49,7 @@ def open_source(source: str | os.PathLike[str], progress: Progress = silent) -> 
             )
         return torch_file.open_pth(path)
     # What looks like a path is not looked up on the hub: a mistyped path should not leave the machine.
-    is_local = path.suffix in (".pth", ".safetensors") or path.parent.is_dir()
+    is_local = path.suffix in (*_TORCH, ".safetensors") or path.parent.is_dir()
     if is_name(str(source)) and not is_local:
         files = (safetensors_folder.CONFIG, safetensors_folder.WEIGHTS)
         folder = fetch(str(source), files, " or ".join(backbone.name for backbone in BACKBONES), progress)

@@ -10,7 +10,8 @@ import numpy as np
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.models import parameter_shapes
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
-from easi3r_jax.weights.convert import dust3r_table, flow_table
+from easi3r_jax.models.vggt import VGGTConfig
+from easi3r_jax.weights.convert import dust3r_table, flow_table, vggt_table
 from easi3r_jax.weights.convert.rules import Rule, Shape, Transform
 from easi3r_jax.weights.convert.tensors import FLOATS, LazyTensor, OpenedWeights
 
@@ -18,13 +19,17 @@ from easi3r_jax.weights.convert.tensors import FLOATS, LazyTensor, OpenedWeights
 STEP_COUNTER = ".num_batches_tracked"
 
 
-def rules(config: DUSt3RConfig | FlowConfig) -> list[Rule]:
+def rules(config: DUSt3RConfig | VGGTConfig | FlowConfig) -> list[Rule]:
     """The table for a network of this architecture."""
+    if isinstance(config, VGGTConfig):
+        return vggt_table.rules(config)
     return flow_table.rules(config) if isinstance(config, FlowConfig) else dust3r_table.rules(config)
 
 
-def unused(config: DUSt3RConfig | FlowConfig) -> dict[str, Shape]:
+def unused(config: DUSt3RConfig | VGGTConfig | FlowConfig) -> dict[str, Shape]:
     """Tensors in every checkpoint that inference does not need: checked like the others, then dropped."""
+    if isinstance(config, VGGTConfig):
+        return vggt_table.unused(config)
     return {} if isinstance(config, FlowConfig) else dust3r_table.unused(config)
 
 

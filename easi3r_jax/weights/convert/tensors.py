@@ -12,6 +12,7 @@ import numpy as np
 
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.models.config import DUSt3RConfig, FlowConfig
+from easi3r_jax.models.vggt import VGGTConfig
 
 #: Bytes per element of each dtype, by its name in PyTorch and NumPy.
 ITEM_SIZES = {
@@ -99,7 +100,7 @@ class OpenedWeights:
 
     name: str
     files: tuple[pathlib.Path, ...]
-    config: DUSt3RConfig | FlowConfig
+    config: DUSt3RConfig | VGGTConfig | FlowConfig
     tensors: dict[str, LazyTensor]
     duplicates: tuple[str, ...]
     licence: str | None = None

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from easi3r_jax.core.errors import CheckpointError
-from easi3r_jax.weights.convert import flow_table, pickles
+from easi3r_jax.weights.convert import flow_table, pickles, vggt_shapes, vggt_table
 from easi3r_jax.weights.convert.model_string import parse_model_string
 from easi3r_jax.weights.convert.pickled import Placeholder, Storage, TensorSpec
 from easi3r_jax.weights.convert.tensors import (
@@ -101,14 +101,14 @@ def open_torch_file(path: pathlib.Path) -> TorchFile:
 
 
 def open_pth(path: pathlib.Path) -> OpenedWeights:
-    """Opens an official checkpoint: {"args": Namespace(model=...), "model": state dict, ...}, or a flow network's.
+    """Opens an official checkpoint: {"args": Namespace(model=...), "model": state dict, ...}, or a bare state dict.
 
-    Other entries, such as the optimiser's state, are not read. A flow network's file is only its state dict.
+    Other entries, such as the optimiser's state, are not read. Files of VGGT and of flow networks are state dicts.
     """
     file = open_torch_file(path)
     root = file.root
-    if isinstance(root, dict) and (flow := _flow_network(path, file, root)) is not None:
-        return flow
+    if isinstance(root, dict) and (bare := _bare_network(path, file, root)) is not None:
+        return bare
     if not isinstance(root, dict) or not isinstance(root.get("model"), dict):
         _refuse(path, "it has no 'model' with the weights of a network")
     arguments = root.get("args")
@@ -133,16 +133,21 @@ def open_pth(path: pathlib.Path) -> OpenedWeights:
     return OpenedWeights(str(path), (path,), config, tensors, duplicates)
 
 
-def _flow_network(path: pathlib.Path, file: TorchFile, root: dict[Any, Any]) -> OpenedWeights | None:
-    """The source in a flow network's file; None for other files."""
+def _bare_network(path: pathlib.Path, file: TorchFile, root: dict[Any, Any]) -> OpenedWeights | None:
+    """The source in a file that is a state dict, of VGGT or of a flow network; None for other files."""
     if not all(isinstance(key, str) and isinstance(value, TensorSpec) for key, value in root.items()):
         return None
     tensors = without_wrappers({key: file.lazy(value) for key, value in root.items()})
-    config = flow_table.network_of(tensors)
+    duplicates = tuple(getattr(root, "duplicates", ()))
+    if (flow := flow_table.network_of(tensors)) is not None:
+        return OpenedWeights(str(path), (path,), flow, tensors, duplicates, flow_table.LICENCE)
+    try:
+        config = vggt_shapes.network_of({name: tensor.shape for name, tensor in tensors.items()})
+    except CheckpointError as error:
+        _refuse(path, str(error), error)
     if config is None:
         return None
-    duplicates = tuple(getattr(root, "duplicates", ()))
-    return OpenedWeights(str(path), (path,), config, tensors, duplicates, flow_table.LICENCE)
+    return OpenedWeights(str(path), (path,), config, tensors, duplicates, vggt_table.LICENCE)
 
 
 def _refuse(path: pathlib.Path, reason: str, cause: Exception | None = None) -> NoReturn:
