@@ -8,7 +8,7 @@ import pathlib
 from easi3r_jax.core.errors import CheckpointError
 from easi3r_jax.core.types import Progress, silent
 from easi3r_jax.weights.checkpoint import LICENCE_RELEASED
-from easi3r_jax.weights.convert import safetensors_folder, torch_file
+from easi3r_jax.weights.convert import pth, safetensors_folder
 from easi3r_jax.weights.convert.tensors import OpenedWeights
 from easi3r_jax.weights.hub import fetch, is_name, naming_damaged
 
@@ -50,7 +50,7 @@ def open_source(source: str | os.PathLike[str], progress: Progress = silent) -> 
                 f"Put {path} into a folder of its own as {safetensors_folder.WEIGHTS}, with its "
                 f"{safetensors_folder.CONFIG}, and pass the folder."
             )
-        return torch_file.open_pth(path)
+        return pth.open_pth(path)
     # What looks like a path is not looked up on the hub: a mistyped path should not leave the machine.
     is_local = path.suffix in (".pth", ".safetensors") or path.parent.is_dir()
     if is_name(str(source)) and not is_local:
