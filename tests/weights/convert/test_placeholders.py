@@ -147,8 +147,7 @@ def test_a_getter_is_an_option_but_calling_it_is_unsafe(name):
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_attributes_of_a_dictionary_are_no_items(protocol):
     model = Ordered(a=1, b=2)
-    model._metadata = {"version": 1}
-    model.b = 9  # an attribute with the name of an item
+    model.__dict__ |= {"_metadata": {"version": 1}, "b": 9}  # an attribute with the name of an item
     config = Attributes(model="M()", lr=1)
     found = load(pickle.dumps({"model": model, "args": config, "empty": Attributes()}, protocol))
     assert found == {"model": {"a": 1, "b": 2}, "args": {"model": "M()", "lr": 1}, "empty": {}}
@@ -157,7 +156,8 @@ def test_attributes_of_a_dictionary_are_no_items(protocol):
 
 def test_attributes_in_slots_are_kept():
     value = Slotted()
-    value.model, value.other = "M()", 1
+    value.model = "M()"
+    value.__dict__["other"] = 1
     assert load(pickle.dumps(value, 2)) == {"model": "M()", "other": 1}
 
 
