@@ -133,8 +133,9 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> TensorSpec | Placeholder:
 def _rebuild_marked(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
     """A tensor that has attributes of its own, or is of a subclass: the tensor."""
     del kind
-    if isinstance(function, PickledClass) and function.make in (_rebuild_tensor, _rebuild_parameter):
-        return function.make(*expect(arguments, tuple))
+    make = function.make if isinstance(function, PickledClass) else None
+    if make is _rebuild_tensor or make is _rebuild_parameter:
+        return make(*expect(arguments, tuple))
     return Placeholder("torch.Tensor")
 
 

@@ -35,6 +35,7 @@ MAX_INSTRUCTIONS = 500_000
 MAX_PICKLE_BYTES = 16 << 20
 #: Instructions that naming a class counts as: what is kept of it takes more memory than most.
 _CLASS_COST = 10
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 
 
 def load(file: BinaryIO, find_storage: Callable[[str, str, int], Storage]) -> Any:
@@ -68,7 +69,7 @@ class _Machine:
     def run(self, file: BinaryIO) -> Any:
         while code := file.read(1):
             self._spend(1)
-            opcode = pickletools.code2op.get(code.decode("latin-1"))
+            opcode = _OPCODES.get(code.decode("latin-1"))
             if opcode is None:
                 raise CheckpointError(f"the pickle is damaged (unknown instruction {code!r})")
             if opcode.name == "STOP":
