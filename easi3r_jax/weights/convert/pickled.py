@@ -134,7 +134,7 @@ def _rebuild_marked(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
     """A tensor that has attributes of its own, or is of a subclass: the tensor."""
     del kind
     make = function.make if isinstance(function, PickledClass) else None
-    if make is _rebuild_tensor or make is _rebuild_parameter:
+    if make is not None and make in (_rebuild_tensor, _rebuild_parameter):
         return make(*expect(arguments, tuple))
     return Placeholder("torch.Tensor")
 
