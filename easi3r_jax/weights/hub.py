@@ -18,6 +18,10 @@ _TIMEOUT_SECONDS = 10.0
 _BROKEN_OFF = ("peer closed connection", "Consistency check failed", "incomplete", "IncompleteRead", "end of file")
 
 
+class MissingOnHubError(CheckpointError):
+    """The hub's model lacks a file."""
+
+
 def is_name(text: str) -> bool:
     """Whether the text has the form owner/name."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", text) is not None and len(text) <= 96
@@ -37,14 +41,15 @@ def fetch(name: str, files: Sequence[str], what: str, progress: Progress = silen
         says what to do.
       OutputError: the download cannot be stored.
     """
-    folder = _cached(name, files)
+    folder = cached(name, files)
     if folder is None:
         progress("download", 0, len(files), "")
         folder = _download(name, files, what, progress)
     return folder
 
 
-def _cached(name: str, files: Sequence[str]) -> pathlib.Path | None:
+def cached(name: str, files: Sequence[str]) -> pathlib.Path | None:
+    """The folder of a model's files if the hub's own cache has all of them."""
     from huggingface_hub import try_to_load_from_cache
 
     found = [try_to_load_from_cache(name, file) for file in files]
@@ -69,7 +74,7 @@ def _download(name: str, files: Sequence[str], what: str, progress: Progress) ->
         ) from error
     except EntryNotFoundError as error:
         if not isinstance(error, LocalEntryNotFoundError):
-            raise CheckpointError(
+            raise MissingOnHubError(
                 f"The hub's model {name} has no {' and '.join(files)}: no {what} in that format."
             ) from error
         raise _failed(name, files, error) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import pathlib
 from typing import Any
@@ -17,6 +18,8 @@ from easi3r_jax.weights.convert.reading import Reading
 from easi3r_jax.weights.convert.sources import open_source
 from easi3r_jax.weights.convert.tensors import OpenedWeights
 from easi3r_jax.weights.readout import copy_readout
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,8 @@ def read_parameters(source: OpenedWeights, progress: Progress = silent) -> tuple
       CheckpointError: the source is damaged, or does not match its network.
     """
     reading = Reading(source, progress)
+    for notice in reading.notices:
+        _logger.warning("%s: %s", source.name, notice)
     parameters = {name: jax.device_put(array) for name, array in reading}
     metadata = {
         "source_name": source.name,

@@ -22,15 +22,20 @@ from easi3r_jax.weights.convert.pickled import (
     PickledClass,
     Placeholder,
     Storage,
+    TensorSpec,
     expect,
     find_class,
     is_key,
     is_size,
 )
+from easi3r_jax.weights.convert.tensors import ITEM_SIZES
 
 #: A full-size training checkpoint has 100 000 instructions in 400 kB. One that copies items counts once per item.
 MAX_INSTRUCTIONS = 500_000
 MAX_PICKLE_BYTES = 16 << 20
+#: Instructions that naming a class counts as: what is kept of it takes more memory than most.
+_CLASS_COST = 10
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 
 
 def load(file: BinaryIO, find_storage: Callable[[str, str, int], Storage]) -> Any:
@@ -47,7 +52,8 @@ def load(file: BinaryIO, find_storage: Callable[[str, str, int], Storage]) -> An
         with warnings.catch_warnings(action="ignore"):  # `pickletools` warns about invalid escapes in names
             return _Machine(find_storage).run(file)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, struct.error, RecursionError) as error:
-        raise CheckpointError(f"the pickle is damaged ({error})") from error
+        said = str(error)[:100]  # may quote the file
+        raise CheckpointError(f"the pickle is damaged ({said if said.isprintable() else ascii(said)})") from error
 
 
 class _Machine:
@@ -61,13 +67,17 @@ class _Machine:
         self._left = MAX_INSTRUCTIONS
 
     def run(self, file: BinaryIO) -> Any:
-        for opcode, argument, _ in pickletools.genops(file):
+        while code := file.read(1):
             self._spend(1)
+            opcode = _OPCODES.get(code.decode("latin-1"))
+            if opcode is None:
+                raise CheckpointError(f"the pickle is damaged (unknown instruction {code!r})")
             if opcode.name == "STOP":
                 if len(self._stack) != 1:
                     raise CheckpointError("the pickle is damaged (it does not end with one value)")
                 return self._stack.pop()
-            self._step(opcode.name, argument)
+            step = self._step_of(opcode.name)  # before its argument is decoded
+            step(None if opcode.arg is None else opcode.arg.reader(file))
         raise CheckpointError("the pickle has no end")
 
     def _spend(self, cost: int) -> None:
@@ -76,22 +86,17 @@ class _Machine:
         if self._left < 0:
             raise CheckpointError("the pickle has more instructions than any checkpoint needs")
 
-    def _step(self, name: str, argument: Any) -> None:
+    def _step_of(self, name: str) -> Callable[[Any], None]:
         if name in _LITERALS:
-            self._stack.append(argument)
-        elif name in _CONSTANTS:
-            self._stack.append(_CONSTANTS[name]())
-        elif name in _TUPLES:
-            self._fold_tuple(_TUPLES[name])
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            self._memo[argument] = self._stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            self._stack.append(self._memo[argument])
-        elif name not in ("PROTO", "FRAME"):
-            handler = getattr(self, f"_op_{name.lower()}", None)
-            if handler is None:
-                raise CheckpointError(f"its pickle uses the instruction {name}, which no checkpoint needs")
-            handler(argument)
+            return self._stack.append
+        if name in _CONSTANTS:
+            return lambda _: self._stack.append(_CONSTANTS[name]())
+        if name in _TUPLES:
+            return lambda _: self._fold_tuple(_TUPLES[name])
+        handler = getattr(self, f"_op_{_SAME.get(name, name).lower()}", None)
+        if handler is None:
+            raise CheckpointError(f"its pickle uses the instruction {name}, which no checkpoint needs")
+        return handler
 
     def _pop(self) -> Any:
         if self._marks and len(self._stack) <= self._marks[-1]:
@@ -111,6 +116,19 @@ class _Machine:
         del self._stack[-size:]
         self._stack.append(items)
 
+    def _op_proto(self, _: Any) -> None:
+        """Nothing to do."""
+
+    def _op_binget(self, index: int) -> None:
+        self._stack.append(self._memo[index])
+
+    def _op_binput(self, index: int) -> None:
+        self._memo[index] = self._stack[-1]
+
+    def _op_long4(self, _: int) -> None:
+        # A number of more than 255 bytes is none that is needed, and slow to work with.
+        self._stack.append(Placeholder("int"))
+
     def _op_mark(self, _: None) -> None:
         self._marks.append(len(self._stack))
 
@@ -119,6 +137,9 @@ class _Machine:
 
     def _op_pop(self, _: None) -> None:
         self._pop()
+
+    def _op_pop_mark(self, _: None) -> None:
+        self._pop_to_mark()
 
     def _op_tuple(self, _: None) -> None:
         self._stack.append(tuple(self._pop_to_mark()))
@@ -143,32 +164,40 @@ class _Machine:
 
     def _op_setitem(self, _: None) -> None:
         value, key = self._pop(), self._pop()
-        expect(self._stack[-1], Dict)[key] = value
+        self._set_items([key, value])
 
     def _op_setitems(self, _: None) -> None:
-        items = self._pop_to_mark()
+        self._set_items(self._pop_to_mark())
+
+    def _set_items(self, items: list[Any]) -> None:
         target = expect(self._stack[-1], Dict)
+        if isinstance(target, Placeholder):
+            target.expect_items()
         for key, value in zip(items[::2], items[1::2], strict=True):
             target[key] = value
 
     def _op_global(self, argument: str) -> None:
         module, _, name = argument.partition(" ")
-        self._stack.append(find_class(module, name))
+        self._push_class(module, name)
 
     def _op_stack_global(self, _: None) -> None:
         name, module = self._pop(), self._pop()
-        self._stack.append(find_class(expect(module, str), expect(name, str)))
+        self._push_class(expect(module, str), expect(name, str))
+
+    def _push_class(self, module: str, name: str) -> None:
+        self._spend(_CLASS_COST)
+        self._stack.append(find_class(module, name))
 
     def _op_reduce(self, _: None) -> None:
-        arguments, function = self._pop(), self._pop()
-        make = expect(function, PickledClass).make
-        if make is None:
-            raise CheckpointError(f"the pickle calls {function.name}")
-        arguments = expect(arguments, tuple)
+        arguments, function = expect(self._pop(), tuple), self._pop()
         self._spend(len(arguments) + sum(len(a) for a in arguments if isinstance(a, (list, tuple))))
-        self._stack.append(make(*arguments))
-
-    _op_newobj = _op_reduce
+        if isinstance(function, Placeholder):
+            make = function
+        elif (make := expect(function, PickledClass).make) is None:
+            raise CheckpointError(f"the pickle calls {function.name}")
+        result = make(*arguments)
+        self._spend(_CLASS_COST if isinstance(result, PickledClass) else 0)
+        self._stack.append(result)
 
     def _op_newobj_ex(self, _: None) -> None:
         self._pop()  # arguments by name
@@ -180,25 +209,34 @@ class _Machine:
             self._spend(len(expect(state, Dict)))
             target.update(state)
         elif isinstance(target, Placeholder):
-            if isinstance(state, Dict):
-                self._spend(len(state))
-                target.update(state)
-        elif not isinstance(target, Dict):  # attributes of an OrderedDict (versions of modules) are not needed
+            # A pair: attributes in the object's dictionary, and those in slots.
+            for part in state if isinstance(state, tuple) and len(state) == 2 else (state,):
+                if isinstance(part, Dict):
+                    self._spend(len(part))
+                    target.set_attributes(part)
+        elif not isinstance(target, (Dict, TensorSpec, PickledClass)):  # their attributes are not needed
             raise CheckpointError("the pickle sets attributes of an object that has none")
 
     def _op_binpersid(self, _: None) -> None:
-        tag, kind, key, _, numel, *view = expect(self._pop(), tuple)
+        tag, *rest = expect(self._pop(), tuple)
+        if tag == "module":  # the legacy format's way to name a class of a user: (class, file, source)
+            self._stack.append(expect(rest[0], PickledClass))
+            return
+        kind, key, _, numel, *view = rest
         kind = expect(kind, PickledClass)
-        if tag != "storage" or kind.dtype is None or not is_size(numel) or any(v is not None for v in view):
-            raise CheckpointError("the pickle refers to data that does not belong to a plain tensor")
-        self._stack.append(self._find_storage(expect(key, str), kind.dtype, numel))
+        if tag != "storage" or not is_size(numel):
+            raise CheckpointError("the pickle refers to data that does not belong to a tensor")
+        storage = self._find_storage(expect(key, str), kind.dtype or f"{kind.name}.", numel)
+        # What is no plain tensor is not read: complex or quantised numbers, for example.
+        is_plain = kind.dtype in ITEM_SIZES and all(part is None for part in view)
+        self._stack.append(storage if is_plain else Placeholder(f"a tensor of {kind.name[:80]}"))
 
 
 _LITERALS = frozenset(
     (
         *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
         *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-        *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
+        *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
     )
 )
 _CONSTANTS: dict[str, Callable[[], Any]] = {
@@ -211,3 +249,10 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
 }
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+#: Instructions that do the same.
+_SAME = {
+    "FRAME": "PROTO",
+    "LONG_BINGET": "BINGET",
+    "LONG_BINPUT": "BINPUT",
+    "NEWOBJ": "REDUCE",
+}

@@ -59,7 +59,7 @@ class Reading:
         self._stamps = [_stamp(file) for file in source.files]
         self.source = source
         self._recipes, self._dropped, notices = table.match(source)
-        self.notices = tuple(notices)
+        self.notices = (*source.notices, *notices)
         self._progress = progress
         self._non_finite: list[str] = []
         self._sha256 = ""

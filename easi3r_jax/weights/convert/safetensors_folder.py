@@ -10,6 +10,7 @@ import collections
 import json
 import math
 import pathlib
+import re
 from typing import Any, NoReturn
 
 from safetensors import SafetensorError, safe_open
@@ -45,15 +46,21 @@ def holds_weights(folder: pathlib.Path) -> bool:
     return (folder / WEIGHTS).exists() or (folder / INDEX).exists()
 
 
-def open_folder(folder: pathlib.Path, *, name: str = "", licence: str | None = None) -> OpenedWeights:
+def open_folder(folder: pathlib.Path, *, name: str = "", licence: str | None = None, index: str = "") -> OpenedWeights:
     """Opens a folder of `model.safetensors` and `config.json`, or of an index and several files of weights.
+
+    Args:
+      folder: of the files.
+      name: as the user gave it.
+      licence: of the weights.
+      index: name of the index to go by, though there may be `model.safetensors`, too.
 
     Raises:
       CheckpointError: a missing or damaged file, or an unknown network.
     """
     config = folder / CONFIG
-    if (folder / INDEX).exists() and not (folder / WEIGHTS).exists():
-        tensors, weights = _read_parts(folder)
+    if index or ((folder / INDEX).exists() and not (folder / WEIGHTS).exists()):
+        tensors, weights = _read_parts(folder / (index or INDEX))
         duplicates = ()
     else:
         weights = (folder / WEIGHTS,)
@@ -91,15 +98,29 @@ def read_header(path: pathlib.Path) -> tuple[dict[str, LazyTensor], tuple[str, .
         _refuse(path, f"it is truncated or damaged ({error}): download or copy it again", error)
 
 
-def _read_parts(folder: pathlib.Path) -> tuple[dict[str, LazyTensor], tuple[pathlib.Path, ...]]:
-    """Tensors of the files that an index names, and these files with the index."""
-    index = folder / INDEX
+def is_part(path: pathlib.Path) -> bool:
+    """Whether a file's name is that of one of several with the weights."""
+    return re.search(r"-\d+-of-\d+\.safetensors$", path.name) is not None
+
+
+def read_index(index: pathlib.Path) -> dict[str, str]:
+    """Which file beside an index holds each tensor.
+
+    Raises:
+      CheckpointError: a missing or damaged index, or one that names something else than files beside it.
+    """
     placed = _read_json(index, "it says in which file each tensor is").get("weight_map")
     if not isinstance(placed, dict) or not placed:
         _refuse(index, "it has no 'weight_map'")
     for part in placed.values():  # names of files beside it, never paths
-        if not isinstance(part, str) or not part.endswith(".safetensors") or pathlib.PurePath(part).name != part:
+        if not isinstance(part, str) or not re.fullmatch(r"(?!.*[/\\])[ -~]{1,200}\.safetensors", part):
             _refuse(index, f"{str(part)[:100]!r} is not the name of a file of weights")
+    return placed
+
+
+def _read_parts(index: pathlib.Path) -> tuple[dict[str, LazyTensor], tuple[pathlib.Path, ...]]:
+    """Tensors of the files that an index names, and these files with the index."""
+    folder, placed = index.parent, read_index(index)
     parts = sorted(set(placed.values()))
     tensors: dict[str, LazyTensor] = {}
     for part in parts:
@@ -107,7 +128,7 @@ def _read_parts(folder: pathlib.Path) -> tuple[dict[str, LazyTensor], tuple[path
         wanted = {name for name, where in placed.items() if where == part}
         if repeated or found.keys() != wanted:
             odd = sorted([*repeated, *(found.keys() ^ wanted)])
-            _refuse(folder / part, f"it and {INDEX} do not agree about {odd[0][:100]!r}")
+            _refuse(folder / part, f"it and {index.name} do not agree about {odd[0][:100]!r}")
         tensors |= found
     return tensors, (*(folder / part for part in parts), index)
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable, Hashable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 #: Prefixes that wrappers add to the names of a network.
 _WRAPPERS = ("module.", "_orig_mod.")
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +97,7 @@ class OpenedWeights:
       tensors: the network's tensors by name.
       duplicates: names that occur more than once.
       licence: terms of the weights; None if the source is not known.
+      notices: sentences for the user.
     """
 
     name: str
@@ -104,19 +106,21 @@ class OpenedWeights:
     tensors: dict[str, LazyTensor]
     duplicates: tuple[str, ...]
     licence: str | None = None
+    notices: tuple[str, ...] = ()
 
 
-def without_wrappers(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+def without_wrappers(tensors: dict[str, _T]) -> dict[str, _T]:
     """The tensors without the prefixes that wrappers of a network add to all names.
 
-    `DataParallel` and its like add "module.", `torch.compile` "_orig_mod.".
+    `DataParallel` and its like add "module.", `torch.compile` "_orig_mod."; `AveragedModel` adds "module." and a
+    counter, which is dropped.
     """
-    while tensors:
-        prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in tensors)), None)
+    while True:
+        named = {name: tensor for name, tensor in tensors.items() if name != "n_averaged"}
+        prefix = next((p for p in _WRAPPERS if named and all(name.startswith(p) for name in named)), None)
         if prefix is None:
-            break
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+            return tensors
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
 
 
 def read_array(path: pathlib.Path, offset: int, count: int, dtype: str, byteorder: ByteOrder = "little") -> np.ndarray:

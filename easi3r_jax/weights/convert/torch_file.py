@@ -19,21 +19,19 @@ from typing import Any, NoReturn
 import numpy as np
 
 from easi3r_jax.core.errors import CheckpointError
-from easi3r_jax.weights.convert import flow_table, pickles, vggt_shapes, vggt_table
-from easi3r_jax.weights.convert.model_string import parse_model_string
-from easi3r_jax.weights.convert.pickled import Placeholder, Storage, TensorSpec
+from easi3r_jax.weights.convert import pickles
+from easi3r_jax.weights.convert.pickled import UNREAD_STORAGES, Storage, TensorSpec
 from easi3r_jax.weights.convert.tensors import (
     ITEM_SIZES,
     ByteOrder,
     LazyTensor,
     Location,
-    OpenedWeights,
     as_float32,
-    without_wrappers,
 )
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
+_ALL_SIZES = ITEM_SIZES | UNREAD_STORAGES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +67,7 @@ class TorchFile:
             and spec.extent == spec.storage.numel
             and zlib.crc32(flat.view(np.uint8).data) != data.crc
         ):
-            _refuse(self.path, "its checksum shows that it is damaged: download or copy it again")
+            refuse(self.path, "its checksum shows that it is damaged: download or copy it again")
         flat = as_float32(flat, dtype)
         steps = tuple(step * flat.itemsize for step in spec.stride)
         # `pickles` has checked that shape and strides stay inside the storage.
@@ -100,57 +98,8 @@ def open_torch_file(path: pathlib.Path) -> TorchFile:
     )
 
 
-def open_pth(path: pathlib.Path) -> OpenedWeights:
-    """Opens an official checkpoint: {"args": Namespace(model=...), "model": state dict, ...}, or a bare state dict.
-
-    Other entries, such as the optimiser's state, are not read. Files of VGGT and of flow networks are state dicts.
-    """
-    file = open_torch_file(path)
-    root = file.root
-    if isinstance(root, dict) and (bare := _bare_network(path, file, root)) is not None:
-        return bare
-    if not isinstance(root, dict) or not isinstance(root.get("model"), dict):
-        _refuse(path, "it has no 'model' with the weights of a network")
-    arguments = root.get("args")
-    string = arguments.get("model") if isinstance(arguments, dict) else None
-    if not isinstance(string, str):
-        _refuse(path, "it does not say which network it is for ('args.model' is missing)")
-    others = [
-        (key, value)
-        for key, value in root["model"].items()
-        if not (isinstance(key, str) and isinstance(value, TensorSpec))
-    ]
-    if others:
-        key, value = others[0]
-        kind = repr(value.name) if isinstance(value, Placeholder) else type(value).__name__
-        _refuse(path, f"in its 'model', {str(key)[:80]!r} is not a named tensor, but {kind}")
-    try:
-        config = parse_model_string(string)
-    except CheckpointError as error:
-        _refuse(path, str(error), error)
-    tensors = without_wrappers({key: file.lazy(value) for key, value in root["model"].items()})
-    duplicates = tuple(getattr(root["model"], "duplicates", ()))
-    return OpenedWeights(str(path), (path,), config, tensors, duplicates)
-
-
-def _bare_network(path: pathlib.Path, file: TorchFile, root: dict[Any, Any]) -> OpenedWeights | None:
-    """The source in a file that is a state dict, of VGGT or of a flow network; None for other files."""
-    if not all(isinstance(key, str) and isinstance(value, TensorSpec) for key, value in root.items()):
-        return None
-    tensors = without_wrappers({key: file.lazy(value) for key, value in root.items()})
-    duplicates = tuple(getattr(root, "duplicates", ()))
-    if (flow := flow_table.network_of(tensors)) is not None:
-        return OpenedWeights(str(path), (path,), flow, tensors, duplicates, flow_table.LICENCE)
-    try:
-        config = vggt_shapes.network_of({name: tensor.shape for name, tensor in tensors.items()})
-    except CheckpointError as error:
-        _refuse(path, str(error), error)
-    if config is None:
-        return None
-    return OpenedWeights(str(path), (path,), config, tensors, duplicates, vggt_table.LICENCE)
-
-
-def _refuse(path: pathlib.Path, reason: str, cause: Exception | None = None) -> NoReturn:
+def refuse(path: pathlib.Path, reason: str, cause: Exception | None = None) -> NoReturn:
+    """Raises a `CheckpointError` that names the file."""
     raise CheckpointError(f"Cannot use {path}: {reason.rstrip('.')}.") from cause
 
 
@@ -159,40 +108,42 @@ def _open_zip(path: pathlib.Path, file: io.BufferedReader, size: int) -> TorchFi
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except Exception as error:  # zipfile raises struct, value, unicode, overflow and "not implemented" errors
-        _refuse(path, "it is truncated or damaged (no directory at its end): download or copy it again", error)
+        refuse(path, "it is truncated or damaged (no directory at its end): download or copy it again", error)
     folder = entries[0].filename.split("/")[0] if entries else ""
     records: dict[str, zipfile.ZipInfo] = {}
     for entry in entries:
         head, _, name = entry.filename.partition("/")
         if ".." in pathlib.PurePosixPath(entry.filename).parts or entry.filename.startswith("/"):
-            _refuse(path, f"it is UNSAFE: it has an entry outside its own folder, {entry.filename[:100]!r}")
+            refuse(path, f"it is UNSAFE: it has an entry outside its own folder, {entry.filename[:100]!r}")
         if head != folder or not name:
-            _refuse(path, "it is a zip archive, but not one of torch.save (not a single folder)")
+            refuse(path, "it is a zip archive, but not one of torch.save (not a single folder)")
         if name in records:
-            _refuse(path, f"it has two entries named {name[:100]!r}")
+            refuse(path, f"it has two entries named {name[:100]!r}")
         records[name] = entry
 
     def small(name: str, limit: int) -> bytes:
         entry = records[name]
         if entry.file_size > limit:
-            _refuse(path, f"its {name} is {entry.file_size} bytes long, more than any checkpoint needs")
+            refuse(path, f"its {name} is {entry.file_size} bytes long, more than any checkpoint needs")
         file.seek(_data_offset(path, file, entry, size))
         return file.read(entry.file_size)
 
     if "data.pkl" not in records:
-        _refuse(path, "it is a zip archive, but not one of torch.save (no data.pkl)")
+        refuse(path, "it is a zip archive, but not one of torch.save (no data.pkl)")
     byteorder = small("byteorder", 64).decode("ascii", "replace").strip() if "byteorder" in records else "little"
     if byteorder not in ("little", "big"):
-        _refuse(path, f"its byte order is {byteorder!r}, not 'little' or 'big'")
+        refuse(path, f"its byte order is {byteorder!r}, not 'little' or 'big'")
     # torch.save can omit checksums; then that of the version number is wrong, too.
     checked = "version" in records and zlib.crc32(small("version", 64)) == records["version"].CRC
     pickled = small("data.pkl", pickles.MAX_PICKLE_BYTES)
     if checked and zlib.crc32(pickled) != records["data.pkl"].CRC:
-        _refuse(path, "its checksum shows that it is damaged: download or copy it again")
+        refuse(path, "its checksum shows that it is damaged: download or copy it again")
 
     data: dict[str, _Data] = {}
 
     def find_storage(key: str, dtype: str, numel: int) -> Storage:
+        if dtype not in ITEM_SIZES:  # never read
+            return Storage(key, dtype, numel)
         entry = records.get(f"data/{key}")
         if entry is None:
             raise CheckpointError("the data of a tensor is missing")
@@ -209,15 +160,15 @@ def _open_zip(path: pathlib.Path, file: io.BufferedReader, size: int) -> TorchFi
 def _data_offset(path: pathlib.Path, file: io.BufferedReader, entry: zipfile.ZipInfo, size: int) -> int:
     """Byte offset of an entry's data, checked to lie inside the file."""
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.compress_size != entry.file_size:
-        _refuse(path, "its entries are compressed or encrypted: torch.save does neither. Unpack it and zip it with -0")
+        refuse(path, "its entries are compressed or encrypted: torch.save does neither. Unpack it and zip it with -0")
     file.seek(entry.header_offset)
     header = file.read(30)
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
-        _refuse(path, "it is damaged (an entry does not begin where the directory says)")
+        refuse(path, "it is damaged (an entry does not begin where the directory says)")
     name_length, extra_length = struct.unpack("<HH", header[26:30])
     offset = entry.header_offset + 30 + name_length + extra_length
     if offset + entry.file_size > size:
-        _refuse(path, "it is truncated or damaged (an entry ends beyond the file): download or copy it again")
+        refuse(path, "it is truncated or damaged (an entry ends beyond the file): download or copy it again")
     return offset
 
 
@@ -230,7 +181,9 @@ def _open_legacy(path: pathlib.Path, file: io.BufferedReader, size: int) -> Torc
         raise CheckpointError("the pickle is damaged (unexpected reference to data)")
 
     def find_storage(key: str, dtype: str, numel: int) -> Storage:
-        if numel * ITEM_SIZES[dtype] > size:
+        if dtype not in _ALL_SIZES:
+            raise CheckpointError(f"it has data of an unknown kind, {dtype[:80]!r}: save it in the zip format")
+        if numel * _ALL_SIZES[dtype] > size:
             raise CheckpointError(f"it should have {numel} elements of {dtype}, but it is too short")
         storage = Storage(key, dtype, numel)
         if storages.setdefault(key, storage) != storage:
@@ -239,10 +192,10 @@ def _open_legacy(path: pathlib.Path, file: io.BufferedReader, size: int) -> Torc
 
     magic = _load(path, head, no_storage)
     if magic != _LEGACY_MAGIC:
-        _refuse(path, "it is a pickle, but not one of torch.save")
+        refuse(path, "it is a pickle, but not one of torch.save")
     protocol, machine = _load(path, head, no_storage), _load(path, head, no_storage)
     if protocol != _LEGACY_PROTOCOL or not isinstance(machine, dict):
-        _refuse(path, "it was written by an unknown version of torch.save")
+        refuse(path, "it was written by an unknown version of torch.save")
     root = _load(path, head, find_storage)
     keys = _load(path, head, no_storage)
     if (
@@ -250,7 +203,7 @@ def _open_legacy(path: pathlib.Path, file: io.BufferedReader, size: int) -> Torc
         or {k for k in keys if isinstance(k, str)} != set(storages)
         or len(keys) != len(storages)
     ):
-        _refuse(path, "it is damaged (its list of data does not match its tensors)")
+        refuse(path, "it is damaged (its list of data does not match its tensors)")
 
     byteorder = "little" if machine.get("little_endian", True) else "big"
     data, offset = {}, head.tell()
@@ -260,9 +213,9 @@ def _open_legacy(path: pathlib.Path, file: io.BufferedReader, size: int) -> Torc
         count = int.from_bytes(file.read(8), byteorder)  # type: ignore[arg-type]
         offset += 8
         data[key] = _Data(offset, None)
-        offset += storage.numel * ITEM_SIZES[storage.dtype]
+        offset += storage.numel * _ALL_SIZES[storage.dtype]
         if count != storage.numel or offset > size:
-            _refuse(path, "it is truncated or damaged: download or copy it again")
+            refuse(path, "it is truncated or damaged: download or copy it again")
     return TorchFile(path, root, data, byteorder)
 
 
@@ -270,4 +223,4 @@ def _load(path: pathlib.Path, file: io.BytesIO, find_storage: Any) -> Any:
     try:
         return pickles.load(file, find_storage)
     except CheckpointError as error:
-        _refuse(path, str(error), error)
+        refuse(path, str(error), error)

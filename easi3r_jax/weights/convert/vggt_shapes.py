@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from easi3r_jax.core.errors import CheckpointError, ConfigError
@@ -25,7 +25,7 @@ def network_of(shapes: Mapping[str, Shape]) -> VGGTConfig | None:
     Raises:
       CheckpointError: no camera head or no depth head, or sizes of no VGGT network.
     """
-    if not any(mark in shapes for mark in _MARKS):
+    if not is_vggt(shapes):
         return None
     heads = tuple(name for name in HEADS if any(key.startswith(f"{name}_head.") for key in shapes))
     for name in _NEEDED:
@@ -39,6 +39,11 @@ def network_of(shapes: Mapping[str, Shape]) -> VGGTConfig | None:
     except (KeyError, IndexError, ValueError, ZeroDivisionError, ConfigError) as error:
         what = f"no {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"it is no VGGT network that is known here ({what})") from error
+
+
+def is_vggt(names: Collection[str]) -> bool:
+    """Whether names are those of VGGT's tensors."""
+    return any(mark in names for mark in _MARKS)
 
 
 def _config(shapes: Mapping[str, Shape], heads: tuple[str, ...]) -> VGGTConfig:

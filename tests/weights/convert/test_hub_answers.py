@@ -6,13 +6,16 @@ The hub's own client downloads; only the address of the hub and its pauses diffe
 import contextlib
 import hashlib
 import http.server
+import json
 import logging
 import pathlib
 import re
+import shutil
 import threading
 
 import pytest
 from huggingface_hub import constants
+from safetensors.numpy import save_file
 
 from easi3r_jax.apps import convert as program
 
@@ -26,9 +29,15 @@ class Hub:
         self.folder, self.status, self.cut = folder, 200, False
 
     def answer(self, request, with_body):
-        found = re.fullmatch(rf"/{NAME}/resolve/main/([\w.]+)", request.path)
+        found = re.fullmatch(rf"/{NAME}/resolve/main/([\w.-]+)", request.path)
         if self.status != 200 or found is None:
             request.send_response(self.status if found else 404)
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
+        if not (self.folder / found[1]).exists():
+            request.send_response(404)
+            request.send_header("X-Error-Code", "EntryNotFound")
             request.send_header("Content-Length", "0")
             request.end_headers()
             return
@@ -142,3 +151,26 @@ def test_a_damaged_file_of_the_cache_is_named_and_downloaded_again(hub, run, tmp
     assert path.parent.name == "blobs" and path == victim.resolve()
     path.unlink()
     assert run() == (0, "")
+
+
+def test_weights_in_parts_are_downloaded_once(hub, run, weights, tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    shutil.copy(hub.folder / "config.json", folder)
+    placed = {name: f"model-{k % 2 + 1:05d}-of-00002.safetensors" for k, name in enumerate(sorted(weights))}
+    for part in set(placed.values()):
+        save_file({name: weights[name] for name in weights if placed[name] == part}, folder / part)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    hub.folder = folder
+    assert run() == (0, "")
+    hub.status = 503
+    assert run() == (0, "")
+
+
+def test_a_model_without_weights_names_the_usual_files(hub, run, tmp_path):
+    folder = tmp_path / "none"
+    folder.mkdir()
+    shutil.copy(hub.folder / "config.json", folder)
+    hub.folder = folder
+    code, message = run()
+    assert code == 1 and "has no config.json and model.safetensors: no DUSt3R in that format" in message

@@ -90,6 +90,9 @@ def test_weights_in_several_files_are_those_in_one(folder, weights, tmp_path, pr
         (lambda placed: placed | {"more": "../model.safetensors"}, "is not the name of a file"),
         (lambda placed: placed | {"more": "model-00004-of-00003.safetensors"}, "is missing"),
         (lambda placed: placed | {"more": 3}, "is not the name of a file"),
+        (lambda placed: placed | {"more": "\ud800.safetensors"}, "is not the name of a file"),
+        (lambda placed: placed | {"more": "a\0.safetensors"}, "is not the name of a file"),
+        (lambda placed: placed | {"more": "a\\b.safetensors"}, "is not the name of a file"),
     ],
 )
 def test_an_index_that_does_not_fit_is_refused(folder, weights, change, says):
@@ -98,6 +101,28 @@ def test_an_index_that_does_not_fit_is_refused(folder, weights, change, says):
     (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": change(placed)}))
     with pytest.raises(CheckpointError, match=says):
         open_source(path)
+
+
+def test_a_part_and_the_index_are_the_folder(folder, weights):
+    path = folder(weights)
+    parts = sorted(set(in_parts(path, weights).values()))
+    for name in (*parts, "model.safetensors.index.json"):
+        assert open_source(path / name).tensors.keys() == weights.keys()
+    save_file({"x": weights["mask_token"]}, path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="into a folder of its own"):
+        open_source(path / "other.safetensors")
+    save_file({"x": weights["mask_token"]}, path / "model.safetensors")
+    assert open_source(path).tensors.keys() == {"x"}
+    assert open_source(path / parts[0]).tensors.keys() == weights.keys()
+
+
+def test_parts_without_an_index_say_what_is_missing(folder, weights):
+    path = folder(weights)
+    parts = sorted(set(in_parts(path, weights).values()))
+    (path / "model.safetensors.index.json").unlink()
+    for source in (path, path / parts[0]):
+        with pytest.raises(CheckpointError, match=r"parts.*model\.safetensors\.index\.json"):
+            open_source(source)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
