@@ -6,7 +6,7 @@
     python -m convert --source=runs/embedded/model --output=release --to=official --half
     python -m convert --source=raft-things.pth --output=checkpoints/raft
 
-Converts weights of DUSt3R, MonST3R, MASt3R and the flow networks RAFT, SEA-RAFT. PyTorch is not needed, and nothing in a
+Converts weights of DUSt3R, MonST3R, MASt3R, and of RAFT and SEA-RAFT (flow). PyTorch is not needed, and nothing in a
 checkpoint is ever executed. Released weights of the first three are under CC BY-NC-SA 4.0: attribution, non-commercial
 use, share alike.
 """
