@@ -1,10 +1,12 @@
-"""Bytes that VGGT needs on one device for a clip, by the TPU's compiler, which needs no TPU. Nothing is run.
+"""Bytes that VGGT needs on one device for a clip, by a compiler's count. Nothing is run.
 
-    PYTHONPATH=.:FOLDER_WITH_LIBTPU python tests/vggt_memory.py --frames=200 --stage=masked
+    python tests/vggt_memory.py --frames=200 --stage=first
+    PYTHONPATH=.:FOLDER_WITH_LIBTPU python tests/vggt_memory.py --frames=200 --stage=masked --platform=tpu
 
 The released network in bfloat16; weights and frames are shapes only. Stages: encode; aggregate (no statistics, no
-masks); masked (with the cue's statistics, and dynamic tokens left out); heads (cameras, depth and confidence). Each is
-a program of its own, so that the largest one counts. The compiler takes minutes.
+masks); masked (with the cue's statistics, and dynamic tokens left out); heads (cameras, depth and confidence); first
+(aggregate with statistics, and heads: the first pass of `reconstruct_multiview`). The TPU's compiler needs no TPU, but
+takes minutes. Of a CPU, arguments, results and temporaries are added up.
 """
 
 from __future__ import annotations
@@ -49,6 +51,13 @@ def program(stage: str, frames: int, size: tuple[int, int], device: Any) -> tupl
     if stage == "masked":
         dynamic = array(frames, tokens, dtype=bool)
         return lambda m, x, d: m.aggregate(x, grid, d, bands=bands), (model, features, dynamic)
+    if stage == "first":
+
+        def first_pass(model: Any, x: Any) -> Any:
+            found = model.aggregate(x, grid, bands=bands)
+            return model.cameras(found), model.depth(found, grid), found.statistics
+
+        return first_pass, (model, features)
     levels, cameras = array(4, frames, tokens, 2 * config.dim), array(frames, 2 * config.dim)
     return lambda m, a: (m.cameras(a), m.depth(a, grid)), (model, Aggregated(levels, cameras, array(0, 0, 0), {}))
 
@@ -58,22 +67,26 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--height", type=int, default=294)
     parser.add_argument("--width", type=int, default=518)
-    parser.add_argument("--stage", choices=("encode", "aggregate", "masked", "heads"), default="masked")
+    parser.add_argument("--stage", choices=("encode", "aggregate", "masked", "heads", "first"), default="first")
+    parser.add_argument("--platform", choices=("cpu", "tpu"), default="cpu")
     options = parser.parse_args()
-    device = compiler.topology(TOPOLOGY)[0]
+    on_tpu = options.platform == "tpu"
+    topology = compiler.topology(TOPOLOGY) if on_tpu else None  # before JAX looks for a TPU
     import jax
 
     from easi3r_jax.core import target
 
+    device = topology[0] if topology is not None else jax.devices("cpu")[0]
     function, arguments = program(options.stage, options.frames, (options.height, options.width), device)
     began = time.perf_counter()
-    with target.traced_for("tpu", MEMORY):
+    with target.traced_for(options.platform, MEMORY):
         memory = jax.jit(function).trace(*arguments).lower().compile().memory_analysis()
+    parts = [memory.argument_size_in_bytes, memory.output_size_in_bytes, memory.temp_size_in_bytes]
+    total = memory.peak_memory_in_bytes if on_tpu else sum(parts)
     print(
-        f"{options.stage}, {options.frames} frames of {options.width}x{options.height}: "
-        f"{memory.peak_memory_in_bytes / 1e9:.1f} GB at the peak, of which arguments "
-        f"{memory.argument_size_in_bytes / 1e9:.1f}, results {memory.output_size_in_bytes / 1e9:.1f} "
-        f"(compiled in {time.perf_counter() - began:.0f} s)"
+        f"{options.stage}, {options.platform}, {options.frames} frames of {options.width}x{options.height}: "
+        f"{total / 1e9:.1f} GB (arguments {parts[0] / 1e9:.1f}, results {parts[1] / 1e9:.1f}, temporaries "
+        f"{parts[2] / 1e9:.1f}; compiled in {time.perf_counter() - began:.0f} s)"
     )
 
 

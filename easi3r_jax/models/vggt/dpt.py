@@ -95,10 +95,10 @@ class DenseHead(nnx.Module):
     def _placed(self, x: Array, size: tuple[int, int]) -> Array:
         if not self.positions:
             return x
-        return x + _POSITIONS_WEIGHT * jnp.asarray(position_map(x.shape[1:], size[1] / size[0]), x.dtype)[None]
+        return x + _POSITIONS_WEIGHT * position_map(x.shape[1:], size[1] / size[0]).astype(x.dtype)[None]
 
 
-def position_map(shape: tuple[int, ...], aspect: float) -> Float[np.ndarray, "h w C"]:
+def position_map(shape: tuple[int, ...], aspect: float) -> Float[Array, "h w C"]:
     """Sines and cosines of a map's positions, (h, w, C): first of the column, then of the row.
 
     Positions lie on the image's half diagonal of length 1, at pixel centres; frequencies are 100^(-k / (C / 4)).
@@ -111,15 +111,16 @@ def position_map(shape: tuple[int, ...], aspect: float) -> Float[np.ndarray, "h 
     diagonal = (aspect**2 + 1) ** 0.5
     frequencies = 100.0 ** (-np.arange(channels // 4) / (channels / 4))
 
-    def waves(count: int, extent: float) -> np.ndarray:
+    def waves(count: int, extent: float) -> Array:
         last = extent / diagonal * (count - 1) / count
         angles = np.linspace(-last, last, count)[:, None] * frequencies
-        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+        return jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], axis=1), jnp.float32)
 
+    # Small tables, broadcast in the program: the whole map would be a constant of 80 MB in it.
     columns, rows = waves(width, aspect), waves(height, 1.0)
-    columns = np.broadcast_to(columns[None], (height, width, columns.shape[1]))
-    rows = np.broadcast_to(rows[:, None], (height, width, rows.shape[1]))
-    return np.concatenate([columns, rows], axis=2).astype(np.float32)
+    columns = jnp.broadcast_to(columns[None], (height, width, columns.shape[1]))
+    rows = jnp.broadcast_to(rows[:, None], (height, width, rows.shape[1]))
+    return jnp.concatenate([columns, rows], axis=2)
 
 
 def depth_and_confidence(raw: Float[Array, "*batch 2"]) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
