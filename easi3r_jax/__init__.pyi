@@ -57,6 +57,7 @@ from .inference.pure import predict_pairs as predict_pairs
 from .inference.refine.reprojection import ReprojectionRefiner as ReprojectionRefiner
 from .inference.windows import reconstruct_windows as reconstruct_windows
 from .io.export.pointcloud import CloudOptions as CloudOptions
+from .io.export.selection import keep_points as keep_points
 from .io.priors.flow import FlowFolder as FlowFolder
 from .io.results import load_result as load_result
 from .io.results import save_result as save_result

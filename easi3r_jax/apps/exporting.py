@@ -7,11 +7,14 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from easi3r_jax.apps.originals import original_views
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Progress, Reconstruction
 from easi3r_jax.io import export
 from easi3r_jax.io.export.pointcloud import static_pixels
+from easi3r_jax.io.export.selection import only
 from easi3r_jax.io.remote import is_address
 from easi3r_jax.io.sequences import find_sequence
 
@@ -46,6 +49,7 @@ def write_exports(
     every: int = 1,
     min_confidence: float,
     max_points: int,
+    keep: np.ndarray | None = None,
     progress: Progress,
 ) -> list[str]:
     """Writes each format into a folder of its name.
@@ -57,6 +61,7 @@ def write_exports(
       source: source of the images, as typed: see SOURCE_HELP.
       every: take every n-th frame.
       min_confidence, max_points: of the point clouds.
+      keep: (T, H, W) bool, the pixels that are kept; None: all.
       progress: called with progress.
 
     Returns:
@@ -67,13 +72,15 @@ def write_exports(
       OutputError: a folder cannot be written.
     """
     exported = export.frames_of(
-        saved.scene, saved.frames.time, every, min_confidence=min_confidence, max_points=max_points
+        only(saved.scene, keep), saved.frames.time, every, min_confidence=min_confidence, max_points=max_points
     )
     clip, kind = None, ""
     if set(formats) & set(export.WITH_IMAGES):
         clip, kind = _clip_of(saved, source)
     if clip is not None:
         exported = dataclasses.replace(exported, views=original_views(saved, exported.numbers, clip))
+    if keep is not None:
+        exported = dataclasses.replace(exported, views=dataclasses.replace(exported.views, used=keep[::every]))
     lines = []
     for done, name in enumerate(formats):
         progress("export", done, len(formats), name)
@@ -82,6 +89,7 @@ def write_exports(
             "scene": saved.folder,
             "min_confidence": min_confidence,
             "max_points": max_points,
+            "restricted": keep is not None,
             "image_size": views.size,
             "image_from_frame": views.image_from_frame,
         }
@@ -96,7 +104,9 @@ def write_exports(
         static_pixels(scene, t, min_confidence).any() for t in range(len(scene.depth))
     ):
         lines.append(
-            f"  without static points: no static pixel has a confidence of at least {min_confidence:g} "
+            "  without static points: none are kept (--keep)"
+            if keep is not None and not (saved.scene.static_mask & keep).any()
+            else f"  without static points: no static pixel has a confidence of at least {min_confidence:g} "
             "(--cloud_confidence)"
         )
     return lines

@@ -40,6 +40,7 @@ from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag
 from easi3r_jax.apps.modes import Comparison, Method, frame_by_frame, shown, whole_clip, window_by_window
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.apps.reporting import PictureFlags, closing_table, timings
+from easi3r_jax.apps.result_flags import CloudFlags
 from easi3r_jax.apps.view import serve, usual_port
 from easi3r_jax.core import config as options
 from easi3r_jax.core.errors import ConfigError
@@ -97,21 +98,7 @@ _OUTPUT = FLAGS.group("Output")
 OUTPUT = _OUTPUT.output_folder(
     "output", "", "Folder of the result, or its address (default: results/<sequence name>). An older one is replaced."
 )
-FOREGROUND = _OUTPUT.string(
-    "foreground", "all", "Dynamic points in scene.glb and scene.ply: all, none, or a frame number."
-)
-CLOUD_CONFIDENCE = _OUTPUT.number(
-    "cloud_confidence", export.MIN_CONFIDENCE, "Minimum confidence of static points in scene.glb and scene.ply."
-)
-CLOUD_POINTS = _OUTPUT.integer(
-    "cloud_points", 2_000_000, "Maximum number of points in each of them.", at_least=1, at_most=10**9
-)
-EXPORT = _OUTPUT.string(
-    "export",
-    "",
-    f"Also write formats of other tools, into the result's folder exports/: {', '.join(export.FORMATS)} (separated by "
-    "commas; `python -m experiments.export` has more options).",
-)
+CLOUDS = CloudFlags(_OUTPUT)
 PICTURES = PictureFlags(_OUTPUT)
 VIEW = _OUTPUT.boolean("view", False, "When done, show the result in the browser (see `python -m experiments.view`).")
 COMPARE = _OUTPUT.boolean(
@@ -149,7 +136,6 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     began = time.perf_counter()
     config = METHOD.pipeline_config(SEED.value, GIVEN.camera_weight.value or math.inf)
     check_options()
-    export.parse_formats(EXPORT.value)
     sequence = find_sequence(SEQ.value, GROUND_TRUTH.value, stages)
     stages.close()
     named = OUTPUT.value or pathlib.Path("results") / sequence.name
@@ -177,8 +163,7 @@ def reconstruct(
     sequence: Sequence, config: options.PipelineConfig, target: remote.Output, stages: Stages, load: Load, began: float
 ) -> pathlib.Path:
     """Reconstructs a clip and writes the result; returns its folder on this machine. `began`: by `perf_counter`."""
-    compilations, output = Compilations(), target.folder
-    formats = export.parse_formats(EXPORT.value)
+    compilations, output, formats = Compilations(), target.folder, CLOUDS.formats()
     method, flow = load_method(config, stages, load)
     frames = load_frames(sequence.frames, method.frames, progress=stages)
     stages.close()
@@ -191,7 +176,8 @@ def reconstruct(
     # Fail early: these checks would otherwise fail after the reconstruction.
     length = WINDOW.value if 0 < WINDOW.value < len(frames.rgb) else len(frames.rgb)
     clip_edges(length, config.graph)
-    clouds().check(len(frames.rgb))
+    CLOUDS.options().check(len(frames.rgb))
+    masks = CLOUDS.keep.masks(frames)
     truth = None if sequence.ground_truth is None else load_ground_truth(sequence.ground_truth, frames)
     given = GIVEN.load(frames, sequence.frames, stopped_early=FIRST.value > 0)
     if given.cameras is not None and METHOD.shared_focal.value and not np.all(given.cameras.intrinsics_known):
@@ -219,28 +205,30 @@ def reconstruct(
 
     if not is_first():
         return output
+    kept, lines = CLOUDS.keep.new_pixels(result.scene, masks)
     written = results.save_result(
         output,
         result,
         record=record_of(method),
         metrics=comparison or None,
         name=sequence.name,
-        clouds=clouds(),
+        clouds=CLOUDS.options(),
+        keep=kept,
         # A clip of one frame has no pairs, hence no flow.
         keep_flow=GIVEN.save_flow.value and result.given is not None and result.given.flow is not None,
         progress=stages,
     )
     if store is not None:
         store.clear()
-    lines = []
     try:
         if formats:
-            lines = write_exports(
+            lines += write_exports(
                 results.load_result(written),
                 formats,
                 written / "exports",
-                min_confidence=CLOUD_CONFIDENCE.value,
-                max_points=min(CLOUD_POINTS.value, export.Exported.max_points),
+                min_confidence=CLOUDS.options().min_confidence,
+                max_points=min(CLOUDS.options().max_points, export.Exported.max_points),
+                keep=kept,
                 progress=stages,
             )
             stages.close()
@@ -296,11 +284,6 @@ def record_of(method: Method) -> dict[str, Any]:
     }
 
 
-def clouds() -> export.CloudOptions:
-    """Selection of points for scene.glb and scene.ply."""
-    return export.CloudOptions(FOREGROUND.value, CLOUD_CONFIDENCE.value, CLOUD_POINTS.value)
-
-
 def check_options() -> None:
     """Refuses options that are wrong for every clip and network, before either is read."""
     if WINDOW.value:
@@ -318,11 +301,11 @@ def check_options() -> None:
         if unused:
             raise ConfigError(f"--mode=feedforward does not use {', '.join(unused)}: omit it.")
     METHOD.check()
+    CLOUDS.check()
     PICTURES.check()
     if VIEW.value:
         viewer.import_viser()
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
-    clouds().check(2**31)
 
 
 def check_hosts() -> None:

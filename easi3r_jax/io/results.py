@@ -26,6 +26,7 @@ import jax
 import numpy as np
 
 from easi3r_jax.core import atomic
+from easi3r_jax.core.arrays import Bool
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Frames, Given, MotionMaps, Progress, Reconstruction, Scene4D, TemporalMaps, silent
 from easi3r_jax.io import remote
@@ -36,6 +37,7 @@ from easi3r_jax.io.export.images import write_depth, write_masks
 from easi3r_jax.io.export.jsonfile import read_object, write_json
 from easi3r_jax.io.export.ply import write_ply
 from easi3r_jax.io.export.pointcloud import CloudOptions, point_cloud
+from easi3r_jax.io.export.selection import only
 from easi3r_jax.io.export.trajectory import write_intrinsics, write_tum
 from easi3r_jax.io.pictures.summary import write_summary
 from easi3r_jax.io.priors.text import read_trajectory
@@ -56,6 +58,7 @@ def save_result(
     metrics: Mapping[str, Any] | None = None,
     name: str | None = None,
     clouds: CloudOptions = CloudOptions(),
+    keep: Bool[np.ndarray, "T H W"] | None = None,
     keep_flow: bool = False,
     progress: Progress = silent,
 ) -> pathlib.Path:
@@ -68,6 +71,7 @@ def save_result(
       metrics: content of `metrics.json`, if there is ground truth.
       name: title of `summary.png`; by default the folder's name.
       clouds: selection of points for `scene.glb` and `scene.ply`.
+      keep: pixels that become points of `scene.glb` and `scene.ply`; None: all. Everything else is complete.
       keep_flow: also write the optical flow that was used (`result.given.flow`), to the folder `flow`.
       progress: called before each file, for the stage "write".
 
@@ -94,7 +98,7 @@ def save_result(
     edges = np.zeros((0, 2), np.int32) if result.edges is None else np.asarray(result.edges)
 
     def write_clouds(path: pathlib.Path) -> None:  # scene.glb and scene.ply
-        cloud = point_cloud(scene, **dataclasses.asdict(clouds))
+        cloud = point_cloud(only(scene, keep), **dataclasses.asdict(clouds))
         write_glb(path.with_suffix(".glb"), cloud, scene, time)
         write_ply(path.with_suffix(".ply"), cloud, scene)
 
