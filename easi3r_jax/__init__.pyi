@@ -29,6 +29,10 @@ from .core.errors import GradientError as GradientError
 from .core.errors import InputError as InputError
 from .core.errors import OutputError as OutputError
 from .core.errors import UserError as UserError
+from .core.metres import MetricScale as MetricScale
+from .core.metres import in_metres as in_metres
+from .core.metres import scale_from_depth as scale_from_depth
+from .core.metres import scale_from_length as scale_from_length
 from .core.pairs import make_edges as make_edges
 from .core.sharding import data_mesh as data_mesh
 from .core.types import Frames as Frames

@@ -46,6 +46,7 @@ WITHIN = {
         "config": {"errors"},
         "conversion": {"errors"},
         "geometry": {"arrays", "errors"},
+        "metres": {"arrays", "errors", "types"},
         "pairs": {"arrays", "errors"},
         "sharding": {"arrays", "errors"},
         "statistics": {"arrays"},

@@ -14,7 +14,7 @@ from __future__ import annotations
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.exporting import SOURCE_HELP, needs_own_output, uploaded_line, write_exports
 from easi3r_jax.apps.progress import Stages
-from easi3r_jax.apps.result_flags import KeepFlag
+from easi3r_jax.apps.result_flags import KeepFlag, ScaleFlag
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.io import export, remote, results
 
@@ -29,6 +29,7 @@ SOURCE = _INPUT.string(
 CONFIDENCE = _INPUT.number("cloud_confidence", export.MIN_CONFIDENCE, "Minimum confidence of static points.")
 POINTS = _INPUT.integer("cloud_points", 200_000, "Maximum number of points in a cloud.", at_least=1, at_most=10**9)
 KEEP = KeepFlag(_INPUT)
+SCALE = ScaleFlag(_INPUT)
 
 _OUTPUT = FLAGS.group("Output")
 FORMAT = _OUTPUT.string("format", "", f"One or more, separated by commas: {', '.join(export.FORMATS)}.")
@@ -48,7 +49,9 @@ def main() -> None:
         raise ConfigError("--scene is required: the result to export, e.g. results/demo.")
     needs_own_output(SCENE.value, OUTPUT.value)
     KEEP.check()
+    SCALE.check()
     saved = results.load_result(SCENE.value)
+    saved, scaled = SCALE.applied(saved, SCALE.depth(saved.frames))
     keep = KEEP.pixels(saved)
     stages = Stages()
     with remote.writing(OUTPUT.value or saved.saved_folder() / "exports", progress=stages) as target:
@@ -66,4 +69,4 @@ def main() -> None:
             progress=stages,
         )
     stages.close()
-    print("\n".join(lines + uploaded_line(OUTPUT.value)))
+    print("\n".join(scaled + lines + uploaded_line(OUTPUT.value)))

@@ -72,7 +72,12 @@ def write_exports(
       OutputError: a folder cannot be written.
     """
     exported = export.frames_of(
-        only(saved.scene, keep), saved.frames.time, every, min_confidence=min_confidence, max_points=max_points
+        only(saved.scene, keep),
+        saved.frames.time,
+        every,
+        min_confidence=min_confidence,
+        max_points=max_points,
+        unit=saved.unit,
     )
     clip, kind = None, ""
     if set(formats) & set(export.WITH_IMAGES):

@@ -177,7 +177,7 @@ def reconstruct(
     length = WINDOW.value if 0 < WINDOW.value < len(frames.rgb) else len(frames.rgb)
     clip_edges(length, config.graph)
     CLOUDS.options().check(len(frames.rgb))
-    masks = CLOUDS.keep.masks(frames)
+    masks, depth = CLOUDS.keep.masks(frames), CLOUDS.scale.depth(frames)
     truth = None if sequence.ground_truth is None else load_ground_truth(sequence.ground_truth, frames)
     given = GIVEN.load(frames, sequence.frames, stopped_early=FIRST.value > 0)
     if given.cameras is not None and METHOD.shared_focal.value and not np.all(given.cameras.intrinsics_known):
@@ -206,10 +206,12 @@ def reconstruct(
     if not is_first():
         return output
     kept, lines = CLOUDS.keep.new_pixels(result.scene, masks)
+    result, scaled = CLOUDS.scale.of_new(result, depth)
+    lines = scaled + lines
     written = results.save_result(
         output,
         result,
-        record=record_of(method),
+        record=record_of(method, result.unit),
         metrics=comparison or None,
         name=sequence.name,
         clouds=CLOUDS.options(),
@@ -266,7 +268,7 @@ def load_method(
     return Method(model, config, frame_config(model), refiner, None, weights), flow
 
 
-def record_of(method: Method) -> dict[str, Any]:
+def record_of(method: Method, unit: str) -> dict[str, Any]:
     """`config.json`."""
     flow = {key: value for key, value in method.weights["flow"].items() if key != "files"}
     return {
@@ -274,6 +276,7 @@ def record_of(method: Method) -> dict[str, Any]:
         "folder": str(pathlib.Path.cwd()),  # within which relative paths of the options are
         "changed": [flag[2:].split("=")[0] for flag in FLAGS.changed()],
         "pipeline": dataclasses.asdict(method.config),
+        "unit": unit,
         "checkpoint": method.weights["checkpoint"],
         "refiner": method.weights["refiner"],
         "flow": flow or None,
@@ -300,6 +303,8 @@ def check_options() -> None:
         unused = [flag for flag in unused if flag not in ("--flow=none", "--masks=none", "--motion=none")]
         if unused:
             raise ConfigError(f"--mode=feedforward does not use {', '.join(unused)}: omit it.")
+    if CLOUDS.scale.value and GIVEN.poses.value:
+        raise ConfigError("--scale_from and --poses both give the scale: omit one of them.")
     METHOD.check()
     CLOUDS.check()
     PICTURES.check()

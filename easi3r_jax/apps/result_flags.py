@@ -7,10 +7,13 @@ import pathlib
 import numpy as np
 
 from easi3r_jax.apps import cli
+from easi3r_jax.apps.flag_values import number_of
 from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.metres import MAX_SPREAD, in_metres, scale_from_depth, scale_from_length
 from easi3r_jax.core.types import Frames, Reconstruction, Scene4D
 from easi3r_jax.io import export, remote
 from easi3r_jax.io.export.selection import KINDS, kept_pixels
+from easi3r_jax.io.priors.depth import load_depth
 from easi3r_jax.io.priors.masks import load_masks
 
 
@@ -77,6 +80,107 @@ class KeepFlag:
             return np.zeros(scene.depth.shape, bool), [f"  the point clouds are empty: {error}"]
 
 
+class ScaleFlag:
+    """`--scale_from`, added to a group of a program's flags."""
+
+    def __init__(self, group: cli.Group):
+        self._flag = group.string(
+            "scale_from",
+            "",
+            "Put the result in metres: a folder with the depth of some frames (PNGs in millimetres), or "
+            "the distance in metres between the first and the last camera, 1.5, or two named ones, 1.5:0:20.",
+        )
+
+    @property
+    def value(self) -> str:
+        """As typed."""
+        return self._flag.value
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder of depth, or its address."""
+        return remote.is_address(self.value) or pathlib.Path(self.value).expanduser().is_dir()
+
+    def _length(self) -> tuple[float, list[str]]:
+        """The length, and the names of the two cameras if they are given.
+
+        Raises:
+          ConfigError: neither a folder nor a length.
+        """
+        word, *cameras = self.value.split(":")
+        length = number_of(word.removesuffix("m"))
+        if length is None or length <= 0 or len(cameras) not in (0, 2):
+            raise ConfigError(
+                f"--scale_from={self.value}: it must be a folder of depth maps, or a length in metres such as 1.5, or "
+                "1.5:FRAME:FRAME."
+            )
+        return length, cameras
+
+    def check(self) -> None:
+        """Refuses, before the work, what is neither a folder nor a length.
+
+        Raises:
+          ConfigError: it is neither.
+        """
+        if self.value and not self.is_folder:
+            self._length()
+
+    def depth(self, frames: Frames) -> np.ndarray | None:
+        """(T, H, W) metres, the depth of the folder that the flag names; None if it names none.
+
+        Raises:
+          InputError: depth that cannot be read, or of other frames.
+        """
+        if not self.value or not self.is_folder:
+            return None
+        return load_depth(remote.local(self.value), frames)
+
+    def applied(self, result: Reconstruction, depth: np.ndarray | None) -> tuple[Reconstruction, list[str]]:
+        """The result in metres, and lines that say so; the same result if the flag is not used.
+
+        Args:
+          result: host arrays.
+          depth: from `depth`.
+
+        Raises:
+          InputError: the depth or the length gives no scale.
+        """
+        if not self.value:
+            return result, []
+        if depth is not None:
+            found = scale_from_depth(result, depth)
+            lines = [f"  in metres: 1 unit was {found.factor:.4g} m, by the depth of {found.num_frames} frames"]
+            if found.num_frames > 1:
+                lines[0] += f", whose largest scale is {found.spread:.3g} times the smallest"
+            if not found.agrees:
+                lines.append(
+                    f"  the known depth disagrees: the frames' scales differ by a factor of {found.spread:.3g} (more "
+                    f"than {MAX_SPREAD:g}), so depth or reconstruction are wrong in some of them"
+                )
+            return in_metres(result, found.factor), lines
+        length, cameras = self._length()
+        first, last = (_frame(name, result.frames) for name in cameras or ("0", str(len(result.frames.rgb) - 1)))
+        factor = scale_from_length(result, length, first, last)
+        line = f"  in metres: 1 unit was {factor:.4g} m, as frames {first} and {last} are {length:g} m apart"
+        return in_metres(result, factor), [line]
+
+    def of_new(self, result: Reconstruction, depth: np.ndarray | None) -> tuple[Reconstruction, list[str]]:
+        """Like `applied`, of a new result: without a scale it is not lost, but stays as it was, and a line says so."""
+        try:
+            return self.applied(result, depth)
+        except InputError as error:
+            return result, [f"  not in metres: {error}"]
+
+
+def _frame(name: str, frames: Frames) -> int:
+    """The number of a frame, from its number or its image's name."""
+    if frames.names is not None and name in frames.names:
+        return frames.names.index(name)
+    if name.isascii() and name.isdecimal() and int(name) < len(frames.rgb):
+        return int(name)
+    raise InputError(f"There is no frame {name!r}: give a number from 0 to {len(frames.rgb) - 1}, or an image's name.")
+
+
 class CloudFlags:
     """Flags on the points of `scene.glb` and `scene.ply`, and `--export`."""
 
@@ -91,6 +195,7 @@ class CloudFlags:
             "cloud_points", 2_000_000, "Maximum number of points in each of them.", at_least=1, at_most=10**9
         )
         self.keep = KeepFlag(group)
+        self.scale = ScaleFlag(group)
         self._export = group.string(
             "export",
             "",
@@ -112,7 +217,8 @@ class CloudFlags:
 
     def of_one_clip(self) -> list[str]:
         """Names of the flags in use whose files belong to one clip."""
-        return [] if self.keep.value in KINDS else ["keep"]
+        used = {"keep": self.keep.value not in KINDS, "scale_from": bool(self.scale.value)}
+        return [name for name, value in used.items() if value]
 
     def check(self) -> None:
         """Refuses, before the work, what is wrong for every clip.
@@ -122,4 +228,5 @@ class CloudFlags:
         """
         self.formats()
         self.keep.check()
+        self.scale.check()
         self.options().check(2**31)

@@ -249,7 +249,8 @@ class Geometry:
     """Cameras and depth over time, in one world frame.
 
     Attributes:
-      world_from_cam: (T, 4, 4) float32, rigid camera-to-world transforms, OpenCV axes, arbitrary global scale.
+      world_from_cam: (T, 4, 4) float32, rigid camera-to-world transforms, OpenCV axes; the world's unit is arbitrary
+        unless a `Reconstruction` names it.
       intrinsics: (T, 3, 3) float32, in pixels of the network's frames.
       depth: (T, H, W) float32, z in the camera, in world units, positive.
       confidence: (T, H, W) float32, maximum over the pairs of a frame; in a `Scene4D` after clean-up (0 where a point
@@ -280,6 +281,10 @@ class Scene4D(Geometry):
     rgb: UInt8[Array, "T H W 3"]
 
 
+#: Values of `Reconstruction.unit`.
+UNITS = ("arbitrary", "metres", "known poses")
+
+
 @pytree_dataclass
 class Reconstruction:
     """The output of a reconstruction, as NumPy arrays. `easi3r_jax.save_result` writes it, `load_result` reads it.
@@ -293,7 +298,7 @@ class Reconstruction:
       losses: (iterations,) float32 alignment loss before every step; empty for one or two frames (closed form).
       given: the priors that were used; None in results that are read back.
       edges: (E, 2) int32 directed pairs of frames; None in results that are read back or made without pairs.
-      record: how the result was made: options, versions, hashes (`config.json`).
+      record: how the result was made: options, versions, hashes (`config.json`), and the unit of lengths.
       folder: where the result was read from; None before it is saved.
     """
 
@@ -318,11 +323,18 @@ class Reconstruction:
 
         return result_html(self)
 
+    @property
+    def unit(self) -> str:
+        """The unit of lengths: "metres", "known poses" (theirs), or "arbitrary", also of results that do not say."""
+        unit = self.record.get("unit")
+        return unit if unit in UNITS else UNITS[0]
+
     def __repr__(self) -> str:
         count, height, width = self.scene.depth.shape
         where = f", {self.folder}" if self.folder else ""
         dynamic = float(np.mean(self.scene.dynamic_mask))
-        return f"Reconstruction({count} frames of {width}x{height}, {dynamic:.1%} dynamic{where})"
+        metres = ", in metres" if self.unit == "metres" else ""
+        return f"Reconstruction({count} frames of {width}x{height}, {dynamic:.1%} dynamic{metres}{where})"
 
     def saved_folder(self) -> pathlib.Path:
         """The folder that the result was read from.

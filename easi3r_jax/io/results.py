@@ -96,6 +96,7 @@ def save_result(
             "that were read back have none."
         )
     edges = np.zeros((0, 2), np.int32) if result.edges is None else np.asarray(result.edges)
+    shown = result if record is None else dataclasses.replace(result, record=record)
 
     def write_clouds(path: pathlib.Path) -> None:  # scene.glb and scene.ply
         cloud = point_cloud(only(scene, keep), **dataclasses.asdict(clouds))
@@ -105,8 +106,8 @@ def save_result(
     steps: dict[str, Callable[[pathlib.Path], object]] = {
         "trajectory.txt": lambda path: write_tum(path, time, scene.world_from_cam),
         "intrinsics.txt": lambda path: write_intrinsics(path, scene.intrinsics),
-        "config.json": lambda path: write_json(path, result.record if record is None else record),
-        "depth": lambda path: write_depth(path, scene.depth),
+        "config.json": lambda path: write_json(path, shown.record),
+        "depth": lambda path: write_depth(path, scene.depth, unit=shown.unit),
         "masks": lambda path: write_masks(path, scene.dynamic_mask),
         "scene.glb": write_clouds,
         "summary.png": lambda path: write_summary(

@@ -45,6 +45,7 @@ class Exported:
       views: the images of the cameras, for formats with images.
       min_confidence: of static points.
       max_points: maximum number of points in each cloud.
+      unit: of lengths, see `Reconstruction.unit`.
     """
 
     scene: Scene4D
@@ -53,6 +54,7 @@ class Exported:
     views: Views
     min_confidence: float = MIN_CONFIDENCE
     max_points: int = 200_000
+    unit: str = "arbitrary"
 
 
 def frames_of(scene: Scene4D, time: np.ndarray, every: int = 1, **options: Any) -> Exported:
@@ -105,7 +107,7 @@ def _exr(folder: pathlib.Path, exported: Exported) -> None:
 
 def _png(folder: pathlib.Path, exported: Exported) -> None:
     scale = depth_scale(np.asarray(exported.scene.depth))
-    (folder / "scale.txt").write_text(scale_text(scale))
+    (folder / "scale.txt").write_text(scale_text(scale, exported.unit))
     for number, depth in zip(exported.numbers, exported.scene.depth, strict=True):
         Image.fromarray(encode_depth(depth, scale)).save(folder / f"{number:05d}.png", compress_level=3)
 
@@ -200,6 +202,6 @@ def write_export(
     target = pathlib.Path(folder).expanduser().resolve()
     with atomic.atomic_folder(target, marker=_MARKER) as new:
         FORMATS[name](new, exported)
-        write_json(new / _MARKER, {"format": name, "frames": exported.numbers, **(record or {})})
+        write_json(new / _MARKER, {"format": name, "frames": exported.numbers, "unit": exported.unit, **(record or {})})
         size = sum(path.stat().st_size for path in new.rglob("*") if path.is_file())
     return target, size

@@ -24,19 +24,20 @@ def depth_scale(depth: np.ndarray) -> float:
     return float(min(known.max(), _RANGE_IN_MEDIANS * np.median(known))) / (SATURATED - 1)
 
 
-def write_depth(folder: str | os.PathLike, depth: np.ndarray) -> None:
+def write_depth(folder: str | os.PathLike, depth: np.ndarray, *, unit: str = "arbitrary") -> None:
     """Writes `NNNNN.png` (16 bit), `scale.txt` and colour previews `preview/NNNNN.jpg` (near is bright).
 
     Args:
       folder: created.
       depth: (T, H, W) z in the camera, in world units.
+      unit: of the world, see `Reconstruction.unit`.
     """
     from matplotlib import colormaps
 
     folder = pathlib.Path(folder)
     (folder / "preview").mkdir(parents=True)
     scale = depth_scale(depth)
-    (folder / "scale.txt").write_text(scale_text(scale))
+    (folder / "scale.txt").write_text(scale_text(scale, unit))
     nearness = _nearness(depth)
     for t, frame in enumerate(depth):
         Image.fromarray(encode_depth(frame, scale)).save(folder / f"{t:05d}.png", compress_level=3)
@@ -44,9 +45,10 @@ def write_depth(folder: str | os.PathLike, depth: np.ndarray) -> None:
         Image.fromarray(colours).save(folder / "preview" / f"{t:05d}.jpg", quality=92)
 
 
-def scale_text(scale: float) -> str:
+def scale_text(scale: float, unit: str = "arbitrary") -> str:
     """Content of `scale.txt`."""
-    return f"{scale:.9g}\n# depth (z, world units) = PNG value * this number; 0: none; {SATURATED}: beyond the range\n"
+    length = "metres" if unit == "metres" else "world units"
+    return f"{scale:.9g}\n# depth (z, {length}) = PNG value * this number; 0: none; {SATURATED}: beyond the range\n"
 
 
 def encode_depth(depth: np.ndarray, scale: float) -> np.ndarray:
