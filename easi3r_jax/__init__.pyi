@@ -60,6 +60,8 @@ from .inference.pure import motion_masks as motion_masks
 from .inference.pure import predict_pairs as predict_pairs
 from .inference.refine.reprojection import ReprojectionRefiner as ReprojectionRefiner
 from .inference.windows import reconstruct_windows as reconstruct_windows
+from .io.export.full import FullFrame as FullFrame
+from .io.export.full import full_resolution as full_resolution
 from .io.export.pointcloud import CloudOptions as CloudOptions
 from .io.export.selection import keep_points as keep_points
 from .io.priors.flow import FlowFolder as FlowFolder

@@ -14,7 +14,7 @@ from __future__ import annotations
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.exporting import SOURCE_HELP, needs_own_output, uploaded_line, write_exports
 from easi3r_jax.apps.progress import Stages
-from easi3r_jax.apps.result_flags import KeepFlag, ScaleFlag
+from easi3r_jax.apps.result_flags import KeepFlag, ScaleFlag, full_resolution_flag, with_full
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.io import export, remote, results
 
@@ -33,6 +33,7 @@ SCALE = ScaleFlag(_INPUT)
 
 _OUTPUT = FLAGS.group("Output")
 FORMAT = _OUTPUT.string("format", "", f"One or more, separated by commas: {', '.join(export.FORMATS)}.")
+FULL_RESOLUTION = full_resolution_flag(_OUTPUT)
 OUTPUT = _OUTPUT.output_folder(
     "output",
     "",
@@ -42,7 +43,7 @@ OUTPUT = _OUTPUT.output_folder(
 
 
 def main() -> None:
-    formats = export.parse_formats(FORMAT.value)
+    formats = with_full(export.parse_formats(FORMAT.value), FULL_RESOLUTION.value)
     if not formats:
         raise ConfigError(f"--format is required: one or more of {', '.join(export.FORMATS)}, separated by commas.")
     if not SCENE.value:

@@ -82,6 +82,8 @@ def write_exports(
     clip, kind = None, ""
     if set(formats) & set(export.WITH_IMAGES):
         clip, kind = _clip_of(saved, source)
+    if clip is None and "full" in formats:
+        raise InputError(f"Full resolution needs the original images, and these would be {kind}: name them (--source).")
     if clip is not None:
         exported = dataclasses.replace(exported, views=original_views(saved, exported.numbers, clip))
     if keep is not None:

@@ -80,6 +80,21 @@ class KeepFlag:
             return np.zeros(scene.depth.shape, bool), [f"  the point clouds are empty: {error}"]
 
 
+def full_resolution_flag(group: cli.Group):
+    """`--full_resolution`."""
+    return group.boolean(
+        "full_resolution",
+        False,
+        "Also write depth, confidence and masks at the size of the original images, enlarged with their edges: the "
+        "format full.",
+    )
+
+
+def with_full(formats: tuple[str, ...], wanted: bool) -> tuple[str, ...]:
+    """The formats, and `full` if it is wanted."""
+    return (*formats, "full") if wanted and "full" not in formats else formats
+
+
 class ScaleFlag:
     """`--scale_from`, added to a group of a program's flags."""
 
@@ -202,14 +217,15 @@ class CloudFlags:
             f"Also write formats of other tools, into the result's folder exports/: {', '.join(export.FORMATS)} "
             "(separated by commas; `python -m experiments.export` has more options).",
         )
+        self._full_resolution = full_resolution_flag(group)
 
     def formats(self) -> tuple[str, ...]:
-        """The formats of `--export`.
+        """The formats of `--export` and `--full_resolution`.
 
         Raises:
           ConfigError: an unknown one, or one whose library is missing.
         """
-        return export.parse_formats(self._export.value)
+        return with_full(export.parse_formats(self._export.value), self._full_resolution.value)
 
     def options(self) -> export.CloudOptions:
         """Selection of points for scene.glb and scene.ply."""

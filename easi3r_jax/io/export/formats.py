@@ -21,6 +21,7 @@ from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.types import Scene4D
 from easi3r_jax.io.export.colmap import write_colmap
 from easi3r_jax.io.export.exr import require_openexr, write_exr
+from easi3r_jax.io.export.full import write_full
 from easi3r_jax.io.export.glb import write_glb
 from easi3r_jax.io.export.images import depth_scale, encode_depth, scale_text
 from easi3r_jax.io.export.jsonfile import write_json
@@ -127,6 +128,10 @@ def _npz(folder: pathlib.Path, exported: Exported) -> None:
     np.savez_compressed(folder / "arrays.npz", **arrays)
 
 
+def _full(folder: pathlib.Path, exported: Exported) -> None:
+    write_full(folder, exported.scene, exported.views, exported.numbers, exported.unit)
+
+
 def _points_of(exported: Exported) -> dict[str, Any]:
     return {"min_confidence": exported.min_confidence, "max_points": exported.max_points}
 
@@ -151,9 +156,10 @@ FORMATS: dict[str, Callable[[pathlib.Path, Exported], None]] = {
     "exr": _exr,
     "png": _png,
     "npz": _npz,
+    "full": _full,
 }
 #: Formats with cameras of images, which may be the originals.
-WITH_IMAGES = ("colmap", "nerfstudio", "npz")
+WITH_IMAGES = ("colmap", "nerfstudio", "npz", "full")
 #: Formats with points.
 WITH_POINTS = ("colmap", "nerfstudio", "easi3r", "ply", "glb")
 
