@@ -29,6 +29,7 @@ from .core.errors import GradientError as GradientError
 from .core.errors import InputError as InputError
 from .core.errors import OutputError as OutputError
 from .core.errors import UserError as UserError
+from .core.lens import Lens as Lens
 from .core.metres import MetricScale as MetricScale
 from .core.metres import in_metres as in_metres
 from .core.metres import scale_from_depth as scale_from_depth
@@ -65,6 +66,7 @@ from .io.export.full import full_resolution as full_resolution
 from .io.export.pointcloud import CloudOptions as CloudOptions
 from .io.export.selection import keep_points as keep_points
 from .io.priors.flow import FlowFolder as FlowFolder
+from .io.priors.lens import load_lens as load_lens
 from .io.results import load_result as load_result
 from .io.results import save_result as save_result
 from .io.sequences import load_frames as load_frames

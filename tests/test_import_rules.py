@@ -43,14 +43,15 @@ WITHIN = {
     "core": {
         "atomic": {"errors", "interrupt"},
         "batches": {"arrays", "sharding", "target"},
-        "config": {"errors"},
+        "config": {"errors", "lens"},
         "conversion": {"errors"},
         "geometry": {"arrays", "errors"},
+        "lens": {"errors"},
         "metres": {"arrays", "errors", "types"},
         "pairs": {"arrays", "errors"},
         "sharding": {"arrays", "errors"},
         "statistics": {"arrays"},
-        "types": {"arrays", "errors"},
+        "types": {"arrays", "errors", "lens"},
     },
     "models": {
         "attention": {"layers", "rope", "statistics"},

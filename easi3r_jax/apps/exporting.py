@@ -97,6 +97,7 @@ def write_exports(
             "min_confidence": min_confidence,
             "max_points": max_points,
             "restricted": keep is not None,
+            "undistorted": None if saved.frames.lens is None else str(saved.frames.lens),
             "image_size": views.size,
             "image_from_frame": views.image_from_frame,
         }

@@ -36,7 +36,15 @@ from easi3r_jax.apps.distributed import DistributedFlags, check_same, devices, i
 from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.exporting import write_exports
 from easi3r_jax.apps.given import GivenFlags, for_clip
-from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, precision_flag
+from easi3r_jax.apps.method_flags import (
+    MethodFlags,
+    SizeFlags,
+    checkpoint_flag,
+    devices_flag,
+    distortion_flag,
+    lens_of,
+    precision_flag,
+)
 from easi3r_jax.apps.modes import Comparison, Method, frame_by_frame, shown, whole_clip, window_by_window
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.apps.reporting import PictureFlags, closing_table, timings
@@ -74,6 +82,7 @@ EVERY = _INPUT.integer("every", 1, "Take every n-th frame.", at_least=1)
 FPS = _INPUT.number("fps", 0.0, "Take about this many frames per second of a video (0: all).", at_least=0.0)
 FIRST = _INPUT.integer("first", 0, "Stop after this many frames (0: all).", at_least=0)
 SIZE = SizeFlags(_INPUT)
+DISTORTION = distortion_flag(_INPUT)
 
 _MODE = FLAGS.group("Mode")
 MODE = _MODE.choice(
@@ -310,6 +319,7 @@ def check_options() -> None:
     PICTURES.check()
     if VIEW.value:
         viewer.import_viser()
+    lens_of(DISTORTION)
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
 
 
@@ -323,7 +333,7 @@ def check_hosts() -> None:
 
 def frame_config(model: DUSt3R) -> options.FrameConfig:
     """How frames are read."""
-    return SIZE.frame_config(model, every=EVERY.value, fps=FPS.value, first=FIRST.value)
+    return SIZE.frame_config(model, every=EVERY.value, fps=FPS.value, first=FIRST.value, lens=lens_of(DISTORTION))
 
 
 def describe(sequence: Sequence, frames: Frames, model: DUSt3R) -> str:

@@ -7,6 +7,7 @@ import math
 from typing import Any, Literal
 
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.lens import Lens
 
 
 def check_at_least(config: Any, bound: int, *names: str) -> None:
@@ -28,6 +29,7 @@ class FrameConfig:
       every: take every n-th frame of the source.
       fps: take about this many frames per second of a video (0: all); cannot be combined with `every` > 1.
       first: stop after this many frames (0: all).
+      lens: of the camera, whose distortion is removed from the images first; None: there is none.
     """
 
     size: int = 512
@@ -37,6 +39,7 @@ class FrameConfig:
     every: int = 1
     fps: float = 0.0
     first: int = 0
+    lens: Lens | None = None
 
     def __post_init__(self):
         check_at_least(self, 1, "every")

@@ -28,6 +28,7 @@ import numpy as np
 from easi3r_jax.core import atomic
 from easi3r_jax.core.arrays import Bool
 from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.lens import parse_lens
 from easi3r_jax.core.types import Frames, Given, MotionMaps, Progress, Reconstruction, Scene4D, TemporalMaps, silent
 from easi3r_jax.io import remote
 from easi3r_jax.io.export import npz
@@ -179,7 +180,7 @@ def load_result(folder: str | os.PathLike) -> Reconstruction:
         needed = {**npz.SCENE, **npz.SOURCE}
     else:
         needed = {key: layout for key, layout in npz.SCENE.items() if key not in npz.STATIC}
-    arrays = npz.read_arrays(path, needed, npz.STATIC, npz.NAMES, npz.MOTION, npz.THRESHOLD, npz.LOSSES)
+    arrays = npz.read_arrays(path, needed, npz.STATIC, npz.NAMES, npz.LENS, npz.MOTION, npz.THRESHOLD, npz.LOSSES)
     if "static_mask" not in arrays:
         arrays["static_mask"] = ~arrays["dynamic_mask"]  # these versions did not use flow for it
         arrays["static_mask"].flags.writeable = False
@@ -234,7 +235,11 @@ def _frames(path: pathlib.Path, arrays: Mapping[str, np.ndarray], time: np.ndarr
         # Exports use them as file names.
         if name in ("", ".", "..") or not name.isprintable() or {"/", "\\"} & set(name):
             raise InputError(f"{path}: {name!r} is not a file name. Restore it, or reconstruct it again.")
-    return Frames(arrays["images"], index, time, matrix, size, names=names)
+    try:
+        lens = parse_lens(str(arrays["lens"])) if "lens" in arrays else None
+    except InputError as error:
+        raise InputError(f"{path}: {error} Restore the result, or reconstruct it again.") from error
+    return Frames(arrays["images"], index, time, matrix, size, names=names, lens=lens)
 
 
 def _time_of_older(folder: pathlib.Path, num_frames: int) -> np.ndarray:

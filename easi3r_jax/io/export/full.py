@@ -7,9 +7,9 @@
 
 Inside a surface values are interpolated bilinearly (depth as its reciprocal, of which planes are linear functions).
 Near a step of the depth, the frame's pixels around vote on the surface by their distance and by how much their colour
-is that of the image's pixel (joint bilateral upsampling, Kopf et al., SIGGRAPH 2007), and the winner's mean is taken: no
-pixel is left in the air between two surfaces. Measured on rendered clips enlarged three times, mean relative error of
-depth near edges and in all: bilinear .059 and .0070, nearest .059 and .0106, the mean of all votes in place of the
+is that of the image's pixel (joint bilateral upsampling, Kopf et al., SIGGRAPH 2007), and the winner's mean is taken:
+no pixel is left in the air between two surfaces. Measured on rendered clips enlarged three times, mean relative error
+of depth near edges and in all: bilinear .059 and .0070, nearest .059 and .0106, the mean of all votes in place of the
 winner's .013 and .0031, this .010 and .0034. A guided filter (He et al.; the one joint filter that OpenCV's box filters
 give, since its contributed modules are not in the package that we require) .155 and .032.
 """

@@ -108,6 +108,8 @@ def _on_frame(depth: np.ndarray, frames: Frames, path: pathlib.Path) -> np.ndarr
     size = (int(frames.rgb.shape[1]), int(frames.rgb.shape[2]))
     if depth.shape == size:
         return depth
+    if frames.lens is not None:
+        depth = frames.lens.undistort(depth, nearest=True)
     height, width = frames.original_size
     scale_y, scale_x = height / depth.shape[0], width / depth.shape[1]
     if abs(scale_y / scale_x - 1) > _ASPECT_TOLERANCE:

@@ -57,7 +57,7 @@ def load_masks(
 
     Args:
       folder: of PNGs, or of other images that are read as frames are.
-      frames: the clip.
+      frames: the clip. If its originals have a lens's distortion, masks of their size have it, too.
       stopped_early: reading the source stopped before its end (`FrameConfig.first`): it may have any number of frames.
       source_names: file names of all images of the source, if it is a folder; they give its number of frames.
       marked: what marked pixels are, for messages.
@@ -86,6 +86,8 @@ def load_masks(
             )
         for name, reading in readings.items():
             values = getattr(mask, name)
+            if frames.lens is not None and values.shape == source_size:
+                values = frames.lens.undistort(values, nearest=True)
             if values.shape != own_size:
                 values = resample_nearest(values[None], np.asarray(frames.frame_from_source), own_size)[0]
             reading[number] = values
