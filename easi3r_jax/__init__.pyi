@@ -60,6 +60,8 @@ from .inference.pure import encode_frames as encode_frames
 from .inference.pure import motion_masks as motion_masks
 from .inference.pure import predict_pairs as predict_pairs
 from .inference.refine.reprojection import ReprojectionRefiner as ReprojectionRefiner
+from .inference.tracks import Tracks as Tracks
+from .inference.tracks import track_points as track_points
 from .inference.windows import reconstruct_windows as reconstruct_windows
 from .io.export.full import FullFrame as FullFrame
 from .io.export.full import full_resolution as full_resolution

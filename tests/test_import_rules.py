@@ -111,6 +111,7 @@ WITHIN = {
         "feedforward": {"clip"},
         "pipeline": {"clip", "passes"},
         "pure": {"clip"},
+        "tracks": {"dense_flow"},
         "windows": {"clip", "pipeline"},
     },
     "io": {

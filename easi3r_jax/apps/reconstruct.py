@@ -186,6 +186,7 @@ def reconstruct(
     length = WINDOW.value if 0 < WINDOW.value < len(frames.rgb) else len(frames.rgb)
     clip_edges(length, config.graph)
     CLOUDS.options().check(len(frames.rgb))
+    CLOUDS.check_tracks(frames)
     masks, depth = CLOUDS.keep.masks(frames), CLOUDS.scale.depth(frames)
     truth = None if sequence.ground_truth is None else load_ground_truth(sequence.ground_truth, frames)
     given = GIVEN.load(frames, sequence.frames, stopped_early=FIRST.value > 0)
@@ -225,6 +226,7 @@ def reconstruct(
         name=sequence.name,
         clouds=CLOUDS.options(),
         keep=kept,
+        tracks=CLOUDS.tracks(result, method.flow),
         # A clip of one frame has no pairs, hence no flow.
         keep_flow=GIVEN.save_flow.value and result.given is not None and result.given.flow is not None,
         progress=stages,

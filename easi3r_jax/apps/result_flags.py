@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +13,12 @@ from easi3r_jax.apps.flag_values import number_of
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.metres import MAX_SPREAD, in_metres, scale_from_depth, scale_from_length
 from easi3r_jax.core.types import Frames, Reconstruction, Scene4D
+from easi3r_jax.inference.dense_flow import dense_flow
+from easi3r_jax.inference.tracks import Tracks, check_count, track_points
 from easi3r_jax.io import export, remote
 from easi3r_jax.io.export.selection import KINDS, kept_pixels
 from easi3r_jax.io.priors.depth import load_depth
+from easi3r_jax.io.priors.flow import FlowFolder
 from easi3r_jax.io.priors.masks import load_masks
 
 
@@ -218,6 +223,9 @@ class CloudFlags:
             "(separated by commas; `python -m experiments.export` has more options).",
         )
         self._full_resolution = full_resolution_flag(group)
+        self._tracks = group.integer(
+            "tracks", 0, "Follow this many points over time, in 3D, and write them to tracks.npz (0: none)."
+        )
 
     def formats(self) -> tuple[str, ...]:
         """The formats of `--export` and `--full_resolution`.
@@ -230,6 +238,26 @@ class CloudFlags:
     def options(self) -> export.CloudOptions:
         """Selection of points for scene.glb and scene.ply."""
         return export.CloudOptions(self._foreground.value, self._confidence.value, self._points.value)
+
+    def check_tracks(self, frames: Frames) -> None:
+        """Refuses more tracks than pixels.
+
+        Raises:
+          InputError: there are more.
+        """
+        check_count(self._tracks.value, frames.rgb.shape)
+
+    def tracks(self, result: Reconstruction, flow: Callable[..., Any] | None) -> Tracks | None:
+        """The tracks of `--tracks`; None if they are not wanted.
+
+        Args:
+          result: host arrays.
+          flow: source of optical flow; None, and a folder, which may lack pairs: dense inverse search.
+        """
+        if not self._tracks.value:
+            return None
+        source = dense_flow if flow is None or isinstance(flow, FlowFolder) else flow
+        return track_points(result, self._tracks.value, flow=source)
 
     def of_one_clip(self) -> list[str]:
         """Names of the flags in use whose files belong to one clip."""

@@ -39,6 +39,7 @@ from easi3r_jax.io.export.jsonfile import read_object, write_json
 from easi3r_jax.io.export.ply import write_ply
 from easi3r_jax.io.export.pointcloud import CloudOptions, point_cloud
 from easi3r_jax.io.export.selection import only
+from easi3r_jax.io.export.tapvid import write_tapvid
 from easi3r_jax.io.export.trajectory import write_intrinsics, write_tum
 from easi3r_jax.io.pictures.summary import write_summary
 from easi3r_jax.io.priors.text import read_trajectory
@@ -61,6 +62,7 @@ def save_result(
     clouds: CloudOptions = CloudOptions(),
     keep: Bool[np.ndarray, "T H W"] | None = None,
     keep_flow: bool = False,
+    tracks: Any = None,
     progress: Progress = silent,
 ) -> pathlib.Path:
     """Writes a result folder atomically. An earlier result is replaced.
@@ -74,6 +76,7 @@ def save_result(
       clouds: selection of points for `scene.glb` and `scene.ply`.
       keep: pixels that become points of `scene.glb` and `scene.ply`; None: all. Everything else is complete.
       keep_flow: also write the optical flow that was used (`result.given.flow`), to the folder `flow`.
+      tracks: of `track_points`, for `tracks.npz` in the layout of TAPVid-3D; None: no such file.
       progress: called before each file, for the stage "write".
 
     Returns:
@@ -131,6 +134,9 @@ def save_result(
     }
     if metrics is not None:
         steps["metrics.json"] = lambda path: write_json(path, metrics)
+    if tracks is not None:
+        moved = tracks.xyz, tracks.xy, tracks.visible, tracks.query
+        steps["tracks.npz"] = lambda path: write_tapvid(path, scene, *moved)
     if keep_flow and flow is not None:
         steps["flow"] = lambda path: write_flow(path, flow, edges, known=given.flow_known)
     with atomic.atomic_folder(target, marker=_MARKER) as new:

@@ -69,9 +69,9 @@ def _of_transforms(path: pathlib.Path) -> Lens:
         if not isinstance(found, int | float):
             raise InputError(f"{path}: the lens {model} has no number {key!r} for all images: add it.")
         numbers.append(str(found))
-    size = values.get("w"), values.get("h")
-    whole = isinstance(size[0], int | float) and isinstance(size[1], int | float) and size[0] >= 1 and size[1] >= 1
-    return _distorted([model, *numbers], (int(size[0]), int(size[1])) if whole else None, str(path))
+    width, height = values.get("w"), values.get("h")
+    known = isinstance(width, int | float) and isinstance(height, int | float) and width >= 1 and height >= 1
+    return _distorted([model, *numbers], (int(width), int(height)) if known else None, str(path))
 
 
 def _distorted(words: list[str], size: tuple[int, int] | None, where: str) -> Lens:

@@ -2,7 +2,7 @@
 
 Its cameras have OpenGL axes (x right, y up, z backward). Its pixel coordinates count from the image's corner: the
 centre of the top left pixel is (0.5, 0.5), half a pixel more than here. This module returns this project's conventions.
-Cameras are pinholes: lens distortion is ignored, with a warning (`lens.py` reads it).
+Cameras are pinholes: lens distortion is ignored, with a warning.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _warn_of_distortion(transforms: Transforms) -> None:
     for label, record in records:
         terms = [f"{key} = {_number(record, key, label, 0):g}" for key in _DISTORTIONS if record.get(key)]
         if terms:
-            absl.logging.warning("%s: lens distortion (%s) is ignored; --distortion removes it.", label, ", ".join(terms))
+            absl.logging.warning("%s: lens distortion (%s) is ignored.", label, ", ".join(terms))
             return
 
 
