@@ -65,6 +65,8 @@ from .inference.tracks import track_points as track_points
 from .inference.windows import reconstruct_windows as reconstruct_windows
 from .io.export.full import FullFrame as FullFrame
 from .io.export.full import full_resolution as full_resolution
+from .io.export.gaussians import Gaussians as Gaussians
+from .io.export.gaussians import initial_gaussians as initial_gaussians
 from .io.export.pointcloud import CloudOptions as CloudOptions
 from .io.export.selection import keep_points as keep_points
 from .io.priors.flow import FlowFolder as FlowFolder

@@ -22,6 +22,7 @@ from easi3r_jax.core.types import Scene4D
 from easi3r_jax.io.export.colmap import write_colmap
 from easi3r_jax.io.export.exr import require_openexr, write_exr
 from easi3r_jax.io.export.full import write_full
+from easi3r_jax.io.export.gaussians import write_gaussian_export
 from easi3r_jax.io.export.glb import write_glb
 from easi3r_jax.io.export.images import depth_scale, encode_depth, scale_text
 from easi3r_jax.io.export.jsonfile import write_json
@@ -128,6 +129,10 @@ def _npz(folder: pathlib.Path, exported: Exported) -> None:
     np.savez_compressed(folder / "arrays.npz", **arrays)
 
 
+def _gaussians(folder: pathlib.Path, exported: Exported) -> None:
+    write_gaussian_export(folder, exported.scene, exported.numbers, **_points_of(exported))
+
+
 def _full(folder: pathlib.Path, exported: Exported) -> None:
     write_full(folder, exported.scene, exported.views, exported.numbers, exported.unit)
 
@@ -157,11 +162,12 @@ FORMATS: dict[str, Callable[[pathlib.Path, Exported], None]] = {
     "png": _png,
     "npz": _npz,
     "full": _full,
+    "gaussians": _gaussians,
 }
 #: Formats with cameras of images, which may be the originals.
 WITH_IMAGES = ("colmap", "nerfstudio", "npz", "full")
 #: Formats with points.
-WITH_POINTS = ("colmap", "nerfstudio", "easi3r", "ply", "glb")
+WITH_POINTS = ("colmap", "nerfstudio", "easi3r", "ply", "glb", "gaussians")
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
