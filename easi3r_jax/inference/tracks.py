@@ -170,7 +170,7 @@ def _followed(
 def _corners(xy: np.ndarray, size: tuple[int, ...]) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
     """The four pixels around P places: (rows, columns) (4, P), bilinear weights (4, P), whether inside (P,)."""
     height, width = size
-    inside = (xy > -0.5).all(1) & (xy < [width - 0.5, height - 0.5]).all(1)
+    inside = np.all((xy > -0.5) & (xy < [width - 0.5, height - 0.5]), axis=1)
     xy = np.clip(np.where(inside[:, None], xy, 0), 0, [width - 1, height - 1])
     low = np.floor(xy).astype(int)
     part = (xy - low).T

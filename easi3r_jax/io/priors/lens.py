@@ -69,9 +69,8 @@ def _of_transforms(path: pathlib.Path) -> Lens:
         if not isinstance(found, int | float):
             raise InputError(f"{path}: the lens {model} has no number {key!r} for all images: add it.")
         numbers.append(str(found))
-    width, height = values.get("w"), values.get("h")
-    known = isinstance(width, int | float) and isinstance(height, int | float) and width >= 1 and height >= 1
-    return _distorted([model, *numbers], (int(width), int(height)) if known else None, str(path))
+    sides = [int(side) for side in (values.get("w"), values.get("h")) if isinstance(side, int | float) and side >= 1]
+    return _distorted([model, *numbers], (sides[0], sides[1]) if len(sides) == 2 else None, str(path))
 
 
 def _distorted(words: list[str], size: tuple[int, int] | None, where: str) -> Lens:
