@@ -167,7 +167,7 @@ SLOW = {"scipy", "matplotlib", "orbax"}
 
 #: Distribution of an import name where the two differ.
 DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl-py", "cv2": "opencv-python-headless", "orbax": "orbax-checkpoint"}
-DISTRIBUTIONS |= {"gradio_client": "gradio-client", "yaml": "pyyaml"}
+DISTRIBUTIONS |= {"rerun": "rerun-sdk", "gradio_client": "gradio-client", "yaml": "pyyaml"}
 
 
 def imported(source: str, module: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:
@@ -238,6 +238,8 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
             found.append(f"{where}: only the refinement by SAM 2 needs PyTorch")
         if top == "viser" and module != "easi3r_jax.viewer" and not module.startswith("easi3r_jax.viewer."):
             found.append(f"{where}: only the viewer needs viser")
+        if top == "rerun" and module != "easi3r_jax.io.export.rrd":
+            found.append(f"{where}: only io.export.rrd needs Rerun")
         if top in ("gradio", "gradio_client", "starlette") and module != "easi3r_jax.apps.app.page":
             found.append(f"{where}: only the web app's page needs gradio")
         if name.startswith("jax._src") and module != "easi3r_jax.apps.compile_check.stablehlo":
@@ -321,6 +323,7 @@ def project_modules() -> Iterator[tuple[str, pathlib.Path]]:
         ("easi3r_jax.apps.view", "import viser"),
         ("easi3r_jax.io.export.ply", "import viser.transforms"),
         ("easi3r_jax.io.export.ply", "import plyfile"),
+        ("easi3r_jax.io.export.ply", "import rerun as rr"),
         ("easi3r_jax.apps.app.job", "import gradio as gr"),
         ("easi3r_jax.apps.app", "from gradio import Blocks"),
         ("easi3r_jax.weights.checkpoint", "import pickle"),

@@ -11,6 +11,8 @@ npz. For their conventions see docs/conventions.md.
 
 from __future__ import annotations
 
+import numpy as np
+
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.exporting import SOURCE_HELP, needs_own_output, uploaded_line, write_exports
 from easi3r_jax.apps.progress import Stages
@@ -52,6 +54,7 @@ def main() -> None:
     KEEP.check()
     SCALE.check()
     saved = results.load_result(SCENE.value)
+    unscaled = saved.scene.depth
     saved, scaled = SCALE.applied(saved, SCALE.depth(saved.frames))
     keep = KEEP.pixels(saved)
     stages = Stages()
@@ -67,6 +70,7 @@ def main() -> None:
             min_confidence=CONFIDENCE.value,
             max_points=POINTS.value,
             keep=keep,
+            tracks_scale=float(np.median(saved.scene.depth[0]) / np.median(unscaled[0])) if SCALE.value else 1.0,
             progress=stages,
         )
     stages.close()

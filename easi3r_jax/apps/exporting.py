@@ -15,6 +15,7 @@ from easi3r_jax.core.types import Progress, Reconstruction
 from easi3r_jax.io import export
 from easi3r_jax.io.export.pointcloud import static_pixels
 from easi3r_jax.io.export.selection import only
+from easi3r_jax.io.export.tapvid import read_tapvid
 from easi3r_jax.io.remote import is_address
 from easi3r_jax.io.sequences import find_sequence
 
@@ -50,6 +51,7 @@ def write_exports(
     min_confidence: float,
     max_points: int,
     keep: np.ndarray | None = None,
+    tracks_scale: float = 1.0,
     progress: Progress,
 ) -> list[str]:
     """Writes each format into a folder of its name.
@@ -62,6 +64,7 @@ def write_exports(
       every: take every n-th frame.
       min_confidence, max_points: of the point clouds.
       keep: (T, H, W) bool, the pixels that are kept; None: all.
+      tracks_scale: units of the result per unit of the tracks in its folder, if it was scaled after it was read.
       progress: called with progress.
 
     Returns:
@@ -88,6 +91,10 @@ def write_exports(
         exported = dataclasses.replace(exported, views=original_views(saved, exported.numbers, clip))
     if keep is not None:
         exported = dataclasses.replace(exported, views=dataclasses.replace(exported.views, used=keep[::every]))
+    tracked = pathlib.Path(saved.saved_folder()) / "tracks.npz"
+    if "rerun" in formats and tracked.is_file():
+        xyz, visible = read_tapvid(tracked)
+        exported = dataclasses.replace(exported, tracks=(xyz[::every] * tracks_scale, visible[::every]))
     lines = []
     for done, name in enumerate(formats):
         progress("export", done, len(formats), name)

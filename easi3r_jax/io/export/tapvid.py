@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import zipfile
+import zlib
 
 import numpy as np
 from PIL import Image
 
+from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Scene4D
 
 _QUALITY = 95
@@ -50,6 +53,21 @@ def write_tapvid(
         "intrinsics": intrinsics.astype(np.float32),
     }
     np.savez_compressed(path, **arrays)
+
+
+def read_tapvid(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
+    """The tracks of a file that `write_tapvid` has written: (T, N, 3) float64 in the world, and (T, N) where visible.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            inside, visible, poses = file["tracks_XYZ"], file["visibility"], file["extrinsics_w2c"]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"Cannot read the tracks {path}: {error}. Restore or remove it.") from error
+    world_from_cam = np.linalg.inv(poses.astype(np.float64))
+    return inside @ world_from_cam[:, :3, :3].swapaxes(1, 2) + world_from_cam[:, None, :3, 3], visible
 
 
 def _jpeg(rgb: np.ndarray) -> bytes:
