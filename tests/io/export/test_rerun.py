@@ -31,7 +31,7 @@ def exported(saved, capsys, **values):
 
 
 def read(path) -> dict[str, dict]:
-    """entity -> component -> {frame number, or None if static: its flat values}."""
+    """Entities: component -> {frame number, or None if static: its flat values}."""
     reader = rerun_chunk.RrdReader(path)
     (entry,) = reader.recordings()
     assert entry.application_id == "easi3r_jax"
