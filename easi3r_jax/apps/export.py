@@ -6,7 +6,9 @@
 
 Each format becomes a folder: colmap (images, masks, binary and text model), nerfstudio (transforms.json, images,
 masks, points), easi3r (the released programs' files), ply and glb (static, per frame, animated), exr and png (depth),
-npz, full (depth, confidence and masks at the originals' size), gaussians (initial ones for splatting), rerun. For their conventions see docs/conventions.md.
+npz, full (depth, confidence and masks at the originals' size), gaussians (initial ones for splatting), rerun.
+
+For their conventions see docs/conventions.md, for --keep, --scale_from and more docs/using.md.
 """
 
 from __future__ import annotations
