@@ -400,7 +400,7 @@ def test_every_import_is_a_declared_dependency():
     """Of the programs in [project.dependencies], of the tests there or in the extra `dev`.
 
     The readers of HDF5 and OpenEXR files may import what is in the extra `datasets`, which they do where they need it;
-    likewise the writer of OpenEXR files what is in `export`, the refinement by SAM 2, and its tests, what is in `sam2`,
+    likewise the writer of OpenEXR files what is in `export`, that of recordings what is in `rerun`, the refinement by SAM 2, and its tests, what is in `sam2`,
     addresses what is in `https`, the viewer what is in `viewer`, the driver of a cluster what is in `cluster`, and the
     web app's page what is in `app` and comes with it. Tests in a browser may import what drives it, and what the page
     is made of.
@@ -414,6 +414,7 @@ def test_every_import_is_a_declared_dependency():
     by_module = {"easi3r_jax.io.files.hdf5": extras["datasets"], "easi3r_jax.inference.refine.sam2": extras["sam2"]}
     by_module["easi3r_jax.training.datasets.exr"] = extras["datasets"]
     by_module["easi3r_jax.io.export.exr"] = extras["export"]
+    by_module["easi3r_jax.io.export.rrd"] = extras["rerun"]
     by_module["easi3r_jax.io.remote"] = extras["https"]
     by_module["easi3r_jax.viewer"] = extras["viewer"]
     by_module["easi3r_jax.apps.cluster.ray_cluster"] = extras["cluster"]
