@@ -400,10 +400,10 @@ def test_every_import_is_a_declared_dependency():
     """Of the programs in [project.dependencies], of the tests there or in the extra `dev`.
 
     The readers of HDF5 and OpenEXR files may import what is in the extra `datasets`, which they do where they need it;
-    likewise the writer of OpenEXR files what is in `export`, that of recordings what is in `rerun`, the refinement by SAM 2, and its tests, what is in `sam2`,
-    addresses what is in `https`, the viewer what is in `viewer`, the driver of a cluster what is in `cluster`, and the
-    web app's page what is in `app` and comes with it. Tests in a browser may import what drives it, and what the page
-    is made of.
+    likewise the writer of OpenEXR files what is in `export`, that of recordings what is in `rerun`, the refinement by
+    SAM 2, and its tests, what is in `sam2`, addresses what is in `https`, the viewer what is in `viewer`, the driver of
+    a cluster what is in `cluster`, and the web app's page what is in `app` and comes with it. Tests in a browser may
+    import what drives it, and what the page is made of.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {name: {_distribution(r) for r in needs} for name, needs in project["optional-dependencies"].items()}
