@@ -136,12 +136,12 @@ def write_gaussian_export(folder: pathlib.Path, scene: Scene4D, numbers: np.ndar
 
 def _scales(xyz: np.ndarray) -> np.ndarray:
     """(P,) root mean square distance of the nearest neighbours, without extremes."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     if len(xyz) == 1:
         return np.full(1, 0.01, np.float32)
     count = min(_NEIGHBOURS, len(xyz) - 1)
-    distance = cKDTree(xyz).query(xyz, k=count + 1)[0][:, 1:]
+    distance = KDTree(xyz).query(xyz, k=count + 1)[0][:, 1:]
     size = np.sqrt(np.square(distance).mean(1))
     usual = float(np.median(size)) or 0.01
     return np.clip(size, usual / 100, usual * _LARGEST).astype(np.float32)
