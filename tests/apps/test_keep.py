@@ -9,7 +9,7 @@ import trimesh
 from PIL import Image
 
 import easi3r_jax as e3r
-from easi3r_jax.apps import export
+from easi3r_jax.apps import export, view
 from easi3r_jax.io import results
 from easi3r_jax.io.export.pointcloud import moving_pixels, static_pixels
 from tests.rendered import demo_result, demo_truth
@@ -93,6 +93,15 @@ def test_a_new_result_keeps_its_arrays_whole(tmp_path):
     cloud = trimesh.load(folder / "scene.glb")
     names = [name for name in cloud.geometry if name.startswith("background")]
     assert not names and any(name.startswith("foreground") for name in cloud.geometry)
+
+
+def test_the_viewer_is_given_what_is_kept(result, monkeypatch):
+    shown = []
+    monkeypatch.setattr(view, "serve", lambda saved, *_: shown.extend(saved))
+    monkeypatch.setattr(view, "check_address", lambda *_: None)
+    monkeypatch.setattr(view.viewer, "import_viser", lambda: None)
+    assert view.FLAGS.execute(view.main, ["", f"--scene={result}", "--keep=dynamic"]) == 0
+    np.testing.assert_array_equal(shown[0].scene.depth > 0, demo_truth()["masks"])
 
 
 @pytest.mark.parametrize(
