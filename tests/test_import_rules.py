@@ -45,14 +45,16 @@ WITHIN = {
     "core": {
         "atomic": {"errors", "interrupt"},
         "batches": {"arrays", "sharding", "target"},
-        "config": {"errors"},
+        "config": {"errors", "lens"},
         "conversion": {"errors"},
         "geometry": {"arrays", "errors"},
+        "lens": {"errors"},
+        "metres": {"arrays", "errors", "types"},
         "pairs": {"arrays", "errors"},
         "reciprocal": {"arrays", "errors"},
         "sharding": {"arrays", "errors"},
         "statistics": {"arrays"},
-        "types": {"arrays", "errors"},
+        "types": {"arrays", "errors", "lens"},
     },
     "models": {
         "attention": {"layers", "rope", "statistics"},
@@ -116,6 +118,7 @@ WITHIN = {
         "multiview": {"clip"},
         "pipeline": {"clip", "matching", "passes"},
         "pure": {"clip"},
+        "tracks": {"dense_flow"},
         "windows": {"clip", "pipeline"},
     },
     "io": {
@@ -175,7 +178,7 @@ SLOW = {"scipy", "matplotlib", "orbax"}
 
 #: Distribution of an import name where the two differ.
 DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl-py", "cv2": "opencv-python-headless", "orbax": "orbax-checkpoint"}
-DISTRIBUTIONS |= {"gradio_client": "gradio-client", "yaml": "pyyaml"}
+DISTRIBUTIONS |= {"rerun": "rerun-sdk", "gradio_client": "gradio-client", "yaml": "pyyaml"}
 DISTRIBUTIONS |= {"axe_playwright_python": "axe-playwright-python"}
 
 
@@ -247,6 +250,8 @@ def violations(source: str, module: str, *, is_package: bool = False) -> list[st
             found.append(f"{where}: only the refinement by SAM 2 needs PyTorch")
         if top == "viser" and module != "easi3r_jax.viewer" and not module.startswith("easi3r_jax.viewer."):
             found.append(f"{where}: only the viewer needs viser")
+        if top == "rerun" and module != "easi3r_jax.io.export.rrd":
+            found.append(f"{where}: only io.export.rrd needs Rerun")
         if top in ("gradio", "gradio_client", "starlette") and module != "easi3r_jax.apps.app.page":
             found.append(f"{where}: only the web app's page needs gradio")
         if name.startswith("jax._src") and module != "easi3r_jax.apps.compile_check.stablehlo":
@@ -330,6 +335,7 @@ def project_modules() -> Iterator[tuple[str, pathlib.Path]]:
         ("easi3r_jax.apps.view", "import viser"),
         ("easi3r_jax.io.export.ply", "import viser.transforms"),
         ("easi3r_jax.io.export.ply", "import plyfile"),
+        ("easi3r_jax.io.export.ply", "import rerun as rr"),
         ("easi3r_jax.apps.app.job", "import gradio as gr"),
         ("easi3r_jax.apps.app", "from gradio import Blocks"),
         ("easi3r_jax.weights.checkpoint", "import pickle"),
@@ -406,10 +412,10 @@ def test_every_import_is_a_declared_dependency():
     """Of the programs in [project.dependencies], of the tests there or in the extra `dev`.
 
     The readers of HDF5 and OpenEXR files may import what is in the extra `datasets`, which they do where they need it;
-    likewise the writer of OpenEXR files what is in `export`, the refinement by SAM 2, and its tests, what is in `sam2`,
-    addresses what is in `https`, the viewer what is in `viewer`, the driver of a cluster what is in `cluster`, and the
-    web app's page what is in `app` and comes with it. Tests in a browser may import what drives it, and what the page
-    is made of.
+    likewise the writer of OpenEXR files what is in `export`, that of recordings what is in `rerun`, the refinement by
+    SAM 2, and its tests, what is in `sam2`, addresses what is in `https`, the viewer what is in `viewer`, the driver of
+    a cluster what is in `cluster`, and the web app's page what is in `app` and comes with it. Tests in a browser may
+    import what drives it, and what the page is made of.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = {name: {_distribution(r) for r in needs} for name, needs in project["optional-dependencies"].items()}
@@ -420,6 +426,7 @@ def test_every_import_is_a_declared_dependency():
     by_module = {"easi3r_jax.io.files.hdf5": extras["datasets"], "easi3r_jax.inference.refine.sam2": extras["sam2"]}
     by_module["easi3r_jax.training.datasets.exr"] = extras["datasets"]
     by_module["easi3r_jax.io.export.exr"] = extras["export"]
+    by_module["easi3r_jax.io.export.rrd"] = extras["rerun"]
     by_module["easi3r_jax.io.remote"] = extras["https"]
     by_module["easi3r_jax.viewer"] = extras["viewer"]
     by_module |= dict.fromkeys(RAY, extras["cluster"])

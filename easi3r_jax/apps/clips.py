@@ -49,7 +49,7 @@ def main() -> None:
 def run_all(clips: list[Clip]) -> None:
     """Reconstructs several clips with the same options, here or on a cluster."""
     single = [flag for flag in ("ground_truth", "view") if FLAGS.values()[flag]]
-    if given := [*single, *reconstruct.GIVEN.of_one_clip()]:
+    if given := [*single, *reconstruct.GIVEN.of_one_clip(), *reconstruct.CLOUDS.of_one_clip()]:
         raise ConfigError(f"--{given[0]} belongs to one clip, and --seq names {len(clips)}: omit it.")
     reconstruct.check_options()
     reconstruct.METHOD.pipeline_config(reconstruct.SEED.value)

@@ -6,14 +6,19 @@
 
 Each format becomes a folder: colmap (images, masks, binary and text model), nerfstudio (transforms.json, images,
 masks, points), easi3r (the released programs' files), ply and glb (static, per frame, animated), exr and png (depth),
-npz. For their conventions see docs/conventions.md.
+npz, full (depth, confidence and masks at the originals' size), gaussians (initial ones for splatting), rerun.
+
+For their conventions see docs/conventions.md, for --keep, --scale_from and more docs/using.md.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.exporting import SOURCE_HELP, needs_own_output, uploaded_line, write_exports
 from easi3r_jax.apps.progress import Stages
+from easi3r_jax.apps.result_flags import KeepFlag, ScaleFlag, full_resolution_flag, with_full
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.io import export, remote, results
 
@@ -27,9 +32,12 @@ SOURCE = _INPUT.string(
 )
 CONFIDENCE = _INPUT.number("cloud_confidence", export.MIN_CONFIDENCE, "Minimum confidence of static points.")
 POINTS = _INPUT.integer("cloud_points", 200_000, "Maximum number of points in a cloud.", at_least=1, at_most=10**9)
+KEEP = KeepFlag(_INPUT)
+SCALE = ScaleFlag(_INPUT)
 
 _OUTPUT = FLAGS.group("Output")
 FORMAT = _OUTPUT.string("format", "", f"One or more, separated by commas: {', '.join(export.FORMATS)}.")
+FULL_RESOLUTION = full_resolution_flag(_OUTPUT)
 OUTPUT = _OUTPUT.output_folder(
     "output",
     "",
@@ -39,13 +47,18 @@ OUTPUT = _OUTPUT.output_folder(
 
 
 def main() -> None:
-    formats = export.parse_formats(FORMAT.value)
+    formats = with_full(export.parse_formats(FORMAT.value), FULL_RESOLUTION.value)
     if not formats:
         raise ConfigError(f"--format is required: one or more of {', '.join(export.FORMATS)}, separated by commas.")
     if not SCENE.value:
         raise ConfigError("--scene is required: the result to export, e.g. results/demo.")
     needs_own_output(SCENE.value, OUTPUT.value)
+    KEEP.check()
+    SCALE.check()
     saved = results.load_result(SCENE.value)
+    unscaled = saved.scene.depth
+    saved, scaled = SCALE.applied(saved, SCALE.depth(saved.frames))
+    keep = KEEP.pixels(saved)
     stages = Stages()
     with remote.writing(OUTPUT.value or saved.saved_folder() / "exports", progress=stages) as target:
         for name in formats:
@@ -58,7 +71,9 @@ def main() -> None:
             every=EVERY.value,
             min_confidence=CONFIDENCE.value,
             max_points=POINTS.value,
+            keep=keep,
+            tracks_scale=float(np.median(saved.scene.depth[0]) / np.median(unscaled[0])) if SCALE.value else 1.0,
             progress=stages,
         )
     stages.close()
-    print("\n".join(lines + uploaded_line(OUTPUT.value)))
+    print("\n".join(scaled + lines + uploaded_line(OUTPUT.value)))

@@ -7,11 +7,15 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from easi3r_jax.apps.originals import original_views
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Progress, Reconstruction
 from easi3r_jax.io import export
 from easi3r_jax.io.export.pointcloud import static_pixels
+from easi3r_jax.io.export.selection import only
+from easi3r_jax.io.export.tapvid import read_tapvid
 from easi3r_jax.io.remote import is_address
 from easi3r_jax.io.sequences import find_sequence
 
@@ -46,6 +50,8 @@ def write_exports(
     every: int = 1,
     min_confidence: float,
     max_points: int,
+    keep: np.ndarray | None = None,
+    tracks_scale: float = 1.0,
     progress: Progress,
 ) -> list[str]:
     """Writes each format into a folder of its name.
@@ -57,6 +63,8 @@ def write_exports(
       source: source of the images, as typed: see SOURCE_HELP.
       every: take every n-th frame.
       min_confidence, max_points: of the point clouds.
+      keep: (T, H, W) bool, the pixels that are kept; None: all.
+      tracks_scale: units of the result per unit of the tracks in its folder, if it was scaled after it was read.
       progress: called with progress.
 
     Returns:
@@ -67,13 +75,26 @@ def write_exports(
       OutputError: a folder cannot be written.
     """
     exported = export.frames_of(
-        saved.scene, saved.frames.time, every, min_confidence=min_confidence, max_points=max_points, unit=saved.unit
+        only(saved.scene, keep),
+        saved.frames.time,
+        every,
+        min_confidence=min_confidence,
+        max_points=max_points,
+        unit=saved.unit,
     )
     clip, kind = None, ""
     if set(formats) & set(export.WITH_IMAGES):
         clip, kind = _clip_of(saved, source)
+    if clip is None and "full" in formats:
+        raise InputError(f"Full resolution needs the original images, and these would be {kind}: name them (--source).")
     if clip is not None:
         exported = dataclasses.replace(exported, views=original_views(saved, exported.numbers, clip))
+    if keep is not None:
+        exported = dataclasses.replace(exported, views=dataclasses.replace(exported.views, used=keep[::every]))
+    tracked = pathlib.Path(saved.saved_folder()) / "tracks.npz"
+    if "rerun" in formats and tracked.is_file():
+        xyz, visible = read_tapvid(tracked)
+        exported = dataclasses.replace(exported, tracks=(xyz[::every] * tracks_scale, visible[::every]))
     lines = []
     for done, name in enumerate(formats):
         progress("export", done, len(formats), name)
@@ -82,6 +103,8 @@ def write_exports(
             "scene": saved.folder,
             "min_confidence": min_confidence,
             "max_points": max_points,
+            "restricted": keep is not None,
+            "undistorted": None if saved.frames.lens is None else str(saved.frames.lens),
             "image_size": views.size,
             "image_from_frame": views.image_from_frame,
         }
@@ -96,7 +119,9 @@ def write_exports(
         static_pixels(scene, t, min_confidence).any() for t in range(len(scene.depth))
     ):
         lines.append(
-            f"  without static points: no static pixel has a confidence of at least {min_confidence:g} "
+            "  without static points: none are kept (--keep)"
+            if keep is not None and not (saved.scene.static_mask & keep).any()
+            else f"  without static points: no static pixel has a confidence of at least {min_confidence:g} "
             "(--cloud_confidence)"
         )
     return lines

@@ -232,7 +232,9 @@ class GivenFlags(NetworkFlags):
                 load_masks(pathlib.Path(remote.local(folder)).expanduser(), frames, stopped_early, names)
             )
         cameras = None
-        if self.intrinsics.value or self.poses.value:
+        if self.intrinsics.value and frames.lens is not None:
+            raise ConfigError("--distortion has the camera's intrinsics: omit --intrinsics.")
+        if self.intrinsics.value or self.poses.value or frames.lens is not None:
             intrinsics, poses = (remote.local(flag.value) or None for flag in (self.intrinsics, self.poses))
             cameras = load_cameras(frames, intrinsics, poses, stopped_early, names, self.quaternion.value)
         return Given(masks=masks, cameras=cameras)

@@ -9,8 +9,10 @@ from easi3r_jax.apps import cli
 from easi3r_jax.apps.given import NetworkFlags
 from easi3r_jax.core import config as options
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.lens import MODELS, Lens
 from easi3r_jax.core.pairs import make_edges
 from easi3r_jax.io import remote
+from easi3r_jax.io.priors.lens import load_lens
 from easi3r_jax.models import POLICIES, VGGT, DUSt3R
 from easi3r_jax.weights.readout import load_readout
 
@@ -43,6 +45,26 @@ def precision_flag(group: cli.Group, note: str = ""):
     )
 
 
+def distortion_flag(group: cli.Group):
+    """`--distortion`, which `lens_of` reads."""
+    return group.string(
+        "distortion",
+        "",
+        "The camera's lens, whose distortion is removed from the frames: MODEL:PARAMETERS as in COLMAP (for example "
+        f"SIMPLE_RADIAL:1200,960,540,-0.1; of {', '.join(MODELS)}), COLMAP's cameras.txt, or a transforms.json. Its "
+        "intrinsics are then known.",
+    )
+
+
+def lens_of(flag) -> Lens | None:
+    """The lens of `--distortion`; None if it is not used.
+
+    Raises:
+      InputError: an unknown model, too few parameters, or a file that cannot be read.
+    """
+    return load_lens(remote.local(flag.value) if remote.is_address(flag.value) else flag.value) if flag.value else None
+
+
 class SizeFlags:
     """Three flags for resizing frames to the network's size, added to a group of a program's flags."""
 
@@ -52,7 +74,7 @@ class SizeFlags:
         self.square_ok = group.boolean("square_ok", False, "Keep square images square instead of cropping them to 4:3.")
 
     def frame_config(
-        self, model: DUSt3R | VGGT, *, every: int = 1, fps: float = 0.0, first: int = 0
+        self, model: DUSt3R | VGGT, *, every: int = 1, fps: float = 0.0, first: int = 0, lens: Lens | None = None
     ) -> options.FrameConfig:
         """How frames are read: at the network's training size, unless --size is given."""
         return options.FrameConfig(
@@ -64,6 +86,7 @@ class SizeFlags:
             fps=fps,
             first=first,
             fit=getattr(model.config, "fit", "long-side"),
+            lens=lens,
         )
 
 

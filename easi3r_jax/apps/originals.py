@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.lens import Lens
 from easi3r_jax.core.types import Frames, Reconstruction
 from easi3r_jax.io.export import Views
 from easi3r_jax.io.video import original_images
@@ -23,7 +24,8 @@ _MAX_MEAN_DIFFERENCE = 8.0
 def original_views(saved: Reconstruction, numbers: np.ndarray, path: pathlib.Path) -> Views:
     """The originals of some of a result's frames.
 
-    Upright JPEG and PNG files of RGB pixels are copied; other images are stored as PNG. Frames of a video become JPEGs.
+    Upright JPEG and PNG files of RGB pixels are copied; other images are stored as PNG, and so are those from which a
+    lens's distortion is removed. Frames of a video become JPEGs.
     Each is compared with the result's frame when it is written.
 
     Args:
@@ -57,10 +59,13 @@ def original_views(saved: Reconstruction, numbers: np.ndarray, path: pathlib.Pat
 
     if path.is_dir() or path.suffix.lower() in SUFFIXES:
         files = _image_files(path, source, numbers)
-        copied = [_is_plain(file) for file in files]
+        copied = [source.lens is None and _is_plain(file) for file in files]
 
         def write_image(t: int, target: pathlib.Path) -> None:
-            image = check(read_image(files[t]), t)
+            image = read_image(files[t])
+            if source.lens is not None:
+                image = Image.fromarray(source.lens.undistort(np.asarray(image)))
+            check(image, t)
             if copied[t]:
                 shutil.copyfile(files[t], target)
             else:
@@ -69,7 +74,7 @@ def original_views(saved: Reconstruction, numbers: np.ndarray, path: pathlib.Pat
         names = [file.name if copy else f"{file.name}.png" for file, copy in zip(files, copied, strict=True)]
         return Views(without_white_space(names), (height, width), image_from_frame, write_image)
 
-    images = _Sequential(path, index)
+    images = _Sequential(path, index, source.lens)
 
     def write_frame(t: int, target: pathlib.Path) -> None:
         check(images[t], t).save(target, quality=95, subsampling=0)
@@ -132,13 +137,13 @@ def _difference(image: Image.Image, image_from_frame: np.ndarray, frame: np.ndar
 class _Sequential:
     """A video's frames by number: read sequentially, from the start again if an earlier one is requested."""
 
-    def __init__(self, path: pathlib.Path, index: np.ndarray):
-        self._path, self._index = path, index
+    def __init__(self, path: pathlib.Path, index: np.ndarray, lens: Lens | None):
+        self._path, self._index, self._lens = path, index, lens
         self._images: Iterator[Image.Image] = iter(())
         self._next = -1
 
     def __getitem__(self, t: int) -> Image.Image:
         if t != self._next:
-            self._images, self._next = original_images(self._path, self._index[t:]), t
+            self._images, self._next = original_images(self._path, self._index[t:], self._lens), t
         self._next += 1
         return next(self._images)

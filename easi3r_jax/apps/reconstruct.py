@@ -36,10 +36,19 @@ from easi3r_jax.apps.distributed import DistributedFlags, check_same, devices, i
 from easi3r_jax.apps.environment import versions
 from easi3r_jax.apps.exporting import write_exports
 from easi3r_jax.apps.given import GivenFlags, for_clip
-from easi3r_jax.apps.method_flags import MethodFlags, SizeFlags, checkpoint_flag, devices_flag, precision_flag
+from easi3r_jax.apps.method_flags import (
+    MethodFlags,
+    SizeFlags,
+    checkpoint_flag,
+    devices_flag,
+    distortion_flag,
+    lens_of,
+    precision_flag,
+)
 from easi3r_jax.apps.modes import Comparison, Method, all_at_once, frame_by_frame, shown, whole_clip, window_by_window
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.apps.reporting import PictureFlags, closing_table, timings
+from easi3r_jax.apps.result_flags import CloudFlags
 from easi3r_jax.apps.view import serve, usual_port
 from easi3r_jax.core import config as options
 from easi3r_jax.core.errors import ConfigError
@@ -73,6 +82,7 @@ EVERY = _INPUT.integer("every", 1, "Take every n-th frame.", at_least=1)
 FPS = _INPUT.number("fps", 0.0, "Take about this many frames per second of a video (0: all).", at_least=0.0)
 FIRST = _INPUT.integer("first", 0, "Stop after this many frames (0: all).", at_least=0)
 SIZE = SizeFlags(_INPUT)
+DISTORTION = distortion_flag(_INPUT)
 
 _MODE = FLAGS.group("Mode")
 MODE = _MODE.choice(
@@ -97,21 +107,7 @@ _OUTPUT = FLAGS.group("Output")
 OUTPUT = _OUTPUT.output_folder(
     "output", "", "Folder of the result, or its address (default: results/<sequence name>). An older one is replaced."
 )
-FOREGROUND = _OUTPUT.string(
-    "foreground", "all", "Dynamic points in scene.glb and scene.ply: all, none, or a frame number."
-)
-CLOUD_CONFIDENCE = _OUTPUT.number(
-    "cloud_confidence", export.MIN_CONFIDENCE, "Minimum confidence of static points in scene.glb and scene.ply."
-)
-CLOUD_POINTS = _OUTPUT.integer(
-    "cloud_points", 2_000_000, "Maximum number of points in each of them.", at_least=1, at_most=10**9
-)
-EXPORT = _OUTPUT.string(
-    "export",
-    "",
-    f"Also write formats of other tools, into the result's folder exports/: {', '.join(export.FORMATS)} (separated by "
-    "commas; `python -m experiments.export` has more options).",
-)
+CLOUDS = CloudFlags(_OUTPUT)
 PICTURES = PictureFlags(_OUTPUT)
 VIEW = _OUTPUT.boolean("view", False, "When done, show the result in the browser (see `python -m experiments.view`).")
 COMPARE = _OUTPUT.boolean(
@@ -149,7 +145,6 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     began = time.perf_counter()
     config = METHOD.pipeline_config(SEED.value, GIVEN.camera_weight.value or math.inf)
     check_options()
-    export.parse_formats(EXPORT.value)
     sequence = find_sequence(SEQ.value, GROUND_TRUTH.value, stages)
     stages.close()
     named = OUTPUT.value or pathlib.Path("results") / sequence.name
@@ -177,8 +172,7 @@ def reconstruct(
     sequence: Sequence, config: options.PipelineConfig, target: remote.Output, stages: Stages, load: Load, began: float
 ) -> pathlib.Path:
     """Reconstructs a clip and writes the result; returns its folder on this machine. `began`: by `perf_counter`."""
-    compilations, output = Compilations(), target.folder
-    formats = export.parse_formats(EXPORT.value)
+    compilations, output, formats = Compilations(), target.folder, CLOUDS.formats()
     method, flow = load_method(config, stages, load)
     frames = load_frames(sequence.frames, method.frames, progress=stages)
     stages.close()
@@ -191,7 +185,9 @@ def reconstruct(
     # Fail early: these checks would otherwise fail after the reconstruction.
     length = WINDOW.value if 0 < WINDOW.value < len(frames.rgb) else len(frames.rgb)
     clip_edges(length, config.graph)
-    clouds().check(len(frames.rgb))
+    CLOUDS.options().check(len(frames.rgb))
+    CLOUDS.check_tracks(frames)
+    masks, depth = CLOUDS.keep.masks(frames), CLOUDS.scale.depth(frames)
     truth = None if sequence.ground_truth is None else load_ground_truth(sequence.ground_truth, frames)
     given = GIVEN.load(frames, sequence.frames, stopped_early=FIRST.value > 0)
     if given.cameras is not None and METHOD.shared_focal.value and not np.all(given.cameras.intrinsics_known):
@@ -221,28 +217,33 @@ def reconstruct(
 
     if not is_first():
         return output
+    kept, lines = CLOUDS.keep.new_pixels(result.scene, masks)
+    result, scaled = CLOUDS.scale.of_new(result, depth)
+    lines = scaled + lines
     written = results.save_result(
         output,
         result,
         record=record_of(method, result.unit),
         metrics=comparison or None,
         name=sequence.name,
-        clouds=clouds(),
+        clouds=CLOUDS.options(),
+        keep=kept,
+        tracks=CLOUDS.tracks(result, method.flow),
         # A clip of one frame has no pairs, hence no flow.
         keep_flow=GIVEN.save_flow.value and result.given is not None and result.given.flow is not None,
         progress=stages,
     )
     if store is not None:
         store.clear()
-    lines = []
     try:
         if formats:
-            lines = write_exports(
+            lines += write_exports(
                 results.load_result(written),
                 formats,
                 written / "exports",
-                min_confidence=CLOUD_CONFIDENCE.value,
-                max_points=min(CLOUD_POINTS.value, export.Exported.max_points),
+                min_confidence=CLOUDS.options().min_confidence,
+                max_points=min(CLOUDS.options().max_points, export.Exported.max_points),
+                keep=kept,
                 progress=stages,
             )
             stages.close()
@@ -291,7 +292,7 @@ def record_of(method: Method, unit: str) -> dict[str, Any]:
         "folder": str(pathlib.Path.cwd()),  # within which relative paths of the options are
         "changed": [flag[2:].split("=")[0] for flag in FLAGS.changed()],
         "pipeline": dataclasses.asdict(method.config),
-        "backbone": backbone_of(method.model.config.head).name,
+        "backbone": "VGGT" if isinstance(method.model, VGGT) else backbone_of(method.model.config.head).name,
         "unit": unit,
         "checkpoint": method.weights["checkpoint"],
         "refiner": method.weights["refiner"],
@@ -301,11 +302,6 @@ def record_of(method: Method, unit: str) -> dict[str, Any]:
         "precision": method.model.precision.name,
         "versions": versions(),
     }
-
-
-def clouds() -> export.CloudOptions:
-    """Selection of points for scene.glb and scene.ply."""
-    return export.CloudOptions(FOREGROUND.value, CLOUD_CONFIDENCE.value, CLOUD_POINTS.value)
 
 
 def check_options() -> None:
@@ -319,12 +315,15 @@ def check_options() -> None:
         raise ConfigError(f"{flag} applies to windows only: add --window=FRAMES.")
     if MODE.value == "feedforward":
         METHOD.check_used("--mode=feedforward", FLAGS.changed(_INPUT, _OUTPUT, _COMPUTE), METHOD.FRAME_BY_FRAME)
+    if CLOUDS.scale.value and GIVEN.poses.value:
+        raise ConfigError("--scale_from and --poses both give the scale: omit one of them.")
     METHOD.check()
+    CLOUDS.check()
     PICTURES.check()
     if VIEW.value:
         viewer.import_viser()
+    lens_of(DISTORTION)
     options.FrameConfig(every=EVERY.value, fps=FPS.value, first=FIRST.value)
-    clouds().check(2**31)
 
 
 def check_hosts() -> None:
@@ -337,7 +336,7 @@ def check_hosts() -> None:
 
 def frame_config(model: DUSt3R | VGGT) -> options.FrameConfig:
     """How frames are read."""
-    return SIZE.frame_config(model, every=EVERY.value, fps=FPS.value, first=FIRST.value)
+    return SIZE.frame_config(model, every=EVERY.value, fps=FPS.value, first=FIRST.value, lens=lens_of(DISTORTION))
 
 
 def describe(sequence: Sequence, frames: Frames, model: DUSt3R | VGGT) -> str:

@@ -10,16 +10,19 @@ machine and the panel's controls, see docs/viewer.md.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 
 from easi3r_jax import viewer
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.progress import Stages
+from easi3r_jax.apps.result_flags import KeepFlag
 from easi3r_jax.core import interrupt
 from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.types import Reconstruction
 from easi3r_jax.io import results
+from easi3r_jax.io.export.selection import only
 from easi3r_jax.viewer.listening import check_address, connection_hint
 
 _HOST, _PORT = "127.0.0.1", 8080
@@ -42,6 +45,7 @@ MOVING_POINTS = _INPUT.integer(
     at_least=1,
     at_most=10**9,
 )
+KEEP = KeepFlag(_INPUT)
 
 _WHERE = FLAGS.group("Where")
 PORT = _WHERE.integer("port", _PORT, "Port of the server (0: any free port).", at_most=65535)
@@ -66,7 +70,9 @@ def main() -> None:
     viewer.import_viser()
     if not EXPORT_HTML.value:
         check_address(HOST.value, PORT.value)
+    KEEP.check()
     saved = [results.load_result(folder) for folder in folders]
+    saved = [dataclasses.replace(one, scene=only(one.scene, KEEP.pixels(one))) for one in saved]
     if EXPORT_HTML.value:
         stages = Stages()
         path = viewer.export_html(

@@ -7,6 +7,7 @@ import math
 from typing import Any, Literal
 
 from easi3r_jax.core.errors import ConfigError
+from easi3r_jax.core.lens import Lens
 
 
 def check_at_least(config: Any, bound: int, *names: str) -> None:
@@ -30,6 +31,7 @@ class FrameConfig:
       every: take every n-th frame of the source.
       fps: take about this many frames per second of a video (0: all); cannot be combined with `every` > 1.
       first: stop after this many frames (0: all).
+      lens: of the camera, whose distortion is removed from the images first; None: there is none.
     """
 
     size: int = 512
@@ -40,6 +42,7 @@ class FrameConfig:
     fps: float = 0.0
     first: int = 0
     fit: Literal["long-side", "width"] = "long-side"
+    lens: Lens | None = None
 
     def __post_init__(self):
         if self.fit not in ("long-side", "width"):

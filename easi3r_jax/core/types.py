@@ -23,6 +23,7 @@ import numpy as np
 
 from easi3r_jax.core.arrays import Array, Bool, Float, Int, UInt8, pytree_dataclass, static_field
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.lens import Lens
 
 #: Called with (stage, done, total, note) at the start (done = 0), during and at the end (done = total) of a stage.
 Progress: TypeAlias = Callable[[str, int, int, str], None]
@@ -47,6 +48,7 @@ class Frames:
       source_size: (2,) int32, (height, width) of the original images after EXIF orientation.
       valid: (T,) bool, False for padding at the end, which repeats the last frame; None: no padding.
       names: file name of each frame's original, for a folder of images; else None.
+      lens: whose distortion was removed from the originals; None: none was. `Original` always means without it.
 
     `source_index`, `frame_from_source` and `source_size` are None in results of older versions, which lack them.
     """
@@ -58,6 +60,7 @@ class Frames:
     source_size: Int[Array, "2"] | None
     valid: Bool[Array, "T"] | None = None
     names: tuple[str, ...] | None = static_field(default=None)
+    lens: Lens | None = static_field(default=None)
 
     def original_intrinsics(self, intrinsics: Float[Array, "T 3 3"]) -> Float[np.ndarray, "T 3 3"]:
         """Maps (T, 3, 3) intrinsics from pixels of the frames to pixels of the original images, float64.

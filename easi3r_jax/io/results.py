@@ -26,7 +26,9 @@ import jax
 import numpy as np
 
 from easi3r_jax.core import atomic
+from easi3r_jax.core.arrays import Bool
 from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.lens import parse_lens
 from easi3r_jax.core.types import Frames, Given, MotionMaps, Progress, Reconstruction, Scene4D, TemporalMaps, silent
 from easi3r_jax.io import remote
 from easi3r_jax.io.export import npz
@@ -36,6 +38,8 @@ from easi3r_jax.io.export.images import write_depth, write_masks
 from easi3r_jax.io.export.jsonfile import read_object, write_json
 from easi3r_jax.io.export.ply import write_ply
 from easi3r_jax.io.export.pointcloud import CloudOptions, point_cloud
+from easi3r_jax.io.export.selection import only
+from easi3r_jax.io.export.tapvid import write_tapvid
 from easi3r_jax.io.export.trajectory import write_intrinsics, write_tum
 from easi3r_jax.io.pictures.summary import write_summary
 from easi3r_jax.io.priors.text import read_trajectory
@@ -56,7 +60,9 @@ def save_result(
     metrics: Mapping[str, Any] | None = None,
     name: str | None = None,
     clouds: CloudOptions = CloudOptions(),
+    keep: Bool[np.ndarray, "T H W"] | None = None,
     keep_flow: bool = False,
+    tracks: Any = None,
     progress: Progress = silent,
 ) -> pathlib.Path:
     """Writes a result folder atomically. An earlier result is replaced.
@@ -68,7 +74,9 @@ def save_result(
       metrics: content of `metrics.json`, if there is ground truth.
       name: title of `summary.png`; by default the folder's name.
       clouds: selection of points for `scene.glb` and `scene.ply`.
+      keep: pixels that become points of `scene.glb` and `scene.ply`; None: all. Everything else is complete.
       keep_flow: also write the optical flow that was used (`result.given.flow`), to the folder `flow`.
+      tracks: of `track_points`, for `tracks.npz` in the layout of TAPVid-3D; None: no such file.
       progress: called before each file, for the stage "write".
 
     Returns:
@@ -95,7 +103,7 @@ def save_result(
     shown = result if record is None else dataclasses.replace(result, record=record)
 
     def write_clouds(path: pathlib.Path) -> None:  # scene.glb and scene.ply
-        cloud = point_cloud(scene, **dataclasses.asdict(clouds))
+        cloud = point_cloud(only(scene, keep), **dataclasses.asdict(clouds))
         write_glb(path.with_suffix(".glb"), cloud, scene, time)
         write_ply(path.with_suffix(".ply"), cloud, scene)
 
@@ -127,6 +135,9 @@ def save_result(
     }
     if metrics is not None:
         steps["metrics.json"] = lambda path: write_json(path, metrics)
+    if tracks is not None:
+        moved = tracks.xyz, tracks.xy, tracks.visible, tracks.query
+        steps["tracks.npz"] = lambda path: write_tapvid(path, scene, *moved)
     if keep_flow and flow is not None:
         steps["flow"] = lambda path: write_flow(path, flow, edges, known=given.flow_known)
     with atomic.atomic_folder(target, marker=_MARKER) as new:
@@ -176,7 +187,7 @@ def load_result(folder: str | os.PathLike) -> Reconstruction:
         needed = {**npz.SCENE, **npz.SOURCE}
     else:
         needed = {key: layout for key, layout in npz.SCENE.items() if key not in npz.STATIC}
-    arrays = npz.read_arrays(path, needed, npz.STATIC, npz.NAMES, npz.MOTION, npz.THRESHOLD, npz.LOSSES)
+    arrays = npz.read_arrays(path, needed, npz.STATIC, npz.NAMES, npz.LENS, npz.MOTION, npz.THRESHOLD, npz.LOSSES)
     if "static_mask" not in arrays:
         arrays["static_mask"] = ~arrays["dynamic_mask"]  # these versions did not use flow for it
         arrays["static_mask"].flags.writeable = False
@@ -231,7 +242,11 @@ def _frames(path: pathlib.Path, arrays: Mapping[str, np.ndarray], time: np.ndarr
         # Exports use them as file names.
         if name in ("", ".", "..") or not name.isprintable() or {"/", "\\"} & set(name):
             raise InputError(f"{path}: {name!r} is not a file name. Restore it, or reconstruct it again.")
-    return Frames(arrays["images"], index, time, matrix, size, names=names)
+    try:
+        lens = parse_lens(str(arrays["lens"])) if "lens" in arrays else None
+    except InputError as error:
+        raise InputError(f"{path}: {error} Restore the result, or reconstruct it again.") from error
+    return Frames(arrays["images"], index, time, matrix, size, names=names, lens=lens)
 
 
 def _time_of_older(folder: pathlib.Path, num_frames: int) -> np.ndarray:

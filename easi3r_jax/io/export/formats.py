@@ -21,6 +21,8 @@ from easi3r_jax.core.errors import ConfigError
 from easi3r_jax.core.types import Scene4D
 from easi3r_jax.io.export.colmap import write_colmap
 from easi3r_jax.io.export.exr import require_openexr, write_exr
+from easi3r_jax.io.export.full import write_full
+from easi3r_jax.io.export.gaussians import write_gaussian_export
 from easi3r_jax.io.export.glb import write_glb
 from easi3r_jax.io.export.images import depth_scale, encode_depth, scale_text
 from easi3r_jax.io.export.jsonfile import write_json
@@ -28,6 +30,7 @@ from easi3r_jax.io.export.nerfstudio import write_nerfstudio
 from easi3r_jax.io.export.ply import write_ply, write_points
 from easi3r_jax.io.export.pointcloud import MIN_CONFIDENCE, Points, SceneCloud, frame_points, point_cloud
 from easi3r_jax.io.export.released import write_released
+from easi3r_jax.io.export.rrd import require_rerun, write_rrd
 from easi3r_jax.io.export.views import Views, frame_views
 
 # Every export contains it: a folder without it is the user's own and is never replaced.
@@ -46,6 +49,7 @@ class Exported:
       min_confidence: of static points.
       max_points: maximum number of points in each cloud.
       unit: of lengths, see `Reconstruction.unit`.
+      tracks: (T, N, 3) world positions of the result's tracks, and (T, N) where they are visible; None: it has none.
     """
 
     scene: Scene4D
@@ -55,6 +59,7 @@ class Exported:
     min_confidence: float = MIN_CONFIDENCE
     max_points: int = 200_000
     unit: str = "arbitrary"
+    tracks: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def frames_of(scene: Scene4D, time: np.ndarray, every: int = 1, **options: Any) -> Exported:
@@ -127,6 +132,26 @@ def _npz(folder: pathlib.Path, exported: Exported) -> None:
     np.savez_compressed(folder / "arrays.npz", **arrays)
 
 
+def _gaussians(folder: pathlib.Path, exported: Exported) -> None:
+    write_gaussian_export(folder, exported.scene, exported.numbers, **_points_of(exported))
+
+
+def _rerun(folder: pathlib.Path, exported: Exported) -> None:
+    write_rrd(
+        folder / "scene.rrd",
+        exported.scene,
+        exported.time,
+        exported.numbers,
+        tracks=exported.tracks,
+        unit=exported.unit,
+        **_points_of(exported),
+    )
+
+
+def _full(folder: pathlib.Path, exported: Exported) -> None:
+    write_full(folder, exported.scene, exported.views, exported.numbers, exported.unit)
+
+
 def _points_of(exported: Exported) -> dict[str, Any]:
     return {"min_confidence": exported.min_confidence, "max_points": exported.max_points}
 
@@ -151,11 +176,14 @@ FORMATS: dict[str, Callable[[pathlib.Path, Exported], None]] = {
     "exr": _exr,
     "png": _png,
     "npz": _npz,
+    "full": _full,
+    "gaussians": _gaussians,
+    "rerun": _rerun,
 }
 #: Formats with cameras of images, which may be the originals.
-WITH_IMAGES = ("colmap", "nerfstudio", "npz")
+WITH_IMAGES = ("colmap", "nerfstudio", "npz", "full")
 #: Formats with points.
-WITH_POINTS = ("colmap", "nerfstudio", "easi3r", "ply", "glb")
+WITH_POINTS = ("colmap", "nerfstudio", "easi3r", "ply", "glb", "gaussians", "rerun")
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
@@ -170,6 +198,8 @@ def parse_formats(text: str) -> tuple[str, ...]:
             raise ConfigError(f"Export format {name!r}: it must be one of {', '.join(FORMATS)} (separated by commas).")
     if "exr" in names:
         require_openexr()  # now, not after hours of work
+    if "rerun" in names:
+        require_rerun()
     return names
 
 

@@ -53,6 +53,8 @@ MOTION: Layout = {
     **{f"motion_{name}": (np.float32, ("T", "h", "w")) for name in (*_TEMPORAL, "raw_score", "score")},
     "motion_labels": (np.int32, ("T", "h", "w")),
 }
+#: Of results whose originals had a lens's distortion removed: `Lens` as text.
+LENS: Layout = {"lens": (np.str_, ())}
 LOSSES: Layout = {"losses": (np.float32, ("I",))}
 THRESHOLD: Layout = {"dynamic_threshold": (np.float32, ())}
 VERSION: Layout = {"format_version": (np.int32, ())}
@@ -87,6 +89,8 @@ def write_scene(
     arrays |= {key: getattr(scene, _FIELDS.get(key, key)) for key in SCENE}
     if frames is not None:
         arrays |= {key: getattr(frames, key) for key in SOURCE}
+    if frames is not None and frames.lens is not None:
+        arrays["lens"] = str(frames.lens)
     if names is not None:
         arrays["source_names"] = list(names)
     if motion is not None:
@@ -96,7 +100,7 @@ def write_scene(
         arrays["dynamic_threshold"] = threshold
     if losses is not None and len(losses):
         arrays["losses"] = losses
-    layout = {**VERSION, **SCENE, **SOURCE, **NAMES, **MOTION, **THRESHOLD, **LOSSES}
+    layout = {**VERSION, **SCENE, **SOURCE, **NAMES, **LENS, **MOTION, **THRESHOLD, **LOSSES}
     # In C order, as required when reading.
     arrays = {key: np.asarray(value, layout[key][0], order="C") for key, value in arrays.items()}
     np.savez(path, **arrays)

@@ -129,11 +129,12 @@ def point_cloud(
         chosen = usable & np.asarray(scene.static_mask[t])
         if share < 1.0:
             chosen &= rng.random(chosen.shape, np.float32) < share
-        static.append(_frame_points(scene, t, chosen))
+        static.append(pixel_points(scene, t, chosen))
         keys.append(voxel_keys(scene, t, chosen, static[-1].xyz, voxel))
         if t in frames:
-            moving[t] = _frame_points(scene, t, usable & mask)
-    background = _one_per_voxel(_concatenate(static), np.concatenate(keys))
+            moving[t] = pixel_points(scene, t, usable & mask)
+    gathered = _concatenate(static)
+    background, _ = one_per_voxel(gathered, np.concatenate(keys), np.zeros(len(gathered), np.float32))
     return _bounded(SceneCloud(background, moving), max_points, rng)
 
 
@@ -170,7 +171,7 @@ def moving_pixels(scene: Scene4D, t: int) -> np.ndarray:
 def frame_points(scene: Scene4D, t: int, min_confidence: float) -> Points:
     """All points of frame t, static and dynamic."""
     shown = _usable(scene, t, min_confidence) & (np.asarray(scene.static_mask[t]) | np.asarray(scene.dynamic_mask[t]))
-    return _frame_points(scene, t, shown)
+    return pixel_points(scene, t, shown)
 
 
 def _usable(scene: Scene4D, t: int, min_confidence: float) -> np.ndarray:
@@ -196,7 +197,8 @@ def _between_surfaces(depth: np.ndarray) -> np.ndarray:
     return between
 
 
-def _frame_points(scene: Scene4D, t: int, chosen: np.ndarray) -> Points:
+def pixel_points(scene: Scene4D, t: int, chosen: np.ndarray) -> Points:
+    """The points of frame t's pixels that are chosen, (H, W) bool."""
     depth = np.where(chosen, np.asarray(scene.depth[t]), 0)  # others may be infinite
     xyz = world_points(depth, np.asarray(scene.intrinsics[t]), np.asarray(scene.world_from_cam[t]))
     return Points(xyz[chosen].astype(np.float32), np.asarray(scene.rgb[t])[chosen])
@@ -206,17 +208,18 @@ def _concatenate(parts: list[Points]) -> Points:
     return Points(np.concatenate([p.xyz for p in parts]), np.concatenate([p.rgb for p in parts]))
 
 
-def _one_per_voxel(points: Points, keys: np.ndarray) -> Points:
-    """Mean position and colour of the points in each voxel, i.e. of those with equal `keys` (P,)."""
+def one_per_voxel(points: Points, keys: np.ndarray, values: np.ndarray) -> tuple[Points, np.ndarray]:
+    """Mean position, colour and value of the points in each voxel, i.e. of those with equal `keys` (P,)."""
     if not len(points):
-        return points
+        return points, values
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     counts = np.diff(np.append(starts, len(keys)))[:, None]
     xyz = np.add.reduceat(points.xyz[order].astype(np.float64), starts) / counts
     rgb = np.add.reduceat(points.rgb[order].astype(np.float32), starts) / counts
-    return Points(xyz.astype(np.float32), np.rint(rgb).astype(np.uint8))
+    means = np.add.reduceat(values[order].astype(np.float64), starts) / counts[:, 0]
+    return Points(xyz.astype(np.float32), np.rint(rgb).astype(np.uint8)), means.astype(np.float32)
 
 
 def _bounded(cloud: SceneCloud, max_points: int, rng: np.random.Generator) -> SceneCloud:

@@ -23,12 +23,14 @@ class Views:
       image_from_frame: (3, 3), pixels of the frames to those of the images, integers at pixel centres in both;
         no rotation, no shear.
       write: writes image t to a path whose name is `names[t]`.
+      used: (T, H, W) bool, pixels of the frames that the masks leave; None: those outside of dynamic regions.
     """
 
     names: Sequence[str]
     size: tuple[int, int]
     image_from_frame: np.ndarray
     write: Callable[[int, pathlib.Path], None]
+    used: np.ndarray | None = None
 
     def intrinsics(self, scene: Scene4D) -> np.ndarray:
         """(T, 3, 3) float64, in pixels of the images."""
@@ -41,7 +43,7 @@ class Views:
             self.write(t, folder / name)
 
     def write_static_masks(self, folder: pathlib.Path, scene: Scene4D, name: Callable[[str], str]) -> None:
-        """Writes static masks as 8-bit images: 255 where static, 0 in dynamic regions and outside the frames.
+        """Writes masks as 8-bit images: 255 where static (or `used`), 0 elsewhere and outside the frames.
 
         Args:
           folder: created.
@@ -49,9 +51,9 @@ class Views:
           name: maps an image's file name to its mask's.
         """
         folder.mkdir()
-        for mask, image in zip(scene.dynamic_mask, self.names, strict=True):
-            still = np.logical_not(mask)[None]
-            still = resample_nearest(still, self.image_from_frame, self.size, outside=False)[0]
+        used = np.logical_not(scene.dynamic_mask) if self.used is None else self.used
+        for mask, image in zip(used, self.names, strict=True):
+            still = resample_nearest(mask[None], self.image_from_frame, self.size, outside=False)[0]
             Image.fromarray(np.where(still, 255, 0).astype(np.uint8)).save(folder / name(image))
 
 

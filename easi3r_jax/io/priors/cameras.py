@@ -48,7 +48,7 @@ def load_cameras(
 
     Args:
       frames: the clip.
-      intrinsics: file for `load_intrinsics`; None: unknown.
+      intrinsics: file for `load_intrinsics`; None: unknown, or the lens's if its distortion was removed.
       poses: file for `load_poses`; None: unknown.
       stopped_early, source_names, quaternion: see there.
 
@@ -58,6 +58,10 @@ def load_cameras(
     length = len(frames.rgb)
     matrices, intrinsics_known = np.tile(np.eye(3), (length, 1, 1)), np.zeros(length, bool)
     world_from_cam, poses_known = np.tile(np.eye(4), (length, 1, 1)), np.zeros(length, bool)
+    if frames.lens is not None:
+        height, width = frames.original_size
+        own = np.asarray(frames.frame_from_source) @ frames.lens.undistorted_camera((width, height))
+        matrices, intrinsics_known = np.tile(own, (length, 1, 1)), np.ones(length, bool)
     if intrinsics is not None:
         matrices, intrinsics_known = load_intrinsics(intrinsics, frames, stopped_early, source_names)
     if poses is not None:

@@ -78,7 +78,8 @@ def load_flow(
     known = np.zeros((len(paths), *size), bool)
     for e, path in enumerate(paths):
         progress("flow", e, len(paths), "")
-        given = _read(path, size, original).astype(np.float64)  # float16 does not reach 1e9, integers have no NaN
+        given = _read(path, size, original, distorted=frames.lens is not None)
+        given = given.astype(np.float64)  # float16 does not reach 1e9, integers have no NaN
         if not np.isfinite(given).all():
             raise InputError(f"{path} holds NaN or infinite flow: mark unknown pixels with a value above 1e9.")
         is_known = np.abs(given).max(axis=-1) <= _UNKNOWN
@@ -98,7 +99,7 @@ def check_flow(folder: str | os.PathLike, frames: Frames, edges: Int[np.ndarray,
     """
     sizes = _sizes(frames)
     for path in _paths(pathlib.Path(folder).expanduser(), np.unique(edges, axis=0)):
-        _read(path, *sizes, header_only=True)
+        _read(path, *sizes, distorted=frames.lens is not None, header_only=True)
 
 
 def _paths(folder: pathlib.Path, edges: np.ndarray) -> list[pathlib.Path]:
@@ -123,10 +124,14 @@ def _sizes(frames: Frames) -> tuple[_Size, _Size]:
     return (int(height), int(width)), frames.original_size
 
 
-def _read(path: pathlib.Path, size: _Size, original: _Size, *, header_only: bool = False) -> np.ndarray:
+def _read(
+    path: pathlib.Path, size: _Size, original: _Size, *, distorted: bool, header_only: bool = False
+) -> np.ndarray:
     """(h, w, 2) real numbers, of one of the two sizes; an empty array with `header_only`."""
 
     def check(found: tuple[int, ...]) -> None:  # before memory is allocated
+        if distorted and found == (*original, 2) and original != size:
+            raise InputError(f"{path} is flow of distorted images: give that of the frames, {size[1]}x{size[0]}.")
         if found not in ((*size, 2), (*original, 2)):
             raise InputError(
                 f"{path} has shape {found}: the size of the frames {(*size, 2)} or of the original images "

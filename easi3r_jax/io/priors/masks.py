@@ -41,7 +41,12 @@ _MANY = 0.75
 
 
 def load_masks(
-    folder: str | os.PathLike, frames: Frames, stopped_early: bool = False, source_names: Sequence[str] = ()
+    folder: str | os.PathLike,
+    frames: Frames,
+    stopped_early: bool = False,
+    source_names: Sequence[str] = (),
+    *,
+    marked: str = "as dynamic",
 ) -> Bool[np.ndarray, "T H W"]:
     """Reads a folder of mask images, and selects, scales and crops them like the frames.
 
@@ -52,9 +57,10 @@ def load_masks(
 
     Args:
       folder: of PNGs, or of other images that are read as frames are.
-      frames: the clip.
+      frames: the clip. If its originals have a lens's distortion, masks of their size have it, too.
       stopped_early: reading the source stopped before its end (`FrameConfig.first`): it may have any number of frames.
       source_names: file names of all images of the source, if it is a folder; they give its number of frames.
+      marked: what marked pixels are, for messages.
 
     Returns:
       (T, H, W) bool, True at dynamic pixels.
@@ -80,12 +86,14 @@ def load_masks(
             )
         for name, reading in readings.items():
             values = getattr(mask, name)
+            if frames.lens is not None and values.shape == source_size:
+                values = frames.lens.undistort(values, nearest=True)
             if values.shape != own_size:
                 values = resample_nearest(values[None], np.asarray(frames.frame_from_source), own_size)[0]
             reading[number] = values
         found.append(mask.statistics)
     masks = readings[_meaning(found, folder)]
-    _say_if_suspicious(masks, folder)
+    _say_if_suspicious(masks, folder, marked)
     return masks
 
 
@@ -224,17 +232,17 @@ def _meaning(masks: Sequence[_Statistics], folder: pathlib.Path) -> str:
     return "bright"
 
 
-def _say_if_suspicious(masks: np.ndarray, folder: pathlib.Path) -> None:
+def _say_if_suspicious(masks: np.ndarray, folder: pathlib.Path, marked: str) -> None:
     """One line on masks that mark nothing, everything, or nearly everything."""
-    marked = masks.mean(axis=(1, 2))
-    if not marked.any():
-        absl.logging.warning("%s: all %d masks are empty: no pixel is marked as dynamic.", folder, len(masks))
-    elif ((marked == 0) | (marked == 1)).all():
-        full = int((marked == 1).sum())
+    share = masks.mean(axis=(1, 2))
+    if not share.any():
+        absl.logging.warning("%s: all %d masks are empty: no pixel is marked %s.", folder, len(masks), marked)
+    elif ((share == 0) | (share == 1)).all():
+        full = int((share == 1).sum())
         absl.logging.warning("%s: %d of %d masks mark every pixel, the others none.", folder, full, len(masks))
     elif masks.mean() > _MANY:
         absl.logging.warning(
-            "%s: the masks mark %.0f%% of all pixels as dynamic; are they inverted?", folder, 100 * masks.mean()
+            "%s: the masks mark %.0f%% of all pixels %s; are they inverted?", folder, 100 * masks.mean(), marked
         )
 
 

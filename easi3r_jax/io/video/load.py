@@ -16,6 +16,7 @@ from PIL import Image
 
 from easi3r_jax.core.config import FrameConfig
 from easi3r_jax.core.errors import InputError
+from easi3r_jax.core.lens import Lens
 from easi3r_jax.core.types import Frames, Progress, silent
 from easi3r_jax.io.files.names import require_utf8
 from easi3r_jax.io.video.clip import ClipFrame, ClipReader
@@ -58,7 +59,7 @@ def load_frames(source: Source, config: FrameConfig = FrameConfig(), progress: P
     geometry = None
     with contextlib.closing(clip.frames) as stream:
         for frame in _selected(stream, clip.rate, config):
-            image = frame.read()
+            image = _straight(frame.read(), config.lens)
             geometry = _agreed_geometry(geometry, frame, image.size, config)
             rgb.append(np.asarray(resize_image(image, geometry)))
             index.append(frame.index)
@@ -82,15 +83,24 @@ def load_frames(source: Source, config: FrameConfig = FrameConfig(), progress: P
         frame_from_source=geometry.frame_from_source,
         source_size=np.array(geometry.source[::-1], np.int32),
         names=tuple(names) if all(names) and len(set(names)) == len(names) else None,
+        lens=config.lens,
     )
 
 
-def original_images(source: Source, numbers: Sequence[int] | np.ndarray) -> Iterator[Image.Image]:
+def _straight(image: Image.Image, lens: Lens | None) -> Image.Image:
+    """The image without the lens's distortion."""
+    return image if lens is None else Image.fromarray(lens.undistort(np.asarray(image)))
+
+
+def original_images(
+    source: Source, numbers: Sequence[int] | np.ndarray, lens: Lens | None = None
+) -> Iterator[Image.Image]:
     """Yields frames of a source as upright RGB images at full size.
 
     Args:
       source: as for `load_frames`.
       numbers: their numbers in the source, for example `Frames.source_index`; ascending.
+      lens: whose distortion is removed: `Frames.lens`.
 
     Raises:
       InputError: as `load_frames`, or the source ends before the last of them.
@@ -100,7 +110,7 @@ def original_images(source: Source, numbers: Sequence[int] | np.ndarray) -> Iter
     with contextlib.closing(clip.frames) as stream:
         for frame in stream:
             if wanted and frame.index == wanted[0]:
-                yield frame.read()
+                yield _straight(frame.read(), lens)
                 wanted.pop(0)
             if not wanted:
                 return
