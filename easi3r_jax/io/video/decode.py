@@ -256,9 +256,7 @@ def _after(time: int | None) -> int | None:
     return None if time is None else time + 1
 
 
-def _read(
-    picture: av.VideoFrame, matrix: list[int] | None, aspect: Fraction, colors: str, label: str
-) -> Image.Image:
+def _read(picture: av.VideoFrame, matrix: list[int] | None, aspect: Fraction, colors: str, label: str) -> Image.Image:
     try:
         return upright(picture, matrix, aspect, colors)
     except ValueError as error:
