@@ -18,7 +18,8 @@ from easi3r_jax.io.files.names import canonical
 from easi3r_jax.io.priors.rigid import rigid_poses
 from easi3r_jax.io.priors.text import read_trajectory
 from easi3r_jax.io.video import StoredImage
-from easi3r_jax.io.video.images import image_shape, list_images
+from easi3r_jax.io.video.folders import list_images
+from easi3r_jax.io.video.images import image_shape
 
 _T = TypeVar("_T")
 

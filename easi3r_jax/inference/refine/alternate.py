@@ -19,7 +19,6 @@ import numpy as np
 from easi3r_jax.core.arrays import Bool
 from easi3r_jax.core.types import Progress, silent
 
-
 # Largest factor between the sizes of a fast object's regions in frames beside each other.
 _MAX_GROWTH = 4.0
 

@@ -33,8 +33,9 @@ from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry.grids import resample_nearest
 from easi3r_jax.core.types import Frames
 from easi3r_jax.io.priors.mask_values import Statistics, threshold
-from easi3r_jax.io.priors.matching import SourceFrames, by_count
-from easi3r_jax.io.video.images import decode_image, list_images, to_rgb
+from easi3r_jax.io.priors.matching import SourceFrames, by_name_or_count
+from easi3r_jax.io.video.folders import list_images, require_one_kind
+from easi3r_jax.io.video.images import decode_image, to_rgb
 
 # Formats that change values a little; WebP, if it is not lossless.
 _LOSSY = frozenset({"JPEG", "MPO", "HEIF"})
@@ -52,9 +53,9 @@ def load_masks(
     """Reads a folder of mask images, and selects, scales and crops them like the frames.
 
     There is one image per frame of the source, in natural order (`files.names.natural_order`), or one per frame of the
-    clip. Images have the size of the original images, and are then sampled at the pixel nearest to each of the frame's;
-    or they have the size of the frames. What their pixels mean: see the module. If no mask marks anything, or all mark
-    everything, or they mark most pixels, one line says so.
+    clip; those with the names of the source's images belong to these. Images have the size of the original images, and
+    are then sampled at the pixel nearest to each of the frame's; or they have the size of the frames. What their pixels
+    mean: see the module. If no mask marks anything, or all mark everything, or they mark most pixels, one line says so.
 
     Args:
       folder: of PNGs, or of other images that are read as frames are.
@@ -71,7 +72,9 @@ def load_masks(
     """
     folder = pathlib.Path(folder).expanduser()
     paths = list_images(folder, name_others=True)
-    chosen = by_count(len(paths), SourceFrames.of(frames, stopped_early, source_names), f"{folder}: masks")
+    require_one_kind(paths, folder)
+    source = SourceFrames.of(frames, stopped_early, source_names)
+    chosen = by_name_or_count([path.name for path in paths], source, f"{folder}: masks")
     own_size = (int(frames.rgb.shape[1]), int(frames.rgb.shape[2]))
     source_size = frames.original_size
     masks = []
