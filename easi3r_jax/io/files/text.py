@@ -70,7 +70,10 @@ def foreign_format(text: str) -> str | None:
     content = [line for line in lines if not _COMMENT.match(line)]
     if any(re.match(r"\d+\s+[A-Z][A-Z_]{5,}\s+\d+\s+\d+\s", line) for line in content[:3]):
         return "COLMAP's cameras.txt: write fx fy cx cy, the numbers after width and height"
-    if any(re.match(r"\d+(\s+[-+.\deE]+){7}\s+\d+\s+\S.*[A-Za-z]", line) for line in content[:3]):
+    if any(
+        re.match(r"\d+(\s+[-+.\deE]+){7}\s+\d+\s+[^#%]*\.(jpe?g|png|tiff?|bmp|webp|hei[cf])$", line, re.I)
+        for line in content[:3]
+    ):
         return (
             "COLMAP's images.txt, whose poses are world to camera: convert it to transforms.json, or to lines of "
             "'timestamp tx ty tz qx qy qz qw', camera to world"
