@@ -91,8 +91,10 @@ def test_every_object_of_numbered_masks_is_marked(read, kind, count, smallest):
 def test_numbers_in_other_exact_forms(read, options):
     numbers = made.objects(np.random.default_rng(1), 4)
     suffix = "webp" if options else "bmp"
-    np.testing.assert_array_equal(read(np.uint8([0, 60, 200, 3, 90])[numbers], suffix, **options), numbers > 0)
-    colors = np.uint8([[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]])
+    np.testing.assert_array_equal(
+        read(np.array([0, 60, 200, 3, 90], np.uint8)[numbers], suffix, **options), numbers > 0
+    )
+    colors = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]], np.uint8)
     np.testing.assert_array_equal(read(colors[numbers], suffix, **options), numbers > 0)
 
 
@@ -134,8 +136,8 @@ def jpeg(table, numbers, quality):
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
 def test_numbers_of_objects_in_jpeg_are_refused(read, levels, quality, suffix):
     """Nested or apart, saved as JPEG, or as PNG afterwards: their values are no numbers any more."""
-    colors = np.uint8([[0, 0, 0], [128, 0, 0], [0, 128, 0], [0, 0, 128]])
-    table = colors if levels == "DAVIS" else np.uint8([0, *levels])
+    colors = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0], [0, 0, 128]], np.uint8)
+    table = colors if levels == "DAVIS" else np.array([0, *levels], np.uint8)
     y, x = np.mgrid[: made.HEIGHT, : made.WIDTH]
     nested = (np.hypot(y - 140, x - 250) < 60).astype(int) + (np.hypot(y - 140, x - 250) < 25) * (len(table) > 2)
     for numbers in ([nested] * 3, np.minimum(made.objects(np.random.default_rng(2), 3, smallest=40), len(table) - 1)):

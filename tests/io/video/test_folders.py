@@ -1,6 +1,7 @@
 """What a folder of images holds beside its frames, files by their content, and files with something appended."""
 
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def shifted_profile():
 def test_colour_profiles_are_converted_to_srgb(tmp_path, config, caplog, suffix):
     """Of Display P3, a red that sRGB has: its numbers by the equations of both standards."""
     path = tmp_path / f"a.{suffix}"
-    options = {"quality": 98} if suffix == "jpg" else {"lossless": True} if suffix == "webp" else {}
+    options: dict[str, Any] = {"quality": 98} if suffix == "jpg" else {"lossless": True} if suffix == "webp" else {}
     image = Image.new("RGB", (64, 48), (200, 110, 90))
     image.save(path, icc_profile=shifted_profile(), **options)
     found = load_frames(path, config).rgb[0, 20, 20].astype(int)
