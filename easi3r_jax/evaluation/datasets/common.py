@@ -210,17 +210,17 @@ def _in_order(times: np.ndarray, poses: np.ndarray, labels: Sequence[str]) -> tu
     same = (step == 0) & (apart > 1e-9)
     for entry in (1 + np.flatnonzero(same & (apart > _MAX_APART * usual))).tolist():
         raise InputError(
-            f"{labels[order[entry]]}: another pose at the time {times[entry]:.15g} of the one above. Remove one."
+            f"{labels[int(order[entry])]}: another pose at the time {times[entry]:.15g} of the one above. Remove one."
         )
     if len(early):
         absl.logging.warning(
             "%s: %d poses are earlier than those above them, by less than a step: sorted by time.",
-            *(labels[early[0] + 1], len(early)),
+            *(labels[int(early[0]) + 1], len(early)),
         )
     if same.any():
         absl.logging.warning(
             "%s: %d poses have the time of those above them, as if it were rounded: left out.",
-            *(labels[order[np.flatnonzero(same)[0] + 1]], int(same.sum())),
+            *(labels[int(order[np.flatnonzero(same)[0] + 1])], int(same.sum())),
         )
     kept = np.concatenate([np.ones(len(times[:1]), bool), step > 0])
     return times[kept], poses[kept]

@@ -110,7 +110,7 @@ def _is_beside(regions: np.ndarray, count: int, beside: np.ndarray) -> np.ndarra
     number, others = cv2.connectedComponents(beside.astype(np.uint8))
     sizes, other_sizes = np.bincount(regions.ravel(), minlength=count), np.bincount(others.ravel(), minlength=number)
     alone = np.ones(number, bool)
-    alone[np.unique(others[regions > 0])] = False
+    alone[np.unique(others[regions > 0]).astype(np.intp)] = False
     alone[0] = False
     # A fast object's region is about as large in both frames: the most similar sizes first, each region once.
     pairs = [

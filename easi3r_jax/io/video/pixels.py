@@ -8,6 +8,7 @@ from fractions import Fraction
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.filter import Graph, filters_available
 from PIL import Image
 
 # Pixel aspect ratios (width over height) up to this are taken as square, as players do: rounding in programs leads to
@@ -43,7 +44,7 @@ def conversion(primaries: int, transfer: int, matrix: int) -> tuple[str, str]:
         return "", f"is {_HIGH_RANGE[transfer]} video: its colours are not converted and look pale"
     if primaries not in _UNUSUAL:
         return "", ""
-    if primaries not in _WIDE or transfer not in _TRANSFERS or "colorspace" not in av.filter.filters_available:
+    if primaries not in _WIDE or transfer not in _TRANSFERS or "colorspace" not in filters_available:
         return "", f"has {_UNUSUAL[primaries]} colours: they are not converted and look pale"
     curve = _TRANSFERS[transfer]  # it stays, or a screen would show other brightness
     name = "bt2020" if primaries == 9 else f"smpte{420 + primaries}"
@@ -69,7 +70,7 @@ def display_matrix(picture: av.VideoFrame) -> list[int] | None:
 
 def filtered(picture: av.VideoFrame, filters: Sequence[tuple[str, str]]) -> av.VideoFrame:
     """A picture after some of FFmpeg's filters, pairs of name and arguments."""
-    graph = av.filter.Graph()
+    graph = Graph()
     last = graph.add_buffer(
         width=picture.width,
         height=picture.height,

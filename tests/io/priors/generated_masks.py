@@ -27,7 +27,7 @@ def objects(rng: np.random.Generator, count: int, length: int = 3, *, smallest: 
                 )
             else:
                 corners = cv2.boxPoints(((float(middle[0]), float(middle[1])), tuple(2 * half), angle)).astype(np.int32)
-            cv2.fillPoly(found[t], [corners], number)
+            cv2.fillPoly(found[t], [np.asarray(corners, np.int32)], number)
     return found
 
 
