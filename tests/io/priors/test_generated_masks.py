@@ -38,8 +38,10 @@ SOFT = {
     "probabilities, enlarged in squares": lambda inside, soft, top: made.enlarged(
         made.sigmoid(inside, soft, top), 4, R.NEAREST
     ),
-    "JPEG, opened and saved as PNG": lambda inside, soft, top: made.saved_as_jpeg(np.uint8(inside * 255), 60),
-    "good JPEG, opened and saved as PNG": lambda inside, soft, top: made.saved_as_jpeg(np.uint8(inside * 255), 90),
+    "JPEG, opened and saved as PNG": lambda inside, soft, top: made.saved_as_jpeg((inside * 255).astype(np.uint8), 60),
+    "good JPEG, opened and saved as PNG": lambda inside, soft, top: made.saved_as_jpeg(
+        (inside * 255).astype(np.uint8), 90
+    ),
 }
 
 
