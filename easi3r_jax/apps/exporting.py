@@ -128,11 +128,16 @@ def write_exports(
 
 
 def recorded_path(saved: Reconstruction, path: str) -> str:
-    """A path from a result's options, from every folder: a relative one is within the folder of the reconstruction."""
+    """A path from a result's options, from every folder: a relative one is within the folder of the reconstruction.
+
+    If it is not there (the result has moved to another machine), one that is within the working directory is taken.
+    """
     folder = saved.record.get("folder")
     if not path or path == "demo" or not isinstance(folder, str):  # an older result does not say where it was made
         return path
-    return os.path.join(folder, os.path.expanduser(path))
+    path = os.path.expanduser(path)
+    recorded = os.path.join(folder, path)
+    return path if not os.path.exists(recorded) and os.path.exists(path) else recorded
 
 
 def _clip_of(saved: Reconstruction, source: str) -> tuple[pathlib.Path | None, str]:

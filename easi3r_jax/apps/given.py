@@ -23,7 +23,7 @@ from easi3r_jax.io import remote
 from easi3r_jax.io.priors.cameras import load_cameras
 from easi3r_jax.io.priors.flow import FlowFolder
 from easi3r_jax.io.priors.masks import load_masks
-from easi3r_jax.io.video.images import list_images
+from easi3r_jax.io.video.folders import list_images
 from easi3r_jax.models import FlowNetwork
 from easi3r_jax.weights.load import load_flow_model_and_metadata
 

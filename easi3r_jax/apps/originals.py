@@ -15,7 +15,8 @@ from easi3r_jax.core.lens import Lens
 from easi3r_jax.core.types import Frames, Reconstruction
 from easi3r_jax.io.export import Views
 from easi3r_jax.io.video import original_images
-from easi3r_jax.io.video.images import SUFFIXES, list_images, read_image
+from easi3r_jax.io.video.folders import list_images
+from easi3r_jax.io.video.images import SUFFIXES, read_image
 
 # Levels of 255, mean over a frame. A frame that is resized again differs by less than two.
 _MAX_MEAN_DIFFERENCE = 8.0

@@ -331,15 +331,13 @@ class Reconstruction:
     @property
     def unit(self) -> str:
         """The unit of lengths: "metres", "known poses" (theirs), or "arbitrary", also of results that do not say."""
-        unit = self.record.get("unit")
-        return unit if unit in UNITS else UNITS[0]
+        return unit if (unit := self.record.get("unit")) in UNITS else UNITS[0]
 
     def __repr__(self) -> str:
         count, height, width = self.scene.depth.shape
-        where = f", {self.folder}" if self.folder else ""
         dynamic = float(np.mean(self.scene.dynamic_mask))
-        metres = ", in metres" if self.unit == "metres" else ""
-        return f"Reconstruction({count} frames of {width}x{height}, {dynamic:.1%} dynamic{metres}{where})"
+        more = (", in metres" if self.unit == "metres" else "") + (f", {self.folder}" if self.folder else "")
+        return f"Reconstruction({count} frames of {width}x{height}, {dynamic:.1%} dynamic{more})"
 
     def saved_folder(self) -> pathlib.Path:
         """The folder that the result was read from.

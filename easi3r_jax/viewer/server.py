@@ -152,7 +152,8 @@ class Viewer:
             SceneNodes(self._server.scene, name, scene, self._most_moving)
             for name, scene in zip(NODES, shown, strict=False)
         ]
-        self._ruler = Ruler(self._server.scene, self._drawn, [scene.placement.scale for scene in shown], "")
+        unit = "m" if all(result.unit == "metres" for result in saved) else ""
+        self._ruler = Ruler(self._server.scene, self._drawn, [scene.placement.scale for scene in shown], unit)
         self._panel = Panel(self._server, self._view, shown[0].ranges, [scene.title for scene in shown], self)
         self._server.on_client_connect(self._welcome)
         work = (lambda: self._load(budget.static), self._run)

@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import absl.logging
 import numpy as np
 
 from easi3r_jax.core.errors import InputError
@@ -18,7 +19,8 @@ from easi3r_jax.io.files.names import canonical
 from easi3r_jax.io.priors.rigid import rigid_poses
 from easi3r_jax.io.priors.text import read_trajectory
 from easi3r_jax.io.video import StoredImage
-from easi3r_jax.io.video.images import image_shape, list_images
+from easi3r_jax.io.video.folders import list_images
+from easi3r_jax.io.video.images import image_shape
 
 _T = TypeVar("_T")
 
@@ -28,6 +30,10 @@ _MIN_POSES_PER_FRAME = 0.5
 # A camera gets farther in two steps than in one, or as far if it only shakes. A path whose single steps are longer by
 # this factor is none; of fewer poses, that may be chance.
 _ALTERNATION, _MIN_ALTERNATING = 5.0, 8
+
+# Part of the stamps that may be early by less than a step. Poses at one stamp may be farther apart than neighbours by
+# this factor.
+_MAX_EARLY, _MAX_APART = 0.05, 3.0
 
 
 def finder(
@@ -153,10 +159,11 @@ def named_like(images: Sequence[pathlib.Path], folder: pathlib.Path, suffix: str
 
 
 def make_trajectory(times: np.ndarray, world_from_cam: np.ndarray, labels: Sequence[str]) -> Trajectory:
-    """Checks poses, which are in order of time. Of equal poses at the same time the first is kept.
+    """Checks poses, which are in order of time. Of poses at the same time the first is kept.
 
-    Nothing is sorted: poses in another order are of two trajectories, or not those of the frames that they stand
-    beside, and would silently become a path that no camera took.
+    Only single stamps that are early by less than a step are sorted, and stamps that rounding made equal lose a pose;
+    one line says so. Nothing else is: poses in another order are of two trajectories, or not those of the frames that
+    they stand beside, and would silently become a path that no camera took.
 
     Args:
       times: (P,).
@@ -171,22 +178,52 @@ def make_trajectory(times: np.ndarray, world_from_cam: np.ndarray, labels: Seque
     finite = np.isfinite(times) & np.isfinite(poses).all(axis=(1, 2))
     for entry in np.flatnonzero(~finite).tolist():
         raise InputError(f"{labels[entry]}: a pose that is not finite. Restore the file, or remove the sequence.")
-    step = np.diff(times)
-    for entry in (1 + np.flatnonzero(step < 0)).tolist():
-        raise InputError(
-            f"{labels[entry]}: its time {times[entry]:.15g} is before {times[entry - 1]:.15g}, that of the pose above "
-            "it. Two trajectories in one file, or another order: keep one trajectory, in order of time."
-        )
-    differs = np.abs(poses[1:] - poses[:-1]).max(axis=(1, 2), initial=0) > 1e-9
-    for entry in (1 + np.flatnonzero((step == 0) & differs)).tolist():
-        raise InputError(f"{labels[entry]}: another pose at the time {times[entry]:.15g} of the one above. Remove one.")
-    kept = np.concatenate([np.ones(len(times[:1]), bool), step > 0])
-    times, poses = times[kept], poses[kept]
+    times, poses = _in_order(times, poses, labels)
     if _alternates(poses[:, :3, 3]):
         raise InputError(
             f"{labels[0]} and those after it alternate between two paths: two trajectories in one file. Keep one."
         )
     return Trajectory(times, poses)
+
+
+def _in_order(times: np.ndarray, poses: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Times that rise, and their poses.
+
+    Raises:
+      InputError: a time is before the one above it by a step or more, many are, or two poses at one time are farther
+        apart than those of neighbours.
+    """
+    step = np.diff(times)
+    early = np.flatnonzero(step < 0)
+    usual = float(np.median(step[step > 0])) if (step > 0).any() else 0.0
+    few = len(early) <= max(_MAX_EARLY * len(times), 1) and len(times) >= _MIN_ALTERNATING
+    if len(early) and not (few and (step[early] > -usual).all()):
+        entry = int(early[0]) + 1
+        raise InputError(
+            f"{labels[entry]}: its time {times[entry]:.15g} is before {times[entry - 1]:.15g}, that of the pose above "
+            "it. Two trajectories in one file, or another order: keep one trajectory, in order of time."
+        )
+    order = np.argsort(times, kind="stable")
+    times, poses, step = times[order], poses[order], np.diff(times[order])
+    apart = np.abs(np.diff(poses, axis=0)).max(axis=(1, 2), initial=0)
+    usual = float(np.median(apart[step > 0])) if (step > 0).any() else 0.0
+    same = (step == 0) & (apart > 1e-9)
+    for entry in (1 + np.flatnonzero(same & (apart > _MAX_APART * usual))).tolist():
+        raise InputError(
+            f"{labels[int(order[entry])]}: another pose at the time {times[entry]:.15g} of the one above. Remove one."
+        )
+    if len(early):
+        absl.logging.warning(
+            "%s: %d poses are earlier than those above them, by less than a step: sorted by time.",
+            *(labels[int(early[0]) + 1], len(early)),
+        )
+    if same.any():
+        absl.logging.warning(
+            "%s: %d poses have the time of those above them, as if it were rounded: left out.",
+            *(labels[int(order[np.flatnonzero(same)[0] + 1])], int(same.sum())),
+        )
+    kept = np.concatenate([np.ones(len(times[:1]), bool), step > 0])
+    return times[kept], poses[kept]
 
 
 def _alternates(centres: np.ndarray) -> bool:

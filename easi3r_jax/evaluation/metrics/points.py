@@ -24,7 +24,8 @@ def point_metrics(
       in units of the points: `accuracy`, the mean distance of a predicted point to the nearest true point, and
       `accuracy_median`; `completeness`, the mean distance of a true point to the nearest predicted point, and
       `completeness_median`; `distance`, the mean distance of corresponding points, and `distance_median` (of an even
-      number the lower middle one, as published). The last two are None unless `corresponding`.
+      number the lower middle one, as published). The last two are None unless `corresponding`. A cloud that has
+      collapsed to one point, as that of a frozen camera does, has the accuracy of its completeness.
 
     Raises:
       InputError: no points, points that are not 3-D, numbers that are not finite, or corresponding clouds of different
@@ -38,6 +39,8 @@ def point_metrics(
     # Equal points, of which a collapsed cloud consists, would all be in one leaf of the tree.
     distinct, true_distinct = (np.unique(cloud, axis=0) for cloud in (points, truth))
     accuracy, completeness = KDTree(true_distinct).query(points)[0], KDTree(distinct).query(truth)[0]
+    if len(distinct) == 1:  # a point on a surface would be perfectly accurate
+        accuracy = completeness
     result: dict[str, float | None] = {
         "accuracy": float(accuracy.mean()),
         "accuracy_median": float(np.median(accuracy)),

@@ -4,7 +4,8 @@ A wrong mask in one frame is corrected by its neighbours', so a frame's mask is 
 
 What one half alone has seen would be found in every second frame. If that half has the only prompts, it fills its own
 empty frames too: an object that was seen once is followed. Otherwise, what appears in a frame and in neither of the
-frames beside it is not added: the object is shown where it was seen.
+frames beside it is not added: the object is shown where it was seen. A region is in the frame beside if it overlaps one
+there, or if one there has nothing that it overlaps: then the object moves by more than its width, or is small.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import numpy as np
 
 from easi3r_jax.core.arrays import Bool
 from easi3r_jax.core.types import Progress, silent
+
+# Largest factor between the sizes of a fast object's regions in frames beside each other.
+_MAX_GROWTH = 4.0
 
 
 class Tracker(Protocol):
@@ -80,20 +84,41 @@ def alternate(
             done += 1
     if halves:
         progress(stage, total, total, "")
-    return _steady(refined, masks)
+    return _steady(refined, masks) if len(halves) > 1 else refined
 
 
 def _steady(refined: np.ndarray, masks: np.ndarray) -> np.ndarray:
     """The refined masks without added regions that neither of the frames beside theirs has."""
     steady = refined.copy()
     for t in range(len(refined)):
-        beside = np.zeros_like(refined[t])
-        for other in (t - 1, t + 1):
-            if 0 <= other < len(refined):
-                beside |= refined[other]
         count, regions = cv2.connectedComponents(refined[t].astype(np.uint8))
         kept = np.zeros(count, bool)
-        kept[np.unique(regions[beside | masks[t]])] = True  # regions that touch the frame's own mask are part of it
+        kept[np.unique(regions[masks[t]])] = True  # regions that touch the frame's own mask are part of it
+        for other in (t - 1, t + 1):
+            if 0 <= other < len(refined):
+                kept |= _is_beside(regions, count, refined[other])
         kept[0] = False
         steady[t] &= kept[regions] | masks[t]
     return steady
+
+
+def _is_beside(regions: np.ndarray, count: int, beside: np.ndarray) -> np.ndarray:
+    """(count,) bool: which of a frame's numbered regions a frame beside has too."""
+    found = np.zeros(count, bool)
+    found[np.unique(regions[beside])] = True
+    found[0] = False
+    number, others = cv2.connectedComponents(beside.astype(np.uint8))
+    sizes, other_sizes = np.bincount(regions.ravel(), minlength=count), np.bincount(others.ravel(), minlength=number)
+    alone = np.ones(number, bool)
+    alone[np.unique(others[regions > 0]).astype(np.intp)] = False
+    alone[0] = False
+    # A fast object's region is about as large in both frames: the most similar sizes first, each region once.
+    pairs = [
+        (abs(np.log(sizes[region] / other_sizes[other])), region, other)
+        for region in np.flatnonzero(~found[1:]) + 1
+        for other in np.flatnonzero(alone)
+    ]
+    for difference, region, other in sorted(pairs):
+        if difference <= np.log(_MAX_GROWTH) and alone[other] and not found[region]:
+            found[region], alone[other] = True, False
+    return found

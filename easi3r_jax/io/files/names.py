@@ -17,9 +17,11 @@ _Path = TypeVar("_Path", bound=pathlib.PurePath)
 IMAGE_SUFFIXES = frozenset(
     {
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm"),
-        *(".avif", ".heic", ".heif"),
+        *(".avif", ".heic", ".heif", ".hif"),
     }
 )
+# Steps of a counter, on average at most.
+_MAX_GAP = 3
 _DECIMAL = re.compile(r"(.*?)(-?\d+(?:\.\d+)?(?:e[+-]?\d{1,3})?)", re.ASCII | re.DOTALL | re.IGNORECASE)
 _NUMBER = re.compile(r"(\d+)", re.ASCII)
 
@@ -30,7 +32,8 @@ def natural_order(paths: Iterable[_Path]) -> list[_Path]:
     Names are compared without their image suffix, text and numbers in turn: `img (2).png` precedes `img (10).png`.
     Upper and lower case, and the two Unicode forms of an accented letter, are the same text. If each name is one number
     after the same text and some have decimals, as seconds have (0.25.png, 0.292.png), they are compared as decimals,
-    unless a decimal part ends in a zero, which counters have (1.9, 1.10) and printed seconds do not.
+    unless a decimal part ends in a zero, which counters have (1.9, 1.10) and printed seconds do not, or the decimal
+    parts count in small steps (1.8, 1.9, 1.11).
     """
     ordered = sorted(paths, key=lambda path: _natural_key(path.name))
     seconds = _as_decimals([stem_of(path.name) for path in ordered])
@@ -59,8 +62,23 @@ def _as_decimals(stems: Sequence[str]) -> list[float] | None:
     padded = any(len(part) > 1 and part.endswith("0") for part in decimals)
     if padded and len({len(part) for part in decimals}) > 1:
         return None
+    if _count_up(numbers, decimals):
+        return None
     has_sign = any(number.startswith("-") for number in numbers)
     return [float(number) for number in numbers] if any(decimals) or has_sign else None
+
+
+def _count_up(numbers: Sequence[str], decimals: Sequence[str]) -> bool:
+    """Whether decimal parts of different lengths are the second level of a counter: nearly all of their numbers occur.
+
+    Those of seconds have gaps: between 0.5 and 0.75 there is no 0.6.
+    """
+    parts: dict[str, set[int]] = {}
+    for number, part in zip(numbers, decimals, strict=True):
+        parts.setdefault(number.partition(".")[0], set()).add(int(part or 0))
+    if len({len(part) for part in decimals}) == 1 or not all(decimals) or any(p[0] == "0" != p for p in decimals):
+        return False
+    return all(max(found) - min(found) < _MAX_GAP * len(found) for found in parts.values())
 
 
 def stem_of(name: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from easi3r_jax.core.arrays import Float
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.files.names import require_utf8
-from easi3r_jax.io.files.text import decoded, is_header, numbers_of
+from easi3r_jax.io.files.text import decoded, foreign_format, is_header, numbers_of
 
 #: Largest file of cameras, in bytes. An hour of video at 30 frames per second takes 13 MB.
 MAX_BYTES = 64 << 20
@@ -46,8 +46,10 @@ def lines_of_numbers(text: str, path: pathlib.Path) -> Iterator[tuple[str, list[
     For the form of a line see `files.text.numbers_of`. A first line of words that names the columns is skipped.
 
     Raises:
-      InputError: a word is not a number; `path` is for the message.
+      InputError: a word is not a number, or the text is of another known format; `path` is for the message.
     """
+    if foreign := foreign_format(text):
+        raise InputError(f"{path} is {foreign}.")
     begun = False
     for number, line in enumerate(text.splitlines(), 1):
         if not begun and is_header(line):

@@ -1,15 +1,19 @@
 """A user's masks of dynamic regions.
 
-What a pixel value means depends on the format, and is decided for all masks of a clip together:
+What a pixel value means is decided for all masks of a clip together. The first line that applies:
 
-    palette          every index except 0 is dynamic, as in DAVIS
-    alpha            if some pixels of a clip's masks are transparent and others are not, opaque pixels (alpha above
-                     half) are dynamic, whatever their colour
-    black and white  white is dynamic
-    gray, RGB        of 8 or 16 bits, RGB by the brightest of its channels: above half of the range is dynamic. But
-                     numbers or colours of objects are flat regions of values up to half of the range: then every value
-                     except 0 is dynamic.
-    float            from 0 to 1: above 0.5 is dynamic
+    palette       every index except 0 is dynamic, as in DAVIS; with a palette of grays, its grays count, as below
+    alpha         if some pixels of a clip's masks are transparent and others are not, alpha counts, as a gray below,
+                  whatever the colours
+    real numbers  from 0 to 1: above 0.5 is dynamic
+    two values    the larger one is dynamic, whatever both are: 0 and 1, 0 and 255, 16 and 235, black and white
+    objects       numbers or colours of objects, each in a region of its own: every value except 0 is dynamic
+    soft masks    smooth edges, probabilities, heat maps, JPEG: above half of the range is dynamic
+
+Of colours the brightest channel counts. Objects and soft masks are told apart by where values lie (`mask_values`): in a
+soft mask they rise from low to high, objects stand beside the background. What may be one or the other is refused:
+numbers of objects with white (which may be *ignore*), numbers of objects that are not exact (JPEG), soft masks that
+nowhere exceed half of the range.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import absl.logging
 import numpy as np
@@ -27,15 +31,19 @@ from PIL import Image
 from easi3r_jax.core.arrays import Bool
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry.grids import resample_nearest
+from easi3r_jax.core.lens import Lens
 from easi3r_jax.core.types import Frames
-from easi3r_jax.io.priors.matching import SourceFrames, by_count
-from easi3r_jax.io.video.images import decode_image, list_images, to_rgb
+from easi3r_jax.io.priors.mask_values import Statistics, threshold
+from easi3r_jax.io.priors.matching import SourceFrames, by_name_or_count
+from easi3r_jax.io.video.folders import list_images, require_one_kind
+from easi3r_jax.io.video.images import decode_image, to_rgb
 
-# Part of the dark pixels (above 0, up to half of the range) that have four neighbours of the same value: numbers of
-# objects are flat regions, edges that were smoothed and heat maps are not.
-_MIN_FLAT = 0.2
-# Formats that change values a little.
-_LOSSY = frozenset({"JPEG", "MPO", "WEBP", "HEIF"})
+# Formats that change values a little; WebP, if it is not lossless.
+_LOSSY = frozenset({"JPEG", "MPO", "HEIF"})
+# The largest alpha that is transparent.
+_TRANSPARENT = 127
+# Part of the opaque pixels that are black or white, above which colours are a mask too.
+_MOST = 0.9
 # Part of all pixels above which masks may be inverted.
 _MANY = 0.75
 
@@ -51,9 +59,9 @@ def load_masks(
     """Reads a folder of mask images, and selects, scales and crops them like the frames.
 
     There is one image per frame of the source, in natural order (`files.names.natural_order`), or one per frame of the
-    clip. Images have the size of the original images, and are then sampled at the pixel nearest to each of the frame's;
-    or they have the size of the frames. What their pixels mean: see the module. If no mask marks anything, or all mark
-    everything, or they mark most pixels, one line says so.
+    clip; those with the names of the source's images belong to these. Images have the size of the original images, and
+    are then sampled at the pixel nearest to each of the frame's; or they have the size of the frames. What their pixels
+    mean: see the module. If no mask marks anything, or all mark everything, or they mark most pixels, one line says so.
 
     Args:
       folder: of PNGs, or of other images that are read as frames are.
@@ -71,120 +79,123 @@ def load_masks(
     """
     folder = pathlib.Path(folder).expanduser()
     paths = list_images(folder, name_others=True)
-    chosen = by_count(len(paths), SourceFrames.of(frames, stopped_early, source_names), f"{folder}: masks")
+    require_one_kind(paths, folder)
+    source = SourceFrames.of(frames, stopped_early, source_names)
+    chosen = by_name_or_count([path.name for path in paths], source, f"{folder}: masks")
     own_size = (int(frames.rgb.shape[1]), int(frames.rgb.shape[2]))
     source_size = frames.original_size
-    readings = {name: np.empty((len(chosen), *own_size), bool) for name in ("bright", "nonzero", "opaque")}
-    found = []
-    for number, entry in enumerate(chosen):
+    masks = []
+    for entry in chosen:
         path = paths[entry]
         mask = decode_image(path, functools.partial(_read, path=path))
-        if mask.bright.shape not in (source_size, own_size):
+        if (size := mask.values.shape) not in (source_size, own_size):
             raise InputError(
-                f"The mask {path} is {_size(mask.bright.shape)} pixels, the video {_size(source_size)} and its frames "
+                f"The mask {path} is {_size(size)} pixels, the video {_size(source_size)} and its frames "
                 f"{_size(own_size)}: resize it to one of these sizes."
             )
-        for name, reading in readings.items():
-            values = getattr(mask, name)
-            if frames.lens is not None and values.shape == source_size:
-                values = frames.lens.undistort(values, nearest=True)
-            if values.shape != own_size:
-                values = resample_nearest(values[None], np.asarray(frames.frame_from_source), own_size)[0]
-            reading[number] = values
-        found.append(mask.statistics)
-    masks = readings[_meaning(found, folder)]
-    _say_if_suspicious(masks, folder, marked)
-    return masks
+        if frames.lens is not None and size == source_size:
+            mask = mask.changed(functools.partial(_undistorted, lens=frames.lens))
+        if size != own_size:  # nothing of the full size is kept
+            matrix = np.asarray(frames.frame_from_source)
+            mask = mask.changed(lambda x, matrix=matrix: resample_nearest(x[None], matrix, own_size)[0])
+        masks.append(mask)
+    dynamic = _dynamic(masks, str(folder))
+    _say_if_suspicious(dynamic, folder, marked)
+    return dynamic
 
 
-@dataclasses.dataclass(frozen=True)
-class _Statistics:
-    """What one mask's values tell about their meaning.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Mask:
+    """One mask as stored.
 
     Attributes:
-      is_lossy: the format changes values a little (JPEG).
-      transparent, opaque: number of pixels with alpha up to half, and above.
-      black, white: number of the opaque pixels with value 0, and with the largest of the range.
-      dark, flat: number of pixels above 0 and up to half of the range; those of them in flat regions.
-      zeros: number of pixels of value 0.
-      brightest: the largest value, relative to the range.
+      values: (h, w) grays, or of a palette whether the index is not 0.
+      alpha: (h, w) uint8; None: opaque.
+      gray: statistics of the grays; None for indices of a palette.
+      opacity: statistics of alpha.
+      is_palette: grays of a palette.
+      opaque, marked: number of opaque pixels; of those that are black and white, 0 without both.
     """
 
-    is_lossy: bool = False
-    transparent: int = 0
+    values: np.ndarray
+    alpha: np.ndarray | None
+    gray: Statistics | None
+    opacity: Statistics
+    is_palette: bool = False
     opaque: int = 0
-    black: int = 0
-    white: int = 0
-    dark: int = 0
-    flat: int = 0
-    zeros: int = 0
-    brightest: float = 0.0
+    marked: int = 0
+
+    def changed(self, warp: Callable[[np.ndarray], np.ndarray]) -> _Mask:
+        """The mask at other pixels; the statistics remain."""
+        return dataclasses.replace(
+            self, values=warp(self.values), alpha=None if self.alpha is None else warp(self.alpha)
+        )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Mask:
-    """The three readings of one mask, (h, w) bool each."""
+def _undistorted(values: np.ndarray, lens: Lens) -> np.ndarray:
+    """Values without the distortion of a lens. OpenCV takes no integers of 32 bits; float64 holds them."""
+    return lens.undistort(values.astype(np.float64), nearest=True).astype(values.dtype)
 
-    bright: np.ndarray
-    nonzero: np.ndarray
-    opaque: np.ndarray
-    statistics: _Statistics
+
+_OPAQUE = Statistics(values=(255.0,), num_values=1)
 
 
 def _read(image: Image.Image, path: pathlib.Path) -> _Mask:
-    if image.mode in ("P", "PA"):
-        opaque = np.asarray(image.convert("RGBA"))[..., 3] > 127
-        indices = np.asarray(image) if image.mode == "P" else np.asarray(image)[..., 0]
-        if opaque.all():
-            _check_palette(image.getpalette() or [0, 0, 0], indices, path)
-        moving = indices != 0
-        transparent = int((~opaque).sum())
-        return _Mask(moving, moving, opaque, _Statistics(transparent=transparent, opaque=moving.size - transparent))
     if image.mode in ("RGBa", "La"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
-    opaque = np.asarray(image)[..., -1] > 127 if image.mode in ("RGBA", "LA") else np.ones(image.size[::-1], bool)
+    alpha, opacity = None, _OPAQUE
+    has_transparency = image.mode in ("P", "PA") and (image.mode == "PA" or "transparency" in image.info)
+    if image.mode in ("RGBA", "LA") or has_transparency:
+        alpha = np.asarray(image.convert("RGBA"))[..., 3]
+        opacity = Statistics.of(alpha, 255, is_lossy=False)
+    if image.mode in ("P", "PA"):
+        indices = np.asarray(image) if image.mode == "P" else np.asarray(image)[..., 0]
+        colors = np.array(image.getpalette() or [0, 0, 0]).reshape(-1, 3)
+        used = np.unique(indices)
+        grays = colors[used[used < len(colors)], 0]
+        if len(np.unique(grays)) < len(used) or np.ptp(colors[used], axis=1).any():
+            if alpha is None or alpha.min() > _TRANSPARENT:
+                _check_palette(colors, used, path)
+            return _Mask(indices != 0, alpha, None, opacity)
+        values, largest = colors[:, 0].astype(np.uint8)[indices], 255
+        return _Mask(values, alpha, Statistics.of(values, largest, is_lossy=False), opacity, is_palette=True)
     values, largest = _values(image, path)
-    bright, nonzero = values > largest / 2, values > 0
-    dark = nonzero & ~bright
-    inner = np.zeros_like(dark)
-    same = [values[1:-1, 1:-1] == near for near in (values[2:, 1:-1], values[:-2, 1:-1], values[1:-1, 2:])]
-    inner[1:-1, 1:-1] = np.logical_and.reduce([*same, values[1:-1, 1:-1] == values[1:-1, :-2]])
-    return _Mask(
-        bright,
-        nonzero,
-        opaque,
-        _Statistics(
-            is_lossy=image.format in _LOSSY,
-            transparent=int((~opaque).sum()),
-            opaque=int(opaque.sum()),
-            black=int((opaque & ~nonzero).sum()),
-            white=int((opaque & (values == largest)).sum()),
-            dark=int(dark.sum()),
-            flat=int((dark & inner).sum()),
-            zeros=int((~nonzero).sum()),
-            brightest=float(values.max()) / largest,
-        ),
-    )
+    opaque = np.ones(values.shape, bool) if alpha is None else alpha > _TRANSPARENT
+    black, white = int((opaque & (values == 0)).sum()), int((opaque & (values == largest)).sum())
+    statistics = Statistics.of(values, largest, is_lossy=_is_lossy(image, path))
+    marked = black + white if black and white else 0
+    return _Mask(values, alpha, statistics, opacity, opaque=int(opaque.sum()), marked=marked)
 
 
 def _values(image: Image.Image, path: pathlib.Path) -> tuple[np.ndarray, float]:
     """(h, w) values, of a colour the brightest channel, and the largest value of their range."""
-    if image.mode.startswith("I;16"):
-        return np.asarray(image), 65535
-    if image.mode == "I":  # numbers of objects, in 32 bits: their range is unknown
-        return np.asarray(image), 2.0**31 - 1
-    if image.mode == "F":
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
-        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        if image.mode == "F" and not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise InputError(f"The mask {path} has real values that are not from 0 to 1: save it with 8 bits.")
-        return values, 1.0
+        if values.min() < 0:
+            raise InputError(f"The mask {path} has values below 0: save static pixels as 0, dynamic ones as 255.")
+        return values, {"I": 2.0**31 - 1, "F": 1.0}.get(image.mode, 65535)
+    if image.mode == "L":
+        return np.asarray(image), 255
     return np.asarray(to_rgb(image, path)).max(axis=-1), 255
 
 
-def _check_palette(palette: Sequence[int], indices: np.ndarray, path: pathlib.Path) -> None:
+def _is_lossy(image: Image.Image, path: pathlib.Path) -> bool:
+    if image.format != "WEBP":
+        return image.format in _LOSSY
+    with path.open("rb") as file:  # chunks of kind, length, content, and a byte after an odd length
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            if head[:4] in (b"VP8 ", b"VP8L"):
+                return head[:4] == b"VP8 "
+            length = int.from_bytes(head[4:], "little")
+            file.seek(length + length % 2, os.SEEK_CUR)
+    return True
+
+
+def _check_palette(colors: np.ndarray, used: np.ndarray, path: pathlib.Path) -> None:
     """Raises InputError for a palette whose index 0 is not the background."""
-    colors = np.array(palette).reshape(-1, 3)
-    used = np.unique(indices)
     used = used[used < len(colors)]
     is_bright = colors[0].max() > 127  # a black-and-white image that a program saved with a palette
     is_sorted_otherwise = colors[0].any() and (colors[used] == 0).all(axis=1).any()
@@ -195,41 +206,23 @@ def _check_palette(palette: Sequence[int], indices: np.ndarray, path: pathlib.Pa
         )
 
 
-def _meaning(masks: Sequence[_Statistics], folder: pathlib.Path) -> str:
-    """The reading that applies to a clip's masks.
+def _dynamic(masks: Sequence[_Mask], name: str) -> np.ndarray:
+    """(T, H, W) bool.
 
     Raises:
       InputError: the values may mean one thing or another.
     """
-
-    def total(name: str) -> int:
-        return sum(getattr(mask, name) for mask in masks)
-
-    if total("transparent") and total("opaque"):
-        if total("black") and total("white") and total("black") + total("white") == total("opaque"):
-            raise InputError(f"{folder}: the masks are black and white and also transparent: save them without alpha.")
-        return "opaque"
-    dark, flat, zeros = total("dark"), total("flat"), total("zeros")
-    brightest = max(mask.brightest for mask in masks)
-    is_lossy = any(mask.is_lossy for mask in masks)
-    if not dark:
-        return "bright"
-    has_objects = flat >= _MIN_FLAT * dark and not is_lossy
-    if has_objects and brightest < 1:
-        if zeros:
-            return "nonzero"
-        raise InputError(f"{folder}: no pixel of any mask is 0: save static pixels as 0, dynamic ones as 255.")
-    if has_objects:
-        raise InputError(
-            f"{folder}: the masks have numbers or colours of objects, and also white, which may be to ignore: save "
-            "dynamic pixels as 255 and the others as 0, or object numbers with a palette."
-        )
-    if brightest <= 0.5:
-        raise InputError(
-            f"{folder}: no mask is brighter than half of the range, so no pixel would be dynamic: save dynamic pixels "
-            "as 255, or object numbers with a palette."
-        )
-    return "bright"
+    opacities = [mask.opacity for mask in masks]
+    alphas = [value for opacity in opacities for value in opacity.values]
+    if min(alphas) <= _TRANSPARENT and max(alphas) > 0 and min(alphas) < max(alphas):
+        if sum(mask.marked for mask in masks) > _MOST * sum(mask.opaque for mask in masks):
+            raise InputError(f"{name}: the masks are black and white and also transparent: save them without alpha.")
+        limit = threshold(opacities, name, has_white=True)
+        full = np.full(masks[0].values.shape, 255, np.uint8)
+        return np.stack([(full if mask.alpha is None else mask.alpha) > limit for mask in masks])
+    grays = [mask.gray for mask in masks if mask.gray is not None]
+    limit = threshold(grays, name, has_white=all(mask.is_palette for mask in masks if mask.gray)) if grays else 0
+    return np.stack([mask.values > (0 if mask.gray is None else limit) for mask in masks])
 
 
 def _say_if_suspicious(masks: np.ndarray, folder: pathlib.Path, marked: str) -> None:

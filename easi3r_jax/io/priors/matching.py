@@ -88,6 +88,34 @@ def by_count(count: int, source: SourceFrames, what: str) -> Int[np.ndarray, "T"
     )
 
 
+def by_name_or_count(names: Sequence[str], source: SourceFrames, what: str) -> Int[np.ndarray, "T"]:
+    """(T,) entries of files that are named as the source's images, or else as `by_count`.
+
+    Files that are one per image of the source may be numbered in another way, for example from 0 and not from 1.
+
+    Args:
+      names: of the files, in order.
+      source: of the clip.
+      what: as in `by_count`.
+
+    Raises:
+      InputError: as `by_count`; or some files have the names of the source's images, but not those of all frames.
+    """
+    own = _by_stem({stem_of(name): entry for entry, name in enumerate(names)}, [stem_of(name) for name in source.names])
+    if all(entry == NONE for entry in own.values()) or len(names) > len(source.names):
+        return by_count(len(names), source, what)
+    entries = _looked_up(own, source)
+    if (entries != NONE).all():
+        return entries
+    if len(names) == len(source.names):
+        return source.index
+    missing = source.names[int(source.index[np.flatnonzero(entries == NONE)[0]])]
+    raise InputError(
+        f"{what} for {len(names)} frames with the names of the clip's images, but none for {missing}: give one per "
+        "frame of the clip or of its source."
+    )
+
+
 def by_stamp(stamps: Float[np.ndarray, "N"], source: SourceFrames, what: str) -> Int[np.ndarray, "T"]:
     """(T,) entries by their time stamps, `NONE` where a frame has none.
 

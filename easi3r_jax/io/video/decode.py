@@ -18,7 +18,6 @@ from typing import Any
 
 import absl.logging
 import av
-import numpy as np
 from av.error import FFmpegError
 from av.stream import Disposition
 from PIL import Image
@@ -26,15 +25,13 @@ from PIL import Image
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.video.clip import ASSUMED_RATE, ClipFrame, ClipReader
 from easi3r_jax.io.video.completeness import Completeness
+from easi3r_jax.io.video.pixels import conversion, display_matrix, upright
 from easi3r_jax.io.video.times import GivenTimes, RisingTimes
 
-# Pixel aspect ratios (width over height). Up to the first, pixels are taken as square, as players do: rounding in
-# programs leads to such numbers. Above the second, the file is refused.
-_MIN_ASPECT, _MAX_ASPECT = 1.01, 4.0
+# A file with pixels of a larger aspect ratio is refused.
+_MAX_ASPECT = 4.0
 # Formats without a container: what they say of the rate is in the coded pictures.
 _RAW = frozenset({"h264", "hevc", "vvc", "obu"})
-# Transfer characteristics (ITU-T H.273) of high dynamic range.
-_HIGH_RANGE = {16: "HDR (PQ)", 18: "HDR (HLG)"}
 # Streams that are not the video: cover images, previews, tiles of a photograph.
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 
@@ -70,12 +67,12 @@ def open_video(path: pathlib.Path) -> ClipReader:
     if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
         container.close()
         raise InputError(f"{path} declares pixels {float(aspect):.3g} times as wide as high: correct its header.")
-    if stream.codec_context.color_trc in _HIGH_RANGE:
-        absl.logging.warning(
-            "%s is %s video: its colours are not converted and look pale; convert it to BT.709 first.",
-            *(path, _HIGH_RANGE[stream.codec_context.color_trc]),
-        )
-    return ClipReader(str(path), _frames(path, container, stream, rate, aspect), stream.frames or None, rate)
+    context = stream.codec_context
+    colors, problem = conversion(int(context.color_primaries), int(context.color_trc), int(context.colorspace))
+    if problem:
+        absl.logging.warning("%s %s; convert it to BT.709 first.", path, problem)
+    frames = _frames(path, container, stream, rate, aspect, colors)
+    return ClipReader(str(path), frames, stream.frames or None, rate)
 
 
 def _container(path: pathlib.Path) -> Any:
@@ -108,7 +105,7 @@ class _DamageError(Exception):
 
 
 def _frames(
-    path: pathlib.Path, container: Any, stream: Any, rate: Fraction, aspect: Fraction
+    path: pathlib.Path, container: Any, stream: Any, rate: Fraction, aspect: Fraction, colors: str
 ) -> Generator[ClipFrame, None, None]:
     with container:
         completeness = Completeness(path, container, stream, rate)
@@ -125,9 +122,9 @@ def _frames(
                         path,
                     )
                 if rotation != picture.rotation:
-                    rotation, matrix = picture.rotation, _display_matrix(picture)
+                    rotation, matrix = picture.rotation, display_matrix(picture)
                 label = f"Frame {index} of {path}"
-                yield ClipFrame(index, time, label, functools.partial(_upright, picture, matrix, aspect))
+                yield ClipFrame(index, time, label, functools.partial(_read, picture, matrix, aspect, colors, label))
                 index += 1
         except _DamageError as error:
             rest = f", or read only the {index} frames before it (first)" if index else ""
@@ -259,25 +256,8 @@ def _after(time: int | None) -> int | None:
     return None if time is None else time + 1
 
 
-def _display_matrix(picture: av.VideoFrame) -> list[int] | None:
-    """(a, b, _, c, d): a pixel (x, y) of the picture is displayed at (a x + c y, b x + d y). None: unchanged.
-
-    Call it once per orientation and not once per picture: in PyAV a picture whose side data was accessed lives until
-    the garbage collector runs, and hundreds of 4K pictures are gigabytes.
-    """
-    side_data: Any = picture.side_data.get("DISPLAYMATRIX")
-    return None if side_data is None else np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
-
-
-def _upright(picture: av.VideoFrame, matrix: list[int] | None, aspect: Fraction) -> Image.Image:
-    """The picture as RGB with square pixels, rotated and mirrored as its display matrix says (phones film portrait)."""
-    rgb = picture.to_ndarray(format="rgb24")
-    if max(aspect, 1 / aspect) > _MIN_ASPECT:  # enlarged along one axis, so that no detail is lost
-        size = round(picture.width * max(aspect, 1)), round(picture.height * max(1 / aspect, 1))
-        rgb = np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BICUBIC))
-    if matrix is not None:
-        a, b, _, c, d = matrix
-        if abs(b) > abs(a):  # a quarter turn: a = d = 0
-            rgb, a, d = rgb.swapaxes(0, 1), c, b
-        rgb = rgb[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-    return Image.fromarray(np.ascontiguousarray(rgb))
+def _read(picture: av.VideoFrame, matrix: list[int] | None, aspect: Fraction, colors: str, label: str) -> Image.Image:
+    try:
+        return upright(picture, matrix, aspect, colors)
+    except ValueError as error:
+        raise InputError(f"{label} cannot be read: {error}.") from error

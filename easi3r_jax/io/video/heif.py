@@ -20,6 +20,8 @@ from PIL import Image
 _BRANDS = frozenset({b"mif1", b"mif2", b"msf1", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"avif", b"avis"})
 _CODED = frozenset({b"hvc1", b"hev1", b"av01", b"avc1"})
 _PICTURES = _CODED | {b"grid", b"iovl", b"iden", b"jpeg"}
+# Boxes that a file has on its top level; cut ones are a truncation.
+_BOXES = frozenset({b"ftyp", b"meta", b"mdat", b"moov", b"moof", b"free", b"skip", b"wide", b"uuid"})
 # Bytes of structure, tiles of a grid, and pixels (as Pillow's limit for other images) that are read at most.
 _MAX_META, _MAX_TILES, _MAX_PIXELS = 16 << 20, 4096, 2 * 89_478_485
 
@@ -157,7 +159,7 @@ def read_heif(path: pathlib.Path, picture: HeifPicture) -> Image.Image:
 
 def _top_level(path: pathlib.Path) -> Iterator[tuple[bytes, int, int]]:
     """(kind, begin and end of the content) of the file's boxes."""
-    length, position = path.stat().st_size, 0
+    length, position, seen = path.stat().st_size, 0, set()
     with path.open("rb") as file:
         while position + 8 <= length:
             file.seek(position)
@@ -167,7 +169,10 @@ def _top_level(path: pathlib.Path) -> Iterator[tuple[bytes, int, int]]:
                 size, begin = int.from_bytes(header[8:]), position + 16
             end = length if size == 0 else position + size
             if end < begin or end > length:
+                if header[4:8] not in _BOXES and seen >= {b"ftyp", b"meta"}:  # what phones append, and viewers ignore
+                    return
                 raise ValueError("it is truncated")
+            seen.add(header[4:8])
             yield header[4:8], begin, end
             position = end
 

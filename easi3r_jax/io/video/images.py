@@ -1,4 +1,4 @@
-"""Folders and lists of images."""
+"""Images, and lists of them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,17 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
-import absl.logging
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io.files.images import load_pixels, require_one_picture
-from easi3r_jax.io.files.names import IMAGE_SUFFIXES, natural_order, printable, require_utf8
+from easi3r_jax.io.files.names import IMAGE_SUFFIXES, require_utf8
 from easi3r_jax.io.video.clip import ASSUMED_RATE, ClipFrame, ClipReader
 from easi3r_jax.io.video.heif import heif_picture, is_heif, is_sequence, read_heif
+from easi3r_jax.io.video.profiles import in_srgb
 
 _T = TypeVar("_T")
-
-# Files that Windows and network drives leave in folders, in lower case.
-_OF_SYSTEMS = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "__macosx", "icon\r"})
-_MAX_NAMED = 3
 
 #: Suffixes of the images that are read.
 SUFFIXES = IMAGE_SUFFIXES
@@ -70,61 +66,30 @@ def open_images(images: Sequence[pathlib.Path | StoredImage], name: str) -> Clip
     return ClipReader(name, frames(), len(images), ASSUMED_RATE)
 
 
-def list_images(folder: pathlib.Path, *, name_others: bool = False) -> list[pathlib.Path]:
-    """The images of a folder in natural order (`files.names.natural_order`). Hidden files and other files are skipped.
-
-    Args:
-      folder: of images.
-      name_others: log one line that counts and names the visible files and folders that are skipped.
-
-    Raises:
-      InputError: the folder cannot be read or has no image, or an image's name is not UTF-8.
-    """
-    try:
-        visible = [p for p in folder.iterdir() if not p.name.startswith(".") and p.name.lower() not in _OF_SYSTEMS]
-        entries = [p for p in visible if p.is_file()]
-    except OSError as error:
-        raise InputError(f"Cannot read the folder {folder}: {error.strerror}.") from error
-    paths = [p for p in entries if p.suffix.lower() in SUFFIXES]
-    if not paths:
-        found = f"its {len(entries)} files have other suffixes" if entries else "it has no files"
-        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise InputError(f"No images in {folder}: {found}. Give a folder of {kinds}, or a video file.")
-    for path in paths:
-        require_utf8(path)
-    others = natural_order(set(visible) - set(paths))
-    if others and name_others:
-        absl.logging.warning("%s", _left_out(folder, others, len(paths)))
-    return natural_order(paths)
-
-
-def _left_out(folder: pathlib.Path, others: Sequence[pathlib.Path], count: int) -> str:
-    """One line on what a folder has beside its images."""
-    named = [f"{path.name}/" if path.is_dir() else path.name for path in others]
-    shown = ", ".join(printable(name) for name in named[:_MAX_NAMED]) + (", ..." if len(named) > _MAX_NAMED else "")
-    return f"{folder}: {len(others)} of {len(others) + count} entries are not images that are read, left out: {shown}"
-
-
-def read_image(path: pathlib.Path) -> Image.Image:
-    """Reads an image as upright 8-bit RGB: EXIF orientation applied, alpha dropped, gray replicated.
-
-    Raises:
-      InputError: the file cannot be read or decoded, is too large or animated, or its channels are not 8 or 16 bit.
-    """
-    return decode_image(path, functools.partial(to_rgb, path=path))
-
-
 def is_image(path: pathlib.Path) -> bool:
-    """Whether a file holds an image, by its content: animations are videos."""
+    """Whether a file is an image that is read, whatever its name: not a video and not an animation.
+
+    Files that cannot be read are not.
+    """
     try:
         if is_heif(path):
             return not is_sequence(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # about large or oddly tagged images
             with Image.open(path, formats=_FORMATS) as image:
-                return image.format not in ("GIF", "WEBP") or getattr(image, "n_frames", 1) == 1
-    except Exception:  # Pillow's readers raise almost anything on other files
+                is_clip = image.format in ("GIF", "PNG", "WEBP") and getattr(image, "is_animated", False)
+                return not is_clip
+    except Exception:  # on damaged bytes Pillow's readers raise almost anything
         return False
+
+
+def read_image(path: pathlib.Path) -> Image.Image:
+    """Reads an image as upright 8-bit sRGB: orientation and colour profile applied, alpha dropped, gray replicated.
+
+    Raises:
+      InputError: the file cannot be read or decoded, is too large or animated, or its channels are not 8 or 16 bit.
+    """
+    return decode_image(path, functools.partial(to_rgb, path=path), in_colors=True)
 
 
 def image_shape(path: pathlib.Path) -> tuple[int, int]:
@@ -133,7 +98,7 @@ def image_shape(path: pathlib.Path) -> tuple[int, int]:
     Raises:
       InputError: the file cannot be read or is not an image.
     """
-    with _reported(path):
+    with reported(path):
         if is_heif(path):
             width, height = heif_picture(path).upright_size
             return height, width
@@ -146,13 +111,18 @@ def image_shape(path: pathlib.Path) -> tuple[int, int]:
     return (width, height) if is_turned else (height, width)
 
 
-def decode_image(path: pathlib.Path, convert: Callable[[Image.Image], _T]) -> _T:
+def decode_image(path: pathlib.Path, convert: Callable[[Image.Image], _T], *, in_colors: bool = False) -> _T:
     """Applies `convert` to the image of a file: upright, in the file's own mode, with its `format`.
+
+    Args:
+      path: the file.
+      convert: function of the image.
+      in_colors: colours are a picture's, and are converted to sRGB if the file has another profile.
 
     Raises:
       InputError: the file cannot be read, decoded or converted, is too large, or holds several pictures.
     """
-    with _reported(path):
+    with reported(path):
         if is_heif(path):
             return convert(_decode_heif(path))
         with Image.open(path, formats=_FORMATS) as image:
@@ -163,7 +133,10 @@ def decode_image(path: pathlib.Path, convert: Callable[[Image.Image], _T]) -> _T
                 image = Image.fromarray(np.asarray(image).astype(np.uint16))
             elif image.mode == "I;16" and tags.get(_BITS) == (12,):
                 image = Image.fromarray(np.asarray(image) << 4)
-            upright = ImageOps.exif_transpose(image)
+            profile = image.info.get("icc_profile")
+            upright = (
+                in_srgb(ImageOps.exif_transpose(image), profile, path) if in_colors else ImageOps.exif_transpose(image)
+            )
             upright.format = form
             return convert(upright)
 
@@ -181,7 +154,7 @@ def _decode_heif(path: pathlib.Path) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _reported(path: pathlib.Path) -> Iterator[None]:
+def reported(path: pathlib.Path) -> Iterator[None]:
     """Turns errors of reading an image into an InputError of one line that names the file."""
     try:
         with warnings.catch_warnings():

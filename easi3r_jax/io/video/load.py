@@ -21,8 +21,9 @@ from easi3r_jax.core.types import Frames, Progress, silent
 from easi3r_jax.io.files.names import require_utf8
 from easi3r_jax.io.video.clip import ClipFrame, ClipReader
 from easi3r_jax.io.video.decode import open_video
-from easi3r_jax.io.video.heif import is_heif, is_sequence
-from easi3r_jax.io.video.images import SUFFIXES, StoredImage, list_images, open_images
+from easi3r_jax.io.video.folders import list_images, require_one_kind
+from easi3r_jax.io.video.heif import is_sequence
+from easi3r_jax.io.video.images import SUFFIXES, StoredImage, is_image, open_images, reported
 from easi3r_jax.io.video.resize import FrameGeometry, frame_geometry, resize_image
 
 # Brightest value of a clip, of 255, that suggests a range which is not used: 14 bits in 16 are 63.
@@ -36,7 +37,7 @@ def load_frames(source: Source, config: FrameConfig = FrameConfig(), progress: P
 
     Args:
       source: a video file, a folder of images, one image, or a sequence of image files (or of images within files,
-        `StoredImage`). The images of a folder are in natural order (see `images.list_images`); sequences keep their
+        `StoredImage`). The images of a folder are in natural order (see `folders.list_images`); sequences keep their
         order. Images are assumed to be 1/24 s apart.
       config: selection and size of the frames. With `fps`, the source is divided into slots of 1/fps seconds and the
         first frame of each slot is selected: about `fps` frames per second, without repeats, and every frame if the
@@ -126,10 +127,13 @@ def _open(source: Source, *, name_others: bool = False) -> ClipReader:
     require_utf8(path)
     try:
         if path.is_dir():
-            return open_images(list_images(path, name_others=name_others), str(path))
+            paths = list_images(path, name_others=name_others)
+            require_one_kind(paths, path)
+            return open_images(paths, str(path))
         if path.is_file():
-            is_image = (path.suffix.lower() in SUFFIXES or is_heif(path)) and not is_sequence(path)
-            return open_images([path], str(path)) if is_image else open_video(path)
+            with reported(path):
+                is_picture = not is_sequence(path) and (path.suffix.lower() in SUFFIXES or is_image(path))
+            return open_images([path], str(path)) if is_picture else open_video(path)
         exists = path.exists()
     except OSError as error:  # a parent folder without permission, a name too long
         raise InputError(f"Cannot read {path}: {error.strerror}.") from error

@@ -67,25 +67,39 @@ def packets_of_complete(path: pathlib.Path, format_name: str) -> int | None:
     return None
 
 
+# Zeros after the last box that are padding and no lost fragment.
+_MAX_ZEROS = 4096
 _BOXES = frozenset(b"ftyp styp moov moof mdat mfra sidx ssix emsg prft free skip wide uuid meta udta pdin".split())
 
 
 def _mp4(file: BinaryIO, size: int) -> int | None:
-    """Boxes of (length, type, content). Junk after an unfragmented file is harmless: its index is complete."""
-    fragmented = False
+    """Boxes of (length, type, content). Junk after an unfragmented file is harmless: its index is complete.
+
+    After the last fragment there may be a box that a phone has appended, or a few zeros.
+    """
+    fragmented, foreign = False, None
     for kind, position, end in _mp4_boxes(file, size):
         fragmented |= kind == b"moof"
-        if kind not in _BOXES:
-            return position if fragmented else None
-        if end < position + 8:
+        is_known = kind in _BOXES
+        if foreign is not None and is_known:  # what was no box of the format had been one: there pictures are lost
+            return foreign
+        if is_known and end < position + 8:
             return position
-        if end > size:
+        if is_known and end > size:
             return size
+        if not is_known and not fragmented:
+            return None
+        if not is_known and kind.isalnum() and position + 8 <= end <= size:
+            foreign = position if foreign is None else foreign
+        elif not is_known:
+            file.seek(position)
+            rest = file.read(_MAX_ZEROS + 1)
+            return None if len(rest) <= _MAX_ZEROS and not rest.strip(b"\0") else position
     return None
 
 
 def _mp4_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
-    """(type, begin, end) of the boxes, up to the first unknown one; the last may end after the file."""
+    """(type, begin, end) of the boxes, up to the first that is none; the last may end after the file."""
     position = 0
     while position < size:
         file.seek(position)
@@ -95,7 +109,7 @@ def _mp4_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
             length = int.from_bytes(header[8:])
         end = size if length == 0 else position + length  # 0: up to the end of the file
         yield kind, position, end
-        if kind not in _BOXES or length in range(1, 8):
+        if (kind not in _BOXES and not kind.isalnum()) or end < position + 8:
             return
         position = end
 

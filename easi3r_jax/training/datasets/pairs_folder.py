@@ -19,7 +19,7 @@ import numpy as np
 
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.io import files
-from easi3r_jax.io.video.images import list_images
+from easi3r_jax.io.video.folders import list_images
 from easi3r_jax.training.datasets.sequence import Sequence
 
 #: Suffix of a motionless twin (`experiments.synthesize`): NAME_still shows the same scene as NAME.

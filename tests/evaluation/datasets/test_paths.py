@@ -5,7 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from easi3r_jax.evaluation.datasets import find_test_set, tum
+from easi3r_jax.core.errors import InputError
+from easi3r_jax.evaluation.datasets import common, find_test_set, tum
 from easi3r_jax.evaluation.metrics import associate, pose_metrics
 from tests.evaluation.datasets import layouts
 from tests.evaluation.datasets.layouts import toy
@@ -203,3 +204,41 @@ def test_adt_damage(tmp_path, message_of):
     assert "device_from_camera.txt" in message()
     path.unlink()
     assert "neither groundtruth.txt nor aria_trajectory.csv" in message()
+
+
+def path_at(times, offset=0.0):
+    """Poses on a line, 1 cm apart for each 10 ms."""
+    poses = np.tile(np.eye(4), (len(times), 1, 1))
+    poses[:, 0, 3] = np.asarray(times) + offset
+    return poses
+
+
+def test_single_stamps_that_are_early_are_sorted_and_said(caplog):
+    times = np.arange(40) / 100
+    early = times.copy()
+    early[8] = times[7] - 0.005
+    found = common.make_trajectory(early, path_at(early), [f"g.txt, line {k}" for k in range(40)])
+    np.testing.assert_array_equal(found.times, np.sort(early))
+    np.testing.assert_array_equal(found.world_from_cam[:, 0, 3], found.times)
+    assert "line 8: 1 poses are earlier than those above them, by less than a step: sorted" in caplog.text
+    for back in (0.02, 0.3):
+        far = times.copy()
+        far[8] = times[7] - back
+        with pytest.raises(InputError, match=r"line 8: its time .* is before"):
+            common.make_trajectory(far, path_at(far), [f"g.txt, line {k}" for k in range(40)])
+    many = times + np.where(np.arange(40) % 2, 0, 0.015)
+    with pytest.raises(InputError, match="is before"):
+        common.make_trajectory(many, path_at(many), list(map(str, range(40))))
+
+
+def test_stamps_that_rounding_made_equal_lose_a_pose_and_that_is_said(caplog):
+    exact = np.arange(40) / 200
+    times = np.floor(exact * 100) / 100
+    found = common.make_trajectory(times, path_at(exact), [f"g.txt, line {k}" for k in range(40)])
+    np.testing.assert_array_equal(found.times, np.unique(times))
+    np.testing.assert_array_equal(found.world_from_cam, path_at(exact)[::2])
+    assert "20 poses have the time of those above them, as if it were rounded: left out" in caplog.text
+    other = path_at(exact)
+    other[9, 1, 3] = 1.0
+    with pytest.raises(InputError, match=r"line 9: another pose at the time 0\.04 of the one above"):
+        common.make_trajectory(times, other, [f"g.txt, line {k}" for k in range(40)])

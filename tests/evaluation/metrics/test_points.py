@@ -77,3 +77,12 @@ def test_world_points_agree_with_core_geometrys_unprojection():
     ours = world_points(depth, intrinsics, world_from_cam)
     assert ours.dtype == np.float64
     np.testing.assert_allclose(ours.reshape(2, 20, 3), expected, atol=1e-5)
+
+
+def test_a_collapsed_cloud_is_not_accurate():
+    """A frozen camera gives one point. Near a wall it would be better than an honest cloud."""
+    truth = np.random.default_rng(0).uniform(0, 5, (500, 3))
+    found = point_metrics(np.repeat(truth[:1], 400, axis=0), truth, corresponding=False)
+    assert found["accuracy"] == found["completeness"] > 1.0
+    assert found["accuracy_median"] == found["completeness_median"]
+    assert point_metrics(truth + 0.1, truth, corresponding=False)["accuracy"] < found["accuracy"]

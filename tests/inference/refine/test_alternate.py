@@ -115,6 +115,40 @@ def test_an_object_seen_once_beside_another_is_steady(refined, seen):
     assert (result & masks == masks).all() and not (result & ~(masks | other)).any()
 
 
+def ball(count, step, size):
+    """A square that moves by `step` pixels a frame, farther than its size."""
+    truth = np.zeros((count, H, step * count + size), bool)
+    for t in range(count):
+        truth[t, 2 : 2 + size, step * t : step * t + size] = True
+    return truth
+
+
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("seen", [[3], [0, 1, 3, 4, 6, 7], [0, 2, 4, 6], [1, 2, 3, 5, 7]])
+def test_a_fast_or_small_object_is_kept(refined, size, seen):
+    """Its regions in frames beside each other do not overlap."""
+    truth = ball(8, 10, size)
+    masks = np.zeros_like(truth)
+    masks[seen] = truth[seen]
+    result, _ = refined(masks, lambda t, prompts: truth[t])
+    np.testing.assert_array_equal(result, truth)
+
+
+def test_beside_a_fast_object_one_seen_once_is_steady(refined):
+    truth = ball(8, 10, 4)
+    still = np.zeros_like(truth[0])
+    still[8:12, -8:] = True
+    masks = truth.copy()
+    masks[4] |= still
+
+    def followed(t, prompts):
+        return truth[t] | (still if any((prompt & still).any() for prompt in prompts.values()) else False)
+
+    result, _ = refined(masks, followed)
+    np.testing.assert_array_equal(np.flatnonzero((result & still).any((1, 2))), [3, 4, 5])
+    assert (result & truth == truth).all()
+
+
 @pytest.mark.parametrize("masks", [clip_of((), 4), clip_of((0,), 1)])
 def test_where_nothing_can_be_found_no_tracker_is_started(refined, masks):
     heard = []

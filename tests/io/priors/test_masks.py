@@ -297,3 +297,31 @@ def test_folders_without_masks(tmp_path, clip):
         load_masks(tmp_path, clip(1))
     with pytest.raises(InputError, match="Cannot read the folder"):
         load_masks(tmp_path / "nowhere", clip(1))
+
+
+def test_masks_with_the_names_of_the_source_s_images_belong_to_these(tmp_path, clip):
+    truth = blobs(8)
+    frames, names = clip(4, every=2), [f"{number:05d}.jpg" for number in range(8)]
+    whole = load_masks(write(tmp_path / "masks", truth), frames)
+    folder = tmp_path / "named"
+    folder.mkdir()
+    for number in (0, 2, 4, 6):
+        save(folder / f"{number:05d}.png", truth[number])
+    np.testing.assert_array_equal(load_masks(folder, frames, source_names=names), whole)
+    for number in (4, 6):  # as many as the clip has frames, but of other ones
+        (folder / f"{number:05d}.png").rename(folder / f"{number - 3:05d}.png")
+    with pytest.raises(InputError, match=r"named: masks for 4 frames with the names .* but none for 00004\.jpg"):
+        load_masks(folder, frames, source_names=names)
+    for path in folder.iterdir():
+        path.unlink()
+    for number in range(8):  # one per image, numbered from 1
+        save(folder / f"{number + 1:05d}.png", truth[number])
+    np.testing.assert_array_equal(load_masks(folder, frames, source_names=names), whole)
+
+
+def test_masks_beside_their_overlays_are_refused(tmp_path, clip):
+    for number in range(2):
+        save(tmp_path / f"{number}.png", blobs(1)[0])
+        save(tmp_path / f"{number}_overlay.png", blobs(1)[0])
+    with pytest.raises(InputError, match=r"two kinds of images, #\.png and #_overlay\.png"):
+        load_masks(tmp_path, clip(4))

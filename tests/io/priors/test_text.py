@@ -85,8 +85,8 @@ def test_dialects_of_tables_of_data_sets(tmp_path, seed):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("80,5 81,5 47,5 33,5", "line 1 has decimal commas: write points, '80.5 81.5"),
-        ("80,5;81,5", "line 1 has decimal commas"),
+        ("80,5 81,5 47,5 33,5", "line 1 has commas within words, which may be decimal commas"),
+        ("80,5;81,5", "which may be decimal commas or separate numbers: write points, or a space"),
         ("80 0 47 1\n0 81 33 0\n0 0 1 0\n0 0 0 1", "its fourth column or row is not that of the identity"),
         ("80 81 47 33\n" * 3 + "0 0 0 1", "line 4: focal lengths 0 and 0"),
         ("fx fy cx cy", "has no numbers"),
@@ -182,3 +182,39 @@ def test_what_people_write_in_json(tmp_path, clip, seed):
     path = tmp_path / "t.json"
     path.write_bytes([codecs.BOM_UTF8 + lenient.encode(), lenient.replace("\n", "\r\n").encode()][seed % 2])
     np.testing.assert_array_equal(load_poses(path, clip(3))[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "# Camera list\n#   CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]\n1 PINHOLE 640 480 500 500 320 240\n",
+            "cameras.txt",
+        ),
+        ("1 SIMPLE_RADIAL 640 480 500 320 240 0.1\n", "COLMAP's cameras.txt: write fx fy cx cy"),
+        ("# IMAGE_ID, QW, ...\n1 1 0 0 0 1.5 -2 3e-1 1 a b.png\n\n", "COLMAP's images.txt"),
+        (
+            "1 1 0 0 0 1.5 -2 3e-1 1 frames/a.png\n10.5 20.1 -1\n",
+            "COLMAP's images.txt, whose poses are world to camera",
+        ),
+        ("P0: 7.2e2 0 6.1e2 0 0 7.2e2 1.7e2 0 0 0 1 0\nP1: 1 2 3\n", "KITTI's calibration: write fx fy cx cy"),
+        ("S_00: 1 2\nK_00: 1 2 3\nP_rect_00: 7.2e2 0\n", "KITTI's calibration"),
+    ],
+)
+@pytest.mark.parametrize("load", [load_intrinsics, load_poses])
+def test_known_formats_that_are_not_read_are_named(tmp_path, clip, load, text, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load(save(tmp_path / "k.txt", text), clip(4))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_comment_in_another_encoding(tmp_path, clip):
+    path = tmp_path / "k.txt"
+    path.write_bytes("# caméra du 3 août\n80 81 47 33  # réglée\n".encode("cp1252"))
+    plain = tmp_path / "plain.txt"
+    plain.write_text("80 81 47 33\n")
+    np.testing.assert_array_equal(load_intrinsics(path, clip(4))[0], load_intrinsics(plain, clip(4))[0])
+    for data in ("80 81 47 33 é".encode("cp1252"), "80 81 47 33".encode("utf-16-le"), bytes(range(256))):
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"k\.txt"):
+            load_intrinsics(path, clip(4))

@@ -220,8 +220,8 @@ def test_only_selected_frames_are_converted_and_no_decoded_frame_is_kept(tmp_pat
     """Memory grows with the selected frames, not with the file."""
     path = write(tmp_path / "long.mp4", num_frames=500)
     count, alive = itertools.count(), []
-    upright = decode._upright
-    monkeypatch.setattr(decode, "_upright", lambda *args: next(count) >= 0 and upright(*args))
+    upright = decode.upright
+    monkeypatch.setattr(decode, "upright", lambda *args: next(count) >= 0 and upright(*args))
 
     def progress(stage, done, total, note):
         alive.append(sum(issubclass(type(o), av.VideoFrame) for o in gc.get_objects()))

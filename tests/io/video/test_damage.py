@@ -205,3 +205,29 @@ def test_a_video_too_small_or_among_images(tmp_path, clips, config):
     Image.new("RGB", (64, 48)).save(tmp_path / "0.png")
     with pytest.raises(InputError, match=r"Cannot read the image .*plain\.mp4"):
         load_frames([tmp_path / "0.png", clips("plain.mp4")], config)
+
+
+@pytest.mark.parametrize(
+    "rest", [bytes(100), b"\0\0\0\x10sefd12345678", b"\0\0\0\x0bsefdabc" + bytes(7), b"\0\0\0\x10sefd12345678" * 3]
+)
+@pytest.mark.parametrize("name", ["fragments.mp4", "plain.mp4"])
+def test_what_is_appended_to_a_complete_file_is_ignored(clips, config, numbers, tmp_path, name, rest):
+    """Padding, and the boxes of some phones, which players skip."""
+    target = tmp_path / name
+    target.write_bytes(clips(name).read_bytes() + rest)
+    assert numbers(load_frames(target, config).rgb) == list(range(30))
+
+
+def test_a_fragment_whose_name_is_damaged_is_no_appended_box(clips, config, tmp_path):
+    """The demuxer would skip it, and its pictures."""
+    data = bytearray(clips("fragments.mp4").read_bytes())
+    starts = [k for k in range(len(data)) if data[k : k + 4] == b"moof"]
+    assert len(starts) > 1
+    for start in starts[1:]:
+        damaged = data.copy()
+        damaged[start : start + 4] = b"moog"
+        target = tmp_path / "fragments.mp4"
+        target.write_bytes(damaged)
+        error_of(target, config)
+    target.write_bytes(data + bytes(100_000))  # more than padding: what was to come is missing
+    error_of(target, config)

@@ -249,7 +249,7 @@ def test_folders_without_images(tmp_path, config):
     with pytest.raises(InputError, match=r"No images in .*it has no files\. Give a folder of avif, bmp"):
         load_frames(tmp_path, config)
     (tmp_path / "readme.md").write_text("text")
-    with pytest.raises(InputError, match="its 1 files have other suffixes"):
+    with pytest.raises(InputError, match="its 1 files are not images"):
         load_frames(tmp_path, config)
 
 
