@@ -104,7 +104,8 @@ class _Points:
     @property
     def drawn(self) -> np.ndarray:
         """(P, 3) the points that were sent."""
-        return self._chosen.xyz if self._handle is not None else self._cloud.xyz[:0]
+        is_drawn = self._handle is not None and self._handle.visible
+        return self._chosen.xyz if is_drawn else self._cloud.xyz[:0]
 
     def _send(self, look: Look) -> None:
         before, self._look = self._look, look

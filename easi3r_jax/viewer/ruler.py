@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ class Ruler:
         self, scene_api: viser.SceneApi, drawn: Callable[[], Sequence[np.ndarray]], scales: Sequence[float], unit: str
     ):
         self._api, self._drawn, self._scales, self._unit = scene_api, drawn, scales, unit
+        self._lock = threading.Lock()  # two browsers may press at once
         self._ends: list[np.ndarray] = []
         self._scene = 0
         self._handles: list[viser.SceneNodeHandle] = []
@@ -57,7 +59,8 @@ class Ruler:
             self._api.on_click()(self._clicked)
         else:
             self._api.remove_click_callback(self._clicked)
-            self._clear()
+            with self._lock:
+                self._clear()
 
     def _clicked(self, event: viser.SceneClickEvent) -> None:
         self.press(np.asarray(event.ray_origin), np.asarray(event.ray_direction))
@@ -69,6 +72,11 @@ class Ruler:
         if not hits:
             return None
         _, scene, point = min(hits, key=lambda hit: hit[0])
+        with self._lock:
+            return self._add(scene, point)
+
+    def _add(self, scene: int, point: np.ndarray) -> float | None:
+        """A further end of what is measured."""
         if len(self._ends) != 1 or scene != self._scene:
             self._clear()
             self._ends, self._scene = [point], scene

@@ -6,10 +6,11 @@ python -m tests.apps.app_browser --picture=docs/images/app.png          # and do
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import pathlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,21 @@ _WORK = 5 * PATIENCE
 PHONE = (390, 844)
 # Of libraries: not about this page.
 _HARMLESS = ("THREE.Clock", "WebGL", "GPU stall", "favicon")
+
+
+#: All tabs of a test: see `closed_tabs`.
+OPENED: list[AppTab] = []
+
+
+@contextlib.contextmanager
+def closed_tabs() -> Iterator[None]:
+    """Closes the tabs of a test, which would hold their viewers, and fails if anything failed in them."""
+    yield
+    tabs = OPENED[:]
+    OPENED.clear()
+    for tab in tabs:
+        tab.page.context.close()
+    assert not [failure for tab in tabs for failure in tab.failures]
 
 
 class AppTab(WatchedPage):
@@ -40,6 +56,7 @@ class AppTab(WatchedPage):
     def __init__(self, browser: Browser, url: str, size: tuple[int, int] = (1280, 1000)):
         page = browser.new_context(viewport={"width": size[0], "height": size[1]}).new_page()
         self.failures: list[str] = []
+        OPENED.append(self)
         page.on("response", lambda answer: answer.status >= 400 and self._failed(f"{answer.status} {answer.url}"))
         page.on("console", lambda said: said.type == "error" and self._failed(f"{said.text} {said.location}"))
         page.on("pageerror", lambda error: self._failed(str(error)))
@@ -100,6 +117,7 @@ class AppTab(WatchedPage):
         """Waits until the scene is drawn."""
         self.said()
         self.player().locator("canvas[data-engine]").wait_for()
+        self.player().get_by_text("measure", exact=True).wait_for(state="attached")  # comes through the web socket
 
     def said(self) -> str:
         """The line about the result, when there is one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import itertools
 import os
@@ -177,14 +178,50 @@ def test_jobs_of_a_page_do_not_share_their_end(jobs):
     sessions.stop("page")
     second = sessions.begin("page")
     assert first.is_set() and not second.is_set()
+    sessions.end("page", threading.Event(), None)
     late, wanted = (jobs.run(FRAMES[:2], "embedded", {}) for _ in range(2))
     sessions.end("page", first, late)
     sessions.end("page", second, wanted)
     assert not late.folder.exists() and wanted.scene.is_file()
+    newer = jobs.run(FRAMES[:2], "embedded", {})
+    sessions.end("page", sessions.begin("page"), newer)  # takes the place of the one before
+    assert not wanted.folder.exists()
     both = [sessions.begin("page"), sessions.begin("page")]
     sessions.end("page", both[0], None)
     sessions.close("page")
-    assert both[1].is_set() and not both[0].is_set() and not wanted.folder.exists()
+    assert both[1].is_set() and not both[0].is_set() and not newer.folder.exists()
+
+
+def test_a_job_can_be_stopped_before_it_begins(jobs):
+    sessions = Sessions(jobs)
+    sessions.press("page")
+    sessions.stop("page")
+    assert sessions.begin("page").is_set()
+    sessions.press("page")
+    assert not sessions.begin("page").is_set()
+    with jobs._one_at_a_time, pytest.raises(StoppedError):  # while another one is on its way to its end
+        jobs.run(FRAMES[:2], "embedded", {}, stopped=lambda: True)
+
+
+def test_a_full_disk_is_said_before_the_work(jobs, store, monkeypatch):
+    monkeypatch.setattr(store, "free_bytes", lambda: 1_000_000)
+    with pytest.raises(InputError, match="disk is full"):
+        jobs.run(FRAMES[:2], "embedded", {})
+
+
+def test_examples_are_copied_once(jobs, store):
+    first, second = jobs.example("demo"), jobs.example("demo")
+    assert first == second and len(first) == 16 and len(served(store)) == 1
+    store.remove(first[0].parent)
+    assert jobs.example("demo")[0].is_file()
+
+
+def soon(condition) -> None:
+    """Waits for another thread to make the condition true."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 class FakeViewer:
@@ -200,22 +237,36 @@ class FakeViewer:
 def test_viewers_live_as_long_as_they_are_looked_at(jobs, store, monkeypatch):
     monkeypatch.setattr(players_module, "Viewer", FakeViewer)
     monkeypatch.setattr(players_module, "_MAX_OPEN", 2)
+    monkeypatch.setattr(players_module, "_SWEEP_SECONDS", 0.05)
     players = Players(store)
     results_ = [jobs.run(FRAMES[:2], "embedded", {}).folder for _ in range(3)]
     first, second = (players._started(folder.name) for folder in results_[:2])
     assert players._started(results_[0].name) is first and first.viewer.titles == ["images"]
     players._count(first, 1)
-    assert isinstance(players._started(results_[2].name), players_module._Player)  # the idle one makes room
-    assert second.viewer.closed and not first.viewer.closed
-    monkeypatch.setattr(players_module, "_IDLE_SECONDS", -1.0)
+    assert players._started(results_[2].name) == players_module._BUSY  # the second has just begun
+    monkeypatch.setattr(players_module, "_IDLE_SECONDS", 0.0)
+    soon(lambda: second.viewer.closed)  # by itself
+    third = players._started(results_[2].name)
+    assert not first.viewer.closed
     players._count(first, -1)
-    players.sweep()
-    assert first.viewer.closed
-    players._count(again := players._started(results_[0].name), 1)
+    soon(lambda: first.viewer.closed and third.viewer.closed)
+    monkeypatch.setattr(players_module, "_IDLE_SECONDS", 60.0)
+    again = players._started(results_[0].name)
+    players._count(again, 1)
     store.remove(results_[0])
-    players.sweep()
-    assert again.viewer.closed and "gone" in players._started(results_[0].name)
+    soon(lambda: again.viewer.closed)
+    assert "gone" in players._started(results_[0].name)
     players.close()
+
+
+def test_a_viewer_is_found_at_no_address_that_websites_try(jobs, store):
+    with contextlib.closing(Players(store)) as players:
+        player = players._started(jobs.run(FRAMES[:2], "embedded", {}).folder.name)
+        assert player.host.startswith("127.") and (sys.platform != "linux" or player.host != "127.0.0.1")
+        assert b"<title>Viser</title>" in players_module._fetched(player)
+        player.viewer.close()
+        assert players_module._fetched(player) == players_module._BUSY
+    assert b"refresh" in players_module._told(players_module._BUSY) and b"refresh" not in players_module._told("x")
 
 
 def test_too_many_scenes_at_once_are_said(jobs, store, monkeypatch):

@@ -252,7 +252,9 @@ def test_behind_a_proxy(store):
     assert asked(gate, "/", host="other.example") == 403
 
 
-@pytest.mark.parametrize("wrong", ["easi3r", "ftp://x/y", "https:///y", "/a?b", "//host/path", "http:/x"])
+@pytest.mark.parametrize(
+    "wrong", ["easi3r", "/viewer", "/static/x", "ftp://x/y", "https:///y", "/a?b", "//host/path", "http:/x"]
+)
 def test_an_address_of_no_proxy(wrong):
     with pytest.raises(ConfigError, match="--root_path"):
         PublicAddress(wrong)

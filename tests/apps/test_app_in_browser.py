@@ -15,7 +15,7 @@ pytest.importorskip("playwright", reason="playwright is missing: run `make test-
 from axe_playwright_python.sync_playwright import Axe  # noqa: E402
 
 from easi3r_jax.io import results  # noqa: E402
-from tests.apps.app_browser import PHONE, AppTab  # noqa: E402
+from tests.apps.app_browser import PHONE, AppTab, closed_tabs  # noqa: E402
 from tests.apps.app_program import app_program  # noqa: E402
 from tests.apps.app_stand_ins import FRAMES, write_video  # noqa: E402
 from tests.viewer import browser as driver  # noqa: E402
@@ -34,6 +34,12 @@ def url(tmp_path_factory):
 def browser():
     with driver.launched() as browser:
         yield browser
+
+
+@pytest.fixture(autouse=True)
+def tabs():
+    with closed_tabs():
+        yield
 
 
 def test_a_clip_from_upload_to_download(browser, url, tmp_path):
@@ -113,11 +119,18 @@ def test_the_first_screen_of_a_phone(browser, url):
     tab.page.get_by_role("button", name="Options").click()
     tab.page.evaluate("window.scrollTo(0, 0)")
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+    for part in (
+        tab.page.get_by_text("Video or images"),
+        tab.page.get_by_role("button", name="Reconstruct", exact=True),
+    ):
+        box = part.bounding_box()
+        assert box is not None and box["y"] >= 0 and box["y"] + box["height"] < PHONE[1]
     tab.press()
     progress = tab.page.locator("#said .progress-text, #said .progress-level").first
     progress.wait_for()
     box = progress.bounding_box()
     assert box is not None and box["y"] + box["height"] < PHONE[1]
+    assert tab.page.evaluate("window.scrollY") == 0
     tab.drawn()
     title = tab.player().get_by_text("images", exact=True).first
 
@@ -202,3 +215,4 @@ def test_a_server_that_restarts_or_ends_is_noticed_without_a_press(browser, tmp_
     tab.page.get_by_text("The server does not answer").wait_for()
     with app_program(tmp_path / "b", f"--port={url.rsplit(':', 1)[1]}"):
         tab.page.get_by_text("The server has been restarted").wait_for()
+        tab.failures.clear()  # it could not be reached meanwhile

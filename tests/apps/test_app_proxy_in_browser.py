@@ -20,7 +20,7 @@ pytest.importorskip("playwright", reason="playwright is missing: run `make test-
 import httpx  # noqa: E402
 
 from easi3r_jax.io.results import save_result  # noqa: E402
-from tests.apps.app_browser import AppTab  # noqa: E402
+from tests.apps.app_browser import AppTab, closed_tabs  # noqa: E402
 from tests.apps.app_program import ROOT, app_program  # noqa: E402
 from tests.apps.app_stand_ins import FRAMES  # noqa: E402
 from tests.viewer import browser as driver  # noqa: E402
@@ -80,6 +80,12 @@ def documented() -> tuple[str, str]:
 def browser():
     with driver.launched() as browser:
         yield browser
+
+
+@pytest.fixture(autouse=True)
+def tabs():
+    with closed_tabs():
+        yield
 
 
 def test_the_documented_settings(browser, tmp_path):

@@ -32,6 +32,8 @@ _ALLOWED_PATHS = re.compile(
     rf"|{_API}/heartbeat/[\w-]+"
     rf"|{_API}/run/[\w-]+/?"  # what does not wait in the queue: Stop
 )
+#: First parts of the page's own paths, below which it cannot be shown.
+_OWN_PATHS = ("assets", "config", "gradio_api", "static", "status", "svelte", "viewer")
 #: Bytes of an upload beside its files: names and boundaries, for the maximum number of files that gradio accepts.
 _MAX_FORM_BYTES = 1_000_000
 #: Bytes of any other request: options and names of files. They are read into memory at once.
@@ -54,8 +56,8 @@ class PublicAddress:
     """Where a proxy shows the page.
 
     Args:
-      root: a path such as /easi3r, or the whole address such as https://example.org/easi3r; empty without a proxy, or
-        with one that shows the page at its root and passes the host name on.
+      root: a path such as /easi3r, or the whole address such as https://example.org/easi3r; empty without a
+        proxy. For a page that listens on its own machine only, the whole address: it refuses other host names.
 
     Attributes:
       root: without a slash at its end.
@@ -70,7 +72,9 @@ class PublicAddress:
             raise ConfigError(f"--root_path={root}: give a path such as /easi3r, or https://HOST/PATH.")
         if (self.root and not parts.netloc and not self.root.startswith("/")) or parts.query or parts.fragment:
             raise ConfigError(f"--root_path={root}: a path begins with / and has no ? or #, such as /easi3r.")
-        self.path, self.host = parts.path, parts.netloc
+        self.path, self.host = parts.path, parts.netloc.lower()
+        if self.path.split("/")[1:2] in ([name] for name in _OWN_PATHS):
+            raise ConfigError(f"--root_path={root}: the page itself has {self.path}: choose another path.")
 
 
 #: Without a proxy.
@@ -182,7 +186,7 @@ class Gate:
         """Status and text if a request is refused."""
         path, headers = scope["path"], _headers(scope)
         host = headers.get("host", "")
-        is_public = bool(self._public.host) and host == self._public.host
+        is_public = bool(self._public.host) and host.lower() == self._public.host
         if self._local and not is_public and not is_local(re.sub(r":\d*$", "", host).strip("[]")):
             return 403, (
                 "This page is for this machine: open it as http://localhost with the port. Behind a proxy, start it "
@@ -220,8 +224,8 @@ class Gate:
             return site in ("same-origin", "none")
         # Browsers omit it if the address is neither local nor encrypted; old ones always do.
         origin = headers.get("origin")
-        ours = {headers.get("host", ""), self._public.host} - {""}
-        return origin is None or urllib.parse.urlsplit(origin).netloc in ours
+        ours = {headers.get("host", "").lower(), self._public.host} - {""}
+        return origin is None or urllib.parse.urlsplit(origin).netloc.lower() in ours
 
     def _upload_refusal(self, length: int) -> tuple[int, str] | None:
         if length > self._max_bytes + _MAX_FORM_BYTES:

@@ -5,6 +5,7 @@ One job at a time, since reconstruct's flags are global to the process.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -12,7 +13,7 @@ import shutil
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from easi3r_jax.apps import reconstruct
@@ -23,6 +24,7 @@ from easi3r_jax.apps.app.uploads import Names, StoppedError, linked_clip, user_e
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.io.pictures.gallery import FILMS
+from easi3r_jax.io.sequences import CLIPS
 from easi3r_jax.models import DUSt3R
 from easi3r_jax.weights.load import load_model_and_metadata, on_devices
 
@@ -36,6 +38,10 @@ _COMPRESSED = {".npz", ".png", ".jpg", ".glb", ".mp4", ".exr"}
 # Plain DUSt3R: neither motion nor optical flow. Its result is only looked at beside the other.
 _PLAIN = {"motion": "none", "masks": "none", "flow": "none"}
 _LEFT, _RIGHT = "1 plain DUSt3R", "2 whole method"
+
+
+# Seconds between two looks of a waiting job, and what a result may need, in sizes of the largest upload.
+_LOOK_SECONDS, _RESULT_COPIES = 0.5, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +125,8 @@ class Jobs:
     def __init__(self, store: Store, networks: Networks, limits: Limits = Limits()):
         self.store, self.networks, self.limits = store, networks, limits
         self._one_at_a_time = threading.Lock()
+        self._examples_lock = threading.Lock()
+        self._examples: dict[str, pathlib.Path] = {}
 
     @property
     def is_running(self) -> bool:
@@ -150,7 +158,9 @@ class Jobs:
           UserError: an invalid upload or invalid options; the message contains no path of this machine.
           ServerError: the result cannot be written.
         """
-        with self._one_at_a_time, self.store.job() as folder:
+        with self._turn(report, stopped), self.store.job() as folder:
+            if self.store.free_bytes() < _RESULT_COPIES * 1e6 * self.limits.megabytes:
+                raise InputError("The server's disk is full: try again later.")
             progress = _JobProgress(report, stopped, self.limits)
             progress("begin", 0, 1)
             names = Names(folder)
@@ -170,6 +180,30 @@ class Jobs:
                 result = reconstruct.run(progress, self.networks.load)
                 progress("pack", 0, 1)
                 return self._published(result, plain, clip.stem, names, progress)
+
+    @contextlib.contextmanager
+    def _turn(self, report: Report, stopped: Callable[[], bool]) -> Iterator[None]:
+        """Waits for the job before, which may be stopped and on its way to its end."""
+        while not self._one_at_a_time.acquire(timeout=_LOOK_SECONDS):
+            if stopped():
+                raise StoppedError("Stopped.")
+            report("waiting for the job before", 0, None, None)
+        try:
+            yield
+        finally:
+            self._one_at_a_time.release()
+
+    def example(self, folder: str) -> list[pathlib.Path]:
+        """Images of a bundled clip, where they are served; one copy for all pages."""
+        with self._examples_lock:
+            copies = self._examples.get(folder)
+            if copies is None or not copies.is_dir():
+                copies = self._examples[folder] = self.store.new_result()
+                for path in sorted((CLIPS / folder / "frames").iterdir()):
+                    shutil.copyfile(path, copies / path.name)
+            for path in (copies, *copies.iterdir()):
+                os.utime(path)  # their lifetime begins anew
+        return sorted(copies.iterdir())
 
     def _published(
         self, result: pathlib.Path, plain: pathlib.Path | None, name: str, names: Names, progress: _JobProgress

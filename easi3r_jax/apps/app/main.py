@@ -90,6 +90,8 @@ def main() -> None:
         running = page.serve(Jobs(store, networks, limits), HOST.value, port, MAX_WAITING.value, public)
         try:
             print(connection_hint(HOST.value, port), flush=True)
+            if public.host:
+                print(f"  {public.root}/ by the proxy", flush=True)
             with interrupt.serving():
                 threading.Event().wait()
         finally:

@@ -6,7 +6,6 @@ import html
 import logging
 import pathlib
 import secrets
-import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -170,7 +169,12 @@ def _page(jobs: Jobs, public: PublicAddress) -> gr.Blocks:
             return _run(jobs, sessions, public, *chosen, request, progress)
 
         shown = [component for pair in films for component in pair]
-        begin = start.click(lambda: gr.update(visible=True), None, stop, queue=False, api_visibility="private")
+
+        def press(request: gr.Request) -> Any:
+            sessions.press(request.session_hash or "")
+            return gr.update(visible=True)
+
+        begin = start.click(press, None, stop, queue=False, api_visibility="private")
         running = begin.then(
             reconstruct,
             {files, checkpoint, beside, *inputs.values()},
@@ -209,29 +213,20 @@ def _page(jobs: Jobs, public: PublicAddress) -> gr.Blocks:
                 look,
                 {files, checkpoint, *frame_options.values()},
                 seen,
-                concurrency_limit=1,
-                concurrency_id="preview",
+                queue=False,  # they do not wait for jobs, nor jobs for them
                 trigger_mode="always_last",
                 show_progress="hidden",
                 api_visibility="private",
             )
         for button, (_, folder, is_compared) in zip(examples, _EXAMPLES, strict=True):
             button.click(
-                lambda folder=folder, is_compared=is_compared: (_example(jobs, folder), is_compared),
+                lambda folder=folder, is_compared=is_compared: ([*map(str, jobs.example(folder))], is_compared),
                 None,
                 [files, beside],
                 queue=False,
                 api_visibility="private",
             )
     return page
-
-
-def _example(jobs: Jobs, folder: str) -> list[str]:
-    """Files of a bundled clip, as if they had been dropped."""
-    copies = jobs.store.new_result()
-    for path in sorted((CLIPS / folder / "frames").iterdir()):
-        shutil.copyfile(path, copies / path.name)
-    return [str(path) for path in sorted(copies.iterdir())]
 
 
 def _uploads() -> gr.File:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import functools
+import html
 import http.client
 import pathlib
 import re
+import secrets
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -36,12 +38,17 @@ _MAX_OPEN = 8
 _IDLE_SECONDS = 30.0
 _ADDRESS = re.compile(r"/viewer/([0-9a-f]{32})/?")
 _GONE = "This scene is gone: its page was closed, or it has expired. Reconstruct the clip again."
-_BUSY = "Too many scenes are being looked at: try again in a minute."
+_BUSY = "Too many scenes are being looked at. This one follows by itself as soon as there is room."
+# Seconds between two looks for viewers to end, and until a browser asks again.
+_SWEEP_SECONDS, _RETRY_SECONDS = 5.0, 10
+# The ports of 127.0.0.1 are known to every website that is open on this machine. Linux has more such addresses.
+_HAS_MANY_ADDRESSES = sys.platform == "linux"
 
 
 @dataclasses.dataclass(eq=False)
 class _Player:
     viewer: Viewer
+    host: str
     browsers: int = 0
     since: float = dataclasses.field(default_factory=time.monotonic)  # the last browser came or went
 
@@ -55,8 +62,12 @@ class Players:
 
     def __init__(self, store: Store):
         self._store = store
+        # Of the dictionary only, and never held during work: the server's event loop takes it.
         self._lock = threading.Lock()
         self._open: dict[str, _Player] = {}
+        self._starting = threading.Lock()  # one viewer starts at a time
+        self._closed = threading.Event()
+        threading.Thread(target=self._sweep_often, daemon=True).start()
 
     @staticmethod
     def address(folder: pathlib.Path, root_path: str) -> str:
@@ -71,6 +82,7 @@ class Players:
 
     def close(self) -> None:
         """Ends all viewers."""
+        self._closed.set()
         with self._lock:
             players, self._open = list(self._open.values()), {}
         for player in players:
@@ -80,24 +92,31 @@ class Players:
         """Ends the viewers that nobody looks at, and those whose result is gone."""
         now = time.monotonic()
         with self._lock:
-            idle = [
-                name
-                for name, player in self._open.items()
-                if (not player.browsers and now - player.since > _IDLE_SECONDS) or not self._scenes(name)
+            names = list(self._open)
+        gone = {name for name in names if not self._scenes(name)}
+        with self._lock:
+            ended = [
+                n for n, p in self._open.items() if n in gone or (not p.browsers and now - p.since > _IDLE_SECONDS)
             ]
-            players = [self._open.pop(name) for name in idle]
+            players = [self._open.pop(name) for name in ended]
         for player in players:
             player.viewer.close()
 
+    def _sweep_often(self) -> None:
+        while not self._closed.wait(_SWEEP_SECONDS):
+            self.sweep()
+
     async def page(self, name: str, send: _Message, headers: list[tuple[bytes, bytes]]) -> None:
         """Answers a request for a viewer's page."""
-        found = await self._player(name)
-        if isinstance(found, str):
-            status, kind, body = 404 if found == _GONE else 503, b"text/plain; charset=utf-8", found.encode()
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(None, self._started, name)
+        page = found if isinstance(found, str) else await loop.run_in_executor(None, _fetched, found)
+        if isinstance(page, str):
+            status, body = (404 if page == _GONE else 503), _told(page)
         else:
-            status, kind = 200, b"text/html; charset=utf-8"
-            body = await asyncio.get_running_loop().run_in_executor(None, _fetched, found.viewer.port)
-        await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind), *headers]})
+            status, body = 200, page
+        head = [(b"content-type", b"text/html; charset=utf-8"), *headers]
+        await send({"type": "http.response.start", "status": status, "headers": head})
         await send({"type": "http.response.body", "body": body})
 
     async def messages(self, name: str, scope: MutableMapping[str, Any], receive: _Message, send: _Message) -> None:
@@ -105,7 +124,7 @@ class Players:
         from websockets.asyncio.client import connect
         from websockets.exceptions import ConnectionClosed, WebSocketException
 
-        found = await self._player(name)
+        found = await asyncio.get_running_loop().run_in_executor(None, self._started, name)
         if isinstance(found, str):
             await send({"type": "websocket.close"})
             return
@@ -113,7 +132,7 @@ class Players:
         self._count(found, 1)
         try:
             protocols = scope.get("subprotocols") or None
-            address = f"ws://127.0.0.1:{found.viewer.port}"
+            address = f"ws://{found.host}:{found.viewer.port}"
             async with connect(address, subprotocols=protocols, max_size=None, compression=None, proxy=None) as inner:
                 await send({"type": "websocket.accept", "subprotocol": inner.subprotocol})
                 passing = [
@@ -136,29 +155,33 @@ class Players:
             player.browsers += change
             player.since = time.monotonic()
 
-    async def _player(self, name: str) -> _Player | str:
-        """The running viewer of a result, or why there is none."""
-        return await asyncio.get_running_loop().run_in_executor(None, functools.partial(self._started, name))
+    def _running(self, name: str) -> _Player | None:
+        with self._lock:
+            player = self._open.get(name)
+            if player is not None:
+                player.since = time.monotonic()
+            return player
 
     def _started(self, name: str) -> _Player | str:
-        self.sweep()
-        with self._lock:  # also while it starts, which takes about a second: a browser asks for each twice
-            if (player := self._open.get(name)) is not None:
-                player.since = time.monotonic()
+        """The running viewer of a result, or why there is none."""
+        if (player := self._running(name)) is not None:
+            return player
+        if not self._scenes(name):
+            return _GONE
+        with self._starting:  # about a second; a browser asks for each twice
+            if (player := self._running(name)) is not None:
                 return player
-            scenes = self._scenes(name)
-            if not scenes:
-                return _GONE
+            self.sweep()
             if len(self._open) >= _MAX_OPEN:
-                idle = [other for other, player in self._open.items() if not player.browsers]
-                if not idle:
-                    return _BUSY
-                self._open.pop(min(idle, key=lambda other: self._open[other].since)).viewer.close()
+                return _BUSY
             try:
-                saved = [results.load_result(scene) for scene in scenes]
-                player = self._open[name] = _Player(Viewer(saved, port=0, budget=_BUDGET, playing=True))
+                saved = [results.load_result(scene) for scene in self._scenes(name)]
+                host = _own_address()
+                player = _Player(Viewer(saved, host=host, port=0, budget=_BUDGET, playing=True), host)
             except UserError as error:
                 return str(error) if self._scenes(name) else _GONE
+            with self._lock:
+                self._open[name] = player
             return player
 
     def _scenes(self, name: str) -> list[pathlib.Path]:
@@ -168,12 +191,34 @@ class Players:
         return []
 
 
-def _fetched(port: int) -> bytes:
-    """The page of a viewer of this machine."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    with contextlib.closing(connection):
-        connection.request("GET", "/")
-        return connection.getresponse().read()
+def _own_address() -> str:
+    """An address of this machine only, that cannot be guessed where the system has more than one."""
+    if not _HAS_MANY_ADDRESSES:
+        return "127.0.0.1"
+    return f"127.{1 + secrets.randbelow(254)}.{secrets.randbelow(255)}.{1 + secrets.randbelow(254)}"
+
+
+def _fetched(player: _Player) -> bytes | str:
+    """The page of a viewer, or why there is none."""
+    try:
+        connection = http.client.HTTPConnection(player.host, player.viewer.port, timeout=60)
+        with contextlib.closing(connection):
+            connection.request("GET", "/")
+            return connection.getresponse().read()
+    except (OSError, http.client.HTTPException):  # it was closed meanwhile
+        return _BUSY
+
+
+def _told(text: str) -> bytes:
+    """A page of one sentence; the one about others asks again by itself."""
+    again = f'<meta http-equiv="refresh" content="{_RETRY_SECONDS}">' if text == _BUSY else ""
+    style = (
+        "margin:0;height:100vh;display:grid;place-items:center;background:#262932;color:#e6e8ee;font:1rem sans-serif"
+    )
+    return (
+        f'<!doctype html><html lang="en"><head><title>Scene</title>{again}</head>'
+        f'<body style="{style}"><p>{html.escape(text)}</p></body></html>'
+    ).encode()
 
 
 async def _to_viewer(receive: _Message, inner: Any) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -15,11 +18,15 @@ from easi3r_jax.apps.app.job import Jobs
 from easi3r_jax.apps.app.uploads import Names, linked_clip, user_errors
 from easi3r_jax.apps.progress import Stages
 from easi3r_jax.core.config import FrameConfig
+from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Frames
 from easi3r_jax.io.video import load_frames
 
 # Frames shown, and their height in pixels.
 _SHOWN, _HEIGHT = 6, 96
+# A preview takes at most so long, and waits at most so long for another one.
+_MOST_SECONDS = 20.0
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def preview(jobs: Jobs, uploads: Sequence[str], checkpoint: str, values: Mapping[str, object]) -> str:
@@ -28,7 +35,7 @@ def preview(jobs: Jobs, uploads: Sequence[str], checkpoint: str, values: Mapping
     Raises:
       UserError: an upload that cannot be read, or invalid options.
     """
-    with jobs.store.job() as folder:
+    with _turn(), jobs.store.job() as folder:
         names = Names(folder)
         with user_errors(names):
             wanted = ("fps", "every", "first", "size")
@@ -39,8 +46,30 @@ def preview(jobs: Jobs, uploads: Sequence[str], checkpoint: str, values: Mapping
             if flags.get("size") == 0:
                 del flags["size"]
             cut = min(first or limit + 1, limit + 1)  # the rest need not be read
-            frames = load_frames(clip, FrameConfig.for_model(model, first=cut, **flags))  # pyright: ignore
+            frames = load_frames(clip, FrameConfig.for_model(model, first=cut, **flags), _Limit())  # pyright: ignore
     return _described(frames, limit)
+
+
+@contextlib.contextmanager
+def _turn() -> Iterator[None]:
+    """One preview at a time."""
+    if not _ONE_AT_A_TIME.acquire(timeout=_MOST_SECONDS):
+        raise InputError("The server is busy: there is no preview for now.")
+    try:
+        yield
+    finally:
+        _ONE_AT_A_TIME.release()
+
+
+class _Limit:
+    """Progress that ends a preview which takes too long."""
+
+    def __init__(self):
+        self._end = time.monotonic() + _MOST_SECONDS
+
+    def __call__(self, stage: str, done: int, total: int, note: str) -> None:
+        if time.monotonic() > self._end:
+            raise InputError("Reading the clip takes long: there is no preview, but Reconstruct reads it.")
 
 
 def _described(frames: Frames, limit: int) -> str:

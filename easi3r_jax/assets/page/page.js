@@ -40,7 +40,9 @@
     if (complaint) { say(complaint); return; }
     try {
       const path = root().pathname.replace(/\/$/, "");
-      const answer = await fetch(`${window.location.origin}${path}/status`, { cache: "no-store" });
+      const answer = await fetch(`${window.location.origin}${path}/status`, {
+        cache: "no-store", signal: AbortSignal.timeout(2 * PERIOD),
+      });
       if (!answer.ok) throw new Error(String(answer.status));
       const state = await answer.json();
       failures = 0;
@@ -50,7 +52,8 @@
       } else if (state.waiting >= state.most) {
         say(`The queue is full: ${state.waiting} jobs wait. Try again later.`);
       } else if (state.waiting > 0) {
-        say(`One job is running, ${state.waiting} wait${state.waiting === 1 ? "s" : ""}.`);
+        const running = state.running ? "One job is running" : "A job is about to begin";
+        say(`${running}, ${state.waiting} wait${state.waiting === 1 ? "s" : ""}.`);
       } else {
         say("");
       }
@@ -64,8 +67,8 @@
   const begin = () => {
     // Gradio names a manifest at the root of the site, also below a path, where it does not exist.
     document.querySelector('link[rel="manifest"]')?.remove();
-    ask();
-    window.setInterval(ask, PERIOD);
+    const again = () => ask().finally(() => window.setTimeout(again, PERIOD));
+    again();
   };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
   else begin();  // gradio has inserted this script when it was ready itself
