@@ -33,6 +33,7 @@ import numpy as np
 PACKAGE = "easi3r_jax"
 #: Rooms of the library whose functions are checked; of `io` and `weights`, the modules that fill or return pytrees.
 ROOMS = ("core", "models", "motion", "alignment", "synthetic", "inference", "evaluation", "training")
+ROOMS += ("io.export.full", "io.export.gaussians", "io.export.selection")
 ROOMS += ("io.priors", "io.results", "io.sequences", "weights.load", "weights.readout")
 #: Functions that choose or pad frames or pairs: their result has axes of its own, under the same letters.
 CUT = ("frames_at", "prepare", "ClipInputs.result", "ClipInputs.without_padding", "one_pair")

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from easi3r_jax.core.arrays import Bool, Float, UInt8
+from easi3r_jax.core.arrays import Bool, Float, Int, UInt8
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Scene4D
 from easi3r_jax.io.export.images import depth_scale, encode_depth, scale_text
@@ -100,7 +100,7 @@ def full_resolution(
     )
 
 
-def write_full(folder: pathlib.Path, scene: Scene4D, views: Views, numbers: np.ndarray, unit: str) -> None:
+def write_full(folder: pathlib.Path, scene: Scene4D, views: Views, numbers: Int[np.ndarray, "T"], unit: str) -> None:
     """Writes the export.
 
     Args:

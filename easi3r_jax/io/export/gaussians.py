@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 
+from easi3r_jax.core.arrays import Float, Int
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.types import Scene4D
 from easi3r_jax.io.export.pointcloud import (
@@ -54,10 +56,10 @@ class Gaussians:
       opacity: (P,) float32 in (0, 1).
     """
 
-    xyz: np.ndarray
-    rgb: np.ndarray
-    scale: np.ndarray
-    opacity: np.ndarray
+    xyz: Float[np.ndarray, "P 3"]
+    rgb: Float[np.ndarray, "P 3"]
+    scale: Float[np.ndarray, "P"]
+    opacity: Float[np.ndarray, "P"]
 
 
 def initial_gaussians(
@@ -111,7 +113,7 @@ def write_gaussians(path: pathlib.Path, gaussians: Gaussians) -> None:
     path.write_bytes("\n".join([*header, "end_header\n"]).encode("ascii") + rows.tobytes())
 
 
-def write_gaussian_export(folder: pathlib.Path, scene: Scene4D, numbers: np.ndarray, **options) -> None:
+def write_gaussian_export(folder: pathlib.Path, scene: Scene4D, numbers: Int[np.ndarray, "T"], **options: Any) -> None:
     """Writes the export: static Gaussians if there are any, and the dynamic ones of each frame that has some.
 
     Args:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from easi3r_jax.core.arrays import Int
 from easi3r_jax.core.errors import InputError
 
 # Ranges of whole numbers: of 8 and 16 bits, and of 32.
@@ -68,7 +69,7 @@ class Statistics:
     small: int = 0
     steps: int = 0
     flat: int = 0
-    plateaus: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(_LEVELS, np.int64))
+    plateaus: Int[np.ndarray, "levels"] = dataclasses.field(default_factory=lambda: np.zeros(_LEVELS, np.int64))
     light: int = 0
 
     @classmethod

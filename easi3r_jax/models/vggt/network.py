@@ -109,12 +109,16 @@ class VGGT(nnx.Module):
         with multiplying(self.precision.heads):
             return head(aggregated.cameras)[0][-1]
 
-    def depth(self, aggregated: Aggregated, grid: tuple[int, int]) -> tuple[Float[Array, "T H W"], Array]:
+    def depth(
+        self, aggregated: Aggregated, grid: tuple[int, int]
+    ) -> tuple[Float[Array, "T H W"], Float[Array, "T H W"]]:
         """Depth and its confidence, (T, H, W) each, in the scale of the cameras."""
         head = self._needed("depth", self.depth_head)
         return self._dense(aggregated, lambda levels: depth_and_confidence(head(levels, grid)[0]))
 
-    def points(self, aggregated: Aggregated, grid: tuple[int, int]) -> tuple[Float[Array, "T H W 3"], Array]:
+    def points(
+        self, aggregated: Aggregated, grid: tuple[int, int]
+    ) -> tuple[Float[Array, "T H W 3"], Float[Array, "T H W"]]:
         """Points in the world (T, H, W, 3), and their confidence (T, H, W)."""
         head = self._needed("point", self.point_head)
         return self._dense(aggregated, lambda levels: points_and_confidence(head(levels, grid)[0]))

@@ -43,7 +43,7 @@ class TrackHead(nnx.Module):
 
     def __call__(
         self, maps: Float[Array, "T h w C"], points: Float[Array, "N 2"]
-    ) -> tuple[Float[Array, "R T N 2"], Float[Array, "T N"], Float[Array, "T N"], dict[str, Array]]:
+    ) -> tuple[Float[Array, "R T N 2"], Float[Array, "T N"], Float[Array, "T N"], dict[str, Float[Array, "..."]]]:
         """Follows points of the first frame.
 
         Args:

@@ -24,7 +24,7 @@ class TrackBlock(nnx.Module):
         self.norm2 = LayerNorm(dim, epsilon=1e-5, rngs=rngs)
         self.mlp = MLP(dim, _MLP_RATIO * dim, dtype="float32", rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B N D"], context: Float[Array, "B M D"] | None = None) -> Array:
+    def __call__(self, x: Float[Array, "B N D"], context: Float[Array, "B M D"] | None = None) -> Float[Array, "B N D"]:
         """Attends from `x` to itself, or to `context`."""
         x = self.norm1(x)
         if self.norm_context is None or context is None:
