@@ -177,7 +177,7 @@ def test_invalid_ground_truth(complaint, images, tmp_path):
 def test_impossible_options_fail_before_the_work(complaint, monkeypatch, values, says):
     monkeypatch.setattr(modes.pipeline, "encode", lambda *_, **__: pytest.fail("began to work"))
     if says not in ("oneref-7", "'3'"):  # these two depend on the clip's length
-        monkeypatch.setattr(reconstruct, "load_model_and_metadata", lambda *_, **__: pytest.fail("loaded the network"))
+        monkeypatch.setattr(reconstruct, "load_backbone_and_metadata", lambda *_, **__: pytest.fail("loaded the network"))
     assert says in complaint(seq="demo", **values)
 
 
@@ -231,7 +231,7 @@ def test_another_folder_is_never_replaced(complaint, tmp_path):
 
 
 def test_output_where_nothing_can_be_written(complaint, tmp_path, monkeypatch):
-    monkeypatch.setattr(reconstruct, "load_model_and_metadata", lambda *_, **__: pytest.fail("began to work"))
+    monkeypatch.setattr(reconstruct, "load_backbone_and_metadata", lambda *_, **__: pytest.fail("began to work"))
     (tmp_path / "file").write_text("x")
     assert "choose another folder" in complaint(output=str(tmp_path / "file" / "result"))
     if pathlib.Path("/proc/self").is_dir():  # nobody, root included, makes a folder there

@@ -166,7 +166,7 @@ def test_errors_are_reported_in_one_line(complaint, flags, words):
 @pytest.mark.parametrize("library", ["torch", "transformers"])
 def test_without_its_libraries_refinement_is_refused_before_any_work(complaint, monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)  # whether it is installed or not
-    monkeypatch.setattr(reconstruct, "load_model_and_metadata", pytest.fail)
+    monkeypatch.setattr(reconstruct, "load_backbone_and_metadata", pytest.fail)
     assert "pip install 'easi3r_jax[sam2]'" in complaint(refine="sam2")
 
 

@@ -27,7 +27,7 @@ GOOD = ("tiny_official.pth", "tiny_legacy.pth", "tiny_landscape_only_true.pth", 
 #: Words in the error message for each file.
 REFUSED = {
     "bad_almost_empty_with_nan.pth": "missing",
-    "bad_bare_tensor.pth": "no 'model'",
+    "bad_bare_tensor.pth": "no dictionary",
     "bad_empty.pth": "empty",
     "bad_no_args.pth": "args.model",
     "bad_text.pth": "neither a zip nor a pickle",

@@ -173,4 +173,4 @@ def test_a_model_without_weights_names_the_usual_files(hub, run, tmp_path):
     shutil.copy(hub.folder / "config.json", folder)
     hub.folder = folder
     code, message = run()
-    assert code == 1 and "has no config.json and model.safetensors: no DUSt3R in that format" in message
+    assert code == 1 and "has no config.json and model.safetensors: no DUSt3R or MASt3R in that format" in message

@@ -46,7 +46,7 @@ def test_help_names_the_options_and_the_licence(call):
         "--output=",
         "CC BY-NC-SA 4.0",
         "python -m convert --source=",
-        "nothing in a\ncheckpoint is ever executed",
+        "nothing in a checkpoint is ever executed",
     ):
         assert words in out
 
