@@ -9,7 +9,8 @@ import numpy as np
 
 from easi3r_jax.core.types import Frames, Reconstruction, Scene4D
 from easi3r_jax.io.sequences import CLIPS
-from easi3r_jax.io.video.images import list_images, read_image
+from easi3r_jax.io.video.folders import list_images
+from easi3r_jax.io.video.images import read_image
 from easi3r_jax.synthetic.clips import ClipConfig, ClipPlan, RenderedClip, plan_clip, render_clip
 
 DEMO = CLIPS / "demo"

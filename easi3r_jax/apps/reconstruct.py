@@ -228,7 +228,6 @@ def reconstruct(
         name=sequence.name,
         clouds=CLOUDS.options(),
         keep=kept,
-        tracks=CLOUDS.tracks(result, method.flow),
         # A clip of one frame has no pairs, hence no flow.
         keep_flow=GIVEN.save_flow.value and result.given is not None and result.given.flow is not None,
         progress=stages,
@@ -236,6 +235,8 @@ def reconstruct(
     if store is not None:
         store.clear()
     try:
+        # A network's flow needs all hosts, of which only the first one is still here.
+        lines += CLOUDS.add_tracks(written, result, None if HOSTS.requested else method.flow)
         if formats:
             lines += write_exports(
                 results.load_result(written),

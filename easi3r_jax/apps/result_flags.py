@@ -10,12 +10,12 @@ import numpy as np
 
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.flag_values import number_of
-from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.errors import ConfigError, InputError, UserError
 from easi3r_jax.core.metres import MAX_SPREAD, in_metres, scale_from_depth, scale_from_length
 from easi3r_jax.core.types import Frames, Reconstruction, Scene4D
 from easi3r_jax.inference.dense_flow import dense_flow
-from easi3r_jax.inference.tracks import Tracks, check_count, track_points
-from easi3r_jax.io import export, remote
+from easi3r_jax.inference.tracks import check_count, track_points
+from easi3r_jax.io import export, remote, results
 from easi3r_jax.io.export.selection import KINDS, kept_pixels
 from easi3r_jax.io.priors.depth import load_depth
 from easi3r_jax.io.priors.flow import FlowFolder
@@ -224,7 +224,11 @@ class CloudFlags:
         )
         self._full_resolution = full_resolution_flag(group)
         self._tracks = group.integer(
-            "tracks", 0, "Follow this many points over time, in 3D, and write them to tracks.npz (0: none)."
+            "tracks",
+            0,
+            "Follow this many points over time, in 3D, and write them to tracks.npz (0: none). With several hosts, and "
+            "with a folder of --flow, by the flow of dense inverse search.",
+            at_least=0,
         )
 
     def formats(self) -> tuple[str, ...]:
@@ -247,17 +251,30 @@ class CloudFlags:
         """
         check_count(self._tracks.value, frames.rgb.shape)
 
-    def tracks(self, result: Reconstruction, flow: Callable[..., Any] | None) -> Tracks | None:
-        """The tracks of `--tracks`; None if they are not wanted.
+    def add_tracks(self, folder: pathlib.Path, result: Reconstruction, flow: Callable[..., Any] | None) -> list[str]:
+        """Writes the tracks of `--tracks` into the folder of the result, which is already saved.
 
         Args:
+          folder: of the result.
           result: host arrays.
           flow: source of optical flow; None, and a folder, which may lack pairs: dense inverse search.
+
+        Returns:
+          lines for the user; a failure is one, and the result stays as it is.
         """
         if not self._tracks.value:
-            return None
+            return []
+        lines = []
+        if isinstance(flow, FlowFolder):
+            lines.append("  tracks: their flow is of dense inverse search, as the folder of --flow may lack pairs")
+        if not np.any(~np.asarray(result.scene.static_mask)):
+            lines.append("  tracks: no motion was detected, so that every point is followed as a static one")
         source = dense_flow if flow is None or isinstance(flow, FlowFolder) else flow
-        return track_points(result, self._tracks.value, flow=source)
+        try:
+            results.save_tracks(folder, result, track_points(result, self._tracks.value, flow=source))
+        except UserError as error:
+            return [f"  no tracks: {error}"]
+        return lines
 
     def of_one_clip(self) -> list[str]:
         """Names of the flags in use whose files belong to one clip."""

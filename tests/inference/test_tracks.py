@@ -73,6 +73,18 @@ def test_tracks_follow_the_exact_motion():
         assert found["visibility"] > 0.85
 
 
+def test_flow_of_a_network_which_does_not_say_where_it_holds_is_checked_both_ways():
+    def of_a_network(frames, edges):
+        values, known = e3r.dense_flow(frames, edges)
+        assert known is not None
+        return values, None
+
+    one, other = (e3r.track_points(rendered_result(0), 300, flow=flow) for flow in (e3r.dense_flow, of_a_network))
+    np.testing.assert_array_equal(one.visible, other.visible)
+    np.testing.assert_array_equal(one.xyz, other.xyz)
+    assert one.dynamic.any() and not one.visible[:, one.dynamic].all()
+
+
 def test_the_file_has_the_layout_of_tapvid_3d(tmp_path):
     result = rendered_result()
     tracks = e3r.track_points(result, 40)
@@ -86,6 +98,8 @@ def test_the_file_has_the_layout_of_tapvid_3d(tmp_path):
         with Image.open(io.BytesIO(data)) as image:
             assert image.size == (width, height)
             assert np.abs(np.asarray(image, np.float64) - result.scene.rgb[t]).mean() < 4
+    assert arrays["intrinsics_per_frame"].shape == (count, 3, 3) and "intrinsics" not in arrays
+    assert str(arrays["unit"]) == "arbitrary"
     fx, fy, cx, cy = arrays["fx_fy_cx_cy"]
     query = arrays["queries_xyt"][:, 2].astype(int)
     points = arrays["tracks_XYZ"][query, np.arange(40)]  # each projects to where its track starts
