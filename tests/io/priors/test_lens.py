@@ -6,6 +6,7 @@ import json
 
 import cv2
 import numpy as np
+import pycolmap
 import pytest
 from PIL import Image
 
@@ -14,6 +15,7 @@ from easi3r_jax.apps import export, reconstruct
 from easi3r_jax.core.lens import MODELS, Lens, parse_lens
 from easi3r_jax.io import results
 from easi3r_jax.io.priors.cameras import load_cameras
+from easi3r_jax.io.priors.lens import load_lens
 from easi3r_jax.io.priors.masks import load_masks
 from easi3r_jax.io.video import load_frames as read
 from tests.rendered import CONFIG, rendered
@@ -218,3 +220,52 @@ def test_parameters_that_fit_no_image_are_refused():
         Lens("SIMPLE_RADIAL", (90, 500, 40, 0.1), (100, 80)).undistorted_camera((100, 80))
     with pytest.raises(e3r.InputError, match="No undistorted image fits"):
         Lens("SIMPLE_RADIAL", (90, 50, 40, 1e9), (100, 80)).undistorted_camera((100, 80))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_undistorted_pixels_come_from_where_colmaps_camera_sees_them(model):
+    camera = lens(model).undistorted_camera(SIZE)
+    pixels = np.array([(x, y) for x in (1, SIZE[0] // 2, SIZE[0] - 2) for y in (1, SIZE[1] // 3, SIZE[1] - 2)], float)
+    rays = (pixels - camera[:2, 2]) / camera[[0, 1], [0, 1]]
+    own = pycolmap.Camera(model=model, width=SIZE[0], height=SIZE[1], params=list(lens(model).parameters))
+    truth = own.img_from_cam(np.column_stack([rays, np.ones(len(rays))])) - 0.5
+    y, x = np.mgrid[: SIZE[1], : SIZE[0]].astype(np.float32)
+    columns, rows = pixels.astype(int).T
+    found = np.stack([lens(model).undistort(values)[rows, columns] for values in (x, y)], -1)
+    np.testing.assert_allclose(found, truth, atol=0.1)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_maps_run_forwards(model):
+    y, x = np.mgrid[: SIZE[1], : SIZE[0]].astype(np.float32)
+    assert (np.diff(lens(model).undistort(x)[:, 2:-2], axis=1) > 0).all()
+    assert (np.diff(lens(model).undistort(y)[2:-2], axis=0) > 0).all()
+
+
+@pytest.mark.parametrize("text", ["SIMPLE_RADIAL:900,960,540,-0.3", "OPENCV:900,900,960,540,-0.35,0.02,0,0"])
+def test_a_lens_that_folds_is_refused(text):
+    with pytest.raises(e3r.InputError, match="folds"):
+        load_lens(text).undistorted_camera((1920, 1080))
+
+
+def test_a_circular_fisheye_gives_its_middle(caplog):
+    """180 degrees in a circle of 540 pixels: no pinhole image shows all of it."""
+    focal, size = 540 / (np.pi / 2), (1080, 1080)
+    one = Lens("OPENCV_FISHEYE", (focal, focal, 540, 540, 0, 0, 0, 0), size)
+    camera = one.undistorted_camera(size)
+    assert 0.5 <= camera[0, 0] / focal
+    assert np.degrees(2 * np.arctan(np.hypot(*size) / 2 / camera[0, 0])) <= 120
+    assert "its middle, with a field of view of" in caplog.text
+    y, x = np.mgrid[: size[1], : size[0]].astype(np.float32)
+    assert (np.diff(one.undistort(x)[:, 2:-2], axis=1) > 0).all()
+
+
+def test_what_becomes_smaller_is_blurred_before():
+    """Stripes of one pixel would become a false pattern in the middle, where three become two."""
+    size = (1080, 1080)
+    one = Lens("RADIAL", (677, 540, 540, -0.29, 0.04), size)
+    assert one.undistorted_camera(size)[0, 0] / 677 < 0.7
+    stripes = np.zeros((1080, 1080), np.uint8)
+    stripes[:, ::2] = 255
+    middle = one.undistort(stripes)[500:580, 480:600].astype(float)
+    assert middle.std() < 40 and abs(middle.mean() - 127.5) < 5
