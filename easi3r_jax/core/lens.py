@@ -210,8 +210,8 @@ def _maps(lens: Lens, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np
         )
     if focal < smallest:
         absl.logging.warning(
-            "The lens sees more than a pinhole camera can show well: undistorted images are its middle, with a field of "
-            "view of %.0f degrees from corner to corner.",
+            "The lens sees more than a pinhole camera can show well: undistorted images are its middle, with a field "
+            "of view of %.0f degrees from corner to corner.",
             math.degrees(2 * math.atan(np.hypot(width, height) / 2 / found)),
         )
     straight = np.array([[found, 0, center[0]], [0, found, center[1]], [0, 0, 1]])

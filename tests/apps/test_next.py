@@ -67,8 +67,13 @@ def test_a_result_is_kept_without_its_tracks(run, network, tmp_path, monkeypatch
 
 def test_tracks_of_a_clip_without_motion_are_said_to_rest(run, tmp_path):
     code, out, err = run(
-        tracks=20, mode="feedforward", graph=e3r.PipelineConfig().graph, iterations=e3r.AlignConfig().iterations
+        tracks=20,
+        mode="feedforward",
+        graph=e3r.PipelineConfig().graph,
+        iterations=e3r.AlignConfig().iterations,
+        distortion="SIMPLE_RADIAL:90,48,32,-0.05",
     )
     assert (code, err) == (0, "") and "tracks: no motion was detected" in out
+    assert "their focal length is the network's" in out
     with np.load(tmp_path / "out" / "tracks.npz") as file:
         assert file["visibility"].shape == (3, 20)

@@ -66,8 +66,12 @@ def write_tapvid(
         np.savez_compressed(file, **arrays)
 
 
-def read_tapvid(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """The tracks of a file that `write_tapvid` has written: (T, N, 3) float64 in the world, and (T, N) where visible.
+def read_tapvid(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The tracks of a file that `write_tapvid` has written.
+
+    Returns:
+      (T, N, 3) float64 in the world; (T, N) bool, where they are visible; and (N, 3) int, x, y and frame of the pixels in
+      which they start.
 
     Raises:
       InputError: the file cannot be read.
@@ -75,10 +79,11 @@ def read_tapvid(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             inside, visible, poses = file["tracks_XYZ"], file["visibility"], file["extrinsics_w2c"]
+            start = np.rint(file["queries_xyt"] - [0.5, 0.5, 0]).astype(int)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"Cannot read the tracks {path}: {error}. Restore or remove it.") from error
     world_from_cam = np.linalg.inv(poses.astype(np.float64))
-    return inside @ world_from_cam[:, :3, :3].swapaxes(1, 2) + world_from_cam[:, None, :3, 3], visible
+    return inside @ world_from_cam[:, :3, :3].swapaxes(1, 2) + world_from_cam[:, None, :3, 3], visible, start
 
 
 def _jpeg(rgb: np.ndarray) -> bytes:
