@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 
 import easi3r_jax as e3r
-from easi3r_jax.apps import result_flags
+from easi3r_jax.apps import reconstruct, result_flags
+from easi3r_jax.apps.exporting import exports_of_new
 from easi3r_jax.apps.given import GivenFlags
 from easi3r_jax.io import results
-from tests.rendered import demo_truth
+from tests.rendered import demo_result, demo_truth
 
 QUICK = {"seq": "demo", "first": 3, "graph": "complete", "iterations": 20, "compare_plain": False}
 
@@ -30,17 +31,21 @@ def network(monkeypatch):
     monkeypatch.setattr(GivenFlags, "flow_source", lambda *_: (of_a_network, {}))
 
 
-def test_everything_in_one_run(run, network, tmp_path):
+def test_everything_in_one_run(run, network, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(reconstruct, "serve", lambda saved, **_: shown.extend(saved))
+    monkeypatch.setattr(reconstruct.viewer, "import_viser", lambda: None)
     depth = tmp_path / "depth"
     depth.mkdir()
     for t in (0, 2):
         millimetres = np.rint(1000 * demo_truth()["depth"][t]).astype(np.uint16)
         Image.fromarray(millimetres).save(depth / f"{t:05d}.png")
-    code, out, err = run(tracks=50, scale_from=depth, full_resolution=True, keep="static")
+    code, out, err = run(tracks=50, scale_from=depth, full_resolution=True, keep="static", view=True)
     assert (code, err) == (0, "")
     assert "in metres: 1 unit was" in out and "by the depth of 2 frames" in out and "no tracks" not in out
     saved = results.load_result(tmp_path / "out")
     assert saved.unit == "metres"
+    np.testing.assert_array_equal(shown[0].scene.depth > 0, (saved.scene.depth > 0) & ~saved.scene.dynamic_mask)
     assert np.median(saved.scene.depth / demo_truth()["depth"][:3]) == pytest.approx(1, abs=0.2)
     with np.load(tmp_path / "out" / "tracks.npz") as file:
         assert file["tracks_XYZ"].shape == (3, 50, 3) and str(file["unit"]) == "metres"
@@ -63,6 +68,16 @@ def test_a_result_is_kept_without_its_tracks(run, network, tmp_path, monkeypatch
     assert (code, err) == (0, "") and "  no tracks: the flow is not finite." in out
     assert results.load_result(tmp_path / "out").scene.depth.shape[0] == 3
     assert not (tmp_path / "out" / "tracks.npz").exists()
+
+
+def test_an_export_that_fails_is_a_line_and_the_clip_of_an_address_is_known(tmp_path):
+    """What a result says of its clip is not followed to an address; the program knows the clip on this machine."""
+    saved = results.save_result(tmp_path / "out", demo_result(), record={"options": {"seq": "s3://bucket/clip"}})
+    options = {"min_confidence": 1.0, "max_points": 100, "progress": lambda *_: None}
+    (line,) = exports_of_new(saved, ("full",), source="auto", **options)
+    assert line.startswith("  not exported: Full resolution needs the original images")
+    (line,) = exports_of_new(saved, ("full",), source="demo", **options)
+    assert line.startswith("  full: ") and (saved / "exports" / "full").is_dir()
 
 
 def test_tracks_of_a_clip_without_motion_are_said_to_rest(run, tmp_path):

@@ -70,8 +70,8 @@ def read_tapvid(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray, np.nda
     """The tracks of a file that `write_tapvid` has written.
 
     Returns:
-      (T, N, 3) float64 in the world; (T, N) bool, where they are visible; and (N, 3) int, x, y and frame of the pixels in
-      which they start.
+      (T, N, 3) float64 in the world; (T, N) bool, where they are visible; and (N, 3) int, x, y and frame of the pixels
+      in which they start.
 
     Raises:
       InputError: the file cannot be read.

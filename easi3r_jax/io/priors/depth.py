@@ -119,7 +119,7 @@ def _metres(values: np.ndarray, scale: float) -> np.ndarray:
 
 def _on_frame(depth: np.ndarray, frames: Frames, path: pathlib.Path) -> np.ndarray:
     size = (int(frames.rgb.shape[1]), int(frames.rgb.shape[2]))
-    if depth.shape == size:
+    if depth.shape == size:  # of the frames, which have no distortion, even if the originals have this size (as masks)
         return depth
     if frames.lens is not None:
         depth = frames.lens.undistort(depth, nearest=True)

@@ -15,6 +15,7 @@ from easi3r_jax.apps import export, reconstruct
 from easi3r_jax.core.lens import MODELS, Lens, parse_lens
 from easi3r_jax.io import results
 from easi3r_jax.io.priors.cameras import load_cameras
+from easi3r_jax.io.priors.depth import load_depth
 from easi3r_jax.io.priors.lens import load_lens
 from easi3r_jax.io.priors.masks import load_masks
 from easi3r_jax.io.video import load_frames as read
@@ -172,7 +173,7 @@ def test_results_and_exports_have_the_undistorted_originals(clip, tmp_path, caps
 
 
 def test_masks_of_the_distorted_originals_are_undistorted(clip, tmp_path):
-    frames = read(clip("RADIAL"), e3r.FrameConfig(size=SIZE[0], patch_size=16, lens=lens("RADIAL")))
+    frames = read(clip("RADIAL"), e3r.FrameConfig(size=2 * CONFIG.size[1], patch_size=16, lens=lens("RADIAL")))
     moving = rendered(0, TIMES).moving[:FRAMES]
     folder = tmp_path / "masks"
     folder.mkdir()
@@ -180,12 +181,27 @@ def test_masks_of_the_distorted_originals_are_undistorted(clip, tmp_path):
         seen = warped(np.where(mask, 255, 0).astype(np.uint8), lens("RADIAL")) > 127
         Image.fromarray(np.where(seen, 255, 0).astype(np.uint8)).save(folder / f"{t:05d}.png")
     found = load_masks(folder, frames)
+    assert frames.rgb.shape[1:3] != SIZE[::-1]
     camera = frames.frame_from_source @ lens("RADIAL").undistorted_camera(SIZE)
     matrix = true_camera() @ np.linalg.inv(camera)
     size = frames.rgb.shape[2:0:-1]
     for t, mask in enumerate(moving):
         truth = cv2.warpPerspective(np.where(mask, 255, 0).astype(np.uint8), matrix, size, flags=cv2.WARP_INVERSE_MAP)
         assert (found[t] != (truth > 127)).mean() < 0.02
+
+
+def test_masks_and_depth_of_the_frames_size_are_of_the_frames_even_if_it_is_the_originals(clip, tmp_path):
+    frames = read(clip("RADIAL"), e3r.FrameConfig(size=SIZE[0], patch_size=8, lens=lens("RADIAL")))
+    assert frames.rgb.shape[1:3] == frames.original_size
+    mask = np.random.default_rng(0).random(frames.original_size) < 0.5
+    for t in range(FRAMES):
+        for name, values in (("masks", np.where(mask, 255, 0)), ("depth", np.where(mask, 2000, 1000))):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(values.astype(np.uint8 if name == "masks" else np.uint16)).save(
+                tmp_path / name / f"{t:05d}.png"
+            )
+    np.testing.assert_array_equal(load_masks(tmp_path / "masks", frames)[0], mask)
+    np.testing.assert_allclose(load_depth(tmp_path / "depth", frames)[0], np.where(mask, 2, 1))
 
 
 @pytest.mark.parametrize(
