@@ -130,6 +130,7 @@ def test_the_program_reads_every_form_of_the_same_lens(tmp_path):
     for text in (f"OPENCV:{line.replace(' ', ',')}", tmp_path / "cameras.txt", tmp_path / "transforms.json"):
         reconstruct.FLAGS.assign({"distortion": text})
         found = reconstruct.lens_of(reconstruct.DISTORTION)
+        assert found is not None
         np.testing.assert_allclose(found.undistorted_camera(SIZE), one.undistorted_camera(SIZE), rtol=1e-9)
     assert parse_lens(str(one)).size == SIZE
 
@@ -244,7 +245,7 @@ def test_undistorted_pixels_come_from_where_colmaps_camera_sees_them(model):
     pixels = np.array([(x, y) for x in (1, SIZE[0] // 2, SIZE[0] - 2) for y in (1, SIZE[1] // 3, SIZE[1] - 2)], float)
     rays = (pixels - camera[:2, 2]) / camera[[0, 1], [0, 1]]
     own = pycolmap.Camera(model=model, width=SIZE[0], height=SIZE[1], params=list(lens(model).parameters))
-    truth = own.img_from_cam(np.column_stack([rays, np.ones(len(rays))])) - 0.5
+    truth = np.asarray(own.img_from_cam(np.column_stack([rays, np.ones(len(rays))])), np.float64) - 0.5
     y, x = np.mgrid[: SIZE[1], : SIZE[0]].astype(np.float32)
     columns, rows = pixels.astype(int).T
     found = np.stack([lens(model).undistort(values)[rows, columns] for values in (x, y)], -1)
