@@ -13,8 +13,6 @@ For their conventions see docs/conventions.md, for --keep, --scale_from and more
 
 from __future__ import annotations
 
-import numpy as np
-
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.exporting import SOURCE_HELP, needs_own_output, uploaded_line, write_exports
 from easi3r_jax.apps.progress import Stages
@@ -56,8 +54,7 @@ def main() -> None:
     KEEP.check()
     SCALE.check()
     saved = results.load_result(SCENE.value)
-    unscaled = saved.scene.depth
-    saved, scaled = SCALE.applied(saved, SCALE.depth(saved.frames))
+    saved, scaled, factor = SCALE.applied(saved, SCALE.depth(saved.frames))
     keep = KEEP.pixels(saved)
     stages = Stages()
     with remote.writing(OUTPUT.value or saved.saved_folder() / "exports", progress=stages) as target:
@@ -72,7 +69,7 @@ def main() -> None:
             min_confidence=CONFIDENCE.value,
             max_points=POINTS.value,
             keep=keep,
-            tracks_scale=float(np.median(saved.scene.depth[0]) / np.median(unscaled[0])) if SCALE.value else 1.0,
+            tracks_scale=factor,
             progress=stages,
         )
     stages.close()

@@ -6,17 +6,19 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from easi3r_jax.apps.originals import original_views
-from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.errors import ConfigError, InputError, UserError
 from easi3r_jax.core.types import Progress, Reconstruction
 from easi3r_jax.io import export
 from easi3r_jax.io.export.pointcloud import static_pixels
 from easi3r_jax.io.export.selection import only
 from easi3r_jax.io.export.tapvid import read_tapvid
 from easi3r_jax.io.remote import is_address
+from easi3r_jax.io.results import load_result
 from easi3r_jax.io.sequences import find_sequence
 
 #: Second part of the help on `--source`.
@@ -93,7 +95,10 @@ def write_exports(
         exported = dataclasses.replace(exported, views=dataclasses.replace(exported.views, used=keep[::every]))
     tracked = pathlib.Path(saved.saved_folder()) / "tracks.npz"
     if "rerun" in formats and tracked.is_file():
-        xyz, visible = read_tapvid(tracked)
+        xyz, visible, start = read_tapvid(tracked)
+        x, y, t = start.T
+        if keep is not None:  # as its pixels, a track is kept or not by where it starts
+            xyz, visible = xyz[:, keep[t, y, x]], visible[:, keep[t, y, x]]
         exported = dataclasses.replace(exported, tracks=(xyz[::every] * tracks_scale, visible[::every]))
     lines = []
     for done, name in enumerate(formats):
@@ -125,6 +130,16 @@ def write_exports(
             "(--cloud_confidence)"
         )
     return lines
+
+
+def exports_of_new(folder: pathlib.Path, formats: Sequence[str], **options: Any) -> list[str]:
+    """`write_exports` of a new result, into its folder: a failure is a line, and the result stays."""
+    if not formats:
+        return []
+    try:
+        return write_exports(load_result(folder), formats, folder / "exports", **options)
+    except UserError as error:
+        return [f"  not exported: {error}"]
 
 
 def recorded_path(saved: Reconstruction, path: str) -> str:

@@ -213,13 +213,14 @@ class GivenFlags(NetworkFlags):
         if self.save_flow.value:
             raise ConfigError("--save_flow needs optical flow: omit --flow=none.")
 
-    def load(self, frames: Frames, source: pathlib.Path, *, stopped_early: bool) -> Given:
+    def load(self, frames: Frames, source: pathlib.Path, *, stopped_early: bool, aligned: bool) -> Given:
         """Reads the masks and cameras that the flags name.
 
         Args:
           frames: the clip.
           source: video or folder of the frames.
           stopped_early: the source has more frames than were read.
+          aligned: pairs will be aligned, which takes the focal length of a lens; other ways have no use for it.
 
         Raises:
           InputError: files that do not fit the clip.
@@ -234,7 +235,7 @@ class GivenFlags(NetworkFlags):
         cameras = None
         if self.intrinsics.value and frames.lens is not None:
             raise ConfigError("--distortion has the camera's intrinsics: omit --intrinsics.")
-        if self.intrinsics.value or self.poses.value or frames.lens is not None:
+        if self.intrinsics.value or self.poses.value or (aligned and frames.lens is not None):
             intrinsics, poses = (remote.local(flag.value) or None for flag in (self.intrinsics, self.poses))
             cameras = load_cameras(frames, intrinsics, poses, stopped_early, names, self.quaternion.value)
         return Given(masks=masks, cameras=cameras)

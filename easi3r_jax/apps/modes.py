@@ -134,14 +134,16 @@ def window_by_window(
 
 
 def all_at_once(method: Method, frames: Frames, given: Given, stages: Stages) -> Reconstruction:
-    """The whole clip by a network that sees all frames together, without optimisation."""
+    """The whole clip by a network that sees all frames together, without optimisation or a lens's focal length."""
+    _say_whose_focal_length(frames)
     return reconstruct_multiview(
         method.model, frames, method.config, given=given, refiner=method.refiner, progress=stages
     )
 
 
 def frame_by_frame(method: Method, frames: Frames, stages: Stages) -> Reconstruction:
-    """Every frame as it arrives, without optimisation; prints the rate."""
+    """Every frame as it arrives, without optimisation; prints the rate. The lens's focal length is not used."""
+    _say_whose_focal_length(frames)
     began, total = time.perf_counter(), len(frames.rgb)
 
     def timed(stage: str, done: int, count: int, note: str) -> None:
@@ -154,6 +156,11 @@ def frame_by_frame(method: Method, frames: Frames, stages: Stages) -> Reconstruc
     if total > 2:
         print(f"  {(total - 2) / (time.perf_counter() - began):.1f} frames per second after compilation")
     return result
+
+
+def _say_whose_focal_length(frames: Frames) -> None:
+    if frames.lens is not None:
+        print("  --distortion: the frames are undistorted; their focal length is the network's, as nothing is aligned")
 
 
 def compared(

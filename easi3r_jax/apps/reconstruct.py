@@ -34,7 +34,7 @@ from easi3r_jax.apps.cluster.flags import ClusterFlags
 from easi3r_jax.apps.compilation import Compilations
 from easi3r_jax.apps.distributed import DistributedFlags, check_same, devices, is_first, text_of
 from easi3r_jax.apps.environment import versions
-from easi3r_jax.apps.exporting import write_exports
+from easi3r_jax.apps.exporting import exports_of_new
 from easi3r_jax.apps.given import GivenFlags, for_clip
 from easi3r_jax.apps.method_flags import (
     MethodFlags,
@@ -150,7 +150,7 @@ def run(stages: Stages, load: Load | None = None) -> pathlib.Path:
     named = OUTPUT.value or pathlib.Path("results") / sequence.name
     with written_by_first(named, stages) as output:
         written = reconstruct(sequence, config, output, stages, load or load_named, began)
-        saved = results.load_result(written) if VIEW.value and is_first() else None
+        saved = CLOUDS.keep.shown(results.load_result(written)) if VIEW.value and is_first() else None
     stages.close()
     if saved is not None:
         serve([saved], port=usual_port())
@@ -189,7 +189,8 @@ def reconstruct(
     CLOUDS.check_tracks(frames)
     masks, depth = CLOUDS.keep.masks(frames), CLOUDS.scale.depth(frames)
     truth = None if sequence.ground_truth is None else load_ground_truth(sequence.ground_truth, frames)
-    given = GIVEN.load(frames, sequence.frames, stopped_early=FIRST.value > 0)
+    aligned = MODE.value == "align" and not isinstance(method.model, VGGT)
+    given = GIVEN.load(frames, sequence.frames, stopped_early=FIRST.value > 0, aligned=aligned)
     if given.cameras is not None and METHOD.shared_focal.value and not np.all(given.cameras.intrinsics_known):
         alignment.clip_focal(given.cameras)
     own = {name: value for name, value in FLAGS.values().items() if name not in _OF_ONE_HOST}
@@ -228,7 +229,6 @@ def reconstruct(
         name=sequence.name,
         clouds=CLOUDS.options(),
         keep=kept,
-        tracks=CLOUDS.tracks(result, method.flow),
         # A clip of one frame has no pairs, hence no flow.
         keep_flow=GIVEN.save_flow.value and result.given is not None and result.given.flow is not None,
         progress=stages,
@@ -236,17 +236,18 @@ def reconstruct(
     if store is not None:
         store.clear()
     try:
-        if formats:
-            lines += write_exports(
-                results.load_result(written),
-                formats,
-                written / "exports",
-                min_confidence=CLOUDS.options().min_confidence,
-                max_points=min(CLOUDS.options().max_points, export.Exported.max_points),
-                keep=kept,
-                progress=stages,
-            )
-            stages.close()
+        # A network's flow needs all hosts, of which only the first one is still here.
+        lines += CLOUDS.add_tracks(written, result, None if HOSTS.requested else method.flow)
+        lines += exports_of_new(
+            written,
+            formats,
+            source=str(sequence.frames) if remote.is_address(SEQ.value) else "auto",
+            min_confidence=CLOUDS.options().min_confidence,
+            max_points=min(CLOUDS.options().max_points, export.Exported.max_points),
+            keep=kept,
+            progress=stages,
+        )
+        stages.close()
         export.write_json(written / "timings.json", timings(stages, time.perf_counter() - began, compilations))
         truth_file = str(sequence.ground_truth or "") if remote.is_address(SEQ.value) else ""
         lines += PICTURES.write(

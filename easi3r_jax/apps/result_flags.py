@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +11,13 @@ import numpy as np
 
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.flag_values import number_of
-from easi3r_jax.core.errors import ConfigError, InputError
+from easi3r_jax.core.errors import ConfigError, InputError, UserError
 from easi3r_jax.core.metres import MAX_SPREAD, in_metres, scale_from_depth, scale_from_length
 from easi3r_jax.core.types import Frames, Reconstruction, Scene4D
 from easi3r_jax.inference.dense_flow import dense_flow
-from easi3r_jax.inference.tracks import Tracks, check_count, track_points
-from easi3r_jax.io import export, remote
-from easi3r_jax.io.export.selection import KINDS, kept_pixels
+from easi3r_jax.inference.tracks import check_count, track_points
+from easi3r_jax.io import export, remote, results
+from easi3r_jax.io.export.selection import KINDS, kept_pixels, only
 from easi3r_jax.io.priors.depth import load_depth
 from easi3r_jax.io.priors.flow import FlowFolder
 from easi3r_jax.io.priors.masks import load_masks
@@ -83,6 +84,11 @@ class KeepFlag:
             return kept_pixels(scene, self.value if masks is None else masks), []
         except InputError as error:
             return np.zeros(scene.depth.shape, bool), [f"  the point clouds are empty: {error}"]
+
+    def shown(self, result: Reconstruction) -> Reconstruction:
+        """A new result with what is kept of it, which may be nothing."""
+        kept, _ = self.new_pixels(result.scene, self.masks(result.frames))
+        return dataclasses.replace(result, scene=only(result.scene, kept))
 
 
 def full_resolution_flag(group: cli.Group):
@@ -155,8 +161,8 @@ class ScaleFlag:
             return None
         return load_depth(remote.local(self.value), frames)
 
-    def applied(self, result: Reconstruction, depth: np.ndarray | None) -> tuple[Reconstruction, list[str]]:
-        """The result in metres, and lines that say so; the same result if the flag is not used.
+    def applied(self, result: Reconstruction, depth: np.ndarray | None) -> tuple[Reconstruction, list[str], float]:
+        """The result in metres, lines that say so, and metres per former unit; as it was, and 1, without the flag.
 
         Args:
           result: host arrays.
@@ -166,7 +172,7 @@ class ScaleFlag:
           InputError: the depth or the length gives no scale.
         """
         if not self.value:
-            return result, []
+            return result, [], 1.0
         if depth is not None:
             found = scale_from_depth(result, depth)
             lines = [f"  in metres: 1 unit was {found.factor:.4g} m, by the depth of {found.num_frames} frames"]
@@ -177,17 +183,18 @@ class ScaleFlag:
                     f"  the known depth disagrees: the frames' scales differ by a factor of {found.spread:.3g} (more "
                     f"than {MAX_SPREAD:g}), so depth or reconstruction are wrong in some of them"
                 )
-            return in_metres(result, found.factor), lines
+            return in_metres(result, found.factor), lines, found.factor
         length, cameras = self._length()
         first, last = (_frame(name, result.frames) for name in cameras or ("0", str(len(result.frames.rgb) - 1)))
         factor = scale_from_length(result, length, first, last)
         line = f"  in metres: 1 unit was {factor:.4g} m, as frames {first} and {last} are {length:g} m apart"
-        return in_metres(result, factor), [line]
+        return in_metres(result, factor), [line], factor
 
     def of_new(self, result: Reconstruction, depth: np.ndarray | None) -> tuple[Reconstruction, list[str]]:
         """Like `applied`, of a new result: without a scale it is not lost, but stays as it was, and a line says so."""
         try:
-            return self.applied(result, depth)
+            scaled, lines, _ = self.applied(result, depth)
+            return scaled, lines
         except InputError as error:
             return result, [f"  not in metres: {error}"]
 
@@ -224,7 +231,11 @@ class CloudFlags:
         )
         self._full_resolution = full_resolution_flag(group)
         self._tracks = group.integer(
-            "tracks", 0, "Follow this many points over time, in 3D, and write them to tracks.npz (0: none)."
+            "tracks",
+            0,
+            "Follow this many points over time, in 3D, and write them to tracks.npz (0: none). With several hosts, and "
+            "with a folder of --flow, by the flow of dense inverse search.",
+            at_least=0,
         )
 
     def formats(self) -> tuple[str, ...]:
@@ -247,17 +258,30 @@ class CloudFlags:
         """
         check_count(self._tracks.value, frames.rgb.shape)
 
-    def tracks(self, result: Reconstruction, flow: Callable[..., Any] | None) -> Tracks | None:
-        """The tracks of `--tracks`; None if they are not wanted.
+    def add_tracks(self, folder: pathlib.Path, result: Reconstruction, flow: Callable[..., Any] | None) -> list[str]:
+        """Writes the tracks of `--tracks` into the folder of the result, which is already saved.
 
         Args:
+          folder: of the result.
           result: host arrays.
           flow: source of optical flow; None, and a folder, which may lack pairs: dense inverse search.
+
+        Returns:
+          lines for the user; a failure is one, and the result stays as it is.
         """
         if not self._tracks.value:
-            return None
+            return []
+        lines = []
+        if isinstance(flow, FlowFolder):
+            lines.append("  tracks: their flow is of dense inverse search, as the folder of --flow may lack pairs")
+        if not np.any(~np.asarray(result.scene.static_mask)):
+            lines.append("  tracks: no motion was detected, so that every point is followed as a static one")
         source = dense_flow if flow is None or isinstance(flow, FlowFolder) else flow
-        return track_points(result, self._tracks.value, flow=source)
+        try:
+            results.save_tracks(folder, result, track_points(result, self._tracks.value, flow=source))
+        except UserError as error:
+            return [f"  no tracks: {error}"]
+        return lines
 
     def of_one_clip(self) -> list[str]:
         """Names of the flags in use whose files belong to one clip."""

@@ -4,16 +4,19 @@ Parameters are COLMAP's, in its order; its pixel coordinates start at the image'
 left pixel is (0.5, 0.5).
 
 An undistorted image has the size of the original, square pixels, its principal point in the middle, and the smallest
-focal length at which every pixel shows something.
+focal length at which every pixel shows something; but at least half of the lens's own, and at most 120 degrees from
+corner to corner, which a warning says. A lens that folds within the image (its polynomial turns back) is refused.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import absl.logging
 import numpy as np
 from jaxtyping import Float, Shaped  # not from core.arrays: configurations have a lens, and do not import JAX
 
@@ -35,7 +38,12 @@ _ORDER = {False: ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"), True: ("k1", 
 # Largest relative difference between the aspect ratios of the calibrated images and of these.
 _ASPECT_TOLERANCE = 0.01
 # Focal lengths that are tried, relative to the lens's own: from large to small, in steps.
-_LARGEST, _SMALLEST, _STEP = 4.0, 0.1, 0.995
+_LARGEST, _SMALLEST, _STEP = 4.0, 0.5, 0.995
+# Largest field of view of an undistorted image from corner to corner, in degrees: beyond, a pinhole image is mostly
+# stretched border.
+_WIDEST = 120.0
+# Below this ratio of the focal lengths, pixels of the original are skipped in the middle: it is blurred before.
+_BLURRED = 0.7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +130,13 @@ class Lens:
         """
         import cv2
 
-        _, x, y = _maps(self, (image.shape[1], image.shape[0]))
+        size = (image.shape[1], image.shape[0])
+        straight, x, y = _maps(self, size)
         values = image.astype(np.uint8) if image.dtype == bool else image
+        matrix = self.camera(size)[0]
+        ratio = float(straight[0, 0] / np.sqrt(matrix[0, 0] * matrix[1, 1]))
+        if ratio < _BLURRED and not nearest:
+            values = cv2.GaussianBlur(values, (0, 0), 0.5 * math.sqrt(1 / ratio**2 - 1))
         how = cv2.INTER_NEAREST if nearest else cv2.INTER_CUBIC
         return cv2.remap(values, x, y, how, borderMode=cv2.BORDER_REPLICATE).astype(image.dtype)
 
@@ -166,18 +179,40 @@ def _maps(lens: Lens, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np
     x, y = np.meshgrid(np.linspace(0, width - 1, 65), np.linspace(0, height - 1, 65))
     border = np.concatenate([edge(values) for values in [np.stack([x, y], -1)] for edge in _EDGES]) - center
 
+    inside = np.stack([x, y], -1).reshape(-1, 2) - center
+
     def fits(focal: float) -> bool:
         there = _distorted(border / focal, matrix, coefficients, lens.is_fisheye)
         return bool(np.all((there >= -0.5) & (there <= [width - 0.5, height - 0.5])))
 
+    def folds(focal: float) -> bool:
+        grid = _distorted(inside / focal, matrix, coefficients, lens.is_fisheye).reshape(*x.shape, 2)
+        (ax, ay), (bx, by) = (np.moveaxis(np.diff(grid, axis=axis), -1, 0) for axis in (1, 0))
+        right, down = (ax[:-1], ay[:-1]), (bx[:, :-1], by[:, :-1])
+        turned = right[0] * down[1] - right[1] * down[0] <= 0
+        return bool(turned.any() or (ax <= 0).any() or (by <= 0).any())
+
     own, found = float(np.sqrt(matrix[0, 0] * matrix[1, 1])), None
+    # The widest that is sharp in the middle and that a pinhole camera can show.
+    smallest = max(own * _SMALLEST, 0.5 * float(np.hypot(width, height)) / math.tan(math.radians(_WIDEST / 2)))
     # From narrow to wide, and no further: far outside, polynomials fold back into the image.
-    focal = own * _LARGEST
-    while focal > own * _SMALLEST and fits(focal):
+    focal = max(own * _LARGEST, smallest)
+    while focal >= smallest and fits(focal):
+        if folds(focal):
+            raise InputError(
+                f"The lens {lens} folds: within images of {width}x{height} pixels, points farther from the middle come "
+                "nearer again. Check its parameters, or calibrate with a model of more of them."
+            )
         found, focal = focal, focal * _STEP
     if found is None:
         raise InputError(
             f"No undistorted image fits into one of {width}x{height} pixels by the lens {lens}: check its parameters."
+        )
+    if focal < smallest:
+        absl.logging.warning(
+            "The lens sees more than a pinhole camera can show well: undistorted images are its middle, with a field "
+            "of view of %.0f degrees from corner to corner.",
+            math.degrees(2 * math.atan(np.hypot(width, height) / 2 / found)),
         )
     straight = np.array([[found, 0, center[0]], [0, found, center[1]], [0, 0, 1]])
     arguments: tuple[Any, ...] = (matrix, coefficients, np.eye(3), straight, size, cv2.CV_32FC1)

@@ -17,13 +17,15 @@ from easi3r_jax.core.arrays import Bool, Float, Int
 from easi3r_jax.core.errors import InputError
 from easi3r_jax.core.geometry import camera
 from easi3r_jax.core.types import Reconstruction, Scene4D
-from easi3r_jax.inference.dense_flow import dense_flow
+from easi3r_jax.inference.dense_flow import dense_flow, returns
 
 #: Frames in which points start, evenly spaced: what appears later is followed, too.
 QUERY_FRAMES = 3
 # Depths that differ relatively by less than this belong to one surface; from one frame to the next, a moving one may
 # come nearer.
 _SAME, _CONTINUED = 0.05, 0.15
+# Pixels within which flow must lead back, where its source does not say where it holds: as of `dense_flow`.
+_RETURNS = 1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,7 +53,8 @@ def track_points(result: Reconstruction, count: int, *, flow: Callable[..., Any]
     Args:
       result: host arrays.
       count: number of points, at random pixels of the first, the middle and the last frame.
-      flow: source of optical flow, as `reconstruct` takes it; asked for neighbouring frames.
+      flow: source of optical flow, as `reconstruct` takes it; asked for both directions of neighbouring frames. If it
+        does not say where its flow holds (a network's), that is where it leads back to its start.
       seed: of the pixels.
 
     Raises:
@@ -63,10 +66,7 @@ def track_points(result: Reconstruction, count: int, *, flow: Callable[..., Any]
     query, pixels = _queries(scene, starts, count, seed)
     edges = np.array([[t, t + step] for step in (1, -1) for t in range(num_frames) if 0 <= t + step < num_frames])
     edges = edges.astype(np.int32).reshape(-1, 2)
-    values, known = flow(result.frames, edges) if len(edges) else ((), ())
-    moves = {
-        tuple(edge): (np.asarray(v), np.asarray(k)) for edge, v, k in zip(edges.tolist(), values, known, strict=True)
-    }
+    moves = _moves(result, edges, flow) if len(edges) else {}
 
     z = np.asarray(scene.depth)[query, pixels[:, 1], pixels[:, 0]].astype(np.float64)
     dynamic = ~np.asarray(scene.static_mask)[query, pixels[:, 1], pixels[:, 0]]
@@ -95,6 +95,17 @@ def track_points(result: Reconstruction, count: int, *, flow: Callable[..., Any]
         query=query.astype(np.int32),
         dynamic=dynamic,
     )
+
+
+def _moves(
+    result: Reconstruction, edges: np.ndarray, flow: Callable[..., Any]
+) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray]]:
+    """Pair of frames -> (H, W, 2) flow and (H, W) where it holds. The pairs have both directions."""
+    values, known = flow(result.frames, edges)
+    moved = {(i, j): np.asarray(value, np.float32) for (i, j), value in zip(edges.tolist(), values, strict=True)}
+    if known is None:
+        return {(i, j): (value, returns(value, moved[j, i], _RETURNS)) for (i, j), value in moved.items()}
+    return {edge: (moved[edge], np.asarray(holds)) for edge, holds in zip(moved, known, strict=True)}
 
 
 def check_count(count: int, shape: tuple[int, ...]) -> None:

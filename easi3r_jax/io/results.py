@@ -136,8 +136,7 @@ def save_result(
     if metrics is not None:
         steps["metrics.json"] = lambda path: write_json(path, metrics)
     if tracks is not None:
-        moved = tracks.xyz, tracks.xy, tracks.visible, tracks.query
-        steps["tracks.npz"] = lambda path: write_tapvid(path, scene, *moved)
+        steps["tracks.npz"] = lambda path: _write_tracks(path, shown, scene, tracks)
     if keep_flow and flow is not None:
         steps["flow"] = lambda path: write_flow(path, flow, edges, known=given.flow_known)
     with atomic.atomic_folder(target, marker=_MARKER) as new:
@@ -146,6 +145,30 @@ def save_result(
             write(new / file)
     progress("write", len(steps), len(steps), "")
     return target
+
+
+def save_tracks(folder: str | os.PathLike, result: Reconstruction, tracks: Any) -> pathlib.Path:
+    """Writes `tracks.npz` into the folder of a result that is already saved, atomically.
+
+    Args:
+      folder: of the result.
+      result: host arrays.
+      tracks: of `track_points`.
+
+    Returns:
+      the file's path.
+
+    Raises:
+      OutputError: it cannot be written.
+    """
+    target = pathlib.Path(folder) / "tracks.npz"
+    with atomic.atomic_file(target) as path:
+        _write_tracks(path, result, result.scene, tracks)
+    return target
+
+
+def _write_tracks(path: pathlib.Path, result: Reconstruction, scene: Scene4D, tracks: Any) -> None:
+    write_tapvid(path, scene, tracks.xyz, tracks.xy, tracks.visible, tracks.query, unit=result.unit)
 
 
 def ensure_writable(folder: str | os.PathLike) -> None:

@@ -22,11 +22,20 @@ def checkpoint(tmp_path_factory):
 
 def test_a_clip_becomes_a_result_with_exports(reconstruct_here, checkpoint, tmp_path):
     code, out, err = reconstruct_here(
-        checkpoint=checkpoint, seq="demo", first=4, clusters=4, kmeans_restarts=1, export="colmap", compare_plain=False
+        checkpoint=checkpoint,
+        seq="demo",
+        first=4,
+        clusters=4,
+        kmeans_restarts=1,
+        export="colmap",
+        compare_plain=False,
+        distortion="SIMPLE_RADIAL:90,48,32,-0.05",
     )
     assert (code, err) == (0, "")
     assert "4 frames of 56x42" in out and "similarity of queries and keys to those of other frames (VGGT4D)" in out
+    assert "--distortion: the frames are undistorted; their focal length is the network's" in out
     result = load_result(tmp_path / "out")
+    assert result.frames.lens is not None
     assert result.scene.depth.shape == (4, 42, 56) and np.isfinite(result.scene.world_from_cam).all()
     record = json.loads((tmp_path / "out" / "config.json").read_text())
     assert record["network"]["network"] == "vggt" and record["flow"] is None

@@ -1,8 +1,10 @@
 """A user's depth of some frames, in metres: from a sensor, or of another program.
 
-.png, .tif of whole numbers   millimetres; with a `scale.txt` beside them (as in a result's `depth/`), metres are
-                              value * its first number. 0, and the largest value of 16 bits: unknown
-.tif of real numbers, .npy    metres; not finite or not positive: unknown
+whole numbers   (.png, .tif, .npy) millimetres; with a `scale.txt` beside them (as in a result's `depth/`), metres are
+                value * its first number. 0, and the largest value of 16 bits: unknown
+real numbers    (.tif, .npy) metres; not finite or not positive: unknown
+
+A `scale.txt` that says "world units" is of a result that is not in metres, and is refused.
 """
 
 from __future__ import annotations
@@ -72,11 +74,16 @@ def _scale(folder: pathlib.Path) -> float:
     path = folder / "scale.txt"
     if not path.is_file():
         return _MILLIMETRE
-    for label, values in lines_of_numbers(read_text(path), path):
+    text = read_text(path)
+    if "world units" in text:
+        raise InputError(
+            f"{path} says world units: this depth is of a result that is not in metres. Give depth in metres."
+        )
+    for label, values in lines_of_numbers(text, path):
         if values[0] > 0:
             return values[0]
-        raise InputError(f"{label}: the scale must be positive: metres per value of the PNGs.")
-    raise InputError(f"{path} has no number: write the metres per value of the PNGs.")
+        raise InputError(f"{label}: the scale must be positive: metres per whole number of the files.")
+    raise InputError(f"{path} has no number: write the metres per whole number of the files.")
 
 
 def _read(path: pathlib.Path, scale: float) -> np.ndarray:
@@ -86,6 +93,8 @@ def _read(path: pathlib.Path, scale: float) -> np.ndarray:
             depth = np.load(path, allow_pickle=False)
         if depth.dtype.kind not in "fiu":
             raise InputError(f"{path} holds {depth.dtype}, not depth: save it as float32.")
+        if depth.dtype.kind != "f":
+            depth = _metres(depth, scale)
     else:
         depth = decode_image(path, functools.partial(_values, path=path, scale=scale))
     depth = np.squeeze(depth)
@@ -101,12 +110,16 @@ def _values(image: Image.Image, path: pathlib.Path, scale: float) -> np.ndarray:
         return values
     if not image.mode.startswith("I"):
         raise InputError(f"{path} has pixels of mode {image.mode}, not depth: save it with 16 bits.")
+    return _metres(values, scale)
+
+
+def _metres(values: np.ndarray, scale: float) -> np.ndarray:
     return np.where(values == 65535, 0, values) * scale
 
 
 def _on_frame(depth: np.ndarray, frames: Frames, path: pathlib.Path) -> np.ndarray:
     size = (int(frames.rgb.shape[1]), int(frames.rgb.shape[2]))
-    if depth.shape == size:
+    if depth.shape == size:  # of the frames, which have no distortion, even if the originals have this size (as masks)
         return depth
     if frames.lens is not None:
         depth = frames.lens.undistort(depth, nearest=True)

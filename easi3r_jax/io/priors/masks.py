@@ -65,7 +65,8 @@ def load_masks(
 
     Args:
       folder: of PNGs, or of other images that are read as frames are.
-      frames: the clip. If its originals have a lens's distortion, masks of their size have it, too.
+      frames: the clip. If its originals have a lens's distortion, masks of their size have it, too; where frames
+        have that size, masks are of the frames, without it (as `load_depth` takes depth).
       stopped_early: reading the source stopped before its end (`FrameConfig.first`): it may have any number of frames.
       source_names: file names of all images of the source, if it is a folder; they give its number of frames.
       marked: what marked pixels are, for messages.
@@ -93,7 +94,7 @@ def load_masks(
                 f"The mask {path} is {_size(size)} pixels, the video {_size(source_size)} and its frames "
                 f"{_size(own_size)}: resize it to one of these sizes."
             )
-        if frames.lens is not None and size == source_size:
+        if frames.lens is not None and size != own_size:
             mask = mask.changed(functools.partial(_undistorted, lens=frames.lens))
         if size != own_size:  # nothing of the full size is kept
             matrix = np.asarray(frames.frame_from_source)

@@ -1,5 +1,6 @@
 """Recordings for Rerun, read back by its own reader."""
 
+import dataclasses
 import io
 import sys
 
@@ -103,3 +104,18 @@ def test_without_the_library_it_is_refused_in_one_line(saved, capsys, monkeypatc
     code = export.FLAGS.execute(export.main, ["", f"--scene={saved}", "--format=rerun"])
     err = capsys.readouterr().err
     assert code == 1 and "pip install 'easi3r_jax[rerun]'" in err and err.count("\n") == 1
+
+
+def test_tracks_are_kept_by_where_they_start_and_scaled_without_depth(saved, capsys, tmp_path):
+    tracks = e3r.track_points(rendered_result(), 100)
+    assert 0 < tracks.dynamic.sum() < 100
+    found = exported(saved, capsys, keep="dynamic")["/world/tracks"]["positions"]
+    for t, values in found.items():
+        assert len(numbers(values, 3)) == (tracks.visible[t] & tracks.dynamic).sum()
+    scene = rendered_result().scene
+    holes = dataclasses.replace(scene, depth=np.concatenate([0 * scene.depth[:1], scene.depth[1:]]))
+    result = dataclasses.replace(rendered_result(), scene=holes)
+    folder = results.save_result(tmp_path / "holes", result, record={"options": {}}, tracks=tracks)
+    between = np.linalg.norm(scene.world_from_cam[-1, :3, 3] - scene.world_from_cam[0, :3, 3])
+    found = exported(folder, capsys, scale_from=2 * between)["/world/tracks"]["positions"]
+    np.testing.assert_allclose(numbers(found[0], 3), 2 * tracks.xyz[0][tracks.visible[0]], rtol=1e-3, atol=1e-3)

@@ -53,6 +53,8 @@ def write(folder, numbers, form="png", depth=None, every=1):
         values = depth[t, ::every, ::every]
         if form == "npy":
             np.save(folder / f"{t:05d}.npy", values)
+        elif form == "millimetres":
+            np.save(folder / f"{t:05d}.npy", np.rint(1000 * values).astype(np.uint16))
         elif form == "tif":
             Image.fromarray(values.astype(np.float32)).save(folder / f"{t:05d}.tif")
         else:
@@ -60,7 +62,7 @@ def write(folder, numbers, form="png", depth=None, every=1):
     return folder
 
 
-@pytest.mark.parametrize(("form", "every"), [("png", 1), ("png", 2), ("npy", 1), ("tif", 4)])
+@pytest.mark.parametrize(("form", "every"), [("png", 1), ("png", 2), ("npy", 1), ("millimetres", 2), ("tif", 4)])
 def test_metres_from_the_depth_of_some_frames(run, tmp_path, form, every):
     folder = write(tmp_path / "depth", (0, 5, 11), form, every=every)
     code, out, err = run(folder)
@@ -127,6 +129,7 @@ def test_depth_of_what_moves_is_not_used():
         ("EMPTY", "No depth maps in"),
         ("SHAPE", "of another shape than the video"),
         ("COLOUR", "not depth: save it with 16 bits"),
+        ("RESULT", "says world units: this depth is of a result that is not in metres"),
     ],
 )
 def test_what_gives_no_scale_is_refused_in_one_line(run, tmp_path, case, words):
@@ -140,6 +143,8 @@ def test_what_gives_no_scale_is_refused_in_one_line(run, tmp_path, case, words):
         folder.mkdir()
     elif case == "SHAPE":
         write(folder, (0, 1), depth=demo_truth()["depth"][:, :, :64])
+    elif case == "RESULT":
+        folder = results.save_result(tmp_path / "result", shrunk(), record={}) / "depth"
     elif case == "COLOUR":
         folder.mkdir()
         Image.fromarray(demo_result().scene.rgb[0]).save(folder / "00000.png")

@@ -6,6 +6,7 @@ import json
 
 import cv2
 import numpy as np
+import pycolmap
 import pytest
 from PIL import Image
 
@@ -14,6 +15,8 @@ from easi3r_jax.apps import export, reconstruct
 from easi3r_jax.core.lens import MODELS, Lens, parse_lens
 from easi3r_jax.io import results
 from easi3r_jax.io.priors.cameras import load_cameras
+from easi3r_jax.io.priors.depth import load_depth
+from easi3r_jax.io.priors.lens import load_lens
 from easi3r_jax.io.priors.masks import load_masks
 from easi3r_jax.io.video import load_frames as read
 from tests.rendered import CONFIG, rendered
@@ -127,6 +130,7 @@ def test_the_program_reads_every_form_of_the_same_lens(tmp_path):
     for text in (f"OPENCV:{line.replace(' ', ',')}", tmp_path / "cameras.txt", tmp_path / "transforms.json"):
         reconstruct.FLAGS.assign({"distortion": text})
         found = reconstruct.lens_of(reconstruct.DISTORTION)
+        assert found is not None
         np.testing.assert_allclose(found.undistorted_camera(SIZE), one.undistorted_camera(SIZE), rtol=1e-9)
     assert parse_lens(str(one)).size == SIZE
 
@@ -170,7 +174,7 @@ def test_results_and_exports_have_the_undistorted_originals(clip, tmp_path, caps
 
 
 def test_masks_of_the_distorted_originals_are_undistorted(clip, tmp_path):
-    frames = read(clip("RADIAL"), e3r.FrameConfig(size=SIZE[0], patch_size=16, lens=lens("RADIAL")))
+    frames = read(clip("RADIAL"), e3r.FrameConfig(size=2 * CONFIG.size[1], patch_size=16, lens=lens("RADIAL")))
     moving = rendered(0, TIMES).moving[:FRAMES]
     folder = tmp_path / "masks"
     folder.mkdir()
@@ -178,12 +182,27 @@ def test_masks_of_the_distorted_originals_are_undistorted(clip, tmp_path):
         seen = warped(np.where(mask, 255, 0).astype(np.uint8), lens("RADIAL")) > 127
         Image.fromarray(np.where(seen, 255, 0).astype(np.uint8)).save(folder / f"{t:05d}.png")
     found = load_masks(folder, frames)
+    assert frames.rgb.shape[1:3] != SIZE[::-1]
     camera = frames.frame_from_source @ lens("RADIAL").undistorted_camera(SIZE)
     matrix = true_camera() @ np.linalg.inv(camera)
     size = frames.rgb.shape[2:0:-1]
     for t, mask in enumerate(moving):
         truth = cv2.warpPerspective(np.where(mask, 255, 0).astype(np.uint8), matrix, size, flags=cv2.WARP_INVERSE_MAP)
         assert (found[t] != (truth > 127)).mean() < 0.02
+
+
+def test_masks_and_depth_of_the_frames_size_are_of_the_frames_even_if_it_is_the_originals(clip, tmp_path):
+    frames = read(clip("RADIAL"), e3r.FrameConfig(size=SIZE[0], patch_size=8, lens=lens("RADIAL")))
+    assert frames.rgb.shape[1:3] == frames.original_size
+    mask = np.random.default_rng(0).random(frames.original_size) < 0.5
+    for t in range(FRAMES):
+        for name, values in (("masks", np.where(mask, 255, 0)), ("depth", np.where(mask, 2000, 1000))):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(values.astype(np.uint8 if name == "masks" else np.uint16)).save(
+                tmp_path / name / f"{t:05d}.png"
+            )
+    np.testing.assert_array_equal(load_masks(tmp_path / "masks", frames)[0], mask)
+    np.testing.assert_allclose(load_depth(tmp_path / "depth", frames)[0], np.where(mask, 2, 1))
 
 
 @pytest.mark.parametrize(
@@ -218,3 +237,52 @@ def test_parameters_that_fit_no_image_are_refused():
         Lens("SIMPLE_RADIAL", (90, 500, 40, 0.1), (100, 80)).undistorted_camera((100, 80))
     with pytest.raises(e3r.InputError, match="No undistorted image fits"):
         Lens("SIMPLE_RADIAL", (90, 50, 40, 1e9), (100, 80)).undistorted_camera((100, 80))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_undistorted_pixels_come_from_where_colmaps_camera_sees_them(model):
+    camera = lens(model).undistorted_camera(SIZE)
+    pixels = np.array([(x, y) for x in (1, SIZE[0] // 2, SIZE[0] - 2) for y in (1, SIZE[1] // 3, SIZE[1] - 2)], float)
+    rays = (pixels - camera[:2, 2]) / camera[[0, 1], [0, 1]]
+    own = pycolmap.Camera(model=model, width=SIZE[0], height=SIZE[1], params=list(lens(model).parameters))
+    truth = np.asarray(own.img_from_cam(np.column_stack([rays, np.ones(len(rays))])), np.float64) - 0.5
+    y, x = np.mgrid[: SIZE[1], : SIZE[0]].astype(np.float32)
+    columns, rows = pixels.astype(int).T
+    found = np.stack([lens(model).undistort(values)[rows, columns] for values in (x, y)], -1)
+    np.testing.assert_allclose(found, truth, atol=0.1)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_maps_run_forwards(model):
+    y, x = np.mgrid[: SIZE[1], : SIZE[0]].astype(np.float32)
+    assert (np.diff(lens(model).undistort(x)[:, 2:-2], axis=1) > 0).all()
+    assert (np.diff(lens(model).undistort(y)[2:-2], axis=0) > 0).all()
+
+
+@pytest.mark.parametrize("text", ["SIMPLE_RADIAL:900,960,540,-0.3", "OPENCV:900,900,960,540,-0.35,0.02,0,0"])
+def test_a_lens_that_folds_is_refused(text):
+    with pytest.raises(e3r.InputError, match="folds"):
+        load_lens(text).undistorted_camera((1920, 1080))
+
+
+def test_a_circular_fisheye_gives_its_middle(caplog):
+    """180 degrees in a circle of 540 pixels: no pinhole image shows all of it."""
+    focal, size = 540 / (np.pi / 2), (1080, 1080)
+    one = Lens("OPENCV_FISHEYE", (focal, focal, 540, 540, 0, 0, 0, 0), size)
+    camera = one.undistorted_camera(size)
+    assert camera[0, 0] >= 0.5 * focal
+    assert np.degrees(2 * np.arctan(np.hypot(*size) / 2 / camera[0, 0])) <= 120
+    assert "its middle, with a field of view of" in caplog.text
+    _, x = np.mgrid[: size[1], : size[0]].astype(np.float32)
+    assert (np.diff(one.undistort(x)[:, 2:-2], axis=1) > 0).all()
+
+
+def test_what_becomes_smaller_is_blurred_before():
+    """Stripes of one pixel would become a false pattern in the middle, where three become two."""
+    size = (1080, 1080)
+    one = Lens("RADIAL", (677, 540, 540, -0.29, 0.04), size)
+    assert one.undistorted_camera(size)[0, 0] / 677 < 0.7
+    stripes = np.zeros((1080, 1080), np.uint8)
+    stripes[:, ::2] = 255
+    middle = one.undistort(stripes)[500:580, 480:600].astype(float)
+    assert middle.std() < 40 and abs(middle.mean() - 127.5) < 5
