@@ -91,7 +91,7 @@ def reconstruct(
 
     Raises:
       ConfigError: options that do not fit the clip, e.g. a pair graph that leaves frames unconnected, or masks from
-        flow without flow; point maps in a type that the device cannot convert.
+        flow without flow; point maps in a type that the device cannot convert; a network that needs no pairs.
       InputError: frames of a size that the network cannot take or was not trained for; weights or frames whose
         predictions are not finite; a refiner whose masks do not fit the clip.
     """
