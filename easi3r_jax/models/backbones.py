@@ -158,8 +158,8 @@ def check_multiview(model: Any) -> None:
     """
     if not (hasattr(model, "aggregate") and hasattr(model, "cameras")):
         raise ConfigError(
-            f"{type(model).__name__} does not take all frames at once, as VGGT does: use reconstruct(model, frames), or "
-            "load VGGT by load_multiview_model."
+            f"{type(model).__name__} does not take all frames at once, as VGGT does: use reconstruct(model, frames), "
+            "or load VGGT by load_multiview_model."
         )
 
 
