@@ -26,6 +26,7 @@ from easi3r_jax.alignment.initialise import initial_state, start_state, with_sca
 from easi3r_jax.alignment.known import (
     check_known,
     clip_focal,
+    decide_scale,
     in_known_world,
     nothing_known,
     scale_is_known,
@@ -70,6 +71,8 @@ __all__ = [
     "check_known",
     "clean_confidence",
     "clip_focal",
+    "decide_scale",
+    "decided_cameras",
     "depth_loss",
     "edge_scores",
     "ego_flow",
@@ -189,6 +192,23 @@ def align(
     if not bool(all_finite((geometry, losses))):
         raise InputError("The alignment overflows: the network predicts points too far away. Wrong weights?")
     return geometry, losses
+
+
+def decided_cameras(
+    predictions: PairPredictions, known: KnownCameras | None, config: AlignConfig, seed: int = 0
+) -> KnownCameras | None:
+    """Known cameras with `align`'s decision whether their poses fix the unit; `scale_is_known` of them tells it.
+
+    `align` decides for itself if the cameras come without a decision, and keeps one that they carry. Poses of a camera
+    that only turns differ by rounding or by play in its mount: lengths then have the unit of the pairs.
+
+    Args:
+      predictions, known, config, seed: as in `align`.
+    """
+    if predictions.clip_length <= 2 or not scale_is_known(known) or not bool(all_finite(predictions)):
+        return known  # two frames have no path to compare; what is not finite, `align` refuses
+    check_edges(predictions.clip_edges, predictions.clip_length)
+    return with_scale(known, assemble(predictions, config, known, seed), predictions, config)
 
 
 def _closed_form(

@@ -83,7 +83,7 @@ def with_scale(
     known: KnownCameras | None, assembly: Assembly, predictions: PairPredictions, config: AlignConfig
 ) -> KnownCameras | None:
     """Known poses, with the decision whether they fix the world's scale; it is based on a start without them."""
-    if known is None or not np.any(known.poses_known):
+    if known is None or not np.any(known.poses_known) or known.scale_known is not None:  # or decided before
         return known
     unaware = dataclasses.replace(known, poses_known=np.zeros(len(known.poses_known), bool))
     found = start_state(assembly, predictions, config, unaware)

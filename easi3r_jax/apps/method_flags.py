@@ -76,7 +76,17 @@ class SizeFlags:
     def frame_config(
         self, model: DUSt3R | VGGT, *, every: int = 1, fps: float = 0.0, first: int = 0, lens: Lens | None = None
     ) -> options.FrameConfig:
-        """How frames are read: at the network's training size, unless --size is given."""
+        """How frames are read: at the network's training size, unless --size is given.
+
+        Raises:
+          ConfigError: flags that have no effect on the frames of this network.
+        """
+        fit = getattr(model.config, "fit", "long-side")
+        if fit == "width" and not (self.crop.value and not self.square_ok.value):
+            flag = "--square_ok" if self.crop.value else "--nocrop"
+            raise ConfigError(
+                f"{flag} has no effect with VGGT, whose frames get its training width, with tall ones cropped: omit it."
+            )
         return options.FrameConfig(
             size=self.size.value or max(model.config.image_size),
             patch_size=model.config.patch_size,
@@ -85,7 +95,7 @@ class SizeFlags:
             every=every,
             fps=fps,
             first=first,
-            fit=getattr(model.config, "fit", "long-side"),
+            fit=fit,
             lens=lens,
         )
 
@@ -103,7 +113,7 @@ class MethodFlags(Generic[Known]):
     """
 
     FRAME_BY_FRAME = ("mode", "shared_focal", "frame_batch", "clean_tolerance")
-    ALL_AT_ONCE = ("mode", "motion", "reattention", "clusters", "kmeans_restarts", "kmeans_iterations", "otsu_classes")
+    ALL_AT_ONCE = ("motion", "reattention", "clusters", "kmeans_restarts", "kmeans_iterations", "otsu_classes")
     ALL_AT_ONCE += ("masks", "mask_dilation", "refine", "refine_checkpoint", "clean_tolerance")
 
     def __init__(self, flags: cli.Flags, known: type[Known]):

@@ -51,7 +51,7 @@ def reciprocal_matches(
 
     Args:
       descriptors_i, descriptors_j: (H, W, D) of length 1, as `model.describe` gives them. Sizes may differ.
-      subsample: the walks start at every such pixel, from half of it on.
+      subsample: the walks start at every such pixel, from half of it on; at least one.
       tolerance: None: points walk until they stand still. A number of pixels: they walk to image j and back once, and
         the start is matched if its way back ends closer to it than this (0: at it).
       both_ways: also start in image j, and join what is found.
@@ -117,7 +117,8 @@ def nearest_descriptors(
 def _walk(here: Array, there: Array, subsample: int, tolerance: float | None, block: int) -> tuple[Array, Array, Array]:
     """Pixels of both images, and which of them match, for every start in the first image."""
     height, width = here.shape[:2]
-    ys, xs = (jnp.arange(subsample // 2, n, subsample, dtype=jnp.int32) for n in (height, width))
+    # An image smaller than half the subsampling has its start at its last row or column.
+    ys, xs = (jnp.arange(min(subsample // 2, n - 1), n, subsample, dtype=jnp.int32) for n in (height, width))
     starts = (ys[:, None] * width + xs[None]).reshape(-1)
     here, there = (jax.lax.stop_gradient(d.reshape(-1, d.shape[-1])) for d in (here, there))
     if tolerance is not None:

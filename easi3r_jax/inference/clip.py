@@ -28,7 +28,7 @@ from easi3r_jax.core.types import (
     frames_at,
     silent,
 )
-from easi3r_jax.models import VGGT, PairNetwork
+from easi3r_jax.models import VGGT, PairNetwork, check_pairwise
 
 # Frames may be larger or smaller than the network's training size by this factor.
 _MAX_SIZE_RATIO = 2
@@ -217,6 +217,7 @@ def prepare(
     """
     if frames.valid is not None and not np.all(np.asarray(frames.valid)):
         raise InputError("The frames include padding: leave out those that are not `valid`.")
+    check_pairwise(model)
     size = frames.rgb.shape[1], frames.rgb.shape[2]
     check_size(model, size)
     check_conversion(config.point_dtype)  # before the first pass, which may need no point maps

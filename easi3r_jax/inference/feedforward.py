@@ -29,7 +29,7 @@ from easi3r_jax.core.geometry.focal import weiszfeld_focal
 from easi3r_jax.core.geometry.procrustes import robust_similarity
 from easi3r_jax.core.types import Frames, Geometry, Progress, Reconstruction, Scene4D, silent
 from easi3r_jax.inference.clip import check_size, unit_of
-from easi3r_jax.models import PairNetwork
+from easi3r_jax.models import PairNetwork, check_pairwise
 
 # Below this share of the previous frame's confidence, the reference frame is replaced.
 _MIN_RELATIVE_CONFIDENCE = 0.5
@@ -114,8 +114,10 @@ def reconstruct_stream(
       progress: called after each frame, for the stage "track".
 
     Raises:
+      ConfigError: a network that takes all frames at once.
       InputError: as `track`.
     """
+    check_pairwise(model)
     check_size(model, frames.rgb.shape[1:3])
     tracked, total = [], len(frames.rgb)
     progress("track", 0, total, "")

@@ -28,7 +28,7 @@ from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.geometry import se3
 from easi3r_jax.core.types import Frames, Geometry, Given, Progress, Reconstruction, Scene4D, Segmentation, silent
 from easi3r_jax.inference.clip import Refiner, check_size, needs_geometry
-from easi3r_jax.models import VGGT
+from easi3r_jax.models import VGGT, check_multiview
 from easi3r_jax.models.vggt import Band, cameras_of
 from easi3r_jax.models.vggt.statistics import window_weights
 
@@ -63,9 +63,10 @@ def reconstruct_multiview(
       progress: called during each stage.
 
     Raises:
-      ConfigError: options or priors that need pairs of frames.
+      ConfigError: options or priors that need pairs of frames; a network of pairs.
       InputError: frames of a size that the network cannot take; masks of another clip; predictions that are not finite.
     """
+    check_multiview(model)
     size, count = (frames.rgb.shape[1], frames.rgb.shape[2]), len(frames.rgb)
     given = given or Given()
     _check(config, given, (count, *size))

@@ -16,8 +16,8 @@ alignment's edges are sharded over it. `clip.prepare` pads and places the inputs
 
 from __future__ import annotations
 
-import functools
-from functools import partial
+import dataclasses
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -91,7 +91,7 @@ def reconstruct(
 
     Raises:
       ConfigError: options that do not fit the clip, e.g. a pair graph that leaves frames unconnected, or masks from
-        flow without flow; point maps in a type that the device cannot convert.
+        flow without flow; point maps in a type that the device cannot convert; a network that needs no pairs.
       InputError: frames of a size that the network cannot take or was not trained for; weights or frames whose
         predictions are not finite; a refiner whose masks do not fit the clip.
     """
@@ -115,9 +115,11 @@ def reconstruct(
     predictions = evidence.points()
     masks = joined_masks(predictions, clip, config, found, progress)
     matches = _matches(model, features, clip, config, attended, progress)
-    dynamic, geometry, losses = refine_and_align(predictions, masks, clip, config, refiner, progress, matches)
+    cameras = alignment.decided_cameras(predictions, clip.given.cameras, config.alignment, config.seed)
+    decided = dataclasses.replace(clip, given=dataclasses.replace(clip.given, cameras=cameras))
+    dynamic, geometry, losses = refine_and_align(predictions, masks, decided, config, refiner, progress, matches)
     scene = _scene(geometry, dynamic, found, clip, config)
-    unit = unit_of(model, config.alignment, clip.given.cameras)
+    unit = unit_of(model, config.alignment, cameras)
     return clip.result(scene, maps, None if found is None else found.threshold, losses, config, unit)
 
 
@@ -328,7 +330,7 @@ _dilate = jax.jit(motion.dilate, static_argnames=("pixels",))
 
 @jax.jit
 def _union(parts: list[Array]) -> Array:
-    return functools.reduce(jnp.logical_or, parts)
+    return reduce(jnp.logical_or, parts)
 
 
 @jax.jit

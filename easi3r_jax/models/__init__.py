@@ -1,6 +1,14 @@
 """The networks, as Flax NNX modules."""
 
-from easi3r_jax.models.backbones import BACKBONES, Backbone, PairNetwork, backbone_of, released_licence
+from easi3r_jax.models.backbones import (
+    BACKBONES,
+    Backbone,
+    PairNetwork,
+    backbone_of,
+    check_multiview,
+    check_pairwise,
+    released_licence,
+)
 from easi3r_jax.models.decoder import Decoded
 from easi3r_jax.models.dust3r import DUSt3R, abstract_model, normalize_rgb, random_model
 from easi3r_jax.models.parameters import FlowNetwork, flow_network, model_from, parameter_shapes, parameters_of
@@ -24,6 +32,8 @@ __all__ = [
     "VGGTConfig",
     "abstract_model",
     "backbone_of",
+    "check_multiview",
+    "check_pairwise",
     "flow_network",
     "model_from",
     "normalize_rgb",

@@ -18,6 +18,9 @@ from easi3r_jax.models.layers import DType, at_least_float32, linear
 from easi3r_jax.models.rope import apply_rope
 from easi3r_jax.models.statistics import QueriesKeys
 
+#: Most channels of a head that cuDNN's fused kernel takes.
+FUSED_HEAD_DIM = 128
+
 
 def dot_product_attention(
     queries: Float[Array, "B query A D"], keys: Float[Array, "B key A D"], values: Float[Array, "B key A D_v"]
@@ -45,7 +48,7 @@ def _weights(queries: Array, keys: Array) -> Array:
 def _is_fused(queries: Array) -> bool:
     """Whether cuDNN's fused kernel serves: it takes half precision only."""
     head_dim, half = queries.shape[-1], queries.dtype in (jnp.bfloat16, jnp.float16)
-    return half and head_dim % 8 == 0 and head_dim <= 128 and _has_fused_kernel()
+    return half and head_dim % 8 == 0 and head_dim <= FUSED_HEAD_DIM and _has_fused_kernel()
 
 
 def _has_fused_kernel() -> bool:

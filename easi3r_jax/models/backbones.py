@@ -137,6 +137,32 @@ def backbone_of(head: str) -> Backbone:
     raise ConfigError(f"No network has the head {head!r}.")
 
 
+def check_pairwise(model: Any) -> None:
+    """Refuses a network that takes all frames at once where one of pairs is needed.
+
+    Raises:
+      ConfigError: it has no `decode` and `predict`.
+    """
+    if not (hasattr(model, "decode") and hasattr(model, "predict")):
+        raise ConfigError(
+            f"{type(model).__name__} is no network of pairs (DUSt3R, MonST3R, MASt3R): if it takes all frames at once, "
+            "as VGGT does, use reconstruct_multiview(model, frames)."
+        )
+
+
+def check_multiview(model: Any) -> None:
+    """Refuses a network of pairs where one that takes all frames at once is needed.
+
+    Raises:
+      ConfigError: it has no `aggregate` and `cameras`.
+    """
+    if not (hasattr(model, "aggregate") and hasattr(model, "cameras")):
+        raise ConfigError(
+            f"{type(model).__name__} does not take all frames at once, as VGGT does: use reconstruct(model, frames), "
+            "or load VGGT by load_multiview_model."
+        )
+
+
 def released_licence(checkpoint: str) -> str | None:
     """The licence of weights by their name on the hub; None for weights that are not of `BACKBONES`."""
     return next((b.licence for b in BACKBONES if checkpoint in b.checkpoints), None)

@@ -53,7 +53,8 @@ GRAM_FACTORS = (
     GramFactor("qk_std", (0, 0), True),
 )
 
-#: One reading of the paper's formulas, as others quote them: variances, and one band of deep layers.
+#: One reading (a of the reference arrays) of the paper's formulas, as others quote them: variances, and one band of
+#: deep layers.
 PAPER_FACTORS = (
     GramFactor("kk_mean", (0, 0), False),
     GramFactor("qk_std", (0, 0), True, squared=True),

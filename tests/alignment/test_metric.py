@@ -112,3 +112,19 @@ def test_one_and_two_frames_are_in_metres(exact_clip, frames):
 )
 def test_the_weighted_median(values, weights, median):
     assert weighted_median(np.array(values), np.array(weights)) == pytest.approx(median)
+
+
+def test_a_camera_that_only_turns_keeps_metres_and_one_that_moves_does_not(metric_clip):
+    clip, predictions, _ = metric_clip
+    turning, moving = clip.world_from_cam.copy(), clip.world_from_cam.copy()
+    turning[:, :3, 3] = 1e-4 * np.random.default_rng(0).standard_normal((len(turning), 3))
+    moving[:, :3, 3] *= 7
+    for poses, fixes in ((turning, False), (moving, True)):
+        known = dataclasses.replace(
+            alignment.nothing_known(len(poses)), world_from_cam=poses, poses_known=np.ones(len(poses), bool)
+        )
+        assert alignment.scale_is_known(known)  # undecided: the poses do lie apart
+        decided = alignment.decided_cameras(predictions, known, CONFIG)
+        assert alignment.scale_is_known(decided) == fixes
+        geometries = [alignment.align(predictions, CONFIG, known=cameras)[0] for cameras in (known, decided)]
+        np.testing.assert_array_equal(*(np.asarray(x.depth) for x in geometries))

@@ -49,6 +49,9 @@ def test_a_clip_becomes_a_result_with_exports(reconstruct_here, checkpoint, tmp_
         ({"flow": "dis"}, "A checkpoint of VGGT does not use --flow=dis: omit it."),
         ({"window": 3, "overlap": 2}, "does not use --window=3, --overlap=2: omit it."),
         ({"motion": "match"}, "cue 'match' needs a network of pairs"),
+        ({"mode": "feedforward"}, "A checkpoint of VGGT does not use --mode=feedforward: omit it."),
+        ({"crop": False}, "--nocrop has no effect with VGGT"),
+        ({"square_ok": True}, "--square_ok has no effect with VGGT"),
         ({"size": 300}, "do not fit a network trained at 56x56"),
     ],
 )

@@ -84,3 +84,12 @@ def test_impossible_options_are_refused(options):
 def test_descriptors_of_two_networks_are_refused():
     with pytest.raises(e3r.InputError, match="3 and 4 channels"):
         e3r.reciprocal_matches(jnp.ones((2, 2, 3)), jnp.ones((2, 2, 4)))
+
+
+@pytest.mark.parametrize("size", [(3, 20), (3, 3), (1, 1)])
+def test_an_image_smaller_than_half_the_subsampling_has_a_start(size):
+    drawn = np.random.default_rng(0).standard_normal((*size, 4), np.float32)
+    descriptors = drawn / np.linalg.norm(drawn, axis=-1, keepdims=True)
+    found = e3r.reciprocal_matches(descriptors, descriptors)
+    assert found.valid.all() and len(found.valid) == -(-(size[1] - min(4, size[1] - 1)) // 8)
+    np.testing.assert_array_equal(found.index_i, found.index_j)

@@ -1,7 +1,9 @@
 """Feed-forward reconstruction by VGGT: the result's conventions, short clips, masks, and what it refuses."""
 
 import dataclasses
+import functools
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,8 +11,11 @@ from easi3r_jax import motion
 from easi3r_jax.core.config import PipelineConfig, SegmentationConfig
 from easi3r_jax.core.errors import ConfigError, InputError
 from easi3r_jax.core.types import Frames, Given
-from easi3r_jax.inference.multiview import reconstruct_multiview
-from tests.networks import vggt
+from easi3r_jax.inference.feedforward import reconstruct_stream
+from easi3r_jax.inference.multiview import reconstruct_multiview, segment
+from easi3r_jax.inference.pipeline import reconstruct
+from easi3r_jax.inference.windows import reconstruct_windows
+from tests.networks import network, small_network, vggt
 
 SIZE = (28, 42)
 CONFIG = PipelineConfig(segmentation=SegmentationConfig(num_clusters=4, restarts=1))
@@ -97,3 +102,18 @@ def test_the_factors_of_the_paper_are_an_option(model, result):
     paper = reconstruct_multiview(model, clip(5), CONFIG, factors=motion.PAPER_FACTORS)
     assert (paper.scene.dynamic_score != result.scene.dynamic_score).any()
     np.testing.assert_array_equal(paper.scene.depth, result.scene.depth)
+    features, grid = model.encode(clip(5).rgb), model.grid(SIZE)
+    bands = motion.gram_bands(model.config.depth, motion.PAPER_FACTORS)
+    statistics = model.aggregate(features, grid, bands=bands).statistics
+    labels = motion.cluster_labels(features, grid, CONFIG.segmentation, jax.random.key(CONFIG.seed))
+    expected = segment(statistics, labels, SIZE, CONFIG.segmentation, motion.PAPER_FACTORS)
+    np.testing.assert_allclose(paper.scene.dynamic_score, expected.score, atol=1e-4)
+
+
+def test_the_wrong_kind_of_network_is_refused_in_a_line(model):
+    pairwise = [reconstruct, reconstruct_stream, functools.partial(reconstruct_windows, window=3, overlap=2)]
+    for function in pairwise:
+        with pytest.raises(ConfigError, match=r"VGGT is no network of pairs.*use reconstruct_multiview"):
+            function(model, clip(4))
+    with pytest.raises(ConfigError, match="DUSt3R does not take all frames at once"):
+        reconstruct_multiview(network(small_network()), clip(4))

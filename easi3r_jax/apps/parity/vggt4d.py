@@ -21,7 +21,7 @@ from easi3r_jax.motion.normalise import min_max
 #: Files of the format.
 PATTERNS = ("cue_*.npz", "refine_*.npz")
 #: Arrays of complete files of the cue that others imply, or that are further readings of the formulas.
-_NOT_HERE = ".*_all_layers.*|frame_q_.*|gram_.*|paperform_.*|kmeans_.*"
+_NOT_HERE = ".*_all_layers.*|frame_q_.*|gram_.*|paperform_b_.*|kmeans_.*"
 #: Those that need the network, whose description a folder may lack.
 _OF_NETWORK = "|frames_u8|true_mask|enc_feat|pass[12]_.*|masked_by_.*"
 _PATCH = 14
@@ -50,12 +50,24 @@ def _check_cue(stage: str, path: pathlib.Path, golden: Golden) -> Iterator[Row]:
     """From queries and keys of a clip to statistics, factors, score, clusters' scores, thresholds and masks."""
     layers, queries, keys = (golden[n] for n in ("used_layers", "global_q_used_layers", "global_k_used_layers"))
     kinds = {"q": queries, "k": keys}  # of the keys, a file may hold only the first layer: the cue reads no other
-    statistics = []
-    for name, factor in zip(STATISTICS, motion.GRAM_FACTORS, strict=True):
+    shape = golden["dyn"].shape
+
+    def of_factor(factor: motion.GramFactor) -> np.ndarray:
         band = np.flatnonzero((factor.layers[0] <= layers) & (layers <= factor.layers[1]))
         product, moment = factor.statistic.split("_")
         own, other = (_by_frame(kinds[kind][:, band]) for kind in product)
-        values = _window_statistics(own, other)[moment].reshape(golden[f"raw_{name}"].shape)
+        return _window_statistics(own, other)[moment].reshape(shape)
+
+    paper = jnp.asarray(np.stack([of_factor(factor) for factor in motion.PAPER_FACTORS]))
+    found = min_max(motion.gram_score(paper, factors=motion.PAPER_FACTORS), axis=(-2, -1))
+    yield compare(stage, "paperform_a_dyn", found, golden["paperform_a_dyn"], NETWORK)
+    for n, name in ((1, "paperform_a_V_QK_shallow"), (3, "paperform_a_V_QQ_deep")):
+        if name in golden:  # complete files only
+            yield compare(stage, name, min_max(jnp.square(paper[n]), axis=(-2, -1)), golden[name], NETWORK)
+
+    statistics = []
+    for name, factor in zip(STATISTICS, motion.GRAM_FACTORS, strict=True):
+        values = of_factor(factor)
         yield compare(stage, f"raw_{name}", values, golden[f"raw_{name}"], NETWORK)
         yield compare(
             stage, f"factor_{name}", min_max(jnp.asarray(values), axis=(-2, -1)), golden[f"factor_{name}"], NETWORK

@@ -85,8 +85,8 @@ class Gallery:
             self.films["attention"] = Film(pictures.attention_layers(scene, motion), time, columns=3)
         else:
             self.omitted["attention"] = (
-                "the result has no attention maps: no motion cue was used, the clip was reconstructed in windows or "
-                "frame by frame, or the result is from an older version"
+                "the result has no attention maps: no motion cue was used, the clip was reconstructed in windows, "
+                "frame by frame or by a network that sees all frames at once, or the result is from an older version"
             )
         if has_score:
             self.plots["score"] = lambda: plots.score_figure(scene.dynamic_score, threshold)
@@ -100,8 +100,8 @@ class Gallery:
             self.plots["losses"] = lambda: plots.loss_figure(losses)
         else:
             self.omitted["losses"] = (
-                "the result has none: the clip has one or two frames, it was reconstructed in windows or frame by "
-                "frame, or the result is from an older version"
+                "the result has none: the clip has one or two frames, it was reconstructed in windows, frame by frame "
+                "or by a network that sees all frames at once, or the result is from an older version"
             )
 
     def writers(self, *, videos: bool, gif: bool, stills: bool) -> dict[str, Callable[[pathlib.Path], object]]:

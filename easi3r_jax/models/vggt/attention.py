@@ -41,8 +41,9 @@ def attend(
       kept: (B, N_key) bool, False for keys that are left out; at least one is kept in each row. None: all.
       map_size: numbers of the map of queries by keys that may be in memory at a time.
     """
-    batch, count, heads, _ = queries.shape
-    if attention._is_fused(queries):
+    batch, count, heads, dim = queries.shape
+    fits = kept is None or dim + _CHANNELS <= attention.FUSED_HEAD_DIM
+    if fits and attention._is_fused(queries):
         return _fused(queries, keys, values, kept)
     one = heads * count * keys.shape[1]
     if batch * one <= map_size:

@@ -200,6 +200,8 @@ def test_missing_data_is_omitted_with_a_reason(scene, motion, time):
     older = Gallery(scene, time)
     assert set(older.omitted) == {"attention", "threshold of the score", "losses"}
     assert all(older.omitted.values())
+    for name in ("attention", "losses"):
+        assert "by a network that sees all frames at once" in older.omitted[name]
     assert set(older.films) == {"panel", "depth", "masks"} and set(older.plots) == {"trajectory", "score"}
 
     still = dataclasses.replace(

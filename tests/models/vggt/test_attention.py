@@ -81,3 +81,14 @@ def test_chunks_give_every_row_once(rows, most):
     out = by_chunks(function, {"a": jnp.arange(3.0 * rows).reshape(rows, 3)}, most)
     np.testing.assert_array_equal(out["b"], np.arange(3.0 * rows).reshape(rows, 3) * 2 + 1)
     assert len(seen) == 1 and seen[0][0] <= most
+
+
+@pytest.mark.parametrize(("dim", "fused"), [(120, True), (128, False)])
+def test_left_out_keys_are_fused_only_if_their_channels_fit_the_kernel(dim, fused):
+    half = [jax.ShapeDtypeStruct((1, 64, 1, dim), jnp.bfloat16)] * 3
+    kept = jax.ShapeDtypeStruct((1, 64), bool)
+    with stablehlo.traced_for_gpu():
+        masked = jax.jit(attend).trace(*half, kept).lower(lowering_platforms=("cuda",)).as_text()
+        plain = jax.jit(attend).trace(*half).lower(lowering_platforms=("cuda",)).as_text()
+    assert bool(stablehlo.inspected(masked, {}, 64).fused) == fused
+    assert stablehlo.inspected(plain, {}, 64).fused
