@@ -45,6 +45,8 @@ class DUSt3RConfig:
     metric: bool = False
 
     def __post_init__(self):
+        for name in ("image_size", "confidence_range", "descriptor_confidence_range"):  # JSON has lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         sizes = (
             self.patch_size,
             self.enc_dim,

@@ -177,7 +177,9 @@ def test_invalid_ground_truth(complaint, images, tmp_path):
 def test_impossible_options_fail_before_the_work(complaint, monkeypatch, values, says):
     monkeypatch.setattr(modes.pipeline, "encode", lambda *_, **__: pytest.fail("began to work"))
     if says not in ("oneref-7", "'3'"):  # these two depend on the clip's length
-        monkeypatch.setattr(reconstruct, "load_backbone_and_metadata", lambda *_, **__: pytest.fail("loaded the network"))
+        monkeypatch.setattr(
+            reconstruct, "load_backbone_and_metadata", lambda *_, **__: pytest.fail("loaded the network")
+        )
     assert says in complaint(seq="demo", **values)
 
 
