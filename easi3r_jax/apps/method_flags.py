@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from easi3r_jax.apps import cli
 from easi3r_jax.apps.given import NetworkFlags
@@ -81,7 +81,7 @@ class SizeFlags:
         Raises:
           ConfigError: flags that have no effect on the frames of this network.
         """
-        fit = getattr(model.config, "fit", "long-side")
+        fit: Any = getattr(model.config, "fit", "long-side")
         if fit == "width" and not (self.crop.value and not self.square_ok.value):
             flag = "--square_ok" if self.crop.value else "--nocrop"
             raise ConfigError(
