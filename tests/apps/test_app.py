@@ -203,6 +203,20 @@ def test_a_job_can_be_stopped_before_it_begins(jobs):
         jobs.run(FRAMES[:2], "embedded", {}, stopped=lambda: True)
 
 
+def test_a_job_that_is_stopped_at_its_very_end_leaves_no_result(jobs, store, monkeypatch):
+    stop, published = threading.Event(), jobs._published
+
+    def stopped_meanwhile(*args):
+        products = published(*args)
+        stop.set()
+        return products
+
+    monkeypatch.setattr(jobs, "_published", stopped_meanwhile)
+    with pytest.raises(StoppedError):
+        jobs.run(FRAMES[:2], "embedded", {}, stopped=stop.is_set)
+    assert served(store) == []
+
+
 def test_a_full_disk_is_said_before_the_work(jobs, store, monkeypatch):
     monkeypatch.setattr(store, "free_bytes", lambda: 1_000_000)
     with pytest.raises(InputError, match="disk is full"):

@@ -146,7 +146,7 @@ class Jobs:
         """Reconstructs an upload.
 
         Args:
-          uploads: one video, or images; their names are used only for messages and the order.
+          uploads: one video, or images; their names are used for the order, in messages and in results.
           checkpoint: a name of the networks.
           values: see `options.checked`.
           report: called with progress.
@@ -179,7 +179,11 @@ class Jobs:
                 reconstruct.FLAGS.assign(flags | common | {"output": folder / "result", "videos": True})
                 result = reconstruct.run(progress, self.networks.load)
                 progress("pack", 0, 1)
-                return self._published(result, plain, clip.stem, names, progress)
+                products = self._published(result, plain, clip.stem, names, progress)
+                if stopped():  # since the last report: the page would show files that are gone
+                    self.store.remove(products.folder)
+                    raise StoppedError("Stopped.")
+                return products
 
     @contextlib.contextmanager
     def _turn(self, report: Report, stopped: Callable[[], bool]) -> Iterator[None]:
